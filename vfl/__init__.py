@@ -1,0 +1,3 @@
+"""Vertical federated learning for insurers."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,81 @@
+"""What can go wrong, seen from one party.
+
+Every error that a user can act on is a `VflError`. Its text is one line that names the file,
+column, row or peer and says what to do. `for_peer` is the line that the other parties are told:
+never a value, an id or a path. The exit code of the command line is the class's.
+"""
+
+
+class VflError(Exception):
+    """A failure with one clear line for the local user and one for the peers."""
+
+    exit_code = 1
+    for_peer = "it failed with an error of its own (its log has the details)"
+
+    def __init__(self, message: str, *, for_peer: str | None = None) -> None:
+        super().__init__(message)
+        if for_peer is not None:
+            self.for_peer = for_peer
+
+
+class ConfigError(VflError):
+    """A party file, job file or command line that does not say what it should."""
+
+    exit_code = 2
+    for_peer = "its configuration was refused (its log has the details)"
+
+
+class DataError(VflError):
+    """A table that cannot be used as it is."""
+
+    exit_code = 3
+    for_peer = "a problem in its own table (its log has the details)"
+
+
+class IdentityError(VflError):
+    """A key or certificate that is missing, unreadable or not the party's own."""
+
+    exit_code = 4
+    for_peer = "a problem with its own keys (its log has the details)"
+
+
+class ModelError(VflError):
+    """A model half, alignment or other stored file that is missing, damaged or foreign."""
+
+    exit_code = 5
+    for_peer = "it does not hold what this job needs (its log has the details)"
+
+
+class Refused(VflError):
+    """A job that this party's own rules do not allow; peers are told the rule."""
+
+    exit_code = 6
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, for_peer=message)
+
+
+class PeerUnreachable(VflError):
+    """No session with a peer could be opened."""
+
+    exit_code = 7
+    for_peer = "another party cannot be reached"
+
+
+class PeerLost(VflError):
+    """The connection to a peer broke in the middle of a job."""
+
+    exit_code = 8
+    for_peer = "the connection to another party broke"
+
+
+class PeerStopped(VflError):
+    """A peer ended the job and said why."""
+
+    exit_code = 9
+
+
+class PeerError(VflError):
+    """A peer broke the protocol; names the peer and the message."""
+
+    exit_code = 10

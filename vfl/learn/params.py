@@ -1,0 +1,34 @@
+"""The settings of a SecureBoost model, each with its one default."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class BoostParams(BaseModel):
+    """Settings of gradient-boosted trees, named as in XGBoost and scikit-learn.
+
+    Source of gain, leaf weight and regularisation: Chen and Guestrin, KDD 2016, section 2.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    trees: int = Field(50, ge=1, le=5000, description="trees at most")
+    depth: int = Field(4, ge=1, le=10, description="levels of splits in a tree")
+    learning_rate: float = Field(0.2, gt=0, le=1, description="shrinkage of each tree")
+    max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
+    reg_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaf weights")
+    gamma: float = Field(0.0, ge=0, description="least gain of a split")
+    min_child_weight: float = Field(1.0, ge=0, description="least hessian sum of a child")
+    min_child_rows: int = Field(20, ge=1, description="least number of rows of a child")
+    subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
+    colsample: float = Field(1.0, gt=0, le=1, description="share of each party's columns a tree")
+    validation_share: float = Field(0.0, ge=0, lt=1, description="rows kept to decide when to stop")
+    early_stopping_rounds: int = Field(
+        0, ge=0, description="stop after so many trees without a better validation loss; 0 is never"
+    )
+    first_tree: Literal["joint", "guest"] = Field(
+        "joint", description="guest: the first tree uses the guest's columns alone"
+    )
+    key_bits: Literal[2048, 3072, 4096] = Field(2048, description="Paillier modulus")
+    seed: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")

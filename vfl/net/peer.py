@@ -1,0 +1,192 @@
+"""A peer, as a protocol sees it: typed messages in order, over memory or over the network.
+
+`Peer` frames each message with a tag of the session (which binds both certificates and the job) and
+a sequence number, so that a message replayed, reordered or of another session is refused in one
+place. A transport only moves frames.
+"""
+
+import asyncio
+import hashlib
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from vfl.errors import PeerError, PeerLost, PeerStopped, VflError
+from vfl.net import wire
+from vfl.net.wire import Message
+
+M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+TAG = 16
+HEADER = TAG + 8
+
+
+class Stop(Message, frozen=True):
+    """Either -> either: the job ends here, and why.
+
+    Reveals: the kind of failure, in words that hold no value, id or path.
+    """
+
+    reason: str
+
+
+@dataclass
+class Traffic:
+    """Bytes on the wire by message type, and the number of messages, in each direction."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    received: Counter[str] = field(default_factory=Counter)
+    messages: int = 0
+
+    @property
+    def bytes_sent(self) -> int:
+        return self.sent.total()
+
+    @property
+    def bytes_received(self) -> int:
+        return self.received.total()
+
+
+# What happened on the wire: "sent" or "received", the message's type, its payload.
+Observer = Callable[[str, str, bytes], None]
+
+
+class Peer(ABC):
+    """The other end of a session."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.traffic = Traffic()
+        self.observers: list[Observer] = []
+        self._session = bytes(TAG)
+        self._sent = 0
+        self._received = 0
+
+    @abstractmethod
+    async def _put(self, frame: bytes) -> None:
+        """Send one frame; waits while the peer is slower. Raises PeerLost."""
+
+    @abstractmethod
+    async def _get(self) -> bytes:
+        """The next frame. Raises PeerLost."""
+
+    @abstractmethod
+    async def close(self) -> None:
+        """End the session; frames already sent are delivered first."""
+
+    def bind(self, *context: bytes) -> None:
+        """Bind all later frames to `context` too (both ends call it at the same point)."""
+        digest = hashlib.sha256(b"vfl session" + self._session)
+        for part in context:
+            digest.update(len(part).to_bytes(8, "big") + part)
+        self._session = digest.digest()[:TAG]
+
+    async def send(self, message: Message) -> None:
+        """Send a message. Raises PeerLost."""
+        payload = wire.encode(message)
+        frame = self._session + self._sent.to_bytes(8, "big") + payload
+        self._sent += 1
+        self._seen("sent", type(message).__name__, payload, len(frame))
+        await self._put(frame)
+
+    async def recv(self, *kinds: type[M]) -> M:
+        """The next message, which must be one of `kinds`.
+
+        Raises PeerError when it is not, or is out of order, replayed, malformed or too large;
+        PeerStopped when the peer ended the job; PeerLost when the connection broke.
+        """
+        frame = await self._get()
+        expected = " or ".join(kind.__name__ for kind in kinds)
+        if len(frame) < HEADER or frame[:TAG] != self._session:
+            raise self.breach(f"a frame of another session where {expected} was due")
+        if int.from_bytes(frame[TAG:HEADER], "big") != self._received:
+            raise self.breach(f"a frame out of order where {expected} was due")
+        self._received += 1
+        payload = frame[HEADER:]
+        try:
+            message: Message = wire.decode(payload, (*kinds, Stop))
+        except wire.WireError as error:
+            raise self.breach(str(error)) from None
+        self._seen("received", type(message).__name__, payload, len(frame))
+        if isinstance(message, Stop) and Stop not in kinds:
+            raise PeerStopped(f"{self.name} stopped the job: {_one_line(message.reason)}")
+        return message  # type: ignore[return-value]
+
+    def breach(self, what: str) -> PeerError:
+        """The error for a peer that broke the protocol; `what` names the message, never a value."""
+        return PeerError(
+            f"{self.name} broke the protocol: it sent {what}",
+            for_peer=f"a peer broke the protocol with {what}",
+        )
+
+    def _seen(self, direction: str, kind: str, payload: bytes, size: int) -> None:
+        self.traffic.messages += 1
+        (self.traffic.sent if direction == "sent" else self.traffic.received)[kind] += size
+        for observer in self.observers:
+            observer(direction, kind, payload)
+
+
+def _one_line(text: str) -> str:
+    """A peer's text, fit for a terminal."""
+    return "".join(c if c.isprintable() else " " for c in text[:500])
+
+
+class MemoryPeer(Peer):
+    """One end of a pair in the same process; same framing, same checks as on the network."""
+
+    def __init__(self, name: str, inbox: asyncio.Queue[bytes | None]) -> None:
+        super().__init__(name)
+        self._inbox = inbox
+        self._outbox: asyncio.Queue[bytes | None] = inbox
+
+    @staticmethod
+    def pair(left: str, right: str) -> tuple["MemoryPeer", "MemoryPeer"]:
+        """(what `left` holds to speak to `right`, what `right` holds to speak to `left`)."""
+        a = MemoryPeer(right, asyncio.Queue(64))
+        b = MemoryPeer(left, asyncio.Queue(64))
+        a._outbox, b._outbox = b._inbox, a._inbox
+        return a, b
+
+    async def _put(self, frame: bytes) -> None:
+        await self._outbox.put(frame)
+
+    async def _get(self) -> bytes:
+        frame = await self._inbox.get()
+        if frame is None:
+            self._inbox.put_nowait(None)
+            raise PeerLost(f"the connection to {self.name} broke")
+        return frame
+
+    async def close(self) -> None:
+        await self._outbox.put(None)
+
+
+async def together(work: Iterable[Awaitable[T]]) -> list[T]:
+    """Await all; the first failure cancels the others and is raised as it is."""
+
+    async def run(job: Awaitable[T]) -> T:
+        return await job
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(run(job)) for job in work]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+async def stop_all(peers: Iterable[Peer], error: VflError, seconds: float = 2.0) -> None:
+    """Tell every peer that the job ended and why; a peer that cannot be told is let go."""
+
+    async def tell(peer: Peer) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await peer.send(Stop(error.for_peer))
+                await peer.close()
+        except (PeerLost, TimeoutError):
+            return
+
+    await together([tell(peer) for peer in peers])

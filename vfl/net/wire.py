@@ -1,0 +1,71 @@
+"""Messages as bytes: MessagePack, typed, bounded.
+
+A message is a frozen struct whose docstring says who sends it to whom and what it reveals
+(`Reveals: ...`); a test holds those lines against the table in docs/messages.md. On the wire it is
+the pair (name of its type, body). Nothing is ever unpickled.
+"""
+
+from typing import ClassVar, TypeVar
+
+import msgspec
+
+KIB = 1024
+MIB = 1024 * KIB
+MAX_MESSAGE = 32 * MIB  # the largest message that any transport accepts; protocols send in chunks
+
+
+class WireError(ValueError):
+    """Bytes that are not the message they should be; the text names what is wrong, no content."""
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all messages. `limit` bounds the encoded body in bytes."""
+
+    limit: ClassVar[int] = 64 * KIB
+
+
+M = TypeVar("M", bound=Message)
+
+
+class _Tagged(msgspec.Struct, frozen=True, array_like=True):
+    kind: str
+    body: msgspec.Raw
+
+
+_encoder = msgspec.msgpack.Encoder()
+_tagged = msgspec.msgpack.Decoder(_Tagged)
+_decoders: dict[type[Message], msgspec.msgpack.Decoder[Message]] = {}
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of a message. Raises ValueError when it is over its own limit (a local bug)."""
+    body = _encoder.encode(message)
+    kind = type(message)
+    if len(body) > kind.limit:
+        raise ValueError(f"{kind.__name__} of {len(body):,} bytes, over its {kind.limit:,}")
+    return _encoder.encode(_Tagged(kind.__name__, msgspec.Raw(body)))
+
+
+def decode(data: bytes, kinds: tuple[type[M], ...]) -> M:
+    """The message in `data`, which must be one of `kinds`; else WireError."""
+    try:
+        tagged = _tagged.decode(data)
+    except msgspec.MsgspecError:
+        raise WireError("bytes that are no message") from None
+    for kind in kinds:
+        if kind.__name__ == tagged.kind:
+            break
+    else:
+        expected = " or ".join(k.__name__ for k in kinds)
+        shown = tagged.kind if tagged.kind.isidentifier() and len(tagged.kind) < 40 else "garbage"
+        raise WireError(f"{shown} where {expected} was due")
+    if len(tagged.body) > kind.limit:
+        raise WireError(f"{kind.__name__} of {len(tagged.body):,} bytes, over {kind.limit:,}")
+    decoder = _decoders.setdefault(kind, msgspec.msgpack.Decoder(kind))
+    try:
+        message = decoder.decode(tagged.body)
+    except msgspec.MsgspecError as error:
+        # msgspec names the field and the type expected, never the value.
+        raise WireError(f"a malformed {kind.__name__} ({error})") from None
+    assert isinstance(message, kind)  # noqa: S101 - for the type checker
+    return message
