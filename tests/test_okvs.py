@@ -1,0 +1,125 @@
+"""The oblivious key-value store: what goes in comes out, for every n, and the table looks random."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfl.crypto import okvs
+
+
+def random_rows(rng, n, width=16):
+    return rng.integers(0, 256, (n, width), dtype=np.uint8)
+
+
+@given(st.integers(0, 300), st.sampled_from([16, 32]), st.integers(0, 2**32))
+@settings(max_examples=60, deadline=None)
+def test_values_come_back(n, width, seed):
+    rng = np.random.default_rng(seed)
+    keys, values = random_rows(rng, n, width), random_rows(rng, n)
+    table = okvs.encode(keys, values, b"seed")
+    assert table.shape == (okvs.slots(n), 16)
+    assert np.array_equal(okvs.decode(table, keys, n, b"seed"), values)
+    order = rng.permutation(n)
+    assert np.array_equal(okvs.decode(table, keys[order], n, b"seed"), values[order])
+
+
+@pytest.mark.parametrize("n", [1_000, 100_000])
+def test_larger_tables(n):
+    rng = np.random.default_rng(n)
+    keys, values = random_rows(rng, n), random_rows(rng, n)
+    table = okvs.encode(keys, values, b"seed")
+    assert np.array_equal(okvs.decode(table, keys, n, b"seed"), values)
+    other = okvs.decode(table, random_rows(rng, n), n, b"seed")
+    assert not (other == values).all(axis=1).any()
+    assert len(table) <= 1.3 * n + 3 * (okvs.SPARE + 1) + okvs.DENSE
+
+
+def test_a_million():
+    rng = np.random.default_rng(1)
+    keys, values = random_rows(rng, 1_000_000), random_rows(rng, 1_000_000)
+    table = okvs.encode(keys, values, b"seed")
+    assert np.array_equal(okvs.decode(table, keys, 1_000_000, b"seed"), values)
+
+
+def test_core_is_solved_by_the_dense_part(monkeypatch):
+    # Blocks far too small: next to nothing can be peeled, and 40 of the equations hold only dense
+    # slots once the others are used up.
+    monkeypatch.setattr(okvs, "_block", lambda n: 20)
+    rng = np.random.default_rng(2)
+    for n in (60, 90, 100):
+        keys, values = random_rows(rng, n), random_rows(rng, n)
+        table = okvs.encode(keys, values, b"seed")
+        assert np.array_equal(okvs.decode(table, keys, n, b"seed"), values)
+
+
+def test_keys_in_the_same_three_slots(monkeypatch):
+    monkeypatch.setattr(okvs, "_block", lambda n: 1)
+    rng = np.random.default_rng(3)
+    keys, values = random_rows(rng, 40), random_rows(rng, 40)
+    table = okvs.encode(keys, values, b"seed")
+    assert np.array_equal(okvs.decode(table, keys, 40, b"seed"), values)
+
+
+def test_a_key_twice_is_refused():
+    rng = np.random.default_rng(4)
+    keys, values = random_rows(rng, 50), random_rows(rng, 50)
+    keys[31] = keys[7]
+    with pytest.raises(okvs.Unsolvable):
+        okvs.encode(keys, values, b"seed")
+
+
+def test_wrong_shapes():
+    rows = np.zeros((2, 16), np.uint8)
+    with pytest.raises(ValueError, match="values"):
+        okvs.encode(rows, rows[:1], b"")
+    with pytest.raises(ValueError, match="keys"):
+        okvs.encode(rows[:, :5], rows, b"")
+    with pytest.raises(ValueError, match="a table for 2 keys"):
+        okvs.decode(rows, rows, 2, b"")
+
+
+def test_seed_matters_and_entropy_fixes_the_table():
+    rng = np.random.default_rng(5)
+    keys, values = random_rows(rng, 30), random_rows(rng, 30)
+    fixed = [okvs.encode(keys, values, b"a", lambda m: b"\7" * m) for _ in range(2)]
+    assert np.array_equal(*fixed)
+    assert not np.array_equal(okvs.decode(fixed[0], keys, 30, b"b"), values)
+
+
+def test_table_of_random_values_is_uniform():
+    """The bits of many tables for the same keys: fair, and pairwise independent.
+
+    A test of the code, not a proof: it sees a slot left at zero, a pivot written twice, free slots
+    that are not filled. Bounds are five standard deviations of fair bits.
+    """
+    rng = np.random.default_rng(6)
+    keys, runs = random_rows(rng, 60), 400
+    tables = [okvs.encode(keys, random_rows(rng, 60), b"seed") for _ in range(runs)]
+    bits = np.unpackbits(np.stack([table[:, :1].ravel() for table in tables]), axis=1)
+    sign = 2.0 * bits - 1
+    means = sign.mean(axis=0)
+    assert np.abs(means).max() < 5.5 / np.sqrt(runs)
+    correlations = sign.T @ sign / runs
+    np.fill_diagonal(correlations, 0)
+    # About 1.3 million pairs: the largest of so many fair ones stays under 5.6 deviations.
+    assert np.abs(correlations).max() < 6.5 / np.sqrt(runs)
+
+
+def test_table_does_not_tell_its_keys():
+    """A guesser who decodes a key of the table and another one sees no difference in the values.
+
+    Values at both must be uniform; what is compared is every bit's mean over many tables.
+    """
+    rng = np.random.default_rng(7)
+    runs, n = 1000, 20
+    keys, others = random_rows(rng, n), random_rows(rng, n)
+    inside, outside = np.zeros((n, 128)), np.zeros((n, 128))
+    for _ in range(runs):
+        table = okvs.encode(keys, random_rows(rng, n), b"seed")
+        inside += np.unpackbits(okvs.decode(table, keys, n, b"seed"), axis=1)
+        outside += np.unpackbits(okvs.decode(table, others, n, b"seed"), axis=1)
+    for counts in (inside, outside):
+        deviations = (counts - runs / 2) / np.sqrt(runs / 4)
+        assert np.abs(deviations).max() < 5.5  # of 2,560 fair counts
+        assert abs(deviations.std() - 1) < 0.07
