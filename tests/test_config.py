@@ -1,0 +1,298 @@
+"""The files a person writes: what is accepted, and how each mistake is named."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vfl.errors import ConfigError
+from vfl.party.config import Job, Party, load_job, load_party, schema
+
+GUEST = """
+[party]
+name = "insurer"
+role = "guest"
+identity = "keys/insurer"
+[data]
+path = "policies.csv"
+id = ["plate"]
+label = "claim"
+[peers.registry]
+address = "registry.example:7443"
+certificate = "peers/registry.pem"
+"""
+HOST = """
+[party]
+name = "registry"
+role = "host"
+identity = "keys/registry"
+listen = "0.0.0.0:7443"
+[data]
+path = "/data/vehicles.parquet"
+id = "plate"
+[peers.insurer]
+certificate = "peers/insurer.pem"
+"""
+JOB = """
+[job]
+name = "claim-probability"
+purpose = "motor pricing 2027"
+model = "secureboost"
+objective = "binary"
+[secureboost]
+trees = 50
+"""
+
+
+def party(folder: Path, text: str, name: str = "insurer.toml") -> Party:
+    (folder / name).write_text(text)
+    return load_party(folder / name)
+
+
+def job(folder: Path, text: str, name: str = "claim.toml") -> Job:
+    (folder / name).write_text(text)
+    return load_job(folder / name)
+
+
+def edited(text: str, old: str, new: str) -> str:
+    assert old in text
+    return text.replace(old, new)
+
+
+def test_a_guest_with_defaults(tmp_path):
+    p = party(tmp_path, GUEST)
+    assert (p.name, p.role, p.data.label) == ("insurer", "guest", "claim")
+    assert p.data.id == ("plate",)
+    assert p.data.path == tmp_path / "policies.csv"
+    assert p.party.identity == tmp_path / "keys/insurer"
+    assert p.party.store == tmp_path / "vfl-store"
+    assert p.peers["registry"].certificate == tmp_path / "peers/registry.pem"
+    assert p.data.normalise == ("nfkc", "trim", "upper", "alnum")
+    assert p.data.duplicates == "refuse"
+    assert (p.policy.min_intersection, p.policy.min_child_rows) == (100, 10)
+    assert (p.policy.key_bits, p.policy.show_names) == (2048, True)
+
+
+def test_a_host_with_one_id_as_text_and_an_absolute_path(tmp_path):
+    p = party(tmp_path, HOST)
+    assert p.data.id == ("plate",)
+    assert p.data.path == Path("/data/vehicles.parquet")
+    assert p.peers["insurer"].address is None
+
+
+def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
+    party(tmp_path, GUEST)
+    monkeypatch.chdir(tmp_path)
+    assert load_party("insurer.toml").data.path == tmp_path / "policies.csv"
+
+
+def test_a_file_saved_with_a_byte_order_mark(tmp_path):
+    (tmp_path / "p.toml").write_bytes(b"\xef\xbb\xbf" + GUEST.encode())
+    assert load_party(tmp_path / "p.toml").name == "insurer"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('name = "ins', 'nmae = "ins', "unknown key 'nmae' in [party]: did you mean 'name'?"),
+        ("[data]", "[date]", "unknown section [date]: did you mean 'data'?"),
+        ("[data]", "[policy]\nx9 = 1\n[data]", "min_intersection, min_child_rows, key_bits, show"),
+        ("[data]", "[policy]\nmin_intersection = 0\n[data]", "[policy] min_intersection must be a"),
+        ("[data]", "[policy]\nkey_bits = 1024\n[data]", "key_bits must be 2048 or 3072 or 4096"),
+        ("[data]", "[policy]\nshow_names = 1\n[data]", "[policy] show_names must be true or false"),
+        ('name = "insurer"', 'name = "Secret Ltd"', "[party] name must be up to 32 lower-case"),
+        ('role = "guest"', 'role = "secret"', '[party] role must be "guest" or "host"'),
+        ('identity = "keys/insurer"\n', "", "[party] identity is missing"),
+        ('identity = "keys/insurer"', "identity = 3", "[party] identity must be text in quotes"),
+        ('path = "policies.csv"', 'path = ""', "[data] path must be a path"),
+        ('"policies.csv"', '"C:\\data\\x.csv"', "is not valid TOML; write paths with / instead"),
+        ('id = ["plate"]', "id = []", "[data] id must be non-empty text in quotes or a list of"),
+        ('id = ["plate"]', "id = 7", "[data] id must be non-empty text in quotes or a list of"),
+        ('id = ["plate"]', 'id = ["a", "a"]', "[data] id must not name anything twice"),
+        ('id = ["plate"]\n', "", "[data] id is missing"),
+        ("label", 'normalise = ["secret"]\nlabel', '[data] normalise must be a list of "nfkc" or'),
+        ("label", 'duplicates = "last"\nlabel', '[data] duplicates must be "refuse" or "first"'),
+        ("label", 'columns = ["a"]\nignore = ["b"]\nlabel', "[data] columns and ignore exclude"),
+        ("label", 'categorical = ["plate"]\nlabel', "[data] an id column is never a feature"),
+        ("label", 'columns = ["claim"]\nlabel', "[data] label must not be listed under columns"),
+        ("label", 'weight = "claim"\nlabel', "[data] label and weight must be two different"),
+        ("[peers.registry]", "[peers.Secret]", "[peers.NAME]: the NAME must be up to 32"),
+        ("[peers.registry]", "[peers.insurer]", "[peers.insurer] is this party itself"),
+        ('address = "registry.example:7443"\n', "", "[peers.registry] needs an address, or [party]"),
+        (":7443", ":99999", "[peers.registry] address must be host:port with a port from 1 to"),
+        (":7443", "", "[peers.registry] address must be host:port with a port from 1 to"),
+        ('role = "guest"', 'role = "host"', "[data] label belongs to the guest: a host has none"),
+        ('certificate = "peers/registry.pem"', "", "[peers.registry] certificate is missing"),
+        ("[data]", "[data", "line 6, column 6 is not valid TOML"),
+        ('name = "insurer"', 'name = "a"\nname = "b"', "a key or section is given twice"),
+    ],
+)
+def test_a_mistake_in_a_party_file_is_named(tmp_path, old, new, said):
+    with pytest.raises(ConfigError) as raised:
+        party(tmp_path, edited(GUEST, old, new))
+    text = str(raised.value)
+    assert text.startswith("insurer.toml: ")
+    assert said in text
+    assert "\n" not in text
+    for value in ("ecret", "1024", "99999", "last"):
+        assert value not in text
+
+
+def test_a_misspelt_key_counts_once_and_others_are_counted(tmp_path):
+    with pytest.raises(ConfigError) as raised:
+        party(tmp_path, edited(GUEST, "name =", "nmae ="))
+    assert "more problem" not in str(raised.value)
+    with pytest.raises(ConfigError, match=r"'nmae'.*\(and 3 more problems\)$"):
+        party(tmp_path, edited(GUEST, "name =", "nmae =").replace('"guest"', "1").replace("path", "x"))
+
+
+def test_no_peer(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[peers\] is empty: add .* for the host"):
+        party(tmp_path, GUEST.split("[peers")[0])
+    with pytest.raises(ConfigError, match=r"\[peers\] is empty: add .* for the guest"):
+        party(tmp_path, HOST.split("[peers")[0])
+
+
+def test_a_missing_section(tmp_path):
+    with pytest.raises(ConfigError, match=r"^insurer.toml: section \[data\] is missing$"):
+        party(tmp_path, GUEST.split("[data]")[0] + "[peers" + GUEST.split("[peers")[1])
+
+
+def test_the_port_to_listen_on(tmp_path):
+    assert party(tmp_path, edited(HOST, ":7443", ":0")).party.listen == "0.0.0.0:0"
+    with pytest.raises(ConfigError, match=r"\[party\] listen must be host:port .* from 0"):
+        party(tmp_path, edited(HOST, ":7443", ":port"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("trees = 50", "tres = 50", "unknown key 'tres' in [secureboost]: did you mean 'trees'?"),
+        ("trees = 50", "trees = 0", "[secureboost] trees must be a whole number from 1 to 5000"),
+        ("trees = 50", "trees = true", "[secureboost] trees must be a whole number from 1 to 5000"),
+        ("trees = 50", 'trees = "77"', "[secureboost] trees must be a whole number from 1 to 5000"),
+        ("trees = 50", "trees = 77.5", "[secureboost] trees must be a whole number from 1 to 5000"),
+        ("trees = 50", "gamma = -7.75", "[secureboost] gamma must be a number of at least 0"),
+        ("trees = 50", "subsample = nan", "subsample must be a number above 0 and of at most 1"),
+        ("[secureboost]\ntrees = 50", "holdout = 1.0", "[job] holdout must be a number of at least"),
+        ('"binary"', '"secret"', '[job] objective must be "binary"'),
+        ('"secureboost"', '"secret"', '[job] model must be "secureboost"'),
+        ('"motor pricing 2027"', '"a\\nb"', "[job] purpose must be one line of printable text"),
+        ('"motor pricing 2027"', '""', "[job] purpose must be text of 1 to 200 characters"),
+        ('"motor pricing 2027"', f'"{"y" * 201}"', "purpose must be text of 1 to 200 characters"),
+        ('"claim-probability"', '"../secret"', "[job] name must be up to 64 lower-case letters"),
+        ("[secureboost]", "[boost]", "unknown section [boost]"),
+    ],
+)
+def test_a_mistake_in_a_job_file_is_named(tmp_path, old, new, said):
+    with pytest.raises(ConfigError) as raised:
+        job(tmp_path, edited(JOB, old, new))
+    text = str(raised.value)
+    assert text.startswith("claim.toml: ")
+    assert said in text
+    for value in ("secret", "7.5", "77", "yyy"):
+        assert value not in text
+
+
+def test_one_file_in_place_of_the_other(tmp_path):
+    with pytest.raises(ConfigError, match=r"^insurer.toml is a job file, where a party file is"):
+        party(tmp_path, JOB)
+    with pytest.raises(ConfigError, match=r"^claim.toml is a party file, where a job file is"):
+        job(tmp_path, GUEST)
+
+
+def test_a_missing_file(tmp_path):
+    party(tmp_path, GUEST)
+    with pytest.raises(ConfigError, match=r"insurr.toml: did you mean insurer.toml\?"):
+        load_party(tmp_path / "insurr.toml")
+    with pytest.raises(ConfigError, match=r"zzz: the folder has insurer.toml"):
+        load_party(tmp_path / "zzz")
+    with pytest.raises(ConfigError, match="there is no folder"):
+        load_party(tmp_path / "none" / "insurer.toml")
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        load_job(tmp_path)
+
+
+def test_a_file_that_is_no_text(tmp_path):
+    (tmp_path / "p.toml").write_bytes(b"[party]\nname = '\xe9'\n")
+    with pytest.raises(ConfigError, match=r"p.toml: line 2 is not UTF-8"):
+        load_party(tmp_path / "p.toml")
+    (tmp_path / "p.toml").write_bytes(b"#" * (1 << 20) + b"#")
+    with pytest.raises(ConfigError, match="over 1 MiB"):
+        load_party(tmp_path / "p.toml")
+
+
+def test_a_job_and_its_canonical_form(tmp_path):
+    j = job(tmp_path, JOB)
+    assert (j.name, j.job.holdout, j.secureboost.trees) == ("claim-probability", 0.2, 50)
+    assert Job.from_canonical(j.canonical) == j
+    assert len(j.digest) == 64
+    written_out = edited(JOB, "[secureboost]", "holdout = 0.2\n[secureboost]\nreg_lambda = 1")
+    assert job(tmp_path, written_out).digest == j.digest
+    assert job(tmp_path, JOB.split("[secureboost]")[0]).digest == j.digest  # 50 is the default
+    assert job(tmp_path, edited(JOB, "50", "51")).digest != j.digest
+
+
+@given(
+    name=st.from_regex(r"[a-z0-9][a-z0-9._-]{0,63}", fullmatch=True),
+    purpose=st.text(st.characters(codec="utf-8"), min_size=1, max_size=200).filter(str.isprintable),
+    holdout=st.floats(0, 1, exclude_max=True),
+    rate=st.floats(0, 1, exclude_min=True),
+    seed=st.integers(0, 2**63 - 1),
+)
+def test_any_job_comes_back_from_its_canonical_form(name, purpose, holdout, rate, seed):
+    raw = {
+        "job": {
+            "name": name,
+            "purpose": purpose,
+            "model": "secureboost",
+            "objective": "binary",
+            "holdout": holdout,
+        },
+        "secureboost": {"learning_rate": rate, "seed": seed},
+    }
+    j = Job.model_validate(raw)
+    back = Job.from_canonical(j.canonical)
+    assert back == j
+    assert back.digest == j.digest
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda b: b" " + b, "not in canonical form"),
+        (lambda b: b.replace(b'"holdout":0.2', b'"holdout":2e-1'), "not in canonical form"),
+        (lambda b: b.replace(b'"holdout":0.2,', b""), "not in canonical form"),
+        (lambda b: b.replace(b'"job":{', b'"job":{"name":"x",'), "not in canonical form"),
+        (lambda b: b.replace(b":0.2", b":NaN"), "[job] holdout must be a number"),
+        (lambda b: b.replace(b'"trees":50', b'"trees":"secret"'), "trees must be a whole number"),
+        (lambda b: b.replace(b'"trees"', b'"tr\xc2\x9bees"'), "unknown key 'tr?ees'"),
+        (lambda b: b.replace(b"motor", b"\xff"), "no valid JSON"),
+        (lambda b: b.replace(b"motor", b"\\ud800"), "[job] purpose must be text"),
+        (lambda b: b[:-1], "no valid JSON"),
+        (lambda _: b"[" * 60_000, "no valid JSON"),
+        (lambda _: b"9" * 60_000, "no valid JSON"),
+        (lambda _: b"[]", "no table"),
+        (lambda _: b"x" * 65_537, "65,537 bytes, over 65,536"),
+    ],
+)
+def test_bytes_of_a_peer_that_are_no_job(tmp_path, change, said):
+    good = job(tmp_path, JOB).canonical
+    bad = change(good)
+    assert bad != good
+    with pytest.raises(ConfigError) as raised:
+        Job.from_canonical(bad)
+    assert said in str(raised.value)
+    assert raised.value.for_peer == str(raised.value)
+    assert "secret" not in str(raised.value)
+    assert str(raised.value).isprintable()
+
+
+def test_the_schemas_are_json():
+    for kind, section in (("party", "data"), ("job", "secureboost")):
+        made = json.loads(json.dumps(schema(kind)))
+        assert section in made["properties"]
+        assert made["additionalProperties"] is False
+        assert made["title"] == f"vfl {kind} file"

@@ -1,0 +1,504 @@
+"""Reading a party's own table: what stays as written, and how each flaw is named."""
+
+import datetime
+import errno
+import os
+from contextlib import contextmanager
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from vfl.errors import ConfigError, DataError
+from vfl.party.config import DataSection
+from vfl.party.table import Table, check_writable, read_table, write_scores
+
+NOT_BINARY = "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1"
+GOOD = "plate,density,area,w,claim\n007,1.5,A,1,0\n1e5,,B,2.5,1\nNA,-3e2,NA,1,0\n"
+
+
+def section(path: Path, **changes) -> DataSection:
+    settings = {
+        "path": path,
+        "id": ("plate",),
+        "label": "claim",
+        "weight": "w",
+        "categorical": ("area",),
+    }
+    return DataSection(**{**settings, **changes})
+
+
+def csv(folder: Path, content: str | bytes = GOOD, *, role="guest", need_label=True, **changes):
+    path = folder / "policies.csv"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_table(section(path, **changes), role=role, need_label=need_label)
+
+
+def parquet(folder: Path, columns, *, role="guest", **changes) -> Table:
+    """A table of the columns given, with an id and a label that are in order."""
+    rows = len(next(iter(columns.values())))
+    table = {"plate": [f"p{i}" for i in range(rows)], "claim": [i % 2 for i in range(rows)]}
+    path = folder / "policies.parquet"
+    pq.write_table(pa.table({**table, **columns}), path)
+    names = {"weight": None, "categorical": (), **changes}
+    return read_table(section(path, **names), role=role, need_label=True)
+
+
+def features(table: Table) -> dict[str, list]:
+    return {name: values.tolist() for name, values in table.features.items()}
+
+
+@contextmanager
+def refused(said: str, *absent: str):
+    """Expect one DataError line that says `said` and holds none of `absent`."""
+    with pytest.raises(DataError) as raised:
+        yield
+    text = str(raised.value)
+    assert said in text
+    assert "\n" not in text
+    for value in absent:
+        assert value not in text
+
+
+# What is read
+
+
+def test_ids_stay_as_written_and_the_rest_has_its_kind(tmp_path):
+    table = csv(tmp_path)
+    assert table.rows == 3
+    assert table.ids == [["007", "1e5", "NA"]]
+    assert table.features.keys() == {"density", "area"}
+    np.testing.assert_array_equal(table.features["density"], [1.5, np.nan, -300])
+    assert table.features["area"].tolist() == ["A", "B", None]
+    assert table.features["density"].dtype == np.float64
+    assert table.label.tolist() == [0, 1, 0]
+    assert table.weight.tolist() == [1, 2.5, 1]
+    assert table.warnings == []
+    taken = table.take(np.array([2, 0, 0]))
+    assert taken["density"].tolist() == [-300, 1.5, 1.5]
+    assert taken["area"].tolist() == [None, "A", "A"]
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("start", ["", "\ufeff", "\n\n"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_what_spreadsheets_write(tmp_path, delimiter, start, end):
+    content = start + GOOD.replace(",", delimiter).replace("\n", end) + end
+    table = csv(tmp_path, content.encode())
+    assert table.ids == [["007", "1e5", "NA"]]
+    assert table.label.tolist() == [0, 1, 0]
+
+
+def test_quoted_cells_and_no_line_end_at_the_end(tmp_path):
+    content = 'plate,area,"a, b",claim\n"x\ny","B ""q"" é",1,true\n"",  , 2 ,FALSE'
+    table = csv(tmp_path, content, weight=None)
+    assert table.ids == [["x\ny", None]]
+    assert table.features["area"].tolist() == ['B "q" é', None]
+    assert table.features["a, b"].tolist() == [1, 2]
+    assert table.label.tolist() == [1, 0]
+
+
+def test_spellings_of_numbers_and_of_missing(tmp_path):
+    cells = ["1", "+1", "-.5", "2.", "1E3", "true", "False", "", "NA", "NaN", "null", " "]
+    rows = "".join(f"p{i},{cell},{i % 2}\n" for i, cell in enumerate(cells))
+    table = csv(tmp_path, "plate,x,claim\n" + rows, weight=None, categorical=())
+    nan = np.nan
+    np.testing.assert_array_equal(
+        table.features["x"], [1, 1, -0.5, 2, 1000, 1, 0, nan, nan, nan, nan, nan]
+    )
+
+
+def test_columns_and_ignore(tmp_path):
+    assert features(csv(tmp_path, columns=("area",))).keys() == {"area"}
+    assert features(csv(tmp_path, ignore=("area",))).keys() == {"density"}
+    assert features(csv(tmp_path, columns=())) == {}
+
+
+def test_several_ids(tmp_path):
+    table = csv(
+        tmp_path,
+        "a,b,x,claim\n01,02,1,0\n03,04,2,1\n",
+        id=("b", "a"),
+        weight=None,
+        categorical=(),
+    )
+    assert table.ids == [["02", "04"], ["01", "03"]]
+    assert table.features.keys() == {"x"}
+
+
+def test_only_a_guest_may_be_without_features(tmp_path):
+    assert csv(tmp_path, "plate,claim\na,0\nb,1\n", weight=None, categorical=()).features == {}
+    with refused("policies.csv: no column is left to use as a feature"):
+        csv(
+            tmp_path,
+            "plate\na\nb\n",
+            role="host",
+            need_label=False,
+            label=None,
+            weight=None,
+            categorical=(),
+        )
+
+
+def test_new_rows_need_no_label_and_never_use_it(tmp_path):
+    for content in ("plate,area,density\n1,B,2\n", "area,claim,density,w,plate\nB,?,2,?,1\n"):
+        new = tmp_path / "new.csv"
+        new.write_text(content)
+        table = read_table(
+            section(tmp_path / "policies.csv"),
+            role="guest",
+            need_label=False,
+            path=new,
+            expect=["density", "area"],
+        )
+        assert list(table.features) == ["density", "area"]
+        assert features(table) == {"density": [2], "area": ["B"]}
+        assert (table.label, table.weight, table.path) == (None, None, new)
+    with refused("new.csv: no column 'densty', which the model was trained on: did you mean 'den"):
+        read_table(section(new), role="guest", need_label=False, path=new, expect=["densty"])
+
+
+def test_a_constant_column_is_a_warning(tmp_path):
+    table = csv(tmp_path, "plate,x,y,claim\na,1,1,0\nb,1,,1\n", weight=None, categorical=())
+    assert table.warnings == ["policies.csv: column 'x' has the same value in every row"]
+
+
+def test_parquet_types(tmp_path):
+    table = parquet(
+        tmp_path,
+        {
+            "plate": pa.array([7, 2**62, None], pa.int64()),
+            "i": pa.array([1, None, 3], pa.int32()),
+            "u": pa.array([1, 2, 2**63], pa.uint64()),
+            "f": pa.array([0.1, float("nan"), None], pa.float64()),
+            "h": pa.array([0.5, 2, None], pa.float16()),
+            "b": pa.array([True, False, None]),
+            "d": pa.array([Decimal("1.25"), None, Decimal("-3.50")]),
+            "a.b": pa.array([1, 2, 3]),
+            "text": pa.array(["x", None, "NA"]),
+            "coded": pa.array(["x", "y", None]).dictionary_encode(),
+            "number": pa.array([3.0, None, 4.0]),
+            "whole": pa.array([3, None, 4]),
+        },
+        categorical=("text", "coded", "number", "whole"),
+    )
+    assert table.ids == [["7", str(2**62), None]]
+    nan = np.nan
+    for name, values in {
+        "i": [1, nan, 3],
+        "u": [1, 2, 2.0**63],
+        "f": [0.1, nan, nan],
+        "h": [0.5, 2, nan],
+        "b": [1, 0, nan],
+        "d": [1.25, nan, -3.5],
+        "a.b": [1, 2, 3],
+    }.items():
+        np.testing.assert_array_equal(table.features[name], values, err_msg=name)
+        assert table.features[name].dtype == np.float64
+    assert table.features["text"].tolist() == ["x", None, None]
+    assert table.features["coded"].tolist() == ["x", "y", None]
+    assert table.features["number"].tolist() == ["3", None, "4"]
+    assert table.features["whole"].tolist() == ["3", None, "4"]
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        (pa.array(["007", "1e5"]).dictionary_encode(), ["007", "1e5"]),
+        (pa.array(["007", ""], pa.large_string()), ["007", None]),
+        (pa.array([Decimal("12"), None]), ["12", None]),
+        (pa.array([datetime.date(2027, 1, 31), None]), ["2027-01-31", None]),
+    ],
+)
+def test_parquet_ids(tmp_path, values, text):
+    assert parquet(tmp_path, {"plate": values}).ids == [text]
+
+
+TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@given(
+    rows=st.lists(
+        st.tuples(TEXT, st.floats(allow_nan=False, allow_infinity=False) | st.none()), min_size=1
+    ),
+    kind=st.sampled_from(["csv", "parquet"]),
+)
+def test_ids_and_numbers_come_back_as_written(tmp_path, rows, kind):
+    path = tmp_path / f"t.{kind}"
+    # The last number is there, so that no column is without any.
+    ids, numbers = [r[0] for r in rows], [r[1] for r in rows[:-1]] + [0.5]
+    write_scores(path, {"id": ids, "x": np.array([np.nan if n is None else n for n in numbers])})
+    table = read_table(DataSection(path=path, id=("id",)), role="host", need_label=False)
+    assert table.ids == [ids]
+    assert [None if np.isnan(n) else n for n in features(table)["x"]] == numbers
+
+
+# What is refused
+
+
+def test_text_where_a_number_is_due(tmp_path):
+    content = "plate,density,claim\n" + "".join(
+        f"p{i},{'secret' if i in (15, 20, 21, 30) else i},{i % 2}\n" for i in range(40)
+    )
+    said = (
+        "policies.csv: column 'density' has text that is no number in row 17 (and 3 more rows): "
+        "correct it or list the column under categorical"
+    )
+    with refused(said, "secret"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+@pytest.mark.parametrize("cell", ["0x77", "7_7", "7 7", "-nan", "nan(7)", "7e", "--7", "7-7"])
+def test_spellings_that_are_no_number(tmp_path, cell):
+    with refused("column 'density' has text that is no number in row 2:", cell):
+        csv(tmp_path, GOOD.replace("1.5", cell))
+
+
+def test_row_numbers_are_those_of_a_spreadsheet(tmp_path):
+    content = '\nplate,x,claim\n"line\nbreak",1,0\n\n\np,secret,1\nq,secret,0\n'
+    with refused("in row 6 (and 1 more row)", "secret"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+def test_row_numbers_after_a_very_long_cell(tmp_path):
+    content = f"plate,x,claim\np,1,0\n{'a' * 200_000},1,0\np,secret,1\n"
+    with refused("in row 4:", "secret"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+def test_a_decimal_comma(tmp_path):
+    content = "plate;x;claim\na;1,75;0\nb;2,75;1\n"
+    with refused("in row 2 (and 1 more row) (numbers are written with a point", "75"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+@pytest.mark.parametrize("cell", ["+inf", "-Infinity", "7e777"])
+def test_an_infinite_number(tmp_path, cell):
+    with refused("column 'density' has an infinite number in row 2: correct it", cell):
+        csv(tmp_path, GOOD.replace("1.5", cell))
+    with refused("policies.parquet: column 'x' has an infinite number in row 3"):
+        parquet(tmp_path, {"x": [1.0, float("-inf")]})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("", "the file is empty"),
+        ("\n\n", "the file is empty"),
+        ("\ufeff", "the file is empty"),
+        ("plate,claim", "the file has a header but no rows"),
+        ("plate,claim\n\n", "the file has a header but no rows"),
+        ("plate,x,x,claim\n1,2,3,4\n", "column 'x' comes twice in the header"),
+        (",plate,claim\n1,2,3\n", "column 1 has no name in the header"),
+        ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cells, the header 2"),
+        ("plate,claim\n7777,0\n8888,1,1\n", "row 3 has 3 cells, the header 2"),
+        ('plate,claim\n7777,0\n8888,"1\n9999,1\n', "a quote is not closed, or not doubled, in or"),
+        (b"plate,claim\n7777,0\n\xe9,1\n", "line 3 is not UTF-8: save the file as CSV UTF-8"),
+        (b"plate,x,claim\n7777,\xe9,0\n8888,1,1\n", "line 2 is not UTF-8"),
+        (b"plate,cla\xe9m\n7777,0\n", "line 1 is not UTF-8: save the file as CSV UTF-8"),
+        ("plate,claim\n7777,0\n".encode("utf-16"), "the file is UTF-16, not UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_table(tmp_path, content, said):
+    with refused(f"policies.csv: {said}", "7777", "8888"):
+        csv(tmp_path, content, weight=None, categorical=(), columns=())
+
+
+def test_a_missing_file(tmp_path):
+    csv(tmp_path)
+    with refused("polices.csv: did you mean policies.csv?"):
+        read_table(section(tmp_path / "polices.csv"), role="guest", need_label=True)
+    with refused("there is no folder"):
+        read_table(section(tmp_path / "x" / "a.csv"), role="guest", need_label=True)
+    with refused("policies.xlsx: a table must be a .csv or .parquet file"):
+        read_table(section(tmp_path / "policies.xlsx"), role="guest", need_label=True)
+    (tmp_path / "d.csv").mkdir()
+    with refused("d.csv cannot be read: Is a directory"):
+        read_table(section(tmp_path / "d.csv"), role="guest", need_label=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"label": "clam"}, "no column 'clam' (named by label): did you mean 'claim'?"),
+        ({"id": ("plat",)}, "no column 'plat' (named by id): did you mean 'plate'?"),
+        ({"weight": "zzzz"}, "no column 'zzzz' (named by weight): the columns are plate, density,"),
+        ({"categorical": ("Area",)}, "no column 'Area' (named by categorical): did you mean 'area"),
+        ({"columns": ("densiti",)}, "(named by columns): did you mean 'density'?"),
+        ({"ignore": ("densiti",)}, "(named by ignore): did you mean 'density'?"),
+    ],
+)
+def test_a_misspelt_column(tmp_path, changes, said):
+    with refused(said):
+        csv(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8, ...)"),
+        ("0 - 1", "is missing in 1 row (row 3)"),
+        ("0 1 77 1 -77", "must be 0 or 1 but has 4 distinct values; the first that is neither"),
+        (
+            "0 1 77",
+            "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1 is in row 4",
+        ),
+        (
+            "0 1 inf",
+            "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1 is in row 4",
+        ),
+        ("1 1 1", "has only one class"),
+        ("0 0", "has only one class"),
+        ("0 77yes 1", "has text that is no number in row 3: a label is 0 or 1"),
+    ],
+)
+def test_a_label_that_is_none(tmp_path, cells, said):
+    rows = "".join(f"p,{'' if c == '-' else c}\n" for c in cells.split())
+    with refused(f"policies.csv: label 'claim' {said}", "77"):
+        csv(tmp_path, "plate,claim\n" + rows, weight=None, categorical=())
+
+
+def test_a_label_that_is_needed_but_not_named(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[data\] label is missing in the party file"):
+        csv(tmp_path, label=None)
+
+
+@pytest.mark.parametrize(
+    ("cell", "said"),
+    [
+        ("0", "must be positive but is not in row 3"),
+        ("-7.7", "must be positive but is not in row 3"),
+        ("inf", "has an infinite number in row 3"),
+        ("", "is missing in 1 row (row 3)"),
+        ("7x7", "has text that is no number in row 3: a weight is a positive number"),
+    ],
+)
+def test_a_weight_that_is_none(tmp_path, cell, said):
+    with refused(f"policies.csv: weight 'w' {said}", "7.7", "7x7"):
+        csv(tmp_path, GOOD.replace("2.5", cell))
+
+
+def test_a_column_without_any_value(tmp_path):
+    said = "column 'density' has no value in any row: ignore it in [data]"
+    with refused(f"policies.csv: {said}"):
+        csv(tmp_path, GOOD.replace("1.5", "NA").replace("-3e2", ""))
+    for kind in (pa.null(), pa.float64(), pa.string(), pa.timestamp("ns")):
+        with refused(f"policies.parquet: {said}"):
+            parquet(tmp_path, {"density": pa.array([None, None], kind)})
+        with refused(f"policies.parquet: {said}"):
+            parquet(
+                tmp_path,
+                {"density": pa.array([None, None], pa.null())},
+                categorical=("density",),
+            )
+
+
+def test_a_categorical_column_that_is_an_id(tmp_path):
+    content = "plate,area,claim\n" + "".join(f"{i},v{i},{i % 2}\n" for i in range(10_001))
+    with refused("categorical column 'area' has 10,001 categories, over 10,000: it looks", "v7"):
+        csv(tmp_path, content, weight=None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "changes", "said"),
+    [
+        ({"plate": [7.7, 8.0]}, {}, "id column 'plate' holds decimal numbers: leading zeros"),
+        ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' holds decimal numbers"),
+        ({"plate": [True, False]}, {}, "id column 'plate' is of type bool: write it as text"),
+        ({"plate": [b"7.7", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
+        ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: correct it or list the"),
+        ({"x": pa.array(["7.7", "8"]).dictionary_encode()}, {}, "column 'x' holds text"),
+        ({"x": pa.array([7, 8], pa.timestamp("ns"))}, {}, "column 'x' holds dates or times: turn"),
+        ({"x": pa.array([7, 8], pa.date32())}, {}, "column 'x' holds dates or times: turn it"),
+        ({"x": [[7.7], [8]]}, {}, "column 'x' is of type list<"),
+        ({"x": [[7.7], [8]]}, {"categorical": ("x",)}, "categorical column 'x' is of type list<"),
+        ({"x": [1e300, 7.7]}, {"categorical": ("x",)}, "categorical column 'x' holds huge numbers"),
+        ({"claim": ["7.7", "0"]}, {}, "label 'claim' holds text, not numbers: a label is 0 or 1"),
+        ({"claim": [0, 1, None]}, {}, "label 'claim' is missing in 1 row (row 4)"),
+        ({"claim": pa.array([], pa.int64())}, {}, "the file has columns but no rows"),
+    ],
+)
+def test_a_parquet_column_that_is_not_what_it_should_be(tmp_path, columns, changes, said):
+    with refused(f"policies.parquet: {said}", "7.7"):
+        parquet(tmp_path, columns, **changes)
+
+
+@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+def test_a_damaged_parquet_file(tmp_path, keep):
+    parquet(tmp_path, {"x": [1, 2]})
+    path = tmp_path / "policies.parquet"
+    path.write_bytes(path.read_bytes()[:keep])
+    with refused("policies.parquet: the file is damaged or is no Parquet file"):
+        read_table(section(path), role="guest", need_label=True)
+
+
+def test_a_parquet_file_with_damaged_pages(tmp_path):
+    parquet(tmp_path, {"x": np.random.default_rng(0).normal(size=1000)})
+    path = tmp_path / "policies.parquet"
+    content = bytearray(path.read_bytes())
+    content[4:60] = bytes([255]) * 56
+    path.write_bytes(content)
+    with refused("policies.parquet: the file is damaged or is no Parquet file"):
+        read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+
+
+# Scores
+
+
+@pytest.mark.parametrize("name", ["scores.csv", "scores.parquet"])
+def test_scores_take_the_place_of_older_ones(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("old")
+    check_writable(path)
+    assert path.read_text() == "old"
+    write_scores(path, {"id": ["007", None, "a,b"], "score": np.array([0.1, 1e-17, np.nan])})
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+    assert path.stat().st_mode & 0o777 == 0o600
+    if name == "scores.csv":
+        assert path.read_text() == '"id","score"\n"007",0.1\n,1e-17\n"a,b",\n'
+    else:
+        assert pq.read_table(path).to_pydict() == {
+            "id": ["007", None, "a,b"],
+            "score": [0.1, 1e-17, None],
+        }
+
+
+def test_scores_that_cannot_be_written(tmp_path):
+    (tmp_path / "d.csv").mkdir()
+    (tmp_path / "file").write_text("")
+    for path, said in [
+        (tmp_path / "scores.xlsx", "scores.xlsx cannot be written: its name must end in .csv or"),
+        (tmp_path / "x" / "scores.csv", "there is no folder"),
+        (tmp_path / "file" / "scores.csv", "there is no folder"),
+        (tmp_path / "d.csv", "d.csv cannot be written: it is a folder"),
+    ]:
+        with refused(said):
+            check_writable(path)
+        with refused(said):
+            write_scores(path, {"id": ["1"]})
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
+    path = tmp_path / "scores.csv"
+
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    for write in (check_writable, lambda p: write_scores(p, {"id": ["1"]})):
+        with refused(f"{path} cannot be written: No space left on device"):
+            write(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_may_not_be_written_to(tmp_path):
+    tmp_path.chmod(0o500)
+    with refused("cannot be written: Permission denied"):
+        check_writable(tmp_path / "scores.csv")

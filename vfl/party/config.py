@@ -1,0 +1,497 @@
+"""The two files a person writes: the party file, kept by each organisation, and the job file.
+
+Both are TOML, read with every type strict and every unknown key refused. A failure is one
+`ConfigError` line that names file, section and key and says what is allowed, never the value. A
+job travels to the hosts as its canonical bytes, so that all parties mean the same job.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    model_validator,
+)
+
+from vfl.errors import ConfigError
+from vfl.learn.params import BoostParams
+
+MAX_FILE = 1024 * 1024  # bytes of a TOML file
+MAX_JOB = 64 * 1024  # bytes of a job on the wire
+
+PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
+JOB_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+_PATTERN_WORDS = {
+    PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
+    JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
+    "starting with a letter or digit",
+}
+
+
+def _resolved(path: object, info: ValidationInfo) -> object:
+    """Text as a path, from the party file's folder when that is known."""
+    if not isinstance(path, str | Path):
+        return path
+    if not str(path) or "\0" in str(path):
+        raise ValueError("must be a path")
+    return Path((info.context or {}).get("folder", "")) / path
+
+
+def _several(value: object) -> object:
+    """One name as a list of one; a list as a tuple, which a frozen model can hold."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("must not name anything twice")
+    return names
+
+
+def _endpoint(least_port: int, words: str) -> AfterValidator:
+    def check(text: str) -> str:
+        host, _, port = text.rpartition(":")
+        plain = re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host)
+        digits = re.fullmatch(r"[0-9]{1,5}", port)
+        if not plain or not digits or not least_port <= int(port) <= 65535:
+            raise ValueError(f"must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+_LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+
+Kind = Literal["party", "job"]
+Role = Literal["guest", "host"]
+NormaliseStep = Literal["nfkc", "trim", "upper", "digits", "alnum", "date"]
+PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
+JobName = Annotated[str, Field(pattern=JOB_NAME)]
+Column = Annotated[str, Field(min_length=1)]
+Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
+OneOrMoreColumns = Annotated[
+    tuple[Column, ...],
+    Field(min_length=1),
+    BeforeValidator(_several),
+    AfterValidator(_distinct),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _LIST_OF_TEXT]}),
+]
+Steps = Annotated[tuple[NormaliseStep, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
+LocalPath = Annotated[Path, BeforeValidator(_resolved)]
+Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
+Listen = Annotated[str, _endpoint(0, "host:port with a port from 0 (any free one) to 65535")]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PartySection(_Section):
+    """Who this organisation is."""
+
+    name: PartyName = Field(description="the name that peers know this party by")
+    role: Role = Field(description="guest holds the labels, host adds columns")
+    identity: LocalPath = Field(description="path of the keys without .key and .pem")
+    listen: Listen | None = Field(default=None, description="address to listen on")
+    store: LocalPath = Field(
+        default=Path("vfl-store"),
+        validate_default=True,
+        description="folder of models, alignments and runs",
+    )
+
+
+class DataSection(_Section):
+    """The party's own table and what its columns are."""
+
+    path: LocalPath = Field(description="table, .csv or .parquet")
+    id: OneOrMoreColumns = Field(description="columns that name a row")
+    normalise: Steps = Field(
+        default=("nfkc", "trim", "upper", "alnum"),
+        description="steps that make the same id equal on both sides",
+    )
+    duplicates: Literal["refuse", "first"] = Field(default="refuse", description="if an id comes twice")
+    label: Column | None = Field(default=None, description="column to predict (guest)")
+    weight: Column | None = Field(default=None, description="column of row weights (guest)")
+    categorical: Columns = Field(default=(), description="columns whose values are names")
+    columns: Columns | None = Field(default=None, description="the only columns used as features")
+    ignore: Columns | None = Field(default=None, description="columns never used as features")
+
+    @model_validator(mode="after")
+    def _one_use_a_column(self) -> "DataSection":
+        if self.columns is not None and self.ignore is not None:
+            raise ValueError("columns and ignore exclude each other: keep one of them")
+        if self.label is not None and self.label == self.weight:
+            raise ValueError("label and weight must be two different columns")
+        for key, name in (("label", self.label), ("weight", self.weight)):
+            for use, names in (
+                ("id", self.id),
+                ("categorical", self.categorical),
+                ("columns", self.columns or ()),
+            ):
+                if name in names:
+                    raise ValueError(f"{key} must not be listed under {use} as well")
+        for use, names in (("categorical", self.categorical), ("columns", self.columns or ())):
+            if set(self.id) & set(names):
+                raise ValueError(f"an id column is never a feature: take it out of {use}")
+        return self
+
+
+class PolicySection(_Section):
+    """What a host allows, whatever a guest's job asks for."""
+
+    min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
+    min_child_rows: int = Field(
+        default=10, ge=1, description="least rows on either side of a candidate whose sums it reveals"
+    )
+    key_bits: Literal[2048, 3072, 4096] = Field(default=2048, description="least Paillier modulus")
+    show_names: bool = Field(default=True, description="the guest may see column names in importances")
+
+
+class PeerSection(_Section):
+    """Another party: where it is and what proves that it is the one."""
+
+    address: Address | None = Field(default=None, description="where it listens, if it does")
+    certificate: LocalPath = Field(description="its certificate, handed over out of band")
+
+
+class Party(_Section):
+    """A party file. Paths are resolved from its folder."""
+
+    party: PartySection
+    data: DataSection
+    policy: PolicySection = Field(default_factory=PolicySection)
+    peers: dict[PartyName, PeerSection] = Field(
+        default_factory=dict, validate_default=True, description="the parties it works with"
+    )
+
+    @property
+    def name(self) -> str:
+        return self.party.name
+
+    @property
+    def role(self) -> Role:
+        return self.party.role
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "Party":
+        if self.role == "host":
+            for key in ("label", "weight"):
+                if getattr(self.data, key) is not None:
+                    raise ValueError(
+                        f"[data] {key} belongs to the guest: a host has none, remove the line"
+                    )
+        if not self.peers:
+            other = "host" if self.role == "guest" else "guest"
+            raise ValueError(f"[peers] is empty: add a section [peers.NAME] for the {other}")
+        if self.name in self.peers:
+            raise ValueError(f"[peers.{self.name}] is this party itself: remove it")
+        for name, peer in self.peers.items():
+            if peer.address is None and self.party.listen is None:
+                raise ValueError(
+                    f"[peers.{name}] needs an address, or [party] needs listen: "
+                    "one of the two sides must listen"
+                )
+        return self
+
+
+class JobSection(_Section):
+    """What is to be trained and why."""
+
+    name: JobName = Field(description="of the model and the run")
+    purpose: Annotated[str, AfterValidator(_one_line)] = Field(
+        min_length=1, max_length=200, description="why, shown to every host"
+    )
+    model: Literal["secureboost"] = Field(description="kind of model")
+    objective: Literal["binary"] = Field(description="what the label is")
+    holdout: float = Field(
+        default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
+    )
+
+
+class Job(_Section):
+    """A job file, proposed by the guest and shown to every host."""
+
+    job: JobSection
+    secureboost: BoostParams = Field(default_factory=lambda: BoostParams.model_validate({}))
+
+    @property
+    def name(self) -> str:
+        return self.job.name
+
+    @cached_property
+    def canonical(self) -> bytes:
+        """UTF-8 JSON with sorted keys, no spaces and every default written out."""
+        return json.dumps(
+            self.model_dump(mode="json"),
+            sort_keys=True,
+            separators=(",", ":"),
+            ensure_ascii=False,
+            allow_nan=False,
+        ).encode()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of `canonical` in hex: the same for two parties that mean the same job."""
+        return hashlib.sha256(self.canonical).hexdigest()
+
+    @classmethod
+    def from_canonical(cls, data: bytes) -> "Job":
+        """The job that a peer sent as its `canonical` bytes.
+
+        Raises ConfigError, whose text may be told to the peer, when the bytes are over 64 KiB, no
+        valid job, or not in canonical form (two parties could then hold two digests of one job).
+        """
+        if len(data) > MAX_JOB:
+            raise _told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
+        try:
+            raw = json.loads(data.decode())
+        except (ValueError, RecursionError):
+            raise _told("the job received is no valid JSON") from None
+        if not isinstance(raw, dict):
+            raise _told("the job received is no table")
+        try:
+            job = cls.model_validate(raw, strict=True)
+        except ValidationError as error:
+            raise _told(f"the job received: {_explained(error, cls)}") from None
+        if job.canonical != data:
+            raise _told("the job received is not in canonical form: both sides need the same vfl")
+        return job
+
+
+def load_party(path: str | Path) -> Party:
+    """The party file at `path`. Raises ConfigError."""
+    return _load(Path(path), Party, "party")
+
+
+def load_job(path: str | Path) -> Job:
+    """The job file at `path`. Raises ConfigError."""
+    return _load(Path(path), Job, "job")
+
+
+def schema(kind: Kind) -> dict[str, Any]:
+    """The JSON Schema of a party file or a job file."""
+    model: type[BaseModel] = Party if kind == "party" else Job
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **model.model_json_schema(mode="validation"),
+        "title": f"vfl {kind} file",
+    }
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, if any comes near."""
+    names = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None
+
+
+C = TypeVar("C", Party, Job)
+
+
+def _load(path: Path, model: type[C], kind: Kind) -> C:
+    raw = _read_toml(path, kind)
+    other: Kind = "job" if kind == "party" else "party"
+    if kind not in raw and other in raw:
+        raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
+    try:
+        return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})
+    except ValidationError as error:
+        raise ConfigError(f"{path.name}: {_explained(error, model)}") from None
+
+
+def _read_toml(path: Path, kind: Kind) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_FILE + 1)
+    except FileNotFoundError:
+        raise ConfigError(f"no {kind} file {path}{_others(path)}") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise ConfigError(f"{path} cannot be read: {reason}") from None
+    if len(data) > MAX_FILE:
+        raise ConfigError(f"{path.name} is over 1 MiB: this is no {kind} file")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{path.name}: line {line} is not UTF-8: save the file as UTF-8") from None
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"{path.name}: {_syntax(error, text)}") from None
+
+
+def _syntax(error: Exception, text: str) -> str:
+    """Where a file stops being TOML. The parser's own words may quote the file: left out."""
+    at = re.search(r"at line (\d+), column (\d+)", str(error))
+    where = f"line {at[1]}, column {at[2]}" if at else f"line {max(1, len(text.splitlines()))}"
+    advice = ""
+    if "\\" in (text.splitlines()[int(at[1]) - 1] if at else ""):
+        advice = "; write paths with / instead of \\"
+    elif "overwrite" in str(error) or "twice" in str(error):
+        advice = "; a key or section is given twice"
+    return f"{where} is not valid TOML{advice}"
+
+
+def _others(path: Path) -> str:
+    """What else the folder offers."""
+    if not path.parent.is_dir():
+        return f": there is no folder {path.parent}"
+    there = sorted(p.name for p in path.parent.glob("*.toml"))
+    near = did_you_mean(path.name, there)
+    if near:
+        return f": did you mean {near}?"
+    return f": the folder has {', '.join(there[:5])}" if there else ""
+
+
+def _told(text: str) -> ConfigError:
+    return ConfigError(text, for_peer=text)
+
+
+def _explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem in words, and how many more there are."""
+    full = model.model_json_schema(mode="validation")
+    problems: list[dict[str, Any]] = [
+        dict(e) for e in error.errors(include_input=False, include_url=False)
+    ]
+    unknown = [p for p in problems if p["type"] == "extra_forbidden"]
+    # A misspelt key is the cause of the missing one: it goes first and stands for both.
+    meant = {(*p["loc"][:-1], _meant(p, full)) for p in unknown}
+    rest = [
+        p
+        for p in problems
+        if p["type"] != "extra_forbidden" and not (p["type"] == "missing" and p["loc"] in meant)
+    ]
+    texts = list(dict.fromkeys(_sentence(p, full) for p in unknown + rest))
+    more = len(texts) - 1
+    return texts[0] + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def _meant(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
+    *parents, key = problem["loc"]
+    return did_you_mean(str(key), _properties(parents, full))
+
+
+def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    kind, loc = problem["type"], tuple(problem["loc"])
+    if kind == "value_error" and len(loc) <= 1:
+        # A rule over several keys says itself where it applies.
+        return f"[{loc[0]}] {_own(problem)}" if loc else _own(problem)
+    *parents, key = loc
+    if key == "[key]":
+        return f"[{_shown(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
+    if isinstance(key, int):  # an entry of a list: the list is what the person looks for
+        *parents, key = parents
+    place = ".".join(_shown(p) for p in parents)
+    here = f"[{place}] {_shown(key)}" if place else f"section [{_shown(key)}]"
+    if kind == "extra_forbidden":
+        known = _properties(parents, full)
+        near = _meant(problem, full)
+        what = f"unknown key '{_shown(key)}' in [{place}]" if place else f"unknown {here}"
+        return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
+    if kind == "missing":
+        return f"{here} is missing"
+    if kind == "value_error":
+        return f"{here} {_own(problem)}"
+    return f"{here} must be {_allowed(_lookup((*parents, key), full), full)}"
+
+
+def _own(problem: Mapping[str, Any]) -> str:
+    return str(problem["ctx"]["error"])
+
+
+def _shown(key: object) -> str:
+    """A key as a terminal can take it, since a job's keys may come from a peer."""
+    text = "".join(c if c.isprintable() else "?" for c in str(key))
+    return text if len(text) <= 40 else text[:40] + "..."
+
+
+def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of what `loc` points at, or an empty one."""
+    node = cast(dict[str, Any], full)
+    for key in loc:
+        node = _followed(node, full)
+        if "properties" in node:
+            node = node["properties"].get(key, {})
+        else:
+            # Peers are named freely: their sections share one schema.
+            patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
+            node = next(iter(patterns.values()))
+    return _followed(node, full)
+
+
+def _followed(node: dict[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in node:
+        return cast(dict[str, Any], full["$defs"][node["$ref"].rsplit("/", 1)[-1]])
+    return node
+
+
+def _properties(loc: Sequence[object], full: Mapping[str, Any]) -> list[str]:
+    return list(_lookup(loc, full).get("properties", {}))
+
+
+def _allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    """What a value may be, in words: 'a whole number from 1 to 5000'."""
+    if "anyOf" in node:
+        options = [_allowed(o, full) for o in node["anyOf"] if o.get("type") != "null"]
+        return " or ".join(dict.fromkeys(options))
+    if "enum" in node or "const" in node:
+        values = node.get("enum") or [node["const"]]
+        return " or ".join(json.dumps(v) for v in values)
+    kind = node.get("type")
+    if kind in ("integer", "number"):
+        return ("a whole number" if kind == "integer" else "a number") + _range(node)
+    if kind == "string":
+        if "pattern" in node:
+            return _PATTERN_WORDS[node["pattern"]]
+        if "maxLength" in node:
+            return f"text of {node.get('minLength', 0)} to {node['maxLength']} characters"
+        return "non-empty text in quotes" if node.get("minLength") else "text in quotes"
+    if kind == "array":
+        items = _allowed(node.get("items", {}), full)
+        return f"a list of {items}" if items != "something else" else "a list"
+    return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
+
+
+def _range(node: Mapping[str, Any]) -> str:
+    least, most = node.get("minimum"), node.get("maximum")
+    above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
+    if least is not None and most is not None:
+        return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
+    parts = [
+        f" {words} {bound}"
+        for words, bound in (
+            ("of at least", least),
+            ("above", above),
+            ("of at most", most),
+            ("below", below),
+        )
+        if bound is not None
+    ]
+    return " and".join(parts)

@@ -1,0 +1,269 @@
+"""What a party keeps between commands: alignments, its halves of models, and runs.
+
+One JSON document each, `{"format", "version", "digest", "body"}`, where the digest is the SHA-256
+of the body in canonical form. Arrays too long for JSON lie beside it as `.npy` files named by
+their own SHA-256, which the body holds, so that a document never meets another one's array. Every
+file appears whole or not at all and is readable by its owner only.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, TypedDict, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.errors import DataError, ModelError
+from vfl.party.config import JOB_NAME, did_you_mean
+
+Kind = Literal["alignment", "model", "run"]
+VERSION = 1
+_FOLDERS: dict[Kind, str] = {"alignment": "alignments", "model": "models", "run": "runs"}
+
+
+class ArrayRef(TypedDict):
+    """What a body holds of an array beside it."""
+
+    file: str
+    sha256: str
+
+
+class Store:
+    """The folder of one party. Made on the first write, readable by its owner only."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, kind: Kind) -> Path:
+        return self.root / _FOLDERS[kind]
+
+    def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
+        """Write a document, in place of one of that name. Returns its path.
+
+        `body` is JSON with text keys and finite floats, which come back bit for bit (ValueError
+        otherwise). Arrays of an older document of that name are removed. Raises ModelError for a
+        name that is none, DataError when the file cannot be written.
+        """
+        path = self.folder(kind) / f"{_checked(kind, name)}.json"
+        canonical = _canonical(body)
+        if _canonical(json.loads(canonical)) != canonical:
+            raise ValueError("a body has text keys only")
+        head = f'{{"format":"vfl/{kind}","version":{VERSION},"digest":"{_sha256(canonical)}"'
+        self._make(kind)
+        with replacing(path) as file:
+            file.write(head.encode() + b',"body":' + canonical + b"}\n")
+        for old in _arrays(path.parent, name):
+            if f'"{old.name}"'.encode() not in canonical:
+                old.unlink(missing_ok=True)
+        return path
+
+    def read(self, kind: Kind, name_or_path: str | Path) -> dict[str, Any]:
+        """The body of a document: by its name, or by the path of a file.
+
+        Text with a slash or ending in .json is a path. Raises ModelError when it is missing,
+        damaged, of another kind or of a newer version.
+        """
+        path = self.path(kind, name_or_path)
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            raise ModelError(self._missing(kind, name_or_path, path)) from None
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
+        try:
+            document = json.loads(data)
+        except (ValueError, RecursionError):
+            raise ModelError(f"{path} is damaged: it is no valid JSON") from None
+        return _body(document, kind, path)
+
+    def path(self, kind: Kind, name_or_path: str | Path) -> Path:
+        """The file that `read` opens."""
+        if isinstance(name_or_path, Path):
+            return name_or_path
+        if "/" in name_or_path or os.sep in name_or_path or name_or_path.endswith(".json"):
+            return Path(name_or_path)
+        return self.folder(kind) / f"{_checked(kind, name_or_path)}.json"
+
+    def names(self, kind: Kind) -> list[str]:
+        """The names of all documents of a kind, sorted."""
+        return sorted(path.stem for path in self._documents(kind))
+
+    def latest(self, kind: Kind) -> str:
+        """The name of the document written last. Raises ModelError when there is none."""
+        documents = self._documents(kind)
+        if not documents:
+            raise ModelError(f"no {kind} yet in {self.folder(kind)}")
+        return max(documents, key=lambda path: (path.stat().st_mtime_ns, path.stem)).stem
+
+    def write_array(self, kind: Kind, name: str, array: NDArray[Any]) -> ArrayRef:
+        """Write an array beside the document `name`; its reference belongs into the body.
+
+        To be called before `write`. Raises DataError when the file cannot be written, ValueError
+        for an array of Python objects.
+        """
+        _checked(kind, name)
+        content = _Sha256()
+        np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
+        ref = ArrayRef(file=f"{name}.{content.hex[:16]}.npy", sha256=content.hex)
+        self._make(kind)
+        with replacing(self.folder(kind) / ref["file"]) as file:
+            np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
+        return ref
+
+    def read_array(self, kind: Kind, ref: Mapping[str, Any], folder: Path | None = None) -> NDArray[Any]:
+        """The array of a reference; `folder` is the document's, when it was read by path.
+
+        Raises ModelError when the file is missing or is not the one that was written.
+        """
+        name, digest = ref.get("file"), ref.get("sha256")
+        if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*\.npy", name):
+            raise ModelError(f"the {kind} is damaged: it names no array file")
+        path = (folder or self.folder(kind)) / name
+        try:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    raise ModelError(f"{path} is damaged: it is not the array that was written")
+                file.seek(0)
+                return cast(NDArray[Any], np.load(file, allow_pickle=False))
+        except FileNotFoundError:
+            raise ModelError(f"{path} is missing: it belongs to a stored {kind}") from None
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
+
+    def _make(self, kind: Kind) -> None:
+        try:
+            self.folder(kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.folder(kind)} cannot be made: {_reason(error)}") from None
+
+    def _documents(self, kind: Kind) -> list[Path]:
+        return [p for p in self.folder(kind).glob("*.json") if re.match(JOB_NAME, p.stem)]
+
+    def _missing(self, kind: Kind, name: str | Path, path: Path) -> str:
+        if path.parent != self.folder(kind):
+            return f"no file {path}"
+        there = self.names(kind)
+        near = did_you_mean(path.stem, there)
+        if near:
+            advice = f"did you mean {near}?"
+        elif there:
+            advice = f"there are {', '.join(there[:5])}" + (", ..." if len(there) > 5 else "")
+        else:
+            advice = "there is none yet"
+        return f"no {kind} {name} in {path.parent}: {advice}"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` once it is complete and on disk.
+
+    Mode 600. On any failure nothing is left behind and an older file stays as it was. Raises
+    DataError when the file cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {_reason(error)}") from None
+    unfinished = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise DataError(f"{path} cannot be written: {_reason(error)}") from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on disk too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+class _Sha256:
+    """A sink that NumPy can write an array to."""
+
+    def __init__(self) -> None:
+        self._hash = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self._hash.update(data)
+        return len(data)
+
+    @property
+    def hex(self) -> str:
+        return self._hash.hexdigest()
+
+
+class _Plain:
+    """A file seen as a mere sink: NumPy's short cut for real files loses the error's reason."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.write = file.write
+
+
+def _canonical(body: object) -> bytes:
+    return json.dumps(
+        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    ).encode()
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _body(document: object, kind: Kind, path: Path) -> dict[str, Any]:
+    form = document.get("format") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
+        raise ModelError(f"{path} was not written by vfl")
+    if form != f"vfl/{kind}":
+        known = form.removeprefix("vfl/")
+        what = f"is of kind {known}" if known in _FOLDERS else "is of an unknown kind"
+        raise ModelError(f"{path} {what}, where a {kind} is due")
+    version = document.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise ModelError(f"{path} was written by a newer vfl: update vfl to read it")
+    body = document.get("body")
+    try:
+        whole = version == VERSION and document.get("digest") == _sha256(_canonical(body))
+    except ValueError:
+        whole = False
+    if not whole or not isinstance(body, dict):
+        raise ModelError(f"{path} is damaged: its content does not match its digest")
+    return body
+
+
+def _checked(kind: Kind, name: str) -> str:
+    """A name that is safe as a file's name and cannot be taken for a path."""
+    if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
+        raise ModelError(
+            f"no name of a {kind}: it is up to 64 lower-case letters, digits, dots, hyphens and "
+            "underscores, starts with a letter or digit and does not end in .json or .npy"
+        )
+    return name
+
+
+def _arrays(folder: Path, name: str) -> list[Path]:
+    array = re.compile(re.escape(name) + r"\.[0-9a-f]{16}\.npy")
+    return [path for path in folder.iterdir() if array.fullmatch(path.name)]
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or "it is not whole"
