@@ -17,6 +17,7 @@ class BoostParams(BaseModel):
     depth: int = Field(4, ge=1, le=10, description="levels of splits in a tree")
     learning_rate: float = Field(0.2, gt=0, le=1, description="shrinkage of each tree")
     max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
+    min_bin_rows: int = Field(3, ge=1, description="least number of rows of a bin")
     reg_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaf weights")
     gamma: float = Field(0.0, ge=0, description="least gain of a split")
     min_child_weight: float = Field(1.0, ge=0, description="least hessian sum of a child")

@@ -11,13 +11,15 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from vfl.errors import PeerError, PeerLost, PeerStopped, VflError
 from vfl.net import wire
 from vfl.net.wire import Message
 
-M = TypeVar("M", bound=Message)
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+C = TypeVar("C", bound=Message)
 T = TypeVar("T")
 
 TAG = 16
@@ -92,7 +94,13 @@ class Peer(ABC):
         self._seen("sent", type(message).__name__, payload, len(frame))
         await self._put(frame)
 
-    async def recv(self, *kinds: type[M]) -> M:
+    @overload
+    async def recv(self, kind: type[A], /) -> A: ...
+    @overload
+    async def recv(self, kind: type[A], other: type[B], /) -> A | B: ...
+    @overload
+    async def recv(self, kind: type[A], other: type[B], third: type[C], /) -> A | B | C: ...
+    async def recv(self, *kinds: type[Message]) -> Message:
         """The next message, which must be one of `kinds`.
 
         Raises PeerError when it is not, or is out of order, replayed, malformed or too large;
@@ -107,13 +115,13 @@ class Peer(ABC):
         self._received += 1
         payload = frame[HEADER:]
         try:
-            message: Message = wire.decode(payload, (*kinds, Stop))
+            message = wire.decode(payload, (*kinds, Stop))
         except wire.WireError as error:
             raise self.breach(str(error)) from None
         self._seen("received", type(message).__name__, payload, len(frame))
         if isinstance(message, Stop) and Stop not in kinds:
             raise PeerStopped(f"{self.name} stopped the job: {_one_line(message.reason)}")
-        return message  # type: ignore[return-value]
+        return message
 
     def breach(self, what: str) -> PeerError:
         """The error for a peer that broke the protocol; `what` names the message, never a value."""

@@ -1,0 +1,137 @@
+"""A party's columns as small integers: bins of numbers, categories, missing values.
+
+Numeric columns are cut at quantiles (frequent values keep a bin of their own, as in LightGBM's greedy
+search); a bin holds at least `min_rows` rows. Missing values have a bin after the last. Edges and
+categories never leave their owner.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Features = Mapping[str, NDArray[np.generic]]
+"""Columns by name: float64 with NaN, or objects (str, None) for categories; all of one length."""
+
+_DISTINCT = 10_000  # distinct values that the greedy search looks at; more are thinned to quantiles
+
+
+@dataclass(frozen=True)
+class Column:
+    """How one column is binned: by `edges` (x <= edge) or by `categories` (those kept apart)."""
+
+    name: str
+    edges: NDArray[np.float64] | None
+    categories: tuple[str, ...]
+    has_missing: bool
+
+    @property
+    def bins(self) -> int:
+        """Bins of present values; their number is also the code of a missing one.
+
+        The last bin of a categorical column holds the categories that are not kept apart.
+        """
+        return len(self.categories) + 1 if self.edges is None else len(self.edges) + 1
+
+    def codes(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
+        """The bin of each value."""
+        if self.edges is not None:
+            numbers = values.astype(np.float64)
+            codes = np.searchsorted(self.edges, numbers, side="left")
+            return np.where(np.isnan(numbers), self.bins, codes).astype(np.uint8)
+        code_of: dict[object, int] = {name: i for i, name in enumerate(self.categories)}
+        code_of[None] = self.bins
+        other = len(self.categories)
+        return np.fromiter((code_of.get(v, other) for v in values), np.uint8, len(values))
+
+
+@dataclass(frozen=True)
+class Binned:
+    """A block of binned columns: codes of shape (columns, rows)."""
+
+    columns: tuple[Column, ...]
+    codes: NDArray[np.uint8]
+
+    @property
+    def rows(self) -> int:
+        return int(self.codes.shape[1])
+
+
+def bin_columns(features: Features, max_bins: int, min_rows: int) -> Binned:
+    """Choose bins for every column and apply them."""
+    columns, codes = [], []
+    for name, values in features.items():
+        if values.dtype == object:
+            column = _categorical(name, values, max_bins, min_rows)
+        else:
+            column = _numeric(name, values.astype(np.float64), max_bins, min_rows)
+        columns.append(column)
+        codes.append(column.codes(values))
+    rows = len(codes[0]) if codes else 0
+    return Binned(tuple(columns), np.array(codes, np.uint8).reshape(len(codes), rows))
+
+
+def _categorical(name: str, values: NDArray[np.generic], max_bins: int, min_rows: int) -> Column:
+    present = [v for v in values if v is not None]
+    names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
+    order = np.lexsort((names, -counts))
+    kept = [str(names[i]) for i in order[: max_bins - 1] if counts[i] >= min_rows]
+    return Column(name, None, tuple(kept), len(present) < len(values))
+
+
+def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: int) -> Column:
+    present = np.sort(values[~np.isnan(values)])
+    distinct, counts = np.unique(present, return_counts=True)
+    if len(distinct) > _DISTINCT:
+        at = np.linspace(0, len(present) - 1, _DISTINCT).astype(np.int64)
+        distinct = np.unique(present[at])
+        # Each kept value stands for the values above the one before it; the last is the maximum.
+        counts = np.diff(np.searchsorted(present, distinct, side="right"), prepend=0)
+    groups = _merge_small(_greedy(counts, max_bins), counts, min_rows)
+    low, high = distinct[groups[:-1] - 1], distinct[groups[:-1] % max(len(distinct), 1)]
+    middle = low + (high - low) / 2
+    # Between neighbouring floats the middle may round up to `high`, which must stay above the edge.
+    return Column(name, np.where(middle < high, middle, low), (), len(present) < len(values))
+
+
+def _greedy(counts: NDArray[np.int64], max_bins: int) -> NDArray[np.int64]:
+    """Ends (exclusive) of at most `max_bins` groups of neighbouring distinct values.
+
+    A value with more than its share of the rows gets a group of its own; the others share the rest
+    evenly (LightGBM, GreedyFindBin).
+    """
+    if len(counts) <= max_bins:
+        return np.arange(1, len(counts) + 1)
+    big = counts >= counts.sum() / max_bins
+    rest, free = int(counts[~big].sum()), max_bins - int(big.sum())
+    share = rest / max(free, 1)
+    ends, size = [], 0
+    for i in range(len(counts) - 1):
+        size += int(counts[i])
+        if not big[i]:
+            rest -= int(counts[i])
+        if big[i] or size >= share or (big[i + 1] and size >= max(1.0, share / 2)):
+            ends.append(i + 1)
+            size = 0
+            if len(ends) == max_bins - 1:
+                break
+            if not big[i]:
+                free -= 1
+                share = rest / max(free, 1)
+    return np.array([*ends, len(counts)], np.int64)
+
+
+def _merge_small(ends: NDArray[np.int64], counts: NDArray[np.int64], min_rows: int) -> NDArray[np.int64]:
+    """The same groups, neighbours joined until each holds `min_rows` rows."""
+    sums = np.concatenate([[0], np.cumsum(counts)])
+    kept: list[int] = []
+    start = 0
+    for end in ends.tolist():
+        if sums[end] - sums[start] >= min_rows:
+            kept.append(end)
+            start = end
+    if not kept:
+        return ends[-1:]
+    kept[-1] = int(ends[-1])
+    return np.array(kept, np.int64)

@@ -1,0 +1,167 @@
+"""Split candidates of a block of binned columns, and their sums.
+
+A histogram of a block is one flat vector: for each column a cell for each bin and one for missing
+values. `Candidates` says which cells lie left of each candidate; sums over rows become left sums of
+candidates by running sums within numeric columns. Hosts do the same on ciphertexts.
+
+Order of candidates (it decides between equal gains): by column, by bin, missing right before missing
+left. A numeric candidate b sends x <= edges[b] left; the one after the last edge parts present from
+missing. A categorical candidate sends one category (or missing) left and the rest right: this reveals
+less than an order by gradients, which would need the guest to know which sums belong to one column.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.binning import Binned, Column, Features
+from vfl.learn.losses import Integers
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The candidates of a block; arrays have one entry a candidate, `offsets` one a column."""
+
+    columns: tuple[Column, ...]
+    offsets: Integers  # first cell of each column
+    cells: int  # cells of the flat histogram
+    column: Integers
+    bin: Integers
+    missing_left: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, columns: tuple[Column, ...]) -> "Candidates":
+        """All candidates of these columns in canonical order."""
+        widths = np.array([c.bins + 1 for c in columns], np.int64)
+        offsets = np.concatenate([[0], np.cumsum(widths)]).astype(np.int64)
+        entries = [(i, b, left) for i, column in enumerate(columns) for b, left in _of_column(column)]
+        table = np.array(entries, np.int64).reshape(len(entries), 3)
+        return cls(
+            columns,
+            offsets[:-1],
+            int(offsets[-1]),
+            column=table[:, 0],
+            bin=table[:, 1],
+            missing_left=table[:, 2].astype(np.bool_),
+        )
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    @property
+    def cell(self) -> Integers:
+        """The cell at which each candidate's (running) sum stands."""
+        return self.offsets[self.column] + self.bin
+
+    @property
+    def missing_cell(self) -> Integers:
+        """The cell of missing values of each candidate's column."""
+        return self.missing_cells[self.column]
+
+    @property
+    def missing_cells(self) -> Integers:
+        """The cell of missing values of each column."""
+        return self.offsets + np.array([c.bins for c in self.columns], np.int64)
+
+    def left_sums(self, histograms: Integers) -> Integers:
+        """Left sums, shape (nodes, candidates), of histograms of shape (nodes, cells)."""
+        running = histograms.copy()
+        for column, start in zip(self.columns, self.offsets.tolist(), strict=True):
+            if column.edges is not None:
+                part = slice(start, start + column.bins)
+                running[:, part] = np.cumsum(histograms[:, part], axis=1)
+        left = running[:, self.cell]
+        left[:, self.missing_left] += histograms[:, self.missing_cell[self.missing_left]]
+        return left
+
+    def valid(self, counts: Integers, min_rows: int) -> NDArray[np.bool_]:
+        """Which candidates may be taken, shape (nodes, candidates), from histograms of row counts.
+
+        Both sides hold at least `min_rows` rows, and a node without missing values in the column does
+        not offer to send them left.
+        """
+        left = self.left_sums(counts)
+        first = self.columns[0].bins + 1 if self.columns else 0
+        total = counts[:, :first].sum(axis=1, keepdims=True)
+        offered = ~self.missing_left | (counts[:, self.missing_cell] > 0)
+        return np.asarray((left >= min_rows) & (total - left >= min_rows) & offered)
+
+    def take(
+        self, index: int, codes: NDArray[np.uint8], inside: NDArray[np.bool_], active: NDArray[np.bool_]
+    ) -> tuple["Split", NDArray[np.bool_]]:
+        """Take candidate `index` in the node of the rows `inside`: the split, and who goes left.
+
+        `codes` is the block's, shape (columns, rows); the answer has an entry for each row inside.
+        Where no active row of the node lacks the value, missing ones will follow the majority.
+        """
+        column = self.columns[int(self.column[index])]
+        b = int(self.bin[index])
+        own = codes[int(self.column[index])][inside]
+        counted = active[inside]
+        missing = own == column.bins
+        if column.edges is None:
+            left = own == b
+            split = Split(
+                column.name, None, None if b == column.bins else column.categories[b], True, False
+            )
+            return split, left
+        left = own <= b
+        missing_left = bool(self.missing_left[index])
+        if not (missing & counted).any():
+            missing_left = 2 * int((left & counted & ~missing).sum()) >= int(counted.sum())
+        threshold = float(column.edges[b]) if b < len(column.edges) else None
+        return (
+            Split(column.name, threshold, None, False, missing_left),
+            np.where(missing, missing_left, left),
+        )
+
+
+def _of_column(column: Column) -> list[tuple[int, bool]]:
+    if column.edges is None:
+        kept = list(range(len(column.categories)))
+        return [(b, False) for b in kept + [column.bins] * column.has_missing]
+    entries = []
+    for b in range(column.bins - 1):
+        entries += [(b, False), (b, True)] if column.has_missing else [(b, False)]
+    return entries + [(column.bins - 1, False)] * column.has_missing
+
+
+def histograms(
+    binned: Binned,
+    candidates: Candidates,
+    slot_of_row: Integers,
+    slots: int,
+    weights: Integers | None = None,
+) -> Integers:
+    """Sums of `weights` (or row counts) by slot and cell, shape (slots, cells); slot -1 is left out."""
+    rows = np.flatnonzero(slot_of_row >= 0)
+    base = slot_of_row[rows] * candidates.cells
+    # float64 sums of integers are exact below 2^53, which crypto/packing.py keeps.
+    values = None if weights is None else weights[rows].astype(np.float64)
+    flat = np.zeros(slots * candidates.cells)
+    for codes, offset in zip(binned.codes, candidates.offsets.tolist(), strict=True):
+        flat += np.bincount(base + offset + codes[rows], values, minlength=len(flat))
+    return flat.astype(np.int64).reshape(slots, candidates.cells)
+
+
+@dataclass(frozen=True)
+class Split:
+    """A taken candidate as its owner keeps it: enough to send any future row left or right."""
+
+    column: str
+    threshold: float | None  # numeric: x <= threshold goes left; None parts present from missing
+    category: str | None  # categorical: this one goes left; None is the missing category
+    categorical: bool
+    missing_left: bool  # numeric only
+
+    def goes_left(self, features: Features) -> NDArray[np.bool_]:
+        """Which rows go left."""
+        values = features[self.column]
+        if self.categorical:
+            return np.fromiter((v == self.category for v in values), np.bool_, len(values))
+        numbers = values.astype(np.float64)
+        missing = np.isnan(numbers)
+        if self.threshold is None:
+            return np.where(missing, self.missing_left, True)
+        return np.where(missing, self.missing_left, numbers <= self.threshold)

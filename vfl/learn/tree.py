@@ -1,0 +1,167 @@
+"""Trees: which split is best, what a leaf weighs, where each row goes.
+
+Gain, leaf weight and regularisation as in XGBoost (Chen and Guestrin, KDD 2016, equations 5 to 7).
+Nodes are numbered as in a heap: the children of i are 2 i + 1 (left) and 2 i + 2 (right).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.losses import Floats, Integers
+from vfl.learn.params import BoostParams
+
+# A gain below this is rounding.
+_LEAST_GAIN = 1e-10
+
+
+@dataclass(frozen=True, eq=False)
+class Sums:
+    """Quantised gradient and hessian sums; scalars of a node or arrays of candidates."""
+
+    gradient: Integers
+    hessian: Integers
+
+    def __sub__(self, other: "Sums") -> "Sums":
+        return Sums(self.gradient - other.gradient, self.hessian - other.hessian)
+
+    def equals(self, other: "Sums") -> bool:
+        """Whether both are the same, entry by entry."""
+        return np.array_equal(self.gradient, other.gradient) and np.array_equal(
+            self.hessian, other.hessian
+        )
+
+    def at(self, index: NDArray[np.bool_] | Integers | int) -> "Sums":
+        """The sums at an index, indices or a mask."""
+        return Sums(np.asarray(self.gradient[index]), np.asarray(self.hessian[index]))
+
+
+def _score(gradient: Floats, hessian: Floats, reg_lambda: float) -> Floats:
+    denominator = hessian + reg_lambda
+    safe = np.where(denominator > 0, denominator, 1.0)
+    return np.where(denominator > 0, gradient * gradient / safe, 0.0)
+
+
+def gains(left: Sums, node: Sums, valid: NDArray[np.bool_], scale: float, params: BoostParams) -> Floats:
+    """The gain of each candidate; -inf where it may not be taken."""
+    g, h = node.gradient / scale, node.hessian / scale
+    g_left, h_left = left.gradient / scale, left.hessian / scale
+    g_right, h_right = g - g_left, h - h_left
+    gain = 0.5 * (
+        _score(g_left, h_left, params.reg_lambda)
+        + _score(g_right, h_right, params.reg_lambda)
+        - _score(np.asarray(g), np.asarray(h), params.reg_lambda)
+    )
+    allowed = (
+        valid
+        & (h_left >= params.min_child_weight)
+        & (h_right >= params.min_child_weight)
+        & (gain > max(params.gamma, _LEAST_GAIN))
+    )
+    return np.where(allowed, gain, -np.inf)
+
+
+def leaf_weight(node: Sums, scale: float, params: BoostParams) -> float:
+    """The score that a leaf adds to its rows."""
+    g, h = float(node.gradient) / scale, float(node.hessian) / scale
+    if h + params.reg_lambda <= 0:
+        return 0.0
+    return -params.learning_rate * g / (h + params.reg_lambda)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best split of a node: whose it is, and that party's candidates of equal gain."""
+
+    party: int
+    candidates: tuple[int, ...]
+    gain: float
+
+
+def best_split(gains_by_party: list[Floats]) -> Choice | None:
+    """The highest gain; of equal ones the lowest party's. None when no candidate is allowed."""
+    best: Choice | None = None
+    for party, values in enumerate(gains_by_party):
+        if not len(values):
+            continue
+        top = float(values.max())
+        if top > -np.inf and (best is None or top > best.gain):
+            ties = tuple(np.flatnonzero(values == top).tolist())
+            best = Choice(party, ties, top)
+    return best
+
+
+@dataclass
+class Frontier:
+    """Where every row of a growing tree is, and the pairs of nodes of the current level.
+
+    Guest and hosts each keep one; both follow the same rule for which child is summed.
+    """
+
+    node_of_row: Integers  # every aligned row
+    active: NDArray[np.bool_]  # rows whose gradients count in this tree
+    pairs: list[tuple[int, int | None]] = field(default_factory=lambda: [(0, None)])
+
+    def advance(self, split: list[int], left: NDArray[np.bool_]) -> None:
+        """Split these nodes of the level; `left` says for each row of them where it goes.
+
+        The pairs become (summed child, its sibling): the one with fewer active rows, else the left.
+        """
+        inside = np.isin(self.node_of_row, split)
+        step = np.where(left[inside], 1, 2)
+        self.node_of_row[inside] = 2 * self.node_of_row[inside] + step
+        counts = np.bincount(self.node_of_row[self.active], minlength=2 * max(split, default=0) + 3)
+        self.pairs = [
+            (2 * n + 1, 2 * n + 2) if counts[2 * n + 1] <= counts[2 * n + 2] else (2 * n + 2, 2 * n + 1)
+            for n in split
+        ]
+
+    @property
+    def nodes(self) -> list[int]:
+        """The open nodes, in pairs, the summed child of each first."""
+        return [node for pair in self.pairs for node in pair if node is not None]
+
+    def inside(self, node: int) -> NDArray[np.bool_]:
+        """Which rows are in the node, active or not."""
+        return np.asarray(self.node_of_row == node)
+
+    def slots(self, nodes: list[int]) -> Integers:
+        """For each row the position of its node in `nodes`, -1 outside or inactive."""
+        table = np.full(max(int(self.node_of_row.max(initial=0)), *nodes) + 1, -1, np.int64)
+        table[nodes] = np.arange(len(nodes))
+        return np.where(self.active, table[self.node_of_row], -1)
+
+
+@dataclass(frozen=True)
+class Branch:
+    """An inner node: whose split it is (0 is the guest) and its record in that party's half."""
+
+    party: int
+    record: int
+    column: str  # as its owner permits it to be shown
+    gain: float
+
+
+@dataclass(frozen=True)
+class Tree:
+    """The shape of a tree and its leaf weights, which stay with the guest."""
+
+    branches: dict[int, Branch]
+    leaves: dict[int, float]
+
+    def scores(self, rows: int, goes_left: Callable[[Branch], NDArray[np.bool_]]) -> Floats:
+        """What the tree adds to each row's score; `goes_left(branch)` has shape (rows,)."""
+        node_of_row = np.zeros(rows, np.int64)
+        for node in sorted(self.branches):
+            inside = node_of_row == node
+            left = goes_left(self.branches[node])[inside]
+            node_of_row[inside] = 2 * node + np.where(left, 1, 2)
+        return self.weights()[node_of_row]
+
+    def weights(self) -> Floats:
+        """The weight of each node by number; 0 where it is no leaf."""
+        weights = np.zeros(max(self.leaves) + 1)
+        weights[list(self.leaves)] = list(self.leaves.values())
+        return weights

@@ -1,0 +1,689 @@
+"""SecureBoost: one guest with the labels, any number of hosts with columns.
+
+Cheng et al., arXiv 1901.08755; packing and smaller-child-only as in SecureBoost+ (Chen et al., arXiv
+2110.10927). All parties hold the same aligned rows in the same order and have binned their columns.
+
+ 1. The guest sends its Paillier key once.
+For each tree:
+ 2. The guest computes each row's gradient and hessian, quantises them to integers, packs both in one
+    plaintext, encrypts it and sends it to every host.
+For each level:
+ 3. Each host sums ciphertexts by (node, column, bin), for the smaller child of each pair only, and
+    turns bins into left sums of split candidates.
+ 4. It shuffles the candidates in an order fresh for the tree, packs many sums into one ciphertext,
+    re-randomises and sends them. Never without re-randomising: the guest knows every ciphertext that
+    went in and could test which rows were added.
+ 5. The guest decrypts, gets the sibling's sums by subtraction, and takes the best split of all
+    parties: its own first among equal gains, then the lowest host's.
+ 6. It names the candidate (all that tie) to the winner, who takes the first in its own order, so that
+    shuffling cannot change the model, keeps the split in its half, and says which rows go left.
+ 7. All hosts learn which rows go left.
+ 8. Leaf weights stay with the guest.
+
+A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
+of it. The guest checks that the rows sent left add up to the sums that won.
+
+Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
+"""
+
+import asyncio
+import secrets
+import time
+import zlib
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from vfl.crypto.packing import Layout
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.learn.binning import Binned
+from vfl.learn.losses import Floats, Integers, LogisticLoss, Quantiser
+from vfl.learn.params import BoostParams
+from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.tree import Branch, Choice, Frontier, Sums, Tree, best_split, gains, leaf_weight
+from vfl.net.peer import Peer, together
+from vfl.net.wire import MIB, Message
+from vfl.protocols.bits import Mask, pack_bits, unpack_bits
+
+CHUNK = 2048  # rows whose ciphertexts travel in one message
+
+_shuffle = secrets.SystemRandom().shuffle
+
+
+class Key(Message, frozen=True):
+    """guest -> host. Reveals: nothing but a public key made for this job."""
+
+    modulus: bytes
+
+
+class TreeStart(Message, frozen=True):
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out)."""
+
+    tree: int
+    active: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Gradients(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted gradients of drawn rows."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+
+
+class CandidateSums(Message, frozen=True):
+    """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
+    have enough rows; the time it took."""
+
+    node: int
+    candidates: int
+    valid: bytes  # a bit a candidate: may be taken in the summed child
+    sibling_valid: bytes  # the same for its sibling
+    ciphertexts: bytes
+    seconds: float
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Winners(Message, frozen=True):
+    """guest -> host. Reveals: in which nodes this host's candidates won, and which candidates tie."""
+
+    candidates: dict[int, list[int]]
+    limit: ClassVar[int] = 4 * MIB
+
+
+class Direction(Message, frozen=True):
+    """host -> guest. Reveals: which rows of the node go left at this host's split, which of the tied
+    candidates it is, and the name (or number) of the column it permits to show."""
+
+    node: int
+    candidate: int
+    record: int
+    column: str
+    left: bytes  # a bit a row of the node
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Advance(Message, frozen=True):
+    """guest -> host. Reveals: which rows share a node of the next level."""
+
+    split: list[int]
+    left: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+
+
+class TreeEnd(Message, frozen=True):
+    """guest -> host. Reveals: that the tree has no further level."""
+
+
+class Finish(Message, frozen=True):
+    """guest -> host. Reveals: how many trees the model keeps."""
+
+    trees: int
+
+
+class Finished(Message, frozen=True):
+    """host -> guest. Reveals: that the host has kept its half of the model."""
+
+
+@dataclass(frozen=True)
+class GuestModel:
+    """The guest's half: shapes, leaf weights, its own splits."""
+
+    parties: tuple[str, ...]  # guest first
+    start: float
+    trees: tuple[Tree, ...]
+    splits: tuple[Split, ...]
+
+    def importance(self) -> list[tuple[str, str, int, float]]:
+        """(party, column as its owner shows it, number of splits, sum of gains), most gain first."""
+        gains_of: dict[tuple[str, str], list[float]] = {}
+        for tree in self.trees:
+            for branch in tree.branches.values():
+                gains_of.setdefault((self.parties[branch.party], branch.column), []).append(branch.gain)
+        table = [(*column, len(parts), sum(parts)) for column, parts in gains_of.items()]
+        return sorted(table, key=lambda row: -row[3])
+
+
+@dataclass(frozen=True)
+class HostModel:
+    """A host's half: its splits by record number."""
+
+    splits: tuple[Split, ...]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The guest's rows: label, weight, which train the trees, which decide when to stop."""
+
+    label: Floats
+    weight: Floats
+    train: Mask
+    validation: Mask
+
+    def loss(self, score: Floats, mask: Mask) -> float | None:
+        """Mean loss over some rows; None when there are none."""
+        if not mask.any():
+            return None
+        return LogisticLoss.mean(score[mask], self.label[mask], self.weight[mask])
+
+
+@dataclass(frozen=True)
+class TreeDone:
+    """What the guest can tell after each tree; losses are means, seconds are by phase."""
+
+    tree: int
+    of: int
+    train_loss: float
+    validation_loss: float | None
+    seconds: dict[str, float]
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+async def guest_train(
+    hosts: Sequence[Peer],
+    blocks: Mapping[str, Binned],
+    rows: Training,
+    params: BoostParams,
+    key: PrivateKey | None = None,
+    progress: Callable[[TreeDone], None] = lambda _: None,
+) -> tuple[GuestModel, Floats]:
+    """The guest's half of the model and the score of every aligned row, shape (rows,).
+
+    `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
+    blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts.
+    Raises PeerError when a host breaks the protocol.
+    """
+    n = len(rows.label)
+    layout = Layout.for_rows(n, params.key_bits)
+    bound = LogisticLoss.bound * float(rows.weight.max())
+    guest = _Guest(list(hosts), blocks, params, layout, Quantiser.for_bound(bound, layout.row_bits), key)
+    start = LogisticLoss.start(rows.label[rows.train], rows.weight[rows.train])
+    score = np.full(n, start)
+    trees: list[Tree] = []
+    best = (np.inf, 0, score)  # validation loss, trees, score
+
+    # 1. The key, once.
+    if key is not None:
+        modulus = int(key.public.n).to_bytes(params.key_bits // 8, "big")
+        await together([host.send(Key(modulus)) for host in hosts])
+
+    for number in range(params.trees):
+        guest.seconds.clear()
+        gradient, hessian = LogisticLoss.gradients(score, rows.label, rows.weight)
+        tree, node_of_row = await guest.grow(number, gradient, hessian, rows.train)
+        trees.append(tree)
+        score = score + tree.weights()[node_of_row]
+        validation_loss = rows.loss(score, rows.validation)
+        progress(
+            TreeDone(
+                number + 1,
+                params.trees,
+                rows.loss(score, rows.train) or 0.0,
+                validation_loss,
+                dict(guest.seconds),
+            )
+        )
+        if params.early_stopping_rounds and validation_loss is not None:
+            if validation_loss < best[0]:
+                best = (validation_loss, number + 1, score)
+            elif number + 1 - best[1] >= params.early_stopping_rounds:
+                break
+    if best[1]:
+        _, kept, score = best
+        trees = trees[:kept]
+
+    await together([host.send(Finish(len(trees))) for host in hosts])
+    await together([host.recv(Finished) for host in hosts])
+    return GuestModel(guest.names, start, tuple(trees), tuple(guest.splits)), score
+
+
+class _Guest:
+    """What the guest keeps from tree to tree."""
+
+    def __init__(
+        self,
+        hosts: list[Peer],
+        blocks: Mapping[str, Binned],
+        params: BoostParams,
+        layout: Layout,
+        quantiser: Quantiser,
+        key: PrivateKey | None,
+    ) -> None:
+        if hosts and key is None:
+            raise ValueError("training with hosts needs a key")
+        self.hosts, self.blocks, self.params = hosts, blocks, params
+        self.layout, self.quantiser, self.key = layout, quantiser, key
+        self.names = (*blocks, *(host.name for host in hosts))
+        self.splits: list[Split] = []
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    async def grow(
+        self, number: int, gradient: Floats, hessian: Floats, train: Mask
+    ) -> tuple[Tree, Integers]:
+        """One tree, and the leaf of every row."""
+        params = self.params
+        alone = number == 0 and params.first_tree == "guest"
+        hosts = [] if alone else self.hosts
+        active = draw_rows(train, params, number)
+        g, h = self.quantiser.integers(gradient), self.quantiser.integers(hessian)
+
+        # 2. Encrypted gradients to every host.
+        await self._send_gradients(hosts, number, g, h, active)
+
+        held = list(self.blocks.items())[: 1 if alone else None]
+        blocks = [draw_columns(block, name, params, number) for name, block in held]
+        parties: list[_OwnColumns | _HostColumns] = [
+            *(_OwnColumns(self, i, block, g, h) for i, block in enumerate(blocks)),
+            *(_HostColumns(self, i, host, g, h) for i, host in enumerate(hosts, len(blocks))),
+        ]
+        frontier = Frontier(np.zeros(len(g), np.int64), active)
+        branches: dict[int, Branch] = {}
+        leaves: dict[int, float] = {}
+
+        for level in range(params.depth):
+            totals = {node: _total(g, h, active & frontier.inside(node)) for node in frontier.nodes}
+
+            # 3 to 5. Candidate sums of all parties, and the best split of each node.
+            await together([party.sums(frontier) for party in parties])
+            chosen: dict[int, Choice] = {}
+            for node, total in totals.items():
+                choice = best_split([self._gains(party, node, total) for party in parties])
+                if choice is None:
+                    leaves[node] = leaf_weight(total, self.quantiser.scale, params)
+                else:
+                    chosen[node] = choice
+
+            # 6. The winners say which rows go left.
+            left = np.zeros(len(g), np.bool_)
+            won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
+            for taken in await together(
+                [party.take(frontier, nodes) for party, nodes in zip(parties, won, strict=True)]
+            ):
+                for node, (branch, goes_left) in taken.items():
+                    branches[node] = branch
+                    left[frontier.inside(node)] = goes_left
+
+            # 7. Everyone learns which rows share a node.
+            frontier.advance(sorted(chosen), left)
+            if not chosen or level + 1 == params.depth:
+                break
+            message = Advance(sorted(chosen), pack_bits(left))
+            await together([host.send(message) for host in hosts])
+        await together([host.send(TreeEnd()) for host in hosts])
+
+        # 8. Leaf weights.
+        for node in frontier.nodes:
+            if node not in leaves:
+                total = _total(g, h, active & frontier.inside(node))
+                leaves[node] = leaf_weight(total, self.quantiser.scale, params)
+        return Tree(branches, leaves), frontier.node_of_row
+
+    async def _send_gradients(
+        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
+    ) -> None:
+        if not hosts or self.key is None:
+            return
+        await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
+        rows = np.flatnonzero(active)
+        for first in range(0, len(rows), CHUNK):
+            chunk = rows[first : first + CHUNK]
+            with self.timed("encrypt"):
+                plaintexts = self.layout.pair(g[chunk], h[chunk])
+                ciphertexts = await asyncio.to_thread(self.key.encrypt, plaintexts)
+            with self.timed("transfer"):
+                message = Gradients(ciphertexts.tobytes())
+                await together([host.send(message) for host in hosts])
+
+    def _gains(self, party: "_OwnColumns | _HostColumns", node: int, total: Sums) -> Floats:
+        left, valid = party.candidates[node]
+        return gains(left, total, valid, self.quantiser.scale, self.params)
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+
+class _OwnColumns:
+    """One tree's candidates of columns that the guest holds."""
+
+    def __init__(self, guest: _Guest, party: int, block: Binned, g: Integers, h: Integers) -> None:
+        self._guest, self._party, self._block = guest, party, block
+        self._g, self._h = g, h
+        self._all = Candidates.of(block.columns)
+        self.candidates: dict[int, tuple[Sums, Mask]] = {}
+
+    async def sums(self, frontier: Frontier) -> None:
+        """Left sums of the candidates of every open node, and which may be taken."""
+        with self._guest.timed("own columns"):
+            self.candidates = await asyncio.to_thread(self._sums, frontier)
+
+    def _sums(self, frontier: Frontier) -> dict[int, tuple[Sums, Mask]]:
+        nodes, block, own = frontier.nodes, self._block, self._all
+        slots = frontier.slots(nodes)
+        left = Sums(
+            *(
+                own.left_sums(histograms(block, own, slots, len(nodes), values))
+                for values in (self._g, self._h)
+            )
+        )
+        counts = histograms(block, own, slots, len(nodes))
+        valid = own.valid(counts, self._guest.params.min_child_rows)
+        return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
+
+    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, tuple[Branch, Mask]]:
+        """The branch of each node won, and which of its rows go left."""
+        taken = {}
+        for node, choice in nodes.items():
+            split, left = self._all.take(
+                choice.candidates[0], self._block.codes, frontier.inside(node), frontier.active
+            )
+            taken[node] = (
+                Branch(self._party, len(self._guest.splits), split.column, choice.gain),
+                left,
+            )
+            self._guest.splits.append(split)
+        return taken
+
+
+class _HostColumns:
+    """One tree's candidates of a host, as far as the guest learns them."""
+
+    def __init__(self, guest: _Guest, party: int, host: Peer, g: Integers, h: Integers) -> None:
+        self._guest, self._party, self._host = guest, party, host
+        self._g, self._h = g, h
+        self.candidates: dict[int, tuple[Sums, Mask]] = {}
+
+    async def sums(self, frontier: Frontier) -> None:
+        """Left sums of the candidates of every open node, and which may be taken.
+
+        The host sends those of the summed child; the sibling's are the parent's less these.
+        """
+        parents, self.candidates = self.candidates, {}
+        for summed, sibling in frontier.pairs:
+            with self._guest.timed(f"{self._host.name} and transfer"):
+                message = await self._host.recv(CandidateSums)
+            self._guest.seconds[self._host.name] += message.seconds
+            with self._guest.timed("decrypt"):
+                left, valid, sibling_valid = await asyncio.to_thread(self._open, message, summed)
+            self.candidates[summed] = left, valid
+            if sibling is None:
+                if sibling_valid.any():
+                    raise self._host.breach("CandidateSums with a sibling of the root")
+                continue
+            whole, known = parents[(summed - 1) // 2]
+            if len(known) != len(valid) or ((valid | sibling_valid) & ~known).any():
+                raise self._host.breach("CandidateSums that its sums of the parent rule out")
+            self.candidates[sibling] = whole - left, sibling_valid
+
+    def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
+        """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
+        key, layout = self._guest.key, self._guest.layout
+        if key is None:
+            raise ValueError("sums from a host need a key")
+        if message.node != node:
+            raise self._host.breach("CandidateSums of another node")
+        try:
+            valid = unpack_bits(message.valid, message.candidates)
+            sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
+            sent = np.flatnonzero(valid | sibling_valid)
+            ciphertexts = key.public.parse(message.ciphertexts)
+            if len(ciphertexts) != layout.ciphertexts(len(sent)):
+                raise ValueError("a wrong number of ciphertexts")
+            g, h = layout.unpack(key.decrypt(ciphertexts), len(sent))
+        except ValueError as error:
+            raise self._host.breach(f"CandidateSums with {error}") from None
+        left = Sums(np.zeros(message.candidates, np.int64), np.zeros(message.candidates, np.int64))
+        left.gradient[sent], left.hessian[sent] = g, h
+        return left, valid, sibling_valid
+
+    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, tuple[Branch, Mask]]:
+        """The branch of each node won, and which of its rows go left, as the host says."""
+        if not nodes:
+            return {}
+        await self._host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
+        taken = {}
+        for node, choice in nodes.items():
+            answer = await self._host.recv(Direction)
+            inside = frontier.inside(node)
+            if answer.node != node or answer.candidate not in choice.candidates:
+                raise self._host.breach("a Direction that was not asked for")
+            try:
+                left = unpack_bits(answer.left, int(inside.sum()))
+            except ValueError as error:
+                raise self._host.breach(f"a Direction with {error}") from None
+            counted = frontier.active & inside
+            counted[inside] &= left
+            said = self.candidates[node][0].at(answer.candidate)
+            if not _total(self._g, self._h, counted).equals(said):
+                raise self._host.breach("a Direction whose rows do not add up to its sums")
+            column = answer.column[:100]
+            taken[node] = Branch(self._party, answer.record, column, choice.gain), left
+        return taken
+
+
+# ---------------------------------------------------------------------------------------- host
+
+
+async def host_train(
+    guest: Peer,
+    binned: Binned,
+    params: BoostParams,
+    *,
+    name: str,
+    shown: Callable[[str], str],
+    keep: Callable[[HostModel], None] = lambda _: None,
+    progress: Callable[[int, int], None] = lambda tree, of: None,
+    shuffle: Callable[[list[int]], None] = _shuffle,
+) -> HostModel:
+    """A host's half of the model.
+
+    `shown` gives the name under which the guest may see a column; `keep` stores the half before the
+    guest is told that it is safe. Raises PeerError when the guest breaks the protocol.
+    """
+    layout = Layout.for_rows(binned.rows, params.key_bits)
+    splits: list[Split] = []
+    first_record: dict[int, int] = {}  # of each tree
+
+    # 1. The guest's key.
+    message = await guest.recv(Key)
+    try:
+        key = PublicKey(int.from_bytes(message.modulus, "big"))
+    except ValueError as error:
+        raise guest.breach(f"a Key with {error}") from None
+    if key.bits != params.key_bits:
+        raise guest.breach(f"a Key of {key.bits} bits where the job says {params.key_bits}")
+
+    while True:
+        start = await guest.recv(TreeStart, Finish)
+        if isinstance(start, Finish):
+            break
+        if start.tree not in range(params.trees) or start.tree in first_record:
+            raise guest.breach("a TreeStart out of turn")
+        first_record[start.tree] = len(splits)
+        progress(start.tree + 1, params.trees)
+        tree = _HostTree(guest, key, layout, params, draw_columns(binned, name, params, start.tree))
+        # 2. Encrypted gradients.
+        await tree.receive_gradients(start)
+        order = list(range(len(tree.candidates)))
+        shuffle(order)
+        tree.order = np.array(order, np.int64)
+        # 3 to 7.
+        while await tree.level(splits, shown):
+            pass
+
+    kept = min((r for t, r in first_record.items() if t >= start.trees), default=len(splits))
+    model = HostModel(tuple(splits[:kept]))
+    keep(model)
+    await guest.send(Finished())
+    return model
+
+
+class _HostTree:
+    """A tree under growth, as a host sees it."""
+
+    def __init__(
+        self, guest: Peer, key: PublicKey, layout: Layout, params: BoostParams, binned: Binned
+    ) -> None:
+        self._guest, self._key, self._layout, self._params = guest, key, layout, params
+        self._binned = binned
+        self.candidates = Candidates.of(binned.columns)
+        self.order = np.empty(0, np.int64)  # canonical candidate at each place on the wire
+        self._ciphertexts: Ciphertexts = np.empty((0, key.width), np.uint8)
+        self._frontier = Frontier(np.zeros(0, np.int64), np.zeros(0, np.bool_))
+
+    async def receive_gradients(self, start: TreeStart) -> None:
+        """The ciphertexts of the drawn rows."""
+        rows = self._binned.rows
+        try:
+            active = unpack_bits(start.active, rows)
+        except ValueError as error:
+            raise self._guest.breach(f"a TreeStart with {error}") from None
+        self._frontier = Frontier(np.zeros(rows, np.int64), active)
+        expected, chunks, received = int(active.sum()), [], 0
+        while received < expected:
+            message = await self._guest.recv(Gradients)
+            try:
+                chunks.append(await asyncio.to_thread(self._key.parse, message.ciphertexts))
+            except ValueError as error:
+                raise self._guest.breach(f"Gradients with {error}") from None
+            received += len(chunks[-1])
+            if not len(chunks[-1]) or received > expected:
+                raise self._guest.breach("Gradients of another number of rows than announced")
+        self._ciphertexts = np.concatenate([self._ciphertexts, *chunks])
+
+    async def level(self, splits: list[Split], shown: Callable[[str], str]) -> bool:
+        """One level; False when the tree ends with it."""
+        frontier, own = self._frontier, self.candidates
+
+        # 3. Sums by (node, column, bin) of the smaller children.
+        started = time.perf_counter()
+        sums = await asyncio.to_thread(self._histograms)
+        nodes = frontier.nodes
+        counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))
+        valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
+
+        # 4. Shuffled, packed, re-randomised.
+        for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
+            here = valid[summed][self.order]
+            there = np.zeros_like(here) if sibling is None else valid[sibling][self.order]
+            sent = self.order[here | there]
+            ciphertexts = await asyncio.to_thread(self._candidate_sums, histogram, sent)
+            seconds = time.perf_counter() - started
+            await self._guest.send(
+                CandidateSums(
+                    node=summed,
+                    candidates=len(own),
+                    valid=pack_bits(here),
+                    sibling_valid=pack_bits(there),
+                    ciphertexts=ciphertexts.tobytes(),
+                    seconds=seconds,
+                )
+            )
+            started = time.perf_counter()
+
+        # 6. The splits won.
+        message = await self._guest.recv(Winners, Advance, TreeEnd)
+        if isinstance(message, Winners):
+            for node, numbers in message.candidates.items():
+                await self._guest.send(self._win(node, numbers, valid, splits, shown))
+            message = await self._guest.recv(Advance, TreeEnd)
+        if isinstance(message, TreeEnd):
+            return False
+
+        # 7. Which rows share a node.
+        if not message.split or not set(message.split) <= set(nodes):
+            raise self._guest.breach("an Advance of nodes that are not open")
+        try:
+            left = unpack_bits(message.left, self._binned.rows)
+        except ValueError as error:
+            raise self._guest.breach(f"an Advance with {error}") from None
+        frontier.advance(sorted(set(message.split)), left)
+        return True
+
+    def _histograms(self) -> list[Ciphertexts]:
+        """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
+        frontier, cells = self._frontier, self.candidates.cells
+        summed = [pair[0] for pair in frontier.pairs]
+        slots = frontier.slots(summed)[frontier.active]
+        codes = self._binned.codes[:, frontier.active]
+        columns = [
+            np.where(slots >= 0, slots * cells + offset + own, -1)
+            for own, offset in zip(codes, self.candidates.offsets, strict=True)
+        ]
+        sums = self._key.sum_cells(self._ciphertexts, columns, len(summed) * cells)
+        return list(sums.reshape(len(summed), cells, self._key.width))
+
+    def _candidate_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
+        """Left sums of the candidates `sent`, packed and re-randomised."""
+        own, key = self.candidates, self._key
+        running = histogram.copy()
+        for column, start in zip(own.columns, own.offsets.tolist(), strict=True):
+            if column.edges is not None:
+                part = slice(start, start + column.bins)
+                running[part] = key.running(histogram[part])
+        left = running[own.cell[sent]]
+        with_missing = own.missing_left[sent]
+        missing = histogram[own.missing_cell[sent[with_missing]]]
+        left[with_missing] = key.add(left[with_missing], missing)
+        return key.rerandomise(key.pack(left, self._layout.slot_bits, self._layout.slots))
+
+    def _win(
+        self,
+        node: int,
+        numbers: list[int],
+        valid: dict[int, Mask],
+        splits: list[Split],
+        shown: Callable[[str], str],
+    ) -> Direction:
+        """Take the first of the tied candidates in canonical order."""
+        if node not in valid or not numbers or not set(numbers) <= set(range(len(self.order))):
+            raise self._guest.breach("Winners of a node or candidate that was not offered")
+        number = min(numbers, key=lambda i: int(self.order[i]))
+        candidate = int(self.order[number])
+        if not valid[node][candidate]:
+            raise self._guest.breach("Winners of a candidate with too few rows")
+        frontier = self._frontier
+        split, left = self.candidates.take(
+            candidate, self._binned.codes, frontier.inside(node), frontier.active
+        )
+        splits.append(split)
+        return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+
+
+# ------------------------------------------------------------------------------- what both share
+
+
+def draw_rows(train: Mask, params: BoostParams, tree: int) -> Mask:
+    """The rows drawn for a tree: a share of the training rows, without replacement."""
+    if params.subsample == 1:
+        return train
+    rows = np.flatnonzero(train)
+    size = max(1, round(params.subsample * len(rows)))
+    drawn = np.random.default_rng([params.seed, tree]).choice(rows, size, replace=False)
+    mask = np.zeros_like(train)
+    mask[drawn] = True
+    return mask
+
+
+def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> Binned:
+    """The columns of a party drawn for a tree: each party draws a share of its own, at least one."""
+    total = len(binned.columns)
+    if params.colsample == 1 or not total:
+        return binned
+    size = max(1, round(params.colsample * total))
+    generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
+    drawn = np.sort(generator.choice(total, size, replace=False))
+    return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
+
+
+def _total(g: Integers, h: Integers, rows: Mask) -> Sums:
+    return Sums(np.asarray(g[rows].sum()), np.asarray(h[rows].sum()))
