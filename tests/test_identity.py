@@ -1,0 +1,148 @@
+import datetime
+import os
+import ssl
+import stat
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+
+from vfl.errors import ConfigError, IdentityError
+from vfl.net.websocket import HOST
+from vfl.party import identity
+
+
+def test_a_made_identity_is_loaded_again_signs_and_is_verified(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "keys" / "insurer", "insurer")
+    loaded = identity.load(tmp_path / "keys" / "insurer")
+    assert loaded == made
+    assert loaded.name == loaded.certificate.name == "insurer"
+    signature = loaded.sign(b"receipt")
+    assert made.certificate.verify(signature, b"receipt")
+    assert not made.certificate.verify(signature, b"other")
+    assert not made.certificate.verify(b"", b"receipt")
+
+
+def test_the_key_is_never_readable_by_others(tmp_path: Path, monkeypatch) -> None:
+    modes = []
+    true_open = os.open
+
+    def watched(path, flags, mode=0o777, **rest):
+        modes.append((str(path), flags & os.O_EXCL, mode))
+        return true_open(path, flags, mode, **rest)
+
+    monkeypatch.setattr(identity.os, "open", watched)
+    old = os.umask(0)
+    try:
+        identity.create(tmp_path / "insurer", "insurer")
+    finally:
+        os.umask(old)
+    key = tmp_path / "insurer.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert (str(key), os.O_EXCL, 0o600) in modes
+
+
+def test_the_certificate_says_what_a_strict_peer_expects(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer")
+    found = x509.load_der_x509_certificate(made.certificate.der)
+    constraints = found.extensions.get_extension_for_class(x509.BasicConstraints)
+    assert constraints.critical and not constraints.value.ca
+    years = (found.not_valid_after_utc - datetime.datetime.now(datetime.UTC)).days / 365
+    assert 4.9 < years < 5.1
+
+    context = ssl.create_default_context(cadata=made.certificate.der)
+    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(made.certificate_path, made.key_path)
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    here = context.wrap_bio(to_client, to_server, server_hostname=HOST)
+    there = server.wrap_bio(to_server, to_client, server_side=True)
+    for end in (here, there, here, there):
+        try:
+            end.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+    assert here.getpeercert(binary_form=True) == made.certificate.der
+
+
+def test_fingerprints_are_sha256_in_groups(tmp_path: Path) -> None:
+    certificate = identity.create(tmp_path / "insurer", "insurer").certificate
+    assert len(certificate.fingerprint) == 64
+    assert certificate.fingerprint_groups.replace(" ", "") == certificate.fingerprint
+    assert {len(group) for group in certificate.fingerprint_groups.split()} == {4}
+
+
+def test_nothing_shows_the_key(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer")
+    secret = made._key.private_numbers().private_value
+    for text in (repr(made), str(made)):
+        assert "EllipticCurve" not in text and "PRIVATE" not in text
+        assert str(secret) not in text and f"{secret:x}" not in text
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer")
+    before = made.key_path.read_bytes()
+    with pytest.raises(IdentityError, match="exists already"):
+        identity.create(tmp_path / "insurer", "insurer")
+    made.key_path.unlink()
+    with pytest.raises(IdentityError, match=r"insurer\.pem exists already"):
+        identity.create(tmp_path / "insurer", "insurer")
+    assert not made.key_path.exists()
+    assert before
+
+
+def test_a_dot_in_the_file_name_is_kept(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer.2027", "insurer")
+    assert made.key_path.name == "insurer.2027.key"
+
+
+@pytest.mark.parametrize("name", ["", "Insurer", "1st", "a_b", "a" * 33, "a\n", "ä", "../a"])
+def test_a_name_that_is_none_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match="cannot be a party's name"):
+        identity.create(tmp_path / "x", name)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(IdentityError, match="cannot write"):
+        identity.create(tmp_path / "file" / "insurer", "insurer")
+
+
+def test_what_is_wrong_with_the_files_is_said(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer")
+    other = identity.create(tmp_path / "registry", "registry")
+    with pytest.raises(IdentityError, match=r"nobody\.pem does not exist"):
+        identity.load(tmp_path / "nobody")
+
+    made.key_path.chmod(0o640)
+    with pytest.raises(IdentityError, match="chmod 600"):
+        identity.load(tmp_path / "insurer")
+    made.key_path.chmod(0o600)
+
+    key, pem = made.key_path.read_bytes(), made.certificate_path.read_bytes()
+    made.key_path.write_bytes(other.key_path.read_bytes())
+    with pytest.raises(IdentityError, match="do not belong together"):
+        identity.load(tmp_path / "insurer")
+    made.key_path.write_bytes(key[: len(key) // 2])
+    with pytest.raises(IdentityError, match="holds no private key"):
+        identity.load(tmp_path / "insurer")
+    made.key_path.unlink()
+    with pytest.raises(IdentityError, match=r"insurer\.key does not exist"):
+        identity.load(tmp_path / "insurer")
+
+    for content in (b"", b"garbage", pem[:200], pem + pem):
+        made.certificate_path.write_bytes(content)
+        with pytest.raises(IdentityError, match="is not a certificate"):
+            identity.load_certificate(made.certificate_path)
+    made.certificate_path.write_bytes(pem + key)
+    with pytest.raises(IdentityError, match="holds a private key"):
+        identity.load_certificate(made.certificate_path)
+
+
+def test_an_expired_certificate_is_not_used_but_still_verifies(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(identity, "VALID", datetime.timedelta(hours=-1))
+    with pytest.raises(IdentityError, match="expired on"):
+        identity.create(tmp_path / "insurer", "insurer")
+    assert identity.load_certificate(tmp_path / "insurer.pem").name == "insurer"

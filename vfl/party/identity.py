@@ -1,0 +1,223 @@
+"""A party's identity: a P-256 key and a self-signed certificate that its peers pin.
+
+`<prefix>.key` stays with the party. `<prefix>.pem` goes to the peers, who compare its fingerprint
+by phone and name the file in their party file. There is no authority that could issue a second
+certificate for the same name.
+"""
+
+import datetime
+import hashlib
+import os
+import re
+import stat
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from vfl.errors import ConfigError, IdentityError
+from vfl.net.websocket import HOST
+
+VALID = datetime.timedelta(days=5 * 365)
+
+_NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
+_ALGORITHM = ec.ECDSA(hashes.SHA256())
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """The public half of an identity."""
+
+    name: str
+    pem: bytes = field(repr=False)
+    der: bytes = field(repr=False)
+    expires: datetime.datetime
+    _public: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the DER, in hex."""
+        return hashlib.sha256(self.der).hexdigest()
+
+    @property
+    def fingerprint_groups(self) -> str:
+        """The fingerprint in groups of four, to be compared by phone."""
+        return " ".join(re.findall("....", self.fingerprint))
+
+    def verify(self, signature: bytes, data: bytes) -> bool:
+        """Whether the identity's key made `signature` over `data`."""
+        try:
+            self._public.verify(signature, data, _ALGORITHM)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Identity:
+    """A party's own key and certificate, with the files that hold them."""
+
+    certificate: Certificate
+    key_path: Path
+    certificate_path: Path
+    _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
+
+    @property
+    def name(self) -> str:
+        return self.certificate.name
+
+    def sign(self, data: bytes) -> bytes:
+        """An ECDSA signature (SHA-256, DER) over `data`."""
+        return self._key.sign(data, _ALGORITHM)
+
+
+def create(prefix: Path, name: str) -> Identity:
+    """Make an identity in `<prefix>.key` and `<prefix>.pem`.
+
+    Raises ConfigError for a name that is none, IdentityError when a file exists or cannot be
+    written.
+    """
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
+        )
+    key_path, certificate_path = _paths(prefix)
+    for path in (key_path, certificate_path):
+        if path.exists():
+            raise IdentityError(f"{path} exists already and is not overwritten: choose another name")
+    key = ec.generate_private_key(ec.SECP256R1())
+    pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
+    secret = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    try:
+        prefix.parent.mkdir(parents=True, exist_ok=True)
+        _write_new(key_path, secret, 0o600)
+        try:
+            _write_new(certificate_path, pem, 0o644)
+        except OSError:
+            key_path.unlink()
+            raise
+    except OSError as error:
+        raise IdentityError(f"cannot write {error.filename or prefix}: {error.strerror}") from None
+    return load(prefix)
+
+
+def load(prefix: Path) -> Identity:
+    """The identity in `<prefix>.key` and `<prefix>.pem`.
+
+    Raises IdentityError when a file is missing, damaged or readable by others, the two do not
+    belong together, or the certificate is not valid today.
+    """
+    key_path, certificate_path = _paths(prefix)
+    certificate = load_certificate(certificate_path)
+    secret = _read(key_path)
+    if os.name == "posix" and stat.S_IMODE(key_path.stat().st_mode) & 0o077:
+        raise IdentityError(f"others can read the private key {key_path}: run chmod 600 {key_path}")
+    try:
+        key = serialization.load_pem_private_key(secret, password=None)
+    except (ValueError, TypeError):
+        raise IdentityError(f"{key_path} holds no private key made by `vfl keys new`") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate._public:
+        raise IdentityError(f"{key_path} and {certificate_path} do not belong together")
+    if certificate.expires <= datetime.datetime.now(datetime.UTC):
+        raise IdentityError(
+            f"{certificate_path} expired on {certificate.expires:%Y-%m-%d}: make a new identity"
+            " with `vfl keys new` and send its certificate to the peers"
+        )
+    return Identity(certificate, key_path, certificate_path, key)
+
+
+def load_certificate(path: Path) -> Certificate:
+    """The certificate of a party, own or peer. It may have expired: signatures outlive it.
+
+    Raises IdentityError when the file is missing or is not one certificate of a party.
+    """
+    pem = _read(path)
+    if b"PRIVATE KEY" in pem:
+        raise IdentityError(
+            f"{path} holds a private key, which must never leave its party: use the .pem file"
+        )
+    try:
+        (found,) = x509.load_pem_x509_certificates(pem)
+        public = found.public_key()
+        (common_name,) = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    except ValueError:
+        raise IdentityError(f"{path} is not a certificate made by `vfl keys new`") from None
+    name = str(common_name.value)
+    curve = public.curve if isinstance(public, ec.EllipticCurvePublicKey) else None
+    if not isinstance(curve, ec.SECP256R1) or not _NAME.fullmatch(name):
+        raise IdentityError(f"{path} is not a certificate made by `vfl keys new`")
+    return Certificate(
+        name,
+        found.public_bytes(serialization.Encoding.PEM),
+        found.public_bytes(serialization.Encoding.DER),
+        found.not_valid_after_utc,
+        public,  # type: ignore[arg-type]  # its curve was checked
+    )
+
+
+def _paths(prefix: Path) -> tuple[Path, Path]:
+    # Not with_suffix: it would cut "keys/insurer.2027" short.
+    return prefix.with_name(prefix.name + ".key"), prefix.with_name(prefix.name + ".pem")
+
+
+def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
+    public = key.public_key()
+    party = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.datetime.now(datetime.UTC)
+    usage = dict.fromkeys(
+        (
+            "content_commitment",
+            "key_encipherment",
+            "data_encipherment",
+            "key_agreement",
+            "key_cert_sign",
+            "crl_sign",
+            "encipher_only",
+            "decipher_only",
+        ),
+        False,
+    )
+    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+    return (
+        x509.CertificateBuilder()
+        .subject_name(party)
+        .issuer_name(party)
+        .public_key(public)
+        .serial_number(x509.random_serial_number())
+        # Peers' clocks may be behind.
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + VALID)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def _write_new(path: Path, data: bytes, mode: int) -> None:
+    """Create `path` with `mode` from its first moment on; fails when it exists."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise IdentityError(
+            f"{path} does not exist: `vfl keys new` makes an identity, a peer sends its .pem"
+        ) from None
+    except OSError as error:
+        raise IdentityError(f"cannot read {path}: {error.strerror}") from None
