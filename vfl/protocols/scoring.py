@@ -64,9 +64,10 @@ async def guest_score(
     model: GuestModel,
     features: Features,
     places: Sequence[Integers],
+    rows: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Floats:
-    """The score of every row of the batch, shape (rows,).
+    """The score of every row of a batch of `rows`, shape (rows,).
 
     `hosts` are in the order of the model's parties, the guest left out; `places` has for each the
     place of every row in the alignment with it, shape (rows,), -1 where it does not know the row.
@@ -79,7 +80,6 @@ async def guest_score(
     )
 
     # 2. Which way each row goes, chunk by chunk.
-    rows = len(places[0]) if places else len(next(iter(features.values())))
     chunk = max(1, min(_ROWS, _BITS // max([1, *map(len, missing)])))
     scores = np.empty(rows)
     for first in range(0, rows, chunk):

@@ -1,0 +1,359 @@
+"""The command line: one party of a federation."""
+
+import asyncio
+import contextlib
+import json
+import logging
+import math
+import signal
+from collections.abc import Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from vfl import __version__
+from vfl.errors import VflError
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+_PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
+_WAIT = click.option(
+    "--wait",
+    type=click.FloatRange(0, 86400),
+    default=30.0,
+    show_default=True,
+    help="Seconds to wait for the other parties to be there.",
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+
+
+class _Group(click.Group):
+    """Turns every VflError into one line and its exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except VflError as error:
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(error.exit_code)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(INTERRUPTED)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="vfl")
+def main() -> None:
+    """Train and score models together with other companies, without sharing data.
+
+    \b
+    Exit codes: 0 done, 2 configuration, 3 table, 4 keys, 5 model or alignment, 6 refused by policy,
+    7 peer unreachable, 8 peer lost, 9 peer stopped the job, 10 peer broke the protocol, 130 interrupted.
+    """
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
+@main.group()
+def keys() -> None:
+    """This party's identity."""
+
+
+@keys.command("new")
+@click.argument("name")
+@click.option(
+    "--dir",
+    "folder",
+    type=click.Path(path_type=Path),
+    default=Path("keys"),
+    show_default=True,
+    help="Folder of the two files.",
+)
+def keys_new(name: str, folder: Path) -> None:
+    """Make a key and a certificate for the party NAME."""
+    from vfl.party import identity
+
+    made = identity.create(folder / name, name)
+    click.echo(f"{folder / name}.key   the private key: never leaves this machine")
+    click.echo(f"{folder / name}.pem   the certificate: give it to the other parties")
+    click.echo(f"fingerprint  {made.certificate.fingerprint_groups}")
+    click.echo("Compare the fingerprint by phone before the others pin the certificate.")
+
+
+@keys.command("show")
+@click.argument("certificate", type=click.Path(path_type=Path), metavar="CERTIFICATE.pem")
+def keys_show(certificate: Path) -> None:
+    """Show whose a certificate is, and its fingerprint."""
+    from vfl.party import identity
+
+    found = identity.load_certificate(certificate)
+    click.echo(f"{found.name}\nfingerprint  {found.fingerprint_groups}")
+
+
+@main.group("config")
+def config_group() -> None:
+    """The files a person writes."""
+
+
+@config_group.command("schema")
+@click.argument("kind", type=click.Choice(["party", "job"]))
+def config_schema(kind: str) -> None:
+    """Print the JSON Schema of a party or job file."""
+    from vfl.party import config
+
+    click.echo(json.dumps(config.schema("party" if kind == "party" else "job"), indent=2))
+
+
+@main.command()
+@_PARTY
+@click.option("--wait", type=click.FloatRange(0, 3600), default=5.0, show_default=True)
+def doctor(party: Path, wait: float) -> None:
+    """Check files, keys, table and peers before any job."""
+    from vfl.jobs.doctor import examine
+    from vfl.party.config import load_party
+
+    healthy = _run(examine(load_party(party), wait, click.echo))
+    if not healthy:
+        raise click.exceptions.Exit(1)
+
+
+@main.command()
+@_PARTY
+def serve(party: Path) -> None:
+    """Serve guests as a host, job after job, until Ctrl-C or SIGTERM."""
+    from vfl.jobs.connect import Office
+    from vfl.jobs.host import serve as serve_host
+    from vfl.party.config import load_party
+
+    settings = load_party(party)
+    _need_role(settings.role, "host", party)
+    with _terminal() as show:
+        try:
+            _run(serve_host(Office.open(settings), show))
+        except KeyboardInterrupt:
+            show.say(f"{settings.name} stops serving")
+
+
+@main.command()
+@_PARTY
+@_WAIT
+@_JSON
+def align(party: Path, wait: float, as_json: bool) -> None:
+    """Find the rows that all parties know, by private set intersection."""
+    from vfl.jobs.connect import Office
+    from vfl.jobs.guest import align as align_guest
+    from vfl.party.config import load_party
+
+    settings = load_party(party)
+    _need_role(settings.role, "guest", party)
+    with _terminal() as show:
+        alignment, account = _run(align_guest(Office.open(settings), wait=wait, show=show))
+    if as_json:
+        _print_json(
+            {
+                "alignment": alignment.name,
+                "rows": len(alignment.rows),
+                "seconds": account.seconds,
+                "bytes_sent": account.sent,
+                "bytes_received": account.received,
+            }
+        )
+    else:
+        click.echo(f"alignment {alignment.name} is kept; {_cost(account)}")
+
+
+@main.command()
+@_PARTY
+@click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
+@click.option("--alignment", help="Name of an alignment; the latest by default.")
+@_WAIT
+@_JSON
+def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: bool) -> None:
+    """Train the model of a job file together with the hosts."""
+    from vfl.jobs.connect import Office
+    from vfl.jobs.guest import train as train_guest
+    from vfl.party.config import load_job, load_party
+
+    settings, wanted = load_party(party), load_job(job)
+    _need_role(settings.role, "guest", party)
+    with _terminal() as show:
+        done = _run(
+            train_guest(Office.open(settings), wanted, alignment=alignment, wait=wait, show=show)
+        )
+    if as_json:
+        _print_json(
+            {
+                "model": done.half.name,
+                "trees": len(done.half.model.trees),
+                "rows": done.rows,
+                "metrics": done.half.metrics,
+                "importance": done.half.model.importance(),
+                "seconds": done.account.seconds,
+                "phases": done.phases,
+                "bytes_sent": done.account.sent,
+                "bytes_received": done.account.received,
+            }
+        )
+        return
+    _print_metrics(done.half.metrics, done.rows["held out"])
+    _print_importance(done.half.model.importance())
+    click.echo(f"model {done.half.name}: {len(done.half.model.trees)} trees; {_cost(done.account)}")
+
+
+@main.command()
+@_PARTY
+@click.option("--model", required=True, help="Name of a model or of its job (the newest), or a path.")
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Rows to score.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .parquet")
+@_WAIT
+@_JSON
+def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: bool) -> None:
+    """Score a file of rows without labels."""
+    from vfl.jobs.connect import Office
+    from vfl.jobs.guest import score as score_guest
+    from vfl.party.config import load_party
+
+    settings = load_party(party)
+    _need_role(settings.role, "guest", party)
+    with _terminal() as show:
+        done = _run(score_guest(Office.open(settings), model, data, out, wait=wait, show=show))
+    if as_json:
+        _print_json(
+            {
+                "rows": done.rows,
+                "unknown": done.unknown,
+                "seconds": done.account.seconds,
+                "bytes_sent": done.account.sent,
+                "bytes_received": done.account.received,
+            }
+        )
+        return
+    for name, rows in done.unknown.items():
+        click.echo(f"{name} does not know {rows:,} of {done.rows:,} rows: scored without its columns")
+    click.echo(f"{done.rows:,} scores in {out}; {_cost(done.account)}")
+
+
+def _need_role(role: str, needed: str, path: Path) -> None:
+    from vfl.errors import ConfigError
+
+    if role != needed:
+        command = "serve" if role == "host" else "align, train and score"
+        raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
+
+
+def _run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM ends it like Ctrl-C, so that peers are told."""
+
+    async def supervised() -> T:
+        task = asyncio.current_task()
+        if task is not None:
+            with contextlib.suppress(NotImplementedError):  # Windows has no such signal
+                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(supervised())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        if isinstance(first, VflError):
+            raise first from None
+        raise
+
+
+class _Terminal:
+    """News on stderr: lines, and on a terminal one bar with the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+        )
+        self._step: tuple[str, Any] = ("", None)
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        self._console.print(line, markup=False)
+
+    def progress(self, what: str, done: int, of: int) -> None:
+        """Move the bar; another step starts a new one."""
+        kind = what.partition(",")[0]
+        if self._step[0] != kind:
+            if self._step[1] is not None:
+                self.bar.remove_task(self._step[1])
+            self._step = (kind, self.bar.add_task(what, total=of))
+        self.bar.update(self._step[1], description=what, completed=done, total=of)
+
+
+@contextlib.contextmanager
+def _terminal() -> Iterator[_Terminal]:
+    terminal = _Terminal()
+    with terminal.bar:
+        yield terminal
+
+
+def _print_json(result: dict[str, Any]) -> None:
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    click.echo(json.dumps(finite(result)))
+
+
+def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
+    if not metrics:
+        return
+    from rich.table import Table
+
+    table = Table(title=f"on {rows:,} held-out rows", title_justify="left")
+    table.add_column("model")
+    table.add_column("AUC", justify="right")
+    table.add_column("log loss", justify="right")
+    for name, values in metrics.items():
+        table.add_row(name, f"{values['auc']:.4f}", f"{values['log_loss']:.4f}")
+    _print(table)
+
+
+def _print_importance(importance: list[tuple[str, str, int, float]]) -> None:
+    from rich.table import Table
+
+    table = Table(title="importance", title_justify="left")
+    for heading in ("party", "column"):
+        table.add_column(heading)
+    for heading in ("splits", "gain"):
+        table.add_column(heading, justify="right")
+    for party, column, splits, gain in importance[:15]:
+        table.add_row(party, column, f"{splits}", f"{gain:.1f}")
+    _print(table)
+
+
+def _print(table: Any) -> None:
+    from rich.console import Console
+
+    Console(highlight=False).print(table)
+
+
+def _cost(account: Any) -> str:
+    parties = ", ".join(
+        f"{name} {account.sent[name] / 1e6:.1f} MB out, {account.received[name] / 1e6:.1f} MB in"
+        for name in account.sent
+    )
+    return f"{account.seconds:.1f} s; {parties}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What a party does with its table, its store and its peers: align, train, score."""

@@ -1,0 +1,97 @@
+"""Checks before any job: what would fail, and what to do about it."""
+
+import asyncio
+from collections.abc import Callable
+
+from vfl.errors import PeerUnreachable, VflError
+from vfl.jobs.connect import Office
+from vfl.net.peer import together
+from vfl.net.websocket import dial, listen
+from vfl.party.config import Party
+from vfl.party.ids import normalise
+from vfl.party.table import read_table
+
+
+async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool:
+    """Report on table, keys and peers; True when a job could start now."""
+    healthy = _check(say, "table", lambda: _table(party))
+    try:
+        office = Office.open(party)
+    except VflError as error:
+        say(f"FAIL  keys: {error}")
+        return False
+    say(f"ok    keys: fingerprint {office.identity.certificate.fingerprint_groups}")
+    for name, certificate in office.pinned.items():
+        say(f"ok    certificate of {name}: fingerprint {certificate.fingerprint_groups}")
+    dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
+    reached = await together(
+        [_reach(office, name, address, wait, say) for name, address in dialled.items()]
+    )
+    awaited = set(party.peers) - set(dialled)
+    arrived = not awaited or await _await(office, awaited, wait, say)
+    return healthy and all(reached) and arrived
+
+
+def _check(say: Callable[[str], None], what: str, check: Callable[[], str]) -> bool:
+    try:
+        say(f"ok    {what}: {check()}")
+    except VflError as error:
+        say(f"FAIL  {what}: {error}")
+        return False
+    return True
+
+
+def _table(party: Party) -> str:
+    guest = party.role == "guest"
+    table = read_table(party.data, role=party.role, need_label=guest)
+    ids = normalise(table.ids, party.data.normalise, party.data.duplicates, table.path.name)
+    kinds = [v.dtype == object for v in table.features.values()]
+    label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
+    notes = "".join(f"; note: {w}" for w in table.warnings)
+    return (
+        f"{table.path.name}, {table.rows:,} rows, {len(ids.ids):,} distinct ids, "
+        f"{len(kinds) - sum(kinds)} numeric and {sum(kinds)} categorical columns{label}{notes}"
+    )
+
+
+async def _reach(
+    office: Office, name: str, address: str, wait: float, say: Callable[[str], None]
+) -> bool:
+    try:
+        peer = await dial(office.credentials, name, address, office.party.role, wait)
+    except PeerUnreachable as error:
+        hint = ""
+        if office.party.role == "host":
+            hint = " (a guest listens only while one of its commands runs)"
+        say(f"FAIL  {name}: {error}{hint}")
+        return False
+    except VflError as error:
+        say(f"FAIL  {name}: {error}")
+        return False
+    say(f"ok    {name} at {address}: vfl {peer.hello.version}, {peer.hello.role}")
+    await peer.close()
+    return True
+
+
+async def _await(office: Office, awaited: set[str], wait: float, say: Callable[[str], None]) -> bool:
+    address = office.party.party.listen
+    if address is None:
+        return False
+    missing = set(awaited)
+    try:
+        async with listen(office.credentials, address, office.party.role, say) as listener:
+            say(
+                f"ok    listening on {address}, waiting {wait:.0f} s for {' and '.join(sorted(awaited))}"
+            )
+            async with asyncio.timeout(wait):
+                while missing:
+                    peer = await listener.accept()
+                    if peer.name in missing:
+                        missing.discard(peer.name)
+                        say(f"ok    {peer.name} dialled in: vfl {peer.hello.version}, {peer.hello.role}")
+                    await peer.close()
+    except TimeoutError:
+        say(f"FAIL  {' and '.join(sorted(missing))} did not dial in: is `vfl serve` running there?")
+    except VflError as error:
+        say(f"FAIL  {error}")
+    return not missing

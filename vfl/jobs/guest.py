@@ -1,0 +1,352 @@
+"""The guest's side of each job."""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.crypto.paillier import PrivateKey
+from vfl.errors import DataError, ModelError, PeerError
+from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.halves import (
+    Alignment,
+    GuestHalf,
+    ids_digest,
+    load_alignment,
+    load_half,
+    save_alignment,
+    save_half,
+)
+from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
+from vfl.jobs.show import Show
+from vfl.learn.binning import bin_columns
+from vfl.learn.losses import LogisticLoss
+from vfl.learn.metrics import binary_metrics
+from vfl.net.peer import Peer, together
+from vfl.party.config import Job, Party
+from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.store import Store
+from vfl.party.table import Table, check_writable, read_table, write_scores
+from vfl.protocols.boost import Training, TreeDone, guest_train
+from vfl.protocols.psi import guest_align
+from vfl.protocols.scoring import guest_score
+
+
+@dataclass
+class Account:
+    """What a job cost: seconds in all, bytes by host."""
+
+    seconds: float = 0.0
+    sent: dict[str, int] = field(default_factory=dict)
+    received: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, started: float, hosts: Sequence[Peer]) -> "Account":
+        """Since `started` (time.monotonic), over these sessions."""
+        return cls(
+            time.monotonic() - started,
+            {host.name: host.traffic.bytes_sent for host in hosts},
+            {host.name: host.traffic.bytes_received for host in hosts},
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training came to."""
+
+    half: GuestHalf
+    path: Path
+    rows: dict[str, int]  # trained on, kept to decide when to stop, held out
+    account: Account
+    phases: dict[str, float]  # seconds by phase, all trees
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What scoring a batch came to."""
+
+    rows: int
+    unknown: dict[str, int]  # rows that each host does not know
+    account: Account
+
+
+async def align(office: Office, *, wait: float, show: Show) -> tuple[Alignment, Account]:
+    """Find the rows that all parties know, and keep them.
+
+    Raises DataError for ids that cannot be used or an empty intersection, and what sessions raise.
+    """
+    party, started = office.party, time.monotonic()
+    table, ids = _read(party, need_label=False, show=show)
+    async with hosts_of(office, wait, show) as hosts:
+        offer = Offer(
+            "align",
+            run := new_run(),
+            [host.name for host in hosts],
+            list(party.data.normalise),
+            alignment=stamp(run),
+        )
+        await _offer(hosts, offer)
+        rows = await guest_align(hosts, ids.ids, context=offer.run, progress=show.progress)
+        alignment = Alignment(
+            offer.alignment or "",
+            office.identity.certificate.fingerprint,
+            office.fingerprints,
+            party.data.normalise,
+            ids_digest(ids.ids),
+            ids.rows[rows],
+        )
+        await together([host.send(Accept(len(rows))) for host in hosts])
+        await together([host.recv(Kept) for host in hosts])
+        save_alignment(Store(party.party.store), alignment)
+        account = Account.of(started, hosts)
+    show.say(f"{len(rows):,} of {table.rows:,} rows are known to all parties")
+    return alignment, account
+
+
+async def train(
+    office: Office, job: Job, *, alignment: str | None = None, wait: float, show: Show
+) -> Trained:
+    """Train the job's model on aligned rows, evaluate it on held-out ones, keep the guest's half.
+
+    Raises DataError, ModelError (no alignment, or one of another table) and what sessions raise.
+    """
+    party, params, started = office.party, job.secureboost, time.monotonic()
+    store = Store(party.party.store)
+    table, ids = _read(party, need_label=True, show=show)
+    aligned = _alignment(office, store, alignment, ids)
+    rows, held_out = _split(table, aligned.rows, job)
+    own = bin_columns(table.take(aligned.rows), params.max_bins, params.min_bin_rows)
+    async with hosts_of(office, wait, show, [n for n in aligned.parties if n != party.name]) as hosts:
+        offer = Offer(
+            "train",
+            run := new_run(),
+            [host.name for host in hosts],
+            list(aligned.normalise),
+            alignment=aligned.name,
+            model=f"{job.name[:40]}-{stamp(run)}",
+            job=job.canonical,
+        )
+        for host, answer in zip(hosts, await _offer(hosts, offer), strict=True):
+            if answer.rows != len(aligned.rows):
+                raise PeerError(
+                    f"{host.name} has {answer.rows or 0:,} rows in alignment {aligned.name}, this "
+                    f"party {len(aligned.rows):,}: align again",
+                    for_peer="the parties hold different alignments",
+                )
+        key = await asyncio.to_thread(PrivateKey.generate, params.key_bits)
+        follow = _Follow(show)
+        model, score = await guest_train(
+            hosts, {party.name: own}, rows, params, key=key, progress=follow.tree
+        )
+        metrics: dict[str, dict[str, float]] = {}
+        if held_out.any():
+            _, alone_score = await guest_train([], {party.name: own}, rows, params)
+            for what, scores in ((f"{party.name} alone", alone_score), ("federation", score)):
+                metrics[what] = binary_metrics(
+                    rows.label[held_out],
+                    LogisticLoss.predict(scores[held_out]),
+                    rows.weight[held_out],
+                )
+        half = GuestHalf(
+            offer.model or "",
+            job.model_dump(mode="json"),
+            tuple(table.features),
+            aligned.normalise,
+            office.fingerprints,
+            model,
+            metrics,
+        )
+        save_half(store, half)
+        account = Account.of(started, hosts)
+        _save_run(store, half, account, follow.phases, aligned.rows, held_out, score)
+    counts = {
+        "train": int(rows.train.sum()),
+        "validation": int(rows.validation.sum()),
+        "held out": int(held_out.sum()),
+    }
+    return Trained(half, store.path("model", half.name), counts, account, follow.phases)
+
+
+async def score(office: Office, model: str, data: Path, out: Path, *, wait: float, show: Show) -> Scored:
+    """Score the rows of a file; `out` gets its ids, probabilities and which hosts know no such row.
+
+    Raises DataError, ModelError and what sessions raise.
+    """
+    party, started = office.party, time.monotonic()
+    check_writable(out)
+    half = load_half(Store(party.party.store), resolve_model(Store(party.party.store), model), GuestHalf)
+    _check_parties(office, half)
+    table, ids = _read(party, need_label=False, show=show, path=data, expect=half.columns)
+    hosts_names = list(half.model.parties[1:])
+    async with hosts_of(office, wait, show, hosts_names) as hosts:
+        offer = Offer("score", new_run(), hosts_names, list(half.normalise), model=half.name)
+        await _offer(hosts, offer)
+        found = await together(
+            [
+                guest_align(
+                    [host],
+                    ids.ids,
+                    context=offer.run + host.name.encode(),
+                    allow_empty=True,
+                    progress=show.progress,
+                )
+                for host in hosts
+            ]
+        )
+        places = []
+        for common in found:
+            place = np.full(table.rows, -1, np.int64)
+            place[ids.rows[common]] = np.arange(len(common))
+            places.append(place)
+        scores = await guest_score(
+            hosts,
+            half.model,
+            table.features,
+            places,
+            table.rows,
+            lambda done, of: show.progress("scoring", done, of),
+        )
+        account = Account.of(started, hosts)
+    unknown = {name: place < 0 for name, place in zip(hosts_names, places, strict=True)}
+    columns: dict[str, Any] = dict(zip(party.data.id, table.ids, strict=True))
+    columns["probability"] = LogisticLoss.predict(scores)
+    columns["unknown_to"] = _unknown_to(unknown, table.rows)
+    write_scores(out, columns)
+    return Scored(table.rows, {name: int(mask.sum()) for name, mask in unknown.items()}, account)
+
+
+def resolve_model(store: Store, model: str) -> str:
+    """A model's full name from that, from a path, or from its job's name (the newest one)."""
+    if model in store.names("model") or "/" in model or model.endswith(".json"):
+        return model
+    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model]
+    return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
+
+
+class _Follow:
+    """Turns trees into news for the person who waits."""
+
+    def __init__(self, show: Show) -> None:
+        self._show = show
+        self.phases: dict[str, float] = {}
+
+    def tree(self, done: TreeDone) -> None:
+        for phase, seconds in done.seconds.items():
+            self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+        validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
+        self._show.progress(f"training, log loss {done.train_loss:.4f}{validation}", done.tree, done.of)
+
+
+async def _offer(hosts: Sequence[Peer], offer: Offer) -> list[Accept]:
+    await together([host.send(offer) for host in hosts])
+    answers = await together([host.recv(Accept) for host in hosts])
+    for host in hosts:
+        bind(host, offer)
+    return answers
+
+
+def _read(
+    party: Party,
+    *,
+    need_label: bool,
+    show: Show,
+    path: Path | None = None,
+    expect: Sequence[str] | None = None,
+) -> tuple[Table, NormalisedIds]:
+    table = read_table(party.data, role="guest", need_label=need_label, path=path, expect=expect)
+    for warning in table.warnings:
+        show.say(f"note: {warning}")
+    ids = normalise(table.ids, party.data.normalise, party.data.duplicates, table.path.name)
+    return table, ids
+
+
+def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedIds) -> Alignment:
+    if name is None:
+        if not store.names("alignment"):
+            raise ModelError("there is no alignment yet: run `vfl align` first")
+        name = store.latest("alignment")
+    alignment = load_alignment(store, name)
+    if alignment.ids != ids_digest(ids.ids):
+        raise ModelError(
+            f"{office.party.data.path.name} has other ids (or another order) than when alignment "
+            f"{name} was made: run `vfl align` again"
+        )
+    changed = [n for n, print_ in alignment.parties.items() if office.fingerprints.get(n) != print_]
+    if changed:
+        raise ModelError(
+            f"alignment {name} was made with another certificate of {' and '.join(changed)}: align again"
+        )
+    return alignment
+
+
+def _check_parties(office: Office, half: GuestHalf) -> None:
+    for name in half.model.parties:
+        if office.fingerprints.get(name) != half.fingerprints.get(name):
+            raise ModelError(
+                f"model {half.name} was trained with another {name} (its certificate differs from the "
+                "one in the party file)"
+            )
+
+
+def _split(table: Table, aligned: NDArray[np.int64], job: Job) -> tuple[Training, NDArray[np.bool_]]:
+    """The rows that train, that decide when to stop and that are held out, drawn by the job's seed."""
+    params = job.secureboost
+    if table.label is None:
+        raise ValueError("training needs a label")
+    draw = np.random.default_rng([params.seed, 1]).random(table.rows)[aligned]
+    held_out = draw < job.job.holdout
+    validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * params.validation_share)
+    label = table.label[aligned]
+    train = ~held_out & ~validation
+    for mask, what in ((train, "train on"), (validation, "stop by"), (held_out, "evaluate on")):
+        if what != "train on" and not mask.any():
+            continue
+        if len(np.unique(label[mask])) < 2:
+            raise DataError(
+                f"{table.path.name}: the {int(mask.sum()):,} aligned rows to {what} have one class of "
+                "the label only",
+                for_peer="too few aligned rows with both classes of the label",
+            )
+    weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
+    return Training(label, weight, train, validation), held_out
+
+
+def _save_run(
+    store: Store,
+    half: GuestHalf,
+    account: Account,
+    phases: dict[str, float],
+    aligned: NDArray[np.int64],
+    held_out: NDArray[np.bool_],
+    score: NDArray[np.float64],
+) -> None:
+    rows = store.write_array("run", half.name, aligned[held_out])
+    probability = store.write_array("run", half.name, LogisticLoss.predict(score[held_out]))
+    store.write(
+        "run",
+        half.name,
+        {
+            "model": half.name,
+            "metrics": half.metrics,
+            "seconds": account.seconds,
+            "phases": phases,
+            "sent": account.sent,
+            "received": account.received,
+            "held_out_rows": dict(rows),
+            "held_out_probability": dict(probability),
+        },
+    )
+
+
+def _unknown_to(unknown: dict[str, NDArray[np.bool_]], rows: int) -> list[str]:
+    """For each row the hosts that do not know it, joined by blanks."""
+    flags = [""] * rows
+    for name, mask in unknown.items():
+        for row in np.flatnonzero(mask).tolist():
+            flags[row] = f"{flags[row]} {name}".strip()
+    return flags

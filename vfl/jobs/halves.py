@@ -1,0 +1,131 @@
+"""Halves of models and alignments as documents of the party's store.
+
+A document names the model and both parties by the fingerprints of their certificates, so that a half
+of another model or another guest is refused. Format version 1; old versions stay loadable.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.errors import ModelError
+from vfl.party.store import Store
+from vfl.protocols.boost import GuestModel, HostModel
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class GuestHalf:
+    """The guest's half of a model."""
+
+    name: str
+    job: dict[str, Any]
+    columns: tuple[str, ...]
+    normalise: tuple[str, ...]
+    fingerprints: dict[str, str]  # of all parties
+    model: GuestModel
+    metrics: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True)
+class HostHalf:
+    """A host's half of a model."""
+
+    name: str
+    job: dict[str, Any]
+    columns: tuple[str, ...]
+    normalise: tuple[str, ...]
+    guest: str  # fingerprint
+    host: str  # fingerprint
+    model: HostModel
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which rows of the party's table are common to all, in the common order."""
+
+    name: str
+    guest: str  # fingerprint
+    parties: dict[str, str]  # names, and fingerprints as far as this party knows them
+    normalise: tuple[str, ...]
+    ids: str  # digest of the normalised ids of the table that was aligned
+    rows: NDArray[np.int64]
+
+
+def save_half(store: Store, half: GuestHalf | HostHalf) -> None:
+    """Keep a half. Raises DataError when the store cannot be written."""
+    store.write("model", half.name, msgspec.to_builtins(half, str_keys=True))
+
+
+def load_half(store: Store, name: str, kind: type[T]) -> T:
+    """The half of that name or path. Raises ModelError when it is missing, damaged or foreign."""
+    body = store.read("model", name)
+    half = _converted(body, kind, f"model {name}")
+    if isinstance(half, GuestHalf):
+        _check_trees(half.model, name)
+    return half
+
+
+def save_alignment(store: Store, alignment: Alignment) -> None:
+    """Keep an alignment. Raises DataError when the store cannot be written."""
+    rows = store.write_array("alignment", alignment.name, alignment.rows)
+    body = {
+        "name": alignment.name,
+        "guest": alignment.guest,
+        "parties": alignment.parties,
+        "normalise": list(alignment.normalise),
+        "ids": alignment.ids,
+        "rows": dict(rows),
+    }
+    store.write("alignment", alignment.name, body)
+
+
+def load_alignment(store: Store, name: str) -> Alignment:
+    """The alignment of that name. Raises ModelError when it is missing or damaged."""
+    body = store.read("alignment", name)
+    rows = store.read_array("alignment", body.pop("rows", {}))
+    return _converted({**body, "rows": rows}, Alignment, f"alignment {name}")
+
+
+def ids_digest(ids: Sequence[bytes]) -> str:
+    """SHA-256 of a table's normalised ids in their order: tells a changed table from the same one."""
+    digest = hashlib.sha256()
+    for one in ids:
+        digest.update(len(one).to_bytes(4, "big") + one)
+    return digest.hexdigest()
+
+
+def _converted(body: Mapping[str, Any], kind: type[T], what: str) -> T:
+    try:
+        return msgspec.convert(body, kind, str_keys=True, dec_hook=_as_is)
+    except msgspec.ValidationError as error:
+        hint = "it may be the other party's half, or of another version"
+        raise ModelError(f"{what} is not what this command needs: {error} ({hint})") from None
+
+
+def _as_is(kind: type[Any], value: object) -> object:
+    """Arrays lie beside the document and come as arrays already."""
+    if not isinstance(value, np.ndarray):
+        raise TypeError("no array")
+    return value
+
+
+def _check_trees(model: GuestModel, name: str) -> None:
+    """Raises ModelError for a tree that no training could have made."""
+    for tree in model.trees:
+        children = {2 * n + side for n in tree.branches for side in (1, 2)} | {0}
+        whole = children == set(tree.branches) | set(tree.leaves)
+        known = all(
+            0 <= b.party < len(model.parties)
+            and b.record >= 0
+            and (b.party > 0 or b.record < len(model.splits))
+            for b in tree.branches.values()
+        )
+        if not whole or not known or set(tree.branches) & set(tree.leaves):
+            raise ModelError(f"model {name} is damaged: a tree is not whole")
