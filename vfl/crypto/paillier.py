@@ -28,33 +28,35 @@ Ciphertexts = NDArray[np.uint8]  # shape (count, width)
 RandomBits = Callable[[int], int]
 
 _SMALL_PRIMES = gmpy2.primorial(1 << 16)
-_WINDOW = 8
+_TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
 
 
 class FixedBase:
-    """Powers of one base, from a table of base^(digit * 2^(8 i)).
+    """Powers of one base, from a table of base^(digit * 2^(window i)).
 
     Brickell, Gordon, McCurley, Wilson, EUROCRYPT 1992: one product a digit, no squarings.
     """
 
     def __init__(self, base: mpz, modulus: mpz, exponent_bits: int) -> None:
+        entry = modulus.bit_length() // 8
+        window = max(w for w in range(1, 11) if (exponent_bits // w << w) * entry <= _TABLE_BYTES)
         self._modulus = modulus
-        self._bytes = -(-exponent_bits // _WINDOW)
+        self._window = window
         self._table: list[list[mpz]] = []
-        for _ in range(self._bytes):
+        for _ in range(-(-exponent_bits // window)):
             powers = [mpz(1)]
-            for _ in range((1 << _WINDOW) - 1):
+            for _ in range((1 << window) - 1):
                 powers.append(powers[-1] * base % modulus)
             self._table.append(powers)
             base = powers[-1] * base % modulus
 
     def power(self, exponent: int) -> mpz:
         """base ** exponent, for exponents of at most the bits promised."""
-        modulus = self._modulus
+        modulus, window, mask = self._modulus, self._window, (1 << self._window) - 1
         result = mpz(1)
-        digits = exponent.to_bytes(self._bytes, "little")
-        for powers, digit in zip(self._table, digits, strict=True):
-            result = result * powers[digit] % modulus
+        for powers in self._table:
+            result = result * powers[exponent & mask] % modulus
+            exponent >>= window
         return result
 
 

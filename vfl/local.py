@@ -1,0 +1,85 @@
+"""Several parties on one machine, each a process of its own: for demos, benchmarks and rehearsals.
+
+Every party has a folder with its party file `NAME.toml`, its table and its keys. Nothing is shared but
+certificates and a port of the loopback interface.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from vfl.errors import VflError
+from vfl.party import identity
+
+_VFL = [sys.executable, "-m", "vfl.cli"]
+
+
+@dataclass
+class Host:
+    """A serving host: its process, and once it has ended the most memory it held, in bytes."""
+
+    process: subprocess.Popen[str]
+    peak_memory: int = 0
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return cast(int, probe.getsockname()[1])
+
+
+def exchange_keys(folders: Mapping[str, Path]) -> None:
+    """Make each party's keys in FOLDER/keys and put the others' certificates in FOLDER/peers."""
+    for name, folder in folders.items():
+        identity.create(folder / "keys" / name, name)
+    for name, folder in folders.items():
+        (folder / "peers").mkdir(exist_ok=True)
+        for other in set(folders) - {name}:
+            shutil.copy(folders[other] / "keys" / f"{other}.pem", folder / "peers")
+
+
+@contextmanager
+def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
+    """The hosts of these folders, serving for as long as the block lasts; they log to serve.log."""
+    hosts = {}
+    try:
+        for name, folder in folders.items():
+            with (folder / "serve.log").open("w") as log:
+                command = [*_VFL, "serve", f"{name}.toml"]
+                process = subprocess.Popen(command, cwd=folder, stderr=log, text=True)  # noqa: S603
+            hosts[name] = Host(process)
+        yield hosts
+    finally:
+        for host in hosts.values():
+            host.process.terminate()
+        for host in hosts.values():
+            _, _, usage = os.wait4(host.process.pid, 0)
+            host.process.returncode = 0
+            host.peak_memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def run(folder: Path, *command: str | Path) -> dict[str, Any]:
+    """A guest's command in its folder: what it prints with --json, and its `peak_memory` in bytes.
+
+    Raises VflError when the command fails; it has said why on stderr.
+    """
+    words: Sequence[str] = [*_VFL, *map(str, command), "--json"]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
+    with process:
+        output = process.stdout.read() if process.stdout else ""
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise VflError(f"vfl {command[0]} failed with exit code {process.returncode}")
+    result = cast(dict[str, Any], json.loads(output))
+    result["peak_memory"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return result
