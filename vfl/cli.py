@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import signal
+import time
 from collections.abc import Coroutine, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ from vfl.errors import VflError
 
 T = TypeVar("T")
 INTERRUPTED = 130
+_LOG_SECONDS = 30.0
 
 _PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
 _WAIT = click.option(
@@ -154,9 +156,7 @@ def align(party: Path, wait: float, as_json: bool) -> None:
             {
                 "alignment": alignment.name,
                 "rows": len(alignment.rows),
-                "seconds": account.seconds,
-                "bytes_sent": account.sent,
-                "bytes_received": account.received,
+                **_account(account),
             }
         )
     else:
@@ -189,10 +189,8 @@ def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: b
                 "rows": done.rows,
                 "metrics": done.half.metrics,
                 "importance": done.half.model.importance(),
-                "seconds": done.account.seconds,
                 "phases": done.phases,
-                "bytes_sent": done.account.sent,
-                "bytes_received": done.account.received,
+                **_account(done.account),
             }
         )
         return
@@ -223,9 +221,7 @@ def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: 
             {
                 "rows": done.rows,
                 "unknown": done.unknown,
-                "seconds": done.account.seconds,
-                "bytes_sent": done.account.sent,
-                "bytes_received": done.account.received,
+                **_account(done.account),
             }
         )
         return
@@ -283,6 +279,7 @@ class _Terminal:
             transient=True,
         )
         self._step: tuple[str, Any] = ("", None)
+        self._started = self._said = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -290,12 +287,18 @@ class _Terminal:
 
     def progress(self, what: str, done: int, of: int) -> None:
         """Move the bar; another step starts a new one."""
-        kind = what.partition(",")[0]
+        kind, now = what.partition(",")[0], time.monotonic()
         if self._step[0] != kind:
+            self._started = now
             if self._step[1] is not None:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task(what, total=of))
         self.bar.update(self._step[1], description=what, completed=done, total=of)
+        if self.bar.disable and now - self._said >= _LOG_SECONDS and 0 < done < of:
+            # No terminal: a line now and then, for the log.
+            self._said = now
+            left = (now - self._started) * (of - done) / done
+            self.say(f"{what}: {done:,} of {of:,}, about {left:,.0f} s left")
 
 
 @contextlib.contextmanager
@@ -345,6 +348,15 @@ def _print(table: Any) -> None:
     from rich.console import Console
 
     Console(highlight=False).print(table)
+
+
+def _account(account: Any) -> dict[str, Any]:
+    return {
+        "seconds": account.seconds,
+        "bytes_sent": account.sent,
+        "bytes_received": account.received,
+        "peak_memory": account.peak_memory,
+    }
 
 
 def _cost(account: Any) -> str:

@@ -5,7 +5,6 @@ certificates and a port of the loopback interface.
 """
 
 import json
-import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from vfl.errors import VflError
+from vfl.jobs.memory import peak_memory
 from vfl.party import identity
 
 _VFL = [sys.executable, "-m", "vfl.cli"]
@@ -60,26 +60,20 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
         yield hosts
     finally:
         for host in hosts.values():
-            host.process.terminate()
+            if host.process.poll() is None:
+                host.peak_memory = peak_memory(host.process.pid)
+                host.process.terminate()
         for host in hosts.values():
-            _, _, usage = os.wait4(host.process.pid, 0)
-            host.process.returncode = 0
-            host.peak_memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+            host.process.wait()
 
 
 def run(folder: Path, *command: str | Path) -> dict[str, Any]:
-    """A guest's command in its folder: what it prints with --json, and its `peak_memory` in bytes.
+    """A guest's command in its folder: what it prints with --json.
 
     Raises VflError when the command fails; it has said why on stderr.
     """
     words: Sequence[str] = [*_VFL, *map(str, command), "--json"]
-    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, text=True)  # noqa: S603
-    with process:
-        output = process.stdout.read() if process.stdout else ""
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise VflError(f"vfl {command[0]} failed with exit code {process.returncode}")
-    result = cast(dict[str, Any], json.loads(output))
-    result["peak_memory"] = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    return result
+    done = subprocess.run(words, cwd=folder, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        raise VflError(f"vfl {command[0]} failed with exit code {done.returncode}")
+    return cast(dict[str, Any], json.loads(done.stdout))

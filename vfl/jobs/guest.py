@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,11 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
+from vfl.jobs.memory import peak_memory
 from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
 from vfl.jobs.show import Show
 from vfl.learn.binning import bin_columns
 from vfl.learn.losses import LogisticLoss
-from vfl.learn.metrics import binary_metrics
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
 from vfl.party.ids import NormalisedIds, normalise
@@ -39,11 +39,12 @@ from vfl.protocols.scoring import guest_score
 
 @dataclass
 class Account:
-    """What a job cost: seconds in all, bytes by host."""
+    """What a job cost: seconds in all, bytes by host, the most memory this party held in bytes."""
 
-    seconds: float = 0.0
-    sent: dict[str, int] = field(default_factory=dict)
-    received: dict[str, int] = field(default_factory=dict)
+    seconds: float
+    sent: dict[str, int]
+    received: dict[str, int]
+    peak_memory: int
 
     @classmethod
     def of(cls, started: float, hosts: Sequence[Peer]) -> "Account":
@@ -52,6 +53,7 @@ class Account:
             time.monotonic() - started,
             {host.name: host.traffic.bytes_sent for host in hosts},
             {host.name: host.traffic.bytes_received for host in hosts},
+            peak_memory(),
         )
 
 
@@ -115,6 +117,9 @@ async def train(
 
     Raises DataError, ModelError (no alignment, or one of another table) and what sessions raise.
     """
+    # scikit-learn takes a second to import, for which no other command should wait.
+    from vfl.learn.metrics import binary_metrics
+
     party, params, started = office.party, job.secureboost, time.monotonic()
     store = Store(party.party.store)
     table, ids = _read(party, need_label=True, show=show)
@@ -337,6 +342,7 @@ def _save_run(
             "phases": phases,
             "sent": account.sent,
             "received": account.received,
+            "peak_memory": account.peak_memory,
             "held_out_rows": dict(rows),
             "held_out_probability": dict(probability),
         },

@@ -1,0 +1,206 @@
+"""The main job on real data: align, train SecureBoost, evaluate; each party a process, mutual TLS.
+
+    python benchmarks/main_job.py freMTPL2 --rows 50000 --trees 20 --depth 4
+    python benchmarks/main_job.py default_credit
+
+Data: see benchmarks/README.md. LightGBM on the pooled columns has the same trees, depth, learning rate,
+bins and penalty and trains on the same rows.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import lightgbm
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from vfl import local
+from vfl.learn.metrics import binary_metrics
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table for each party, the guest's first, with column `id`; the guest's has `label`."""
+
+    tables: dict[str, pd.DataFrame]
+    categorical: dict[str, list[str]]
+
+
+def fremtpl2(data: Path, rows: int | None) -> Split:
+    """French motor third-party liability, split as insurer, vehicle registry and claims bureau."""
+    policies = pd.read_parquet(data / "freMTPL2" / "policies.parquet").head(rows)
+    policies["id"] = policies["IDpol"].astype(str)
+    policies["label"] = (policies["ClaimNb"] > 0).astype(int)
+    policies["Exposure"] = policies["Exposure"].clip(upper=1)
+    columns = {
+        "insurer": ["id", "label", "Exposure", "Area", "Region", "Density"],
+        "registry": ["id", "VehPower", "VehAge", "VehBrand", "VehGas"],
+        "bureau": ["id", "DrivAge", "BonusMalus"],
+    }
+    tables = {party: policies[names].sample(frac=1, random_state=1) for party, names in columns.items()}
+    return Split(
+        tables,
+        {"insurer": ["Area", "Region"], "registry": ["VehBrand", "VehGas"], "bureau": []},
+    )
+
+
+def default_credit(data: Path, rows: int | None) -> Split:
+    """UCI credit default in FATE's vertical split."""
+    tables = {}
+    for party, side in (("bank", "guest"), ("partner", "host")):
+        table = pd.read_parquet(data / "fate" / f"default_credit_hetero_{side}.parquet").head(rows)
+        table["id"] = table["id"].astype(str)
+        tables[party] = table.rename(columns={"y": "label"})
+    return Split(tables, {"bank": [], "partner": []})
+
+
+SPLITS: dict[str, Callable[[Path, int | None], Split]] = {
+    "freMTPL2": fremtpl2,
+    "default_credit": default_credit,
+}
+
+
+def main() -> None:
+    """Run the job once and print its figures."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("split", choices=SPLITS)
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--trees", type=int, default=20)
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--max-bins", type=int, default=32)
+    parser.add_argument("--learning-rate", type=float, default=0.2)
+    parser.add_argument("--key-bits", type=int, default=2048)
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
+    options = parser.parse_args()
+    if not options.data.is_dir():
+        sys.exit(f"no data at {options.data}: see benchmarks/README.md")
+    split = SPLITS[options.split](options.data, options.rows)
+    with tempfile.TemporaryDirectory() as work:
+        figures = measure(Path(work), split, options)
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show(options.split, figures)
+
+
+def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
+    """All figures, by name."""
+    guest, *hosts = split.tables
+    folders = {party: work / party for party in split.tables}
+    set_up(folders, split, options)
+    with local.serving({host: folders[host] for host in hosts}) as serving:
+        aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
+        trained = local.run(folders[guest], "train", f"{guest}.toml", "job.toml")
+    pooled = pooled_lightgbm(folders[guest], split, trained["model"], options)
+    metrics = trained["metrics"]
+    trees = trained["trees"]
+    return {
+        "rows": aligned["rows"],
+        "trees": trees,
+        "auc_alone": metrics[f"{guest} alone"]["auc"],
+        "auc_federated": metrics["federation"]["auc"],
+        "auc_pooled_lightgbm": pooled["auc"],
+        "align_s": aligned["seconds"],
+        "train_s": trained["seconds"],
+        "seconds_per_tree": {phase: s / trees for phase, s in trained["phases"].items()},
+        "bytes_guest_to_host": trained["bytes_sent"],
+        "bytes_host_to_guest": trained["bytes_received"],
+        "peak_memory_mb": {
+            guest: trained["peak_memory"] / 1e6,
+            **{name: host.peak_memory / 1e6 for name, host in serving.items()},
+        },
+    }
+
+
+def set_up(folders: dict[str, Path], split: Split, options: argparse.Namespace) -> None:
+    """Each party's folder: table, party file, keys; the guest's job file."""
+    guest = next(iter(folders))
+    port = local.free_port()
+    for party, folder in folders.items():
+        folder.mkdir()
+        split.tables[party].to_parquet(folder / "table.parquet")
+        role = "guest" if party == guest else "host"
+        lines = ["[party]", f'name = "{party}"', f'role = "{role}"', f'identity = "keys/{party}"']
+        lines += [f'listen = "127.0.0.1:{port}"'] * (party == guest)
+        lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
+        lines += [f"categorical = {json.dumps(split.categorical[party])}"]
+        lines += ['label = "label"'] * (party == guest)
+        for other in set(folders) - {party}:
+            lines += [f"[peers.{other}]", f'certificate = "peers/{other}.pem"']
+            lines += [f'address = "127.0.0.1:{port}"'] * (other == guest)
+        (folder / f"{party}.toml").write_text("\n".join(lines))
+    local.exchange_keys(folders)
+    (folders[guest] / "job.toml").write_text(
+        f"""[job]
+name = "benchmark"
+purpose = "benchmark"
+model = "secureboost"
+objective = "binary"
+holdout = 0.3
+[secureboost]
+trees = {options.trees}
+depth = {options.depth}
+max_bins = {options.max_bins}
+learning_rate = {options.learning_rate}
+key_bits = {options.key_bits}
+"""
+    )
+
+
+def pooled_lightgbm(
+    folder: Path, split: Split, model: str, options: argparse.Namespace
+) -> dict[str, float]:
+    """LightGBM on everybody's columns, on the same training and held-out rows."""
+    runs = folder / "vfl-store" / "runs"
+    body = json.loads((runs / f"{model}.json").read_text())["body"]
+    guest, *hosts = split.tables
+    held_out = split.tables[guest]["id"].iloc[np.load(runs / body["held_out_rows"]["file"])]
+    columns = split.tables[guest].set_index("id")
+    for host in hosts:
+        theirs = split.tables[host].set_index("id").add_prefix(f"{host} ")
+        columns = columns.join(theirs, how="inner")
+    label = columns.pop("label")
+    for name in columns.select_dtypes(exclude="number"):
+        columns[name] = columns[name].astype("category")
+    train = ~columns.index.isin(held_out)
+    classifier = lightgbm.LGBMClassifier(
+        n_estimators=options.trees,
+        num_leaves=2**options.depth,
+        max_depth=options.depth,
+        learning_rate=options.learning_rate,
+        max_bin=options.max_bins,
+        reg_lambda=1.0,
+        min_child_samples=20,
+        min_child_weight=1.0,
+        verbose=-1,
+    )
+    classifier.fit(columns[train], label[train])
+    return binary_metrics(label[~train].to_numpy(), classifier.predict_proba(columns[~train])[:, 1])
+
+
+def show(name: str, figures: dict) -> None:
+    """The figures as a table."""
+    table = Table(title=f"{name}, {figures['rows']:,} aligned rows, {figures['trees']} trees")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for key, value in figures.items():
+        for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+            shown = f"{number:,}" if isinstance(number, int) else f"{number:,.4f}"
+            table.add_row(f"{key} {part}".strip(), shown)
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
