@@ -37,7 +37,7 @@ class Job:
         """The guest alone with everybody's columns."""
         return asyncio.run(guest_train([], self.blocks, self.rows, self.params))
 
-    def federated(self):
+    def federated(self, workers=1):
         """(guest's half, scores, hosts' halves) over memory."""
         guest_name, *host_names = self.blocks
 
@@ -49,9 +49,10 @@ class Job:
                 self.rows,
                 self.params,
                 KEY,
+                workers,
             )
             hosts = [
-                host_train(theirs, self.blocks[name], self.params, name=name, shown=str)
+                host_train(theirs, self.blocks[name], self.params, name=name, shown=str, workers=workers)
                 for name, (_, theirs) in zip(host_names, pairs, strict=True)
             ]
             (model, scores), *halves = await together([guest, *hosts])
@@ -89,9 +90,7 @@ def resolved(model: GuestModel, halves: list[HostModel]):
         (
             {
                 node: (
-                    model.splits[b.record]
-                    if b.party < own
-                    else halves[b.party - own].splits[b.record],
+                    model.splits[b.record] if b.party < own else halves[b.party - own].splits[b.record],
                     b.gain,
                 )
                 for node, b in sorted(tree.branches.items())
@@ -102,9 +101,9 @@ def resolved(model: GuestModel, halves: list[HostModel]):
     ]
 
 
-def assert_same_model(job: Job) -> None:
+def assert_same_model(job: Job, workers: int = 1) -> None:
     expected, expected_scores = job.oracle()
-    model, scores, halves = job.federated()
+    model, scores, halves = job.federated(workers)
     assert resolved(model, halves) == resolved(expected, [])
     assert np.array_equal(scores, expected_scores)
     assert model.start == expected.start
@@ -114,6 +113,11 @@ def assert_same_model(job: Job) -> None:
 def test_federated_equals_pooled_bit_for_bit(hosts):
     params = BoostParams(trees=3, depth=3, max_bins=8, min_child_rows=5, key_bits=2048)
     assert_same_model(make_job(150, hosts, seed=hosts, params=params))
+
+
+def test_federated_equals_pooled_in_a_pool_of_processes():
+    params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
+    assert_same_model(make_job(5000, 2, seed=4, params=params), workers=2)
 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))

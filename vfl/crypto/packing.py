@@ -31,6 +31,8 @@ class Layout:
     def for_rows(cls, rows: int, key_bits: int) -> "Layout":
         """The layout with the most precise rows (32 bits at most) whose sums are exact."""
         row_bits = min(ROW_BITS, _EXACT_BITS - 1 - rows.bit_length())
+        if rows < 1:
+            raise ValueError(f"{rows} rows have no sums")
         if row_bits < 8:
             raise ValueError(f"sums over {rows:,} rows leave {row_bits} bits a row, fewer than 8")
         sum_bits = (rows << row_bits).bit_length()
@@ -46,7 +48,10 @@ class Layout:
         """One plaintext a row. Raises ValueError when a value is out of bounds."""
         bound = 1 << self.row_bits
         if len(gradient) and (
-            np.abs(gradient).max() > bound or hessian.max() > bound or hessian.min() < 0
+            gradient.max() > bound
+            or gradient.min() < -bound
+            or hessian.max() > bound
+            or hessian.min() < 0
         ):
             raise ValueError(f"a gradient or hessian beyond 2^{self.row_bits}")
         shift = self.sum_bits
@@ -71,11 +76,13 @@ class Layout:
             # Adding half to every slot makes all of them non-negative.
             biased = plaintext + sum(half << (self.slot_bits * s) for s in range(group))
             if biased < 0 or biased >> (self.slot_bits * group):
-                raise ValueError("a packed plaintext out of bounds")
+                raise ValueError(f"a packed plaintext out of bounds: not {group} slots")
             for s in range(group):
                 value = (biased >> (self.slot_bits * s) & mask) - half
                 g, h = value >> self.sum_bits, value & low
                 if abs(g) > bound or h > bound:
-                    raise ValueError("a sum out of bounds")
+                    raise ValueError(
+                        f"a sum out of bounds: over {self.rows:,} rows of 2^{self.row_bits}"
+                    )
                 gradient[i * self.slots + s], hessian[i * self.slots + s] = g, h
         return gradient, hessian

@@ -5,18 +5,23 @@ obfuscator r is an n-th residue. A vector of ciphertexts is a uint8 array of sha
 row one ciphertext as a little-endian integer of fixed width, ready for the wire. Keys and ciphertexts
 are interchangeable with `phe`.
 
-Obfuscators are squares of n-th residues. An encryption of m with such an r is the square of an ordinary
-encryption of m / 2, so that nothing is lost against the textbook scheme (the exponent n is odd).
-- The owner of the key draws r modulo p^2 and q^2 apart, as powers of a fixed base with exponents uniform
-  below p - 1 and q - 1, from window tables, and joins them by the Chinese remainder theorem.
-- Without the key, r is a power of a random square n-th residue modulo n^2. The exponent is 128 bits
-  longer than n, so that r is uniform up to 2^-128 in the group the base generates. Half-length
-  exponents (Damgard, Jurik, Nielsen 2010) are safe only against those who cannot factor n; who
+Obfuscators are squares of n-th residues. An encryption of m with a uniform one is the square of an
+ordinary encryption of m / 2 (n is odd), so that nothing is lost against the textbook scheme.
+- The owner of the key computes h^alpha modulo p^2 and q^2 from tables and joins the two by the Chinese
+  remainder theorem. h is a random square n-th residue and alpha is short: 448 bits at 2048, as in Ma,
+  Han, Lei, ACSAC 2021. That h^alpha then looks uniform in the group of h to those who cannot factor n is
+  an assumption (Damgard, Jurik, Nielsen 2010 prove it from factoring for exponents half as long as n,
+  by Goldreich and Rosen, J. Cryptology 2003); the best attack known, Pollard's kangaroo, takes the root
+  of the number of exponents, 2^224. `full_exponents` does without it: exponents uniform below p - 1 and
+  q - 1, twice the work.
+- Without the key, the exponent is 128 bits longer than n, so that r is uniform up to 2^-128 in the
+  group that the base generates. Shorter ones would do against those who cannot factor n; but who
   re-randomises a sum hides it from the key's owner.
 """
 
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import islice
 
 import gmpy2
 import numpy as np
@@ -24,6 +29,8 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 KEY_BITS = (2048, 3072, 4096)
+# Four times the security level in bits, which NIST SP 800-57 puts at 112 and 128 for the first two.
+SHORT_EXPONENT = {2048: 448, 3072: 512, 4096: 640}
 Ciphertexts = NDArray[np.uint8]  # shape (count, width)
 RandomBits = Callable[[int], int]
 
@@ -60,6 +67,10 @@ class FixedBase:
         return result
 
 
+class InvalidCiphertext(ValueError):
+    """A number that is no ciphertext under the key."""
+
+
 class PublicKey:
     """What the hosts hold: adds, packs and re-randomises, cannot decrypt."""
 
@@ -69,7 +80,8 @@ class PublicKey:
         self.bits = self.n.bit_length()
         if self.bits not in KEY_BITS:
             raise ValueError(f"a modulus of {self.bits} bits; allowed are {KEY_BITS}")
-        if gmpy2.gcd(self.n, _SMALL_PRIMES) != 1 or gmpy2.is_power(self.n) or self.n.is_prime():
+        coprime = self.n > 0 and gmpy2.gcd(self.n, _SMALL_PRIMES) == 1
+        if not coprime or gmpy2.is_power(self.n) or self.n.is_prime():
             raise ValueError("a modulus that is no product of two large primes")
         self.n_squared = self.n * self.n
         self.width = self.bits // 4
@@ -94,18 +106,33 @@ class PublicKey:
         return np.frombuffer(data, np.uint8).reshape(len(integers), self.width)
 
     def parse(self, data: bytes) -> Ciphertexts:
-        """Ciphertexts that a peer sent. Raises ValueError unless all are units modulo n^2."""
+        """Ciphertexts that a peer sent. Raises InvalidCiphertext unless all are units modulo n^2."""
         if len(data) % self.width:
-            raise ValueError("ciphertexts cut short")
+            raise InvalidCiphertext("ciphertexts cut short")
         ciphertexts = np.frombuffer(data, np.uint8).reshape(-1, self.width)
+        self.check(ciphertexts)
+        return ciphertexts
+
+    def check(self, ciphertexts: Ciphertexts) -> None:
+        """Raises InvalidCiphertext unless all are units modulo n^2."""
         product = mpz(1)
         for c in self.integers(ciphertexts):
             if not 0 < c < self.n_squared:
-                raise ValueError("a ciphertext out of range")
+                raise InvalidCiphertext("a ciphertext out of range")
             product = product * c % self.n
         if gmpy2.gcd(product, self.n) != 1:
-            raise ValueError("a ciphertext that is not invertible")
-        return ciphertexts
+            raise InvalidCiphertext("a ciphertext that is not invertible")
+
+    def sum_runs(self, ciphertexts: Ciphertexts, ends: NDArray[np.int64]) -> Ciphertexts:
+        """Sums of neighbouring rows: run i ends (exclusive) at ends[i], where the next one starts."""
+        n_squared, rows = self.n_squared, iter(self.integers(ciphertexts))
+        sums = []
+        for length in np.diff(ends, prepend=0).tolist():
+            total = next(rows)
+            for x in islice(rows, length - 1):
+                total = total * x % n_squared
+            sums.append(total)
+        return self.array(sums)
 
     def sum_cells(
         self, ciphertexts: Ciphertexts, cells: Sequence[NDArray[np.integer]], count: int
@@ -165,6 +192,14 @@ class PublicKey:
         """Ciphertexts WITHOUT obfuscators, which hide nothing."""
         return self.array([(1 + m % self.n * self.n) % self.n_squared for m in plaintexts])
 
+    def parts(self) -> tuple[int, ...]:
+        """What makes the same key in a worker process."""
+        return (int(self.n),)
+
+    def warm(self) -> None:
+        """Make the table of the fixed base now rather than at first use."""
+        self._obfuscator()
+
     def _obfuscator(self) -> mpz:
         bits = self.bits + 128
         if self._base is None:
@@ -176,11 +211,19 @@ class PublicKey:
 class PrivateKey:
     """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem."""
 
-    def __init__(self, p: int, q: int, random_bits: RandomBits = secrets.randbits) -> None:
+    def __init__(
+        self,
+        p: int,
+        q: int,
+        random_bits: RandomBits = secrets.randbits,
+        full_exponents: bool = False,
+    ) -> None:
         self._p, self._q = mpz(p), mpz(q)
         self.public = PublicKey(int(self._p * self._q), random_bits)
         self._random_bits = random_bits
-        self._halves = [_Half(prime, self.public.n) for prime in (self._p, self._q)]
+        self._full_exponents = full_exponents
+        root = random_bits(self.public.bits + 128)
+        self._halves = [_Half(prime, self.public.n, root) for prime in (self._p, self._q)]
         self._p_inverse = gmpy2.invert(self._p, self._q)
         self._p_squared_inverse = gmpy2.invert(self._p**2, self._q**2)
 
@@ -188,7 +231,12 @@ class PrivateKey:
         return f"PrivateKey({self.public.bits} bits)"
 
     @classmethod
-    def generate(cls, bits: int, random_bits: RandomBits = secrets.randbits) -> "PrivateKey":
+    def generate(
+        cls,
+        bits: int,
+        random_bits: RandomBits = secrets.randbits,
+        full_exponents: bool = False,
+    ) -> "PrivateKey":
         """A key with a modulus of exactly `bits` bits."""
         if bits not in KEY_BITS:
             raise ValueError(f"a modulus of {bits} bits; allowed are {KEY_BITS}")
@@ -197,7 +245,7 @@ class PrivateKey:
             q = _prime(bits // 2, random_bits)
             # The bound on |p - q| is FIPS 186-5's, A.1.3.
             if abs(p - q) > mpz(1) << (bits // 2 - 100) and gmpy2.gcd(p * q, (p - 1) * (q - 1)) == 1:
-                return cls(int(p), int(q), random_bits)
+                return cls(int(p), int(q), random_bits, full_exponents)
 
     def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
         """Encryptions of integers (negative ones modulo n)."""
@@ -215,18 +263,34 @@ class PrivateKey:
             plaintexts.append(int(m if m <= half else m - n))
         return plaintexts
 
+    def parts(self) -> tuple[int, ...]:
+        """What makes the same key in a worker process: secret."""
+        return int(self._p), int(self._q), int(self._full_exponents)
+
+    def warm(self) -> None:
+        """Make the tables of the fixed bases now rather than at first use."""
+        self._obfuscator()
+
     def _obfuscator(self) -> mpz:
         at_p, at_q = self._halves
-        r_p, r_q = at_p.obfuscator(self._random_bits), at_q.obfuscator(self._random_bits)
+        if self._full_exponents:
+            r_p, r_q = (
+                at_p.power_below_order(self._random_bits),
+                at_q.power_below_order(self._random_bits),
+            )
+        else:
+            bits = SHORT_EXPONENT[self.public.bits]
+            exponent = self._random_bits(bits)
+            r_p, r_q = at_p.power(exponent, bits), at_q.power(exponent, bits)
         return r_p + at_p.square * ((r_q - r_p) * self._p_squared_inverse % at_q.square)
 
 
 class _Half:
     """What the owner computes modulo the square of one prime (Paillier 1999, section 7)."""
 
-    def __init__(self, prime: mpz, n: mpz) -> None:
+    def __init__(self, prime: mpz, n: mpz, root: int) -> None:
         self.prime, self.square = prime, prime * prime
-        self._n = n
+        self._root, self._n = root, n
         # L((1 + n)^(p-1) mod p^2) = (p - 1) n / p = -n / p modulo p
         self._scale = gmpy2.invert(-(n // prime), prime)
         self._base: FixedBase | None = None
@@ -235,15 +299,19 @@ class _Half:
         u = gmpy2.powmod(c, self.prime - 1, self.square)
         return (u - 1) // self.prime * self._scale % self.prime
 
-    def obfuscator(self, random_bits: RandomBits) -> mpz:
-        bits = self.prime.bit_length()
+    def power(self, exponent: int, bits: int) -> mpz:
+        """h ** exponent modulo the square, for exponents of `bits` bits, always the same number."""
         if self._base is None:
-            base = gmpy2.powmod(random_bits(bits + 128), 2 * self._n, self.square)
-            self._base = FixedBase(base, self.square, bits)
-        while True:
-            exponent = random_bits(bits)
-            if exponent < self.prime - 1:
-                return self._base.power(exponent)
+            h = gmpy2.powmod(self._root, 2 * self._n, self.square)
+            self._base = FixedBase(h, self.square, bits)
+        return self._base.power(exponent)
+
+    def power_below_order(self, random_bits: RandomBits) -> mpz:
+        """A power with an exponent uniform below the order of the group of n-th residues."""
+        bits = self.prime.bit_length()
+        while (exponent := random_bits(bits)) >= self.prime - 1:
+            pass
+        return self.power(exponent, bits)
 
 
 def _prime(bits: int, random_bits: RandomBits) -> mpz:

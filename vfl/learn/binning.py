@@ -89,7 +89,9 @@ def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: in
         # Each kept value stands for the values above the one before it; the last is the maximum.
         counts = np.diff(np.searchsorted(present, distinct, side="right"), prepend=0)
     groups = _merge_small(_greedy(counts, max_bins), counts, min_rows)
-    low, high = distinct[groups[:-1] - 1], distinct[groups[:-1] % max(len(distinct), 1)]
+    low = distinct[groups[:-1] - 1]
+    # The next value present, not the next one kept: the rows in between belong above the edge.
+    high = present[np.searchsorted(present, low, side="right")]
     middle = low + (high - low) / 2
     # Between neighbouring floats the middle may round up to `high`, which must stay above the edge.
     return Column(name, np.where(middle < high, middle, low), (), len(present) < len(values))
@@ -98,8 +100,8 @@ def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: in
 def _greedy(counts: NDArray[np.int64], max_bins: int) -> NDArray[np.int64]:
     """Ends (exclusive) of at most `max_bins` groups of neighbouring distinct values.
 
-    A value with more than its share of the rows gets a group of its own; the others share the rest
-    evenly (LightGBM, GreedyFindBin).
+    A value with more than its share of the rows ends its group, in which smaller values fill half a
+    share at most; the others share the rest evenly (LightGBM, GreedyFindBin).
     """
     if len(counts) <= max_bins:
         return np.arange(1, len(counts) + 1)

@@ -32,4 +32,8 @@ class BoostParams(BaseModel):
         "joint", description="guest: the first tree uses the guest's columns alone"
     )
     key_bits: Literal[2048, 3072, 4096] = Field(2048, description="Paillier modulus")
+    obfuscators: Literal["short", "full"] = Field(
+        "short",
+        description="exponents of the guest's encryption; full needs no assumption, twice the work",
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")

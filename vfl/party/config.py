@@ -8,6 +8,7 @@ job travels to the hosts as its canonical bytes, so that all parties mean the sa
 import difflib
 import hashlib
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -119,11 +120,22 @@ class PartySection(_Section):
     role: Role = Field(description="guest holds the labels, host adds columns")
     identity: LocalPath = Field(description="path of the keys without .key and .pem")
     listen: Listen | None = Field(default=None, description="address to listen on")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="processes for encrypted arithmetic; all cores if absent",
+    )
     store: LocalPath = Field(
         default=Path("vfl-store"),
         validate_default=True,
         description="folder of models, alignments and runs",
     )
+
+    @property
+    def cores(self) -> int:
+        """How many processes to use."""
+        return self.workers or os.cpu_count() or 1
 
 
 class DataSection(_Section):

@@ -30,17 +30,27 @@ import asyncio
 import secrets
 import time
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.crypto.packing import Layout
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.sums import (
+    check_rows,
+    decrypt_sums,
+    encrypt_pairs,
+    pack_and_rerandomise,
+    sum_by_cell,
+)
+from vfl.crypto.workers import SharedRows, Workers
 from vfl.learn.binning import Binned
+from vfl.learn.grouping import Group, group_columns
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Quantiser
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
@@ -191,56 +201,21 @@ async def guest_train(
     rows: Training,
     params: BoostParams,
     key: PrivateKey | None = None,
+    workers: int = 1,
     progress: Callable[[TreeDone], None] = lambda _: None,
 ) -> tuple[GuestModel, Floats]:
     """The guest's half of the model and the score of every aligned row, shape (rows,).
 
     `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
-    blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts.
-    Raises PeerError when a host breaks the protocol.
+    blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts;
+    `workers` processes encrypt and decrypt. Raises PeerError when a host breaks the protocol.
     """
-    n = len(rows.label)
-    layout = Layout.for_rows(n, params.key_bits)
-    bound = LogisticLoss.bound * float(rows.weight.max())
-    guest = _Guest(list(hosts), blocks, params, layout, Quantiser.for_bound(bound, layout.row_bits), key)
-    start = LogisticLoss.start(rows.label[rows.train], rows.weight[rows.train])
-    score = np.full(n, start)
-    trees: list[Tree] = []
-    best = (np.inf, 0, score)  # validation loss, trees, score
-
-    # 1. The key, once.
-    if key is not None:
-        modulus = int(key.public.n).to_bytes(params.key_bits // 8, "big")
-        await together([host.send(Key(modulus)) for host in hosts])
-
-    for number in range(params.trees):
-        guest.seconds.clear()
-        gradient, hessian = LogisticLoss.gradients(score, rows.label, rows.weight)
-        tree, node_of_row = await guest.grow(number, gradient, hessian, rows.train)
-        trees.append(tree)
-        score = score + tree.weights()[node_of_row]
-        validation_loss = rows.loss(score, rows.validation)
-        progress(
-            TreeDone(
-                number + 1,
-                params.trees,
-                rows.loss(score, rows.train) or 0.0,
-                validation_loss,
-                dict(guest.seconds),
-            )
-        )
-        if params.early_stopping_rounds and validation_loss is not None:
-            if validation_loss < best[0]:
-                best = (validation_loss, number + 1, score)
-            elif number + 1 - best[1] >= params.early_stopping_rounds:
-                break
-    if best[1]:
-        _, kept, score = best
-        trees = trees[:kept]
-
-    await together([host.send(Finish(len(trees))) for host in hosts])
-    await together([host.recv(Finished) for host in hosts])
-    return GuestModel(guest.names, start, tuple(trees), tuple(guest.splits)), score
+    if hosts and key is None:
+        raise ValueError("training with hosts needs a key")
+    if key is None:
+        return await _Guest([], blocks, rows, params, None).train(progress)
+    async with Workers(key, workers) as pool:
+        return await _Guest(list(hosts), blocks, rows, params, pool).train(progress)
 
 
 class _Guest:
@@ -250,18 +225,59 @@ class _Guest:
         self,
         hosts: list[Peer],
         blocks: Mapping[str, Binned],
+        rows: Training,
         params: BoostParams,
-        layout: Layout,
-        quantiser: Quantiser,
-        key: PrivateKey | None,
+        workers: Workers[PrivateKey] | None,
     ) -> None:
-        if hosts and key is None:
-            raise ValueError("training with hosts needs a key")
-        self.hosts, self.blocks, self.params = hosts, blocks, params
-        self.layout, self.quantiser, self.key = layout, quantiser, key
+        self.hosts, self.blocks, self.rows, self.params = hosts, blocks, rows, params
+        self.layout = Layout.for_rows(len(rows.label), params.key_bits)
+        bound = LogisticLoss.bound * float(rows.weight.max())
+        self.quantiser = Quantiser.for_bound(bound, self.layout.row_bits)
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self._workers = workers
+
+    @property
+    def workers(self) -> Workers[PrivateKey]:
+        """Those who encrypt and decrypt; there are some whenever there are hosts."""
+        if self._workers is None:
+            raise ValueError("no key: training without hosts encrypts nothing")
+        return self._workers
+
+    async def train(self, progress: Callable[[TreeDone], None]) -> tuple[GuestModel, Floats]:
+        """All trees."""
+        rows, params = self.rows, self.params
+        start = LogisticLoss.start(rows.label[rows.train], rows.weight[rows.train])
+        score = np.full(len(rows.label), start)
+        trees: list[Tree] = []
+        best = (np.inf, 0, score)  # validation loss, trees, score
+
+        # 1. The key, once.
+        if self.hosts:
+            modulus = int(self.workers.key.public.n).to_bytes(params.key_bits // 8, "big")
+            await together([host.send(Key(modulus)) for host in self.hosts])
+
+        for number in range(params.trees):
+            self.seconds.clear()
+            gradient, hessian = LogisticLoss.gradients(score, rows.label, rows.weight)
+            tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
+            trees.append(tree)
+            score = score + tree.weights()[node_of_row]
+            losses = [rows.loss(score, mask) for mask in (rows.train, rows.validation)]
+            progress(TreeDone(number + 1, params.trees, losses[0] or 0.0, losses[1], dict(self.seconds)))
+            if params.early_stopping_rounds and losses[1] is not None:
+                if losses[1] < best[0]:
+                    best = (losses[1], number + 1, score)
+                elif number + 1 - best[1] >= params.early_stopping_rounds:
+                    break
+        if best[1]:
+            _, kept, score = best
+            trees = trees[:kept]
+
+        await together([host.send(Finish(len(trees))) for host in self.hosts])
+        await together([host.recv(Finished) for host in self.hosts])
+        return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
     async def grow(
         self, number: int, gradient: Floats, hessian: Floats, train: Mask
@@ -327,15 +343,18 @@ class _Guest:
     async def _send_gradients(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
     ) -> None:
-        if not hosts or self.key is None:
+        if not hosts:
             return
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         rows = np.flatnonzero(active)
-        for first in range(0, len(rows), CHUNK):
-            chunk = rows[first : first + CHUNK]
+        chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
+        tasks = [(self.layout, g[chunk], h[chunk]) for chunk in chunks]
+        encrypted = self.workers.stream(encrypt_pairs, tasks)
+        while True:
             with self.timed("encrypt"):
-                plaintexts = self.layout.pair(g[chunk], h[chunk])
-                ciphertexts = await asyncio.to_thread(self.key.encrypt, plaintexts)
+                ciphertexts = await anext(encrypted, None)
+            if ciphertexts is None:
+                return
             with self.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
@@ -413,7 +432,7 @@ class _HostColumns:
                 message = await self._host.recv(CandidateSums)
             self._guest.seconds[self._host.name] += message.seconds
             with self._guest.timed("decrypt"):
-                left, valid, sibling_valid = await asyncio.to_thread(self._open, message, summed)
+                left, valid, sibling_valid = await self._open(message, summed)
             self.candidates[summed] = left, valid
             if sibling is None:
                 if sibling_valid.any():
@@ -424,21 +443,19 @@ class _HostColumns:
                 raise self._host.breach("CandidateSums that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
 
-    def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
+    async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
         """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
-        key, layout = self._guest.key, self._guest.layout
-        if key is None:
-            raise ValueError("sums from a host need a key")
+        workers, layout = self._guest.workers, self._guest.layout
         if message.node != node:
             raise self._host.breach("CandidateSums of another node")
         try:
             valid = unpack_bits(message.valid, message.candidates)
             sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
             sent = np.flatnonzero(valid | sibling_valid)
-            ciphertexts = key.public.parse(message.ciphertexts)
+            ciphertexts = workers.key.public.parse(message.ciphertexts)
             if len(ciphertexts) != layout.ciphertexts(len(sent)):
                 raise ValueError("a wrong number of ciphertexts")
-            g, h = layout.unpack(key.decrypt(ciphertexts), len(sent))
+            g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
         except ValueError as error:
             raise self._host.breach(f"CandidateSums with {error}") from None
         left = Sums(np.zeros(message.candidates, np.int64), np.zeros(message.candidates, np.int64))
@@ -480,6 +497,7 @@ async def host_train(
     *,
     name: str,
     shown: Callable[[str], str],
+    workers: int = 1,
     keep: Callable[[HostModel], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda tree, of: None,
     shuffle: Callable[[list[int]], None] = _shuffle,
@@ -489,7 +507,6 @@ async def host_train(
     `shown` gives the name under which the guest may see a column; `keep` stores the half before the
     guest is told that it is safe. Raises PeerError when the guest breaks the protocol.
     """
-    layout = Layout.for_rows(binned.rows, params.key_bits)
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
 
@@ -502,23 +519,26 @@ async def host_train(
     if key.bits != params.key_bits:
         raise guest.breach(f"a Key of {key.bits} bits where the job says {params.key_bits}")
 
-    while True:
-        start = await guest.recv(TreeStart, Finish)
-        if isinstance(start, Finish):
-            break
-        if start.tree not in range(params.trees) or start.tree in first_record:
-            raise guest.breach("a TreeStart out of turn")
-        first_record[start.tree] = len(splits)
-        progress(start.tree + 1, params.trees)
-        tree = _HostTree(guest, key, layout, params, draw_columns(binned, name, params, start.tree))
-        # 2. Encrypted gradients.
-        await tree.receive_gradients(start)
-        order = list(range(len(tree.candidates)))
-        shuffle(order)
-        tree.order = np.array(order, np.int64)
-        # 3 to 7.
-        while await tree.level(splits, shown):
-            pass
+    async with Workers(key, workers) as pool:
+        store = pool.rows(binned.rows, key.width)
+        try:
+            while True:
+                start = await guest.recv(TreeStart, Finish)
+                if isinstance(start, Finish):
+                    break
+                if start.tree not in range(params.trees) or start.tree in first_record:
+                    raise guest.breach("a TreeStart out of turn")
+                first_record[start.tree] = len(splits)
+                progress(start.tree + 1, params.trees)
+                drawn = draw_columns(binned, name, params, start.tree)
+                tree = _HostTree(guest, pool, store, params, drawn, shuffle)
+                # 2. Encrypted gradients.
+                sums = await tree.receive_gradients(start)
+                # 3 to 7.
+                while await tree.level(sums, splits, shown):
+                    sums = await tree.sums()
+        finally:
+            store.close()
 
     kept = min((r for t, r in first_record.items() if t >= start.trees), default=len(splits))
     model = HostModel(tuple(splits[:kept]))
@@ -531,64 +551,103 @@ class _HostTree:
     """A tree under growth, as a host sees it."""
 
     def __init__(
-        self, guest: Peer, key: PublicKey, layout: Layout, params: BoostParams, binned: Binned
+        self,
+        guest: Peer,
+        workers: Workers[PublicKey],
+        store: SharedRows,
+        params: BoostParams,
+        binned: Binned,
+        shuffle: Callable[[list[int]], None],
     ) -> None:
-        self._guest, self._key, self._layout, self._params = guest, key, layout, params
-        self._binned = binned
-        self.candidates = Candidates.of(binned.columns)
-        self.order = np.empty(0, np.int64)  # canonical candidate at each place on the wire
-        self._ciphertexts: Ciphertexts = np.empty((0, key.width), np.uint8)
-        self._frontier = Frontier(np.zeros(0, np.int64), np.zeros(0, np.bool_))
+        self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._layout = Layout.for_rows(binned.rows, params.key_bits)
+        self._store = store  # the ciphertexts of the drawn rows, in their order
+        self._candidates = Candidates.of(binned.columns)
+        order = list(range(len(self._candidates)))
+        shuffle(order)
+        self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
+        self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
+        self._seconds = 0.0  # spent since the last sums were sent
 
-    async def receive_gradients(self, start: TreeStart) -> None:
-        """The ciphertexts of the drawn rows."""
-        rows = self._binned.rows
+    async def receive_gradients(self, start: TreeStart) -> list[Ciphertexts]:
+        """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         try:
-            active = unpack_bits(start.active, rows)
+            active = unpack_bits(start.active, self._binned.rows)
         except ValueError as error:
             raise self._guest.breach(f"a TreeStart with {error}") from None
-        self._frontier = Frontier(np.zeros(rows, np.int64), active)
-        expected, chunks, received = int(active.sum()), [], 0
-        while received < expected:
-            message = await self._guest.recv(Gradients)
-            try:
-                chunks.append(await asyncio.to_thread(self._key.parse, message.ciphertexts))
-            except ValueError as error:
-                raise self._guest.breach(f"Gradients with {error}") from None
-            received += len(chunks[-1])
-            if not len(chunks[-1]) or received > expected:
-                raise self._guest.breach("Gradients of another number of rows than announced")
-        self._ciphertexts = np.concatenate([self._ciphertexts, *chunks])
-
-    async def level(self, splits: list[Split], shown: Callable[[str], str]) -> bool:
-        """One level; False when the tree ends with it."""
-        frontier, own = self._frontier, self.candidates
-
-        # 3. Sums by (node, column, bin) of the smaller children.
+        self._frontier.active[:] = active
+        expected, received, summed = int(active.sum()), 0, 0
+        if not expected:
+            raise self._guest.breach("a TreeStart without rows")
+        joint = _JointSums(self._workers, self._store, self._candidates, 1)
+        joint.group(self._binned.codes[:, active], np.zeros(expected, np.int64))
+        under_way: deque[asyncio.Task[None]] = deque()
+        try:
+            while received < expected:
+                message = await self._guest.recv(Gradients)
+                data = np.frombuffer(message.ciphertexts, np.uint8)
+                rows, rest = divmod(len(data), self._workers.key.width)
+                if not rows or rest or received + rows > expected:
+                    raise self._guest.breach("Gradients of another number of rows than announced")
+                self._store.array[received : received + rows] = data.reshape(rows, -1)
+                received += rows
+                if received == expected or received - summed >= joint.batch:
+                    under_way.append(asyncio.create_task(joint.add(summed, received)))
+                    summed = received
+                if len(under_way) > 2:
+                    await under_way.popleft()
+            for task in under_way:
+                await task
+        except InvalidCiphertext as error:
+            raise self._guest.breach(f"Gradients with {error}") from None
+        finally:
+            for task in under_way:
+                task.cancel()
         started = time.perf_counter()
-        sums = await asyncio.to_thread(self._histograms)
+        sums = await joint.histograms()
+        self._seconds = time.perf_counter() - started
+        return sums
+
+    async def sums(self) -> list[Ciphertexts]:
+        """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
+        frontier, started = self._frontier, time.perf_counter()
+        summed = [pair[0] for pair in frontier.pairs]
+        slot = frontier.slots(summed)[frontier.active]
+        rows = np.flatnonzero(slot >= 0)
+        joint = _JointSums(self._workers, self._store, self._candidates, len(summed))
+        codes = self._binned.codes[:, frontier.active][:, rows]
+        await asyncio.to_thread(joint.group, codes, slot[rows])
+        await joint.add(0, len(rows), rows)
+        sums = await joint.histograms()
+        self._seconds = time.perf_counter() - started
+        return sums
+
+    async def level(
+        self, sums: list[Ciphertexts], splits: list[Split], shown: Callable[[str], str]
+    ) -> bool:
+        """One level, given the histograms of its summed nodes; False when the tree ends with it."""
+        frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
         counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))
         valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
 
         # 4. Shuffled, packed, re-randomised.
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
-            here = valid[summed][self.order]
-            there = np.zeros_like(here) if sibling is None else valid[sibling][self.order]
-            sent = self.order[here | there]
-            ciphertexts = await asyncio.to_thread(self._candidate_sums, histogram, sent)
-            seconds = time.perf_counter() - started
-            await self._guest.send(
-                CandidateSums(
-                    node=summed,
-                    candidates=len(own),
-                    valid=pack_bits(here),
-                    sibling_valid=pack_bits(there),
-                    ciphertexts=ciphertexts.tobytes(),
-                    seconds=seconds,
-                )
-            )
             started = time.perf_counter()
+            here = valid[summed][self._order]
+            there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
+            sums_left = await asyncio.to_thread(self._left_sums, histogram, self._order[here | there])
+            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._layout)
+            answer = CandidateSums(
+                node=summed,
+                candidates=len(own),
+                valid=pack_bits(here),
+                sibling_valid=pack_bits(there),
+                ciphertexts=ciphertexts.tobytes(),
+                seconds=self._seconds + time.perf_counter() - started,
+            )
+            await self._guest.send(answer)
+            self._seconds = 0.0
 
         # 6. The splits won.
         message = await self._guest.recv(Winners, Advance, TreeEnd)
@@ -609,22 +668,9 @@ class _HostTree:
         frontier.advance(sorted(set(message.split)), left)
         return True
 
-    def _histograms(self) -> list[Ciphertexts]:
-        """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
-        frontier, cells = self._frontier, self.candidates.cells
-        summed = [pair[0] for pair in frontier.pairs]
-        slots = frontier.slots(summed)[frontier.active]
-        codes = self._binned.codes[:, frontier.active]
-        columns = [
-            np.where(slots >= 0, slots * cells + offset + own, -1)
-            for own, offset in zip(codes, self.candidates.offsets, strict=True)
-        ]
-        sums = self._key.sum_cells(self._ciphertexts, columns, len(summed) * cells)
-        return list(sums.reshape(len(summed), cells, self._key.width))
-
-    def _candidate_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
-        """Left sums of the candidates `sent`, packed and re-randomised."""
-        own, key = self.candidates, self._key
+    def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
+        """Left sums of the candidates `sent`."""
+        own, key = self._candidates, self._workers.key
         running = histogram.copy()
         for column, start in zip(own.columns, own.offsets.tolist(), strict=True):
             if column.edges is not None:
@@ -634,7 +680,7 @@ class _HostTree:
         with_missing = own.missing_left[sent]
         missing = histogram[own.missing_cell[sent[with_missing]]]
         left[with_missing] = key.add(left[with_missing], missing)
-        return key.rerandomise(key.pack(left, self._layout.slot_bits, self._layout.slots))
+        return left
 
     def _win(
         self,
@@ -645,18 +691,73 @@ class _HostTree:
         shown: Callable[[str], str],
     ) -> Direction:
         """Take the first of the tied candidates in canonical order."""
-        if node not in valid or not numbers or not set(numbers) <= set(range(len(self.order))):
+        if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
             raise self._guest.breach("Winners of a node or candidate that was not offered")
-        number = min(numbers, key=lambda i: int(self.order[i]))
-        candidate = int(self.order[number])
+        number = min(numbers, key=lambda i: int(self._order[i]))
+        candidate = int(self._order[number])
         if not valid[node][candidate]:
             raise self._guest.breach("Winners of a candidate with too few rows")
         frontier = self._frontier
-        split, left = self.candidates.take(
+        split, left = self._candidates.take(
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
         splits.append(split)
         return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+
+
+class _JointSums:
+    """Encrypted histograms of some nodes by joint cells of groups of columns (learn/grouping.py)."""
+
+    def __init__(
+        self, workers: Workers[PublicKey], store: SharedRows, candidates: Candidates, nodes: int
+    ) -> None:
+        self._workers, self._store, self._candidates, self._nodes = workers, store, candidates, nodes
+        self._groups: list[Group] = []
+        self._parts: list[list[tuple[Integers, Ciphertexts]]] = []  # by group: cells and their sums
+
+    def group(self, codes: NDArray[np.uint8], slot: Integers) -> None:
+        """Choose groups for rows with these bins, each in the node numbered `slot`."""
+        sizes = [column.bins + 1 for column in self._candidates.columns]
+        self._groups = group_columns(codes, sizes, slot, self._nodes)
+        self._parts = [[] for _ in self._groups]
+
+    @property
+    def batch(self) -> int:
+        """Rows to add at once at least, so that joining the batches costs little."""
+        return max(CHUNK, 8 * max((group.cells for group in self._groups), default=0))
+
+    async def add(self, start: int, stop: int, places: Integers | None = None) -> None:
+        """Add the grouped rows start to stop; `places` says where they are in the store.
+
+        Rows just received are checked. Raises InvalidCiphertext.
+        """
+        rows = np.arange(start, stop) if places is None else places
+        if places is None:
+            tasks = [(self._store.handle, i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
+            await self._workers.map(check_rows, tasks)
+        for group, parts in zip(self._groups, self._parts, strict=True):
+            present, cells = np.unique(group.cell_of_row[start:stop], return_inverse=True)
+            sums = await sum_by_cell(self._workers, self._store, rows, cells, len(present))
+            parts.append((present, sums))
+
+    async def histograms(self) -> list[Ciphertexts]:
+        """The histograms, each of shape (cells, width)."""
+        own, result = self._candidates, []
+        for group, parts in zip(self._groups, self._parts, strict=True):
+            present, sums = (np.concatenate(part) for part in zip(*parts, strict=True))
+            # What each cell is in each column of the group: its place in the histograms.
+            places = group.slot * own.cells + own.offsets[list(group.columns)][:, None] + group.codes
+            rows = np.tile(np.arange(len(present)), len(group.columns))
+            result.append((sums, rows, places[:, present].ravel()))
+        shift = np.cumsum([0, *(len(sums) for sums, _, _ in result)])
+        total = await sum_by_cell(
+            self._workers,
+            np.concatenate([sums for sums, _, _ in result]),
+            np.concatenate([rows + by for (_, rows, _), by in zip(result, shift, strict=False)]),
+            np.concatenate([places for _, _, places in result]),
+            self._nodes * own.cells,
+        )
+        return list(total.reshape(self._nodes, own.cells, -1))
 
 
 # ------------------------------------------------------------------------------- what both share

@@ -1,0 +1,194 @@
+"""All cores for big-integer work: a pool of processes, started once a job, that hold the job's key.
+
+gmpy2 keeps the interpreter's lock, so threads would not do. Ciphertexts travel as fixed-width bytes in
+one piece; those that are read again and again (a tree's encrypted gradients) lie in shared memory. The
+start method is spawn everywhere: a fork would copy the threads' locks of the event loop.
+"""
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import signal
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
+from multiprocessing.connection import wait
+from multiprocessing.shared_memory import SharedMemory
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.errors import VflError
+
+T = TypeVar("T")
+K = TypeVar("K", PublicKey, PrivateKey)
+
+
+class WorkerDied(VflError):
+    """A process of the pool is gone, most often killed by the system for want of memory."""
+
+    exit_code = 1
+
+    def __init__(self) -> None:
+        super().__init__(
+            "a worker process died (out of memory?): lower workers in [party] and start again",
+            for_peer="one of its worker processes died",
+        )
+
+
+class SharedRows:
+    """Ciphertexts of shape (rows, width) that the workers of a pool can read."""
+
+    def __init__(self, rows: int, width: int, shared: bool) -> None:
+        self._memory = SharedMemory(create=True, size=max(1, rows * width)) if shared else None
+        self._shape = (rows, width)
+        self.array: Ciphertexts = (
+            np.zeros(self._shape, np.uint8)
+            if self._memory is None
+            else np.ndarray(self._shape, np.uint8, self._memory.buf)
+        )
+
+    @property
+    def handle(self) -> Any:
+        """What a task carries: a name in shared memory, or the array itself without a pool."""
+        return self.array if self._memory is None else (self._memory.name, *self._shape)
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self.array = np.empty((0, self._shape[1]), np.uint8)
+        if self._memory is not None:
+            memory, self._memory = self._memory, None
+            memory.unlink()
+            # A view that is still in use keeps the pages until it goes.
+            with contextlib.suppress(BufferError):
+                memory.close()
+
+
+def rows_of(handle: Any) -> Ciphertexts:
+    """The rows behind a handle, in whichever process."""
+    return handle if isinstance(handle, np.ndarray) else _attached(*handle)[1]
+
+
+@lru_cache(maxsize=2)
+def _attached(name: str, rows: int, width: int) -> tuple[SharedMemory, Ciphertexts]:
+    memory = SharedMemory(name)
+    return memory, np.ndarray((rows, width), np.uint8, memory.buf)
+
+
+class Workers(Generic[K]):
+    """Runs kernels `f(key, *arguments)` in `count` processes, or in a thread when that is one."""
+
+    def __init__(self, key: K, count: int) -> None:
+        self.key: K = key
+        self.count = count
+        self._pool: ProcessPoolExecutor | None = None
+        if count > 1:
+            self._pool = ProcessPoolExecutor(
+                count, multiprocessing.get_context("spawn"), _adopt, (key.parts(),)
+            )
+
+    async def __aenter__(self) -> "Workers[K]":
+        if self._pool is not None:
+            # Start all processes now, while this party has other things to do.
+            for _ in range(self.count):
+                self._pool.submit(_call, _warm, ())
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def rows(self, rows: int, width: int) -> SharedRows:
+        """Room for ciphertexts that all workers read."""
+        return SharedRows(rows, width, self._pool is not None)
+
+    async def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
+        """One task. Raises WorkerDied, and what the kernel raises."""
+        if self._pool is None:
+            return await asyncio.to_thread(kernel, self.key, *arguments)
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._pool, _call, kernel, arguments)
+        except BrokenProcessPool:
+            raise WorkerDied from None
+
+    async def map(self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> list[T]:
+        """All tasks, side by side; results in the tasks' order."""
+        return [result async for result in self.stream(kernel, tasks)]
+
+    async def stream(
+        self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]
+    ) -> AsyncIterator[T]:
+        """Results in the tasks' order while later tasks run; only a few are under way at once."""
+        under_way: deque[asyncio.Task[T]] = deque()
+        try:
+            for arguments in tasks:
+                under_way.append(asyncio.create_task(self.run(kernel, *arguments)))
+                if len(under_way) >= 2 * self.count:
+                    yield await under_way.popleft()
+            while under_way:
+                yield await under_way.popleft()
+        finally:
+            for task in under_way:
+                task.cancel()
+
+    def __repr__(self) -> str:
+        return f"Workers({self.count})"
+
+
+def _warm(key: PublicKey | PrivateKey) -> None:
+    """Make the tables of the key's fixed base."""
+    key.warm()
+
+
+_key: PublicKey | PrivateKey
+
+
+def _adopt(parts: tuple[int, ...]) -> None:
+    """Set a worker process up: its key; no death by Ctrl-C, which is the party's own to handle."""
+    global _key
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _key = (
+        PublicKey(parts[0]) if len(parts) == 1 else PrivateKey(*parts[:2], full_exponents=bool(parts[2]))
+    )
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose party was killed must not stay behind."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _call(kernel: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    return kernel(_key, *arguments)    if len(parts) == 1:
+        _key = PublicKey(parts[0])
+    else:
+        p, q, full_exponents = parts
+        _key = PrivateKey(p, q, full_exponents=bool(full_exponents))
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A worker whose party was killed must not stay behind."""
+    wait([sentinel])
+    os._exit(1)
+
+
+def _call(kernel: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+    return kernel(_key, *arguments)
