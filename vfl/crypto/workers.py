@@ -159,22 +159,7 @@ def _adopt(parts: tuple[int, ...]) -> None:
     """Set a worker process up: its key; no death by Ctrl-C, which is the party's own to handle."""
     global _key
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _key = (
-        PublicKey(parts[0]) if len(parts) == 1 else PrivateKey(*parts[:2], full_exponents=bool(parts[2]))
-    )
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
-
-
-def _end_with(sentinel: int) -> None:
-    """A worker whose party was killed must not stay behind."""
-    wait([sentinel])
-    os._exit(1)
-
-
-def _call(kernel: Callable[..., T], arguments: tuple[Any, ...]) -> T:
-    return kernel(_key, *arguments)    if len(parts) == 1:
+    if len(parts) == 1:
         _key = PublicKey(parts[0])
     else:
         p, q, full_exponents = parts

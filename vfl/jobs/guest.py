@@ -143,10 +143,18 @@ async def train(
                     f"party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        key = await asyncio.to_thread(PrivateKey.generate, params.key_bits)
+        key = await asyncio.to_thread(
+            PrivateKey.generate, params.key_bits, full_exponents=params.obfuscators == "full"
+        )
         follow = _Follow(show)
         model, score = await guest_train(
-            hosts, {party.name: own}, rows, params, key=key, progress=follow.tree
+            hosts,
+            {party.name: own},
+            rows,
+            params,
+            key=key,
+            workers=party.party.cores,
+            progress=follow.tree,
         )
         metrics: dict[str, dict[str, float]] = {}
         if held_out.any():
