@@ -65,7 +65,7 @@ class Trained:
     path: Path
     rows: dict[str, int]  # trained on, kept to decide when to stop, held out
     account: Account
-    phases: dict[str, float]  # seconds by phase, all trees
+    phases: list[dict[str, float]]  # seconds of each tree by phase
 
 
 @dataclass(frozen=True)
@@ -246,11 +246,10 @@ class _Follow:
 
     def __init__(self, show: Show) -> None:
         self._show = show
-        self.phases: dict[str, float] = {}
+        self.phases: list[dict[str, float]] = []
 
     def tree(self, done: TreeDone) -> None:
-        for phase, seconds in done.seconds.items():
-            self.phases[phase] = self.phases.get(phase, 0.0) + seconds
+        self.phases.append(done.seconds)
         validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
         self._show.progress(f"training, log loss {done.train_loss:.4f}{validation}", done.tree, done.of)
 
@@ -333,7 +332,7 @@ def _save_run(
     store: Store,
     half: GuestHalf,
     account: Account,
-    phases: dict[str, float],
+    phases: list[dict[str, float]],
     aligned: NDArray[np.int64],
     held_out: NDArray[np.bool_],
     score: NDArray[np.float64],

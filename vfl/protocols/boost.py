@@ -59,6 +59,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 
+WHOLE = "whole tree"  # the phase that holds all others
 CHUNK = 2048  # rows whose ciphertexts travel in one message
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -261,7 +262,8 @@ class _Guest:
         for number in range(params.trees):
             self.seconds.clear()
             gradient, hessian = LogisticLoss.gradients(score, rows.label, rows.weight)
-            tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
+            with self.timed(WHOLE):
+                tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
             trees.append(tree)
             score = score + tree.weights()[node_of_row]
             losses = [rows.loss(score, mask) for mask in (rows.train, rows.validation)]

@@ -1,0 +1,133 @@
+"""Paillier's operations, one core against phe and a plain loop, histograms on all cores.
+
+python benchmarks/paillier.py
+python benchmarks/paillier.py --rows 100000 --columns 10 --bins 32 --workers 2 --json
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+
+import gmpy2
+import numpy as np
+import phe
+from rich.console import Console
+from rich.table import Table
+
+from vfl.crypto.interchange import to_phe
+from vfl.crypto.paillier import PrivateKey
+from vfl.crypto.sums import sum_by_cell
+from vfl.crypto.workers import Workers
+from vfl.learn.grouping import group_columns
+
+
+def main() -> None:
+    """Measure once and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--columns", type=int, default=10)
+    parser.add_argument("--bins", type=int, default=32)
+    parser.add_argument("--key-bits", type=int, default=2048)
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--full-exponents", action="store_true", help="obfuscators without assumption")
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
+    options = parser.parse_args()
+    figures = measure(options)
+    if options.json:
+        print(json.dumps(figures))
+        return
+    table = Table(
+        title=f"{options.key_bits} bits; {options.rows:,} x {options.columns} x {options.bins}"
+    )
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,.2f}")
+    Console().print(table)
+
+
+def measure(options: argparse.Namespace) -> dict[str, float]:
+    """All figures, by name."""
+    key = PrivateKey.generate(options.key_bits, full_exponents=options.full_exponents)
+    key.warm()
+    public = key.public
+    public.warm()
+    theirs = to_phe(public)
+    their_private = phe.PaillierPrivateKey(theirs, *key.parts()[:2])
+    few = key.encrypt(range(64))
+    figures = {
+        "encrypt_us": per_item(lambda: key.encrypt(range(64)), 64),
+        "phe_encrypt_us": per_item(lambda: [theirs.raw_encrypt(m) for m in range(4)], 4),
+        "add_us": per_item(lambda: public.running(few), 64),
+        "decrypt_us": per_item(lambda: key.decrypt(few[:16]), 16),
+        "phe_decrypt_us": per_item(
+            lambda: [their_private.raw_decrypt(int(c)) for c in public.integers(few[:4])], 4
+        ),
+        "rerandomise_us": per_item(lambda: public.rerandomise(few[:16]), 16),
+        "pack_us": per_item(lambda: public.pack(few[:40], 100, 20), 40),
+    }
+    figures["encrypt_ratio_to_phe"] = figures["phe_encrypt_us"] / figures["encrypt_us"]
+    # What is summed does not matter for the time, so 64 ciphertexts stand for all.
+    rows = few[np.random.default_rng(0).integers(0, 64, options.rows)]
+    size = options.columns, options.rows
+    codes = np.random.default_rng(1).integers(0, options.bins, size).astype(np.uint8)
+    integers = public.integers(rows)
+    figures["loop_histogram_s"] = seconds(lambda: loop(integers, codes, options.bins, public.n_squared))
+    for workers in sorted({1, options.workers}):
+        name = "histogram_s" if workers == 1 else f"histogram_{workers}_workers_s"
+        figures[name] = asyncio.run(joint(key, rows, codes, options.bins, workers))
+    figures["histogram_ratio_to_loop"] = figures["histogram_s"] / figures["loop_histogram_s"]
+    return figures
+
+
+def loop(integers: list[gmpy2.mpz], codes: np.ndarray, bins: int, modulus: gmpy2.mpz) -> None:
+    """The plain way: a product a row and column."""
+    for column in codes.tolist():
+        sums = [gmpy2.mpz(1)] * bins
+        for x, b in zip(integers, column, strict=True):
+            sums[b] = sums[b] * x % modulus
+
+
+async def joint(key: PrivateKey, rows: np.ndarray, codes: np.ndarray, bins: int, workers: int) -> float:
+    """Seconds of the same histogram by joint cells of groups of columns, grouping included."""
+    async with Workers(key.public, workers) as pool:
+        store = pool.rows(*rows.shape)
+        store.array[:] = rows
+        await sum_by_cell(pool, store, np.arange(64), np.zeros(64, np.int64), 1)  # start the pool
+        started = time.perf_counter()
+        slot = np.zeros(codes.shape[1], np.int64)
+        for group in group_columns(codes, [bins] * len(codes), slot, 1):
+            everyone = np.arange(len(slot))
+            cells = await sum_by_cell(pool, store, everyone, group.cell_of_row, group.cells)
+            for column in group.codes:
+                await sum_by_cell(pool, cells, np.arange(group.cells), column, bins)
+        elapsed = time.perf_counter() - started
+        store.close()
+    return elapsed
+
+
+def per_item(work: Callable[[], object], items: int) -> float:
+    """Microseconds of processor time an item: the median of five runs."""
+    times = []
+    for _ in range(5):
+        started = time.process_time()
+        work()
+        times.append(time.process_time() - started)
+    return statistics.median(times) / items * 1e6
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Seconds of one run."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
