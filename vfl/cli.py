@@ -5,16 +5,20 @@ import contextlib
 import json
 import logging
 import math
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import click
 
 from vfl import __version__
-from vfl.errors import VflError
+from vfl.errors import VflError, fault
 
 T = TypeVar("T")
 INTERRUPTED = 130
@@ -32,7 +36,7 @@ _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result a
 
 
 class _Group(click.Group):
-    """Turns every VflError into one line and its exit code."""
+    """Turns every failure into one line and its exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -42,7 +46,12 @@ class _Group(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            ctx.exit(INTERRUPTED)
+            _leave(INTERRUPTED)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except Exception as error:
+            click.echo(f"error: {fault(error)}", err=True)
+            ctx.exit(VflError.exit_code)
 
 
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
@@ -51,7 +60,8 @@ def main() -> None:
     """Train and score models together with other companies, without sharing data.
 
     \b
-    Exit codes: 0 done, 2 configuration, 3 table, 4 keys, 5 model or alignment, 6 refused by policy,
+    Exit codes: 0 done (a host: ended by Ctrl-C or SIGTERM), 1 a fault of vfl itself, or unhealthy,
+    2 configuration, 3 table or storage, 4 keys, 5 model or alignment, 6 refused by policy,
     7 peer unreachable, 8 peer lost, 9 peer stopped the job, 10 peer broke the protocol, 130 interrupted.
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
@@ -135,6 +145,7 @@ def serve(party: Path) -> None:
             _run(serve_host(Office.open(settings), show))
         except KeyboardInterrupt:
             show.say(f"{settings.name} stops serving")
+    _leave(0)
 
 
 @main.command()
@@ -242,6 +253,7 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     """Run to the end; SIGTERM ends it like Ctrl-C, so that peers are told."""
 
     async def supervised() -> T:
+        asyncio.get_running_loop().set_default_executor(_Threads())
         task = asyncio.current_task()
         if task is not None:
             with contextlib.suppress(NotImplementedError):  # Windows has no such signal
@@ -257,6 +269,22 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
         if isinstance(first, VflError):
             raise first from None
         raise
+
+
+class _Threads(ThreadPoolExecutor):
+    """Threads that compute for a job; when the job is interrupted nobody waits for them."""
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        super().shutdown(wait=False, cancel_futures=True)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process, at once where threads still compute for an interrupted job."""
+    if threading.active_count() > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    raise click.exceptions.Exit(code)
 
 
 class _Terminal:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from vfl.errors import ConfigError, IdentityError, PeerUnreachable, Refused, VflError
-from vfl.jobs.show import Show
+from vfl.jobs.show import Once, Show
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import Credentials, WebSocketPeer, dial, listen
 from vfl.party.config import Party
@@ -88,7 +88,8 @@ async def connect_hosts(office: Office, names: list[str], wait: float, show: Sho
             return
         if party.party.listen is None:
             raise ConfigError("[party] listen is missing: some peers have no address to dial")
-        async with listen(office.credentials, party.party.listen, party.role, show.say) as listener:
+        refused = Once(show.say)
+        async with listen(office.credentials, party.party.listen, party.role, refused) as listener:
             show.say(f"waiting for {' and '.join(awaited)} on {party.party.listen}")
             try:
                 async with asyncio.timeout(wait):

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable
 
-from vfl.errors import ModelError, PeerLost, PeerStopped, Refused, VflError
+from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.halves import (
     Alignment,
@@ -18,7 +18,7 @@ from vfl.jobs.halves import (
     save_half,
 )
 from vfl.jobs.offer import Accept, Kept, Offer, bind
-from vfl.jobs.show import Show
+from vfl.jobs.show import Once, Show
 from vfl.learn.binning import bin_columns
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer, dial, listen
@@ -54,25 +54,27 @@ async def serve(office: Office, show: Show) -> None:
 
 
 async def _dial_forever(office: Office, name: str, address: str, show: Show) -> None:
-    said = ""
+    once = Once(show.say)
+
+    def waits(why: str) -> None:
+        once(f"waiting for {why}")
+
+    show.say(f"dialling {name} at {address}")
     while True:
         try:
-            if not said:
-                show.say(f"dialling {name} at {address}")
-            peer = await dial(office.credentials, name, address, office.party.role, math.inf)
+            peer = await dial(
+                office.credentials, name, address, office.party.role, math.inf, on_wait=waits
+            )
         except VflError as error:
-            # The other side may be mended while this one waits; say the same thing only once.
-            if str(error) != said:
-                show.say(str(error))
-            said = str(error)
+            # The other side may be mended while this one waits.
+            once(f"error: {error}")
         else:
-            said = "connected"
             await serve_session(office, peer, show)
         await asyncio.sleep(_PAUSE)
 
 
 async def _listen_forever(office: Office, address: str, group: asyncio.TaskGroup, show: Show) -> None:
-    async with listen(office.credentials, address, office.party.role, show.say) as listener:
+    async with listen(office.credentials, address, office.party.role, Once(show.say)) as listener:
         show.say(f"listening on {address.rpartition(':')[0]}:{listener.port}")
         while True:
             peer = await listener.accept()
@@ -97,15 +99,16 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
     except (PeerStopped, PeerLost) as error:
         show.say(f"job ended: {error}")
     except VflError as error:
-        show.say(f"job ended: {error}")
+        not_ours = isinstance(error, PeerError | Refused)
+        show.say(f"{'job ended' if not_ours else 'error'}: {error}")
         await stop_all([peer], error)
     except asyncio.CancelledError:
         await stop_all([peer], VflError("", for_peer="it is shutting down"))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
-        show.say(f"job ended by a fault of vfl itself, please report it: {error!r}")
-        await stop_all([peer], VflError("", for_peer="it failed with a fault of its own"))
+        show.say(f"error: {fault(error)}")
+        await stop_all([peer], VflError(""))
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
@@ -121,14 +124,14 @@ async def _while_connected(peer: WebSocketPeer, job: Awaitable[str]) -> str:
                 await asyncio.wait([working], timeout=0.5)  # it may be reading the guest's last words
                 break
         if not working.done():
-            raise PeerLost(f"{peer.name} is gone")
+            raise peer.last_words(PeerLost(f"{peer.name} is gone"))
         return working.result()
     finally:
         working.cancel()
 
 
 async def _align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    _, ids = _accept(office, peer, offer, show, "align ids")
+    _, ids = await _accept(office, peer, offer, show, "align ids")
     store = Store(office.party.party.store)
     name = _fresh(store, "alignment", offer.alignment)
     await peer.send(Accept())
@@ -165,12 +168,13 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     party = office.party
     job = Job.from_canonical(offer.job)
     params = job.secureboost
-    table, ids = _accept(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    table, ids = await _accept(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     _check_policy(party.policy, job)
     store = Store(party.party.store)
     name = _fresh(store, "model", offer.model)
     alignment = _aligned(office, store, peer, offer, ids)
-    binned = bin_columns(
+    binned = await asyncio.to_thread(
+        bin_columns,
         table.take(alignment.rows),
         params.max_bins,
         max(params.min_bin_rows, party.policy.min_child_rows),
@@ -196,6 +200,7 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         params,
         name=party.name,
         shown=_shown(office, table),
+        workers=party.party.cores,
         keep=keep,
         progress=lambda tree, of: show.progress(f"training {job.name}", tree, of),
     )
@@ -203,7 +208,7 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
 
 
 async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    table, ids = _accept(office, peer, offer, show, f"score a batch with {offer.model}")
+    table, ids = await _accept(office, peer, offer, show, f"score a batch with {offer.model}")
     half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
     if half.guest != office.fingerprints[peer.name]:
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
@@ -246,7 +251,7 @@ def _read(office: Office) -> tuple[Table, NormalisedIds]:
     return table, normalise(table.ids, data.normalise, data.duplicates, table.path.name)
 
 
-def _accept(
+async def _accept(
     office: Office, peer: Peer, offer: Offer, show: Show, what: str
 ) -> tuple[Table, NormalisedIds]:
     """Say what is asked; the table as it is now, with ids by the rule both sides name."""
@@ -260,7 +265,8 @@ def _accept(
             f"{party.name} normalises ids by {own_rule}, the guest by {asked}: "
             "set normalise in [data] alike on both sides"
         )
-    return _read(office)
+    # In a thread: the guest would hold a host for dead that says nothing while it reads.
+    return await asyncio.to_thread(_read, office)
 
 
 def _check_policy(policy: PolicySection, job: Job) -> None:

@@ -6,6 +6,7 @@ place. A transport only moves frames.
 """
 
 import asyncio
+import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -75,6 +76,10 @@ class Peer(ABC):
     async def _get(self) -> bytes:
         """The next frame. Raises PeerLost."""
 
+    def _unread(self) -> Iterable[bytes]:
+        """Frames that have arrived and were not received yet."""
+        return ()
+
     @abstractmethod
     async def close(self) -> None:
         """End the session; frames already sent are delivered first."""
@@ -87,12 +92,15 @@ class Peer(ABC):
         self._session = digest.digest()[:TAG]
 
     async def send(self, message: Message) -> None:
-        """Send a message. Raises PeerLost."""
+        """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
         payload = wire.encode(message)
         frame = self._session + self._sent.to_bytes(8, "big") + payload
         self._sent += 1
         self._seen("sent", type(message).__name__, payload, len(frame))
-        await self._put(frame)
+        try:
+            await self._put(frame)
+        except PeerLost as lost:
+            raise self.last_words(lost) from None
 
     @overload
     async def recv(self, kind: type[A], /) -> A: ...
@@ -120,8 +128,23 @@ class Peer(ABC):
             raise self.breach(str(error)) from None
         self._seen("received", type(message).__name__, payload, len(frame))
         if isinstance(message, Stop) and Stop not in kinds:
-            raise PeerStopped(f"{self.name} stopped the job: {_one_line(message.reason)}")
+            raise self._stopped(message)
         return message
+
+    def last_words(self, lost: PeerLost) -> PeerLost | PeerStopped:
+        """`lost`, unless the peer sent a Stop before it left that nobody has read yet."""
+        for frame in self._unread():
+            with contextlib.suppress(wire.WireError):
+                message = wire.decode(frame[HEADER:], (Stop,))
+                if isinstance(message, Stop):
+                    return self._stopped(message)
+        return lost
+
+    def _stopped(self, stop: Stop) -> PeerStopped:
+        return PeerStopped(
+            f"{self.name} stopped the job: {_one_line(stop.reason)}",
+            for_peer=f"{self.name} stopped it",
+        )
 
     def breach(self, what: str) -> PeerError:
         """The error for a peer that broke the protocol; `what` names the message, never a value."""
@@ -194,7 +217,7 @@ async def stop_all(peers: Iterable[Peer], error: VflError, seconds: float = 2.0)
             async with asyncio.timeout(seconds):
                 await peer.send(Stop(error.for_peer))
                 await peer.close()
-        except (PeerLost, TimeoutError):
+        except (PeerLost, PeerStopped, TimeoutError):
             return
 
     await together([tell(peer) for peer in peers])

@@ -31,7 +31,7 @@ import ssl
 import sys
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -165,6 +165,9 @@ class WebSocketPeer(Peer):
         if self._consumed - self._reported >= WINDOW // 4:
             self._due.set()
         return frame
+
+    def _unread(self) -> Iterable[bytes]:
+        return tuple(self._inbox)
 
     async def close(self) -> None:
         self._finish(PeerLost(f"this party closed the connection to {self.name}"))

@@ -141,7 +141,7 @@ class Store:
         try:
             self.folder(kind).mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(f"{self.folder(kind)} cannot be made: {_reason(error)}") from None
+            raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
     def _documents(self, kind: Kind) -> list[Path]:
         return [p for p in self.folder(kind).glob("*.json") if re.match(JOB_NAME, p.stem)]
@@ -170,7 +170,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     try:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {_reason(error)}") from None
+        raise _unwritable(f"{path} cannot be written", error) from None
     unfinished = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -180,7 +180,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         unfinished.replace(path)
         _sync_folder(path.parent)
     except OSError as error:
-        raise DataError(f"{path} cannot be written: {_reason(error)}") from None
+        raise _unwritable(f"{path} cannot be written", error) from None
     finally:
         unfinished.unlink(missing_ok=True)
 
@@ -263,6 +263,13 @@ def _checked(kind: Kind, name: str) -> str:
 def _arrays(folder: Path, name: str) -> list[Path]:
     array = re.compile(re.escape(name) + r"\.[0-9a-f]{16}\.npy")
     return [path for path in folder.iterdir() if array.fullmatch(path.name)]
+
+
+def _unwritable(what: str, error: OSError) -> DataError:
+    return DataError(
+        f"{what}: {_reason(error)}",
+        for_peer="it could not write a file of its own (its log has the details)",
+    )
 
 
 def _reason(error: Exception) -> str:

@@ -1,0 +1,131 @@
+"""Gains, leaf weights, the frontier and the walk, against plain loops."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.optimize import minimize_scalar
+
+from vfl.learn.params import BoostParams
+from vfl.learn.tree import Branch, Frontier, Sums, Tree, best_split, gains, leaf_weight
+
+SCALE = 2.0**20
+
+
+def sums(gradient, hessian) -> Sums:
+    """Quantised sums of real ones."""
+    return Sums(
+        np.asarray(np.rint(np.asarray(gradient) * SCALE), np.int64),
+        np.asarray(np.rint(np.asarray(hessian) * SCALE), np.int64),
+    )
+
+
+def least_loss(g: float, h: float, reg_lambda: float) -> float:
+    """min over w of g w + (h + lambda) w^2 / 2 (Chen and Guestrin 2016, equation 4)."""
+    return minimize_scalar(lambda w: g * w + 0.5 * (h + reg_lambda) * w * w).fun
+
+
+@given(
+    left=st.tuples(st.floats(-50, 50), st.floats(0.01, 20)),
+    right=st.tuples(st.floats(-50, 50), st.floats(0.01, 20)),
+    reg_lambda=st.sampled_from([0.0, 1.0, 10.0]),
+)
+def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
+    params = BoostParams(reg_lambda=reg_lambda, min_child_weight=0.0)
+    node = (left[0] + right[0], left[1] + right[1])
+    saved = least_loss(*node, reg_lambda) - sum(least_loss(*side, reg_lambda) for side in (left, right))
+    found = gains(sums([left[0]], [left[1]]), sums(*node), np.array([True]), SCALE, params)[0]
+    # Quantising moves each sum by up to 2^-20, which hessians of 0.01 magnify.
+    if found == -np.inf:
+        assert saved < 0.02
+    else:
+        assert found == pytest.approx(saved, rel=1e-3, abs=0.02)
+
+
+def test_leaf_weight_has_the_least_loss():
+    params = BoostParams(reg_lambda=2.0, learning_rate=0.3)
+    best = minimize_scalar(lambda w: 5 * w + 0.5 * (7 + 2.0) * w * w).x
+    assert leaf_weight(sums(5.0, 7.0), SCALE, params) == pytest.approx(0.3 * best, rel=1e-6)
+
+
+def test_leaf_without_hessian_and_penalty_weighs_nothing():
+    assert leaf_weight(sums(5.0, 0.0), SCALE, BoostParams(reg_lambda=0.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("params", "allowed"),
+    [
+        ({}, True),
+        ({"gamma": 23.9}, True),
+        ({"gamma": 24.0}, False),
+        ({"min_child_weight": 2.0}, True),
+        ({"min_child_weight": 2.1}, False),
+    ],
+)
+def test_what_rules_a_split_out(params, allowed):
+    settings = BoostParams(**{"reg_lambda": 0.0, "min_child_weight": 0.0, **params})
+    left, node = sums([8.0], [2.0]), sums(0.0, 6.0)  # 0.5 (8^2 / 2 + 8^2 / 4 - 0) = 24
+    expected = 24.0 if allowed else -np.inf
+    assert gains(left, node, np.array([True]), SCALE, settings).tolist() == [expected]
+    assert gains(left, node, np.array([False]), SCALE, settings).tolist() == [-np.inf]
+
+
+def test_a_split_that_gains_nothing_is_no_split():
+    params = BoostParams(reg_lambda=0.0, min_child_weight=0.0)
+    assert gains(sums([1.0], [1.0]), sums(2.0, 2.0), np.array([True]), SCALE, params)[0] == -np.inf
+
+
+def test_of_equal_gains_the_first_partys_wins_with_all_that_tie():
+    none = np.array([], float)
+    forbidden = np.array([-np.inf, -np.inf])
+    assert best_split([none, forbidden]) is None
+    assert best_split([]) is None
+    choice = best_split([none, forbidden, np.array([1.0, 3.0, 3.0]), np.array([3.0])])
+    assert (choice.party, choice.candidates, choice.gain) == (2, (1, 2), 3.0)
+    assert best_split([np.array([1.0]), np.array([2.0])]).party == 1
+
+
+def test_sums_are_compared_entry_by_entry():
+    a = Sums(np.array([3, 4]), np.array([1, 2]))
+    assert a.equals(Sums(np.array([3, 4]), np.array([1, 2])))
+    assert not a.equals(Sums(np.array([3, 4]), np.array([1, 3])))
+    assert not a.equals(Sums(np.array([2, 4]), np.array([1, 2])))
+    assert (a - a.at(np.array([1, 1]))).gradient.tolist() == [-1, 0]
+
+
+@given(data=st.data(), rows=st.integers(1, 40), levels=st.integers(1, 4))
+def test_frontier_is_a_walk_row_by_row(data, rows, levels):
+    bits = st.lists(st.booleans(), min_size=rows, max_size=rows)
+    active = np.array(data.draw(bits))
+    frontier, where = Frontier(np.zeros(rows, np.int64), active), [0] * rows
+    for _ in range(levels):
+        split = sorted(data.draw(st.sets(st.sampled_from(frontier.nodes), min_size=1)))
+        left = np.array(data.draw(bits))
+        frontier.advance(split, left)
+        for i, node in enumerate(where):
+            if node in split:
+                where[i] = 2 * node + (1 if left[i] else 2)
+        assert frontier.node_of_row.tolist() == where
+        assert sorted(frontier.nodes) == sorted(2 * n + side for n in split for side in (1, 2))
+        counts = {n: int((active & frontier.inside(n)).sum()) for n in frontier.nodes}
+        for summed, sibling in frontier.pairs:
+            assert counts[summed] < counts[sibling] or (
+                counts[summed] == counts[sibling] and summed < sibling
+            )
+        nodes = frontier.nodes
+        slots = frontier.slots(nodes)
+        assert slots.tolist() == [
+            nodes.index(n) if a and n in nodes else -1 for n, a in zip(where, active, strict=True)
+        ]
+
+
+def test_scores_walk_to_the_leaves():
+    branches = {0: Branch(0, 0, "a", 1.0), 2: Branch(1, 0, "b", 1.0)}
+    tree = Tree(branches, {1: 0.5, 5: -1.0, 6: 2.0})
+    left = {0: np.array([True, False, False]), 1: np.array([True, True, False])}
+    assert tree.scores(3, lambda branch: left[branch.party]).tolist() == [0.5, -1.0, 2.0]
+    assert tree.weights().tolist() == [0.0, 0.5, 0.0, 0.0, 0.0, -1.0, 2.0]
+
+
+def test_a_tree_of_one_leaf():
+    assert Tree({}, {0: 0.25}).scores(2, lambda branch: np.zeros(2, bool)).tolist() == [0.25, 0.25]
