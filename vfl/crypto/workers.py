@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import shutil
 import signal
 import threading
 from collections import deque
@@ -18,6 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import lru_cache
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -46,7 +48,7 @@ class SharedRows:
     """Ciphertexts of shape (rows, width) that the workers of a pool can read."""
 
     def __init__(self, rows: int, width: int, shared: bool) -> None:
-        self._memory = SharedMemory(create=True, size=max(1, rows * width)) if shared else None
+        self._memory = _shared_memory(max(1, rows * width)) if shared else None
         self._shape = (rows, width)
         self.array: Ciphertexts = (
             np.zeros(self._shape, np.uint8)
@@ -68,6 +70,18 @@ class SharedRows:
             # A view that is still in use keeps the pages until it goes.
             with contextlib.suppress(BufferError):
                 memory.close()
+
+
+def _shared_memory(size: int) -> SharedMemory:
+    """Room in shared memory. A system that has too little would kill the process at its first use."""
+    room = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
+    if room.exists() and (free := shutil.disk_usage(room).free) < size:
+        raise VflError(
+            f"shared memory has {free / 1e6:,.0f} MB free and this job needs {size / 1e6:,.0f} MB: "
+            "enlarge /dev/shm (in a container: --shm-size), or set workers = 1 in [party]",
+            for_peer="it has too little shared memory",
+        )
+    return SharedMemory(create=True, size=size)
 
 
 def rows_of(handle: Any) -> Ciphertexts:

@@ -37,6 +37,11 @@ class Office:
                 raise IdentityError(
                     f"{peer.certificate} is this party's own certificate: put {name}'s there"
                 )
+            if certificate.name != name:
+                raise IdentityError(
+                    f"{peer.certificate} is the certificate of {certificate.name}: "
+                    f"pin {name}'s under [peers.{name}]"
+                )
             pinned[name] = certificate
         return cls(party, identity, pinned)
 

@@ -36,6 +36,8 @@ from vfl.protocols.boost import Training, TreeDone, guest_train
 from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import guest_score
 
+_JOB_LENGTH = 40  # how much of a job's name the names of its models take over
+
 
 @dataclass
 class Account:
@@ -126,14 +128,16 @@ async def train(
     aligned = _alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job)
     own = bin_columns(table.take(aligned.rows), params.max_bins, params.min_bin_rows)
-    async with hosts_of(office, wait, show, [n for n in aligned.parties if n != party.name]) as hosts:
+    # In the party file's order, which decides between equal gains.
+    names = [name for name in party.peers if name in aligned.parties]
+    async with hosts_of(office, wait, show, names) as hosts:
         offer = Offer(
             "train",
             run := new_run(),
             [host.name for host in hosts],
             list(aligned.normalise),
             alignment=aligned.name,
-            model=f"{job.name[:40]}-{stamp(run)}",
+            model=f"{job.name[:_JOB_LENGTH]}-{stamp(run)}",
             job=job.canonical,
         )
         for host, answer in zip(hosts, await _offer(hosts, offer), strict=True):
@@ -211,11 +215,7 @@ async def score(office: Office, model: str, data: Path, out: Path, *, wait: floa
                 for host in hosts
             ]
         )
-        places = []
-        for common in found:
-            place = np.full(table.rows, -1, np.int64)
-            place[ids.rows[common]] = np.arange(len(common))
-            places.append(place)
+        places = [_places(common, ids) for common in found]
         scores = await guest_score(
             hosts,
             half.model,
@@ -237,7 +237,7 @@ def resolve_model(store: Store, model: str) -> str:
     """A model's full name from that, from a path, or from its job's name (the newest one)."""
     if model in store.names("model") or "/" in model or model.endswith(".json"):
         return model
-    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model]
+    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model[:_JOB_LENGTH]]
     return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
 
 
@@ -273,7 +273,9 @@ def _read(
     table = read_table(party.data, role="guest", need_label=need_label, path=path, expect=expect)
     for warning in table.warnings:
         show.say(f"note: {warning}")
-    ids = normalise(table.ids, party.data.normalise, party.data.duplicates, table.path.name)
+    # A batch to score may ask about the same id twice.
+    duplicates = party.data.duplicates if expect is None else "first"
+    ids = normalise(table.ids, party.data.normalise, duplicates, table.path.name)
     return table, ids
 
 
@@ -354,6 +356,13 @@ def _save_run(
             "held_out_probability": dict(probability),
         },
     )
+
+
+def _places(common: NDArray[np.int64], ids: NormalisedIds) -> NDArray[np.int64]:
+    """The place of each row of the table in the alignment, -1 where the host does not know its id."""
+    place_of_id = np.full(len(ids.ids) + 1, -1, np.int64)  # the last one is for rows without an id
+    place_of_id[common] = np.arange(len(common))
+    return place_of_id[ids.id_of_row]
 
 
 def _unknown_to(unknown: dict[str, NDArray[np.bool_]], rows: int) -> list[str]:

@@ -262,7 +262,7 @@ async def _accept(
     own_rule, asked = list(party.data.normalise), list(offer.normalise)
     if own_rule != asked:
         raise Refused(
-            f"{party.name} normalises ids by {own_rule}, the guest by {asked}: "
+            f"{party.name} normalises ids by {', '.join(own_rule)}, the guest by {', '.join(asked)}: "
             "set normalise in [data] alike on both sides"
         )
     # In a thread: the guest would hold a host for dead that says nothing while it reads.

@@ -32,7 +32,8 @@ class Offer(Message, frozen=True):
 
 
 class Accept(Message, frozen=True):
-    """host -> guest. Reveals: that the host takes part; for training, the number of aligned rows."""
+    """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows.
+    The guest's own, at the end of an alignment, repeats the number of common rows."""
 
     rows: int | None = None
 

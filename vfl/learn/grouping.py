@@ -3,7 +3,7 @@
 Encrypted sums cost one ciphertext product a row and column. But the histogram of a column is a marginal
 of the joint histogram of a group of columns, and that one costs a product a row for the whole group,
 plus one for each distinct cell and column to get the marginals. Groups are formed greedily while this
-is cheaper than one more product a row.
+is much cheaper than one more product a row.
 """
 
 from dataclasses import dataclass
@@ -37,19 +37,19 @@ def group_columns(codes: NDArray[np.uint8], sizes: list[int], slot: Integers, sl
     codes: shape (columns, rows), each below its column's entry of `sizes`. slot: the node of each row,
     below `slots`; a cell never joins two nodes.
     """
-    rows = len(slot)
+    # A group of its own costs a column one product a row, but later columns may share it.
+    worth = len(slot) // 3
     groups: list[tuple[list[int], Integers, int]] = []  # columns, cell of each row, cells
     for column in sorted(range(len(sizes)), key=lambda c: sizes[c]):
         size, own = sizes[column], codes[column]
         best: tuple[int, int] | None = None  # extra products, place
         for place, (columns, key, cells) in enumerate(groups):
-            # Worth it while fewer than `rows` products are added.
-            most = (rows + _marginals(len(columns), cells)) // (len(columns) + 1)
+            most = (worth + _marginals(len(columns), cells)) // (len(columns) + 1)
             found = _distinct(key * size + own, cells * size, most)
             if found is not None:
                 extra = _marginals(len(columns) + 1, found) - _marginals(len(columns), cells)
                 best = min(best, (extra, place)) if best else (extra, place)
-        if best is None or best[0] >= rows:
+        if best is None or best[0] >= worth:
             groups.append(([column], *_numbered(slot * size + own, slots * size)))
         else:
             columns, key, cells = groups[best[1]]

@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class BoostParams(BaseModel):
@@ -37,3 +37,9 @@ class BoostParams(BaseModel):
         description="exponents of the guest's encryption; full needs no assumption, twice the work",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
+
+    @model_validator(mode="after")
+    def _has_rows_to_stop_by(self) -> "BoostParams":
+        if self.early_stopping_rounds and not self.validation_share:
+            raise ValueError("early_stopping_rounds needs a validation_share above 0")
+        return self

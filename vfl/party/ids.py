@@ -36,11 +36,13 @@ class NormalisedIds:
     """Ids fit for alignment: distinct, none empty.
 
     ids: one a kept row. rows: int64 (len(ids),), the numbers of the kept rows counted from 0, in
-    their order. empties, duplicates: the numbers of rows left out for either reason.
+    their order. id_of_row: int64 (rows of the table,), the place in `ids` of each row's id, -1 for an
+    empty one. empties, duplicates: the numbers of rows left out for either reason.
     """
 
     ids: list[bytes]
     rows: NDArray[np.int64]
+    id_of_row: NDArray[np.int64]
     empties: int
     duplicates: int
 
@@ -97,9 +99,12 @@ def normalise(
             f'({_row_numbers(repeats)}); say duplicates = "first" in [data] to keep the first row '
             f"of each id, or clean the file"
         )
-    return NormalisedIds(
-        list(first), np.fromiter(first.values(), np.int64, len(first)), len(empty), len(repeats)
+    kept = np.fromiter(first.values(), np.int64, len(first))
+    place = {one: i for i, one in enumerate(first)}
+    id_of_row = np.fromiter(
+        (-1 if i in skipped else place[joined[i]] for i in rows), np.int64, len(rows)
     )
+    return NormalisedIds(list(first), kept, id_of_row, len(empty), len(repeats))
 
 
 def check_rule(rule: Sequence[str]) -> None:

@@ -139,7 +139,9 @@ class Store:
 
     def _make(self, kind: Kind) -> None:
         try:
-            self.folder(kind).mkdir(mode=0o700, parents=True, exist_ok=True)
+            # One by one: the mode goes to the last folder only.
+            for folder in (self.root, self.folder(kind)):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
