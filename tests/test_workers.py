@@ -1,0 +1,146 @@
+"""The pool of processes: same results as in one, errors that end the job, nothing left behind."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from vfl.crypto.packing import Layout
+from vfl.crypto.paillier import InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.sums import (
+    check_rows,
+    decrypt_sums,
+    encrypt_pairs,
+    pack_and_rerandomise,
+    sum_by_cell,
+)
+from vfl.crypto.workers import WorkerDied, Workers
+
+KEY = PrivateKey.generate(2048)
+
+
+def double(key, x):
+    return 2 * x
+
+
+def fail(key):
+    raise InvalidCiphertext("a ciphertext out of range")
+
+
+def die(key):
+    os._exit(9)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
+    async def run():
+        async with Workers(KEY, count) as workers:
+            assert await workers.map(double, [(i,) for i in range(50)]) == [2 * i for i in range(50)]
+            with pytest.raises(InvalidCiphertext, match="out of range"):
+                await workers.run(fail)
+            assert await workers.run(double, 4) == 8
+
+    asyncio.run(run())
+
+
+def test_a_worker_that_dies_ends_the_job_with_one_line():
+    async def run():
+        async with Workers(KEY, 2) as workers:
+            with pytest.raises(WorkerDied, match=r"a worker process died .* lower workers"):
+                await workers.run(die)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_encrypt_sum_pack_decrypt(count):
+    """The whole way of a histogram, against NumPy."""
+    rng = np.random.default_rng(0)
+    rows, cells = 600, 40
+    layout = Layout.for_rows(rows, 2048)
+    g = rng.integers(-(2**layout.row_bits), 2**layout.row_bits, rows, endpoint=True)
+    h = rng.integers(0, 2**layout.row_bits, rows, endpoint=True)
+    cell = rng.integers(0, cells - 5, rows)  # the last five stay empty
+    chosen = rng.permutation(rows)[:500]
+
+    async def run():
+        async with (
+            Workers(KEY, count) as private,
+            Workers(PublicKey(int(KEY.public.n)), count) as public,
+        ):
+            encrypted = await private.run(encrypt_pairs, layout, g, h)
+            store = public.rows(rows, public.key.width)
+            store.array[:] = encrypted
+            await public.run(check_rows, store.handle, 0, rows)
+            from_store = await sum_by_cell(public, store, chosen, cell[chosen], cells)
+            from_array = await sum_by_cell(public, encrypted, chosen, cell[chosen], cells)
+            store.array[7] = 0
+            with pytest.raises(InvalidCiphertext):
+                await public.run(check_rows, store.handle, 0, rows)
+            store.close()
+            assert np.array_equal(from_store, from_array)
+            packed = await pack_and_rerandomise(public, from_store, layout)
+            assert len(packed) == layout.ciphertexts(cells)
+            return await decrypt_sums(private, layout, packed, cells)
+
+    sums = asyncio.run(run())
+    for found, values in zip(sums, (g, h), strict=True):
+        expected = np.zeros(cells, np.int64)
+        np.add.at(expected, cell[chosen], values[chosen])
+        assert np.array_equal(found, expected)
+
+
+PARTY = """
+import asyncio, os, sys
+from tests.test_workers import own_pid
+from vfl.crypto.paillier import PublicKey
+from vfl.crypto.workers import Workers
+
+async def run():
+    async with Workers(PublicKey(int(sys.argv[1])), 2) as workers:
+        print(*set(await workers.map(own_pid, [(0.2,)] * 6)), flush=True)
+        await asyncio.sleep(60)
+
+if __name__ == "__main__":
+    asyncio.run(run())
+"""
+
+
+def own_pid(key, seconds):
+    time.sleep(seconds)
+    return os.getpid()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks processes up in /proc")
+def test_workers_of_a_killed_party_end(tmp_path):
+    script = tmp_path / "party.py"
+    script.write_text(PARTY)
+    root = Path(__file__).parent.parent
+    party = subprocess.Popen(
+        [sys.executable, script, str(int(KEY.public.n))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
+    with party:
+        pids = [int(pid) for pid in party.stdout.readline().split()]
+        assert pids
+        party.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 20
+    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in pids)
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie that nobody reaps does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
