@@ -35,7 +35,8 @@ lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter
 	$(BIN)/lint-imports
 
 bench: $(VENV)/dev   ## the benchmarks, see benchmarks/README.md
-	$(BIN)/python benchmarks/run.py $(BENCH)
+	$(BIN)/python benchmarks/paillier.py
+	$(BIN)/python benchmarks/secureboost.py uniform --depth 5 --trees 3
 
 clean:               ## remove the virtual environment and what was built
 	rm -rf $(VENV) build *.egg-info
