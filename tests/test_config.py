@@ -82,6 +82,20 @@ def test_a_host_with_one_id_as_text_and_an_absolute_path(tmp_path):
     assert p.peers["insurer"].address is None
 
 
+def test_a_host_may_pin_a_fellow_host_that_it_never_dials(tmp_path):
+    dialling = edited(HOST, 'listen = "0.0.0.0:7443"\n', "")
+    fellow = '[peers.bureau]\ncertificate = "peers/bureau.pem"\n'
+    with pytest.raises(ConfigError, match=r"\[peers.insurer\] needs an address"):
+        party(tmp_path, dialling + fellow)
+    reached = edited(
+        dialling, "[peers.insurer]\n", '[peers.insurer]\naddress = "insurer.example:7443"\n'
+    )
+    assert party(tmp_path, reached + fellow).peers["bureau"].address is None
+    # A guest, though, must come to a session with every host.
+    with pytest.raises(ConfigError, match=r"\[peers.bureau\] needs an address"):
+        party(tmp_path, GUEST + fellow)
+
+
 def test_paths_do_not_depend_on_the_working_folder(tmp_path, monkeypatch):
     party(tmp_path, GUEST)
     monkeypatch.chdir(tmp_path)

@@ -5,15 +5,13 @@ import contextlib
 import json
 import logging
 import math
-import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import click
 
@@ -46,7 +44,7 @@ class _Group(click.Group):
             ctx.exit(error.exit_code)
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
-            _leave(INTERRUPTED)
+            ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except Exception as error:
@@ -145,7 +143,6 @@ def serve(party: Path) -> None:
             _run(serve_host(Office.open(settings), show))
         except KeyboardInterrupt:
             show.say(f"{settings.name} stops serving")
-    _leave(0)
 
 
 @main.command()
@@ -272,19 +269,20 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
 
 
 class _Threads(ThreadPoolExecutor):
-    """Threads that compute for a job; when the job is interrupted nobody waits for them."""
+    """A thread for each call, for which nobody waits when a job is interrupted."""
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        super().shutdown(wait=False, cancel_futures=True)
+    def submit(self, call: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        outcome: Future[T] = Future()
 
+        def compute() -> None:
+            try:
+                outcome.set_result(call(*arguments, **named))
+            except BaseException as error:
+                outcome.set_exception(error)
 
-def _leave(code: int) -> NoReturn:
-    """End the process, at once where threads still compute for an interrupted job."""
-    if threading.active_count() > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
-    raise click.exceptions.Exit(code)
+        outcome.set_running_or_notify_cancel()
+        threading.Thread(target=compute, daemon=True).start()
+        return outcome
 
 
 class _Terminal:

@@ -5,20 +5,18 @@ column, row or peer and says what to do. `for_peer` is the line that the other p
 never a value, an id or a path. The exit code of the command line is the class's.
 """
 
+import traceback
 from pathlib import Path
 
 
 def fault(error: BaseException) -> str:
-    """A bug as one line: where, without its text, which may quote a value."""
+    """A bug as one line: where in vfl, without the error's text, which may quote a value."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
     text = f"a fault of vfl itself, please report it: {type(error).__name__}"
-    if trace is not None:
-        text += f" at {Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}"
-    return text
+    frames = [(Path(f.f_code.co_filename), line) for f, line in traceback.walk_tb(error.__traceback__)]
+    own = [(path, line) for path, line in frames if Path(__file__).parent in path.parents] or frames
+    return text + (f" at {own[-1][0].name}:{own[-1][1]}" if own else "")
 
 
 class VflError(Exception):

@@ -6,7 +6,6 @@ place. A transport only moves frames.
 """
 
 import asyncio
-import contextlib
 import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -65,6 +64,7 @@ class Peer(ABC):
         self.traffic = Traffic()
         self.observers: list[Observer] = []
         self._session = bytes(TAG)
+        self._unbound = self._session  # before the last `bind`
         self._sent = 0
         self._received = 0
 
@@ -89,7 +89,7 @@ class Peer(ABC):
         digest = hashlib.sha256(b"vfl session" + self._session)
         for part in context:
             digest.update(len(part).to_bytes(8, "big") + part)
-        self._session = digest.digest()[:TAG]
+        self._unbound, self._session = self._session, digest.digest()[:TAG]
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
@@ -116,7 +116,9 @@ class Peer(ABC):
         """
         frame = await self._get()
         expected = " or ".join(kind.__name__ for kind in kinds)
-        if len(frame) < HEADER or frame[:TAG] != self._session:
+        # A peer that ends the job may not have come to the binding yet.
+        stops = frame[:TAG] == self._unbound and self._stop_in(frame) is not None
+        if len(frame) < HEADER or (frame[:TAG] != self._session and not stops):
             raise self.breach(f"a frame of another session where {expected} was due")
         if int.from_bytes(frame[TAG:HEADER], "big") != self._received:
             raise self.breach(f"a frame out of order where {expected} was due")
@@ -133,12 +135,16 @@ class Peer(ABC):
 
     def last_words(self, lost: PeerLost) -> PeerLost | PeerStopped:
         """`lost`, unless the peer sent a Stop before it left that nobody has read yet."""
-        for frame in self._unread():
-            with contextlib.suppress(wire.WireError):
-                message = wire.decode(frame[HEADER:], (Stop,))
-                if isinstance(message, Stop):
-                    return self._stopped(message)
-        return lost
+        stops = (self._stop_in(frame) for frame in self._unread())
+        return next((self._stopped(stop) for stop in stops if stop is not None), lost)
+
+    @staticmethod
+    def _stop_in(frame: bytes) -> Stop | None:
+        try:
+            message = wire.decode(frame[HEADER:], (Stop,))
+        except wire.WireError:
+            return None
+        return message if isinstance(message, Stop) else None
 
     def _stopped(self, stop: Stop) -> PeerStopped:
         return PeerStopped(

@@ -1,0 +1,34 @@
+"""Fixtures that several test modules share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from federation import Federation, Party, ended, make_keys, private_words
+
+
+@pytest.fixture(scope="session")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Keys and certificates of all parties."""
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture(scope="session")
+def federation(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Federation]:
+    """Two hosts that listen and serve all tests; the guest has aligned and trained with both.
+
+    Tests leave the hosts' files as they were, and take `insurer` for a guest of their own.
+    """
+    with ended(Federation(tmp_path_factory.mktemp("federation"), keys)) as made:
+        made.serve()
+        made.guest.align().ok()
+        made.guest.train().ok()
+        yield made
+
+
+@pytest.fixture
+def insurer(federation: Federation, tmp_path: Path) -> Iterator[Party]:
+    """A copy of the guest with its alignment and model, which a test may spoil."""
+    party = federation.another_guest(tmp_path / "insurer")
+    yield party
+    party.close(private_words(federation.tables))

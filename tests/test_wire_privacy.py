@@ -1,0 +1,330 @@
+"""No id, value, label, bin edge or category is on the wire, in any encoding we could think of.
+
+A whole run (align, train, score) is recorded as it goes into TLS, and searched for everything that a
+party holds. What is searched for cannot occur by chance: ids and categories are long random text,
+numbers have random mantissas, and of labels and small numbers whole stretches are searched for. The
+search itself is tested by planting.
+"""
+
+import hashlib
+import inspect
+import random
+import re
+import struct
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from federation import NUMERIC, Federation, Table, ended
+from recording import Proxy, Sent, record
+
+import vfl.jobs.host  # all messages of the product are defined behind it
+import vfl.protocols.scoring
+from vfl.jobs.halves import HostHalf, load_alignment, load_half
+from vfl.learn.binning import bin_columns
+from vfl.net.peer import Stop
+from vfl.net.wire import Message
+from vfl.party.config import DataSection, load_party
+from vfl.party.ids import normalise
+from vfl.party.store import Store
+from vfl.party.table import read_table
+
+KEY = 8  # bytes by which a needle is found; none is shorter
+DIGESTS = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
+Floats = np.ndarray
+
+
+@dataclass(frozen=True)
+class Needle:
+    """Bytes that must not be on the wire, and what they are (never shown: the bytes)."""
+
+    what: str
+    data: bytes
+
+
+class Searcher:
+    """Finds many needles at once."""
+
+    def __init__(self, needles: Iterable[Needle]) -> None:
+        self._by_start: dict[bytes, list[Needle]] = defaultdict(list)
+        self.size = 0
+        for needle in needles:
+            assert len(needle.data) >= KEY, needle.what
+            self._by_start[needle.data[:KEY]].append(needle)
+            self.size += 1
+
+    def found(self, haystack: bytes) -> set[str]:
+        """What of the needles is in there."""
+        starts = self._by_start
+        return {
+            needle.what
+            for at in range(len(haystack) - KEY + 1)
+            if (key := haystack[at : at + KEY]) in starts
+            for needle in starts[key]
+            if haystack.startswith(needle.data, at)
+        }
+
+
+def of_id(text: str | bytes) -> Iterator[Needle]:
+    """An id as text and as all its plain digests, the ways an id is 'anonymised' in practice."""
+    data = text.encode() if isinstance(text, str) else text
+    yield Needle("id as text", data)
+    yield Needle("id as UTF-16", data.decode("latin-1").encode("utf-16-le"))
+    for name in DIGESTS:
+        digest = hashlib.new(name, data).digest()
+        yield Needle(f"id as {name}", digest[:16])
+        yield Needle(f"id as {name} in hex", digest.hex()[:32].encode())
+        yield Needle(f"id as {name} in hex", digest.hex().upper()[:32].encode())
+
+
+def of_number(value: float, what: str) -> Iterator[Needle]:
+    """A number with a random mantissa: MessagePack's floats are the big-endian ones."""
+    yield Needle(f"{what} as float64", struct.pack("<d", value))
+    yield Needle(f"{what} as float64", struct.pack(">d", value))
+    for text in (repr(value), f"{value:.6f}", f"{value:.8e}"):
+        if len(text) >= KEY:
+            yield Needle(f"{what} as text", text.encode())
+
+
+def of_numbers(values: Floats, what: str) -> Iterator[Needle]:
+    """Stretches of a column in some order, in the types a column travels in."""
+    present = np.nan_to_num(values)
+    for order in "<>":
+        for start in range(0, len(present) - 16, 16):
+            piece = present[start : start + 16]
+            yield Needle(f"{what} as float32", piece[:4].astype(f"{order}f4").tobytes())
+            yield Needle(f"{what} as float16", piece.astype(f"{order}f2").tobytes())
+            whole = np.round(piece)
+            if len(np.unique(whole)) > 2:  # else it could be in there by chance
+                for width in (2, 4, 8):
+                    yield Needle(f"{what} as int{8 * width}", whole.astype(f"{order}i{width}").tobytes())
+            # Fixed point, as a quantised value would be.
+            for width, scale in ((4, 1e6), (8, 1e9), (8, 2**32)):
+                scaled = np.round(piece[:4] * scale).astype(f"{order}i{width}")
+                yield Needle(f"{what} in fixed point", scaled.tobytes())
+
+
+def of_label(label: Floats) -> Iterator[Needle]:
+    """Stretches of the label in some order, as bits and as numbers."""
+    bits = label.astype(np.uint8)
+    for order in ("big", "little"):
+        for shift in range(8):
+            packed = np.packbits(bits[shift:], bitorder=order).tobytes()[: (len(bits) - shift) // 8]
+            for start in range(0, len(packed) - 11, 4):
+                yield Needle("label as bits", packed[start : start + 12])
+    for start in range(0, len(bits) - 64, 16):
+        piece = bits[start : start + 64]
+        if not 8 < piece.sum() < 56:
+            continue
+        yield Needle("label as bytes", piece.tobytes())
+        yield Needle("label as text", bytes(piece + ord("0")))
+        yield Needle("label as MessagePack booleans", bytes(piece + 0xC2))
+        for kind in ("i2", "i4", "i8", "f4", "f8"):
+            for order in "<>":
+                yield Needle(f"label as {kind}", piece.astype(order + kind).tobytes())
+
+
+def of_text(text: str, what: str) -> Iterator[Needle]:
+    yield Needle(f"{what} as text", text.encode())
+    yield Needle(f"{what} as UTF-16", text.encode("utf-16-le"))
+    for name in DIGESTS:
+        yield Needle(f"{what} as {name}", hashlib.new(name, text.encode()).digest()[:16])
+
+
+def numbers(cells: Sequence[str]) -> Floats:
+    return np.array([float(cell) if cell else np.nan for cell in cells])
+
+
+def of_table(table: Table, id_column: str, orders: Sequence[np.ndarray]) -> Iterator[Needle]:
+    """Everything in a party's table, the rows in each of these orders."""
+    rule = DataSection.model_fields["normalise"].default
+    for cell in table[id_column]:
+        yield from of_id(cell)
+    for one in normalise([table[id_column]], rule).ids:
+        yield from of_id(one)
+        yield from of_id(re.sub(rb"^\d+:", b"", one))
+    for name, cells in table.items():
+        if name == id_column:
+            continue
+        if name == "claim":
+            for order in orders:
+                yield from of_label(numbers(cells)[order])
+        elif name in NUMERIC:
+            column = numbers(cells)
+            for value in set(column[~np.isnan(column)].tolist()):
+                yield from of_number(value, "value")
+            for order in orders:
+                yield from of_numbers(column[order], "column")
+        else:
+            for category in {cell for cell in cells if cell}:
+                yield from of_text(category, "category")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> tuple[Federation, list[Sent]]:
+    made = Federation(tmp_path_factory.mktemp("privacy"), keys)
+    return made, record(made)
+
+
+def secrets(federation: Federation) -> Iterator[Needle]:
+    """All that any party holds; the tables' rows as in the file and as aligned, and without holdout."""
+    for name, party in federation.parties.items():
+        store = Store(party.store)
+        aligned = load_alignment(store, store.latest("alignment")).rows
+        table = federation.tables[name]
+        rows = np.arange(len(next(iter(table.values()))))
+        yield from of_table(table, party.settings["data"]["id"], [rows, aligned])
+        # Edges and categories as a host would choose them, and as its half of the model has them.
+        features = read_table(
+            load_party(party.file).data, role=party.settings["party"]["role"], need_label=False
+        )
+        for column in bin_columns(features.take(aligned), 6, 10).columns:
+            for edge in [] if column.edges is None else column.edges.tolist():
+                yield from of_number(edge, "edge")
+            for category in column.categories:
+                yield from of_text(category, "category")
+        if name != "insurer":
+            half = load_half(store, store.latest("model"), HostHalf)
+            for split in half.model.splits:
+                if split.threshold is not None:
+                    yield from of_number(split.threshold, "threshold")
+    yield from of_table(
+        federation.tables["new"], "plate", [np.arange(len(federation.tables["new"]["plate"]))]
+    )
+
+
+def haystacks(sent: Sequence[Sent]) -> dict[tuple[str, str], bytes]:
+    joined: dict[tuple[str, str], bytearray] = defaultdict(bytearray)
+    for message in sent:
+        joined[message.sender, message.receiver] += message.frame
+    return {ends: bytes(data) for ends, data in joined.items()}
+
+
+def test_nothing_private_is_on_the_wire(run: tuple[Federation, list[Sent]]) -> None:
+    federation, sent = run
+    kinds = {message.kind for message in sent}
+    assert kinds >= {"BlindedIds", "AlignStore", "Gradients", "CandidateSums", "Directions"}
+    searcher = Searcher(secrets(federation))
+    assert searcher.size > 20_000
+    for ends, data in haystacks(sent).items():
+        assert searcher.found(data) == set(), ends
+
+
+def test_labels_of_the_rows_drawn_for_training_are_not_on_the_wire(
+    run: tuple[Federation, list[Sent]],
+) -> None:
+    """The guest says which rows are drawn; their labels, alone, could travel in the same order."""
+    federation, sent = run
+    store = Store(federation.guest.store)
+    aligned = load_alignment(store, store.latest("alignment")).rows
+    (first,) = [
+        msgspec.msgpack.decode(m.payload)[1]
+        for m in sent
+        if (m.kind, m.receiver) == ("TreeStart", "registry") and b"\xa4tree\x00" in m.payload
+    ]
+    drawn = np.unpackbits(np.frombuffer(first["active"], np.uint8), count=len(aligned)).astype(bool)
+    assert 0.6 < drawn.mean() < 0.9
+    label = numbers(federation.tables["insurer"]["claim"])[aligned]
+    searcher = Searcher([*of_label(label[drawn]), *of_label(label[~drawn]), *of_label(1 - label[drawn])])
+    for ends, data in haystacks(sent).items():
+        assert searcher.found(data) == set(), ends
+
+
+def test_only_columns_that_may_be_shown_are_named(run: tuple[Federation, list[Sent]]) -> None:
+    _, sent = run
+    whole = haystacks(sent)
+    shown = b"".join(whole.values())
+    for hidden in (b"density", b"plate", b"driver_age", b"occupation", b"registration"):
+        assert hidden not in shown
+    for (sender, receiver), data in whole.items():
+        named = [name for name in (b"power", b"brand") if name in data]
+        assert not named or (sender, receiver) == ("registry", "insurer")
+    assert b"bureau:1" in whole["bureau", "insurer"]
+
+
+def test_the_search_finds_what_is_planted() -> None:
+    """Every kind of needle, in random bytes of the size of a run."""
+    rng = np.random.default_rng(3)
+    noise = rng.bytes(20_000)
+    texts = [f"id{rng.integers(10**12)}" for _ in range(3)]
+    column = rng.normal(100, 20, 64)
+    label = rng.integers(0, 2, 200).astype(float)
+    needles = [
+        *(needle for text in texts for needle in of_id(text)),
+        *(needle for value in column.tolist() for needle in of_number(value, "value")),
+        *of_numbers(column, "column"),
+        *of_label(label),
+        *of_text("a category name", "category"),
+    ]
+    searcher = Searcher(needles)
+    assert searcher.found(noise) == set()
+    kinds = {needle.what for needle in needles}
+    assert len(kinds) >= 39
+    chooser = random.Random(4)
+    for kind in kinds:
+        needle = chooser.choice([n for n in needles if n.what == kind])
+        assert kind in searcher.found(noise + needle.data + noise)
+    # And things as they would really travel.
+    for message, kind in [
+        (msgspec.msgpack.encode({"values": column.tolist()}), "value as float64"),
+        (msgspec.json.encode(column.tolist()), "value as text"),
+        (column.astype("<f4").tobytes(), "column as float32"),
+        (np.round(column).astype("<i2").tobytes(), "column as int16"),
+        (np.packbits(label.astype(bool)).tobytes(), "label as bits"),
+        (np.packbits(label[5:].astype(bool), bitorder="little").tobytes(), "label as bits"),
+        (label.astype(np.int8).tobytes(), "label as bytes"),
+        (msgspec.msgpack.encode(label.astype(bool).tolist()), "label as MessagePack booleans"),
+        (msgspec.msgpack.encode(label.astype(int).tolist()), "label as bytes"),
+        (msgspec.msgpack.encode(texts), "id as text"),
+        (hashlib.sha256(texts[1].encode()).hexdigest().encode(), "id as sha256 in hex"),
+    ]:
+        assert kind in searcher.found(noise + message + noise)
+
+
+def test_between_processes_there_is_tls_and_nothing_else(tmp_path: Path, keys: Path) -> None:
+    made = Federation(tmp_path, keys, hosts=("registry",))
+    with ended(made.serve()):
+        peer = made.guest.settings["peers"]["registry"]
+        with Proxy(peer["address"]).running() as proxy:
+            peer["address"] = proxy.address
+            made.guest.align().ok()
+            made.guest.train().ok()
+            made.guest.score().ok()
+        seen = bytes(proxy.seen)
+    assert len(seen) > 300_000
+    assert Searcher(secrets(made)).found(seen) == set()
+    # Not even the certificates and names, nor WebSocket's headers.
+    for text in (b"insurer", b"registry", b"HTTP/1.1", b"Upgrade", b"claims"):
+        assert text not in seen
+
+
+# --- The table of messages. -----------------------------------------------------------------------
+
+DOCUMENT = Path(__file__).parents[1] / "docs" / "messages.md"
+
+
+def messages(kind: type[Message] = Message) -> Iterator[type[Message]]:
+    for sub in kind.__subclasses__():
+        if sub.__module__.startswith("vfl."):
+            yield sub
+        yield from messages(sub)
+
+
+def described(kind: type[Message]) -> tuple[str, str, str]:
+    """(name, direction, what it reveals) from the docstring."""
+    text = " ".join(inspect.getdoc(kind).split()) if kind.__doc__ else ""
+    found = re.match(r"(guest -> host|host -> guest|[Ee]ither -> either)\b(.*?)Reveals: (.+)", text)
+    assert found, f"{kind.__name__}: its docstring needs a direction and `Reveals:`"
+    return kind.__name__, found[1].lower(), found[3].rstrip(".")
+
+
+def test_every_message_says_what_it_reveals_as_the_document_does() -> None:
+    assert vfl.jobs.host and vfl.protocols.scoring and Stop
+    rows = re.findall(
+        r"^\| `(\w+)` \| ([^|]+?) \| [^|]+ \| ([^|]+?) \|$", DOCUMENT.read_text(), re.MULTILINE
+    )
+    assert sorted(rows) == sorted(described(kind) for kind in messages())
