@@ -1,7 +1,10 @@
-"""Paillier's operations, one core against phe and a plain loop, histograms on all cores.
+"""The operations of Paillier, one core against phe and a plain loop, histograms on all cores.
 
 python benchmarks/paillier.py
 python benchmarks/paillier.py --rows 100000 --columns 10 --bins 32 --workers 2 --json
+python benchmarks/paillier.py --scheme ou
+
+With another scheme, the plain loop is over its ciphertexts and phe still does Paillier.
 """
 
 import argparse
@@ -18,8 +21,9 @@ import phe
 from rich.console import Console
 from rich.table import Table
 
-from vfl.crypto.interchange import to_phe
-from vfl.crypto.paillier import PrivateKey
+from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.packing import Layout
+from vfl.crypto.schemes import PRIVATE_KEYS
 from vfl.crypto.sums import sum_by_cell
 from vfl.crypto.workers import Workers
 from vfl.learn.grouping import group_columns
@@ -33,6 +37,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--bins", type=int, default=32)
+    parser.add_argument("--scheme", choices=PRIVATE_KEYS, default="paillier")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--full-exponents", action="store_true", help="obfuscators without assumption")
@@ -43,7 +48,8 @@ def main() -> None:
         print(json.dumps(figures))
         return
     table = Table(
-        title=f"{options.key_bits} bits; {options.rows:,} x {options.columns} x {options.bins}"
+        title=f"{options.scheme}, {options.key_bits} bits; "
+        f"{options.rows:,} x {options.columns} x {options.bins}"
     )
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -54,23 +60,23 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """All figures, by name."""
-    key = PrivateKey.generate(options.key_bits, full_exponents=options.full_exponents)
+    key = PRIVATE_KEYS[options.scheme].generate(options.key_bits, full_exponents=options.full_exponents)
     key.warm()
     public = key.public
     public.warm()
-    theirs = to_phe(public)
-    their_private = phe.PaillierPrivateKey(theirs, *key.parts()[:2])
+    theirs, their_private = phe.generate_paillier_keypair(n_length=options.key_bits)
+    layout = Layout.for_rows(options.rows, public.plaintext_bits(options.key_bits))
     few = key.encrypt(range(64))
+    their_ciphertexts = [theirs.raw_encrypt(m) for m in range(4)]
     figures = {
         "encrypt_us": per_item(lambda: key.encrypt(range(64)), 64),
         "phe_encrypt_us": per_item(lambda: [theirs.raw_encrypt(m) for m in range(4)], 4),
         "add_us": per_item(lambda: public.running(few), 64),
         "decrypt_us": per_item(lambda: key.decrypt(few[:16]), 16),
-        "phe_decrypt_us": per_item(
-            lambda: [their_private.raw_decrypt(int(c)) for c in public.integers(few[:4])], 4
-        ),
+        "phe_decrypt_us": per_item(lambda: [their_private.raw_decrypt(c) for c in their_ciphertexts], 4),
         "rerandomise_us": per_item(lambda: public.rerandomise(few[:16]), 16),
-        "pack_us": per_item(lambda: public.pack(few[:40], 100, 20), 40),
+        "pack_us": per_item(lambda: public.pack(few[:40], layout.slot_bits, layout.slots), 40),
+        "slots": layout.slots,
     }
     figures["encrypt_ratio_to_phe"] = figures["phe_encrypt_us"] / figures["encrypt_us"]
     # What is summed does not matter for the time, so 64 ciphertexts stand for all.
@@ -78,7 +84,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     size = options.columns, options.rows
     codes = np.random.default_rng(1).integers(0, options.bins, size).astype(np.uint8)
     integers = public.integers(rows)
-    figures["loop_histogram_s"] = seconds(lambda: loop(integers, codes, options.bins, public.n_squared))
+    figures["loop_histogram_s"] = seconds(lambda: loop(integers, codes, options.bins, public.modulus))
     for workers in sorted({1, options.workers}):
         name = "histogram_s" if workers == 1 else f"histogram_{workers}_workers_s"
         figures[name] = asyncio.run(joint(key, rows, codes, options.bins, workers))

@@ -99,6 +99,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.2)
+    parser.add_argument("--encryption", choices=["paillier", "ou"], default="paillier")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--holdout", type=float, help="share held out; 0.3, and 0 for uniform")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
@@ -186,6 +187,7 @@ trees = {options.trees}
 depth = {options.depth}
 max_bins = {options.max_bins}
 learning_rate = {options.learning_rate}
+encryption = "{options.encryption}"
 key_bits = {options.key_bits}
 obfuscators = "{options.obfuscators}"
 """

@@ -30,7 +30,6 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.losses import Floats, LogisticLoss
@@ -39,7 +38,15 @@ from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import DataSection, did_you_mean
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.table import MAX_CATEGORIES
-from vfl.protocols.boost import GuestModel, HostModel, Training, TreeDone, guest_train, host_train
+from vfl.protocols.boost import (
+    GuestModel,
+    HostModel,
+    Training,
+    TreeDone,
+    generate_key,
+    guest_train,
+    host_train,
+)
 from vfl.protocols.psi import guest_align, host_align
 from vfl.protocols.scoring import guest_score, host_score
 
@@ -305,9 +312,7 @@ async def _train(
         rows, key = np.arange(guest.rows), None
         if hosts:
             rows = await guest_align(peers, guest.ids, context=context)
-            key = await asyncio.to_thread(
-                PrivateKey.generate, params.key_bits, full_exponents=params.obfuscators == "full"
-            )
+            key = await asyncio.to_thread(generate_key, params)
         binned = bin_columns(guest.take(rows), params.max_bins, params.min_bin_rows)
         drawn = _training(label, weight, rows, params)
         model, _ = await guest_train(peers, {GUEST: binned}, drawn, params, key=key, progress=done)

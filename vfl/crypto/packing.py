@@ -19,7 +19,7 @@ ROW_BITS = 32
 
 @dataclass(frozen=True)
 class Layout:
-    """How sums over at most `rows` rows are packed under a key of `key_bits`."""
+    """How sums over at most `rows` rows are packed in one plaintext."""
 
     rows: int
     row_bits: int
@@ -28,8 +28,12 @@ class Layout:
     slots: int
 
     @classmethod
-    def for_rows(cls, rows: int, key_bits: int) -> "Layout":
-        """The layout with the most precise rows (32 bits at most) whose sums are exact."""
+    def for_rows(cls, rows: int, plaintext_bits: int) -> "Layout":
+        """The layout with the most precise rows (32 bits at most) whose sums are exact.
+
+        `plaintext_bits` are those of the number of plaintexts (PublicKey.plaintext_bits). Raises
+        ValueError, with the numbers, when not one sum fits.
+        """
         row_bits = min(ROW_BITS, _EXACT_BITS - 1 - rows.bit_length())
         if rows < 1:
             raise ValueError(f"{rows} rows have no sums")
@@ -37,8 +41,13 @@ class Layout:
             raise ValueError(f"sums over {rows:,} rows leave {row_bits} bits a row, fewer than 8")
         sum_bits = (rows << row_bits).bit_length()
         slot_bits = 2 * sum_bits + 2
-        # n / 2 > 2^(key_bits - 2) holds every packed plaintext, sign included.
-        return cls(rows, row_bits, sum_bits, slot_bits, (key_bits - 2) // slot_bits)
+        # Half the number of plaintexts, above 2^(plaintext_bits - 2), holds all, sign included.
+        slots = (plaintext_bits - 2) // slot_bits
+        if slots < 1:
+            raise ValueError(
+                f"sums over {rows:,} rows take {slot_bits} bits, a plaintext has {plaintext_bits - 2}"
+            )
+        return cls(rows, row_bits, sum_bits, slot_bits, slots)
 
     def ciphertexts(self, count: int) -> int:
         """How many packed ciphertexts hold `count` sums."""

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.workers import SharedRows, Workers, rows_of
 
 Integers = NDArray[np.int64]
@@ -60,7 +60,7 @@ def _sum_runs(key: PublicKey, handle: Any, rows: Integers, ends: Integers) -> Ci
 
 
 def check_rows(key: PublicKey, handle: Any, start: int, stop: int) -> None:
-    """Raises ValueError unless the rows are units modulo n^2."""
+    """Raises ValueError unless the rows are units of the modulus."""
     key.check(rows_of(handle)[start:stop])
 
 
@@ -92,5 +92,9 @@ async def decrypt_sums(
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
     size = max(1, -(-len(ciphertexts) // (2 * workers.count)))
     tasks = [(ciphertexts[i : i + size],) for i in range(0, len(ciphertexts), size)]
-    parts = await workers.map(PrivateKey.decrypt, tasks)
+    parts = await workers.map(_decrypt, tasks)
     return layout.unpack([value for part in parts for value in part], count)
+
+
+def _decrypt(key: PrivateKey, ciphertexts: Ciphertexts) -> list[int]:
+    return key.decrypt(ciphertexts)

@@ -25,7 +25,7 @@ from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.errors import VflError
 
 T = TypeVar("T")
@@ -104,7 +104,7 @@ class Workers(Generic[K]):
         self._pool: ProcessPoolExecutor | None = None
         if count > 1:
             self._pool = ProcessPoolExecutor(
-                count, multiprocessing.get_context("spawn"), _adopt, (key.parts(),)
+                count, multiprocessing.get_context("spawn"), _adopt, (type(key), key.parts())
             )
 
     async def __aenter__(self) -> "Workers[K]":
@@ -169,15 +169,11 @@ def _warm(key: PublicKey | PrivateKey) -> None:
 _key: PublicKey | PrivateKey
 
 
-def _adopt(parts: tuple[int, ...]) -> None:
+def _adopt(kind: type[PublicKey] | type[PrivateKey], parts: tuple[int, ...]) -> None:
     """Set a worker process up: its key; no death by Ctrl-C, which is the party's own to handle."""
     global _key
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if len(parts) == 1:
-        _key = PublicKey(parts[0])
-    else:
-        p, q, full_exponents = parts
-        _key = PrivateKey(p, q, full_exponents=bool(full_exponents))
+    _key = kind.from_parts(*parts)
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.errors import DataError, ModelError, PeerError
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
@@ -32,7 +31,7 @@ from vfl.party.config import Job, Party
 from vfl.party.ids import NormalisedIds, normalise
 from vfl.party.store import Store
 from vfl.party.table import Table, check_writable, read_table, write_scores
-from vfl.protocols.boost import Training, TreeDone, guest_train
+from vfl.protocols.boost import Training, TreeDone, generate_key, guest_train
 from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import guest_score
 
@@ -147,9 +146,7 @@ async def train(
                     f"party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        key = await asyncio.to_thread(
-            PrivateKey.generate, params.key_bits, full_exponents=params.obfuscators == "full"
-        )
+        key = await asyncio.to_thread(generate_key, params)
         follow = _Follow(show)
         model, score = await guest_train(
             hosts,

@@ -31,7 +31,12 @@ class BoostParams(BaseModel):
     first_tree: Literal["joint", "guest"] = Field(
         "joint", description="guest: the first tree uses the guest's columns alone"
     )
-    key_bits: Literal[2048, 3072, 4096] = Field(2048, description="Paillier modulus")
+    encryption: Literal["paillier", "ou"] = Field(
+        "paillier",
+        description="of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts "
+        "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit",
+    )
+    key_bits: Literal[2048, 3072, 4096] = Field(2048, description="modulus of the guest's key")
     obfuscators: Literal["short", "full"] = Field(
         "short",
         description="exponents of the guest's encryption; full needs no assumption, twice the work",

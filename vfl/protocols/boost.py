@@ -3,7 +3,7 @@
 Cheng et al., arXiv 1901.08755; packing and smaller-child-only as in SecureBoost+ (Chen et al., arXiv
 2110.10927). All parties hold the same aligned rows in the same order and have binned their columns.
 
- 1. The guest sends its Paillier key once.
+ 1. The guest sends its public key once.
 For each tree:
  2. The guest computes each row's gradient and hessian, quantises them to integers, packs both in one
     plaintext, encrypts it and sends it to every host.
@@ -24,6 +24,16 @@ A candidate is revealed where either child of the pair has at least `min_child_r
 of it. The guest checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
+
+Encryption is Paillier's, or Okamoto-Uchiyama's (`encryption = "ou"`), under which a host must be trusted
+to follow the protocol. No decrypted value goes back to hosts, but how the guest reacts does: a host that
+sends made-up ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and
+in 6 which of its candidates won, and each is about a bit of the secret p (crypto/okamoto_uchiyama.py).
+Made-up sums within bounds that do not win go unnoticed; a check that fails ends the job, and its key is
+never used again, but by then p may be known, and every gradient of the job with it, the labels included.
+Under "ou" the host is not told which check on its sums failed, which slows this down and no more.
+No way is known to learn a Paillier key so: there, such a host gets single bits about the gradients that
+it made its ciphertexts of.
 """
 
 import asyncio
@@ -39,8 +49,9 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
-from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.crypto.sums import (
     check_rows,
     decrypt_sums,
@@ -49,6 +60,7 @@ from vfl.crypto.sums import (
     sum_by_cell,
 )
 from vfl.crypto.workers import SharedRows, Workers
+from vfl.errors import PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.grouping import Group, group_columns
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Quantiser
@@ -68,6 +80,7 @@ _shuffle = secrets.SystemRandom().shuffle
 class Key(Message, frozen=True):
     """guest -> host. Reveals: nothing but a public key made for this job."""
 
+    encryption: str
     modulus: bytes
 
 
@@ -213,6 +226,8 @@ async def guest_train(
     """
     if hosts and key is None:
         raise ValueError("training with hosts needs a key")
+    if key is not None and not isinstance(key, PRIVATE_KEYS[params.encryption]):
+        raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
     if key is None:
         return await _Guest([], blocks, rows, params, None).train(progress)
     async with Workers(key, workers) as pool:
@@ -231,7 +246,7 @@ class _Guest:
         workers: Workers[PrivateKey] | None,
     ) -> None:
         self.hosts, self.blocks, self.rows, self.params = hosts, blocks, rows, params
-        self.layout = Layout.for_rows(len(rows.label), params.key_bits)
+        self.layout = _layout(len(rows.label), params)
         bound = LogisticLoss.bound * float(rows.weight.max())
         self.quantiser = Quantiser.for_bound(bound, self.layout.row_bits)
         self.names = (*blocks, *(host.name for host in hosts))
@@ -257,7 +272,7 @@ class _Guest:
         # 1. The key, once.
         if self.hosts:
             modulus = int(self.workers.key.public.n).to_bytes(params.key_bits // 8, "big")
-            await together([host.send(Key(modulus)) for host in self.hosts])
+            await together([host.send(Key(params.encryption, modulus)) for host in self.hosts])
 
         for number in range(params.trees):
             self.seconds.clear()
@@ -438,18 +453,18 @@ class _HostColumns:
             self.candidates[summed] = left, valid
             if sibling is None:
                 if sibling_valid.any():
-                    raise self._host.breach("CandidateSums with a sibling of the root")
+                    raise self._breach("with a sibling of the root")
                 continue
             whole, known = parents[(summed - 1) // 2]
             if len(known) != len(valid) or ((valid | sibling_valid) & ~known).any():
-                raise self._host.breach("CandidateSums that its sums of the parent rule out")
+                raise self._breach("that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
         """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
         workers, layout = self._guest.workers, self._guest.layout
         if message.node != node:
-            raise self._host.breach("CandidateSums of another node")
+            raise self._breach("of another node")
         try:
             valid = unpack_bits(message.valid, message.candidates)
             sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
@@ -459,10 +474,19 @@ class _HostColumns:
                 raise ValueError("a wrong number of ciphertexts")
             g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
         except ValueError as error:
-            raise self._host.breach(f"CandidateSums with {error}") from None
+            raise self._breach(f"with {error}") from None
         left = Sums(np.zeros(message.candidates, np.int64), np.zeros(message.candidates, np.int64))
         left.gradient[sent], left.hessian[sent] = g, h
         return left, valid, sibling_valid
+
+    def _breach(self, what: str) -> PeerError:
+        """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
+        error = self._host.breach(f"CandidateSums {what}")
+        if self._guest.params.encryption == "ou":
+            return PeerError(
+                str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
+            )
+        return error
 
     async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, tuple[Branch, Mask]]:
         """The branch of each node won, and which of its rows go left, as the host says."""
@@ -514,8 +538,10 @@ async def host_train(
 
     # 1. The guest's key.
     message = await guest.recv(Key)
+    if message.encryption != params.encryption:
+        raise guest.breach(f"a Key of another scheme than the job's, {params.encryption}")
     try:
-        key = PublicKey(int.from_bytes(message.modulus, "big"))
+        key = PUBLIC_KEYS[params.encryption](int.from_bytes(message.modulus, "big"))
     except ValueError as error:
         raise guest.breach(f"a Key with {error}") from None
     if key.bits != params.key_bits:
@@ -562,7 +588,7 @@ class _HostTree:
         shuffle: Callable[[list[int]], None],
     ) -> None:
         self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
-        self._layout = Layout.for_rows(binned.rows, params.key_bits)
+        self._layout = _layout(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         order = list(range(len(self._candidates)))
@@ -765,6 +791,13 @@ class _JointSums:
 # ------------------------------------------------------------------------------- what both share
 
 
+def generate_key(params: BoostParams) -> PrivateKey:
+    """A key for one job. Takes a second or more."""
+    return PRIVATE_KEYS[params.encryption].generate(
+        params.key_bits, full_exponents=params.obfuscators == "full"
+    )
+
+
 def draw_rows(train: Mask, params: BoostParams, tree: int) -> Mask:
     """The rows drawn for a tree: a share of the training rows, without replacement."""
     if params.subsample == 1:
@@ -786,6 +819,10 @@ def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> B
     generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
     drawn = np.sort(generator.choice(total, size, replace=False))
     return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
+
+
+def _layout(rows: int, params: BoostParams) -> Layout:
+    return Layout.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
 
 
 def _total(g: Integers, h: Integers, rows: Mask) -> Sums:

@@ -1,0 +1,361 @@
+"""Vectors of additively homomorphic ciphertexts: units modulo a power of n, whose product is a sum.
+
+What Paillier (paillier.py) and Okamoto-Uchiyama (okamoto_uchiyama.py) have in common. A ciphertext of m
+is g^m r, where g has a part of an order that makes out the plaintexts and r, the obfuscator, is an n-th
+power, which carries no plaintext. A vector of ciphertexts is a uint8 array of shape (count, width), each
+row one ciphertext as a little-endian integer of fixed width, ready for the wire.
+
+Obfuscators are squares of n-th powers. An encryption of m with a uniform one is the square of an
+ordinary encryption of m / 2 (the number of plaintexts is odd), so that nothing is lost against the
+textbook schemes.
+- The owner of the key computes h^alpha modulo two coprime factors of the modulus, from tables, and
+  joins the two by the Chinese remainder theorem. h is a random square n-th power and alpha is short: 448
+  bits at 2048, as in Ma, Han, Lei, ACSAC 2021. That h^alpha then looks uniform in the group of h to
+  those who cannot factor n is an assumption (Damgard, Jurik, Nielsen 2010 prove it from factoring for
+  Paillier's n and exponents half as long as n, by Goldreich and Rosen, J. Cryptology 2003; no proof is
+  known to us for p^2 q); the best attack known, Pollard's kangaroo, takes the root of the number of
+  exponents, 2^224. `full_exponents` does without it: exponents uniform below p - 1 and q - 1, more work.
+- Without the key, the base is a random number of one's own to the power 2 n, and the exponent is 128
+  bits longer than n, so that r is uniform up to 2^-128 in the group that the base generates, whatever n
+  is: no base from the key's owner is trusted. Shorter ones would do against those who cannot factor n;
+  but who re-randomises a sum hides it from the key's owner.
+"""
+
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import ClassVar, Self
+
+import gmpy2
+import numpy as np
+from gmpy2 import mpz
+from numpy.typing import NDArray
+
+KEY_BITS = (2048, 3072, 4096)
+# Four times the security level in bits, which NIST SP 800-57 puts at 112 and 128 for the first two.
+SHORT_EXPONENT = {2048: 448, 3072: 512, 4096: 640}
+Ciphertexts = NDArray[np.uint8]  # shape (count, width)
+RandomBits = Callable[[int], int]
+
+_SMALL_PRIMES = gmpy2.primorial(1 << 16)
+_TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
+
+
+class FixedBase:
+    """Powers of one base, from a table of base^(digit * 2^(window i)).
+
+    Brickell, Gordon, McCurley, Wilson, EUROCRYPT 1992: one product a digit, no squarings.
+    """
+
+    def __init__(self, base: mpz, modulus: mpz, exponent_bits: int) -> None:
+        entry = modulus.bit_length() // 8
+        window = max(w for w in range(1, 11) if (exponent_bits // w << w) * entry <= _TABLE_BYTES)
+        self._modulus = modulus
+        self._window = window
+        self._table: list[list[mpz]] = []
+        for _ in range(-(-exponent_bits // window)):
+            powers = [mpz(1)]
+            for _ in range((1 << window) - 1):
+                powers.append(powers[-1] * base % modulus)
+            self._table.append(powers)
+            base = powers[-1] * base % modulus
+
+    def power(self, exponent: int) -> mpz:
+        """base ** exponent, for exponents of at most the bits promised."""
+        modulus, window, mask = self._modulus, self._window, (1 << self._window) - 1
+        result = mpz(1)
+        for powers in self._table:
+            result = result * powers[exponent & mask] % modulus
+            exponent >>= window
+        return result
+
+
+class InvalidCiphertext(ValueError):
+    """A number that is no ciphertext under the key."""
+
+
+class PublicKey(ABC):
+    """What the hosts hold: adds, packs and re-randomises, cannot decrypt."""
+
+    PRIMES: ClassVar[str]  # what a modulus is a product of
+    POWER: ClassVar[int]  # ciphertexts are units modulo n to this power
+
+    def __init__(self, n: int, random_bits: RandomBits = secrets.randbits) -> None:
+        """Raises ValueError when n is no plausible modulus of an allowed size."""
+        self.n = mpz(n)
+        self.bits = self.n.bit_length()
+        if self.bits not in KEY_BITS:
+            raise ValueError(f"a modulus of {self.bits} bits; allowed are {KEY_BITS}")
+        coprime = self.n > 0 and gmpy2.gcd(self.n, _SMALL_PRIMES) == 1
+        if not coprime or gmpy2.is_power(self.n) or self.n.is_prime():
+            raise ValueError(f"a modulus that is no product of {self.PRIMES}")
+        self.modulus = self.n**self.POWER
+        self.width = self.bits // 8 * self.POWER
+        self._random_bits = random_bits
+        self._base: FixedBase | None = None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and type(self) is type(other) and self.n == other.n
+
+    def __hash__(self) -> int:
+        return hash(self.n)
+
+    @classmethod
+    @abstractmethod
+    def plaintext_bits(cls, key_bits: int) -> int:
+        """Bits of the number of plaintexts under a key of `key_bits`: the centred ones, below half of
+        it in size, hold every integer of two bits less and its sign."""
+
+    @abstractmethod
+    def unsafe_encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
+        """Ciphertexts WITHOUT obfuscators, which hide nothing."""
+
+    def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
+        """The ciphertexts as integers."""
+        data, width = np.ascontiguousarray(ciphertexts).tobytes(), self.width
+        read = mpz.from_bytes
+        return [read(data[i : i + width], "little") for i in range(0, len(data), width)]
+
+    def array(self, integers: Sequence[mpz]) -> Ciphertexts:
+        """The ciphertexts of these integers."""
+        data = b"".join([x.to_bytes(self.width, "little") for x in integers])
+        return np.frombuffer(data, np.uint8).reshape(len(integers), self.width)
+
+    def parse(self, data: bytes) -> Ciphertexts:
+        """Ciphertexts that a peer sent. Raises InvalidCiphertext unless all are units of the modulus."""
+        if len(data) % self.width:
+            raise InvalidCiphertext("ciphertexts cut short")
+        ciphertexts = np.frombuffer(data, np.uint8).reshape(-1, self.width)
+        self.check(ciphertexts)
+        return ciphertexts
+
+    def check(self, ciphertexts: Ciphertexts) -> None:
+        """Raises InvalidCiphertext unless all are units of the modulus."""
+        product = mpz(1)
+        for c in self.integers(ciphertexts):
+            if not 0 < c < self.modulus:
+                raise InvalidCiphertext("a ciphertext out of range")
+            product = product * c % self.n
+        if gmpy2.gcd(product, self.n) != 1:
+            raise InvalidCiphertext("a ciphertext that is not invertible")
+
+    def sum_runs(self, ciphertexts: Ciphertexts, ends: NDArray[np.int64]) -> Ciphertexts:
+        """Sums of neighbouring rows: run i ends (exclusive) at ends[i], where the next one starts."""
+        modulus, rows = self.modulus, iter(self.integers(ciphertexts))
+        sums = []
+        for length in np.diff(ends, prepend=0).tolist():
+            total = next(rows)
+            for x in islice(rows, length - 1):
+                total = total * x % modulus
+            sums.append(total)
+        return self.array(sums)
+
+    def sum_cells(
+        self, ciphertexts: Ciphertexts, cells: Sequence[NDArray[np.integer]], count: int
+    ) -> Ciphertexts:
+        """Sums by cell, shape (count, width): row i is added to cells[j][i] for every j.
+
+        A negative cell leaves the row out. An empty cell is 1, the trivial encryption of zero:
+        re-randomise before it leaves this party.
+        """
+        modulus = self.modulus
+        rows = self.integers(ciphertexts)
+        sums = [mpz(1)] * count
+        for column in cells:
+            for x, cell in zip(rows, column.tolist(), strict=True):
+                if cell >= 0:
+                    sums[cell] = sums[cell] * x % modulus
+        return self.array(sums)
+
+    def add(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:
+        """Element-wise sums."""
+        pairs = zip(self.integers(a), self.integers(b), strict=True)
+        return self.array([x * y % self.modulus for x, y in pairs])
+
+    def running(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+        """Cumulative sums along the vector."""
+        total, sums = mpz(1), []
+        for x in self.integers(ciphertexts):
+            total = total * x % self.modulus
+            sums.append(total)
+        return self.array(sums)
+
+    def pack(self, ciphertexts: Ciphertexts, slot_bits: int, slots: int) -> Ciphertexts:
+        """Several plaintexts in one: sum of m_i 2^(slot_bits i) over groups of `slots`, by Horner.
+
+        The caller sees to it that the plaintext holds slots * slot_bits bits (crypto/packing.py).
+        """
+        shift = mpz(1) << slot_bits
+        values = self.integers(ciphertexts)
+        packed = []
+        for start in range(0, len(values), slots):
+            group = values[start : start + slots]
+            total = group[-1]
+            for x in reversed(group[:-1]):
+                total = gmpy2.powmod(total, shift, self.modulus) * x % self.modulus
+            packed.append(total)
+        return self.array(packed)
+
+    def rerandomise(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+        """The same plaintexts under fresh obfuscators: even the key's owner cannot tell the origin."""
+        return self.array([x * self._obfuscator() % self.modulus for x in self.integers(ciphertexts)])
+
+    def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
+        """Encryptions of integers (negative ones modulo the number of plaintexts)."""
+        return self.rerandomise(self.unsafe_encrypt(plaintexts))
+
+    def parts(self) -> tuple[int, ...]:
+        """What `from_parts` makes the same key of in a worker process."""
+        return (int(self.n),)
+
+    @classmethod
+    def from_parts(cls, *parts: int) -> Self:
+        """The key with these parts."""
+        (n,) = parts
+        return cls(n)
+
+    def warm(self) -> None:
+        """Make the table of the fixed base now rather than at first use."""
+        self._obfuscator()
+
+    def _obfuscator(self) -> mpz:
+        bits = self.bits + 128
+        if self._base is None:
+            base = gmpy2.powmod(self._random_bits(bits), 2 * self.n, self.modulus)
+            self._base = FixedBase(base, self.modulus, bits)
+        return self._base.power(self._random_bits(bits))
+
+
+class PrivateKey(ABC):
+    """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem."""
+
+    public: PublicKey
+
+    def __init__(
+        self,
+        public: PublicKey,
+        halves: "tuple[Half, Half]",
+        random_bits: RandomBits,
+        full_exponents: bool,
+    ) -> None:
+        self.public = public
+        self._halves = halves
+        self._random_bits = random_bits
+        self._full_exponents = full_exponents
+        first, second = halves
+        self._inverse = gmpy2.invert(first.modulus, second.modulus)
+
+    def __repr__(self) -> str:
+        return f"PrivateKey({self.public.bits} bits)"
+
+    @classmethod
+    @abstractmethod
+    def generate(
+        cls,
+        bits: int,
+        random_bits: RandomBits = secrets.randbits,
+        full_exponents: bool = False,
+    ) -> Self:
+        """A key with a modulus of exactly `bits` bits."""
+
+    @abstractmethod
+    def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
+        """Encryptions of integers (negative ones modulo the number of plaintexts)."""
+
+    @abstractmethod
+    def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
+        """The plaintexts, centred: below half their number in size."""
+
+    @abstractmethod
+    def parts(self) -> tuple[int, ...]:
+        """What `from_parts` makes the same key of in a worker process: secret."""
+
+    @classmethod
+    @abstractmethod
+    def from_parts(cls, *parts: int) -> Self:
+        """The key with these parts."""
+
+    def warm(self) -> None:
+        """Make the tables of the fixed bases now rather than at first use."""
+        self._obfuscator()
+
+    def _obfuscator(self) -> mpz:
+        return self._join(*self._obfuscators())
+
+    def _obfuscators(self) -> tuple[mpz, mpz]:
+        """A fresh obfuscator modulo each of the two factors."""
+        first, second = self._halves
+        if self._full_exponents:
+            return (
+                first.power_below_order(self._random_bits),
+                second.power_below_order(self._random_bits),
+            )
+        bits = SHORT_EXPONENT[self.public.bits]
+        exponent = self._random_bits(bits)
+        return first.power(exponent, bits), second.power(exponent, bits)
+
+    def _join(self, a: mpz, b: mpz) -> mpz:
+        """The number that is a modulo the first factor and b modulo the second."""
+        first, second = self._halves
+        return a + first.modulus * ((b - a) * self._inverse % second.modulus)
+
+
+class Half:
+    """What the owner computes modulo one factor of the ciphertexts' modulus: powers of h.
+
+    `root` to the power 2 n is h; the factor is the prime or its square.
+    """
+
+    def __init__(self, prime: mpz, modulus: mpz, n: mpz, root: int) -> None:
+        self.prime, self.modulus = prime, modulus
+        self._root, self._n = root, n
+        self._base: FixedBase | None = None
+
+    def power(self, exponent: int, bits: int) -> mpz:
+        """h ** exponent modulo the factor, for exponents of `bits` bits, always the same number."""
+        if self._base is None:
+            h = gmpy2.powmod(self._root, 2 * self._n, self.modulus)
+            self._base = FixedBase(h, self.modulus, bits)
+        return self._base.power(exponent)
+
+    def power_below_order(self, random_bits: RandomBits) -> mpz:
+        """A power with an exponent uniform below the order of the group of n-th powers."""
+        bits = self.prime.bit_length()
+        while (exponent := random_bits(bits)) >= self.prime - 1:
+            pass
+        return self.power(exponent, bits)
+
+
+class SquareHalf(Half):
+    """Modulo the square of a prime p, where 1 + k p, the part of g of order p, carries the plaintext."""
+
+    def __init__(self, prime: mpz, k: mpz, n: mpz, root: int) -> None:
+        super().__init__(prime, prime * prime, n, root)
+        # L((1 + k p)^(p-1) mod p^2) = (p - 1) k = -k modulo p
+        self._scale = gmpy2.invert(-k, prime)
+
+    def decrypt(self, c: mpz) -> mpz:
+        """The plaintext modulo p, in [0, p)."""
+        u = gmpy2.powmod(c, self.prime - 1, self.modulus)
+        return (u - 1) // self.prime * self._scale % self.prime
+
+
+def random_prime(bits: int, random_bits: RandomBits) -> mpz:
+    """A prime p with its top two bits set, p = 3 mod 4, and (p - 1) / 2 free of factors below 2^16.
+
+    So a random square generates the squares modulo p except with probability below 2^-9, and even
+    then a subgroup whose index is a large unknown prime.
+    """
+    top = mpz(3) << (bits - 2)
+    while True:
+        p = top | random_bits(bits - 2) | 3
+        if gmpy2.gcd(p * (p >> 1), _SMALL_PRIMES) == 1 and p.is_prime(40):
+            return p
+
+
+def fit_together(p: mpz, q: mpz) -> bool:
+    """Whether two primes are far apart and n-th powers carry no plaintext."""
+    # The bound on |p - q| is FIPS 186-5's, A.1.3.
+    far = abs(p - q) > mpz(1) << (max(p, q).bit_length() - 100)
+    return bool(far and gmpy2.gcd(p * q, (p - 1) * (q - 1)) == 1)
