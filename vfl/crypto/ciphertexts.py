@@ -23,7 +23,7 @@ textbook schemes.
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import ClassVar, Self
 
@@ -113,9 +113,14 @@ class PublicKey(ABC):
 
     def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
         """The ciphertexts as integers."""
-        data, width = np.ascontiguousarray(ciphertexts).tobytes(), self.width
-        read = mpz.from_bytes
-        return [read(data[i : i + width], "little") for i in range(0, len(data), width)]
+        return list(self._read(ciphertexts, range(len(ciphertexts))))
+
+    def _read(self, ciphertexts: Ciphertexts, rows: Iterable[int]) -> Iterator[mpz]:
+        """Some rows as integers, one by one: no copy of what may be a tree's whole gradients."""
+        data = np.ascontiguousarray(ciphertexts).reshape(-1).data
+        width, read = self.width, mpz.from_bytes
+        for row in rows:
+            yield read(data[row * width : (row + 1) * width], "little")
 
     def array(self, integers: Sequence[mpz]) -> Ciphertexts:
         """The ciphertexts of these integers."""
@@ -140,9 +145,18 @@ class PublicKey(ABC):
         if gmpy2.gcd(product, self.n) != 1:
             raise InvalidCiphertext("a ciphertext that is not invertible")
 
-    def sum_runs(self, ciphertexts: Ciphertexts, ends: NDArray[np.int64]) -> Ciphertexts:
-        """Sums of neighbouring rows: run i ends (exclusive) at ends[i], where the next one starts."""
-        modulus, rows = self.modulus, iter(self.integers(ciphertexts))
+    def sum_runs(
+        self,
+        ciphertexts: Ciphertexts,
+        ends: NDArray[np.int64],
+        order: NDArray[np.int64] | None = None,
+    ) -> Ciphertexts:
+        """Sums of neighbouring rows, or of rows that are neighbours in `order`.
+
+        Run i ends (exclusive) at ends[i], where the next one starts; none is empty.
+        """
+        modulus = self.modulus
+        rows = self._read(ciphertexts, range(len(ciphertexts)) if order is None else order.tolist())
         sums = []
         for length in np.diff(ends, prepend=0).tolist():
             total = next(rows)

@@ -56,7 +56,7 @@ async def sum_by_cell(
 
 
 def _sum_runs(key: PublicKey, handle: Any, rows: Integers, ends: Integers) -> Ciphertexts:
-    return key.sum_runs(rows_of(handle)[rows], ends)
+    return key.sum_runs(rows_of(handle), ends, rows)
 
 
 def check_rows(key: PublicKey, handle: Any, start: int, stop: int) -> None:
