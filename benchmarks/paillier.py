@@ -24,7 +24,7 @@ from rich.table import Table
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS
-from vfl.crypto.sums import sum_by_cell
+from vfl.crypto.sums import sum_by_cell, sum_rows
 from vfl.crypto.workers import Workers
 from vfl.learn.grouping import group_columns
 
@@ -105,14 +105,16 @@ async def joint(key: PrivateKey, rows: np.ndarray, codes: np.ndarray, bins: int,
     async with Workers(key.public, workers) as pool:
         store = pool.rows(*rows.shape)
         store.array[:] = rows
-        await sum_by_cell(pool, store, np.arange(64), np.zeros(64, np.int64), 1)  # start the pool
+        await sum_rows(pool, store, np.arange(64), np.zeros((1, 64), np.int64), 1)  # start the pool
         started = time.perf_counter()
         slot = np.zeros(codes.shape[1], np.int64)
-        for group in group_columns(codes, [bins] * len(codes), slot, 1):
-            everyone = np.arange(len(slot))
-            cells = await sum_by_cell(pool, store, everyone, group.cell_of_row, group.cells)
+        groups = group_columns(codes, [bins] * len(codes), slot, 1)
+        first = np.cumsum([0, *(group.cells for group in groups)])
+        cells = np.array([group.cell_of_row + f for group, f in zip(groups, first, strict=False)])
+        sums = await sum_rows(pool, store, np.arange(len(slot)), cells, int(first[-1]))
+        for group, f in zip(groups, first, strict=False):
             for column in group.codes:
-                await sum_by_cell(pool, cells, np.arange(group.cells), column, bins)
+                await sum_by_cell(pool, sums, np.arange(f, f + group.cells), column, bins)
         elapsed = time.perf_counter() - started
         store.close()
     return elapsed

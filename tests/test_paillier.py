@@ -238,7 +238,7 @@ def test_sum_cells_of_nothing():
     no_rows, none = key().encrypt([]), np.array([], np.int64)
     assert key().decrypt(key().public.sum_cells(no_rows, [none], 3)) == [0, 0, 0]
     assert key().decrypt(key().public.sum_cells(key().encrypt([4]), [], 2)) == [0, 0]
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="a cell for each row"):
         key().public.sum_cells(key().encrypt([4, 5]), [np.array([0])], 1)
 
 

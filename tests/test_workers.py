@@ -19,6 +19,7 @@ from vfl.crypto.sums import (
     encrypt_pairs,
     pack_and_rerandomise,
     sum_by_cell,
+    sum_rows,
 )
 from vfl.crypto.workers import WorkerDied, Workers
 
@@ -78,7 +79,7 @@ def test_encrypt_sum_pack_decrypt(count):
             store = public.rows(rows, public.key.width)
             store.array[:] = encrypted
             await public.run(check_rows, store.handle, 0, rows)
-            from_store = await sum_by_cell(public, store, chosen, cell[chosen], cells)
+            from_store = await sum_rows(public, store, chosen, cell[chosen][np.newaxis], cells)
             from_array = await sum_by_cell(public, encrypted, chosen, cell[chosen], cells)
             store.array[7] = 0
             with pytest.raises(InvalidCiphertext):

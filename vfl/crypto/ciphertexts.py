@@ -23,7 +23,7 @@ textbook schemes.
 
 import secrets
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import islice
 from typing import ClassVar, Self
 
@@ -40,6 +40,9 @@ RandomBits = Callable[[int], int]
 
 _SMALL_PRIMES = gmpy2.primorial(1 << 16)
 _TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
+
+
+_BLOCK = 4096  # rows that are integers at one time
 
 
 class FixedBase:
@@ -113,14 +116,9 @@ class PublicKey(ABC):
 
     def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
         """The ciphertexts as integers."""
-        return list(self._read(ciphertexts, range(len(ciphertexts))))
-
-    def _read(self, ciphertexts: Ciphertexts, rows: Iterable[int]) -> Iterator[mpz]:
-        """Some rows as integers, one by one: no copy of what may be a tree's whole gradients."""
         data = np.ascontiguousarray(ciphertexts).reshape(-1).data
         width, read = self.width, mpz.from_bytes
-        for row in rows:
-            yield read(data[row * width : (row + 1) * width], "little")
+        return [read(data[i : i + width], "little") for i in range(0, len(data), width)]
 
     def array(self, integers: Sequence[mpz]) -> Ciphertexts:
         """The ciphertexts of these integers."""
@@ -145,18 +143,12 @@ class PublicKey(ABC):
         if gmpy2.gcd(product, self.n) != 1:
             raise InvalidCiphertext("a ciphertext that is not invertible")
 
-    def sum_runs(
-        self,
-        ciphertexts: Ciphertexts,
-        ends: NDArray[np.int64],
-        order: NDArray[np.int64] | None = None,
-    ) -> Ciphertexts:
-        """Sums of neighbouring rows, or of rows that are neighbours in `order`.
+    def sum_runs(self, ciphertexts: Ciphertexts, ends: NDArray[np.int64]) -> Ciphertexts:
+        """Sums of neighbouring rows.
 
         Run i ends (exclusive) at ends[i], where the next one starts; none is empty.
         """
-        modulus = self.modulus
-        rows = self._read(ciphertexts, range(len(ciphertexts)) if order is None else order.tolist())
+        modulus, rows = self.modulus, iter(self.integers(ciphertexts))
         sums = []
         for length in np.diff(ends, prepend=0).tolist():
             total = next(rows)
@@ -173,13 +165,17 @@ class PublicKey(ABC):
         A negative cell leaves the row out. An empty cell is 1, the trivial encryption of zero:
         re-randomise before it leaves this party.
         """
+        if any(len(column) != len(ciphertexts) for column in cells):
+            raise ValueError("a cell for each row is needed")
         modulus = self.modulus
-        rows = self.integers(ciphertexts)
         sums = [mpz(1)] * count
-        for column in cells:
-            for x, cell in zip(rows, column.tolist(), strict=True):
-                if cell >= 0:
-                    sums[cell] = sums[cell] * x % modulus
+        for start in range(0, len(ciphertexts), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            rows = self.integers(ciphertexts[block])
+            for column in cells:
+                for x, cell in zip(rows, column[block].tolist(), strict=True):
+                    if cell >= 0:
+                        sums[cell] = sums[cell] * x % modulus
         return self.array(sums)
 
     def add(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:

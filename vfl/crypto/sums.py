@@ -1,6 +1,8 @@
 """Sums of ciphertexts by cell on all cores, and what is made of them before they leave the host."""
 
 from collections.abc import Iterator
+from functools import reduce
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,37 +17,59 @@ Integers = NDArray[np.int64]
 _TASK = 512  # products of a task at least
 
 
-async def sum_by_cell(
-    workers: Workers[PublicKey],
-    source: SharedRows | Ciphertexts,
-    rows: Integers,
-    cells: Integers,
-    count: int,
+async def sum_rows(
+    workers: Workers[PublicKey], store: SharedRows, rows: Integers, cells: Integers, count: int
 ) -> Ciphertexts:
-    """Sums by cell, shape (count, width): row rows[i] of the source is added to cells[i].
+    """Sums by cell, shape (count, width): row rows[i] of the store is added to cells[j, i] for every j.
 
     A cell without rows is 1, the trivial encryption of zero: re-randomise before it leaves this party.
-    Every worker gets whole cells, so that nothing is left to add up.
+    Each worker sums a part of the rows, which it reads once for all j; the parts are added up.
     """
-    array = source.array if isinstance(source, SharedRows) else source
-    sums = np.zeros((count, array.shape[1]), np.uint8)
+    parts = max(1, min(workers.count, cells.size // (4 * count))) if count else 1
+    bounds = np.linspace(0, len(rows), parts + 1).astype(np.int64).tolist()
+    tasks = [(store.handle, rows[a:b], cells[:, a:b], count) for a, b in pairwise(bounds)]
+    return await add_all(workers, await workers.map(_sum_part, tasks))
+
+
+def _sum_part(key: PublicKey, handle: Any, rows: Integers, cells: Integers, count: int) -> Ciphertexts:
+    return key.sum_cells(rows_of(handle)[rows], list(cells), count)
+
+
+async def add_all(workers: Workers[PublicKey], parts: list[Ciphertexts]) -> Ciphertexts:
+    """Element-wise sum of vectors of ciphertexts of one length."""
+    if len(parts) == 1:
+        return parts[0]
+    size = max(_TASK, -(-len(parts[0]) // workers.count))
+    tasks = [([part[i : i + size] for part in parts],) for i in range(0, len(parts[0]), size)]
+    return np.concatenate([parts[0][:0], *await workers.map(_add_all, tasks)])
+
+
+def _add_all(key: PublicKey, parts: list[Ciphertexts]) -> Ciphertexts:
+    return reduce(key.add, parts)
+
+
+async def sum_by_cell(
+    workers: Workers[PublicKey], ciphertexts: Ciphertexts, rows: Integers, cells: Integers, count: int
+) -> Ciphertexts:
+    """Sums by cell, shape (count, width): row rows[i] of the ciphertexts is added to cells[i].
+
+    A cell without rows is 1, as in `sum_rows`. Every worker gets whole cells, so that nothing is left
+    to add up: for sums of few rows into few cells.
+    """
+    sums = np.zeros((count, ciphertexts.shape[1]), np.uint8)
     sums[:, 0] = 1
     order = np.argsort(cells, kind="stable")
     rows, cells = rows[order], cells[order]
     ends = np.append(np.flatnonzero(np.diff(cells)) + 1, len(cells)) if len(cells) else cells
     filled = cells[ends - 1]
 
-    def tasks() -> Iterator[tuple[Any, Integers, Integers]]:
+    def tasks() -> Iterator[tuple[Ciphertexts, Integers]]:
         size = max(_TASK, len(rows) // (4 * workers.count))
         first = 0
         while first < len(ends):
             start = ends[first - 1] if first else 0
             last = max(first + 1, int(np.searchsorted(ends, start + size, side="right")))
-            own = rows[start : ends[last - 1]]
-            if isinstance(source, SharedRows):
-                yield source.handle, own, ends[first:last] - start
-            else:
-                yield source[own], np.arange(len(own)), ends[first:last] - start
+            yield ciphertexts[rows[start : ends[last - 1]]], ends[first:last] - start
             first = last
 
     done = 0
@@ -55,8 +79,8 @@ async def sum_by_cell(
     return sums
 
 
-def _sum_runs(key: PublicKey, handle: Any, rows: Integers, ends: Integers) -> Ciphertexts:
-    return key.sum_runs(rows_of(handle), ends, rows)
+def _sum_runs(key: PublicKey, ciphertexts: Ciphertexts, ends: Integers) -> Ciphertexts:
+    return key.sum_runs(ciphertexts, ends)
 
 
 def check_rows(key: PublicKey, handle: Any, start: int, stop: int) -> None:

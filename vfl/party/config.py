@@ -181,7 +181,9 @@ class PolicySection(_Section):
     min_child_rows: int = Field(
         default=10, ge=1, description="least rows on either side of a split that it offers"
     )
-    key_bits: Literal[2048, 3072, 4096] = Field(default=2048, description="least modulus of the guest's key")
+    key_bits: Literal[2048, 3072, 4096] = Field(
+        default=2048, description="least modulus of the guest's key"
+    )
     show_names: bool = Field(default=True, description="the guest may see column names in importances")
 
 

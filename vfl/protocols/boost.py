@@ -53,11 +53,13 @@ from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, P
 from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.crypto.sums import (
+    add_all,
     check_rows,
     decrypt_sums,
     encrypt_pairs,
     pack_and_rerandomise,
     sum_by_cell,
+    sum_rows,
 )
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
@@ -741,18 +743,24 @@ class _JointSums:
     ) -> None:
         self._workers, self._store, self._candidates, self._nodes = workers, store, candidates, nodes
         self._groups: list[Group] = []
-        self._parts: list[list[tuple[Integers, Ciphertexts]]] = []  # by group: cells and their sums
+        self._first = np.zeros(1, np.int64)  # the first cell of each group, and the end of the last
+        self._parts: list[Ciphertexts] = []  # sums by cell of rows added so far
 
     def group(self, codes: NDArray[np.uint8], slot: Integers) -> None:
         """Choose groups for rows with these bins, each in the node numbered `slot`."""
         sizes = [column.bins + 1 for column in self._candidates.columns]
         self._groups = group_columns(codes, sizes, slot, self._nodes)
-        self._parts = [[] for _ in self._groups]
+        self._first = np.cumsum([0, *(group.cells for group in self._groups)])
+
+    @property
+    def cells(self) -> int:
+        """Cells of all groups."""
+        return int(self._first[-1])
 
     @property
     def batch(self) -> int:
-        """Rows to add at once at least, so that joining the batches costs little."""
-        return max(CHUNK, 8 * max((group.cells for group in self._groups), default=0))
+        """Rows to add at once at least, so that adding up the batches costs little."""
+        return max(CHUNK, 8 * self.cells // max(1, len(self._groups)))
 
     async def add(self, start: int, stop: int, places: Integers | None = None) -> None:
         """Add the grouped rows start to stop; `places` says where they are in the store.
@@ -763,26 +771,29 @@ class _JointSums:
         if places is None:
             tasks = [(self._store.handle, i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
             await self._workers.map(check_rows, tasks)
-        for group, parts in zip(self._groups, self._parts, strict=True):
-            present, cells = np.unique(group.cell_of_row[start:stop], return_inverse=True)
-            sums = await sum_by_cell(self._workers, self._store, rows, cells, len(present))
-            parts.append((present, sums))
+        cells = np.array(
+            [
+                group.cell_of_row[start:stop] + first
+                for group, first in zip(self._groups, self._first, strict=False)
+            ]
+        )
+        self._parts.append(await sum_rows(self._workers, self._store, rows, cells, self.cells))
 
     async def histograms(self) -> list[Ciphertexts]:
         """The histograms, each of shape (cells, width)."""
-        own, result = self._candidates, []
-        for group, parts in zip(self._groups, self._parts, strict=True):
-            present, sums = (np.concatenate(part) for part in zip(*parts, strict=True))
+        own = self._candidates
+        sums = await add_all(self._workers, self._parts)
+        rows, places = [], []
+        for group, first in zip(self._groups, self._first, strict=False):
             # What each cell is in each column of the group: its place in the histograms.
-            places = group.slot * own.cells + own.offsets[list(group.columns)][:, None] + group.codes
-            rows = np.tile(np.arange(len(present)), len(group.columns))
-            result.append((sums, rows, places[:, present].ravel()))
-        shift = np.cumsum([0, *(len(sums) for sums, _, _ in result)])
+            place = group.slot * own.cells + own.offsets[list(group.columns)][:, None] + group.codes
+            places.append(place.ravel())
+            rows.append(np.tile(np.arange(first, first + group.cells), len(group.columns)))
         total = await sum_by_cell(
             self._workers,
-            np.concatenate([sums for sums, _, _ in result]),
-            np.concatenate([rows + by for (_, rows, _), by in zip(result, shift, strict=False)]),
-            np.concatenate([places for _, _, places in result]),
+            sums,
+            np.concatenate(rows),
+            np.concatenate(places),
             self._nodes * own.cells,
         )
         return list(total.reshape(self._nodes, own.cells, -1))
