@@ -234,7 +234,10 @@ def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: 
         )
         return
     for name, rows in done.unknown.items():
-        click.echo(f"{name} does not know {rows:,} of {done.rows:,} rows: scored without its columns")
+        if rows:
+            click.echo(
+                f"{name} does not know {rows:,} of {done.rows:,} rows: scored without its columns"
+            )
     click.echo(f"{done.rows:,} scores in {out}; {_cost(done.account)}")
 
 
