@@ -610,7 +610,8 @@ class _HostTree:
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
         joint = _JointSums(self._workers, self._store, self._candidates, 1)
-        joint.group(self._binned.codes[:, active], np.zeros(expected, np.int64))
+        codes = self._binned.codes[:, active]
+        await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
         under_way: deque[asyncio.Task[None]] = deque()
         try:
             while received < expected:
