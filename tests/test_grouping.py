@@ -35,8 +35,36 @@ def test_marginals_of_the_groups_are_the_columns_histograms(block):
 
 
 def products(groups, rows):
-    """What the groups cost: a product a row, and one a cell and column for marginals."""
-    return sum(rows + (len(g.columns) * g.cells if len(g.columns) > 1 else 0) for g in groups)
+    """What the groups cost: a product a row, and two a cell for the marginals, by halves."""
+    return sum(rows + marginals(g) for g in groups)
+
+
+def marginals(group):
+    if len(group.columns) == 1:
+        return 0
+    return 2 * group.cells + sum(marginals(half) for half in group.halves())
+
+
+@given(blocks())
+def test_halves_are_joint_histograms_of_half_the_columns(block):
+    codes, sizes, slot, slots = block
+    weights = np.arange(1, codes.shape[1] + 1)
+    for group in group_columns(codes, sizes, slot, slots):
+        if len(group.columns) == 1:
+            continue
+        cells = np.bincount(group.cell_of_row, weights, group.cells)
+        halves = group.halves()
+        assert halves[0].columns + halves[1].columns == group.columns
+        for half in halves:
+            sums = np.bincount(half.cell_of_row, cells, half.cells)
+            keys = np.vstack([slot, codes[list(half.columns)]])
+            distinct, place = np.unique(keys, axis=1, return_inverse=True)
+            expected = np.bincount(place.ravel(), weights)
+            found = {
+                tuple(k): s
+                for k, s in zip(np.vstack([half.slot, half.codes]).T.tolist(), sums, strict=True)
+            }
+            assert found == {tuple(k): s for k, s in zip(distinct.T.tolist(), expected, strict=True)}
 
 
 def test_few_distinct_rows_make_one_group():

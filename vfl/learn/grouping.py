@@ -3,9 +3,12 @@
 Encrypted sums cost one ciphertext product a row and column. But the histogram of a column is a marginal
 of the joint histogram of a group of columns, and that one costs a product a row for the whole group,
 plus one for each distinct cell and column to get the marginals. Groups are formed greedily while this
-is much cheaper than one more product a row.
+is much cheaper than one more product a row. The marginals are taken by halves: two products a cell
+give the joint histograms of the first and of the second half of the columns, and so on.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +33,22 @@ class Group:
     def cells(self) -> int:
         return len(self.slot)
 
+    def halves(self) -> "tuple[Group, Group]":
+        """The first and the second half of the columns; a row of a half is a cell of this group."""
+        middle = (len(self.columns) + 1) // 2
+        return self._part(slice(middle)), self._part(slice(middle, None))
 
-def group_columns(codes: NDArray[np.uint8], sizes: list[int], slot: Integers, slots: int) -> list[Group]:
+    def _part(self, part: slice) -> "Group":
+        key, keys = self.slot, int(self.slot.max(initial=0)) + 1
+        for own in self.codes[part]:
+            size = int(own.max(initial=0)) + 1
+            key, keys = _numbered(key * size + own, keys * size)
+        return _group(self.columns[part], key, keys, self.codes[part], self.slot)
+
+
+def group_columns(
+    codes: NDArray[np.unsignedinteger], sizes: list[int], slot: Integers, slots: int
+) -> list[Group]:
     """Groups that together hold every column once.
 
     codes: shape (columns, rows), each below its column's entry of `sizes`. slot: the node of each row,
@@ -41,25 +58,30 @@ def group_columns(codes: NDArray[np.uint8], sizes: list[int], slot: Integers, sl
     worth = len(slot) // 3
     groups: list[tuple[list[int], Integers, int]] = []  # columns, cell of each row, cells
     for column in sorted(range(len(sizes)), key=lambda c: sizes[c]):
-        size, own = sizes[column], codes[column]
+        size, own = sizes[column], codes[column].astype(np.int64)
         best: tuple[int, int] | None = None  # extra products, place
         for place, (columns, key, cells) in enumerate(groups):
-            most = (worth + _marginals(len(columns), cells)) // (len(columns) + 1)
-            found = _distinct(key * size + own, cells * size, most)
+            before = _marginals([sizes[c] for c in columns], cells, slots)
+            found = _distinct(key * size + own, cells * size, (worth + before) // 2)
             if found is not None:
-                extra = _marginals(len(columns) + 1, found) - _marginals(len(columns), cells)
+                extra = _marginals([*(sizes[c] for c in columns), size], found, slots) - before
                 best = min(best, (extra, place)) if best else (extra, place)
         if best is None or best[0] >= worth:
             groups.append(([column], *_numbered(slot * size + own, slots * size)))
         else:
             columns, key, cells = groups[best[1]]
             groups[best[1]] = ([*columns, column], *_numbered(key * size + own, cells * size))
-    return [_group(columns, key, cells, codes, slot) for columns, key, cells in groups]
+    return [_group(columns, key, cells, codes[columns], slot) for columns, key, cells in groups]
 
 
-def _marginals(columns: int, cells: int) -> int:
-    """Products that the marginals of a group cost."""
-    return columns * cells if columns > 1 else 0
+def _marginals(sizes: list[int], cells: int, slots: int) -> int:
+    """Products, at most, that the marginals of a group cost whose columns have so many codes."""
+    if len(sizes) == 1:
+        return 0
+    middle = (len(sizes) + 1) // 2
+    halves = sizes[:middle], sizes[middle:]
+    rest = sum(_marginals(half, min(cells, slots * math.prod(half)), slots) for half in halves)
+    return 2 * cells + rest
 
 
 def _distinct(key: Integers, keys: int, most: int) -> int | None:
@@ -83,9 +105,13 @@ def _numbered(key: Integers, keys: int) -> tuple[Integers, int]:
 
 
 def _group(
-    columns: list[int], cell_of_row: Integers, cells: int, codes: NDArray[np.uint8], slot: Integers
+    columns: Sequence[int],
+    cell_of_row: Integers,
+    cells: int,
+    codes: NDArray[np.integer],
+    slot: Integers,
 ) -> Group:
     row_of_cell = np.zeros(cells, np.int64)
     row_of_cell[cell_of_row] = np.arange(len(cell_of_row))
-    in_group = codes[columns][:, row_of_cell].astype(np.int64)
+    in_group = codes[:, row_of_cell].astype(np.int64)
     return Group(tuple(columns), cell_of_row, slot[row_of_cell], in_group)

@@ -47,24 +47,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
-from vfl.crypto.sums import (
-    add_all,
-    check_rows,
-    decrypt_sums,
-    encrypt_pairs,
-    pack_and_rerandomise,
-    sum_by_cell,
-    sum_rows,
-)
+from vfl.crypto.sums import decrypt_sums, encrypt_pairs, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
-from vfl.learn.grouping import Group, group_columns
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Quantiser
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
@@ -72,9 +62,9 @@ from vfl.learn.tree import Branch, Choice, Frontier, Sums, Tree, best_split, gai
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.histograms import CHUNK, JointSums
 
 WHOLE = "whole tree"  # the phase that holds all others
-CHUNK = 2048  # rows whose ciphertexts travel in one message
 
 _shuffle = secrets.SystemRandom().shuffle
 
@@ -593,6 +583,7 @@ class _HostTree:
         self._layout = _layout(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
+        self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
         order = list(range(len(self._candidates)))
         shuffle(order)
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
@@ -609,7 +600,7 @@ class _HostTree:
         expected, received, summed = int(active.sum()), 0, 0
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
-        joint = _JointSums(self._workers, self._store, self._candidates, 1)
+        joint = JointSums(self._workers, self._store, self._sizes, 1)
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
         under_way: deque[asyncio.Task[None]] = deque()
@@ -645,7 +636,7 @@ class _HostTree:
         summed = [pair[0] for pair in frontier.pairs]
         slot = frontier.slots(summed)[frontier.active]
         rows = np.flatnonzero(slot >= 0)
-        joint = _JointSums(self._workers, self._store, self._candidates, len(summed))
+        joint = JointSums(self._workers, self._store, self._sizes, len(summed))
         codes = self._binned.codes[:, frontier.active][:, rows]
         await asyncio.to_thread(joint.group, codes, slot[rows])
         await joint.add(0, len(rows), rows)
@@ -734,70 +725,6 @@ class _HostTree:
         )
         splits.append(split)
         return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
-
-
-class _JointSums:
-    """Encrypted histograms of some nodes by joint cells of groups of columns (learn/grouping.py)."""
-
-    def __init__(
-        self, workers: Workers[PublicKey], store: SharedRows, candidates: Candidates, nodes: int
-    ) -> None:
-        self._workers, self._store, self._candidates, self._nodes = workers, store, candidates, nodes
-        self._groups: list[Group] = []
-        self._first = np.zeros(1, np.int64)  # the first cell of each group, and the end of the last
-        self._parts: list[Ciphertexts] = []  # sums by cell of rows added so far
-
-    def group(self, codes: NDArray[np.uint8], slot: Integers) -> None:
-        """Choose groups for rows with these bins, each in the node numbered `slot`."""
-        sizes = [column.bins + 1 for column in self._candidates.columns]
-        self._groups = group_columns(codes, sizes, slot, self._nodes)
-        self._first = np.cumsum([0, *(group.cells for group in self._groups)])
-
-    @property
-    def cells(self) -> int:
-        """Cells of all groups."""
-        return int(self._first[-1])
-
-    @property
-    def batch(self) -> int:
-        """Rows to add at once at least, so that adding up the batches costs little."""
-        return max(CHUNK, 8 * self.cells // max(1, len(self._groups)))
-
-    async def add(self, start: int, stop: int, places: Integers | None = None) -> None:
-        """Add the grouped rows start to stop; `places` says where they are in the store.
-
-        Rows just received are checked. Raises InvalidCiphertext.
-        """
-        rows = np.arange(start, stop) if places is None else places
-        if places is None:
-            tasks = [(self._store.handle, i, min(i + CHUNK, stop)) for i in range(start, stop, CHUNK)]
-            await self._workers.map(check_rows, tasks)
-        cells = np.array(
-            [
-                group.cell_of_row[start:stop] + first
-                for group, first in zip(self._groups, self._first, strict=False)
-            ]
-        )
-        self._parts.append(await sum_rows(self._workers, self._store, rows, cells, self.cells))
-
-    async def histograms(self) -> list[Ciphertexts]:
-        """The histograms, each of shape (cells, width)."""
-        own = self._candidates
-        sums = await add_all(self._workers, self._parts)
-        rows, places = [], []
-        for group, first in zip(self._groups, self._first, strict=False):
-            # What each cell is in each column of the group: its place in the histograms.
-            place = group.slot * own.cells + own.offsets[list(group.columns)][:, None] + group.codes
-            places.append(place.ravel())
-            rows.append(np.tile(np.arange(first, first + group.cells), len(group.columns)))
-        total = await sum_by_cell(
-            self._workers,
-            sums,
-            np.concatenate(rows),
-            np.concatenate(places),
-            self._nodes * own.cells,
-        )
-        return list(total.reshape(self._nodes, own.cells, -1))
 
 
 # ------------------------------------------------------------------------------- what both share
