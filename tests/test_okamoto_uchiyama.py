@@ -128,7 +128,7 @@ def test_sums_are_those_of_integers(data):
     assert k.decrypt(k.public.add(encrypted, encrypted)) == [centred(2 * m) for m in rows]
     cells = np.array(data.draw(st.lists(st.integers(-1, 2), min_size=len(rows), max_size=len(rows))))
     by_cell = [centred(sum(m for m, c in zip(rows, cells, strict=True) if c == i)) for i in range(4)]
-    assert k.decrypt(k.public.sum_cells(encrypted, [cells], 4)) == by_cell
+    assert k.decrypt(k.public.sum_cells(encrypted, np.arange(len(cells)), [cells], 4)) == by_cell
     split = data.draw(st.integers(1, len(rows)))
     ends = np.unique([split, len(rows)])
     runs = [centred(sum(rows[a:b])) for a, b in zip([0, *ends], ends, strict=False)]
@@ -257,7 +257,7 @@ def test_repr_leaks_nothing():
     k = key()
     k.encrypt([1])
     for shown in (repr(k), f"{k}", repr(k.__dict__["_halves"]), repr(k.public)):
-        for secret in (k._p, k._q, k._step):
+        for secret in (k._p, k._q, k._unit):
             assert str(secret) not in shown and f"{secret:x}" not in shown
 
 

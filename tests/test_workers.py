@@ -14,6 +14,7 @@ import pytest
 from vfl.crypto.packing import Layout
 from vfl.crypto.paillier import InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.sums import (
+    Reserve,
     check_rows,
     decrypt_sums,
     encrypt_pairs,
@@ -21,7 +22,8 @@ from vfl.crypto.sums import (
     sum_by_cell,
     sum_rows,
 )
-from vfl.crypto.workers import WorkerDied, Workers
+from vfl.crypto.workers import Machine, SharedRows, WorkerDied, Workers
+from vfl.errors import VflError
 
 KEY = PrivateKey.generate(2048)
 
@@ -41,7 +43,7 @@ def die(key):
 @pytest.mark.parametrize("count", [1, 2])
 def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
     async def run():
-        async with Workers(KEY, count) as workers:
+        async with Workers(KEY, Machine(count)) as workers:
             assert await workers.map(double, [(i,) for i in range(50)]) == [2 * i for i in range(50)]
             with pytest.raises(InvalidCiphertext, match="out of range"):
                 await workers.run(fail)
@@ -52,7 +54,7 @@ def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
 
 def test_a_worker_that_dies_ends_the_job_with_one_line():
     async def run():
-        async with Workers(KEY, 2) as workers:
+        async with Workers(KEY, Machine(2)) as workers:
             with pytest.raises(WorkerDied, match=r"a worker process died .* lower workers"):
                 await workers.run(die)
 
@@ -72,10 +74,12 @@ def test_encrypt_sum_pack_decrypt(count):
 
     async def run():
         async with (
-            Workers(KEY, count) as private,
-            Workers(PublicKey(int(KEY.public.n)), count) as public,
+            Workers(KEY, Machine(count)) as private,
+            Workers(PublicKey(int(KEY.public.n)), Machine(count)) as public,
         ):
-            encrypted = await private.run(encrypt_pairs, layout, g, h)
+            chunks = [(g[:500], h[:500]), (g[500:], h[500:])]
+            parts = [part async for part in encrypt_pairs(private, layout, chunks, Reserve(private, 0))]
+            encrypted = np.concatenate(parts)
             store = public.rows(rows, public.key.width)
             store.array[:] = encrypted
             await public.run(check_rows, store.handle, 0, rows)
@@ -101,10 +105,10 @@ PARTY = """
 import asyncio, os, sys
 from tests.test_workers import own_pid
 from vfl.crypto.paillier import PublicKey
-from vfl.crypto.workers import Workers
+from vfl.crypto.workers import Machine, Workers
 
 async def run():
-    async with Workers(PublicKey(int(sys.argv[1])), 2) as workers:
+    async with Workers(PublicKey(int(sys.argv[1])), Machine(2)) as workers:
         print(*set(await workers.map(own_pid, [(0.2,)] * 6)), flush=True)
         await asyncio.sleep(60)
 
@@ -145,3 +149,68 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_obfuscators_made_in_spare_time_are_used_once():
+    layout = Layout.for_rows(200, 2048)
+    g, h = np.arange(200), np.arange(200)
+
+    async def run():
+        async with Workers(KEY, Machine(2)) as workers:
+            reserve = Reserve(workers, 100)
+            await reserve.fill()
+            assert len(reserve) == 128  # whole rounds of blocks
+            chunks = [(g[i : i + 50], h[i : i + 50]) for i in range(0, 200, 50)]
+            parts = [part async for part in encrypt_pairs(workers, layout, chunks, reserve)]
+            assert len(reserve) == 0
+            ready, fresh = "encrypt, obfuscator ready", "encrypt"
+            assert workers.operations == {ready: 100, fresh: 100}
+            return np.concatenate(parts)
+
+    ciphertexts = asyncio.run(run())
+    assert KEY.decrypt(ciphertexts) == layout.pair(g, h)
+    n = KEY.public.n
+    obfuscators = {
+        int(c * (1 - m * n) % KEY.public.modulus)
+        for c, m in zip(KEY.public.integers(ciphertexts), layout.pair(g, h), strict=True)
+    }
+    assert len(obfuscators) == 200
+
+
+def test_no_more_obfuscators_than_the_memory_holds():
+    async def run():
+        async with Workers(KEY, Machine(2, memory=64 * 512)) as workers:
+            reserve = Reserve(workers, 10_000)
+            await reserve.fill()
+            return len(reserve)
+
+    assert asyncio.run(run()) == 64
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_more_ciphertexts_than_memory_lie_in_a_file(tmp_path, count):
+    plaintexts = list(range(-20, 20))
+    abandoned = tmp_path / "vfl-ciphertexts-999999999-x"
+    abandoned.write_bytes(b"left by a process that was killed")
+
+    async def run():
+        async with Workers(KEY.public, Machine(count, memory=30 * 512, scratch=tmp_path)) as workers:
+            store = workers.rows(40, 512)
+            store.array[:] = KEY.encrypt(plaintexts)
+            (file,) = tmp_path.iterdir()
+            assert file.stat().st_size == 40 * 512 and file.stat().st_mode & 0o777 == 0o600
+            cells = np.arange(40)[np.newaxis] % 3
+            sums = await sum_rows(workers, store, np.arange(40), cells, 3)
+            store.close()
+            return sums
+
+    assert KEY.decrypt(asyncio.run(run())) == [sum(plaintexts[i::3]) for i in range(3)]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_disk_without_room_for_ciphertexts_is_one_line(tmp_path):
+    with pytest.raises(VflError, match=r"has no room for [0-9,]+ MB of ciphertexts .*raise memory in"):
+        SharedRows(2**43, 512, Machine(1, memory=0, scratch=tmp_path))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(VflError, match="no file for ciphertexts can be made in"):
+        SharedRows(1, 512, Machine(1, memory=0, scratch=Path("/proc/none")))

@@ -15,8 +15,8 @@ Durfee, Howgrave-Graham, CRYPTO 1999). Paillier's number of plaintexts is n, whi
 The owner encrypts without computing g^m. The units modulo p^2 are the product of a group of order p
 and one that holds all n-th powers: g = (1 + k p) g', and g^m r = (1 + m k p) (g'^m r). As r is uniform
 among the square n-th powers and g', for g is drawn as a square, is one of them, g'^m r is uniform there
-too, and r may stand for it, modulo q as well: (1 + m k p) r modulo p^2 and r modulo q, joined, are
-distributed as ciphertexts under g are. (Were g no square, Jacobi symbols would tell whether m is even.)
+too, and r may stand for it, modulo q as well: (1 + m u) r, where u is k p modulo p^2 and 0 modulo q, is
+distributed as a ciphertext under g is. (Were g no square, Jacobi symbols would tell whether m is even.)
 
 A host needs no g: to add and to pack takes n alone, and any number of its own choosing to the power 2 n
 is an encryption of zero, so that it need not trust an h from the guest to re-randomise with.
@@ -99,8 +99,10 @@ class PrivateKey(ciphertexts.PrivateKey):
         root = random_bits(public.bits + 128)
         self._at_p = SquareHalf(self._p, k, public.n, root)
         halves = self._at_p, Half(self._q, self._q, public.n, root)
-        super().__init__(public, halves, random_bits, full_exponents)
-        self._step = k * self._p
+        # k p modulo p^2 and 0 modulo q
+        square = self._p**2
+        unit = self._q * (k * self._p * gmpy2.invert(self._q, square) % square)
+        super().__init__(public, unit, halves, random_bits, full_exponents)
 
     @classmethod
     def generate(
@@ -123,15 +125,6 @@ class PrivateKey(ciphertexts.PrivateKey):
             # Its part of order p is missing, or it is no unit, with a probability of about 2 / p.
             if gmpy2.gcd(g, n) == 1 and gmpy2.powmod(g, p - 1, p * p) != 1:
                 return cls(int(p), int(q), int(g), random_bits, full_exponents)
-
-    def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
-        """Encryptions of integers (negative ones modulo p)."""
-        square, step = self._at_p.modulus, self._step
-        integers = []
-        for m in plaintexts:
-            r_p, r_q = self._obfuscators()
-            integers.append(self._join((1 + m * step) * r_p % square, r_q))
-        return self.public.array(integers)
 
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
         """The plaintexts, each in (-p/2, p/2)."""

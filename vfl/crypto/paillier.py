@@ -65,7 +65,7 @@ class PrivateKey(ciphertexts.PrivateKey):
         # 1 + n is 1 + q p modulo p^2 and 1 + p q modulo q^2 (Paillier 1999, section 7).
         self._at_p = SquareHalf(self._p, self._q, public.n, root)
         self._at_q = SquareHalf(self._q, self._p, public.n, root)
-        super().__init__(public, (self._at_p, self._at_q), random_bits, full_exponents)
+        super().__init__(public, public.n, (self._at_p, self._at_q), random_bits, full_exponents)
         self._p_inverse = gmpy2.invert(self._p, self._q)
 
     @classmethod
@@ -82,11 +82,6 @@ class PrivateKey(ciphertexts.PrivateKey):
         while not fit_together(p, q := random_prime(bits // 2, random_bits)):
             pass
         return cls(int(p), int(q), random_bits, full_exponents)
-
-    def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
-        """Encryptions of integers (negative ones modulo n)."""
-        n, n_squared = self.public.n, self.public.modulus
-        return self.public.array([(1 + m % n * n) * self._obfuscator() % n_squared for m in plaintexts])
 
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
         """The plaintexts, each in (-n/2, n/2)."""

@@ -1,6 +1,6 @@
 """Sums of ciphertexts by cell on all cores, and what is made of them before they leave the host."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -25,22 +25,24 @@ async def sum_rows(
     A cell without rows is 1, the trivial encryption of zero: re-randomise before it leaves this party.
     Each worker sums a part of the rows, which it reads once for all j; the parts are added up.
     """
-    parts = max(1, min(workers.count, cells.size // (4 * count))) if count else 1
+    parts = max(1, min(workers.machine.workers, cells.size // (4 * count))) if count else 1
     bounds = np.linspace(0, len(rows), parts + 1).astype(np.int64).tolist()
     tasks = [(store.handle, rows[a:b], cells[:, a:b], count) for a, b in pairwise(bounds)]
+    workers.operations["add"] += cells.size
     return await add_all(workers, await workers.map(_sum_part, tasks))
 
 
 def _sum_part(key: PublicKey, handle: Any, rows: Integers, cells: Integers, count: int) -> Ciphertexts:
-    return key.sum_cells(rows_of(handle)[rows], list(cells), count)
+    return key.sum_cells(rows_of(handle), rows, list(cells), count)
 
 
 async def add_all(workers: Workers[PublicKey], parts: list[Ciphertexts]) -> Ciphertexts:
     """Element-wise sum of vectors of ciphertexts of one length."""
     if len(parts) == 1:
         return parts[0]
-    size = max(_TASK, -(-len(parts[0]) // workers.count))
+    size = max(_TASK, -(-len(parts[0]) // workers.machine.workers))
     tasks = [([part[i : i + size] for part in parts],) for i in range(0, len(parts[0]), size)]
+    workers.operations["add"] += (len(parts) - 1) * len(parts[0])
     return np.concatenate([parts[0][:0], *await workers.map(_add_all, tasks)])
 
 
@@ -62,9 +64,10 @@ async def sum_by_cell(
     rows, cells = rows[order], cells[order]
     ends = np.append(np.flatnonzero(np.diff(cells)) + 1, len(cells)) if len(cells) else cells
     filled = cells[ends - 1]
+    workers.operations["add"] += len(rows) - len(filled)
 
     def tasks() -> Iterator[tuple[Ciphertexts, Integers]]:
-        size = max(_TASK, len(rows) // (4 * workers.count))
+        size = max(_TASK, len(rows) // (4 * workers.machine.workers))
         first = 0
         while first < len(ends):
             start = ends[first - 1] if first else 0
@@ -97,6 +100,8 @@ async def pack_and_rerandomise(
         (ciphertexts[start : start + slots], layout.slot_bits, slots)
         for start in range(0, len(ciphertexts), slots)
     ]
+    workers.operations["pack"] += len(ciphertexts) - len(tasks)
+    workers.operations["rerandomise"] += len(tasks)
     packed = await workers.map(_pack, tasks)
     return np.concatenate([ciphertexts[:0], *packed])
 
@@ -105,16 +110,75 @@ def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int) 
     return key.rerandomise(key.pack(ciphertexts, slot_bits, slots))
 
 
-def encrypt_pairs(key: PrivateKey, layout: Layout, g: Integers, h: Integers) -> Ciphertexts:
-    """Encrypted gradients and hessians, a ciphertext a row."""
-    return key.encrypt(layout.pair(g, h))
+class Reserve:
+    """Obfuscators that the key's owner makes in spare time, so that encryption costs next to nothing.
+
+    Each is taken once.
+    """
+
+    _BLOCK = 32  # few, so that what is urgent waits for milliseconds only
+
+    def __init__(self, workers: Workers[PrivateKey], most: int) -> None:
+        """`most` obfuscators are kept, and no more than the machine's memory holds."""
+        self._workers = workers
+        self._most = min(most, workers.machine.memory // workers.key.public.width)
+        self._blocks: list[Ciphertexts] = []
+
+    def __len__(self) -> int:
+        return len(self._blocks) * self._BLOCK
+
+    async def fill(self) -> None:
+        """Make obfuscators until there are enough; cancel it when time is no longer to spare.
+
+        Nothing is made without a pool: there a thread would hold up the party's own work.
+        """
+        while self._workers.machine.workers > 1 and len(self) < self._most:
+            round_ = [(self._BLOCK,)] * self._workers.machine.workers
+            self._blocks += await self._workers.map(_obfuscators, round_)
+
+    def take(self, count: int) -> Ciphertexts | None:
+        """Obfuscators for `count` plaintexts; None when there are not as many."""
+        blocks = -(-count // self._BLOCK)
+        if not 0 < blocks <= len(self._blocks):
+            return None
+        taken, self._blocks = self._blocks[-blocks:], self._blocks[:-blocks]
+        return np.concatenate(taken)[:count]
+
+
+def _obfuscators(key: PrivateKey, count: int) -> Ciphertexts:
+    return key.obfuscators(count)
+
+
+async def encrypt_pairs(
+    workers: Workers[PrivateKey],
+    layout: Layout,
+    chunks: Iterable[tuple[Integers, Integers]],
+    reserve: Reserve,
+) -> AsyncIterator[Ciphertexts]:
+    """Encrypted gradients and hessians, a ciphertext a row, chunk by chunk."""
+
+    def tasks() -> Iterator[tuple[Layout, Integers, Integers, Ciphertexts | None]]:
+        for g, h in chunks:
+            ready = reserve.take(len(g))
+            workers.operations["encrypt" if ready is None else "encrypt, obfuscator ready"] += len(g)
+            yield layout, g, h, ready
+
+    async for ciphertexts in workers.stream(_encrypt_pairs, tasks()):
+        yield ciphertexts
+
+
+def _encrypt_pairs(
+    key: PrivateKey, layout: Layout, g: Integers, h: Integers, ready: Ciphertexts | None
+) -> Ciphertexts:
+    return key.encrypt(layout.pair(g, h), ready)
 
 
 async def decrypt_sums(
     workers: Workers[PrivateKey], layout: Layout, ciphertexts: Ciphertexts, count: int
 ) -> tuple[Integers, Integers]:
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
-    size = max(1, -(-len(ciphertexts) // (2 * workers.count)))
+    size = max(1, -(-len(ciphertexts) // (2 * workers.machine.workers)))
+    workers.operations["decrypt"] += len(ciphertexts)
     tasks = [(ciphertexts[i : i + size],) for i in range(0, len(ciphertexts), size)]
     parts = await workers.map(_decrypt, tasks)
     return layout.unpack([value for part in parts for value in part], count)

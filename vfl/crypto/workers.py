@@ -11,11 +11,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import tempfile
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
@@ -44,26 +46,47 @@ class WorkerDied(VflError):
         )
 
 
-class SharedRows:
-    """Ciphertexts of shape (rows, width) that the workers of a pool can read."""
+@dataclass(frozen=True)
+class Machine:
+    """What a party lends to encrypted arithmetic."""
 
-    def __init__(self, rows: int, width: int, shared: bool) -> None:
-        self._memory = _shared_memory(max(1, rows * width)) if shared else None
+    workers: int = 1  # processes
+    memory: int = 2 << 30  # bytes of ciphertexts kept in memory; more than these lie in a file
+    scratch: Path | None = None  # where that file is; None is the system's folder of temporary files
+
+
+class SharedRows:
+    """Ciphertexts of shape (rows, width) that the workers of a pool can read.
+
+    They lie in shared memory, in the party's own without a pool, or in a file when they are larger
+    than the machine lends memory: the system then keeps in memory what fits.
+    """
+
+    def __init__(self, rows: int, width: int, machine: Machine) -> None:
         self._shape = (rows, width)
-        self.array: Ciphertexts = (
-            np.zeros(self._shape, np.uint8)
-            if self._memory is None
-            else np.ndarray(self._shape, np.uint8, self._memory.buf)
-        )
+        self._memory: SharedMemory | None = None
+        self._file: Path | None = None
+        if rows * width > machine.memory:
+            self._file = _scratch_file(machine.scratch, rows * width)
+            self.array: Ciphertexts = np.memmap(self._file, np.uint8, "r+", shape=self._shape)
+        elif machine.workers > 1:
+            self._memory = _shared_memory(max(1, rows * width))
+            self.array = np.ndarray(self._shape, np.uint8, self._memory.buf)
+        else:
+            self.array = np.zeros(self._shape, np.uint8)
 
     @property
     def handle(self) -> Any:
-        """What a task carries: a name in shared memory, or the array itself without a pool."""
+        """What a task carries: the name of a file or in shared memory, or the array itself."""
+        if self._file is not None:
+            return self._file, *self._shape
         return self.array if self._memory is None else (self._memory.name, *self._shape)
 
     def close(self) -> None:
         """Give the memory back."""
         self.array = np.empty((0, self._shape[1]), np.uint8)
+        if self._file is not None:
+            self._file.unlink(missing_ok=True)
         if self._memory is not None:
             memory, self._memory = self._memory, None
             memory.unlink()
@@ -84,33 +107,78 @@ def _shared_memory(size: int) -> SharedMemory:
     return SharedMemory(create=True, size=size)
 
 
+_SCRATCH = "vfl-ciphertexts-"
+
+
+def _scratch_file(folder: Path | None, size: int) -> Path:
+    """A file of that size whose room on the disk is taken at once, readable by its owner alone."""
+    room = folder or Path(tempfile.gettempdir())
+    try:
+        room.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(room)
+        handle, name = tempfile.mkstemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=room)
+    except OSError as error:
+        raise VflError(
+            f"no file for ciphertexts can be made in {room}: {error.strerror}",
+            for_peer="it has no room for ciphertexts",
+        ) from None
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle, 0, size)
+        else:
+            os.truncate(handle, size)
+    except OSError as error:
+        Path(name).unlink()
+        raise VflError(
+            f"{room} has no room for {size / 1e6:,.0f} MB of ciphertexts ({error.strerror}): free some, "
+            "or raise memory in [party]",
+            for_peer="it has too little room on its disk",
+        ) from None
+    finally:
+        os.close(handle)
+    return Path(name)
+
+
+def _remove_abandoned(room: Path) -> None:
+    """Delete files of processes that were killed."""
+    for file in room.glob(f"{_SCRATCH}*"):
+        owner = file.name.removeprefix(_SCRATCH).split("-")[0]
+        if not Path("/proc").is_dir() or (owner.isdigit() and Path(f"/proc/{owner}").exists()):
+            continue
+        with contextlib.suppress(OSError):
+            file.unlink()
+
+
 def rows_of(handle: Any) -> Ciphertexts:
     """The rows behind a handle, in whichever process."""
     return handle if isinstance(handle, np.ndarray) else _attached(*handle)[1]
 
 
 @lru_cache(maxsize=2)
-def _attached(name: str, rows: int, width: int) -> tuple[SharedMemory, Ciphertexts]:
+def _attached(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
+    if isinstance(name, Path):
+        return None, np.memmap(name, np.uint8, "r", shape=(rows, width))
     memory = SharedMemory(name)
     return memory, np.ndarray((rows, width), np.uint8, memory.buf)
 
 
 class Workers(Generic[K]):
-    """Runs kernels `f(key, *arguments)` in `count` processes, or in a thread when that is one."""
+    """Runs kernels `f(key, *arguments)` in the machine's processes, or in a thread when that is one."""
 
-    def __init__(self, key: K, count: int) -> None:
+    def __init__(self, key: K, machine: Machine) -> None:
         self.key: K = key
-        self.count = count
+        self.machine = machine
+        self.operations: Counter[str] = Counter()  # on ciphertexts, by kind
         self._pool: ProcessPoolExecutor | None = None
-        if count > 1:
+        if machine.workers > 1:
             self._pool = ProcessPoolExecutor(
-                count, multiprocessing.get_context("spawn"), _adopt, (type(key), key.parts())
+                machine.workers, multiprocessing.get_context("spawn"), _adopt, (type(key), key.parts())
             )
 
     async def __aenter__(self) -> "Workers[K]":
         if self._pool is not None:
             # Start all processes now, while this party has other things to do.
-            for _ in range(self.count):
+            for _ in range(self.machine.workers):
                 self._pool.submit(_call, _warm, ())
         return self
 
@@ -125,7 +193,7 @@ class Workers(Generic[K]):
 
     def rows(self, rows: int, width: int) -> SharedRows:
         """Room for ciphertexts that all workers read."""
-        return SharedRows(rows, width, self._pool is not None)
+        return SharedRows(rows, width, self.machine)
 
     async def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
         """One task. Raises WorkerDied, and what the kernel raises."""
@@ -149,7 +217,7 @@ class Workers(Generic[K]):
         try:
             for arguments in tasks:
                 under_way.append(asyncio.create_task(self.run(kernel, *arguments)))
-                if len(under_way) >= 2 * self.count:
+                if len(under_way) >= 2 * self.machine.workers:
                     yield await under_way.popleft()
             while under_way:
                 yield await under_way.popleft()
@@ -158,7 +226,7 @@ class Workers(Generic[K]):
                 task.cancel()
 
     def __repr__(self) -> str:
-        return f"Workers({self.count})"
+        return f"Workers({self.machine.workers})"
 
 
 def _warm(key: PublicKey | PrivateKey) -> None:
