@@ -129,7 +129,7 @@ class PublicKey(ABC):
         whole = xmpz()
         ctypes.memmove(whole.limbs_write(limbs), data.ctypes.data, data.nbytes)
         whole.limbs_finish(limbs)
-        rows: list[mpz] = gmpy2.unpack(mpz(whole), 8 * self.width)
+        rows: list[mpz] = gmpy2.unpack(whole, 8 * self.width)
         return rows + [mpz(0)] * (count - len(rows))
 
     def array(self, integers: Sequence[mpz]) -> Ciphertexts:
@@ -186,7 +186,10 @@ class PublicKey(ABC):
         sums = [mpz(1)] * count
         for start in range(0, len(rows), _BLOCK):
             block = slice(start, start + _BLOCK)
-            integers = self.integers(ciphertexts[rows[block]])
+            at = rows[block]
+            # Neighbouring rows, as a tree's root has them, need no copy.
+            whole = at[-1] - at[0] + 1 == len(at) and bool((np.diff(at) == 1).all())
+            integers = self.integers(ciphertexts[at[0] : at[-1] + 1] if whole else ciphertexts[at])
             for column in cells:
                 for x, cell in zip(integers, column[block].tolist(), strict=True):
                     sums[cell] = sums[cell] * x % modulus
