@@ -19,7 +19,7 @@ from vfl.crypto import group, okvs
 from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
-from vfl.protocols import psi
+from vfl.protocols import fellows, psi
 from vfl.protocols.psi import (
     AlignKey,
     AlignKeys,
@@ -293,7 +293,9 @@ def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
             np.bitwise_xor.reduce(
                 [
                     psi._share(key, ids)
-                    for key in psi._pairwise_keys(guest, keys, names, name, own, context, None)
+                    for key in fellows.secrets_with_fellows(
+                        own, keys.public_keys, keys.signatures, names, name, context, None
+                    ).values()
                 ]
             )
             for name, own in zip(names, private, strict=True)
@@ -377,7 +379,7 @@ def test_what_a_host_signs_binds_run_hosts_name_and_key():
         (CONTEXT, ["a", "b"], "b", bytes(32)),
         (CONTEXT, ["a", "b"], "a", b"\1" * 32),
     ]
-    assert len({psi._signed(*case) for case in [base, *others]}) == 5
+    assert len({fellows.signed(*case) for case in [base, *others]}) == 5
 
 
 # Hostile peers.

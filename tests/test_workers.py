@@ -17,7 +17,7 @@ from vfl.crypto.sums import (
     Reserve,
     check_rows,
     decrypt_sums,
-    encrypt_pairs,
+    encrypt,
     pack_and_rerandomise,
     sum_by_cell,
     sum_rows,
@@ -78,7 +78,7 @@ def test_encrypt_sum_pack_decrypt(count):
             Workers(PublicKey(int(KEY.public.n)), Machine(count)) as public,
         ):
             chunks = [(g[:500], h[:500]), (g[500:], h[500:])]
-            parts = [part async for part in encrypt_pairs(private, layout, chunks, Reserve(private, 0))]
+            parts = [part async for part in encrypt(private, layout.pair, chunks, Reserve(private, 0))]
             encrypted = np.concatenate(parts)
             store = public.rows(rows, public.key.width)
             store.array[:] = encrypted
@@ -161,7 +161,7 @@ def test_obfuscators_made_in_spare_time_are_used_once():
             await reserve.fill()
             assert len(reserve) == 128  # whole rounds of blocks
             chunks = [(g[i : i + 50], h[i : i + 50]) for i in range(0, 200, 50)]
-            parts = [part async for part in encrypt_pairs(workers, layout, chunks, reserve)]
+            parts = [part async for part in encrypt(workers, layout.pair, chunks, reserve)]
             assert len(reserve) == 0
             ready, fresh = "encrypt, obfuscator ready", "encrypt"
             assert workers.operations == {ready: 100, fresh: 100}

@@ -208,6 +208,28 @@ class PublicKey(ABC):
             sums.append(total)
         return self.array(sums)
 
+    def positional_sum(self, histograms: Sequence[Ciphertexts], window: int, least: int) -> Ciphertexts:
+        """One ciphertext: the sum over rows of an integer of the row times its plaintext.
+
+        The integers less `least` (at most 0) are written in digits of `window` bits; histogram k has at
+        cell d the sum of the plaintexts of the rows whose digit k is d. Sums of d times cell d by
+        running sums, a product a cell instead of a power (Brickell et al., EUROCRYPT 1992; Pippenger).
+        """
+        modulus, result = self.modulus, mpz(1)
+        for histogram in reversed(histograms):
+            result = gmpy2.powmod(result, 1 << window, modulus)
+            above, cell_above = mpz(1), 0  # the sum of all cells above, from the last that is not empty
+            for cell, x in reversed(list(enumerate(self.integers(histogram)))):
+                if x == 1 and cell:
+                    continue
+                if cell_above:
+                    result = result * gmpy2.powmod(above, cell_above - cell, modulus) % modulus
+                above, cell_above = above * x % modulus, cell
+        # Every row is in one cell of each histogram: `above` is the sum of all.
+        if least:
+            result = result * gmpy2.powmod(above, least, modulus) % modulus
+        return self.array([result])
+
     def pack(self, ciphertexts: Ciphertexts, slot_bits: int, slots: int) -> Ciphertexts:
         """Several plaintexts in one: sum of m_i 2^(slot_bits i) over groups of `slots`, by Horner.
 

@@ -1,6 +1,7 @@
 """Sums of ciphertexts by cell on all cores, and what is made of them before they leave the host."""
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
 from typing import Any
@@ -106,6 +107,45 @@ async def pack_and_rerandomise(
     return np.concatenate([ciphertexts[:0], *packed])
 
 
+async def positional_sums(
+    workers: Workers[PublicKey], tasks: Sequence[tuple[list[Ciphertexts], int, int]]
+) -> Ciphertexts:
+    """A ciphertext a task: (histograms of the digits, bits of a digit, least integer)."""
+    # A product for the running sum of each cell and one for their sum.
+    workers.operations["add"] += sum(2 * len(h) for histograms, _, _ in tasks for h in histograms)
+    empty = np.empty((0, workers.key.width), np.uint8)
+    return np.concatenate([empty, *await workers.map(_positional_sum, tasks)])
+
+
+def _positional_sum(
+    key: PublicKey, histograms: list[Ciphertexts], window: int, least: int
+) -> Ciphertexts:
+    return key.positional_sum(histograms, window, least)
+
+
+async def pack_and_mask(
+    workers: Workers[PublicKey], ciphertexts: Ciphertexts, slot_bits: int, slots: int, masks: list[int]
+) -> Ciphertexts:
+    """Many sums in each ciphertext, each ciphertext plus a mask, under fresh obfuscators.
+
+    With masks uniform among the plaintexts, whoever decrypts learns nothing.
+    """
+    workers.operations["pack"] += len(ciphertexts) - len(masks)
+    workers.operations["rerandomise"] += len(masks)
+    tasks = [
+        (ciphertexts[i * slots : (i + 1) * slots], slot_bits, slots, mask)
+        for i, mask in enumerate(masks)
+    ]
+    return np.concatenate([ciphertexts[:0], *await workers.map(_pack_and_mask, tasks)])
+
+
+def _pack_and_mask(
+    key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int, mask: int
+) -> Ciphertexts:
+    packed = key.pack(ciphertexts, slot_bits, slots)
+    return key.rerandomise(key.add(packed, key.unsafe_encrypt([mask])))
+
+
 def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int) -> Ciphertexts:
     return key.rerandomise(key.pack(ciphertexts, slot_bits, slots))
 
@@ -123,18 +163,31 @@ class Reserve:
         self._workers = workers
         self._most = min(most, workers.machine.memory // workers.key.public.width)
         self._blocks: list[Ciphertexts] = []
+        self._filling: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._blocks) * self._BLOCK
 
     async def fill(self) -> None:
-        """Make obfuscators until there are enough; cancel it when time is no longer to spare.
+        """Make obfuscators until there are enough.
 
         Nothing is made without a pool: there a thread would hold up the party's own work.
         """
         while self._workers.machine.workers > 1 and len(self) < self._most:
             round_ = [(self._BLOCK,)] * self._workers.machine.workers
             self._blocks += await self._workers.map(_obfuscators, round_)
+
+    def begin(self) -> None:
+        """Spare time begins: fill up beside whatever else is done."""
+        self._filling = asyncio.create_task(self.fill())
+
+    def end(self) -> None:
+        """Spare time is over. Raises what filling up has failed with."""
+        filling, self._filling = self._filling, None
+        if filling is not None and filling.done():
+            filling.result()
+        elif filling is not None:
+            filling.cancel()
 
     def take(self, count: int) -> Ciphertexts | None:
         """Obfuscators for `count` plaintexts; None when there are not as many."""
@@ -149,39 +202,47 @@ def _obfuscators(key: PrivateKey, count: int) -> Ciphertexts:
     return key.obfuscators(count)
 
 
-async def encrypt_pairs(
+async def encrypt(
     workers: Workers[PrivateKey],
-    layout: Layout,
-    chunks: Iterable[tuple[Integers, Integers]],
+    plaintexts: Callable[..., Sequence[int]],
+    chunks: Iterable[tuple[Integers, ...]],
     reserve: Reserve,
 ) -> AsyncIterator[Ciphertexts]:
-    """Encrypted gradients and hessians, a ciphertext a row, chunk by chunk."""
+    """Encrypted rows, chunk by chunk: of `plaintexts(*chunk)`, an integer a row."""
 
-    def tasks() -> Iterator[tuple[Layout, Integers, Integers, Ciphertexts | None]]:
-        for g, h in chunks:
-            ready = reserve.take(len(g))
-            workers.operations["encrypt" if ready is None else "encrypt, obfuscator ready"] += len(g)
-            yield layout, g, h, ready
+    def tasks() -> Iterator[tuple[Any, ...]]:
+        for chunk in chunks:
+            ready = reserve.take(len(chunk[0]))
+            kind = "encrypt" if ready is None else "encrypt, obfuscator ready"
+            workers.operations[kind] += len(chunk[0])
+            yield plaintexts, chunk, ready
 
-    async for ciphertexts in workers.stream(_encrypt_pairs, tasks()):
+    async for ciphertexts in workers.stream(_encrypt, tasks()):
         yield ciphertexts
 
 
-def _encrypt_pairs(
-    key: PrivateKey, layout: Layout, g: Integers, h: Integers, ready: Ciphertexts | None
+def _encrypt(
+    key: PrivateKey,
+    plaintexts: Callable[..., Sequence[int]],
+    chunk: tuple[Integers, ...],
+    ready: Ciphertexts | None,
 ) -> Ciphertexts:
-    return key.encrypt(layout.pair(g, h), ready)
+    return key.encrypt(plaintexts(*chunk), ready)
 
 
 async def decrypt_sums(
     workers: Workers[PrivateKey], layout: Layout, ciphertexts: Ciphertexts, count: int
 ) -> tuple[Integers, Integers]:
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
+    return layout.unpack(await decrypt(workers, ciphertexts), count)
+
+
+async def decrypt(workers: Workers[PrivateKey], ciphertexts: Ciphertexts) -> list[int]:
+    """The plaintexts, centred."""
     size = max(1, -(-len(ciphertexts) // (2 * workers.machine.workers)))
     workers.operations["decrypt"] += len(ciphertexts)
     tasks = [(ciphertexts[i : i + size],) for i in range(0, len(ciphertexts), size)]
-    parts = await workers.map(_decrypt, tasks)
-    return layout.unpack([value for part in parts for value in part], count)
+    return [value for part in await workers.map(_decrypt, tasks) for value in part]
 
 
 def _decrypt(key: PrivateKey, ciphertexts: Ciphertexts) -> list[int]:

@@ -198,6 +198,10 @@ class Matrix:
             gram[at] = gram[:, at] = self.transposed_times(weighted)
         return gram
 
+    def take(self, rows: NDArray[np.bool_]) -> "Matrix":
+        """The matrix of some of the rows."""
+        return Matrix(self.codes[:, rows], self.levels, self.numbers[:, rows])
+
     def dense(self) -> Floats:
         """X itself, shape (rows, columns): for tests."""
         levels = [

@@ -5,16 +5,26 @@ histograms of the columns are marginals of these, halved again and again: a grou
 those of its first and of its second half of columns, these into their halves, down to single columns.
 """
 
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.ciphertexts import Ciphertexts, PublicKey
+from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import add_all, check_rows, sum_by_cell, sum_rows
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.learn.grouping import Group, group_columns
 from vfl.learn.losses import Integers
+from vfl.net.peer import Peer
+from vfl.net.wire import Message
 
 CHUNK = 2048  # rows whose ciphertexts travel in one message
+
+
+M = TypeVar("M", bound=Message)
 
 
 class JointSums:
@@ -61,10 +71,45 @@ class JointSums:
         )
         self._parts.append(await sum_rows(self._workers, self._store, rows, cells, self.cells))
 
+    async def receive(
+        self, owner: Peer, kind: type[M], content: Callable[[M], bytes], rows: int
+    ) -> None:
+        """Receive the ciphertexts of the grouped rows into the store and add them as they come in.
+
+        Raises PeerError for what is not `rows` ciphertexts under the key.
+        """
+        received = summed = 0
+        under_way: deque[asyncio.Task[None]] = deque()
+        try:
+            while received < rows:
+                message = await owner.recv(kind)
+                data = np.frombuffer(content(message), np.uint8)
+                count, rest = divmod(len(data), self._workers.key.width)
+                if not count or rest or received + count > rows:
+                    raise owner.breach(f"{kind.__name__} of another number of rows than announced")
+                self._store.array[received : received + count] = data.reshape(count, -1)
+                received += count
+                if received == rows or received - summed >= self.batch:
+                    under_way.append(asyncio.create_task(self.add(summed, received)))
+                    summed = received
+                if len(under_way) > 2:
+                    await under_way.popleft()
+            for task in under_way:
+                await task
+        except InvalidCiphertext as error:
+            raise owner.breach(f"{kind.__name__} with {error}") from None
+        finally:
+            for task in under_way:
+                task.cancel()
+
     async def histograms(self) -> list[Ciphertexts]:
-        """The histograms, each of shape (sum of sizes, width)."""
+        """The histograms of the rows added, each of shape (sum of sizes, width).
+
+        The groups stay, for the same rows with other ciphertexts.
+        """
         offsets = np.cumsum([0, *self._sizes])
         sums, groups = await add_all(self._workers, self._parts), self._groups
+        self._parts = []
         total = np.zeros((self._nodes, offsets[-1], sums.shape[1]), np.uint8)
         total[:, :, 0] = 1  # the trivial encryption of zero
         while groups:

@@ -52,14 +52,14 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import ClassVar, TypeVar
 
 import numpy as np
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from numpy.typing import NDArray
 
 from vfl.crypto import group, okvs
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols.fellows import Sign, Verify, keyed_hash, secrets_with_fellows, signed
 
 CHUNK = 8192  # elements a message
 SLOTS = 32768  # slots of a store, or tags, a message
@@ -73,9 +73,6 @@ Bytes = NDArray[np.uint8]
 Entropy = Callable[[int], bytes]
 # What is being done, how many are done, of how many.
 Progress = Callable[[str, int, int], None]
-Sign = Callable[[bytes], bytes]
-# (who signed, signature, data); raises a VflError, ValueError or InvalidSignature.
-Verify = Callable[[str, bytes, bytes], None]
 
 
 class AlignStart(Message, frozen=True):
@@ -295,10 +292,15 @@ async def host_align(
     _check_start(guest, start, name, hosts, max_ids)
     private = X25519PrivateKey.from_private_bytes(entropy(32))
     public = private.public_key().public_bytes_raw()
-    signature = sign(_signed(context, start.hosts, name, public)) if sign else b""
+    signature = sign(signed(context, start.hosts, name, public)) if sign else b""
     await guest.send(AlignKey(n, public, signature))
     keys = await guest.recv(AlignKeys)
-    pairwise = _pairwise_keys(guest, keys, start.hosts, name, private, context, verify)
+    try:
+        pairwise = secrets_with_fellows(
+            private, keys.public_keys, keys.signatures, start.hosts, name, context, verify
+        )
+    except ValueError as error:
+        raise guest.breach(f"AlignKeys with {error}") from None
 
     # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
     scalar = group.random_scalar(entropy)
@@ -329,7 +331,7 @@ async def host_align(
 
     # 5. The store of masks and shares of zero.
     shares = np.zeros((n, HALF), np.uint8)
-    for key in pairwise:
+    for key in pairwise.values():
         for first, stop in _parts(n, SLOTS):
             shares[first:stop] ^= await asyncio.to_thread(_share, key, ids[first:stop])
     store = await asyncio.to_thread(
@@ -434,7 +436,7 @@ def _evaluate_own(ids: Sequence[bytes], scalar: bytes, context: bytes) -> Bytes:
 
 def _output(ids: Sequence[bytes], points: Bytes, context: bytes) -> Bytes:
     """F: Hash(context, H(x)^b, x). The element comes first, since its size is fixed."""
-    prefix = _hash(b"vfl psi output", context)
+    prefix = keyed_hash(b"vfl psi output", context)
     encoded, out = points.tobytes(), bytearray()
     for i, one in enumerate(ids):
         digest = prefix.copy()
@@ -475,65 +477,20 @@ def _shares_in(store: Bytes, size: int, own: Bytes, host: str, context: bytes) -
 
 def _store_seed(host: str, context: bytes) -> bytes:
     # The store's keys are outputs of F, random to everybody beforehand: a public seed will do.
-    return _hash(b"vfl psi store", context, host.encode()).digest()
+    return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
 def _common_order(outputs: Sequence[Bytes]) -> Rows:
     """The rows of `outputs` (one (m, 32) a host) sorted by a hash of all that is in each row."""
     joined = np.concatenate(outputs, axis=1).tobytes()
     width = 2 * HALF * len(outputs)
-    prefix = _hash(b"vfl psi order")
+    prefix = keyed_hash(b"vfl psi order")
     ranks = []
     for start in range(0, len(joined), width):
         digest = prefix.copy()
         digest.update(joined[start : start + width])
         ranks.append(digest.digest())
     return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), np.int64)
-
-
-def _signed(context: bytes, hosts: Sequence[str], name: str, public: bytes) -> bytes:
-    """What a host signs: its fresh key, in this run, with these hosts."""
-    parts = (context, name.encode(), public, *(host.encode() for host in hosts))
-    return b"vfl psi key\0" + _hash(b"vfl psi key", *parts).digest()
-
-
-def _pairwise_keys(
-    guest: Peer,
-    keys: AlignKeys,
-    hosts: Sequence[str],
-    name: str,
-    private: X25519PrivateKey,
-    context: bytes,
-    verify: Verify | None,
-) -> list[bytes]:
-    """A secret with each other host, 32 bytes, the same at both ends."""
-    if not len(keys.public_keys) == len(keys.signatures) == len(hosts):
-        raise guest.breach("AlignKeys with another number of keys than hosts")
-    public = private.public_key().public_bytes_raw()
-    if keys.public_keys[hosts.index(name)] != public:
-        raise guest.breach("AlignKeys with another key than this host's own")
-    secrets_with = []
-    for host, theirs, signature in zip(hosts, keys.public_keys, keys.signatures, strict=True):
-        if host == name:
-            continue
-        try:
-            if verify:
-                verify(host, signature, _signed(context, hosts, host, theirs))
-            shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
-        except (ValueError, InvalidSignature):
-            raise guest.breach("AlignKeys with an invalid key or signature of a host") from None
-        ends = sorted([(name.encode(), public), (host.encode(), theirs)])
-        parts = [part for end in ends for part in end]
-        secrets_with.append(_hash(b"vfl psi pair", context, shared, *parts).digest())
-    return secrets_with
-
-
-def _hash(domain: bytes, *parts: bytes) -> "hashlib.blake2b":
-    """blake2b of 32 bytes in a domain, after `parts` with their lengths."""
-    digest = hashlib.blake2b(digest_size=32, person=domain)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest
 
 
 def _repeats(rows: Bytes) -> bool:

@@ -1,0 +1,210 @@
+"""Generalised linear models by L-BFGS whose vectors lie in several blocks, one a party.
+
+The model: g(E y) = o + b0 + X beta with link g, offset o, intercept b0 and the columns X of all
+parties. It minimises, as glum and scikit-learn do,
+
+    F(b0, beta) = sum_i w_i d_i / (2 sum_i w_i) + alpha / 2 |beta|^2,    d_i the unit deviance of row i.
+
+The intercept is profiled out: f(beta) = min over b0 of F, whose gradient is X^T r + alpha beta with
+r_i = w_i / (sum w) * derivative of d_i / 2 by the score, at the best b0 (where sum r = 0). So a block
+need not centre its columns.
+
+L-BFGS (Nocedal, Wright, Numerical Optimization, 2006, algorithm 7.4) in its vector-free form (Chen,
+Wang, Zhou, NIPS 2014): steps, changes of the gradient and the gradient are only ever combined linearly,
+with weights that depend on their inner products alone. Each block keeps its own part of these vectors;
+the inner products are sums over blocks.
+
+Each block works in coordinates in which its own columns are orthonormal (C = X^T X / n centred, plus
+alpha; beta = C^(-1/2) gamma), which only its owner needs to know of. So L-BFGS starts from the inverse
+of the block diagonal of the pooled Gram matrix instead of a multiple of the identity, and correlation
+within a block costs no iterations.
+
+The line search is exact: along a direction the scores are linear in the step, so whoever knows the
+scores and the labels finds the best step and intercept together without asking anybody.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from vfl.learn.design import Matrix
+from vfl.learn.losses import Floats, Loss
+
+PAIRS = 10
+"""Steps that L-BFGS remembers."""
+
+# Of the line search: Newton steps and halvings of one at most, and the square of the relative precision.
+_NEWTON_STEPS, _HALVINGS, _DECREMENT = 50, 40, 1e-20
+
+_FLAT = 1e-12  # least eigenvalue of a block's Gram matrix, relative to the greatest
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a block tells of its gradient: the vectors' inner products, the greatest component."""
+
+    products: Floats  # shape (2 k + 1, 2 k + 1) after k steps remembered: steps, changes, gradient
+    greatest: float
+
+
+@dataclass(frozen=True)
+class Move:
+    """A direction as a block sees it: the change of each row's score, and what the penalty needs."""
+
+    scores: Floats  # X p, shape (rows,)
+    linear: float  # beta . p
+    square: float  # p . p
+
+
+class Block:
+    """One party's columns of the rows that train, its coefficients and its part of the history."""
+
+    def __init__(self, matrix: Matrix, alpha: float, centred: bool) -> None:
+        """`centred`: whether the model has an intercept."""
+        self.matrix, self._alpha = matrix, alpha
+        self.beta = np.zeros(matrix.columns)
+        self._to_beta = _inverse_root(matrix, alpha, centred)
+        self._steps: deque[Floats] = deque(maxlen=PAIRS)
+        self._changes: deque[Floats] = deque(maxlen=PAIRS)
+        self._gradient: Floats | None = None
+        self._direction = self._step = np.zeros(matrix.columns)
+
+    def report(self, product: Floats) -> Report:
+        """Take X^T r at the present coefficients, shape (columns,)."""
+        gradient = product + self._alpha * self.beta
+        whitened = self._to_beta @ gradient
+        if self._gradient is not None:
+            self._steps.append(self._step)
+            self._changes.append(whitened - self._gradient)
+        self._gradient = whitened
+        vectors = self._vectors()
+        return Report(vectors @ vectors.T, float(np.abs(gradient).max(initial=0.0)))
+
+    def direction(self, weights: Floats) -> Move:
+        """The combination of the vectors with these weights, as the next direction."""
+        self._direction = weights @ self._vectors()
+        p = self._to_beta @ self._direction
+        return Move(self.matrix.times(p), float(self.beta @ p), float(p @ p))
+
+    def step(self, size: float) -> None:
+        """Go so far along the direction."""
+        self._step = size * self._direction
+        self.beta = self.beta + self._to_beta @ self._step
+
+    def _vectors(self) -> Floats:
+        if self._gradient is None:
+            raise ValueError("a block without a gradient")
+        return np.array([*self._steps, *self._changes, self._gradient])
+
+
+def _inverse_root(matrix: Matrix, alpha: float, centred: bool) -> Floats:
+    """C^(-1/2), shape (columns, columns)."""
+    gram = matrix.gram() / matrix.rows
+    if centred:
+        mean = matrix.transposed_times(np.ones(matrix.rows)) / matrix.rows
+        gram -= np.outer(mean, mean)
+    values, vectors = np.linalg.eigh(gram)
+    # Where columns are all but dependent, rounding decides the eigenvalue: the search does the rest.
+    values = np.maximum(values + alpha, _FLAT * max(values.max(initial=0.0), alpha))
+    root: Floats = (vectors / np.sqrt(values)) @ vectors.T
+    return root
+
+
+def combination(products: Floats) -> Floats:
+    """The weights of the vectors in the direction of L-BFGS, shape (2 k + 1,).
+
+    products: inner products of k steps, k changes (oldest first) and the gradient. A pair that tells of
+    no positive curvature, which rounding can make, is left out.
+    """
+    k = len(products) // 2
+    weights = np.zeros(len(products))
+    weights[-1] = -1.0
+    curvature = products[range(k), range(k, 2 * k)]
+    size = products[range(k, 2 * k), range(k, 2 * k)]
+    usable = [j for j in range(k) if curvature[j] > 1e-14 * np.sqrt(products[j, j] * size[j])]
+    alphas = np.zeros(k)
+    for j in reversed(usable):
+        alphas[j] = weights @ products[j] / curvature[j]
+        weights[k + j] -= alphas[j]
+    if usable:
+        newest = usable[-1]
+        weights *= curvature[newest] / size[newest]
+    for j in usable:
+        weights[j] += alphas[j] - weights @ products[k + j] / curvature[j]
+    return weights
+
+
+@dataclass
+class Scores:
+    """The rows that train, as the guest knows them: label, weight, score. Arrays of shape (rows,)."""
+
+    loss: Loss
+    label: Floats
+    weight: Floats
+    score: Floats  # offset, intercept and the parts of all parties
+    intercept: float
+    change: float = np.inf  # of any row's score by the last step
+
+    @classmethod
+    def start(
+        cls, loss: Loss, label: Floats, weight: Floats, offset: Floats, fit_intercept: bool
+    ) -> "Scores":
+        """The model without any column."""
+        intercept = loss.start(label, weight, offset) if fit_intercept else 0.0
+        return cls(loss, label, weight, offset + intercept, intercept)
+
+    def residuals(self) -> Floats:
+        """r, shape (rows,)."""
+        gradient, _ = self.loss.gradients(self.score, self.label, self.weight)
+        return np.asarray(gradient / self.weight.sum())
+
+    def deviance(self) -> float:
+        """Mean unit deviance, weighted."""
+        return self.loss.deviance(self.score, self.label, self.weight)
+
+    def go(self, move: Move, alpha: float, fit_intercept: bool) -> float:
+        """Take the best step along a direction, with the best intercept, and return its size.
+
+        Newton's method in both, which are two numbers of a convex function, halved until it gets better.
+        `move` is the sum over all parties.
+        """
+        size = constant = 0.0
+        value = self._value(size, constant, move, alpha)
+        total, d = float(self.weight.sum()), move.scores
+        for _ in range(_NEWTON_STEPS):
+            g, h = self.loss.gradients(self.score + size * d + constant, self.label, self.weight)
+            slope = float(g @ d) / total + alpha * (move.linear + size * move.square)
+            curvature = float((h * d) @ d) / total + alpha * move.square
+            slope0, curvature0 = float(g.sum()) / total, float(h.sum()) / total
+            # The two equations of a Newton step, the constant's solved for first.
+            mixed = float(h @ d) / total if fit_intercept else 0.0
+            along = _ratio(
+                mixed * _ratio(slope0, curvature0) - slope, curvature - mixed * _ratio(mixed, curvature0)
+            )
+            across = -_ratio(slope0 + mixed * along, curvature0) if fit_intercept else 0.0
+            for scale in 0.5 ** np.arange(_HALVINGS):
+                at = size + float(scale) * along, constant + float(scale) * across
+                after = self._value(*at, move, alpha)
+                # Near the best point values differ by rounding alone, and the gradient knows better.
+                if after <= value + 1e-14 * abs(value):
+                    break
+            else:
+                break
+            (size, constant), value = at, after
+            if -slope * along - slope0 * across <= _DECREMENT * max(1.0, abs(value)):
+                break
+        self.score = self.score + size * d + constant
+        self.intercept += constant
+        self.change = float(np.abs(size * d + constant).max(initial=0.0))
+        return size
+
+    def _value(self, size: float, constant: float, move: Move, alpha: float) -> float:
+        score = self.score + size * move.scores + constant
+        penalty = alpha * (size * move.linear + size * size * move.square / 2)
+        return self.loss.mean(score, self.label, self.weight) + penalty
+
+
+def _ratio(a: float, b: float) -> float:
+    """a / b, and no step at all where there is no curvature."""
+    return a / b if b > 0 else 0.0

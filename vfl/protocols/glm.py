@@ -1,0 +1,613 @@
+"""Generalised linear models: one guest with the labels, any number of hosts with columns.
+
+Yang et al., arXiv 1911.09824, with the exact residual and L-BFGS across parties (learn/glm.py) in place
+of a Taylor series and gradient descent. All parties hold the same aligned rows in the same order and
+have made their columns into a design matrix X_k; each holds its own coefficients, all zero at first.
+
+ 1. The guest sends its public key and which rows train. Each host says how many columns it has. Several
+    hosts exchange keys through the guest, for masks that cancel in the sum of all.
+For each iteration:
+ 2. The guest computes each row's residual r, the derivative of the loss by the row's score, rounds it to
+    integers, encrypts it and sends it to every host.
+ 3. Each host forms X_k^T r under encryption, adds masks uniform among all plaintexts, re-randomises and
+    sends it. The guest decrypts and sends it back, and the host takes the masks off.
+ 4. Each host sends the inner products of its parts of L-BFGS's vectors and the greatest component of its
+    gradient. The guest adds the products up, and ends when the greatest is small enough.
+ 5. The guest sends the weights with which the vectors combine into the next direction p. Each host sends
+    X_k p_k, with several hosts behind masks, and two products that the penalty needs.
+ 6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
+    sends the step.
+At the end the hosts send their part of the scores of rows held out, behind masks again.
+
+The optimum is that of the pooled columns: nothing is approximated but for rounding (r to 2^-50 of its
+largest, numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the direction).
+
+Learned by the guest: each iteration, the total change of each row's score by the hosts' columns. So in
+the end the hosts' total partial score of each row (as when it scores), and as many combinations of the
+hosts' columns as there were iterations: with as many iterations as the hosts have columns, everything
+that is linear in them. With one host these are this host's. Also each host's number of columns, and the
+inner products and greatest component of 4.
+
+Learned by a host: X_k^T r of each iteration, its own gradient, where r depends on the labels. These are
+as many equations about the labels as it has columns, each iteration, so that a host with many columns
+and few rows could solve for labels (arXiv 2205.04166): the guest refuses hosts with more columns than a
+fifth of the rows. Also the weights of 5 and the steps.
+
+A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
+that a host could send the ciphertext of a single row and learn its residual, which tells the label.
+Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
+"""
+
+import asyncio
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.sums import Reserve, decrypt, encrypt
+from vfl.crypto.workers import Machine, Workers
+from vfl.errors import ConfigError, DataError, Refused
+from vfl.learn.design import Matrix
+from vfl.learn.glm import PAIRS, Block, Move, Report, Scores, combination
+from vfl.learn.losses import Floats, Integers, Quantiser
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.boost import Training
+from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
+from vfl.protocols.histograms import CHUNK
+from vfl.protocols.key import receive_key, send_key
+from vfl.protocols.products import ROW_BITS, EncryptedProduct
+
+WHOLE = "whole iteration"  # the phase that holds all others
+
+_ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
+_SETTLED = 1e-3  # at the end no score has changed by more in the last step
+_SEPARATED = 30.0  # a score so far from where it started tells of a label that is separated
+_FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
+_LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
+_ROWS = 1 << 20  # of a message of scores at most
+
+
+class FitStart(Message, frozen=True):
+    """guest -> host. Reveals: which aligned rows train (and so which are held out)."""
+
+    training: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+
+
+class FitReady(Message, frozen=True):
+    """host -> guest. Reveals: how many columns the host's design matrix has."""
+
+    columns: int
+
+
+class FitNext(Message, frozen=True):
+    """guest -> host. Reveals: that another iteration follows."""
+
+
+class Residuals(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted residuals of rows that train."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+
+
+class MaskedProducts(Message, frozen=True):
+    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
+    uniform among all plaintexts."""
+
+    ciphertexts: bytes
+    seconds: float
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedProducts(Message, frozen=True):
+    """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
+    its columns with the residuals, which depend on the labels."""
+
+    plaintexts: bytes  # as wide as the key, big-endian
+    scale: float  # of the residuals
+    limit: ClassVar[int] = 16 * MIB
+
+
+class InnerProducts(Message, frozen=True):
+    """host -> guest. Reveals: the inner products of the host's parts of past steps, changes of the
+    gradient and the gradient, and its gradient's greatest component."""
+
+    products: list[float]  # of a square, row by row
+    greatest: float
+
+
+class Combine(Message, frozen=True):
+    """guest -> host. Reveals: with which weights the vectors combine, and how long the direction is;
+    both depend on the sums of all parties' inner products."""
+
+    weights: list[float]
+    precision: float  # scores travel as multiples of its inverse
+
+
+class ScoreChange(Message, frozen=True):
+    """host -> guest, scores behind masks that cancel in the sum of all hosts. Reveals: how the hosts'
+    columns together change each row's score along the direction (with one host, this host's)."""
+
+    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
+    limit: ClassVar[int] = 8 * _ROWS + KIB
+
+
+class PenaltyProducts(Message, frozen=True):
+    """host -> guest. Reveals: the products of the host's direction with its coefficients and with
+    itself, which the penalty needs."""
+
+    linear: float
+    square: float
+
+
+class Step(Message, frozen=True):
+    """guest -> host. Reveals: how far to go along the direction."""
+
+    size: float
+
+
+class FitEnd(Message, frozen=True):
+    """guest -> host. Reveals: that the fit has ended, and whether it converged."""
+
+    converged: bool
+
+
+class HeldOutScores(Message, frozen=True):
+    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the hosts' total part of
+    the score of each row held out (with one host, this host's)."""
+
+    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
+    limit: ClassVar[int] = 8 * _ROWS + KIB
+
+
+class FitKept(Message, frozen=True):
+    """host -> guest. Reveals: that the host has kept its half of the model."""
+
+
+@dataclass(frozen=True)
+class IterationDone:
+    """What the guest can tell of each iteration, before its step."""
+
+    iteration: int
+    of: int
+    deviance: float  # mean, weighted, of the rows that train
+    explained: float  # D-squared: the share of the null model's deviance that is gone
+    gradient: float  # greatest component
+    seconds: dict[str, float]  # by phase, of the iteration before
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What the guest has at the end."""
+
+    intercept: float
+    coefficients: dict[str, Floats]  # of each block that it holds itself
+    score: Floats  # of every aligned row
+    iterations: int
+    converged: bool
+    deviance: float
+    explained: float
+    gradient: float
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+async def guest_fit(
+    hosts: Sequence[Peer],
+    blocks: Mapping[str, Matrix],
+    rows: Training,
+    params: GlmParams,
+    key: PrivateKey | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - frozen
+    progress: Callable[[IterationDone], None] = lambda _: None,
+) -> Fit:
+    """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
+
+    With the blocks of all parties and no hosts this is the pooled fit. `key` is needed with hosts.
+    Raises PeerError when a host breaks the protocol, DataError for a label without a finite optimum.
+    """
+    if not hosts:
+        return await _Guest([], blocks, rows, params, None).fit(progress)
+    if key is None:
+        raise ValueError("a fit with hosts needs a key")
+    async with Workers(key, machine) as pool:
+        guest = _Guest(list(hosts), blocks, rows, params, pool)
+        try:
+            return await guest.fit(progress)
+        finally:
+            guest.reserve.end()
+
+
+class _Guest:
+    """What the guest keeps from iteration to iteration."""
+
+    def __init__(
+        self,
+        hosts: list[Peer],
+        blocks: Mapping[str, Matrix],
+        rows: Training,
+        params: GlmParams,
+        workers: Workers[PrivateKey] | None,
+    ) -> None:
+        self.hosts, self.rows, self.params = hosts, rows, params
+        self.whole = dict(blocks)
+        self.own = {
+            name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept)
+            for name, matrix in blocks.items()
+        }
+        self.offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
+        self.scores = Scores.start(
+            rows.loss,
+            rows.label[rows.train],
+            rows.weight[rows.train],
+            self.offset[rows.train],
+            params.fit_intercept,
+        )
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._steps = 0
+        self._workers = workers
+        if workers is not None:
+            self.reserve = Reserve(workers, int(rows.train.sum()))
+
+    @property
+    def workers(self) -> Workers[PrivateKey]:
+        """Those who encrypt and decrypt; there are some whenever there are hosts."""
+        if self._workers is None:
+            raise ValueError("no key: a fit without hosts encrypts nothing")
+        return self._workers
+
+    async def fit(self, progress: Callable[[IterationDone], None]) -> Fit:
+        """All iterations."""
+        params, scores = self.params, self.scores
+        null, first = scores.deviance(), scores.score
+
+        # 1. Key, rows, the hosts' keys for each other.
+        if self.hosts:
+            await self._start()
+
+        for iteration in range(params.max_iterations + 1):
+            with self.timed(WHOLE):
+                # 2. and 3. Everybody's gradient.
+                reports = await self._reports(scores.residuals())
+
+                # 4. Small enough?
+                deviance = scores.deviance()
+                explained = 1 - deviance / null if null > 0 else 0.0
+                greatest = max((report.greatest for report in reports), default=0.0)
+                converged = greatest <= params.tolerance and scores.change <= _SETTLED
+                if not self._settles(scores.score - first):
+                    raise _separable()
+                seconds = dict(self.seconds)
+            progress(
+                IterationDone(iteration, params.max_iterations, deviance, explained, greatest, seconds)
+            )
+            if converged or iteration == params.max_iterations:
+                break
+            self.seconds.clear()
+            with self.timed(WHOLE):
+                # 5. The direction, and 6. the best step along it.
+                products = sum((report.products for report in reports), start=np.zeros(()))
+                weights = combination(products)
+                # In coordinates in which columns have unit variance, the length of a direction is about
+                # the spread of its scores.
+                length = math.sqrt(max(weights @ products @ weights, 2.0**-900))
+                precision = 2.0 ** (_FIXED_BITS - math.frexp(length)[1])
+                move = await self._direction(weights, precision)
+                with self.timed("step"):
+                    size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                await self._step(size)
+        return await self._end(iteration, converged, deviance, explained, greatest)
+
+    async def _start(self) -> None:
+        params, rows = self.params, self.rows
+        await send_key(self.hosts, params.encryption, self.workers.key.public)
+        start = FitStart(pack_bits(rows.train))
+        await together([host.send(start) for host in self.hosts])
+        count = int(rows.train.sum())
+        for host, ready in zip(
+            self.hosts, await together([host.recv(FitReady) for host in self.hosts]), strict=True
+        ):
+            if ready.columns < 0:
+                raise host.breach("FitReady with a negative number of columns")
+            if ready.columns * _ROWS_A_COLUMN > count:
+                raise DataError(
+                    f"{host.name} has {ready.columns:,} columns to fit {count:,} rows with, "
+                    f"and each iteration tells it as many numbers that depend on the labels: it needs "
+                    f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
+                    for_peer=f"{host.name} has too many columns for {count:,} rows",
+                )
+        await relay_keys(self.hosts)
+
+    async def _reports(self, residuals: Floats) -> list[Report]:
+        """What each block tells of its gradient."""
+        with self.timed("own columns"):
+            reports = [
+                await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()
+            ]
+        if not self.hosts:
+            return reports
+        bound = float(np.abs(residuals).max(initial=0.0))
+        if not math.isfinite(bound):
+            raise ConfigError(
+                "the fit diverges, with residuals beyond all bounds: raise alpha in [glm]",
+                for_peer="its fit diverges, the job needs other settings",
+            )
+        quantiser = Quantiser.for_bound(bound, ROW_BITS)
+        await self._send(quantiser.integers(residuals))
+        self.reserve.begin()
+        reports += await together([self._report(host, quantiser.scale) for host in self.hosts])
+        return reports
+
+    async def _send(self, residuals: Integers) -> None:
+        self.reserve.end()
+        await together([host.send(FitNext()) for host in self.hosts])
+        chunks = ((residuals[i : i + CHUNK],) for i in range(0, len(residuals), CHUNK))
+        encrypted = encrypt(self.workers, _integers, chunks, self.reserve)
+        while True:
+            with self.timed("encrypt"):
+                ciphertexts = await anext(encrypted, None)
+            if ciphertexts is None:
+                return
+            with self.timed("transfer"):
+                message = Residuals(ciphertexts.tobytes())
+                await together([host.send(message) for host in self.hosts])
+
+    async def _report(self, host: Peer, scale: float) -> Report:
+        """Open a host's masked products for it; its inner products."""
+        key = self.workers.key.public
+        with self.timed(f"{host.name} and transfer"):
+            message = await host.recv(MaskedProducts)
+        self.seconds[host.name] += message.seconds
+        with self.timed("decrypt"):
+            try:
+                opened = await decrypt(self.workers, key.parse(message.ciphertexts))
+            except ValueError as error:
+                raise host.breach(f"MaskedProducts with {error}") from None
+        width = key.bits // 8
+        plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
+        await host.send(OpenedProducts(plaintexts, scale))
+        told = await host.recv(InnerProducts)
+        vectors = 2 * min(self._steps, PAIRS) + 1
+        products = np.array(told.products)
+        if len(products) != vectors**2 or not np.isfinite([*told.products, told.greatest]).all():
+            raise host.breach("InnerProducts of another number of vectors, or none")
+        return Report(products.reshape(vectors, vectors), told.greatest)
+
+    async def _direction(self, weights: Floats, precision: float) -> Move:
+        """How the scores change along the direction, all parties together."""
+        await together([host.send(Combine(weights.tolist(), precision)) for host in self.hosts])
+        with self.timed("own columns"):
+            moves = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
+        with self.timed("scores"):
+            count = len(self.scores.score)
+            shares = await together([_receive_scores(host, ScoreChange, count) for host in self.hosts])
+            penalties = await together([host.recv(PenaltyProducts) for host in self.hosts])
+        for host, penalty in zip(self.hosts, penalties, strict=True):
+            if not np.isfinite([penalty.linear, penalty.square]).all():
+                raise host.breach("PenaltyProducts that are no numbers")
+        return Move(
+            sum((move.scores for move in moves), start=_total(shares, count, precision)),
+            sum(m.linear for m in moves) + sum(p.linear for p in penalties),
+            sum(m.square for m in moves) + sum(p.square for p in penalties),
+        )
+
+    async def _step(self, size: float) -> None:
+        self._steps += 1
+        for block in self.own.values():
+            block.step(size)
+        await together([host.send(Step(size)) for host in self.hosts])
+
+    async def _end(
+        self, iterations: int, converged: bool, deviance: float, explained: float, gradient: float
+    ) -> Fit:
+        held_out = ~self.rows.train
+        await together([host.send(FitEnd(converged)) for host in self.hosts])
+        count = int(held_out.sum())
+        shares = await together([_receive_scores(host, HeldOutScores, count) for host in self.hosts])
+        await together([host.recv(FitKept) for host in self.hosts])
+        score = np.empty(len(self.rows.label))
+        score[self.rows.train] = self.scores.score
+        score[held_out] = (
+            self.offset[held_out] + self.scores.intercept + _total(shares, count, 2.0**_FIXED_BITS)
+        )
+        for name, block in self.own.items():
+            score[held_out] += self.whole[name].take(held_out).times(block.beta)
+        return Fit(
+            self.scores.intercept,
+            {name: block.beta for name, block in self.own.items()},
+            score,
+            iterations,
+            converged,
+            deviance,
+            explained,
+            gradient,
+        )
+
+    def _settles(self, change: Floats) -> bool:
+        """Whether scores are where a finite optimum can be."""
+        if self.params.alpha > 0 or self.rows.loss.link == "identity":
+            return True
+        return float(np.abs(change).max(initial=0.0)) <= _SEPARATED
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+
+def _separable() -> DataError:
+    return DataError(
+        "the label is separable: some columns tell it apart without error (a level without any claim, "
+        "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
+        for_peer="some columns separate the label without error: the job needs alpha above 0",
+    )
+
+
+def _own_report(block: Block, residuals: Floats) -> Report:
+    return block.report(block.matrix.transposed_times(residuals))
+
+
+def _integers(values: Integers) -> list[int]:
+    return [int(value) for value in values.tolist()]
+
+
+# ---------------------------------------------------------------------------------------- host
+
+
+async def host_fit(
+    guest: Peer,
+    rows: int,
+    prepare: Callable[[Mask], Matrix],
+    params: GlmParams,
+    *,
+    name: str,
+    hosts: Sequence[str],
+    context: bytes,
+    minimum: int = 1,
+    sign: Sign | None = None,
+    verify: Verify | None = None,
+    machine: Machine = Machine(),  # noqa: B008 - frozen
+    keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
+    progress: Callable[[int, int], None] = lambda iteration, of: None,
+) -> Floats:
+    """A host's coefficients, shape (columns,).
+
+    `prepare` makes the design matrix of all `rows` aligned rows, given which of them train; `minimum` is
+    the least number of these. name, hosts, context, sign and verify are as in `host_align`. `keep`
+    stores the coefficients (and whether the fit converged) before the guest is told that they are safe.
+    Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
+    """
+    # 1. Key, rows, keys of the other hosts.
+    key = await receive_key(guest, params)
+    start = await guest.recv(FitStart)
+    try:
+        training = unpack_bits(start.training, rows)
+    except ValueError as error:
+        raise guest.breach(f"a FitStart with {error}") from None
+    count = int(training.sum())
+    if count < minimum:
+        raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
+    matrix = await asyncio.to_thread(prepare, training)
+    await guest.send(FitReady(matrix.columns))
+    masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
+    own = matrix.take(training)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept)
+
+    async with Workers(key, machine) as pool:
+        store = pool.rows(count, key.width)
+        try:
+            try:
+                product = EncryptedProduct(pool, store, own)
+            except ValueError as error:
+                raise DataError(f"a numeric column cannot be used under this key: {error}") from None
+            await asyncio.to_thread(product.group)
+            iteration = 0
+            while isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
+                if iteration > params.max_iterations:
+                    raise guest.breach("a FitNext beyond the last iteration")
+                progress(iteration, params.max_iterations)
+                # 3. The gradient.
+                await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, count)
+                report = block.report(await _gradient(guest, product, key.bits // 8))
+                # 4. What it says to the others.
+                told = InnerProducts(report.products.ravel().tolist(), report.greatest)
+                await guest.send(told)
+                # 5. and 6. The next direction and step.
+                combine = await guest.recv(Combine, FitEnd)
+                if isinstance(combine, FitEnd):
+                    end = combine
+                    break
+                weights = np.array(combine.weights)
+                if len(weights) != len(report.products) or not np.isfinite(weights).all():
+                    raise guest.breach("Combine of another number of vectors, or none")
+                if not (math.isfinite(combine.precision) and combine.precision > 0):
+                    raise guest.breach("Combine without a precision")
+                move = await asyncio.to_thread(block.direction, weights)
+                await _send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
+                await guest.send(PenaltyProducts(move.linear, move.square))
+                step = await guest.recv(Step)
+                if not math.isfinite(step.size):
+                    raise guest.breach("a Step that is no number")
+                block.step(step.size)
+                iteration += 1
+        finally:
+            store.close()
+
+    held_out = matrix.take(~training).times(block.beta)
+    await _send_scores(guest, HeldOutScores, held_out, 2.0**_FIXED_BITS, masks)
+    keep(block.beta, end.converged)
+    await guest.send(FitKept())
+    return block.beta
+
+
+async def _gradient(guest: Peer, product: EncryptedProduct, width: int) -> Floats:
+    """X^T r of the rows received: masked, opened by the guest, unmasked."""
+    started = time.perf_counter()
+    ciphertexts, masks = await product.masked()
+    seconds = time.perf_counter() - started
+    await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+    opened = await guest.recv(OpenedProducts)
+    data = opened.plaintexts
+    if len(data) != width * len(masks) or not (math.isfinite(opened.scale) and opened.scale > 0):
+        raise guest.breach("OpenedProducts of another number than asked for")
+    plaintexts = [int.from_bytes(data[i : i + width], "big") for i in range(0, len(data), width)]
+    try:
+        return product.unmask(plaintexts, masks, opened.scale)
+    except ValueError as error:
+        raise guest.breach(f"OpenedProducts with {error}") from None
+
+
+# ------------------------------------------------------------------------------- what both share
+
+
+async def _send_scores(
+    guest: Peer,
+    kind: type[ScoreChange] | type[HeldOutScores],
+    scores: Floats,
+    precision: float,
+    masks: Masks,
+) -> None:
+    """Scores in fixed point behind masks, in parts."""
+    integers = np.rint(scores * precision)
+    if not np.abs(integers).max(initial=0.0) <= _LARGEST:
+        raise ConfigError(
+            "the fit diverges, with scores beyond all bounds: raise alpha in [glm]",
+            for_peer="its part of the fit diverges, the job needs other settings",
+        )
+    hidden = integers.astype(np.int64).view(np.uint64) + masks.draw(len(scores))
+    for first in range(0, len(hidden), _ROWS):
+        await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
+
+
+async def _receive_scores(
+    host: Peer, kind: type[ScoreChange] | type[HeldOutScores], rows: int
+) -> NDArray[np.uint64]:
+    parts = [np.zeros(0, np.uint64)]
+    for first in range(0, rows, _ROWS):
+        message = await host.recv(kind)
+        if len(message.scores) != 8 * min(_ROWS, rows - first):
+            raise host.breach(f"{kind.__name__} of another number of rows than there are")
+        parts.append(np.frombuffer(message.scores, "<u8").astype(np.uint64))
+    return np.concatenate(parts)
+
+
+def _total(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
+    """The sum of all hosts' scores, in which their masks cancel; shape (rows,)."""
+    total = np.zeros(rows, np.uint64)
+    for share in shares:
+        total = total + share
+    return np.asarray(total.view(np.int64) / precision)

@@ -1,0 +1,54 @@
+"""The key of a job: made and held by one party, its public half sent to those who compute under it."""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from vfl.crypto.ciphertexts import PrivateKey, PublicKey
+from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
+from vfl.net.peer import Peer, together
+from vfl.net.wire import Message
+
+
+class Key(Message, frozen=True):
+    """guest -> host. Reveals: nothing but a public key made for this job."""
+
+    encryption: str
+    modulus: bytes
+
+
+class KeyParams(Protocol):
+    """What the settings of every model say about its key."""
+
+    @property
+    def encryption(self) -> str: ...
+    @property
+    def key_bits(self) -> int: ...
+    @property
+    def obfuscators(self) -> Literal["short", "full"]: ...
+
+
+def generate_key(params: KeyParams) -> PrivateKey:
+    """A key for one job. Takes a second or more."""
+    return PRIVATE_KEYS[params.encryption].generate(
+        params.key_bits, full_exponents=params.obfuscators == "full"
+    )
+
+
+async def send_key(peers: Sequence[Peer], encryption: str, key: PublicKey) -> None:
+    """Send the public key to all."""
+    message = Key(encryption, int(key.n).to_bytes(key.bits // 8, "big"))
+    await together([peer.send(message) for peer in peers])
+
+
+async def receive_key(owner: Peer, params: KeyParams) -> PublicKey:
+    """The owner's public key. Raises PeerError when it is not what the job says."""
+    message = await owner.recv(Key)
+    if message.encryption != params.encryption:
+        raise owner.breach(f"a Key of another scheme than the job's, {params.encryption}")
+    try:
+        key = PUBLIC_KEYS[params.encryption](int.from_bytes(message.modulus, "big"))
+    except ValueError as error:
+        raise owner.breach(f"a Key with {error}") from None
+    if key.bits != params.key_bits:
+        raise owner.breach(f"a Key of {key.bits} bits where the job says {params.key_bits}")
+    return key
