@@ -1,6 +1,7 @@
 """Federated SecureBoost against the plaintext oracle, an exhaustive search and LightGBM."""
 
 import asyncio
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,11 +10,21 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vfl.crypto.paillier import PrivateKey
+from vfl.errors import ConfigError
 from vfl.learn.binning import Binned, bin_columns
+from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.boost import GuestModel, HostModel, Training, guest_train, host_train
+from vfl.protocols import boost
+from vfl.protocols.boost import (
+    GuestModel,
+    HostModel,
+    Training,
+    draw_rows,
+    guest_train,
+    host_train,
+)
 
 KEY = PrivateKey.generate(2048)
 
@@ -61,7 +72,15 @@ class Job:
         return asyncio.run(run())
 
 
-def make_job(rows: int, hosts: int, seed: int, params: BoostParams, missing: float = 0.1) -> Job:
+def make_job(
+    rows: int,
+    hosts: int,
+    seed: int,
+    params: BoostParams,
+    missing: float = 0.1,
+    objective: str = "binary",
+    with_offset: bool = False,
+) -> Job:
     """Numbers, rounded numbers and categories with missing values, spread over the parties."""
     rng = np.random.default_rng(seed)
     features, signal = {}, np.zeros(rows)
@@ -76,11 +95,39 @@ def make_job(rows: int, hosts: int, seed: int, params: BoostParams, missing: flo
     label = (signal + rng.logistic(size=rows) > np.median(signal)).astype(float)
     validation = rng.random(rows) < params.validation_share
     held = rng.random(rows) < 0.1
+    weight = rng.uniform(0.5, 2, rows)
+    if objective != "binary":
+        label = labels(objective, signal - signal.mean(), rng)
     return Job(
         features,
-        Training(label, rng.uniform(0.5, 2, rows), ~validation & ~held, validation & ~held),
+        Training(
+            label,
+            weight,
+            ~validation & ~held,
+            validation & ~held,
+            loss_of(objective, params.tweedie_power),
+            np.log(rng.uniform(0.01, 2, rows)) if with_offset else None,
+        ),
         params,
     )
+
+
+def labels(objective: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Counts, amounts (with many zeros under tweedie) or numbers that grow with the signal."""
+    if objective == "squared":
+        return 1000 * (signal + rng.normal(size=len(signal)))
+    counts = rng.poisson(np.exp(signal / 2 - 1)).astype(float)
+    amounts = rng.gamma(2, 500 * np.exp(signal / 4))
+    return {"poisson": counts, "gamma": amounts, "tweedie": counts * amounts}[objective]
+
+
+def usable(job: Job) -> bool:
+    """Whether the rows that train have a label to learn from."""
+    try:
+        job.rows.loss.check(job.rows.label[job.rows.train])
+    except BadLabel:
+        return False
+    return bool(job.rows.train.any())
 
 
 def resolved(model: GuestModel, halves: list[HostModel]):
@@ -120,7 +167,20 @@ def test_federated_equals_pooled_in_a_pool_of_processes():
     assert_same_model(make_job(5000, 2, seed=4, params=params), workers=2)
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
+@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared"])
+def test_federated_equals_pooled_for_every_objective(objective):
+    params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
+    assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
+
+
+def test_federated_equals_pooled_under_goss():
+    params = BoostParams(
+        trees=4, depth=2, max_bins=8, min_child_rows=2, goss_top=0.2, goss_other=0.1, learning_rate=0.9
+    )
+    assert_same_model(make_job(200, 1, 7, params, objective="poisson", with_offset=True))
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(20, 120),
     hosts=st.integers(1, 3),
@@ -130,22 +190,28 @@ def test_federated_equals_pooled_in_a_pool_of_processes():
     min_child_rows=st.integers(1, 10),
     reg_lambda=st.sampled_from([0.0, 1.0]),
     gamma=st.sampled_from([0.0, 0.5]),
-    subsample=st.sampled_from([0.5, 1.0]),
+    draw=st.sampled_from([{}, {"subsample": 0.5}, {"goss_top": 0.3, "goss_other": 0.2}]),
+    objective=st.sampled_from(list(OBJECTIVES)),
+    with_offset=st.booleans(),
+    learning_rate=st.sampled_from([0.2, 1.0]),
     colsample=st.sampled_from([0.4, 1.0]),
     first_tree=st.sampled_from(["joint", "guest"]),
     stopping=st.sampled_from([0, 1]),
     missing=st.sampled_from([0.0, 0.3]),
 )
-def test_federated_equals_pooled_for_any_settings(rows, hosts, seed, stopping, missing, **settings_):
+def test_federated_equals_pooled_for_any_settings(
+    rows, hosts, seed, stopping, missing, draw, objective, with_offset, **settings_
+):
     params = BoostParams(
         trees=2,
         early_stopping_rounds=stopping,
         validation_share=0.3 if stopping else 0.0,
         min_bin_rows=1,
         **settings_,
+        **draw,
     )
-    job = make_job(rows, hosts, seed, params, missing)
-    if len(set(job.rows.label[job.rows.train])) == 2:
+    job = make_job(rows, hosts, seed, params, missing, objective, with_offset)
+    if usable(job):
         assert_same_model(job)
 
 
@@ -203,3 +269,123 @@ def test_first_split_is_that_of_an_exhaustive_search():
                 lefts = [*cuts, *[c | ~present for c in cuts]]
             best = max(best, *(gain(left) for left in lefts))
     assert model.trees[0].branches[0].gain == pytest.approx(best, rel=1e-6)
+
+
+def test_an_offset_is_what_exposure_is_in_a_poisson_model():
+    """Twice the exposure at half the rate; and a rate with the exposure as weight has the same trees."""
+    params = BoostParams(trees=3, depth=3, max_bins=8, min_child_rows=5)
+    job = make_job(300, 0, 3, params, objective="poisson", with_offset=True)
+    model, score = job.oracle()
+    rows, exposure = job.rows, np.exp(job.rows.offset)
+    doubled = dataclasses.replace(job, rows=dataclasses.replace(rows, offset=rows.offset + np.log(2)))
+    other, score_of_other = doubled.oracle()
+    assert other.start == pytest.approx(model.start - np.log(2))
+    assert score_of_other == pytest.approx(score)
+    rates = Training(
+        rows.label / exposure, rows.weight * exposure, rows.train, rows.validation, rows.loss
+    )
+    rated, score_of_rates = dataclasses.replace(job, rows=rates).oracle()
+    assert [set(t.branches) for t in rated.trees] == [set(t.branches) for t in model.trees]
+    # The same sums but for the rounding of gradients to 32 bits of their largest.
+    assert score_of_rates + rows.offset == pytest.approx(score, abs=1e-6)
+
+
+def test_scores_that_grow_without_bounds_are_an_error():
+    """Far above a label gamma's hessian is next to nothing, and Newton's step without a penalty huge."""
+    params = BoostParams(depth=1, learning_rate=1, reg_lambda=0, min_child_weight=0, min_child_rows=1)
+    job = make_job(40, 1, 3, params, objective="gamma")
+    small = job.features["party1"]["rounded1"] > 3
+    job = dataclasses.replace(job, rows=dataclasses.replace(job.rows, label=np.where(small, 1.0, 1e6)))
+    with pytest.raises(ConfigError, match=r"training diverges, .*: lower the learning_rate") as raised:
+        job.federated()
+    assert raised.value.for_peer == "its training diverges, the job needs other settings"
+    dataclasses.replace(job, params=params.model_copy(update={"reg_lambda": 1.0})).oracle()
+
+
+def test_gradients_that_are_all_zero_make_trees_of_one_leaf():
+    job = make_job(60, 1, 3, BoostParams(trees=2, depth=2), objective="squared")
+    job = dataclasses.replace(job, rows=dataclasses.replace(job.rows, label=np.full(60, 2.0)))
+    assert_same_model(job)
+    model, score = job.oracle()
+    assert (score == 2.0).all()
+    assert all(tree.leaves == {0: 0.0} for tree in model.trees)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    rows=st.integers(2, 60),
+    top=st.floats(0.01, 0.6),
+    other=st.floats(0.01, 0.4),
+    tree=st.integers(0, 6),
+)
+def test_goss_against_a_plain_loop(seed, rows, top, other, tree):
+    rng = np.random.default_rng(seed)
+    params = BoostParams(goss_top=top, goss_other=other, seed=seed % 1000, learning_rate=0.3)
+    train = rng.random(rows) < 0.8
+    train[0] = True
+    gradient, hessian = rng.integers(-3, 4, rows) / 2, rng.integers(0, 3, rows) / 2  # ties abound
+    mask, counts_for = draw_rows(train, params, tree, gradient, hessian)
+    assert not (mask & ~train).any()
+    assert (counts_for[~mask] == 1).all()
+    if tree < 3:  # 1 / 0.3
+        assert np.array_equal(mask, train) and (counts_for == 1).all()
+        return
+    order = sorted(np.flatnonzero(train).tolist(), key=lambda i: (-abs(gradient[i] * hessian[i]), i))
+    count = max(1, round(top * len(order)))
+    kept, rest = order[:count], order[count:]
+    drawn = sorted(set(np.flatnonzero(mask).tolist()) - set(kept))
+    assert mask[kept].all() and (counts_for[kept] == 1).all()
+    assert set(drawn) <= set(rest)
+    assert len(drawn) == min(len(rest), max(1, round(other * len(order))))
+    # The drawn ones stand for all that were left out: (1 - a) / b but for whole rows.
+    if drawn:
+        assert counts_for[drawn] == pytest.approx([len(rest) / len(drawn)] * len(drawn))
+    again = draw_rows(train, params, tree, gradient, hessian)
+    assert np.array_equal(again[0], mask) and np.array_equal(again[1], counts_for)
+
+
+def test_goss_draws_others_in_another_tree_and_by_another_seed():
+    train, gradient = np.ones(400, bool), np.random.default_rng(0).normal(size=400)
+    masks = [
+        draw_rows(
+            train, BoostParams(goss_top=0.1, goss_other=0.2, seed=seed), tree, gradient, np.ones(400)
+        )[0]
+        for seed, tree in ((0, 5), (0, 6), (1, 5))
+    ]
+    assert [mask.sum() for mask in masks] == [120, 120, 120]
+    largest = np.argsort(-np.abs(gradient))[:40]
+    assert all(mask[largest].all() for mask in masks)
+    for a, b in ((0, 1), (0, 2)):
+        assert (masks[a] & masks[b]).sum() < 70  # 40 and, of 80, a share of 80 / 360
+
+
+@settings(deadline=None)
+@given(
+    gradient=st.lists(st.floats(-1e90, 1e90), min_size=1, max_size=20),
+    share=st.floats(1e-9, 1),
+    counts=st.floats(1, 1e9),
+    rows=st.sampled_from([1, 1000, 2**24]),
+)
+def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
+    """Whatever a drawn row counts for, its plaintext and sums of any rows stay within the layout."""
+    g = np.array(gradient)
+    n = len(g)
+    guest = boost._Guest(
+        [],
+        {"guest": bin_columns({}, 2, 1)},
+        Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
+        BoostParams(),
+        None,
+    )
+    guest.layout = layout = boost._layout(max(rows, n), BoostParams())
+    active = np.arange(n) % 3 < 2
+    counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters
+    g_int, h_int = guest.quantise(g, np.abs(g) * share, active, counts_for)
+    assert (g_int[~active] == 0).all() and (h_int[~active] == 0).all()
+    assert np.abs(g_int).max() <= 2**layout.row_bits and h_int.min() >= 0
+    layout.pair(g_int, h_int)  # raises beyond bounds
+    # To half a unit, where the largest has at least a quarter of the bits' range.
+    exact = (g * np.where(active, counts, 0))[active]
+    assert np.abs(g_int[active] / guest.scales.gradient - exact).max() <= 0.5 / guest.scales.gradient
+    if np.abs(exact).max() > 1e-200:
+        assert np.abs(g_int).max() >= 2 ** (layout.row_bits - 1) - 1

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from federation import JOB, SOON, Federation, Party, ended, kill
+from federation import JOB, SOON, Federation, Party, ended, kill, write_table
 
 LONG = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 500}}
 
@@ -206,6 +206,60 @@ def test_results_for_people(federation: Federation, insurer: Party) -> None:
     assert re.search(r"registry does not know \d+ of \d+ rows: scored without its columns", done.out)
     for name, host in federation.serving.items():
         assert host.until("scored", marks[name])
+
+
+def with_years(table: dict[str, list[str]], **more: list[str]) -> dict[str, list[str]]:
+    """A table with an exposure column (and others)."""
+    rows = len(table["plate"])
+    return {**table, "years": [f"{0.25 + (i % 7) / 8}" for i in range(rows)], **more}
+
+
+def test_a_frequency_model_with_exposure(federation: Federation, insurer: Party) -> None:
+    table, batch = federation.tables["insurer"], federation.tables["new"]
+    counts = [str(int(claim) * (1 + i % 3)) for i, claim in enumerate(table["claim"])]
+    write_table(insurer.table, with_years(table, claim=counts))
+    write_table(insurer.folder / "new.csv", with_years(batch))
+    write_table(insurer.folder / "units.csv", batch)
+    insurer.settings["data"]["exposure"] = "years"
+    job = {**JOB, "job": {**JOB["job"], "name": "frequency", "objective": "poisson"}}
+
+    reason = "[data] exposure in the party file is for counts (poisson): a 0/1 label has no rate"
+    insurer.train().failed(2, reason)
+    trained = insurer.train(job).ok().json
+    assert {"insurer alone", "federation"} == set(trained["metrics"])
+    assert set(trained["metrics"]["federation"]) == {"deviance", "d2", "mae"}
+    assert trained["metrics"]["federation"]["d2"] > 0
+    done = insurer.run("train", "job.toml").ok()
+    for word in ("deviance", "D²", "mean absolute error", "insurer alone"):
+        assert word in done.out
+
+    insurer.score(model="frequency").ok()
+    with (insurer.folder / "scores.csv").open(newline="") as file:
+        scores = list(csv.DictReader(file))
+    assert list(scores[0]) == ["plate", "prediction", "expected", "unknown_to"]
+    years = [float(cell) for cell in with_years(batch)["years"]]
+    for row, exposure in zip(scores, years, strict=True):
+        assert float(row["expected"]) == pytest.approx(float(row["prediction"]) * exposure)
+    done = insurer.score(model="frequency", data="units.csv", out="units.parquet").ok()
+    assert "note: units.csv has no column of exposure: scored per unit of exposure" in done.err
+    units = pq.read_table(insurer.folder / "units.parquet").to_pydict()
+    assert list(units) == ["plate", "prediction", "unknown_to"]
+    assert units["prediction"] == pytest.approx([float(row["prediction"]) for row in scores])
+
+    # With an offset column as well, which a batch must have.
+    rates = [f"{(i % 5) / 10}" for i in range(len(counts))]
+    write_table(insurer.table, with_years(table, claim=counts, rate=rates))
+    insurer.settings["data"]["offset"] = "rate"
+    insurer.train(job).ok()
+    insurer.score(model="frequency").failed(3, "new.csv: no column 'rate' (named by offset)")
+    del insurer.settings["data"]["offset"]
+    insurer.score(model="frequency").failed(2, "[data] offset is missing in the party file")
+
+
+def test_a_linear_model_is_not_there_yet(insurer: Party) -> None:
+    job = {"job": {**JOB["job"], "model": "glm", "family": "poisson"}}
+    del job["job"]["objective"]
+    insurer.train(job).failed(2, '[job] model = "glm" cannot be trained yet')
 
 
 def test_doctor_says_what_is_there(federation: Federation, insurer: Party) -> None:

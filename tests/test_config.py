@@ -1,5 +1,7 @@
 """The files a person writes: what is accepted, and how each mistake is named."""
 
+import contextlib
+import io
 import json
 from pathlib import Path
 
@@ -8,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfl.errors import ConfigError
+from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.party.config import Job, Party, load_job, load_party, schema
 
 GUEST = """
@@ -132,6 +135,19 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
         ("label", 'categorical = ["plate"]\nlabel', "[data] an id column is never a feature"),
         ("label", 'columns = ["claim"]\nlabel', "[data] label must not be listed under columns"),
         ("label", 'weight = "claim"\nlabel', "[data] label and weight must be two different"),
+        ("label", 'offset = "a"\nexposure = "a"\nlabel', "[data] exposure and offset must be two"),
+        ("label", 'exposure = "plate"\nlabel', "[data] exposure must not be listed under id as well"),
+        ("label", 'offset = "a"\ncolumns = ["a"]\nlabel', "[data] offset must not be listed under col"),
+        ("[peers", "[glm]\nbins = 1\n[peers", "[glm] bins must be a whole number from 2 to 255"),
+        ("[peers", '[glm]\nmissing = "no"\n[peers', 'missing must be "mean" or "median" or "level"'),
+        ("[peers", "[glm]\nmin_level_rows = 0\n[peers", "min_level_rows must be a whole number of at"),
+        ("[peers", '[glm]\nbinned = ["a", "a"]\n[peers', "[glm] binned must not name anything twice"),
+        ("[peers", '[glm]\nbinned = ["claim"]\n[peers', "[glm] binned names a column that is no featu"),
+        ("[peers", '[glm]\nbinned = ["plate"]\n[peers', "[glm] binned names a column that is no featu"),
+        ("[peers", '[glm.base]\nage = "77"\n[peers', "[glm] base names a column without levels"),
+        ("[peers", "[glm.base]\nage = 77\n[peers", "[glm.base] age must be text in quotes"),
+        ("[peers", '[glm]\nbase = "77"\n[peers', "[glm] base must be a section"),
+        ("[peers", '[glm]\nbined = ["a"]\n[peers', "'bined' in [glm]: did you mean 'binned'?"),
         ("[peers.registry]", "[peers.Secret]", "[peers.NAME]: the NAME must be up to 32"),
         ("[peers.registry]", "[peers.insurer]", "[peers.insurer] is this party itself"),
         ('address = "registry.example:7443"\n', "", "[peers.registry] needs an address, or [party]"),
@@ -150,8 +166,42 @@ def test_a_mistake_in_a_party_file_is_named(tmp_path, old, new, said):
     assert text.startswith("insurer.toml: ")
     assert said in text
     assert "\n" not in text
-    for value in ("ecret", "1024", "99999", "last"):
+    for value in ("ecret", "1024", "99999", "last", "77"):
         assert value not in text
+
+
+def test_exposure_and_offset_are_the_guests(tmp_path):
+    data = party(tmp_path, edited(GUEST, "label", 'exposure = "years"\noffset = "rate"\nlabel')).data
+    assert (data.exposure, data.offset) == ("years", "rate")
+    assert data.guests == {"label": "claim", "weight": None, "exposure": "years", "offset": "rate"}
+    for key in ("label", "weight", "exposure", "offset"):
+        with pytest.raises(ConfigError, match=rf"\[data\] {key} belongs to the guest: a host has none"):
+            party(tmp_path, edited(HOST, 'id = "plate"', f'id = "plate"\n{key} = "a"'))
+
+
+def with_glm(folder: Path, lines: str) -> Party:
+    """A host whose columns area (categorical) and age enter a linear model as `lines` say."""
+    return party(
+        folder, edited(HOST, 'id = "plate"\n', f'id = "plate"\ncategorical = ["area"]\n{lines}')
+    )
+
+
+def test_how_columns_enter_a_linear_model(tmp_path):
+    default = party(tmp_path, HOST).glm
+    assert (default.binned, default.bins, default.missing) == ((), 10, "mean")
+    assert (default.base, default.min_level_rows) == ({}, 20)
+    levels = '[glm]\nbinned = ["age"]\nmissing = "level"\nbase = {area = "A", age = "(18, 25]"}\n'
+    found = with_glm(tmp_path, levels).glm
+    assert (found.binned, found.missing) == (("age",), "level")
+    assert found.base == {"area": "A", "age": "(18, 25]"}
+    no_feature = r"\[glm\] binned names a column that is no feature by \[data\]"
+    for line in ('columns = ["area"]\n', 'ignore = ["age"]\n'):
+        with pytest.raises(ConfigError, match=no_feature):
+            with_glm(tmp_path, line + levels)
+    with pytest.raises(
+        ConfigError, match=r"binned names a column that \[data\] lists under categorical"
+    ):
+        with_glm(tmp_path, '[glm]\nbinned = ["area"]\n')
 
 
 def test_a_misspelt_key_counts_once_and_others_are_counted(tmp_path):
@@ -191,8 +241,33 @@ def test_the_port_to_listen_on(tmp_path):
         ("trees = 50", "gamma = -7.75", "[secureboost] gamma must be a number of at least 0"),
         ("trees = 50", "subsample = nan", "subsample must be a number above 0 and of at most 1"),
         ("[secureboost]\ntrees = 50", "holdout = 1.0", "[job] holdout must be a number of at least"),
-        ('"binary"', '"secret"', '[job] objective must be "binary"'),
-        ('"secureboost"', '"secret"', '[job] model must be "secureboost"'),
+        ('"binary"', '"secret"', '[job] objective must be "binary" or "poisson" or "gamma" or "tweed'),
+        ('"secureboost"', '"secret"', '[job] model must be "secureboost" or "glm"'),
+        ('objective = "binary"', "", '[job] objective is missing, which model = "secureboost" needs'),
+        ("objective", 'family = "poisson"\nobjective', '[job] family is not for model = "secureboost"'),
+        ('"secureboost"', '"glm"', '[job] objective is not for model = "glm": write family'),
+        (
+            "[secureboost]",
+            "[glm]\n[secureboost]",
+            'section [glm] is not for model = "secureboost": remo',
+        ),
+        ("trees = 50", "tweedie_power = 2.0", "tweedie_power must be a number above 1 and below 2"),
+        ("trees = 50", "goss_top = 0.77", "[secureboost] goss_top and goss_other belong together"),
+        (
+            "trees = 50",
+            "goss_top = 0.77\ngoss_other = 0.5",
+            "[secureboost] goss_top and goss_other are sh",
+        ),
+        (
+            "trees = 50",
+            "goss_top = 0.2\ngoss_other = 0.1\nsubsample = 0.77",
+            "[secureboost] subsample and goss_top both draw rows: keep one of them",
+        ),
+        (
+            "trees = 50",
+            "goss_top = 1.0",
+            "[secureboost] goss_top must be a number of at least 0 and below 1",
+        ),
         ('"motor pricing 2027"', '"a\\nb"', "[job] purpose must be one line of printable text"),
         ('"motor pricing 2027"', '""', "[job] purpose must be text of 1 to 200 characters"),
         ('"motor pricing 2027"', f'"{"y" * 201}"', "purpose must be text of 1 to 200 characters"),
@@ -208,6 +283,64 @@ def test_a_mistake_in_a_job_file_is_named(tmp_path, old, new, said):
     assert said in text
     for value in ("secret", "7.5", "77", "yyy"):
         assert value not in text
+
+
+GLM = JOB.replace("secureboost", "glm").replace('objective = "binary"', 'family = "poisson"')
+GLM = GLM.replace("trees = 50", "alpha = 0.5")
+
+
+def test_a_linear_model(tmp_path):
+    j = job(tmp_path, GLM)
+    assert (j.job.model, j.job.family, j.job.objective) == ("glm", "poisson", None)
+    assert (j.glm.alpha, j.glm.scores, j.glm.fit_intercept) == (0.5, "guest", True)
+    assert (j.glm.max_iterations, j.glm.tolerance, j.glm.key_bits) == (100, 1e-6, 2048)
+    assert j.loss == PoissonLoss()
+    assert Job.from_canonical(j.canonical) == j
+    told = json.loads(j.canonical)
+    assert set(told) == {"job", "glm"} and "objective" not in told["job"]
+    boosted = json.loads(job(tmp_path, JOB).canonical)
+    assert set(boosted) == {"job", "secureboost"} and "family" not in boosted["job"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (
+            '"poisson"',
+            '"squared"',
+            '[job] family must be "logistic" or "poisson" or "gamma" or "tweedie"',
+        ),
+        ('family = "poisson"', "", '[job] family is missing, which model = "glm" needs: "logistic" or'),
+        ("family", 'objective = "poisson"\nfamily', '[job] objective is not for model = "glm"'),
+        ("[glm]", "[secureboost]\n[glm]", 'section [secureboost] is not for model = "glm": remove it'),
+        ("alpha = 0.5", "alpha = -0.77", "[glm] alpha must be a number of at least 0"),
+        ("alpha = 0.5", "max_iterations = 0", "max_iterations must be a whole number from 1 to 10000"),
+        ("alpha = 0.5", "tolerance = 0.0", "[glm] tolerance must be a number above 0"),
+        ("alpha = 0.5", 'scores = "all"', '[glm] scores must be "guest" or "hidden"'),
+        ("alpha = 0.5", "tweedie_power = 1.0", "tweedie_power must be a number above 1 and below 2"),
+        (
+            "alpha = 0.5",
+            'encryption = "ou"',
+            '[glm] encryption must be "paillier": in a linear model hosts get masked decryptions back, '
+            "which under ou (Okamoto-Uchiyama) give the guest's key away",
+        ),
+        ("alpha = 0.5", 'encryption = "none"', '[glm] encryption must be "paillier"'),
+    ],
+)
+def test_a_mistake_in_a_job_of_a_linear_model_is_named(tmp_path, old, new, said):
+    with pytest.raises(ConfigError) as raised:
+        job(tmp_path, edited(GLM, old, new))
+    text = str(raised.value)
+    assert said in text
+    assert "\n" not in text and "77" not in text
+
+
+def test_the_loss_of_a_job(tmp_path):
+    power = edited(JOB, "trees = 50", "tweedie_power = 1.25")
+    assert job(tmp_path, JOB).loss == LogisticLoss()
+    assert job(tmp_path, edited(power, "binary", "tweedie")).loss == TweedieLoss(1.25)
+    power = edited(GLM, "alpha = 0.5", "tweedie_power = 1.25")
+    assert job(tmp_path, edited(power, "poisson", "tweedie")).loss == TweedieLoss(1.25)
 
 
 def test_one_file_in_place_of_the_other(tmp_path):
@@ -302,6 +435,19 @@ def test_bytes_of_a_peer_that_are_no_job(tmp_path, change, said):
     assert raised.value.for_peer == str(raised.value)
     assert "secret" not in str(raised.value)
     assert str(raised.value).isprintable()
+
+
+def test_the_tables_of_the_documentation_are_those_of_the_settings():
+    """The document holds what the command at its end prints."""
+    document = (Path(__file__).parents[1] / "docs" / "configuration.md").read_text()
+    code = document.split("<<'END'\n")[1].split("\nEND\n")[0]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(code, {})  # noqa: S102
+    sections = printed.getvalue().split("\n### ")[1:]
+    assert len(sections) == 8
+    for section in sections:
+        assert f"\n### {section.strip()}\n\n" in document, section
 
 
 def test_the_schemas_are_json():

@@ -111,12 +111,12 @@ OWN_FAULTS: dict[str, tuple[Spoil, int, list[str]]] = {
     "label not 0 or 1": (
         spoilt(lambda t: changed(t, claim=[{"0": "1", "1": "2"}[c] for c in t["claim"]])),
         3,
-        ["table.csv: label 'claim' must be 0 or 1 but has 2 distinct values", "is in row"],
+        ["table.csv: label 'claim' must be 0 or 1 but is something else in row"],
     ),
     "three label values": (
         spoilt(lambda t: with_cell(t, "claim", 9, "3")),
         3,
-        ["label 'claim' must be 0 or 1 but has 3 distinct values", "is in row 11"],
+        ["label 'claim' must be 0 or 1 but is something else in row 11: correct it"],
     ),
     "missing label": (
         spoilt(lambda t: with_cell(with_cell(t, "claim", 4, ""), "claim", 5, "NaN")),
@@ -235,7 +235,7 @@ def test_no_alignment_yet(insurer: Party) -> None:
 def test_too_few_rows_of_a_class(federation: Federation, insurer: Party) -> None:
     table = federation.tables["insurer"]
     write_table(insurer.table, changed(table, claim=["1", *["0"] * (len(table["claim"]) - 1)]))
-    insurer.train().failed(3, "table.csv: the", "have one class of the label only")
+    insurer.train().failed(3, "table.csv: in the", "aligned rows to", "the label has only one class")
 
 
 def test_commands_of_the_other_role(federation: Federation, insurer: Party) -> None:

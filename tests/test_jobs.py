@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 from federation import Federation
 
-from vfl.errors import ConfigError, IdentityError, ModelError, PeerError, PeerLost, PeerStopped, Refused
+from vfl.errors import (
+    ConfigError,
+    DataError,
+    IdentityError,
+    ModelError,
+    PeerError,
+    PeerLost,
+    PeerStopped,
+    Refused,
+)
 from vfl.jobs.connect import Office
-from vfl.jobs.guest import resolve_model
+from vfl.jobs.guest import _as_trained, _Follow, _predictions, _split, resolve_model
 from vfl.jobs.halves import (
     Alignment,
     GuestHalf,
@@ -21,15 +30,17 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
-from vfl.jobs.host import _fresh
+from vfl.jobs.host import _check_policy, _fresh
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.show import Once
+from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party.config import load_party
+from vfl.party.config import DataSection, Job, PolicySection, load_party
 from vfl.party.store import Store
-from vfl.protocols.boost import GuestModel, HostModel
+from vfl.party.table import Table
+from vfl.protocols.boost import GuestModel, HostModel, TreeDone
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(
@@ -92,6 +103,147 @@ def test_a_tree_that_no_training_could_have_made_is_refused(tmp_path: Path, tree
     save_half(Store(tmp_path), with_tree(tree))
     with pytest.raises(ModelError, match="model claims-1 is damaged: a tree is not whole"):
         load_half(Store(tmp_path), "claims-1", GuestHalf)
+
+
+def test_an_old_half_is_one_of_a_0_1_label(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    save_half(store, GUEST_HALF)
+    body = store.read("model", "claims-1")
+    for later in ("objective", "tweedie_power", "exposure", "offset"):
+        del body[later]
+    store.write("model", "claims-1", body)
+    half = load_half(store, "claims-1", GuestHalf)
+    assert half == GUEST_HALF
+    assert half.loss == LogisticLoss()
+    assert not half.exposure and not half.offset
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("objective", "logistic", "is not what this command needs"),
+        ("objective", "secret", "is not what this command needs"),
+        ("tweedie_power", 2.0, "is damaged: no such tweedie_power"),
+        ("exposure", "years", "is not what this command needs"),
+    ],
+)
+def test_a_half_with_another_objective_than_there_are_is_refused(
+    tmp_path: Path, key: str, value: object, said: str
+) -> None:
+    store = Store(tmp_path)
+    save_half(store, GUEST_HALF)
+    store.write("model", "claims-1", {**store.read("model", "claims-1"), key: value})
+    with pytest.raises(ModelError, match=said):
+        load_half(store, "claims-1", GuestHalf)
+
+
+def half_of(objective: str, **with_: bool) -> GuestHalf:
+    half = dataclasses.replace(GUEST_HALF, objective=objective, tweedie_power=1.25, **with_)
+    assert half.loss == {"tweedie": TweedieLoss(1.25), "poisson": PoissonLoss()}.get(
+        objective, half.loss
+    )
+    return half
+
+
+def table(rows: int = 3, **arrays: np.ndarray | None) -> Table:
+    given = {"label": None, "weight": None, **arrays}
+    return Table(Path("new.csv"), [], {}, rows=rows, warnings=[], **given)
+
+
+def test_what_a_score_file_holds() -> None:
+    score, exposure = np.array([0.0, -1.0, 1.0]), np.array([0.5, 2.0, 1.0])
+    found = _predictions(half_of("binary"), score, table())
+    assert list(found) == ["probability"]
+    assert found["probability"] == pytest.approx(1 / (1 + np.exp(-score)))
+    for objective, predicted in (("tweedie", np.exp(score)), ("squared", score)):
+        found = _predictions(half_of(objective), score, table())
+        assert list(found) == ["prediction"]
+        assert found["prediction"] == pytest.approx(predicted)
+        found = _predictions(half_of(objective, offset=True), score, table(offset=np.full(3, -score)))
+        assert found["prediction"] == pytest.approx(np.full(3, 1.0 if objective == "tweedie" else 0.0))
+    frequency = half_of("poisson", exposure=True)
+    assert list(_predictions(frequency, score, table())) == ["prediction"]
+    whole = table(exposure=exposure, offset=0.25 + np.log(exposure))
+    found = _predictions(frequency, score, whole)
+    assert list(found) == ["prediction", "expected"]
+    assert found["prediction"] == pytest.approx(np.exp(score + 0.25))
+    assert found["expected"] == pytest.approx(np.exp(score + 0.25) * exposure)
+
+
+def test_a_batch_is_read_as_the_model_was_trained() -> None:
+    data = DataSection(path=Path("t.csv"), id=("plate",), exposure="years", offset="rate")
+    for exposure, offset in ((False, False), (True, False), (True, True)):
+        found = _as_trained(data, half_of("poisson", exposure=exposure, offset=offset))
+        assert (found.exposure, found.offset) == (
+            "years" if exposure else None,
+            "rate" if offset else None,
+        )
+    without = data.model_copy(update={"exposure": None, "offset": None})
+    assert _as_trained(without, half_of("poisson", exposure=True)).exposure is None
+    with pytest.raises(ConfigError, match=r"^\[data\] offset is missing .* was trained with one$"):
+        _as_trained(without, half_of("poisson", offset=True))
+
+
+def made_job(model: str = "secureboost", holdout: float = 0.4, **settings: object) -> Job:
+    kind = {"objective": "poisson"} if model == "secureboost" else {"family": "poisson"}
+    section = {"name": "a", "purpose": "a test", "model": model, "holdout": holdout, **kind}
+    return Job.model_validate({"job": section, model: settings})
+
+
+def test_rows_are_split_with_what_belongs_to_them() -> None:
+    rows = np.random.default_rng(0).permutation(200)[:150]
+    label, offset = np.arange(200.0), np.arange(200.0) / 7
+    whole = table(200, label=label, weight=label + 1, offset=offset)
+    made, held_out = _split(whole, rows, made_job(validation_share=0.5), PoissonLoss())
+    assert np.array_equal(made.label, label[rows])
+    assert np.array_equal(made.weight, label[rows] + 1)
+    assert made.offset is not None and np.array_equal(made.offset, offset[rows])
+    assert made.loss == PoissonLoss()
+    assert np.array_equal(made.train.astype(int) + made.validation + held_out, np.ones(150))
+    assert all(25 < mask.sum() < 80 for mask in (made.train, made.validation, held_out))
+    made, _ = _split(table(200, label=label), rows, made_job(), PoissonLoss())
+    assert made.offset is None and (made.weight == 1).all()
+
+
+def test_rows_that_cannot_be_learnt_from_or_evaluated_on() -> None:
+    rows = np.arange(100)
+    one_class = np.ones(100)
+    _split(table(100, label=one_class), rows, made_job(), PoissonLoss())  # of counts all may be 1
+    for label, loss, said in (
+        (one_class, LogisticLoss(), r"new.csv: in the \d+ aligned rows to train on, the label has only"),
+        (one_class * 0, PoissonLoss(), "to train on, the label is 0 in every row: a model needs"),
+    ):
+        with pytest.raises(DataError, match=said) as raised:
+            _split(table(100, label=label), rows, made_job(), loss)
+        assert raised.value.for_peer == "too few aligned rows, or all with the same label"
+    draw = np.random.default_rng([0, 1]).random(100)
+    with pytest.raises(DataError, match="to evaluate on, the label is 0 in every row"):
+        _split(table(100, label=(draw > 0.4) * 1.0), rows, made_job(), PoissonLoss())
+    with pytest.raises(DataError, match="no aligned row is left to train on: lower holdout"):
+        _split(table(100, label=one_class), rows[:1], made_job(holdout=0.999), PoissonLoss())
+
+
+def test_news_of_training_name_the_loss() -> None:
+    said: list[tuple[str, int, int]] = []
+
+    class Kept:
+        def say(self, line: str) -> None: ...
+
+        def progress(self, what: str, done: int, of: int) -> None:
+            said.append((what, done, of))
+
+    for loss in (LogisticLoss(), PoissonLoss()):
+        _Follow(Kept(), loss.measure).tree(TreeDone(3, 30, 0.21694, 0.3, {}))
+    assert said == [
+        ("training, log loss 0.2169, validation 0.3000", 3, 30),
+        ("training, half deviance 0.2169, validation 0.3000", 3, 30),
+    ]
+
+
+def test_a_host_refuses_a_model_that_it_cannot_train() -> None:
+    _check_policy(PolicySection(), made_job())
+    with pytest.raises(Refused, match='this version of vfl trains no model = "glm" yet'):
+        _check_policy(PolicySection(), made_job("glm"))
 
 
 def test_an_alignment_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ from vfl.protocols.boost import (
     Gradients,
     Key,
     TreeStart,
-    generate_key,
     guest_train,
     host_train,
 )
+from vfl.protocols.key import generate_key
 
 SIZES = [2048, 3072, 4096]
 

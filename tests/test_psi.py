@@ -285,7 +285,6 @@ def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
     names = ["a", "b", "c", "d"]
     private = [X25519PrivateKey.generate() for _ in names]
     keys = AlignKeys([p.public_key().public_bytes_raw() for p in private], [b""] * 4)
-    guest, _ = MemoryPeer.pair("host", "guest")
     ids = numbered(*range(50))
 
     def shares(context):

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.base import clone, is_classifier
+from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import NotFittedError
-from sklearn.metrics import accuracy_score, roc_auc_score
+from sklearn.metrics import accuracy_score, d2_tweedie_score, mean_poisson_deviance, roc_auc_score
 
 import vfl
 from vfl.crypto.paillier import PrivateKey
@@ -250,6 +250,100 @@ def test_a_model_can_be_pickled():
     assert np.array_equal(again.decision_function(insurer), model.decision_function(insurer))
 
 
+# Regressors.
+
+
+def claims(rows: int = 120) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, dict[str, pd.DataFrame]]:
+    """Tables as of `small`, counts of claims and the years in which they happened."""
+    insurer, high, hosts = small(rows)
+    rng = np.random.default_rng(1)
+    years = rng.uniform(0.1, 2, rows)
+    return insurer, rng.poisson(years * np.where(high, 1.5, 0.3)).astype(float), years, hosts
+
+
+def regressor(objective="poisson", **params) -> vfl.SecureBoostRegressor:
+    settings = {"trees": 2, "depth": 2, "min_child_rows": 5, **params}
+    return vfl.SecureBoostRegressor(objective=objective, **settings)
+
+
+def test_claim_frequency_by_exposure():
+    insurer, y, years, hosts = claims()
+    model = regressor(trees=8).fit(insurer, y, hosts=hosts, exposure=years)
+    rate = model.predict(insurer, hosts)
+    assert rate == pytest.approx(np.exp(model.decision_function(insurer, hosts)))
+    # At the start the rate is that of all claims in all years, and later too but for the penalty.
+    assert np.exp(model.model_.start) == pytest.approx(y.sum() / years.sum())
+    assert (rate * years).sum() == pytest.approx(y.sum(), rel=0.1)
+    expected = d2_poisson(y, rate * years, y.sum() / years.sum() * years)
+    assert model.score(insurer, y, hosts, exposure=years) == pytest.approx(expected)
+    assert expected > 0.1
+    assert not is_classifier(model) and is_regressor(model)
+    # An offset of log(exposure) is the same model.
+    same = regressor(trees=8).fit(insurer, y, hosts=hosts, offset=np.log(years))
+    assert np.array_equal(
+        same.decision_function(insurer, hosts), model.decision_function(insurer, hosts)
+    )
+    assert same.predict(insurer, hosts, offset=np.log(years)) == pytest.approx(rate * years)
+
+
+def d2_poisson(label: np.ndarray, mean: np.ndarray, constant: np.ndarray) -> float:
+    return 1 - mean_poisson_deviance(label, mean) / mean_poisson_deviance(label, constant)
+
+
+@pytest.mark.parametrize("objective", ["gamma", "tweedie", "squared"])
+def test_amounts(objective):
+    insurer, y, years, hosts = claims()
+    y = 1000 * (y + (objective == "gamma"))
+    model = regressor(objective, tweedie_power=1.4).fit(insurer, y, hosts=hosts, sample_weight=years)
+    power = {"gamma": 2, "tweedie": 1.4, "squared": 0}[objective]
+    found = d2_tweedie_score(y, model.predict(insurer, hosts), power=power, sample_weight=years)
+    assert model.score(insurer, y, hosts, sample_weight=years) == pytest.approx(found)
+    assert 0.02 < found < 1
+    alone = clone(model).fit(insurer, y, sample_weight=years)
+    assert alone.score(insurer, y, sample_weight=years) < found
+
+
+def test_two_workers_train_the_same_model():
+    insurer, y, years, hosts = claims()
+    one, two = (
+        regressor(workers=n, trees=1).fit(insurer, y, hosts=hosts, exposure=years) for n in (1, 2)
+    )
+    assert np.array_equal(one.predict(insurer, hosts), two.predict(insurer, hosts))
+
+
+@pytest.mark.parametrize(
+    ("objective", "given", "error", "text"),
+    [
+        ("poisson", {"exposure": np.zeros(120)}, DataError, "exposure must be positive .* in 120 rows"),
+        ("poisson", {"exposure": np.ones(9)}, DataError, "exposure has 9 values for 120 rows"),
+        ("poisson", {"offset": np.full(120, np.inf)}, DataError, "offset has 120 infinite numbers"),
+        ("poisson", {"offset": np.full(120, np.nan)}, DataError, "offset is missing in 120 rows"),
+        ("poisson", {"y": -np.ones(120)}, DataError, "y must not be negative but is in 120 rows"),
+        ("gamma", {}, DataError, r"y must be above 0 but is not in \d+ rows: leave out"),
+        ("gamma", {"exposure": np.ones(120)}, ConfigError, "exposure= is for counts .poisson.: an am"),
+        ("tweedie", {"exposure": np.ones(120)}, ConfigError, "divide the amount by the exposure"),
+        ("binary", {}, ConfigError, "objective='binary': there are poisson, gamma, tweedie, squared"),
+        ("deviance", {}, ConfigError, "objective='deviance': there are poisson, gamma"),
+    ],
+)
+def test_what_a_regressor_cannot_use_is_said(objective, given, error, text):
+    insurer, y, _, _ = claims()
+    with pytest.raises(error, match=text):
+        regressor(objective).fit(**{"insurer": insurer, "y": y, **given})
+
+
+def test_a_regressor_predicts_with_an_offset_where_it_was_trained_with_one():
+    insurer, y, _, _ = claims()
+    with pytest.raises(NotFittedError):
+        regressor().predict(insurer)
+    model = regressor().fit(insurer, y)
+    with pytest.raises(ConfigError, match="trained with no offset: give predict and score the same"):
+        model.predict(insurer, offset=np.zeros(120))
+    model = regressor().fit(insurer, y, offset=np.zeros(120))
+    with pytest.raises(ConfigError, match="trained with an offset: give"):
+        model.predict(insurer)
+
+
 # Ids.
 
 
@@ -328,6 +422,8 @@ def changed(name: str) -> dict:
         "weight zero": {"sample_weight": np.arange(80)},
         "weight missing": {"sample_weight": np.where(y == 1, 1, np.nan)},
         "one class aligned": {"hosts": {"lender": lender.loc[insurer.index[y == 1]]}},
+        "two draws": {"goss_top": 0.2, "goss_other": 0.1, "subsample": 0.5},
+        "no workers": {"workers": 0},
         "too deep": {"depth": 11},
         "rule unknown": {"normalise": ["upper", "trimm"]},
         "no such key": {"key_bits": 1024},
@@ -360,14 +456,16 @@ def changed(name: str) -> dict:
         ("no table", DataError, "guest: a table must be a pandas DataFrame, not ndarray"),
         ("y short", DataError, "y has 79 values for 80 rows"),
         ("y of text", DataError, "y is of type .*, not of numbers"),
-        ("y of 1 and 2", DataError, "y must be 0 or 1 but has 2 distinct values"),
+        ("y of 1 and 2", DataError, r"y must be 0 or 1 but is something else in 40 rows: correct it"),
         ("y with gaps", DataError, r"y is missing in \d+ rows"),
         ("y of one class", DataError, "y has only one class"),
         ("y of two columns", DataError, "y must have one value a row, not 2 dimensions"),
         ("y in another order", DataError, "y has the rows in another order than the table"),
         ("weight zero", DataError, "sample_weight must be positive but is not in 1 rows"),
         ("weight missing", DataError, "sample_weight is missing in 40 rows"),
-        ("one class aligned", DataError, "the 40 aligned rows to train on have one class"),
+        ("one class aligned", DataError, "in the 40 aligned rows to train on, y has only one class"),
+        ("two draws", ConfigError, "^subsample and goss_top both draw rows"),
+        ("no workers", ConfigError, "^workers must be a whole number of at least 1"),
         ("too deep", ConfigError, "depth=11: .*less than or equal to 10"),
         ("rule unknown", ConfigError, "unknown step 'trimm'.*did you mean 'trim'"),
         ("no such key", ConfigError, "key_bits=1024: .*2048, 3072 or 4096"),
@@ -425,10 +523,16 @@ def test_parameters_are_those_of_boost_params():
     signature = inspect.signature(vfl.SecureBoost)
     defaults = {name: field.default for name, field in BoostParams.model_fields.items()}
     shown = {name: p.default for name, p in signature.parameters.items()}
-    assert shown == {"id": None, "normalise": ("nfkc", "trim", "upper", "alnum"), **defaults}
+    own = {"id": None, "normalise": ("nfkc", "trim", "upper", "alnum"), "workers": 1}
+    assert shown == {**own, **defaults}
     assert vfl.SecureBoost().get_params() == shown
-    for name in defaults:
+    regressor = inspect.signature(vfl.SecureBoostRegressor)
+    shown = {name: p.default for name, p in regressor.parameters.items()}
+    assert shown == {"objective": "squared", **own, **defaults}
+    assert vfl.SecureBoostRegressor().get_params() == shown
+    for name in (*own, *defaults):
         assert f"- {name}: " in vfl.SecureBoost.__doc__
+        assert f"- {name}: " in vfl.SecureBoostRegressor.__doc__
 
 
 def test_clone_set_params_and_repr():
@@ -446,7 +550,7 @@ def test_clone_set_params_and_repr():
 def test_misspelt_parameters():
     with pytest.raises(TypeError, match="no parameter 'treees'; did you mean 'trees'"):
         vfl.SecureBoost(treees=3)
-    with pytest.raises(TypeError, match="no parameter 'xyz'; there are id, normalise, trees,"):
+    with pytest.raises(TypeError, match="no parameter 'xyz'; there are id, normalise, workers, trees,"):
         vfl.SecureBoost(xyz=3)
 
 

@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vfl.errors import ConfigError, DataError
+from vfl.learn.losses import GammaLoss, LogisticLoss, PoissonLoss
 from vfl.party.config import DataSection
 from vfl.party.table import Table, check_writable, read_table, write_scores
 
-NOT_BINARY = "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1"
 GOOD = "plate,density,area,w,claim\n007,1.5,A,1,0\n1e5,,B,2.5,1\nNA,-3e2,NA,1,0\n"
 
 
@@ -33,10 +33,12 @@ def section(path: Path, **changes) -> DataSection:
     return DataSection(**{**settings, **changes})
 
 
-def csv(folder: Path, content: str | bytes = GOOD, *, role="guest", need_label=True, **changes):
+def csv(
+    folder: Path, content: str | bytes = GOOD, *, role="guest", need_label=True, loss=None, **changes
+):
     path = folder / "policies.csv"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_table(section(path, **changes), role=role, need_label=need_label)
+    return read_table(section(path, **changes), role=role, need_label=need_label, loss=loss)
 
 
 def parquet(folder: Path, columns, *, role="guest", **changes) -> Table:
@@ -344,24 +346,41 @@ def test_a_misspelt_column(tmp_path, changes, said):
     [
         ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8, ...)"),
         ("0 - 1", "is missing in 1 row (row 3)"),
-        ("0 1 77 1 -77", "must be 0 or 1 but has 4 distinct values; the first that is neither"),
-        (
-            "0 1 77",
-            "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1 is in row 4",
-        ),
-        (
-            "0 1 inf",
-            "must be 0 or 1 but has 3 distinct values; the first that is neither 0 nor 1 is in row 4",
-        ),
-        ("1 1 1", "has only one class"),
+        ("0 1 77 1 -77", "must be 0 or 1 but is something else in row 4 (and 1 more row): correct"),
+        ("0 1 77", "must be 0 or 1 but is something else in row 4: correct it or choose another loss"),
+        ("0 1 inf", "has an infinite number in row 4: correct it"),
+        ("1 1 1", "has only one class: a model needs rows of both"),
         ("0 0", "has only one class"),
-        ("0 77yes 1", "has text that is no number in row 3: a label is 0 or 1"),
+        ("0 77yes 1", "has text that is no number in row 3: a label is a number, such as 0 or 1"),
     ],
 )
 def test_a_label_that_is_none(tmp_path, cells, said):
     rows = "".join(f"p,{'' if c == '-' else c}\n" for c in cells.split())
     with refused(f"policies.csv: label 'claim' {said}", "77"):
-        csv(tmp_path, "plate,claim\n" + rows, weight=None, categorical=())
+        csv(tmp_path, "plate,claim\n" + rows, weight=None, categorical=(), loss=LogisticLoss())
+
+
+@pytest.mark.parametrize(
+    ("loss", "cells", "said"),
+    [
+        (PoissonLoss(), "0 -77 1 -1", "must not be negative but is in row 3 (and 1 more row): correct"),
+        (PoissonLoss(), "0 0 0", "is 0 in every row: a model needs rows above 0"),
+        (GammaLoss(), "77 0 1", "must be above 0 but is not in row 3: leave out the rows without an"),
+    ],
+)
+def test_a_label_that_a_loss_cannot_take(tmp_path, loss, cells, said):
+    rows = "".join(f"p,{c}\n" for c in cells.split())
+    with refused(f"policies.csv: label 'claim' {said}", "77"):
+        csv(tmp_path, "plate,claim\n" + rows, weight=None, categorical=(), loss=loss)
+    path = tmp_path / "policies.parquet"
+    pq.write_table(pa.table({"plate": ["a"] * 3, "claim": [1, 2, None]}), path)
+    with refused("label 'claim' is missing in 1 row (row 4)"):
+        read_table(section(path, weight=None, categorical=()), role="guest", need_label=True, loss=loss)
+
+
+def test_a_label_is_any_number_where_no_loss_checks_it(tmp_path):
+    table = csv(tmp_path, "plate,claim\na,2\nb,-7.5\n", weight=None, categorical=())
+    assert table.label.tolist() == [2, -7.5]
 
 
 def test_a_label_that_is_needed_but_not_named(tmp_path):
@@ -382,6 +401,64 @@ def test_a_label_that_is_needed_but_not_named(tmp_path):
 def test_a_weight_that_is_none(tmp_path, cell, said):
     with refused(f"policies.csv: weight 'w' {said}", "7.7", "7x7"):
         csv(tmp_path, GOOD.replace("2.5", cell))
+
+
+EXPOSED = "plate,x,years,rate,claim\na,1,0.5,0.25,0\nb,2,2,-1,1\nc,3,1,0,0\n"
+FREQUENCY = {"weight": None, "categorical": (), "exposure": "years", "offset": "rate"}
+
+
+def test_exposure_and_offset_are_added_on_the_scale_of_the_link(tmp_path):
+    table = csv(tmp_path, EXPOSED, **FREQUENCY)
+    assert table.features.keys() == {"x"}
+    assert table.exposure.tolist() == [0.5, 2, 1]
+    assert table.offset == pytest.approx(np.array([0.25, -1, 0]) + np.log([0.5, 2, 1]), rel=1e-15)
+    table = csv(tmp_path, EXPOSED, **{**FREQUENCY, "offset": None, "ignore": ("rate",)})
+    assert table.offset == pytest.approx(np.log([0.5, 2, 1]), rel=1e-15)
+    table = csv(tmp_path, EXPOSED, **{**FREQUENCY, "exposure": None, "ignore": ("years",)})
+    assert (table.exposure, table.offset.tolist()) == (None, [0.25, -1, 0])
+    table = csv(tmp_path, EXPOSED, need_label=False, **FREQUENCY)  # to align
+    assert (table.exposure, table.offset, list(table.features)) == (None, None, ["x"])
+    table = csv(tmp_path, EXPOSED, **{**FREQUENCY, "exposure": None, "offset": None})
+    assert (table.exposure, table.offset) == (None, None)
+    assert table.features.keys() == {"x", "years", "rate"}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("0.5", "0", "exposure 'years' must be positive but is not in row 2"),
+        ("0.5", "-7.7", "exposure 'years' must be positive but is not in row 2"),
+        ("0.5", "inf", "exposure 'years' has an infinite number in row 2: correct it"),
+        ("0.5", "", "exposure 'years' is missing in 1 row (row 2)"),
+        ("0.5", "7x7", "exposure 'years' has text that is no number in row 2: an exposure is a posit"),
+        ("-1", "-inf", "offset 'rate' has an infinite number in row 3"),
+        ("-1", "NA", "offset 'rate' is missing in 1 row (row 3)"),
+        ("-1", "7x7", "offset 'rate' has text that is no number in row 3: an offset is a number"),
+        ("years", "yeras", "no column 'years' (named by exposure): did you mean 'yeras'?"),
+        ("rate", "rat", "no column 'rate' (named by offset): did you mean 'rat'?"),
+    ],
+)
+def test_an_exposure_or_offset_that_is_none(tmp_path, old, new, said):
+    with refused(f"policies.csv: {said}", "7.7", "7x7"):
+        csv(tmp_path, EXPOSED.replace(old, new), **FREQUENCY)
+
+
+def test_a_batch_needs_the_offset_but_not_the_exposure(tmp_path):
+    def batch(content):
+        path = tmp_path / "new.csv"
+        path.write_text(content)
+        named = section(path, **FREQUENCY)
+        return read_table(named, role="guest", need_label=False, path=path, expect=["x"])
+
+    table = batch("x,plate,rate,years\n1,a,0.5,2\n")
+    assert table.exposure.tolist() == [2]
+    assert table.offset == pytest.approx([0.5 + np.log(2)])
+    table = batch("x,plate,rate\n1,a,0.5\n")
+    assert (table.exposure, table.offset.tolist()) == (None, [0.5])
+    with refused("new.csv: no column 'rate' (named by offset)"):
+        batch("x,plate,years\n1,a,0.5\n")
+    with refused("new.csv: exposure 'years' must be positive but is not in row 2"):
+        batch("x,plate,rate,years\n1,a,0.5,0\n")
 
 
 def test_a_column_without_any_value(tmp_path):
@@ -419,7 +496,7 @@ def test_a_categorical_column_that_is_an_id(tmp_path):
         ({"x": [[7.7], [8]]}, {}, "column 'x' is of type list<"),
         ({"x": [[7.7], [8]]}, {"categorical": ("x",)}, "categorical column 'x' is of type list<"),
         ({"x": [1e300, 7.7]}, {"categorical": ("x",)}, "categorical column 'x' holds huge numbers"),
-        ({"claim": ["7.7", "0"]}, {}, "label 'claim' holds text, not numbers: a label is 0 or 1"),
+        ({"claim": ["7.7", "0"]}, {}, "label 'claim' holds text, not numbers: a label is a number"),
         ({"claim": [0, 1, None]}, {}, "label 'claim' is missing in 1 row (row 4)"),
         ({"claim": pa.array([], pa.int64())}, {}, "the file has columns but no rows"),
     ],

@@ -6,17 +6,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Branch, Frontier, Sums, Tree, best_split, gains, leaf_weight
 
-SCALE = 2.0**20
+SCALES = Scales(2.0**20, 2.0**22)
 
 
 def sums(gradient, hessian) -> Sums:
     """Quantised sums of real ones."""
     return Sums(
-        np.asarray(np.rint(np.asarray(gradient) * SCALE), np.int64),
-        np.asarray(np.rint(np.asarray(hessian) * SCALE), np.int64),
+        np.asarray(np.rint(np.asarray(gradient) * SCALES.gradient), np.int64),
+        np.asarray(np.rint(np.asarray(hessian) * SCALES.hessian), np.int64),
     )
 
 
@@ -34,7 +35,7 @@ def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
     params = BoostParams(reg_lambda=reg_lambda, min_child_weight=0.0)
     node = (left[0] + right[0], left[1] + right[1])
     saved = least_loss(*node, reg_lambda) - sum(least_loss(*side, reg_lambda) for side in (left, right))
-    found = gains(sums([left[0]], [left[1]]), sums(*node), np.array([True]), SCALE, params)[0]
+    found = gains(sums([left[0]], [left[1]]), sums(*node), np.array([True]), SCALES, params)[0]
     # Quantising moves each sum by up to 2^-20, which hessians of 0.01 magnify.
     if found == -np.inf:
         assert saved < 0.02
@@ -45,11 +46,11 @@ def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
 def test_leaf_weight_has_the_least_loss():
     params = BoostParams(reg_lambda=2.0, learning_rate=0.3)
     best = minimize_scalar(lambda w: 5 * w + 0.5 * (7 + 2.0) * w * w).x
-    assert leaf_weight(sums(5.0, 7.0), SCALE, params) == pytest.approx(0.3 * best, rel=1e-6)
+    assert leaf_weight(sums(5.0, 7.0), SCALES, params) == pytest.approx(0.3 * best, rel=1e-6)
 
 
 def test_leaf_without_hessian_and_penalty_weighs_nothing():
-    assert leaf_weight(sums(5.0, 0.0), SCALE, BoostParams(reg_lambda=0.0)) == 0.0
+    assert leaf_weight(sums(5.0, 0.0), SCALES, BoostParams(reg_lambda=0.0)) == 0.0
 
 
 @pytest.mark.parametrize(
@@ -66,13 +67,13 @@ def test_what_rules_a_split_out(params, allowed):
     settings = BoostParams(**{"reg_lambda": 0.0, "min_child_weight": 0.0, **params})
     left, node = sums([8.0], [2.0]), sums(0.0, 6.0)  # 0.5 (8^2 / 2 + 8^2 / 4 - 0) = 24
     expected = 24.0 if allowed else -np.inf
-    assert gains(left, node, np.array([True]), SCALE, settings).tolist() == [expected]
-    assert gains(left, node, np.array([False]), SCALE, settings).tolist() == [-np.inf]
+    assert gains(left, node, np.array([True]), SCALES, settings).tolist() == [expected]
+    assert gains(left, node, np.array([False]), SCALES, settings).tolist() == [-np.inf]
 
 
 def test_a_split_that_gains_nothing_is_no_split():
     params = BoostParams(reg_lambda=0.0, min_child_weight=0.0)
-    assert gains(sums([1.0], [1.0]), sums(2.0, 2.0), np.array([True]), SCALE, params)[0] == -np.inf
+    assert gains(sums([1.0], [1.0]), sums(2.0, 2.0), np.array([True]), SCALES, params)[0] == -np.inf
 
 
 def test_of_equal_gains_the_first_partys_wins_with_all_that_tie():

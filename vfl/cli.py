@@ -21,6 +21,13 @@ from vfl.errors import VflError, fault
 T = TypeVar("T")
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0
+_METRICS = {  # of the models' documents, in words
+    "auc": "AUC",
+    "log_loss": "log loss",
+    "deviance": "deviance",
+    "d2": "D²",
+    "mae": "mean absolute error",
+}
 
 _PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
 _WAIT = click.option(
@@ -353,10 +360,10 @@ def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
 
     table = Table(title=f"on {rows:,} held-out rows", title_justify="left")
     table.add_column("model")
-    table.add_column("AUC", justify="right")
-    table.add_column("log loss", justify="right")
+    for key in next(iter(metrics.values())):
+        table.add_column(_METRICS.get(key, key), justify="right")
     for name, values in metrics.items():
-        table.add_row(name, f"{values['auc']:.4f}", f"{values['log_loss']:.4f}")
+        table.add_row(name, *(f"{value:.4f}" for value in values.values()))
     _print(table)
 
 

@@ -7,6 +7,9 @@ what guards a party against others is left out: policies, certificates, a least 
     model = vfl.SecureBoost(trees=30, depth=4)
     model.fit(insurer, y, hosts={"registry": registry, "bureau": bureau})
     model.predict_proba(new, hosts={"registry": registry, "bureau": bureau})[:, 1]
+
+    model = vfl.SecureBoostRegressor(objective="poisson")
+    model.fit(insurer, claims, hosts={"registry": registry, "bureau": bureau}, exposure=years)
 """
 
 import asyncio
@@ -26,13 +29,14 @@ import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from pandas.api import types
 from pydantic import ValidationError
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features, bin_columns
-from vfl.learn.losses import Floats, LogisticLoss
+from vfl.learn.losses import OBJECTIVES, BadLabel, Floats, LogisticLoss, Loss, Objective, loss_of
+from vfl.learn.metrics import regression_metrics
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import DataSection, did_you_mean
@@ -43,10 +47,10 @@ from vfl.protocols.boost import (
     HostModel,
     Training,
     TreeDone,
-    generate_key,
     guest_train,
     host_train,
 )
+from vfl.protocols.key import generate_key
 from vfl.protocols.psi import guest_align, host_align
 from vfl.protocols.scoring import guest_score, host_score
 
@@ -60,8 +64,8 @@ T = TypeVar("T")
 _NORMALISE: tuple[str, ...] = DataSection.model_fields["normalise"].default
 
 
-class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """Gradient-boosted trees over the columns of several parties, for a label of 0 and 1.
+class _Federation(BaseEstimator):  # type: ignore[misc]
+    """Gradient-boosted trees over the columns of several parties.
 
     Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`).
 
@@ -70,7 +74,6 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Attributes after fit:
 
-    - classes_: array([0, 1])
     - n_aligned_, aligned_: number and positions of the guest's rows that all parties know, int64
     - model_, halves_: the guest's half (GuestModel), the hosts' by name (HostModel)
     - feature_importances_: DataFrame (party, column, splits, gain), most gain first
@@ -82,50 +85,57 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     - id: column or columns that name a row, the same for all parties, or by party in a dict (the guest
       is "guest"); None takes the index
     - normalise: steps that make the same id equal at all parties (`vfl.party.ids`)
+    - workers: processes of each party for encrypted arithmetic
     """
+
+    aligned_: Rows
+    model_: GuestModel
+    halves_: dict[str, HostModel]
+    _categorical: dict[str, dict[str, bool]]  # columns by party
 
     def __init__(
         self,
         *,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Sequence[str] | Sequence[Sequence[str]] = _NORMALISE,
+        workers: int = 1,
         **params: Any,
     ) -> None:
         """Raises TypeError for a parameter that does not exist; values are checked by fit."""
         for name in params:
             if name not in BoostParams.model_fields:
-                raise TypeError(f"SecureBoost has no parameter {name!r}; {_hint(name, _PARAMETERS)}")
+                known = [*inspect.signature(type(self).__init__).parameters][1:]
+                raise TypeError(f"{type(self).__name__} has no parameter {name!r}; {_hint(name, known)}")
         self.id = id
         self.normalise = normalise
+        self.workers = workers
         for name, field in BoostParams.model_fields.items():
             setattr(self, name, params.get(name, field.default))
 
-    def fit(
+    def _fit(
         self,
         insurer: pd.DataFrame,
-        y: ArrayLike,
-        hosts: Tables | None = None,
-        sample_weight: ArrayLike | None = None,
-        progress: Callable[[TreeDone], None] | None = None,
-    ) -> Self:
-        """Align the rows, train on those that all parties know, and keep every half.
-
-        insurer: the guest's columns, shape (rows, columns). y: its label, 0 or 1, shape (rows,).
-        hosts: the other parties' tables by name, rows in any order; without them the guest trains
-        alone on all its rows. sample_weight: positive, shape (rows,). progress: called after each
-        tree, from another thread.
-
-        Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
-        """
+        hosts: Tables | None,
+        label: Floats,
+        loss: Loss,
+        sample_weight: ArrayLike | None,
+        offset: Floats | None,
+        progress: Callable[[TreeDone], None] | None,
+    ) -> None:
         params = self._params()
+        workers = self.workers
+        if not isinstance(workers, numbers.Integral) or isinstance(workers, bool) or workers < 1:
+            raise ConfigError("workers must be a whole number of at least 1")
         hosts = _named(hosts)
         guest = self._table(GUEST, insurer, None, with_ids=bool(hosts))
         others = []
         for name, frame in hosts.items():
             others.append(self._table(name, frame, None))
         _same_columns_of_ids([guest, *others] if others else [])
-        label = _label(y, insurer)
-        weight = _weight(sample_weight, insurer)
+        weight = _positive(sample_weight, insurer, "sample_weight")
+        weight = np.ones(len(insurer)) if weight is None else weight
+        every = np.ones(len(insurer), np.bool_)
+        rows = Training(label, weight, every, ~every, loss, offset)
         log: list[TreeDone] = []
 
         def done(tree: TreeDone) -> None:
@@ -133,8 +143,7 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if progress:
                 progress(tree)
 
-        trained = _run(_train(guest, others, label, weight, params, done))
-        self.classes_ = np.array([0, 1])
+        trained = _run(_train(guest, others, rows, params, int(workers), done))
         self.aligned_ = trained.rows
         self.n_aligned_ = len(trained.rows)
         self.model_ = trained.model
@@ -148,10 +157,10 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             table.name: {name: values.dtype == object for name, values in table.features.items()}
             for table in (guest, *others)
         }
-        return self
 
     def decision_function(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Floats:
-        """Log-odds of every row, shape (rows,), in the rows' order.
+        """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
+        mean or the mean, by the loss's link, without any offset.
 
         A row that a host does not know goes where that host's missing values go. `hosts` must have
         every host of the training (an empty table of the same columns where it knows no row).
@@ -174,25 +183,6 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return np.empty(0)
         return _run(_score(guest, others, self.model_, self.halves_))
 
-    def predict_proba(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Floats:
-        """Probabilities of 0 and of 1, shape (rows, 2); rows and errors as in decision_function."""
-        one = LogisticLoss.predict(self.decision_function(insurer, hosts))
-        return np.column_stack([1 - one, one])
-
-    def predict(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Rows:
-        """The likelier class, shape (rows,); rows and errors as in decision_function."""
-        return np.asarray((self.decision_function(insurer, hosts) > 0).astype(np.int64))
-
-    def score(
-        self,
-        insurer: pd.DataFrame,
-        y: ArrayLike,
-        hosts: Tables | None = None,
-        sample_weight: ArrayLike | None = None,
-    ) -> float:
-        """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
-        return float(accuracy_score(y, self.predict(insurer, hosts), sample_weight=sample_weight))
-
     def _params(self) -> BoostParams:
         values = {name: getattr(self, name) for name in BoostParams.model_fields}
         # A parameter search hands over NumPy's numbers.
@@ -201,6 +191,8 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             return BoostParams.model_validate(plain)
         except ValidationError as error:
             first = error.errors()[0]
+            if not first["loc"]:  # a rule over several parameters
+                raise ConfigError(str(first["ctx"]["error"])) from None
             name = first["loc"][0]
             raise ConfigError(f"{name}={plain[str(name)]!r}: {first['msg']}") from None
 
@@ -218,7 +210,7 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             warnings.warn(
                 f"{party}: its ids are the row numbers 0, 1, 2, ...; name the column with id= or "
                 "set the index unless the row numbers are the ids",
-                stacklevel=3,  # who calls fit
+                stacklevel=4,  # who calls fit
             )
         features = _features(party, frame.drop(columns=names or [], errors="ignore"), expect)
         if not features and party != GUEST:
@@ -249,26 +241,177 @@ class SecureBoost(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return found.ids
 
 
-def _signature() -> inspect.Signature:
-    """What `SecureBoost(...)` takes, with the defaults of BoostParams."""
-    own = list(inspect.signature(SecureBoost.__init__).parameters.values())[:-1]
-    return inspect.Signature(
-        own
-        + [
-            inspect.Parameter(
-                name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
-            )
-            for name, field in BoostParams.model_fields.items()
-        ]
-    )
+class SecureBoost(ClassifierMixin, _Federation):  # type: ignore[misc]
+    """A classifier for a label of 0 and 1; after fit, classes_ is array([0, 1])."""
+
+    def fit(
+        self,
+        insurer: pd.DataFrame,
+        y: ArrayLike,
+        hosts: Tables | None = None,
+        sample_weight: ArrayLike | None = None,
+        progress: Callable[[TreeDone], None] | None = None,
+    ) -> Self:
+        """Align the rows, train on those that all parties know, and keep every half.
+
+        insurer: the guest's columns, shape (rows, columns). y: its label, 0 or 1, shape (rows,).
+        hosts: the other parties' tables by name, rows in any order; without them the guest trains
+        alone on all its rows. sample_weight: positive, shape (rows,). progress: called after each
+        tree, from another thread.
+
+        Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
+        """
+        loss = LogisticLoss()
+        self._fit(insurer, hosts, _label(y, insurer, loss), loss, sample_weight, None, progress)
+        self.classes_ = np.array([0, 1])
+        return self
+
+    def predict_proba(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Floats:
+        """Probabilities of 0 and of 1, shape (rows, 2); rows and errors as in decision_function."""
+        one = LogisticLoss().predict(self.decision_function(insurer, hosts))
+        return np.column_stack([1 - one, one])
+
+    def predict(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Rows:
+        """The likelier class, shape (rows,); rows and errors as in decision_function."""
+        return np.asarray((self.decision_function(insurer, hosts) > 0).astype(np.int64))
+
+    def score(
+        self,
+        insurer: pd.DataFrame,
+        y: ArrayLike,
+        hosts: Tables | None = None,
+        sample_weight: ArrayLike | None = None,
+    ) -> float:
+        """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
+        return float(accuracy_score(y, self.predict(insurer, hosts), sample_weight=sample_weight))
 
 
-_PARAMETERS = ("id", "normalise", *BoostParams.model_fields)
-# scikit-learn reads parameters and defaults from here, help() and notebooks too.
-SecureBoost.__init__.__signature__ = _signature()  # type: ignore[attr-defined]
-SecureBoost.__doc__ = (SecureBoost.__doc__ or "").rstrip() + "".join(
-    f"\n    - {name}: {field.description}" for name, field in BoostParams.model_fields.items()
+class SecureBoostRegressor(RegressorMixin, _Federation):  # type: ignore[misc]
+    """A regressor for counts, amounts and any numbers.
+
+    - objective: "squared"; "poisson" for counts, such as claim frequency with an exposure; "gamma" for
+      amounts above zero; "tweedie" for amounts of which many are zero
+    - with_offset_: whether it was trained with an offset
+    """
+
+    def __init__(self, *, objective: Objective = "squared", **others: Any) -> None:
+        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        super().__init__(**others)
+        self.objective = objective
+
+    def fit(
+        self,
+        insurer: pd.DataFrame,
+        y: ArrayLike,
+        hosts: Tables | None = None,
+        sample_weight: ArrayLike | None = None,
+        exposure: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+        progress: Callable[[TreeDone], None] | None = None,
+    ) -> Self:
+        """Align the rows, train on those that all parties know, and keep every half.
+
+        insurer: the guest's columns, shape (rows, columns). y: its label, shape (rows,). hosts: the
+        other parties' tables by name, rows in any order; without them the guest trains alone on all
+        its rows. sample_weight: positive, shape (rows,). exposure: time at risk of each row, positive,
+        for objective "poisson" alone. offset: added to each row's score, on the scale of the link.
+        progress: called after each tree, from another thread.
+
+        Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
+        """
+        loss = self._loss()
+        added = self._offset(insurer, exposure, offset)
+        self._fit(insurer, hosts, _label(y, insurer, loss), loss, sample_weight, added, progress)
+        self.with_offset_ = offset is not None
+        return self
+
+    def predict(
+        self, insurer: pd.DataFrame, hosts: Tables | None = None, offset: ArrayLike | None = None
+    ) -> Floats:
+        """The mean of the label, per unit of exposure, shape (rows,), at each row's offset.
+
+        Rows and errors as in decision_function; ConfigError for an offset where the training had none,
+        or none where it had one.
+        """
+        return self._loss().predict(self._scores(insurer, hosts, None, offset)[0])
+
+    def score(
+        self,
+        insurer: pd.DataFrame,
+        y: ArrayLike,
+        hosts: Tables | None = None,
+        sample_weight: ArrayLike | None = None,
+        exposure: ArrayLike | None = None,
+        offset: ArrayLike | None = None,
+    ) -> float:
+        """D^2, the share of deviance explained (`vfl.learn.metrics`); errors as in predict."""
+        loss = self._loss()
+        scores, added = self._scores(insurer, hosts, exposure, offset)
+        weight = _positive(sample_weight, insurer, "sample_weight")
+        weight = np.ones(len(insurer)) if weight is None else weight
+        return regression_metrics(loss, _label(y, insurer, loss), scores, weight, added)["d2"]
+
+    def _scores(
+        self,
+        insurer: pd.DataFrame,
+        hosts: Tables | None,
+        exposure: ArrayLike | None,
+        offset: ArrayLike | None,
+    ) -> tuple[Floats, Floats | None]:
+        """Scores with what is added to them, and that alone."""
+        check_is_fitted(self, "model_")
+        if self.with_offset_ != (offset is not None):
+            had = "an offset" if self.with_offset_ else "no offset"
+            raise ConfigError(f"the model was trained with {had}: give predict and score the same")
+        added = self._offset(insurer, exposure, offset)
+        scores = self.decision_function(insurer, hosts)
+        return scores if added is None else scores + added, added
+
+    def _loss(self) -> Loss:
+        if self.objective not in OBJECTIVES or self.objective == "binary":
+            names = ", ".join(name for name in OBJECTIVES if name != "binary")
+            raise ConfigError(f"objective={self.objective!r}: there are {names}")
+        return loss_of(self.objective, self._params().tweedie_power)
+
+    def _offset(
+        self, insurer: pd.DataFrame, exposure: ArrayLike | None, offset: ArrayLike | None
+    ) -> Floats | None:
+        reason = self._loss().no_exposure
+        if exposure is not None and reason is not None:
+            raise ConfigError(f"exposure= {reason}")
+        known = _positive(exposure, insurer, "exposure")
+        added = None if offset is None else _given(offset, insurer, "offset")
+        if known is None:
+            return added
+        return np.log(known) + (0.0 if added is None else added)
+
+
+def _completed(
+    constructor: Callable[..., None], others: Iterable[inspect.Parameter]
+) -> inspect.Signature:
+    """The signature of an __init__ with the `others` spelt out in place of its last parameter."""
+    own = list(inspect.signature(constructor).parameters.values())[:-1]
+    return inspect.Signature([*own, *others])
+
+
+# scikit-learn reads parameters and defaults from signatures, help() and notebooks too.
+_Federation.__init__.__signature__ = _completed(  # type: ignore[attr-defined]
+    _Federation.__init__,
+    (
+        inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
+        )
+        for name, field in BoostParams.model_fields.items()
+    ),
 )
+SecureBoostRegressor.__init__.__signature__ = _completed(  # type: ignore[attr-defined]
+    SecureBoostRegressor.__init__,
+    list(inspect.signature(_Federation.__init__).parameters.values())[1:],
+)
+_PARAMETERS = "".join(f"\n    - {name}: {f.description}" for name, f in BoostParams.model_fields.items())
+for _estimator in (SecureBoost, SecureBoostRegressor):
+    _texts = (_estimator.__doc__ or "", _Federation.__doc__ or "")
+    _estimator.__doc__ = "\n\n    ".join(text.strip() for text in _texts) + _PARAMETERS
 
 
 # The parties' roles.
@@ -299,11 +442,12 @@ class _Trained:
 async def _train(
     guest: _Table,
     hosts: list[_Table],
-    label: Floats,
-    weight: Floats,
+    whole: Training,
     params: BoostParams,
+    workers: int,
     done: Callable[[TreeDone], None],
 ) -> _Trained:
+    """`whole` is of all the guest's rows, aligned or not."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
     pairs = [MemoryPeer.pair(GUEST, name) for name in names]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
@@ -314,14 +458,16 @@ async def _train(
             rows = await guest_align(peers, guest.ids, context=context)
             key = await asyncio.to_thread(generate_key, params)
         binned = bin_columns(guest.take(rows), params.max_bins, params.min_bin_rows)
-        drawn = _training(label, weight, rows, params)
-        model, _ = await guest_train(peers, {GUEST: binned}, drawn, params, key=key, progress=done)
+        drawn = _training(whole, rows, params)
+        model, _ = await guest_train(
+            peers, {GUEST: binned}, drawn, params, key=key, workers=workers, progress=done
+        )
         return rows, model
 
     async def host_role(to_guest: Peer, table: _Table) -> HostModel:
         rows = await host_align(to_guest, table.ids, context=context, name=table.name, hosts=names)
         binned = bin_columns(table.take(rows), params.max_bins, params.min_bin_rows)
-        return await host_train(to_guest, binned, params, name=table.name, shown=str)
+        return await host_train(to_guest, binned, params, name=table.name, shown=str, workers=workers)
 
     roles = [host_role(to_guest, table) for (_, to_guest), table in zip(pairs, hosts, strict=True)]
     everyone: list[Coroutine[Any, Any, Any]] = [guest_role(), *roles]
@@ -364,16 +510,18 @@ async def _score(
     return cast(Floats, scores)
 
 
-def _training(label: Floats, weight: Floats, rows: Rows, params: BoostParams) -> Training:
+def _training(whole: Training, rows: Rows, params: BoostParams) -> Training:
     """The aligned rows, those that decide when to stop drawn by the seed as in a job."""
-    draw = np.random.default_rng([params.seed, 1]).random(len(label))[rows]
+    label, weight = whole.label[rows], whole.weight[rows]
+    offset = None if whole.offset is None else whole.offset[rows]
+    draw = np.random.default_rng([params.seed, 1]).random(len(whole.label))[rows]
     validation = draw < params.validation_share
     for mask, what in ((~validation, "train on"), (validation, "stop by")):
-        if (mask.any() or what == "train on") and len(np.unique(label[rows][mask])) < 2:
-            raise DataError(
-                f"the {int(mask.sum()):,} aligned rows to {what} have one class of the label only"
+        if mask.any() or what == "train on":
+            _check_label(
+                label[mask], whole.loss, f"in the {int(mask.sum()):,} aligned rows to {what}, y"
             )
-    return Training(label[rows], weight[rows], ~validation, validation)
+    return Training(label, weight, ~validation, validation, whole.loss, offset)
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
@@ -473,24 +621,33 @@ def _no_dates(values: "pd.Series[Any]", what: str) -> None:
         )
 
 
-def _label(y: ArrayLike, insurer: pd.DataFrame) -> Floats:
-    values = _aligned_with(insurer, y, "y")
-    found = _numbers(values, "y")
-    _no_gaps(found, "y")
-    if not np.isin(found, (0, 1)).all():
-        raise DataError(f"y must be 0 or 1 but has {len(np.unique(found))} distinct values")
-    if len(np.unique(found)) < 2:
-        raise DataError("y has only one class: a model needs rows of both")
+def _label(y: ArrayLike, insurer: pd.DataFrame, loss: Loss) -> Floats:
+    values = _numbers(_aligned_with(insurer, y, "y"), "y")
+    _no_gaps(values, "y")
+    _check_label(values, loss, "y")
+    return values
+
+
+def _check_label(label: Floats, loss: Loss, what: str) -> None:
+    try:
+        loss.check(label)
+    except BadLabel as error:
+        raise DataError(f"{what} {error}") from None
+
+
+def _given(values: ArrayLike, insurer: pd.DataFrame, what: str) -> Floats:
+    """A finite number for every row."""
+    found = _finite(_aligned_with(insurer, values, what), what)
+    _no_gaps(found, what)
     return found
 
 
-def _weight(weight: ArrayLike | None, insurer: pd.DataFrame) -> Floats:
-    if weight is None:
-        return np.ones(len(insurer))
-    found = _finite(_aligned_with(insurer, weight, "sample_weight"), "sample_weight")
-    _no_gaps(found, "sample_weight")
+def _positive(values: ArrayLike | None, insurer: pd.DataFrame, what: str) -> Floats | None:
+    if values is None:
+        return None
+    found = _given(values, insurer, what)
     if (found <= 0).any():
-        raise DataError(f"sample_weight must be positive but is not in {int((found <= 0).sum()):,} rows")
+        raise DataError(f"{what} must be positive but is not in {int((found <= 0).sum()):,} rows")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import DataError, ModelError, PeerError
+from vfl.errors import ConfigError, DataError, ModelError, PeerError
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
     Alignment,
@@ -25,13 +25,14 @@ from vfl.jobs.memory import peak_memory
 from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
 from vfl.jobs.show import Show
 from vfl.learn.binning import bin_columns
-from vfl.learn.losses import LogisticLoss
+from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job, Party
+from vfl.party.config import DataSection, Job
 from vfl.party.ids import NormalisedIds, normalise
 from vfl.party.store import Store
 from vfl.party.table import Table, check_writable, read_table, write_scores
-from vfl.protocols.boost import Training, TreeDone, generate_key, guest_train
+from vfl.protocols.boost import Training, TreeDone, guest_train
+from vfl.protocols.key import generate_key
 from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import guest_score
 
@@ -84,7 +85,7 @@ async def align(office: Office, *, wait: float, show: Show) -> tuple[Alignment, 
     Raises DataError for ids that cannot be used or an empty intersection, and what sessions raise.
     """
     party, started = office.party, time.monotonic()
-    table, ids = _read(party, need_label=False, show=show)
+    table, ids = _read(party.data, show=show)
     async with hosts_of(office, wait, show) as hosts:
         offer = Offer(
             "align",
@@ -116,16 +117,19 @@ async def train(
 ) -> Trained:
     """Train the job's model on aligned rows, evaluate it on held-out ones, keep the guest's half.
 
-    Raises DataError, ModelError (no alignment, or one of another table) and what sessions raise.
+    Raises DataError, ConfigError (training that diverges, an exposure that has no meaning), ModelError
+    (no alignment, or one of another table) and what sessions raise.
     """
-    # scikit-learn takes a second to import, for which no other command should wait.
-    from vfl.learn.metrics import binary_metrics
-
+    if job.job.model != "secureboost":
+        raise ConfigError(f'[job] model = "{job.job.model}" cannot be trained yet')
     party, params, started = office.party, job.secureboost, time.monotonic()
+    loss = job.loss
+    if party.data.exposure is not None and loss.no_exposure is not None:
+        raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
     store = Store(party.party.store)
-    table, ids = _read(party, need_label=True, show=show)
+    table, ids = _read(party.data, show=show, loss=loss)
     aligned = _alignment(office, store, alignment, ids)
-    rows, held_out = _split(table, aligned.rows, job)
+    rows, held_out = _split(table, aligned.rows, job, loss)
     own = bin_columns(table.take(aligned.rows), params.max_bins, params.min_bin_rows)
     # In the party file's order, which decides between equal gains.
     names = [name for name in party.peers if name in aligned.parties]
@@ -147,7 +151,7 @@ async def train(
                     for_peer="the parties hold different alignments",
                 )
         key = await asyncio.to_thread(generate_key, params)
-        follow = _Follow(show)
+        follow = _Follow(show, loss.measure)
         model, score = await guest_train(
             hosts,
             {party.name: own},
@@ -161,19 +165,19 @@ async def train(
         if held_out.any():
             _, alone_score = await guest_train([], {party.name: own}, rows, params)
             for what, scores in ((f"{party.name} alone", alone_score), ("federation", score)):
-                metrics[what] = binary_metrics(
-                    rows.label[held_out],
-                    LogisticLoss.predict(scores[held_out]),
-                    rows.weight[held_out],
-                )
+                metrics[what] = _metrics(rows, held_out, scores)
         half = GuestHalf(
             offer.model or "",
-            job.model_dump(mode="json"),
+            job.settings,
             tuple(table.features),
             aligned.normalise,
             office.fingerprints,
             model,
             metrics,
+            job.job.objective or "binary",
+            params.tweedie_power,
+            exposure=table.exposure is not None,
+            offset=party.data.offset is not None,
         )
         save_half(store, half)
         account = Account.of(started, hosts)
@@ -187,15 +191,19 @@ async def train(
 
 
 async def score(office: Office, model: str, data: Path, out: Path, *, wait: float, show: Show) -> Scored:
-    """Score the rows of a file; `out` gets its ids, probabilities and which hosts know no such row.
+    """Score the rows of a file; `out` gets its ids, predictions and which hosts know no such row.
 
-    Raises DataError, ModelError and what sessions raise.
+    A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
+    `expected` is that of the row's exposure. Raises DataError, ConfigError (no offset named),
+    ModelError and what sessions raise.
     """
     party, started = office.party, time.monotonic()
     check_writable(out)
     half = load_half(Store(party.party.store), resolve_model(Store(party.party.store), model), GuestHalf)
     _check_parties(office, half)
-    table, ids = _read(party, need_label=False, show=show, path=data, expect=half.columns)
+    table, ids = _read(_as_trained(party.data, half), show=show, path=data, expect=half.columns)
+    if half.exposure and table.exposure is None:
+        show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
     hosts_names = list(half.model.parties[1:])
     async with hosts_of(office, wait, show, hosts_names) as hosts:
         offer = Offer("score", new_run(), hosts_names, list(half.normalise), model=half.name)
@@ -224,7 +232,7 @@ async def score(office: Office, model: str, data: Path, out: Path, *, wait: floa
         account = Account.of(started, hosts)
     unknown = {name: place < 0 for name, place in zip(hosts_names, places, strict=True)}
     columns: dict[str, Any] = dict(zip(party.data.id, table.ids, strict=True))
-    columns["probability"] = LogisticLoss.predict(scores)
+    columns |= _predictions(half, scores, table)
     columns["unknown_to"] = _unknown_to(unknown, table.rows)
     write_scores(out, columns)
     return Scored(table.rows, {name: int(mask.sum()) for name, mask in unknown.items()}, account)
@@ -241,14 +249,15 @@ def resolve_model(store: Store, model: str) -> str:
 class _Follow:
     """Turns trees into news for the person who waits."""
 
-    def __init__(self, show: Show) -> None:
-        self._show = show
+    def __init__(self, show: Show, measure: str) -> None:
+        self._show, self._measure = show, measure
         self.phases: list[dict[str, float]] = []
 
     def tree(self, done: TreeDone) -> None:
         self.phases.append(done.seconds)
         validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
-        self._show.progress(f"training, log loss {done.train_loss:.4f}{validation}", done.tree, done.of)
+        news = f"training, {self._measure} {done.train_loss:.4f}{validation}"
+        self._show.progress(news, done.tree, done.of)
 
 
 async def _offer(hosts: Sequence[Peer], offer: Offer) -> list[Accept]:
@@ -260,20 +269,62 @@ async def _offer(hosts: Sequence[Peer], offer: Offer) -> list[Accept]:
 
 
 def _read(
-    party: Party,
+    data: DataSection,
     *,
-    need_label: bool,
     show: Show,
+    loss: Loss | None = None,
     path: Path | None = None,
     expect: Sequence[str] | None = None,
 ) -> tuple[Table, NormalisedIds]:
-    table = read_table(party.data, role="guest", need_label=need_label, path=path, expect=expect)
+    """The table, with its label if there is a `loss` to check it."""
+    table = read_table(
+        data, role="guest", need_label=loss is not None, path=path, expect=expect, loss=loss
+    )
     for warning in table.warnings:
         show.say(f"note: {warning}")
     # A batch to score may ask about the same id twice.
-    duplicates = party.data.duplicates if expect is None else "first"
-    ids = normalise(table.ids, party.data.normalise, duplicates, table.path.name)
+    duplicates = data.duplicates if expect is None else "first"
+    ids = normalise(table.ids, data.normalise, duplicates, table.path.name)
     return table, ids
+
+
+def _as_trained(data: DataSection, half: GuestHalf) -> DataSection:
+    """The section with exposure and offset only where the model was trained with them."""
+    if half.offset and data.offset is None:
+        raise ConfigError(
+            f"[data] offset is missing in the party file: model {half.name} was trained with one"
+        )
+    return data.model_copy(
+        update={
+            "exposure": data.exposure if half.exposure else None,
+            "offset": data.offset if half.offset else None,
+        }
+    )
+
+
+def _predictions(
+    half: GuestHalf, scores: NDArray[np.float64], table: Table
+) -> dict[str, NDArray[np.float64]]:
+    """The columns of a score file, from scores without offset."""
+    expected = half.loss.predict(scores if table.offset is None else scores + table.offset)
+    if half.objective == "binary":
+        return {"probability": expected}
+    if table.exposure is None:
+        return {"prediction": expected}
+    return {"prediction": expected / table.exposure, "expected": expected}
+
+
+def _metrics(
+    rows: Training, held_out: NDArray[np.bool_], score: NDArray[np.float64]
+) -> dict[str, float]:
+    # scikit-learn takes a second to import, for which no other command should wait.
+    from vfl.learn.metrics import binary_metrics, regression_metrics
+
+    label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
+    if isinstance(loss, LogisticLoss):
+        return binary_metrics(label, loss.predict(score[held_out]), weight)
+    offset = None if rows.offset is None else rows.offset[held_out]
+    return regression_metrics(loss, label, score[held_out], weight, offset)
 
 
 def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedIds) -> Alignment:
@@ -304,7 +355,9 @@ def _check_parties(office: Office, half: GuestHalf) -> None:
             )
 
 
-def _split(table: Table, aligned: NDArray[np.int64], job: Job) -> tuple[Training, NDArray[np.bool_]]:
+def _split(
+    table: Table, aligned: NDArray[np.int64], job: Job, loss: Loss
+) -> tuple[Training, NDArray[np.bool_]]:
     """The rows that train, that decide when to stop and that are held out, drawn by the job's seed."""
     params = job.secureboost
     if table.label is None:
@@ -314,17 +367,25 @@ def _split(table: Table, aligned: NDArray[np.int64], job: Job) -> tuple[Training
     validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * params.validation_share)
     label = table.label[aligned]
     train = ~held_out & ~validation
+    if not train.any():
+        raise DataError(
+            f"{table.path.name}: no aligned row is left to train on: lower holdout in [job]",
+            for_peer="too few aligned rows",
+        )
     for mask, what in ((train, "train on"), (validation, "stop by"), (held_out, "evaluate on")):
-        if what != "train on" and not mask.any():
+        if not mask.any():
             continue
-        if len(np.unique(label[mask])) < 2:
+        try:
+            loss.check(label[mask])
+        except BadLabel as error:
             raise DataError(
-                f"{table.path.name}: the {int(mask.sum()):,} aligned rows to {what} have one class of "
-                "the label only",
-                for_peer="too few aligned rows with both classes of the label",
-            )
+                f"{table.path.name}: in the {int(mask.sum()):,} aligned rows to {what}, the label "
+                f"{error}",
+                for_peer="too few aligned rows, or all with the same label",
+            ) from None
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
-    return Training(label, weight, train, validation), held_out
+    offset = None if table.offset is None else table.offset[aligned]
+    return Training(label, weight, train, validation, loss, offset), held_out
 
 
 def _save_run(
@@ -337,7 +398,7 @@ def _save_run(
     score: NDArray[np.float64],
 ) -> None:
     rows = store.write_array("run", half.name, aligned[held_out])
-    probability = store.write_array("run", half.name, LogisticLoss.predict(score[held_out]))
+    predicted = store.write_array("run", half.name, half.loss.predict(score[held_out]))
     store.write(
         "run",
         half.name,
@@ -350,7 +411,9 @@ def _save_run(
             "received": account.received,
             "peak_memory": account.peak_memory,
             "held_out_rows": dict(rows),
-            "held_out_probability": dict(probability),
+            "held_out_probability" if half.objective == "binary" else "held_out_expected": dict(
+                predicted
+            ),
         },
     )
 

@@ -1,7 +1,8 @@
 """Halves of models and alignments as documents of the party's store.
 
 A document names the model and both parties by the fingerprints of their certificates, so that a half
-of another model or another guest is refused. Format version 1; old versions stay loadable.
+of another model or another guest is refused. Format version 1; old versions stay loadable (a half
+without an objective is of a 0/1 label).
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ModelError
+from vfl.learn.losses import Loss, Objective, loss_of
 from vfl.party.store import Store
 from vfl.protocols.boost import GuestModel, HostModel
 
@@ -31,6 +33,15 @@ class GuestHalf:
     fingerprints: dict[str, str]  # of all parties
     model: GuestModel
     metrics: dict[str, dict[str, float]]
+    objective: Objective = "binary"
+    tweedie_power: float = 1.5
+    exposure: bool = False  # whether it was trained with an exposure
+    offset: bool = False  # and with an offset column
+
+    @property
+    def loss(self) -> Loss:
+        """What the model minimised, whose link turns scores into predictions."""
+        return loss_of(self.objective, self.tweedie_power)
 
 
 @dataclass(frozen=True)
@@ -69,6 +80,8 @@ def load_half(store: Store, name: str, kind: type[T]) -> T:
     half = _converted(body, kind, f"model {name}")
     if isinstance(half, GuestHalf):
         _check_trees(half.model, name)
+        if not 1 < half.tweedie_power < 2:
+            raise ModelError(f"model {name} is damaged: no such tweedie_power")
     return half
 
 

@@ -185,7 +185,7 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     def keep(model: HostModel) -> None:
         half = HostHalf(
             name,
-            job.model_dump(mode="json"),
+            job.settings,
             tuple(table.features),
             alignment.normalise,
             alignment.guest,
@@ -271,6 +271,8 @@ async def _accept(
 
 def _check_policy(policy: PolicySection, job: Job) -> None:
     """Raises Refused naming the rule that the job breaks."""
+    if job.job.model != "secureboost":
+        raise Refused(f'this version of vfl trains no model = "{job.job.model}" yet')
     params = job.secureboost
     if params.min_child_rows < policy.min_child_rows:
         raise Refused(

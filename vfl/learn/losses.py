@@ -1,11 +1,15 @@
-"""Losses: gradients, hessians, the score to start from, the prediction of a score.
+"""Losses of trees and linear models: start, prediction, gradients, deviance, what a label must be.
 
-Gradients are quantised to integers before anything is summed, so that sums are exact and federated
-training equals pooled training bit for bit.
+A score is on the link scale and includes the row's offset. Gradients are quantised to integers before
+anything is summed, so that sums are exact and federated training equals pooled training bit for bit.
+
+Deviances: McCullagh and Nelder, Generalized Linear Models, 1989; Tweedie's as in scikit-learn.
 """
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,50 +17,325 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+Link = Literal["logit", "log", "identity"]
+Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared"]
+Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
 
-class LogisticLoss:
+# XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
+_POISSON_DAMPING = math.exp(0.7)
+
+
+class BadLabel(ValueError):
+    """A label that a loss cannot take, in words without a value.
+
+    `rows` is a mask of the rows that are wrong, None when it is all of them together.
+    """
+
+    def __init__(self, what: str, advice: str, rows: NDArray[np.bool_] | None = None) -> None:
+        self.what, self.advice, self.rows = what, advice, rows
+        count = 0 if rows is None else int(rows.sum())
+        where = f" in {count:,} row{'s' if count > 1 else ''}" if count else ""
+        super().__init__(f"{what}{where}: {advice}")
+
+
+class Loss(ABC):
+    """Half the unit deviance of a label, as a function of the score; vectorised over rows.
+
+    No method warns or raises for large scores: what is beyond float64 becomes infinite.
+    """
+
+    link: ClassVar[Link]
+    measure: ClassVar[str]
+    """What `mean` is called."""
+    no_exposure: ClassVar[str | None] = None
+    """Why a column of exposure has no meaning under this loss; None where it has."""
+
+    @property
+    def power(self) -> float | None:
+        """Variance is proportional to mean^power (Tweedie); None for a 0/1 label."""
+        return None
+
+    @abstractmethod
+    def check(self, label: Floats) -> None:
+        """Raises BadLabel in one line that says what is wrong with the label and what to do."""
+
+    @abstractmethod
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        """The constant that, added to the offset, has the least loss. The label passes `check`."""
+
+    @abstractmethod
+    def predict(self, score: Floats) -> Floats:
+        """The mean of the label at a score: the inverse of the link."""
+
+    @abstractmethod
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """First and second derivative of each row's weighted loss by its score."""
+
+    def damped_gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """`gradients` as trees use them, which take steps far from where they were computed."""
+        return self.gradients(score, label, weight)
+
+    def mean(self, score: Floats, label: Floats, weight: Floats) -> float:
+        """Weighted mean loss: half the mean unit deviance. For a 0/1 label this is the log loss."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return float(np.average(self._half_deviance(score, label), weights=weight))
+
+    def deviance(self, score: Floats, label: Floats, weight: Floats) -> float:
+        """Weighted mean unit deviance, as scikit-learn's mean_tweedie_deviance at `power`."""
+        return 2 * self.mean(score, label, weight)
+
+    @abstractmethod
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        """The loss of each row, 0 where the prediction is the label."""
+
+
+@dataclass(frozen=True)
+class LogisticLoss(Loss):
     """Log loss of a 0/1 label; scores are log-odds."""
 
-    # |gradient| and hessian of a row of weight 1 at most
-    bound = 1.0
+    link = "logit"
+    measure = "log loss"
+    no_exposure = (
+        "is for counts (poisson): a 0/1 label has no rate per unit of time; list the column "
+        "under columns to learn from it, or under ignore"
+    )
 
-    @staticmethod
-    def start(label: Floats, weight: Floats) -> float:
-        """The constant score of least loss: the log-odds of the weighted mean."""
+    def check(self, label: Floats) -> None:
+        other = (label != 0) & (label != 1)
+        _refuse(other, "must be 0 or 1 but is something else", "correct it or choose another loss")
+        if len(np.unique(label)) < 2:
+            raise BadLabel("has only one class", "a model needs rows of both")
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
         mean = float(np.average(label, weights=weight))
-        return math.log(mean / (1 - mean))
+        odds = math.log(mean / (1 - mean))
+        # Between what would be right if all offsets were the greatest, and if the least.
+        low, high = odds - float(offset.max()), odds - float(offset.min())
+        at = min(max(odds - float(np.average(offset, weights=weight)), low), high)
+        while low < high:
+            # Newton's step, halving the interval where it would leave it.
+            g, h = self.gradients(offset + at, label, weight)
+            slope, curvature = float(g.sum()), float(h.sum())
+            low, high = (low, at) if slope > 0 else (at, high)
+            step = at - slope / curvature if curvature > 0 else low
+            after = step if low < step < high else low + (high - low) / 2
+            if abs(after - at) <= 1e-12 * max(1.0, abs(after)):
+                return after
+            at = after
+        return at
 
-    @staticmethod
-    def predict(score: Floats) -> Floats:
-        """Probabilities, without overflow for any score."""
+    def predict(self, score: Floats) -> Floats:
         e = np.exp(-np.abs(score))
         return np.where(score >= 0, 1 / (1 + e), e / (1 + e))
 
-    @classmethod
-    def gradients(cls, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
-        """First and second derivative of each row's weighted loss by its score."""
-        p = cls.predict(score)
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        p = self.predict(score)
         return (p - label) * weight, p * (1 - p) * weight
 
-    @staticmethod
-    def mean(score: Floats, label: Floats, weight: Floats) -> float:
-        """Weighted mean loss."""
-        loss = np.logaddexp(0.0, score) - label * score
-        return float(np.average(loss, weights=weight))
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        return np.asarray(np.logaddexp(0.0, score) - label * score)
+
+
+class _LogLinkLoss(Loss):
+    """Half the Tweedie deviance of a power p from 1 to 2; scores are logarithms of the mean."""
+
+    link = "log"
+    measure = "half deviance"
+
+    @property
+    @abstractmethod
+    def power(self) -> float: ...
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        p = self.power
+        return _log_sum(weight * label, (1 - p) * offset) - _log_sum(weight, (2 - p) * offset)
+
+    def predict(self, score: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return np.asarray(np.exp(score))
+
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        p = self.power
+        with np.errstate(over="ignore", invalid="ignore"):
+            # Where the label is zero the term is, at whatever score.
+            low = np.where(label > 0, weight * label * np.exp((1 - p) * score), 0.0)
+            high = weight * np.exp((2 - p) * score)
+            return high - low, (2 - p) * high - (1 - p) * low
+
+
+@dataclass(frozen=True)
+class PoissonLoss(_LogLinkLoss):
+    """Poisson deviance of counts: claim frequency. log(exposure) belongs to the offset."""
+
+    no_exposure = None
+
+    @property
+    def power(self) -> float:
+        return 1.0
+
+    def check(self, label: Floats) -> None:
+        _refuse_negative(label)
+
+    def damped_gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        """With the hessian e^0.7 as large, as in LightGBM and XGBoost.
+
+        A leaf's Newton step from a small mean overshoots, since the loss grows as an exponential.
+        """
+        gradient, hessian = self.gradients(score, label, weight)
+        return gradient, hessian * _POISSON_DAMPING
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        return np.asarray(label * (_log(label) - score) - label + np.exp(score))
+
+
+@dataclass(frozen=True)
+class GammaLoss(_LogLinkLoss):
+    """Gamma deviance of amounts above zero: claim severity."""
+
+    no_exposure = "is for counts (poisson): an amount a claim does not grow with time; remove the line"
+
+    @property
+    def power(self) -> float:
+        return 2.0
+
+    def check(self, label: Floats) -> None:
+        _refuse_infinite(label)
+        _refuse(
+            label <= 0,
+            "must be above 0 but is not",
+            "leave out the rows without an amount, or use tweedie",
+        )
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        return np.asarray(score - _log(label) + label * np.exp(-score) - 1)
+
+
+@dataclass(frozen=True)
+class TweedieLoss(_LogLinkLoss):
+    """Tweedie deviance, 1 < power < 2, of amounts of which many are zero: pure premium."""
+
+    power: float = 1.5
+    no_exposure = (
+        "is for counts (poisson): divide the amount by the exposure and name the exposure as "
+        "weight, under which its variance is right"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for another power, for which there are other losses."""
+        if not 1 < self.power < 2:
+            raise ValueError("the power of Tweedie's loss must be above 1 and below 2")
+
+    def check(self, label: Floats) -> None:
+        _refuse_negative(label)
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        p = self.power
+        least = label ** (2 - p) / ((1 - p) * (2 - p))
+        paid = np.where(label > 0, label * np.exp((1 - p) * score), 0.0)
+        return np.asarray(least - paid / (1 - p) + np.exp((2 - p) * score) / (2 - p))
+
+
+@dataclass(frozen=True)
+class SquaredLoss(Loss):
+    """Half the squared error; scores are predictions."""
+
+    link = "identity"
+    measure = "half squared error"
+    no_exposure = (
+        "is for counts (poisson): with squared errors divide the label by the exposure and name the "
+        "exposure as weight"
+    )
+
+    @property
+    def power(self) -> float:
+        return 0.0
+
+    def check(self, label: Floats) -> None:
+        _refuse_infinite(label)
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        return float(np.average(label - offset, weights=weight))
+
+    def predict(self, score: Floats) -> Floats:
+        return score
+
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        with np.errstate(over="ignore"):
+            return (score - label) * weight, weight.copy()
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        return np.asarray((score - label) ** 2 / 2)
+
+
+OBJECTIVES: dict[str, type[Loss]] = {
+    "binary": LogisticLoss,
+    "poisson": PoissonLoss,
+    "gamma": GammaLoss,
+    "tweedie": TweedieLoss,
+    "squared": SquaredLoss,
+}
+FAMILIES: dict[str, type[Loss]] = {
+    "logistic": LogisticLoss,
+    "poisson": PoissonLoss,
+    "gamma": GammaLoss,
+    "tweedie": TweedieLoss,
+    "gaussian": SquaredLoss,
+}
+
+
+def loss_of(name: Objective | Family, tweedie_power: float = 1.5) -> Loss:
+    """The loss of an objective of trees or a family of linear models."""
+    kind = OBJECTIVES[name] if name in OBJECTIVES else FAMILIES[name]
+    return TweedieLoss(tweedie_power) if kind is TweedieLoss else kind()
+
+
+class Scales(NamedTuple):
+    """What gradients and hessians are multiplied by before they are rounded."""
+
+    gradient: float
+    hessian: float
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Real gradients to integers of at most `bits` bits, by a power of two (exact to undo)."""
+    """Real numbers to integers of at most `bits` bits, by a power of two (exact to undo)."""
 
     bits: int
     scale: float
 
     @classmethod
     def for_bound(cls, bound: float, bits: int) -> "Quantiser":
-        """For values of magnitude at most `bound`."""
-        return cls(bits, 2.0 ** (bits - math.ceil(math.log2(bound))))
+        """For values of magnitude at most `bound`; below 2^-900 all become zero."""
+        return cls(bits, 2.0 ** (bits - math.ceil(math.log2(max(bound, 2.0**-900)))))
 
     def integers(self, values: Floats) -> Integers:
         """Nearest integers of values * scale."""
         return np.rint(values * self.scale).astype(np.int64)
+
+
+def _log(label: Floats) -> Floats:
+    """log(label), 0 where the label is 0 (where it is multiplied by it)."""
+    return np.asarray(np.log(np.where(label > 0, label, 1.0)))
+
+
+def _log_sum(weight: Floats, exponent: Floats) -> float:
+    """log of the sum of weight * exp(exponent), without overflow; some weight is above 0."""
+    exponent = exponent[weight > 0]
+    top = float(exponent.max())
+    return math.log(float((weight[weight > 0] * np.exp(exponent - top)).sum())) + top
+
+
+def _refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
+    if bad.any():
+        raise BadLabel(what, advice, bad)
+
+
+def _refuse_infinite(label: Floats) -> None:
+    _refuse(~np.isfinite(label), "must be a finite number but is not", "correct it")
+
+
+def _refuse_negative(label: Floats) -> None:
+    _refuse_infinite(label)
+    _refuse(label < 0, "must not be negative but is", "correct it")
+    if not label.any():
+        raise BadLabel("is 0 in every row", "a model needs rows above 0")

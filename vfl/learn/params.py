@@ -1,14 +1,25 @@
-"""The settings of a SecureBoost model, each with its one default."""
+"""The settings of models, each with its one default."""
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+# What both kinds of model have.
+_TWEEDIE_POWER: Any = Field(
+    1.5, gt=1, lt=2, description="of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma"
+)
+_KEY_BITS: Any = Field(2048, description="modulus of the guest's key")
+_OBFUSCATORS: Any = Field(
+    "short", description="exponents of the guest's encryption; full needs no assumption, twice the work"
+)
+_SEED: Any = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
 
 
 class BoostParams(BaseModel):
     """Settings of gradient-boosted trees, named as in XGBoost and scikit-learn.
 
-    Source of gain, leaf weight and regularisation: Chen and Guestrin, KDD 2016, section 2.
+    Source of gain, leaf weight and regularisation: Chen and Guestrin, KDD 2016, section 2; of
+    goss_top and goss_other: Ke et al., NeurIPS 2017, section 3.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -22,7 +33,18 @@ class BoostParams(BaseModel):
     gamma: float = Field(0.0, ge=0, description="least gain of a split")
     min_child_weight: float = Field(1.0, ge=0, description="least hessian sum of a child")
     min_child_rows: int = Field(20, ge=1, description="least number of rows of a child")
+    tweedie_power: float = _TWEEDIE_POWER
     subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
+    goss_top: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="share of rows with the largest gradients that each tree keeps (GOSS); 0 is off. "
+        "Hosts see which rows these are: with rare claims, those that claimed",
+    )
+    goss_other: float = Field(
+        0.0, ge=0, lt=1, description="share of rows drawn from the others, which count for all of them"
+    )
     colsample: float = Field(1.0, gt=0, le=1, description="share of each party's columns a tree")
     validation_share: float = Field(0.0, ge=0, lt=1, description="rows kept to decide when to stop")
     early_stopping_rounds: int = Field(
@@ -36,15 +58,49 @@ class BoostParams(BaseModel):
         description="of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts "
         "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit",
     )
-    key_bits: Literal[2048, 3072, 4096] = Field(2048, description="modulus of the guest's key")
-    obfuscators: Literal["short", "full"] = Field(
-        "short",
-        description="exponents of the guest's encryption; full needs no assumption, twice the work",
-    )
-    seed: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
+    key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
+    obfuscators: Literal["short", "full"] = _OBFUSCATORS
+    seed: int = _SEED
 
     @model_validator(mode="after")
-    def _has_rows_to_stop_by(self) -> "BoostParams":
+    def _fits_together(self) -> "BoostParams":
         if self.early_stopping_rounds and not self.validation_share:
             raise ValueError("early_stopping_rounds needs a validation_share above 0")
+        if bool(self.goss_top) != bool(self.goss_other):
+            raise ValueError("goss_top and goss_other belong together: set both above 0, or none")
+        if self.goss_top + self.goss_other > 1:
+            raise ValueError("goss_top and goss_other are shares of the same rows: together at most 1")
+        if self.goss_top and self.subsample < 1:
+            raise ValueError("subsample and goss_top both draw rows: keep one of them")
         return self
+
+
+class GlmParams(BaseModel):
+    """Settings of a generalised linear model, named as in glum."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    alpha: float = Field(0.0, ge=0, description="L2 penalty: alpha / 2 times the sum of squares")
+    tweedie_power: float = _TWEEDIE_POWER
+    fit_intercept: bool = Field(True, description="whether the model has a constant")
+    max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
+    tolerance: float = Field(
+        1e-6, gt=0, description="greatest gradient component at which to stop, glum's gradient_tol"
+    )
+    scores: Literal["guest", "hidden"] = Field(
+        "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
+    )
+    encryption: Literal["paillier"] = Field("paillier", description="of residuals")
+    key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
+    obfuscators: Literal["short", "full"] = _OBFUSCATORS
+    seed: int = _SEED
+
+    @field_validator("encryption", mode="before")
+    @classmethod
+    def _no_ou(cls, value: object) -> object:
+        if value == "ou":
+            raise ValueError(
+                'must be "paillier": in a linear model hosts get masked decryptions back, '
+                "which under ou (Okamoto-Uchiyama) give the guest's key away"
+            )
+        return value

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.learn.losses import Floats, Integers
+from vfl.learn.losses import Floats, Integers, Scales
 from vfl.learn.params import BoostParams
 
 # A gain below this is rounding.
@@ -44,10 +44,12 @@ def _score(gradient: Floats, hessian: Floats, reg_lambda: float) -> Floats:
     return np.where(denominator > 0, gradient * gradient / safe, 0.0)
 
 
-def gains(left: Sums, node: Sums, valid: NDArray[np.bool_], scale: float, params: BoostParams) -> Floats:
+def gains(
+    left: Sums, node: Sums, valid: NDArray[np.bool_], scales: Scales, params: BoostParams
+) -> Floats:
     """The gain of each candidate; -inf where it may not be taken."""
-    g, h = node.gradient / scale, node.hessian / scale
-    g_left, h_left = left.gradient / scale, left.hessian / scale
+    g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
+    g_left, h_left = left.gradient / scales.gradient, left.hessian / scales.hessian
     g_right, h_right = g - g_left, h - h_left
     gain = 0.5 * (
         _score(g_left, h_left, params.reg_lambda)
@@ -63,9 +65,9 @@ def gains(left: Sums, node: Sums, valid: NDArray[np.bool_], scale: float, params
     return np.where(allowed, gain, -np.inf)
 
 
-def leaf_weight(node: Sums, scale: float, params: BoostParams) -> float:
+def leaf_weight(node: Sums, scales: Scales, params: BoostParams) -> float:
     """The score that a leaf adds to its rows."""
-    g, h = float(node.gradient) / scale, float(node.hessian) / scale
+    g, h = float(node.gradient) / scales.gradient, float(node.hessian) / scales.hessian
     if h + params.reg_lambda <= 0:
         return 0.0
     return -params.learning_rate * g / (h + params.reg_lambda)

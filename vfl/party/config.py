@@ -7,6 +7,7 @@ job travels to the hosts as its canonical bytes, so that all parties mean the sa
 
 import difflib
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,7 @@ import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +30,8 @@ from pydantic import (
 )
 
 from vfl.errors import ConfigError
-from vfl.learn.params import BoostParams
+from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.learn.params import BoostParams, GlmParams
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -88,6 +90,8 @@ def _one_line(text: str) -> str:
 
 
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+
+_KINDS = {"objective": Objective, "family": Family}
 
 Kind = Literal["party", "job"]
 Role = Literal["guest", "host"]
@@ -150,17 +154,30 @@ class DataSection(_Section):
     duplicates: Literal["refuse", "first"] = Field(default="refuse", description="if an id comes twice")
     label: Column | None = Field(default=None, description="column to predict (guest)")
     weight: Column | None = Field(default=None, description="column of row weights (guest)")
+    exposure: Column | None = Field(
+        default=None, description="column of time at risk, for counts: poisson (guest)"
+    )
+    offset: Column | None = Field(
+        default=None, description="column added to the score, on the scale of the link (guest)"
+    )
     categorical: Columns = Field(default=(), description="columns whose values are names")
     columns: Columns | None = Field(default=None, description="the only columns used as features")
     ignore: Columns | None = Field(default=None, description="columns never used as features")
+
+    @property
+    def guests(self) -> dict[str, str | None]:
+        """The columns that only a guest has, by use; none of them is a feature."""
+        return {key: getattr(self, key) for key in ("label", "weight", "exposure", "offset")}
 
     @model_validator(mode="after")
     def _one_use_a_column(self) -> "DataSection":
         if self.columns is not None and self.ignore is not None:
             raise ValueError("columns and ignore exclude each other: keep one of them")
-        if self.label is not None and self.label == self.weight:
-            raise ValueError("label and weight must be two different columns")
-        for key, name in (("label", self.label), ("weight", self.weight)):
+        named = [(key, name) for key, name in self.guests.items() if name is not None]
+        for (key, name), (other, same) in itertools.combinations(named, 2):
+            if name == same:
+                raise ValueError(f"{key} and {other} must be two different columns")
+        for key, name in named:
             for use, names in (
                 ("id", self.id),
                 ("categorical", self.categorical),
@@ -187,6 +204,24 @@ class PolicySection(_Section):
     show_names: bool = Field(default=True, description="the guest may see column names in importances")
 
 
+class GlmSection(_Section):
+    """How this party's columns enter a linear model."""
+
+    binned: Columns = Field(default=(), description="numeric columns cut at quantiles, each bin a level")
+    bins: int = Field(default=10, ge=2, le=255, description="bins of such a column")
+    missing: Literal["mean", "median", "level"] = Field(
+        default="mean",
+        description="what takes the place of a missing number; level: a column that marks it, too",
+    )
+    base: dict[str, str] = Field(
+        default_factory=dict,
+        description="by column, the level that others are compared with; the most frequent if absent",
+    )
+    min_level_rows: int = Field(
+        default=20, ge=1, description="levels with fewer rows are joined to the base level"
+    )
+
+
 class PeerSection(_Section):
     """Another party: where it is and what proves that it is the one."""
 
@@ -200,6 +235,7 @@ class Party(_Section):
     party: PartySection
     data: DataSection
     policy: PolicySection = Field(default_factory=PolicySection)
+    glm: GlmSection = Field(default_factory=GlmSection)
     peers: dict[PartyName, PeerSection] = Field(
         default_factory=dict, validate_default=True, description="the parties it works with"
     )
@@ -215,11 +251,13 @@ class Party(_Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
         if self.role == "host":
-            for key in ("label", "weight"):
-                if getattr(self.data, key) is not None:
+            for key, name in self.data.guests.items():
+                if name is not None:
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
                     )
+        for key, columns in (("binned", self.glm.binned), ("base", tuple(self.glm.base))):
+            self._check_features(key, columns)
         if not self.peers:
             other = "host" if self.role == "guest" else "guest"
             raise ValueError(f"[peers] is empty: add a section [peers.NAME] for the {other}")
@@ -235,6 +273,22 @@ class Party(_Section):
             )
         return self
 
+    def _check_features(self, key: str, names: Iterable[str]) -> None:
+        """Raises ValueError when a name of [glm] is no feature of the kind that is due there."""
+        data = self.data
+        for name in names:
+            if name in (*data.id, *data.guests.values(), *(data.ignore or ())) or (
+                data.columns is not None and name not in data.columns
+            ):
+                raise ValueError(f"[glm] {key} names a column that is no feature by [data]")
+            if key == "binned" and name in data.categorical:
+                raise ValueError("[glm] binned names a column that [data] lists under categorical")
+            if key == "base" and name not in (*data.categorical, *self.glm.binned):
+                raise ValueError(
+                    "[glm] base names a column without levels: neither [data] categorical nor "
+                    "[glm] binned lists it"
+                )
+
 
 class JobSection(_Section):
     """What is to be trained and why."""
@@ -243,11 +297,22 @@ class JobSection(_Section):
     purpose: Annotated[str, AfterValidator(_one_line)] = Field(
         min_length=1, max_length=200, description="why, shown to every host"
     )
-    model: Literal["secureboost"] = Field(description="kind of model")
-    objective: Literal["binary"] = Field(description="what the label is")
+    model: Literal["secureboost", "glm"] = Field(description="kind of model")
+    objective: Objective | None = Field(default=None, description="what the label is (secureboost)")
+    family: Family | None = Field(default=None, description="what the label is (glm)")
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
     )
+
+    @model_validator(mode="after")
+    def _one_kind_of_label(self) -> "JobSection":
+        due, other = ("objective", "family") if self.model == "secureboost" else ("family", "objective")
+        if getattr(self, other) is not None:
+            raise ValueError(f'{other} is not for model = "{self.model}": write {due}')
+        if getattr(self, due) is None:
+            kinds = " or ".join(f'"{name}"' for name in get_args(_KINDS[due]))
+            raise ValueError(f'{due} is missing, which model = "{self.model}" needs: {kinds}')
+        return self
 
 
 class Job(_Section):
@@ -255,16 +320,43 @@ class Job(_Section):
 
     job: JobSection
     secureboost: BoostParams = Field(default_factory=lambda: BoostParams.model_validate({}))
+    glm: GlmParams = Field(default_factory=lambda: GlmParams.model_validate({}))
+
+    @model_validator(mode="after")
+    def _one_model(self) -> "Job":
+        for section in {"secureboost", "glm"} & self.model_fields_set:
+            if section != self.job.model:
+                raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
+        return self
 
     @property
     def name(self) -> str:
         return self.job.name
 
+    @property
+    def loss(self) -> Loss:
+        """What the model minimises."""
+        if self.job.objective is not None:
+            return loss_of(self.job.objective, self.secureboost.tweedie_power)
+        if self.job.family is not None:
+            return loss_of(self.job.family, self.glm.tweedie_power)
+        raise ValueError("a job has an objective or a family")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that the job says, defaults written out, of its own kind of model alone."""
+        boosts = self.job.model == "secureboost"
+        left_out: dict[str, Any] = {
+            "glm" if boosts else "secureboost": True,
+            "job": {"family" if boosts else "objective"},
+        }
+        return self.model_dump(mode="json", exclude=left_out)
+
     @cached_property
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
         return json.dumps(
-            self.model_dump(mode="json"),
+            self.settings,
             sort_keys=True,
             separators=(",", ":"),
             ensure_ascii=False,

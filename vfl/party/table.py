@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
+from vfl.learn.losses import BadLabel, Loss
 from vfl.party.config import DataSection, Role, did_you_mean
 from vfl.party.store import replacing
 
@@ -38,7 +39,8 @@ class Table:
     """A table as the protocols need it; every array has `rows` entries.
 
     `ids` holds a list of text for each id column, None where the cell is empty. A feature is
-    float64 with NaN for missing or, if categorical, objects: text or None.
+    float64 with NaN for missing or, if categorical, objects: text or None. `offset` is what is added
+    to the score: the offset column plus log(exposure), None without either column.
     """
 
     path: Path
@@ -48,6 +50,8 @@ class Table:
     weight: NDArray[np.float64] | None
     rows: int
     warnings: list[str]
+    exposure: NDArray[np.float64] | None = None
+    offset: NDArray[np.float64] | None = None
 
     def take(self, rows: Rows) -> Features:
         """The features of some rows, in the order given."""
@@ -61,12 +65,14 @@ def read_table(
     need_label: bool,
     path: Path | None = None,
     expect: Sequence[str] | None = None,
+    loss: Loss | None = None,
 ) -> Table:
     """Read the table of a party file, or the new rows at `path` that are to be scored.
 
-    With `need_label` the label and the weight are read and checked; without it they may be
-    absent and are no features either way. `expect` names the features that a model was trained
-    on: these and no others are read, in that order.
+    With `need_label` label, weight, exposure and offset are read and checked, the label by `loss` if
+    given; without it they may be absent and are no features either way. `expect` names the features
+    that a model was trained on: these and no others are read, in that order, with the exposure (if
+    the column is there) and the offset (which must be there).
 
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
@@ -75,11 +81,11 @@ def read_table(
     if need_label and data.label is None:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     source = _open(path)
-    columns = _chosen(source, data, need_label, expect)
+    guests = _guests(source, data, need_label, expect)
+    columns = _chosen(source, data, guests, expect)
     if not columns and role == "host":
         raise DataError(f"{path.name}: no column is left to use as a feature")
-    labels = [name for name in (data.label, data.weight) if name and need_label]
-    source.read([*data.id, *columns, *labels])
+    source.read([*data.id, *columns, *guests.values()])
     warnings: list[str] = []
     features = {
         name: _categories(source, name) if name in data.categorical else _numbers(source, name)
@@ -88,14 +94,22 @@ def read_table(
     if expect is None:  # a batch to score may well lack a value in all of its rows
         for name, values in features.items():
             _check_content(source, name, values, warnings)
+    found = {key: _guests_column(source, key, name) for key, name in guests.items()}
+    if loss is not None and "label" in found:
+        _check_label(source, guests["label"], found["label"], loss)
+    exposure, offset = found.get("exposure"), found.get("offset")
+    if exposure is not None:
+        offset = np.log(exposure) if offset is None else offset + np.log(exposure)
     return Table(
         path=path,
         ids=[source.ids(name) for name in data.id],
         features=features,
-        label=_label(source, data.label) if need_label and data.label else None,
-        weight=_weight(source, data.weight) if need_label and data.weight else None,
+        label=found.get("label"),
+        weight=found.get("weight"),
         rows=source.rows,
         warnings=warnings,
+        exposure=exposure,
+        offset=offset,
     )
 
 
@@ -454,13 +468,29 @@ def _similar(path: Path) -> str:
     return f": did you mean {near[0]}?" if near else ""
 
 
-def _chosen(
+def _guests(
     source: _Source, data: DataSection, need_label: bool, expect: Sequence[str] | None
+) -> dict[str, str]:
+    """The guest's own columns that are to be read, by use."""
+    named = {key: name for key, name in data.guests.items() if name is not None}
+    if need_label:
+        return named
+    if expect is None:
+        return {}
+    at_scoring = {key: name for key, name in named.items() if key in ("exposure", "offset")}
+    if data.exposure not in source.names:
+        at_scoring.pop("exposure", None)
+    return at_scoring
+
+
+def _chosen(
+    source: _Source, data: DataSection, guests: Mapping[str, str], expect: Sequence[str] | None
 ) -> list[str]:
     """The feature columns, after a check that every column named anywhere is there."""
-    named: list[tuple[str, Iterable[str]]] = [("id", data.id)]
-    if need_label:
-        named += [("label", [data.label or ""]), ("weight", [data.weight] if data.weight else [])]
+    named: list[tuple[str, Iterable[str]]] = [
+        ("id", data.id),
+        *((key, [name]) for key, name in guests.items()),
+    ]
     if expect is None:
         for use in ("categorical", "columns", "ignore"):
             named.append((use, getattr(data, use) or ()))
@@ -477,7 +507,7 @@ def _chosen(
         return list(expect)
     if data.columns is not None:
         return list(data.columns)
-    other = {*data.id, data.label, data.weight, *(data.ignore or ())}
+    other = {*data.id, *data.guests.values(), *(data.ignore or ())}
     return [name for name in source.names if name not in other]
 
 
@@ -526,28 +556,29 @@ def _check_content(source: _Source, name: str, values: NDArray[Any], warnings: l
         warnings.append(f"{source.path.name}: column '{name}' has the same value in every row")
 
 
-def _label(source: _Source, name: str) -> NDArray[np.float64]:
-    what = f"label '{name}'"
-    values = source.numbers(name, what, "a label is 0 or 1")
-    _no_gaps(source, what, values)
-    other = (values != 0) & (values != 1)
-    if other.any():
-        raise source.error(
-            f"{what} must be 0 or 1 but has {len(np.unique(values))} distinct values; the first "
-            f"that is neither 0 nor 1 is {source.in_rows(other)}"
-        )
-    if (values == values[0]).all():
-        raise source.error(f"{what} has only one class: a model needs rows of both")
-    return values
+_GUESTS_ADVICE = {
+    "label": "a label is a number, such as 0 or 1",
+    "weight": "a weight is a positive number",
+    "exposure": "an exposure is a positive number, such as years at risk",
+    "offset": "an offset is a number",
+}
 
 
-def _weight(source: _Source, name: str) -> NDArray[np.float64]:
-    what = f"weight '{name}'"
-    values = _finite(source, name, what, "a weight is a positive number")
+def _guests_column(source: _Source, key: str, name: str) -> NDArray[np.float64]:
+    what = f"{key} '{name}'"
+    values = _finite(source, name, what, _GUESTS_ADVICE[key])
     _no_gaps(source, what, values)
-    if (values <= 0).any():
+    if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
     return values
+
+
+def _check_label(source: _Source, name: str, values: NDArray[np.float64], loss: Loss) -> None:
+    try:
+        loss.check(values)
+    except BadLabel as error:
+        where = "" if error.rows is None else f" {source.in_rows(error.rows)}"
+        raise source.error(f"label '{name}' {error.what}{where}: {error.advice}") from None
 
 
 def _no_gaps(source: _Source, what: str, values: NDArray[np.float64]) -> None:

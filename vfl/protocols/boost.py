@@ -5,8 +5,8 @@ Cheng et al., arXiv 1901.08755; packing and smaller-child-only as in SecureBoost
 
  1. The guest sends its public key once.
 For each tree:
- 2. The guest computes each row's gradient and hessian, quantises them to integers, packs both in one
-    plaintext, encrypts it and sends it to every host.
+ 2. The guest draws rows, computes their gradients and hessians, quantises them to integers, packs both
+    in one plaintext, encrypts it and sends it to every host.
 For each level:
  3. Each host sums ciphertexts by (node, column, bin), for the smaller child of each pair only, and
     turns bins into left sums of split candidates.
@@ -40,22 +40,22 @@ import asyncio
 import secrets
 import time
 import zlib
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
-from vfl.crypto.sums import decrypt_sums, encrypt_pairs, pack_and_rerandomise
-from vfl.crypto.workers import SharedRows, Workers
-from vfl.errors import PeerError
+from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
+from vfl.crypto.workers import Machine, SharedRows, Workers
+from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers, LogisticLoss, Quantiser
+from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import Branch, Choice, Frontier, Sums, Tree, best_split, gains, leaf_weight
@@ -63,21 +63,18 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.histograms import CHUNK, JointSums
+from vfl.protocols.key import receive_key, send_key
 
 WHOLE = "whole tree"  # the phase that holds all others
+_DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
 
 _shuffle = secrets.SystemRandom().shuffle
 
 
-class Key(Message, frozen=True):
-    """guest -> host. Reveals: nothing but a public key made for this job."""
-
-    encryption: str
-    modulus: bytes
-
-
 class TreeStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out)."""
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out).
+    With goss_top these are the rows with large gradients and some others: over the trees hosts see which
+    rows the model finds hard, with rare claims those that claimed."""
 
     tree: int
     active: bytes  # a bit an aligned row
@@ -173,18 +170,29 @@ class HostModel:
 
 @dataclass(frozen=True)
 class Training:
-    """The guest's rows: label, weight, which train the trees, which decide when to stop."""
+    """The guest's rows: label, weight, which train the trees, which decide when to stop.
+
+    `offset` is added to every row's score, on the scale of the loss's link; None adds nothing.
+    """
 
     label: Floats
     weight: Floats
     train: Mask
     validation: Mask
+    loss: Loss = field(default_factory=LogisticLoss)
+    offset: Floats | None = None
 
-    def loss(self, score: Floats, mask: Mask) -> float | None:
+    def start(self) -> tuple[float, Floats]:
+        """The constant of least loss on the rows that train, and every row's score with it."""
+        offset = np.zeros(len(self.label)) if self.offset is None else self.offset
+        start = self.loss.start(self.label[self.train], self.weight[self.train], offset[self.train])
+        return start, offset + start
+
+    def mean_loss(self, score: Floats, mask: Mask) -> float | None:
         """Mean loss over some rows; None when there are none."""
         if not mask.any():
             return None
-        return LogisticLoss.mean(score[mask], self.label[mask], self.weight[mask])
+        return self.loss.mean(score[mask], self.label[mask], self.weight[mask])
 
 
 @dataclass(frozen=True)
@@ -222,8 +230,12 @@ async def guest_train(
         raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
     if key is None:
         return await _Guest([], blocks, rows, params, None).train(progress)
-    async with Workers(key, workers) as pool:
-        return await _Guest(list(hosts), blocks, rows, params, pool).train(progress)
+    async with Workers(key, Machine(workers)) as pool:
+        guest = _Guest(list(hosts), blocks, rows, params, pool)
+        try:
+            return await guest.train(progress)
+        finally:
+            guest.reserve.end()
 
 
 class _Guest:
@@ -239,12 +251,13 @@ class _Guest:
     ) -> None:
         self.hosts, self.blocks, self.rows, self.params = hosts, blocks, rows, params
         self.layout = _layout(len(rows.label), params)
-        bound = LogisticLoss.bound * float(rows.weight.max())
-        self.quantiser = Quantiser.for_bound(bound, self.layout.row_bits)
+        self.scales = Scales(1.0, 1.0)  # of the tree that grows
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
         self.seconds: dict[str, float] = defaultdict(float)
         self._workers = workers
+        if workers is not None:
+            self.reserve = Reserve(workers, int(rows.train.sum()))
 
     @property
     def workers(self) -> Workers[PrivateKey]:
@@ -256,24 +269,22 @@ class _Guest:
     async def train(self, progress: Callable[[TreeDone], None]) -> tuple[GuestModel, Floats]:
         """All trees."""
         rows, params = self.rows, self.params
-        start = LogisticLoss.start(rows.label[rows.train], rows.weight[rows.train])
-        score = np.full(len(rows.label), start)
+        start, score = rows.start()
         trees: list[Tree] = []
         best = (np.inf, 0, score)  # validation loss, trees, score
 
         # 1. The key, once.
         if self.hosts:
-            modulus = int(self.workers.key.public.n).to_bytes(params.key_bits // 8, "big")
-            await together([host.send(Key(params.encryption, modulus)) for host in self.hosts])
+            await send_key(self.hosts, params.encryption, self.workers.key.public)
 
         for number in range(params.trees):
             self.seconds.clear()
-            gradient, hessian = LogisticLoss.gradients(score, rows.label, rows.weight)
+            gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
             with self.timed(WHOLE):
                 tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
             trees.append(tree)
             score = score + tree.weights()[node_of_row]
-            losses = [rows.loss(score, mask) for mask in (rows.train, rows.validation)]
+            losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             progress(TreeDone(number + 1, params.trees, losses[0] or 0.0, losses[1], dict(self.seconds)))
             if params.early_stopping_rounds and losses[1] is not None:
                 if losses[1] < best[0]:
@@ -295,8 +306,8 @@ class _Guest:
         params = self.params
         alone = number == 0 and params.first_tree == "guest"
         hosts = [] if alone else self.hosts
-        active = draw_rows(train, params, number)
-        g, h = self.quantiser.integers(gradient), self.quantiser.integers(hessian)
+        active, counts_for = draw_rows(train, params, number, gradient, hessian)
+        g, h = self.quantise(gradient, hessian, active, counts_for)
 
         # 2. Encrypted gradients to every host.
         await self._send_gradients(hosts, number, g, h, active)
@@ -320,7 +331,7 @@ class _Guest:
             for node, total in totals.items():
                 choice = best_split([self._gains(party, node, total) for party in parties])
                 if choice is None:
-                    leaves[node] = leaf_weight(total, self.quantiser.scale, params)
+                    leaves[node] = leaf_weight(total, self.scales, params)
                 else:
                     chosen[node] = choice
 
@@ -346,31 +357,61 @@ class _Guest:
         for node in frontier.nodes:
             if node not in leaves:
                 total = _total(g, h, active & frontier.inside(node))
-                leaves[node] = leaf_weight(total, self.quantiser.scale, params)
+                leaves[node] = leaf_weight(total, self.scales, params)
         return Tree(branches, leaves), frontier.node_of_row
+
+    def quantise(
+        self, gradient: Floats, hessian: Floats, active: Mask, counts_for: Floats
+    ) -> tuple[Integers, Integers]:
+        """Gradients and hessians of the drawn rows as integers, 0 for the others; sets the scales.
+
+        Each has the scale that its own largest value allows. Hosts need none of it: what they add up
+        stays within the layout's bits.
+        """
+        integers = []
+        scales = []
+        for values in (gradient, hessian):
+            drawn = values[active] * counts_for[active]
+            bound = float(np.abs(drawn).max())
+            if not bound < _DIVERGED:  # nor is NaN
+                raise ConfigError(
+                    "training diverges, with gradients beyond all bounds: lower the learning_rate or "
+                    "raise reg_lambda in [secureboost]",
+                    for_peer="its training diverges, the job needs other settings",
+                )
+            quantiser = Quantiser.for_bound(bound, self.layout.row_bits)
+            whole = np.zeros(len(values), np.int64)
+            whole[active] = quantiser.integers(drawn)
+            integers.append(whole)
+            scales.append(quantiser.scale)
+        self.scales = Scales(*scales)
+        return integers[0], integers[1]
 
     async def _send_gradients(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
     ) -> None:
         if not hosts:
             return
+        self.reserve.end()
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         rows = np.flatnonzero(active)
         chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-        tasks = [(self.layout, g[chunk], h[chunk]) for chunk in chunks]
-        encrypted = self.workers.stream(encrypt_pairs, tasks)
+        pairs = ((g[chunk], h[chunk]) for chunk in chunks)
+        encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
         while True:
             with self.timed("encrypt"):
                 ciphertexts = await anext(encrypted, None)
             if ciphertexts is None:
-                return
+                break
             with self.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
+        if number + 1 < self.params.trees:
+            self.reserve.begin()
 
     def _gains(self, party: "_OwnColumns | _HostColumns", node: int, total: Sums) -> Floats:
         left, valid = party.candidates[node]
-        return gains(left, total, valid, self.quantiser.scale, self.params)
+        return gains(left, total, valid, self.scales, self.params)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -529,17 +570,9 @@ async def host_train(
     first_record: dict[int, int] = {}  # of each tree
 
     # 1. The guest's key.
-    message = await guest.recv(Key)
-    if message.encryption != params.encryption:
-        raise guest.breach(f"a Key of another scheme than the job's, {params.encryption}")
-    try:
-        key = PUBLIC_KEYS[params.encryption](int.from_bytes(message.modulus, "big"))
-    except ValueError as error:
-        raise guest.breach(f"a Key with {error}") from None
-    if key.bits != params.key_bits:
-        raise guest.breach(f"a Key of {key.bits} bits where the job says {params.key_bits}")
+    key = await receive_key(guest, params)
 
-    async with Workers(key, workers) as pool:
+    async with Workers(key, Machine(workers)) as pool:
         store = pool.rows(binned.rows, key.width)
         try:
             while True:
@@ -597,34 +630,13 @@ class _HostTree:
         except ValueError as error:
             raise self._guest.breach(f"a TreeStart with {error}") from None
         self._frontier.active[:] = active
-        expected, received, summed = int(active.sum()), 0, 0
+        expected = int(active.sum())
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
         joint = JointSums(self._workers, self._store, self._sizes, 1)
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
-        under_way: deque[asyncio.Task[None]] = deque()
-        try:
-            while received < expected:
-                message = await self._guest.recv(Gradients)
-                data = np.frombuffer(message.ciphertexts, np.uint8)
-                rows, rest = divmod(len(data), self._workers.key.width)
-                if not rows or rest or received + rows > expected:
-                    raise self._guest.breach("Gradients of another number of rows than announced")
-                self._store.array[received : received + rows] = data.reshape(rows, -1)
-                received += rows
-                if received == expected or received - summed >= joint.batch:
-                    under_way.append(asyncio.create_task(joint.add(summed, received)))
-                    summed = received
-                if len(under_way) > 2:
-                    await under_way.popleft()
-            for task in under_way:
-                await task
-        except InvalidCiphertext as error:
-            raise self._guest.breach(f"Gradients with {error}") from None
-        finally:
-            for task in under_way:
-                task.cancel()
+        await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
         started = time.perf_counter()
         sums = await joint.histograms()
         self._seconds = time.perf_counter() - started
@@ -730,23 +742,34 @@ class _HostTree:
 # ------------------------------------------------------------------------------- what both share
 
 
-def generate_key(params: BoostParams) -> PrivateKey:
-    """A key for one job. Takes a second or more."""
-    return PRIVATE_KEYS[params.encryption].generate(
-        params.key_bits, full_exponents=params.obfuscators == "full"
-    )
+def draw_rows(
+    train: Mask, params: BoostParams, tree: int, gradient: Floats, hessian: Floats
+) -> tuple[Mask, Floats]:
+    """The rows drawn for a tree, and for how many training rows each of them counts.
 
-
-def draw_rows(train: Mask, params: BoostParams, tree: int) -> Mask:
-    """The rows drawn for a tree: a share of the training rows, without replacement."""
-    if params.subsample == 1:
-        return train
+    Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
+    (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest |gradient hessian|, the first among
+    equal ones, and a draw from the others, which counts for all of them. As in LightGBM not in the first
+    1 / learning_rate trees, whose gradients say little yet.
+    """
+    mask, counts_for = train.copy(), np.ones(len(train))
     rows = np.flatnonzero(train)
-    size = max(1, round(params.subsample * len(rows)))
-    drawn = np.random.default_rng([params.seed, tree]).choice(rows, size, replace=False)
-    mask = np.zeros_like(train)
-    mask[drawn] = True
-    return mask
+    generator = np.random.default_rng([params.seed, tree])
+    if params.goss_top and tree + 1 > 1 / params.learning_rate:
+        with np.errstate(over="ignore"):
+            size = np.abs(gradient[rows] * hessian[rows])
+        top = max(1, round(params.goss_top * len(rows)))
+        others = rows[np.argsort(-size, kind="stable")[top:]]
+        count = min(len(others), max(1, round(params.goss_other * len(rows))))
+        drawn = generator.choice(others, count, replace=False)
+        mask[others] = False
+        mask[drawn] = True
+        counts_for[drawn] = len(others) / max(1, count)
+    elif params.subsample < 1:
+        drawn = generator.choice(rows, max(1, round(params.subsample * len(rows))), replace=False)
+        mask[:] = False
+        mask[drawn] = True
+    return mask, counts_for
 
 
 def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> Binned:

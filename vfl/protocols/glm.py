@@ -298,11 +298,11 @@ class _Guest:
             self.seconds.clear()
             with self.timed(WHOLE):
                 # 5. The direction, and 6. the best step along it.
-                products = sum((report.products for report in reports), start=np.zeros(()))
+                products = np.sum([report.products for report in reports], axis=0)
                 weights = combination(products)
                 # In coordinates in which columns have unit variance, the length of a direction is about
                 # the spread of its scores.
-                length = math.sqrt(max(weights @ products @ weights, 2.0**-900))
+                length = math.sqrt(max(float(weights @ products @ weights), 2.0**-900))
                 precision = 2.0 ** (_FIXED_BITS - math.frexp(length)[1])
                 move = await self._direction(weights, precision)
                 with self.timed("step"):
