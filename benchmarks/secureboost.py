@@ -14,7 +14,7 @@ import os
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -103,6 +103,8 @@ def main() -> None:
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--holdout", type=float, help="share held out; 0.3, and 0 for uniform")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
+    parser.add_argument("--memory", type=int, default=2048, help="MB of ciphertexts in memory")
+    parser.add_argument("--goss", nargs=2, type=float, default=(0.0, 0.0), metavar=("TOP", "OTHER"))
     parser.add_argument("--obfuscators", choices=["short", "full"], default="short")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
@@ -148,12 +150,26 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
             **{name: host.peak_memory / 1e6 for name, host in serving.items()},
         },
     }
+    figures["operations_a_tree"] = {
+        party: {kind: count / trained["trees"] for kind, count in sorted(counts.items())}
+        for party, counts in operations(folders, trained["model"]).items()
+    }
     if trained["metrics"]:
         pooled = pooled_lightgbm(folders[guest], split, trained["model"], options)
         figures["auc_alone"] = trained["metrics"][f"{guest} alone"]["auc"]
         figures["auc_federated"] = trained["metrics"]["federation"]["auc"]
         figures["auc_pooled_lightgbm"] = pooled["auc"]
     return figures
+
+
+def operations(folders: dict[str, Path], model: str) -> dict[str, dict[str, int]]:
+    """Operations on ciphertexts of each party by kind, from its own record of the run."""
+    records = {
+        party: folder / "vfl-store" / "runs" / f"{model}.json" for party, folder in folders.items()
+    }
+    return {
+        party: json.loads(record.read_text())["body"]["operations"] for party, record in records.items()
+    }
 
 
 def set_up(folders: dict[str, Path], split: Split, options: argparse.Namespace) -> None:
@@ -165,7 +181,7 @@ def set_up(folders: dict[str, Path], split: Split, options: argparse.Namespace) 
         split.tables[party].to_parquet(folder / "table.parquet")
         role = "guest" if party == guest else "host"
         lines = ["[party]", f'name = "{party}"', f'role = "{role}"', f'identity = "keys/{party}"']
-        lines += [f"workers = {options.workers}"]
+        lines += [f"workers = {options.workers}", f"memory = {options.memory}"]
         lines += [f'listen = "127.0.0.1:{port}"'] * (party == guest)
         lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
         lines += [f"categorical = {json.dumps(split.categorical[party])}"]
@@ -190,6 +206,8 @@ learning_rate = {options.learning_rate}
 encryption = "{options.encryption}"
 key_bits = {options.key_bits}
 obfuscators = "{options.obfuscators}"
+goss_top = {options.goss[0]}
+goss_other = {options.goss[1]}
 """
     )
 
@@ -231,10 +249,20 @@ def show(name: str, figures: dict) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for key, value in figures.items():
-        for part, number in value.items() if isinstance(value, dict) else [("", value)]:
+        for part, number in flat(value):
             shown = f"{number:,}" if isinstance(number, int) else f"{number:,.4f}"
             table.add_row(f"{key} {part}".strip(), shown)
     Console().print(table)
+
+
+def flat(value: object) -> Iterator[tuple[str, float]]:
+    """The numbers in nested tables, each with its keys joined."""
+    if not isinstance(value, dict):
+        yield "", value
+        return
+    for key, inner in value.items():
+        for rest, number in flat(inner):
+            yield f"{key} {rest}".strip(), number
 
 
 if __name__ == "__main__":

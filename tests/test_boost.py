@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vfl.crypto.paillier import PrivateKey
+from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
@@ -60,10 +61,17 @@ class Job:
                 self.rows,
                 self.params,
                 KEY,
-                workers,
+                Machine(workers),
             )
             hosts = [
-                host_train(theirs, self.blocks[name], self.params, name=name, shown=str, workers=workers)
+                host_train(
+                    theirs,
+                    self.blocks[name],
+                    self.params,
+                    name=name,
+                    shown=str,
+                    machine=Machine(workers),
+                )
                 for name, (_, theirs) in zip(host_names, pairs, strict=True)
             ]
             (model, scores), *halves = await together([guest, *hosts])

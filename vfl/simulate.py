@@ -33,6 +33,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
+from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.losses import OBJECTIVES, BadLabel, Floats, LogisticLoss, Loss, Objective, loss_of
@@ -460,14 +461,16 @@ async def _train(
         binned = bin_columns(guest.take(rows), params.max_bins, params.min_bin_rows)
         drawn = _training(whole, rows, params)
         model, _ = await guest_train(
-            peers, {GUEST: binned}, drawn, params, key=key, workers=workers, progress=done
+            peers, {GUEST: binned}, drawn, params, key=key, machine=Machine(workers), progress=done
         )
         return rows, model
 
     async def host_role(to_guest: Peer, table: _Table) -> HostModel:
         rows = await host_align(to_guest, table.ids, context=context, name=table.name, hosts=names)
         binned = bin_columns(table.take(rows), params.max_bins, params.min_bin_rows)
-        return await host_train(to_guest, binned, params, name=table.name, shown=str, workers=workers)
+        return await host_train(
+            to_guest, binned, params, name=table.name, shown=str, machine=Machine(workers)
+        )
 
     roles = [host_role(to_guest, table) for (_, to_guest), table in zip(pairs, hosts, strict=True)]
     everyone: list[Coroutine[Any, Any, Any]] = [guest_role(), *roles]

@@ -30,6 +30,7 @@ import numpy as np
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.errors import VflError
 
+Operations = Counter[str]
 T = TypeVar("T")
 K = TypeVar("K", PublicKey, PrivateKey)
 
@@ -53,6 +54,9 @@ class Machine:
     workers: int = 1  # processes
     memory: int = 2 << 30  # bytes of ciphertexts kept in memory; more than these lie in a file
     scratch: Path | None = None  # where that file is; None is the system's folder of temporary files
+
+
+ONE_PROCESS = Machine()
 
 
 class SharedRows:
@@ -165,10 +169,11 @@ def _attached(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | N
 class Workers(Generic[K]):
     """Runs kernels `f(key, *arguments)` in the machine's processes, or in a thread when that is one."""
 
-    def __init__(self, key: K, machine: Machine) -> None:
+    def __init__(self, key: K, machine: Machine, operations: Operations | None = None) -> None:
+        """`operations` counts those on ciphertexts by kind."""
         self.key: K = key
         self.machine = machine
-        self.operations: Counter[str] = Counter()  # on ciphertexts, by kind
+        self.operations = Counter() if operations is None else operations
         self._pool: ProcessPoolExecutor | None = None
         if machine.workers > 1:
             self._pool = ProcessPoolExecutor(

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, DataError, ModelError, PeerError
+from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
     Alignment,
@@ -21,7 +24,6 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
-from vfl.jobs.memory import peak_memory
 from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
 from vfl.jobs.show import Show
 from vfl.learn.binning import bin_columns
@@ -37,26 +39,6 @@ from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import guest_score
 
 _JOB_LENGTH = 40  # how much of a job's name the names of its models take over
-
-
-@dataclass
-class Account:
-    """What a job cost: seconds in all, bytes by host, the most memory this party held in bytes."""
-
-    seconds: float
-    sent: dict[str, int]
-    received: dict[str, int]
-    peak_memory: int
-
-    @classmethod
-    def of(cls, started: float, hosts: Sequence[Peer]) -> "Account":
-        """Since `started` (time.monotonic), over these sessions."""
-        return cls(
-            time.monotonic() - started,
-            {host.name: host.traffic.bytes_sent for host in hosts},
-            {host.name: host.traffic.bytes_received for host in hosts},
-            peak_memory(),
-        )
 
 
 @dataclass(frozen=True)
@@ -151,6 +133,7 @@ async def train(
                     for_peer="the parties hold different alignments",
                 )
         key = await asyncio.to_thread(generate_key, params)
+        operations: Operations = Counter()
         follow = _Follow(show, loss.measure)
         model, score = await guest_train(
             hosts,
@@ -158,8 +141,9 @@ async def train(
             rows,
             params,
             key=key,
-            workers=party.party.cores,
+            machine=party.party.machine,
             progress=follow.tree,
+            operations=operations,
         )
         metrics: dict[str, dict[str, float]] = {}
         if held_out.any():
@@ -180,7 +164,7 @@ async def train(
             offset=party.data.offset is not None,
         )
         save_half(store, half)
-        account = Account.of(started, hosts)
+        account = Account.of(started, hosts, operations)
         _save_run(store, half, account, follow.phases, aligned.rows, held_out, score)
     counts = {
         "train": int(rows.train.sum()),
@@ -405,11 +389,8 @@ def _save_run(
         {
             "model": half.name,
             "metrics": half.metrics,
-            "seconds": account.seconds,
+            **account.document,
             "phases": phases,
-            "sent": account.sent,
-            "received": account.received,
-            "peak_memory": account.peak_memory,
             "held_out_rows": dict(rows),
             "held_out_probability" if half.objective == "binary" else "held_out_expected": dict(
                 predicted

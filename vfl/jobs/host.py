@@ -4,9 +4,11 @@ import asyncio
 import contextlib
 import math
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.halves import (
     Alignment,
@@ -182,6 +184,8 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     await peer.send(Accept(len(alignment.rows)))
     bind(peer, offer)
 
+    started, operations = time.monotonic(), Counter[str]()
+
     def keep(model: HostModel) -> None:
         half = HostHalf(
             name,
@@ -200,10 +204,12 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         params,
         name=party.name,
         shown=_shown(office, table),
-        workers=party.party.cores,
+        machine=party.party.machine,
+        operations=operations,
         keep=keep,
         progress=lambda tree, of: show.progress(f"training {job.name}", tree, of),
     )
+    store.write("run", name, {"model": name, **Account.of(started, [peer], operations).document})
     return f"trained {name} with {peer.name}: {len(model.splits)} splits are of this party's columns"
 
 

@@ -29,6 +29,7 @@ from pydantic import (
     model_validator,
 )
 
+from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
@@ -130,6 +131,12 @@ class PartySection(_Section):
         le=1024,
         description="processes for encrypted arithmetic; all cores if absent",
     )
+    memory: int = Field(
+        default=2048,
+        ge=16,
+        le=1_000_000,
+        description="MB of ciphertexts kept in memory; more of them lie in a file in the store",
+    )
     store: LocalPath = Field(
         default=Path("vfl-store"),
         validate_default=True,
@@ -137,9 +144,10 @@ class PartySection(_Section):
     )
 
     @property
-    def cores(self) -> int:
-        """How many processes to use."""
-        return self.workers or os.cpu_count() or 1
+    def machine(self) -> Machine:
+        """What this party lends to encrypted arithmetic."""
+        workers = self.workers or os.cpu_count() or 1
+        return Machine(workers, self.memory << 20, self.store / "scratch")
 
 
 class DataSection(_Section):

@@ -52,7 +52,7 @@ from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
-from vfl.crypto.workers import Machine, SharedRows, Workers
+from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
@@ -215,14 +215,15 @@ async def guest_train(
     rows: Training,
     params: BoostParams,
     key: PrivateKey | None = None,
-    workers: int = 1,
+    machine: Machine = ONE_PROCESS,
     progress: Callable[[TreeDone], None] = lambda _: None,
+    operations: Operations | None = None,
 ) -> tuple[GuestModel, Floats]:
     """The guest's half of the model and the score of every aligned row, shape (rows,).
 
     `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
     blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts;
-    `workers` processes encrypt and decrypt. Raises PeerError when a host breaks the protocol.
+    `operations` counts those on ciphertexts. Raises PeerError when a host breaks the protocol.
     """
     if hosts and key is None:
         raise ValueError("training with hosts needs a key")
@@ -230,7 +231,7 @@ async def guest_train(
         raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
     if key is None:
         return await _Guest([], blocks, rows, params, None).train(progress)
-    async with Workers(key, Machine(workers)) as pool:
+    async with Workers(key, machine, operations) as pool:
         guest = _Guest(list(hosts), blocks, rows, params, pool)
         try:
             return await guest.train(progress)
@@ -556,7 +557,8 @@ async def host_train(
     *,
     name: str,
     shown: Callable[[str], str],
-    workers: int = 1,
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
     keep: Callable[[HostModel], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda tree, of: None,
     shuffle: Callable[[list[int]], None] = _shuffle,
@@ -564,7 +566,8 @@ async def host_train(
     """A host's half of the model.
 
     `shown` gives the name under which the guest may see a column; `keep` stores the half before the
-    guest is told that it is safe. Raises PeerError when the guest breaks the protocol.
+    guest is told that it is safe; `operations` counts those on ciphertexts. Raises PeerError when the
+    guest breaks the protocol.
     """
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
@@ -572,7 +575,7 @@ async def host_train(
     # 1. The guest's key.
     key = await receive_key(guest, params)
 
-    async with Workers(key, Machine(workers)) as pool:
+    async with Workers(key, machine, operations) as pool:
         store = pool.rows(binned.rows, key.width)
         try:
             while True:
@@ -714,6 +717,8 @@ class _HostTree:
         with_missing = own.missing_left[sent]
         missing = histogram[own.missing_cell[sent[with_missing]]]
         left[with_missing] = key.add(left[with_missing], missing)
+        numeric = sum(column.bins for column in own.columns if column.edges is not None)
+        self._workers.operations["add"] += numeric + len(missing)
         return left
 
     def _win(

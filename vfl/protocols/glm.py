@@ -52,7 +52,7 @@ from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt
-from vfl.crypto.workers import Machine, Workers
+from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, Workers
 from vfl.errors import ConfigError, DataError, Refused
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, Move, Report, Scores, combination
@@ -210,7 +210,8 @@ async def guest_fit(
     rows: Training,
     params: GlmParams,
     key: PrivateKey | None = None,
-    machine: Machine = Machine(),  # noqa: B008 - frozen
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
     progress: Callable[[IterationDone], None] = lambda _: None,
 ) -> Fit:
     """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
@@ -222,7 +223,7 @@ async def guest_fit(
         return await _Guest([], blocks, rows, params, None).fit(progress)
     if key is None:
         raise ValueError("a fit with hosts needs a key")
-    async with Workers(key, machine) as pool:
+    async with Workers(key, machine, operations) as pool:
         guest = _Guest(list(hosts), blocks, rows, params, pool)
         try:
             return await guest.fit(progress)
@@ -480,7 +481,8 @@ async def host_fit(
     minimum: int = 1,
     sign: Sign | None = None,
     verify: Verify | None = None,
-    machine: Machine = Machine(),  # noqa: B008 - frozen
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
     keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
     progress: Callable[[int, int], None] = lambda iteration, of: None,
 ) -> Floats:
@@ -507,7 +509,7 @@ async def host_fit(
     own = matrix.take(training)
     block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept)
 
-    async with Workers(key, machine) as pool:
+    async with Workers(key, machine, operations) as pool:
         store = pool.rows(count, key.width)
         try:
             try:
