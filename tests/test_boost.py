@@ -294,7 +294,7 @@ def test_an_offset_is_what_exposure_is_in_a_poisson_model():
     )
     rated, score_of_rates = dataclasses.replace(job, rows=rates).oracle()
     assert [set(t.branches) for t in rated.trees] == [set(t.branches) for t in model.trees]
-    # The same sums but for the rounding of gradients to 32 bits of their largest.
+    # The same sums but for the rounding of gradients to 24 bits of their largest.
     assert score_of_rates + rows.offset == pytest.approx(score, abs=1e-6)
 
 

@@ -45,7 +45,7 @@ def test_sums_come_back(case):
 def test_layouts_keep_what_they_promise(rows, key_bits):
     layout = Layout.for_rows(rows, key_bits)
     most = rows << layout.row_bits
-    assert 8 <= layout.row_bits <= 32
+    assert 8 <= layout.row_bits <= 24
     assert most < 2**53  # exact in float64
     assert most < 2**layout.sum_bits  # hessian sums never reach the gradients'
     assert (most << layout.sum_bits) + most < 2 ** (layout.slot_bits - 1)  # nor a slot the next one
@@ -75,18 +75,18 @@ def test_no_rows_are_refused(rows):
 
 @pytest.mark.parametrize(
     ("g", "h"),
-    [(2**32 + 1, 0), (-(2**32) - 1, 0), (-(2**63), 0), (0, 2**32 + 1), (0, -1), (0, -(2**63))],
+    [(2**24 + 1, 0), (-(2**24) - 1, 0), (-(2**63), 0), (0, 2**24 + 1), (0, -1), (0, -(2**63))],
 )
 def test_a_row_out_of_bounds_is_refused(g, h):
     layout = Layout.for_rows(100, 2048)
-    with pytest.raises(ValueError, match=r"beyond 2\^32"):
+    with pytest.raises(ValueError, match=r"beyond 2\^24"):
         layout.pair(np.array([0, g, 5]), np.array([1, h, 5]))
 
 
 def test_a_row_at_the_bounds_is_not():
     layout = Layout.for_rows(100, 2048)
-    plaintexts = layout.pair(np.array([2**32, -(2**32)]), np.array([0, 2**32]))
-    assert plaintexts == [2**32 << layout.sum_bits, (-(2**32) << layout.sum_bits) + 2**32]
+    plaintexts = layout.pair(np.array([2**24, -(2**24)]), np.array([0, 2**24]))
+    assert plaintexts == [2**24 << layout.sum_bits, (-(2**24) << layout.sum_bits) + 2**24]
     empty = np.array([], np.int64)
     assert layout.pair(empty, empty) == []
 
@@ -96,7 +96,7 @@ def test_a_sum_out_of_bounds_is_refused(which):
     layout = Layout.for_rows(100, 2048)
     above = (100 << layout.row_bits) + 1
     sums = {"gradient": ([above], [0]), "-gradient": ([-above], [0]), "hessian": ([0], [above])}
-    with pytest.raises(ValueError, match=r"a sum out of bounds: over 100 rows of 2\^32"):
+    with pytest.raises(ValueError, match=r"a sum out of bounds: over 100 rows of 2\^24"):
         layout.unpack(joined(layout, *sums[which]), 1)
 
 

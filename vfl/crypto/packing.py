@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 # Sums must be exact in float64, where gains are computed.
 _EXACT_BITS = 53
-ROW_BITS = 32
+# What LightGBM keeps of a gradient (float32); each bit more makes all packed sums two bits longer.
+ROW_BITS = 24
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Layout:
 
     @classmethod
     def for_rows(cls, rows: int, plaintext_bits: int) -> "Layout":
-        """The layout with the most precise rows (32 bits at most) whose sums are exact.
+        """The layout with the most precise rows (ROW_BITS at most) whose sums are exact.
 
         `plaintext_bits` are those of the number of plaintexts (PublicKey.plaintext_bits). Raises
         ValueError, with the numbers, when not one sum fits.
