@@ -11,9 +11,11 @@ has the same trees, depth, learning rate, bins and penalty and trains on the sam
 import argparse
 import json
 import os
+import re
 import statistics
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +40,7 @@ class Split:
     categorical: dict[str, list[str]]
 
 
-def fremtpl2(data: Path, rows: int | None) -> Split:
+def fremtpl2(data: Path, rows: int | None, columns: int) -> Split:
     """French motor third-party liability, split as insurer, vehicle registry and claims bureau."""
     policies = pd.read_parquet(data / "freMTPL2" / "policies.parquet").head(rows)
     policies["id"] = policies["IDpol"].astype(str)
@@ -56,7 +58,7 @@ def fremtpl2(data: Path, rows: int | None) -> Split:
     )
 
 
-def default_credit(data: Path, rows: int | None) -> Split:
+def default_credit(data: Path, rows: int | None, columns: int) -> Split:
     """UCI credit default in FATE's vertical split."""
     tables = {}
     for party, side in (("bank", "guest"), ("partner", "host")):
@@ -66,21 +68,21 @@ def default_credit(data: Path, rows: int | None) -> Split:
     return Split(tables, {"bank": [], "partner": []})
 
 
-def uniform(data: Path, rows: int | None) -> Split:
-    """Ten uniform columns at each of two parties: the worst case for sums by joint cells."""
+def uniform(data: Path, rows: int | None, columns: int) -> Split:
+    """Uniform columns at each of two parties: the worst case for sums by joint cells."""
     generator = np.random.default_rng(0)
     size = rows or 20_000
     ids = np.arange(size).astype(str)
-    columns = generator.random((20, size))
-    label = generator.random(size) < 1 / (1 + np.exp(3 - 3 * columns[0] - 3 * columns[10]))
+    numbers = generator.random((2 * columns, size))
+    label = generator.random(size) < 1 / (1 + np.exp(3 - 3 * numbers[0] - 3 * numbers[columns]))
     tables = {}
-    for party, own in (("guest", columns[:10]), ("host", columns[10:])):
+    for party, own in (("guest", numbers[:columns]), ("host", numbers[columns:])):
         tables[party] = pd.DataFrame({"id": ids} | {f"{party}{i}": c for i, c in enumerate(own)})
     tables["guest"]["label"] = label.astype(int)
     return Split(tables, {"guest": [], "host": []})
 
 
-SPLITS: dict[str, Callable[[Path, int | None], Split]] = {
+SPLITS: dict[str, Callable[[Path, int | None, int], Split]] = {
     "uniform": uniform,
     "freMTPL2": fremtpl2,
     "default_credit": default_credit,
@@ -95,6 +97,7 @@ def main() -> None:
     parser.add_argument("split", choices=SPLITS)
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int)
+    parser.add_argument("--columns", type=int, default=10, help="of each party, for uniform")
     parser.add_argument("--trees", type=int, default=20)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
@@ -112,7 +115,7 @@ def main() -> None:
         options.holdout = 0.0 if options.split == "uniform" else 0.3
     if options.split != "uniform" and not options.data.is_dir():
         sys.exit(f"no data at {options.data}: see benchmarks/README.md")
-    split = SPLITS[options.split](options.data, options.rows)
+    split = SPLITS[options.split](options.data, options.rows, options.columns)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
     if options.json:
@@ -126,7 +129,7 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     guest, *hosts = split.tables
     folders = {party: work / party for party in split.tables}
     set_up(folders, split, options)
-    with local.serving({host: folders[host] for host in hosts}) as serving:
+    with Memory(folders) as memory, local.serving({h: folders[h] for h in hosts}) as serving:
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
         trained = local.run(folders[guest], "train", f"{guest}.toml", "job.toml")
     phases = trained["phases"]
@@ -149,6 +152,7 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
             guest: trained["peak_memory"] / 1e6,
             **{name: host.peak_memory / 1e6 for name, host in serving.items()},
         },
+        "peak_memory_with_workers_mb": {name: peak / 1e6 for name, peak in memory.peaks.items()},
     }
     figures["operations_a_tree"] = {
         party: {kind: count / trained["trees"] for kind, count in sorted(counts.items())}
@@ -160,6 +164,38 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
         figures["auc_federated"] = trained["metrics"]["federation"]["auc"]
         figures["auc_pooled_lightgbm"] = pooled["auc"]
     return figures
+
+
+class Memory(threading.Thread):
+    """Samples the memory of each party's processes, shared pages counted once (Linux's Pss)."""
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        super().__init__(daemon=True)
+        self.peaks = dict.fromkeys(folders, 0)
+        self._party_of = {str(folder): party for party, folder in folders.items()}
+        self._done = threading.Event()
+
+    def __enter__(self) -> "Memory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        """Once a second, until the job is over. A party's processes work in its folder."""
+        while not self._done.wait(1.0):
+            now = dict.fromkeys(self.peaks, 0)
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    party = self._party_of.get(str((process / "cwd").readlink()))
+                    if party is not None:
+                        rollup = (process / "smaps_rollup").read_text()
+                        now[party] += 1024 * int(re.search(r"^Pss: +(\d+)", rollup, re.M)[1])
+                except OSError:
+                    continue  # it has ended meanwhile
+            self.peaks = {party: max(self.peaks[party], now[party]) for party in now}
 
 
 def operations(folders: dict[str, Path], model: str) -> dict[str, dict[str, int]]:
