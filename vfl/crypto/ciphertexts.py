@@ -101,6 +101,7 @@ class PublicKey(ABC):
         self.width = self.bits // 8 * self.POWER
         self._random_bits = random_bits
         self._base: FixedBase | None = None
+        self._short: tuple[int, FixedBase] | None = None
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and type(self) is type(other) and self.n == other.n
@@ -253,6 +254,28 @@ class PublicKey(ABC):
     def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
         """Encryptions of integers (negative ones modulo the number of plaintexts)."""
         return self.rerandomise(self.unsafe_encrypt(plaintexts))
+
+    def conceal(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+        """The same plaintexts under obfuscators that hide from everybody but the key's owner.
+
+        Their exponents are short, by the assumption above: much less work than `rerandomise`.
+        """
+        if self._short is None:
+            bits = SHORT_EXPONENT[self.bits]
+            base = gmpy2.powmod(self._random_bits(self.bits + 128), 2 * self.n, self.modulus)
+            self._short = bits, FixedBase(base, self.modulus, bits)
+        bits, base = self._short
+        return self.array(
+            [x * base.power(self._random_bits(bits)) % self.modulus for x in self.integers(ciphertexts)]
+        )
+
+    def times(self, ciphertexts: Ciphertexts, factors: Sequence[int]) -> Ciphertexts:
+        """Element-wise products of plaintexts with integers.
+
+        Whoever knows the ciphertext that went in can find a small factor: conceal the outcome.
+        """
+        pairs = zip(self.integers(ciphertexts), factors, strict=True)
+        return self.array([gmpy2.powmod(x, factor, self.modulus) for x, factor in pairs])
 
     def parts(self) -> tuple[int, ...]:
         """What `from_parts` makes the same key of in a worker process."""

@@ -16,6 +16,7 @@ from vfl.crypto.workers import SharedRows, Workers, rows_of
 Integers = NDArray[np.int64]
 
 _TASK = 512  # products of a task at least
+_FEW = 128  # powers of a task
 
 
 async def sum_rows(
@@ -113,14 +114,55 @@ async def positional_sums(
     """A ciphertext a task: (histograms of the digits, bits of a digit, least integer)."""
     # A product for the running sum of each cell and one for their sum.
     workers.operations["add"] += sum(2 * len(h) for histograms, _, _ in tasks for h in histograms)
-    empty = np.empty((0, workers.key.width), np.uint8)
-    return np.concatenate([empty, *await workers.map(_positional_sum, tasks)])
+    return np.concatenate([_none(workers), *await workers.map(_positional_sum, tasks)])
 
 
 def _positional_sum(
     key: PublicKey, histograms: list[Ciphertexts], window: int, least: int
 ) -> Ciphertexts:
     return key.positional_sum(histograms, window, least)
+
+
+async def conceal(workers: Workers[PublicKey], plaintexts: Sequence[int]) -> Ciphertexts:
+    """Encryptions, without the private key, that hide from all but its owner."""
+    tasks = [(plaintexts[i : i + _FEW],) for i in range(0, len(plaintexts), _FEW)]
+    workers.operations["encrypt"] += len(plaintexts)
+    return np.concatenate([_none(workers), *await workers.map(_conceal, tasks)])
+
+
+def _conceal(key: PublicKey, plaintexts: Sequence[int]) -> Ciphertexts:
+    return key.conceal(key.unsafe_encrypt(plaintexts))
+
+
+async def times_and_conceal(
+    workers: Workers[PublicKey],
+    ciphertexts: Ciphertexts,
+    factors: Sequence[int] | None,
+    summands: Sequence[int],
+) -> Ciphertexts:
+    """Each plaintext times a factor (1 without) plus a summand, hidden from all but the key's owner."""
+    tasks = [
+        (
+            ciphertexts[i : i + _FEW],
+            None if factors is None else factors[i : i + _FEW],
+            summands[i : i + _FEW],
+        )
+        for i in range(0, len(ciphertexts), _FEW)
+    ]
+    workers.operations["multiply"] += len(factors or ())
+    workers.operations["conceal"] += len(ciphertexts)
+    return np.concatenate([_none(workers), *await workers.map(_times_and_conceal, tasks)])
+
+
+def _times_and_conceal(
+    key: PublicKey, ciphertexts: Ciphertexts, factors: Sequence[int] | None, summands: Sequence[int]
+) -> Ciphertexts:
+    products = ciphertexts if factors is None else key.times(ciphertexts, factors)
+    return key.conceal(key.add(products, key.unsafe_encrypt(summands)))
+
+
+def _none(workers: Workers[PublicKey]) -> Ciphertexts:
+    return np.empty((0, workers.key.width), np.uint8)
 
 
 async def pack_and_mask(

@@ -198,6 +198,11 @@ class Matrix:
             gram[at] = gram[:, at] = self.transposed_times(weighted)
         return gram
 
+    def with_intercept(self) -> "Matrix":
+        """The matrix with a column of ones before all others."""
+        ones = np.ones((1, self.rows), np.uint16)
+        return replace(self, codes=np.vstack([ones, self.codes]), levels=(1, *self.levels))
+
     def take(self, rows: NDArray[np.bool_]) -> "Matrix":
         """The matrix of some of the rows."""
         return Matrix(self.codes[:, rows], self.levels, self.numbers[:, rows])
@@ -287,10 +292,8 @@ class Design:
 
         Without them the others have full rank. Found by Cholesky's decomposition of the Gram matrix.
         """
-        intercept = np.ones((1, matrix.rows), np.uint16)
-        whole = replace(matrix, codes=np.vstack([intercept, matrix.codes]), levels=(1, *matrix.levels))
-        names = self.coefficients
-        return [names[column - 1] for column in _dependent(whole.gram()) if column > 0]
+        names, gram = self.coefficients, matrix.with_intercept().gram()
+        return [names[column - 1] for column in _dependent(gram) if column > 0]
 
     def relativities(self, coefficients: Floats) -> list[Relativity]:
         """A model's coefficients, in the order of `coefficients`, for its owner to read.

@@ -60,19 +60,37 @@ class Move:
 class Block:
     """One party's columns of the rows that train, its coefficients and its part of the history."""
 
-    def __init__(self, matrix: Matrix, alpha: float, centred: bool) -> None:
-        """`centred`: whether the model has an intercept."""
-        self.matrix, self._alpha = matrix, alpha
+    def __init__(self, matrix: Matrix, alpha: float, centred: bool, free: int = 0) -> None:
+        """`centred`: whether the model has an intercept outside of the blocks.
+
+        The first `free` columns bear no penalty: an intercept inside of this block.
+        """
+        self.matrix = matrix
+        self._alpha = np.where(np.arange(matrix.columns) < free, 0.0, alpha)
         self.beta = np.zeros(matrix.columns)
-        self._to_beta = _inverse_root(matrix, alpha, centred)
+        self._to_beta = _inverse_root(matrix, self._alpha, centred)
         self._steps: deque[Floats] = deque(maxlen=PAIRS)
         self._changes: deque[Floats] = deque(maxlen=PAIRS)
         self._gradient: Floats | None = None
+        self.known = np.zeros(matrix.columns)  # the gradient at the present coefficients
         self._direction = self._step = np.zeros(matrix.columns)
 
     def report(self, product: Floats) -> Report:
         """Take X^T r at the present coefficients, shape (columns,)."""
-        gradient = product + self._alpha * self.beta
+        return self.take(self.gradient(0.0, product))
+
+    def gradient(self, size: float, product: Floats) -> Floats:
+        """The gradient so far along the direction, where X^T r is `product`; shape (columns,)."""
+        beta = self.beta + size * (self._to_beta @ self._direction)
+        return np.asarray(product + self._alpha * beta)
+
+    def slope(self, gradient: Floats) -> float:
+        """This block's part of the loss's derivative along the direction."""
+        return float(gradient @ self._to_beta @ self._direction)
+
+    def take(self, gradient: Floats) -> Report:
+        """Take the gradient at the present coefficients, shape (columns,)."""
+        self.known = gradient
         whitened = self._to_beta @ gradient
         if self._gradient is not None:
             self._steps.append(self._step)
@@ -98,15 +116,15 @@ class Block:
         return np.array([*self._steps, *self._changes, self._gradient])
 
 
-def _inverse_root(matrix: Matrix, alpha: float, centred: bool) -> Floats:
+def _inverse_root(matrix: Matrix, alpha: Floats, centred: bool) -> Floats:
     """C^(-1/2), shape (columns, columns)."""
     gram = matrix.gram() / matrix.rows
     if centred:
         mean = matrix.transposed_times(np.ones(matrix.rows)) / matrix.rows
         gram -= np.outer(mean, mean)
-    values, vectors = np.linalg.eigh(gram)
+    values, vectors = np.linalg.eigh(gram + np.diag(alpha))
     # Where columns are all but dependent, rounding decides the eigenvalue: the search does the rest.
-    values = np.maximum(values + alpha, _FLAT * max(values.max(initial=0.0), alpha))
+    values = np.maximum(values, _FLAT * max(values.max(initial=0.0), 1e-300))
     root: Floats = (vectors / np.sqrt(values)) @ vectors.T
     return root
 

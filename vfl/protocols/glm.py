@@ -20,7 +20,8 @@ For each iteration:
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r to 2^-50 of its
-largest, numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the direction).
+largest, numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the direction's length, of
+rows held out to 2^-40 of the way's).
 
 Learned by the guest: each iteration, the total change of each row's score by the hosts' columns. So in
 the end the hosts' total partial score of each row (as when it scores), and as many combinations of the
@@ -70,7 +71,7 @@ from vfl.protocols.products import ROW_BITS, EncryptedProduct
 WHOLE = "whole iteration"  # the phase that holds all others
 
 _ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
-_SETTLED = 1e-3  # at the end no score has changed by more in the last step
+_SETTLED = 1e-3  # at the end no score has changed by more in the last step, relative to all steps
 _SEPARATED = 30.0  # a score so far from where it started tells of a label that is separated
 _FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
 _LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
@@ -257,7 +258,9 @@ class _Guest:
             params.fit_intercept,
         )
         self.seconds: dict[str, float] = defaultdict(float)
+        self._columns: dict[str, int] = {}  # of each host
         self._steps = 0
+        self._way = 0.0  # the lengths of all steps
         self._workers = workers
         if workers is not None:
             self.reserve = Reserve(workers, int(rows.train.sum()))
@@ -287,8 +290,9 @@ class _Guest:
                 deviance = scores.deviance()
                 explained = 1 - deviance / null if null > 0 else 0.0
                 greatest = max((report.greatest for report in reports), default=0.0)
-                converged = greatest <= params.tolerance and scores.change <= _SETTLED
-                if not self._settles(scores.score - first):
+                moved = float(np.abs(scores.score - first).max(initial=0.0))
+                converged = greatest <= params.tolerance and scores.change <= _SETTLED * max(1.0, moved)
+                if not self._settles(moved):
                     raise _separable()
                 seconds = dict(self.seconds)
             progress(
@@ -299,36 +303,17 @@ class _Guest:
             self.seconds.clear()
             with self.timed(WHOLE):
                 # 5. The direction, and 6. the best step along it.
-                products = np.sum([report.products for report in reports], axis=0)
-                weights = combination(products)
-                # In coordinates in which columns have unit variance, the length of a direction is about
-                # the spread of its scores.
-                length = math.sqrt(max(float(weights @ products @ weights), 2.0**-900))
-                precision = 2.0 ** (_FIXED_BITS - math.frexp(length)[1])
+                weights, precision = _next(reports)
                 move = await self._direction(weights, precision)
                 with self.timed("step"):
                     size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
-                await self._step(size)
+                await self._step(size, precision)
         return await self._end(iteration, converged, deviance, explained, greatest)
 
     async def _start(self) -> None:
         params, rows = self.params, self.rows
         await send_key(self.hosts, params.encryption, self.workers.key.public)
-        start = FitStart(pack_bits(rows.train))
-        await together([host.send(start) for host in self.hosts])
-        count = int(rows.train.sum())
-        for host, ready in zip(
-            self.hosts, await together([host.recv(FitReady) for host in self.hosts]), strict=True
-        ):
-            if ready.columns < 0:
-                raise host.breach("FitReady with a negative number of columns")
-            if ready.columns * _ROWS_A_COLUMN > count:
-                raise DataError(
-                    f"{host.name} has {ready.columns:,} columns to fit {count:,} rows with, "
-                    f"and each iteration tells it as many numbers that depend on the labels: it needs "
-                    f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-                    for_peer=f"{host.name} has too many columns for {count:,} rows",
-                )
+        self._columns = await start_hosts(self.hosts, rows.train)
         await relay_keys(self.hosts)
 
     async def _reports(self, residuals: Floats) -> list[Report]:
@@ -341,10 +326,7 @@ class _Guest:
             return reports
         bound = float(np.abs(residuals).max(initial=0.0))
         if not math.isfinite(bound):
-            raise ConfigError(
-                "the fit diverges, with residuals beyond all bounds: raise alpha in [glm]",
-                for_peer="its fit diverges, the job needs other settings",
-            )
+            raise diverges("residuals")
         quantiser = Quantiser.for_bound(bound, ROW_BITS)
         await self._send(quantiser.integers(residuals))
         self.reserve.begin()
@@ -371,6 +353,8 @@ class _Guest:
         with self.timed(f"{host.name} and transfer"):
             message = await host.recv(MaskedProducts)
         self.seconds[host.name] += message.seconds
+        if len(message.ciphertexts) > self._columns[host.name] * key.width:
+            raise host.breach("MaskedProducts of more products than it has columns")
         with self.timed("decrypt"):
             try:
                 opened = await decrypt(self.workers, key.parse(message.ciphertexts))
@@ -393,19 +377,20 @@ class _Guest:
             moves = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
         with self.timed("scores"):
             count = len(self.scores.score)
-            shares = await together([_receive_scores(host, ScoreChange, count) for host in self.hosts])
+            shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
             penalties = await together([host.recv(PenaltyProducts) for host in self.hosts])
         for host, penalty in zip(self.hosts, penalties, strict=True):
             if not np.isfinite([penalty.linear, penalty.square]).all():
                 raise host.breach("PenaltyProducts that are no numbers")
         return Move(
-            sum((move.scores for move in moves), start=_total(shares, count, precision)),
+            sum((move.scores for move in moves), start=total_of(shares, count, precision)),
             sum(m.linear for m in moves) + sum(p.linear for p in penalties),
             sum(m.square for m in moves) + sum(p.square for p in penalties),
         )
 
-    async def _step(self, size: float) -> None:
+    async def _step(self, size: float, precision: float) -> None:
         self._steps += 1
+        self._way += _length(size, precision)
         for block in self.own.values():
             block.step(size)
         await together([host.send(Step(size)) for host in self.hosts])
@@ -416,12 +401,14 @@ class _Guest:
         held_out = ~self.rows.train
         await together([host.send(FitEnd(converged)) for host in self.hosts])
         count = int(held_out.sum())
-        shares = await together([_receive_scores(host, HeldOutScores, count) for host in self.hosts])
+        shares = await together([receive_scores(host, HeldOutScores, count) for host in self.hosts])
         await together([host.recv(FitKept) for host in self.hosts])
         score = np.empty(len(self.rows.label))
         score[self.rows.train] = self.scores.score
         score[held_out] = (
-            self.offset[held_out] + self.scores.intercept + _total(shares, count, 2.0**_FIXED_BITS)
+            self.offset[held_out]
+            + self.scores.intercept
+            + total_of(shares, count, _precision(self._way))
         )
         for name, block in self.own.items():
             score[held_out] += self.whole[name].take(held_out).times(block.beta)
@@ -436,11 +423,9 @@ class _Guest:
             gradient,
         )
 
-    def _settles(self, change: Floats) -> bool:
+    def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
-        if self.params.alpha > 0 or self.rows.loss.link == "identity":
-            return True
-        return float(np.abs(change).max(initial=0.0)) <= _SEPARATED
+        return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -448,6 +433,17 @@ class _Guest:
         started = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - started
+
+
+def _next(reports: Sequence[Report]) -> tuple[Floats, float]:
+    """The weights of the vectors in the next direction, and the precision of its scores."""
+    products = sum((report.products for report in reports), start=np.zeros((1, 1)))
+    with np.errstate(over="ignore", invalid="ignore"):
+        weights = combination(products)
+        square = float(weights @ products @ weights)
+    if not np.isfinite([*weights, square]).all():
+        raise diverges("gradients")
+    return weights, _precision(math.sqrt(max(square, 0.0)))
 
 
 def _separable() -> DataError:
@@ -495,14 +491,8 @@ async def host_fit(
     """
     # 1. Key, rows, keys of the other hosts.
     key = await receive_key(guest, params)
-    start = await guest.recv(FitStart)
-    try:
-        training = unpack_bits(start.training, rows)
-    except ValueError as error:
-        raise guest.breach(f"a FitStart with {error}") from None
+    training = await receive_training(guest, rows, minimum)
     count = int(training.sum())
-    if count < minimum:
-        raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
@@ -517,7 +507,7 @@ async def host_fit(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            iteration = 0
+            iteration, way = 0, 0.0
             while isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
                 if iteration > params.max_iterations:
                     raise guest.breach("a FitNext beyond the last iteration")
@@ -539,18 +529,19 @@ async def host_fit(
                 if not (math.isfinite(combine.precision) and combine.precision > 0):
                     raise guest.breach("Combine without a precision")
                 move = await asyncio.to_thread(block.direction, weights)
-                await _send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
+                await send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
                 await guest.send(PenaltyProducts(move.linear, move.square))
                 step = await guest.recv(Step)
                 if not math.isfinite(step.size):
                     raise guest.breach("a Step that is no number")
                 block.step(step.size)
+                way += _length(step.size, combine.precision)
                 iteration += 1
         finally:
             store.close()
 
     held_out = matrix.take(~training).times(block.beta)
-    await _send_scores(guest, HeldOutScores, held_out, 2.0**_FIXED_BITS, masks)
+    await send_scores(guest, HeldOutScores, held_out, _precision(way), masks)
     keep(block.beta, end.converged)
     await guest.send(FitKept())
     return block.beta
@@ -576,7 +567,57 @@ async def _gradient(guest: Peer, product: EncryptedProduct, width: int) -> Float
 # ------------------------------------------------------------------------------- what both share
 
 
-async def _send_scores(
+def _precision(length: float) -> float:
+    """What scores are multiplied by and rounded that lie along a direction, or a way, of this length.
+
+    In the coordinates in which columns have unit variance, it is about the spread of the scores.
+    """
+    return 2.0 ** (_FIXED_BITS - math.frexp(max(length, 2.0**-450))[1])
+
+
+def _length(size: float, precision: float) -> float:
+    """Of a step, up to a factor of two: as all parties know it."""
+    return abs(size) * 2.0**_FIXED_BITS / precision
+
+
+def diverges(what: str) -> ConfigError:
+    return ConfigError(
+        f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
+        for_peer="its part of the fit diverges, the job needs other settings",
+    )
+
+
+async def start_hosts(hosts: Sequence[Peer], train: Mask) -> dict[str, int]:
+    """Say which rows train; each host's number of columns. Raises DataError for too many."""
+    start, count = FitStart(pack_bits(train)), int(train.sum())
+    await together([host.send(start) for host in hosts])
+    found = await together([host.recv(FitReady) for host in hosts])
+    for host, ready in zip(hosts, found, strict=True):
+        if ready.columns < 0:
+            raise host.breach("FitReady with a negative number of columns")
+        if ready.columns * _ROWS_A_COLUMN > count:
+            raise DataError(
+                f"{host.name} has {ready.columns:,} columns to fit {count:,} rows with, and each "
+                "iteration tells it as many numbers that depend on the labels: it needs "
+                f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
+                for_peer=f"{host.name} has too many columns for {count:,} rows",
+            )
+    return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
+
+
+async def receive_training(guest: Peer, rows: int, minimum: int) -> Mask:
+    """Which of the aligned rows train. Raises Refused for fewer than `minimum`."""
+    start = await guest.recv(FitStart)
+    try:
+        training = unpack_bits(start.training, rows)
+    except ValueError as error:
+        raise guest.breach(f"a FitStart with {error}") from None
+    if (count := int(training.sum())) < minimum:
+        raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
+    return training
+
+
+async def send_scores(
     guest: Peer,
     kind: type[ScoreChange] | type[HeldOutScores],
     scores: Floats,
@@ -586,16 +627,13 @@ async def _send_scores(
     """Scores in fixed point behind masks, in parts."""
     integers = np.rint(scores * precision)
     if not np.abs(integers).max(initial=0.0) <= _LARGEST:
-        raise ConfigError(
-            "the fit diverges, with scores beyond all bounds: raise alpha in [glm]",
-            for_peer="its part of the fit diverges, the job needs other settings",
-        )
+        raise diverges("scores")
     hidden = integers.astype(np.int64).view(np.uint64) + masks.draw(len(scores))
     for first in range(0, len(hidden), _ROWS):
         await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
 
 
-async def _receive_scores(
+async def receive_scores(
     host: Peer, kind: type[ScoreChange] | type[HeldOutScores], rows: int
 ) -> NDArray[np.uint64]:
     parts = [np.zeros(0, np.uint64)]
@@ -607,7 +645,7 @@ async def _receive_scores(
     return np.concatenate(parts)
 
 
-def _total(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
+def total_of(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
     """The sum of all hosts' scores, in which their masks cancel; shape (rows,)."""
     total = np.zeros(rows, np.uint64)
     for share in shares:

@@ -24,6 +24,7 @@ ROW_BITS = 50
 """Bits of a row's quantised residual, sign not counted."""
 
 _WINDOWS = range(4, 17)  # bits of a digit; codes are uint16
+_MOST_BITS = 62  # of a number's magnitude, so that the least can be subtracted from the greatest
 
 
 @dataclass(frozen=True)
@@ -38,9 +39,16 @@ class _Number:
 class EncryptedProduct:
     """X^T r for one X and one r after the other."""
 
-    def __init__(self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix) -> None:
-        """Raises ValueError, with the numbers, when a product would not fit in a plaintext."""
+    def __init__(
+        self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix, row_bits: int = ROW_BITS
+    ) -> None:
+        """`matrix` has a column at least. `row_bits`: of a row's residual, sign not counted.
+
+        Raises ValueError, with the numbers, when a product would not fit in a plaintext.
+        """
         self._workers, self._matrix = workers, matrix
+        if max(matrix.bits, default=0) > _MOST_BITS:
+            raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
         integers = matrix.integers
         self._numbers: list[_Number] = []
         codes = list(matrix.codes)
@@ -57,7 +65,7 @@ class EncryptedProduct:
         self._offsets = np.cumsum([0, *sizes])
         self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
         self.sums = JointSums(workers, store, sizes, 1)
-        self._slot_bits, self._slots = _slots(workers.key.bits, matrix)
+        self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
@@ -107,10 +115,10 @@ def _window(bits: int, rows: int) -> int:
     return min(_WINDOWS, key=lambda w: -(-bits // w) * (rows + (2 << w)))
 
 
-def _slots(key_bits: int, matrix: Matrix) -> tuple[int, int]:
+def _slots(key_bits: int, matrix: Matrix, row_bits: int) -> tuple[int, int]:
     """Bits of a product and its sign, and how many lie side by side in a plaintext."""
     number_bits = max([1, *matrix.bits])
-    slot_bits = ROW_BITS + number_bits + matrix.rows.bit_length() + 2
+    slot_bits = row_bits + number_bits + matrix.rows.bit_length() + 2
     slots = (key_bits - 2) // slot_bits
     if slots < 1:
         raise ValueError(

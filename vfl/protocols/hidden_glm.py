@@ -1,0 +1,581 @@
+"""Generalised linear models where nobody sees another's scores: a coordinator holds the key.
+
+Hardy et al., arXiv 1711.10677, for any number of hosts, with L-BFGS (learn/glm.py) in place of gradient
+descent. Beside guest and hosts, who hold the data, a coordinator makes the key, decrypts what was masked
+and leads the optimisation; it sees no data, and each data party has a session with it. The guest speaks
+to each host as well.
+
+ 1. The coordinator sends its public key to all. The guest says to the hosts which rows train. The
+    intercept is a column of the guest's. All coefficients are zero at first, as the coordinator says.
+To evaluate the gradient at beta + t p, when the coordinator asks for it, chunk of rows by chunk:
+ 2. logistic: each host encrypts its scores and sends them to the guest, who adds them up with its own
+    and forms r = w (score / 4 + 1/2 - y), the derivative of the log loss's second-order Taylor series.
+    poisson: the guest encrypts w e^(its score); each host in turn multiplies by e^(its score), which is
+    exact, since the log link makes the mean a product; the guest takes w y off.
+ 3. The guest sends the encrypted r to the hosts.
+ 4. Each data party, the guest too, forms X_k^T r, adds masks uniform among all plaintexts, re-randomises
+    and sends it to the coordinator, who decrypts and sends it back. The masks are taken off.
+ 5. Each tells the coordinator its part of the slope along p, and its gradient's greatest component.
+For each iteration:
+ 6. The coordinator adds the slopes up and settles on a step: for logistic, whose approximated loss is
+    quadratic, from the slopes at 0 and 1 without another gradient; for poisson where the slope has
+    fallen to half, by secants.
+ 7. Each data party takes the step and sends the inner products of its parts of L-BFGS's vectors; the
+    coordinator sends the weights of the next direction p, or ends.
+At the end the hosts send the guest their part of the scores of rows held out, behind masks that cancel.
+
+Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
+and find what was done. Against who lacks the key short exponents do; what goes to the coordinator is
+re-randomised in full.
+
+Learned by the coordinator: slopes, inner products and greatest components by party, and how many
+ciphertexts each needs for its columns. By the guest: of the rows that train, nothing but its own
+gradient; of rows held out, the hosts' total part of each score (with one host, this host's). By a host:
+its own gradient, as many equations about the labels as it has columns, each iteration (arXiv
+2205.04166), and the sum of weights relative to the largest.
+
+The coordinator colludes with nobody: with its key the guest could read the hosts' scores, and a host the
+residuals, which tell the labels. All follow the protocol: the coordinator cannot see what it decrypts.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.sums import conceal, decrypt, times_and_conceal
+from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
+from vfl.errors import DataError
+from vfl.learn.design import Matrix
+from vfl.learn.glm import PAIRS, Block, Report, combination
+from vfl.learn.losses import Floats, LogisticLoss
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import MIB, Message
+from vfl.protocols.bits import Mask
+from vfl.protocols.boost import Training
+from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
+from vfl.protocols.glm import (
+    FitKept,
+    FitReady,
+    HeldOutScores,
+    diverges,
+    receive_scores,
+    receive_training,
+    send_scores,
+    start_hosts,
+    total_of,
+)
+from vfl.protocols.histograms import CHUNK
+from vfl.protocols.key import receive_key, send_key
+from vfl.protocols.products import EncryptedProduct
+
+FAMILIES = ("logistic", "poisson")
+"""Those whose residual can be formed under encryption."""
+
+_FIXED_BITS = 40  # precision of scores and of their exponentials
+_FIXED = 2.0**_FIXED_BITS
+_LARGEST_BITS = 22  # a score, or its exponential, is below 2^22
+_WEIGHT_BITS = 16  # precision of weights relative to the largest
+_HELD_OUT = 2.0**30  # precision of scores of rows held out
+_FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
+_EVALUATIONS = 20  # of a search at most
+
+
+class Begin(Message, frozen=True):
+    """coordinator -> party. Reveals: the model to begin with: what all coefficients are at first."""
+
+    coefficients: float
+
+
+class Evaluate(Message, frozen=True):
+    """coordinator -> party. Reveals: how far along the direction the gradient is wanted."""
+
+    size: float
+
+
+class ScorePart(Message, frozen=True):
+    """Either -> either, guest and host. Reveals: nothing to who lacks the key; encrypted scores of
+    rows that train (poisson: products of their exponentials)."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+
+
+class HiddenResiduals(Message, frozen=True):
+    """guest -> host. Reveals: nothing of a row to who lacks the key; the sum of weights relative to
+    the largest one."""
+
+    ciphertexts: bytes
+    scale: float
+    limit: ClassVar[int] = 4 * MIB
+
+
+class BlindGradient(Message, frozen=True):
+    """party -> coordinator. Reveals: nothing but how many ciphertexts there are: under the encryption
+    are sums plus masks uniform among all plaintexts."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedGradient(Message, frozen=True):
+    """coordinator -> party. Reveals: with the masks that only this party knows, its own gradient: the
+    product of its columns with the residuals, which depend on the labels."""
+
+    plaintexts: bytes  # as wide as the key, big-endian
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Slope(Message, frozen=True):
+    """party -> coordinator. Reveals: the party's part of the slope along the direction."""
+
+    slope: float
+
+
+class Settle(Message, frozen=True):
+    """coordinator -> party. Reveals: how far to go along the direction."""
+
+    size: float
+
+
+class PartyProducts(Message, frozen=True):
+    """party -> coordinator. Reveals: the inner products of the party's parts of past steps, changes of
+    the gradient and the gradient, and its gradient's greatest component."""
+
+    products: list[float]  # of a square, row by row
+    greatest: float
+
+
+class NextDirection(Message, frozen=True):
+    """coordinator -> party. Reveals: with which weights the vectors combine, and the greatest component
+    of all parties' gradients."""
+
+    weights: list[float]
+    greatest: float
+
+
+class HiddenEnd(Message, frozen=True):
+    """coordinator -> party. Reveals: that the fit has ended, whether it converged, and the greatest
+    component of all parties' gradients."""
+
+    converged: bool
+    greatest: float
+
+
+@dataclass(frozen=True)
+class HiddenFit:
+    """What a data party has at the end."""
+
+    coefficients: Floats  # the guest's begin with the intercept, if there is one
+    iterations: int
+    converged: bool
+    gradient: float
+
+
+# --------------------------------------------------------------------------------- coordinator
+
+
+async def coordinator_fit(
+    parties: Sequence[Peer],
+    params: GlmParams,
+    quadratic: bool,
+    key: PrivateKey,
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
+    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+) -> bool:
+    """Lead a fit of these data parties; whether it converged.
+
+    `quadratic`: whether the loss is, as logistic's approximation. `progress` gets the iteration, their
+    greatest number and the gradient's greatest component. Raises PeerError for a party that breaks the
+    protocol.
+    """
+    # 1. The key, and the model to begin with.
+    await send_key(parties, params.encryption, key.public)
+    await together([party.send(Begin(0.0)) for party in parties])
+    async with Workers(key, machine, operations) as pool:
+        await _slope(parties, pool, 0.0)
+        reports = await _settle(parties, 0.0, 0)
+        for iteration in range(params.max_iterations + 1):
+            # 7. The next direction, or the end.
+            greatest = max(report.greatest for report in reports)
+            progress(iteration, params.max_iterations, greatest)
+            converged = greatest <= params.tolerance
+            if converged or iteration == params.max_iterations:
+                break
+            products = sum((report.products for report in reports), start=np.zeros((1, 1)))
+            weights = combination(products)
+            if not np.isfinite(weights).all():
+                raise diverges("gradients")
+            direction = NextDirection(weights.tolist(), greatest)
+            await together([party.send(direction) for party in parties])
+            # 6. How far.
+            slope = float(weights @ products[-1])
+            if quadratic:
+                after = await _slope(parties, pool, 1.0)
+                size = slope / (slope - after) if after > slope else 1.0
+            else:
+                length = math.sqrt(max(float(weights @ products @ weights), 0.0))
+                size = await _search(parties, pool, slope, 1 / max(1.0, length))
+            reports = await _settle(parties, size, iteration + 1)
+    await together([party.send(HiddenEnd(converged, greatest)) for party in parties])
+    return converged
+
+
+async def _search(
+    parties: Sequence[Peer], pool: Workers[PrivateKey], slope: float, size: float
+) -> float:
+    """Where along the direction half of the slope is gone: towards its zero, by secants."""
+    low, high = (0.0, slope), (math.inf, math.inf)
+    for _ in range(_EVALUATIONS):
+        at = await _slope(parties, pool, size)
+        if abs(at) <= _FLAT_ENOUGH * abs(slope):
+            return size
+        low, high = ((size, at), high) if at < 0 else (low, (size, at))
+        if high[0] == math.inf:
+            grown = size * slope / (slope - at) if at > slope else math.inf
+            size = min(max(grown, 1.5 * size), 8 * size)
+        else:
+            width = high[0] - low[0]
+            zero = low[0] - low[1] * width / (high[1] - low[1])
+            size = min(max(zero, low[0] + width / 10), high[0] - width / 10)
+    raise diverges("slopes")
+
+
+async def _slope(parties: Sequence[Peer], pool: Workers[PrivateKey], size: float) -> float:
+    """The slope so far along the direction, all parties together; everybody's gradient is opened."""
+    await together([party.send(Evaluate(size)) for party in parties])
+    slopes = await together([_open(party, pool) for party in parties])
+    return sum(slopes)
+
+
+async def _open(party: Peer, pool: Workers[PrivateKey]) -> float:
+    """4. Decrypt what a party has masked; 5. its part of the slope."""
+    key = pool.key.public
+    message = await party.recv(BlindGradient)
+    try:
+        opened = await decrypt(pool, key.parse(message.ciphertexts))
+    except ValueError as error:
+        raise party.breach(f"BlindGradient with {error}") from None
+    plaintexts = [(value % int(key.n)).to_bytes(key.bits // 8, "big") for value in opened]
+    await party.send(OpenedGradient(b"".join(plaintexts)))
+    told = await party.recv(Slope)
+    if not math.isfinite(told.slope):
+        raise party.breach("a Slope that is no number")
+    return told.slope
+
+
+async def _settle(parties: Sequence[Peer], size: float, steps: int) -> list[Report]:
+    """Take the step; what each party tells of its gradient there."""
+    await together([party.send(Settle(size)) for party in parties])
+    vectors = 2 * min(steps, PAIRS) + 1
+    reports = []
+    for party, told in zip(
+        parties, await together([party.recv(PartyProducts) for party in parties]), strict=True
+    ):
+        numbers = np.array([*told.products, told.greatest])
+        if len(told.products) != vectors**2 or not np.isfinite(numbers).all():
+            raise party.breach("PartyProducts of another number of vectors, or none")
+        reports.append(Report(numbers[:-1].reshape(vectors, vectors), told.greatest))
+    return reports
+
+
+# ------------------------------------------------------------------------------------- parties
+
+
+class _Party:
+    """What guest and hosts have in common: a block, encrypted residuals, the coordinator's lead."""
+
+    def __init__(
+        self,
+        coordinator: Peer,
+        pool: Workers[PublicKey],
+        store: SharedRows,
+        block: Block,
+        params: GlmParams,
+        family: str,
+        hosts: int,
+        progress: Callable[[int, int, float], None],
+    ) -> None:
+        self.coordinator, self.pool, self.store, self.block = coordinator, pool, store, block
+        self.quadratic = family == "logistic"
+        self.hosts = hosts
+        self._params, self._progress = params, progress
+        part = _FIXED_BITS + _LARGEST_BITS
+        row_bits = part + _WEIGHT_BITS + 3 if self.quadratic else (hosts + 1) * part
+        try:
+            self._product = EncryptedProduct(pool, store, block.matrix, row_bits)
+        except ValueError as error:
+            raise DataError(f"a numeric column cannot be used under this key: {error}") from None
+        self._score = np.zeros(block.matrix.rows)  # X beta
+        self._change = np.zeros(block.matrix.rows)  # X p
+
+    async def residuals(self, score: Floats) -> float:
+        """2. and 3. The encrypted residuals at this own part of the scores; what scales them."""
+        raise NotImplementedError
+
+    async def follow(self) -> HiddenFit:
+        """Do as the coordinator says, to the end."""
+        begin = await self.coordinator.recv(Begin)
+        if begin.coefficients != 0.0:
+            raise self.coordinator.breach("a Begin with coefficients other than zero")
+        await asyncio.to_thread(self._product.group)
+        iterations = 0
+        while True:
+            await self._settle()
+            message = await self.coordinator.recv(NextDirection, HiddenEnd)
+            self._progress(iterations, self._params.max_iterations, message.greatest)
+            if isinstance(message, HiddenEnd):
+                return HiddenFit(self.block.beta, iterations, message.converged, message.greatest)
+            weights = np.array(message.weights)
+            if len(weights) != 2 * min(iterations, PAIRS) + 1 or not np.isfinite(weights).all():
+                raise self.coordinator.breach("NextDirection of another number of vectors, or none")
+            self._change = (await asyncio.to_thread(self.block.direction, weights)).scores
+            iterations += 1
+            if iterations > self._params.max_iterations:
+                raise self.coordinator.breach("NextDirection beyond the last iteration")
+
+    async def _settle(self) -> None:
+        """Gradients along the direction as they are asked for, until the step is settled."""
+        at: dict[float, Floats] = {}
+        for _ in range(_EVALUATIONS + 2):
+            message = await self.coordinator.recv(Evaluate, Settle)
+            if not math.isfinite(message.size):
+                raise self.coordinator.breach(f"{type(message).__name__} of no number")
+            if isinstance(message, Settle):
+                break
+            at[message.size] = await self._gradient(message.size)
+        else:
+            raise self.coordinator.breach("Evaluate too often")
+        if not at or (message.size not in at and not self.quadratic):
+            raise self.coordinator.breach("Settle where no gradient was asked for")
+        size, gradient = next(reversed(at.items()))
+        if message.size != size:
+            # A quadratic loss has a linear gradient.
+            known = self.block.known
+            gradient = known + message.size / size * (gradient - known)
+        self._score = self._score + message.size * self._change
+        self.block.step(message.size)
+        report = self.block.take(gradient)
+        await self.coordinator.send(PartyProducts(report.products.ravel().tolist(), report.greatest))
+
+    async def _gradient(self, size: float) -> Floats:
+        """2. to 5. The gradient so far along the direction."""
+        scale = await self.residuals(self._score + size * self._change)
+        # 4. Masked, opened by the coordinator, unmasked.
+        try:
+            await self._product.sums.add(0, self.block.matrix.rows)
+        except InvalidCiphertext as error:
+            raise self.coordinator.breach(f"residuals with {error}") from None
+        ciphertexts, masks = await self._product.masked()
+        await self.coordinator.send(BlindGradient(ciphertexts.tobytes()))
+        opened = (await self.coordinator.recv(OpenedGradient)).plaintexts
+        width = self.pool.key.bits // 8
+        if len(opened) != width * len(masks):
+            raise self.coordinator.breach("OpenedGradient of another number than asked for")
+        plaintexts = [int.from_bytes(opened[i : i + width], "big") for i in range(0, len(opened), width)]
+        try:
+            product = self._product.unmask(plaintexts, masks, scale)
+        except ValueError as error:
+            raise self.coordinator.breach(f"OpenedGradient with {error}") from None
+        # 5. Its part of the slope.
+        gradient = self.block.gradient(size, product)
+        await self.coordinator.send(Slope(self.block.slope(gradient)))
+        return gradient
+
+    def parse(self, peer: Peer, message: ScorePart | HiddenResiduals, rows: int) -> Ciphertexts:
+        """The ciphertexts of a message, which must be of so many rows."""
+        try:
+            ciphertexts = self.pool.key.parse(message.ciphertexts)
+        except InvalidCiphertext as error:
+            raise peer.breach(f"{type(message).__name__} with {error}") from None
+        if len(ciphertexts) != rows:
+            raise peer.breach(f"{type(message).__name__} of another number of rows")
+        return ciphertexts
+
+
+class _HiddenGuest(_Party):
+    """The guest: forms the residuals from everybody's encrypted scores."""
+
+    def prepare(self, hosts: Sequence[Peer], rows: Training, offset: Floats) -> None:
+        """What it needs of the rows that train."""
+        train = rows.train
+        self._peers = hosts
+        self._offset = offset[train]
+        share = rows.weight[train] / rows.weight[train].max()
+        self._label, self._share = rows.label[train], share
+        # Equal weights need no multiplication.
+        self._weights = (
+            np.rint(share * 2.0**_WEIGHT_BITS).astype(np.int64) if (share != 1).any() else None
+        )
+
+    async def residuals(self, score: Floats) -> float:
+        score = score + self._offset
+        form = self._logistic if self.quadratic else self._poisson
+        if self.quadratic:
+            total = len(score) if self._weights is None else int(self._weights.sum())
+            scale = 4 * _FIXED * total
+        else:
+            scale = _FIXED ** (self.hosts + 1) * float(self._share.sum())
+        for first in range(0, len(score), CHUNK):
+            part = slice(first, min(first + CHUNK, len(score)))
+            ciphertexts = await form(part, score[part])
+            self.store.array[part] = ciphertexts
+            message = HiddenResiduals(ciphertexts.tobytes(), scale)
+            await together([host.send(message) for host in self._peers])
+        return scale
+
+    async def _logistic(self, part: slice, score: Floats) -> Ciphertexts:
+        """4 w (score / 4 + 1/2 - y) in fixed point."""
+        rows = len(score)
+        parts = await together([host.recv(ScorePart) for host in self._peers])
+        total = self.parse(self._peers[0], parts[0], rows)
+        for host, more in zip(self._peers[1:], parts[1:], strict=True):
+            total = self.pool.key.add(total, self.parse(host, more, rows))
+        own = _fixed(score + 2 - 4 * self._label[part])
+        if self._weights is None:
+            return await times_and_conceal(self.pool, total, None, own)
+        weights = self._weights[part].tolist()
+        return await times_and_conceal(
+            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)]
+        )
+
+    async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
+        """w (e^score - y) in fixed point; each host multiplies its part in."""
+        share, label = self._share[part], self._label[part]
+        ciphertexts = await conceal(self.pool, _fixed(share * np.exp(score)))
+        for host in self._peers:
+            await host.send(ScorePart(ciphertexts.tobytes()))
+            ciphertexts = self.parse(host, await host.recv(ScorePart), len(score))
+        scale = 1 << _FIXED_BITS * self.hosts
+        paid = [-scale * y for y in _fixed(share * label)]
+        return await times_and_conceal(self.pool, ciphertexts, None, paid)
+
+
+class _HiddenHost(_Party):
+    """A host: encrypts its scores, or multiplies their exponentials in."""
+
+    guest: Peer
+
+    async def residuals(self, score: Floats) -> float:
+        scale = None
+        for first in range(0, len(score), CHUNK):
+            part = slice(first, min(first + CHUNK, len(score)))
+            rows = part.stop - first
+            if self.quadratic:
+                ciphertexts = await conceal(self.pool, _fixed(score[part]))
+            else:
+                came = self.parse(self.guest, await self.guest.recv(ScorePart), rows)
+                factors = _fixed(np.exp(score[part]))
+                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows)
+            await self.guest.send(ScorePart(ciphertexts.tobytes()))
+            message = await self.guest.recv(HiddenResiduals)
+            self.store.array[part] = self.parse(self.guest, message, rows)
+            if not (math.isfinite(message.scale) and message.scale > 0) or scale not in (
+                None,
+                message.scale,
+            ):
+                raise self.guest.breach("HiddenResiduals without a scale")
+            scale = message.scale
+        return scale or 1.0
+
+
+async def hidden_guest_fit(
+    coordinator: Peer,
+    hosts: Sequence[Peer],
+    matrix: Matrix,
+    rows: Training,
+    params: GlmParams,
+    *,
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
+    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+) -> tuple[HiddenFit, Floats]:
+    """The guest's coefficients, and the score of every aligned row, NaN where it trained.
+
+    matrix: the guest's columns of all aligned rows. Raises PeerError when another party breaks the
+    protocol.
+    """
+    key = await receive_key(coordinator, params)
+    await start_hosts(hosts, rows.train)
+    await relay_keys(hosts)
+    whole = matrix.with_intercept() if params.fit_intercept else matrix
+    own = whole.take(rows.train)
+    offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
+    block = await asyncio.to_thread(Block, own, params.alpha, False, int(params.fit_intercept))
+    family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
+    async with Workers(key, machine, operations) as pool:
+        store = pool.rows(own.rows, key.width)
+        try:
+            guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), progress)
+            guest.prepare(hosts, rows, offset)
+            fit = await guest.follow()
+        finally:
+            store.close()
+    held_out = ~rows.train
+    count = int(held_out.sum())
+    shares = await together([receive_scores(host, HeldOutScores, count) for host in hosts])
+    await together([host.recv(FitKept) for host in hosts])
+    score = np.full(len(rows.label), np.nan)
+    score[held_out] = offset[held_out] + whole.take(held_out).times(fit.coefficients)
+    score[held_out] += total_of(shares, count, _HELD_OUT)
+    return fit, score
+
+
+async def hidden_host_fit(
+    guest: Peer,
+    coordinator: Peer,
+    rows: int,
+    prepare: Callable[[Mask], Matrix],
+    params: GlmParams,
+    family: str,
+    *,
+    name: str,
+    hosts: Sequence[str],
+    context: bytes,
+    minimum: int = 1,
+    sign: Sign | None = None,
+    verify: Verify | None = None,
+    machine: Machine = ONE_PROCESS,
+    operations: Operations | None = None,
+    keep: Callable[[HiddenFit], None] = lambda fit: None,
+    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+) -> HiddenFit:
+    """A host's coefficients; arguments as in `host_fit`, which the coordinator's session joins.
+
+    Raises PeerError when another party breaks the protocol, Refused for too few rows, and what
+    `prepare` raises.
+    """
+    key = await receive_key(coordinator, params)
+    training = await receive_training(guest, rows, minimum)
+    matrix = await asyncio.to_thread(prepare, training)
+    await guest.send(FitReady(matrix.columns))
+    masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
+    own = matrix.take(training)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept)
+    async with Workers(key, machine, operations) as pool:
+        store = pool.rows(own.rows, key.width)
+        try:
+            host = _HiddenHost(coordinator, pool, store, block, params, family, len(hosts), progress)
+            host.guest = guest
+            fit = await host.follow()
+        finally:
+            store.close()
+    held_out = matrix.take(~training).times(fit.coefficients)
+    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
+    keep(fit)
+    await guest.send(FitKept())
+    return fit
+
+
+def _fixed(values: Floats) -> list[int]:
+    """Numbers in fixed point. Raises ConfigError for those that are too large."""
+    if not np.abs(values).max(initial=0.0) < 2.0**_LARGEST_BITS:
+        raise diverges("scores")
+    integers: list[int] = np.rint(values * _FIXED).astype(np.int64).tolist()
+    return integers
