@@ -14,8 +14,9 @@ Wang, Zhou, NIPS 2014): steps, changes of the gradient and the gradient are only
 with weights that depend on their inner products alone. Each block keeps its own part of these vectors;
 the inner products are sums over blocks.
 
-Each block works in coordinates in which its own columns are orthonormal (C = X^T X / n centred, plus
-alpha; beta = C^(-1/2) gamma), which only its owner needs to know of. So L-BFGS starts from the inverse
+Each block works in coordinates in which its own part of the second derivative is about the identity
+(C = c X^T X / n centred, plus alpha, where c is the order of magnitude of the loss's mean curvature;
+beta = C^(-1/2) gamma), which only its owner needs to know of. So L-BFGS starts from the inverse
 of the block diagonal of the pooled Gram matrix instead of a multiple of the identity, and correlation
 within a block costs no iterations.
 
@@ -23,6 +24,7 @@ The line search is exact: along a direction the scores are linear in the step, s
 scores and the labels finds the best step and intercept together without asking anybody.
 """
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -60,15 +62,18 @@ class Move:
 class Block:
     """One party's columns of the rows that train, its coefficients and its part of the history."""
 
-    def __init__(self, matrix: Matrix, alpha: float, centred: bool, free: int = 0) -> None:
+    def __init__(
+        self, matrix: Matrix, alpha: float, centred: bool, curvature: float = 1.0, free: int = 0
+    ) -> None:
         """`centred`: whether the model has an intercept outside of the blocks.
 
+        `curvature`: about the mean second derivative of the loss by the score, the same at all blocks.
         The first `free` columns bear no penalty: an intercept inside of this block.
         """
         self.matrix = matrix
         self._alpha = np.where(np.arange(matrix.columns) < free, 0.0, alpha)
         self.beta = np.zeros(matrix.columns)
-        self._to_beta = _inverse_root(matrix, self._alpha, centred)
+        self._to_beta = _inverse_root(matrix, self._alpha, centred, curvature)
         self._steps: deque[Floats] = deque(maxlen=PAIRS)
         self._changes: deque[Floats] = deque(maxlen=PAIRS)
         self._gradient: Floats | None = None
@@ -116,13 +121,13 @@ class Block:
         return np.array([*self._steps, *self._changes, self._gradient])
 
 
-def _inverse_root(matrix: Matrix, alpha: Floats, centred: bool) -> Floats:
+def _inverse_root(matrix: Matrix, alpha: Floats, centred: bool, curvature: float) -> Floats:
     """C^(-1/2), shape (columns, columns)."""
     gram = matrix.gram() / matrix.rows
     if centred:
         mean = matrix.transposed_times(np.ones(matrix.rows)) / matrix.rows
         gram -= np.outer(mean, mean)
-    values, vectors = np.linalg.eigh(gram + np.diag(alpha))
+    values, vectors = np.linalg.eigh(curvature * gram + np.diag(alpha))
     # Where columns are all but dependent, rounding decides the eigenvalue: the search does the rest.
     values = np.maximum(values, _FLAT * max(values.max(initial=0.0), 1e-300))
     root: Floats = (vectors / np.sqrt(values)) @ vectors.T
@@ -176,6 +181,12 @@ class Scores:
         """r, shape (rows,)."""
         gradient, _ = self.loss.gradients(self.score, self.label, self.weight)
         return np.asarray(gradient / self.weight.sum())
+
+    def curvature(self) -> float:
+        """The mean second derivative of the loss by the score, rounded to a power of two."""
+        _, hessian = self.loss.gradients(self.score, self.label, self.weight)
+        mean = float(hessian.sum() / self.weight.sum())
+        return 2.0 ** round(math.log2(mean)) if 0 < mean < math.inf else 1.0
 
     def deviance(self) -> float:
         """Mean unit deviance, weighted."""

@@ -79,9 +79,11 @@ _ROWS = 1 << 20  # of a message of scores at most
 
 
 class FitStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows train (and so which are held out)."""
+    """guest -> host. Reveals: which aligned rows train (and so which are held out), and the order of
+    magnitude of the loss's curvature (for counts, of their mean)."""
 
     training: bytes  # a bit an aligned row
+    curvature: float  # a power of two
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -185,7 +187,7 @@ class IterationDone:
     deviance: float  # mean, weighted, of the rows that train
     explained: float  # D-squared: the share of the null model's deviance that is gone
     gradient: float  # greatest component
-    seconds: dict[str, float]  # by phase, of the iteration before
+    seconds: dict[str, float]  # by phase, of the step before and of this gradient
 
 
 @dataclass(frozen=True)
@@ -245,10 +247,6 @@ class _Guest:
     ) -> None:
         self.hosts, self.rows, self.params = hosts, rows, params
         self.whole = dict(blocks)
-        self.own = {
-            name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept)
-            for name, matrix in blocks.items()
-        }
         self.offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
         self.scores = Scores.start(
             rows.loss,
@@ -257,6 +255,11 @@ class _Guest:
             self.offset[rows.train],
             params.fit_intercept,
         )
+        self.curvature = self.scores.curvature()
+        self.own = {
+            name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept, self.curvature)
+            for name, matrix in blocks.items()
+        }
         self.seconds: dict[str, float] = defaultdict(float)
         self._columns: dict[str, int] = {}  # of each host
         self._steps = 0
@@ -281,39 +284,41 @@ class _Guest:
         if self.hosts:
             await self._start()
 
+        started = time.perf_counter()
         for iteration in range(params.max_iterations + 1):
-            with self.timed(WHOLE):
-                # 2. and 3. Everybody's gradient.
-                reports = await self._reports(scores.residuals())
+            # 2. and 3. Everybody's gradient.
+            reports = await self._reports(scores.residuals())
 
-                # 4. Small enough?
-                deviance = scores.deviance()
-                explained = 1 - deviance / null if null > 0 else 0.0
-                greatest = max((report.greatest for report in reports), default=0.0)
-                moved = float(np.abs(scores.score - first).max(initial=0.0))
-                converged = greatest <= params.tolerance and scores.change <= _SETTLED * max(1.0, moved)
-                if not self._settles(moved):
-                    raise _separable()
-                seconds = dict(self.seconds)
+            # 4. Small enough?
+            deviance = scores.deviance()
+            explained = 1 - deviance / null if null > 0 else 0.0
+            greatest = max((report.greatest for report in reports), default=0.0)
+            moved = float(np.abs(scores.score - first).max(initial=0.0))
+            converged = greatest <= params.tolerance and scores.change <= _SETTLED * max(1.0, moved)
+            if not self._settles(moved):
+                raise _separable()
+            now = time.perf_counter()
+            seconds = {**self.seconds, WHOLE: now - started}
+            started = now
+            self.seconds.clear()
             progress(
                 IterationDone(iteration, params.max_iterations, deviance, explained, greatest, seconds)
             )
             if converged or iteration == params.max_iterations:
                 break
-            self.seconds.clear()
-            with self.timed(WHOLE):
-                # 5. The direction, and 6. the best step along it.
-                weights, precision = _next(reports)
-                move = await self._direction(weights, precision)
-                with self.timed("step"):
-                    size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
-                await self._step(size, precision)
+
+            # 5. The direction, and 6. the best step along it.
+            weights, precision = _next(reports)
+            move = await self._direction(weights, precision)
+            with self.timed("step"):
+                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+            await self._step(size, precision)
         return await self._end(iteration, converged, deviance, explained, greatest)
 
     async def _start(self) -> None:
         params, rows = self.params, self.rows
         await send_key(self.hosts, params.encryption, self.workers.key.public)
-        self._columns = await start_hosts(self.hosts, rows.train)
+        self._columns = await start_hosts(self.hosts, rows.train, self.curvature)
         await relay_keys(self.hosts)
 
     async def _reports(self, residuals: Floats) -> list[Report]:
@@ -491,13 +496,13 @@ async def host_fit(
     """
     # 1. Key, rows, keys of the other hosts.
     key = await receive_key(guest, params)
-    training = await receive_training(guest, rows, minimum)
+    training, curvature = await receive_training(guest, rows, minimum)
     count = int(training.sum())
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
     own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
 
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(count, key.width)
@@ -587,9 +592,9 @@ def diverges(what: str) -> ConfigError:
     )
 
 
-async def start_hosts(hosts: Sequence[Peer], train: Mask) -> dict[str, int]:
+async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:
     """Say which rows train; each host's number of columns. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(train)), int(train.sum())
+    start, count = FitStart(pack_bits(train), curvature), int(train.sum())
     await together([host.send(start) for host in hosts])
     found = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, found, strict=True):
@@ -605,8 +610,11 @@ async def start_hosts(hosts: Sequence[Peer], train: Mask) -> dict[str, int]:
     return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
 
 
-async def receive_training(guest: Peer, rows: int, minimum: int) -> Mask:
-    """Which of the aligned rows train. Raises Refused for fewer than `minimum`."""
+async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float]:
+    """Which of the aligned rows train, and the loss's curvature.
+
+    Raises Refused for fewer rows than `minimum`.
+    """
     start = await guest.recv(FitStart)
     try:
         training = unpack_bits(start.training, rows)
@@ -614,7 +622,9 @@ async def receive_training(guest: Peer, rows: int, minimum: int) -> Mask:
         raise guest.breach(f"a FitStart with {error}") from None
     if (count := int(training.sum())) < minimum:
         raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
-    return training
+    if not (math.isfinite(start.curvature) and start.curvature > 0):
+        raise guest.breach("a FitStart without a curvature")
+    return training, start.curvature
 
 
 async def send_scores(

@@ -502,13 +502,17 @@ async def hidden_guest_fit(
     protocol.
     """
     key = await receive_key(coordinator, params)
-    await start_hosts(hosts, rows.train)
+    # At all coefficients zero: of the Taylor series, and of the mean count.
+    family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
+    curvature = 0.25 if family == "logistic" else _mean(rows)
+    await start_hosts(hosts, rows.train, curvature)
     await relay_keys(hosts)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
     own = whole.take(rows.train)
     offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
-    block = await asyncio.to_thread(Block, own, params.alpha, False, int(params.fit_intercept))
-    family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
+    block = await asyncio.to_thread(
+        Block, own, params.alpha, False, curvature, int(params.fit_intercept)
+    )
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
@@ -552,12 +556,12 @@ async def hidden_host_fit(
     `prepare` raises.
     """
     key = await receive_key(coordinator, params)
-    training = await receive_training(guest, rows, minimum)
+    training, curvature = await receive_training(guest, rows, minimum)
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
     own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
@@ -571,6 +575,12 @@ async def hidden_host_fit(
     keep(fit)
     await guest.send(FitKept())
     return fit
+
+
+def _mean(rows: Training) -> float:
+    """The mean label, rounded to a power of two."""
+    mean = float(np.average(rows.label[rows.train], weights=rows.weight[rows.train]))
+    return 2.0 ** round(math.log2(mean))
 
 
 def _fixed(values: Floats) -> list[int]:

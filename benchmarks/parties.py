@@ -1,0 +1,184 @@
+"""What the benchmarks of whole jobs share: tables of several parties, their folders, their figures."""
+
+import json
+import re
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from vfl import local
+
+DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A table for each party, the guest's first, with column `id`; the guest's has `label`."""
+
+    tables: dict[str, pd.DataFrame]
+    categorical: dict[str, list[str]]
+
+
+def fremtpl2(data: Path, rows: int | None, columns: int) -> Split:
+    """French motor third-party liability, split as insurer, vehicle registry and claims bureau."""
+    policies = pd.read_parquet(data / "freMTPL2" / "policies.parquet").head(rows)
+    policies["id"] = policies["IDpol"].astype(str)
+    policies["label"] = (policies["ClaimNb"] > 0).astype(int)
+    policies["Exposure"] = policies["Exposure"].clip(upper=1)
+    columns = {
+        "insurer": ["id", "label", "Exposure", "Area", "Region", "Density"],
+        "registry": ["id", "VehPower", "VehAge", "VehBrand", "VehGas"],
+        "bureau": ["id", "DrivAge", "BonusMalus"],
+    }
+    tables = {party: policies[names].sample(frac=1, random_state=1) for party, names in columns.items()}
+    return Split(
+        tables,
+        {"insurer": ["Area", "Region"], "registry": ["VehBrand", "VehGas"], "bureau": []},
+    )
+
+
+def frequency(data: Path, rows: int | None, columns: int) -> Split:
+    """freMTPL2 for a frequency model, prepared as in scikit-learn's example on Tweedie regression."""
+    split = fremtpl2(data, rows, columns)
+    counts = pd.read_parquet(data / "freMTPL2" / "policies.parquet", columns=["IDpol", "ClaimNb"])
+    claims = counts.assign(id=counts.pop("IDpol").astype(str)).set_index("id")["ClaimNb"].clip(upper=4)
+    insurer = split.tables["insurer"]
+    insurer["label"] = insurer["id"].map(claims)
+    insurer["Density"] = np.log(insurer["Density"])
+    registry = split.tables["registry"]
+    registry["VehPower"] = registry["VehPower"].astype(int).astype(str)
+    return Split(split.tables, split.categorical | {"registry": ["VehBrand", "VehGas", "VehPower"]})
+
+
+def default_credit(data: Path, rows: int | None, columns: int) -> Split:
+    """UCI credit default in FATE's vertical split."""
+    tables = {}
+    for party, side in (("bank", "guest"), ("partner", "host")):
+        table = pd.read_parquet(data / "fate" / f"default_credit_hetero_{side}.parquet").head(rows)
+        table["id"] = table["id"].astype(str)
+        tables[party] = table.rename(columns={"y": "label"})
+    return Split(tables, {"bank": [], "partner": []})
+
+
+def uniform(data: Path, rows: int | None, columns: int) -> Split:
+    """Uniform columns at each of two parties: the worst case for sums by joint cells."""
+    generator = np.random.default_rng(0)
+    size = rows or 20_000
+    ids = np.arange(size).astype(str)
+    numbers = generator.random((2 * columns, size))
+    label = generator.random(size) < 1 / (1 + np.exp(3 - 3 * numbers[0] - 3 * numbers[columns]))
+    tables = {}
+    for party, own in (("guest", numbers[:columns]), ("host", numbers[columns:])):
+        tables[party] = pd.DataFrame({"id": ids} | {f"{party}{i}": c for i, c in enumerate(own)})
+    tables["guest"]["label"] = label.astype(int)
+    return Split(tables, {"guest": [], "host": []})
+
+
+SPLITS: dict[str, Callable[[Path, int | None, int], Split]] = {
+    "uniform": uniform,
+    "freMTPL2": fremtpl2,
+    "default_credit": default_credit,
+}
+
+
+class Memory(threading.Thread):
+    """Samples the memory of each party's processes, shared pages counted once (Linux's Pss)."""
+
+    def __init__(self, folders: dict[str, Path]) -> None:
+        super().__init__(daemon=True)
+        self.peaks = dict.fromkeys(folders, 0)
+        self._party_of = {str(folder): party for party, folder in folders.items()}
+        self._done = threading.Event()
+
+    def __enter__(self) -> "Memory":
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self.join()
+
+    def run(self) -> None:
+        """Once a second, until the job is over. A party's processes work in its folder."""
+        while not self._done.wait(1.0):
+            now = dict.fromkeys(self.peaks, 0)
+            for process in Path("/proc").glob("[0-9]*"):
+                try:
+                    party = self._party_of.get(str((process / "cwd").readlink()))
+                    if party is not None:
+                        rollup = (process / "smaps_rollup").read_text()
+                        now[party] += 1024 * int(re.search(r"^Pss: +(\d+)", rollup, re.M)[1])
+                except OSError:
+                    continue  # it has ended meanwhile
+            self.peaks = {party: max(self.peaks[party], now[party]) for party in now}
+
+
+def operations(folders: dict[str, Path], model: str) -> dict[str, dict[str, int]]:
+    """Operations on ciphertexts of each party by kind, from its own record of the run."""
+    records = {
+        party: folder / "vfl-store" / "runs" / f"{model}.json" for party, folder in folders.items()
+    }
+    return {
+        party: json.loads(record.read_text())["body"]["operations"] for party, record in records.items()
+    }
+
+
+def set_up(
+    folders: dict[str, Path],
+    split: Split,
+    job: str,
+    workers: int,
+    memory: int = 2048,
+    extra: Mapping[str, list[str]] | None = None,
+) -> None:
+    """Each party's folder: table, party file, keys; the guest's job file.
+
+    `extra` has lines that go under [data] of a party, and may begin other sections.
+    """
+    guest = next(iter(folders))
+    port = local.free_port()
+    for party, folder in folders.items():
+        folder.mkdir()
+        split.tables[party].to_parquet(folder / "table.parquet")
+        role = "guest" if party == guest else "host"
+        lines = ["[party]", f'name = "{party}"', f'role = "{role}"', f'identity = "keys/{party}"']
+        lines += [f"workers = {workers}", f"memory = {memory}"]
+        lines += [f'listen = "127.0.0.1:{port}"'] * (party == guest)
+        lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
+        lines += [f"categorical = {json.dumps(split.categorical[party])}"]
+        lines += ['label = "label"'] * (party == guest)
+        lines += (extra or {}).get(party, [])
+        for other in set(folders) - {party}:
+            lines += [f"[peers.{other}]", f'certificate = "peers/{other}.pem"']
+            lines += [f'address = "127.0.0.1:{port}"'] * (other == guest)
+        (folder / f"{party}.toml").write_text("\n".join(lines))
+    local.exchange_keys(folders)
+    (folders[guest] / "job.toml").write_text(job)
+
+
+def show(title: str, figures: dict) -> None:
+    """The figures as a table."""
+    table = Table(title=title)
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for key, value in figures.items():
+        for part, number in flat(value):
+            shown = f"{number:,}" if isinstance(number, int) else f"{number:,.4f}"
+            table.add_row(f"{key} {part}".strip(), shown)
+    Console().print(table)
+
+
+def flat(value: object) -> Iterator[tuple[str, float]]:
+    """The numbers in nested tables, each with its keys joined."""
+    if not isinstance(value, dict):
+        yield "", value
+        return
+    for key, inner in value.items():
+        for rest, number in flat(inner):
+            yield f"{key} {rest}".strip(), number
