@@ -8,19 +8,24 @@ import math
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from vfl import __version__
 from vfl.errors import VflError, fault
 
+if TYPE_CHECKING:
+    from vfl.jobs.guest import Trained
+    from vfl.party.linear import Line
+
 T = TypeVar("T")
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0
+_WIDE = 240  # characters of a line where there is no terminal
 _METRICS = {  # of the models' documents, in words
     "auc": "AUC",
     "log_loss": "log loss",
@@ -36,6 +41,9 @@ _WAIT = click.option(
     default=30.0,
     show_default=True,
     help="Seconds to wait for the other parties to be there.",
+)
+_MODEL = click.option(
+    "--model", required=True, help="Name of a model or of its job (the newest), or a path."
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 
@@ -138,16 +146,19 @@ def doctor(party: Path, wait: float) -> None:
 @main.command()
 @_PARTY
 def serve(party: Path) -> None:
-    """Serve guests as a host, job after job, until Ctrl-C or SIGTERM."""
+    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C or SIGTERM."""
     from vfl.jobs.connect import Office
+    from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
     from vfl.party.config import load_party
 
     settings = load_party(party)
-    _need_role(settings.role, "host", party)
+    if settings.role == "guest":
+        _need_role(settings.role, "host", party)
+    work = serve_host if settings.role == "host" else coordinate
     with _terminal() as show:
         try:
-            _run(serve_host(Office.open(settings), show))
+            _run(work(Office.open(settings), show))
         except KeyboardInterrupt:
             show.say(f"{settings.name} stops serving")
 
@@ -200,23 +211,21 @@ def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: b
         _print_json(
             {
                 "model": done.half.name,
-                "trees": len(done.half.model.trees),
+                **_model_document(done),
                 "rows": done.rows,
                 "metrics": done.half.metrics,
-                "importance": done.half.model.importance(),
                 "phases": done.phases,
                 **_account(done.account),
             }
         )
         return
     _print_metrics(done.half.metrics, done.rows["held out"])
-    _print_importance(done.half.model.importance())
-    click.echo(f"model {done.half.name}: {len(done.half.model.trees)} trees; {_cost(done.account)}")
+    click.echo(f"model {done.half.name}: {_print_model(done)}; {_cost(done.account)}")
 
 
 @main.command()
 @_PARTY
-@click.option("--model", required=True, help="Name of a model or of its job (the newest), or a path.")
+@_MODEL
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Rows to score.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .parquet")
 @_WAIT
@@ -248,11 +257,31 @@ def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: 
     click.echo(f"{done.rows:,} scores in {out}; {_cost(done.account)}")
 
 
+@main.command()
+@_PARTY
+@_MODEL
+@_JSON
+def relativities(party: Path, model: str, as_json: bool) -> None:
+    """Show what a linear model says about this party's own columns."""
+    from vfl.jobs.relativities import load_lines
+    from vfl.party.config import load_party
+    from vfl.party.linear import COLUMNS
+    from vfl.party.store import Store
+
+    settings = load_party(party)
+    name, lines = load_lines(Store(settings.party.store), model, settings.role)
+    if as_json:
+        rows = [dict(zip(COLUMNS, line.cells, strict=True)) for line in lines]
+        _print_json({"model": name, "relativities": rows})
+        return
+    _print_relativities(name, lines)
+
+
 def _need_role(role: str, needed: str, path: Path) -> None:
     from vfl.errors import ConfigError
 
     if role != needed:
-        command = "serve" if role == "host" else "align, train and score"
+        command = "align, train and score" if role == "guest" else "serve"
         raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
 
 
@@ -300,16 +329,14 @@ class _Terminal:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
         self._console = Console(stderr=True, highlight=False, soft_wrap=True)
         self.bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=self._console,
             disable=not self._console.is_terminal,
             transient=True,
@@ -321,20 +348,22 @@ class _Terminal:
         """Print a line."""
         self._console.print(line, markup=False)
 
-    def progress(self, what: str, done: int, of: int) -> None:
+    def progress(self, what: str, done: int, of: int | None) -> None:
         """Move the bar; another step starts a new one."""
         kind, now = what.partition(",")[0], time.monotonic()
         if self._step[0] != kind:
             self._started = now
             if self._step[1] is not None:
                 self.bar.remove_task(self._step[1])
-            self._step = (kind, self.bar.add_task(what, total=of))
-        self.bar.update(self._step[1], description=what, completed=done, total=of)
-        if self.bar.disable and now - self._said >= _LOG_SECONDS and 0 < done < of:
+            self._step = (kind, self.bar.add_task(what, total=None, count=""))
+        count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
+        if of is not None and 0 < done < of:
+            count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
+        self.bar.update(self._step[1], description=what, completed=done, total=of, count=count)
+        if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now
-            left = (now - self._started) * (of - done) / done
-            self.say(f"{what}: {done:,} of {of:,}, about {left:,.0f} s left")
+            self.say(f"{what}: {count}")
 
 
 @contextlib.contextmanager
@@ -367,6 +396,50 @@ def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
     _print(table)
 
 
+def _model_document(done: "Trained") -> dict[str, Any]:
+    """What the JSON says about a model, by its kind."""
+    from vfl.protocols.boost import GuestModel
+
+    model = done.half.model
+    if isinstance(model, GuestModel):
+        return {"trees": len(model.trees), "importance": model.importance()}
+    return {**model.ending, "relativities": str(done.relativities)}
+
+
+def _print_model(done: "Trained") -> str:
+    """Print what there is to see of a model, by its kind; in words how large it is."""
+    from vfl.protocols.boost import GuestModel
+
+    model = done.half.model
+    if isinstance(model, GuestModel):
+        _print_importance(model.importance())
+        return f"{len(model.trees)} trees"
+    click.echo(f"relativities are in {done.relativities}")
+    many = f"{model.iterations:,} iteration{'' if model.iterations == 1 else 's'}"
+    return f"{'' if model.converged else 'NOT '}converged after {many}"
+
+
+def _print_relativities(name: str, lines: "Sequence[Line]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(title=f"model {name}", title_justify="left")
+    for heading in ("column", "level"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("coefficient", "per unit", "relativity", "rows"):
+        table.add_column(heading, justify="right")
+    for line in lines:
+        table.add_row(
+            Text(line.column),
+            Text(line.level),
+            f"{line.coefficient:.4f}",
+            "" if line.per_unit is None else f"{line.per_unit:.4g}",
+            "" if line.relativity is None else f"{line.relativity:.4f}",
+            "" if line.rows is None else f"{line.rows:,}",
+        )
+    _print(table)
+
+
 def _print_importance(importance: list[tuple[str, str, int, float]]) -> None:
     from rich.table import Table
 
@@ -383,7 +456,10 @@ def _print_importance(importance: list[tuple[str, str, int, float]]) -> None:
 def _print(table: Any) -> None:
     from rich.console import Console
 
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_WIDE)  # nothing is cut in a file or a pipe
+    console.print(table)
 
 
 def _account(account: Any) -> dict[str, Any]:

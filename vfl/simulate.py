@@ -10,6 +10,10 @@ what guards a party against others is left out: policies, certificates, a least 
 
     model = vfl.SecureBoostRegressor(objective="poisson")
     model.fit(insurer, claims, hosts={"registry": registry, "bureau": bureau}, exposure=years)
+
+    model = vfl.FederatedGLM(family="poisson")
+    model.fit(insurer, claims, hosts={"registry": registry, "bureau": bureau}, exposure=years)
+    model.relativities_["registry"]
 """
 
 import asyncio
@@ -18,38 +22,56 @@ import inspect
 import numbers
 import secrets
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from dataclasses import dataclass, replace
+from functools import wraps
+from typing import Any, ClassVar, Self, TypeVar, cast
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from pandas.api import types
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
+from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.learn.binning import Features, bin_columns
-from vfl.learn.losses import OBJECTIVES, BadLabel, Floats, LogisticLoss, Loss, Objective, loss_of
+from vfl.learn.binning import Binned, Features, bin_columns
+from vfl.learn.design import Design, Matrix
+from vfl.learn.losses import (
+    FAMILIES,
+    OBJECTIVES,
+    BadLabel,
+    Family,
+    Floats,
+    LogisticLoss,
+    Loss,
+    Objective,
+    loss_of,
+)
 from vfl.learn.metrics import regression_metrics
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import MemoryPeer, Peer, together
-from vfl.party.config import DataSection, did_you_mean
+from vfl.party.config import DataSection, GlmSection, did_you_mean
 from vfl.party.ids import normalise as normalise_ids
+from vfl.party.linear import COLUMNS, lines, own_scores, prepared
 from vfl.party.table import MAX_CATEGORIES
-from vfl.protocols.boost import (
-    GuestModel,
-    HostModel,
-    Training,
-    TreeDone,
-    guest_train,
-    host_train,
+from vfl.protocols.boost import GuestModel, HostModel, Training, guest_train, host_train
+from vfl.protocols.glm import guest_fit, host_fit
+from vfl.protocols.glm_scoring import (
+    GuestGlm,
+    HostGlm,
+    LinearPart,
+    guest_glm_score,
+    host_glm_score,
 )
 from vfl.protocols.key import generate_key
 from vfl.protocols.psi import guest_align, host_align
@@ -60,26 +82,23 @@ GUEST = "guest"  # the name of the party with the labels
 Tables = Mapping[str, pd.DataFrame]
 IdColumns = str | Sequence[str] | None
 Rows = NDArray[np.int64]
+Progress = Callable[[Any], None]  # told of each tree (TreeDone) or iteration (IterationDone)
 T = TypeVar("T")
+M = TypeVar("M", bound=BaseModel)
 
 _NORMALISE: tuple[str, ...] = DataSection.model_fields["normalise"].default
 
 
 class _Federation(BaseEstimator):  # type: ignore[misc]
-    """Gradient-boosted trees over the columns of several parties.
-
-    Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`).
-
-    Columns of a DataFrame: numbers and bools are numeric, text, objects and categories are
+    """Columns of a DataFrame: numbers and bools are numeric, text, objects and categories are
     categorical, dates are refused. None and NaN are missing. Ids are never features.
 
     Attributes after fit:
 
     - n_aligned_, aligned_: number and positions of the guest's rows that all parties know, int64
-    - model_, halves_: the guest's half (GuestModel), the hosts' by name (HostModel)
-    - feature_importances_: DataFrame (party, column, splits, gain), most gain first
+    - model_, halves_: the guest's half of the model, the hosts' by name
     - traffic_: bytes between guest and host during fit, both ways together, by host's name
-    - train_log_: losses (mean) and seconds after each tree (TreeDone)
+    - train_log_: losses (mean) and seconds, after each tree (TreeDone) or iteration (IterationDone)
 
     Parameters:
 
@@ -90,8 +109,13 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
     """
 
     aligned_: Rows
-    model_: GuestModel
-    halves_: dict[str, HostModel]
+    model_: Any
+    halves_: dict[str, Any]
+    id: IdColumns | Mapping[str, IdColumns]
+    normalise: Sequence[str] | Sequence[Sequence[str]]
+    workers: int
+    _SETTINGS: ClassVar[type[BaseModel]]  # of the kind of model, checked by fit
+    _LEFT_OUT: ClassVar[frozenset[str]] = frozenset()  # settings without a meaning in one process
     _categorical: dict[str, dict[str, bool]]  # columns by party
 
     def __init__(
@@ -103,15 +127,28 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         **params: Any,
     ) -> None:
         """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        settings = self._settings()
         for name in params:
-            if name not in BoostParams.model_fields:
+            if name not in settings:
                 known = [*inspect.signature(type(self).__init__).parameters][1:]
                 raise TypeError(f"{type(self).__name__} has no parameter {name!r}; {_hint(name, known)}")
         self.id = id
         self.normalise = normalise
         self.workers = workers
-        for name, field in BoostParams.model_fields.items():
+        for name, field in settings.items():
             setattr(self, name, params.get(name, field.default))
+
+    @classmethod
+    def _settings(cls) -> dict[str, FieldInfo]:
+        fields = cls._SETTINGS.model_fields
+        return {name: field for name, field in fields.items() if name not in cls._LEFT_OUT}
+
+    def _method(self, hosts: Iterable[str]) -> "_Method":
+        """How the kind of model is trained and scored. Raises ConfigError for impossible settings."""
+        raise NotImplementedError
+
+    def _fitted(self, loss: Loss) -> None:
+        """What a kind of model tells besides, once it is fitted."""
 
     def _fit(
         self,
@@ -121,13 +158,13 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         loss: Loss,
         sample_weight: ArrayLike | None,
         offset: Floats | None,
-        progress: Callable[[TreeDone], None] | None,
+        progress: Progress | None,
     ) -> None:
-        params = self._params()
         workers = self.workers
         if not isinstance(workers, numbers.Integral) or isinstance(workers, bool) or workers < 1:
             raise ConfigError("workers must be a whole number of at least 1")
         hosts = _named(hosts)
+        method = self._method(hosts)
         guest = self._table(GUEST, insurer, None, with_ids=bool(hosts))
         others = []
         for name, frame in hosts.items():
@@ -137,33 +174,31 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         weight = np.ones(len(insurer)) if weight is None else weight
         every = np.ones(len(insurer), np.bool_)
         rows = Training(label, weight, every, ~every, loss, offset)
-        log: list[TreeDone] = []
+        log: list[Any] = []
 
-        def done(tree: TreeDone) -> None:
-            log.append(tree)
+        def done(step: Any) -> None:
+            log.append(step)
             if progress:
-                progress(tree)
+                progress(step)
 
-        trained = _run(_train(guest, others, rows, params, int(workers), done))
+        trained = _run(_train(guest, others, rows, method, Machine(int(workers)), done))
         self.aligned_ = trained.rows
         self.n_aligned_ = len(trained.rows)
         self.model_ = trained.model
         self.halves_ = trained.halves
-        self.feature_importances_ = pd.DataFrame(
-            trained.model.importance(), columns=["party", "column", "splits", "gain"]
-        )
         self.traffic_ = trained.traffic
         self.train_log_ = log
         self._categorical = {
             table.name: {name: values.dtype == object for name, values in table.features.items()}
             for table in (guest, *others)
         }
+        self._fitted(loss)
 
     def decision_function(self, insurer: pd.DataFrame, hosts: Tables | None = None) -> Floats:
         """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
         mean or the mean, by the loss's link, without any offset.
 
-        A row that a host does not know goes where that host's missing values go. `hosts` must have
+        A row that a host does not know counts as one of missing values there. `hosts` must have
         every host of the training (an empty table of the same columns where it knows no row).
 
         Raises NotFittedError, ConfigError for other hosts than in training, DataError for tables that
@@ -182,20 +217,14 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         _same_columns_of_ids([guest, *others] if others else [])
         if not guest.rows:
             return np.empty(0)
-        return _run(_score(guest, others, self.model_, self.halves_))
+        return _run(_score(guest, others, self._method(names), self.model_, self.halves_))
 
-    def _params(self) -> BoostParams:
-        values = {name: getattr(self, name) for name in BoostParams.model_fields}
+    def _params(self) -> Any:
+        """The settings, checked. Raises ConfigError."""
+        values = {name: getattr(self, name) for name in self._settings()}
         # A parameter search hands over NumPy's numbers.
         plain = {k: v.item() if isinstance(v, np.generic) else v for k, v in values.items()}
-        try:
-            return BoostParams.model_validate(plain)
-        except ValidationError as error:
-            first = error.errors()[0]
-            if not first["loc"]:  # a rule over several parameters
-                raise ConfigError(str(first["ctx"]["error"])) from None
-            name = first["loc"][0]
-            raise ConfigError(f"{name}={plain[str(name)]!r}: {first['msg']}") from None
+        return _validated(self._SETTINGS, plain)
 
     def _table(
         self, party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | None, with_ids: bool = True
@@ -242,8 +271,8 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         return found.ids
 
 
-class SecureBoost(ClassifierMixin, _Federation):  # type: ignore[misc]
-    """A classifier for a label of 0 and 1; after fit, classes_ is array([0, 1])."""
+class _Classifier(ClassifierMixin, _Federation):  # type: ignore[misc]
+    """A model of a label of 0 and 1."""
 
     def fit(
         self,
@@ -251,14 +280,14 @@ class SecureBoost(ClassifierMixin, _Federation):  # type: ignore[misc]
         y: ArrayLike,
         hosts: Tables | None = None,
         sample_weight: ArrayLike | None = None,
-        progress: Callable[[TreeDone], None] | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 
         insurer: the guest's columns, shape (rows, columns). y: its label, 0 or 1, shape (rows,).
         hosts: the other parties' tables by name, rows in any order; without them the guest trains
         alone on all its rows. sample_weight: positive, shape (rows,). progress: called after each
-        tree, from another thread.
+        tree or iteration, from another thread.
 
         Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
         """
@@ -287,18 +316,11 @@ class SecureBoost(ClassifierMixin, _Federation):  # type: ignore[misc]
         return float(accuracy_score(y, self.predict(insurer, hosts), sample_weight=sample_weight))
 
 
-class SecureBoostRegressor(RegressorMixin, _Federation):  # type: ignore[misc]
-    """A regressor for counts, amounts and any numbers.
+class _Regressor(RegressorMixin, _Federation):  # type: ignore[misc]
+    """A model of counts, amounts and any numbers."""
 
-    - objective: "squared"; "poisson" for counts, such as claim frequency with an exposure; "gamma" for
-      amounts above zero; "tweedie" for amounts of which many are zero
-    - with_offset_: whether it was trained with an offset
-    """
-
-    def __init__(self, *, objective: Objective = "squared", **others: Any) -> None:
-        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
-        super().__init__(**others)
-        self.objective = objective
+    _NAMED: ClassVar[str]  # the parameter that says what the label is
+    _LOSSES: ClassVar[Mapping[str, type[Loss]]]
 
     def fit(
         self,
@@ -308,15 +330,15 @@ class SecureBoostRegressor(RegressorMixin, _Federation):  # type: ignore[misc]
         sample_weight: ArrayLike | None = None,
         exposure: ArrayLike | None = None,
         offset: ArrayLike | None = None,
-        progress: Callable[[TreeDone], None] | None = None,
+        progress: Progress | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 
         insurer: the guest's columns, shape (rows, columns). y: its label, shape (rows,). hosts: the
         other parties' tables by name, rows in any order; without them the guest trains alone on all
         its rows. sample_weight: positive, shape (rows,). exposure: time at risk of each row, positive,
-        for objective "poisson" alone. offset: added to each row's score, on the scale of the link.
-        progress: called after each tree, from another thread.
+        for "poisson" alone. offset: added to each row's score, on the scale of the link.
+        progress: called after each tree or iteration, from another thread.
 
         Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
         """
@@ -369,10 +391,11 @@ class SecureBoostRegressor(RegressorMixin, _Federation):  # type: ignore[misc]
         return scores if added is None else scores + added, added
 
     def _loss(self) -> Loss:
-        if self.objective not in OBJECTIVES or self.objective == "binary":
-            names = ", ".join(name for name in OBJECTIVES if name != "binary")
-            raise ConfigError(f"objective={self.objective!r}: there are {names}")
-        return loss_of(self.objective, self._params().tweedie_power)
+        name = getattr(self, self._NAMED)
+        names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
+        if name not in names:
+            raise ConfigError(f"{self._NAMED}={name!r}: there are {', '.join(names)}")
+        return loss_of(name, self._params().tweedie_power)
 
     def _offset(
         self, insurer: pd.DataFrame, exposure: ArrayLike | None, offset: ArrayLike | None
@@ -387,32 +410,154 @@ class SecureBoostRegressor(RegressorMixin, _Federation):  # type: ignore[misc]
         return np.log(known) + (0.0 if added is None else added)
 
 
-def _completed(
-    constructor: Callable[..., None], others: Iterable[inspect.Parameter]
-) -> inspect.Signature:
-    """The signature of an __init__ with the `others` spelt out in place of its last parameter."""
-    own = list(inspect.signature(constructor).parameters.values())[:-1]
-    return inspect.Signature([*own, *others])
+class _Trees(_Federation):
+    """Gradient-boosted trees over the columns of several parties.
+
+    Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`). After fit,
+    feature_importances_ is a DataFrame (party, column, splits, gain), most gain first.
+    """
+
+    _SETTINGS = BoostParams
+
+    def _method(self, hosts: Iterable[str]) -> "_Boosting":
+        return _Boosting(self._params())
+
+    @property
+    def feature_importances_(self) -> pd.DataFrame:
+        check_is_fitted(self, "model_")
+        return pd.DataFrame(self.model_.importance(), columns=["party", "column", "splits", "gain"])
 
 
-# scikit-learn reads parameters and defaults from signatures, help() and notebooks too.
-_Federation.__init__.__signature__ = _completed(  # type: ignore[attr-defined]
-    _Federation.__init__,
-    (
+class _Linear(_Federation):
+    """A generalised linear model over the columns of several parties, at the optimum of all columns.
+
+    Source: Yang et al., arXiv 1911.09824, with L-BFGS across parties (`vfl.protocols.glm`).
+
+    After fit, by party's name where it is a dict:
+
+    - intercept_, coef_: a number; a dict of Series by (column, level), the level of a slope is ""; a
+      slope is per standard deviation of its column
+    - relativities_: a dict of DataFrames (column, level, coefficient, per_unit, relativity, rows), the
+      guest's with the intercept first
+    - n_iter_, converged_: a fit that has not converged warns and is kept
+
+    Also, `rules` has by party what its party file would say under [glm]: binned, bins, missing, base,
+    min_level_rows.
+    """
+
+    _SETTINGS = GlmParams
+    _LEFT_OUT = frozenset({"scores", "seed"})
+    rules: Mapping[str, Mapping[str, Any]] | None
+
+    def __init__(self, *, rules: Mapping[str, Mapping[str, Any]] | None = None, **params: Any) -> None:
+        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        super().__init__(**params)
+        self.rules = rules
+
+    def _fitted(self, loss: Loss) -> None:
+        self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
+        self.converged_ = self.model_.converged
+        parties = {GUEST: self.model_, **self.halves_}
+        self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
+        self.relativities_ = {
+            name: pd.DataFrame([line.cells for line in lines(half, loss.link)], columns=list(COLUMNS))
+            for name, half in parties.items()
+        }
+        if not self.converged_:
+            warnings.warn(
+                f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
+                ConvergenceWarning,
+                stacklevel=4,  # who calls fit
+            )
+
+    def _method(self, hosts: Iterable[str]) -> "_Fitting":
+        sections, parties = {}, [GUEST, *hosts]
+        for party, rules in (self.rules or {}).items():
+            if party not in parties:
+                raise ConfigError(f"rules= names {party!r}, which is no party; {_hint(party, parties)}")
+            plain = {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
+            sections[party] = _validated(GlmSection, plain, f"rules of {party}: ")
+        return _Fitting(self._params(), sections)
+
+
+class SecureBoost(_Classifier, _Trees):
+    """A classifier for a label of 0 and 1; after fit, classes_ is array([0, 1])."""
+
+
+class SecureBoostRegressor(_Regressor, _Trees):
+    """A regressor for counts, amounts and any numbers.
+
+    - objective: "squared"; "poisson" for counts, such as claim frequency with an exposure; "gamma" for
+      amounts above zero; "tweedie" for amounts of which many are zero
+    - with_offset_: whether it was trained with an offset
+    """
+
+    _NAMED, _LOSSES = "objective", OBJECTIVES
+
+    def __init__(self, *, objective: Objective = "squared", **others: Any) -> None:
+        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        super().__init__(**others)
+        self.objective = objective
+
+
+class FederatedGLM(_Regressor, _Linear):
+    """A regressor for counts, amounts and any numbers.
+
+    - family: "gaussian"; "poisson" for counts, such as claim frequency with an exposure; "gamma" for
+      amounts above zero; "tweedie" for amounts of which many are zero. The link is the identity for
+      gaussian, else the logarithm
+    - with_offset_: whether it was trained with an offset
+    """
+
+    _NAMED, _LOSSES = "family", FAMILIES
+
+    def __init__(self, *, family: Family = "gaussian", **others: Any) -> None:
+        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        super().__init__(**others)
+        self.family = family
+
+
+class FederatedLogisticRegression(_Classifier, _Linear):
+    """A classifier for a label of 0 and 1; after fit, classes_ is array([0, 1])."""
+
+
+def _spell_out(estimator: type[_Federation]) -> None:
+    """Give an estimator's __init__ the signature and its doc the words of all its parameters.
+
+    scikit-learn reads parameters and defaults from signatures, help() and notebooks too.
+    """
+    kinds = [
+        kind for kind in estimator.__mro__ if "__init__" in vars(kind) and issubclass(kind, _Federation)
+    ]
+    own = [
+        parameter
+        for kind in kinds
+        for parameter in inspect.signature(vars(kind)["__init__"]).parameters.values()
+        if parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    ]
+    settings = [
         inspect.Parameter(
             name, inspect.Parameter.KEYWORD_ONLY, default=field.default, annotation=field.annotation
         )
-        for name, field in BoostParams.model_fields.items()
-    ),
-)
-SecureBoostRegressor.__init__.__signature__ = _completed(  # type: ignore[attr-defined]
-    SecureBoostRegressor.__init__,
-    list(inspect.signature(_Federation.__init__).parameters.values())[1:],
-)
-_PARAMETERS = "".join(f"\n    - {name}: {f.description}" for name, f in BoostParams.model_fields.items())
-for _estimator in (SecureBoost, SecureBoostRegressor):
-    _texts = (_estimator.__doc__ or "", _Federation.__doc__ or "")
-    _estimator.__doc__ = "\n\n    ".join(text.strip() for text in _texts) + _PARAMETERS
+        for name, field in estimator._settings().items()
+    ]
+    constructor = estimator.__init__
+
+    @wraps(constructor)
+    def spelt_out(self: Any, **named: Any) -> None:
+        constructor(self, **named)
+
+    first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    spelt_out.__signature__ = inspect.Signature([first, *own, *settings])  # type: ignore[attr-defined]
+    estimator.__init__ = spelt_out  # type: ignore[method-assign]
+    kind = _Trees if issubclass(estimator, _Trees) else _Linear
+    texts = [(part.__doc__ or "").strip() for part in (estimator, kind, _Federation)]
+    words = "".join(f"\n    - {name}: {f.description}" for name, f in estimator._settings().items())
+    estimator.__doc__ = "\n\n    ".join(texts) + words
+
+
+for _estimator in (SecureBoost, SecureBoostRegressor, FederatedGLM, FederatedLogisticRegression):
+    _spell_out(_estimator)
 
 
 # The parties' roles.
@@ -435,42 +580,194 @@ class _Table:
 @dataclass(frozen=True)
 class _Trained:
     rows: Rows
-    model: GuestModel
-    halves: dict[str, HostModel]
+    model: Any
+    halves: dict[str, Any]
     traffic: dict[str, int]
+
+
+@dataclass(frozen=True)
+class _Session:
+    """A host's session with the guest in a training."""
+
+    guest: Peer
+    name: str
+    hosts: list[str]
+    context: bytes
+
+
+class _Method(ABC):
+    """How one kind of model is trained and scored. Features are those of the rows at hand."""
+
+    params: Any
+
+    @abstractmethod
+    async def guest(
+        self,
+        hosts: list[Peer],
+        features: Features,
+        rows: Training,
+        key: PrivateKey | None,
+        machine: Machine,
+        done: Progress,
+    ) -> Any:
+        """The guest's half."""
+
+    @abstractmethod
+    async def host(self, session: _Session, features: Features, rows: int, machine: Machine) -> Any:
+        """A host's half."""
+
+    @abstractmethod
+    async def guest_scores(
+        self, hosts: list[Peer], model: Any, table: _Table, places: list[Rows]
+    ) -> Floats:
+        """The score of every row of the guest's table."""
+
+    @abstractmethod
+    async def host_scores(
+        self, guest: Peer, half: Any, name: str, features: Features, rows: int
+    ) -> None:
+        """A host's part of these."""
+
+    def drawn(self, whole: Training, rows: Rows) -> Training:
+        """The aligned rows, of the guest's; all of them train unless the method keeps some back."""
+        validation = np.zeros(len(rows), np.bool_)
+        offset = None if whole.offset is None else whole.offset[rows]
+        return Training(
+            whole.label[rows], whole.weight[rows], ~validation, validation, whole.loss, offset
+        )
+
+
+@dataclass(frozen=True)
+class _Boosting(_Method):
+    params: BoostParams
+
+    async def guest(
+        self,
+        hosts: list[Peer],
+        features: Features,
+        rows: Training,
+        key: PrivateKey | None,
+        machine: Machine,
+        done: Progress,
+    ) -> GuestModel:
+        own = {GUEST: self._binned(features)}
+        model, _ = await guest_train(
+            hosts, own, rows, self.params, key=key, machine=machine, progress=done
+        )
+        return model
+
+    async def host(
+        self, session: _Session, features: Features, rows: int, machine: Machine
+    ) -> HostModel:
+        return await host_train(
+            session.guest,
+            self._binned(features),
+            self.params,
+            name=session.name,
+            shown=str,
+            machine=machine,
+        )
+
+    async def guest_scores(
+        self, hosts: list[Peer], model: GuestModel, table: _Table, places: list[Rows]
+    ) -> Floats:
+        return await guest_score(hosts, model, table.features, places, table.rows)
+
+    async def host_scores(
+        self, guest: Peer, half: HostModel, name: str, features: Features, rows: int
+    ) -> None:
+        await host_score(guest, half, features, rows)
+
+    def drawn(self, whole: Training, rows: Rows) -> Training:
+        """Those that decide when to stop are drawn by the seed as in a job."""
+        draw = np.random.default_rng([self.params.seed, 1]).random(len(whole.label))[rows]
+        validation = draw < self.params.validation_share
+        return replace(super().drawn(whole, rows), train=~validation, validation=validation)
+
+    def _binned(self, features: Features) -> Binned:
+        return bin_columns(features, self.params.max_bins, self.params.min_bin_rows)
+
+
+@dataclass(frozen=True)
+class _Fitting(_Method):
+    params: GlmParams
+    rules: Mapping[str, GlmSection]
+
+    async def guest(
+        self,
+        hosts: list[Peer],
+        features: Features,
+        rows: Training,
+        key: PrivateKey | None,
+        machine: Machine,
+        done: Progress,
+    ) -> GuestGlm:
+        design, matrix = self._prepared(GUEST, features, len(rows.label))
+        fit = await guest_fit(
+            hosts, {GUEST: matrix}, rows, self.params, key=key, machine=machine, progress=done
+        )
+        parties = (GUEST, *(host.name for host in hosts))
+        return GuestGlm.of(parties, design, fit.coefficients[GUEST], fit)
+
+    async def host(self, session: _Session, features: Features, rows: int, machine: Machine) -> HostGlm:
+        design, matrix = self._prepared(session.name, features, rows)
+        ended: list[bool] = []
+        coefficients = await host_fit(
+            session.guest,
+            rows,
+            lambda training: matrix,
+            self.params,
+            name=session.name,
+            hosts=session.hosts,
+            context=session.context,
+            machine=machine,
+            keep=lambda _, converged: ended.append(converged),
+        )
+        return HostGlm(LinearPart(design, tuple(coefficients.tolist())), ended[0])
+
+    async def guest_scores(
+        self, hosts: list[Peer], model: GuestGlm, table: _Table, places: list[Rows]
+    ) -> Floats:
+        own = own_scores(GUEST, model.part, table.features, table.rows)
+        return await guest_glm_score(hosts, model.intercept + own.rows, places)
+
+    async def host_scores(
+        self, guest: Peer, half: HostGlm, name: str, features: Features, rows: int
+    ) -> None:
+        own = own_scores(name, half.part, features, rows)
+        await host_glm_score(guest, own.missing, own.rows)
+
+    def _prepared(self, name: str, features: Features, rows: int) -> tuple[Design, Matrix]:
+        every = np.ones(rows, np.bool_)
+        section = self.rules.get(name, GlmSection())
+        return prepared(name, features, every, section, self.params.alpha)
 
 
 async def _train(
     guest: _Table,
     hosts: list[_Table],
     whole: Training,
-    params: BoostParams,
-    workers: int,
-    done: Callable[[TreeDone], None],
+    method: _Method,
+    machine: Machine,
+    done: Progress,
 ) -> _Trained:
     """`whole` is of all the guest's rows, aligned or not."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
     pairs = [MemoryPeer.pair(GUEST, name) for name in names]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
 
-    async def guest_role() -> tuple[Rows, GuestModel]:
+    async def guest_role() -> tuple[Rows, Any]:
         rows, key = np.arange(guest.rows), None
         if hosts:
             rows = await guest_align(peers, guest.ids, context=context)
-            key = await asyncio.to_thread(generate_key, params)
-        binned = bin_columns(guest.take(rows), params.max_bins, params.min_bin_rows)
-        drawn = _training(whole, rows, params)
-        model, _ = await guest_train(
-            peers, {GUEST: binned}, drawn, params, key=key, machine=Machine(workers), progress=done
-        )
-        return rows, model
+            key = await asyncio.to_thread(generate_key, method.params)
+        drawn = _checked(method.drawn(whole, rows))
+        return rows, await method.guest(peers, guest.take(rows), drawn, key, machine, done)
 
-    async def host_role(to_guest: Peer, table: _Table) -> HostModel:
+    async def host_role(to_guest: Peer, table: _Table) -> Any:
         rows = await host_align(to_guest, table.ids, context=context, name=table.name, hosts=names)
-        binned = bin_columns(table.take(rows), params.max_bins, params.min_bin_rows)
-        return await host_train(
-            to_guest, binned, params, name=table.name, shown=str, machine=Machine(workers)
-        )
+        session = _Session(to_guest, table.name, names, context)
+        return await method.host(session, table.take(rows), len(rows), machine)
 
     roles = [host_role(to_guest, table) for (_, to_guest), table in zip(pairs, hosts, strict=True)]
     everyone: list[Coroutine[Any, Any, Any]] = [guest_role(), *roles]
@@ -484,7 +781,7 @@ async def _train(
 
 
 async def _score(
-    guest: _Table, hosts: list[_Table], model: GuestModel, halves: Mapping[str, HostModel]
+    guest: _Table, hosts: list[_Table], method: _Method, model: Any, halves: Mapping[str, Any]
 ) -> Floats:
     """As each host knows other rows, each is aligned with on its own."""
     context = secrets.token_bytes(16)
@@ -499,13 +796,14 @@ async def _score(
 
     async def guest_role() -> Floats:
         places = await together([places_at(to_host) for to_host in peers])
-        return await guest_score(peers, model, guest.features, places, guest.rows)
+        return await method.guest_scores(peers, model, guest, places)
 
     async def host_role(to_guest: Peer, table: _Table) -> None:
         rows = await host_align(
             to_guest, table.ids, context=context, name=table.name, hosts=[table.name], allow_empty=True
         )
-        await host_score(to_guest, halves[table.name], table.take(rows), len(rows))
+        half = halves[table.name]
+        await method.host_scores(to_guest, half, table.name, table.take(rows), len(rows))
 
     roles = [host_role(to_guest, table) for (_, to_guest), table in zip(pairs, hosts, strict=True)]
     everyone: list[Coroutine[Any, Any, Any]] = [guest_role(), *roles]
@@ -513,18 +811,31 @@ async def _score(
     return cast(Floats, scores)
 
 
-def _training(whole: Training, rows: Rows, params: BoostParams) -> Training:
-    """The aligned rows, those that decide when to stop drawn by the seed as in a job."""
-    label, weight = whole.label[rows], whole.weight[rows]
-    offset = None if whole.offset is None else whole.offset[rows]
-    draw = np.random.default_rng([params.seed, 1]).random(len(whole.label))[rows]
-    validation = draw < params.validation_share
-    for mask, what in ((~validation, "train on"), (validation, "stop by")):
+def _checked(rows: Training) -> Training:
+    """The rows, if there is something to learn from their label. Raises DataError."""
+    for mask, what in ((rows.train, "train on"), (rows.validation, "stop by")):
         if mask.any() or what == "train on":
-            _check_label(
-                label[mask], whole.loss, f"in the {int(mask.sum()):,} aligned rows to {what}, y"
-            )
-    return Training(label, weight, ~validation, validation, whole.loss, offset)
+            said = f"in the {int(mask.sum()):,} aligned rows to {what}, y"
+            _check_label(rows.label[mask], rows.loss, said)
+    return rows
+
+
+def _coefficients(part: LinearPart) -> "pd.Series[float]":
+    """By column and level."""
+    index = pd.MultiIndex.from_tuples(part.design.coefficients, names=["column", "level"])
+    return pd.Series(part.coefficients, index, np.float64, name="coefficient")
+
+
+def _validated(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
+    """Raises ConfigError naming the parameter."""
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:  # a rule over several parameters
+            raise ConfigError(where + str(first["ctx"]["error"])) from None
+        name = first["loc"][0]
+        raise ConfigError(f"{where}{name}={values[str(name)]!r}: {first['msg']}") from None
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -131,7 +131,7 @@ async def hosts_of(
     office: Office, wait: float, show: Show, names: list[str] | None = None
 ) -> AsyncIterator[list[Peer]]:
     """Sessions with hosts for one job; whatever ends the job, every host is told why."""
-    hosts = await connect_hosts(office, names or list(office.party.peers), wait, show)
+    hosts = await connect_hosts(office, names or office.party.partners, wait, show)
     try:
         yield hosts
     except VflError as error:

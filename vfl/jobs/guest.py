@@ -1,9 +1,8 @@
 """The guest's side of each job."""
 
-import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,40 +15,44 @@ from vfl.errors import ConfigError, DataError, ModelError, PeerError
 from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
+    JOB_LENGTH,
     Alignment,
+    AnyGuestHalf,
     GuestHalf,
     ids_digest,
     load_alignment,
     load_half,
+    resolve_model,
     save_alignment,
     save_half,
 )
+from vfl.jobs.learners import Run, learner_of
 from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
-from vfl.jobs.show import Show
-from vfl.learn.binning import bin_columns
+from vfl.jobs.relativities import save_relativities
+from vfl.jobs.show import Show, say_unseen
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.net.peer import Peer, together
 from vfl.party.config import DataSection, Job
 from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.linear import own_scores
 from vfl.party.store import Store
 from vfl.party.table import Table, check_writable, read_table, write_scores
-from vfl.protocols.boost import Training, TreeDone, guest_train
-from vfl.protocols.key import generate_key
+from vfl.protocols.boost import GuestModel, Training
+from vfl.protocols.glm_scoring import GuestGlm, guest_glm_score
 from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import guest_score
-
-_JOB_LENGTH = 40  # how much of a job's name the names of its models take over
 
 
 @dataclass(frozen=True)
 class Trained:
     """What training came to."""
 
-    half: GuestHalf
+    half: AnyGuestHalf
     path: Path
     rows: dict[str, int]  # trained on, kept to decide when to stop, held out
     account: Account
-    phases: list[dict[str, float]]  # seconds of each tree by phase
+    phases: list[Mapping[str, float]]  # seconds of each tree or iteration by phase
+    relativities: Path | None  # of a linear model, as CSV
 
 
 @dataclass(frozen=True)
@@ -102,19 +105,16 @@ async def train(
     Raises DataError, ConfigError (training that diverges, an exposure that has no meaning), ModelError
     (no alignment, or one of another table) and what sessions raise.
     """
-    if job.job.model != "secureboost":
-        raise ConfigError(f'[job] model = "{job.job.model}" cannot be trained yet')
-    party, params, started = office.party, job.secureboost, time.monotonic()
-    loss = job.loss
+    party, started, loss = office.party, time.monotonic(), job.loss
     if party.data.exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
     store = Store(party.party.store)
     table, ids = _read(party.data, show=show, loss=loss)
     aligned = _alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job, loss)
-    own = bin_columns(table.take(aligned.rows), params.max_bins, params.min_bin_rows)
+    learner = learner_of(job, party, table.take(aligned.rows), rows, show)
     # In the party file's order, which decides between equal gains.
-    names = [name for name in party.peers if name in aligned.parties]
+    names = [name for name in party.partners if name in aligned.parties]
     async with hosts_of(office, wait, show, names) as hosts:
         offer = Offer(
             "train",
@@ -122,7 +122,7 @@ async def train(
             [host.name for host in hosts],
             list(aligned.normalise),
             alignment=aligned.name,
-            model=f"{job.name[:_JOB_LENGTH]}-{stamp(run)}",
+            model=f"{job.name[:JOB_LENGTH]}-{stamp(run)}",
             job=job.canonical,
         )
         for host, answer in zip(hosts, await _offer(hosts, offer), strict=True):
@@ -132,25 +132,14 @@ async def train(
                     f"party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        key = await asyncio.to_thread(generate_key, params)
         operations: Operations = Counter()
-        follow = _Follow(show, loss.measure)
-        model, score = await guest_train(
-            hosts,
-            {party.name: own},
-            rows,
-            params,
-            key=key,
-            machine=party.party.machine,
-            progress=follow.tree,
-            operations=operations,
-        )
+        model, score = await learner.learn(hosts, Run(office, offer, wait), operations)
         metrics: dict[str, dict[str, float]] = {}
         if held_out.any():
-            _, alone_score = await guest_train([], {party.name: own}, rows, params)
-            for what, scores in ((f"{party.name} alone", alone_score), ("federation", score)):
+            alone = await learner.alone()
+            for what, scores in ((f"{party.name} alone", alone), ("federation", score)):
                 metrics[what] = _metrics(rows, held_out, scores)
-        half = GuestHalf(
+        half: AnyGuestHalf = GuestHalf(
             offer.model or "",
             job.settings,
             tuple(table.features),
@@ -158,20 +147,22 @@ async def train(
             office.fingerprints,
             model,
             metrics,
-            job.job.objective or "binary",
-            params.tweedie_power,
+            job.job.objective or job.job.family or "binary",
+            learner.params.tweedie_power,
             exposure=table.exposure is not None,
             offset=party.data.offset is not None,
         )
         save_half(store, half)
+        relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
         account = Account.of(started, hosts, operations)
-        _save_run(store, half, account, follow.phases, aligned.rows, held_out, score)
+        _save_run(store, half, account, learner.phases, aligned.rows, held_out, score)
     counts = {
         "train": int(rows.train.sum()),
         "validation": int(rows.validation.sum()),
         "held out": int(held_out.sum()),
     }
-    return Trained(half, store.path("model", half.name), counts, account, follow.phases)
+    path = store.path("model", half.name)
+    return Trained(half, path, counts, account, learner.phases, relativities)
 
 
 async def score(office: Office, model: str, data: Path, out: Path, *, wait: float, show: Show) -> Scored:
@@ -183,11 +174,13 @@ async def score(office: Office, model: str, data: Path, out: Path, *, wait: floa
     """
     party, started = office.party, time.monotonic()
     check_writable(out)
-    half = load_half(Store(party.party.store), resolve_model(Store(party.party.store), model), GuestHalf)
+    store = Store(party.party.store)
+    half = load_half(store, resolve_model(store, model), GuestHalf)
     _check_parties(office, half)
     table, ids = _read(_as_trained(party.data, half), show=show, path=data, expect=half.columns)
     if half.exposure and table.exposure is None:
         show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
+    ask = _scorer(half.model, table, show)
     hosts_names = list(half.model.parties[1:])
     async with hosts_of(office, wait, show, hosts_names) as hosts:
         offer = Offer("score", new_run(), hosts_names, list(half.normalise), model=half.name)
@@ -205,14 +198,7 @@ async def score(office: Office, model: str, data: Path, out: Path, *, wait: floa
             ]
         )
         places = [_places(common, ids) for common in found]
-        scores = await guest_score(
-            hosts,
-            half.model,
-            table.features,
-            places,
-            table.rows,
-            lambda done, of: show.progress("scoring", done, of),
-        )
+        scores = await ask(hosts, places)
         account = Account.of(started, hosts)
     unknown = {name: place < 0 for name, place in zip(hosts_names, places, strict=True)}
     columns: dict[str, Any] = dict(zip(party.data.id, table.ids, strict=True))
@@ -222,26 +208,26 @@ async def score(office: Office, model: str, data: Path, out: Path, *, wait: floa
     return Scored(table.rows, {name: int(mask.sum()) for name, mask in unknown.items()}, account)
 
 
-def resolve_model(store: Store, model: str) -> str:
-    """A model's full name from that, from a path, or from its job's name (the newest one)."""
-    if model in store.names("model") or "/" in model or model.endswith(".json"):
-        return model
-    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model[:_JOB_LENGTH]]
-    return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
+_Ask = Callable[[Sequence[Peer], Sequence[NDArray[np.int64]]], Awaitable[NDArray[np.float64]]]
 
 
-class _Follow:
-    """Turns trees into news for the person who waits."""
+def _scorer(model: GuestModel | GuestGlm, table: Table, show: Show) -> _Ask:
+    """How the rows of a table are scored, given hosts and the places of the rows with each.
 
-    def __init__(self, show: Show, measure: str) -> None:
-        self._show, self._measure = show, measure
-        self.phases: list[dict[str, float]] = []
+    What the guest can do alone is done at once: raises DataError for columns that are not as they were
+    in training.
+    """
 
-    def tree(self, done: TreeDone) -> None:
-        self.phases.append(done.seconds)
-        validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
-        news = f"training, {self._measure} {done.train_loss:.4f}{validation}"
-        self._show.progress(news, done.tree, done.of)
+    def follow(done: int, of: int) -> None:
+        show.progress("scoring", done, of)
+
+    if isinstance(model, GuestModel):
+        return lambda hosts, places: guest_score(
+            hosts, model, table.features, places, table.rows, follow
+        )
+    own = own_scores(table.path.name, model.part, table.features, table.rows)
+    say_unseen(show, own.unseen)
+    return lambda hosts, places: guest_glm_score(hosts, model.intercept + own.rows, places, follow)
 
 
 async def _offer(hosts: Sequence[Peer], offer: Offer) -> list[Accept]:
@@ -272,7 +258,7 @@ def _read(
     return table, ids
 
 
-def _as_trained(data: DataSection, half: GuestHalf) -> DataSection:
+def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
     """The section with exposure and offset only where the model was trained with them."""
     if half.offset and data.offset is None:
         raise ConfigError(
@@ -287,11 +273,11 @@ def _as_trained(data: DataSection, half: GuestHalf) -> DataSection:
 
 
 def _predictions(
-    half: GuestHalf, scores: NDArray[np.float64], table: Table
+    half: AnyGuestHalf, scores: NDArray[np.float64], table: Table
 ) -> dict[str, NDArray[np.float64]]:
     """The columns of a score file, from scores without offset."""
     expected = half.loss.predict(scores if table.offset is None else scores + table.offset)
-    if half.objective == "binary":
+    if isinstance(half.loss, LogisticLoss):
         return {"probability": expected}
     if table.exposure is None:
         return {"prediction": expected}
@@ -330,7 +316,7 @@ def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedId
     return alignment
 
 
-def _check_parties(office: Office, half: GuestHalf) -> None:
+def _check_parties(office: Office, half: AnyGuestHalf) -> None:
     for name in half.model.parties:
         if office.fingerprints.get(name) != half.fingerprints.get(name):
             raise ModelError(
@@ -343,12 +329,14 @@ def _split(
     table: Table, aligned: NDArray[np.int64], job: Job, loss: Loss
 ) -> tuple[Training, NDArray[np.bool_]]:
     """The rows that train, that decide when to stop and that are held out, drawn by the job's seed."""
-    params = job.secureboost
     if table.label is None:
         raise ValueError("training needs a label")
-    draw = np.random.default_rng([params.seed, 1]).random(table.rows)[aligned]
+    linear = job.job.model == "glm"
+    seed = job.glm.seed if linear else job.secureboost.seed
+    share = 0.0 if linear else job.secureboost.validation_share
+    draw = np.random.default_rng([seed, 1]).random(table.rows)[aligned]
     held_out = draw < job.job.holdout
-    validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * params.validation_share)
+    validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * share)
     label = table.label[aligned]
     train = ~held_out & ~validation
     if not train.any():
@@ -374,13 +362,14 @@ def _split(
 
 def _save_run(
     store: Store,
-    half: GuestHalf,
+    half: AnyGuestHalf,
     account: Account,
-    phases: list[dict[str, float]],
+    phases: Sequence[Mapping[str, float]],
     aligned: NDArray[np.int64],
     held_out: NDArray[np.bool_],
     score: NDArray[np.float64],
 ) -> None:
+    probability = isinstance(half.loss, LogisticLoss)
     rows = store.write_array("run", half.name, aligned[held_out])
     predicted = store.write_array("run", half.name, half.loss.predict(score[held_out]))
     store.write(
@@ -390,11 +379,10 @@ def _save_run(
             "model": half.name,
             "metrics": half.metrics,
             **account.document,
-            "phases": phases,
+            **(half.model.ending if isinstance(half.model, GuestGlm) else {}),
+            "phases": list(phases),
             "held_out_rows": dict(rows),
-            "held_out_probability" if half.objective == "binary" else "held_out_expected": dict(
-                predicted
-            ),
+            "held_out_probability" if probability else "held_out_expected": dict(predicted),
         },
     )
 

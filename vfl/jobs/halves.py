@@ -1,29 +1,36 @@
 """Halves of models and alignments as documents of the party's store.
 
 A document names the model and both parties by the fingerprints of their certificates, so that a half
-of another model or another guest is refused. Format version 1; old versions stay loadable (a half
-without an objective is of a 0/1 label).
+of another model or another guest is refused. `kind` says which kind of model it is. Format version 1;
+old versions stay loadable (a half without a kind is of trees, one without an objective of a 0/1 label).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ModelError
-from vfl.learn.losses import Loss, Objective, loss_of
+from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.party.store import Store
 from vfl.protocols.boost import GuestModel, HostModel
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm
 
 T = TypeVar("T")
+G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)
+H = TypeVar("H", bound=HostModel | HostGlm, covariant=True)
+Kind = Literal["secureboost", "glm"]
+
+JOB_LENGTH = 40
+"""How much of a job's name the names of its models take over."""
 
 
 @dataclass(frozen=True)
-class GuestHalf:
+class GuestHalf(Generic[G]):
     """The guest's half of a model."""
 
     name: str
@@ -31,9 +38,9 @@ class GuestHalf:
     columns: tuple[str, ...]
     normalise: tuple[str, ...]
     fingerprints: dict[str, str]  # of all parties
-    model: GuestModel
+    model: G
     metrics: dict[str, dict[str, float]]
-    objective: Objective = "binary"
+    objective: Objective | Family = "binary"  # of trees or of a linear model
     tweedie_power: float = 1.5
     exposure: bool = False  # whether it was trained with an exposure
     offset: bool = False  # and with an offset column
@@ -45,7 +52,7 @@ class GuestHalf:
 
 
 @dataclass(frozen=True)
-class HostHalf:
+class HostHalf(Generic[H]):
     """A host's half of a model."""
 
     name: str
@@ -54,7 +61,17 @@ class HostHalf:
     normalise: tuple[str, ...]
     guest: str  # fingerprint
     host: str  # fingerprint
-    model: HostModel
+    model: H
+
+
+AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
+AnyHostHalf = HostHalf[HostModel | HostGlm]
+
+# By kind: the guest's half, a host's, and what the label may be.
+_KINDS: dict[Kind, tuple[type[AnyGuestHalf], type[AnyHostHalf], tuple[str, ...]]] = {
+    "secureboost": (GuestHalf[GuestModel], HostHalf[HostModel], get_args(Objective)),
+    "glm": (GuestHalf[GuestGlm], HostHalf[HostGlm], get_args(Family)),
+}
 
 
 @dataclass(frozen=True)
@@ -69,20 +86,46 @@ class Alignment:
     rows: NDArray[np.int64]
 
 
-def save_half(store: Store, half: GuestHalf | HostHalf) -> None:
+def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
     """Keep a half. Raises DataError when the store cannot be written."""
-    store.write("model", half.name, msgspec.to_builtins(half, str_keys=True))
+    kind: Kind = "glm" if isinstance(half.model, GuestGlm | HostGlm) else "secureboost"
+    store.write("model", half.name, {"kind": kind, **msgspec.to_builtins(half, str_keys=True)})
 
 
-def load_half(store: Store, name: str, kind: type[T]) -> T:
-    """The half of that name or path. Raises ModelError when it is missing, damaged or foreign."""
+@overload
+def load_half(store: Store, name: str, role: type[GuestHalf[Any]]) -> AnyGuestHalf: ...
+@overload
+def load_half(store: Store, name: str, role: type[HostHalf[Any]]) -> AnyHostHalf: ...
+def load_half(
+    store: Store, name: str, role: type[GuestHalf[Any]] | type[HostHalf[Any]]
+) -> AnyGuestHalf | AnyHostHalf:
+    """The half of that name or path, GuestHalf or HostHalf as `role` says.
+
+    Raises ModelError when it is missing, damaged, foreign or of a kind that this version lacks.
+    """
     body = store.read("model", name)
-    half = _converted(body, kind, f"model {name}")
-    if isinstance(half, GuestHalf):
+    kind = body.pop("kind", "secureboost")
+    if kind not in _KINDS:
+        raise ModelError(f"model {name} is of a kind that this version of vfl does not know: update vfl")
+    guest, host, objectives = _KINDS[cast(Kind, kind)]
+    if role is HostHalf:
+        return _converted(body, host, f"model {name}")
+    half = _converted(body, guest, f"model {name}")
+    if half.objective not in objectives:
+        raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind}")
+    if isinstance(half.model, GuestModel):
         _check_trees(half.model, name)
-        if not 1 < half.tweedie_power < 2:
-            raise ModelError(f"model {name} is damaged: no such tweedie_power")
+    if not 1 < half.tweedie_power < 2:
+        raise ModelError(f"model {name} is damaged: no such tweedie_power")
     return half
+
+
+def resolve_model(store: Store, model: str) -> str:
+    """A model's full name from that, from a path, or from its job's name (the newest one)."""
+    if model in store.names("model") or "/" in model or model.endswith(".json"):
+        return model
+    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
+    return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
 
 
 def save_alignment(store: Store, alignment: Alignment) -> None:

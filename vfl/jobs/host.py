@@ -6,12 +6,17 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
 
+from vfl.crypto.workers import Operations
 from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, check_role
+from vfl.jobs.coordinator import Join, coordinator_of
 from vfl.jobs.halves import (
     Alignment,
+    AnyHostHalf,
     HostHalf,
     ids_digest,
     load_alignment,
@@ -20,18 +25,27 @@ from vfl.jobs.halves import (
     save_half,
 )
 from vfl.jobs.offer import Accept, Kept, Offer, bind
-from vfl.jobs.show import Once, Show
+from vfl.jobs.relativities import save_relativities
+from vfl.jobs.show import Once, Show, say_unseen
 from vfl.learn.binning import bin_columns
+from vfl.learn.design import Design, Matrix
+from vfl.learn.losses import Floats
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer, dial, listen
 from vfl.party.config import Job, PolicySection
 from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.linear import own_scores, prepared
 from vfl.party.store import Kind, Store
 from vfl.party.table import Table, read_table
+from vfl.protocols.bits import Mask
 from vfl.protocols.boost import HostModel, host_train
+from vfl.protocols.glm import host_fit
+from vfl.protocols.glm_scoring import HostGlm, LinearPart, host_glm_score
+from vfl.protocols.hidden_glm import hidden_host_fit
 from vfl.protocols.psi import host_align
 from vfl.protocols.scoring import host_score
 
+_REACH = 60.0  # seconds to reach a coordinator
 _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
 
 
@@ -48,9 +62,9 @@ async def serve(office: Office, show: Show) -> None:
         f"{party.name} serves {table.path.name}: {len(ids.ids):,} ids, {len(table.features)} columns"
     )
     async with asyncio.TaskGroup() as group:
-        for name, peer in party.peers.items():
-            if peer.address is not None:
-                group.create_task(_dial_forever(office, name, peer.address, show))
+        for name in party.partners:
+            if (address := party.peers[name].address) is not None:
+                group.create_task(_dial_forever(office, name, address, show))
         if party.party.listen is not None:
             group.create_task(_listen_forever(office, party.party.listen, group, show))
 
@@ -166,51 +180,134 @@ async def _align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     return f"aligned {len(rows):,} rows with {peer.name}"
 
 
+@dataclass(frozen=True)
+class _Work:
+    """A training that this host has agreed to, whatever the kind of model."""
+
+    office: Office
+    peer: Peer
+    offer: Offer
+    job: Job
+    name: str  # of the model
+    alignment: Alignment
+    table: Table
+    show: Show
+    operations: Operations = field(default_factory=Counter)
+
+    @property
+    def store(self) -> Store:
+        return Store(self.office.party.party.store)
+
+    async def accept(self) -> None:
+        """Tell the guest that this host takes part."""
+        await self.peer.send(Accept(len(self.alignment.rows)))
+        bind(self.peer, self.offer)
+
+    def half(self, model: HostModel | HostGlm) -> AnyHostHalf:
+        """This host's half, which it keeps."""
+        return HostHalf(
+            self.name,
+            self.job.settings,
+            tuple(self.table.features),
+            self.alignment.normalise,
+            self.alignment.guest,
+            self.office.identity.certificate.fingerprint,
+            model,
+        )
+
+
 async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     party = office.party
     job = Job.from_canonical(offer.job)
-    params = job.secureboost
     table, ids = await _accept(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     _check_policy(party.policy, job)
     store = Store(party.party.store)
     name = _fresh(store, "model", offer.model)
     alignment = _aligned(office, store, peer, offer, ids)
+    started = time.monotonic()
+    work = _Work(office, peer, offer, job, name, alignment, table, show)
+    kept = await (_fit if job.job.model == "glm" else _boost)(work)
+    account = Account.of(started, [peer], work.operations)
+    store.write("run", name, {"model": name, **account.document})
+    return f"trained {name} with {peer.name}: {kept} are of this party's columns"
+
+
+async def _boost(work: _Work) -> str:
+    """Train trees; what this host has kept, in words."""
+    party, params = work.office.party, work.job.secureboost
     binned = await asyncio.to_thread(
         bin_columns,
-        table.take(alignment.rows),
+        work.table.take(work.alignment.rows),
         params.max_bins,
         max(params.min_bin_rows, party.policy.min_child_rows),
     )
-    await peer.send(Accept(len(alignment.rows)))
-    bind(peer, offer)
-
-    started, operations = time.monotonic(), Counter[str]()
-
-    def keep(model: HostModel) -> None:
-        half = HostHalf(
-            name,
-            job.settings,
-            tuple(table.features),
-            alignment.normalise,
-            alignment.guest,
-            office.identity.certificate.fingerprint,
-            model,
-        )
-        save_half(store, half)
-
+    await work.accept()
     model = await host_train(
-        peer,
+        work.peer,
         binned,
         params,
         name=party.name,
-        shown=_shown(office, table),
+        shown=_shown(work.office, work.table),
         machine=party.party.machine,
-        operations=operations,
-        keep=keep,
-        progress=lambda tree, of: show.progress(f"training {job.name}", tree, of),
+        operations=work.operations,
+        keep=lambda model: save_half(work.store, work.half(model)),
+        progress=lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
     )
-    store.write("run", name, {"model": name, **Account.of(started, [peer], operations).document})
-    return f"trained {name} with {peer.name}: {len(model.splits)} splits are of this party's columns"
+    return f"{len(model.splits)} splits"
+
+
+async def _fit(work: _Work) -> str:
+    """Fit a linear model; what this host has kept, in words."""
+    office, params, show = work.office, work.job.glm, work.show
+    party = office.party
+    features = work.table.take(work.alignment.rows)
+    designs: list[Design] = []
+
+    def prepare(training: Mask) -> Matrix:
+        design, matrix = prepared(work.table.path.name, features, training, party.glm, params.alpha)
+        designs.append(design)
+        return matrix
+
+    def keep(coefficients: Floats, converged: bool) -> None:
+        (design,) = designs
+        half = work.half(HostGlm(LinearPart(design, tuple(coefficients.tolist())), converged))
+        save_half(work.store, half)
+        show.say(f"relativities are in {save_relativities(work.store, half)}")
+        if not converged:
+            show.say(f"note: the fit had not converged when {work.peer.name} ended it")
+
+    def follow(iteration: int, of: int) -> None:
+        show.progress(f"fitting {work.job.name}, at most {of:,} iterations", iteration, None)
+
+    await work.accept()
+    common: dict[str, Any] = {
+        "name": party.name,
+        "hosts": work.offer.hosts,
+        "context": work.offer.run,
+        "minimum": party.policy.min_intersection,
+        "sign": office.identity.sign,
+        "verify": office.verify,
+        "machine": party.party.machine,
+        "operations": work.operations,
+        "keep": keep,
+    }
+    rows = len(work.alignment.rows)
+    if params.coordinator is None:
+        beta = await host_fit(work.peer, rows, prepare, params, **common, progress=follow)
+        return f"{len(beta)} coefficients"
+    join = Join(work.offer.run, work.peer.name, work.offer.hosts, work.offer.job)
+    async with coordinator_of(office, join, params.coordinator, _REACH) as coordinator:
+        fit = await hidden_host_fit(
+            work.peer,
+            coordinator,
+            rows,
+            prepare,
+            params,
+            work.job.job.family or "",
+            **common,
+            progress=lambda iteration, of, _: follow(iteration, of),
+        )
+    return f"{len(fit.coefficients)} coefficients"
 
 
 async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
@@ -234,13 +331,18 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         allow_empty=True,
         progress=show.progress,
     )
-    scored = await host_score(
-        peer,
-        half.model,
-        table.take(ids.rows[rows]),
-        len(rows),
-        lambda done, of: show.progress("scoring", done, of),
-    )
+    features = table.take(ids.rows[rows])
+
+    def follow(done: int, of: int) -> None:
+        show.progress("scoring", done, of)
+
+    if isinstance(half.model, HostModel):
+        scored = await host_score(peer, half.model, features, len(rows), follow)
+    else:
+        part = half.model.part
+        own = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
+        say_unseen(show, own.unseen)
+        scored = await host_glm_score(peer, own.missing, own.rows, follow)
     return f"scored {scored:,} rows for {peer.name}"
 
 
@@ -277,16 +379,15 @@ async def _accept(
 
 def _check_policy(policy: PolicySection, job: Job) -> None:
     """Raises Refused naming the rule that the job breaks."""
-    if job.job.model != "secureboost":
-        raise Refused(f'this version of vfl trains no model = "{job.job.model}" yet')
-    params = job.secureboost
-    if params.min_child_rows < policy.min_child_rows:
+    boosts = job.job.model == "secureboost"
+    if boosts and job.secureboost.min_child_rows < policy.min_child_rows:
         raise Refused(
-            f"min_child_rows = {params.min_child_rows} is below the host's policy of "
+            f"min_child_rows = {job.secureboost.min_child_rows} is below the host's policy of "
             f"{policy.min_child_rows}"
         )
-    if params.key_bits < policy.key_bits:
-        raise Refused(f"key_bits = {params.key_bits} is below the host's policy of {policy.key_bits}")
+    key_bits = job.secureboost.key_bits if boosts else job.glm.key_bits
+    if key_bits < policy.key_bits:
+        raise Refused(f"key_bits = {key_bits} is below the host's policy of {policy.key_bits}")
 
 
 def _fresh(store: Store, kind: Kind, name: str | None) -> str:

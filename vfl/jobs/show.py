@@ -1,7 +1,7 @@
 """What a job tells the person who started it."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 
@@ -11,8 +11,8 @@ class Show(Protocol):
     def say(self, line: str) -> None:
         """One line for the person at this party; never an id, key or value."""
 
-    def progress(self, what: str, done: int, of: int) -> None:
-        """How far a step is; called often."""
+    def progress(self, what: str, done: int, of: int | None) -> None:
+        """How far a step is, None where nobody knows how much there is to do; called often."""
 
 
 class Silent:
@@ -21,8 +21,17 @@ class Silent:
     def say(self, line: str) -> None:
         """Drop the line."""
 
-    def progress(self, what: str, done: int, of: int) -> None:
+    def progress(self, what: str, done: int, of: int | None) -> None:
         """Drop the news."""
+
+
+def say_unseen(show: Show, unseen: Mapping[str, int]) -> None:
+    """Tell the owner of which columns a linear model met levels that no row had in training."""
+    for column, rows in unseen.items():
+        show.say(
+            f"note: column '{column}' has a level that was not in training in {rows:,} "
+            f"row{'' if rows == 1 else 's'}: scored as the base level"
+        )
 
 
 class Once:

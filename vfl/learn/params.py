@@ -90,10 +90,21 @@ class GlmParams(BaseModel):
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
     )
+    coordinator: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9-]{0,31}$",
+        description="name of the party that holds the key when scores are hidden",
+    )
     encryption: Literal["paillier"] = Field("paillier", description="of residuals")
     key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
     obfuscators: Literal["short", "full"] = _OBFUSCATORS
     seed: int = _SEED
+
+    @model_validator(mode="after")
+    def _coordinated(self) -> "GlmParams":
+        if (self.scores == "hidden") != (self.coordinator is not None):
+            raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
+        return self
 
     @field_validator("encryption", mode="before")
     @classmethod

@@ -95,7 +95,7 @@ _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "mi
 _KINDS = {"objective": Objective, "family": Family}
 
 Kind = Literal["party", "job"]
-Role = Literal["guest", "host"]
+Role = Literal["guest", "host", "coordinator"]
 NormaliseStep = Literal["nfkc", "trim", "upper", "digits", "alnum", "date"]
 PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
 JobName = Annotated[str, Field(pattern=JOB_NAME)]
@@ -122,7 +122,7 @@ class PartySection(_Section):
     """Who this organisation is."""
 
     name: PartyName = Field(description="the name that peers know this party by")
-    role: Role = Field(description="guest holds the labels, host adds columns")
+    role: Role = Field(description="guest holds the labels, host adds columns, coordinator has no data")
     identity: LocalPath = Field(description="path of the keys without .key and .pem")
     listen: Listen | None = Field(default=None, description="address to listen on")
     workers: int | None = Field(
@@ -235,13 +235,16 @@ class PeerSection(_Section):
 
     address: Address | None = Field(default=None, description="where it listens, if it does")
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
+    role: Literal["coordinator"] | None = Field(
+        default=None, description="for a coordinator: it is dialled for jobs that name it, and no other"
+    )
 
 
 class Party(_Section):
     """A party file. Paths are resolved from its folder."""
 
     party: PartySection
-    data: DataSection
+    section: DataSection | None = Field(default=None, alias="data")
     policy: PolicySection = Field(default_factory=PolicySection)
     glm: GlmSection = Field(default_factory=GlmSection)
     peers: dict[PartyName, PeerSection] = Field(
@@ -256,8 +259,24 @@ class Party(_Section):
     def role(self) -> Role:
         return self.party.role
 
+    @property
+    def data(self) -> DataSection:
+        """The party's table. Raises ConfigError for a coordinator, which has none."""
+        if self.section is None:
+            raise ConfigError("[data] is missing in the party file: a coordinator has no table")
+        return self.section
+
+    @property
+    def partners(self) -> list[str]:
+        """The names of peers that hold data, in the party file's order."""
+        return [name for name, peer in self.peers.items() if peer.role is None]
+
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
+        if self.role == "coordinator":
+            return self._coordinates()
+        if self.section is None:
+            raise ValueError("section [data] is missing")
         if self.role == "host":
             for key, name in self.data.guests.items():
                 if name is not None:
@@ -271,14 +290,29 @@ class Party(_Section):
             raise ValueError(f"[peers] is empty: add a section [peers.NAME] for the {other}")
         if self.name in self.peers:
             raise ValueError(f"[peers.{self.name}] is this party itself: remove it")
-        silent = [name for name, peer in self.peers.items() if peer.address is None]
+        for name, peer in self.peers.items():
+            if peer.role == "coordinator" and peer.address is None:
+                raise ValueError(f"[peers.{name}] needs an address: a coordinator is always dialled")
+        if not self.partners:
+            raise ValueError("[peers] has a coordinator alone: add a section for a party with data")
+        silent = [name for name in self.partners if self.peers[name].address is None]
         # A host may pin a fellow host without ever dialling it, to check what the guest relays.
-        enough = self.role == "host" and len(silent) < len(self.peers)
+        enough = self.role == "host" and len(silent) < len(self.partners)
         if silent and self.party.listen is None and not enough:
             raise ValueError(
                 f"[peers.{silent[0]}] needs an address, or [party] needs listen: "
                 "one of the two sides must listen"
             )
+        return self
+
+    def _coordinates(self) -> "Party":
+        """What a coordinator's file must be."""
+        if self.section is not None:
+            raise ValueError("[data] is for parties with a table: a coordinator has none, remove it")
+        if self.party.listen is None:
+            raise ValueError("[party] listen is missing: a coordinator is dialled by all others")
+        if len(self.peers) < 2 or self.name in self.peers:
+            raise ValueError("[peers] must have a section for the guest and for each host")
         return self
 
     def _check_features(self, key: str, names: Iterable[str]) -> None:
@@ -332,6 +366,12 @@ class Job(_Section):
 
     @model_validator(mode="after")
     def _one_model(self) -> "Job":
+        hidden = self.job.model == "glm" and self.glm.scores == "hidden"
+        if hidden and self.job.family not in ("logistic", "poisson"):
+            raise ValueError(
+                'scores = "hidden" is for family = "logistic" and "poisson": of the others no residual '
+                'can be formed under encryption, use scores = "guest"'
+            )
         for section in {"secureboost", "glm"} & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
@@ -563,6 +603,9 @@ def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _followed(node: dict[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
+    for option in node.get("anyOf", ()):
+        if "$ref" in option:  # a section that may be absent
+            return _followed(option, full)
     if "$ref" in node:
         return cast(dict[str, Any], full["$defs"][node["$ref"].rsplit("/", 1)[-1]])
     return node

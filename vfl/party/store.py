@@ -2,8 +2,9 @@
 
 One JSON document each, `{"format", "version", "digest", "body"}`, where the digest is the SHA-256
 of the body in canonical form. Arrays too long for JSON lie beside it as `.npy` files named by
-their own SHA-256, which the body holds, so that a document never meets another one's array. Every
-file appears whole or not at all and is readable by its owner only.
+their own SHA-256, which the body holds, so that a document never meets another one's array. Files
+for a person to read lie beside it under its name. Every file appears whole or not at all and is
+readable by its owner only.
 """
 
 import errno
@@ -116,6 +117,17 @@ class Store:
         with replacing(self.folder(kind) / ref["file"]) as file:
             np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         return ref
+
+    def write_beside(self, kind: Kind, name: str, extension: Literal["csv"], content: bytes) -> Path:
+        """Write a file for a person to read beside the document `name`. Returns its path.
+
+        Raises DataError when it cannot be written.
+        """
+        self._make(kind)
+        path = self.folder(kind) / f"{_checked(kind, name)}.{extension}"
+        with replacing(path) as file:
+            file.write(content)
+        return path
 
     def read_array(self, kind: Kind, ref: Mapping[str, Any], folder: Path | None = None) -> NDArray[Any]:
         """The array of a reference; `folder` is the document's, when it was read by path.

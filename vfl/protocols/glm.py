@@ -199,8 +199,8 @@ class Fit:
     score: Floats  # of every aligned row
     iterations: int
     converged: bool
-    deviance: float
-    explained: float
+    deviance: float | None  # None where nobody knows: with hidden scores
+    explained: float | None
     gradient: float
 
 

@@ -42,6 +42,7 @@ import asyncio
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from typing import ClassVar
 
 import numpy as np
@@ -198,8 +199,9 @@ async def coordinator_fit(
     # 1. The key, and the model to begin with.
     await send_key(parties, params.encryption, key.public)
     await together([party.send(Begin(0.0)) for party in parties])
-    async with Workers(key, machine, operations) as pool:
-        await _slope(parties, pool, 0.0)
+    async with Workers(key, machine, operations) as workers:
+        opening = _Opening(workers)
+        await _slope(parties, opening, 0.0)
         reports = await _settle(parties, 0.0, 0)
         for iteration in range(params.max_iterations + 1):
             # 7. The next direction, or the end.
@@ -217,23 +219,42 @@ async def coordinator_fit(
             # 6. How far.
             slope = float(weights @ products[-1])
             if quadratic:
-                after = await _slope(parties, pool, 1.0)
+                after = await _slope(parties, opening, 1.0)
                 size = slope / (slope - after) if after > slope else 1.0
             else:
                 length = math.sqrt(max(float(weights @ products @ weights), 0.0))
-                size = await _search(parties, pool, slope, 1 / max(1.0, length))
+                size = await _search(parties, opening, slope, 1 / max(1.0, length))
             reports = await _settle(parties, size, iteration + 1)
     await together([party.send(HiddenEnd(converged, greatest)) for party in parties])
     return converged
 
 
-async def _search(
-    parties: Sequence[Peer], pool: Workers[PrivateKey], slope: float, size: float
-) -> float:
+class _Opening:
+    """What decrypts for the parties, no more for each at a time than for its first gradient."""
+
+    def __init__(self, workers: Workers[PrivateKey]) -> None:
+        self._workers = workers
+        self._counts: dict[str, int] = {}  # ciphertexts of a gradient, by party
+
+    async def open(self, party: Peer, message: BlindGradient) -> list[bytes]:
+        """The plaintexts, as wide as the key. Raises PeerError."""
+        key = self._workers.key.public
+        try:
+            ciphertexts = key.parse(message.ciphertexts)
+            # A party's columns do not change: more would be opened for another purpose.
+            if len(ciphertexts) != self._counts.setdefault(party.name, len(ciphertexts)):
+                raise party.breach("BlindGradient of another number of ciphertexts than the first")
+            opened = await decrypt(self._workers, ciphertexts)
+        except ValueError as error:
+            raise party.breach(f"BlindGradient with {error}") from None
+        return [(value % int(key.n)).to_bytes(key.bits // 8, "big") for value in opened]
+
+
+async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size: float) -> float:
     """Where along the direction half of the slope is gone: towards its zero, by secants."""
     low, high = (0.0, slope), (math.inf, math.inf)
     for _ in range(_EVALUATIONS):
-        at = await _slope(parties, pool, size)
+        at = await _slope(parties, opening, size)
         if abs(at) <= _FLAT_ENOUGH * abs(slope):
             return size
         low, high = ((size, at), high) if at < 0 else (low, (size, at))
@@ -247,22 +268,18 @@ async def _search(
     raise diverges("slopes")
 
 
-async def _slope(parties: Sequence[Peer], pool: Workers[PrivateKey], size: float) -> float:
+async def _slope(parties: Sequence[Peer], opening: _Opening, size: float) -> float:
     """The slope so far along the direction, all parties together; everybody's gradient is opened."""
     await together([party.send(Evaluate(size)) for party in parties])
-    slopes = await together([_open(party, pool) for party in parties])
-    return sum(slopes)
+    slope = sum(await together([_open(party, opening) for party in parties]))
+    if not math.isfinite(slope):
+        raise diverges("slopes")
+    return slope
 
 
-async def _open(party: Peer, pool: Workers[PrivateKey]) -> float:
+async def _open(party: Peer, opening: _Opening) -> float:
     """4. Decrypt what a party has masked; 5. its part of the slope."""
-    key = pool.key.public
-    message = await party.recv(BlindGradient)
-    try:
-        opened = await decrypt(pool, key.parse(message.ciphertexts))
-    except ValueError as error:
-        raise party.breach(f"BlindGradient with {error}") from None
-    plaintexts = [(value % int(key.n)).to_bytes(key.bits // 8, "big") for value in opened]
+    plaintexts = await opening.open(party, await party.recv(BlindGradient))
     await party.send(OpenedGradient(b"".join(plaintexts)))
     told = await party.recv(Slope)
     if not math.isfinite(told.slope):
@@ -307,7 +324,10 @@ class _Party:
         self.hosts = hosts
         self._params, self._progress = params, progress
         part = _FIXED_BITS + _LARGEST_BITS
-        row_bits = part + _WEIGHT_BITS + 3 if self.quadratic else (hosts + 1) * part
+        # The sum of all scores times a weight, or the product of all exponentials.
+        row_bits = (
+            part + (hosts + 1).bit_length() + _WEIGHT_BITS if self.quadratic else (hosts + 1) * part
+        )
         try:
             self._product = EncryptedProduct(pool, store, block.matrix, row_bits)
         except ValueError as error:
@@ -329,6 +349,8 @@ class _Party:
         while True:
             await self._settle()
             message = await self.coordinator.recv(NextDirection, HiddenEnd)
+            if not math.isfinite(message.greatest):
+                raise self.coordinator.breach(f"{type(message).__name__} of no number")
             self._progress(iterations, self._params.max_iterations, message.greatest)
             if isinstance(message, HiddenEnd):
                 return HiddenFit(self.block.beta, iterations, message.converged, message.greatest)
@@ -343,22 +365,24 @@ class _Party:
     async def _settle(self) -> None:
         """Gradients along the direction as they are asked for, until the step is settled."""
         at: dict[float, Floats] = {}
-        for _ in range(_EVALUATIONS + 2):
+        most = 1 if self.quadratic else _EVALUATIONS
+        for evaluations in count():
             message = await self.coordinator.recv(Evaluate, Settle)
             if not math.isfinite(message.size):
                 raise self.coordinator.breach(f"{type(message).__name__} of no number")
             if isinstance(message, Settle):
                 break
+            if evaluations == most:
+                raise self.coordinator.breach("Evaluate too often")
             at[message.size] = await self._gradient(message.size)
-        else:
-            raise self.coordinator.breach("Evaluate too often")
-        if not at or (message.size not in at and not self.quadratic):
-            raise self.coordinator.breach("Settle where no gradient was asked for")
-        size, gradient = next(reversed(at.items()))
-        if message.size != size:
+        if message.size in at:
+            gradient = at[message.size]
+        elif self.quadratic and any(at):
             # A quadratic loss has a linear gradient.
-            known = self.block.known
-            gradient = known + message.size / size * (gradient - known)
+            (size, there), known = at.popitem(), self.block.known
+            gradient = known + message.size / size * (there - known)
+        else:
+            raise self.coordinator.breach("Settle where no gradient was asked for")
         self._score = self._score + message.size * self._change
         self.block.step(message.size)
         report = self.block.take(gradient)
@@ -522,12 +546,12 @@ async def hidden_guest_fit(
         finally:
             store.close()
     held_out = ~rows.train
-    count = int(held_out.sum())
-    shares = await together([receive_scores(host, HeldOutScores, count) for host in hosts])
+    rest = int(held_out.sum())
+    shares = await together([receive_scores(host, HeldOutScores, rest) for host in hosts])
     await together([host.recv(FitKept) for host in hosts])
     score = np.full(len(rows.label), np.nan)
     score[held_out] = offset[held_out] + whole.take(held_out).times(fit.coefficients)
-    score[held_out] += total_of(shares, count, _HELD_OUT)
+    score[held_out] += total_of(shares, rest, _HELD_OUT)
     return fit, score
 
 
@@ -547,7 +571,7 @@ async def hidden_host_fit(
     verify: Verify | None = None,
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
-    keep: Callable[[HiddenFit], None] = lambda fit: None,
+    keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
     progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
 ) -> HiddenFit:
     """A host's coefficients; arguments as in `host_fit`, which the coordinator's session joins.
@@ -572,7 +596,7 @@ async def hidden_host_fit(
             store.close()
     held_out = matrix.take(~training).times(fit.coefficients)
     await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
-    keep(fit)
+    keep(fit.coefficients, fit.converged)
     await guest.send(FitKept())
     return fit
 

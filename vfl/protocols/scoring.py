@@ -1,4 +1,4 @@
-"""Scoring: the guest adds up leaf weights, the hosts say which way their splits send each row.
+"""Scoring with trees: the guest adds up leaf weights, hosts say which way their splits send each row.
 
 The rows of a batch have been aligned with each host apart (protocols/psi.py), so that the guest knows
 which rows each host knows. For each host:
@@ -6,10 +6,12 @@ which rows each host knows. For each host:
  2. Chunk by chunk, the guest names rows by their place in the alignment with this host, and the host
     says for each of its splits which of them go left.
 The guest walks its trees. A row that a host does not know follows that host's missing directions.
+
+Linear models are scored with the same requests and other answers: protocols/glm_scoring.py.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -55,8 +57,10 @@ class ScoreEnd(Message, frozen=True):
     """guest -> host. Reveals: that the batch is done."""
 
 
-_ROWS = 65_536  # of a chunk at most
+ROWS = 65_536  # of a chunk at most
 _BITS = 32 * MIB  # of a message of directions at most
+
+Places = NDArray[np.uint32]
 
 
 async def guest_score(
@@ -80,7 +84,7 @@ async def guest_score(
     )
 
     # 2. Which way each row goes, chunk by chunk.
-    chunk = max(1, min(_ROWS, _BITS // max([1, *map(len, missing)])))
+    chunk = max(1, min(ROWS, _BITS // max([1, *map(len, missing)])))
     scores = np.empty(rows)
     for first in range(0, rows, chunk):
         part = slice(first, min(first + chunk, rows))
@@ -110,27 +114,42 @@ async def host_score(
     """
     # 1. Where missing values go.
     await guest.recv(ScoreStart)
-    absent = {name: _missing_value(column) for name, column in features.items()}
+    absent = missing_values(features)
     default = [bool(split.goes_left(absent)[0]) for split in model.splits]
     await guest.send(MissingDirections(len(default), pack_bits(np.array(default, np.bool_))))
 
     # 2. Which way each row goes.
     done = 0
-    while True:
-        message = await guest.recv(ScoreRows, ScoreEnd)
-        if isinstance(message, ScoreEnd):
-            return done
-        if len(message.places) % 4:
-            raise guest.breach("ScoreRows cut short")
-        places = np.frombuffer(message.places, "<u4")
-        if len(places) > _ROWS or (places >= rows).any():
-            raise guest.breach("ScoreRows with rows that are not in the alignment")
+    async for places in requests(guest, rows):
         if len(places) * len(model.splits) > _BITS + len(model.splits):
             raise guest.breach("ScoreRows of too many rows at once")
         part = {name: column[places] for name, column in features.items()}
         await guest.send(Directions(await asyncio.to_thread(_directions, model, part, len(places))))
         done += len(places)
         progress(done, rows)
+    return done
+
+
+async def requests(guest: Peer, rows: int) -> AsyncIterator[Places]:
+    """The places of the rows that the guest asks for, chunk by chunk, until the batch is done.
+
+    `rows` is the number of aligned rows. Raises PeerError for a place beyond them.
+    """
+    while isinstance(message := await guest.recv(ScoreRows, ScoreEnd), ScoreRows):
+        if len(message.places) % 4:
+            raise guest.breach("ScoreRows cut short")
+        places: Places = np.frombuffer(message.places, "<u4")
+        if len(places) > ROWS or (places >= rows).any():
+            raise guest.breach("ScoreRows with rows that are not in the alignment")
+        yield places
+
+
+def missing_values(features: Features) -> Features:
+    """A row of these columns in which every value is missing."""
+    return {
+        name: np.array([None if column.dtype == object else np.nan], dtype=column.dtype)
+        for name, column in features.items()
+    }
 
 
 async def _missing_directions(host: Peer, model: GuestModel, party: int) -> Mask:
@@ -176,7 +195,3 @@ def _walk(model: GuestModel, own: Features, theirs: Sequence[Mask], rows: int) -
     for tree in model.trees:
         scores += tree.scores(rows, goes_left)
     return scores
-
-
-def _missing_value(column: NDArray[np.generic]) -> NDArray[np.generic]:
-    return np.array([None if column.dtype == object else np.nan], dtype=column.dtype)

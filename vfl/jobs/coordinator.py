@@ -1,0 +1,224 @@
+"""The coordinator's side: hold the key of jobs with hidden scores, decrypt what was masked, lead.
+
+It listens; guest and hosts dial it for a job that names it, each in a session of its own.
+"""
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from vfl.errors import PeerLost, PeerStopped, PeerUnreachable, Refused, VflError, fault
+from vfl.jobs.account import Account
+from vfl.jobs.connect import Office, check_role
+from vfl.jobs.offer import Run
+from vfl.jobs.show import Once, Show
+from vfl.net.peer import Peer, stop_all, together
+from vfl.net.websocket import WebSocketPeer, dial, listen
+from vfl.net.wire import KIB, Message
+from vfl.party.config import PARTY_NAME, Job
+from vfl.party.store import Store
+from vfl.protocols.hidden_glm import coordinator_fit
+from vfl.protocols.key import generate_key
+
+_GATHERING = 120.0  # seconds that the first party of a job waits for the others
+
+Name = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
+
+
+class Join(Message, frozen=True):
+    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose, and the
+    names of the guest and the hosts."""
+
+    run: Run
+    guest: Name
+    hosts: list[Name]
+    job: bytes  # canonical
+    limit: ClassVar[int] = 96 * KIB
+
+    @property
+    def parties(self) -> list[str]:
+        """All who hold data, the guest first."""
+        return [self.guest, *self.hosts]
+
+
+class Gathered(Message, frozen=True):
+    """coordinator -> party. Reveals: that all parties of the job have come."""
+
+
+@contextlib.asynccontextmanager
+async def coordinator_of(office: Office, join: Join, name: str, wait: float) -> AsyncIterator[Peer]:
+    """A party's session with the coordinator, when all have come; it is told what ends the job.
+
+    Raises Refused when the party file has no such coordinator, and what sessions raise.
+    """
+    peer = office.party.peers.get(name)
+    if peer is None or peer.role != "coordinator" or peer.address is None:
+        raise Refused(
+            f"the job's coordinator is {name}: {office.party.name}'s party file needs [peers.{name}] "
+            'with its address, its certificate and role = "coordinator"'
+        )
+    session = await dial(office.credentials, name, peer.address, office.party.role, wait)
+    try:
+        check_role(session, "coordinator")
+        await session.send(join)
+        await session.recv(Gathered)
+        _bind(session, join)
+        yield session
+    except VflError as error:
+        await stop_all([session], error)
+        raise
+    except asyncio.CancelledError:
+        await stop_all([session], VflError("", for_peer="its part of the job was cancelled"))
+        raise
+    except Exception:
+        await stop_all([session], VflError("", for_peer="it failed with an error of its own"))
+        raise
+    else:
+        await session.close()
+
+
+def _bind(peer: Peer, join: Join) -> None:
+    """Bind what follows to this run and this job; both ends call it after Gathered."""
+    peer.bind(b"coordinated job", join.run, join.job)
+
+
+@dataclass
+class _Gathering:
+    """A job whose parties are coming."""
+
+    join: Join
+    came: dict[str, Peer] = field(default_factory=dict)
+    done: asyncio.Event = field(default_factory=asyncio.Event)  # the job has ended
+
+    @property
+    def missing(self) -> list[str]:
+        return [name for name in self.join.parties if name not in self.came]
+
+
+async def coordinate(office: Office, show: Show) -> None:
+    """Serve jobs until cancelled; no job's failure ends it. Raises ConfigError for the address."""
+    address = office.party.party.listen or ""
+    gatherings: dict[bytes, _Gathering] = {}
+    async with (
+        asyncio.TaskGroup() as group,
+        listen(office.credentials, address, office.party.role, Once(show.say)) as listener,
+    ):
+        show.say(
+            f"{office.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
+        )
+        while True:
+            peer = await listener.accept()
+            group.create_task(_session(office, peer, gatherings, show))
+
+
+async def _session(
+    office: Office, peer: WebSocketPeer, gatherings: dict[bytes, _Gathering], show: Show
+) -> None:
+    """One party's session: who comes last leads the job, the others' sessions wait for its end."""
+    try:
+        try:
+            join = await peer.recv(Join)
+        except PeerLost:
+            return  # connected to see whether this party is there
+        job = _checked(office, peer, join)
+        gathering = gatherings.setdefault(join.run, _Gathering(join))
+        if gathering.join != join:
+            raise peer.breach("a Join of another job than the other parties'")
+        if peer.name in gathering.came:
+            raise peer.breach("a second Join")
+        gathering.came[peer.name] = peer
+        if gathering.missing:
+            await _wait(peer, gathering, gatherings)
+        else:
+            del gatherings[join.run]
+            await _lead(office, gathering, job, show)
+    except (PeerStopped, PeerLost) as error:
+        show.say(f"job ended: {error}")
+    except VflError as error:
+        show.say(f"error: {error}")
+        await stop_all([peer], error)
+    except asyncio.CancelledError:
+        await stop_all([peer], VflError("", for_peer="it is shutting down"))
+        raise
+    finally:
+        with contextlib.suppress(PeerLost):
+            await peer.close()
+
+
+def _checked(office: Office, peer: Peer, join: Join) -> Job:
+    """The job, if this party is its coordinator and the peer one of its parties."""
+    job = Job.from_canonical(join.job)
+    if len(set(join.parties)) < len(join.parties) or peer.name not in join.parties:
+        raise peer.breach("a Join that does not name it once")
+    if job.job.model != "glm" or job.glm.coordinator != office.party.name:
+        raise Refused("the job names another coordinator, or none")
+    strangers = [name for name in join.parties if name not in office.party.peers]
+    if strangers:
+        raise Refused(f"the job is with {strangers[0]}, whose certificate the coordinator does not pin")
+    return job
+
+
+async def _wait(peer: WebSocketPeer, gathering: _Gathering, gatherings: dict[bytes, _Gathering]) -> None:
+    """Until the job has ended; raises PeerUnreachable when parties do not come."""
+    deadline = time.monotonic() + _GATHERING
+    while not gathering.done.is_set():
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await gathering.done.wait()
+        if not gathering.missing:
+            continue  # the one who leads knows
+        if peer.lost or time.monotonic() > deadline:
+            gatherings.pop(gathering.join.run, None)
+            gathering.done.set()
+            who = peer.name if peer.lost else " and ".join(gathering.missing)
+            error = PeerUnreachable(f"{who} did not join the job", for_peer=f"{who} did not join")
+            await stop_all([p for p in gathering.came.values() if p is not peer], error)
+            raise error
+
+
+async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> None:
+    """The job, with all its parties here; whatever ends it, all are told."""
+    join, started, operations = gathering.join, time.monotonic(), Counter[str]()
+    parties = [gathering.came[name] for name in join.parties]
+    try:
+        show.say(f"{join.guest} asks to coordinate {job.name} ({job.job.purpose})")
+        await together([party.send(Gathered()) for party in parties])
+        for party in parties:
+            _bind(party, join)
+        key = await asyncio.to_thread(generate_key, job.glm)
+        converged = await coordinator_fit(
+            parties,
+            job.glm,
+            job.job.family == "logistic",
+            key,
+            machine=office.party.party.machine,
+            operations=operations,
+            progress=lambda i, of, gradient: show.progress(
+                f"{job.name}: gradient {gradient:.1e}, at most {of:,} iterations", i, None
+            ),
+        )
+        account = Account.of(started, parties, operations)
+        name = f"{job.name}-{join.run[:6].hex()}"
+        Store(office.party.party.store).write("run", name, {"job": job.settings, **account.document})
+        show.say(
+            f"coordinated {job.name} in {account.seconds:.1f} s: "
+            f"{'converged' if converged else 'not converged'}"
+        )
+    except VflError as error:
+        show.say(f"job ended: {error}")
+        await stop_all(parties, error)
+    except asyncio.CancelledError:
+        await stop_all(parties, VflError("", for_peer="the coordinator is shutting down"))
+        raise
+    except Exception as error:
+        # A bug here must not end the service for the next job.
+        show.say(f"error: {fault(error)}")
+        await stop_all(parties, VflError(""))
+    finally:
+        gathering.done.set()

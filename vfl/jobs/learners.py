@@ -1,0 +1,204 @@
+"""The guest's part of training, by kind of model: what is prepared alone, what is done with hosts."""
+
+import asyncio
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from vfl.crypto.workers import Operations
+from vfl.jobs.connect import Office
+from vfl.jobs.coordinator import Join, coordinator_of
+from vfl.jobs.offer import Offer
+from vfl.jobs.show import Show
+from vfl.learn.binning import Features, bin_columns
+from vfl.learn.losses import Floats
+from vfl.learn.params import BoostParams, GlmParams
+from vfl.net.peer import Peer
+from vfl.party.config import Job, Party
+from vfl.party.linear import prepared
+from vfl.protocols.boost import GuestModel, Training, TreeDone, guest_train
+from vfl.protocols.glm import Fit, IterationDone, guest_fit
+from vfl.protocols.glm_scoring import GuestGlm
+from vfl.protocols.hidden_glm import hidden_guest_fit
+from vfl.protocols.key import generate_key
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all parties have agreed to."""
+
+    office: Office
+    offer: Offer
+    wait: float  # seconds for a party to be reached
+
+
+class Learner(ABC):
+    """Trains the model of a job on aligned rows.
+
+    Making one prepares the guest's columns, before any host is asked; raises DataError for columns that
+    cannot be used.
+    """
+
+    params: BoostParams | GlmParams
+
+    def __init__(self) -> None:
+        self.phases: list[Mapping[str, float]] = []
+        """Seconds by phase, of each tree or iteration."""
+
+    @abstractmethod
+    async def learn(
+        self, hosts: Sequence[Peer], run: Run, operations: Operations
+    ) -> tuple[GuestModel | GuestGlm, Floats]:
+        """The guest's half and every aligned row's score, shape (rows,), NaN where nobody knows it."""
+
+    @abstractmethod
+    async def alone(self) -> Floats:
+        """Every aligned row's score by the guest's own columns, in the same way, without any host."""
+
+
+def learner_of(job: Job, party: Party, features: Features, rows: Training, show: Show) -> Learner:
+    """The learner of the job's kind of model. `features` are those of the aligned rows."""
+    if job.job.model == "glm":
+        return _Linear(job.glm, party, features, rows, show)
+    return _Trees(job.secureboost, party, features, rows, show)
+
+
+class _Trees(Learner):
+    def __init__(
+        self, params: BoostParams, party: Party, features: Features, rows: Training, show: Show
+    ) -> None:
+        super().__init__()
+        self.params: BoostParams = params
+        self._party, self._rows, self._show = party, rows, show
+        self._own = {party.name: bin_columns(features, params.max_bins, params.min_bin_rows)}
+
+    async def learn(
+        self, hosts: Sequence[Peer], run: Run, operations: Operations
+    ) -> tuple[GuestModel, Floats]:
+        return await guest_train(
+            hosts,
+            self._own,
+            self._rows,
+            self.params,
+            key=await asyncio.to_thread(generate_key, self.params),
+            machine=self._party.party.machine,
+            progress=self._tree,
+            operations=operations,
+        )
+
+    async def alone(self) -> Floats:
+        _, score = await guest_train([], self._own, self._rows, self.params)
+        return score
+
+    def _tree(self, done: TreeDone) -> None:
+        self.phases.append(done.seconds)
+        measure = self._rows.loss.measure
+        validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
+        news = f"training, {measure} {done.train_loss:.4f}{validation}"
+        self._show.progress(news, done.tree, done.of)
+
+
+class _Linear(Learner):
+    def __init__(
+        self, params: GlmParams, party: Party, features: Features, rows: Training, show: Show
+    ) -> None:
+        super().__init__()
+        self.params: GlmParams = params
+        self._party, self._rows, self._show = party, rows, show
+        self._design, self._matrix = prepared(
+            party.data.path.name, features, rows.train, party.glm, params.alpha
+        )
+        self._first = 0.0  # the gradient's greatest component before any step
+
+    async def learn(
+        self, hosts: Sequence[Peer], run: Run, operations: Operations
+    ) -> tuple[GuestGlm, Floats]:
+        name = self._party.name
+        fit = await self._fit(hosts, run, operations)
+        self._say_how_it_ended(fit)
+        parties = (name, *(host.name for host in hosts))
+        model = GuestGlm.of(parties, self._design, fit.coefficients[name], fit)
+        return model, fit.score
+
+    async def _fit(self, hosts: Sequence[Peer], run: Run, operations: Operations) -> Fit:
+        if self.params.coordinator is not None:
+            return await self._hidden(hosts, run, self.params.coordinator, operations)
+        return await guest_fit(
+            hosts,
+            {self._party.name: self._matrix},
+            self._rows,
+            self.params,
+            key=await asyncio.to_thread(generate_key, self.params),
+            machine=self._party.party.machine,
+            operations=operations,
+            progress=self._iteration,
+        )
+
+    async def _hidden(
+        self, hosts: Sequence[Peer], run: Run, coordinator: str, operations: Operations
+    ) -> Fit:
+        """The fit in which a coordinator has the key."""
+        offer, party = run.offer, self._party
+        join = Join(offer.run, party.name, offer.hosts, offer.job)
+        async with coordinator_of(run.office, join, coordinator, run.wait) as session:
+            fit, score = await hidden_guest_fit(
+                session,
+                hosts,
+                self._matrix,
+                self._rows,
+                self.params,
+                machine=party.party.machine,
+                operations=operations,
+                progress=lambda iteration, of, gradient: self._show.progress(
+                    f"fitting, gradient {gradient:.1e}, at most {of:,} iterations", iteration, None
+                ),
+            )
+        free = int(self.params.fit_intercept)
+        return Fit(
+            float(fit.coefficients[:free].sum()),
+            {party.name: fit.coefficients[free:]},
+            score,
+            fit.iterations,
+            fit.converged,
+            None,
+            None,
+            fit.gradient,
+        )
+
+    async def alone(self) -> Floats:
+        fit = await guest_fit([], {self._party.name: self._matrix}, self._rows, self.params)
+        return fit.score
+
+    def _iteration(self, done: IterationDone) -> None:
+        self.phases.append(done.seconds)
+        news = (
+            f"fitting, deviance {done.deviance:.4f}, D² {done.explained:.4f}, "
+            f"gradient {done.gradient:.1e}"
+        )
+        if done.iteration == 0:
+            self._first = done.gradient
+        expected = expected_iterations(done, self._first, self.params.tolerance)
+        self._show.progress(news, done.iteration, expected)
+
+    def _say_how_it_ended(self, fit: Fit) -> None:
+        many = f"{fit.iterations:,} iteration{'' if fit.iterations == 1 else 's'}"
+        at = f"gradient {fit.gradient:.1e}"
+        if fit.deviance is not None and fit.explained is not None:
+            at = f"deviance {fit.deviance:.4f}, D² {fit.explained:.4f}, {at}"
+        if fit.converged:
+            self._show.say(f"converged after {many}: {at}")
+            return
+        self._show.say(
+            f"note: not converged after {many}: {at} (tolerance {self.params.tolerance:.1e}); the model "
+            "is kept as it is: raise max_iterations or alpha in [glm]"
+        )
+
+
+def expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
+    """How many iterations there will be if the gradient's logarithm goes on falling at the mean rate
+    since `first`, its greatest component before any step; None while it has not fallen."""
+    if not 0 < done.gradient < first or done.iteration == 0:
+        return None
+    needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)
+    return min(max(math.ceil(needed), done.iteration + 1), done.of)

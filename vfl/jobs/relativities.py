@@ -1,0 +1,40 @@
+"""What a linear model says about a party's own columns, for that party to read."""
+
+import csv
+import io
+from pathlib import Path
+
+from vfl.errors import ModelError
+from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load_half, resolve_model
+from vfl.learn.losses import loss_of
+from vfl.party.config import Role
+from vfl.party.linear import COLUMNS, Line, lines
+from vfl.party.store import Store
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm
+
+
+def lines_of(half: AnyGuestHalf | AnyHostHalf) -> list[Line]:
+    """The lines of a half. Raises ModelError for a model of trees, which has none."""
+    if not isinstance(half.model, GuestGlm | HostGlm):
+        raise ModelError(f"model {half.name} is of trees: only linear models have relativities")
+    return lines(half.model, loss_of(half.job["job"]["family"]).link)
+
+
+def save_relativities(store: Store, half: AnyGuestHalf | AnyHostHalf) -> Path:
+    """Write the lines as CSV beside the half. Raises DataError when the store cannot be written."""
+    text = io.StringIO(newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(line.cells for line in lines_of(half))
+    return store.write_beside("model", half.name, "csv", text.getvalue().encode())
+
+
+def load_lines(store: Store, model: str, role: Role) -> tuple[str, list[Line]]:
+    """A model's full name and its lines, of the half in the store of a party of that role.
+
+    Raises ModelError as `load_half`, and for a model of trees.
+    """
+    name = resolve_model(store, model)
+    half: AnyGuestHalf | AnyHostHalf
+    half = load_half(store, name, GuestHalf) if role == "guest" else load_half(store, name, HostHalf)
+    return half.name, lines_of(half)

@@ -1,0 +1,118 @@
+"""A party's columns for a linear model, by the rules of its own party file."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfl.errors import DataError
+from vfl.learn.binning import Features
+from vfl.learn.design import Design, Matrix, Rules
+from vfl.learn.losses import Floats, Link
+from vfl.party.config import GlmSection
+from vfl.protocols.bits import Mask
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
+
+INTERCEPT = "(intercept)"
+COLUMNS = ("column", "level", "coefficient", "per_unit", "relativity", "rows")
+"""Of the relativities, in the order in which they are shown and written."""
+
+_NAMED = 3  # coefficients that an error names at most
+
+
+def prepared(
+    table: str, features: Features, training: Mask, section: GlmSection, alpha: float
+) -> tuple[Design, Matrix]:
+    """The design fitted to the rows that train, and the matrix of all rows.
+
+    `training` has an entry a row; `features` may be none, as of a guest with a label alone. Raises
+    DataError naming the table, the column and what to do: for columns that no linear model can use, and
+    with `alpha` = 0 for columns that are linear combinations of others. Peers are told no name.
+    """
+    rules = Rules(**{name: getattr(section, name) for name in GlmSection.model_fields})
+    try:
+        design = Design.fit({name: values[training] for name, values in features.items()}, rules)
+        matrix = design.matrix(features, len(training))
+    except ValueError as error:
+        raise DataError(
+            f"{table}: {error}",
+            for_peer="one of its columns cannot enter a linear model (its log has the details)",
+        ) from None
+    dependent = [] if alpha else design.dependent(matrix.take(training))
+    if dependent:
+        raise DataError(
+            f"{table}: {_listed(dependent)} of other columns: leave out columns (ignore), or set the "
+            "job's alpha above 0",
+            for_peer="some of its columns are linear combinations of others: it must leave them out, or "
+            "the job needs alpha above 0",
+        )
+    return design, matrix
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """What a party's columns add to the score of each row of a table."""
+
+    rows: Floats  # shape (rows,)
+    missing: float  # to that of a row of which the party knows nothing
+    unseen: dict[str, int]  # rows with a level that was not in training, by column
+
+
+def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> OwnScores:
+    """Raises DataError naming the table and the column for one that is not as it was in training."""
+    try:
+        return OwnScores(
+            part.scores(features, rows), part.missing_score(features), part.design.unseen(features)
+        )
+    except ValueError as error:
+        raise DataError(
+            f"{table}: {error}",
+            for_peer="one of its columns is not as it was in training (its log has the details)",
+        ) from None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A coefficient as `Relativity` has it.
+
+    The intercept has no rows. Under an identity link nothing is multiplied: there are no relativities.
+    """
+
+    column: str
+    level: str
+    coefficient: float
+    per_unit: float | None
+    relativity: float | None
+    rows: int | None
+
+    @property
+    def cells(self) -> tuple[str | float | None, ...]:
+        """In the order of COLUMNS."""
+        return tuple(getattr(self, name) for name in COLUMNS)
+
+
+def lines(model: GuestGlm | HostGlm, link: Link) -> list[Line]:
+    """What a half of a model says, for its owner to read: the guest's intercept, then each column's."""
+    found = [
+        Line(one.column, one.level, one.coefficient, one.per_unit, one.relativity, one.rows)
+        for one in model.part.relativities()
+    ]
+    if isinstance(model, GuestGlm):
+        factor = float(np.exp(model.intercept))
+        found.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
+    if link == "identity":
+        return [replace(line, relativity=None) for line in found]
+    return found
+
+
+def _listed(coefficients: Sequence[tuple[str, str]]) -> str:
+    names = [
+        f"column '{column}'" + (f" at level '{level}'" if level else "")
+        for column, level in coefficients[:_NAMED]
+    ]
+    if len(coefficients) > _NAMED:
+        names.append(f"{len(coefficients) - _NAMED:,} more")
+    *first, last = names
+    if not first:
+        return f"{last} is a linear combination"
+    return f"{', '.join(first)} and {last} are linear combinations"
