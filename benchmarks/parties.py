@@ -66,6 +66,16 @@ def default_credit(data: Path, rows: int | None, columns: int) -> Split:
     return Split(tables, {"bank": [], "partner": []})
 
 
+def breast(data: Path, rows: int | None, columns: int) -> Split:
+    """Wisconsin breast cancer in FATE's vertical split."""
+    tables = {}
+    for party, side in (("guest", "guest"), ("host", "host")):
+        table = pd.read_parquet(data / "fate" / f"breast_hetero_{side}.parquet").head(rows)
+        table["id"] = table["id"].astype(str)
+        tables[party] = table.rename(columns={"y": "label"})
+    return Split(tables, {"guest": [], "host": []})
+
+
 def uniform(data: Path, rows: int | None, columns: int) -> Split:
     """Uniform columns at each of two parties: the worst case for sums by joint cells."""
     generator = np.random.default_rng(0)
@@ -139,24 +149,30 @@ def set_up(
 ) -> None:
     """Each party's folder: table, party file, keys; the guest's job file.
 
-    `extra` has lines that go under [data] of a party, and may begin other sections.
+    A folder without a table is a coordinator's. `extra` has lines that go under [data] of a party, and
+    may begin other sections.
     """
     guest = next(iter(folders))
-    port = local.free_port()
+    address = {guest: local.free_port()}
+    address |= {party: local.free_port() for party in folders if party not in split.tables}
     for party, folder in folders.items():
         folder.mkdir()
-        split.tables[party].to_parquet(folder / "table.parquet")
-        role = "guest" if party == guest else "host"
+        role = "guest" if party == guest else "host" if party in split.tables else "coordinator"
         lines = ["[party]", f'name = "{party}"', f'role = "{role}"', f'identity = "keys/{party}"']
         lines += [f"workers = {workers}", f"memory = {memory}"]
-        lines += [f'listen = "127.0.0.1:{port}"'] * (party == guest)
-        lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
-        lines += [f"categorical = {json.dumps(split.categorical[party])}"]
-        lines += ['label = "label"'] * (party == guest)
+        if party in address:
+            lines += [f'listen = "127.0.0.1:{address[party]}"']
+        if party in split.tables:
+            split.tables[party].to_parquet(folder / "table.parquet")
+            lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
+            lines += [f"categorical = {json.dumps(split.categorical[party])}"]
+            lines += ['label = "label"'] * (party == guest)
         lines += (extra or {}).get(party, [])
         for other in set(folders) - {party}:
             lines += [f"[peers.{other}]", f'certificate = "peers/{other}.pem"']
-            lines += [f'address = "127.0.0.1:{port}"'] * (other == guest)
+            if role != "coordinator" and other in address:
+                lines += [f'address = "127.0.0.1:{address[other]}"']
+            lines += ['role = "coordinator"'] * (other not in split.tables)
         (folder / f"{party}.toml").write_text("\n".join(lines))
     local.exchange_keys(folders)
     (folders[guest] / "job.toml").write_text(job)
