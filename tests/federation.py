@@ -30,7 +30,7 @@ from vfl.party import identity
 
 PATIENCE = 60.0  # seconds: on a busy machine; the claims about seconds are made by the tests themselves
 SOON = 10.0  # seconds within which every party knows that a job failed
-NAMES = ("insurer", "registry", "bureau", "stranger")
+NAMES = ("insurer", "registry", "bureau", "umpire", "stranger")
 JOB: dict[str, Any] = {
     "job": {
         "name": "claims",
@@ -40,6 +40,22 @@ JOB: dict[str, Any] = {
         "holdout": 0.25,
     },
     "secureboost": {"trees": 2, "depth": 2, "max_bins": 6, "min_child_rows": 10},
+}
+
+GLM_JOB: dict[str, Any] = {
+    "job": {
+        "name": "linear",
+        "purpose": "a test",
+        "model": "glm",
+        "family": "logistic",
+        "holdout": 0.25,
+    },
+    "glm": {"tolerance": 1e-7},
+}
+
+HIDDEN_JOB: dict[str, Any] = {
+    "job": {**GLM_JOB["job"], "name": "hidden"},
+    "glm": {"scores": "hidden", "coordinator": "umpire", "alpha": 0.01, "tolerance": 1e-5},
 }
 
 Table = dict[str, list[str]]  # cells as text by column, empty where missing
@@ -111,6 +127,7 @@ def make_tables(rows: int = 400, seed: int = 5) -> dict[str, Table]:
     return tables
 
 
+SMALL = {"claim", "count", "years"}  # columns of numbers that occur by chance
 NUMERIC = {"density", "power", "driver_age", "claim"}
 
 
@@ -136,11 +153,18 @@ def private_words(tables: Mapping[str, Table]) -> list[str]:
         cell
         for table in tables.values()
         for name, column in table.items()
-        if name != "claim"
+        if name not in SMALL
         for cell in column
         if cell
     }
     return sorted(cells | {re.sub(r"[^A-Z0-9]", "", cell.upper()) for cell in cells if cell.isascii()})
+
+
+def _cell(value: object) -> str:
+    """A value in TOML."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k} = {_cell(v)}" for k, v in value.items()) + "}"
+    return json.dumps(value)
 
 
 def toml(settings: Mapping[str, Any]) -> str:
@@ -149,9 +173,9 @@ def toml(settings: Mapping[str, Any]) -> str:
     for section, values in settings.items():
         if section == "peers":
             for name, peer in values.items():
-                lines += [f"[peers.{name}]", *(f"{k} = {json.dumps(v)}" for k, v in peer.items())]
+                lines += [f"[peers.{name}]", *(f"{k} = {_cell(v)}" for k, v in peer.items())]
         else:
-            lines += [f"[{section}]", *(f"{k} = {json.dumps(v)}" for k, v in values.items())]
+            lines += [f"[{section}]", *(f"{k} = {_cell(v)}" for k, v in values.items())]
     return "\n".join(lines) + "\n"
 
 
@@ -206,6 +230,7 @@ class Running:
         self._out = party.folder / f"{number}.out"
         self._err = party.folder / f"{number}.err"
         self._started = time.monotonic()
+        self.own: list[str] = []  # what it may show its own people
         command = [*(program or (sys.executable, "-m", "vfl.cli")), *arguments]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
@@ -259,7 +284,7 @@ class Running:
         assert "Traceback" not in printed, printed
         assert "PRIVATE KEY" not in printed
         assert "UserWarning" not in printed, printed
-        found = [text for text in private if text in printed]
+        found = [text for text in private if text in printed and text not in self.own]
         assert not found, f"{found[0]} in:\n{printed}"
 
 
@@ -323,7 +348,7 @@ class Party:
 
 
 class Federation:
-    """An insurer and hosts in a folder, each with real keys, tables and files."""
+    """An insurer, hosts and perhaps a coordinator in a folder, with real keys, tables and files."""
 
     def __init__(
         self,
@@ -334,6 +359,7 @@ class Federation:
         guest_listens: bool = False,
         kind: str = "csv",
         tables: Mapping[str, Table] | None = None,
+        coordinator: bool = False,
     ) -> None:
         self.folder, self.keys, self.guest_listens = folder, keys, guest_listens
         self.tables = tables or make_tables()
@@ -343,12 +369,7 @@ class Federation:
         ids = {"insurer": "plate", "registry": "registration", "bureau": "plate_no"}
         categorical = {"insurer": "area", "registry": "brand", "bureau": "occupation"}
         for name in ("insurer", *hosts):
-            home = folder / name
-            (home / "peers").mkdir(parents=True)
-            shutil.copytree(keys / name, home / "keys")
-            for other in NAMES:
-                shutil.copy(keys / other / f"{other}.pem", home / "peers")
-                shutil.copy(keys / "new" / f"{other}.pem", home / "peers" / f"new-{other}.pem")
+            home = self._home(name)
             settings: dict[str, Any] = {
                 "party": {
                     "name": name,
@@ -374,17 +395,52 @@ class Federation:
                 settings["peers"]["insurer"]["address"] = f"127.0.0.1:{port}"
             self.parties[name] = Party(name, home, settings)
             write_table(self.parties[name].table, self.tables[name])
+        if coordinator:
+            self._add_coordinator(hosts)
+
+    def _home(self, name: str) -> Path:
+        """A party's folder, with its keys and everybody's certificates."""
+        home = self.folder / name
+        (home / "peers").mkdir(parents=True)
+        shutil.copytree(self.keys / name, home / "keys")
+        for other in NAMES:
+            shutil.copy(self.keys / other / f"{other}.pem", home / "peers")
+            shutil.copy(self.keys / "new" / f"{other}.pem", home / "peers" / f"new-{other}.pem")
+        return home
+
+    def _add_coordinator(self, hosts: Sequence[str]) -> None:
+        address = f"127.0.0.1:{free_port()}"
+        settings: dict[str, Any] = {
+            "party": {
+                "name": "umpire",
+                "role": "coordinator",
+                "identity": "keys/umpire",
+                "listen": address,
+                "workers": 1,
+            },
+            "peers": {name: pinned(name) for name in ("insurer", *hosts)},
+        }
+        for party in self.parties.values():
+            party.settings["peers"]["umpire"] = {
+                **pinned("umpire"),
+                "address": address,
+                "role": "coordinator",
+            }
+        self.parties["umpire"] = Party("umpire", self._home("umpire"), settings)
 
     @property
     def guest(self) -> Party:
         return self.parties["insurer"]
 
     def serve(self, *names: str) -> "Federation":
-        """Start the hosts; where they listen, the guest is told their ports."""
+        """Start the hosts and the coordinator; where hosts listen, the guest is told their ports."""
         chosen = names or [name for name in self.parties if name != "insurer"]
         for name in chosen:
             self.serving[name] = self.parties[name].start("serve")
         for name in chosen:
+            if name == "umpire":
+                self.serving[name].until("listening on 127.0.0.1:")
+                continue
             if self.guest_listens:
                 self.serving[name].until("dialling insurer")
                 continue
@@ -439,3 +495,14 @@ def kill(running: Running) -> None:
     """As by a crash of the machine: the kernel closes its sockets and nobody says goodbye."""
     running.signal(signal.SIGKILL)
     running.process.wait()
+
+
+@contextlib.contextmanager
+def replaced(party: Party, table: Table) -> Iterator[None]:
+    """A host's table is another one for a while."""
+    before = party.table.read_bytes()
+    write_table(party.table, table)
+    try:
+        yield
+    finally:
+        party.table.write_bytes(before)

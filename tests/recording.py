@@ -1,4 +1,4 @@
-"""Whole runs of three parties in one process, every frame kept; and a proxy between processes.
+"""Whole runs of all parties in one process, every frame kept; and a proxy between processes.
 
 The jobs are the real ones over real sockets. A frame is kept as it goes into TLS.
 """
@@ -7,14 +7,15 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 from unittest import mock
 
 import msgspec
 from federation import JOB, Federation, toml
 
-from vfl.jobs import guest, host
+from vfl.jobs import coordinator, guest, host
 from vfl.jobs.connect import Office
 from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
@@ -47,14 +48,14 @@ class _Lines(Silent):
         self.lines.append(line)
 
 
-def record(federation: Federation) -> list[Sent]:
-    """Align, train and score; all messages of all parties in the order they were sent."""
+def record(federation: Federation, wanted: Mapping[str, Any] = JOB) -> list[Sent]:
+    """Align, train the job and score; all messages of all parties in the order they were sent."""
     sent: list[Sent] = []
-    asyncio.run(_record(federation, sent))
+    asyncio.run(_record(federation, wanted, sent))
     return sent
 
 
-async def _record(federation: Federation, sent: list[Sent]) -> None:
+async def _record(federation: Federation, wanted: Mapping[str, Any], sent: list[Sent]) -> None:
     offices: dict[str, Office] = {}
     owner: dict[bytes, str] = {}  # of a certificate's fingerprint
     job = "align"
@@ -78,11 +79,13 @@ async def _record(federation: Federation, sent: list[Sent]) -> None:
         sent.append(Sent(job, sender, peer.name, kind, frame))
         await put(peer, frame)
 
-    hosts = [name for name in federation.parties if name != "insurer"]
+    hosts = [name for name in federation.parties if name not in ("insurer", "umpire")]
     shows = {name: _Lines() for name in hosts}
     with mock.patch.object(WebSocketPeer, "_put", spy):
         async with asyncio.TaskGroup() as group:
             serving = [group.create_task(host.serve(opened(name), shows[name])) for name in hosts]
+            if "umpire" in federation.parties:
+                serving.append(group.create_task(coordinator.coordinate(opened("umpire"), Silent())))
             for name in hosts:
                 while not any(line.startswith("listening on ") for line in shows[name].lines):
                     await asyncio.sleep(0.01)
@@ -90,7 +93,7 @@ async def _record(federation: Federation, sent: list[Sent]) -> None:
                 federation.guest.settings["peers"][name]["address"] = address
             office = opened("insurer")
             home = federation.guest.folder
-            (home / "job.toml").write_text(toml(JOB))
+            (home / "job.toml").write_text(toml(wanted))
             await guest.align(office, wait=10, show=Silent())
             job = "train"
             trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())

@@ -256,12 +256,6 @@ def test_a_frequency_model_with_exposure(federation: Federation, insurer: Party)
     insurer.score(model="frequency").failed(2, "[data] offset is missing in the party file")
 
 
-def test_a_linear_model_is_not_there_yet(insurer: Party) -> None:
-    job = {"job": {**JOB["job"], "model": "glm", "family": "poisson"}}
-    del job["job"]["objective"]
-    insurer.train(job).failed(2, '[job] model = "glm" cannot be trained yet')
-
-
 def test_doctor_says_what_is_there(federation: Federation, insurer: Party) -> None:
     done = insurer.run("doctor").ok()
     lines = done.out.splitlines()

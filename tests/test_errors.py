@@ -24,6 +24,7 @@ from federation import (
     ended,
     free_port,
     kill,
+    replaced,
     word,
     write_table,
 )
@@ -386,17 +387,6 @@ def test_another_version_of_the_protocol(federation: Federation, insurer: Party)
 # --- A job fails. ---------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def replaced(party: Party, table: Table) -> Iterator[None]:
-    """A host's table is another one for a while."""
-    before = party.table.read_bytes()
-    write_table(party.table, table)
-    try:
-        yield
-    finally:
-        party.table.write_bytes(before)
-
-
 @pytest.fixture
 def at_registry(federation: Federation, insurer: Party) -> Iterator[Callable[[], str]]:
     """The line with which the registry's job ended; afterwards it must serve the next job."""
@@ -613,7 +603,7 @@ def test_a_guest_that_dies_while_it_trains(
 def test_a_host_that_dies_while_the_guest_trains(tmp_path: Path, keys: Path, computing: bool) -> None:
     """With `computing` the guest is busy meanwhile, and learns of it when that is done."""
     slow = (
-        "import asyncio, sys, time, vfl.cli, vfl.jobs.guest as guest\n"
+        "import asyncio, sys, time, vfl.cli, vfl.jobs.learners as guest\n"
         "train = guest.guest_train\n"
         "async def busy(*args, **named):\n"
         "    print('computing', file=sys.stderr, flush=True)\n"

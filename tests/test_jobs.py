@@ -2,7 +2,9 @@
 
 import asyncio
 import dataclasses
+import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +21,7 @@ from vfl.errors import (
     Refused,
 )
 from vfl.jobs.connect import Office
-from vfl.jobs.guest import _as_trained, _Follow, _predictions, _split, resolve_model
+from vfl.jobs.guest import _as_trained, _predictions, _split
 from vfl.jobs.halves import (
     Alignment,
     GuestHalf,
@@ -27,20 +29,26 @@ from vfl.jobs.halves import (
     ids_digest,
     load_alignment,
     load_half,
+    resolve_model,
     save_alignment,
     save_half,
 )
 from vfl.jobs.host import _check_policy, _fresh
+from vfl.jobs.learners import learner_of
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
+from vfl.jobs.relativities import lines_of, load_lines, save_relativities
 from vfl.jobs.show import Once
+from vfl.learn.design import Covariate, Design, Factor
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party.config import DataSection, Job, PolicySection, load_party
+from vfl.party.config import DataSection, GlmSection, Job, PolicySection, load_party
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.boost import GuestModel, HostModel, TreeDone
+from vfl.protocols.boost import GuestModel, HostModel, Training, TreeDone
+from vfl.protocols.glm import Fit, IterationDone
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(
@@ -66,14 +74,41 @@ HOST_HALF = HostHalf(
 )
 
 
+DESIGN = Design(
+    (Factor("area", "a", ("a", "b", "(missing)"), (30, 20, 5), ("c",), None),),
+    (Covariate("density", 0.1 + 0.2, 1 / 3, 0.5, True, 50, 5),),
+)
+PART = LinearPart(DESIGN, (0.5, -0.25, 1e-17, 0.1 + 0.2))
+GUEST_GLM = GuestHalf(
+    "linear-1",
+    {"job": {"name": "linear", "family": "poisson"}},
+    ("density", "area"),
+    ("trim",),
+    {"insurer": "aa", "registry": "bb"},
+    GuestGlm(("insurer", "registry"), -1.5, PART, 9, True, 0.5, 0.1, 1e-8),
+    {},
+    "poisson",
+    exposure=True,
+)
+HOST_GLM = HostHalf(
+    "linear-1",
+    {"job": {"family": "poisson"}},
+    ("density", "area"),
+    ("trim",),
+    "aa",
+    "bb",
+    HostGlm(PART, False),
+)
+
+
 def with_tree(tree: Tree) -> GuestHalf:
     return dataclasses.replace(GUEST_HALF, model=dataclasses.replace(GUEST_HALF.model, trees=(tree,)))
 
 
-@pytest.mark.parametrize("half", [GUEST_HALF, HOST_HALF])
+@pytest.mark.parametrize("half", [GUEST_HALF, HOST_HALF, GUEST_GLM, HOST_GLM])
 def test_a_half_comes_back_bit_for_bit(tmp_path: Path, half: GuestHalf | HostHalf) -> None:
     save_half(Store(tmp_path), half)
-    assert load_half(Store(tmp_path), "claims-1", type(half)) == half
+    assert load_half(Store(tmp_path), half.name, type(half)) == half
 
 
 def test_a_half_is_not_taken_for_the_other_partys(tmp_path: Path) -> None:
@@ -109,7 +144,7 @@ def test_an_old_half_is_one_of_a_0_1_label(tmp_path: Path) -> None:
     store = Store(tmp_path)
     save_half(store, GUEST_HALF)
     body = store.read("model", "claims-1")
-    for later in ("objective", "tweedie_power", "exposure", "offset"):
+    for later in ("kind", "objective", "tweedie_power", "exposure", "offset"):
         del body[later]
     store.write("model", "claims-1", body)
     half = load_half(store, "claims-1", GuestHalf)
@@ -121,7 +156,7 @@ def test_an_old_half_is_one_of_a_0_1_label(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("objective", "logistic", "is not what this command needs"),
+        ("objective", "logistic", "is damaged: no such objective of a model of kind secureboost"),
         ("objective", "secret", "is not what this command needs"),
         ("tweedie_power", 2.0, "is damaged: no such tweedie_power"),
         ("exposure", "years", "is not what this command needs"),
@@ -135,6 +170,63 @@ def test_a_half_with_another_objective_than_there_are_is_refused(
     store.write("model", "claims-1", {**store.read("model", "claims-1"), key: value})
     with pytest.raises(ModelError, match=said):
         load_half(store, "claims-1", GuestHalf)
+
+
+def test_an_old_half_of_a_host_is_one_of_trees(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    save_half(store, HOST_HALF)
+    body = store.read("model", "claims-1")
+    del body["kind"]
+    store.write("model", "claims-1", body)
+    assert load_half(store, "claims-1", HostHalf) == HOST_HALF
+
+
+def test_a_half_of_another_kind_than_it_says_is_refused(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for half, kind, said in (
+        (GUEST_GLM, "secureboost", "is not what this command needs"),
+        (HOST_HALF, "glm", "is not what this command needs"),
+        (GUEST_GLM, "net", "is of a kind that this version of vfl does not know: update vfl"),
+    ):
+        save_half(store, half)
+        store.write("model", half.name, {**store.read("model", half.name), "kind": kind})
+        with pytest.raises(ModelError, match=said):
+            load_half(store, half.name, type(half))
+    save_half(store, HOST_GLM)
+    body = store.read("model", "linear-1")
+    body["model"]["part"]["coefficients"].pop()
+    store.write("model", "linear-1", body)
+    with pytest.raises(ModelError, match="another number of coefficients than the design has"):
+        load_half(store, "linear-1", HostHalf)
+    save_half(store, dataclasses.replace(GUEST_GLM, objective="squared"))
+    with pytest.raises(ModelError, match="is damaged: no such objective of a model of kind glm"):
+        load_half(store, "linear-1", GuestHalf)
+
+
+def test_relativities_for_their_owner(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for half in (GUEST_GLM, HOST_GLM):
+        save_half(store, half)
+        path = save_relativities(store, half)
+        assert path == tmp_path / "models" / "linear-1.csv"
+        assert path.stat().st_mode & 0o777 == 0o600
+        text = path.read_text().splitlines()
+        assert text[0] == "column,level,coefficient,per_unit,relativity,rows"
+        guests = isinstance(half, GuestHalf)
+        if guests:
+            assert text[1] == f"(intercept),,-1.5,,{math.exp(-1.5)!r},"
+        rest = text[1 + guests :]
+        assert [line.split(",")[0] for line in rest] == ["area"] * 3 + ["density"] * 2
+        assert rest[0] == "area,a,0.0,,1.0,30"
+        name, lines = load_lines(store, "linear-1", "guest" if guests else "host")
+        assert name == "linear-1"
+        assert len(lines) == len(text) - 1
+    assert store.names("model") == ["linear-1"]
+    straight = dataclasses.replace(GUEST_GLM, job={"job": {"family": "gaussian"}}, objective="gaussian")
+    assert {line.relativity for line in lines_of(straight)} == {None}
+    save_half(store, GUEST_HALF)
+    with pytest.raises(ModelError, match="claims-1 is of trees: only linear models have relativities"):
+        load_lines(store, "claims-1", "guest")
 
 
 def half_of(objective: str, **with_: bool) -> GuestHalf:
@@ -232,18 +324,57 @@ def test_news_of_training_name_the_loss() -> None:
         def progress(self, what: str, done: int, of: int) -> None:
             said.append((what, done, of))
 
+    every = np.ones(3, bool)
     for loss in (LogisticLoss(), PoissonLoss()):
-        _Follow(Kept(), loss.measure).tree(TreeDone(3, 30, 0.21694, 0.3, {}))
+        rows = Training(np.ones(3), np.ones(3), every, ~every, loss)
+        learner = learner_of(
+            made_job(), SimpleNamespace(name="insurer"), {"a": np.ones(3)}, rows, Kept()
+        )
+        learner._tree(TreeDone(3, 30, 0.21694, 0.3, {"encrypt": 1.5}))
+        assert learner.phases == [{"encrypt": 1.5}]
     assert said == [
         ("training, log loss 0.2169, validation 0.3000", 3, 30),
         ("training, half deviance 0.2169, validation 0.3000", 3, 30),
     ]
 
 
-def test_a_host_refuses_a_model_that_it_cannot_train() -> None:
+def test_news_of_a_fit_say_how_far_it_is() -> None:
+    said: list[tuple[str, int, int | None]] = []
+    lines: list[str] = []
+
+    class Kept:
+        def say(self, line: str) -> None:
+            lines.append(line)
+
+        def progress(self, what: str, done: int, of: int | None) -> None:
+            said.append((what, done, of))
+
+    every = np.ones(60, bool)
+    rows = Training(np.ones(60), np.ones(60), every, ~every, PoissonLoss())
+    party = SimpleNamespace(name="insurer", data=SimpleNamespace(path=Path("t.csv")), glm=GlmSection())
+    job = made_job("glm", tolerance=1e-6)
+    learner = learner_of(job, party, {"a": np.arange(60.0)}, rows, Kept())
+    for iteration, gradient in enumerate([1e-2, 1e-3, 1e-4, 2e-2, 1e-6]):
+        learner._iteration(IterationDone(iteration, 5, 0.5, 0.25, gradient, {}))
+    # A decade an iteration: four in all; None where the gradient is no smaller than at first.
+    assert [of for _, _, of in said] == [None, 4, 4, None, 5]
+    assert said[1][:2] == ("fitting, deviance 0.5000, D² 0.2500, gradient 1.0e-03", 1)
+    for converged in (True, False):
+        learner._say_how_it_ended(Fit(0.0, {}, np.ones(60), 7, converged, 0.5, 0.25, 3e-7))
+    assert lines[0] == "converged after 7 iterations: deviance 0.5000, D² 0.2500, gradient 3.0e-07"
+    assert lines[1].startswith("note: not converged after 7 iterations: ")
+    assert "the model is kept as it is: raise max_iterations or alpha in [glm]" in lines[1]
+
+
+def test_a_host_refuses_jobs_that_break_its_rules() -> None:
     _check_policy(PolicySection(), made_job())
-    with pytest.raises(Refused, match='this version of vfl trains no model = "glm" yet'):
-        _check_policy(PolicySection(), made_job("glm"))
+    _check_policy(PolicySection(), made_job("glm"))
+    for job in (made_job(), made_job("glm")):
+        with pytest.raises(Refused, match="key_bits = 2048 is below the host's policy of 3072"):
+            _check_policy(PolicySection(key_bits=3072), job)
+    with pytest.raises(Refused, match="min_child_rows = 20 is below"):
+        _check_policy(PolicySection(min_child_rows=21), made_job())
+    _check_policy(PolicySection(min_child_rows=21), made_job("glm"))
 
 
 def test_an_alignment_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_a_host_that_knows_no_row_is_asked_for_none():
 
 @pytest.mark.parametrize("size", [1, 7, 149, 150, 151])
 def test_chunks_of_any_size_change_nothing(monkeypatch, size):
-    monkeypatch.setattr(scoring, "_ROWS", size)
+    monkeypatch.setattr(scoring, "ROWS", size)
     seen = []
     scores, served = score([ALL, ALL], progress=lambda done, of: seen.append((done, of)))
     assert np.array_equal(scores, SCORES)

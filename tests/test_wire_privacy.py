@@ -19,12 +19,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from federation import NUMERIC, Federation, Table, ended
+from federation import GLM_JOB, HIDDEN_JOB, NUMERIC, Federation, Table, ended
 from recording import Proxy, Sent, record
 
 import vfl.jobs.host  # all messages of the product are defined behind it
 import vfl.protocols.scoring
-from vfl.jobs.halves import HostHalf, load_alignment, load_half
+from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
 from vfl.learn.binning import bin_columns
 from vfl.net.peer import Stop
 from vfl.net.wire import Message
@@ -32,6 +32,7 @@ from vfl.party.config import DataSection, load_party
 from vfl.party.ids import normalise
 from vfl.party.store import Store
 from vfl.party.table import read_table
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 
 KEY = 8  # bytes by which a needle is found; none is shorter
 DIGESTS = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
@@ -164,15 +165,53 @@ def of_table(table: Table, id_column: str, orders: Sequence[np.ndarray]) -> Iter
                 yield from of_text(category, "category")
 
 
+Run = tuple[Federation, list[Sent]]
+
+
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> tuple[Federation, list[Sent]]:
+def run(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
+    """Trees."""
     made = Federation(tmp_path_factory.mktemp("privacy"), keys)
     return made, record(made)
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
+    """A linear model, one numeric column of each host in bins."""
+    made = Federation(tmp_path_factory.mktemp("privacy"), keys)
+    for name, column in (("insurer", "density"), ("registry", "power")):
+        made.parties[name].settings["glm"] = {"binned": [column], "bins": 5}
+    return made, record(made, GLM_JOB)
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
+    """A linear model with a coordinator, some iterations of it."""
+    made = Federation(tmp_path_factory.mktemp("privacy"), keys, coordinator=True)
+    job = {**HIDDEN_JOB, "glm": {**HIDDEN_JOB["glm"], "max_iterations": 3}}
+    return made, record(made, job)
+
+
+def of_part(part: LinearPart) -> Iterator[Needle]:
+    """Coefficients, and what a design knows of its columns."""
+    for coefficient in part.coefficients:
+        yield from of_number(coefficient, "coefficient")
+    for factor in part.design.factors:
+        for edge in factor.edges or ():
+            yield from of_number(edge, "edge")
+        for level in (*factor.levels, *factor.joined):
+            if len(level) >= KEY:
+                yield from of_text(level, "level")
+    for covariate in part.design.covariates:
+        for number in (covariate.mean, covariate.deviation, covariate.fill):
+            yield from of_number(number, "moment")
 
 
 def secrets(federation: Federation) -> Iterator[Needle]:
     """All that any party holds; the tables' rows as in the file and as aligned, and without holdout."""
     for name, party in federation.parties.items():
+        if name == "umpire":
+            continue
         store = Store(party.store)
         aligned = load_alignment(store, store.latest("alignment")).rows
         table = federation.tables[name]
@@ -187,8 +226,10 @@ def secrets(federation: Federation) -> Iterator[Needle]:
                 yield from of_number(edge, "edge")
             for category in column.categories:
                 yield from of_text(category, "category")
-        if name != "insurer":
-            half = load_half(store, store.latest("model"), HostHalf)
+        half = load_half(store, store.latest("model"), GuestHalf if name == "insurer" else HostHalf)
+        if isinstance(half.model, GuestGlm | HostGlm):
+            yield from of_part(half.model.part)
+        elif name != "insurer":
             for split in half.model.splits:
                 if split.threshold is not None:
                     yield from of_number(split.threshold, "threshold")
@@ -204,29 +245,56 @@ def haystacks(sent: Sequence[Sent]) -> dict[tuple[str, str], bytes]:
     return {ends: bytes(data) for ends, data in joined.items()}
 
 
-def test_nothing_private_is_on_the_wire(run: tuple[Federation, list[Sent]]) -> None:
-    federation, sent = run
-    kinds = {message.kind for message in sent}
-    assert kinds >= {"BlindedIds", "AlignStore", "Gradients", "CandidateSums", "Directions"}
+KINDS = {
+    "run": {"BlindedIds", "AlignStore", "Gradients", "CandidateSums", "Directions"},
+    "fit": {"BlindedIds", "FellowKeys", "Residuals", "OpenedProducts", "HeldOutScores", "PartialScores"},
+    "hidden": {
+        "Join",
+        "ScorePart",
+        "HiddenResiduals",
+        "BlindGradient",
+        "OpenedGradient",
+        "HeldOutScores",
+    },
+}
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_nothing_private_is_on_the_wire(request: pytest.FixtureRequest, name: str) -> None:
+    federation, sent = request.getfixturevalue(name)
+    assert {message.kind for message in sent} >= KINDS[name]
     searcher = Searcher(secrets(federation))
     assert searcher.size > 20_000
-    for ends, data in haystacks(sent).items():
+    # A partial score, which a host of a linear model has to tell, is a coefficient where every other
+    # column of the host is at its base level or mean.
+    partial = [m for m in sent if m.kind == "PartialScores"]
+    for ends, data in haystacks([m for m in sent if m.kind != "PartialScores"]).items():
         assert searcher.found(data) == set(), ends
+    for ends, data in haystacks(partial).items():
+        assert searcher.found(data) <= {"coefficient as float64"}, ends
 
 
+# The message that tells hosts which rows train, and the field with a bit a row.
+DRAWN = {
+    "run": ("TreeStart", "active"),
+    "fit": ("FitStart", "training"),
+    "hidden": ("FitStart", "training"),
+}
+
+
+@pytest.mark.parametrize("name", DRAWN)
 def test_labels_of_the_rows_drawn_for_training_are_not_on_the_wire(
-    run: tuple[Federation, list[Sent]],
+    request: pytest.FixtureRequest, name: str
 ) -> None:
     """The guest says which rows are drawn; their labels, alone, could travel in the same order."""
-    federation, sent = run
+    federation, sent = request.getfixturevalue(name)
+    kind, key = DRAWN[name]
     store = Store(federation.guest.store)
     aligned = load_alignment(store, store.latest("alignment")).rows
-    (first,) = [
-        msgspec.msgpack.decode(m.payload)[1]
-        for m in sent
-        if (m.kind, m.receiver) == ("TreeStart", "registry") and b"\xa4tree\x00" in m.payload
-    ]
-    drawn = np.unpackbits(np.frombuffer(first["active"], np.uint8), count=len(aligned)).astype(bool)
+    first = next(
+        msgspec.msgpack.decode(m.payload)[1] for m in sent if (m.kind, m.receiver) == (kind, "registry")
+    )
+    drawn = np.unpackbits(np.frombuffer(first[key], np.uint8), count=len(aligned)).astype(bool)
     assert 0.6 < drawn.mean() < 0.9
     label = numbers(federation.tables["insurer"]["claim"])[aligned]
     searcher = Searcher([*of_label(label[drawn]), *of_label(label[~drawn]), *of_label(1 - label[drawn])])
@@ -234,7 +302,26 @@ def test_labels_of_the_rows_drawn_for_training_are_not_on_the_wire(
         assert searcher.found(data) == set(), ends
 
 
-def test_only_columns_that_may_be_shown_are_named(run: tuple[Federation, list[Sent]]) -> None:
+def test_the_coordinator_has_a_session_with_each_party_and_hears_no_row(hidden: Run) -> None:
+    _, sent = hidden
+    parties = {"insurer", "registry", "bureau"}
+    links = {frozenset((m.sender, m.receiver)) for m in sent if "umpire" in (m.sender, m.receiver)}
+    assert links == {frozenset((name, "umpire")) for name in parties}
+    heard = {m.kind for m in sent if m.receiver == "umpire"}
+    assert heard == {"Hello", "Join", "BlindGradient", "Slope", "PartyProducts"}
+    assert {m.job for m in sent if m.receiver == "umpire"} == {"train"}
+
+
+@pytest.mark.parametrize("name", ["fit", "hidden"])
+def test_a_linear_model_names_no_column(request: pytest.FixtureRequest, name: str) -> None:
+    _, sent = request.getfixturevalue(name)
+    for data in haystacks(sent).values():
+        data = data.replace(b"tweedie_power", b"")
+        for hidden in (b"density", b"area", b"power", b"brand", b"driver_age", b"occupation"):
+            assert hidden not in data
+
+
+def test_only_columns_that_may_be_shown_are_named(run: Run) -> None:
     _, sent = run
     whole = haystacks(sent)
     shown = b"".join(whole.values())
@@ -306,6 +393,10 @@ def test_between_processes_there_is_tls_and_nothing_else(tmp_path: Path, keys: P
 # --- The table of messages. -----------------------------------------------------------------------
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "messages.md"
+DIRECTIONS = (
+    "guest -> host|host -> guest|[Ee]ither -> either|"
+    "party -> coordinator|coordinator -> party|owner -> others"  # owner: of the job's key
+)
 
 
 def messages(kind: type[Message] = Message) -> Iterator[type[Message]]:
@@ -318,7 +409,7 @@ def messages(kind: type[Message] = Message) -> Iterator[type[Message]]:
 def described(kind: type[Message]) -> tuple[str, str, str]:
     """(name, direction, what it reveals) from the docstring."""
     text = " ".join(inspect.getdoc(kind).split()) if kind.__doc__ else ""
-    found = re.match(r"(guest -> host|host -> guest|[Ee]ither -> either)\b(.*?)Reveals: (.+)", text)
+    found = re.match(rf"({DIRECTIONS})\b(.*?)Reveals: (.+)", text)
     assert found, f"{kind.__name__}: its docstring needs a direction and `Reveals:`"
     return kind.__name__, found[1].lower(), found[3].rstrip(".")
 

@@ -446,7 +446,7 @@ class _Linear(_Federation):
     """
 
     _SETTINGS = GlmParams
-    _LEFT_OUT = frozenset({"scores", "seed"})
+    _LEFT_OUT = frozenset({"scores", "coordinator", "seed"})
     rules: Mapping[str, Mapping[str, Any]] | None
 
     def __init__(self, *, rules: Mapping[str, Mapping[str, Any]] | None = None, **params: Any) -> None:

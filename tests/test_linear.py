@@ -1,0 +1,91 @@
+"""A party's columns for a linear model: what is refused, and what each side is told."""
+
+import numpy as np
+import pytest
+
+from vfl.errors import DataError
+from vfl.learn.design import Design, Rules
+from vfl.party.config import GlmSection
+from vfl.party.linear import own_scores, prepared
+from vfl.protocols.glm_scoring import LinearPart
+
+ROWS = 200
+RNG = np.random.default_rng(0)
+TRAINING = RNG.random(ROWS) < 0.7
+AGE = RNG.normal(40, 10, ROWS)
+AREA = RNG.choice(np.array(["town", "land"], object), ROWS)
+FEATURES = {"age": AGE, "area": AREA}
+
+
+def refused(features, section: GlmSection, alpha: float = 0.0) -> DataError:
+    with pytest.raises(DataError) as raised:
+        prepared("cars.csv", features, TRAINING, section, alpha)
+    assert "\n" not in str(raised.value)
+    for private in ("age", "area", "town", "cars"):
+        assert private not in raised.value.for_peer
+    return raised.value
+
+
+def test_the_design_is_of_the_rows_that_train_the_matrix_of_all() -> None:
+    design, matrix = prepared("cars.csv", FEATURES, TRAINING, GlmSection(), 0.0)
+    assert matrix.rows == ROWS
+    assert design == Design.fit({name: v[TRAINING] for name, v in FEATURES.items()}, Rules())
+    binned, _ = prepared("cars.csv", FEATURES, TRAINING, GlmSection(binned=("age",), bins=4), 0.0)
+    assert [factor.name for factor in binned.factors] == ["age", "area"]
+    design, matrix = prepared("cars.csv", {}, TRAINING, GlmSection(), 0.0)
+    assert (matrix.rows, matrix.columns) == (ROWS, 0)
+
+
+@pytest.mark.parametrize(
+    ("features", "section", "said"),
+    [
+        (
+            {"age": np.where(TRAINING, np.nan, 1.0)},
+            GlmSection(),
+            "cars.csv: column 'age' holds no value: leave it out (ignore)",
+        ),
+        (FEATURES, GlmSection(base={"area": "sea"}), "cars.csv: column 'area' has no level 'sea' to be"),
+        (FEATURES, GlmSection(binned=("area",)), "cars.csv: column 'area' is categorical"),
+        (FEATURES, GlmSection(min_level_rows=190), "cars.csv: column 'area' has no level besides"),
+    ],
+)
+def test_columns_that_no_linear_model_can_use(features, section: GlmSection, said: str) -> None:
+    error = refused(features, section)
+    assert str(error).startswith(said)
+    assert error.for_peer.startswith("one of its columns cannot enter a linear model")
+
+
+def test_columns_that_are_combinations_of_others_need_a_penalty() -> None:
+    zone = np.where(AREA == "town", "centre", "rest").astype(object)
+    advice = "leave out columns (ignore), or set the job's alpha above 0"
+    for more, said in (
+        ({"months": 12 * AGE + 3}, "column 'months' is a linear combination of other columns: leave"),
+        ({"zone": zone}, "column 'zone' at level '"),
+        (
+            {f"age{k}": k * AGE for k in range(1, 6)},
+            "column 'age1', column 'age2', column 'age3' and 2 more are linear combinations of",
+        ),
+    ):
+        error = refused({**FEATURES, **more}, GlmSection())
+        assert said in str(error) and str(error).endswith(advice)
+        assert "alpha above 0" in error.for_peer
+        prepared("cars.csv", {**FEATURES, **more}, TRAINING, GlmSection(), 0.01)
+
+
+def test_scores_of_own_rows() -> None:
+    design, matrix = prepared("cars.csv", FEATURES, TRAINING, GlmSection(missing="median"), 0.0)
+    part = LinearPart(design, (0.5, -2.0))
+    own = own_scores("cars.csv", part, FEATURES, ROWS)
+    assert np.array_equal(own.rows, matrix.times(np.array([0.5, -2.0])))
+    # A number of which nothing is known is the median one, an area is at the base level.
+    median = np.median(AGE[TRAINING])
+    mean, deviation = AGE[TRAINING].mean(), AGE[TRAINING].std()
+    assert own.missing == pytest.approx(-2.0 * (median - mean) / deviation, abs=1e-6)
+    assert own.unseen == {}
+    sea = np.where(np.arange(ROWS) < 3, "sea", AREA).astype(object)
+    assert own_scores("new.csv", part, {**FEATURES, "area": sea}, ROWS).unseen == {"area": 3}
+    with pytest.raises(DataError, match=r"^new.csv: column 'age' is categorical here") as raised:
+        own_scores("new.csv", part, {**FEATURES, "age": AREA}, ROWS)
+    assert "age'" not in raised.value.for_peer
+    none = own_scores("new.csv", part, {"age": AGE[:0], "area": AREA[:0]}, 0)
+    assert (len(none.rows), none.missing) == (0, own.missing)
