@@ -252,6 +252,8 @@ class _Opening:
 
 async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size: float) -> float:
     """Where along the direction half of the slope is gone: towards its zero, by secants."""
+    if slope > 0:
+        raise diverges("slopes")
     low, high = (0.0, slope), (math.inf, math.inf)
     for _ in range(_EVALUATIONS):
         at = await _slope(parties, opening, size)
@@ -532,6 +534,11 @@ async def hidden_guest_fit(
     await start_hosts(hosts, rows.train, curvature)
     await relay_keys(hosts)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
+    if not whole.columns:
+        raise DataError(
+            "the guest has neither a column nor a constant: set fit_intercept in [glm]",
+            for_peer="it has no column of its own",
+        )
     own = whole.take(rows.train)
     offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
     block = await asyncio.to_thread(
@@ -602,8 +609,13 @@ async def hidden_host_fit(
 
 
 def _mean(rows: Training) -> float:
-    """The mean label, rounded to a power of two."""
+    """The mean label, rounded to a power of two. Raises DataError when all labels are zero."""
     mean = float(np.average(rows.label[rows.train], weights=rows.weight[rows.train]))
+    if not mean > 0:
+        raise DataError(
+            "all labels of the rows that train are zero, so that there is nothing to learn",
+            for_peer="its rows that train have one label only",
+        )
     return 2.0 ** round(math.log2(mean))
 
 
