@@ -24,12 +24,11 @@ from vfl.protocols.bits import pack_bits, unpack_bits
 from vfl.protocols.boost import (
     CandidateSums,
     Gradients,
-    Key,
     TreeStart,
     guest_train,
     host_train,
 )
-from vfl.protocols.key import generate_key
+from vfl.protocols.key import Key, generate_key
 
 SIZES = [2048, 3072, 4096]
 

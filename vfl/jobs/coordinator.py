@@ -7,25 +7,36 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
-from vfl.errors import PeerLost, PeerStopped, PeerUnreachable, Refused, VflError, fault
+from vfl.errors import (
+    ConfigError,
+    PeerError,
+    PeerLost,
+    PeerStopped,
+    PeerUnreachable,
+    Refused,
+    VflError,
+    fault,
+)
 from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, check_role
-from vfl.jobs.offer import Run
+from vfl.jobs.halves import JOB_LENGTH
+from vfl.jobs.offer import Run, stamp
 from vfl.jobs.show import Once, Show
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer, dial, listen
 from vfl.net.wire import KIB, Message
-from vfl.party.config import PARTY_NAME, Job
+from vfl.party.config import PARTY_NAME, Job, Party
 from vfl.party.store import Store
 from vfl.protocols.hidden_glm import coordinator_fit
 from vfl.protocols.key import generate_key
 
+T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
 
 Name = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
@@ -51,23 +62,33 @@ class Gathered(Message, frozen=True):
     """coordinator -> party. Reveals: that all parties of the job have come."""
 
 
-@contextlib.asynccontextmanager
-async def coordinator_of(office: Office, join: Join, name: str, wait: float) -> AsyncIterator[Peer]:
-    """A party's session with the coordinator, when all have come; it is told what ends the job.
-
-    Raises Refused when the party file has no such coordinator, and what sessions raise.
-    """
-    peer = office.party.peers.get(name)
+def check_coordinator(party: Party, name: str) -> str:
+    """The coordinator's address. Raises ConfigError when the party file has no such coordinator."""
+    peer = party.peers.get(name)
     if peer is None or peer.role != "coordinator" or peer.address is None:
-        raise Refused(
-            f"the job's coordinator is {name}: {office.party.name}'s party file needs [peers.{name}] "
+        text = (
+            f"the job's coordinator is {name}: {party.name}'s party file needs [peers.{name}] "
             'with its address, its certificate and role = "coordinator"'
         )
-    session = await dial(office.credentials, name, peer.address, office.party.role, wait)
+        raise ConfigError(text, for_peer=text)
+    return peer.address
+
+
+@contextlib.asynccontextmanager
+async def coordinator_of(
+    office: Office, join: Join, name: str, wait: float, hosts: Sequence[Peer] = ()
+) -> AsyncIterator[Peer]:
+    """A party's session with the coordinator, when all have come; it is told what ends the job.
+
+    Raises what sessions raise, also when one of `hosts`, whose sessions are the guest's, ends the job
+    before all have come.
+    """
+    address = check_coordinator(office.party, name)
+    session = await _while_here(hosts, dial(office.credentials, name, address, office.party.role, wait))
     try:
         check_role(session, "coordinator")
         await session.send(join)
-        await session.recv(Gathered)
+        await _while_here(hosts, session.recv(Gathered))
         _bind(session, join)
         yield session
     except VflError as error:
@@ -83,6 +104,20 @@ async def coordinator_of(office: Office, join: Join, name: str, wait: float) -> 
         await session.close()
 
 
+async def _while_here(hosts: Sequence[Peer], work: Coroutine[Any, Any, T]) -> T:
+    """The work's outcome; ends early when a host is gone, who may have said why."""
+    working = asyncio.create_task(work)
+    try:
+        while not working.done():
+            await asyncio.wait([working], timeout=0.5)
+            for host in hosts:
+                if isinstance(host, WebSocketPeer) and host.lost and not working.done():
+                    raise host.last_words(PeerLost(f"{host.name} is gone"))
+        return working.result()
+    finally:
+        working.cancel()
+
+
 def _bind(peer: Peer, join: Join) -> None:
     """Bind what follows to this run and this job; both ends call it after Gathered."""
     peer.bind(b"coordinated job", join.run, join.job)
@@ -93,16 +128,20 @@ class _Gathering:
     """A job whose parties are coming."""
 
     join: Join
-    came: dict[str, Peer] = field(default_factory=dict)
+    came: dict[str, WebSocketPeer] = field(default_factory=dict)
     done: asyncio.Event = field(default_factory=asyncio.Event)  # the job has ended
+    error: VflError | None = None  # why it ended before all had come
 
     @property
     def missing(self) -> list[str]:
         return [name for name in self.join.parties if name not in self.came]
 
 
-async def coordinate(office: Office, show: Show) -> None:
-    """Serve jobs until cancelled; no job's failure ends it. Raises ConfigError for the address."""
+async def coordinate(office: Office, show: Show, patience: float = _GATHERING) -> None:
+    """Serve jobs until cancelled; no job's failure ends it. Raises ConfigError for the address.
+
+    `patience`: seconds that the first party of a job waits for the others.
+    """
     address = office.party.party.listen or ""
     gatherings: dict[bytes, _Gathering] = {}
     async with (
@@ -114,11 +153,15 @@ async def coordinate(office: Office, show: Show) -> None:
         )
         while True:
             peer = await listener.accept()
-            group.create_task(_session(office, peer, gatherings, show))
+            group.create_task(_session(office, peer, gatherings, show, patience))
 
 
 async def _session(
-    office: Office, peer: WebSocketPeer, gatherings: dict[bytes, _Gathering], show: Show
+    office: Office,
+    peer: WebSocketPeer,
+    gatherings: dict[bytes, _Gathering],
+    show: Show,
+    patience: float,
 ) -> None:
     """One party's session: who comes last leads the job, the others' sessions wait for its end."""
     try:
@@ -133,22 +176,35 @@ async def _session(
         if peer.name in gathering.came:
             raise peer.breach("a second Join")
         gathering.came[peer.name] = peer
-        if gathering.missing:
-            await _wait(peer, gathering, gatherings)
-        else:
+        if not gathering.missing:
             del gatherings[join.run]
             await _lead(office, gathering, job, show)
+        elif error := await _wait(peer, gathering, gatherings, patience):
+            if gathering.error is None:  # the first to see it says it
+                gathering.error = error
+                gathering.done.set()
+                show.say(f"job ended: {error}")
+            await stop_all([peer], error)
     except (PeerStopped, PeerLost) as error:
         show.say(f"job ended: {error}")
     except VflError as error:
-        show.say(f"error: {error}")
+        _say_ended(show, error)
         await stop_all([peer], error)
     except asyncio.CancelledError:
         await stop_all([peer], VflError("", for_peer="it is shutting down"))
         raise
+    except Exception as error:
+        # A bug here must not end the service for the next job.
+        show.say(f"error: {fault(error)}")
+        await stop_all([peer], VflError(""))
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
+
+
+def _say_ended(show: Show, error: VflError) -> None:
+    not_ours = isinstance(error, PeerError | PeerStopped | PeerLost | Refused)
+    show.say(f"{'job ended' if not_ours else 'error'}: {error}")
 
 
 def _checked(office: Office, peer: Peer, join: Join) -> Job:
@@ -164,22 +220,25 @@ def _checked(office: Office, peer: Peer, join: Join) -> Job:
     return job
 
 
-async def _wait(peer: WebSocketPeer, gathering: _Gathering, gatherings: dict[bytes, _Gathering]) -> None:
-    """Until the job has ended; raises PeerUnreachable when parties do not come."""
-    deadline = time.monotonic() + _GATHERING
+async def _wait(
+    peer: WebSocketPeer, gathering: _Gathering, gatherings: dict[bytes, _Gathering], patience: float
+) -> VflError | None:
+    """Until the job has ended; why, if it ended before all parties had come."""
+    deadline = time.monotonic() + patience
     while not gathering.done.is_set():
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await gathering.done.wait()
-        if not gathering.missing:
+        missing = gathering.missing
+        if not missing or gathering.done.is_set():
             continue  # the one who leads knows
         if peer.lost or time.monotonic() > deadline:
             gatherings.pop(gathering.join.run, None)
-            gathering.done.set()
-            who = peer.name if peer.lost else " and ".join(gathering.missing)
-            error = PeerUnreachable(f"{who} did not join the job", for_peer=f"{who} did not join")
-            await stop_all([p for p in gathering.came.values() if p is not peer], error)
-            raise error
+            if peer.lost:
+                return peer.last_words(PeerLost(f"{peer.name} is gone"))
+            text = f"{' and '.join(missing)} did not join the job within {patience:.0f} s"
+            return PeerUnreachable(text, for_peer=text)
+    return gathering.error
 
 
 async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> None:
@@ -204,17 +263,19 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
             ),
         )
         account = Account.of(started, parties, operations)
-        name = f"{job.name}-{join.run[:6].hex()}"
+        name = f"{job.name[:JOB_LENGTH]}-{stamp(join.run)}"
         Store(office.party.party.store).write("run", name, {"job": job.settings, **account.document})
+        sent, received = (sum(of.values()) for of in (account.sent, account.received))
         show.say(
             f"coordinated {job.name} in {account.seconds:.1f} s: "
-            f"{'converged' if converged else 'not converged'}"
+            f"{'converged' if converged else 'not converged'}; sent {sent:,} bytes, "
+            f"received {received:,}"
         )
     except VflError as error:
-        show.say(f"job ended: {error}")
+        _say_ended(show, error)
         await stop_all(parties, error)
     except asyncio.CancelledError:
-        await stop_all(parties, VflError("", for_peer="the coordinator is shutting down"))
+        await stop_all(parties, VflError("", for_peer="it is shutting down"))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.

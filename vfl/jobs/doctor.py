@@ -27,6 +27,9 @@ async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool
     reached = await together(
         [_reach(office, name, address, wait, say) for name, address in dialled.items()]
     )
+    if party.role == "coordinator":
+        # Others dial it for a job, and not before.
+        return all(reached) and await _listens(office, say)
     awaited = set(party.peers) - set(dialled)
     arrived = not awaited or await _await(office, awaited, wait, say)
     return healthy and all(reached) and arrived
@@ -61,15 +64,32 @@ async def _reach(
         peer = await dial(office.credentials, name, address, office.party.role, wait)
     except PeerUnreachable as error:
         hint = ""
-        if office.party.role == "host":
+        if office.party.role == "host" and office.party.peers[name].role is None:
             hint = " (a guest listens only while one of its commands runs)"
         say(f"FAIL  {name}: {error}{hint}")
         return False
     except VflError as error:
         say(f"FAIL  {name}: {error}")
         return False
-    say(f"ok    {name} at {address}: vfl {peer.hello.version}, {peer.hello.role}")
+    coordinates = office.party.peers[name].role == "coordinator"
+    healthy = coordinates == (peer.hello.role == "coordinator")
+    say(
+        f"{'ok  ' if healthy else 'FAIL'}  {name} at {address}: vfl {peer.hello.version}, "
+        f"{peer.hello.role}"
+        + ("" if healthy else f", where [peers.{name}] {'has' if coordinates else 'lacks'} that role")
+    )
     await peer.close()
+    return healthy
+
+
+async def _listens(office: Office, say: Callable[[str], None]) -> bool:
+    address = office.party.party.listen or ""
+    try:
+        async with listen(office.credentials, address, office.party.role, say):
+            say(f"ok    {address} can be listened on")
+    except VflError as error:
+        say(f"FAIL  {error}: does `vfl serve` run already?")
+        return False
     return True
 
 

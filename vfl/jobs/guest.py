@@ -81,10 +81,11 @@ async def align(office: Office, *, wait: float, show: Show) -> tuple[Alignment, 
         )
         await _offer(hosts, offer)
         rows = await guest_align(hosts, ids.ids, context=offer.run, progress=show.progress)
+        known = office.fingerprints
         alignment = Alignment(
             offer.alignment or "",
             office.identity.certificate.fingerprint,
-            office.fingerprints,
+            {name: known[name] for name in (party.name, *offer.hosts)},
             party.data.normalise,
             ids_digest(ids.ids),
             ids.rows[rows],
@@ -154,7 +155,7 @@ async def train(
         )
         save_half(store, half)
         relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
-        account = Account.of(started, hosts, operations)
+        account = Account.of(started, [*hosts, *learner.others], operations)
         _save_run(store, half, account, learner.phases, aligned.rows, held_out, score)
     counts = {
         "train": int(rows.train.sum()),

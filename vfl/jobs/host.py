@@ -13,7 +13,7 @@ from vfl.crypto.workers import Operations
 from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, check_role
-from vfl.jobs.coordinator import Join, coordinator_of
+from vfl.jobs.coordinator import Join, check_coordinator, coordinator_of
 from vfl.jobs.halves import (
     Alignment,
     AnyHostHalf,
@@ -193,6 +193,7 @@ class _Work:
     table: Table
     show: Show
     operations: Operations = field(default_factory=Counter)
+    others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
 
     @property
     def store(self) -> Store:
@@ -227,7 +228,7 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     started = time.monotonic()
     work = _Work(office, peer, offer, job, name, alignment, table, show)
     kept = await (_fit if job.job.model == "glm" else _boost)(work)
-    account = Account.of(started, [peer], work.operations)
+    account = Account.of(started, [peer, *work.others], work.operations)
     store.write("run", name, {"model": name, **account.document})
     return f"trained {name} with {peer.name}: {kept} are of this party's columns"
 
@@ -260,6 +261,8 @@ async def _fit(work: _Work) -> str:
     """Fit a linear model; what this host has kept, in words."""
     office, params, show = work.office, work.job.glm, work.show
     party = office.party
+    if params.coordinator is not None:
+        check_coordinator(party, params.coordinator)
     features = work.table.take(work.alignment.rows)
     designs: list[Design] = []
 
@@ -297,6 +300,7 @@ async def _fit(work: _Work) -> str:
         return f"{len(beta)} coefficients"
     join = Join(work.offer.run, work.peer.name, work.offer.hosts, work.offer.job)
     async with coordinator_of(office, join, params.coordinator, _REACH) as coordinator:
+        work.others.append(coordinator)
         fit = await hidden_host_fit(
             work.peer,
             coordinator,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from vfl.crypto.workers import Operations
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import Join, coordinator_of
+from vfl.jobs.coordinator import Join, check_coordinator, coordinator_of
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Show
 from vfl.learn.binning import Features, bin_columns
@@ -37,7 +37,7 @@ class Learner(ABC):
     """Trains the model of a job on aligned rows.
 
     Making one prepares the guest's columns, before any host is asked; raises DataError for columns that
-    cannot be used.
+    cannot be used, ConfigError for a coordinator that is not in the party file.
     """
 
     params: BoostParams | GlmParams
@@ -45,6 +45,8 @@ class Learner(ABC):
     def __init__(self) -> None:
         self.phases: list[Mapping[str, float]] = []
         """Seconds by phase, of each tree or iteration."""
+        self.others: list[Peer] = []
+        """Sessions beside those with hosts."""
 
     @abstractmethod
     async def learn(
@@ -106,6 +108,8 @@ class _Linear(Learner):
         super().__init__()
         self.params: GlmParams = params
         self._party, self._rows, self._show = party, rows, show
+        if params.coordinator is not None:
+            check_coordinator(party, params.coordinator)
         self._design, self._matrix = prepared(
             party.data.path.name, features, rows.train, party.glm, params.alpha
         )
@@ -141,7 +145,8 @@ class _Linear(Learner):
         """The fit in which a coordinator has the key."""
         offer, party = run.offer, self._party
         join = Join(offer.run, party.name, offer.hosts, offer.job)
-        async with coordinator_of(run.office, join, coordinator, run.wait) as session:
+        async with coordinator_of(run.office, join, coordinator, run.wait, hosts) as session:
+            self.others.append(session)
             fit, score = await hidden_guest_fit(
                 session,
                 hosts,

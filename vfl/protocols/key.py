@@ -10,7 +10,7 @@ from vfl.net.wire import Message
 
 
 class Key(Message, frozen=True):
-    """guest -> host. Reveals: nothing but a public key made for this job."""
+    """owner -> others. Reveals: nothing but a public key made for this job."""
 
     encryption: str
     modulus: bytes
