@@ -248,8 +248,8 @@ def test_packed_sums_at_their_bounds(bits, rows):
 
 
 def test_a_slot_that_does_not_fit_is_refused():
-    with pytest.raises(ValueError, match="sums over 1,000 rows take 86 bits, a plaintext has 81"):
-        Layout.for_rows(1000, 83)
+    with pytest.raises(ValueError, match="sums over 1,000 rows take 70 bits, a plaintext has 69"):
+        Layout.for_rows(1000, 71)
 
 
 def test_repr_leaks_nothing():
