@@ -37,7 +37,7 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int)
-    parser.add_argument("--alpha", type=float, default=0.0)
+    parser.add_argument("--alpha", type=float, default=1e-4, help="glum needs one here")
     parser.add_argument("--tolerance", type=float, default=1e-7)
     parser.add_argument("--holdout", type=float, default=0.2)
     parser.add_argument("--key-bits", type=int, default=2048)
