@@ -1,10 +1,15 @@
 """Fixtures that several test modules share."""
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from federation import Federation, Party, ended, make_keys, private_words
+
+# A shell that runs the tests in its background has them ignore Ctrl-C, and so every process they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

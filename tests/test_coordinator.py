@@ -413,8 +413,7 @@ def test_a_host_that_dies_before_all_have_come(made: Federation, insurer: Party,
         kill(made.serving["bureau"])
         running.restart_clock()
         running.wait(SOON).failed(8, "bureau")
-        ends("registry")
-        ends("umpire")
+        ends("registry")  # the umpire may not have been reached yet
 
 
 def killed(made: Federation, insurer: Party, name: str) -> str:
