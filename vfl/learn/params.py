@@ -10,7 +10,8 @@ _TWEEDIE_POWER: Any = Field(
 )
 _KEY_BITS: Any = Field(2048, description="modulus of the guest's key")
 _OBFUSCATORS: Any = Field(
-    "short", description="exponents of the guest's encryption; full needs no assumption, twice the work"
+    "short",
+    description="exponents of the guest's encryption; full needs no assumption, five times the work",
 )
 _SEED: Any = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
 
