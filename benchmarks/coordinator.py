@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 from parties import DATA, Split, breast, set_up, show
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from vfl import local
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -94,17 +96,20 @@ def against_pooled(
         columns.append(half.model.part.design.matrix(table.take(rows)).dense())
         coefficients += half.model.part.coefficients
         if party == "guest":
-            run = store.read("run", model)
-            train = ~np.isin(rows, store.read_array("run", run["held_out_rows"]))
+            _, evaluation = load_record(store, model)
+            train = ~np.isin(rows, evaluation.rows)
             label, coefficients = table.label[rows], [half.model.intercept, *coefficients]
     pooled, ours = np.hstack(columns), np.array(coefficients)
     exact = LogisticRegression(C=1 / (options.alpha * train.sum()), tol=1e-10, max_iter=10_000)
     exact.fit(pooled[train], label[train])
     theirs = np.concatenate([exact.intercept_, exact.coef_[0]])
-    # The least of the mean of log 2 - (y - 1/2) s + s^2 / 8 over rows, and the penalty.
+    # The least of the mean of (p - y) s + p (1 - p) (s - s0)^2 / 2 over rows, and the penalty.
+    at = round(4 * logit(label[train].mean())) / 4
+    share, curvature = expit(at), expit(at) * expit(-at)
     X = np.column_stack([np.ones(train.sum()), pooled[train]])
     penalty = options.alpha * np.diag([0.0, *np.ones(pooled.shape[1])])
-    taylor = np.linalg.solve(X.T @ X / 4 / len(X) + penalty, X.T @ (label[train] - 0.5) / len(X))
+    target = label[train] - share + curvature * at
+    taylor = np.linalg.solve(curvature * X.T @ X / len(X) + penalty, X.T @ target / len(X))
     held_out = exact.decision_function(pooled[~train])
     return {
         "auc_pooled_exact": float(roc_auc_score(label[~train], held_out)),

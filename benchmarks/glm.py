@@ -24,6 +24,7 @@ from parties import DATA, Memory, Split, frequency, operations, set_up, show
 
 from vfl import local
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.record import load_record
 from vfl.learn.losses import loss_of
 from vfl.party.config import load_party
 from vfl.party.store import Store
@@ -116,8 +117,8 @@ def against_glum(
         columns.append(half.model.part.design.matrix(table.take(rows)).dense())
         coefficients += half.model.part.coefficients
         if party == guest:
-            run = store.read("run", model)
-            train = ~np.isin(rows, store.read_array("run", run["held_out_rows"]))
+            _, evaluation = load_record(store, model)
+            train = ~np.isin(rows, evaluation.rows)
             label, offset, intercept = table.label[rows], table.offset[rows], half.model.intercept
             iterations = half.model.iterations
     pooled, loss = np.hstack(columns), loss_of("poisson")

@@ -135,7 +135,8 @@ def operations(folders: dict[str, Path], model: str) -> dict[str, dict[str, int]
         party: folder / "vfl-store" / "runs" / f"{model}.json" for party, folder in folders.items()
     }
     return {
-        party: json.loads(record.read_text())["body"]["operations"] for party, record in records.items()
+        party: json.loads(record.read_text())["body"]["account"]["operations"]
+        for party, record in records.items()
     }
 
 

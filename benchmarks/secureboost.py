@@ -17,11 +17,12 @@ import tempfile
 from pathlib import Path
 
 import lightgbm
-import numpy as np
 from parties import DATA, SPLITS, Memory, Split, operations, set_up, show
 
 from vfl import local
+from vfl.jobs.record import load_record
 from vfl.learn.metrics import binary_metrics
+from vfl.party.store import Store
 
 
 def main() -> None:
@@ -126,10 +127,9 @@ def pooled_lightgbm(
     folder: Path, split: Split, model: str, options: argparse.Namespace
 ) -> dict[str, float]:
     """LightGBM on everybody's columns, on the same training and held-out rows."""
-    runs = folder / "vfl-store" / "runs"
-    body = json.loads((runs / f"{model}.json").read_text())["body"]
+    _, evaluation = load_record(Store(folder / "vfl-store"), model)
     guest, *hosts = split.tables
-    held_out = split.tables[guest]["id"].iloc[np.load(runs / body["held_out_rows"]["file"])]
+    held_out = split.tables[guest]["id"].iloc[evaluation.rows]
     columns = split.tables[guest].set_index("id")
     for host in hosts:
         theirs = split.tables[host].set_index("id").add_prefix(f"{host} ")

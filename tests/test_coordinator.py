@@ -29,6 +29,7 @@ from federation import (
 from glum import GeneralizedLinearRegressor
 
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -155,7 +156,7 @@ def lines_of(path: Path) -> list[dict[str, str]]:
 
 
 def test_a_logistic_job(made: Federation, insurer: Party) -> None:
-    """The coefficients are those of the log loss's second-order Taylor series at zero."""
+    """The coefficients are those of the log loss's second-order Taylor series at the mean label."""
     marks = {name: made.serving[name].mark() for name in SERVING}
     done = insurer.train(job(tolerance=1e-7)).ok()
     trained = done.json
@@ -178,20 +179,24 @@ def test_a_logistic_job(made: Federation, insurer: Party) -> None:
     label = table.label[aligned][train]
     pooled = np.hstack([np.ones((len(aligned), 1)), *matrices])
     inner = pooled[train]
-    # Of mean (score^2 / 8 + score / 2 - y score) + alpha / 2 |beta|^2, the intercept without a penalty.
+    # Of mean (c (score - s)^2 / 2 + (p - y) score) + alpha / 2 |beta|^2, the intercept for free.
+    odds = round(4 * np.log(label.mean() / (1 - label.mean()))) / 4
+    share = 1 / (1 + np.exp(-odds))
+    curvature = share * (1 - share)
     penalty = np.full(inner.shape[1], ALPHA)
     penalty[0] = 0
     best = np.linalg.solve(
-        inner.T @ inner / (4 * len(inner)) + np.diag(penalty), inner.T @ (label - 0.5) / len(inner)
+        curvature * inner.T @ inner / len(inner) + np.diag(penalty),
+        inner.T @ (label - share + curvature * odds) / len(inner),
     )
     found = np.concatenate([[models[0].intercept], *(model.part.coefficients for model in models)])
     assert found == pytest.approx(best, abs=2e-5)
 
     # The record of the run: at the coordinator the job and what it cost, and no model.
     kept = Store(made.parties["umpire"].store)
-    (run,) = [kept.read("run", name) for name in kept.names("run")]
-    assert run["job"]["job"]["family"] == "logistic" and set(run["sent"]) == {"insurer", *HOSTS}
-    assert run["operations"].keys() == {"decrypt"}
+    (run,) = [load_record(kept, name)[0] for name in kept.names("run")]
+    assert run.job["job"]["family"] == "logistic" and set(run.account.sent) == {"insurer", *HOSTS}
+    assert run.account.operations.keys() == {"decrypt"}
     assert kept.names("model") == kept.names("alignment") == []
 
     # Scored without the coordinator.

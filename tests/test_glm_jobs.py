@@ -23,6 +23,7 @@ from federation import (
 from glum import GeneralizedLinearRegressor
 
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -114,9 +115,11 @@ def test_a_frequency_model_with_two_hosts(federation: Federation, frequency: Par
     assert guest.intercept == pytest.approx(pooled.intercept_, abs=1e-5)
     assert np.concatenate(coefficients) == pytest.approx(pooled.coef_, abs=1e-5)
     assert all(one.model.converged for one in half)
-    run = Store(frequency.store).read("run", trained["model"])
-    assert run["converged"] and run["iterations"] == trained["iterations"]
-    assert "held_out_expected" in run and run["seconds"] > 0
+    run, evaluation = load_record(Store(frequency.store), trained["model"])
+    assert run.ending["converged"] and run.ending["iterations"] == trained["iterations"]
+    assert len(run.curve) == len(run.phases) == trained["iterations"] + 1
+    assert evaluation is not None and set(evaluation.predictions) == {"insurer alone", "federation"}
+    assert len(evaluation.rows) == trained["rows"]["held out"] and run.account.seconds > 0
 
     # Scores: predictions are those of the coefficients where all parties know the row.
     scored = frequency.score(model="frequency").ok().json

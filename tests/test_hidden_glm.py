@@ -17,6 +17,7 @@ import gmpy2
 import numpy as np
 import pytest
 from scipy.optimize import brentq
+from scipy.special import expit, logit
 from scipy.stats import kstest
 from test_glm import (
     BAD_CIPHERTEXTS,
@@ -176,13 +177,20 @@ def columns(job: Job) -> np.ndarray:
 
 
 def of_taylor(job: Job) -> np.ndarray:
-    """What minimises the second-order Taylor series of the log loss at 0: weighted least squares."""
+    """What minimises the log loss's second-order Taylor series: weighted least squares.
+
+    At the log odds of the mean label, to the next quarter.
+    """
     rows, train = job.rows, job.rows.train
     x, share = columns(job)[train], rows.weight[train] / rows.weight[train].sum()
+    at = round(4 * logit(share @ rows.label[train])) / 4
+    p = expit(at)
+    curvature = p * (1 - p)
     penalty = np.full(x.shape[1], job.params.alpha)
     penalty[: int(job.params.fit_intercept)] = 0.0
-    left = (x.T * share) @ x / 4 + np.diag(penalty)
-    return np.linalg.solve(left, x.T @ (share * (rows.label[train] - 0.5 - job.offset[train] / 4)))
+    left = curvature * (x.T * share) @ x + np.diag(penalty)
+    target = rows.label[train] - p + curvature * (at - job.offset[train])
+    return np.linalg.solve(left, x.T @ (share * target))
 
 
 def of_glum(job: Job) -> np.ndarray:

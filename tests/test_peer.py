@@ -66,7 +66,9 @@ def test_messages_arrive_in_order_typed_and_counted() -> None:
         assert await pipe.here.recv(Number, Word) == Word("two")
         assert seen == [("received", "Number"), ("received", "Word")]
         assert pipe.here.traffic.bytes_received == pipe.there.traffic.bytes_sent > 0
-        assert pipe.here.traffic.messages == 2
+        assert pipe.here.traffic.received_messages == {"Number": 1, "Word": 1}
+        assert pipe.there.traffic.sent_messages == {"Number": 1, "Word": 1}
+        assert not pipe.here.traffic.sent_messages
 
     asyncio.run(session())
 

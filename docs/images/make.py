@@ -48,7 +48,7 @@ def _metadata(kind: str) -> dict | None:
 
 def _held_out(store: Path, name: str) -> Path:
     run = json.loads((store / "runs" / f"{name}.json").read_text())["body"]
-    return store / "runs" / run["held_out_rows"]["file"]
+    return store / "runs" / run["held_out"]["rows"]["file"]
 
 
 def _aucs(axes: plt.Axes, auc: dict[str, float], rows: int) -> None:

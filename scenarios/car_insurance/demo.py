@@ -14,14 +14,15 @@ import time
 from pathlib import Path
 
 import lightgbm
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from vfl import local
 from vfl.errors import VflError
+from vfl.jobs.record import load_record
 from vfl.learn.metrics import binary_metrics
+from vfl.party.store import Store
 
 HERE = Path(__file__).parent
 SAMPLES = HERE.parent.parent / "data_samples"
@@ -84,14 +85,12 @@ def set_up(work: Path, policies: int | None, trees: int | None) -> None:
 
 def pooled(work: Path, trained: dict) -> dict[str, float]:
     """LightGBM on the columns of all three, for the same policies held out."""
-    run_file = work / "insurer" / "vfl-store" / "runs" / f"{trained['model']}.json"
-    body = json.loads(run_file.read_text())["body"]
-    held_out = np.load(run_file.parent / body["held_out_rows"]["file"])
+    _, evaluation = load_record(Store(work / "insurer" / "vfl-store"), trained["model"])
     frames = {party: pd.read_csv(work / party / file) for party, file in TABLES.items()}
     for frame in frames.values():
         frame.index = frame.pop(frame.columns[0]).str.upper().str.replace(r"[^0-9A-Z]", "", regex=True)
     insurer = frames["insurer"]
-    held_out_ids = insurer.index[held_out]
+    held_out_ids = insurer.index[evaluation.rows]
     columns = insurer.join(frames["registry"], how="inner").join(frames["bureau"], how="inner")
     label = columns.pop("claim")
     for name in columns.select_dtypes(exclude="number"):

@@ -27,6 +27,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.halves import JOB_LENGTH
 from vfl.jobs.offer import Run, stamp
+from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Once, Show
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer, dial, listen
@@ -264,7 +265,11 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
         )
         account = Account.of(started, parties, operations)
         name = f"{job.name[:JOB_LENGTH]}-{stamp(join.run)}"
-        Store(office.party.party.store).write("run", name, {"job": job.settings, **account.document})
+        who = [join.guest, *join.hosts]
+        record = Record(
+            name, office.party.name, office.party.role, who, job.settings, "", 0, now(), account
+        )
+        save_record(Store(office.party.party.store), record)
         sent, received = (sum(of.values()) for of in (account.sent, account.received))
         show.say(
             f"coordinated {job.name} in {account.seconds:.1f} s: "

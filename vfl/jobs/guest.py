@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from vfl.jobs.halves import (
 )
 from vfl.jobs.learners import Run, learner_of
 from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
+from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.show import Show, say_unseen
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
@@ -51,7 +52,7 @@ class Trained:
     path: Path
     rows: dict[str, int]  # trained on, kept to decide when to stop, held out
     account: Account
-    phases: list[Mapping[str, float]]  # seconds of each tree or iteration by phase
+    phases: list[dict[str, float]]  # seconds of each tree or iteration by phase
     relativities: Path | None  # of a linear model, as CSV
 
 
@@ -136,10 +137,19 @@ async def train(
         operations: Operations = Counter()
         model, score = await learner.learn(hosts, Run(office, offer, wait), operations)
         metrics: dict[str, dict[str, float]] = {}
+        evaluation = None
         if held_out.any():
-            alone = await learner.alone()
-            for what, scores in ((f"{party.name} alone", alone), ("federation", score)):
-                metrics[what] = _metrics(rows, held_out, scores)
+            scores = {f"{party.name} alone": await learner.alone(), "federation": score}
+            metrics = {what: _metrics(rows, held_out, values) for what, values in scores.items()}
+            exposure = None if table.exposure is None else table.exposure[aligned.rows]
+            evaluation = Evaluation.of(
+                held_out,
+                aligned.rows,
+                rows.label,
+                rows.weight,
+                exposure,
+                {what: loss.predict(values) for what, values in scores.items()},
+            )
         half: AnyGuestHalf = GuestHalf(
             offer.model or "",
             job.settings,
@@ -156,12 +166,29 @@ async def train(
         save_half(store, half)
         relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
         account = Account.of(started, [*hosts, *learner.others], operations)
-        _save_run(store, half, account, learner.phases, aligned.rows, held_out, score)
-    counts = {
-        "train": int(rows.train.sum()),
-        "validation": int(rows.validation.sum()),
-        "held out": int(held_out.sum()),
-    }
+        counts = {
+            "train": int(rows.train.sum()),
+            "validation": int(rows.validation.sum()),
+            "held out": int(held_out.sum()),
+        }
+        record = Record(
+            half.name,
+            party.name,
+            party.role,
+            [party.name, *offer.hosts],
+            job.settings,
+            aligned.name,
+            len(aligned.rows),
+            now(),
+            account,
+            counts,
+            metrics,
+            loss.measure,
+            learner.curve,
+            learner.phases,
+            model.ending if isinstance(model, GuestGlm) else {},
+        )
+        save_record(store, record, evaluation)
     path = store.path("model", half.name)
     return Trained(half, path, counts, account, learner.phases, relativities)
 
@@ -359,33 +386,6 @@ def _split(
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
     offset = None if table.offset is None else table.offset[aligned]
     return Training(label, weight, train, validation, loss, offset), held_out
-
-
-def _save_run(
-    store: Store,
-    half: AnyGuestHalf,
-    account: Account,
-    phases: Sequence[Mapping[str, float]],
-    aligned: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
-    score: NDArray[np.float64],
-) -> None:
-    probability = isinstance(half.loss, LogisticLoss)
-    rows = store.write_array("run", half.name, aligned[held_out])
-    predicted = store.write_array("run", half.name, half.loss.predict(score[held_out]))
-    store.write(
-        "run",
-        half.name,
-        {
-            "model": half.name,
-            "metrics": half.metrics,
-            **account.document,
-            **(half.model.ending if isinstance(half.model, GuestGlm) else {}),
-            "phases": list(phases),
-            "held_out_rows": dict(rows),
-            "held_out_probability" if probability else "held_out_expected": dict(predicted),
-        },
-    )
 
 
 def _places(common: NDArray[np.int64], ids: NormalisedIds) -> NDArray[np.int64]:

@@ -25,6 +25,7 @@ from vfl.jobs.halves import (
     save_half,
 )
 from vfl.jobs.offer import Accept, Kept, Offer, bind
+from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.show import Once, Show, say_unseen
 from vfl.learn.binning import bin_columns
@@ -229,7 +230,14 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     work = _Work(office, peer, offer, job, name, alignment, table, show)
     kept = await (_fit if job.job.model == "glm" else _boost)(work)
     account = Account.of(started, [peer, *work.others], work.operations)
-    store.write("run", name, {"model": name, **account.document})
+    parties = [peer.name, *offer.hosts]
+    rows = len(alignment.rows)
+    save_record(
+        store,
+        Record(
+            name, party.name, party.role, parties, job.settings, alignment.name, rows, now(), account
+        ),
+    )
     return f"trained {name} with {peer.name}: {kept} are of this party's columns"
 
 

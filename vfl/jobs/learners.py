@@ -3,7 +3,7 @@
 import asyncio
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfl.crypto.workers import Operations
@@ -43,8 +43,10 @@ class Learner(ABC):
     params: BoostParams | GlmParams
 
     def __init__(self) -> None:
-        self.phases: list[Mapping[str, float]] = []
+        self.phases: list[dict[str, float]] = []
         """Seconds by phase, of each tree or iteration."""
+        self.curve: list[dict[str, float | None]] = []
+        """The losses, of each tree or iteration."""
         self.others: list[Peer] = []
         """Sessions beside those with hosts."""
 
@@ -95,6 +97,7 @@ class _Trees(Learner):
 
     def _tree(self, done: TreeDone) -> None:
         self.phases.append(done.seconds)
+        self.curve.append({"train": done.train_loss, "validation": done.validation_loss})
         measure = self._rows.loss.measure
         validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
         news = f"training, {measure} {done.train_loss:.4f}{validation}"
@@ -155,9 +158,7 @@ class _Linear(Learner):
                 self.params,
                 machine=party.party.machine,
                 operations=operations,
-                progress=lambda iteration, of, gradient: self._show.progress(
-                    f"fitting, gradient {gradient:.1e}, at most {of:,} iterations", iteration, None
-                ),
+                progress=self._blind_iteration,
             )
         free = int(self.params.fit_intercept)
         return Fit(
@@ -177,6 +178,7 @@ class _Linear(Learner):
 
     def _iteration(self, done: IterationDone) -> None:
         self.phases.append(done.seconds)
+        self.curve.append({"train": done.deviance, "gradient": done.gradient})
         news = (
             f"fitting, deviance {done.deviance:.4f}, D² {done.explained:.4f}, "
             f"gradient {done.gradient:.1e}"
@@ -185,6 +187,12 @@ class _Linear(Learner):
             self._first = done.gradient
         expected = expected_iterations(done, self._first, self.params.tolerance)
         self._show.progress(news, done.iteration, expected)
+
+    def _blind_iteration(self, iteration: int, of: int, gradient: float) -> None:
+        self.curve.append({"gradient": gradient})
+        self._show.progress(
+            f"fitting, gradient {gradient:.1e}, at most {of:,} iterations", iteration, None
+        )
 
     def _say_how_it_ended(self, fit: Fit) -> None:
         many = f"{fit.iterations:,} iteration{'' if fit.iterations == 1 else 's'}"

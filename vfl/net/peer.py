@@ -37,11 +37,12 @@ class Stop(Message, frozen=True):
 
 @dataclass
 class Traffic:
-    """Bytes on the wire by message type, and the number of messages, in each direction."""
+    """Bytes on the wire and messages, by message type, in each direction."""
 
     sent: Counter[str] = field(default_factory=Counter)
     received: Counter[str] = field(default_factory=Counter)
-    messages: int = 0
+    sent_messages: Counter[str] = field(default_factory=Counter)
+    received_messages: Counter[str] = field(default_factory=Counter)
 
     @property
     def bytes_sent(self) -> int:
@@ -160,8 +161,13 @@ class Peer(ABC):
         )
 
     def _seen(self, direction: str, kind: str, payload: bytes, size: int) -> None:
-        self.traffic.messages += 1
-        (self.traffic.sent if direction == "sent" else self.traffic.received)[kind] += size
+        traffic = self.traffic
+        if direction == "sent":
+            traffic.sent[kind] += size
+            traffic.sent_messages[kind] += 1
+        else:
+            traffic.received[kind] += size
+            traffic.received_messages[kind] += 1
         for observer in self.observers:
             observer(direction, kind, payload)
 

@@ -80,10 +80,11 @@ _ROWS = 1 << 20  # of a message of scores at most
 
 class FitStart(Message, frozen=True):
     """guest -> host. Reveals: which aligned rows train (and so which are held out), and the order of
-    magnitude of the loss's curvature (for counts, of their mean)."""
+    magnitude of the loss's curvature (for counts, of their mean; for hidden scores and a 0/1 label p,
+    of p (1 - p) where p is the mean label, its log odds to the next quarter)."""
 
     training: bytes  # a bit an aligned row
-    curvature: float  # a power of two
+    curvature: float
     limit: ClassVar[int] = 16 * MIB
 
 

@@ -85,6 +85,7 @@ _WEIGHT_BITS = 16  # precision of weights relative to the largest
 _HELD_OUT = 2.0**30  # precision of scores of rows held out
 _FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
 _EVALUATIONS = 20  # of a search at most
+_STEPS = 4  # of log odds, to which the mean label is rounded, since hosts learn the curvature there
 
 
 class Begin(Message, frozen=True):
@@ -428,13 +429,19 @@ class _Party:
 class _HiddenGuest(_Party):
     """The guest: forms the residuals from everybody's encrypted scores."""
 
-    def prepare(self, hosts: Sequence[Peer], rows: Training, offset: Floats) -> None:
-        """What it needs of the rows that train."""
+    def prepare(
+        self, hosts: Sequence[Peer], rows: Training, offset: Floats, log_odds: float | None
+    ) -> None:
+        """What it needs of the rows that train; logistic: where its loss's Taylor series is."""
         train = rows.train
         self._peers = hosts
         self._offset = offset[train]
         share = rows.weight[train] / rows.weight[train].max()
         self._label, self._share = rows.label[train], share
+        if log_odds is not None:
+            # Of a score of zero, over the curvature.
+            self._curvature = _curvature(log_odds)
+            self._residual = (_share(log_odds) - self._label) / self._curvature - log_odds
         # Equal weights need no multiplication.
         self._weights = (
             np.rint(share * 2.0**_WEIGHT_BITS).astype(np.int64) if (share != 1).any() else None
@@ -445,7 +452,7 @@ class _HiddenGuest(_Party):
         form = self._logistic if self.quadratic else self._poisson
         if self.quadratic:
             total = len(score) if self._weights is None else int(self._weights.sum())
-            scale = 4 * _FIXED * total
+            scale = _FIXED * total / self._curvature
         else:
             scale = _FIXED ** (self.hosts + 1) * float(self._share.sum())
         for first in range(0, len(score), CHUNK):
@@ -457,13 +464,13 @@ class _HiddenGuest(_Party):
         return scale
 
     async def _logistic(self, part: slice, score: Floats) -> Ciphertexts:
-        """4 w (score / 4 + 1/2 - y) in fixed point."""
+        """w (score - s + (p - y) / (p (1 - p))) in fixed point: r over the curvature."""
         rows = len(score)
         parts = await together([host.recv(ScorePart) for host in self._peers])
         total = self.parse(self._peers[0], parts[0], rows)
         for host, more in zip(self._peers[1:], parts[1:], strict=True):
             total = self.pool.key.add(total, self.parse(host, more, rows))
-        own = _fixed(score + 2 - 4 * self._label[part])
+        own = _fixed(score + self._residual[part])
         if self._weights is None:
             return await times_and_conceal(self.pool, total, None, own)
         weights = self._weights[part].tolist()
@@ -528,9 +535,13 @@ async def hidden_guest_fit(
     protocol.
     """
     key = await receive_key(coordinator, params)
-    # At all coefficients zero: of the Taylor series, and of the mean count.
     family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
-    curvature = 0.25 if family == "logistic" else _mean(rows)
+    mean = _mean(rows)
+    log_odds = None
+    if family == "logistic":
+        log_odds = round(_STEPS * math.log(mean / (1 - mean))) / _STEPS
+    # Of the Taylor series; of the mean count, about.
+    curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else _curvature(log_odds)
     await start_hosts(hosts, rows.train, curvature)
     await relay_keys(hosts)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
@@ -548,7 +559,7 @@ async def hidden_guest_fit(
         store = pool.rows(own.rows, key.width)
         try:
             guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), progress)
-            guest.prepare(hosts, rows, offset)
+            guest.prepare(hosts, rows, offset, log_odds)
             fit = await guest.follow()
         finally:
             store.close()
@@ -609,14 +620,29 @@ async def hidden_host_fit(
 
 
 def _mean(rows: Training) -> float:
-    """The mean label, rounded to a power of two. Raises DataError when all labels are zero."""
+    """The mean label. Raises DataError where there is nothing to learn."""
     mean = float(np.average(rows.label[rows.train], weights=rows.weight[rows.train]))
     if not mean > 0:
         raise DataError(
             "all labels of the rows that train are zero, so that there is nothing to learn",
             for_peer="its rows that train have one label only",
         )
-    return 2.0 ** round(math.log2(mean))
+    if isinstance(rows.loss, LogisticLoss) and mean == 1:
+        raise DataError(
+            "all labels of the rows that train are one, so that there is nothing to learn",
+            for_peer="its rows that train have one label only",
+        )
+    return mean
+
+
+def _share(log_odds: float) -> float:
+    """Of ones, p."""
+    return 1 / (1 + math.exp(-log_odds))
+
+
+def _curvature(log_odds: float) -> float:
+    """The log loss's second derivative there: p (1 - p)."""
+    return _share(log_odds) * _share(-log_odds)
 
 
 def _fixed(values: Floats) -> list[int]:

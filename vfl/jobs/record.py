@@ -1,0 +1,120 @@
+"""What a party keeps of a training run beside its half of the model: the matter of its report.
+
+The guest's record holds, for each row held out, the label and what was predicted; a host's has neither.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from vfl.errors import ModelError
+from vfl.jobs.account import Account
+from vfl.learn.losses import Floats, Integers
+from vfl.party.store import Store
+from vfl.protocols.bits import Mask
+
+_ARRAYS = ("rows", "label", "weight", "exposure")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The rows held out; every array has shape (rows held out,)."""
+
+    rows: Integers  # of the guest's table
+    label: Floats
+    weight: Floats
+    exposure: Floats | None
+    predictions: dict[str, Floats]  # by model: expected labels (with exposure: of the row's own)
+
+    @classmethod
+    def of(
+        cls,
+        held_out: Mask,
+        rows: Integers,
+        label: Floats,
+        weight: Floats,
+        exposure: Floats | None,
+        predictions: Mapping[str, Floats],
+    ) -> "Evaluation":
+        """From arrays over the aligned rows."""
+        return cls(
+            rows[held_out],
+            label[held_out],
+            weight[held_out],
+            None if exposure is None else exposure[held_out],
+            {name: values[held_out] for name, values in predictions.items()},
+        )
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run as one party saw it."""
+
+    model: str
+    party: str
+    role: str
+    parties: list[str]  # guest first
+    job: dict[str, Any]  # the job file
+    alignment: str
+    aligned_rows: int
+    ended: str  # ISO 8601, UTC
+    account: Account
+    rows: dict[str, int] = field(default_factory=dict)  # trained on, ...; at the guest
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    measure: str = ""  # what the curve's loss is
+    curve: list[dict[str, float | None]] = field(default_factory=list)  # of each tree or iteration
+    phases: list[dict[str, float]] = field(default_factory=list)  # seconds of each, by phase
+    ending: dict[str, Any] = field(default_factory=dict)  # how a linear fit ended
+
+
+def now() -> str:
+    """For `ended`."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def save_record(store: Store, record: Record, evaluation: Evaluation | None = None) -> None:
+    """Keep a record. Raises DataError when the store cannot be written."""
+    body = msgspec.to_builtins(record)
+    if evaluation is not None:
+        arrays = {name: getattr(evaluation, name) for name in _ARRAYS}
+        body["held_out"] = {
+            "predictions": {
+                name: dict(store.write_array("run", record.model, values))
+                for name, values in evaluation.predictions.items()
+            },
+            **{
+                name: dict(store.write_array("run", record.model, values))
+                for name, values in arrays.items()
+                if values is not None
+            },
+        }
+    store.write("run", record.model, body)
+
+
+def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
+    """A run's record by its model's full name; its evaluation, if rows were held out at the guest.
+
+    Raises ModelError when it is missing, damaged or of an earlier version, which kept less.
+    """
+    body = store.read("run", model)
+    held_out = body.pop("held_out", None)
+    try:
+        record = msgspec.convert(body, Record)
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"the record of run {model} is not what this version of vfl keeps ({error}): train again"
+        ) from None
+    if held_out is None:
+        return record, None
+    arrays: dict[str, Any] = {
+        name: store.read_array("run", held_out[name]) for name in _ARRAYS if name in held_out
+    }
+    predictions = {
+        name: store.read_array("run", reference) for name, reference in held_out["predictions"].items()
+    }
+    if len({len(array) for array in (*arrays.values(), *predictions.values())}) != 1:
+        raise ModelError(f"the record of run {model} is damaged: its arrays differ in length")
+    return record, Evaluation(**{"exposure": None, **arrays}, predictions=predictions)
