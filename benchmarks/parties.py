@@ -186,9 +186,13 @@ def show(title: str, figures: dict) -> None:
     table.add_column("value", justify="right")
     for key, value in figures.items():
         for part, number in flat(value):
-            shown = f"{number:,}" if isinstance(number, int) else f"{number:,.4f}"
+            shown = f"{number:,}" if isinstance(number, int) else _shown(number)
             table.add_row(f"{key} {part}".strip(), shown)
     Console().print(table)
+
+
+def _shown(number: float) -> str:
+    return f"{number:,.4f}" if number == 0 or abs(number) >= 1e-3 else f"{number:.1e}"
 
 
 def flat(value: object) -> Iterator[tuple[str, float]]:

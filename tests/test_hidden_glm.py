@@ -176,15 +176,18 @@ def columns(job: Job) -> np.ndarray:
     return np.hstack([constant, job.dense])
 
 
-def of_taylor(job: Job) -> np.ndarray:
-    """What minimises the log loss's second-order Taylor series: weighted least squares.
+def expansion(job: Job) -> tuple[float, float]:
+    """The log odds of the mean label, to the next quarter, and the probability there."""
+    rows, train = job.rows, job.rows.train
+    at = round(4 * logit(np.average(rows.label[train], weights=rows.weight[train]))) / 4
+    return at, expit(at)
 
-    At the log odds of the mean label, to the next quarter.
-    """
+
+def of_taylor(job: Job) -> np.ndarray:
+    """What minimises the log loss's second-order Taylor series: weighted least squares."""
     rows, train = job.rows, job.rows.train
     x, share = columns(job)[train], rows.weight[train] / rows.weight[train].sum()
-    at = round(4 * logit(share @ rows.label[train])) / 4
-    p = expit(at)
+    at, p = expansion(job)
     curvature = p * (1 - p)
     penalty = np.full(x.shape[1], job.params.alpha)
     penalty[: int(job.params.fit_intercept)] = 0.0
@@ -536,7 +539,8 @@ def test_what_the_guest_adds_and_multiplies_by_is_concealed_of_logistic(weights)
         assert quotient(y, x) != 1
     # The control: at first all scores of the host are zero.
     plain = np.array(KEY.decrypt(KEY.public.array(first))) / (np.array(integers) * 2.0**40)
-    own = job.offset + 2 - 4 * job.rows.label
+    at, p = expansion(job)
+    own = job.offset - at + (p - job.rows.label) / (p * (1 - p))
     assert plain.astype(float) == pytest.approx(own[job.rows.train], abs=1e-9)
 
 
