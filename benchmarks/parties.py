@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,11 @@ from rich.table import Table
 
 from vfl import local
 
-DATA = Path(__file__).parent.parent.parent / "shared" / "data"
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "scenarios" / "car_insurance"))
+import fremtpl2 as scenario  # noqa: E402
+
+DATA = HERE.parent.parent / "shared" / "data"
 
 
 @dataclass(frozen=True)
@@ -27,33 +32,20 @@ class Split:
 
 def fremtpl2(data: Path, rows: int | None, columns: int) -> Split:
     """French motor third-party liability, split as insurer, vehicle registry and claims bureau."""
-    policies = pd.read_parquet(data / "freMTPL2" / "policies.parquet").head(rows)
-    policies["id"] = policies["IDpol"].astype(str)
-    policies["label"] = (policies["ClaimNb"] > 0).astype(int)
-    policies["Exposure"] = policies["Exposure"].clip(upper=1)
-    columns = {
-        "insurer": ["id", "label", "Exposure", "Area", "Region", "Density"],
-        "registry": ["id", "VehPower", "VehAge", "VehBrand", "VehGas"],
-        "bureau": ["id", "DrivAge", "BonusMalus"],
-    }
-    tables = {party: policies[names].sample(frac=1, random_state=1) for party, names in columns.items()}
-    return Split(
-        tables,
-        {"insurer": ["Area", "Region"], "registry": ["VehBrand", "VehGas"], "bureau": []},
-    )
+    policies = scenario.load(data / "freMTPL2").head(rows)
+    tables = scenario.split(policies)
+    insurer = tables["insurer"].rename(columns={"claim": "label"}).drop(columns="claims")
+    return Split({**tables, "insurer": insurer}, scenario.CATEGORICAL)
 
 
 def frequency(data: Path, rows: int | None, columns: int) -> Split:
     """freMTPL2 for a frequency model, prepared as in scikit-learn's example on Tweedie regression."""
-    split = fremtpl2(data, rows, columns)
-    counts = pd.read_parquet(data / "freMTPL2" / "policies.parquet", columns=["IDpol", "ClaimNb"])
-    claims = counts.assign(id=counts.pop("IDpol").astype(str)).set_index("id")["ClaimNb"].clip(upper=4)
-    insurer = split.tables["insurer"]
-    insurer["label"] = insurer["id"].map(claims)
+    tables = scenario.split(scenario.load(data / "freMTPL2").head(rows))
+    insurer = tables["insurer"].rename(columns={"claims": "label"}).drop(columns="claim")
     insurer["Density"] = np.log(insurer["Density"])
-    registry = split.tables["registry"]
-    registry["VehPower"] = registry["VehPower"].astype(int).astype(str)
-    return Split(split.tables, split.categorical | {"registry": ["VehBrand", "VehGas", "VehPower"]})
+    registry = tables["registry"].astype({"VehPower": str})
+    tables |= {"insurer": insurer, "registry": registry}
+    return Split(tables, scenario.CATEGORICAL | {"registry": ["VehBrand", "VehGas", "VehPower"]})
 
 
 def default_credit(data: Path, rows: int | None, columns: int) -> Split:
