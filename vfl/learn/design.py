@@ -77,13 +77,13 @@ class Factor:
         0 is the base level, and any that is joined or was not seen at fit.
         """
         code_of = {level: k for k, level in enumerate(self.others, start=1)}
-        places, names = _named(self.name, values, self.edges)
+        places, names = named_levels(self.name, values, self.edges)
         return np.array([code_of.get(name, 0) for name in names], np.uint16)[places]
 
     def unseen(self, values: NDArray[np.generic]) -> int:
         """How many values are of a level (missing is one) that no row had at fit."""
         seen = {*self.levels, *self.joined}
-        places, names = _named(self.name, values, self.edges)
+        places, names = named_levels(self.name, values, self.edges)
         return int(np.array([name not in seen for name in names], np.bool_)[places].sum())
 
 
@@ -167,8 +167,13 @@ class Matrix:
         return tuple(int(number).bit_length() for number in largest.tolist())
 
     def times(self, beta: Floats) -> Floats:
-        """X beta, shape (rows,), of coefficients of shape (columns,)."""
-        total: Floats = beta[sum(self.levels) :] @ self.numbers
+        """X beta, shape (rows,), of coefficients of shape (columns,).
+
+        A row's is the same, bit for bit, whatever rows are beside it: BLAS does not promise that.
+        """
+        total = np.zeros(self.rows)
+        for coefficient, numbers in zip(beta[sum(self.levels) :], self.numbers, strict=True):
+            total += coefficient * numbers
         for codes, part in zip(self.codes, self._parts(), strict=True):
             total += np.concatenate([[0.0], beta[part]])[codes]
         return total
@@ -318,7 +323,7 @@ class Design:
 
 def _factor(name: str, values: NDArray[np.generic], rules: Rules) -> Factor:
     edges = None if values.dtype == object else _edges(name, values.astype(np.float64), rules)
-    places, names = _named(name, values, edges)
+    places, names = named_levels(name, values, edges)
     counts = np.bincount(places, minlength=len(names)).tolist()
     rows = {level: n for level, n in zip(names, counts, strict=True) if n}
     if MISSING in rows:
@@ -390,17 +395,17 @@ def _edges(name: str, values: Floats, rules: Rules) -> tuple[float, ...]:
         )
     assert column.edges is not None  # noqa: S101 - numbers have edges
     gaps = zip(highest.tolist(), column.edges.tolist(), lowest[1:].tolist(), strict=False)
-    return tuple(_shortest(low, middle, high) for low, middle, high in gaps)
+    return tuple(short_edge(low, middle, high) for low, middle, high in gaps)
 
 
-def _shortest(low: float, middle: float, high: float) -> float:
+def short_edge(low: float, middle: float, high: float) -> float:
     """A number of few digits, whole if possible, at least `low` and below `high`, as `middle` is."""
     tried = [float(f"{x:.{digits}e}") for digits in range(17) for x in (middle, low)]
     fitting = [x for x in tried if low <= x < high]
     return next((x for x in fitting if x.is_integer()), fitting[0]) + 0.0  # never -0.0
 
 
-def _named(
+def named_levels(
     name: str, values: NDArray[np.generic], edges: tuple[float, ...] | None
 ) -> tuple[Integers, list[str]]:
     """Names of levels, and the place of each value's among them, shape (rows,)."""

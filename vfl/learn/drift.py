@@ -1,0 +1,137 @@
+"""What a party keeps of its own columns at training, to tell later whether a batch looks different.
+
+A profile holds the shares of at most 10 quantile groups of a numeric column, or of at most 20 categories
+of most rows, and those of the other and of missing values. It stays with the column's owner: edges and
+categories are values of that column.
+
+By chance alone the population stability index (`vfl.learn.metrics.psi`) of a batch against a profile is
+above 0: where nothing has changed, with B groups, n rows then and m rows now, it is distributed about as
+(1/n + 1/m) times chi-square with B - 1 degrees of freedom (Yurdakul, Naranjo, Journal of Risk Model
+Validation 14, 2020). `drifted` holds it against that.
+"""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.binning import Column, Features, bin_columns
+from vfl.learn.losses import Floats
+from vfl.learn.metrics import LARGE_PSI, MODERATE_PSI, psi
+
+Verdict = Literal["none", "moderate", "large"]
+
+# Groups of a profile, and the rows that each has at least, so that chance moves its share little.
+_QUANTILES, _CATEGORIES, _LEAST_ROWS = 10, 20, 20
+
+_BY_CHANCE = 0.001  # share of batches whose index is above the bound of noise where nothing changed
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Groups of one column's values and their shares. Raises ValueError when the two do not fit."""
+
+    edges: (
+        tuple[float, ...] | None
+    )  # upper ones (inclusive) of all groups but the last; None: categories
+    categories: tuple[str, ...]
+    shares: tuple[
+        float, ...
+    ]  # of each group, then of other categories if it is of these, then of missing
+    rows: int
+
+    def __post_init__(self) -> None:
+        if len(self.shares) != self._column.bins + 1 or self.rows < 1:
+            raise ValueError("a profile whose shares are not those of its groups")
+
+    @property
+    def groups(self) -> int:
+        """How many groups there are, other and missing values' included."""
+        return len(self.shares)
+
+    def psi(self, values: NDArray[np.generic]) -> float:
+        """The population stability index of the column's values in a batch; 0 without rows.
+
+        A group that is empty on one side counts there as half a row, or as its share on the other side
+        if that is less: whether it is there at all tells nothing then. Raises ValueError for categories
+        where there were numbers, and the other way round.
+        """
+        if (values.dtype == object) != (self.edges is None):
+            kinds = ("categorical", "numeric") if self.edges is None else ("numeric", "categorical")
+            raise ValueError(f"the column was {kinds[0]} in training and is {kinds[1]} now")
+        if not len(values):
+            return 0.0
+        then, now = np.array(self.shares), _shares(self._column, values)
+        return psi(
+            np.where(then > 0, then, np.minimum(now, 0.5 / self.rows)),
+            np.where(now > 0, now, np.minimum(then, 0.5 / len(values))),
+        )
+
+    @property
+    def _column(self) -> Column:
+        edges = None if self.edges is None else np.array(self.edges, np.float64)
+        return Column("", edges, self.categories, has_missing=True)
+
+
+def profile(values: NDArray[np.generic]) -> Profile:
+    """The profile of a column (as in `binning.Features`), or of scores, by the rows of training.
+
+    A group holds 20 rows at least: with fewer values in all, nothing but missing ones is told apart.
+    Raises ValueError without rows.
+    """
+    if not len(values):
+        raise ValueError("no rows to make a profile of")
+    most = _CATEGORIES + 1 if values.dtype == object else _QUANTILES
+    column = bin_columns({"": values}, most, _LEAST_ROWS).columns[0]
+    edges = None if column.edges is None else tuple(column.edges.tolist())
+    if edges == ():
+        edges = _around(values.astype(np.float64))
+    column = Column("", None if edges is None else np.array(edges), column.categories, has_missing=True)
+    return Profile(edges, column.categories, tuple(_shares(column, values).tolist()), len(values))
+
+
+def profiles(features: Features) -> dict[str, Profile]:
+    """The profile of each column."""
+    return {name: profile(values) for name, values in features.items()}
+
+
+def drifted(psi: float, groups: int, rows_then: int, rows_now: int) -> Verdict:
+    """Whether a batch differs from the rows of training, by the index of a column or of scores.
+
+    "moderate" and "large" are above MODERATE_PSI and LARGE_PSI, and above what 1 of 1,000 batches
+    reaches by chance where nothing has changed: about 30 (1/then + 1/now) for 11 groups, so that batches
+    of fewer than 300 rows need more than 0.1. Of many columns some will be that one of 1,000.
+    """
+    if not rows_then or not rows_now:
+        return "none"
+    noise = (1 / rows_then + 1 / rows_now) * _chi_square(max(groups - 1, 1))
+    if psi <= max(MODERATE_PSI, noise):
+        return "none"
+    return "large" if psi > LARGE_PSI else "moderate"
+
+
+def _chi_square(freedom: int) -> float:
+    """The quantile of chi-square that chance exceeds once in 1,000, or up to 3 % more.
+
+    Wilson, Hilferty, PNAS 17, 1931.
+    """
+    z, v = NormalDist().inv_cdf(1 - _BY_CHANCE), 2 / (9 * freedom)
+    return freedom * (1 - v + z * math.sqrt(v)) ** 3
+
+
+def _around(values: Floats) -> tuple[float, ...]:
+    """Edges of a column of one value, so that any other value is in another group; else none."""
+    present = values[~np.isnan(values)]
+    if not len(present) or present.min() < present.max():
+        return ()
+    value = float(present[0])
+    return float(np.nextafter(value, -np.inf)), value
+
+
+def _shares(column: Column, values: NDArray[np.generic]) -> Floats:
+    """The share of each group, missing values' last."""
+    counts = np.bincount(column.codes(values), minlength=column.bins + 1)
+    return np.asarray(counts / len(values))
