@@ -358,7 +358,8 @@ def test_what_a_host_is_told_of_sums_refused(scheme, wrong):
             sums = b"" if wrong == "count" else beyond.tobytes()
             one = pack_bits(np.array([True]))
             node = 1 if wrong == "node" else 0
-            await to_guest.send(CandidateSums(node, 1, one, pack_bits(np.array([False])), sums, 0.0))
+            none = pack_bits(np.array([False]))
+            await to_guest.send(CandidateSums(node, 1, one, none, sums, 0.0, b""))
 
         other = asyncio.create_task(hostile())
         blocks = {"party0": job.blocks["party0"]}

@@ -210,6 +210,64 @@ def test_weights_count():
     assert weighted.model_.start != quick().fit(insurer, y).model_.start
 
 
+def test_monotone_columns_of_guest_and_host():
+    insurer, y, hosts = small(200)
+    y = np.random.default_rng(1).permuted(y)  # noise, which a tree follows up and down
+    ways = {"guest": {"age": "decreasing"}, "lender": {"debt": "increasing"}}
+    steps = np.linspace(-3, 3, 20)
+    index = pd.Index([f"{i} at {step}" for i in insurer.index[:20] for step in range(20)])
+
+    def repeated(table: pd.DataFrame, **changed: np.ndarray) -> pd.DataFrame:
+        return (
+            table.loc[insurer.index[:20]]
+            .iloc[np.repeat(range(20), 20)]
+            .set_index(index)
+            .assign(**changed)
+        )
+
+    def changes(monotone) -> list[np.ndarray]:
+        """Of the scores of 20 rows from step to step, by age and by debt."""
+        model = quick(trees=4, depth=3, monotone=monotone).fit(insurer, y, hosts=hosts)
+        others = {name: repeated(table) for name, table in hosts.items()}
+        by_age = model.decision_function(repeated(insurer, age=np.tile(steps, 20)), others)
+        others["lender"] = repeated(hosts["lender"], debt=np.tile(steps, 20))
+        by_debt = model.decision_function(repeated(insurer), others)
+        return [np.diff(scores.reshape(20, 20), axis=1) for scores in (by_age, by_debt)]
+
+    age, debt = changes(None)
+    assert (age > 0).any() and (debt < 0).any()
+    age, debt = changes(ways)
+    assert (age <= 0).all() and (age < 0).any()
+    assert (debt >= 0).all() and (debt > 0).any()
+
+
+@pytest.mark.parametrize(
+    ("monotone", "error", "text"),
+    [
+        (
+            {"lendr": {}},
+            ConfigError,
+            "monotone= names 'lendr', which is no party; did you mean 'lender'",
+        ),
+        ({"guest": {"age": "up"}}, ConfigError, 'guest: \'age\' must be "increasing" or "decreasing"'),
+        (
+            {"guest": {"aeg": "increasing"}},
+            DataError,
+            "guest: monotone= names 'aeg', which is no column; d",
+        ),
+        (
+            {"registry": {"fuel": "increasing"}},
+            DataError,
+            "registry: monotone=: column 'fuel' is categor",
+        ),
+    ],
+)
+def test_constraints_that_cannot_be(monotone, error, text):
+    insurer, y, hosts = small()
+    with pytest.raises(error, match=text):
+        quick(monotone=monotone).fit(insurer, y, hosts=hosts)
+
+
 def test_early_stopping_keeps_rows_apart():
     insurer, y, _ = small(400)
     y = np.random.default_rng(0).permutation(y)  # nothing to learn
@@ -669,7 +727,7 @@ def test_parameters_are_those_of_boost_params():
     signature = inspect.signature(vfl.SecureBoost)
     defaults = {name: field.default for name, field in BoostParams.model_fields.items()}
     shown = {name: p.default for name, p in signature.parameters.items()}
-    own = {"id": None, "normalise": ("nfkc", "trim", "upper", "alnum"), "workers": 1}
+    own = {"id": None, "normalise": ("nfkc", "trim", "upper", "alnum"), "workers": 1, "monotone": None}
     assert shown == {**own, **defaults}
     assert vfl.SecureBoost().get_params() == shown
     regressor = inspect.signature(vfl.SecureBoostRegressor)
@@ -696,7 +754,9 @@ def test_clone_set_params_and_repr():
 def test_misspelt_parameters():
     with pytest.raises(TypeError, match="no parameter 'treees'; did you mean 'trees'"):
         vfl.SecureBoost(treees=3)
-    with pytest.raises(TypeError, match="no parameter 'xyz'; there are id, normalise, workers, trees,"):
+    with pytest.raises(
+        TypeError, match="no parameter 'xyz'; there are monotone, id, normalise, workers, t"
+    ):
         vfl.SecureBoost(xyz=3)
 
 

@@ -10,7 +10,8 @@ from vfl.learn.splits import Candidates, Split, histograms
 
 @st.composite
 def blocks(draw):
-    """(features, their bins): a number and a category, either with missing values or not."""
+    """(features, their bins): a number, monotone or not, and a category, either with missing values or
+    not."""
     rows = draw(st.integers(1, 40))
     number = st.one_of(st.integers(0, 6).map(float), st.just(np.nan))
     if draw(st.booleans()):
@@ -24,7 +25,9 @@ def blocks(draw):
         "number": np.array(draw(st.lists(number, min_size=rows, max_size=rows)), float),
         "category": category,
     }
-    return features, bin_columns(features, draw(st.integers(2, 6)), draw(st.integers(1, 4)))
+    way = draw(st.sampled_from(["increasing", "decreasing", None]))
+    monotone = {} if way is None else {"number": way}
+    return features, bin_columns(features, draw(st.integers(2, 6)), draw(st.integers(1, 4)), monotone)
 
 
 def listed(block: Binned) -> list[tuple[int, int, bool]]:
@@ -62,6 +65,23 @@ def test_candidates_in_canonical_order(case):
     assert own.cells == sum(column.bins + 1 for column in block.columns)
 
 
+@given(case=blocks())
+def test_left_of_an_ordered_candidate_are_the_values_that_must_not_score_higher(case):
+    features, block = case
+    own = Candidates.of(block.columns)
+    number = features["number"]
+    everyone = np.ones(block.rows, bool)
+    for c, (i, b, _) in enumerate(listed(block)):
+        column = block.columns[i]
+        assert own.ordered[c] == (column.monotone is not None and b < column.bins - 1)
+        if own.ordered[c]:
+            _, left = own.take(c, block.codes, everyone, everyone)
+            lower, higher = (number[side & ~np.isnan(number)] for side in (left, ~left))
+            if column.monotone == "decreasing":
+                lower, higher = -lower, -higher
+            assert lower.max() < higher.min()
+
+
 @given(case=blocks(), seed=st.integers(0, 2**32), min_rows=st.integers(1, 5))
 def test_left_sums_and_validity_are_those_of_the_rows(case, seed, min_rows):
     _, block = case
@@ -92,7 +112,7 @@ def one_goes_left(split: Split, value: object) -> bool:
         return value == split.category
     if np.isnan(value):
         return split.missing_left
-    return split.threshold is None or value <= split.threshold
+    return split.threshold is None or (value <= split.threshold) != split.above
 
 
 @given(case=blocks(), seed=st.integers(0, 2**32))

@@ -235,7 +235,7 @@ def test_ids_and_numbers_come_back_as_written(tmp_path, rows, kind):
     path = tmp_path / f"t.{kind}"
     # The last number is there, so that no column is without any.
     ids, numbers = [r[0] for r in rows], [r[1] for r in rows[:-1]] + [0.5]
-    write_scores(path, {"id": ids, "x": np.array([np.nan if n is None else n for n in numbers])})
+    write_scores(path, [{"id": ids, "x": np.array([np.nan if n is None else n for n in numbers])}])
     table = read_table(DataSection(path=path, id=("id",)), role="host", need_label=False)
     assert table.ids == [ids]
     assert [None if np.isnan(n) else n for n in features(table)["x"]] == numbers
@@ -331,6 +331,7 @@ def test_a_missing_file(tmp_path):
         ({"label": "clam"}, "no column 'clam' (named by label): did you mean 'claim'?"),
         ({"id": ("plat",)}, "no column 'plat' (named by id): did you mean 'plate'?"),
         ({"weight": "zzzz"}, "no column 'zzzz' (named by weight): the columns are plate, density,"),
+        ({"monotone": {"densty": "increasing"}}, "no column 'densty' (named by monotone): did you mean"),
         ({"categorical": ("Area",)}, "no column 'Area' (named by categorical): did you mean 'area"),
         ({"columns": ("densiti",)}, "(named by columns): did you mean 'density'?"),
         ({"ignore": ("densiti",)}, "(named by ignore): did you mean 'density'?"),
@@ -534,7 +535,9 @@ def test_scores_take_the_place_of_older_ones(tmp_path, name):
     path.write_text("old")
     check_writable(path)
     assert path.read_text() == "old"
-    write_scores(path, {"id": ["007", None, "a,b"], "score": np.array([0.1, 1e-17, np.nan])})
+    rows = {"id": ["007", None, "a,b"], "score": np.array([0.1, 1e-17, np.nan])}
+    parts = [slice(0, 1), slice(1, 2), slice(2, 3)]  # one without any id
+    write_scores(path, ({name: values[part] for name, values in rows.items()} for part in parts))
     assert [p.name for p in tmp_path.iterdir()] == [name]
     assert path.stat().st_mode & 0o777 == 0o600
     if name == "scores.csv":
@@ -558,7 +561,7 @@ def test_scores_that_cannot_be_written(tmp_path):
         with refused(said):
             check_writable(path)
         with refused(said):
-            write_scores(path, {"id": ["1"]})
+            write_scores(path, [{"id": ["1"]}])
 
 
 def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
@@ -568,7 +571,7 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    for write in (check_writable, lambda p: write_scores(p, {"id": ["1"]})):
+    for write in (check_writable, lambda p: write_scores(p, [{"id": ["1"]}])):
         with refused(f"{path} cannot be written: No space left on device"):
             write(path)
     assert list(tmp_path.iterdir()) == []

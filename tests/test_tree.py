@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
-from vfl.learn.tree import Branch, Frontier, Sums, Tree, best_split, gains, leaf_weight
+from vfl.learn.tree import Bounds, Branch, Frontier, Sums, Tree, best_split, gains, leaf_weight
 
 SCALES = Scales(2.0**20, 2.0**22)
 
@@ -47,6 +47,51 @@ def test_leaf_weight_has_the_least_loss():
     params = BoostParams(reg_lambda=2.0, learning_rate=0.3)
     best = minimize_scalar(lambda w: 5 * w + 0.5 * (7 + 2.0) * w * w).x
     assert leaf_weight(sums(5.0, 7.0), SCALES, params) == pytest.approx(0.3 * best, rel=1e-6)
+
+
+@given(
+    left=st.tuples(st.floats(-50, 50), st.floats(0.5, 20)),
+    right=st.tuples(st.floats(-50, 50), st.floats(0.5, 20)),
+    reg_lambda=st.sampled_from([0.0, 1.0, 10.0]),
+    ends=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
+)
+def test_within_bounds_a_gain_is_what_the_best_weights_there_save(left, right, reg_lambda, ends):
+    params = BoostParams(reg_lambda=reg_lambda, min_child_weight=0.0, learning_rate=0.3)
+    low, high = sorted(ends)
+    bounds = Bounds(0.3 * low, 0.3 * high)  # of shrunk weights
+    node = (left[0] + right[0], left[1] + right[1])
+
+    def saved(w: float, g: float, h: float) -> float:
+        return -(g * w + 0.5 * (h + reg_lambda) * w * w)
+
+    best = [min(max(-g / (h + reg_lambda), low), high) for g, h in (left, right)]
+    expected = sum(saved(w, *side) for w, side in zip(best, (left, right), strict=True))
+    expected -= -least_loss(*node, reg_lambda)
+    for g, h in (left, right):
+        weight = leaf_weight(sums(g, h), SCALES, params, bounds)
+        assert weight == pytest.approx(0.3 * best[(g, h) != left], abs=1e-5)
+        assert bounds.low <= weight <= bounds.high
+    arguments = sums([left[0]], [left[1]]), sums(*node), np.array([True]), SCALES, params, bounds
+    free, ordered = gains(*arguments)[0], gains(*arguments, np.array([True]))[0]
+    assert (
+        free == -np.inf
+        if expected < -0.001
+        else free == pytest.approx(expected, rel=1e-3, abs=0.01)
+        or (free == -np.inf and expected < 0.001)
+    )
+    if best[0] < best[1] - 1e-4:
+        assert ordered == free
+    if best[0] > best[1] + 1e-4:
+        assert ordered == -np.inf
+
+
+def test_what_is_below_a_split_in_order_stays_on_its_side_of_the_middle():
+    left, right = Bounds(-1.0, 4.0).below(0.0, 2.0)
+    assert (left, right) == (Bounds(-1.0, 1.0), Bounds(1.0, 4.0))
+    assert Bounds().below(-1.0, 3.0) == (Bounds(high=1.0), Bounds(low=1.0))
+    # Rounding puts the middle of neighbouring weights on neither's wrong side.
+    a, b = 0.1, np.nextafter(0.1, 1)
+    assert a <= Bounds().below(a, b)[0].high <= b
 
 
 def test_leaf_without_hessian_and_penalty_weighs_nothing():
@@ -109,6 +154,7 @@ def test_frontier_is_a_walk_row_by_row(data, rows, levels):
         assert frontier.node_of_row.tolist() == where
         assert sorted(frontier.nodes) == sorted(2 * n + side for n in split for side in (1, 2))
         counts = {n: int((active & frontier.inside(n)).sum()) for n in frontier.nodes}
+        assert frontier.covers() == counts
         for summed, sibling in frontier.pairs:
             assert counts[summed] < counts[sibling] or (
                 counts[summed] == counts[sibling] and summed < sibling

@@ -28,7 +28,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import wraps
-from typing import Any, ClassVar, Self, TypeVar, cast
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -44,7 +44,7 @@ from sklearn.utils.validation import check_is_fitted
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.learn.binning import Binned, Features, bin_columns
+from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.losses import (
     FAMILIES,
@@ -75,7 +75,7 @@ from vfl.protocols.glm_scoring import (
 )
 from vfl.protocols.key import generate_key
 from vfl.protocols.psi import guest_align, host_align
-from vfl.protocols.scoring import guest_score, host_score
+from vfl.protocols.scoring import all_scores, guest_score, host_score
 
 GUEST = "guest"  # the name of the party with the labels
 
@@ -415,12 +415,31 @@ class _Trees(_Federation):
 
     Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`). After fit,
     feature_importances_ is a DataFrame (party, column, splits, gain), most gain first.
+
+    - monotone: by party, the guest being "guest", a dict of numeric columns that are "increasing" or
+      "decreasing": how the score may change with a column's known values, all others being equal
     """
 
     _SETTINGS = BoostParams
+    monotone: Mapping[str, Mapping[str, Monotone]] | None
+
+    def __init__(
+        self, *, monotone: Mapping[str, Mapping[str, Monotone]] | None = None, **params: Any
+    ) -> None:
+        """Raises TypeError for a parameter that does not exist; values are checked by fit."""
+        super().__init__(**params)
+        self.monotone = monotone
 
     def _method(self, hosts: Iterable[str]) -> "_Boosting":
-        return _Boosting(self._params())
+        monotone = self.monotone or {}
+        _check_parties("monotone", monotone, hosts)
+        for party, columns in monotone.items():
+            for column, way in columns.items():
+                if way not in get_args(Monotone):
+                    raise ConfigError(
+                        f'monotone= of {party}: {column!r} must be "increasing" or "decreasing"'
+                    )
+        return _Boosting(self._params(), monotone)
 
     @property
     def feature_importances_(self) -> pd.DataFrame:
@@ -471,10 +490,9 @@ class _Linear(_Federation):
             )
 
     def _method(self, hosts: Iterable[str]) -> "_Fitting":
-        sections, parties = {}, [GUEST, *hosts]
-        for party, rules in (self.rules or {}).items():
-            if party not in parties:
-                raise ConfigError(f"rules= names {party!r}, which is no party; {_hint(party, parties)}")
+        sections, by_party = {}, self.rules or {}
+        _check_parties("rules", by_party, hosts)
+        for party, rules in by_party.items():
             plain = {k: list(v) if isinstance(v, tuple) else v for k, v in rules.items()}
             sections[party] = _validated(GlmSection, plain, f"rules of {party}: ")
         return _Fitting(self._params(), sections)
@@ -640,6 +658,7 @@ class _Method(ABC):
 @dataclass(frozen=True)
 class _Boosting(_Method):
     params: BoostParams
+    monotone: Mapping[str, Mapping[str, Monotone]]
 
     async def guest(
         self,
@@ -650,7 +669,7 @@ class _Boosting(_Method):
         machine: Machine,
         done: Progress,
     ) -> GuestModel:
-        own = {GUEST: self._binned(features)}
+        own = {GUEST: self._binned(GUEST, features)}
         model, _ = await guest_train(
             hosts, own, rows, self.params, key=key, machine=machine, progress=done
         )
@@ -661,7 +680,7 @@ class _Boosting(_Method):
     ) -> HostModel:
         return await host_train(
             session.guest,
-            self._binned(features),
+            self._binned(session.name, features),
             self.params,
             name=session.name,
             shown=str,
@@ -671,7 +690,7 @@ class _Boosting(_Method):
     async def guest_scores(
         self, hosts: list[Peer], model: GuestModel, table: _Table, places: list[Rows]
     ) -> Floats:
-        return await guest_score(hosts, model, table.features, places, table.rows)
+        return await all_scores(guest_score(hosts, model, table.features, places, table.rows))
 
     async def host_scores(
         self, guest: Peer, half: HostModel, name: str, features: Features, rows: int
@@ -684,8 +703,17 @@ class _Boosting(_Method):
         validation = draw < self.params.validation_share
         return replace(super().drawn(whole, rows), train=~validation, validation=validation)
 
-    def _binned(self, features: Features) -> Binned:
-        return bin_columns(features, self.params.max_bins, self.params.min_bin_rows)
+    def _binned(self, party: str, features: Features) -> Binned:
+        monotone = self.monotone.get(party, {})
+        for column in monotone:
+            if column not in features:
+                raise DataError(
+                    f"{party}: monotone= names {column!r}, which is no column; {_hint(column, features)}"
+                )
+        try:
+            return bin_columns(features, self.params.max_bins, self.params.min_bin_rows, monotone)
+        except ValueError as error:
+            raise DataError(f"{party}: monotone=: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -729,13 +757,13 @@ class _Fitting(_Method):
         self, hosts: list[Peer], model: GuestGlm, table: _Table, places: list[Rows]
     ) -> Floats:
         own = own_scores(GUEST, model.part, table.features, table.rows)
-        return await guest_glm_score(hosts, model.intercept + own.rows, places)
+        return await all_scores(guest_glm_score(hosts, model, table.features, own.rows, places))
 
     async def host_scores(
         self, guest: Peer, half: HostGlm, name: str, features: Features, rows: int
     ) -> None:
         own = own_scores(name, half.part, features, rows)
-        await host_glm_score(guest, own.missing, own.rows)
+        await host_glm_score(guest, half.part, features, own.rows, own.missing)
 
     def _prepared(self, name: str, features: Features, rows: int) -> tuple[Design, Matrix]:
         every = np.ones(rows, np.bool_)
@@ -1041,6 +1069,13 @@ def _named(hosts: Tables | None) -> dict[str, pd.DataFrame]:
 
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "no hosts"
+
+
+def _check_parties(what: str, by_party: Iterable[str], hosts: Iterable[str]) -> None:
+    parties = [GUEST, *hosts]
+    for party in by_party:
+        if party not in parties:
+            raise ConfigError(f"{what}= names {party!r}, which is no party; {_hint(party, parties)}")
 
 
 def _hint(name: str, known: Iterable[Hashable]) -> str:

@@ -6,7 +6,9 @@ categories never leave their owner.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,17 +16,26 @@ from numpy.typing import NDArray
 Features = Mapping[str, NDArray[np.generic]]
 """Columns by name: float64 with NaN, or objects (str, None) for categories; all of one length."""
 
+Monotone = Literal["increasing", "decreasing"]
+"""How the score may change with a column's known values, all other columns being equal."""
+
+_FREE: Mapping[str, Monotone] = MappingProxyType({})
 _DISTINCT = 10_000  # distinct values that the greedy search looks at; more are thinned to quantiles
 
 
 @dataclass(frozen=True)
 class Column:
-    """How one column is binned: by `edges` (x <= edge) or by `categories` (those kept apart)."""
+    """How one column is binned: by `edges` (x <= edge) or by `categories` (those kept apart).
+
+    Bins are numbered upwards, those of a decreasing column downwards: under either constraint lower bins
+    are the ones that must not score higher.
+    """
 
     name: str
     edges: NDArray[np.float64] | None
     categories: tuple[str, ...]
     has_missing: bool
+    monotone: Monotone | None = None
 
     @property
     def bins(self) -> int:
@@ -39,6 +50,8 @@ class Column:
         if self.edges is not None:
             numbers = values.astype(np.float64)
             codes = np.searchsorted(self.edges, numbers, side="left")
+            if self.monotone == "decreasing":
+                codes = len(self.edges) - codes
             return np.where(np.isnan(numbers), self.bins, codes).astype(np.uint8)
         code_of: dict[object, int] = {name: i for i, name in enumerate(self.categories)}
         code_of[None] = self.bins
@@ -58,14 +71,23 @@ class Binned:
         return int(self.codes.shape[1])
 
 
-def bin_columns(features: Features, max_bins: int, min_rows: int) -> Binned:
-    """Choose bins for every column and apply them."""
+def bin_columns(
+    features: Features, max_bins: int, min_rows: int, monotone: Mapping[str, Monotone] = _FREE
+) -> Binned:
+    """Choose bins for every column and apply them; `monotone` has the constrained columns by name.
+
+    Raises ValueError for a constraint on a categorical column, which has no order.
+    """
     columns, codes = [], []
     for name, values in features.items():
+        constraint = monotone.get(name)
         if values.dtype == object:
+            if constraint is not None:
+                raise ValueError(f"column '{name}' is categorical: it cannot be {constraint}")
             column = _categorical(name, values, max_bins, min_rows)
         else:
             column = _numeric(name, values.astype(np.float64), max_bins, min_rows)
+            column = replace(column, monotone=constraint)
         columns.append(column)
         codes.append(column.codes(values))
     rows = len(codes[0]) if codes else 0

@@ -8,6 +8,9 @@ Order of candidates (it decides between equal gains): by column, by bin, missing
 left. A numeric candidate b sends x <= edges[b] left; the one after the last edge parts present from
 missing. A categorical candidate sends one category (or missing) left and the rest right: this reveals
 less than an order by gradients, which would need the guest to know which sums belong to one column.
+
+Under a monotone constraint the left side is the one that must not score higher: bins of a decreasing
+column are numbered downwards (learn/binning.py). Who sees sums does not learn which way a column goes.
 """
 
 from dataclasses import dataclass
@@ -48,6 +51,16 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.column)
+
+    @property
+    def ordered(self) -> NDArray[np.bool_]:
+        """Which candidates part known values of a monotone column: the left must not score higher.
+
+        Present against missing is free, since a constraint is about known values.
+        """
+        constrained = np.array([c.monotone is not None for c in self.columns], np.bool_)
+        last = np.array([c.bins - 1 for c in self.columns], np.int64)
+        return constrained[self.column] & (self.bin < last[self.column])
 
     @property
     def cell(self) -> Integers:
@@ -110,9 +123,11 @@ class Candidates:
         missing_left = bool(self.missing_left[index])
         if not (missing & counted).any():
             missing_left = 2 * int((left & counted & ~missing).sum()) >= int(counted.sum())
-        threshold = float(column.edges[b]) if b < len(column.edges) else None
+        edges = column.edges if column.monotone != "decreasing" else column.edges[::-1]
+        threshold = float(edges[b]) if b < len(edges) else None
+        above = column.monotone == "decreasing" and threshold is not None
         return (
-            Split(column.name, threshold, None, False, missing_left),
+            Split(column.name, threshold, None, False, missing_left, above),
             np.where(missing, missing_left, left),
         )
 
@@ -154,6 +169,7 @@ class Split:
     category: str | None  # categorical: this one goes left; None is the missing category
     categorical: bool
     missing_left: bool  # numeric only
+    above: bool = False  # numeric, of a decreasing column: x > threshold goes left instead
 
     def goes_left(self, features: Features) -> NDArray[np.bool_]:
         """Which rows go left."""
@@ -164,4 +180,5 @@ class Split:
         missing = np.isnan(numbers)
         if self.threshold is None:
             return np.where(missing, self.missing_left, True)
-        return np.where(missing, self.missing_left, numbers <= self.threshold)
+        left = numbers > self.threshold if self.above else numbers <= self.threshold
+        return np.where(missing, self.missing_left, left)

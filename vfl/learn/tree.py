@@ -1,9 +1,12 @@
 """Trees: which split is best, what a leaf weighs, where each row goes.
 
 Gain, leaf weight and regularisation as in XGBoost (Chen and Guestrin, KDD 2016, equations 5 to 7).
-Nodes are numbered as in a heap: the children of i are 2 i + 1 (left) and 2 i + 2 (right).
+Monotone constraints as LightGBM's `monotone_constraints_method = "basic"`: where a split orders its
+children, the middle of their weights bounds all leaves below them; a side gains what its weight within
+bounds gains. Nodes are numbered as in a heap: the children of i are 2 i + 1 (left) and 2 i + 2 (right).
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -44,20 +47,68 @@ def _score(gradient: Floats, hessian: Floats, reg_lambda: float) -> Floats:
     return np.where(denominator > 0, gradient * gradient / safe, 0.0)
 
 
+@dataclass(frozen=True)
+class Bounds:
+    """Where the weights of all leaves below a node must be."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def below(self, left: float, right: float) -> tuple["Bounds", "Bounds"]:
+        """Those of the two children when no leaf on the left may weigh more than one on the right.
+
+        `left` and `right` are the children's own weights, within these bounds and in order.
+        """
+        middle = (left + right) / 2
+        return Bounds(self.low, middle), Bounds(middle, self.high)
+
+
+FREE = Bounds()
+
+
+def _weight(gradient: Floats, hessian: Floats, bounds: Bounds, params: BoostParams) -> Floats:
+    denominator = hessian + params.reg_lambda
+    safe = np.where(denominator > 0, denominator, 1.0)
+    weight = np.where(denominator > 0, -params.learning_rate * gradient / safe, 0.0)
+    return np.clip(weight, bounds.low, bounds.high)
+
+
+def _score_of(weight: Floats, gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
+    """Twice the loss that a side saves by a weight that need not be its best."""
+    output = weight / params.learning_rate
+    return -(2 * gradient + (hessian + params.reg_lambda) * output) * output
+
+
 def gains(
-    left: Sums, node: Sums, valid: NDArray[np.bool_], scales: Scales, params: BoostParams
+    left: Sums,
+    node: Sums,
+    valid: NDArray[np.bool_],
+    scales: Scales,
+    params: BoostParams,
+    bounds: Bounds = FREE,
+    ordered: NDArray[np.bool_] | None = None,
 ) -> Floats:
-    """The gain of each candidate; -inf where it may not be taken."""
+    """The gain of each candidate; -inf where it may not be taken.
+
+    Children weigh what `bounds`, the node's, allow; the left of an `ordered` candidate not more than its
+    right. The node itself counts with its best weight, be it within bounds or not, as in LightGBM.
+    """
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
     g_left, h_left = left.gradient / scales.gradient, left.hessian / scales.hessian
     g_right, h_right = g - g_left, h - h_left
-    gain = 0.5 * (
-        _score(g_left, h_left, params.reg_lambda)
-        + _score(g_right, h_right, params.reg_lambda)
-        - _score(np.asarray(g), np.asarray(h), params.reg_lambda)
-    )
+    weights, scores = [], []
+    for gradient, hessian in ((g_left, h_left), (g_right, h_right)):
+        weight = _weight(gradient, hessian, bounds, params)
+        best = weight == _weight(gradient, hessian, FREE, params)
+        score = _score(gradient, hessian, params.reg_lambda)
+        weights.append(weight)
+        scores.append(np.where(best, score, _score_of(weight, gradient, hessian, params)))
+    whole = _score(np.asarray(g), np.asarray(h), params.reg_lambda)
+    gain = 0.5 * (scores[0] + scores[1] - whole)
+    in_order = weights[0] <= weights[1]
     allowed = (
         valid
+        & (True if ordered is None else ~ordered | in_order)
         & (h_left >= params.min_child_weight)
         & (h_right >= params.min_child_weight)
         & (gain > max(params.gamma, _LEAST_GAIN))
@@ -65,12 +116,10 @@ def gains(
     return np.where(allowed, gain, -np.inf)
 
 
-def leaf_weight(node: Sums, scales: Scales, params: BoostParams) -> float:
+def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds = FREE) -> float:
     """The score that a leaf adds to its rows."""
-    g, h = float(node.gradient) / scales.gradient, float(node.hessian) / scales.hessian
-    if h + params.reg_lambda <= 0:
-        return 0.0
-    return -params.learning_rate * g / (h + params.reg_lambda)
+    g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
+    return float(_weight(np.asarray(g), np.asarray(h), bounds, params))
 
 
 @dataclass(frozen=True)
@@ -125,6 +174,11 @@ class Frontier:
         """The open nodes, in pairs, the summed child of each first."""
         return [node for pair in self.pairs for node in pair if node is not None]
 
+    def covers(self) -> dict[int, int]:
+        """How many active rows each open node has."""
+        counts = np.bincount(self.node_of_row[self.active], minlength=max(self.nodes, default=0) + 1)
+        return {node: int(counts[node]) for node in self.nodes}
+
     def inside(self, node: int) -> NDArray[np.bool_]:
         """Which rows are in the node, active or not."""
         return np.asarray(self.node_of_row == node)
@@ -148,10 +202,15 @@ class Branch:
 
 @dataclass(frozen=True)
 class Tree:
-    """The shape of a tree and its leaf weights, which stay with the guest."""
+    """The shape of a tree and its leaf weights, which stay with the guest.
+
+    `covers` counts, for every node, inner or leaf, the rows drawn for the tree that are in it; with GOSS
+    each counts once. It is empty in models of versions that did not keep it.
+    """
 
     branches: dict[int, Branch]
     leaves: dict[int, float]
+    covers: dict[int, int] = field(default_factory=dict)
 
     def scores(self, rows: int, goes_left: Callable[[Branch], NDArray[np.bool_]]) -> Floats:
         """What the tree adds to each row's score; `goes_left(branch)` has shape (rows,)."""

@@ -6,6 +6,7 @@ and the rows as a spreadsheet shows them (the header is row 1, for Parquet too),
 """
 
 import codecs
+import contextlib
 import csv
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -113,19 +114,33 @@ def read_table(
     )
 
 
-def write_scores(path: Path, columns: Mapping[str, Sequence[Any] | NDArray[Any]]) -> None:
-    """Write columns of equal length as CSV or Parquet, by the extension of `path`.
+Columns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]
 
-    None and NaN become empty cells, floats are written so that they read back bit for bit. The
-    file appears whole or not at all, readable by its owner only. Raises DataError.
+
+def write_scores(path: Path, parts: Iterable[Columns]) -> None:
+    """Write the rows of all parts as CSV or Parquet, by the extension of `path`.
+
+    A part holds columns of text or floats, all of its length; each part has the same ones, and there is
+    one at least. None and NaN become empty cells, floats are written so that they read back bit for bit.
+    The file appears whole or not at all, readable by its owner only. Raises DataError.
     """
     check_writable(path)
-    table = pa.table({name: pa.array(values, from_pandas=True) for name, values in columns.items()})
-    with replacing(path) as file:
-        if path.suffix.lower() == ".parquet":
-            pq.write_table(table, file)
-        else:
-            pa.csv.write_csv(table, file)
+    with replacing(path) as file, contextlib.ExitStack() as stack:
+        writer: Any = None
+        for columns in parts:
+            arrays = {
+                name: pa.array(
+                    values,
+                    pa.float64() if isinstance(values, np.ndarray) else pa.string(),
+                    from_pandas=True,
+                )
+                for name, values in columns.items()
+            }
+            part = pa.table(arrays)
+            if writer is None:
+                kind = pq.ParquetWriter if path.suffix.lower() == ".parquet" else pa.csv.CSVWriter
+                writer = stack.enter_context(kind(file, part.schema))
+            writer.write_table(part)
 
 
 def check_writable(path: Path) -> None:
@@ -492,7 +507,7 @@ def _chosen(
         *((key, [name]) for key, name in guests.items()),
     ]
     if expect is None:
-        for use in ("categorical", "columns", "ignore"):
+        for use in ("categorical", "monotone", "columns", "ignore"):
             named.append((use, getattr(data, use) or ()))
     for use, names in named:
         for name in names:
