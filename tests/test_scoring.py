@@ -1,18 +1,19 @@
-"""Scoring over memory against training, missing directions, chunks, hostile peers."""
+"""Scoring over memory against training, parts, missing directions, chunks, hostile peers."""
 
 import asyncio
+from contextlib import aclosing
 
 import numpy as np
 import pytest
 
-from vfl.errors import PeerError
+from vfl.errors import DataError, ModelError, PeerError, PeerLost
 from vfl.learn.binning import bin_columns
+from vfl.learn.forest import Forest, Sides, missing_left
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import scoring
-from vfl.protocols.bits import pack_bits
 from vfl.protocols.boost import GuestModel, HostModel, Training, guest_train
 from vfl.protocols.scoring import (
     Directions,
@@ -20,8 +21,10 @@ from vfl.protocols.scoring import (
     ScoreEnd,
     ScoreRows,
     ScoreStart,
+    all_scores,
     guest_score,
     host_score,
+    missing_values,
 )
 
 ROWS = 150
@@ -55,7 +58,7 @@ def trained() -> tuple[GuestModel, list[HostModel], np.ndarray]:
             own = kept[branch.party]
             branches[node] = Branch(branch.party, len(own), branch.column, branch.gain)
             own.append(whole.splits[branch.record])
-        trees.append(Tree(branches, tree.leaves))
+        trees.append(Tree(branches, tree.leaves, tree.covers))
     assert all(kept)
     model = GuestModel(whole.parties, whole.start, tuple(trees), tuple(kept[0]))
     return model, [HostModel(tuple(splits)) for splits in kept[1:]], scores
@@ -71,7 +74,8 @@ def score(places, known=None, rows: int = ROWS, progress=lambda done, of: None):
 
     async def run():
         pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
-        guest = guest_score([ours for ours, _ in pairs], MODEL, columns(0), places, rows, progress)
+        parts = guest_score([ours for ours, _ in pairs], MODEL, columns(0), places, rows, progress)
+        guest = all_scores(parts)
         hosts = [
             host_score(
                 theirs, half, {n: v[own] for n, v in columns(p).items()}, len(own), lambda done, of: None
@@ -155,44 +159,190 @@ def test_chunks_of_any_size_change_nothing(monkeypatch, size):
     assert seen == [(min(i, ROWS), ROWS) for i in range(size, ROWS + size, size)]
 
 
-@pytest.mark.parametrize("bits", [1, 60])
-def test_chunks_are_cut_for_hosts_with_many_splits(monkeypatch, bits):
-    monkeypatch.setattr(scoring, "_BITS", bits)
+@pytest.mark.parametrize("size", [1, 60])
+def test_chunks_are_cut_for_hosts_with_many_splits(monkeypatch, size):
+    monkeypatch.setattr(scoring, "_BYTES", size)
     seen = []
     scores, _ = score([ALL, ALL], progress=lambda done, of: seen.append(done))
     assert np.array_equal(scores, SCORES)
-    assert seen[0] == max(1, bits // max(len(half.splits) for half in HALVES))
+    assert seen[0] == 8 * max(1, size // max(len(set(half.splits)) for half in HALVES))
+
+
+def test_trees_of_any_shape_are_walked_as_they_are():
+    rng = np.random.default_rng(3)
+    trees, splits = [], 0
+    for _ in range(20):
+        branches, leaves, nodes = {}, {}, [0]
+        for node in nodes:
+            if node < 1023 and (node == 0 or rng.random() < 0.75):
+                branches[node] = Branch(0, splits, "x", 1.0)
+                splits += 1
+                nodes += [2 * node + 1, 2 * node + 2]
+            else:
+                leaves[node] = float(rng.normal())
+        trees.append(Tree(branches, leaves))
+    trees.append(Tree({}, {0: 0.3}))
+    assert max(max(tree.branches, default=0) for tree in trees) > 300
+    left = rng.random((splits, 77)) < 0.6
+    expected = np.full(77, 0.1)
+    for tree in trees:
+        expected += tree.scores(77, lambda branch: left[branch.record])
+    forest = Forest(trees, 0.1, lambda branch: branch.record)
+    assert np.array_equal(forest.scores(np.packbits(left, axis=1), 77), expected)
+
+
+def test_splits_send_rows_as_they_did_in_training():
+    splits = [split for half in (MODEL, *HALVES) for split in half.splits]
+    splits += [Split("number0", None, None, False, left) for left in (True, False)]
+    splits += [Split("category0", None, name, True, False) for name in ("a", "none of these", None)]
+    features = columns(0) | columns(1) | columns(2)
+    planes = Sides(splits, features).left(slice(3, ROWS), ROWS - 3)
+    part = {name: values[3:] for name, values in features.items()}
+    said = np.unpackbits(planes, axis=1, count=ROWS - 3)
+    assert np.array_equal(said, [split.goes_left(part) for split in splits])
+    absent = missing_values(features)
+    assert missing_left(splits).tolist() == [split.goes_left(absent)[0] for split in splits]
+
+
+@pytest.mark.parametrize(
+    ("column", "now", "then"),
+    [("number0", "categorical", "numeric"), ("category0", "numeric", "categorical")],
+)
+def test_a_column_of_another_kind_than_in_training_is_an_error(column, now, then):
+    splits = (Split("number0", 0.5, None, False, True), Split("category0", None, "a", True, False))
+    tree = Tree({0: Branch(0, int(column == "category0"), column, 1.0)}, {1: 1.0, 2: 2.0})
+    swapped = {"number0": columns(0)["category0"], "category0": columns(0)["number0"]}
+    scores = guest_score([], GuestModel(("party0",), 0.0, (tree,), splits), swapped, [], ROWS)
+    message = f"column '{column}' is {now} and was {then} in training: correct categorical in"
+    with pytest.raises(DataError, match=message):
+        asyncio.run(all_scores(scores))
+
+
+def test_hosts_are_asked_about_used_splits_only_and_equal_ones_once():
+    # The first host's splits twice each, and one that no tree uses in between.
+    unused = Split("number1", 123.0, None, False, True)
+    splits = [split for split in HALVES[0].splits for _ in range(2)]
+    half = HostModel((unused, *splits))
+    trees, turn = [], 0
+    for tree in MODEL.trees:
+        branches = dict(tree.branches)
+        for node, branch in branches.items():
+            if branch.party == 1:
+                turn = 1 - turn
+                branches[node] = Branch(1, 1 + 2 * branch.record + turn, branch.column, 1.0)
+        trees.append(Tree(branches, tree.leaves))
+    model = GuestModel(MODEL.parties, MODEL.start, tuple(trees), MODEL.splits)
+
+    async def run():
+        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
+        ours = [peer for peer, _ in pairs]
+        hosts = [
+            host_score(theirs, kept, columns(p), ROWS)
+            for p, (_, theirs), kept in zip((1, 2), pairs, (half, HALVES[1]), strict=True)
+        ]
+        guest = all_scores(guest_score(ours, model, columns(0), [ALL, ALL], ROWS))
+        scores, *_ = await together([guest, *hosts])
+        return scores, ours[0].traffic.received["Directions"]
+
+    scores, size = asyncio.run(run())
+    assert np.array_equal(scores, SCORES)
+    bits = len(set(HALVES[0].splits)) * -(-ROWS // 8)
+    assert bits <= size < bits + 64
+
+
+def test_the_next_chunk_is_asked_for_before_a_part_is_handed_out(monkeypatch):
+    monkeypatch.setattr(scoring, "ROWS", 64)
+
+    async def run():
+        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
+        hosts = [
+            asyncio.create_task(host_score(theirs, half, columns(p), ROWS))
+            for p, (_, theirs), half in zip((1, 2), pairs, HALVES, strict=True)
+        ]
+        peers = [ours for ours, _ in pairs]
+        asked, parts = [], []
+        async for part in guest_score(peers, MODEL, columns(0), [ALL, ALL], ROWS):
+            asked.append(peers[0].traffic.sent_messages["ScoreRows"])
+            parts.append(part)
+        await asyncio.gather(*hosts)
+        return asked, parts
+
+    asked, parts = asyncio.run(run())
+    assert asked == [2, 3, 3]
+    assert [part.rows for part in parts] == [slice(0, 64), slice(64, 128), slice(128, 150)]
+    assert all(np.array_equal(part.scores, SCORES[part.rows]) for part in parts)
+    assert all((part.contributions, part.base) == (None, 0.0) for part in parts)
+
+
+def test_a_batch_can_be_left_and_its_rest_scored_later(monkeypatch):
+    monkeypatch.setattr(scoring, "ROWS", 64)
+
+    async def scored(first: int, stop: int | None) -> list[np.ndarray]:
+        """From a row on, until so many parts are there."""
+        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
+        hosts = [
+            asyncio.create_task(host_score(theirs, half, columns(p), ROWS))
+            for p, (_, theirs), half in zip((1, 2), pairs, HALVES, strict=True)
+        ]
+        own = {name: values[first:] for name, values in columns(0).items()}
+        rest = [ALL[first:]] * 2
+        found = []
+        batch = guest_score([ours for ours, _ in pairs], MODEL, own, rest, ROWS - first)
+        async with aclosing(batch) as parts:
+            async for part in parts:
+                found.append(part.scores)
+                if len(found) == stop:
+                    break
+        for host, (ours, _) in zip(hosts, pairs, strict=True):
+            await ours.close()
+            ended = await asyncio.gather(host, return_exceptions=True)
+            assert isinstance(ended[0], int if stop is None else PeerLost)
+        return found
+
+    (first,), rest = asyncio.run(scored(0, 1)), asyncio.run(scored(64, None))
+    assert np.array_equal(np.concatenate([first, *rest]), SCORES)
+
+
+def test_an_explanation_needs_a_model_with_covers():
+    model = GuestModel(("party0",), 0.5, (Tree({}, {0: 1.0}),), ())
+    with pytest.raises(ModelError, match="train it again"):
+        asyncio.run(all_scores(guest_score([], model, columns(0), [], ROWS, explain=True)))
 
 
 def test_no_rows_and_no_hosts():
     assert score([ALL[:0], ALL[:0]], rows=0)[0].shape == (0,)
     alone = GuestModel(("party0",), 0.5, (Tree({}, {0: 1.0}),), ())
-    assert asyncio.run(guest_score([], alone, columns(0), [], ROWS)).tolist() == [1.5] * ROWS
+    scores = asyncio.run(all_scores(guest_score([], alone, columns(0), [], ROWS)))
+    assert scores.tolist() == [1.5] * ROWS
 
 
 # Hostile hosts: what is sent instead of an honest answer, and the words of the error.
 
-SPLITS = len(HALVES[0].splits)
+SPLITS = len(HALVES[0].splits)  # all of which the trees use
+DISTINCT = len(set(HALVES[0].splits))
+SAME = [k % DISTINCT for k in range(SPLITS)]
 
 
-def missing(splits: int = SPLITS, size: int | None = None) -> MissingDirections:
-    return MissingDirections(splits, bytes(-(-splits // 8) if size is None else size))
+def missing(same=SAME, size: int | None = None) -> MissingDirections:
+    bits = bytes(-(-DISTINCT // 8) if size is None else size)
+    return MissingDirections(np.array(same, "<u4").tobytes(), bits)
 
 
-def directions(bits: int) -> Directions:
-    return Directions(pack_bits(np.zeros(bits, bool)))
+def directions(size: int) -> Directions:
+    return Directions(bytes(size))
 
 
 @pytest.mark.parametrize(
     ("answers", "named"),
     [
-        ([missing(SPLITS - 1)], "MissingDirections with fewer splits"),
-        ([MissingDirections(-1, b"")], "MissingDirections with fewer splits"),
-        ([MissingDirections(2**62, b"")], "MissingDirections with a wrong number of bits"),
+        ([missing(SAME[:-1])], "MissingDirections about another number of splits"),
+        ([missing([*SAME, 0])], "MissingDirections about another number of splits"),
+        ([missing([k + 1 for k in SAME])], "MissingDirections about splits that were not asked for"),
+        ([missing([2**32 - 1] * SPLITS)], "MissingDirections about splits that were not asked for"),
         ([missing(size=0)], "MissingDirections with a wrong number of bits"),
         ([missing(size=99)], "MissingDirections with a wrong number of bits"),
-        ([missing(), directions(SPLITS * ROWS - 8)], "Directions with a wrong number of bits"),
-        ([missing(), directions(SPLITS * ROWS + 8)], "Directions with a wrong number of bits"),
+        ([missing(), directions(DISTINCT * 19 - 1)], "Directions with a wrong number of bits"),
+        ([missing(), directions(DISTINCT * 19 + 1)], "Directions with a wrong number of bits"),
         ([missing(), Directions(b"")], "Directions with a wrong number of bits"),
         ([missing(), missing()], "MissingDirections where Directions"),
         ([directions(8)], "Directions where MissingDirections"),
@@ -209,7 +359,7 @@ def test_a_hostile_host_is_named(answers, named):
 
         await together(
             [
-                guest_score([ours, honest], MODEL, columns(0), [ALL, ALL], ROWS),
+                all_scores(guest_score([ours, honest], MODEL, columns(0), [ALL, ALL], ROWS)),
                 hostile(),
                 host_score(other, HALVES[1], columns(2), ROWS),
             ]
@@ -220,6 +370,10 @@ def test_a_hostile_host_is_named(answers, named):
     assert "party1" not in caught.value.for_peer
 
 
+def start(*splits: int) -> ScoreStart:
+    return ScoreStart(np.array(splits, "<u4").tobytes())
+
+
 def places(*rows: int) -> ScoreRows:
     return ScoreRows(np.array(rows, "<u4").tobytes())
 
@@ -228,6 +382,10 @@ def places(*rows: int) -> ScoreRows:
     ("requests", "named"),
     [
         ([ScoreEnd()], "ScoreEnd where ScoreStart"),
+        ([ScoreStart(b"abc")], "ScoreStart cut short"),
+        ([start(0, SPLITS)], "ScoreStart with splits that are not in the model"),
+        ([start(1, 1)], "ScoreStart with splits that are not in the model"),
+        ([start(1, 0)], "ScoreStart with splits that are not in the model"),
         ([ScoreStart(), ScoreStart()], "ScoreStart where ScoreRows or ScoreEnd"),
         ([ScoreStart(), places(0, ROWS)], "ScoreRows with rows that are not in the alignment"),
         ([ScoreStart(), places(2**32 - 1)], "ScoreRows with rows that are not in the alignment"),
@@ -248,11 +406,11 @@ def test_a_hostile_guest_is_named(requests, named):
 
 
 def test_a_guest_that_asks_for_too_much_at_once_is_named(monkeypatch):
-    monkeypatch.setattr(scoring, "_BITS", 10)
+    monkeypatch.setattr(scoring, "_BYTES", 1)
 
     async def run():
         ours, theirs = MemoryPeer.pair("party0", "party1")
-        await ours.send(ScoreStart())
+        await ours.send(start(*range(SPLITS)))
         await ours.send(places(*range(20)))
         await host_score(theirs, HALVES[0], columns(1), ROWS)
 
@@ -265,18 +423,18 @@ def test_a_host_serves_a_row_twice_and_an_empty_request():
         ours, theirs = MemoryPeer.pair("party0", "party1")
 
         async def guest():
-            await ours.send(ScoreStart())
-            await ours.recv(MissingDirections)
+            await ours.send(start(*range(SPLITS)))
+            same = np.frombuffer((await ours.recv(MissingDirections)).same, "<u4")
             answers = []
             for request in (places(3, 3), places()):
                 await ours.send(request)
                 answers.append((await ours.recv(Directions)).left)
             await ours.send(ScoreEnd())
-            return answers
+            return same, answers
 
         return await together([guest(), host_score(theirs, HALVES[0], columns(1), ROWS)])
 
-    (twice, empty), served = asyncio.run(run())
+    (same, (twice, empty)), served = asyncio.run(run())
     left = [split.goes_left(columns(1))[3] for split in HALVES[0].splits]
-    assert twice == pack_bits(np.repeat(left, 2))
+    assert np.array_equal(np.frombuffer(twice, np.uint8)[same], np.where(left, 0b11000000, 0))
     assert (empty, served) == (b"", 2)

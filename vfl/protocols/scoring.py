@@ -2,41 +2,58 @@
 
 The rows of a batch have been aligned with each host apart (protocols/psi.py), so that the guest knows
 which rows each host knows. For each host:
- 1. The guest starts a batch. The host answers, for each of its splits, where a missing value goes.
+ 1. The guest starts a batch and names the splits that its trees use. The host answers which of them are
+    the same, and where each sends a missing value.
  2. Chunk by chunk, the guest names rows by their place in the alignment with this host, and the host
-    says for each of its splits which of them go left.
-The guest walks its trees. A row that a host does not know follows that host's missing directions.
+    says for each of these splits, every one of equal ones once, which of the rows go left. The guest
+    asks for the next chunk before it walks its trees with this one, so that all parties work at once.
+A row that a host does not know follows that host's missing directions.
+
+Explaining scores (learn/explain.py) needs nothing else: the directions, and how many rows of training
+each node had, which the guest knows. Hosts do not learn whether it is done.
 
 Linear models are scored with the same requests and other answers: protocols/glm_scoring.py.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from itertools import zip_longest
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.errors import DataError
 from vfl.learn.binning import Features
+from vfl.learn.explain import Explainer, check_covers
+from vfl.learn.forest import Forest, Planes, Sides, distinct, missing_left
 from vfl.learn.losses import Floats, Integers
+from vfl.learn.splits import Split
 from vfl.learn.tree import Branch
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MIB, Message
+from vfl.net.wire import MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.boost import GuestModel, HostModel
 
 
 class ScoreStart(Message, frozen=True):
-    """guest -> host. Reveals: that a batch is scored."""
+    """guest -> host. Reveals: that a batch is scored, which of the host's splits the trees use, and of a
+    linear model whether the scores are explained."""
+
+    splits: bytes = b""  # uint32 little-endian, ascending; none of a linear model
+    explain: bool = False  # of a linear model alone
+    limit: ClassVar[int] = 24 * MIB
 
 
 class MissingDirections(Message, frozen=True):
-    """host -> guest. Reveals: which way each of the host's splits sends a missing value, and how many
-    splits its half of the model has."""
+    """host -> guest. Reveals: which of the splits asked about are the same, and which way each sends a
+    missing value."""
 
-    splits: int
-    left: bytes  # a bit a split
-    limit: ClassVar[int] = 256 * KIB
+    same: bytes  # uint32 little-endian for each split asked about: which of the distinct ones it is
+    left: bytes  # a bit a distinct split
+    limit: ClassVar[int] = 24 * MIB
 
 
 class ScoreRows(Message, frozen=True):
@@ -44,12 +61,13 @@ class ScoreRows(Message, frozen=True):
 
     places: bytes  # uint32 little-endian, the place of each row in the common order
     limit: ClassVar[int] = 1 * MIB
+    per_row = ("places", 32)
 
 
 class Directions(Message, frozen=True):
-    """host -> guest. Reveals: which way each of the host's splits sends each of these rows."""
+    """host -> guest. Reveals: which way each distinct split asked about sends each of these rows."""
 
-    left: bytes  # a bit a split and row, split by split
+    left: bytes  # a bit a split and row, split by split, each filled up to whole bytes
     limit: ClassVar[int] = 8 * MIB
 
 
@@ -58,9 +76,23 @@ class ScoreEnd(Message, frozen=True):
 
 
 ROWS = 65_536  # of a chunk at most
-_BITS = 32 * MIB  # of a message of directions at most
+_BYTES = 4 * MIB  # of a message of directions at most
 
 Places = NDArray[np.uint32]
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """Some rows of a batch: their scores, and what each column or party adds to them if that was asked.
+
+    A column of the guest goes by its name, a host by the party's; a host whose policy shows its columns'
+    names by "party:column" for each of them. Contributions and `base` add up to the scores.
+    """
+
+    rows: slice  # of the batch
+    scores: Floats  # shape (rows,)
+    contributions: Mapping[str, Floats] | None  # shape (rows,) each
+    base: float  # 0 without contributions
 
 
 async def guest_score(
@@ -70,35 +102,70 @@ async def guest_score(
     places: Sequence[Integers],
     rows: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
-) -> Floats:
-    """The score of every row of a batch of `rows`, shape (rows,).
+    *,
+    explain: bool = False,
+) -> AsyncGenerator[ScoredPart, None]:
+    """The scores of a batch of `rows`, part by part in their order; with `explain` Shapley values, too.
 
-    `hosts` are in the order of the model's parties, the guest left out; `places` has for each the
-    place of every row in the alignment with it, shape (rows,), -1 where it does not know the row.
-    Raises PeerError when a host breaks the protocol.
+    `hosts` are in the order of the model's parties, the guest left out; `places` has for each the place
+    of every row in the alignment with it, shape (rows,), -1 where it does not know the row. Raises
+    DataError for columns that are not as they were in training, ModelError for an explanation of a model
+    without covers, PeerError when a host breaks the protocol.
     """
-    # 1. Where missing values go.
-    await together([host.send(ScoreStart()) for host in hosts])
-    missing = await together(
-        [_missing_directions(host, model, party) for party, host in enumerate(hosts, 1)]
+    if explain:
+        check_covers(model.trees)
+
+    # 1. Which splits are the same, and where missing values go.
+    used = [_used(model, party) for party in range(len(hosts) + 1)]
+    splits, same = distinct([model.splits[record] for record in used[0]])
+    own = await asyncio.to_thread(_sides, splits, features)
+    for host, records in zip(hosts, used[1:], strict=True):
+        await host.send(ScoreStart(np.array(records, "<u4").tobytes()))
+    answers = await together(
+        [_receive_missing(host, len(records)) for host, records in zip(hosts, used[1:], strict=True)]
     )
+    missing = [left for _, left in answers]
+
+    first: list[int] = np.cumsum([0, len(splits), *map(len, missing)]).tolist()  # plane of each party
+    place_of: list[dict[int, int]] = [
+        dict(zip(records, places.tolist(), strict=True))
+        for records, places in zip(used, [same, *(which for which, _ in answers)], strict=True)
+    ]
+
+    def plane(branch: Branch) -> int:
+        return first[branch.party] + place_of[branch.party][branch.record]
+
+    forest = Forest(model.trees, model.start, plane)
+    explainer = Explainer(model, plane) if explain else None
+
+    def walk(part: slice, theirs: Sequence[Planes]) -> ScoredPart:
+        count = part.stop - part.start
+        planes = np.concatenate([own.left(part, count), *theirs])
+        scores = forest.scores(planes, count)
+        if explainer is None:
+            return ScoredPart(part, scores, None, 0.0)
+        return ScoredPart(part, scores, explainer.contributions(planes, count), explainer.base)
 
     # 2. Which way each row goes, chunk by chunk.
-    chunk = max(1, min(ROWS, _BITS // max([1, *map(len, missing)])))
-    scores = np.empty(rows)
-    for first in range(0, rows, chunk):
-        part = slice(first, min(first + chunk, rows))
-        own = {name: column[part] for name, column in features.items()}
-        theirs = await together(
-            [
-                _ask(host, default, place[part])
-                for host, default, place in zip(hosts, missing, places, strict=True)
-            ]
-        )
-        scores[part] = await asyncio.to_thread(_walk, model, own, theirs, part.stop - first)
-        progress(part.stop, rows)
+    chunk = min(ROWS, 8 * max(1, _BYTES // max([1, *map(len, missing)])))
+    asked = [host if len(default) else None for host, default in zip(hosts, missing, strict=True)]
+    async with aclosing(request(asked, places, rows, chunk)) as parts:
+        async for part in parts:
+            theirs = await together(
+                [
+                    _receive(host, default, place[part])
+                    for host, default, place in zip(hosts, missing, places, strict=True)
+                ]
+            )
+            scored = await asyncio.to_thread(walk, part, theirs)
+            progress(part.stop, rows)
+            yield scored
     await together([host.send(ScoreEnd()) for host in hosts])
-    return scores
+
+
+async def all_scores(parts: AsyncIterator[ScoredPart]) -> Floats:
+    """The scores of a whole batch, shape (rows,)."""
+    return np.concatenate([np.empty(0), *[part.scores async for part in parts]])
 
 
 async def host_score(
@@ -110,24 +177,48 @@ async def host_score(
 ) -> int:
     """Serve one batch; `features` are those of the `rows` aligned rows, in the common order.
 
-    Returns how many rows were scored. Raises PeerError when the guest breaks the protocol.
+    Returns how many rows were scored. Raises DataError for columns that are not as they were in
+    training, PeerError when the guest breaks the protocol.
     """
-    # 1. Where missing values go.
-    await guest.recv(ScoreStart)
-    absent = missing_values(features)
-    default = [bool(split.goes_left(absent)[0]) for split in model.splits]
-    await guest.send(MissingDirections(len(default), pack_bits(np.array(default, np.bool_))))
+    # 1. Which splits are the same, and where missing values go.
+    start = await guest.recv(ScoreStart)
+    if len(start.splits) % 4:
+        raise guest.breach("ScoreStart cut short")
+    asked = np.frombuffer(start.splits, "<u4").astype(np.int64)
+    if (np.diff(asked) <= 0).any() or (asked >= len(model.splits)).any():
+        raise guest.breach("ScoreStart with splits that are not in the model")
+    splits, same = distinct([model.splits[record] for record in asked.tolist()])
+    await guest.send(MissingDirections(same.astype("<u4").tobytes(), pack_bits(missing_left(splits))))
+    sides = await asyncio.to_thread(_sides, splits, features)
 
     # 2. Which way each row goes.
     done = 0
     async for places in requests(guest, rows):
-        if len(places) * len(model.splits) > _BITS + len(model.splits):
+        if -(-len(places) // 8) * len(splits) > _BYTES + len(splits):
             raise guest.breach("ScoreRows of too many rows at once")
-        part = {name: column[places] for name, column in features.items()}
-        await guest.send(Directions(await asyncio.to_thread(_directions, model, part, len(places))))
+        left = await asyncio.to_thread(sides.left, places, len(places))
+        await guest.send(Directions(left.tobytes()))
         done += len(places)
         progress(done, rows)
     return done
+
+
+async def request(
+    hosts: Sequence[Peer | None], places: Sequence[Integers], rows: int, chunk: int
+) -> AsyncGenerator[slice, None]:
+    """Ask the hosts about the rows chunk by chunk; yields a chunk when the next one has been asked for.
+
+    A host that is None, or knows no row of a chunk, is not asked.
+    """
+    chunks = [slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk)]
+    for ahead, part in zip_longest(chunks, [None, *chunks]):
+        if ahead is not None:
+            for host, place in zip(hosts, places, strict=True):
+                known = place[ahead][place[ahead] >= 0]
+                if host is not None and len(known):
+                    await host.send(ScoreRows(known.astype("<u4").tobytes()))
+        if part is not None:
+            yield part
 
 
 async def requests(guest: Peer, rows: int) -> AsyncIterator[Places]:
@@ -152,46 +243,57 @@ def missing_values(features: Features) -> Features:
     }
 
 
-async def _missing_directions(host: Peer, model: GuestModel, party: int) -> Mask:
-    message = await host.recv(MissingDirections)
-    records = (b.record for tree in model.trees for b in tree.branches.values() if b.party == party)
-    if message.splits <= max(records, default=-1):
-        raise host.breach("MissingDirections with fewer splits than its half of the model")
+def _used(model: GuestModel, party: int) -> list[int]:
+    """The records of a party's half that the trees use, ascending."""
+    branches = (branch for tree in model.trees for branch in tree.branches.values())
+    return sorted({branch.record for branch in branches if branch.party == party})
+
+
+def _sides(splits: Sequence[Split], features: Features) -> Sides:
     try:
-        return unpack_bits(message.left, message.splits)
+        return Sides(splits, features)
+    except ValueError as error:
+        raise DataError(
+            f"{error}: correct categorical in [data]",
+            for_peer="one of its columns is not as it was in training (its log has the details)",
+        ) from None
+
+
+async def _receive_missing(host: Peer, splits: int) -> tuple[Integers, Mask]:
+    """Which of the host's distinct splits each one is, and which way these send a missing value."""
+    message = await host.recv(MissingDirections)
+    if len(message.same) != 4 * splits:
+        raise host.breach("MissingDirections about another number of splits than asked for")
+    same = np.frombuffer(message.same, "<u4").astype(np.int64)
+    count = len(np.unique(same))
+    if count and same.max() >= count:
+        raise host.breach("MissingDirections about splits that were not asked for")
+    try:
+        return same, unpack_bits(message.left, count)
     except ValueError as error:
         raise host.breach(f"MissingDirections with {error}") from None
 
 
-async def _ask(host: Peer, default: Mask, places: Integers) -> Mask:
-    """A host's directions, shape (splits, rows)."""
-    left = np.repeat(default[:, np.newaxis], len(places), axis=1)
+async def _receive(host: Peer, default: Mask, places: Integers) -> Planes:
+    """A host's directions of a chunk that it was asked for, shape (splits, bytes)."""
     known = places >= 0
-    if known.any() and len(default):
-        await host.send(ScoreRows(places[known].astype("<u4").tobytes()))
-        message = await host.recv(Directions)
-        count = int(known.sum())
-        try:
-            left[:, known] = unpack_bits(message.left, len(default) * count).reshape(-1, count)
-        except ValueError as error:
-            raise host.breach(f"Directions with {error}") from None
-    return left
+    count = int(known.sum())
+    if not count or not len(default):
+        byte = np.where(default, 0xFF, 0).astype(np.uint8)
+        return np.repeat(byte[:, np.newaxis], -(-len(places) // 8), axis=1)
+    message = await host.recv(Directions)
+    if len(message.left) != len(default) * -(-count // 8):
+        raise host.breach("Directions with a wrong number of bits")
+    left = np.frombuffer(message.left, np.uint8).reshape(len(default), -1)
+    return left if count == len(places) else await asyncio.to_thread(_spread, left, default, known)
 
 
-def _directions(model: HostModel, features: Features, rows: int) -> bytes:
-    left = np.empty((len(model.splits), rows), np.bool_)
-    for i, split in enumerate(model.splits):
-        left[i] = split.goes_left(features)
-    return pack_bits(left.ravel())
-
-
-def _walk(model: GuestModel, own: Features, theirs: Sequence[Mask], rows: int) -> Floats:
-    def goes_left(branch: Branch) -> Mask:
-        if branch.party == 0:
-            return model.splits[branch.record].goes_left(own)
-        return np.asarray(theirs[branch.party - 1][branch.record])
-
-    scores = np.full(rows, model.start)
-    for tree in model.trees:
-        scores += tree.scores(rows, goes_left)
-    return scores
+def _spread(left: Planes, default: Mask, known: Mask) -> Planes:
+    """Directions of the known rows among all, where the others go by default."""
+    count = int(known.sum())
+    source = np.where(known, np.cumsum(known) - 1, count)
+    planes = np.empty((len(left), -(-len(known) // 8)), np.uint8)
+    for plane, sent, otherwise in zip(planes, left, default, strict=True):
+        bits = np.append(np.unpackbits(sent, count=count), otherwise)
+        plane[:] = np.packbits(bits[source])
+    return planes
