@@ -1,0 +1,74 @@
+"""A run that no party made, for tests of its report."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from vfl.learn.losses import Floats
+from vfl.learn.metrics import binary_metrics
+from vfl.report.evidence import TOGETHER, Dependence, Evidence, Exchange, HeldOut
+
+NASTY = "<script>alert('x')</script>"
+"""What a foreign name may be."""
+
+
+def made_up(rows: int = 800, columns: int = 3, levels: int = 4, **changed: Any) -> Evidence:
+    """A guest's run of trees: as many categorical as numeric columns, missing values in all."""
+    rng = np.random.default_rng(7)
+    risk = rng.normal(size=rows)
+    label = (risk + rng.normal(size=rows) > 1).astype(np.float64)
+    weight = np.ones(rows)
+    predictions = {"insurer alone": _probability(0.4 * risk), TOGETHER: _probability(1.6 * risk)}
+    names = ["A & B", NASTY, "$x_1$ ]]>", "\x00\u202eodd", *(f"level {i}" for i in range(levels))]
+    factors: dict[str, Any] = {}
+    for i in range(columns):
+        numbers = rng.normal(100, 30, rows)
+        numbers[:20] = np.nan
+        factors[f"number {i}"] = numbers
+        categories = rng.choice(np.array(names, dtype=object), rows)
+        categories[:20] = None
+        factors[f"{NASTY} {i}"] = categories
+    dependence = {
+        "number 0": Dependence(np.array([40.0, 90.0, 160.0, np.nan]), np.array([-2.0, -1.0, 0.5, -1.2])),
+        f"{NASTY} 0": Dependence(np.array([*names[:4], None], dtype=object), np.linspace(-2, 0, 5)),
+    }
+    exchanges = [
+        Exchange("registry", "sent", "Gradients", 4, 3_000_000, "nothing to who lacks the key"),
+        Exchange("registry", "received", "Direction", 12, 2_228, "which rows go left"),
+    ]
+    evidence = Evidence(
+        model="claims-20261123-020308-e09862",
+        party="insurer",
+        role="guest",
+        parties=["insurer", "registry"],
+        job={
+            "job": {"name": "claims", "purpose": f"pricing {NASTY}", "model": "secureboost"}
+            | {"objective": "binary", "holdout": 0.25},
+            "secureboost": {"trees": 4, "tweedie_power": 1.5},
+        },
+        label="claim",
+        aligned_rows=4 * rows,
+        ended="2026-11-23T02:03:16+00:00",
+        version="0.1.0",
+        seconds=131.0,
+        sent={"registry": 3_000_000},
+        received={"registry": 2_228},
+        peak_memory=254_783_488,
+        operations={"encrypt": 1525, "decrypt": 151},
+        exchanges=exchanges,
+        rows={"train": 3 * rows, "validation": 0, "held out": rows},
+        metrics={name: binary_metrics(label, p, weight) for name, p in predictions.items()},
+        measure="log loss",
+        curve=[{"train": 0.3 / i, "validation": None} for i in range(1, 5)],
+        phases=[{"encrypt": 1.0, "registry": 0.5, "registry and transfer": 0.6, "whole tree": 1.8}] * 4,
+        held_out=HeldOut(label, weight, None, predictions),
+        factors=factors,
+        importance=[("registry", f"power {NASTY}", 5, 20.0), ("insurer", "number 0", 3, 10.0)],
+        dependence=dependence,
+    )
+    return replace(evidence, **changed)
+
+
+def _probability(score: Floats) -> Floats:
+    return np.asarray(1 / (1 + np.exp(1.2 - score)))

@@ -1,0 +1,514 @@
+"""The report of a run: what the pages of all roles say, and that they hold and load nothing else."""
+
+import base64
+import csv
+import hashlib
+import io
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from federation import GLM_JOB, Federation, Party, write_table
+from reports import NASTY, made_up
+
+from vfl.cli import main
+from vfl.errors import DataError
+from vfl.jobs.halves import GuestHalf, HostHalf, load_half
+from vfl.jobs.record import Record, load_record, save_record
+from vfl.jobs.relativities import lines_of
+from vfl.jobs.report import gather, write_report
+from vfl.learn.explain import partial_dependence
+from vfl.learn.metrics import (
+    actual_against_expected,
+    double_lift,
+    lift_table,
+    lorenz,
+    roc,
+    totals,
+)
+from vfl.party.config import load_party
+from vfl.party.linear import Line
+from vfl.party.store import Store
+from vfl.party.table import read_table
+from vfl.protocols.boost import TreeStart
+from vfl.report.page import PAGE, SHEETS, render
+
+VOID = {"meta", "link", "br", "img", "input", "hr"}
+
+
+@dataclass
+class Element:
+    name: str
+    attributes: dict[str, str]
+    text: str = ""
+    within: list[str] = field(default_factory=list)
+
+
+class Page(HTMLParser):
+    """A page's elements, in order; a tag that is not closed in its place is an error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[Element] = []
+        self._open: list[Element] = []
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        one = Element(tag, {k: v or "" for k, v in attrs}, within=[e.name for e in self._open])
+        self.elements.append(one)
+        if tag not in VOID:
+            self._open.append(one)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop().name == tag
+
+    def handle_data(self, data: str) -> None:
+        for one in self._open:
+            one.text += data
+
+    def all(self, name: str) -> list[Element]:
+        return [one for one in self.elements if one.name == name]
+
+    @property
+    def titles(self) -> list[str]:
+        return [one.text for one in self.all("h2")]
+
+    @property
+    def text(self) -> str:
+        (body,) = self.all("body")
+        return " ".join(body.text.split())
+
+
+def checked(text: str) -> Page:
+    """The page, which loads nothing, runs nothing but its own script, and can be read aloud."""
+    page = Page(text)
+    style, script = page.all("style"), page.all("script")
+    assert len(style) == len(script) == 1
+    (policy,) = [
+        one.attributes["content"]
+        for one in page.all("meta")
+        if one.attributes.get("http-equiv") == "Content-Security-Policy"
+    ]
+    hashes = [
+        base64.b64encode(hashlib.sha256(one.text.encode()).digest()).decode()
+        for one in (*style, *script)
+    ]
+    assert policy == (
+        f"default-src 'none'; style-src 'sha256-{hashes[0]}'; script-src 'sha256-{hashes[1]}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    assert "//" not in style[0].text.replace("/*", "") and "@import" not in style[0].text
+    ids = Counter(one.attributes["id"] for one in page.elements if "id" in one.attributes)
+    assert set(ids.values()) == {1}
+    referred = re.findall(r"""(?:href=["']|url\()#([^"')]+)""", text)
+    assert set(referred) <= set(ids)
+    for one in page.elements:
+        assert not {"style", "src", "srcset", "action"} & set(one.attributes), one
+        assert not any(name.startswith("on") for name in one.attributes), one
+        href = one.attributes.get("href", "#")
+        assert href.startswith("#") or href.removesuffix(".csv") in SHEETS, one
+        if one.name == "svg":
+            assert one.attributes["role"] == "img" and len(one.attributes["aria-label"]) > 20
+        if one.name == "th":
+            assert one.attributes["scope"] in ("col", "row", "rowgroup")
+    assert len(page.all("table")) == len(page.all("caption"))
+    assert len(page.all("figure")) == len(page.all("svg")) == len(page.all("figcaption"))
+    return page
+
+
+def rows_of(content: bytes | str) -> list[dict[str, str]]:
+    text = content if isinstance(content, str) else content.decode()
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def numbers(rows: list[dict[str, str]], *names: str) -> np.ndarray:
+    return np.array([[float(row[name]) for name in names] for row in rows])
+
+
+def same(rows: list[dict[str, str]], names: tuple[str, ...], expected: Any) -> None:
+    """CSV holds all digits."""
+    np.testing.assert_array_equal(numbers(rows, *names), np.array(expected, np.float64))
+
+
+def report(party: Party, model: str, out: Path) -> tuple[Page, dict[str, str]]:
+    """The checked page and the files of `vfl report`."""
+    party.write()
+    done = CliRunner().invoke(main, ["report", str(party.file), "--model", model, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert done.output == f"report in {out / PAGE}\n"
+    files = {path.name: path.read_text() for path in out.iterdir()}
+    page = checked(files[PAGE])
+    named = {e.attributes["href"] for e in page.all("a") if e.attributes["href"].endswith(".csv")}
+    assert named == set(files) - {PAGE}
+    return page, files
+
+
+def ids_in(files: Mapping[str, str], federation: Federation) -> list[str]:
+    found = []
+    for name, column in (("insurer", "plate"), ("registry", "registration"), ("bureau", "plate_no")):
+        cells = federation.tables[name][column]
+        found += [cell for cell in cells if any(cell in text for text in files.values())]
+    return found
+
+
+def tree(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+# --- What the pages say. --------------------------------------------------------------------------
+
+
+def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> None:
+    marks = {name: host.mark() for name, host in federation.serving.items()}
+    insurer.write()
+    before = tree(insurer.folder.parent)
+    done = insurer.run("report", "--model", "claims", "--json").ok().json
+    page_file = Path(done["report"])
+    store = Store(insurer.store)
+    half = load_half(store, store.names("model")[-1], GuestHalf)
+    assert page_file == insurer.folder / f"report-{half.name}" / PAGE
+    made = tree(insurer.folder.parent) - before
+    assert {path.name for path in made if path.parent == page_file.parent} == set(done["files"])
+    outputs = {insurer.folder / f"{len(insurer.processes) - 1}.{kind}" for kind in ("out", "err")}
+    assert {path for path in made if path.parent != page_file.parent} == {page_file.parent, *outputs}
+    assert page_file.parent.stat().st_mode & 0o777 == 0o700
+    # Nobody was asked, and no id is told.
+    assert all(host.mark() == marks[name] for name, host in federation.serving.items())
+    files = {path.name: path.read_text() for path in page_file.parent.iterdir()}
+    assert ids_in(files, federation) == []
+
+    page = checked(files[PAGE])
+    assert page.titles == [
+        *("Summary", "Quality", "By factor", "What drives it", "Training"),
+        "What left and what came",
+    ]
+    record, evaluation = load_record(store, half.name)
+    assert evaluation is not None
+    for row in rows_of(files["metrics.csv"]):
+        for model in ("federation", "insurer alone"):
+            assert float(row[model]) == pytest.approx(record.metrics[model][row["measure"]], nan_ok=True)
+    of = {
+        name: totals(evaluation.label, p, evaluation.weight)
+        for name, p in evaluation.predictions.items()
+    }
+    for name, rows in of.items():
+        part = [row for row in rows_of(files["lift.csv"]) if row["model"] == name]
+        names = ("rows", "exposure", "actual", "expected", "lift")
+        same(part, names, [[getattr(one, n) for n in names] for one in lift_table(*rows)])
+        part = [row for row in rows_of(files["lorenz.csv"]) if row["model"] == name]
+        same(part, ("share_of_exposure", "share_of_actual"), np.transpose(lorenz(*rows)))
+        part = [row for row in rows_of(files["roc.csv"]) if row["model"] == name]
+        curve = roc(evaluation.label, evaluation.predictions[name], evaluation.weight)
+        same(part, ("false_positive_rate", "true_positive_rate"), np.transpose(curve))
+    ours, theirs = of["federation"], of["insurer alone"]
+    groups = double_lift(ours.actual, ours.expected, theirs.expected, ours.exposure)
+    same(
+        rows_of(files["double_lift.csv"]),
+        ("actual", "federation", "insurer alone"),
+        [(g.actual, g.ours, g.theirs) for g in groups],
+    )
+    top = lift_table(*ours)[-1].lift
+    assert f"{top:.1f} times the average rate of claim" in page.text
+    table = read_table(
+        load_party(insurer.file).data, role="guest", need_label=False, expect=half.columns
+    )
+    factors = rows_of(files["factors.csv"])
+    assert {row["column"] for row in factors} == {"density", "area"}
+    for column, values in table.features.items():
+        levels = actual_against_expected(values[evaluation.rows], *ours)
+        part = [row for row in factors if row["column"] == column]
+        assert [row["level"] for row in part] == [level.label for level in levels]
+        same(part, ("actual", "expected"), [(v.actual, v.expected) for v in levels])
+
+    importance = rows_of(files["importance.csv"])
+    assert [(r["party"], r["column"], int(r["splits"])) for r in importance] == [
+        one[:3] for one in half.model.importance()
+    ]
+    dependence = rows_of(files.get("partial_dependence.csv", "column"))
+    assert {r["column"] for r in dependence} == {split.column for split in half.model.splits}
+    for column in table.features:
+        part = [row for row in dependence if row["column"] == column]
+        if part and column == "area":
+            grid = np.array([row["value"] or None for row in part], dtype=object)
+            assert {"(other)", *(s.category for s in half.model.splits if s.column == column)} >= set(
+                grid
+            )
+        elif part:
+            grid = np.array([float(row["value"]) for row in part])
+        if part:
+            same(part, ("score",), partial_dependence(half.model, column, grid)[:, None])
+    messages = rows_of(files["messages.csv"])
+    for peer, total in record.account.sent.items():
+        sent = [m for m in messages if (m["peer"], m["direction"]) == (peer, "sent")]
+        assert sum(int(m["bytes"]) for m in sent) == total
+    said = " ".join((TreeStart.__doc__ or "").split()).partition("Reveals: ")[2].removesuffix(".")
+    assert {m["reveals"] for m in messages if m["message"] == "TreeStart"} == {said}
+    assert said in page.text
+    assert 'purpose = "a test"' in page.text and "min_child_rows = 10" in page.text
+
+
+def test_a_hosts_page_of_trees(federation: Federation, tmp_path: Path) -> None:
+    for name in ("registry", "bureau"):
+        party = federation.parties[name]
+        store = Store(party.store)
+        (model,) = [n for n in store.names("model") if n.startswith("claims-")]
+        page, files = report(party, "claims", tmp_path / name)
+        assert page.titles == [
+            *("What was asked", "Which columns were used", "What left and what came", "Cost")
+        ]
+        assert f"{name}, was asked by insurer to train claims with it, for a test" in page.text
+        half: Any = load_half(store, model, HostHalf)
+        splits = Counter(split.column for split in half.model.splits)
+        assert {r["column"]: int(r["splits"]) for r in rows_of(files["splits.csv"])} == splits
+        assert ids_in(files, federation) == []
+        # Neither a threshold nor the guest's figures.
+        for split in half.model.splits:
+            known = split.category if split.categorical else repr(split.threshold)
+            assert not any(str(known) in text for text in files.values() if known)
+        assert set(files) == {PAGE, "splits.csv", "messages.csv"}
+        ways = {(m["direction"], m["message"]) for m in rows_of(files["messages.csv"])}
+        assert ("sent", "CandidateSums") in ways and ("received", "TreeStart") in ways
+
+
+def test_linear_models_show_relativities(federation: Federation, insurer: Party, tmp_path: Path) -> None:
+    table = federation.tables["insurer"]
+    years = [f"{0.25 + (i % 7) / 8}" for i in range(len(table["plate"]))]
+    write_table(insurer.table, {**table, "years": years})
+    insurer.settings["data"]["exposure"] = "years"
+    job = {**GLM_JOB, "job": {**GLM_JOB["job"], "name": "reported", "family": "poisson"}}
+    model = insurer.train(job).ok().json["model"]
+    store = Store(insurer.store)
+    for party in (insurer, federation.parties["bureau"]):
+        page, files = report(party, "reported", tmp_path / f"of {party.name}")
+        half: Any = load_half(Store(party.store), model, GuestHalf if party is insurer else HostHalf)
+        lines = lines_of(half)
+        shown = rows_of(files["relativities.csv"])
+        assert [(r["column"], r["level"]) for r in shown] == [(one.column, one.level) for one in lines]
+        assert [float(r["coefficient"]) for r in shown] == [one.coefficient for one in lines]
+        assert "importance.csv" not in files and "splits.csv" not in files
+        assert ids_in(files, federation) == []
+    page, files = report(insurer, model, tmp_path / "again")
+    assert "roc.csv" not in files and "The fit converged after" in page.text
+    assert "times the average frequency of claim" in page.text
+    _, evaluation = load_record(store, model)
+    assert evaluation is not None and evaluation.exposure is not None
+    rows = totals(
+        evaluation.label,
+        evaluation.predictions["federation"],
+        evaluation.weight,
+        evaluation.exposure,
+    )
+    part = [row for row in rows_of(files["lift.csv"]) if row["model"] == "federation"]
+    same(part, ("actual", "expected"), [(g.actual, g.expected) for g in lift_table(*rows)])
+    curve = rows_of(files["training.csv"])
+    assert list(curve[0]) == ["iteration", "gradient", "train"] and len(curve) > 2
+
+
+def test_a_coordinators_page(federation: Federation, insurer: Party, tmp_path: Path) -> None:
+    record, _ = load_record(Store(insurer.store), Store(insurer.store).latest("run"))
+    job = {"job": {**record.job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
+    job["glm"] = {"coordinator": "umpire", "scores": "hidden"}
+    settings = {
+        "party": {"name": "umpire", "role": "coordinator", "identity": "keys/umpire"},
+        "peers": {name: {"certificate": f"peers/{name}.pem"} for name in ("insurer", "registry")},
+    }
+    settings["party"]["listen"] = "127.0.0.1:7444"
+    umpire = Party("umpire", insurer.folder, settings)
+    store = Store(tmp_path / "umpire-store")
+    settings["party"]["store"] = str(store.root)
+    name = "hidden-20261123-020838-846a7d"
+    parties = ["insurer", "registry", "bureau"]
+    save_record(
+        store,
+        Record(name, "umpire", "coordinator", parties, job, "", 0, record.ended, record.account),
+    )
+    page, files = report(umpire, "hidden", tmp_path / "out")
+    assert page.titles == ["What was asked", "What left and what came", "Cost"]
+    assert "hold the key while insurer, registry and bureau fit claims" in page.text
+    assert set(files) == {PAGE, "messages.csv"}
+
+
+# --- What cannot be shown. ------------------------------------------------------------------------
+
+
+def test_a_changed_table_is_left_out_and_the_page_says_why(
+    federation: Federation, insurer: Party, tmp_path: Path
+) -> None:
+    insurer.write()
+    table = federation.tables["insurer"]
+    changes: dict[str, tuple[Callable[[], Any], str]] = {
+        "order": (
+            lambda: write_table(insurer.table, {k: v[::-1] for k, v in table.items()}),
+            "since table.csv has other ids (or another order) than when the model was trained.",
+        ),
+        "column": (
+            lambda: write_table(insurer.table, {k: v for k, v in table.items() if k != "area"}),
+            "table.csv: no column 'area', which the model was trained on",
+        ),
+        "file": (lambda: insurer.table.unlink(), "no file table.csv"),
+    }
+    party = load_party(insurer.file)
+    for change, why in changes.values():
+        change()
+        evidence = gather(party, "claims")
+        assert why in evidence.no_factors and str(insurer.folder) not in evidence.no_factors
+        assert not evidence.factors and evidence.held_out is not None
+        assert set(evidence.dependence) <= {"density", "area"}  # of the model alone
+    insurer.settings["data"]["categorical"] = ["area", "density"]
+    write_table(insurer.table, table)
+    insurer.write()
+    assert gather(load_party(insurer.file), "claims").factors["density"].dtype == object
+    insurer.table.unlink()
+    page, files = report(insurer, "claims", tmp_path / "out")
+    assert evidence.no_factors in page.text and not page.all("select")
+    assert "factors.csv" not in files and "lift.csv" in files
+
+
+def test_no_rows_held_out() -> None:
+    text = render(made_up(held_out=None, metrics={}, factors={}, dependence={}))[PAGE].decode()
+    page = checked(text)
+    assert "No rows were held out (holdout is 0 in the job file): the quality is not known." in page.text
+    assert "times the average" not in page.text and not page.all("select")
+
+
+def test_a_guest_without_columns() -> None:
+    nothing = made_up().held_out
+    assert nothing is not None
+    alone = {**nothing.predictions, "insurer alone": np.full(len(nothing.label), 0.2)}
+    evidence = made_up(
+        held_out=type(nothing)(nothing.label, nothing.weight, None, alone), factors={}, dependence={}
+    )
+    page = checked(render(evidence)[PAGE].decode())
+    assert "insurer has no columns of its own in this model." in page.text
+    # Its one group is no tenth.
+    assert "by the columns of insurer alone, the top 100 % had 1.0 times." in page.text
+
+
+def test_foreign_text_is_text_and_twenty_factors_stay_below_two_megabytes() -> None:
+    evidence = made_up(label=NASTY, columns=10, levels=30)
+    files = render(evidence)
+    text = files[PAGE].decode()
+    assert len(text.encode()) < 2_000_000
+    assert NASTY not in text and "<script>alert" not in text
+    page = checked(text)
+    assert len(page.all("script")) == 1 and len(page.all("option")) == 21
+    assert NASTY in page.text
+    labels = [one.text for one in page.all("text")]
+    assert "$x_1$ ]]>" in labels and "A & B" in labels  # no mathematics
+    assert "\ufffd\ufffdodd" in labels  # and no control characters
+    assert not any("\x00" in one or "\u202e" in one for one in labels)
+    assert {row["column"] for row in rows_of(files["factors.csv"])} == set(evidence.factors)
+
+
+def test_a_factor_of_many_levels() -> None:
+    lines = [Line("town", f"town {i}", i / 1000, None, 1 + i / 1000, 10 + i) for i in range(500)]
+    job = {"job": {**made_up().job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
+    evidence = made_up(role="host", party="registry", job=job, lines=lines)
+    files = render(evidence)
+    page = checked(files[PAGE].decode())
+    assert len(rows_of(files["relativities.csv"])) == 500
+    assert "Coefficients and relativities (the first 200 of 500)" in page.text
+    assert sum(one.text.startswith("town ") for one in page.all("text")) == 30
+    assert "goes from 1.47 at town 470 to 1.50 at town 499" in page.text
+
+
+@pytest.mark.parametrize("objective", ["gamma", "tweedie", "squared"])
+def test_amounts(objective: str) -> None:
+    evidence = made_up(columns=1)
+    held = evidence.held_out
+    assert held is not None
+    scale = -1 if objective == "squared" else 1
+    amounts = {name: scale * 100 * p for name, p in held.predictions.items()}
+    changed = made_up(
+        columns=1,
+        job={**evidence.job, "job": {**evidence.job["job"], "objective": objective}},
+        held_out=type(held)(np.abs(held.label * 90 + 1), held.weight, None, amounts),
+        metrics={name: {"deviance": 1.0, "d2": 0.1, "mae": 2.0} for name in amounts},
+    )
+    files = render(changed)
+    page = checked(files[PAGE].decode())
+    assert "The mean of claim, modelled by insurer" in page.text
+    assert "roc.csv" not in files
+    # A ratio of predictions of either sign orders nothing.
+    assert ("double_lift.csv" in files) == (objective != "squared")
+
+
+# --- What may go wrong. ---------------------------------------------------------------------------
+
+
+def test_exit_codes(insurer: Party, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    insurer.write()
+
+    def refused(code: int, where: Path, *said: str, model: str = "claims") -> None:
+        arguments = ["report", str(insurer.file), "--model", model, "--out", str(where)]
+        done = CliRunner().invoke(main, arguments)
+        assert done.exit_code == code, done.output
+        assert all(text in done.output for text in said), done.output
+        assert done.output.count("\n") == 1
+
+    refused(5, tmp_path / "out", "error: no model clams in ", model="clams")
+    refused(3, tmp_path / "file", "it is a file")
+    refused(3, tmp_path / "no" / "such", "there is no folder")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    refused(3, tmp_path / "mine", "holds other files than a report", "--out")
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+    store = Store(insurer.store)
+    for path in store.folder("run").glob("*.json"):
+        path.unlink()
+    refused(5, tmp_path / "out", "there is no record of the run that made model claims-", "train again")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
+    insurer: Party, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    insurer.write()
+    party = load_party(insurer.file)
+    made = {PAGE: b"page", "lift.csv": b"lift", "metrics.csv": b"metrics"}
+    monkeypatch.setattr("vfl.jobs.report.render", lambda evidence: made)
+
+    def there() -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    write_report(party, "claims", out)
+    (out / "splits.csv").write_text("of another model")
+    before, write = there(), Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name == "lift.csv":
+            raise OSError(28, "No space left on device")
+        return write(path, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", full)
+        with pytest.raises(DataError, match="No space left on device"):
+            write_report(party, "claims", out)
+    assert there() == before
+    write_report(party, "claims", out)
+    assert there() == made
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_other_commands_do_not_wait_for_matplotlib() -> None:
+    code = "import sys, vfl.cli, vfl.jobs.guest, vfl.jobs.host; print('matplotlib' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

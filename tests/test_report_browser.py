@@ -1,0 +1,164 @@
+"""The report in a browser: themes, the choice of a column, a phone's width, print; nothing is loaded.
+
+Needs Chromium and its driver (Debian: chromium, chromium-driver); left out without them.
+"""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from reports import made_up
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.select import Select
+
+from vfl.report.page import render
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None, reason="Chromium or chromedriver is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The address of a guest's page."""
+    folder = tmp_path_factory.mktemp("page")
+    for name, content in render(made_up()).items():
+        (folder / name).write_bytes(content)
+    return (folder / "report.html").as_uri()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+@pytest.fixture(autouse=True)
+def nothing_loaded_and_no_error(browser: Any, page: str) -> Iterator[None]:
+    for log in ("browser", "performance"):
+        browser.get_log(log)
+    yield
+    assert browser.get_log("browser") == []  # what the page's policy forbids would be here, too
+    asked = [e["message"] for e in browser.get_log("performance") if "requestWillBeSent" in e["message"]]
+    assert asked and all(page in message for message in asked)
+    assert browser.execute_script("return performance.getEntriesByType('resource').length") == 0
+
+
+def show(browser: Any, page: str, width: int, **media: str) -> None:
+    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": media.get("scheme", "light")}]
+    kind = {"media": media.get("medium", "screen"), "features": features}
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", kind)
+    browser.get(page)
+
+
+def colour(browser: Any, element: str, what: str) -> str:
+    script = "return getComputedStyle(document.querySelector(arguments[0]))[arguments[1]]"
+    return str(browser.execute_script(script, element, what))
+
+
+def shown(browser: Any) -> list[bool]:
+    return [one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, ".item")]
+
+
+def test_both_themes(browser: Any, page: str) -> None:
+    seen = {}
+    for scheme in ("light", "dark"):
+        show(browser, page, 1280, scheme=scheme)
+        button = browser.find_element(By.ID, "theme")
+        other = "dark" if scheme == "light" else "light"
+        for now, then in ((scheme, other), (other, scheme)):
+            # Page, text and the lines of figures change together.
+            look = (
+                colour(browser, "body", "backgroundColor"),
+                colour(browser, "h1", "color"),
+                colour(browser, ".chart path[stroke='var(--ours)']", "stroke"),
+            )
+            assert seen.setdefault(now, look) == look
+            assert button.text == f"{then.capitalize()} theme"
+            button.click()
+    assert all(a != b for a, b in zip(seen["light"], seen["dark"], strict=True))
+
+
+def test_a_column_is_picked(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    select = Select(browser.find_element(By.CSS_SELECTOR, ".pick select"))
+    columns = len(select.options) - 1
+    assert columns == 6 == len(shown(browser))
+    for place in (0, 4):
+        select.select_by_index(place)
+        assert shown(browser) == [i == place for i in range(columns)]
+        heading = browser.find_elements(By.CSS_SELECTOR, ".item")[place].find_element(By.TAG_NAME, "h3")
+        assert heading.text == select.options[place].text
+    select.select_by_visible_text("(all)")
+    assert all(shown(browser))
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_no_width_scrolls_sideways_or_makes_figures_small(browser: Any, page: str, width: int) -> None:
+    show(browser, page, width)
+    Select(browser.find_element(By.CSS_SELECTOR, ".pick select")).select_by_visible_text("(all)")
+    assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    # Text of figures is not tiny, on a usual phone 9 pixels high; and none is cut off by its card.
+    sizes, outside = browser.execute_script(
+        """
+        const sizes = [], outside = [];
+        for (const svg of document.querySelectorAll("svg")) {
+          const card = svg.closest("figure").getBoundingClientRect();
+          for (const text of svg.querySelectorAll("text")) {
+            const scale = svg.getBoundingClientRect().width / svg.viewBox.baseVal.width;
+            sizes.push(scale * text.getAttribute("font-size"));
+            const box = text.getBoundingClientRect();
+            if (box.left < card.left || box.right > card.right || box.top < card.top
+                || box.bottom > card.bottom) outside.push(text.textContent);
+          }
+        }
+        return [sizes, outside];
+        """
+    )
+    assert len(sizes) > 100 and min(sizes) >= (9 if width >= 390 else 7.5)
+    assert outside == []
+
+
+def test_print_shows_all_columns_in_light_colours(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    on_paper = colour(browser, "h1", "color")
+    show(browser, page, 800, scheme="dark", medium="print")
+    assert all(shown(browser)) and len(shown(browser)) == 6
+    assert colour(browser, "h1", "color") == on_paper
+    assert not browser.find_element(By.ID, "theme").is_displayed()
+    assert not browser.find_element(By.CSS_SELECTOR, ".pick").is_displayed()
+
+
+def test_without_script_all_is_there(browser: Any, page: str) -> None:
+    browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
+    try:
+        show(browser, page, 1280)
+        assert all(shown(browser)) and len(shown(browser)) == 6
+    finally:
+        browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
+        browser.get(page)
+
+
+def test_tables_beside_the_page_are_linked(browser: Any, page: str) -> None:
+    show(browser, page, 1280)
+    links = browser.find_elements(By.CSS_SELECTOR, "a.sheet")
+    here = page.rpartition("/")[0]
+    files = {link.get_attribute("href").removeprefix(f"{here}/") for link in links}
+    folder = Path(here.removeprefix("file://"))
+    assert files == {path.name for path in folder.iterdir()} - {"report.html"}

@@ -1,0 +1,1 @@
+"""The report of a run: one page without network, and its tables."""

@@ -1,0 +1,102 @@
+"""What a report is made of: a run as one party saw it, gathered by vfl/jobs/report.py.
+
+No id and no row's number is among it.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.binning import Features
+from vfl.learn.losses import Floats
+from vfl.learn.metrics import Totals, totals
+from vfl.party.linear import Line
+
+TOGETHER = "federation"
+"""The name of the parties' common model beside that of the guest alone."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """The messages of one type that went to or came from one peer."""
+
+    peer: str
+    direction: str  # "sent" or "received"
+    kind: str
+    messages: int
+    bytes: int
+    reveals: str  # what who receives them learns, in the words of the message's definition
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """The rows held out at the guest; every array has shape (rows,)."""
+
+    label: Floats
+    weight: Floats
+    years: Floats | None  # the exposure column; None without one
+    predictions: dict[str, Floats]  # by model: expected labels
+
+    def totals(self, model: str) -> Totals:
+        """What happened, what a model expected, and exposure, weighted."""
+        return totals(self.label, self.predictions[model], self.weight, self.years)
+
+
+@dataclass(frozen=True)
+class Dependence:
+    """Partial dependence on one column of the guest."""
+
+    grid: NDArray[np.generic]  # float64, or objects (str, None) for categories
+    scores: Floats  # on the link scale, shape (points,)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A run as one party saw it."""
+
+    model: str
+    party: str
+    role: Literal["guest", "host", "coordinator"]
+    parties: list[str]  # guest first; without the coordinator
+    job: dict[str, Any]  # the job file
+    aligned_rows: int
+    ended: str  # ISO 8601, UTC
+    version: str  # of vfl
+    seconds: float
+    sent: dict[str, int]  # bytes by peer
+    received: dict[str, int]
+    peak_memory: int  # bytes
+    operations: dict[str, int]
+    exchanges: list[Exchange]
+    label: str = ""  # name of the guest's column
+    rows: dict[str, int] = field(default_factory=dict)
+    metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    measure: str = ""  # what the curve's loss is
+    curve: list[dict[str, float | None]] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
+    ending: dict[str, Any] = field(default_factory=dict)
+    held_out: HeldOut | None = None
+    factors: Features = field(default_factory=dict)  # the guest's columns on the rows held out
+    no_factors: str = ""  # why there are none
+    importance: list[tuple[str, str, int, float]] = field(default_factory=list)
+    dependence: dict[str, Dependence] = field(default_factory=dict)
+    no_dependence: str = ""
+    lines: list[Line] = field(default_factory=list)  # of a linear model
+    splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
+
+    @property
+    def linear(self) -> bool:
+        return bool(self.job["job"]["model"] == "glm")
+
+    @property
+    def objective(self) -> str:
+        """Of trees, or the family of a linear model."""
+        said = self.job["job"]
+        return str(said.get("objective") or said.get("family"))
+
+    @property
+    def alone(self) -> str:
+        """The name of the guest's own model."""
+        return f"{self.parties[0]} alone"

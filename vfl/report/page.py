@@ -1,0 +1,763 @@
+"""The page of a report: which sections a party's has, and what stands in them."""
+
+import base64
+import csv
+import hashlib
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from importlib import resources
+from typing import cast
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from vfl.learn.losses import Family, Floats, LogisticLoss, Loss, Objective, loss_of
+from vfl.learn.metrics import (
+    DoubleLift,
+    Level,
+    Lift,
+    actual_against_expected,
+    double_lift,
+    gini,
+    lift_table,
+    lorenz,
+    roc,
+)
+from vfl.report import figures, words
+from vfl.report.blocks import (
+    Block,
+    Cell,
+    Cells,
+    Code,
+    Drawn,
+    Facts,
+    Gallery,
+    Messages,
+    Note,
+    Pair,
+    Picker,
+    Section,
+    Tile,
+    Tiles,
+)
+from vfl.report.evidence import TOGETHER, Dependence, Evidence, HeldOut
+from vfl.report.words import fixed, listed, number, share
+
+PAGE = "report.html"
+SHEETS = (
+    "metrics",
+    "roc",
+    "lorenz",
+    "lift",
+    "double_lift",
+    "factors",
+    "importance",
+    "partial_dependence",
+    "relativities",
+    "training",
+    "phases",
+    "splits",
+    "messages",
+)
+"""The tables that a report may have, as NAME.csv beside the page."""
+
+# What a page shows at most; the tables beside it hold all.
+_MOST_BARS = 15  # of a figure of importance
+_MOST_FACTORS = 40  # figures of columns, in a section
+_MOST_LEVELS = 30  # of a figure of a factor
+_MOST_ROWS = 200  # of a table
+_MOST_TILES = 8  # of a row of parties
+_COUNTED = 0.02  # share of exposure from which on a level is worth a sentence
+
+Row = Sequence[object]
+
+
+def render(evidence: Evidence) -> dict[str, bytes]:
+    """The files of a report by name: the page and its tables."""
+    pages = {"guest": _GuestPage, "host": _HostPage, "coordinator": _CoordinatorPage}
+    page = pages[evidence.role](evidence)
+    sections = page.sections()
+    package = resources.files("vfl.report")
+    style, script = (package.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    template = environment.from_string(package.joinpath("page.html.j2").read_text("utf-8"))
+    text = template.render(
+        evidence=evidence,
+        title=evidence.job["job"]["name"],
+        over=f"Report of {evidence.party}, {evidence.role}",
+        purpose=evidence.job["job"]["purpose"],
+        ended=words.day(evidence.ended),
+        sections=sections,
+        style=Markup(style),  # noqa: S704 - files of this package
+        script=Markup(script),  # noqa: S704
+        policy=_policy(style, script),
+    )
+    files = {PAGE: text.encode()}
+    return files | {f"{name}.csv": _csv(rows) for name, rows in page.sheets.items()}
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is loaded from anywhere; this style and this script alone apply."""
+    style_hash, script_hash = (
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in (style, script)
+    )
+    return (
+        f"default-src 'none'; style-src 'sha256-{style_hash}'; script-src 'sha256-{script_hash}'; "
+        "base-uri 'none'; form-action 'none'"
+    )
+
+
+def _csv(rows: Iterable[Row]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()
+
+
+# --- What every party's page has. ---------------------------------------------------------------------
+
+
+class _Page:
+    """Sections of a page, and the tables that they leave beside it."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.sheets: dict[str, list[Row]] = {}
+        """By name, the header first."""
+
+    def sections(self) -> list[Section]:
+        raise NotImplementedError
+
+    def sheet(self, name: str, head: Row, rows: Iterable[Row]) -> str:
+        """Leave a table beside the page; the name of its file."""
+        self.sheets[name] = [head, *rows]
+        return f"{name}.csv"
+
+    @property
+    def cost(self) -> str:
+        """Time and traffic, in words."""
+        one = self.evidence
+        sent, received = sum(one.sent.values()), sum(one.received.values())
+        return (
+            f"It took {words.duration(one.seconds)}; {words.volume(sent)} left this party and "
+            f"{words.volume(received)} came."
+        )
+
+    def asked(self) -> Facts:
+        """Who wanted what, and when."""
+        one, said = self.evidence, self.evidence.job["job"]
+        pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
+        coordinator = one.job.get("glm", {}).get("coordinator")
+        if coordinator:
+            pairs.append(("coordinator", coordinator))
+        pairs += [("purpose", said["purpose"]), ("kind of model", words.model_words(one))]
+        if one.aligned_rows:
+            pairs.append(("rows that all parties know", f"{one.aligned_rows:,}"))
+        what = "run here" if one.role == "coordinator" else "model"
+        pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
+        return Facts(pairs)
+
+    def cost_blocks(self) -> list[Block]:
+        """Time, memory, operations on ciphertexts."""
+        one = self.evidence
+        tiles = [
+            Tile("Time", words.duration(one.seconds), "in all"),
+            Tile("Memory", words.volume(one.peak_memory), "at most, in the main process"),
+        ]
+        for kind, count in sorted(one.operations.items(), key=lambda item: -item[1]):
+            tiles.append(Tile("Ciphertexts", f"{count:,}", words.OPERATIONS.get(kind, kind)))
+        return [Tiles(tiles)]
+
+    def exchange(self) -> Section:
+        """What left and what came, by peer and type of message."""
+        one = self.evidence
+        sheet = self.sheet(
+            "messages",
+            ("peer", "direction", "message", "messages", "bytes", "reveals"),
+            [(e.peer, e.direction, e.kind, e.messages, e.bytes, e.reveals) for e in one.exchanges],
+        )
+        blocks: list[Block] = []
+        for direction, way in (("sent", "left"), ("received", "came")):
+            found = [e for e in one.exchanges if e.direction == direction]
+            types = [
+                (
+                    kind,
+                    reveals,
+                    [
+                        (e.peer, f"{e.messages:,}", words.volume(e.bytes))
+                        for e in found
+                        if e.kind == kind
+                    ],
+                )
+                for kind, reveals in dict.fromkeys((e.kind, e.reveals) for e in found)
+            ]
+            caption = f"What {way}: {words.volume(sum(e.bytes for e in found))}"
+            blocks.append(Messages(caption, types, sheet))
+        text = words.job_file(one.job)
+        blocks.append(Code("The job file as all parties got it, defaults written out", text))
+        lead = (
+            "Every message of this run by type, as the code that sends it describes it. Sizes are those "
+            "before TLS. The alignment of ids that came before is a run of its own and not counted here."
+        )
+        return Section("exchange", "What left and what came", [lead], blocks)
+
+    def relativity_blocks(self) -> list[Block]:
+        """The coefficients of this party's own columns."""
+        one = self.evidence
+        if not one.lines:
+            return [Note("The model has no column of this party.")]
+        relative = any(line.relativity is not None for line in one.lines)
+        name = "relativity" if relative else "coefficient"
+        sheet = self.sheet(
+            "relativities",
+            ("column", "level", "coefficient", "per_unit", "relativity", "rows"),
+            [line.cells for line in one.lines],
+        )
+        drawn = []
+        for column in dict.fromkeys(line.column for line in one.lines):
+            levels = [line for line in one.lines if line.column == column and line.level]
+            largest = sorted(levels, key=lambda line: -(line.rows or 0))[:_MOST_LEVELS]
+            levels = [line for line in levels if line in largest]
+            values = [line.relativity if relative else line.coefficient for line in levels]
+            known = [value for value in values if value is not None]
+            if len(levels) < 2 or len(known) < len(levels):
+                continue
+            least, most = int(np.argmin(known)), int(np.argmax(known))
+            message = (
+                f"The {name} of {column} goes from {number(known[least])} at {levels[least].level} to "
+                f"{number(known[most])} at {levels[most].level}."
+            )
+            svg = figures.relativities(
+                [line.level for line in levels],
+                known,
+                [line.rows or 0 for line in levels],
+                name,
+                message,
+            )
+            drawn.append(_drawn(column, message, svg, sheet))
+        rows: list[list[Cell]] = [
+            [
+                line.column,
+                line.level,
+                fixed(line.coefficient, 4),
+                "" if line.per_unit is None else number(line.per_unit, 4),
+                "" if line.relativity is None else words.relativity(line.relativity),
+                "" if line.rows is None else f"{line.rows:,}",
+            ]
+            for line in one.lines
+        ]
+        head = ["column", "level", "coefficient", "per unit", "relativity", "rows"]
+        table = _cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
+        return [Gallery(drawn[:_MOST_FACTORS]), table] if drawn else [table]
+
+
+# --- The guest's. -------------------------------------------------------------------------------------
+
+
+class _GuestPage(_Page):
+    def __init__(self, evidence: Evidence) -> None:
+        super().__init__(evidence)
+        self.rate = words.Rate.of(evidence)
+        self.names = (TOGETHER, evidence.alone)
+
+    def sections(self) -> list[Section]:
+        return [
+            self._summary(),
+            self._quality(),
+            self._factors(),
+            self._drivers(),
+            self._training(),
+            self.exchange(),
+        ]
+
+    @cached_property
+    def _lifts(self) -> dict[str, list[Lift]]:
+        held = self.evidence.held_out
+        return {} if held is None else {name: lift_table(*held.totals(name)) for name in self.names}
+
+    @cached_property
+    def _double(self) -> list[DoubleLift]:
+        held = self.evidence.held_out
+        if held is None or any((held.predictions[name] < 0).any() for name in self.names):
+            return []  # a ratio of predictions of either sign says nothing
+        ours, theirs = (held.totals(name) for name in self.names)
+        return double_lift(ours.actual, ours.expected, theirs.expected, ours.exposure)
+
+    @cached_property
+    def _metrics(self) -> dict[str, dict[str, float]]:
+        """As recorded, in the order of METRICS; the Gini of runs before it was recorded."""
+        one, found = self.evidence, {}
+        for name in self.names:
+            recorded = one.metrics.get(name, {})
+            order = [key for key in words.METRICS if key in recorded]
+            found[name] = {key: recorded[key] for key in dict.fromkeys([*order, *recorded])}
+        if one.held_out is not None:
+            for name, values in found.items():
+                values.setdefault("gini", gini(*one.held_out.totals(name)))
+        return found
+
+    # 1. What a manager reads.
+
+    def _summary(self) -> Section:
+        one = self.evidence
+        hosts = one.parties[1:]
+        trained = one.rows.get("train", 0)
+        lead = [
+            f"{self.rate.modelled}, modelled by {one.party} together with {listed(hosts)}, for "
+            f"{one.job['job']['purpose']}: trained on {trained:,} of the {one.aligned_rows:,} rows that "
+            "all parties know."
+        ]
+        tiles = []
+        if one.held_out is not None:
+            ours, theirs = self._lifts[TOGETHER], self._lifts[one.alone]
+            lead.append(self._lift_words(ours, theirs))
+            first = "auc" if "auc" in one.metrics.get(TOGETHER, {}) else "d2"
+            for key in (first, "gini"):
+                a, b = (self._metrics[name].get(key, math.nan) for name in self.names)
+                shown = share if key == "d2" else fixed
+                tiles.append(Tile(words.METRICS[key][0], shown(a), f"{one.alone}: {shown(b)}"))
+            high, low = (f"{fixed(groups[-1].lift, 1)}\u00a0×" for groups in (ours, theirs))
+            tiles.append(Tile(f"Lift of the top {_top(ours)}", high, f"{one.alone}: {low}"))
+        sent, received = sum(one.sent.values()), sum(one.received.values())
+        tiles.append(
+            Tile(
+                "Cost",
+                words.duration(one.seconds),
+                f"{words.volume(sent)} out, {words.volume(received)} in",
+            )
+        )
+        return Section("summary", "Summary", lead, [Tiles(tiles), self.asked()])
+
+    def _lift_words(self, ours: list[Lift], theirs: list[Lift]) -> str:
+        return (
+            f"The {_top(ours)} of exposure that the federation's model rates highest had "
+            f"{words.times(ours[-1].lift)} the average {self.rate.name}; by the columns of "
+            f"{self.evidence.party} alone, the top {_top(theirs)} had {words.times(theirs[-1].lift)}."
+        )
+
+    # 2. On rows that trained nothing.
+
+    def _quality(self) -> Section:
+        one, held = self.evidence, self.evidence.held_out
+        if held is None:
+            text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
+            return Section("quality", "Quality", [text], [])
+        lead = (
+            f"All figures are of {len(held.label):,} rows that all parties know and that trained "
+            f"nothing. “{one.alone}” is the same method on the columns of {one.party} and the same rows."
+        )
+        drawn = [*self._roc(held), self._lorenz(held), self._lift()]
+        drawn += [self._double_lift(), self._calibration()] if self._double else [self._calibration()]
+        return Section("quality", "Quality", [lead], [self._metrics_table(), Gallery(drawn)])
+
+    def _metrics_table(self) -> Cells:
+        ours, theirs = (self._metrics[name] for name in self.names)
+        sheet = self.sheet(
+            "metrics",
+            ("measure", *self.names),
+            [(key, value, theirs.get(key, math.nan)) for key, value in ours.items()],
+        )
+        rows: list[list[Cell]] = []
+        for key, value in ours.items():
+            other = theirs.get(key, math.nan)
+            difference = words.signed(value - other, 4)
+            rows.append(
+                [words.METRICS.get(key, (key, "")), fixed(value, 4), fixed(other, 4), difference]
+            )
+        head = ["measure", TOGETHER, self.evidence.alone, "difference"]
+        return Cells("Measures on held-out rows", head, rows, sheet=sheet)
+
+    def _roc(self, held: HeldOut) -> list[Drawn]:
+        if not isinstance(_loss(self.evidence), LogisticLoss) or len(np.unique(held.label)) < 2:
+            return []
+        curves = {name: roc(held.label, held.predictions[name], held.weight) for name in self.names}
+        head = ("model", "false_positive_rate", "true_positive_rate")
+        sheet = self.sheet("roc", head, _points(curves))
+        a, b = (self._metrics[name].get("auc", math.nan) for name in self.names)
+        message = words.rises("AUC", a, b, self.evidence.alone)
+        return [_drawn("ROC curve", message, figures.roc(curves, message), sheet)]
+
+    def _lorenz(self, held: HeldOut) -> Drawn:
+        curves = {name: lorenz(*held.totals(name)) for name in self.names}
+        head = ("model", "share_of_exposure", "share_of_actual")
+        sheet = self.sheet("lorenz", head, _points(curves))
+        a, b = (self._metrics[name]["gini"] for name in self.names)
+        message = words.rises("Gini", a, b, self.evidence.alone)
+        svg = figures.lorenz(curves, self.rate.total, message)
+        return _drawn("Lorenz curve", message, svg, sheet)
+
+    def _lift(self) -> Drawn:
+        rows = [
+            (name, place, g.rows, g.exposure, g.actual, g.expected, g.lift)
+            for name, groups in self._lifts.items()
+            for place, g in enumerate(groups, start=1)
+        ]
+        head = ("model", "group", "rows", "exposure", "actual", "expected", "lift")
+        sheet = self.sheet("lift", head, rows)
+        ours, theirs = (self._lifts[name] for name in self.names)
+        message = self._lift_words(ours, theirs)
+        svg = figures.lift(
+            (_shares(ours), [g.lift for g in ours]),
+            (_shares(theirs), [g.lift for g in theirs]),
+            self.names,
+            message,
+        )
+        return _drawn("Lift", message, svg, sheet)
+
+    def _double_lift(self) -> Drawn:
+        groups = self._double
+        rows = [
+            (place, g.rows, g.exposure, g.actual, g.ours, g.theirs)
+            for place, g in enumerate(groups, start=1)
+        ]
+        head = ("group", "rows", "exposure", "actual", *self.names)
+        sheet = self.sheet("double_lift", head, rows)
+        nearer = sum(abs(g.actual - g.ours) < abs(g.actual - g.theirs) for g in groups)
+        message = (
+            f"Rows are in the order of how far the two models disagree. In {nearer} of {len(groups)} "
+            "groups what happened is nearer to the federation's prediction than to that of "
+            f"{self.evidence.alone}."
+        )
+        svg = figures.double_lift(
+            _shares(groups),
+            [g.actual for g in groups],
+            [g.ours for g in groups],
+            [g.theirs for g in groups],
+            self.names,
+            self.rate.name,
+            self.rate.percent,
+            message,
+        )
+        return _drawn("Double lift", message, svg, sheet)
+
+    def _calibration(self) -> Drawn:
+        ours = self._lifts[TOGETHER]
+        actual, expected = (
+            sum(getattr(g, what) * g.exposure for g in ours) for what in ("actual", "expected")
+        )
+        ratio = fixed(actual / expected if expected else None, 2)
+        message = (
+            f"In all, {ratio} times as much happened as the federation expected. On the dotted line, "
+            "expected and actual are equal."
+        )
+        models = {
+            name: ([g.expected for g in groups], [g.actual for g in groups])
+            for name, groups in self._lifts.items()
+        }
+        svg = figures.calibration(models, self.rate.name, self.rate.percent, message)
+        return _drawn("Calibration", message, svg, "lift.csv")
+
+    # 3. By the guest's own columns.
+
+    def _factors(self) -> Section:
+        one, held = self.evidence, self.evidence.held_out
+        title = "By factor"
+        if held is None or not one.factors:
+            why = one.no_factors or f"{one.party} has no columns of its own in this model."
+            return Section("factors", title, [why], [])
+        totals = held.totals(TOGETHER)
+        gains = {column: gain for party, column, _, gain in one.importance if party == one.party}
+        ordered = sorted(one.factors.items(), key=lambda item: -gains.get(item[0], 0.0))
+        levels = {name: actual_against_expected(values, *totals) for name, values in ordered}
+        sheet = self.sheet(
+            "factors",
+            ("column", "level", "rows", "exposure", "actual", "expected", "ratio"),
+            [
+                (name, v.label, v.rows, v.exposure, v.actual, v.expected, v.ratio)
+                for name, found in levels.items()
+                for v in found
+            ],
+        )
+        items = [
+            (name, self._factor(name, found, sheet))
+            for name, found in list(levels.items())[:_MOST_FACTORS]
+        ]
+        lead = (
+            "What happened and what the federation's model expected, by level of the columns of "
+            f"{one.party}, on the rows held out. Numbers are in groups of about equal exposure."
+        )
+        if len(levels) > len(items):
+            lead += f" Here are {len(items)} of {len(levels):,} columns; {sheet} has all."
+        return Section("factors", title, [lead], [Picker("Column", items)])
+
+    def _factor(self, name: str, levels: list[Level], sheet: str) -> Block:
+        total = sum(level.exposure for level in levels)
+        one_each = all(v.exposure == v.rows for v in levels)  # no exposure and no weights
+        counted = [v for v in levels if v.exposure >= _COUNTED * total and math.isfinite(v.ratio)]
+        message = f"Actual and expected {self.rate.name} by {name}."
+        if len(counted) > 1:
+            low, high = (of(counted, key=lambda v: v.ratio) for of in (min, max))
+            small = "" if len(counted) == len(levels) else ", of levels with 2 % of the exposure or more"
+            message = (
+                f"By {name}, actual / expected goes from {fixed(low.ratio, 2)} at {low.label} to "
+                f"{fixed(high.ratio, 2)} at {high.label}{small}."
+            )
+        svg = figures.factor(
+            [v.label for v in levels],
+            [v.actual for v in levels],
+            [v.expected for v in levels],
+            [v.exposure for v in levels],
+            "rows" if one_each else "exposure",
+            self.rate.name,
+            self.rate.percent,
+            message,
+        )
+        columns = [
+            [v.label for v in levels],
+            [f"{v.rows:,}" for v in levels],
+            *([] if one_each else [words.alike([v.exposure for v in levels])]),
+            words.rates([v.actual for v in levels], self.rate.percent),
+            words.rates([v.expected for v in levels], self.rate.percent),
+            [fixed(v.ratio, 2) for v in levels],
+        ]
+        rows: list[list[Cell]] = [list(row) for row in zip(*columns, strict=True)]
+        head = ["level", "rows", *([] if one_each else ["exposure"]), "actual", "expected", "ratio"]
+        table = Cells(f"{name}: {self.rate.name}, actual and expected", head, rows)
+        return Pair([Gallery([_drawn(name, message, svg, sheet)]), table])
+
+    # 4. Of all columns, and of the guest's own.
+
+    def _drivers(self) -> Section:
+        one, title = self.evidence, "What drives it"
+        if one.linear:
+            lead = (
+                f"Relativities of the columns of {one.party}. Those of the other parties' columns stay "
+                "with their owners, whose own reports show them."
+            )
+            return Section("drivers", title, [lead], self.relativity_blocks())
+        if not one.importance:
+            return Section("drivers", title, ["The trees have no split."], [])
+        sheet = self.sheet("importance", ("party", "column", "splits", "gain"), one.importance)
+        total = sum(gain for *_, gain in one.importance)
+        party, column, _, gain = one.importance[0]
+        message = f"{column} ({party}) makes {share(gain / total, 0)} of the gain, the most of all."
+        top = [(p, c, g / total * 100) for p, c, _, g in one.importance[:_MOST_BARS]]
+        svg = figures.importance(top, one.parties, "% of the gain", message)
+        rows: list[list[Cell]] = [
+            [c, p, f"{splits:,}", number(g, 4), share(g / total)] for p, c, splits, g in one.importance
+        ]
+        head = ["column", "party", "splits", "gain", "of all"]
+        table = _cells("Importance of all columns", head, rows, text=2)
+        tiles = []
+        for name in one.parties:
+            gains = [g for owner, *_, g in one.importance if owner == name]
+            beside = f"of the gain, by {len(gains)} column{'' if len(gains) == 1 else 's'}"
+            tiles.append((sum(gains), Tile(name, share(sum(gains) / total, 0), beside)))
+        if len(tiles) > _MOST_TILES:
+            tiles = sorted(tiles, key=lambda pair: -pair[0])[:_MOST_TILES]
+        lead = (
+            "Gain is by how much the splits on a column lower the training loss. The other parties' "
+            "columns have the names under which their owners show them."
+        )
+        pair = Pair([Gallery([_drawn("Importance by column", message, svg, sheet)]), table])
+        return Section(
+            "drivers", title, [lead], [Tiles([tile for _, tile in tiles]), pair, *self._dependence()]
+        )
+
+    def _dependence(self) -> list[Block]:
+        one = self.evidence
+        if not one.dependence:
+            why = one.no_dependence or f"No tree splits on a column of {one.party}."
+            return [Note(why)]
+        loss = _loss(one)
+        sheet = self.sheet(
+            "partial_dependence",
+            ("column", "value", "score", "prediction"),
+            [
+                (name, value, score, prediction)
+                for name, found in one.dependence.items()
+                for value, score, prediction in zip(
+                    found.grid.tolist(),
+                    found.scores.tolist(),
+                    loss.predict(found.scores).tolist(),
+                    strict=True,
+                )
+            ],
+        )
+        everywhere = loss.predict(np.concatenate([found.scores for found in one.dependence.values()]))
+        limits = (float(everywhere.min()), float(everywhere.max()))
+        shown = list(one.dependence.items())[:_MOST_FACTORS]
+        drawn = [self._of_column(name, found, limits, sheet) for name, found in shown]
+        return [
+            Note(
+                "Partial dependence: the prediction at the mean score, by the value of each column of "
+                f"{one.party} that the trees use, all other columns being as they were in training (at "
+                "an exposure of one and without other offsets)."
+            ),
+            Gallery(drawn),
+        ]
+
+    def _of_column(self, name: str, found: Dependence, limits: tuple[float, float], sheet: str) -> Drawn:
+        values = _loss(self.evidence).predict(found.scores)
+        known = np.array([v is not None and v == v for v in found.grid.tolist()])
+        missing = float(values[~known][0]) if (~known).any() else None
+        grid: list[str] | list[float]
+        if found.grid.dtype == object:
+            grid = ["(missing)" if v is None else str(v) for v in found.grid]
+            shown = values
+        else:
+            grid, shown = found.grid[known].astype(float).tolist(), values[known]
+        low, high = words.rates([float(shown.min()), float(shown.max())], self.rate.percent)
+        message = f"By {name}, the prediction at the mean score goes from {low} to {high}."
+        svg = figures.dependence(
+            grid, shown.tolist(), missing, limits, self.rate.name, self.rate.percent, message
+        )
+        return _drawn(name, message, svg, sheet)
+
+    # 5. How it was made.
+
+    def _training(self) -> Section:
+        one = self.evidence
+        drawn = [*self._curve(), *self._phases()]
+        lead = [self.cost]
+        if one.ending:
+            many = one.ending.get("iterations", 0)
+            lead.append(
+                f"The fit {'converged' if one.ending.get('converged') else 'had NOT converged'} after "
+                f"{many:,} iteration{'' if many == 1 else 's'}."
+            )
+        blocks: list[Block] = [Gallery(drawn)] if drawn else []
+        return Section("training", "Training", lead, [*blocks, *self.cost_blocks()])
+
+    def _curve(self) -> list[Drawn]:
+        one = self.evidence
+        if not one.curve:
+            return []
+        unit = "iteration" if one.linear else "tree"
+        keys = list(dict.fromkeys(key for point in one.curve for key in point))
+        sheet = self.sheet(
+            "training",
+            (unit, *keys),
+            [
+                (place, *(point.get(key) for key in keys))
+                for place, point in enumerate(one.curve, start=1)
+            ],
+        )
+        lines: dict[str, list[float]] = {}
+        for key in keys:
+            values = [v for point in one.curve if (v := point.get(key)) is not None]
+            if len(values) == len(one.curve):
+                lines[key] = values
+        drawn = []
+        losses = {key: values for key, values in lines.items() if key != "gradient"}
+        if losses:
+            measure = "deviance" if one.linear else one.measure
+            first, last = losses["train"][0], losses["train"][-1]
+            message = (
+                f"The {measure} of the rows that train goes from {number(first, 4)} to "
+                f"{number(last, 4)}."
+            )
+            svg = figures.curve(losses, unit, measure, message)
+            drawn.append(_drawn("Loss", message, svg, sheet))
+        if "gradient" in lines:
+            message = f"The gradient's greatest component ends at {lines['gradient'][-1]:.1e}."
+            svg = figures.curve({"gradient": lines["gradient"]}, unit, "greatest component", message)
+            drawn.append(_drawn("Gradient", message, svg, sheet))
+        return drawn
+
+    def _phases(self) -> list[Drawn]:
+        one = self.evidence
+        totals: dict[str, float] = {}
+        for seconds in one.phases:
+            for name, took in seconds.items():
+                totals[name] = totals.get(name, 0.0) + took
+        if len(totals) < 2:
+            return []
+        sheet = self.sheet("phases", ("phase", "seconds"), list(totals.items()))
+        whole = max(totals.values())  # the phase that holds all others
+        ordered = sorted(totals.items(), key=lambda item: -item[1])[1:]
+        rows = [(words.phase(name, one.parties[1:]), took) for name, took in ordered]
+        message = (
+            f"Of {words.duration(whole)}, most is {rows[0][0]}. Waiting for a party includes what it "
+            "computes; parties work at the same time."
+        )
+        return [_drawn("Time by phase", message, figures.bars(rows, "seconds", message), sheet)]
+
+
+# --- A host's and a coordinator's. --------------------------------------------------------------------
+
+
+class _HostPage(_Page):
+    def sections(self) -> list[Section]:
+        one = self.evidence
+        lead = (
+            f"This party, {one.party}, was asked by {one.parties[0]} to train {one.job['job']['name']} "
+            f"with it, for {one.job['job']['purpose']}. {self.cost}"
+        )
+        asked = Section("asked", "What was asked", [lead], [self.asked()])
+        return [asked, self._columns(), self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+
+    def _columns(self) -> Section:
+        one, title = self.evidence, "Which columns were used"
+        if one.linear:
+            lead = f"Relativities of the columns of {one.party}; no other party has them."
+            return Section("columns", title, [lead], self.relativity_blocks())
+        if not one.splits:
+            return Section("columns", title, [f"The model uses no column of {one.party}."], [])
+        ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
+        sheet = self.sheet("splits", ("column", "splits"), ordered)
+        total = sum(one.splits.values())
+        message = f"{ordered[0][0]} has {ordered[0][1]:,} of this party's {total:,} splits, the most."
+        svg = figures.bars([(name, count) for name, count in ordered[:_MOST_BARS]], "splits", message)
+        rows: list[list[Cell]] = [[name, f"{count:,}", share(count / total)] for name, count in ordered]
+        table = _cells("Splits of all columns", ["column", "splits", "of all"], rows)
+        lead = (
+            f"The model splits {total:,} times on columns of {one.party}. Thresholds and categories "
+            "stay with this party."
+        )
+        pair = Pair([Gallery([_drawn("Splits by column", message, svg, sheet)]), table])
+        return Section("columns", title, [lead], [pair])
+
+
+class _CoordinatorPage(_Page):
+    def sections(self) -> list[Section]:
+        one = self.evidence
+        lead = (
+            f"This party, {one.party}, was asked by {one.parties[0]} to hold the key while "
+            f"{listed(one.parties)} fit {one.job['job']['name']}, for {one.job['job']['purpose']}. "
+            f"{self.cost}"
+        )
+        asked = Section("asked", "What was asked", [lead], [self.asked()])
+        return [asked, self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+
+
+def _drawn(title: str, message: str, svg: str, sheet: str) -> Drawn:
+    return Drawn(title, message, Markup(svg), sheet)  # noqa: S704 - made by matplotlib, which escapes
+
+
+def _cells(
+    caption: str, head: list[str], rows: list[list[Cell]], text: int = 1, sheet: str = ""
+) -> Cells:
+    """A table of as many rows as a page holds; its caption says when these are not all."""
+    if len(rows) > _MOST_ROWS:
+        caption += f" (the first {_MOST_ROWS} of {len(rows):,})"
+    return Cells(caption, head, rows[:_MOST_ROWS], text, sheet)
+
+
+def _points(curves: Mapping[str, tuple[Floats, Floats]]) -> list[Row]:
+    """The points of curves by model, for a table."""
+    return [
+        (name, *point)
+        for name, curve in curves.items()
+        for point in zip(*(side.tolist() for side in curve), strict=True)
+    ]
+
+
+def _top(groups: list[Lift]) -> str:
+    """How much of the exposure the highest group holds, in words."""
+    return words.tenth(groups[-1].exposure / sum(group.exposure for group in groups))
+
+
+def _shares(groups: Sequence[Lift] | Sequence[DoubleLift]) -> list[float]:
+    total = sum(group.exposure for group in groups)
+    return [group.exposure / total for group in groups]
+
+
+def _loss(evidence: Evidence) -> Loss:
+    """What the model minimised, whose link turns scores into predictions."""
+    kind = "glm" if evidence.linear else "secureboost"
+    return loss_of(cast(Objective | Family, evidence.objective), evidence.job[kind]["tweedie_power"])

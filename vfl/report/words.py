@@ -1,0 +1,202 @@
+"""What a report says: numbers, names and sentences as a person reads them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from vfl.report.evidence import Evidence
+
+_DASH = "–"
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+METRICS: Mapping[str, tuple[str, str]] = {  # of the models' documents: name, what it says
+    "auc": ("AUC", "1 parts the classes without error, 0.5 is chance"),
+    "gini": ("Gini", "1 orders as well as can be, 0 is chance"),
+    "ks": ("KS", "greatest distance between both classes' distributions"),
+    "log_loss": ("log loss", "lower is better"),
+    "brier": ("Brier score", "mean squared error of probabilities; lower is better"),
+    "deviance": ("deviance", "mean unit deviance; lower is better"),
+    "d2": ("D²", "share of the deviance explained"),
+    "mae": ("mean absolute error", "lower is better"),
+    "actual_expected": ("actual / expected", "1 where the total is right"),
+    "calibration_slope": ("calibration slope", "below 1 where predictions are too extreme"),
+    "calibration_intercept": ("calibration intercept", "0 where the total is right"),
+}
+OPERATIONS: Mapping[str, str] = {  # on ciphertexts, as the workers count them
+    "encrypt": "encrypted",
+    "encrypt, obfuscator ready": "encrypted, randomness made ahead",
+    "decrypt": "decrypted",
+    "add": "added",
+    "multiply": "multiplied by a number",
+    "pack": "packed",
+    "rerandomise": "randomised anew",
+    "conceal": "masked",
+}
+_MODELS = {"secureboost": "gradient-boosted trees (SecureBoost)", "glm": "generalised linear model"}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What a model predicts, in words."""
+
+    modelled: str  # The probability of "claim"
+    name: str  # rate of claim
+    percent: bool  # whether rates are shares
+    total: str  # what sums of the label are
+
+    @classmethod
+    def of(cls, evidence: Evidence) -> "Rate":
+        label = evidence.label or "the label"
+        if evidence.objective in ("binary", "logistic"):
+            return cls(f"The probability of {label}", f"rate of {label}", True, label)
+        if evidence.objective == "poisson":
+            return cls(f"The frequency of {label}", f"frequency of {label}", False, label)
+        return cls(f"The mean of {label}", f"mean {label}", False, label)
+
+
+def model_words(evidence: Evidence) -> str:
+    """The kind of model."""
+    kind = _MODELS.get(evidence.job["job"]["model"], evidence.job["job"]["model"])
+    return f"{kind}, {evidence.objective}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """'a, b and c'."""
+    *first, last = names or ("nobody",)
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number in `digits` significant digits, thousands parted; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return _DASH
+    if value == 0:
+        return "0"
+    size = math.floor(math.log10(abs(value)))
+    if size >= digits or size < -4:
+        text = f"{value:,.0f}" if 0 < size < 15 else _power(value, digits)
+    else:
+        text = f"{value:,.{digits - 1 - size}f}"
+    return text.replace("-", "−")
+
+
+def _power(value: float, digits: int) -> str:
+    """2.07 × 10⁻⁵."""
+    factor, _, power = f"{value:.{digits - 1}e}".partition("e")
+    return f"{factor}\u00a0×\u00a010{str(int(power)).translate(_SUPERSCRIPT)}"
+
+
+def relativity(value: float) -> str:
+    """In four decimals; in six near 1, as of numbers in small units."""
+    return fixed(value, 4 if value == 1 or abs(value - 1) >= 0.001 else 6)
+
+
+def fixed(value: float | None, decimals: int = 3) -> str:
+    """A number in so many decimals; a dash for none."""
+    if value is None or not math.isfinite(value):
+        return _DASH
+    return f"{value:,.{decimals}f}".replace("-", "−")
+
+
+def signed(value: float, decimals: int = 3) -> str:
+    """A difference with its sign."""
+    text = fixed(value, decimals)
+    return text if text.startswith(("−", _DASH)) else f"+{text}"
+
+
+def share(value: float | None, decimals: int = 1) -> str:
+    """0.123 as 12.3 %."""
+    if value is None or not math.isfinite(value):
+        return _DASH
+    return f"{100 * value:.{decimals}f}\u00a0%".replace("-", "−")
+
+
+def alike(values: Sequence[float], digits: int = 3) -> list[str]:
+    """Numbers of a table's column: in as many decimals as so many digits of the largest take."""
+    most = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    decimals = min(max(digits - 1 - math.floor(math.log10(most)), 0), 9) if most > 0 else 0
+    return [fixed(value, decimals) for value in values]
+
+
+def rates(values: Sequence[float], percent: bool) -> list[str]:
+    """Rates of a table's column."""
+    return [share(value, 2) for value in values] if percent else alike(values, 4)
+
+
+def times(value: float) -> str:
+    """'2.3 times'."""
+    return f"{fixed(value, 1)} times"
+
+
+def volume(size: int) -> str:
+    """Bytes as GB, MB, kB or bytes."""
+    if size >= 1e9:
+        return f"{size / 1e9:,.2f}\u00a0GB"
+    if size >= 1e5:
+        return f"{size / 1e6:,.1f}\u00a0MB"
+    if size >= 1e3:
+        return f"{size / 1e3:,.1f}\u00a0kB"
+    return f"{size}\u00a0B"
+
+
+def duration(seconds: float) -> str:
+    """'8.0 s', '2 min 10 s' or '1 h 5 min'."""
+    if seconds < 99.5:
+        return f"{seconds:,.1f}\u00a0s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def day(iso: str) -> str:
+    """'23 November 2026, 02:03 UTC'."""
+    when = datetime.fromisoformat(iso)
+    return f"{when.day} {when:%B %Y, %H:%M} UTC"
+
+
+def job_file(job: Mapping[str, Any]) -> str:
+    """The job as TOML with every default written out."""
+    lines: list[str] = []
+    for section, settings in job.items():
+        lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
+    return "\n".join(lines)
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, Iterable):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return str(value)
+
+
+def phase(name: str, hosts: Sequence[str]) -> str:
+    """A phase of training in words."""
+    if name in hosts:
+        return f"{name} computes"
+    for host in hosts:
+        if name == f"{host} and transfer":
+            return f"waiting for {host}"
+    return name
+
+
+def tenth(part: float) -> str:
+    """The part of the exposure that a top group holds: 'tenth', or in per cent where ties move it."""
+    return "tenth" if 0.08 <= part <= 0.12 else share(part, 0)
+
+
+def rises(name: str, ours: float, theirs: float, alone: str) -> str:
+    """Both values of a measure of which more is better, and which is greater."""
+    if not (math.isfinite(ours) and math.isfinite(theirs)):
+        return f"{name} cannot be told on these rows."
+    verb = "rises" if ours > theirs else "falls" if ours < theirs else "stays"
+    return f"{name} {verb} from {fixed(theirs)} ({alone}) to {fixed(ours)} (federation)."
