@@ -1,15 +1,24 @@
 import datetime
+import getpass
 import os
+import pickle
+import re
+import resource
+import shutil
 import ssl
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 
 from vfl.errors import ConfigError, IdentityError
-from vfl.net.websocket import HOST
-from vfl.party import identity
+from vfl.net.websocket import HOST, Credentials, _context
+from vfl.party import identity, passphrase
+
+WORDS = b"correct horse battery"
 
 
 def test_a_made_identity_is_loaded_again_signs_and_is_verified(tmp_path: Path) -> None:
@@ -72,12 +81,109 @@ def test_fingerprints_are_sha256_in_groups(tmp_path: Path) -> None:
     assert {len(group) for group in certificate.fingerprint_groups.split()} == {4}
 
 
-def test_nothing_shows_the_key(tmp_path: Path) -> None:
-    made = identity.create(tmp_path / "insurer", "insurer")
+@pytest.mark.parametrize("words", [None, WORDS])
+def test_nothing_shows_the_key(tmp_path: Path, words: bytes | None) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer", words)
+    tls = made.tls_key
+    credentials = Credentials("insurer", made.certificate_path, tls.path, {}, tls.password)
     secret = made._key.private_numbers().private_value
-    for text in (repr(made), str(made)):
-        assert "EllipticCurve" not in text and "PRIVATE" not in text
-        assert str(secret) not in text and f"{secret:x}" not in text
+    hidden = [str(secret), f"{secret:x}", "EllipticCurve", "PRIVATE", "b'", *filter(None, [words])]
+    hidden += [] if tls.password is None else [tls.password.decode()]
+    with pytest.raises(TypeError) as pickled:  # a bug that would send it to another process
+        pickle.dumps(made)
+    for shown in (made, tls, credentials, pickled.value):
+        for text in (repr(shown), str(shown), f"{shown}"):
+            assert not [one for one in hidden if str(one) in text], text
+
+
+def test_a_process_with_a_key_leaves_no_core_dump(tmp_path: Path) -> None:
+    identity.create(tmp_path / "insurer", "insurer")
+    assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0)
+
+
+def test_a_key_under_a_passphrase(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer", WORDS)
+    assert stat.S_IMODE(made.key_path.stat().st_mode) == 0o600
+    loaded = identity.load(tmp_path / "insurer", lambda _: WORDS)
+    assert loaded == made
+    assert made.certificate.verify(loaded.sign(b"receipt"), b"receipt")
+    for wrong in (b"", b"another horse battery", WORDS + b" "):
+        with pytest.raises(
+            IdentityError, match=r"^the passphrase does not open \S+insurer\.key$"
+        ) as error:
+            identity.load(tmp_path / "insurer", lambda _, wrong=wrong: wrong)
+        assert error.value.__cause__ is None and "horse" not in str(error.value)
+    # OpenSSL reads the file too: it is PKCS #8, and its key derivation is scrypt at these costs.
+    pem = made.key_path.read_bytes()
+    key = serialization.load_pem_private_key(pem, WORDS)
+    assert key.private_numbers() == made._key.private_numbers()
+    if openssl := shutil.which("openssl"):
+        printed = subprocess.run(
+            [openssl, "asn1parse"], input=pem, capture_output=True, check=True
+        ).stdout.decode()
+        assert re.search(r"PBES2.*:scrypt.*:4000.*:08.*:05.*:aes-256-cbc", printed, re.DOTALL)
+
+
+def test_tls_takes_a_key_under_a_passphrase(tmp_path: Path) -> None:
+    made = identity.create(tmp_path / "insurer", "insurer", WORDS)
+
+    def use(path: Path, password: bytes | None) -> None:
+        credentials = Credentials("insurer", made.certificate_path, path, {}, password)
+        _context(credentials, ssl.PROTOCOL_TLS_SERVER, [])
+
+    for _ in range(2):
+        use(made.tls_key.path, made.tls_key.password)
+    use(made.key_path, WORDS)
+    # Without one nobody is asked at a terminal, and no test waits for an answer.
+    for path in (made.key_path, made.tls_key.path):
+        with pytest.raises(IdentityError, match="cannot use"):
+            use(path, None)
+
+
+def test_where_a_passphrase_comes_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, file = tmp_path / "insurer.key", tmp_path / "words"
+    for name in (passphrase.VARIABLE, passphrase.FILE_VARIABLE):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(passphrase, "_at_terminal", lambda: False)
+    with pytest.raises(IdentityError, match=r"insurer.key has a passphrase: give it in VFL_PASSPHRASE,"):
+        passphrase.ask(key)
+    with pytest.raises(IdentityError, match="no terminal to type a passphrase at"):
+        passphrase.choose(key)
+
+    monkeypatch.setenv(passphrase.FILE_VARIABLE, str(file))
+    with pytest.raises(
+        IdentityError, match=r"cannot read .*words \(VFL_PASSPHRASE_FILE\): No such file"
+    ):
+        passphrase.ask(key)
+    file.write_bytes(WORDS + b"\r\nmade in 2027\n")
+    file.chmod(0o640)
+    with pytest.raises(IdentityError, match=r"others can read the passphrase file .*: run chmod 600"):
+        passphrase.ask(key)
+    file.chmod(0o600)
+    assert passphrase.ask(key) == passphrase.choose(key) == WORDS
+    file.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(IdentityError, match=r"words \(VFL_PASSPHRASE_FILE\) is not UTF-8"):
+        passphrase.ask(key)
+
+    monkeypatch.setenv(passphrase.VARIABLE, "schönes Pferd")  # goes before the file
+    assert passphrase.ask(key) == "schönes Pferd".encode()
+    for text, said in (("", "1 to 1,024 bytes"), ("x" * 1025, "1 to 1,024 bytes"), ("\udcff", "UTF-8")):
+        monkeypatch.setenv(passphrase.VARIABLE, text)
+        with pytest.raises(IdentityError, match=said):
+            passphrase.ask(key)
+    monkeypatch.setenv(passphrase.VARIABLE, "eleven char")
+    with pytest.raises(IdentityError, match="at least 12 characters"):
+        passphrase.choose(key)
+
+    monkeypatch.delenv(passphrase.VARIABLE)
+    monkeypatch.delenv(passphrase.FILE_VARIABLE)
+    monkeypatch.setattr(passphrase, "_at_terminal", lambda: True)
+    typed = ["open it please", "choose this one", "choose this one", "choose this one", "or that one"]
+    monkeypatch.setattr(getpass, "getpass", lambda prompt: typed.pop(0))
+    assert passphrase.ask(key) == b"open it please"
+    assert passphrase.choose(key) == b"choose this one"
+    with pytest.raises(IdentityError, match=r"^the two passphrases differ: nothing was made$"):
+        passphrase.choose(key)
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

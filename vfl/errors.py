@@ -24,11 +24,17 @@ class VflError(Exception):
 
     exit_code = 1
     for_peer = "it failed with an error of its own (its log has the details)"
+    passing = False
+    """Whether the job may go on from its last checkpoint, once the parties are connected again."""
 
-    def __init__(self, message: str, *, for_peer: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, for_peer: str | None = None, passing: bool | None = None
+    ) -> None:
         super().__init__(message)
         if for_peer is not None:
             self.for_peer = for_peer
+        if passing is not None:
+            self.passing = passing
 
 
 class ConfigError(VflError):
@@ -80,10 +86,11 @@ class PeerLost(VflError):
 
     exit_code = 8
     for_peer = "the connection to another party broke"
+    passing = True
 
 
 class PeerStopped(VflError):
-    """A peer ended the job and said why."""
+    """A peer ended the job and said why, and whether for good."""
 
     exit_code = 9
 

@@ -2,26 +2,30 @@
 
 `<prefix>.key` stays with the party. `<prefix>.pem` goes to the peers, who compare its fingerprint
 by phone and name the file in their party file. There is no authority that could issue a second
-certificate for the same name.
+certificate for the same name. The key may be under a passphrase (passphrase.py).
 """
 
+import contextlib
 import datetime
 import hashlib
 import os
 import re
-import stat
+import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vfl.errors import ConfigError, IdentityError
 from vfl.net.websocket import HOST
+from vfl.party import passphrase
 
 VALID = datetime.timedelta(days=5 * 365)
 
@@ -59,12 +63,22 @@ class Certificate:
 
 
 @dataclass(frozen=True)
+class TlsKey:
+    """A file with the private key for OpenSSL, which takes keys from files alone."""
+
+    path: Path
+    password: bytes | None = field(default=None, repr=False)
+    _held: Any = field(default=None, repr=False, compare=False)  # while it is needed
+
+
+@dataclass(frozen=True)
 class Identity:
     """A party's own key and certificate, with the files that hold them."""
 
     certificate: Certificate
     key_path: Path
     certificate_path: Path
+    tls_key: TlsKey = field(compare=False)  # a copy may lie elsewhere each time
     _key: ec.EllipticCurvePrivateKey = field(repr=False, compare=False)
 
     @property
@@ -76,8 +90,9 @@ class Identity:
         return self._key.sign(data, _ALGORITHM)
 
 
-def create(prefix: Path, name: str) -> Identity:
-    """Make an identity in `<prefix>.key` and `<prefix>.pem`.
+def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
+    """Make an identity in `<prefix>.key`, under the passphrase `words` if there is one, and
+    `<prefix>.pem`.
 
     Raises ConfigError for a name that is none, IdentityError when a file exists or cannot be
     written.
@@ -86,17 +101,18 @@ def create(prefix: Path, name: str) -> Identity:
         raise ConfigError(
             f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
         )
-    key_path, certificate_path = _paths(prefix)
+    key_path, certificate_path = paths(prefix)
     for path in (key_path, certificate_path):
         if path.exists():
             raise IdentityError(f"{path} exists already and is not overwritten: choose another name")
+    no_core_dumps()
     key = ec.generate_private_key(ec.SECP256R1())
     pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
-    secret = key.private_bytes(
-        serialization.Encoding.PEM,
-        serialization.PrivateFormat.PKCS8,
-        serialization.NoEncryption(),
-    )
+    if words is None:
+        secret = _private_bytes(key, serialization.Encoding.PEM, serialization.NoEncryption())
+    else:
+        plain = _private_bytes(key, serialization.Encoding.DER, serialization.NoEncryption())
+        secret = passphrase.seal(plain, words)
     try:
         prefix.parent.mkdir(parents=True, exist_ok=True)
         _write_new(key_path, secret, 0o600)
@@ -107,32 +123,47 @@ def create(prefix: Path, name: str) -> Identity:
             raise
     except OSError as error:
         raise IdentityError(f"cannot write {error.filename or prefix}: {error.strerror}") from None
-    return load(prefix)
+    return load(prefix, lambda _: words or b"")
 
 
-def load(prefix: Path) -> Identity:
-    """The identity in `<prefix>.key` and `<prefix>.pem`.
+def load(
+    prefix: Path, ask: Callable[[Path], bytes] = passphrase.ask, *, expired: bool = False
+) -> Identity:
+    """The identity in `<prefix>.key` and `<prefix>.pem`; `ask` is for the passphrase of its key.
 
-    Raises IdentityError when a file is missing, damaged or readable by others, the two do not
-    belong together, or the certificate is not valid today.
+    From here on the process leaves no core dump. Raises IdentityError when a file is missing, damaged
+    or readable by others, the passphrase is missing or wrong, the two do not belong together, or the
+    certificate is not valid today (unless it may be `expired`).
     """
-    key_path, certificate_path = _paths(prefix)
+    key_path, certificate_path = paths(prefix)
     certificate = load_certificate(certificate_path)
     secret = _read(key_path)
-    if os.name == "posix" and stat.S_IMODE(key_path.stat().st_mode) & 0o077:
-        raise IdentityError(f"others can read the private key {key_path}: run chmod 600 {key_path}")
+    passphrase.refuse_if_others_can_read(key_path, "private key")
+    no_core_dumps()
+    words = ask(key_path) if passphrase.is_sealed(secret) else None
     try:
-        key = serialization.load_pem_private_key(secret, password=None)
+        key = serialization.load_pem_private_key(secret, words)
     except (ValueError, TypeError):
+        if words is not None:
+            raise IdentityError(f"the passphrase does not open {key_path}") from None
         raise IdentityError(f"{key_path} holds no private key made by `vfl keys new`") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate._public:
         raise IdentityError(f"{key_path} and {certificate_path} do not belong together")
-    if certificate.expires <= datetime.datetime.now(datetime.UTC):
+    if certificate.expires <= datetime.datetime.now(datetime.UTC) and not expired:
         raise IdentityError(
-            f"{certificate_path} expired on {certificate.expires:%Y-%m-%d}: make a new identity"
-            " with `vfl keys new` and send its certificate to the peers"
+            f"{certificate_path} expired on {certificate.expires:%Y-%m-%d}: make a new one with"
+            " `vfl keys rotate` and send it to the peers"
         )
-    return Identity(certificate, key_path, certificate_path, key)
+    tls_key = TlsKey(key_path) if words is None else _tls_key(key, key_path, words)
+    return Identity(certificate, key_path, certificate_path, tls_key, key)
+
+
+def no_core_dumps() -> None:
+    """No memory of this process goes to disk when it crashes, nor of those that it starts."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # Windows has no such limit
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def load_certificate(path: Path) -> Certificate:
@@ -145,11 +176,16 @@ def load_certificate(path: Path) -> Certificate:
         raise IdentityError(
             f"{path} holds a private key, which must never leave its party: use the .pem file"
         )
+    return parse_certificate(pem, path)
+
+
+def parse_certificate(pem: bytes, path: Path) -> Certificate:
+    """The certificate in PEM that came from `path`. Raises IdentityError when it is none of a party."""
     try:
         (found,) = x509.load_pem_x509_certificates(pem)
         public = found.public_key()
         (common_name,) = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    except ValueError:
+    except (ValueError, UnsupportedAlgorithm):
         raise IdentityError(f"{path} is not a certificate made by `vfl keys new`") from None
     name = str(common_name.value)
     curve = public.curve if isinstance(public, ec.EllipticCurvePublicKey) else None
@@ -164,9 +200,32 @@ def load_certificate(path: Path) -> Certificate:
     )
 
 
-def _paths(prefix: Path) -> tuple[Path, Path]:
+def paths(prefix: Path) -> tuple[Path, Path]:
+    """Where an identity's key and certificate lie."""
     # Not with_suffix: it would cut "keys/insurer.2027" short.
     return prefix.with_name(prefix.name + ".key"), prefix.with_name(prefix.name + ".pem")
+
+
+def _private_bytes(
+    key: ec.EllipticCurvePrivateKey,
+    encoding: serialization.Encoding,
+    encryption: serialization.KeySerializationEncryption,
+) -> bytes:
+    return key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, encryption)
+
+
+def _tls_key(key: ec.EllipticCurvePrivateKey, path: Path, words: bytes) -> TlsKey:
+    """The key for OpenSSL, which opens it anew for every connection: deriving a key from the passphrase
+    would take a fifth of a second each time, also for connections of strangers. So it gets a copy in
+    memory under a random password, where the system has files without a name.
+    """
+    if not hasattr(os, "memfd_create") or not Path("/proc/self/fd").exists():
+        return TlsKey(path, words)
+    password = secrets.token_hex(32).encode()  # random: it needs no costly derivation
+    sealed = serialization.BestAvailableEncryption(password)
+    held = os.fdopen(os.memfd_create("vfl key"), "wb", buffering=0)
+    held.write(_private_bytes(key, serialization.Encoding.PEM, sealed))
+    return TlsKey(Path(f"/proc/self/fd/{held.fileno()}"), password, held)
 
 
 def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
