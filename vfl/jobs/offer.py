@@ -1,8 +1,10 @@
-"""The first messages of a job: what the guest asks for, and the host's yes.
+"""The first messages of a job: what the guest asks for, the host's yes, and what all have signed.
 
-A host that says no sends Stop with the rule that forbids it.
+A host that says no sends Stop with the rule that forbids it. How the signatures are made and checked is
+in agreement.py.
 """
 
+import hashlib
 import secrets
 from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
@@ -11,24 +13,77 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import JOB_NAME, PARTY_NAME
+from vfl.party.config import JOB_NAME, PARTY_NAME, canonical_settings
 
 Name = Annotated[str, msgspec.Meta(pattern=JOB_NAME)]
+PartyName = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
 Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
+Task = Literal["align", "train", "score"]
+Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the parties of a job sign: all that the job is, and who they are."""
+
+    task: Task
+    run: Run
+    guest: PartyName
+    hosts: list[PartyName]
+    fingerprints: dict[PartyName, Fingerprint]  # of the certificates of guest, hosts and coordinator
+    normalise: list[str]
+    alignment: Name | None
+    model: Name | None
+    job: Digest  # SHA-256 of the canonical job, of nothing without one
+    done: Steps = 0  # trees or gradients that an interrupted run of the model has done
+
+    @property
+    def statement(self) -> bytes:
+        """The bytes that are signed: a fixed text and the SHA-256 of the terms as canonical JSON, run
+        and job in hex."""
+        fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
+        return b"vfl agreement\0" + hashlib.sha256(canonical_settings(fields)).digest()
+
+    @property
+    def signers(self) -> list[str]:
+        """Those who sign before the job starts, the guest first; a coordinator comes later."""
+        return [self.guest, *self.hosts]
 
 
 class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
-    its purpose, the names of the hosts, the rule for ids, which alignment or model it is about."""
+    its purpose, the names of the hosts, the rule for ids, which alignment or model it is about; how many
+    steps of an interrupted run the guest has kept; the fingerprints of all parties' certificates. Signed
+    by the guest."""
 
-    task: Literal["align", "train", "score"]
+    task: Task
     run: Run  # random, names this run
-    hosts: list[Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]]
+    hosts: list[PartyName]
     normalise: list[str]
     alignment: Name | None = None
     model: Name | None = None
     job: bytes = b""  # canonical, for training
+    done: Steps = 0
+    fingerprints: dict[PartyName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
+    signature: Signature = b""
     limit: ClassVar[int] = 96 * KIB
+
+    def terms(self, guest: str) -> Terms:
+        """What is offered by this guest, to be signed."""
+        return Terms(
+            self.task,
+            self.run,
+            guest,
+            self.hosts,
+            self.fingerprints,
+            self.normalise,
+            self.alignment,
+            self.model,
+            hashlib.sha256(self.job).digest(),
+            self.done,
+        )
 
 
 class Accept(Message, frozen=True):
@@ -36,10 +91,20 @@ class Accept(Message, frozen=True):
     The guest's own, at the end of an alignment, repeats the number of common rows."""
 
     rows: int | None = None
+    signature: Signature = b""  # the host's
+    per_row = ("rows", 1)
+
+
+class Agreed(Message, frozen=True):
+    """guest -> host. Reveals: that all hosts take part, with the signatures of all."""
+
+    signatures: list[Signature]  # in the order of Terms.signers
+    limit: ClassVar[int] = 64 * KIB
 
 
 class Kept(Message, frozen=True):
-    """host -> guest. Reveals: that the host has stored the alignment."""
+    """Either -> either. Reveals: that the host has stored the alignment; the guest's own, at the end of
+    training, that it has stored the model, so that no checkpoint is needed any more."""
 
 
 def bind(peer: Peer, offer: Offer) -> None:

@@ -1,0 +1,211 @@
+"""A host's rules against what a guest asks for, and what it counts by the day."""
+
+import datetime
+import multiprocessing
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from vfl.errors import ConfigError, ModelError, Refused
+from vfl.party.config import Job, PolicySection, load_party
+from vfl.party.policy import (
+    Usage,
+    allowed_columns,
+    broken_by_job,
+    check_align,
+    check_batch,
+    check_intersection,
+    check_job,
+    check_score,
+)
+
+DAY = datetime.date(2027, 6, 30)
+
+
+def job(model: str = "secureboost", purpose: str = "motor pricing 2027", **settings: Any) -> Job:
+    label = {"objective": "binary"} if model == "secureboost" else {"family": "poisson"}
+    section = {"name": "claims", "purpose": purpose, "model": model, **label}
+    return Job.model_validate({"job": section, model: settings})
+
+
+def rules(**keys: Any) -> PolicySection:
+    return PolicySection.model_validate(keys)
+
+
+def test_what_was_allowed_before_there_were_more_rules_is_allowed() -> None:
+    for model in ("secureboost", "glm"):
+        check_job(PolicySection(), job(model), "insurer", DAY)
+    check_align(PolicySection(), "insurer", DAY)
+    check_score(PolicySection(), "insurer", DAY)
+    check_batch(PolicySection(), 1)
+    check_intersection(PolicySection(), 100)
+    check_intersection(PolicySection(), 10**7)
+
+
+TREES, LINEAR = job(trees=60, min_child_rows=12), job("glm", max_iterations=50)
+HIDDEN = job("glm", scores="hidden", coordinator="umpire")
+
+
+@pytest.mark.parametrize(
+    ("kept", "broken", "which", "said"),
+    [
+        ({"guests": ["insurer"]}, {"guests": ["bank"]}, TREES, "the guest insurer"),
+        (
+            {"purposes": ["x", "motor * 20??", "motor pricing*"]},
+            {"purposes": ["motor", "pricing", "MOTOR *", "motor pricing 202?", "[m]otor*"]},
+            TREES,
+            'purpose = "motor pricing 2027"',
+        ),
+        ({"models": ["glm", "secureboost"]}, {"models": ["glm"]}, TREES, 'model = "secureboost"'),
+        ({"models": ["glm"]}, {"models": ["secureboost"]}, LINEAR, 'model = "glm"'),
+        ({"objectives": ["binary"]}, {"objectives": ["logistic"]}, TREES, 'objective = "binary"'),
+        ({"objectives": ["poisson"]}, {"objectives": ["gamma"]}, LINEAR, 'family = "poisson"'),
+        ({"min_child_rows": 12}, {"min_child_rows": 13}, TREES, "min_child_rows = 12"),
+        ({"key_bits": 2048}, {"key_bits": 3072}, TREES, "key_bits = 2048"),
+        ({"key_bits": 2048}, {"key_bits": 3072}, LINEAR, "key_bits = 2048"),
+        ({"max_trees": 60}, {"max_trees": 59}, TREES, "trees = 60"),
+        ({"max_iterations": 50}, {"max_iterations": 49}, LINEAR, "max_iterations = 50"),
+        ({"hidden_scores": False}, {"hidden_scores": True}, LINEAR, 'scores = "guest"'),
+    ],
+)
+def test_each_rule_of_training_at_its_limit(
+    kept: dict[str, Any], broken: dict[str, Any], which: Job, said: str
+) -> None:
+    check_job(rules(**kept), which, "insurer", DAY)
+    with pytest.raises(Refused) as refused:
+        check_job(rules(**broken), which, "insurer", DAY)
+    (rule,) = broken
+    assert re.fullmatch(
+        rf"{re.escape(said)} breaks rule {rule} = [^;]+ of \[policy\]", str(refused.value)
+    )
+    assert refused.value.for_peer == str(refused.value)
+
+
+def test_rules_of_one_kind_of_model_are_not_those_of_the_other() -> None:
+    check_job(rules(max_trees=1, min_child_rows=500, hidden_scores=True), HIDDEN, "insurer", DAY)
+    check_job(rules(max_iterations=1, hidden_scores=True), TREES, "insurer", DAY)
+
+
+def test_all_broken_rules_are_named_at_once() -> None:
+    policy = rules(
+        guests=["bank"], purposes=["x*"], max_trees=5, min_child_rows=500, expires=DAY, models=["glm"]
+    )
+    broken = broken_by_job(policy, TREES, "insurer", DAY + datetime.timedelta(1))
+    assert [re.search(r"breaks rule (\w+)", rule)[1] for rule in broken] == [
+        "expires",
+        "guests",
+        "purposes",
+        "models",
+        "min_child_rows",
+        "max_trees",
+    ]
+    with pytest.raises(Refused, match=re.escape("; ".join(broken))):
+        check_job(policy, TREES, "insurer", DAY + datetime.timedelta(1))
+    assert len(broken_by_job(policy, TREES, None, DAY)) == len(broken) - 2  # no guest, the last day
+
+
+def test_rules_of_every_task() -> None:
+    after = DAY + datetime.timedelta(1)
+    for check in (check_align, check_score):
+        check(rules(guests=["insurer"], expires=DAY), "insurer", DAY)
+        with pytest.raises(Refused, match="the day 2027-07-01 breaks rule expires = 2027-06-30 of"):
+            check(rules(expires=DAY), "insurer", after)
+        with pytest.raises(Refused, match=r'breaks rule guests = \["bank"\] of \[policy\]'):
+            check(rules(guests=["bank"]), "insurer", DAY)
+    with pytest.raises(Refused, match="scoring breaks rule scoring = false of"):
+        check_score(rules(scoring=False), "insurer", DAY)
+    check_align(rules(scoring=False), "insurer", DAY)
+
+
+def test_rows_of_alignments_and_batches() -> None:
+    policy = rules(min_intersection=5, max_intersection=10, min_scored_rows=3)
+    for rows in (5, 10):
+        check_intersection(policy, rows)
+    for rows in (0, 3, 100):  # of no row nothing is told
+        check_batch(policy, rows)
+    for check, rows, rule in (
+        (check_intersection, 4, "min_intersection = 5"),
+        (check_intersection, 11, "max_intersection = 10"),
+        (check_batch, 2, "min_scored_rows = 3"),
+    ):
+        with pytest.raises(Refused, match=rf"of {rows} rows .*breaks rule {rule} of"):
+            check(policy, rows)
+
+
+def test_columns_that_may_not_be_used_are_not_there() -> None:
+    features = {name: np.ones(3) for name in ("power", "brand", "age")}
+    assert list(allowed_columns(rules(), features, "t.csv")) == ["power", "brand", "age"]
+    assert list(allowed_columns(rules(columns=["age", "power"]), features, "t.csv")) == ["power", "age"]
+    assert allowed_columns(rules(columns=[]), features, "t.csv") == {}
+    with pytest.raises(
+        ConfigError, match=r"^\[policy\] columns has 'agee', which is no feature of t.csv"
+    ):
+        allowed_columns(rules(columns=["agee"]), features, "t.csv")
+
+
+def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
+    policy = rules(max_jobs_a_day=2, max_scored_rows_a_day=1000)
+    for _ in range(2):
+        Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
+    with pytest.raises(Refused, match="another job on 2027-06-30 breaks rule max_jobs_a_day = 2 of"):
+        Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
+    usage = Usage(tmp_path / "store")
+    usage.count(policy, "bank", "jobs", 1, DAY)
+    usage.count(policy, "insurer", "scored_rows", 600, DAY)
+    with pytest.raises(Refused, match=r"401 more rows to score on .* max_scored_rows_a_day = 1000 of"):
+        usage.count(policy, "insurer", "scored_rows", 401, DAY)
+    usage.count(policy, "insurer", "scored_rows", 400, DAY)  # what was refused is not counted
+    yesterday = DAY - datetime.timedelta(1)
+    with pytest.raises(Refused, match="another job on 2027-06-30"):  # a clock that was set back
+        usage.count(policy, "insurer", "jobs", 1, yesterday)
+    usage.count(policy, "insurer", "jobs", 1, DAY + datetime.timedelta(1))
+    usage.count(rules(), "insurer", "jobs", 10**6, DAY + datetime.timedelta(1))  # without a rule
+    assert {path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir()} == {0o600}
+
+
+def test_a_count_that_cannot_be_read_is_no_count_of_zero(tmp_path: Path) -> None:
+    for content in (b"", b"{}", b'{"day":"2027-06-30","guests":{"insurer":{"jobs":"0"}}}', b"\xff"):
+        (tmp_path / "usage.json").write_bytes(content)
+        with pytest.raises(ModelError, match=r"usage.json is damaged: remove it to count this day anew"):
+            Usage(tmp_path).count(rules(), "insurer", "jobs", 1, DAY)
+
+
+def _count(store: Path) -> None:
+    for _ in range(20):
+        Usage(store).count(rules(), "insurer", "scored_rows", 1, DAY)
+
+
+def test_processes_that_count_at_once_count_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [context.Process(target=_count, args=(tmp_path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    Usage(tmp_path).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
+    with pytest.raises(Refused):
+        Usage(tmp_path).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('guests = ["stranger"]', "[policy] guests has stranger, which [peers] has not"),
+        ('objectives = ["claims"]', "[policy] objectives must be a list of"),
+        ('models = ["gbm"]', '[policy] models must be a list of "secureboost" or "glm"'),
+        ('expires = "2027-06-30"', "[policy] expires must be a date such as 2027-12-31, without quotes"),
+        ("max_trees = 0", "[policy] max_trees must be a whole number of at least 1"),
+        ("purposes = []", "[policy] purposes must be a list of non-empty text in quotes"),
+    ],
+)
+def test_a_rule_that_means_nothing_is_named(tmp_path: Path, line: str, said: str) -> None:
+    (tmp_path / "p.toml").write_text(
+        '[party]\nname = "registry"\nrole = "host"\nidentity = "k"\n[data]\npath = "t.csv"\nid = "id"\n'
+        f'[policy]\n{line}\n[peers.insurer]\naddress = "a:1"\ncertificate = "c"\n'
+    )
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_party(tmp_path / "p.toml")

@@ -1,0 +1,177 @@
+"""What all parties of a job sign before it starts, kept with the model.
+
+The guest signs the terms (offer.py: Terms) in its Offer. Each host checks them against what it knows
+itself and signs the same terms in its Accept; the guest passes all signatures on in Agreed. A
+coordinator signs when all have come to it (coordinator.py). A change of one character of the job makes
+other terms, under which no signature holds.
+
+Who pins a certificate checks its signatures, and keeps it with them: so an agreement can be verified
+later, with no other party there. Signatures of others are kept as the guest passed them on.
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vfl.errors import IdentityError, ModelError, Refused
+from vfl.jobs.connect import Office
+from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
+from vfl.net.peer import Peer, together
+from vfl.party.config import Job, Party, canonical_settings
+from vfl.party.identity import load_certificate, parse_certificate, paths
+from vfl.party.rotation import formerly
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Terms and who signed them."""
+
+    terms: Terms
+    signatures: dict[str, bytes]  # by party; a coordinator's is added when it comes
+    certificates: dict[str, str]  # PEM, of parties that are pinned here, and one's own
+
+    @classmethod
+    def of(cls, office: Office, terms: Terms, signatures: Sequence[bytes]) -> "Agreement":
+        """From signatures in the order of `terms.signers`."""
+        known = {**office.pinned, office.party.name: office.identity.certificate}
+        return cls(
+            terms,
+            dict(zip(terms.signers, signatures, strict=True)),
+            {name: known[name].pem.decode() for name in terms.fingerprints if name in known},
+        )
+
+    def add(self, name: str, signature: bytes) -> None:
+        """A coordinator's signature, which has been checked."""
+        self.signatures[name] = signature
+
+
+async def offer_to(
+    office: Office, hosts: Sequence[Peer], offer: Offer
+) -> tuple[list[Accept], Agreement]:
+    """The guest's part: offer, collect what the hosts answer and sign, pass the signatures on.
+
+    Raises PeerError for a signature that does not hold, and what sessions raise.
+    """
+    known = office.fingerprints
+    named = [office.party.name, *offer.hosts, *_coordinator(offer)]
+    offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
+    terms = offer.terms(office.party.name)
+    own = office.identity.sign(terms.statement)
+    await together([host.send(msgspec.structs.replace(offer, signature=own)) for host in hosts])
+    answers = await together([host.recv(Accept) for host in hosts])
+    for host, answer in zip(hosts, answers, strict=True):
+        if not office.pinned[host.name].verify(answer.signature, terms.statement):
+            raise host.breach("Accept with a signature that does not hold")
+        bind(host, offer)
+    signatures = [own, *(answer.signature for answer in answers)]
+    await together([host.send(Agreed(signatures)) for host in hosts])
+    return answers, Agreement.of(office, terms, signatures)
+
+
+def check_offer(office: Office, guest: Peer, offer: Offer) -> None:
+    """Raises PeerError for an Offer that does not fit what this host knows, or is not signed; Refused
+    when the guest pins another certificate of a further party."""
+    name = office.party.name
+    if name not in offer.hosts or len(set(offer.hosts)) < len(offer.hosts):
+        raise guest.breach("an Offer that does not name this party once")
+    terms = offer.terms(guest.name)
+    if set(offer.fingerprints) != {*terms.signers, *_coordinator(offer)}:
+        raise guest.breach("an Offer without the certificates of its parties")
+    known = office.fingerprints
+    if any(offer.fingerprints[one] != known[one] for one in (name, guest.name)):
+        raise guest.breach("an Offer with other certificates than those of this session")
+    if not office.pinned[guest.name].verify(offer.signature, terms.statement):
+        raise guest.breach("an Offer with a signature that does not hold")
+    check_certificates(office, terms)
+
+
+async def accept_offer(office: Office, guest: Peer, offer: Offer, rows: int | None = None) -> Agreement:
+    """A host's part, after `check_offer`: sign, and receive what all have signed.
+
+    `rows` is the number of aligned rows, for training. Raises PeerError for a signature that does not
+    hold, and what sessions raise.
+    """
+    terms = offer.terms(guest.name)
+    own = office.identity.sign(terms.statement)
+    await guest.send(Accept(rows, own))
+    bind(guest, offer)
+    agreed = await guest.recv(Agreed)
+    if len(agreed.signatures) != len(terms.signers):
+        raise guest.breach("Agreed with another number of signatures than parties")
+    agreement = Agreement.of(office, terms, agreed.signatures)
+    signatures = agreement.signatures
+    if signatures[guest.name] != offer.signature or signatures[office.party.name] != own:
+        raise guest.breach("Agreed with another signature than was given")
+    check_signatures(office, guest, "Agreed", agreement)
+    return agreement
+
+
+def check_certificates(office: Office, terms: Terms) -> None:
+    """Raises Refused when the parties know one of them by another certificate than this party does."""
+    for party, fingerprint in office.fingerprints.items():
+        if terms.fingerprints.get(party, fingerprint) != fingerprint:
+            raise Refused(
+                f"{terms.guest} and {office.party.name} have pinned different certificates of {party}: "
+                "compare fingerprints by phone"
+            )
+
+
+def check_signatures(office: Office, peer: Peer, message: str, agreement: Agreement) -> None:
+    """Raises PeerError, naming the peer's message, when a signature of a pinned party does not hold."""
+    for name, signature in agreement.signatures.items():
+        try:
+            office.verify(name, signature, agreement.terms.statement)
+        except ValueError:
+            raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
+
+
+def verified(agreement: Agreement, job: Mapping[str, Any], party: Party, what: str) -> dict[str, str]:
+    """What is known of each party's signature, in words, now and without any other party.
+
+    `job` is the job as the record has it. Raises ModelError when it is not the job that was signed, or
+    a signature does not hold.
+    """
+    terms = agreement.terms
+    if hashlib.sha256(canonical_settings(job)).digest() != terms.job:
+        raise ModelError(f"the job in {what} is not the one that was signed")
+    found = {}
+    for name, fingerprint in terms.fingerprints.items():
+        if (pem := agreement.certificates.get(name)) is None:
+            found[name] = "not checked: this party had no certificate of it"
+            continue
+        try:
+            certificate = parse_certificate(pem.encode(), Path(what))
+        except IdentityError:
+            raise ModelError(f"{what} is damaged: the certificate of {name} is none") from None
+        signature = agreement.signatures.get(name, b"")
+        if certificate.fingerprint != fingerprint or not certificate.verify(signature, terms.statement):
+            raise ModelError(f"{what} is damaged or forged: the signature of {name} does not hold")
+        pinned = fingerprint in _fingerprints(party, name)
+        found[name] = "signed" if pinned else "signed, with a certificate that is not pinned here now"
+    return found
+
+
+def _coordinator(offer: Offer) -> list[str]:
+    """The name of the job's coordinator, if it has one."""
+    if offer.task != "train":
+        return []
+    name = Job.from_canonical(offer.job).glm.coordinator
+    return [] if name is None else [name]
+
+
+def _fingerprints(party: Party, name: str) -> frozenset[str]:
+    """Of a party's certificate as its file is now, and before its key was rotated."""
+    own = paths(party.party.identity)[1]
+    peer = party.peers.get(name)
+    path = own if name == party.name else peer.certificate if peer is not None else None
+    try:
+        certificate = None if path is None else load_certificate(path)
+    except IdentityError:
+        return frozenset()
+    if path is None or certificate is None:
+        return frozenset()
+    return formerly(certificate, path) | {certificate.fingerprint}

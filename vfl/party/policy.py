@@ -1,0 +1,198 @@
+"""A host's own rules, [policy] in its party file, held against what a guest asks for.
+
+The host checks them itself, whatever the guest says. Rules and limits are no secret: a guest that breaks
+some is told which. What a host counts by the day lies in its store and outlives a restart; days are UTC.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from datetime import UTC, date, datetime
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from vfl.errors import ConfigError, DataError, ModelError, Refused
+from vfl.learn.binning import Features
+from vfl.party.config import Job, PolicySection
+from vfl.party.store import replacing
+
+Counted = Literal["jobs", "scored_rows"]
+_LIMITS: dict[Counted, str] = {"jobs": "max_jobs_a_day", "scored_rows": "max_scored_rows_a_day"}
+
+
+def today() -> date:
+    """The day that the rules mean."""
+    return datetime.now(UTC).date()
+
+
+def broken_by_any(policy: PolicySection, guest: str | None, on: date) -> list[str]:
+    """The rules that any job of this guest breaks on this day, a sentence each; of no guest in
+    particular if None."""
+    broken = []
+    if policy.expires is not None and on > policy.expires:
+        broken.append(f"the day {on} breaks rule expires = {policy.expires} of [policy]")
+    if guest is not None and policy.guests is not None and guest not in policy.guests:
+        broken.append(_broken("the guest", guest, policy, "guests"))
+    return broken
+
+
+def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) -> list[str]:
+    """The rules that training this job breaks, a sentence each, in the order of [policy]."""
+    broken = broken_by_any(policy, guest, on)
+    section, boosts = job.job, job.job.model == "secureboost"
+    label = "objective" if boosts else "family"
+    if policy.purposes is not None and not any(
+        fnmatchcase(section.purpose, _literal(pattern)) for pattern in policy.purposes
+    ):
+        broken.append(_broken("purpose", section.purpose, policy, "purposes"))
+    for what, value, rule in (
+        ("model", section.model, "models"),
+        (label, getattr(section, label), "objectives"),
+    ):
+        if (allowed := getattr(policy, rule)) is not None and value not in allowed:
+            broken.append(_broken(what, value, policy, rule))
+    params = job.secureboost if boosts else job.glm
+    least = ["min_child_rows", "key_bits"] if boosts else ["key_bits"]
+    broken += [
+        _broken(key, getattr(params, key), policy, key)
+        for key in least
+        if getattr(params, key) < getattr(policy, key)
+    ]
+    key = "trees" if boosts else "max_iterations"
+    rule = "max_trees" if boosts else "max_iterations"
+    if (most := getattr(policy, rule)) is not None and getattr(params, key) > most:
+        broken.append(_broken(key, getattr(params, key), policy, rule))
+    if policy.hidden_scores and not boosts and job.glm.scores != "hidden":
+        broken.append(_broken("scores", job.glm.scores, policy, "hidden_scores"))
+    return broken
+
+
+def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that training this job breaks."""
+    _refuse(broken_by_job(policy, job, guest, on))
+
+
+def check_align(policy: PolicySection, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that an alignment breaks before it starts."""
+    _refuse(broken_by_any(policy, guest, on))
+
+
+def check_score(policy: PolicySection, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that scoring breaks before it starts."""
+    broken = broken_by_any(policy, guest, on)
+    if not policy.scoring:
+        broken.append("scoring breaks rule scoring = false of [policy]")
+    _refuse(broken)
+
+
+def check_intersection(policy: PolicySection, rows: int) -> None:
+    """Raises Refused for an alignment with too few or too many rows."""
+    for rule, breach in (
+        ("min_intersection", rows < policy.min_intersection),
+        ("max_intersection", rows > (policy.max_intersection or rows)),
+    ):
+        if breach:
+            _refuse([f"an alignment of {rows:,} rows breaks {_rule(policy, rule)}"])
+
+
+def check_batch(policy: PolicySection, rows: int) -> None:
+    """Raises Refused for a batch of which this party knows too few rows, but some."""
+    if 0 < rows < (policy.min_scored_rows or 0):
+        _refuse([f"a batch of {rows:,} rows known here breaks {_rule(policy, 'min_scored_rows')}"])
+
+
+def allowed_columns(policy: PolicySection, features: Features, table: str) -> Features:
+    """The columns that may enter a model. Raises ConfigError for a rule about a column that is none."""
+    if policy.columns is None:
+        return features
+    for name in policy.columns:
+        if name not in features:
+            raise ConfigError(f"[policy] columns has {name!r}, which is no feature of {table}")
+    return {name: column for name, column in features.items() if name in policy.columns}
+
+
+class Usage:
+    """What each guest has used up today, in a file of the host's store.
+
+    Sessions and processes that share the file count together.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self._path = store / "usage.json"
+
+    def count(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
+        """Count, before it is done. Raises Refused when it would be more than the policy's limit, and
+        then counts nothing; ModelError when the file is damaged, DataError when it cannot be written.
+        """
+        with _locked(self._path.with_suffix(".lock")):
+            used = self._read(on)
+            counts = used.guests.setdefault(guest, {})
+            limit: int | None = getattr(policy, _LIMITS[what])
+            if limit is not None and counts.get(what, 0) + many > limit:
+                words = "another job" if what == "jobs" else f"{many:,} more rows to score"
+                _refuse([f"{words} on {used.day} breaks {_rule(policy, _LIMITS[what])}"])
+            counts[what] = counts.get(what, 0) + many
+            with replacing(self._path) as file:
+                file.write(msgspec.json.encode(used))
+
+    def _read(self, on: date) -> "_Used":
+        try:
+            used = msgspec.json.decode(self._path.read_bytes(), type=_Used)
+        except FileNotFoundError:
+            return _Used(on, {})
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            raise ModelError(
+                f"{self._path} is damaged: remove it to count this day anew",
+                for_peer="it cannot count the day's jobs (its log has the details)",
+            ) from None
+        # A clock that is set back does not begin a day again.
+        return used if on <= used.day else _Used(on, {})
+
+
+class _Used(msgspec.Struct):
+    day: date
+    guests: dict[str, dict[Counted, int]]
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Alone among all processes that lock this file."""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
+    except OSError as error:
+        raise DataError(
+            f"{path} cannot be written: {error.strerror}",
+            for_peer="it could not write a file of its own (its log has the details)",
+        ) from None
+    with file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _literal(pattern: str) -> str:
+    """A pattern in which * alone has a meaning."""
+    return pattern.replace("[", "[[]").replace("?", "[?]")
+
+
+def _broken(what: str, value: object, policy: PolicySection, rule: str) -> str:
+    shown = f"{what} {value}" if what == "the guest" else f"{what} = {_toml(value)}"
+    return f"{shown} breaks {_rule(policy, rule)}"
+
+
+def _rule(policy: PolicySection, rule: str) -> str:
+    return f"rule {rule} = {_toml(getattr(policy, rule))} of [policy]"
+
+
+def _toml(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _refuse(broken: Iterable[str]) -> None:
+    if text := "; ".join(broken):
+        raise Refused(text)
