@@ -5,14 +5,22 @@ A message is a frozen struct whose docstring says who sends it to whom and what 
 the pair (name of its type, body). Nothing is ever unpickled.
 """
 
+import sys
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import msgspec
 
 KIB = 1024
 MIB = 1024 * KIB
+CIPHERTEXT = 0  # in `per_row`: as many bits as a ciphertext under the job's key
 MAX_MESSAGE = 32 * MIB  # the largest message that any transport accepts; protocols send in chunks
+
+
+# Fields whose bounds are those of the type: decoding refuses what is beyond them.
+Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
+Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Record = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class WireError(ValueError):
@@ -20,9 +28,12 @@ class WireError(ValueError):
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of all messages. `limit` bounds the encoded body in bytes."""
+    """Base of all messages. `limit` bounds the encoded body in bytes. `per_row` names the field that
+    speaks of rows, one after the other, and its bits for each; a field that is a number is theirs.
+    """
 
     limit: ClassVar[int] = 64 * KIB
+    per_row: ClassVar[tuple[str, int] | None] = None
 
 
 class _Tagged(msgspec.Struct, frozen=True, array_like=True):
@@ -66,7 +77,9 @@ def decode(data: bytes, kinds: Sequence[type[Message]]) -> Message:
     try:
         return decoder.decode(tagged.body)
     except msgspec.MsgspecError as error:
-        # msgspec names the field and the type expected, never the value.
-        raise WireError(f"a malformed {kind.__name__} ({error})") from None
+        # msgspec names the field and the type expected, and quotes a field's name that is none.
+        why = str(error)
+        shown = f" ({why})" if why.isprintable() and len(why) < 200 else ""
+        raise WireError(f"a malformed {kind.__name__}{shown}") from None
     except _UNDECODABLE:
         raise WireError(f"a malformed {kind.__name__}") from None

@@ -1,0 +1,618 @@
+import asyncio
+import csv
+import hashlib
+import json
+import random
+import resource
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from click.testing import CliRunner, Result
+from federation import HIDDEN_JOB, JOB, Federation, ended, kill
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from recording import Sent, record
+from test_wire_privacy import Searcher, secrets
+
+from vfl.cli import main
+from vfl.errors import DataError
+from vfl.jobs.journal import Journal
+from vfl.jobs.reveals import message_types
+from vfl.net.peer import MemoryPeer, Stop, stop_all
+from vfl.party import audit, ledger
+from vfl.party.identity import Identity, create, load
+from vfl.party.ledger import Asked, Ledger, Passed, Seal
+from vfl.party.store import Store
+
+DIGEST = "ab" * 32
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    return create(tmp_path_factory.mktemp("owner") / "insurer", "insurer")
+
+
+@pytest.fixture
+def own(tmp_path: Path, owner: Identity) -> Ledger:
+    return Ledger(tmp_path / "ledger", owner, "guest")
+
+
+def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> Passed:
+    return Passed(
+        session=session,
+        peer="registry",
+        direction="sent",
+        task="train",
+        job="claims",
+        type=kind,
+        rows=None,
+        bytes=size,
+        sha256=DIGEST,
+    )
+
+
+def fill(own: Ledger, messages: int = 8, sessions: int = 3) -> Path:
+    """Sessions with a seal after each but the last; the file."""
+    for number in range(sessions):
+        session = 0
+        for i in range(messages):
+            session = own.append(passed(session, f"Kind{i % 3}"), "nothing")
+        if number < sessions - 1:
+            own.seal()
+    (path,) = ledger.months(own.folder)
+    return path
+
+
+def damage(own: Ledger, owner: Identity) -> list[str]:
+    return audit.verify(own.folder, owner.certificate).damage
+
+
+# --- The chain ------------------------------------------------------------------------------------
+
+
+def test_a_line_has_its_number_and_the_chain_goes_on_over_processes_and_months(
+    own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = own.append(passed(), "nothing")
+    assert own.append(passed(session), "nothing") == session == 3
+    own.seal()
+    own.seal()  # nothing new: no second one
+
+    class Later(ledger.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Later":
+            return cls(2099, 1, 31, tzinfo=ledger.UTC)
+
+    again = Ledger(own.folder, owner, "guest")
+    again.append(passed(), "nothing")
+    monkeypatch.setattr(ledger, "datetime", Later)
+    again.append(passed(), "nothing")
+    monkeypatch.undo()
+    again.append(passed(), "nothing")  # the clock was set back: the newest file goes on
+    again.seal()
+    files = ledger.months(own.folder)
+    assert len(files) == 2 and files[1].name == "2099-01.jsonl"
+    found = audit.verify(own.folder, owner.certificate)
+    kinds = [
+        [ledger.decode(line).entry.__struct_config__.tag for line in file.read_bytes().splitlines()]
+        for file in files
+    ]
+    # Each month and each process says who writes and what the types reveal.
+    assert kinds == [
+        ["start", "type", "message", "message", "seal", "start", "type", "message"],
+        ["start", "type", "message", "message", "seal"],
+    ]
+    assert (found.damage, found.notes, found.lines, found.seals, found.sealed) == ([], [], 13, 2, 13)
+    alone = audit.verify(files[1], owner.certificate)
+    assert alone.damage == [] and "begins with line 9" in alone.notes[0]
+    assert stat.S_IMODE(own.folder.stat().st_mode) == 0o700
+    for path in own.folder.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory, owner: Identity) -> tuple[Ledger, bytes]:
+    own = Ledger(tmp_path_factory.mktemp("filled") / "ledger", owner, "guest")
+    return own, fill(own, 3).read_bytes()
+
+
+@settings(max_examples=200, deadline=None)
+@given(at=st.integers(0, 10**6), flip=st.integers(1, 255))
+def test_every_byte_changed_is_found(
+    filled: tuple[Ledger, bytes], owner: Identity, at: int, flip: int
+) -> None:
+    own, whole = filled
+    (path,) = ledger.months(own.folder)
+    at %= len(whole)
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ flip]) + whole[at + 1 :])
+    assert damage(own, owner)
+
+
+@pytest.mark.parametrize("spoilt", ["no json", "gone", "{}"])
+def test_the_seal_beside_it_is_missed(own: Ledger, owner: Identity, spoilt: str) -> None:
+    fill(own)
+    beside = own.folder / ledger.SEAL
+    if spoilt == "gone":
+        beside.unlink()
+    else:
+        beside.write_text(spoilt)
+    assert ledger.SEAL in damage(own, owner)[0]
+
+
+SURGERY: dict[str, Callable[[list[bytes], int], list[bytes]]] = {
+    "missing": lambda lines, i: lines[:i] + lines[i + 1 :],
+    "moved": lambda lines, i: [*lines[:i], lines[i + 1], lines[i], *lines[i + 2 :]],
+    "a second time": lambda lines, i: lines[: i + 1] + lines[i:],
+    "in place of": lambda lines, i: (
+        [*lines[:i], lines[i].replace(b'"n":', b'"n":1', 1), *lines[i + 1 :]]
+    ),
+    "was changed": lambda lines, i: (
+        [*lines[:i], lines[i].replace(b'"time":"', b'"time":" '), *lines[i + 1 :]]
+    ),
+    "no entry": lambda lines, i: [*lines[:i], b"{}\n", *lines[i + 1 :]],
+}
+
+
+@pytest.mark.parametrize("what", SURGERY)
+def test_every_line_changed_cut_moved_or_repeated_is_named(
+    own: Ledger, owner: Identity, what: str
+) -> None:
+    path = fill(own)
+    lines = path.read_bytes().splitlines(keepends=True)
+    assert damage(own, owner) == []
+    last = max(i for i, line in enumerate(lines) if b'"entry":"seal"' in line)
+    for i in range(len(lines) - 2):
+        path.write_bytes(b"".join(SURGERY[what](lines, i)))
+        said = damage(own, owner)
+        # One line of damage, at the place, unless it is the certificate or the seal that seal.json has.
+        assert what in said[0], (i, said)
+        assert f".jsonl:{i + 1 + (what in ('moved', 'a second time'))}" in said[0]
+        assert len(said) == 1 or i in (0, last - 1, last), (i, said)
+
+
+def test_several_damages_are_all_named(own: Ledger, owner: Identity) -> None:
+    path = fill(own, 30)
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[10] = lines[10].replace(b'"bytes":10', b'"bytes":11')
+    del lines[20:22]
+    lines[40], lines[45] = lines[45], lines[40]
+    path.write_bytes(b"".join(lines))
+    said = "\n".join(damage(own, owner))
+    assert [text.split(" ", 1)[1] for text in said.splitlines()] == [
+        "was changed (line 11)",
+        "21 to 22 are missing before 2026-11.jsonl:21".replace("2026-11.jsonl", path.name),
+        "was changed: line 48 stands in place of line 43",
+        "was changed: line 43 stands in place of line 48",
+    ]
+
+
+def test_an_end_cut_off_is_found_up_to_the_last_seal(own: Ledger, owner: Identity) -> None:
+    path = fill(own)
+    lines = path.read_bytes().splitlines(keepends=True)
+    sealed = max(i for i, line in enumerate(lines) if b'"entry":"seal"' in line)
+    for length in range(len(lines)):
+        path.write_bytes(b"".join(lines[:length]))
+        assert bool(damage(own, owner)) == (length <= sealed), length
+    path.unlink()
+    with pytest.raises(DataError, match="there is no ledger"):
+        damage(own, owner)
+    with pytest.raises(DataError, match="changed or cut"):
+        Ledger(own.folder, owner, "guest").append(passed(), "nothing")
+
+
+def test_a_chain_written_anew_needs_the_key_and_the_noted_hash(
+    own: Ledger, owner: Identity, tmp_path: Path
+) -> None:
+    path = fill(own, sessions=2)
+    head = audit.verify(own.folder, owner.certificate).head
+    assert audit.verify(own.folder, owner.certificate, head=head).damage == []
+    entries = [ledger.decode(line).entry for line in path.read_bytes().splitlines()]
+    before, lines = ledger.ORIGIN, []
+    for entry in entries:
+        changed = msgspec.structs.replace(entry, salt="0" * 16)
+        line, before = ledger.encode(changed, before)
+        lines.append(line)
+    path.write_bytes(b"".join(lines))
+    said = damage(own, owner)
+    assert "signature does not hold" in said[0] and "rewritten" in said[-1]
+    with pytest.raises(DataError, match="changed or cut"):
+        Ledger(own.folder, owner, "guest").append(passed(), "nothing")
+    # The owner itself can: against that stand a noted hash and the peers.
+    shutil.rmtree(own.folder)
+    fill(own_again := Ledger(own.folder, owner, "guest"), sessions=2)
+    assert damage(own_again, owner) == []
+    assert "noted" in audit.verify(own.folder, owner.certificate, head=head).damage[0]
+    other = create(tmp_path / "other", "insurer")
+    said = audit.verify(own.folder, other.certificate).damage
+    assert len(said) == 1 and "another certificate than the party's" in said[0]
+    rotated = frozenset({owner.certificate.fingerprint})
+    assert audit.verify(own.folder, other.certificate, earlier=rotated).damage == []
+    # Who has no key could leave the seals out: it is told. A process that had the old one open goes on.
+    for path in own.folder.iterdir():
+        path.unlink()
+    own.append(passed(), "nothing")
+    assert audit.verify(own.folder, owner.certificate).notes == ["lines 1 to 3 are under no seal yet"]
+
+
+def test_an_auditor_needs_standard_tools_only(own: Ledger, owner: Identity) -> None:
+    """The commands of docs/operations.md."""
+    if not all(shutil.which(tool) for tool in ("bash", "sha256sum", "openssl")):
+        pytest.skip("needs bash, sha256sum and openssl")
+    document = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    script = document.split("<!-- check-ledger -->\n```sh\n")[1].split("```")[0]
+    path = fill(own, sessions=2)
+
+    def check() -> str:
+        done = subprocess.run(
+            ["bash", "-c", script], cwd=own.folder.parent, capture_output=True, text=True, check=True
+        )
+        return done.stdout + done.stderr
+
+    (own.folder.parent / "insurer.pem").write_bytes(owner.certificate.pem)
+    said = check()
+    assert "changed" not in said and said.count("Verified OK") == 1
+    path.write_bytes(path.read_bytes().replace(b'"bytes":10', b'"bytes":11', 1))
+    assert check().count("changed") == 1
+
+
+# --- Processes ------------------------------------------------------------------------------------
+
+
+def test_a_torn_line_is_set_aside_by_the_next_start(own: Ledger, owner: Identity) -> None:
+    path = fill(own)
+    whole = path.read_bytes()
+    last = len(whole.splitlines(keepends=True)[-1])
+    for length in (len(whole) - 1, len(whole) - last + 1):
+        path.write_bytes(whole[:length])
+        assert "is not finished" in damage(own, owner)[-1]
+        Ledger(own.folder, owner, "guest").append(passed(), "nothing")
+        found = audit.verify(own.folder, owner.certificate)
+        assert found.damage == [] and "set aside" in found.notes[0] and len(found.notes) == 2
+        (torn,) = own.folder.glob("*.torn-*")
+        assert torn.read_bytes() == whole[len(whole) - last : length]
+        torn.unlink()
+
+
+def test_a_first_line_torn_and_an_empty_file(own: Ledger, owner: Identity) -> None:
+    path = fill(own, 1, 1)
+    path.write_bytes(path.read_bytes()[:50])
+    own.append(passed(), "nothing")
+    assert ledger.decode(path.read_bytes().splitlines()[0]).entry.n == 1
+    assert damage(own, owner) == []
+    path.write_bytes(b"")
+    Ledger(own.folder, owner, "guest").append(passed(), "nothing")
+    assert damage(own, owner) == []
+
+
+WRITER = """
+import sys
+import time
+from pathlib import Path
+from vfl.party.identity import load
+from vfl.party.ledger import Ledger, Passed
+
+own = Ledger(Path(sys.argv[1]), load(Path(sys.argv[2])), "guest")
+session = 0
+for i in range(int(sys.argv[3])):
+    session = own.append(
+        Passed(session=session, peer="registry", direction="sent", task=None, job=None,
+               type=f"Kind{i % 5}", rows=None, bytes=1, sha256="ab"),
+        "nothing",
+    )
+    if i == 0:
+        print("ready", flush=True)
+    if i % 40 == 39:
+        own.seal()
+"""
+
+
+def writer(own: Ledger, owner: Identity, messages: int) -> "subprocess.Popen[str]":
+    prefix = owner.key_path.with_suffix("")
+    return subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(own.folder), str(prefix), str(messages)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_processes_share_a_ledger_and_may_be_killed(own: Ledger, owner: Identity) -> None:
+    doomed, *living = [writer(own, owner, messages) for messages in (10**6, 200, 200)]
+    for process in (doomed, *living):
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    doomed.kill()
+    assert [process.wait(60) for process in (doomed, *living)] == [-signal.SIGKILL, 0, 0]
+    for process in (doomed, *living):
+        assert process.stdout is not None
+        process.stdout.close()
+    own.append(passed(kind="Last"), "nothing")
+    found = audit.verify(own.folder, owner.certificate)
+    assert found.damage == []
+    counts = Counter(row.type for row in audit.rows(own.folder))
+    assert counts["Last"] == 1 and all(counts[f"Kind{i}"] >= 80 for i in range(5))
+
+
+def test_no_message_leaves_without_a_line(
+    own: Ledger, owner: Identity, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def run() -> None:
+        here, there = MemoryPeer.pair("insurer", "registry")
+        Journal(own, Store(tmp_path)).watch(here)
+        await here.send(Stop("first"))
+        (path,) = ledger.months(own.folder)
+        size = path.stat().st_size
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size + 100, before[1]))
+        try:
+            with pytest.raises(DataError, match=r"ledger .* cannot be written: File too large"):
+                await here.send(Stop("second"))
+            await stop_all([here], DataError("full"))  # closes without a word
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.stat().st_size == size
+        assert (await there.recv(Stop)).reason == "first"
+        assert there._inbox.get_nowait() is None
+        here, there = MemoryPeer.pair("insurer", "registry")
+        Journal(own, Store(tmp_path)).watch(here)
+        await here.send(Stop("third"))  # there is room again
+        own.seal()
+        assert damage(own, owner) == []
+
+    asyncio.run(run())
+
+
+# --- Whole runs -----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> tuple[Federation, list[Sent]]:
+    federation = Federation(tmp_path_factory.mktemp("ledger"), keys)
+    return federation, record(federation)
+
+
+@pytest.fixture(scope="module")
+def hidden(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> tuple[Federation, list[Sent]]:
+    federation = Federation(tmp_path_factory.mktemp("hidden"), keys, coordinator=True)
+    return federation, record(federation, HIDDEN_JOB)
+
+
+def of(federation: Federation, party: str) -> Path:
+    return federation.parties[party].store / ledger.FOLDER
+
+
+def offered(message: Sent) -> bytes:
+    run = msgspec.msgpack.decode(message.payload)[1]["run"]
+    assert isinstance(run, bytes) and len(run) == 32
+    return run
+
+
+def vfl(*arguments: object) -> Result:
+    return CliRunner().invoke(main, ["ledger", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("name", ["run", "hidden"])
+def test_every_message_is_in_both_ledgers(request: pytest.FixtureRequest, name: str) -> None:
+    federation, sent = request.getfixturevalue(name)
+    digests = {direction: Counter() for direction in ("sent", "received")}
+    for party in federation.parties:
+        found = audit.verify(of(federation, party), load(federation.keys / party / party).certificate)
+        assert (found.damage, found.notes) == ([], []) and found.sealed == found.last
+        for row in audit.rows(of(federation, party)):
+            ends = (party, row.peer) if row.direction == "sent" else (row.peer, party)
+            digests[row.direction][*ends, row.type, row.bytes, row.sha256] += 1
+            assert row.reveals and "no such message" not in row.reveals
+            assert row.type in ("Hello", "Offer", "Join", "Stop") or row.task
+    wire = Counter(
+        (m.sender, m.receiver, m.kind, len(m.payload), hashlib.sha256(m.payload).hexdigest())
+        for m in sent
+    )
+    assert wire == digests["sent"] == digests["received"]
+    parties = list(federation.parties)
+    for i, one in enumerate(parties):
+        for other in parties[:i]:
+            same = audit.compare(of(federation, one), of(federation, other))
+            assert (same.differences, same.in_flight) == ([], [])
+            between = sum(set(m) >= {one, other} for m in wire)
+            assert bool(same.messages) == bool(between)
+
+
+def test_what_speaks_of_rows_is_a_field() -> None:
+    kinds = [kind for kind in message_types().values() if kind.per_row is not None]
+    assert len(kinds) >= 18
+    for kind in kinds:
+        assert kind.per_row is not None and kind.per_row[0] in kind.__struct_fields__, kind
+
+
+def test_lines_say_job_purpose_and_rows(run: tuple[Federation, list[Sent]]) -> None:
+    federation, _ = run
+    found = list(audit.rows(of(federation, "registry")))
+    jobs = {(row.task, row.job, row.purpose) for row in found if row.type != "Hello"}
+    title = ("claims", "a test")
+    assert jobs == {("align", None, None), ("train", *title), ("score", *title)}
+    rows = {(row.task, row.type): row.rows for row in found}
+    aligned = rows["train", "Accept"]
+    assert aligned and rows["align", "CommonRows"] == rows["align", "CommonTags"] == aligned
+    assert 0 <= (rows["train", "TreeStart"] or 0) - aligned < 8
+    # A ciphertext a training row, in several messages where there are many.
+    assert 0 < (rows["train", "Gradients"] or 0) < aligned
+    assert rows["score", "BlindedIds"] == len(set(federation.tables["new"]["plate"]))
+
+
+@pytest.mark.parametrize("name", ["run", "hidden"])
+def test_nothing_private_is_in_a_ledger(request: pytest.FixtureRequest, name: str) -> None:
+    federation, sent = request.getfixturevalue(name)
+    searcher = Searcher(secrets(federation))
+    for party in federation.parties:
+        for path in of(federation, party).iterdir():
+            data = path.read_bytes()
+            assert b"PRIVATE" not in data
+            assert searcher.found(data) == set()
+            for run_name in {offered(m) for m in sent if m.kind == "Offer"}:
+                assert run_name.hex()[:16].encode() not in data and run_name not in data
+
+
+def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
+    """The registry writes its ledger anew, with its key, and leaves out or changes a message."""
+    federation, _ = run
+    ours, theirs = of(federation, "insurer"), of(federation, "registry")
+    identity = load(federation.keys / "registry" / "registry")
+    (file,) = ledger.months(theirs)
+    entries = [ledger.decode(line).entry for line in file.read_bytes().splitlines()]
+    gradients = [i for i, e in enumerate(entries) if isinstance(e, Passed) and e.type == "Direction"]
+
+    def forged(name: str, change: Callable[[list[ledger.Entry]], None]) -> Path:
+        folder = tmp_path / name
+        forger = Ledger(folder, identity, "host")
+        changed = list(entries)
+        change(changed)
+        for entry in changed:
+            if isinstance(entry, Asked | Passed):
+                forger.append(entry, "nothing")
+            elif isinstance(entry, Seal):
+                forger.seal()
+        assert audit.verify(folder, identity.certificate).damage == []
+        return folder
+
+    same = audit.compare(ours, forged("same", lambda _: None))
+    assert (same.differences, same.in_flight) == ([], []) and same.messages > 50
+    at = gradients[0]
+    without = audit.compare(ours, forged("without", lambda e: e.pop(at)))
+    (said,) = without.differences
+    assert "insurer's line" in said and "Direction" in said and "received from registry" in said
+
+    def change(changed: list[ledger.Entry]) -> None:
+        changed[at] = msgspec.structs.replace(changed[at], sha256=DIGEST)
+
+    said_both = audit.compare(ours, forged("changed", change)).differences
+    assert len(said_both) == 2 and any("registry's line" in text for text in said_both)
+    received = [
+        i
+        for i, e in enumerate(entries)
+        if isinstance(e, Passed) and e.direction == "received" and e.session == entries[at].session
+    ]
+
+    def swap(changed: list[ledger.Entry]) -> None:
+        i, j = received[-4], received[-3]
+        changed[i], changed[j] = changed[j], changed[i]
+
+    assert audit.compare(ours, forged("swapped", swap)).differences
+    session = entries[at].session
+
+    def forget(changed: list[ledger.Entry]) -> None:
+        changed[:] = [e for e in changed if getattr(e, "session", None) != session]
+
+    forgot = audit.compare(ours, forged("forgot", forget))
+    assert len(forgot.differences) > 10 and forgot.in_flight == []
+    # The end of a session may have been in flight when its connection broke: told, and no difference.
+    late = audit.compare(ours, forged("late", lambda e: e.pop(received[-1])))
+    assert late.differences == [] and len(late.in_flight) == 1
+    with pytest.raises(DataError, match="both ledgers are insurer's"):
+        audit.compare(ours, ours)
+
+
+def test_a_copy_for_a_peer_is_whole_and_shows_nothing_of_others(
+    run: tuple[Federation, list[Sent]], tmp_path: Path
+) -> None:
+    federation, _ = run
+    ours, copy = of(federation, "insurer"), tmp_path / "for-registry.jsonl"
+    own = load(federation.keys / "insurer" / "insurer").certificate
+    assert audit.export_copy(ours, "registry", copy) > 50
+    data = copy.read_bytes()
+    assert b"registry" in data and b'"peer":"bureau"' not in data and b"omitted" in data
+    found = audit.verify(copy, own)
+    assert found.damage == [] and found.seals == found.lines - found.last + found.seals
+    same = audit.compare(copy, of(federation, "registry"))
+    assert (same.differences, same.in_flight) == ([], []) and same.parties == ("insurer", "registry")
+    rng = random.Random(1)
+    lines = data.splitlines(keepends=True)
+    last = max(i for i, line in enumerate(lines) if b'"seal"' in line)
+    for i in [*rng.sample(range(1, last), 40), last]:
+        copy.write_bytes(b"".join(lines[:i] + lines[i + 1 :]))
+        assert audit.verify(copy, own).damage, i
+        position = rng.randrange(20, len(lines[i]) - 10)
+        swapped = bytes([lines[i][position] ^ 1])
+        line = lines[i][:position] + swapped + lines[i][position + 1 :]
+        copy.write_bytes(b"".join([*lines[:i], line, *lines[i + 1 :]]))
+        assert audit.verify(copy, own).damage, i
+    with pytest.raises(DataError, match="is a copy for registry"):
+        copy.write_bytes(data)
+        audit.export_copy(copy, "registry", tmp_path / "again.jsonl")
+
+
+def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
+    federation, _ = run
+    party, peer = federation.guest.file, of(federation, "bureau")
+    shown = vfl("show", party)
+    assert shown.exit_code == 0 and "encrypted gradients of drawn rows" in " ".join(shown.output.split())
+    totals = json.loads(vfl("show", party, "--json", "--peer", "bureau", "--job", "claims").output)
+    assert {total["peer"] for total in totals["totals"]} == {"bureau"}
+    assert {total["task"] for total in totals["totals"]} == {"train", "score"}
+    lines = vfl("show", party, "--lines", "--json", "--type", "Gradients").output.splitlines()
+    assert lines and all(json.loads(line)["type"] == "Gradients" for line in lines)
+    assert vfl("show", party, "--lines", "--since", "2099-01-01").output == ""
+    whole = vfl("verify", party)
+    assert whole.exit_code == 0 and whole.output.endswith("whole\n") and "note" not in whole.output
+    assert vfl("compare", party, peer).exit_code == 0
+    out = tmp_path / "ledger.csv"
+    assert vfl("export", party, "--out", out).exit_code == 0
+    with out.open(newline="") as file:
+        table = list(csv.DictReader(file))
+    assert len(table) == len(list(audit.rows(of(federation, "insurer"))))
+    assert {row["purpose"] for row in table} == {"a test", ""}
+    copied = tmp_path / "ledger"
+    shutil.copytree(peer, copied)
+    (file_,) = ledger.months(copied)
+    file_.write_bytes(file_.read_bytes().replace(b'"type":"Offer"', b'"type":"offer"', 1))
+    bad = vfl("verify", copied, "--certificate", federation.keys / "bureau" / "bureau.pem")
+    assert bad.exit_code == 1 and bad.output.count("DAMAGE") == 1
+    assert "damaged" in vfl("compare", party, copied).output
+    assert vfl("export", party, "--out", tmp_path / "x.jsonl").exit_code == 2
+    assert vfl("verify", tmp_path / "nothing").exit_code == 3
+
+
+def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:
+    asked = Asked(
+        peer="registry",
+        task="train",
+        job="claims",
+        purpose="=1+1",
+        run="ab",
+        hosts=[],
+        alignment=None,
+        model=None,
+    )
+    own.append(passed(own.append(asked, "")), "nothing")
+    audit.export_csv(own.folder, tmp_path / "x.csv")
+    assert ",'=1+1," in (tmp_path / "x.csv").read_text()
+
+
+def test_a_job_refused_and_a_host_killed_in_the_middle(tmp_path: Path, keys: Path) -> None:
+    """Between processes: what was refused is there, and what was in flight is no difference."""
+    with ended(Federation(tmp_path, keys, hosts=("registry",))) as made:
+        made.guest.settings["party"]["reconnect"] = 0
+        made.parties["registry"].settings["policy"]["min_child_rows"] = 10
+        made.serve()
+        made.guest.align().ok()
+        boost = JOB["secureboost"]
+        assert made.guest.train({**JOB, "secureboost": {**boost, "min_child_rows": 5}}).code == 9
+        theirs = of(made, "registry")
+        (stop,) = audit.rows(theirs, audit.Choice(type="Stop"))
+        assert (stop.direction, stop.job, stop.purpose) == ("sent", "claims", "a test")
+        training = made.guest.start_train({**JOB, "secureboost": {**boost, "trees": 500}})
+        while not any(audit.rows(theirs, audit.Choice(type="Gradients"))):
+            assert training.process.poll() is None
+            time.sleep(0.05)
+        kill(made.serving["registry"])
+        assert training.wait().code == 8
+        same = audit.compare(of(made, "insurer"), theirs)
+        assert same.differences == [] and same.sessions == 3
+        for party in made.parties:
+            assert audit.verify(of(made, party)).damage == []

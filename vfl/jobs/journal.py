@@ -1,0 +1,147 @@
+"""Writes the messages of a party's sessions into its ledger, each with the job it belongs to."""
+
+import hashlib
+from collections.abc import Callable
+from typing import cast
+
+import msgspec
+
+from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.errors import DataError, VflError
+from vfl.jobs.coordinator import Join
+from vfl.jobs.offer import Offer
+from vfl.jobs.reveals import message_types, reveals
+from vfl.net.peer import Peer
+from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
+from vfl.party.config import Job
+from vfl.party.ledger import Asked, Ledger, Passed, Way
+from vfl.party.store import Store
+from vfl.protocols.key import Key
+
+_RUN = 12  # hex digits of a run's name, of which the first six are in its models'
+_KEYS = 64  # runs whose key's width is known
+
+_fields = msgspec.msgpack.Decoder(tuple[str, dict[str, msgspec.Raw]])
+
+
+class Journal:
+    """The ledger as the party's sessions see it."""
+
+    def __init__(self, ledger: Ledger, store: Store) -> None:
+        self.ledger = ledger
+        self._store = store
+        self._types: dict[str, type[Message]] = {}
+        self._widths: dict[str, int] = {}  # bits of a ciphertext, by run
+
+    def watch(self, peer: Peer) -> None:
+        """Write down all messages of a session from now on; those that cannot be are not sent."""
+        peer.observers.append(_Session(self, peer.name).seen)
+
+    def seal(self, say: Callable[[str], None]) -> None:
+        """Seal the ledger at the end of a session, or say why that failed."""
+        try:
+            self.ledger.seal()
+        except DataError as error:
+            say(f"note: no seal: {error}")
+
+    def type_of(self, name: str) -> type[Message] | None:
+        """The message of that name."""
+        if name not in self._types:
+            self._types = message_types()
+        return self._types.get(name)
+
+    def asked(self, peer: str, kind: str, payload: bytes) -> Asked | None:
+        """What an Offer or a Join asks for."""
+        try:
+            message = decode(payload, [Offer, Join])
+        except WireError:
+            return None
+        if isinstance(message, Join):
+            terms, job = message.terms, message.job
+        elif isinstance(message, Offer):
+            terms, job = message.terms(""), message.job
+        else:
+            return None
+        name, purpose = _title(job) if job else self._trained(terms.model)
+        return Asked(
+            peer=peer,
+            task=terms.task,
+            job=name,
+            purpose=purpose,
+            run=terms.run.hex()[:_RUN],
+            hosts=terms.hosts,
+            alignment=terms.alignment,
+            model=terms.model,
+        )
+
+    def _trained(self, model: str | None) -> tuple[str | None, str | None]:
+        """Name and purpose of the job that a model of this party was trained for."""
+        if model is None or model not in self._store.names("model"):
+            return None, None
+        try:
+            body = self._store.read("model", model)
+            return body["job"]["job"]["name"], body["job"]["job"]["purpose"]
+        except (VflError, KeyError, TypeError):
+            return None, None
+
+    def rows(self, kind: type[Message] | None, payload: bytes, run: str) -> int | None:
+        """Of how many rows a message speaks, where it can be told; in bits, up to whole bytes."""
+        if kind is Key:
+            key = decode(payload, [Key])
+            assert isinstance(key, Key)  # noqa: S101 - for the type checker
+            if key.encryption in PUBLIC_KEYS:
+                self._widths[run] = 8 * len(key.modulus) * PUBLIC_KEYS[key.encryption].POWER
+                while len(self._widths) > _KEYS:
+                    del self._widths[next(iter(self._widths))]
+            return None
+        if kind is None or kind.per_row is None:
+            return None
+        field, bits = kind.per_row
+        # Nothing is copied: fields are views of the payload.
+        value = _fields.decode(payload)[1].get(field)
+        found = None if value is None else msgspec.msgpack.decode(value, type=int | memoryview | None)
+        if found is None or isinstance(found, int):
+            return found
+        width = bits if bits != CIPHERTEXT else self._widths.get(run, 0)
+        return 8 * len(found) // width if width else None
+
+
+class _Session:
+    """What the ledger knows of a session."""
+
+    def __init__(self, journal: Journal, peer: str) -> None:
+        self._journal = journal
+        self._peer = peer
+        self._number = 0
+        self._asked: Asked | None = None
+
+    def seen(self, direction: str, kind: str, payload: bytes) -> None:
+        """Write a message down. Raises DataError when the ledger cannot be written."""
+        journal = self._journal
+        if kind in (Offer.__name__, Join.__name__):
+            asked = journal.asked(self._peer, kind, payload)
+            if asked is not None:
+                self._asked = msgspec.structs.replace(asked, session=self._number)
+                self._number = journal.ledger.append(self._asked, "")
+        job, of = self._asked, journal.type_of(kind)
+        line = Passed(
+            session=self._number,
+            peer=self._peer,
+            direction=cast(Way, direction),
+            task=job.task if job else None,
+            job=job.job if job else None,
+            type=kind,
+            rows=journal.rows(of, payload, job.run if job else ""),
+            bytes=len(payload),
+            sha256=hashlib.sha256(payload).hexdigest(),
+        )
+        self._number = journal.ledger.append(line, reveals(of))
+
+
+def _title(job: bytes) -> tuple[str | None, str | None]:
+    """Name and purpose of a job file, as far as it is one."""
+    try:
+        found = Job.from_canonical(job)
+    except VflError:
+        return None, None
+    return found.name, found.job.purpose

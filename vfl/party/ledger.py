@@ -1,0 +1,410 @@
+"""The ledger: every message that a party sent and received, in a chain of hashes.
+
+A folder with a file a month, `2026-11.jsonl`, and in it an entry a line, in JSON. With T the text of
+a line without its last member, `hash`, and H before the first line 64 zeros,
+
+    H = SHA-256(H of the line before || SHA-256(T))          both in lower-case hexadecimal
+
+is the hash of the line; the chain runs on from file to file. It is the log of Schneier and Kelsey (1999,
+"Secure audit logs to support computer forensics", section 3) without its encryption: in a copy for
+others a line can give way to its SHA-256 and the copy can still be checked. The salt of each line keeps
+what was left out from being guessed.
+
+At the end of each session the party signs the hash (`Seal`), and the signed line is kept once more in
+`seal.json`, so that a ledger cut off before its last seal is found. Against who cuts both, and the
+owner, who could write the whole chain anew and sign it, stand the peers' ledgers (audit.py).
+
+A line is written before its message leaves, and reaches the disk with the next seal. Processes of one
+party share a ledger: each writes under a lock and goes on from the line it finds.
+"""
+
+import base64
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import msgspec
+
+from vfl import __version__
+from vfl.errors import DataError
+from vfl.party.identity import Identity
+from vfl.party.store import replacing
+
+Way = Literal["sent", "received"]
+
+ORIGIN = "0" * 64  # what stands for the hash before the first line
+FOLDER = "ledger"  # in a party's store
+SEAL = "seal.json"
+_LOCK = "lock"
+_MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])\.jsonl")
+_LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
+_TAIL = 1 << 16
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
+    """A line. `n` counts all lines of a ledger from 1; a session's number is that of its first line."""
+
+    n: int = 0
+    time: str = ""  # ISO 8601, UTC
+    salt: str = ""
+
+
+class Start(Entry, frozen=True, kw_only=True, tag="start"):
+    """A process has begun to write, or a month."""
+
+    party: str
+    role: str
+    version: str
+    certificate: str  # PEM
+
+
+class Type(Entry, frozen=True, kw_only=True, tag="type"):
+    """What a type of message reveals, before the first line with such a message in each process."""
+
+    type: str
+    reveals: str
+
+
+class Asked(Entry, frozen=True, kw_only=True, tag="job"):
+    """What the messages that follow in a session are for."""
+
+    session: int = 0
+    peer: str
+    task: str
+    job: str | None
+    purpose: str | None
+    run: str
+    hosts: list[str]
+    alignment: str | None
+    model: str | None
+
+
+class Passed(Entry, frozen=True, kw_only=True, tag="message"):
+    """A message, of which the ledger holds the size and the digest."""
+
+    session: int = 0
+    peer: str
+    direction: Way
+    task: str | None  # None before the job
+    job: str | None
+    type: str
+    rows: int | None  # that it speaks of, where it can be told
+    bytes: int  # of the payload
+    sha256: str
+
+
+class Seal(Entry, frozen=True, kw_only=True, tag="seal"):
+    """The party's signature over the hash of the line before; see `statement`."""
+
+    certificate: str  # fingerprint
+    signature: str  # ECDSA with SHA-256, DER in base64
+
+    @property
+    def signed(self) -> bytes:
+        """The signature; empty where it is none."""
+        try:
+            return base64.b64decode(self.signature, validate=True)
+        except ValueError:
+            return b""
+
+
+class Repair(Entry, frozen=True, kw_only=True, tag="repair"):
+    """A process was killed while it wrote a line; what there was of it is kept in `file`."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+class Extract(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="extract"):
+    """The first line of a copy for a peer, not of the chain: `n` is the number before its first line.
+    Has no hash, salt and time."""
+
+    party: str
+    peer: str
+    last: int  # the number of its last line
+
+
+class Omitted(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="omitted"):
+    """What stands in a copy for a line left out: the SHA-256 of its text. Has no hash, salt and time."""
+
+    sha256: str
+
+
+AnyEntry = Start | Type | Asked | Passed | Seal | Repair | Extract | Omitted
+
+_decoder = msgspec.json.Decoder(AnyEntry)
+
+
+class Written(NamedTuple):
+    """A line as read."""
+
+    entry: AnyEntry
+    digest: str  # SHA-256 of its text
+    hash: str  # as the line says; empty where it was left out
+
+
+def link(before: str, digest: str) -> str:
+    """The hash of a line, from that of the line before and the SHA-256 of its text, all in hex."""
+    return hashlib.sha256((before + digest).encode()).hexdigest()
+
+
+def statement(party: str, n: int, before: str, time: str) -> bytes:
+    """What a seal signs: whose ledger, the seal's number, the hash before it, and when."""
+    return f"vfl ledger of {party}: seal {n} after {before} at {time}".encode()
+
+
+def encode(entry: Entry, before: str) -> tuple[bytes, str]:
+    """(the line, its hash)."""
+    text = msgspec.json.encode(entry)
+    own = link(before, hashlib.sha256(text).hexdigest())
+    return b'%b,"hash":"%b"}\n' % (text[:-1], own.encode()), own
+
+
+def decode(line: bytes) -> Written:
+    """A line without its end of line. Raises ValueError when it is no entry."""
+    found = _LINE.fullmatch(line)
+    text = line if found is None else found[1] + b"}"
+    try:
+        entry = _decoder.decode(text)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise ValueError("no entry") from None
+    if found is not None:
+        return Written(entry, hashlib.sha256(text).hexdigest(), found[2].decode())
+    if not isinstance(entry, Extract | Omitted):
+        raise ValueError("an entry without a hash")
+    return Written(entry, entry.sha256 if isinstance(entry, Omitted) else "", "")
+
+
+def months(folder: Path) -> list[Path]:
+    """The files of a ledger, in order."""
+    return sorted(path for path in folder.iterdir() if _MONTH.fullmatch(path.name))
+
+
+class Sealed(msgspec.Struct, frozen=True):
+    """The content of `seal.json`: the last seal and where it stands."""
+
+    file: str
+    offset: int
+    line: str
+
+
+def last_seal(folder: Path) -> Sealed | None:
+    """What `seal.json` says, if there is one. Raises DataError when it is damaged."""
+    try:
+        return msgspec.json.decode((folder / SEAL).read_bytes(), type=Sealed)
+    except FileNotFoundError:
+        return None
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        raise DataError(f"{folder / SEAL} is damaged: restore it from a backup") from None
+
+
+def stands(folder: Path, seal: Sealed) -> bool:
+    """Whether the ledger has the seal where it was written."""
+    line = seal.line.encode() + b"\n"
+    try:
+        with (folder / Path(seal.file).name).open("rb") as file:
+            file.seek(seal.offset)
+            return file.read(len(line)) == line
+    except (OSError, ValueError):
+        return False
+
+
+@dataclass
+class _End:
+    """Where the chain ends."""
+
+    name: str = ""  # of the last file
+    size: int = 0
+    n: int = 0
+    hash: str = ORIGIN
+
+
+class Ledger:
+    """One party's ledger, to be written to. Nothing is made before the first line."""
+
+    def __init__(self, folder: Path, identity: Identity, role: str) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._role = role
+        self._end = _End()
+        self._month = ""  # the file that this process has begun to write to
+        self._told: set[str] = set()  # the types it has written down there
+        self._wrote = False  # since its last seal
+
+    def append(self, entry: Asked | Passed, reveals: str) -> int:
+        """Write an entry and, before the first message of its type, what the type reveals.
+
+        The number, the time and, where it is 0, the session are filled in. Returns the session. Raises
+        DataError when the line cannot be written.
+        """
+        with self._open() as entries:
+            if isinstance(entry, Passed) and entry.type not in self._told:
+                entries.append(Type(type=entry.type, reveals=reveals))
+            session = entry.session or self._end.n + len(entries) + 1
+            entries.append(msgspec.structs.replace(entry, session=session))
+        if isinstance(entry, Passed):
+            self._told.add(entry.type)
+        self._wrote = True
+        return session
+
+    def seal(self) -> None:
+        """Sign what was written so far and bring it to disk. Raises DataError when that fails."""
+        if not self._wrote:
+            return
+        with self._open() as entries:
+            # Signed when its number and its time are known.
+            entries.append(Seal(certificate=self._identity.certificate.fingerprint, signature=""))
+        self._wrote = False
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[list[Entry]]:
+        """Entries to be written at the end of the chain, all of them or none."""
+        try:
+            # Opened each time: a worker that was forked meanwhile must not keep the lock.
+            lock = self._open_lock()
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                yield from self._locked()
+            finally:
+                os.close(lock)
+        except OSError as error:
+            raise _refused(f"the ledger {self.folder} cannot be written: {error.strerror}") from None
+
+    def _open_lock(self) -> int:
+        path, flags = self.folder / _LOCK, os.O_RDWR | os.O_CREAT
+        try:
+            return os.open(path, flags, 0o600)
+        except FileNotFoundError:
+            # One by one: the mode goes to the last folder only.
+            for folder in (self.folder.parent, self.folder):
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            return os.open(path, flags, 0o600)
+
+    def _locked(self) -> Iterator[list[Entry]]:
+        entries: list[Entry] = []
+        repair = self._catch_up()
+        if repair is not None:
+            entries.append(repair)
+        now = datetime.now(UTC)
+        # A clock that was set back does not open an older file again.
+        name = max(f"{now:%Y-%m}.jsonl", self._end.name)
+        if name != self._end.name:
+            self._end.name, self._end.size = name, 0
+        if name != self._month:
+            self._told.clear()
+            entries.append(
+                Start(
+                    party=self._identity.name,
+                    role=self._role,
+                    version=__version__,
+                    certificate=self._identity.certificate.pem.decode(),
+                )
+            )
+        yield entries
+        self._write(entries, now.isoformat().replace("+00:00", "Z"))
+
+    def _write(self, entries: Sequence[Entry], time: str) -> None:
+        end, path = self._end, self.folder / self._end.name
+        lines, n, before = [], end.n, end.hash
+        for entry in entries:
+            n += 1
+            filled = msgspec.structs.replace(entry, n=n, time=time, salt=secrets.token_hex(8))
+            if isinstance(filled, Seal):
+                signed = self._identity.sign(statement(self._identity.name, n, before, time))
+                filled = msgspec.structs.replace(filled, signature=base64.b64encode(signed).decode())
+            line, before = encode(filled, before)
+            lines.append(line)
+        seals = isinstance(entries[-1], Seal)
+        data = b"".join(lines)
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        try:
+            try:
+                written = os.write(file, data)
+                if written < len(data):
+                    os.write(file, data[written:])  # which says why
+                if seals:
+                    os.fsync(file)
+            except OSError:
+                os.ftruncate(file, end.size)
+                raise
+        finally:
+            os.close(file)
+        self._month = end.name
+        offset = end.size + len(data) - len(lines[-1])
+        self._end = _End(end.name, end.size + len(data), n, before)
+        if seals:
+            sealed = Sealed(end.name, offset, lines[-1].decode().rstrip("\n"))
+            with replacing(self.folder / SEAL) as beside:
+                beside.write(msgspec.json.encode(sealed) + b"\n")
+
+    def _catch_up(self) -> Repair | None:
+        """Go to the end of the chain, where another process may have written.
+
+        What a killed process has left of a line is set aside, and the entry that says so returned.
+        Raises DataError when the ledger is not what was sealed.
+        """
+        files = months(self.folder)
+        newest = files[-1] if files else None
+        size = newest.stat().st_size if newest is not None else 0
+        if newest is not None and (newest.name, size) == (self._end.name, self._end.size):
+            return None
+        if (seal := last_seal(self.folder)) is not None and not stands(self.folder, seal):
+            raise _refused(
+                f"the ledger {self.folder} is not what was sealed: it was changed or cut; `vfl ledger "
+                "verify` shows where. Restore it from a backup, or move it away to begin another"
+            )
+        torn = b""
+        end = _End(newest.name if newest is not None else "", size)
+        for path in reversed(files):
+            last, rest = _last_line(path)
+            if path == newest:
+                torn = rest
+                end.size -= len(rest)
+            if last:
+                try:
+                    written = decode(last)
+                except ValueError:
+                    raise _refused(
+                        f"the last line of {path} is damaged: restore it from a backup, or move the "
+                        "folder away to begin another ledger"
+                    ) from None
+                end.n, end.hash = written.entry.n, written.hash
+                break
+        if end.n < self._end.n:
+            self._month = ""  # another ledger was put in its place
+        self._end = end
+        if not torn:
+            return None
+        beside = self.folder / f"{end.name.removesuffix('.jsonl')}.torn-{end.n + 1}"
+        with replacing(beside) as kept:
+            kept.write(torn)
+        os.truncate(self.folder / end.name, end.size)
+        return Repair(file=beside.name, bytes=len(torn), sha256=hashlib.sha256(torn).hexdigest())
+
+
+def _last_line(path: Path) -> tuple[bytes, bytes]:
+    """(the last whole line without its end, what stands after it)."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = 0
+        while True:
+            length = min(size, max(_TAIL, 2 * length))
+            file.seek(size - length)
+            tail = file.read(length)
+            whole, newline, rest = tail.rpartition(b"\n")
+            first = whole.rfind(b"\n")
+            if length == size or (newline and first >= 0):
+                return whole[first + 1 :], rest
+
+
+def _refused(text: str) -> DataError:
+    return DataError(text, for_peer="it could not write its ledger (its log has the details)")
