@@ -283,6 +283,10 @@ def test_stop_all_tells_each_peer_and_lets_go_of_those_it_cannot_tell() -> None:
         async def _put(self, frame: bytes) -> None:
             raise PeerLost("gone")
 
+    class Breached(MemoryPeer):
+        async def _put(self, frame: bytes) -> None:
+            raise self.breach("a frame larger than any message")
+
     class Stuck(MemoryPeer):
         async def _put(self, frame: bytes) -> None:
             await asyncio.sleep(60)
@@ -290,6 +294,7 @@ def test_stop_all_tells_each_peer_and_lets_go_of_those_it_cannot_tell() -> None:
     async def session() -> None:
         pipe = Pipe()
         peers = [Gone("a", asyncio.Queue()), Stuck("b", asyncio.Queue()), pipe.there]
+        peers.insert(0, Breached("c", asyncio.Queue()))
         await stop_all(peers, DataError("row 7 of secret.csv"), seconds=0.05)
         with pytest.raises(PeerStopped, match="a problem in its own table") as caught:
             await pipe.here.recv(Number)

@@ -5,16 +5,23 @@ import contextlib
 import logging
 import math
 import os
+import random
+import re
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.protocol import State
 
 from vfl.errors import (
     ConfigError,
@@ -25,10 +32,12 @@ from vfl.errors import (
     PeerStopped,
     PeerUnreachable,
 )
-from vfl.net import hello, websocket
-from vfl.net.hello import OtherProtocol
+from vfl.net import hello, session, websocket, wire
+from vfl.net.hello import OtherProtocol, Resume, Resumed
 from vfl.net.peer import stop_all, together
-from vfl.net.websocket import Credentials, Listener, WebSocketPeer, dial, listen
+from vfl.net.session import NO_PATIENCE
+from vfl.net.tls import context_of
+from vfl.net.websocket import Credentials, Listener, Patience, WebSocketPeer, dial, listen
 from vfl.net.wire import MAX_MESSAGE, MIB, Message
 from vfl.party import identity
 
@@ -77,11 +86,17 @@ def no_noise(capfd, caplog):
 
 
 @contextlib.asynccontextmanager
-async def registry(parties: Parties, *peers: str, refused: list[str] | None = None):
+async def registry(
+    parties: Parties,
+    *peers: str,
+    refused: list[str] | None = None,
+    patience: Patience = NO_PATIENCE,
+    address: str = LOCAL,
+):
     """The registry, listening."""
     lines = refused if refused is not None else []
     own = parties.credentials("registry", *(peers or ("insurer",)))
-    async with listen(own, LOCAL, "host", lines.append) as listener:
+    async with listen(own, address, "host", lines.append, patience) as listener:
         yield listener
 
 
@@ -93,7 +108,7 @@ async def dial_registry(
 
 
 @contextlib.asynccontextmanager
-async def session(parties: Parties):
+async def opened(parties: Parties):
     """(what the insurer holds of the registry, what the registry holds of the insurer)."""
     async with registry(parties) as listener:
         here = await dial_registry(parties, listener)
@@ -104,6 +119,10 @@ async def session(parties: Parties):
             await asyncio.gather(here.close(), there.close())
 
 
+async def silence(text: str) -> None:
+    """A connection's `send` that sends nothing."""
+
+
 async def until(true, seconds: float = 5) -> None:
     async with asyncio.timeout(seconds):
         while not true():
@@ -112,11 +131,11 @@ async def until(true, seconds: float = 5) -> None:
 
 def test_a_session_is_greeted_named_by_its_pin_and_carries_messages(parties: Parties) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             assert (here.name, there.name) == ("registry", "insurer")
             assert (here.hello.role, there.hello.role) == ("host", "guest")
             assert here._session == there._session != bytes(16)
-            tls = here._connection.transport.get_extra_info("ssl_object")
+            tls = here._link.connection.transport.get_extra_info("ssl_object")
             assert tls.version() == "TLSv1.3"
             await here.send(Number(1))
             assert await there.recv(Number) == Number(1)
@@ -134,7 +153,7 @@ def test_big_messages_cross_each_other_even_when_both_send_first(parties: Partie
         assert await peer.recv(Block) == block
 
     async def run() -> None:
-        async with session(parties) as ends, asyncio.timeout(20):
+        async with opened(parties) as ends, asyncio.timeout(20):
             await asyncio.gather(*(send_then_receive(end) for end in ends))
 
     asyncio.run(run())
@@ -142,12 +161,12 @@ def test_big_messages_cross_each_other_even_when_both_send_first(parties: Partie
 
 def test_the_largest_message_passes_and_a_larger_frame_is_a_breach(parties: Parties) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             largest = Block(bytes(MAX_MESSAGE - 100))
             await here.send(largest)
             assert len((await there.recv(Block)).data) == len(largest.data)
             with contextlib.suppress(PeerLost):
-                await here._put(bytes(websocket.MAX_FRAME + 1))
+                await here._put(bytes(session.MAX_FRAME + 1))
             with pytest.raises(PeerError, match=r"insurer .* frame larger than any message"):
                 await there.recv(Block)
 
@@ -155,13 +174,13 @@ def test_the_largest_message_passes_and_a_larger_frame_is_a_breach(parties: Part
 
 
 def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "WINDOW", 4 * MIB)
-    monkeypatch.setattr(websocket, "BEAT", 0.05)
+    monkeypatch.setattr(session, "WINDOW", 4 * MIB)
+    monkeypatch.setattr(session, "BEAT", 0.05)
     sent = 0
 
     async def run() -> None:
         nonlocal sent
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
 
             async def pour() -> None:
                 nonlocal sent
@@ -174,7 +193,7 @@ def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> N
             await asyncio.sleep(0.7)  # many times the silence that would end the session
             assert sent == 7
             assert there._held <= 4 * MIB
-            assert here._connection.transport.get_write_buffer_size() == 0
+            assert here._link.connection.transport.get_write_buffer_size() == 0
             for _ in range(40):
                 await there.recv(Block)
                 assert there._held <= 4 * MIB
@@ -186,9 +205,9 @@ def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> N
 
 def test_a_peer_that_sends_more_than_it_may_is_refused(parties: Parties, monkeypatch) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
-            monkeypatch.setattr(websocket, "WINDOW", MIB)
-            await here._connection.send(bytes(MIB))
+        async with opened(parties) as (here, there):
+            monkeypatch.setattr(session, "WINDOW", MIB)
+            await here._link.connection.send(bytes(MIB))
             with pytest.raises(PeerError, match="more than it was allowed"):
                 await there.recv(Block)
             with pytest.raises(PeerLost):
@@ -200,8 +219,8 @@ def test_a_peer_that_sends_more_than_it_may_is_refused(parties: Parties, monkeyp
 @pytest.mark.parametrize("report", ["99999999", "-1", "x", "", "9" * 5000, "١"])
 def test_a_flow_report_that_cannot_be_is_refused(parties: Parties, report: str) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
-            await here._connection.send(report)
+        async with opened(parties) as (here, there):
+            await here._link.connection.send(report)
             with pytest.raises(PeerError, match="flow report"):
                 await there.recv(Number)
 
@@ -209,10 +228,10 @@ def test_a_flow_report_that_cannot_be_is_refused(parties: Parties, report: str) 
 
 
 def test_a_cancelled_send_leaves_no_gap(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "WINDOW", 2 * MIB)
+    monkeypatch.setattr(session, "WINDOW", 2 * MIB)
 
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             await here.send(Block(bytes(MIB)))
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -226,9 +245,31 @@ def test_a_cancelled_send_leaves_no_gap(parties: Parties, monkeypatch) -> None:
     asyncio.run(run())
 
 
+def test_sends_that_wait_are_not_overtaken(parties: Parties, monkeypatch) -> None:
+    monkeypatch.setattr(session, "WINDOW", 2 * MIB)
+
+    async def run() -> None:
+        async with opened(parties) as (here, there):
+            sends = [asyncio.create_task(here.send(Block(bytes(MIB)))) for _ in range(3)]
+            await asyncio.sleep(0)  # the first has room, two wait for it
+
+            async def later() -> None:
+                await here._room.wait()  # between the second, which now has room, and the third
+                await here.send(Number(4))
+
+            sends.append(asyncio.create_task(later()))
+            await asyncio.sleep(0.1)
+            for _ in range(3):
+                assert len((await there.recv(Block)).data) == MIB
+            assert await there.recv(Number) == Number(4)
+            await asyncio.gather(*sends)
+
+    asyncio.run(run())
+
+
 def test_closing_delivers_what_was_sent_and_is_seen_at_once(parties: Parties) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             waiting = asyncio.create_task(here.recv(Number))
             await there.send(Number(1))
             assert await waiting == Number(1)
@@ -254,13 +295,13 @@ def test_closing_delivers_what_was_sent_and_is_seen_at_once(parties: Parties) ->
 
 
 def test_a_silent_peer_is_lost_and_a_busy_one_is_not(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "BEAT", 0.05)
+    monkeypatch.setattr(session, "BEAT", 0.05)
 
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             await asyncio.sleep(0.8)
             assert not here.lost
-            there._tasks[1].cancel()  # it says nothing more, as a machine without power
+            there._link.connection.send = silence  # as a machine without power
             with pytest.raises(PeerLost, match=r"registry broke .nothing heard"):
                 await here.recv(Number)
 
@@ -270,28 +311,27 @@ def test_a_silent_peer_is_lost_and_a_busy_one_is_not(parties: Parties, monkeypat
 def test_closing_towards_a_dead_machine_takes_no_longer_than_it_may(
     parties: Parties, monkeypatch
 ) -> None:
-    monkeypatch.setattr(websocket, "CLOSE", 0.3)
+    monkeypatch.setattr(session, "CLOSE", 0.3)
 
     async def run() -> None:
-        async with session(parties) as (here, there):
-            there._connection.transport.pause_reading()
-            tcp = there._connection.transport.get_extra_info("socket")
+        async with opened(parties) as (here, there):
+            there._link.connection.transport.pause_reading()
+            tcp = there._link.connection.transport.get_extra_info("socket")
             tcp.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)  # nor does its kernel
-            sending = asyncio.create_task(here.send(Block(bytes(20 * MIB))))
+            await here.send(Block(bytes(20 * MIB)))
             await asyncio.sleep(0.2)
-            assert not sending.done()
             start = time.monotonic()
             await here.close()
             assert time.monotonic() - start < 2
             with pytest.raises(PeerLost, match="this party closed"):
-                await sending
+                await here.send(Number(1))
 
     asyncio.run(run())
 
 
 def test_stop_reaches_a_peer_whose_message_was_cut_off_by_a_failure(parties: Parties) -> None:
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
 
             async def fails() -> None:
                 await asyncio.sleep(0)
@@ -309,10 +349,10 @@ def test_stop_reaches_a_peer_whose_message_was_cut_off_by_a_failure(parties: Par
 
 
 def test_a_stalled_event_loop_does_not_blame_the_peer(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "BEAT", 0.05)
+    monkeypatch.setattr(session, "BEAT", 0.05)
 
     async def run() -> None:
-        async with session(parties) as (here, there):
+        async with opened(parties) as (here, there):
             time.sleep(0.6)  # arithmetic that holds the interpreter
             await asyncio.sleep(0.2)
             assert not here.lost and not there.lost
@@ -354,6 +394,8 @@ CHILD = """
 import asyncio, sys
 from pathlib import Path
 from vfl.net.websocket import Credentials, listen
+from vfl.net.session import NO_PATIENCE
+from vfl.net.tls import context_of
 from vfl.net.wire import MAX_MESSAGE, Message
 from vfl.party import identity
 
@@ -603,7 +645,7 @@ def test_a_pinned_peer_that_stops_after_tls_is_let_go(parties: Parties, monkeypa
     async def run() -> None:
         async with registry(parties, refused=refused) as listener:
             own = parties.credentials("insurer", "registry")
-            context = websocket._context(own, ssl.PROTOCOL_TLS_CLIENT, [own.pins["registry"]])
+            context = context_of(own, ssl.PROTOCOL_TLS_CLIENT, [own.pins["registry"]])
             reader, writer = await asyncio.open_connection(
                 "127.0.0.1", listener.port, ssl=context, server_hostname="vfl-party"
             )
@@ -619,10 +661,10 @@ def test_other_versions_are_named_at_both_ends(parties: Parties, monkeypatch) ->
     refused: list[str] = []
     true_greet = hello.greet
 
-    async def greet(peer, *, own, other, role):
+    async def greet(peer, *, own, other, role, answers):
         """The registry runs protocol 2, the insurer protocol 1."""
         if role != "host":
-            return await true_greet(peer, own=own, other=other, role=role)
+            return await true_greet(peer, own=own, other=other, role=role, answers=answers)
         await peer.send(hello.Hello(2, "0.3.0", role, bytes(32), own, other))
         theirs = await peer.recv(hello.Hello)
         assert theirs.protocol == 1
@@ -798,3 +840,447 @@ def test_credentials_that_cannot_be_used_are_named(parties: Parties, tmp_path: P
         asyncio.run(attempt())
     with pytest.raises(ConfigError, match="a and b have the same certificate"):
         parties.credentials("insurer", a="bank", b="bank")
+
+
+# --- Connections that break ---------------------------------------------------------------------
+
+
+class Relay:
+    """A TCP relay to `port` that cuts, swallows and refuses."""
+
+    def __init__(self, port: int) -> None:
+        self.target = port
+        self.budget: Callable[[], float] = lambda: math.inf  # bytes that a connection lives for
+        self.down = False  # connections are closed at once
+        self.deaf = False  # what comes is thrown away, and nobody learns of it
+        self.connections = 0
+        self._open: set[asyncio.StreamWriter] = set()
+
+    @contextlib.asynccontextmanager
+    async def running(self):
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        try:
+            yield self
+        finally:
+            self._server.close()
+            self.cut()
+
+    def cut(self) -> None:
+        """Break all connections there are."""
+        for writer in self._open:
+            writer.transport.abort()
+        self._open.clear()
+
+    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        if self.down:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
+        self._open |= {writer, back}
+        left = self.budget()
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            nonlocal left
+            with contextlib.suppress(OSError):
+                while data := await source.read(65536):
+                    part, left = data[: int(min(left, len(data)))], left - len(data)
+                    if not self.deaf:
+                        sink.write(part)
+                        await sink.drain()
+                    if left <= 0:
+                        return
+
+        copies = [asyncio.create_task(copy(reader, back)), asyncio.create_task(copy(there, writer))]
+        await asyncio.wait(copies, return_when=asyncio.FIRST_COMPLETED)
+        for task, end in zip(copies, (writer, back), strict=True):
+            task.cancel()
+            if left <= 0:
+                end.transport.abort()  # in the middle of whatever was under way
+            end.close()
+        self._open -= {writer, back}
+
+
+@dataclass
+class Broken:
+    """A session through a relay, and what its ends were told."""
+
+    relay: Relay
+    listener: Listener
+    here: WebSocketPeer  # the insurer's, who dialled
+    there: WebSocketPeer  # the registry's
+    said_here: list[str]
+    said_there: list[str]
+    refused: list[str]
+
+    async def cut(self) -> None:
+        """Break the connection, and wait until both ends know."""
+        self.relay.down = True
+        self.relay.cut()
+        await until(lambda: (self.here.away or self.here.lost) and (self.there.away or self.there.lost))
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch) -> None:
+    monkeypatch.setattr(session, "BACKOFF", (0.01, 0.1))
+
+
+@contextlib.asynccontextmanager
+async def through_relay(parties: Parties, seconds: float = 20):
+    here: list[str] = []
+    there: list[str] = []
+    refused: list[str] = []
+    async with (
+        registry(parties, refused=refused, patience=Patience(seconds, there.append)) as listener,
+        Relay(listener.port).running() as relay,
+    ):
+        own = parties.credentials("insurer", "registry")
+        address = f"127.0.0.1:{relay.port}"
+        peer = await dial(own, "registry", address, "guest", 5, patience=Patience(seconds, here.append))
+        other = await listener.accept()
+        try:
+            yield Broken(relay, listener, peer, other, here, there, refused)
+        finally:
+            peer.drop()
+            other.drop()
+
+
+async def exchange(one: WebSocketPeer, two: WebSocketPeer, first: int = 0) -> None:
+    for value, (left, right) in enumerate([(one, two), (two, one)], first):
+        await left.send(Number(value))
+        assert await right.recv(Number) == Number(value)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_all_messages_arrive_once_and_in_order_whatever_is_cut(
+    parties: Parties, monkeypatch, seed: int
+) -> None:
+    """Connections live for a random number of bytes, from within the handshake to several messages."""
+    monkeypatch.setattr(session, "WINDOW", MIB)
+    monkeypatch.setattr(session, "PIECE", 60_000)
+    monkeypatch.setattr(session, "BEAT", 0.02)
+    rng = random.Random(seed)
+    count = 150
+
+    async def pour(peer: WebSocketPeer, blocks: list[bytes]) -> None:
+        for block in blocks:
+            await peer.send(Block(block))
+            if rng.random() < 0.1:
+                await asyncio.sleep(rng.uniform(0, 0.02))
+
+    async def drink(peer: WebSocketPeer, blocks: list[bytes]) -> None:
+        for block in blocks:
+            assert (await peer.recv(Block)).data == block
+            if rng.random() < 0.1:
+                await asyncio.sleep(rng.uniform(0, 0.02))
+
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            made.relay.budget = lambda: 10 ** rng.uniform(3, 6.3)
+            made.relay.cut()
+            sizes = [int(10 ** rng.uniform(0, 5.3)) for _ in range(2 * count)]
+            blocks = [rng.randbytes(size) for size in sizes]
+            left, right = blocks[:count], blocks[count:]
+            async with asyncio.timeout(60):
+                await asyncio.gather(
+                    pour(made.here, left),
+                    drink(made.there, left),
+                    pour(made.there, right),
+                    drink(made.here, right),
+                )
+            assert made.relay.connections > 5
+            for peer, out in ((made.here, left), (made.there, right)):
+                assert peer.traffic.sent["Block"] >= sum(map(len, out))
+                assert peer.traffic.sent_messages["Block"] == count
+                assert peer.traffic.resent > 0
+            assert made.here.traffic.sent == made.there.traffic.received
+            assert made.refused == [] or {line.partition(": ")[2] for line in made.refused} <= {
+                "it closed the connection during the handshake",
+                "insurer broke the protocol: it sent a Resume that is not its latest",
+            }
+            made.relay.budget = lambda: math.inf
+            await asyncio.gather(made.here.close(), made.there.close())
+
+    asyncio.run(run())
+
+
+def test_both_ends_are_told_once_and_go_on(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await exchange(made.here, made.there)
+            await made.cut()
+            await made.here.send(Number(7))
+            await made.there.send(Number(8))
+            waiting = asyncio.create_task(made.there.recv(Number))
+            await asyncio.sleep(0.3)
+            assert not waiting.done() and not made.here.lost and not made.there.lost
+            made.relay.down = False
+            assert await waiting == Number(7)
+            assert await made.here.recv(Number) == Number(8)
+            await exchange(made.here, made.there)
+            broke, back = made.said_here
+            assert re.fullmatch(
+                r"the connection to registry broke \(.+\): dialling again for 20 s", broke
+            )
+            assert re.fullmatch(r"the connection to registry is back after \d+ s", back)
+            broke, back = made.said_there
+            assert re.fullmatch(
+                r"the connection to insurer broke \(.+\): waiting 20 s for it to dial again", broke
+            )
+            assert re.fullmatch(r"the connection to insurer is back after \d+ s", back)
+            assert made.refused == []
+            await asyncio.gather(made.here.close(), made.there.close())
+
+    asyncio.run(run())
+
+
+def test_a_session_that_does_not_come_back_is_lost_at_both_ends(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties, seconds=1) as made:
+            await made.there.send(Number(1))
+            await until(lambda: made.here._inbox)
+            await made.cut()
+            assert await made.here.recv(Number) == Number(1)
+            for peer, other in ((made.here, "registry"), (made.there, "insurer")):
+                with pytest.raises(PeerLost) as caught:
+                    await peer.recv(Number)
+                assert re.fullmatch(
+                    rf"the connection to {other} broke \(.+\) and did not come back within 1 s",
+                    str(caught.value),
+                )
+            assert made.relay.connections > 3
+            made.relay.down = False
+            start = time.monotonic()
+            await asyncio.gather(made.here.close(), made.there.close())
+            assert time.monotonic() - start < 0.5
+
+    asyncio.run(run())
+
+
+def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made, registry(parties, refused=made.refused) as other:
+            await made.cut()
+            made.relay.target, made.relay.down = other.port, False
+            with pytest.raises(PeerLost, match=r"^registry was restarted, or has given up the session$"):
+                await made.here.recv(Number)
+            await until(lambda: made.refused)
+            assert made.refused == [
+                "refused a connection from 127.0.0.1: it goes on with a session that is not open here"
+            ]
+            # Nor is one resumed that has ended.
+            await made.there.close()
+            await until(lambda: not made.listener._sessions)
+
+    asyncio.run(run())
+
+
+def test_a_deaf_line_is_noticed_and_replaced(parties: Parties, monkeypatch) -> None:
+    monkeypatch.setattr(session, "BEAT", 0.05)
+
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            made.relay.deaf = True
+            await made.here.send(Number(1))
+            await until(lambda: made.here.away)
+            assert "nothing heard for" in made.said_here[0]
+            made.relay.deaf = False
+            assert await made.there.recv(Number) == Number(1)
+            await exchange(made.there, made.here)
+
+    asyncio.run(run())
+
+
+def test_a_line_that_only_one_end_knows_to_be_broken_is_replaced(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            old = made.there._link.connection
+            old.transport.pause_reading()  # so that it does not see the end
+            made.relay.cut()
+            await made.here.send(Number(1))
+            assert await made.there.recv(Number) == Number(1)
+            await exchange(made.here, made.there)
+            assert made.there._link.connection is not old
+            assert made.said_there == ["insurer dialled again: the connection before it had broken"]
+
+    asyncio.run(run())
+
+
+def test_a_new_session_does_not_disturb_one_that_waits(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await made.cut()
+            fresh = await dial_registry(parties, made.listener)
+            other = await made.listener.accept()
+            await exchange(fresh, other)
+            assert made.there.away
+            made.relay.down = False
+            await exchange(made.here, made.there)
+            await exchange(fresh, other)
+            await asyncio.gather(fresh.close(), other.close())
+
+    asyncio.run(run())
+
+
+def test_what_was_sent_before_closing_arrives_over_the_next_connection(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await made.cut()
+            await made.here.send(Block(bytes(MIB)))
+            closing = asyncio.create_task(made.here.close())
+            await asyncio.sleep(0.1)
+            made.relay.down = False
+            assert len((await made.there.recv(Block)).data) == MIB
+            with pytest.raises(PeerLost, match=r"^insurer closed the connection$"):
+                await made.there.recv(Number)
+            await closing
+
+    asyncio.run(run())
+
+
+def test_stopping_while_a_connection_is_broken_takes_seconds_at_most(parties: Parties) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await made.cut()
+            start = time.monotonic()
+            await stop_all([made.here, made.there], DataError("row 7"), seconds=0.3)
+            assert time.monotonic() - start < 1
+            assert made.here.lost and made.there.lost
+            connections = made.relay.connections
+            await asyncio.sleep(0.3)
+            assert made.relay.connections <= connections + 1  # nobody dials any more
+            assert not made.listener._sessions
+
+    asyncio.run(run())
+
+
+def test_leaving_the_block_ends_sessions_that_wait(parties: Parties) -> None:
+    async def run() -> None:
+        async with registry(parties, patience=Patience(20)) as listener:
+            patience = Patience(20)
+            own = parties.credentials("insurer", "registry")
+            address = f"127.0.0.1:{listener.port}"
+            here = await dial(own, "registry", address, "guest", 0, patience=patience)
+            there = await listener.accept()
+            here._link.connection.transport.abort()
+            here._living.cancel()
+            await until(lambda: there.away)
+        with pytest.raises(PeerLost, match=r"insurer broke, and nobody listens here any more"):
+            await there.recv(Number)
+
+    asyncio.run(run())
+
+
+async def ask(parties: Parties, made: Broken, name: str, said: str | bytes) -> bytes | None:
+    """What a pinned peer gets for the first thing it says on a connection that goes on."""
+    own = parties.credentials(name, "registry")
+    line = websocket._Line(own, "registry", f"127.0.0.1:{made.listener.port}", None)
+    connection = await line.connect(websocket.GO_ON, 5)
+    try:
+        await connection.send(said)
+        return await connection.recv()
+    except ConnectionClosed:
+        return None
+    finally:
+        connection.transport.abort()
+
+
+def test_hostile_resumptions(parties: Parties, monkeypatch) -> None:
+    async def run() -> None:
+        lines: list[str] = []
+        async with through_relay(parties) as made:
+            own = parties.credentials("registry", "insurer", "bank")
+            monkeypatch.setattr(made.listener, "_credentials", own)
+            key = made.there.key
+            await exchange(made.here, made.there)
+            # A session of somebody else, one that never was, no Resume at all.
+            no = wire.encode(Resumed(None))
+            assert await ask(parties, made, "bank", wire.encode(Resume(key, 9, 2))) == no
+            assert await ask(parties, made, "insurer", wire.encode(Resume(bytes(32), 9, 2))) == no
+            for said in ("0", b"", b"\xff" * 100, wire.encode(Number(1)), bytes(2 * MIB)):
+                assert await ask(parties, made, "insurer", said) is None
+            for count in (-1, 2**63, None):
+                raw = msgspec.msgpack.encode(["Resume", {"key": key, "attempt": 1, "received": count}])
+                assert await ask(parties, made, "insurer", raw) is None
+            # The insurer's own Resume, once more.
+            made.relay.cut()
+            await until(lambda: made.here._attempts > 0 and made.here._link is not None)
+            await exchange(made.here, made.there)
+            for attempt in range(made.here._attempts + 1):
+                assert await ask(parties, made, "insurer", wire.encode(Resume(key, attempt, 2))) is None
+            await exchange(made.here, made.there)
+            assert not made.there.lost
+            lines += made.refused
+            # Frames that were never sent, or were consumed long ago.
+            await until(lambda: not made.there._outbox, 8)
+            assert await ask(parties, made, "insurer", wire.encode(Resume(key, 99, 1))) is None
+            with pytest.raises(PeerError, match=r"insurer .* Resume that counts frames which it cannot"):
+                await made.there.recv(Number)
+            await until(lambda: not made.listener._sessions)
+            with pytest.raises(PeerLost, match="registry was restarted, or has given up"):
+                await made.here.recv(Number)
+        assert key.hex() not in str(lines) and repr(key) not in str(lines)
+        assert sum("not its latest" in line for line in lines) >= 2
+        assert sum("is not open here" in line for line in lines) == 2
+        assert sum("malformed Resume" in line for line in lines) == 3
+
+    monkeypatch.setattr(session, "BEAT", 0.1)
+    asyncio.run(run())
+
+
+def test_a_flood_of_resumptions_holds_little_and_ends(parties: Parties, monkeypatch) -> None:
+    """Each takes the place of the one before; what is kept for the other end is kept once."""
+    monkeypatch.setattr(session, "WINDOW", 4 * MIB)
+
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await made.there.send(Block(bytes(MIB)))
+            made.here._living.cancel()
+            own = parties.credentials("insurer", "registry")
+            line = websocket._Line(own, "registry", f"127.0.0.1:{made.listener.port}", None)
+            asks = [line.resume(Resume(made.there.key, attempt, 1)) for attempt in range(1, 41)]
+            answers = await asyncio.gather(*asks, return_exceptions=True)
+            links = [answer[0] for answer in answers if isinstance(answer, tuple)]
+            assert links
+            await until(lambda: len(made.listener._greeting) == 0)
+            assert sum(kept.end - kept.start for kept in made.there._outbox.values()) < 2 * MIB
+            open_ = [link for link in links if link.state is State.OPEN]
+            await until(lambda: sum(link.state is State.OPEN for link in open_) <= 1)
+            assert not made.there.lost
+            for link in links:
+                link.transport.abort()
+
+    asyncio.run(run())
+
+
+def test_an_answer_that_cannot_be_is_a_breach(parties: Parties, monkeypatch) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+            await exchange(made.here, made.there)
+            await made.cut()
+            made.there._arrived = 9
+            made.relay.down = False
+            with pytest.raises(PeerError, match=r"registry .* a Resumed that counts frames"):
+                await made.here.recv(Number)
+
+    asyncio.run(run())
+
+
+def test_sessions_are_bounded(parties: Parties, monkeypatch) -> None:
+    monkeypatch.setattr(websocket, "MAX_SESSIONS", 3)
+
+    async def run() -> None:
+        refused: list[str] = []
+        async with registry(parties, refused=refused) as listener:
+            peers = [await dial_registry(parties, listener) for _ in range(4)]
+            with pytest.raises(PeerLost, match="registry closed"):
+                await peers[3].recv(Number)
+            await peers[0].close()
+            await until(lambda: len(listener._sessions) == 2)
+            await (await dial_registry(parties, listener)).close()
+            assert refused == ["refused a connection from 127.0.0.1: too many sessions wait already"]
+            for peer in peers:
+                peer.drop()
+
+    asyncio.run(run())

@@ -5,13 +5,12 @@ It listens; guest and hosts dial it for a job that names it, each in a session o
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, TypeVar
-
-import msgspec
+from typing import Any, ClassVar, TypeVar
 
 from vfl.errors import (
     ConfigError,
@@ -24,15 +23,16 @@ from vfl.errors import (
     fault,
 )
 from vfl.jobs.account import Account
+from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.halves import JOB_LENGTH
-from vfl.jobs.offer import Run, stamp
+from vfl.jobs.offer import Signature, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
-from vfl.jobs.show import Once, Show
+from vfl.jobs.show import Show
 from vfl.net.peer import Peer, stop_all, together
-from vfl.net.websocket import WebSocketPeer, dial, listen
+from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import PARTY_NAME, Job, Party
+from vfl.party.config import Job, Party
 from vfl.party.store import Store
 from vfl.protocols.hidden_glm import coordinator_fit
 from vfl.protocols.key import generate_key
@@ -40,27 +40,28 @@ from vfl.protocols.key import generate_key
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
 
-Name = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
-
 
 class Join(Message, frozen=True):
-    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose, and the
-    names of the guest and the hosts."""
+    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
+    of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
+    is about, as all of them have signed it."""
 
-    run: Run
-    guest: Name
-    hosts: list[Name]
+    terms: Terms
+    signatures: list[Signature]  # in the order of Terms.signers
     job: bytes  # canonical
-    limit: ClassVar[int] = 96 * KIB
+    limit: ClassVar[int] = 128 * KIB
 
     @property
     def parties(self) -> list[str]:
         """All who hold data, the guest first."""
-        return [self.guest, *self.hosts]
+        return self.terms.signers
 
 
 class Gathered(Message, frozen=True):
-    """coordinator -> party. Reveals: that all parties of the job have come."""
+    """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
+    what they agreed to."""
+
+    signature: Signature
 
 
 def check_coordinator(party: Party, name: str) -> str:
@@ -77,19 +78,31 @@ def check_coordinator(party: Party, name: str) -> str:
 
 @contextlib.asynccontextmanager
 async def coordinator_of(
-    office: Office, join: Join, name: str, wait: float, hosts: Sequence[Peer] = ()
+    office: Office,
+    agreement: Agreement,
+    job: bytes,
+    name: str,
+    wait: float,
+    show: Show,
+    hosts: Sequence[Peer] = (),
 ) -> AsyncIterator[Peer]:
     """A party's session with the coordinator, when all have come; it is told what ends the job.
 
+    `job` is in canonical form. The coordinator's signature is added to `agreement`.
     Raises what sessions raise, also when one of `hosts`, whose sessions are the guest's, ends the job
     before all have come.
     """
     address = check_coordinator(office.party, name)
-    session = await _while_here(hosts, dial(office.credentials, name, address, office.party.role, wait))
+    terms = agreement.terms
+    join = Join(terms, [agreement.signatures[signer] for signer in terms.signers], job)
+    session = await _while_here(hosts, office.dial(name, address, wait, show))
     try:
         check_role(session, "coordinator")
         await session.send(join)
-        await _while_here(hosts, session.recv(Gathered))
+        gathered = await _while_here(hosts, session.recv(Gathered))
+        if not office.pinned[name].verify(gathered.signature, terms.statement):
+            raise session.breach("Gathered with a signature that does not hold")
+        agreement.add(name, gathered.signature)
         _bind(session, join)
         yield session
     except VflError as error:
@@ -121,7 +134,7 @@ async def _while_here(hosts: Sequence[Peer], work: Coroutine[Any, Any, T]) -> T:
 
 def _bind(peer: Peer, join: Join) -> None:
     """Bind what follows to this run and this job; both ends call it after Gathered."""
-    peer.bind(b"coordinated job", join.run, join.job)
+    peer.bind(b"coordinated job", join.terms.run, join.job)
 
 
 @dataclass
@@ -147,7 +160,7 @@ async def coordinate(office: Office, show: Show, patience: float = _GATHERING) -
     gatherings: dict[bytes, _Gathering] = {}
     async with (
         asyncio.TaskGroup() as group,
-        listen(office.credentials, address, office.party.role, Once(show.say)) as listener,
+        office.listen(address, show) as listener,
     ):
         show.say(
             f"{office.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
@@ -171,14 +184,14 @@ async def _session(
         except PeerLost:
             return  # connected to see whether this party is there
         job = _checked(office, peer, join)
-        gathering = gatherings.setdefault(join.run, _Gathering(join))
+        gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
         if gathering.join != join:
             raise peer.breach("a Join of another job than the other parties'")
         if peer.name in gathering.came:
             raise peer.breach("a second Join")
         gathering.came[peer.name] = peer
         if not gathering.missing:
-            del gatherings[join.run]
+            del gatherings[join.terms.run]
             await _lead(office, gathering, job, show)
         elif error := await _wait(peer, gathering, gatherings, patience):
             if gathering.error is None:  # the first to see it says it
@@ -192,7 +205,7 @@ async def _session(
         _say_ended(show, error)
         await stop_all([peer], error)
     except asyncio.CancelledError:
-        await stop_all([peer], VflError("", for_peer="it is shutting down"))
+        await stop_all([peer], VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
@@ -201,6 +214,7 @@ async def _session(
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
+        office.journal.seal(show.say)
 
 
 def _say_ended(show: Show, error: VflError) -> None:
@@ -218,7 +232,22 @@ def _checked(office: Office, peer: Peer, join: Join) -> Job:
     strangers = [name for name in join.parties if name not in office.party.peers]
     if strangers:
         raise Refused(f"the job is with {strangers[0]}, whose certificate the coordinator does not pin")
+    _check_terms(office, peer, join)
     return job
+
+
+def _check_terms(office: Office, peer: Peer, join: Join) -> None:
+    """Raises PeerError when what the parties have signed is not this job of theirs, Refused when they
+    know one of them by another certificate."""
+    terms = join.terms
+    if terms.task != "train" or terms.job != hashlib.sha256(join.job).digest():
+        raise peer.breach("a Join of another job than the parties have signed")
+    if set(terms.fingerprints) != {*join.parties, office.party.name}:
+        raise peer.breach("a Join without the certificates of its parties")
+    check_certificates(office, terms)
+    if len(join.signatures) != len(join.parties):
+        raise peer.breach("a Join with another number of signatures than parties")
+    check_signatures(office, peer, "a Join", Agreement.of(office, terms, join.signatures))
 
 
 async def _wait(
@@ -234,7 +263,7 @@ async def _wait(
         if not missing or gathering.done.is_set():
             continue  # the one who leads knows
         if peer.lost or time.monotonic() > deadline:
-            gatherings.pop(gathering.join.run, None)
+            gatherings.pop(gathering.join.terms.run, None)
             if peer.lost:
                 return peer.last_words(PeerLost(f"{peer.name} is gone"))
             text = f"{' and '.join(missing)} did not join the job within {patience:.0f} s"
@@ -246,9 +275,13 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
     """The job, with all its parties here; whatever ends it, all are told."""
     join, started, operations = gathering.join, time.monotonic(), Counter[str]()
     parties = [gathering.came[name] for name in join.parties]
+    store = Store(office.party.party.store)
     try:
-        show.say(f"{join.guest} asks to coordinate {job.name} ({job.job.purpose})")
-        await together([party.send(Gathered()) for party in parties])
+        show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
+        agreement = Agreement.of(office, join.terms, join.signatures)
+        own = office.identity.sign(join.terms.statement)
+        agreement.add(office.party.name, own)
+        await together([party.send(Gathered(own)) for party in parties])
         for party in parties:
             _bind(party, join)
         key = await asyncio.to_thread(generate_key, job.glm)
@@ -262,14 +295,22 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
             progress=lambda i, of, gradient: show.progress(
                 f"{job.name}: gradient {gradient:.1e}, at most {of:,} iterations", i, None
             ),
+            done=join.terms.done,
         )
         account = Account.of(started, parties, operations)
-        name = f"{job.name[:JOB_LENGTH]}-{stamp(join.run)}"
-        who = [join.guest, *join.hosts]
         record = Record(
-            name, office.party.name, office.party.role, who, job.settings, "", 0, now(), account
+            _record_name(store, job, join.terms),
+            office.party.name,
+            office.party.role,
+            join.parties,
+            job.settings,
+            "",
+            0,
+            now(),
+            account,
+            agreement=agreement,
         )
-        save_record(Store(office.party.party.store), record)
+        save_record(store, record)
         sent, received = (sum(of.values()) for of in (account.sent, account.received))
         show.say(
             f"coordinated {job.name} in {account.seconds:.1f} s: "
@@ -280,7 +321,7 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
         _say_ended(show, error)
         await stop_all(parties, error)
     except asyncio.CancelledError:
-        await stop_all(parties, VflError("", for_peer="it is shutting down"))
+        await stop_all(parties, VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
@@ -288,3 +329,10 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
         await stop_all(parties, VflError(""))
     finally:
         gathering.done.set()
+
+
+def _record_name(store: Store, job: Job, terms: Terms) -> str:
+    """The model's, unless there is a record of that name: nothing is overwritten."""
+    if terms.model is not None and terms.model not in store.names("run"):
+        return terms.model
+    return f"{job.name[:JOB_LENGTH]}-{stamp(terms.run)}"

@@ -6,14 +6,15 @@ import math
 import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vfl.crypto.workers import Operations
 from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.account import Account
+from vfl.jobs.agreement import Agreement, accept_offer, check_offer
 from vfl.jobs.connect import Office, check_role
-from vfl.jobs.coordinator import Join, check_coordinator, coordinator_of
+from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.halves import (
     Alignment,
     AnyHostHalf,
@@ -24,30 +25,45 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
-from vfl.jobs.offer import Accept, Kept, Offer, bind
+from vfl.jobs.offer import Accept, Kept, Offer
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
-from vfl.jobs.show import Once, Show, say_unseen
-from vfl.learn.binning import bin_columns
+from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
+from vfl.jobs.show import Once, Show, drift_of_columns, say_unseen
+from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
+from vfl.learn.drift import Profile, profiles
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer, stop_all
-from vfl.net.websocket import WebSocketPeer, dial, listen
-from vfl.party.config import Job, PolicySection
+from vfl.net.websocket import WebSocketPeer
+from vfl.net.wire import decode
+from vfl.party.config import Job
 from vfl.party.ids import NormalisedIds, normalise
 from vfl.party.linear import own_scores, prepared
+from vfl.party.policy import (
+    Usage,
+    allowed_columns,
+    check_align,
+    check_batch,
+    check_intersection,
+    check_job,
+    check_score,
+    today,
+)
 from vfl.party.store import Kind, Store
 from vfl.party.table import Table, read_table
 from vfl.protocols.bits import Mask
-from vfl.protocols.boost import HostModel, host_train
-from vfl.protocols.glm import host_fit
+from vfl.protocols.boost import HostModel, HostTrees, host_train
+from vfl.protocols.checkpoints import Checkpoints
+from vfl.protocols.glm import HostFitState, host_fit
 from vfl.protocols.glm_scoring import HostGlm, LinearPart, host_glm_score
-from vfl.protocols.hidden_glm import hidden_host_fit
+from vfl.protocols.hidden_glm import HiddenState, hidden_host_fit
 from vfl.protocols.psi import host_align
-from vfl.protocols.scoring import host_score
+from vfl.protocols.scoring import ScoreRows, host_score
 
 _REACH = 60.0  # seconds to reach a coordinator
 _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
+_TRAINING = Replaceable()
 
 
 async def serve(office: Office, show: Show) -> None:
@@ -79,9 +95,7 @@ async def _dial_forever(office: Office, name: str, address: str, show: Show) -> 
     show.say(f"dialling {name} at {address}")
     while True:
         try:
-            peer = await dial(
-                office.credentials, name, address, office.party.role, math.inf, on_wait=waits
-            )
+            peer = await office.dial(name, address, math.inf, show, waits)
         except VflError as error:
             # The other side may be mended while this one waits.
             once(f"error: {error}")
@@ -91,7 +105,7 @@ async def _dial_forever(office: Office, name: str, address: str, show: Show) -> 
 
 
 async def _listen_forever(office: Office, address: str, group: asyncio.TaskGroup, show: Show) -> None:
-    async with listen(office.credentials, address, office.party.role, Once(show.say)) as listener:
+    async with office.listen(address, show) as listener:
         show.say(f"listening on {address.rpartition(':')[0]}:{listener.port}")
         while True:
             peer = await listener.accept()
@@ -115,12 +129,13 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
         )
     except (PeerStopped, PeerLost) as error:
         show.say(f"job ended: {error}")
+        await stop_all([peer], error)  # it may have been another party
     except VflError as error:
         not_ours = isinstance(error, PeerError | Refused)
         show.say(f"{'job ended' if not_ours else 'error'}: {error}")
         await stop_all([peer], error)
     except asyncio.CancelledError:
-        await stop_all([peer], VflError("", for_peer="it is shutting down"))
+        await stop_all([peer], VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
@@ -129,6 +144,7 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
+        office.journal.seal(show.say)
 
 
 async def _while_connected(peer: WebSocketPeer, job: Awaitable[str]) -> str:
@@ -148,22 +164,25 @@ async def _while_connected(peer: WebSocketPeer, job: Awaitable[str]) -> str:
 
 
 async def _align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    _, ids = await _accept(office, peer, offer, show, "align ids")
+    policy = office.party.policy
+    _asked(office, peer, offer, show, "align ids")
+    check_align(policy, peer.name, today())
+    _, ids = await _table_of(office, offer)
     store = Store(office.party.party.store)
     name = _fresh(store, "alignment", offer.alignment)
-    await peer.send(Accept())
-    bind(peer, offer)
+    await _accept(office, peer, offer)
     rows = await host_align(
         peer,
         ids.ids,
         context=offer.run,
         name=office.party.name,
         hosts=offer.hosts,
-        minimum=office.party.policy.min_intersection,
+        minimum=policy.min_intersection,
         sign=office.identity.sign,
         verify=office.verify,
         progress=show.progress,
     )
+    check_intersection(policy, len(rows))
     agreed = await peer.recv(Accept)
     if agreed.rows != len(rows):
         raise peer.breach("another number of common rows than this party has")
@@ -181,7 +200,7 @@ async def _align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     return f"aligned {len(rows):,} rows with {peer.name}"
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Work:
     """A training that this host has agreed to, whatever the kind of model."""
 
@@ -189,55 +208,85 @@ class _Work:
     peer: Peer
     offer: Offer
     job: Job
-    name: str  # of the model
+    unfinished: Unfinished
     alignment: Alignment
     table: Table
+    features: Features  # of the aligned rows
     show: Show
     operations: Operations = field(default_factory=Counter)
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
+    agreement: Agreement | None = None  # once it is accepted
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows
 
     @property
     def store(self) -> Store:
         return Store(self.office.party.party.store)
 
-    async def accept(self) -> None:
-        """Tell the guest that this host takes part."""
-        await self.peer.send(Accept(len(self.alignment.rows)))
-        bind(self.peer, self.offer)
+    async def accept(self) -> Agreement:
+        """Tell the guest that this host takes part; what all parties have signed."""
+        rows = len(self.alignment.rows)
+        new = not self.offer.done  # what goes on was counted when it began
+        self.agreement = await _accept(self.office, self.peer, self.offer, rows, count=new)
+        return self.agreement
 
     def half(self, model: HostModel | HostGlm) -> AnyHostHalf:
         """This host's half, which it keeps."""
         return HostHalf(
-            self.name,
+            self.unfinished.name,
             self.job.settings,
             tuple(self.table.features),
             self.alignment.normalise,
             self.alignment.guest,
             self.office.identity.certificate.fingerprint,
             model,
+            self.profiles,
         )
 
 
 async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
+    """Train; in place of an attempt at the same model that waits for its guest to come back."""
+    which = f"{office.party.name} {peer.name} {offer.model}"
+    return await _TRAINING.run(which, lambda: _train_on(office, peer, offer, show))
+
+
+async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     party = office.party
     job = Job.from_canonical(offer.job)
-    table, ids = await _accept(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
-    _check_policy(party.policy, job)
+    _asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    check_job(party.policy, job, peer.name, today())
+    table, ids = await _table_of(office, offer)
     store = Store(party.party.store)
-    name = _fresh(store, "model", offer.model)
+    known = offer.model if offer.done else None  # of a run that has begun before
+    name = known or _fresh(store, "model", offer.model)
     alignment = _aligned(office, store, peer, offer, ids)
-    started = time.monotonic()
-    work = _Work(office, peer, offer, job, name, alignment, table, show)
-    kept = await (_fit if job.job.model == "glm" else _boost)(work)
-    account = Account.of(started, [peer, *work.others], work.operations)
-    parties = [peer.name, *offer.hosts]
-    rows = len(alignment.rows)
-    save_record(
-        store,
-        Record(
-            name, party.name, party.role, parties, job.settings, alignment.name, rows, now(), account
-        ),
+    check_intersection(party.policy, len(alignment.rows))
+    features, started = table.take(alignment.rows), time.monotonic()
+    matter = await asyncio.to_thread(
+        Matter.of, party, job, alignment.name, alignment.guest, offer.hosts, features
     )
+    limit_runs(store, alignment.guest)
+    with opened(store, name, matter, new=not offer.done) as unfinished:
+        work = _Work(office, peer, offer, job, unfinished, alignment, table, features, show)
+        work.profiles = await asyncio.to_thread(profiles, features)
+        unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
+        kept = await (_fit if job.job.model == "glm" else _boost)(work)
+        record = Record(
+            name,
+            party.name,
+            party.role,
+            [peer.name, *offer.hosts],
+            job.settings,
+            alignment.name,
+            len(alignment.rows),
+            now(),
+            unfinished.news.account + unfinished.measure(),
+            agreement=work.agreement,
+        )
+        if job.job.model == "secureboost":
+            record = replace(record, monotone=party.data.monotone)
+        save_record(store, record)
+        await peer.recv(Kept)
+        unfinished.finish()
     return f"trained {name} with {peer.name}: {kept} are of this party's columns"
 
 
@@ -246,10 +295,12 @@ async def _boost(work: _Work) -> str:
     party, params = work.office.party, work.job.secureboost
     binned = await asyncio.to_thread(
         bin_columns,
-        work.table.take(work.alignment.rows),
+        work.features,
         params.max_bins,
-        max(params.min_bin_rows, party.policy.min_child_rows),
+        max(params.min_bin_rows, party.policy.min_bin_rows or party.policy.min_child_rows),
+        party.data.monotone,
     )
+    checkpoints = work.unfinished.checkpoints(HostTrees, work.offer.done)
     await work.accept()
     model = await host_train(
         work.peer,
@@ -259,8 +310,10 @@ async def _boost(work: _Work) -> str:
         shown=_shown(work.office, work.table),
         machine=party.party.machine,
         operations=work.operations,
+        minimum=party.policy.min_child_rows,
         keep=lambda model: save_half(work.store, work.half(model)),
         progress=lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
+        checkpoints=checkpoints,
     )
     return f"{len(model.splits)} splits"
 
@@ -271,11 +324,10 @@ async def _fit(work: _Work) -> str:
     party = office.party
     if params.coordinator is not None:
         check_coordinator(party, params.coordinator)
-    features = work.table.take(work.alignment.rows)
     designs: list[Design] = []
 
     def prepare(training: Mask) -> Matrix:
-        design, matrix = prepared(work.table.path.name, features, training, party.glm, params.alpha)
+        design, matrix = prepared(work.table.path.name, work.features, training, party.glm, params.alpha)
         designs.append(design)
         return matrix
 
@@ -290,7 +342,10 @@ async def _fit(work: _Work) -> str:
     def follow(iteration: int, of: int) -> None:
         show.progress(f"fitting {work.job.name}, at most {of:,} iterations", iteration, None)
 
-    await work.accept()
+    unfinished, done = work.unfinished, work.offer.done
+    kind = HostFitState if params.coordinator is None else HiddenState
+    checkpoints: Checkpoints[Any] = unfinished.checkpoints(kind, done)
+    agreement = await work.accept()
     common: dict[str, Any] = {
         "name": party.name,
         "hosts": work.offer.hosts,
@@ -301,13 +356,16 @@ async def _fit(work: _Work) -> str:
         "machine": party.party.machine,
         "operations": work.operations,
         "keep": keep,
+        "checkpoints": checkpoints,
     }
     rows = len(work.alignment.rows)
     if params.coordinator is None:
         beta = await host_fit(work.peer, rows, prepare, params, **common, progress=follow)
         return f"{len(beta)} coefficients"
-    join = Join(work.offer.run, work.peer.name, work.offer.hosts, work.offer.job)
-    async with coordinator_of(office, join, params.coordinator, _REACH) as coordinator:
+    reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
+    async with coordinator_of(
+        office, agreement, work.offer.job, params.coordinator, reach, show
+    ) as coordinator:
         work.others.append(coordinator)
         fit = await hidden_host_fit(
             work.peer,
@@ -323,17 +381,21 @@ async def _fit(work: _Work) -> str:
 
 
 async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    table, ids = await _accept(office, peer, offer, show, f"score a batch with {offer.model}")
+    policy, usage = office.party.policy, Usage(office.party.party.store)
+    _asked(office, peer, offer, show, f"score a batch with {offer.model}")
+    check_score(policy, peer.name, today())
+    table, ids = await _table_of(office, offer)
     half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
-    if half.guest != office.fingerprints[peer.name]:
+    if not office.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
+    if policy.columns is not None and not set(half.columns) <= set(policy.columns):
+        raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
     missing = [column for column in half.columns if column not in table.features]
     if missing:
         raise ModelError(
             f"{table.path.name} has no column {missing[0]!r}, which model {half.name} was trained on"
         )
-    await peer.send(Accept())
-    bind(peer, offer)
+    await _accept(office, peer, offer)
     rows = await host_align(
         peer,
         ids.ids,
@@ -343,18 +405,32 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         allow_empty=True,
         progress=show.progress,
     )
+    check_batch(policy, len(rows))
     features = table.take(ids.rows[rows])
+    # These are the rows that it will be asked for.
+    await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
 
     def follow(done: int, of: int) -> None:
         show.progress("scoring", done, of)
 
+    def count(direction: str, kind: str, payload: bytes) -> None:
+        """Rows as they are asked for, before any answer."""
+        if (direction, kind) == ("received", ScoreRows.__name__):
+            message = decode(payload, [ScoreRows])
+            many = len(message.places) // 4 if isinstance(message, ScoreRows) else 0
+            usage.count(policy, peer.name, "scored_rows", many, today())
+
+    peer.observers.append(count)
     if isinstance(half.model, HostModel):
         scored = await host_score(peer, half.model, features, len(rows), follow)
     else:
         part = half.model.part
         own = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
         say_unseen(show, own.unseen)
-        scored = await host_glm_score(peer, own.missing, own.rows, follow)
+        shows = policy.show_names and policy.explain
+        scored = await host_glm_score(
+            peer, part, features, own.rows, own.missing, follow, show_columns=shows
+        )
     return f"scored {scored:,} rows for {peer.name}"
 
 
@@ -368,17 +444,30 @@ _TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Awaitable[str]]] = {
 def _read(office: Office) -> tuple[Table, NormalisedIds]:
     data = office.party.data
     table = read_table(data, role="host", need_label=False)
+    table = replace(
+        table, features=allowed_columns(office.party.policy, table.features, table.path.name)
+    )
     return table, normalise(table.ids, data.normalise, data.duplicates, table.path.name)
 
 
-async def _accept(
-    office: Office, peer: Peer, offer: Offer, show: Show, what: str
-) -> tuple[Table, NormalisedIds]:
-    """Say what is asked; the table as it is now, with ids by the rule both sides name."""
-    party = office.party
+def _asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:
+    """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
     show.say(f"{peer.name} asks to {what}")
-    if party.name not in offer.hosts or len(set(offer.hosts)) < len(offer.hosts):
-        raise peer.breach("an Offer that does not name this party once")
+    check_offer(office, peer, offer)
+
+
+async def _accept(
+    office: Office, peer: Peer, offer: Offer, rows: int | None = None, *, count: bool = True
+) -> Agreement:
+    """Count the job, which starts here, and tell the guest that this host takes part."""
+    if count:
+        Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
+    return await accept_offer(office, peer, offer, rows)
+
+
+async def _table_of(office: Office, offer: Offer) -> tuple[Table, NormalisedIds]:
+    """The table as it is now, with ids by the rule both sides name."""
+    party = office.party
     own_rule, asked = list(party.data.normalise), list(offer.normalise)
     if own_rule != asked:
         raise Refused(
@@ -387,19 +476,6 @@ async def _accept(
         )
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
     return await asyncio.to_thread(_read, office)
-
-
-def _check_policy(policy: PolicySection, job: Job) -> None:
-    """Raises Refused naming the rule that the job breaks."""
-    boosts = job.job.model == "secureboost"
-    if boosts and job.secureboost.min_child_rows < policy.min_child_rows:
-        raise Refused(
-            f"min_child_rows = {job.secureboost.min_child_rows} is below the host's policy of "
-            f"{policy.min_child_rows}"
-        )
-    key_bits = job.secureboost.key_bits if boosts else job.glm.key_bits
-    if key_bits < policy.key_bits:
-        raise Refused(f"key_bits = {key_bits} is below the host's policy of {policy.key_bits}")
 
 
 def _fresh(store: Store, kind: Kind, name: str | None) -> str:

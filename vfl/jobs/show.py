@@ -4,6 +4,13 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.errors import DataError
+from vfl.learn.binning import Features
+from vfl.learn.drift import Profile, drifted
+
 
 class Show(Protocol):
     """Where a job's news go: a terminal, a log, a test."""
@@ -32,6 +39,33 @@ def say_unseen(show: Show, unseen: Mapping[str, int]) -> None:
             f"note: column '{column}' has a level that was not in training in {rows:,} "
             f"row{'' if rows == 1 else 's'}: scored as the base level"
         )
+
+
+def drift_of_columns(
+    show: Show, profiles: Mapping[str, Profile], table: str, features: Features
+) -> dict[str, float]:
+    """The population stability index of the columns of a batch against the rows of training.
+
+    Tells their owner of those that have shifted. Raises DataError for a column that was categorical and
+    is numeric now, or the other way round.
+    """
+    try:
+        return {
+            name: say_drift(show, f"column '{name}' has", profile, features[name])
+            for name, profile in profiles.items()
+            if name in features
+        }
+    except ValueError as error:
+        raise DataError(f"{table}: {error}: correct categorical in [data]") from None
+
+
+def say_drift(show: Show, what: str, profile: Profile, values: NDArray[np.generic]) -> float:
+    """The index of a batch's values against their profile; says it if they have shifted."""
+    psi = profile.psi(values)
+    verdict = drifted(psi, profile.groups, profile.rows, len(values))
+    if verdict != "none":
+        show.say(f"note: {what} shifted since training (PSI {psi:.2f}, {verdict})")
+    return psi
 
 
 class Once:

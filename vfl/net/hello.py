@@ -7,11 +7,15 @@ and that each sees the certificate the other holds, and binds all later frames t
     2. Each checks the other's protocol number and both fingerprints.
     3. Both bind their frames to both fingerprints and both nonces, in the same order.
 
+When the connection breaks later, the end that dialled dials again and Resume takes the place of the
+greeting (session.py).
+
 Hello is the one message that parties of different versions exchange. Its fields never change their
 meaning or type; later versions may only add some, which older ones pass over.
 """
 
 import asyncio
+import hashlib
 import os
 from collections.abc import Callable
 from typing import Annotated, ClassVar
@@ -27,6 +31,7 @@ PROTOCOL = 1
 SECONDS = 10.0  # for the whole greeting
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+Count = Annotated[int, msgspec.Meta(ge=0, lt=2**62)]
 Word = Annotated[str, msgspec.Meta(min_length=1, max_length=32, pattern=r"^[!-~]+\Z")]
 
 
@@ -46,6 +51,35 @@ class Hello(Message, frozen=True, forbid_unknown_fields=False):
     seen: Digest  # and of the one that TLS showed it for the receiver
 
 
+class Resume(Message, frozen=True):
+    """Either -> either: go on with an open session over this connection.
+
+    Reveals: which session it is, how often this end has tried, and how many frames have arrived.
+    """
+
+    limit: ClassVar[int] = KIB
+
+    key: Digest  # of the session: known to its two ends
+    attempt: Count  # higher each time
+    received: Count
+
+
+class Resumed(Message, frozen=True):
+    """Either -> either: the answer to Resume.
+
+    Reveals: how many frames have arrived, or that there is no such session any more.
+    """
+
+    limit: ClassVar[int] = KIB
+
+    received: Count | None  # None: no such session
+
+
+def resume_key(session: bytes) -> bytes:
+    """The key by which a session is resumed, 32 bytes, of the tag that both nonces went into."""
+    return hashlib.sha256(b"vfl resume" + session).digest()
+
+
 class OtherProtocol(PeerError):
     """The peer runs a version of vfl that speaks another protocol."""
 
@@ -56,9 +90,12 @@ async def greet(
     own: bytes,
     other: bytes,
     role: str,
+    answers: bool = False,
     entropy: Callable[[int], bytes] = os.urandom,
 ) -> Hello:
     """Exchange greetings; `own` and `other` are the SHA-256 of both certificates' DER.
+
+    An end that `answers` greets second: when the other has its greeting, this one has both.
 
     Returns the peer's Hello. Raises OtherProtocol when it speaks another protocol (at both ends),
     PeerError when its greeting is none or is for another session, PeerLost when it is gone or
@@ -67,8 +104,11 @@ async def greet(
     mine = Hello(PROTOCOL, vfl.__version__, role, entropy(32), own, other)
     try:
         async with asyncio.timeout(SECONDS):
-            await peer.send(mine)
+            if not answers:
+                await peer.send(mine)
             theirs = await peer.recv(Hello)
+            if answers:
+                await peer.send(mine)
     except TimeoutError:
         raise PeerLost(f"{peer.name} sent no greeting within {SECONDS:.0f} s") from None
     if theirs.protocol != PROTOCOL:

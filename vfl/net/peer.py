@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
-from vfl.errors import PeerError, PeerLost, PeerStopped, VflError
+from vfl.errors import DataError, PeerError, PeerLost, PeerStopped, VflError
 from vfl.net import wire
 from vfl.net.wire import Message
 
@@ -29,10 +29,12 @@ HEADER = TAG + 8
 class Stop(Message, frozen=True):
     """Either -> either: the job ends here, and why.
 
-    Reveals: the kind of failure, in words that hold no value, id or path.
+    Reveals: the kind of failure, in words that hold no value, id or path; whether the job may go on
+    later.
     """
 
     reason: str
+    passing: bool = False
 
 
 @dataclass
@@ -43,6 +45,7 @@ class Traffic:
     received: Counter[str] = field(default_factory=Counter)
     sent_messages: Counter[str] = field(default_factory=Counter)
     received_messages: Counter[str] = field(default_factory=Counter)
+    resent: int = 0  # bytes sent once more because a connection broke; counted in `sent` once
 
     @property
     def bytes_sent(self) -> int:
@@ -53,7 +56,8 @@ class Traffic:
         return self.received.total()
 
 
-# What happened on the wire: "sent" or "received", the message's type, its payload.
+# What happens on the wire: "sent" (before the message leaves, which it does not if this raises) or
+# "received", the message's type, its payload.
 Observer = Callable[[str, str, bytes], None]
 
 
@@ -68,6 +72,7 @@ class Peer(ABC):
         self._unbound = self._session  # before the last `bind`
         self._sent = 0
         self._received = 0
+        self._stop_seen = False  # among frames that nobody has received
 
     @abstractmethod
     async def _put(self, frame: bytes) -> None:
@@ -96,8 +101,8 @@ class Peer(ABC):
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
         payload = wire.encode(message)
         frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._sent += 1
         self._seen("sent", type(message).__name__, payload, len(frame))
+        self._sent += 1
         try:
             await self._put(frame)
         except PeerLost as lost:
@@ -129,15 +134,21 @@ class Peer(ABC):
             message = wire.decode(payload, (*kinds, Stop))
         except wire.WireError as error:
             raise self.breach(str(error)) from None
-        self._seen("received", type(message).__name__, payload, len(frame))
+        if not (isinstance(message, Stop) and self._stop_seen):
+            self._seen("received", type(message).__name__, payload, len(frame))
         if isinstance(message, Stop) and Stop not in kinds:
             raise self._stopped(message)
         return message
 
     def last_words(self, lost: PeerLost) -> PeerLost | PeerStopped:
         """`lost`, unless the peer sent a Stop before it left that nobody has read yet."""
-        stops = (self._stop_in(frame) for frame in self._unread())
-        return next((self._stopped(stop) for stop in stops if stop is not None), lost)
+        for frame in self._unread():
+            if (stop := self._stop_in(frame)) is not None:
+                if not self._stop_seen:
+                    self._stop_seen = True
+                    self._seen("received", Stop.__name__, frame[HEADER:], len(frame))
+                return self._stopped(stop)
+        return lost
 
     @staticmethod
     def _stop_in(frame: bytes) -> Stop | None:
@@ -149,8 +160,9 @@ class Peer(ABC):
 
     def _stopped(self, stop: Stop) -> PeerStopped:
         return PeerStopped(
-            f"{self.name} stopped the job: {_one_line(stop.reason)}",
+            f"{self.name} stopped the job: {one_line(stop.reason)}",
             for_peer=f"{self.name} stopped it",
+            passing=stop.passing,
         )
 
     def breach(self, what: str) -> PeerError:
@@ -172,9 +184,9 @@ class Peer(ABC):
             observer(direction, kind, payload)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str, most: int = 500) -> str:
     """A peer's text, fit for a terminal."""
-    return "".join(c if c.isprintable() else " " for c in text[:500])
+    return "".join(c if c.isprintable() else " " for c in text[:most])
 
 
 class MemoryPeer(Peer):
@@ -227,9 +239,11 @@ async def stop_all(peers: Iterable[Peer], error: VflError, seconds: float = 2.0)
     async def tell(peer: Peer) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await peer.send(Stop(error.for_peer))
+                await peer.send(Stop(error.for_peer, error.passing))
                 await peer.close()
-        except (PeerLost, PeerStopped, TimeoutError):
-            return
+        except DataError:
+            await peer.close()  # what cannot be written into the ledger is not sent
+        except (VflError, TimeoutError):
+            return  # its session has ended already, for whatever reason
 
     await together([tell(peer) for peer in peers])
