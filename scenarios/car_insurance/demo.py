@@ -53,6 +53,7 @@ def main() -> None:
             *("score", "insurer.toml", "--model", "claim-probability"),
             *("--data", "new_policies.csv", "--out", "scores.csv"),
         )
+    local.run(insurer, "report", "insurer.toml", "--model", trained["model"], "--out", "report")
     metrics = trained["metrics"]
     metrics["LightGBM, pooled columns"] = pooled(work, trained)
     sent = bytes_sent(aligned, trained, scored)
@@ -139,6 +140,8 @@ def show(
     console.print(f"{trained['trees']} trees in {trained['seconds']:.0f} s; {seconds:.0f} s in all")
     console.print(f"bytes sent: {parties}")
     console.print(f"{scored['rows']:,} new policies scored: {scores}", soft_wrap=True)
+    page = scores.parent / "report" / "report.html"
+    console.print(f"a report to open in a browser: {page}", soft_wrap=True)
 
 
 if __name__ == "__main__":
