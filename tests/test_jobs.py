@@ -21,7 +21,7 @@ from vfl.errors import (
     Refused,
 )
 from vfl.jobs.connect import Office
-from vfl.jobs.guest import _as_trained, _predictions, _split
+from vfl.jobs.guest import _split
 from vfl.jobs.halves import (
     Alignment,
     GuestHalf,
@@ -33,17 +33,18 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
-from vfl.jobs.host import _check_policy, _fresh
+from vfl.jobs.host import _fresh
 from vfl.jobs.learners import learner_of
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
+from vfl.jobs.scoring import _as_trained, predictions
 from vfl.jobs.show import Once
 from vfl.learn.design import Covariate, Design, Factor
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party.config import DataSection, GlmSection, Job, PolicySection, load_party
+from vfl.party.config import DataSection, GlmSection, Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.boost import GuestModel, HostModel, Training, TreeDone
@@ -244,19 +245,19 @@ def table(rows: int = 3, **arrays: np.ndarray | None) -> Table:
 
 def test_what_a_score_file_holds() -> None:
     score, exposure = np.array([0.0, -1.0, 1.0]), np.array([0.5, 2.0, 1.0])
-    found = _predictions(half_of("binary"), score, table())
+    found = predictions(half_of("binary"), score, table())
     assert list(found) == ["probability"]
     assert found["probability"] == pytest.approx(1 / (1 + np.exp(-score)))
     for objective, predicted in (("tweedie", np.exp(score)), ("squared", score)):
-        found = _predictions(half_of(objective), score, table())
+        found = predictions(half_of(objective), score, table())
         assert list(found) == ["prediction"]
         assert found["prediction"] == pytest.approx(predicted)
-        found = _predictions(half_of(objective, offset=True), score, table(offset=np.full(3, -score)))
+        found = predictions(half_of(objective, offset=True), score, table(offset=np.full(3, -score)))
         assert found["prediction"] == pytest.approx(np.full(3, 1.0 if objective == "tweedie" else 0.0))
     frequency = half_of("poisson", exposure=True)
-    assert list(_predictions(frequency, score, table())) == ["prediction"]
+    assert list(predictions(frequency, score, table())) == ["prediction"]
     whole = table(exposure=exposure, offset=0.25 + np.log(exposure))
-    found = _predictions(frequency, score, whole)
+    found = predictions(frequency, score, whole)
     assert list(found) == ["prediction", "expected"]
     assert found["prediction"] == pytest.approx(np.exp(score + 0.25))
     assert found["expected"] == pytest.approx(np.exp(score + 0.25) * exposure)
@@ -328,7 +329,11 @@ def test_news_of_training_name_the_loss() -> None:
     for loss in (LogisticLoss(), PoissonLoss()):
         rows = Training(np.ones(3), np.ones(3), every, ~every, loss)
         learner = learner_of(
-            made_job(), SimpleNamespace(name="insurer"), {"a": np.ones(3)}, rows, Kept()
+            made_job(),
+            SimpleNamespace(name="insurer", data=SimpleNamespace(monotone={})),
+            {"a": np.ones(3)},
+            rows,
+            Kept(),
         )
         learner._tree(TreeDone(3, 30, 0.21694, 0.3, {"encrypt": 1.5}))
         assert learner.phases == [{"encrypt": 1.5}]
@@ -364,17 +369,6 @@ def test_news_of_a_fit_say_how_far_it_is() -> None:
     assert lines[0] == "converged after 7 iterations: deviance 0.5000, D² 0.2500, gradient 3.0e-07"
     assert lines[1].startswith("note: not converged after 7 iterations: ")
     assert "the model is kept as it is: raise max_iterations or alpha in [glm]" in lines[1]
-
-
-def test_a_host_refuses_jobs_that_break_its_rules() -> None:
-    _check_policy(PolicySection(), made_job())
-    _check_policy(PolicySection(), made_job("glm"))
-    for job in (made_job(), made_job("glm")):
-        with pytest.raises(Refused, match="key_bits = 2048 is below the host's policy of 3072"):
-            _check_policy(PolicySection(key_bits=3072), job)
-    with pytest.raises(Refused, match="min_child_rows = 20 is below"):
-        _check_policy(PolicySection(min_child_rows=21), made_job())
-    _check_policy(PolicySection(min_child_rows=21), made_job("glm"))
 
 
 def test_an_alignment_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

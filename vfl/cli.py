@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,14 +20,18 @@ from vfl import __version__
 from vfl.errors import VflError, fault
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from vfl.jobs.guest import Trained
+    from vfl.party.audit import Row, Total
+    from vfl.party.identity import Certificate
     from vfl.party.linear import Line
 
 T = TypeVar("T")
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0
 _WIDE = 240  # characters of a line where there is no terminal
-_METRICS = {  # of the models' documents, in words
+_METRICS = {  # those of the models' documents that the terminal shows, in words
     "auc": "AUC",
     "log_loss": "log loss",
     "deviance": "deviance",
@@ -95,11 +100,18 @@ def keys() -> None:
     show_default=True,
     help="Folder of the two files.",
 )
-def keys_new(name: str, folder: Path) -> None:
-    """Make a key and a certificate for the party NAME."""
-    from vfl.party import identity
+@click.option("--passphrase", is_flag=True, help="Put the private key under a passphrase.")
+def keys_new(name: str, folder: Path, passphrase: bool) -> None:
+    """Make a key and a certificate for the party NAME.
 
-    made = identity.create(folder / name, name)
+    The passphrase is typed twice, or taken from VFL_PASSPHRASE or the file that VFL_PASSPHRASE_FILE
+    names; every later command takes it from there, too.
+    """
+    from vfl.party import identity
+    from vfl.party.passphrase import choose
+
+    words = choose(folder / f"{name}.key") if passphrase else None
+    made = identity.create(folder / name, name, words)
     click.echo(f"{folder / name}.key   the private key: never leaves this machine")
     click.echo(f"{folder / name}.pem   the certificate: give it to the other parties")
     click.echo(f"fingerprint  {made.certificate.fingerprint_groups}")
@@ -114,6 +126,152 @@ def keys_show(certificate: Path) -> None:
 
     found = identity.load_certificate(certificate)
     click.echo(f"{found.name}\nfingerprint  {found.fingerprint_groups}")
+
+
+@keys.command("rotate")
+@_PARTY
+@click.option(
+    "--passphrase/--no-passphrase", default=None, help="Of the new key; as the old one if not said."
+)
+def keys_rotate(party: Path, passphrase: bool | None) -> None:
+    """Make a new key for this party, for which the old one vouches."""
+    from vfl.party import identity, rotation
+    from vfl.party.config import load_party
+    from vfl.party.passphrase import choose
+
+    prefix = load_party(party).party.identity
+    old = identity.load(prefix, expired=True)
+    name = rotation.next_prefix(prefix).name
+    sealed = old.tls_key.password is not None if passphrase is None else passphrase
+    words = choose(prefix.with_name(f"{name}.key")) if sealed else None
+    new, path = rotation.rotate(old, words)
+    click.echo(f"{new.key_path}   the new private key: never leaves this machine")
+    click.echo(f"{new.certificate_path}   the new certificate and")
+    click.echo(f"{path}   what vouches for it: give both to the other parties")
+    click.echo(f"fingerprint  {new.certificate.fingerprint_groups}")
+    click.echo(f"The others run `vfl keys accept THEIRS.toml {name}.pem --rotation {name}.rotation`.")
+    click.echo(
+        f"At a time agreed with them set identity in [party] to the new files ({name}) and restart; "
+        "keep the old ones until then."
+    )
+
+
+@keys.command("accept")
+@_PARTY
+@click.argument("certificate", type=click.Path(path_type=Path), metavar="NEW.pem")
+@click.option(
+    "--rotation",
+    "vouching",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="The file made with the certificate, in which the old key vouches for it.",
+)
+def keys_accept(party: Path, certificate: Path, vouching: Path) -> None:
+    """Pin a peer's new certificate, for which its pinned one vouches."""
+    from vfl.errors import ConfigError
+    from vfl.party import identity, rotation
+    from vfl.party.config import load_party
+    from vfl.party.revocation import revoked_by
+
+    settings = load_party(party)
+    name = identity.load_certificate(certificate).name
+    if name not in settings.peers:
+        raise ConfigError(f"{party.name}: {certificate} is {name}'s, which [peers] has not")
+    pinned = settings.peers[name].certificate
+    listed = revoked_by(settings.party.identity)
+    old, new, kept = rotation.accept(pinned, certificate, vouching, listed)
+    click.echo(f"{name}\nold fingerprint  {old.fingerprint_groups}")
+    click.echo(f"new fingerprint  {new.fingerprint_groups}")
+    click.echo(f"{pinned} is the new certificate; the old one is kept as {kept.name}")
+    click.echo(
+        "Restart `vfl serve` when the other side uses its new key. If the old one may be in other"
+    )
+    click.echo("hands its word is worth nothing: compare the new fingerprint by phone.")
+
+
+@keys.command("revoke")
+@_PARTY
+@click.argument("peer")
+@click.option("--reason", default="no reason given", show_default=True, help="For the list.")
+def keys_revoke(party: Path, peer: str, reason: str) -> None:
+    """Stop trusting the certificate of PEER for good, also if it is pinned again."""
+    from vfl.errors import ConfigError
+    from vfl.party import identity, revocation
+    from vfl.party.config import load_party
+    from vfl.party.policy import today
+
+    settings = load_party(party)
+    if peer not in settings.peers:
+        raise ConfigError(f"{party.name}: there is no [peers.{peer}]")
+    pinned = settings.peers[peer].certificate
+    certificate = identity.load_certificate(pinned)
+    day = today().isoformat()
+    away = revocation.revoke(settings.party.identity, pinned, certificate, reason, day)
+    click.echo(f"revoked the certificate of {peer}\nfingerprint  {certificate.fingerprint_groups}")
+    click.echo(f"It lies in {away.name} now and is refused from the next start on.")
+    click.echo(
+        f"Restart `vfl serve`: one that runs still accepts it. Tell {peer} and the other parties by"
+    )
+    click.echo(
+        f"phone, so that they revoke it too. Then take [peers.{peer}] out of {party.name}, or put a "
+        "certificate there that is made anew and compared by phone."
+    )
+
+
+@main.group()
+def policy() -> None:
+    """What this party allows, and what all parties have signed."""
+
+
+@policy.command("check")
+@click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
+@_PARTY
+@click.option("--guest", help="Who would start the job; without it rule guests is not checked.")
+def policy_check(job: Path, party: Path, guest: str | None) -> None:
+    """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed."""
+    from vfl.errors import Refused
+    from vfl.party.config import load_job, load_party
+    from vfl.party.policy import broken_by_job, today
+
+    wanted, settings = load_job(job), load_party(party)
+    _need_role(settings.role, "host", party)
+    broken = broken_by_job(settings.policy, wanted, guest, today())
+    for rule in broken:
+        click.echo(rule)
+    if broken:
+        rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
+        raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")
+    click.echo(f"{settings.name} allows {wanted.name}, whose digest is {wanted.digest}")
+
+
+@policy.command("agreement")
+@_PARTY
+@_MODEL
+@_JSON
+def policy_agreement(party: Path, model: str, as_json: bool) -> None:
+    """Show what all parties of a model's training have signed, and check the signatures, offline."""
+    from vfl.jobs.record import verified_agreement
+    from vfl.party.config import load_party
+
+    name, agreement, signed = verified_agreement(load_party(party), model)
+    terms = agreement.terms
+    if as_json:
+        _print_json(
+            {
+                "model": name,
+                "job_digest": terms.job.hex(),
+                "alignment": terms.alignment,
+                "run": terms.run.hex(),
+                "guest": terms.guest,
+                "hosts": terms.hosts,
+                "fingerprints": terms.fingerprints,
+                "signatures": signed,
+            }
+        )
+        return
+    click.echo(f"model {name}, alignment {terms.alignment}\njob digest {terms.job.hex()}")
+    for who, words in signed.items():
+        click.echo(f"{who}: {words}; fingerprint {terms.fingerprints[who]}")
 
 
 @main.group("config")
@@ -193,9 +351,12 @@ def align(party: Path, wait: float, as_json: bool) -> None:
 @_PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @click.option("--alignment", help="Name of an alignment; the latest by default.")
+@click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @_WAIT
 @_JSON
-def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: bool) -> None:
+def train(
+    party: Path, job: Path, alignment: str | None, fresh: bool, wait: float, as_json: bool
+) -> None:
     """Train the model of a job file together with the hosts."""
     from vfl.jobs.connect import Office
     from vfl.jobs.guest import train as train_guest
@@ -204,9 +365,10 @@ def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: b
     settings, wanted = load_party(party), load_job(job)
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
-        done = _run(
-            train_guest(Office.open(settings), wanted, alignment=alignment, wait=wait, show=show)
+        work = train_guest(
+            Office.open(settings), wanted, alignment=alignment, fresh=fresh, wait=wait, show=show
         )
+        done = _run(work)
     if as_json:
         _print_json(
             {
@@ -228,23 +390,67 @@ def train(party: Path, job: Path, alignment: str | None, wait: float, as_json: b
 @_MODEL
 @click.option("--data", type=click.Path(path_type=Path), required=True, help="Rows to score.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .parquet")
+@click.option("--explain", is_flag=True, help="Add what each column or party adds, and reasons.")
+@click.option(
+    "--top", type=click.IntRange(1, 100), help="How many reasons, with --explain.  [default: 3]"
+)
+@click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
 @_WAIT
 @_JSON
-def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: bool) -> None:
-    """Score a file of rows without labels."""
+def score(
+    party: Path,
+    model: str,
+    data: Path,
+    out: Path,
+    explain: bool,
+    top: int | None,
+    fresh: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Score a file of rows without labels.
+
+    \b
+    After any failure or kill the same command goes on where it was; the output
+    appears only when all rows are scored. Exit codes: 0 all rows scored; 7, 8 a
+    host cannot be reached or was lost: run it again; 6 another run writes the
+    output; 9 a host ended the job, such as by its limit of rows a day; all others
+    need a person (vfl --help).
+    """
     from vfl.jobs.connect import Office
-    from vfl.jobs.guest import score as score_guest
+    from vfl.jobs.scoring import score as score_batch
     from vfl.party.config import load_party
 
+    if top is not None and not explain:
+        raise click.UsageError("--top goes with --explain")
     settings = load_party(party)
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
-        done = _run(score_guest(Office.open(settings), model, data, out, wait=wait, show=show))
+        done = _run(
+            score_batch(
+                Office.open(settings),
+                model,
+                data,
+                out,
+                explain=explain,
+                top=top or 3,
+                fresh=fresh,
+                wait=wait,
+                show=show,
+            )
+        )
+    speed = done.rows_per_second
     if as_json:
         _print_json(
             {
+                "out": str(out.resolve()),
                 "rows": done.rows,
                 "unknown": done.unknown,
+                "resumed_from": done.resumed_from,
+                "rows_per_second": speed,
+                "seconds_by_phase": done.seconds,
+                "drift": done.drift,
+                "score_psi": done.score_psi,
                 **_account(done.account),
             }
         )
@@ -254,7 +460,171 @@ def score(party: Path, model: str, data: Path, out: Path, wait: float, as_json: 
             click.echo(
                 f"{name} does not know {rows:,} of {done.rows:,} rows: scored without its columns"
             )
-    click.echo(f"{done.rows:,} scores in {out}; {_cost(done.account)}")
+    fast = "" if speed is None else f"; {speed:,.0f} rows a second"
+    click.echo(f"{done.rows:,} scores in {out}{fast}; {_cost(done.account)}")
+
+
+@main.group()
+def ledger() -> None:
+    """What this party has sent and received: a chain of hashes, sealed by its key."""
+
+
+_LEDGER = click.argument("ledger", type=click.Path(path_type=Path), metavar="LEDGER")
+_SINCE = click.option(
+    "--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="UTC; none earlier."
+)
+_CERTIFICATE = click.option(
+    "--certificate",
+    type=click.Path(path_type=Path),
+    metavar="PARTY.pem",
+    help="Whose seals they must be, where LEDGER is no party file.",
+)
+
+
+@ledger.command("show")
+@_LEDGER
+@click.option("--job", help="Only of this job.")
+@click.option("--peer", help="Only to and from this party.")
+@click.option("--type", "kind", help="Only this type of message.")
+@_SINCE
+@click.option("--lines", is_flag=True, help="Every message instead of totals by job and type.")
+@_JSON
+def ledger_show(
+    ledger: Path,
+    job: str | None,
+    peer: str | None,
+    kind: str | None,
+    since: "datetime | None",
+    lines: bool,
+    as_json: bool,
+) -> None:
+    """Show what went to and came from whom, for which job, and what it reveals.
+
+    LEDGER is a party file, or a ledger's folder, file or copy.
+    """
+    import msgspec
+
+    from vfl.party import audit
+
+    path, *_ = _ledger_of(ledger)
+    rows = audit.rows(path, audit.Choice(job, peer, kind, since.isoformat() if since else None))
+    if lines:
+        for row in rows:
+            click.echo(msgspec.json.encode(row) if as_json else _message_line(row))
+        return
+    totals = audit.totals(rows)
+    if as_json:
+        _print_json({"totals": msgspec.to_builtins(totals)})
+        return
+    _print_totals(totals)
+
+
+@ledger.command("verify")
+@_LEDGER
+@_CERTIFICATE
+@click.option("--head", metavar="HASH", help="A hash noted down earlier, which must still be there.")
+@_JSON
+def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_json: bool) -> None:
+    """Find every line that was changed, cut, moved or put in, and check the seals.
+
+    LEDGER is a party file, or a ledger's folder, file or copy. Exit code 1 where anything is wrong.
+    """
+    from dataclasses import asdict
+
+    from vfl.party import audit
+    from vfl.party.identity import load_certificate
+
+    path, own, earlier = _ledger_of(ledger)
+    pinned = load_certificate(certificate) if certificate is not None else own
+    found = audit.verify(path, pinned, earlier=earlier, head=head)
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        for note in found.notes:
+            click.echo(f"note: {note}")
+        for damage in found.damage:
+            click.echo(f"DAMAGE {damage}")
+        sealed = f"the last at line {found.sealed:,} of {found.sealed_at}" if found.sealed else "no more"
+        click.echo(f"{found.lines:,} lines of {found.party}, {found.seals:,} seals, {sealed}")
+        click.echo(f"the last line is {found.last:,}, its hash {found.head}")
+        if not found.damage:
+            click.echo("whole")
+    if found.damage:
+        raise click.exceptions.Exit(1)
+
+
+@ledger.command("compare")
+@click.argument("ours", type=click.Path(path_type=Path), metavar="LEDGER_A")
+@click.argument("theirs", type=click.Path(path_type=Path), metavar="LEDGER_B")
+@_SINCE
+@_JSON
+def ledger_compare(ours: Path, theirs: Path, since: "datetime | None", as_json: bool) -> None:
+    """Check that two parties' ledgers tell the same: what one sent, the other received.
+
+    Each is a party file, or a ledger's folder, file or copy. Exit code 1 where they differ or one is
+    damaged.
+    """
+    from dataclasses import asdict
+
+    from vfl.party import audit
+
+    paths = []
+    for given in (ours, theirs):
+        path, own, earlier = _ledger_of(given)
+        if audit.verify(path, own, earlier=earlier).damage:
+            click.echo(f"error: {path} is damaged: see `vfl ledger verify`", err=True)
+            raise click.exceptions.Exit(1)
+        paths.append(path)
+    found = audit.compare(paths[0], paths[1], since.isoformat() if since else "")
+    if as_json:
+        _print_json(asdict(found))
+    else:
+        for difference in found.differences:
+            click.echo(f"DIFFERS {difference}")
+        for line in found.in_flight:
+            click.echo(f"note: in flight when its session ended: {line}")
+        who = " and ".join(found.parties)
+        click.echo(f"{who}: {found.sessions:,} sessions, {found.messages:,} messages in both")
+    if found.differences:
+        raise click.exceptions.Exit(1)
+
+
+@ledger.command("export")
+@_LEDGER
+@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv, or .jsonl for a peer")
+@click.option("--peer", help="Only what went to and came from this party.")
+def ledger_export(ledger: Path, out: Path, peer: str | None) -> None:
+    """Write the messages as a table (.csv), or a copy for a peer that can be verified (.jsonl).
+
+    LEDGER is a party file, or a ledger's folder or file.
+    """
+    from vfl.errors import ConfigError
+    from vfl.party import audit
+
+    path, *_ = _ledger_of(ledger)
+    if out.suffix == ".csv":
+        count = audit.export_csv(path, out, audit.Choice(peer=peer))
+    elif out.suffix == ".jsonl" and peer is not None:
+        count = audit.export_copy(path, peer, out)
+    else:
+        raise ConfigError("--out must end in .csv, or in .jsonl with --peer: a copy for this party")
+    click.echo(f"{count:,} messages in {out}")
+
+
+def _ledger_of(path: Path) -> "tuple[Path, Certificate | None, frozenset[str]]":
+    """Where a ledger is; of a party file the certificate that must have sealed it, and the fingerprints
+    of those before it."""
+    if path.suffix != ".toml":
+        return path, None, frozenset()
+    from vfl.party.config import load_party
+    from vfl.party.identity import load_certificate, paths
+    from vfl.party.ledger import FOLDER
+    from vfl.party.rotation import formerly
+
+    settings = load_party(path)
+    _, certificate = paths(settings.party.identity)
+    own = load_certificate(certificate)
+    return settings.party.store / FOLDER, own, formerly(own, certificate)
 
 
 @main.command()
@@ -275,6 +645,25 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
         _print_json({"model": name, "relativities": rows})
         return
     _print_relativities(name, lines)
+
+
+@main.command()
+@_PARTY
+@_MODEL
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder to make.  [default: ./report-MODEL]"
+)
+@_JSON
+def report(party: Path, model: str, out: Path | None, as_json: bool) -> None:
+    """Write a page about a model's run, with its tables as CSV: from what this party keeps, offline."""
+    from vfl.jobs.report import write_report
+    from vfl.party.config import load_party
+
+    page = write_report(load_party(party), model, out)
+    if as_json:
+        _print_json({"report": str(page), "files": sorted(path.name for path in page.parent.iterdir())})
+        return
+    click.echo(f"report in {page}")
 
 
 def _need_role(role: str, needed: str, path: Path) -> None:
@@ -389,10 +778,11 @@ def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
 
     table = Table(title=f"on {rows:,} held-out rows", title_justify="left")
     table.add_column("model")
-    for key in next(iter(metrics.values())):
-        table.add_column(_METRICS.get(key, key), justify="right")
+    keys = [key for key in _METRICS if any(key in values for values in metrics.values())]
+    for key in keys:
+        table.add_column(_METRICS[key], justify="right")
     for name, values in metrics.items():
-        table.add_row(name, *(f"{value:.4f}" for value in values.values()))
+        table.add_row(name, *(f"{values[key]:.4f}" if key in values else "" for key in keys))
     _print(table)
 
 
@@ -438,6 +828,39 @@ def _print_relativities(name: str, lines: "Sequence[Line]") -> None:
             "" if line.rows is None else f"{line.rows:,}",
         )
     _print(table)
+
+
+def _message_line(row: "Row") -> str:
+    rows = "" if row.rows is None else f", {row.rows:,} rows"
+    job = " ".join(word for word in (row.task, row.job) if word) or "-"
+    arrow = "->" if row.direction == "sent" else "<-"
+    return f"{row.n:>8} {row.time} {job}: {arrow} {row.peer} {row.type}, {row.bytes:,} bytes{rows}"
+
+
+def _print_totals(totals: "Sequence[Total]") -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    for (task, job, purpose), group in groupby(totals, lambda t: (t.task, t.job, t.purpose)):
+        title = " ".join(word for word in (task, job, f"({purpose})" if purpose else "") if word)
+        table = Table(title=Text(title or "before any job"), title_justify="left")
+        for heading in ("type", ""):
+            table.add_column(heading)
+        for heading in ("messages", "rows", "bytes"):
+            table.add_column(heading, justify="right")
+        table.add_column("reveals", overflow="fold")
+        said = None
+        for total in group:
+            first, said = said != (total.type, total.direction), (total.type, total.direction)
+            table.add_row(
+                Text(total.type if first else ""),
+                f"{'to' if total.direction == 'sent' else 'from'} {total.peer}",
+                f"{total.messages:,}",
+                f"{total.rows:,}" if total.rows else "",
+                f"{total.bytes:,}",
+                Text(total.reveals if first else ""),
+            )
+        _print(table)
 
 
 def _print_importance(importance: list[tuple[str, str, int, float]]) -> None:

@@ -1,18 +1,28 @@
 """The guest's side of each job."""
 
+import contextlib
+import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.workers import Operations
-from vfl.errors import ConfigError, DataError, ModelError, PeerError
+from vfl.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PeerError,
+    PeerLost,
+    PeerStopped,
+    VflError,
+)
 from vfl.jobs.account import Account
+from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
     JOB_LENGTH,
@@ -21,27 +31,26 @@ from vfl.jobs.halves import (
     GuestHalf,
     ids_digest,
     load_alignment,
-    load_half,
-    resolve_model,
     save_alignment,
     save_half,
 )
-from vfl.jobs.learners import Run, learner_of
-from vfl.jobs.offer import Accept, Kept, Offer, bind, new_run, stamp
+from vfl.jobs.learners import Learner, Run, learner_of
+from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
-from vfl.jobs.show import Show, say_unseen
+from vfl.jobs.resume import Matter, Unfinished, begun, persevere
+from vfl.jobs.show import Show
+from vfl.learn.drift import Profile, profile, profiles
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
+from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
 from vfl.party.config import DataSection, Job
 from vfl.party.ids import NormalisedIds, normalise
-from vfl.party.linear import own_scores
 from vfl.party.store import Store
-from vfl.party.table import Table, check_writable, read_table, write_scores
+from vfl.party.table import Table, read_table
 from vfl.protocols.boost import GuestModel, Training
-from vfl.protocols.glm_scoring import GuestGlm, guest_glm_score
+from vfl.protocols.glm_scoring import GuestGlm
 from vfl.protocols.psi import guest_align
-from vfl.protocols.scoring import guest_score
 
 
 @dataclass(frozen=True)
@@ -56,56 +65,69 @@ class Trained:
     relativities: Path | None  # of a linear model, as CSV
 
 
-@dataclass(frozen=True)
-class Scored:
-    """What scoring a batch came to."""
-
-    rows: int
-    unknown: dict[str, int]  # rows that each host does not know
-    account: Account
-
-
 async def align(office: Office, *, wait: float, show: Show) -> tuple[Alignment, Account]:
-    """Find the rows that all parties know, and keep them.
+    """Find the rows that all parties know, and keep them; all over again when a host was lost meanwhile.
 
     Raises DataError for ids that cannot be used or an empty intersection, and what sessions raise.
     """
     party, started = office.party, time.monotonic()
     table, ids = _read(party.data, show=show)
-    async with hosts_of(office, wait, show) as hosts:
-        offer = Offer(
-            "align",
-            run := new_run(),
-            [host.name for host in hosts],
-            list(party.data.normalise),
-            alignment=stamp(run),
-        )
-        await _offer(hosts, offer)
-        rows = await guest_align(hosts, ids.ids, context=offer.run, progress=show.progress)
-        known = office.fingerprints
-        alignment = Alignment(
-            offer.alignment or "",
-            office.identity.certificate.fingerprint,
-            {name: known[name] for name in (party.name, *offer.hosts)},
-            party.data.normalise,
-            ids_digest(ids.ids),
-            ids.rows[rows],
-        )
-        await together([host.send(Accept(len(rows))) for host in hosts])
-        await together([host.recv(Kept) for host in hosts])
-        save_alignment(Store(party.party.store), alignment)
-        account = Account.of(started, hosts)
-    show.say(f"{len(rows):,} of {table.rows:,} rows are known to all parties")
-    return alignment, account
+    spent = Account.nothing()
+
+    async def attempt(wait: float) -> Alignment:
+        nonlocal spent
+        async with hosts_of(office, wait, show) as hosts:
+            try:
+                return await _align(office, hosts, ids, show)
+            finally:
+                spent += Account.of(time.monotonic(), hosts)
+
+    alignment = await persevere(attempt, wait=wait, reconnect=party.party.reconnect, show=show)
+    show.say(f"{len(alignment.rows):,} of {table.rows:,} rows are known to all parties")
+    return alignment, replace(spent, seconds=time.monotonic() - started)
+
+
+async def _align(office: Office, hosts: Sequence[Peer], ids: NormalisedIds, show: Show) -> Alignment:
+    party, known = office.party, office.fingerprints
+    offer = Offer(
+        "align",
+        run := new_run(),
+        [host.name for host in hosts],
+        list(party.data.normalise),
+        alignment=stamp(run),
+    )
+    await offer_to(office, hosts, offer)
+    rows = await guest_align(hosts, ids.ids, context=offer.run, progress=show.progress)
+    alignment = Alignment(
+        offer.alignment or "",
+        office.identity.certificate.fingerprint,
+        {name: known[name] for name in (party.name, *offer.hosts)},
+        party.data.normalise,
+        ids_digest(ids.ids),
+        ids.rows[rows],
+    )
+    await together([host.send(Accept(len(rows))) for host in hosts])
+    await together([host.recv(Kept) for host in hosts])
+    save_alignment(Store(party.party.store), alignment)
+    return alignment
 
 
 async def train(
-    office: Office, job: Job, *, alignment: str | None = None, wait: float, show: Show
+    office: Office,
+    job: Job,
+    *,
+    alignment: str | None = None,
+    fresh: bool = False,
+    wait: float,
+    show: Show,
 ) -> Trained:
     """Train the job's model on aligned rows, evaluate it on held-out ones, keep the guest's half.
 
-    Raises DataError, ConfigError (training that diverges, an exposure that has no meaning), ModelError
-    (no alignment, or one of another table) and what sessions raise.
+    A run of the same job, alignment and table that was interrupted goes on after the last tree or
+    iteration that all parties have kept, unless `fresh`. Peers that are lost are waited for, as long as
+    `[party] reconnect` says. Raises DataError, ConfigError (training that diverges, an exposure that has
+    no meaning), ModelError (no alignment, or one of another table; a checkpoint that cannot be used) and
+    what sessions raise.
     """
     party, started, loss = office.party, time.monotonic(), job.loss
     if party.data.exposure is not None and loss.no_exposure is not None:
@@ -114,68 +136,152 @@ async def train(
     table, ids = _read(party.data, show=show, loss=loss)
     aligned = _alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job, loss)
-    learner = learner_of(job, party, table.take(aligned.rows), rows, show)
+    features = table.take(aligned.rows)
+    learner = learner_of(job, party, features, rows, show)
     # In the party file's order, which decides between equal gains.
-    names = [name for name in party.partners if name in aligned.parties]
-    async with hosts_of(office, wait, show, names) as hosts:
+    hosts = [name for name in party.partners if name in aligned.parties]
+    own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
+    matter = Matter.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
+    new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
+    with begun(store, new, matter, fresh=fresh, show=show) as unfinished:
+        if unfinished.done:
+            steps = learner.steps(unfinished.done)
+            show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
+        work = _Work(office, job, table, aligned, rows, held_out, learner, unfinished, show, started)
+        return await persevere(
+            work.attempt,
+            wait=wait,
+            reconnect=party.party.reconnect,
+            show=show,
+            done=lambda: unfinished.done,
+        )
+
+
+@dataclass
+class _Work:
+    """The part of a training that needs hosts."""
+
+    office: Office
+    job: Job
+    table: Table
+    aligned: Alignment
+    rows: Training
+    held_out: NDArray[np.bool_]
+    learner: Learner
+    unfinished: Unfinished
+    show: Show
+    started: float  # of the present attempt
+
+    async def attempt(self, wait: float) -> Trained:
+        """Connect to all parties, go on where they are, to the end."""
+        trained = None
+        try:
+            async with hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts:
+                operations: Operations = Counter()
+
+                def account() -> Account:
+                    return Account.of(self.started, [*hosts, *self.learner.others], operations)
+
+                self.unfinished.measure = account
+                try:
+                    trained = await self._with(hosts, wait, operations)
+                    await together([_tell_kept(host) for host in hosts])
+                except VflError:
+                    self.unfinished.news.account += account()
+                    self.started = time.monotonic()
+                    raise
+        except (PeerLost, PeerStopped):
+            if trained is None:  # else it had ended
+                raise
+        if trained is None:
+            raise AssertionError("a job without an outcome")
+        return trained
+
+    async def _with(self, hosts: Sequence[Peer], wait: float, operations: Operations) -> Trained:
+        office, aligned = self.office, self.aligned
         offer = Offer(
             "train",
-            run := new_run(),
+            new_run(),
             [host.name for host in hosts],
             list(aligned.normalise),
             alignment=aligned.name,
-            model=f"{job.name[:JOB_LENGTH]}-{stamp(run)}",
-            job=job.canonical,
+            model=self.unfinished.name,
+            job=self.job.canonical,
+            done=self.unfinished.done,
         )
-        for host, answer in zip(hosts, await _offer(hosts, offer), strict=True):
+        answers, agreement = await offer_to(office, hosts, offer)
+        for host, answer in zip(hosts, answers, strict=True):
             if answer.rows != len(aligned.rows):
                 raise PeerError(
                     f"{host.name} has {answer.rows or 0:,} rows in alignment {aligned.name}, this "
                     f"party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        operations: Operations = Counter()
-        model, score = await learner.learn(hosts, Run(office, offer, wait), operations)
-        metrics: dict[str, dict[str, float]] = {}
-        evaluation = None
-        if held_out.any():
-            scores = {f"{party.name} alone": await learner.alone(), "federation": score}
-            metrics = {what: _metrics(rows, held_out, values) for what, values in scores.items()}
-            exposure = None if table.exposure is None else table.exposure[aligned.rows]
-            evaluation = Evaluation.of(
-                held_out,
-                aligned.rows,
-                rows.label,
-                rows.weight,
-                exposure,
-                {what: loss.predict(values) for what, values in scores.items()},
-            )
+        run = Run(office, offer, agreement, self.unfinished, wait)
+        model, score = await self.learner.learn(hosts, run, operations)
+        metrics, evaluation = await self._evaluated(score)
+        return self._kept(model, score, metrics, evaluation, agreement)
+
+    async def _evaluated(
+        self, score: NDArray[np.float64]
+    ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
+        """Metrics by model on the rows held out, and what they were made of; none without such rows."""
+        rows, held_out, name = self.rows, self.held_out, self.office.party.name
+        if not held_out.any():
+            return {}, None
+        scores = {f"{name} alone": await self.learner.alone(), "federation": score}
+        exposure = self.table.exposure
+        exposure = None if exposure is None else exposure[self.aligned.rows]
+        evaluation = Evaluation.of(
+            held_out,
+            self.aligned.rows,
+            rows.label,
+            rows.weight,
+            exposure,
+            {what: rows.loss.predict(values) for what, values in scores.items()},
+        )
+        metrics = {what: _metrics(rows, held_out, values, exposure) for what, values in scores.items()}
+        return metrics, evaluation
+
+    def _kept(
+        self,
+        model: GuestModel | GuestGlm,
+        score: NDArray[np.float64],
+        metrics: dict[str, dict[str, float]],
+        evaluation: Evaluation | None,
+        agreement: Agreement,
+    ) -> Trained:
+        """The guest's half and its record, stored; then no checkpoint is needed."""
+        party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
+        table, learner, store = self.table, self.learner, Store(self.office.party.party.store)
         half: AnyGuestHalf = GuestHalf(
-            offer.model or "",
+            self.unfinished.name,
             job.settings,
             tuple(table.features),
             aligned.normalise,
-            office.fingerprints,
+            self.office.fingerprints,
             model,
             metrics,
             job.job.objective or job.job.family or "binary",
             learner.params.tweedie_power,
             exposure=table.exposure is not None,
             offset=party.data.offset is not None,
+            profiles=profiles(table.take(aligned.rows)),
+            score_profile=_score_profile(score, rows, self.held_out),
         )
         save_half(store, half)
         relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
-        account = Account.of(started, [*hosts, *learner.others], operations)
+        account = self.unfinished.news.account + self.unfinished.measure()
         counts = {
             "train": int(rows.train.sum()),
             "validation": int(rows.validation.sum()),
-            "held out": int(held_out.sum()),
+            "held out": int(self.held_out.sum()),
         }
         record = Record(
             half.name,
             party.name,
             party.role,
-            [party.name, *offer.hosts],
+            [party.name, *self.unfinished.matter.hosts],
             job.settings,
             aligned.name,
             len(aligned.rows),
@@ -183,87 +289,23 @@ async def train(
             account,
             counts,
             metrics,
-            loss.measure,
+            rows.loss.measure,
             learner.curve,
             learner.phases,
             model.ending if isinstance(model, GuestGlm) else {},
+            {} if isinstance(model, GuestGlm) else party.data.monotone,
+            agreement,
         )
         save_record(store, record, evaluation)
-    path = store.path("model", half.name)
-    return Trained(half, path, counts, account, learner.phases, relativities)
+        self.unfinished.finish()
+        path = store.path("model", half.name)
+        return Trained(half, path, counts, account, learner.phases, relativities)
 
 
-async def score(office: Office, model: str, data: Path, out: Path, *, wait: float, show: Show) -> Scored:
-    """Score the rows of a file; `out` gets its ids, predictions and which hosts know no such row.
-
-    A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
-    `expected` is that of the row's exposure. Raises DataError, ConfigError (no offset named),
-    ModelError and what sessions raise.
-    """
-    party, started = office.party, time.monotonic()
-    check_writable(out)
-    store = Store(party.party.store)
-    half = load_half(store, resolve_model(store, model), GuestHalf)
-    _check_parties(office, half)
-    table, ids = _read(_as_trained(party.data, half), show=show, path=data, expect=half.columns)
-    if half.exposure and table.exposure is None:
-        show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
-    ask = _scorer(half.model, table, show)
-    hosts_names = list(half.model.parties[1:])
-    async with hosts_of(office, wait, show, hosts_names) as hosts:
-        offer = Offer("score", new_run(), hosts_names, list(half.normalise), model=half.name)
-        await _offer(hosts, offer)
-        found = await together(
-            [
-                guest_align(
-                    [host],
-                    ids.ids,
-                    context=offer.run + host.name.encode(),
-                    allow_empty=True,
-                    progress=show.progress,
-                )
-                for host in hosts
-            ]
-        )
-        places = [_places(common, ids) for common in found]
-        scores = await ask(hosts, places)
-        account = Account.of(started, hosts)
-    unknown = {name: place < 0 for name, place in zip(hosts_names, places, strict=True)}
-    columns: dict[str, Any] = dict(zip(party.data.id, table.ids, strict=True))
-    columns |= _predictions(half, scores, table)
-    columns["unknown_to"] = _unknown_to(unknown, table.rows)
-    write_scores(out, columns)
-    return Scored(table.rows, {name: int(mask.sum()) for name, mask in unknown.items()}, account)
-
-
-_Ask = Callable[[Sequence[Peer], Sequence[NDArray[np.int64]]], Awaitable[NDArray[np.float64]]]
-
-
-def _scorer(model: GuestModel | GuestGlm, table: Table, show: Show) -> _Ask:
-    """How the rows of a table are scored, given hosts and the places of the rows with each.
-
-    What the guest can do alone is done at once: raises DataError for columns that are not as they were
-    in training.
-    """
-
-    def follow(done: int, of: int) -> None:
-        show.progress("scoring", done, of)
-
-    if isinstance(model, GuestModel):
-        return lambda hosts, places: guest_score(
-            hosts, model, table.features, places, table.rows, follow
-        )
-    own = own_scores(table.path.name, model.part, table.features, table.rows)
-    say_unseen(show, own.unseen)
-    return lambda hosts, places: guest_glm_score(hosts, model.intercept + own.rows, places, follow)
-
-
-async def _offer(hosts: Sequence[Peer], offer: Offer) -> list[Accept]:
-    await together([host.send(offer) for host in hosts])
-    answers = await together([host.recv(Accept) for host in hosts])
-    for host in hosts:
-        bind(host, offer)
-    return answers
+async def _tell_kept(host: Peer) -> None:
+    # Who is gone keeps its checkpoint until its next run of the job.
+    with contextlib.suppress(PeerLost, PeerStopped):
+        await host.send(Kept())
 
 
 def _read(
@@ -271,58 +313,39 @@ def _read(
     *,
     show: Show,
     loss: Loss | None = None,
-    path: Path | None = None,
-    expect: Sequence[str] | None = None,
 ) -> tuple[Table, NormalisedIds]:
     """The table, with its label if there is a `loss` to check it."""
-    table = read_table(
-        data, role="guest", need_label=loss is not None, path=path, expect=expect, loss=loss
-    )
+    table = read_table(data, role="guest", need_label=loss is not None, loss=loss)
     for warning in table.warnings:
         show.say(f"note: {warning}")
-    # A batch to score may ask about the same id twice.
-    duplicates = data.duplicates if expect is None else "first"
-    ids = normalise(table.ids, data.normalise, duplicates, table.path.name)
-    return table, ids
-
-
-def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
-    """The section with exposure and offset only where the model was trained with them."""
-    if half.offset and data.offset is None:
-        raise ConfigError(
-            f"[data] offset is missing in the party file: model {half.name} was trained with one"
-        )
-    return data.model_copy(
-        update={
-            "exposure": data.exposure if half.exposure else None,
-            "offset": data.offset if half.offset else None,
-        }
-    )
-
-
-def _predictions(
-    half: AnyGuestHalf, scores: NDArray[np.float64], table: Table
-) -> dict[str, NDArray[np.float64]]:
-    """The columns of a score file, from scores without offset."""
-    expected = half.loss.predict(scores if table.offset is None else scores + table.offset)
-    if isinstance(half.loss, LogisticLoss):
-        return {"probability": expected}
-    if table.exposure is None:
-        return {"prediction": expected}
-    return {"prediction": expected / table.exposure, "expected": expected}
+    return table, normalise(table.ids, data.normalise, data.duplicates, table.path.name)
 
 
 def _metrics(
-    rows: Training, held_out: NDArray[np.bool_], score: NDArray[np.float64]
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    score: NDArray[np.float64],
+    exposure: NDArray[np.float64] | None,
 ) -> dict[str, float]:
-    # scikit-learn takes a second to import, for which no other command should wait.
-    from vfl.learn.metrics import binary_metrics, regression_metrics
-
+    """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
     label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
     if isinstance(loss, LogisticLoss):
-        return binary_metrics(label, loss.predict(score[held_out]), weight)
-    offset = None if rows.offset is None else rows.offset[held_out]
-    return regression_metrics(loss, label, score[held_out], weight, offset)
+        found = binary_metrics(label, loss.predict(score[held_out]), weight)
+    else:
+        offset = None if rows.offset is None else rows.offset[held_out]
+        years = None if exposure is None else exposure[held_out]
+        found = regression_metrics(loss, label, score[held_out], weight, offset, years)
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _score_profile(
+    score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
+) -> Profile | None:
+    """Of the scores without offset of the rows held out, which are as those of other rows will be; of
+    all rows if none is held out. None if nobody knows them."""
+    chosen = np.isfinite(score) & (held_out if held_out.any() else True)
+    alone = score if rows.offset is None else score - rows.offset
+    return profile(alone[chosen]) if chosen.any() else None
 
 
 def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedIds) -> Alignment:
@@ -336,21 +359,12 @@ def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedId
             f"{office.party.data.path.name} has other ids (or another order) than when alignment "
             f"{name} was made: run `vfl align` again"
         )
-    changed = [n for n, print_ in alignment.parties.items() if office.fingerprints.get(n) != print_]
+    changed = [n for n, print_ in alignment.parties.items() if not office.same_party(n, print_)]
     if changed:
         raise ModelError(
             f"alignment {name} was made with another certificate of {' and '.join(changed)}: align again"
         )
     return alignment
-
-
-def _check_parties(office: Office, half: AnyGuestHalf) -> None:
-    for name in half.model.parties:
-        if office.fingerprints.get(name) != half.fingerprints.get(name):
-            raise ModelError(
-                f"model {half.name} was trained with another {name} (its certificate differs from the "
-                "one in the party file)"
-            )
 
 
 def _split(
@@ -386,19 +400,3 @@ def _split(
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
     offset = None if table.offset is None else table.offset[aligned]
     return Training(label, weight, train, validation, loss, offset), held_out
-
-
-def _places(common: NDArray[np.int64], ids: NormalisedIds) -> NDArray[np.int64]:
-    """The place of each row of the table in the alignment, -1 where the host does not know its id."""
-    place_of_id = np.full(len(ids.ids) + 1, -1, np.int64)  # the last one is for rows without an id
-    place_of_id[common] = np.arange(len(common))
-    return place_of_id[ids.id_of_row]
-
-
-def _unknown_to(unknown: dict[str, NDArray[np.bool_]], rows: int) -> list[str]:
-    """For each row the hosts that do not know it, joined by blanks."""
-    flags = [""] * rows
-    for name, mask in unknown.items():
-        for row in np.flatnonzero(mask).tolist():
-            flags[row] = f"{flags[row]} {name}".strip()
-    return flags

@@ -7,7 +7,7 @@ old versions stay loadable (a half without a kind is of trees, one without an ob
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 import msgspec
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ModelError
+from vfl.learn.drift import Profile
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.party.store import Store
 from vfl.protocols.boost import GuestModel, HostModel
@@ -44,6 +45,8 @@ class GuestHalf(Generic[G]):
     tweedie_power: float = 1.5
     exposure: bool = False  # whether it was trained with an exposure
     offset: bool = False  # and with an offset column
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
+    score_profile: Profile | None = None  # of scores without offset, of rows held out if there are any
 
     @property
     def loss(self) -> Loss:
@@ -62,6 +65,7 @@ class HostHalf(Generic[H]):
     guest: str  # fingerprint
     host: str  # fingerprint
     model: H
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
 
 
 AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
@@ -120,11 +124,15 @@ def load_half(
     return half
 
 
-def resolve_model(store: Store, model: str) -> str:
-    """A model's full name from that, from a path, or from its job's name (the newest one)."""
-    if model in store.names("model") or "/" in model or model.endswith(".json"):
+def resolve_model(store: Store, model: str, kind: Literal["model", "run"] = "model") -> str:
+    """A model's full name from that, from a path, or from its job's name (the newest one).
+
+    Among the runs for who has no halves: the coordinator.
+    """
+    names = store.names(kind)
+    if model in names or "/" in model or model.endswith(".json"):
         return model
-    of_job = [n for n in store.names("model") if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
+    of_job = [n for n in names if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
     return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
 
 

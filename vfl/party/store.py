@@ -1,4 +1,4 @@
-"""What a party keeps between commands: alignments, its halves of models, and runs.
+"""What a party keeps between commands: alignments, its halves of models, runs, what is unfinished.
 
 One JSON document each, `{"format", "version", "digest", "body"}`, where the digest is the SHA-256
 of the body in canonical form. Arrays too long for JSON lie beside it as `.npy` files named by
@@ -8,12 +8,13 @@ readable by its owner only.
 """
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypedDict, cast
@@ -21,12 +22,19 @@ from typing import Any, BinaryIO, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import DataError, ModelError
+from vfl.errors import DataError, ModelError, Refused
 from vfl.party.config import JOB_NAME, did_you_mean
 
-Kind = Literal["alignment", "model", "run"]
+Kind = Literal["alignment", "model", "run", "batch", "checkpoint"]
 VERSION = 1
-_FOLDERS: dict[Kind, str] = {"alignment": "alignments", "model": "models", "run": "runs"}
+_ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
+_FOLDERS: dict[Kind, str] = {
+    "alignment": "alignments",
+    "model": "models",
+    "run": "runs",
+    "batch": "batches",
+    "checkpoint": "checkpoints",
+}
 
 
 class ArrayRef(TypedDict):
@@ -149,6 +157,47 @@ class Store:
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
 
+    def remove(self, kind: Kind, name: str) -> None:
+        """Remove a document, if there is one, its arrays, and what killed processes left of them.
+
+        For who knows that no other process writes the document now.
+        """
+        mine = re.compile(re.escape(_checked(kind, name)) + r"\.json|" + _ARRAY.format(re.escape(name)))
+        for path in self.folder(kind).glob("*"):
+            document = path.name.removeprefix(".")
+            if path.suffix == ".tmp":
+                document = document.rpartition(".")[0].rpartition(".")[0]  # as mkstemp named it
+            if mine.fullmatch(document):
+                path.unlink(missing_ok=True)
+
+    def prune(self, kind: Kind, prefix: str, keep: Collection[str] = ()) -> None:
+        """Remove the documents whose names start so, but those to keep, with what belongs to them and
+        what processes that were killed left unfinished.
+
+        Only of names without dots, and for who knows that no other process writes such documents now.
+        """
+        for path in self.folder(kind).glob(f"*{prefix}*"):
+            hidden = path.name.startswith(f".{prefix}") and path.suffix == ".tmp"
+            document = path.name.partition(".")[0]
+            if hidden or (document.startswith(prefix) and document not in keep):
+                path.unlink(missing_ok=True)
+
+    @contextmanager
+    def locked(self, kind: Kind, name: str, what: str) -> Iterator[None]:
+        """Hold the name of a document against other processes of this party.
+
+        Raises Refused, saying that `what` is at work, when another one holds it, DataError when the
+        store cannot be written. A process that is killed lets go.
+        """
+        self._make(kind)
+        path = self.folder(kind) / f"{_checked(kind, name)}.lock"
+        handle = _lock(path, what)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+            os.close(handle)
+
     def _make(self, kind: Kind) -> None:
         try:
             # One by one: the mode goes to the last folder only.
@@ -175,10 +224,10 @@ class Store:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     """A file to write to, which takes the place of `path` once it is complete and on disk.
 
-    Mode 600. On any failure nothing is left behind and an older file stays as it was. Raises
+    On any failure nothing is left behind and an older file stays as it was. Raises
     DataError when the file cannot be written.
     """
     try:
@@ -188,6 +237,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
     unfinished = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
+            unfinished.chmod(mode)
             yield file
             file.flush()
             os.fsync(file.fileno())
@@ -197,6 +247,39 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         raise _unwritable(f"{path} cannot be written", error) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what `replacing` of this path left behind in processes that were killed.
+
+    Only for who knows that no process writes to the path now.
+    """
+    unfinished = re.compile(re.escape(f".{path.name[:100]}.") + r"[^.]{8}\.tmp")  # as mkstemp names it
+    for found in path.parent.iterdir():
+        if unfinished.fullmatch(found.name):
+            found.unlink(missing_ok=True)
+
+
+def _lock(path: Path, what: str) -> int:
+    """An open file that is locked as long as it is open. Raises as `Store.locked`."""
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unwritable(f"{path} cannot be written", error) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), path.stat()):
+                return handle
+        except FileNotFoundError:
+            pass  # who held it removed the file after it was opened here
+        except BlockingIOError:
+            os.close(handle)
+            raise Refused(f"{what} is at work already: wait until it has ended") from None
+        except OSError as error:
+            os.close(handle)
+            raise _unwritable(f"{path} cannot be locked", error) from None
+        os.close(handle)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -275,7 +358,7 @@ def _checked(kind: Kind, name: str) -> str:
 
 
 def _arrays(folder: Path, name: str) -> list[Path]:
-    array = re.compile(re.escape(name) + r"\.[0-9a-f]{16}\.npy")
+    array = re.compile(_ARRAY.format(re.escape(name)))
     return [path for path in folder.iterdir() if array.fullmatch(path.name)]
 
 

@@ -1,0 +1,144 @@
+"""What a guest keeps of a batch while it scores it, so that a run that was killed goes on where it was.
+
+Every part of the rows is a document of its own, written when all hosts have answered for it, under a
+name made of the output's path. All parts of a batch hold its key, which stands for everything that the
+scores depend on; parts of another key are of no use and are removed.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from vfl import __version__
+from vfl.errors import DataError, ModelError
+from vfl.jobs.halves import AnyGuestHalf
+from vfl.party.config import DataSection
+from vfl.party.store import Store
+from vfl.protocols.bits import Mask
+from vfl.protocols.scoring import ScoredPart
+
+
+@dataclass(frozen=True)
+class KeptPart:
+    """A part of a batch, and which of its rows each host does not know, shape (hosts, rows)."""
+
+    scored: ScoredPart
+    unknown: Mask
+
+
+def batch_name(out: Path) -> str:
+    """What the parts of the batch that is written to `out` are called."""
+    return hashlib.sha256(str(out.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+
+
+def batch_key(half: AnyGuestHalf, table: Path, data: DataSection, explain: bool) -> str:
+    """A digest of what the scores of a table depend on. Raises DataError when it cannot be read."""
+    try:
+        with table.open("rb") as file:
+            content = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{table} cannot be read: {error.strerror}") from None
+    matter = {
+        "version": __version__,
+        "model": msgspec.to_builtins(half, str_keys=True),
+        "table": content,
+        "data": data.model_dump(mode="json", exclude={"path"}),
+        "explain": explain,
+    }
+    return hashlib.sha256(json.dumps(matter, sort_keys=True).encode()).hexdigest()
+
+
+class Batch:
+    """The parts kept of one batch, to be opened by one process at a time (`Store.locked`).
+
+    `rows` of `of` are done. Parts that are damaged, and all after them, are removed and scored again.
+    """
+
+    def __init__(self, store: Store, name: str, key: str, of: int) -> None:
+        self._store, self._name, self._key, self.of = store, name, key, of
+        self._documents: list[str] = []
+        self._players: list[str] | None = None  # of the part read or written last
+        self.rows = 0
+        self.superseded = 0
+        """Rows of parts that were kept of another table, model or option, and are gone now."""
+        for document in sorted(n for n in store.names("batch") if n.startswith(f"{name}-")):
+            part = self._read(document)
+            if part is not None and part.scored.rows.start == self.rows:
+                self._add(document, part.scored)
+        store.prune("batch", f"{name}-", self._documents)
+
+    def keep(self, part: ScoredPart, unknown: Mask) -> None:
+        """Keep the next part; its rows are those of the batch.
+
+        Raises DataError when it cannot be written, ModelError when its contributions are not those of
+        the parts before.
+        """
+        document = f"{self._name}-{len(self._documents):09}"
+        contributions = part.contributions
+        if self._documents and _players(part) != self._players:
+            raise ModelError(
+                "a host shows other columns now than when the batch began: say --fresh to begin anew",
+                for_peer="the columns that are shown have changed since the batch began",
+            )
+        values = np.array([part.scores, *(contributions or {}).values()])
+        body = {
+            "key": self._key,
+            "rows": [part.rows.start, part.rows.stop],
+            "base": part.base,
+            "players": _players(part),
+            "values": dict(self._store.write_array("batch", document, values)),
+            "unknown": dict(self._store.write_array("batch", document, unknown)),
+        }
+        self._store.write("batch", document, body)
+        self._add(document, part)
+
+    def parts(self) -> Iterator[KeptPart]:
+        """All parts in the order of the rows. Raises ModelError for one that was damaged meanwhile."""
+        for document in self._documents:
+            part = self._read(document)
+            if part is None:
+                raise ModelError(f"part {document} of the batch is damaged: run the command again")
+            yield part
+
+    def remove(self) -> None:
+        """Remove all parts."""
+        self._documents, self.rows = [], 0
+        self._store.prune("batch", f"{self._name}-")
+
+    def _add(self, document: str, part: ScoredPart) -> None:
+        self._documents.append(document)
+        self.rows, self._players = part.rows.stop, _players(part)
+
+    def _read(self, document: str) -> KeptPart | None:
+        """A part of this batch; None for one that is damaged or of another batch."""
+        try:
+            body = self._store.read("batch", document)
+            if body["key"] != self._key:
+                self.superseded += body["rows"][1] - body["rows"][0]
+                return None
+            return self._part(body)
+        except (ModelError, KeyError, TypeError, ValueError):
+            return None
+
+    def _part(self, body: Mapping[str, Any]) -> KeptPart:
+        values = self._store.read_array("batch", body["values"])
+        unknown = self._store.read_array("batch", body["unknown"])
+        first, stop = body["rows"]
+        players = body["players"]
+        if values.shape != (1 + len(players or ()), stop - first) or unknown.shape[1:] != (
+            stop - first,
+        ):
+            raise ValueError("arrays of another number of rows")
+        contributions = None if players is None else dict(zip(players, values[1:], strict=True))
+        return KeptPart(ScoredPart(slice(first, stop), values[0], contributions, body["base"]), unknown)
+
+
+def _players(part: ScoredPart) -> list[str] | None:
+    """Whose contributions a part has, in their order."""
+    return None if part.contributions is None else list(part.contributions)
