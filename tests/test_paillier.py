@@ -210,6 +210,25 @@ def test_obfuscators_are_residues_of_both_kinds():
         assert r != 1 and gmpy2.powmod(r, order, k.public.n_squared) == 1
 
 
+def test_a_mark_of_squares_does_not_outlive_rerandomising():
+    """A guest could mark a row's ciphertext by an n-th power that is no square modulo p, or q."""
+    k = key()
+    for sign in (1, 2, 3):
+        marked = k.public.unsafe_encrypt([5])
+        root = next(
+            r
+            for r in range(2, 1000)
+            if (gmpy2.legendre(r, k._p) == -1, gmpy2.legendre(r, k._q) == -1)
+            == (bool(sign & 1), bool(sign & 2))
+        )
+        mark = gmpy2.powmod(root, k.public.n, k.public.n_squared)
+        marked = k.public.array([k.public.integers(marked)[0] * mark % k.public.n_squared])
+        again = k.public.integers(k.public.rerandomise(np.repeat(marked, 64, axis=0)))
+        seen = {(gmpy2.legendre(c, k._p), gmpy2.legendre(c, k._q)) for c in again}
+        assert len(seen) == 4  # but for once in 10^7 runs
+    assert set(k.decrypt(k.public.array(again))) == {5}
+
+
 def test_unsafe_encrypt_has_no_obfuscator():
     n = key().public.n
     assert key().public.integers(key().public.unsafe_encrypt([0, 2, -1])) == [

@@ -119,6 +119,13 @@ class PublicKey(ABC):
     def unsafe_encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
         """Ciphertexts WITHOUT obfuscators, which hide nothing."""
 
+    def check_proof(self, proof: bytes) -> None:
+        """Raises ValueError unless the key's owner has proved that n-th powers are all the obfuscators
+        there are, so that `rerandomise` hides from the owner. A scheme without a proof has an empty one.
+        """
+        if proof:
+            raise ValueError("a proof where there is none to give")
+
     def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
         """The ciphertexts as integers."""
         # All rows as one number, copied limb by limb, are cut up six times faster than each is read by
@@ -348,6 +355,10 @@ class PrivateKey(ABC):
     def obfuscators(self, count: int) -> Ciphertexts:
         """Encryptions of zero, for `encrypt`: nearly all of its work, done ahead."""
         return self.public.array([self._obfuscator() for _ in range(count)])
+
+    def proof(self) -> bytes:
+        """What `PublicKey.check_proof` accepts."""
+        return b""
 
     @abstractmethod
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:

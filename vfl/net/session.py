@@ -258,7 +258,8 @@ class WebSocketPeer(Peer):
     def _ended(self) -> VflError:
         """The reason as an exception of its own, for each caller."""
         assert self._end is not None  # noqa: S101 - for the type checker
-        return type(self._end)(str(self._end), for_peer=self._end.for_peer)
+        end = self._end
+        return type(end)(str(end), for_peer=end.for_peer, passing=end.passing)
 
     def _closed_here(self) -> PeerLost:
         return PeerLost(f"this party closed the connection to {self.name}")
@@ -323,7 +324,8 @@ class WebSocketPeer(Peer):
             async with asyncio.timeout(seconds):
                 found = await following
         except TimeoutError:
-            self._finish(PeerLost(f"{self._broke(reason)} and did not come back within {seconds:.0f} s"))
+            text = f"{self._broke(reason)} and did not come back within {seconds:.0f} s"
+            self._finish(PeerLost(text, passing=False))  # the job has waited long enough
             return None
         if found is not None:
             self._progress += 1

@@ -5,7 +5,6 @@ A message is a frozen struct whose docstring says who sends it to whom and what 
 the pair (name of its type, body). Nothing is ever unpickled.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
@@ -18,7 +17,6 @@ MAX_MESSAGE = 32 * MIB  # the largest message that any transport accepts; protoc
 
 
 # Fields whose bounds are those of the type: decoding refuses what is beyond them.
-Finite = Annotated[float, msgspec.Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Record = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 

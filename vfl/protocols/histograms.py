@@ -85,7 +85,7 @@ class JointSums:
                 message = await owner.recv(kind)
                 data = np.frombuffer(content(message), np.uint8)
                 count, rest = divmod(len(data), self._workers.key.width)
-                if not count or rest or received + count > rows:
+                if rest or count != min(CHUNK, rows - received):
                     raise owner.breach(f"{kind.__name__} of another number of rows than announced")
                 self._store.array[received : received + count] = data.reshape(count, -1)
                 received += count

@@ -1,19 +1,29 @@
-"""The key of a job: made and held by one party, its public half sent to those who compute under it."""
+"""The key of a job: made and held by one party, its public half sent to those who compute under it.
 
+They hide what they computed from the key's owner by multiplying with n-th powers. An owner could make a
+modulus under which these hide little or nothing, and read from a sum which ciphertexts went into it. So
+with a Paillier key goes a proof that n shares no factor with the number of its units. It does not prove
+that n has two prime factors of the right form: docs/security.md says what that leaves.
+"""
+
+import asyncio
 from collections.abc import Sequence
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 from vfl.crypto.ciphertexts import PrivateKey, PublicKey
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.net.peer import Peer, together
-from vfl.net.wire import Message
+from vfl.net.wire import KIB, Message
 
 
 class Key(Message, frozen=True):
-    """owner -> others. Reveals: nothing but a public key made for this job."""
+    """owner -> others. Reveals: nothing but a public key made for this job, and a proof about its
+    modulus."""
 
     encryption: str
     modulus: bytes
+    proof: bytes = b""  # n-th roots, each as wide as the modulus; empty where the scheme has none
+    limit: ClassVar[int] = 8 * KIB
 
 
 class KeyParams(Protocol):
@@ -34,9 +44,11 @@ def generate_key(params: KeyParams) -> PrivateKey:
     )
 
 
-async def send_key(peers: Sequence[Peer], encryption: str, key: PublicKey) -> None:
+async def send_key(peers: Sequence[Peer], encryption: str, key: PrivateKey) -> None:
     """Send the public key to all."""
-    message = Key(encryption, int(key.n).to_bytes(key.bits // 8, "big"))
+    public = key.public
+    proof = await asyncio.to_thread(key.proof)
+    message = Key(encryption, int(public.n).to_bytes(public.bits // 8, "big"), proof)
     await together([peer.send(message) for peer in peers])
 
 
@@ -51,4 +63,8 @@ async def receive_key(owner: Peer, params: KeyParams) -> PublicKey:
         raise owner.breach(f"a Key with {error}") from None
     if key.bits != params.key_bits:
         raise owner.breach(f"a Key of {key.bits} bits where the job says {params.key_bits}")
+    try:
+        await asyncio.to_thread(key.check_proof, message.proof)
+    except ValueError as error:
+        raise owner.breach(f"a Key with {error}") from None
     return key

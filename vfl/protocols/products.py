@@ -110,6 +110,12 @@ class EncryptedProduct:
         return np.asarray(np.array([float(value) for value in values]) / unit)
 
 
+def most_ciphertexts(key_bits: int, columns: int, rows: int) -> int:
+    """Of a product with residuals of ROW_BITS, whatever the numbers in these columns are."""
+    slots = (key_bits - 2) // _slot_bits(_MOST_BITS, rows, ROW_BITS)
+    return -(-columns // max(1, slots))
+
+
 def _window(bits: int, rows: int) -> int:
     """Bits of a digit that make the least products: one a row and digit, two a cell."""
     return min(_WINDOWS, key=lambda w: -(-bits // w) * (rows + (2 << w)))
@@ -118,7 +124,7 @@ def _window(bits: int, rows: int) -> int:
 def _slots(key_bits: int, matrix: Matrix, row_bits: int) -> tuple[int, int]:
     """Bits of a product and its sign, and how many lie side by side in a plaintext."""
     number_bits = max([1, *matrix.bits])
-    slot_bits = row_bits + number_bits + matrix.rows.bit_length() + 2
+    slot_bits = _slot_bits(number_bits, matrix.rows, row_bits)
     slots = (key_bits - 2) // slot_bits
     if slots < 1:
         raise ValueError(
@@ -126,6 +132,10 @@ def _slots(key_bits: int, matrix: Matrix, row_bits: int) -> tuple[int, int]:
             f"a plaintext has {key_bits - 2}"
         )
     return slot_bits, slots
+
+
+def _slot_bits(number_bits: int, rows: int, row_bits: int) -> int:
+    return row_bits + number_bits + rows.bit_length() + 2
 
 
 def _unpack(plaintext: int, n: int, slot_bits: int, count: int) -> Iterator[int]:

@@ -1,0 +1,372 @@
+"""Every protocol with all its parties over memory, on so few rows that a run takes milliseconds."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from federation import HIDDEN_JOB, Federation
+from hostile import Peers, Scenario
+
+from vfl.crypto.group import ORDER
+from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.jobs import coordinator
+from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
+from vfl.jobs.connect import Office
+from vfl.jobs.coordinator import Gathered, Join, coordinator_of
+from vfl.jobs.offer import Offer
+from vfl.jobs.show import Silent
+from vfl.learn.binning import Features, bin_columns
+from vfl.learn.design import Design, Matrix, Rules
+from vfl.learn.losses import loss_of
+from vfl.learn.params import BoostParams, GlmParams
+from vfl.net.hello import greet
+from vfl.net.peer import MemoryPeer, together
+from vfl.party.config import Job, load_party
+from vfl.protocols import key
+from vfl.protocols.boost import Training, guest_train, host_train
+from vfl.protocols.glm import Fit, guest_fit, host_fit
+from vfl.protocols.glm_scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.hidden_glm import coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.psi import guest_align, host_align
+from vfl.protocols.scoring import all_scores, guest_score, host_score
+
+GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
+ROWS = 40
+KEY = PrivateKey.generate(2048)
+N, WIDTH = KEY.public.n, KEY.public.width
+
+
+_open: dict[str, Peers] = {}  # the sessions of the run that is under way
+
+
+async def _dial(office: Office, name: str, *_: object) -> MemoryPeer:
+    return _open[office.party.name][name]
+
+
+@contextmanager
+def in_memory() -> Iterator[None]:
+    """All parties take the same object for the public key, so that its tables of powers are made once;
+    a coordinator is dialled over memory."""
+    keys = {"paillier": cache(PublicKey)}
+    with mock.patch.object(key, "PUBLIC_KEYS", keys), mock.patch.object(Office, "dial", _dial):
+        yield
+
+
+def _ciphertexts() -> list[bytes]:
+    """Numbers that are no ciphertexts, or are and hide nothing."""
+    p = KEY._p
+    numbers = (0, 1, N, N * N - 1, N * N, N * N + 1, p, p * p, 7 * p * N, N - 1, 1 + N)
+    return [int(number).to_bytes(WIDTH, "little") for number in numbers]
+
+
+def _moduli() -> list[bytes]:
+    """Numbers of 2048 bits, or nearly, that are no modulus of a key."""
+    prime, p = (3 << 2046) + 439, KEY._p
+    small = 65_521 * ((1 << 2047) // 65_521 | 1) + (2 * 65_521)
+    numbers = (0, 1, N + 1, N - 2, N >> 1, prime, p * p, small, p * (p + 2), 2**2048 - 1)
+    return [int(number).to_bytes(256, "big") for number in numbers]
+
+
+def _points() -> list[bytes]:
+    """Encodings that are no element of ristretto255, or its identity (kinds of RFC 9496, A.2)."""
+    field = 2**255 - 19
+    numbers = (0, 1, field, field + 1, field - 1, 2**255 - 1, 2**256 - 1, 2**255, ORDER, 3)
+    return [number.to_bytes(32, "little") for number in numbers]
+
+
+def _fellow_keys() -> list[bytes]:
+    """Points of small order on Curve25519 (RFC 7748, section 6.1; Langley, Hamburg), and no points."""
+    low = 325606250916557431795983626356110631294008115727848805560023387167927233504
+    field = 2**255 - 19
+    return [n.to_bytes(32, "little") for n in (0, 1, low, field - 1, field, field + 1, 2**256 - 1)]
+
+
+PATTERNS = {
+    "ciphertexts": _ciphertexts(),
+    "modulus": _moduli(),
+    "points": _points(),
+    "public_key": _fellow_keys(),
+    "public_keys": _fellow_keys(),
+    "plaintexts": [int(v).to_bytes(256, "big") for v in (0, N - 1, N, N // 2, 2**2048 - 1)],
+}
+# What one host says to another through the guest, who cannot check it.
+RELAYED = frozenset({"AlignKey", "FellowKey"})
+
+
+def columns(party: int, rows: int = ROWS) -> Features:
+    """Numbers with gaps and a category."""
+    rng = np.random.default_rng([party, rows])
+    numbers = rng.normal(size=rows)
+    numbers[rng.random(rows) < 0.1] = np.nan
+    return {f"number{party}": numbers, f"kind{party}": rng.choice(np.array(["a", "b"], object), rows)}
+
+
+FEATURES = {name: columns(k) for k, name in enumerate((GUEST, *HOSTS))}
+
+
+def training(objective: str) -> Training:
+    rng = np.random.default_rng(1)
+    held = rng.random(ROWS) < 0.2
+    signal = sum(np.nan_to_num(f[f"number{k}"]) for k, f in enumerate(FEATURES.values()))
+    label = np.asarray(signal + rng.normal(size=ROWS) > 0, np.float64)
+    return Training(label, np.ones(ROWS), ~held, np.zeros(ROWS, np.bool_), loss_of(objective))
+
+
+def star(hosts: tuple[str, ...] = HOSTS) -> tuple[tuple[str, str], ...]:
+    return tuple((GUEST, host) for host in hosts)
+
+
+# -------------------------------------------------------------------------------- the protocols
+
+
+def greeting() -> Scenario:
+    prints = {GUEST: b"\1" * 32, HOSTS[0]: b"\2" * 32}
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {
+            own: greet(
+                next(iter(peers[own].values())), own=prints[own], other=prints[other], role="host"
+            )
+            for own, other in ((GUEST, HOSTS[0]), (HOSTS[0], GUEST))
+        }
+
+    return Scenario("greeting", star(HOSTS[:1]), roles)
+
+
+def agreement(folder: Path, keys: Path) -> Scenario:
+    """The first messages of a job with a coordinator, up to the signatures of all."""
+    parties = Federation(folder, keys, guest_listens=True, coordinator=True).parties
+    offices = {}
+    for name, party in parties.items():
+        party.write()
+        offices[name] = Office.open(load_party(party.file))
+    job = Job.model_validate(HIDDEN_JOB).canonical
+    offer = Offer("train", b"\7" * 32, sorted(HOSTS), ["upper"], "aligned-1", "model-1", job)
+
+    async def join(peers: Peers, signed: Agreement) -> None:
+        peers[LEAD].hello = SimpleNamespace(role="coordinator")  # type: ignore[attr-defined]
+        async with coordinator_of(offices[signed_by(peers)], signed, job, LEAD, 5.0, Silent()):
+            pass
+
+    def signed_by(peers: Peers) -> str:
+        return next(name for name in offices if name not in peers and _open[name] is peers)
+
+    async def guest(peers: Peers) -> None:
+        hosts = [peers[host] for host in sorted(HOSTS)]
+        answers, signed = await offer_to(offices[GUEST], hosts, offer)
+        for host, answer in zip(hosts, answers, strict=True):
+            if answer.rows != ROWS:
+                raise host.breach("Accept of another number of rows")
+        await join(peers, signed)
+
+    async def host(name: str, peers: Peers) -> None:
+        asked = await peers[GUEST].recv(Offer)
+        Job.from_canonical(asked.job)
+        check_offer(offices[name], peers[GUEST], asked)
+        await join(peers, await accept_offer(offices[name], peers[GUEST], asked, ROWS))
+
+    async def lead(peers: Peers) -> None:
+        joins = await together([peer.recv(Join) for peer in peers.values()])
+        for peer, came in zip(peers.values(), joins, strict=True):
+            coordinator._checked(offices[LEAD], peer, came)
+            if came != joins[0]:
+                raise peer.breach("a Join of another job than the other parties'")
+        signature = offices[LEAD].identity.sign(joins[0].terms.statement)
+        await together([peer.send(Gathered(signature)) for peer in peers.values()])
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        _open.clear()
+        _open.update(peers)
+        hosts = {name: host(name, peers[name]) for name in HOSTS}
+        return {GUEST: guest(peers[GUEST]), LEAD: lead(peers[LEAD])} | hosts
+
+    sessions = (*star(), *((LEAD, name) for name in (GUEST, *HOSTS)))
+    # Signatures are other ones in every run: of two Joins with valid ones, the later is refused.
+    return Scenario("agreement", sessions, roles, relayed=frozenset({"Join"}))
+
+
+def alignment(hosts: tuple[str, ...]) -> Scenario:
+    ids = {
+        name: [f"id {i}".encode() for i in range(k, 20 + k)] for k, name in enumerate((GUEST, *hosts))
+    }
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = guest_align(list(peers[GUEST].values()), ids[GUEST], context=b"run", minimum=5)
+        return {GUEST: guest} | {
+            host: host_align(
+                peers[host][GUEST], ids[host], context=b"run", name=host, hosts=hosts, minimum=5
+            )
+            for host in hosts
+        }
+
+    return Scenario(f"alignment of {1 + len(hosts)}", star(hosts), roles, PATTERNS, RELAYED)
+
+
+def boosting(**settings: Any) -> Scenario:
+    params = BoostParams(
+        **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 3, **settings}
+    )
+    rows = training("binary")
+
+    def binned(party: str) -> Any:
+        monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
+        return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params, key=KEY)
+        return {GUEST: guest} | {
+            host: host_train(peers[host][GUEST], binned(host), params, name=host, shown=str)
+            for host in HOSTS
+        }
+
+    return Scenario("boosting", star(), roles, PATTERNS)
+
+
+def _matrix(party: str, train: np.ndarray) -> Matrix:
+    features = FEATURES[party]
+    part = {name: values[train] for name, values in features.items()}
+    return Design.fit(part, Rules(min_level_rows=1)).matrix(features, ROWS)
+
+
+def fitting() -> Scenario:
+    params = GlmParams(max_iterations=2, alpha=0.01)
+    rows = training("logistic")
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        matrix = {GUEST: _matrix(GUEST, rows.train)}
+        guest = guest_fit(list(peers[GUEST].values()), matrix, rows, params, KEY)
+        return {GUEST: guest} | {
+            host: host_fit(
+                peers[host][GUEST],
+                ROWS,
+                lambda train, host=host: _matrix(host, train),
+                params,
+                name=host,
+                hosts=HOSTS,
+                context=b"run",
+                minimum=10,
+            )
+            for host in HOSTS
+        }
+
+    return Scenario("fitting", star(), roles, PATTERNS, RELAYED)
+
+
+def hidden_fitting(family: str) -> Scenario:
+    steps = 2 if family == "logistic" else 1  # poisson takes several gradients a step
+    params = GlmParams(max_iterations=steps, alpha=0.01, scores="hidden", coordinator=LEAD)
+    rows = training(family)
+    common: dict[str, Any] = {"params": params}
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        own = peers[GUEST]
+        guest = hidden_guest_fit(
+            own[LEAD], [own[host] for host in HOSTS], _matrix(GUEST, rows.train), rows, **common
+        )
+        lead = coordinator_fit(list(peers[LEAD].values()), params, family == "logistic", KEY)
+        return {LEAD: lead, GUEST: guest} | {
+            host: hidden_host_fit(
+                peers[host][GUEST],
+                peers[host][LEAD],
+                ROWS,
+                lambda train, host=host: _matrix(host, train),
+                family=family,
+                name=host,
+                hosts=HOSTS,
+                context=b"run",
+                **common,
+            )
+            for host in HOSTS
+        }
+
+    sessions = (*((LEAD, name) for name in (GUEST, *HOSTS)), *star())
+    # Residuals that nobody can see into: what comes of a lie about them shows when they are opened.
+    blind = RELAYED | {"ScorePart", "HiddenResiduals", "Evaluate", "Settle", "NextDirection", "Key"}
+    return Scenario(f"hidden {family} fitting", sessions, roles, PATTERNS, blind)
+
+
+def scoring() -> Scenario:
+    made = boosting(trees=3, depth=3)
+
+    async def train() -> list[Any]:
+        roles = made.roles(made.open())
+        return await together(roles.values())
+
+    with in_memory():
+        (model, _), *halves = asyncio.run(train())
+    places = np.where(np.arange(ROWS) % 5 == 4, -1, np.arange(ROWS))
+    order = np.arange(ROWS)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        parts = guest_score(
+            list(peers[GUEST].values()), model, FEATURES[GUEST], [places, order], ROWS, explain=True
+        )
+        return {GUEST: all_scores(parts)} | {
+            host: host_score(peers[host][GUEST], half, FEATURES[host], ROWS)
+            for host, half in zip(HOSTS, halves, strict=True)
+        }
+
+    return Scenario("scoring with trees", star(), roles, PATTERNS)
+
+
+def linear_scoring() -> Scenario:
+    parts = {
+        name: LinearPart(design, tuple(0.1 * (k + 1) for k in range(len(design.coefficients))))
+        for name, features in FEATURES.items()
+        for design in [Design.fit(features, Rules(missing="level", min_level_rows=1))]
+    }
+    fit = Fit(0.7, {}, np.zeros(ROWS), 3, True, 0.1, 0.2, 1e-9)
+    model = GuestGlm(
+        (GUEST, *HOSTS),
+        fit.intercept,
+        parts[GUEST],
+        fit.iterations,
+        fit.converged,
+        fit.deviance,
+        fit.explained,
+        fit.gradient,
+    )
+    own = parts[GUEST].scores(FEATURES[GUEST], ROWS)
+    places = np.where(np.arange(ROWS) % 5 == 4, -1, np.arange(ROWS))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        scored = guest_glm_score(
+            list(peers[GUEST].values()),
+            model,
+            FEATURES[GUEST],
+            own,
+            [places, np.arange(ROWS)],
+            explain=True,
+        )
+        return {GUEST: all_scores(scored)} | {
+            host: host_glm_score(
+                peers[host][GUEST],
+                parts[host],
+                FEATURES[host],
+                parts[host].scores(FEATURES[host], ROWS),
+                parts[host].missing_score(FEATURES[host]),
+                show_columns=host == HOSTS[0],
+            )
+            for host in HOSTS
+        }
+
+    return Scenario("scoring with a linear model", star(), roles, PATTERNS)
+
+
+SCENARIOS: dict[str, Callable[[], Scenario]] = {
+    "greeting": greeting,
+    "alignment of two": lambda: alignment(HOSTS[:1]),
+    "alignment of three": lambda: alignment(HOSTS),
+    "boosting": boosting,
+    "fitting": fitting,
+    "hidden logistic fitting": lambda: hidden_fitting("logistic"),
+    "hidden poisson fitting": lambda: hidden_fitting("poisson"),
+    "scoring": scoring,
+    "linear scoring": linear_scoring,
+}
