@@ -8,13 +8,18 @@ from vfl.jobs.connect import Office
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
+from vfl.party.id_report import profile_ids
 from vfl.party.ids import normalise
+from vfl.party.policy import allowed_columns
 from vfl.party.table import read_table
 
 
 async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool:
     """Report on table, keys and peers; True when a job could start now."""
-    healthy = party.role == "coordinator" or _check(say, "table", lambda: _table(party))
+    healthy = True
+    if party.role != "coordinator":
+        healthy = _check(say, "table", lambda: _table(party))
+        _ids(party, say)
     try:
         office = Office.open(party)
     except VflError as error:
@@ -47,6 +52,8 @@ def _check(say: Callable[[str], None], what: str, check: Callable[[], str]) -> b
 def _table(party: Party) -> str:
     guest = party.role == "guest"
     table = read_table(party.data, role=party.role, need_label=guest)
+    if not guest:
+        allowed_columns(party.policy, table.features, table.path.name)
     ids = normalise(table.ids, party.data.normalise, party.data.duplicates, table.path.name)
     kinds = [v.dtype == object for v in table.features.values()]
     label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
@@ -55,6 +62,21 @@ def _table(party: Party) -> str:
         f"{table.path.name}, {table.rows:,} rows, {len(ids.ids):,} distinct ids, "
         f"{len(kinds) - sum(kinds)} numeric and {sum(kinds)} categorical columns{label}{notes}"
     )
+
+
+def _ids(party: Party, say: Callable[[str], None]) -> None:
+    """What the rule for ids does not mend, a line for each column."""
+    try:
+        columns = profile_ids(party.data).columns
+    except VflError:  # a table that cannot be read has failed already
+        return
+    for column in columns:
+        found = [f"{f.rows:,} {f.what}" for f in column.findings if not f.mended]
+        if found:
+            say(
+                f"note  id column '{column.name}', rows: {'; '.join(found)} "
+                "(vfl align --dry-run says which and what to do)"
+            )
 
 
 async def _reach(

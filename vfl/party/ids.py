@@ -7,19 +7,36 @@ A rule is a list of steps, applied in order to each column of the id:
     upper   upper case
     digits  only the digits stay, as 0-9
     alnum   only letters and digits stay
-    date    a date in one of the formats below becomes 2024-12-31
+    vin     a vehicle identification number: nfkc, upper case, only letters and digits; I is 1, O and Q
+            are 0, for ISO 3779 has none of the three. Length and check digit are not enforced: vehicles
+            from before 1981 have shorter numbers, and only North America's have a check digit
+    plate   a number plate: nfkc, upper case, only letters and digits, these as 0-9. Letters of
+            different alphabets that look alike stay different
+    date    a date in one of the formats below becomes 2024-12-31, any other value an empty id
+    phone   a telephone number: digits, as 0-9, and a + before them where the number begins with + or
+            00; (0) after these is left out. phone:33 takes numbers without + for those of country 33:
+            its trunk prefix (0 in most countries) gives way to +33
 
-Dates: 2024-12-31, 2024/12/31, 2024.12.31, 20241231 (each with a time of day after it, or not),
-31.12.2024, 31 Dec 2024, 31-Dec-2024, Dec 31, 2024 (or the month in full). 01/02/2024 and 01-02-2024
-are refused, whatever their numbers: they mean one day here and another there.
+Dates: 2024-12-31, 2024/12/31, 2024.12.31, 20241231, 31.12.2024 (each with a time of day after it, or
+not), 31 Dec 2024, 31-Dec-2024, Dec 31, 2024 (or the month in full). 01/02/2024 and 01-02-2024 mean one
+day here and another there: `date` takes neither, date:dmy reads them day first, date:mdy month first.
+
+Each step does the same to its own result: what one party has cleaned before stays as it is.
+
+Columns with rules of their own: all steps in one list, `|` between one column's and the next's. A step
+whose effect has changed between versions of vfl says so as `vin@2` (version 1 goes without): rules that
+compare equal are equal, parameters and versions included.
 """
 
 import datetime
 import difflib
+import hashlib
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Literal
 
 import numpy as np
@@ -29,6 +46,7 @@ from vfl.errors import ConfigError, DataError
 
 SHOWN = 5  # row numbers named in an error
 HEADER = 1  # rows above the data: the first data row is row 2, as a spreadsheet shows it
+NEXT = "|"  # between the steps of two columns
 
 
 @dataclass(frozen=True)
@@ -64,20 +82,27 @@ def normalise(
     """The ids that the rows of `columns` have under `rule`.
 
     columns: one or more, all of the same length. rule: the names of steps, for all columns, or one
-    such list for each column. duplicates: what to do with rows whose id an earlier row has.
-    empties: what to do with rows where any column is empty, for part of an id fits many.
-    where: the file's name, for errors.
+    such list for each column, or as `compose` makes it. duplicates: what to do with rows whose id an
+    earlier row has. empties: what to do with rows where any column is empty, for part of an id fits
+    many; a date that cannot be read is empty. where: the file's name, for errors.
 
     Raises ConfigError for an unknown step, DataError for dates that cannot be read, empty ids and
     duplicates, with their number and first rows (as a spreadsheet counts them), never a value.
     """
-    rules = _rules(rule, len(columns))
+    rules = by_column(rule, len(columns))
     if len({len(column) for column in columns}) != 1:
         raise ValueError("the columns of an id must have the same length, and there must be one")
-    cleaned = [
-        _clean(column, steps, f"{where}: " + (f"column {i} of the id: " if len(rules) > 1 else ""))
-        for i, (column, steps) in enumerate(zip(columns, rules, strict=True), 1)
-    ]
+    cleaned = []
+    for i, (column, steps) in enumerate(zip(columns, rules, strict=True), 1):
+        values, unread = _cleaned(column, steps)
+        if unread and empties == "refuse":
+            which = f"column {i} of the id: " if len(rules) > 1 else ""
+            raise DataError(
+                f"{where}: {which}{_count(unread, 'row has', 'rows have')} no date that can be read "
+                f"without doubt ({_row_numbers(unread)}); write dates as 2024-12-31, or name their "
+                "order in normalise: date:dmy or date:mdy"
+            )
+        cleaned.append(values)
     rows = range(len(cleaned[0]))
     empty = [i for i in rows if not all(column[i] for column in cleaned)]
     if empty and empties == "refuse":
@@ -85,13 +110,20 @@ def normalise(
             f"{where}: {_count(empty, 'row has', 'rows have')} no id once normalised "
             f"({_row_numbers(empty)}); fill in the id or remove the {_plural(empty, 'row')}"
         )
-    encoded = [[_with_length(value) for value in column] for column in cleaned]
-    joined = [b"".join(parts) for parts in zip(*encoded, strict=True)]
     skipped = set(empty)
-    first: dict[bytes, int] = {}
-    repeats = []
+    # Of millions of rows only the distinct ids are held, in one dictionary.
+    place_of: dict[bytes, int] = {}
+    kept, place_of_row, repeats = array("q"), array("q"), []
     for i in rows:
-        if i not in skipped and first.setdefault(joined[i], i) != i:
+        if i in skipped:
+            place_of_row.append(-1)
+            continue
+        joined = b"".join([_with_length(column[i]) for column in cleaned])
+        place = place_of.setdefault(joined, len(kept))
+        place_of_row.append(place)
+        if place == len(kept):
+            kept.append(i)
+        else:
             repeats.append(i)
     if repeats and duplicates == "refuse":
         raise DataError(
@@ -99,33 +131,55 @@ def normalise(
             f'({_row_numbers(repeats)}); say duplicates = "first" in [data] to keep the first row '
             f"of each id, or clean the file"
         )
-    kept = np.fromiter(first.values(), np.int64, len(first))
-    place = {one: i for i, one in enumerate(first)}
-    id_of_row = np.fromiter(
-        (-1 if i in skipped else place[joined[i]] for i in rows), np.int64, len(rows)
-    )
-    return NormalisedIds(list(first), kept, id_of_row, len(empty), len(repeats))
+    numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
+    return NormalisedIds(list(place_of), numbers, places, len(empty), len(repeats))
 
 
-def check_rule(rule: Sequence[str]) -> None:
-    """Raises ConfigError, with the nearest name, for a step that does not exist."""
-    for step in rule:
-        if step not in _STEPS and step != "date":
-            names = [*_STEPS, "date"]
-            near = difflib.get_close_matches(str(step).lower(), names, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(names)}"
-            raise ConfigError(f"unknown step {step!r} in the rule for ids; {hint}")
+def clean(column: Sequence[str | None], steps: Sequence[str]) -> list[str]:
+    """What the steps make of a column's values, "" for None and for dates that cannot be read.
+
+    Raises ConfigError for an unknown step.
+    """
+    check_rule(steps)
+    return _cleaned(column, steps)[0]
 
 
-def _rules(rule: Sequence[str] | Sequence[Sequence[str]], columns: int) -> list[list[str]]:
+def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The rule of several columns as one list of steps with their versions, for the parties to compare.
+
+    columns: the steps of each column. Raises ConfigError for an unknown step.
+    """
+    for steps in columns:
+        check_rule(steps)
+    stated = [[_stated(step) for step in steps] for steps in columns]
+    if all(steps == stated[0] for steps in stated):
+        return tuple(stated[0])
+    rule = stated[0]
+    for steps in stated[1:]:
+        rule = [*rule, NEXT, *steps]
+    return tuple(rule)
+
+
+def by_column(rule: Sequence[str] | Sequence[Sequence[str]], columns: int) -> list[list[str]]:
+    """The steps of each of `columns` columns under a rule as `normalise` takes it.
+
+    Raises ConfigError for a rule of another number of columns, for an unknown step and for one of
+    another version than this one.
+    """
     if isinstance(rule, str):
         raise ConfigError("the rule for ids must be a list of steps")
     nested = [step for step in rule if not isinstance(step, str)]
     if not nested:
-        rules = [[str(step) for step in rule]] * columns
-    elif len(nested) == len(rule) == columns:
-        rules = [list(steps) for steps in nested]
+        parts: list[list[str]] = [[]]
+        for step in map(str, rule):
+            if step == NEXT:
+                parts.append([])
+            else:
+                parts[-1].append(step)
+        rules = parts * columns if len(parts) == 1 else parts
     else:
+        rules = [list(steps) for steps in rule] if len(nested) == len(rule) else []
+    if len(rules) != columns:
         raise ConfigError(
             f"the rule for ids must be a list of steps, or one such list for each of the "
             f"{columns} columns"
@@ -135,11 +189,79 @@ def _rules(rule: Sequence[str] | Sequence[Sequence[str]], columns: int) -> list[
     return rules
 
 
-def _clean(column: Sequence[str | None], steps: Sequence[str], where: str) -> list[str]:
+def check_rule(rule: Sequence[str]) -> None:
+    """Raises ConfigError, with the nearest name, for a step that does not exist, and for one of another
+    version than this one's."""
+    for step in rule:
+        if not re.fullmatch(STEP, unversioned(step)):
+            near = difflib.get_close_matches(str(step).lower(), _FORMS, 1)
+            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_FORMS)}"
+            raise ConfigError(f"unknown step {step!r} in the rule for ids; {hint}")
+        if "@" in step and step != _stated(unversioned(step)):
+            raise ConfigError(
+                f"the rule for ids has {step}, this version of vfl {_stated(unversioned(step))}: "
+                "align again, with the same version of vfl at all parties"
+            )
+
+
+def digest(rule: Sequence[str]) -> str:
+    """SHA-256 in hex of a rule as `compose` makes it: its steps, their parameters and versions.
+
+    Two parties can compare it by phone before any job.
+    """
+    stated = [step if step == NEXT else f"{unversioned(step)}@{_version(step)}" for step in rule]
+    return hashlib.sha256("\n".join(stated).encode()).hexdigest()
+
+
+def disagreement(name: str, own: Sequence[str], asked: Sequence[str]) -> str | None:
+    """Why the party `name`, with the rule `own`, refuses a guest's rule; None where they are the same.
+
+    `asked` may hold any text: only steps are shown.
+    """
+    if list(own) == list(asked):
+        return None
+    if [unversioned(step) for step in own] == [unversioned(step) for step in asked]:
+        todo = "their versions of vfl differ in these steps, update the older one"
+    else:
+        todo = "set normalise in [data] alike on both sides"
+    return f"{name} normalises ids by {in_words(own)}, the guest by {in_words(asked)}: {todo}"
+
+
+def in_words(rule: Sequence[str]) -> str:
+    """A rule on one line, for people: `trim, upper | date:dmy`. What is no step is shown as ?."""
+    known = [
+        step if step == NEXT or re.fullmatch(STEP, unversioned(step)) else "?"
+        for step in rule[:_LONGEST]
+    ]
+    columns = " ".join(step if step == NEXT else f"{step}," for step in known)
+    text = columns.replace(f", {NEXT}", f" {NEXT}").removesuffix(",") or "no step"
+    return text + (", ..." if len(rule) > _LONGEST else "")
+
+
+def unversioned(step: str) -> str:
+    """A step without its version: `vin` of `vin@2`."""
+    return re.sub(r"@[1-9][0-9]{0,3}\Z", "", str(step))
+
+
+def _version(step: str) -> int:
+    return _VERSION.get(unversioned(step).partition(":")[0], 1)
+
+
+def _stated(step: str) -> str:
+    version = _version(step)
+    return unversioned(step) + (f"@{version}" if version > 1 else "")
+
+
+def _cleaned(column: Sequence[str | None], steps: Sequence[str]) -> tuple[list[str], list[int]]:
+    """The values, and the rows whose dates could not be read."""
     values = ["" if value is None else value for value in column]
+    unread: list[int] = []
     for step in steps:
-        values = _dates(values, where) if step == "date" else list(map(_STEPS[step], values))
-    return values
+        before, values = values, list(map(_function(unversioned(step)), values))
+        if step.startswith("date"):
+            pairs = enumerate(zip(before, values, strict=True))
+            unread += [i for i, (old, new) in pairs if not new and old.strip()]
+    return values, unread
 
 
 def _with_length(value: str) -> bytes:
@@ -156,24 +278,70 @@ _NOT_DIGITS = re.compile(r"[^0-9]+")
 _NOT_ALNUM = re.compile(r"[\W_]+")
 
 
+def _decimals(value: str) -> str:
+    """Digits of other scripts count as what they are."""
+    if value.isascii():
+        return value
+    return "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in value)
+
+
 def _digits(value: str) -> str:
-    if not value.isascii():
-        # Digits of other scripts count as what they are.
-        value = "".join(str(unicodedata.decimal(c)) if c.isdecimal() else c for c in value)
-    return _NOT_DIGITS.sub("", value)
+    return _NOT_DIGITS.sub("", _decimals(value))
 
 
 def _alnum(value: str) -> str:
     return value if value.isalnum() else _NOT_ALNUM.sub("", value)
 
 
-_STEPS: dict[str, Callable[[str], str]] = {
-    "nfkc": _nfkc,
-    "trim": str.strip,
-    "upper": str.upper,
-    "digits": _digits,
-    "alnum": _alnum,
+_ASCII_PLATE = {i: chr(i).upper() if chr(i).isalnum() else None for i in range(128)}
+
+
+def _plate(value: str) -> str:
+    if value.isascii():
+        return value.translate(_ASCII_PLATE)
+    while True:  # what loses a sign may compose anew: a few letters of rare scripts need it twice
+        cleaned = _alnum(_decimals(_nfkc(value).upper()))
+        if cleaned == value:
+            return value
+        value = cleaned
+
+
+_NOT_IN_VIN = str.maketrans("IOQ", "100")
+
+
+def _vin(value: str) -> str:
+    return _plate(value).translate(_NOT_IN_VIN)
+
+
+# Telephone numbers. What is dialled before a number within its country and left out from abroad is 0 in
+# most countries (ITU-T E.164, Annex A; national dialling plans), but:
+_TRUNK = {
+    "1": r"1(?=\d{10}$)",
+    "7": r"8(?=\d{10}$)",
+    "36": "06",
+    **dict.fromkeys(("39", "225", "242", "378"), ""),  # numbers there keep their 0
 }
+
+
+def _phone(value: str, country: str) -> str:
+    value = _nfkc(value).strip()
+    number = _digits(value)
+    abroad = value.startswith("+")
+    if not abroad and number.startswith("00"):
+        abroad, number = True, number[2:]
+    if abroad and "(0)" in value:
+        number = _digits(value.replace("(0)", "", 1))
+        number = number if value.startswith("+") else number.removeprefix("00")
+    if not number:
+        return ""
+    if not country:
+        return f"+{number}" if abroad else number
+    trunk = _TRUNK.get(country, "0")
+    if not abroad:
+        return f"+{country}{re.sub('^' + trunk, '', number)}"
+    if trunk == "0" and number.startswith(country + "0"):
+        number = country + number[len(country) :].lstrip("0")
+    return f"+{number}"
 
 
 # Dates.
@@ -182,10 +350,14 @@ _TIME = r"(?:[T ]\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
 _NUMBERS = (
     re.compile(r"(?P<y>\d{4})([-/.])(?P<m>\d{1,2})\2(?P<d>\d{1,2})" + _TIME, re.ASCII),
     re.compile(r"(?P<y>\d{4})(?P<m>\d{2})(?P<d>\d{2})" + _TIME, re.ASCII),
-    re.compile(r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})", re.ASCII),
+    re.compile(r"(?P<d>\d{1,2})\.(?P<m>\d{1,2})\.(?P<y>\d{4})" + _TIME, re.ASCII),
     re.compile(r"(?P<d>\d{1,2})[- ](?P<m>[a-z]+)\.?[- ](?P<y>\d{4})", re.ASCII | re.IGNORECASE),
     re.compile(r"(?P<m>[a-z]+)\.? (?P<d>\d{1,2}),? (?P<y>\d{4})", re.ASCII | re.IGNORECASE),
 )
+_ORDERED = {
+    "dmy": re.compile(r"(?P<d>\d{1,2})([-/])(?P<m>\d{1,2})\2(?P<y>\d{4})" + _TIME, re.ASCII),
+    "mdy": re.compile(r"(?P<m>\d{1,2})([-/])(?P<d>\d{1,2})\2(?P<y>\d{4})" + _TIME, re.ASCII),
+}
 # fmt: off
 _MONTHS = [
     "january", "february", "march", "april", "may", "june",
@@ -194,38 +366,17 @@ _MONTHS = [
 # fmt: on
 
 
-def _dates(values: list[str], where: str) -> list[str]:
-    known: dict[str, str | None] = {"": ""}  # an empty one is an empty id, which has its own error
-    dates, unread = [], []
-    for i, value in enumerate(values):
-        if value in known:
-            date = known[value]
-        else:
-            date = known[value] = _date(value.strip())
-        if date is None:
-            unread.append(i)
-        else:
-            dates.append(date)
-    if unread:
-        raise DataError(
-            f"{where}{_count(unread, 'row has', 'rows have')} no date that can be read without "
-            f"doubt ({_row_numbers(unread)}); write dates as 2024-12-31"
-        )
-    return dates
-
-
-def _date(value: str) -> str | None:
-    if not value:
-        return ""
-    for form in _NUMBERS:
-        found = form.fullmatch(value)
-        if found:
+def _date(value: str, order: str) -> str:
+    """2024-12-31, or "" where the value is no date that can be read without doubt."""
+    value = value.strip()
+    for form in (*_NUMBERS, _ORDERED[order]) if order else _NUMBERS:
+        if found := form.fullmatch(value):
             month = _month(found["m"])
             try:
                 return datetime.date(int(found["y"]), month, int(found["d"])).isoformat()
             except ValueError:  # no such day
-                return None
-    return None
+                return ""
+    return ""
 
 
 def _month(text: str) -> int:
@@ -237,6 +388,32 @@ def _month(text: str) -> int:
         if text in (name, name[:3]) or (text == "sept" and number == 9):
             return number
     return 0
+
+
+# The steps by name. A change of what one of them does needs a new version of it.
+
+STEP = r"nfkc|trim|upper|digits|alnum|vin|plate|date(:dmy|:mdy)?|phone(:[1-9][0-9]{0,2})?"
+_PLAIN: dict[str, Callable[[str], str]] = {
+    "nfkc": _nfkc,
+    "trim": str.strip,
+    "upper": str.upper,
+    "digits": _digits,
+    "alnum": _alnum,
+    "vin": _vin,
+    "plate": _plate,
+}
+_FORMS = [*_PLAIN, "date", "date:dmy", "date:mdy", "phone", "phone:33"]
+_VERSION: dict[str, int] = {}  # of the steps that have changed: `date`, not `date:dmy`
+_LONGEST = 32  # steps of a rule that are shown
+
+
+def _function(step: str) -> Callable[[str], str]:
+    name, _, parameter = step.partition(":")
+    if name == "date":
+        return cache(partial(_date, order=parameter))  # the same days come again and again
+    if name == "phone":
+        return partial(_phone, country=parameter)
+    return _PLAIN[name]
 
 
 # Errors: rows, never values.
