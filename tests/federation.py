@@ -376,6 +376,7 @@ class Federation:
                     "role": "guest" if name == "insurer" else "host",
                     "identity": f"keys/{name}",
                     "workers": 1,  # on so few rows, starting more processes takes longer
+                    "reconnect": 0,  # tests of what goes on later say so
                 },
                 "data": {"path": f"table.{kind}", "id": ids[name], "categorical": [categorical[name]]},
                 "peers": {},
@@ -417,6 +418,7 @@ class Federation:
                 "identity": "keys/umpire",
                 "listen": address,
                 "workers": 1,
+                "reconnect": 0,
             },
             "peers": {name: pinned(name) for name in ("insurer", *hosts)},
         }

@@ -15,7 +15,7 @@ from unittest import mock
 import msgspec
 from federation import JOB, Federation, toml
 
-from vfl.jobs import coordinator, guest, host
+from vfl.jobs import coordinator, guest, host, scoring
 from vfl.jobs.connect import Office
 from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
@@ -98,7 +98,7 @@ async def _record(federation: Federation, wanted: Mapping[str, Any], sent: list[
             job = "train"
             trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())
             job = "score"
-            await guest.score(
+            await scoring.score(
                 office, trained.half.name, home / "new.csv", home / "s.csv", wait=10, show=Silent()
             )
             for task in serving:

@@ -2,8 +2,9 @@
 
 import asyncio
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -11,8 +12,8 @@ from hypothesis import strategies as st
 
 from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import Machine
-from vfl.errors import ConfigError
-from vfl.learn.binning import Binned, bin_columns
+from vfl.errors import ConfigError, PeerError
+from vfl.learn.binning import Binned, Monotone, bin_columns
 from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
@@ -37,11 +38,12 @@ class Job:
     features: dict[str, dict[str, np.ndarray]]
     rows: Training
     params: BoostParams
+    monotone: dict[str, Monotone] = field(default_factory=dict)
 
     @property
     def blocks(self) -> dict[str, Binned]:
         return {
-            name: bin_columns(columns, self.params.max_bins, self.params.min_bin_rows)
+            name: bin_columns(columns, self.params.max_bins, self.params.min_bin_rows, self.monotone)
             for name, columns in self.features.items()
         }
 
@@ -151,6 +153,7 @@ def resolved(model: GuestModel, halves: list[HostModel]):
                 for node, b in sorted(tree.branches.items())
             },
             tree.leaves,
+            tree.covers,
         )
         for tree in model.trees
     ]
@@ -206,9 +209,16 @@ def test_federated_equals_pooled_under_goss():
     first_tree=st.sampled_from(["joint", "guest"]),
     stopping=st.sampled_from([0, 1]),
     missing=st.sampled_from([0.0, 0.3]),
+    monotone=st.one_of(
+        st.just({}),
+        st.dictionaries(
+            st.sampled_from(["number0", "rounded0", "number1", "rounded1", "number2"]),
+            st.sampled_from(["increasing", "decreasing"]),
+        ),
+    ),
 )
 def test_federated_equals_pooled_for_any_settings(
-    rows, hosts, seed, stopping, missing, draw, objective, with_offset, **settings_
+    rows, hosts, seed, stopping, missing, draw, objective, with_offset, monotone, **settings_
 ):
     params = BoostParams(
         trees=2,
@@ -220,7 +230,107 @@ def test_federated_equals_pooled_for_any_settings(
     )
     job = make_job(rows, hosts, seed, params, missing, objective, with_offset)
     if usable(job):
-        assert_same_model(job)
+        assert_same_model(dataclasses.replace(job, monotone=monotone))
+
+
+MONOTONE = {
+    "number0": "increasing",
+    "rounded0": "decreasing",
+    "rounded1": "decreasing",
+    "number2": "increasing",
+}
+
+
+def test_federated_equals_pooled_under_monotone_constraints():
+    params = BoostParams(
+        trees=4, depth=3, max_bins=12, min_child_rows=3, learning_rate=0.9, goss_top=0.2, goss_other=0.2
+    )
+    job = dataclasses.replace(make_job(250, 2, 8, params, objective="poisson"), monotone=MONOTONE)
+    assert_same_model(job)
+    assert resolved(job.oracle()[0], []) != resolved(
+        dataclasses.replace(job, monotone={}).oracle()[0], []
+    )
+
+
+def by_value(job: Job, column: str, model: GuestModel) -> np.ndarray:
+    """Scores of the first 60 rows were the column each of the values the model parts, ascending: shape
+    (values, 60)."""
+    columns = {k: v[:60] for block in job.features.values() for k, v in block.items()}
+    cuts = [s.threshold for s in model.splits if s.column == column and s.threshold is not None]
+    scores = []
+    for value in sorted({-1e9, *cuts, *np.nextafter(cuts, 1e9)}):
+        changed = {**columns, column: np.full(60, value)}
+        score = np.full(60, model.start)
+        for tree in model.trees:
+            score += tree.scores(60, lambda b, x=changed: model.splits[b.record].goes_left(x))
+        scores.append(score)
+    return np.array(scores)
+
+
+@pytest.mark.parametrize("draw", [{}, {"goss_top": 0.2, "goss_other": 0.2}])
+@pytest.mark.parametrize("objective", ["binary", "poisson", "squared"])
+@pytest.mark.parametrize("missing", [0.0, 0.3])
+def test_scores_are_in_the_order_of_monotone_columns(draw, objective, missing):
+    """Exactly, also below splits of other columns and parties and with values missing, and it is the
+    constraints' doing."""
+    params = BoostParams(
+        trees=12, depth=5, max_bins=24, min_child_rows=2, learning_rate=0.3, min_child_weight=0.0, **draw
+    )
+    job = make_job(400, 2, 9, params, missing, objective)
+    for monotone in ({}, MONOTONE):
+        model, _ = dataclasses.replace(job, monotone=monotone).oracle()
+        steps = {
+            column: np.diff(by_value(job, column, model), axis=0) * (1 if way == "increasing" else -1)
+            for column, way in MONOTONE.items()
+        }
+        if monotone:
+            assert all((step >= 0).all() for step in steps.values())
+            assert (steps["number0"] > 0).any() and (steps["number2"] > 0).any()
+        else:
+            assert all((step < 0).any() for step in steps.values())
+
+
+def test_the_guest_learns_of_constraints_where_there_are_some_alone(monkeypatch):
+    sent = []
+
+    async def send(peer, message, send=MemoryPeer.send):
+        sent.append(message)
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
+    params = BoostParams(trees=1, depth=2, max_bins=8, min_child_rows=2)
+    job = make_job(120, 1, 3, params)
+    told = []
+    for monotone in (
+        {},
+        {"number0": "increasing"},
+        {"number1": "increasing"},
+        {"number1": "decreasing"},
+    ):
+        sent.clear()
+        dataclasses.replace(job, monotone=monotone).federated()
+        sums = [m for m in sent if isinstance(m, boost.CandidateSums)]
+        assert all(m.ordered == b"" for m in sums if m.node > 0)
+        told.append(sums[0].ordered)
+    nothing, of_the_guest, *both = [np.unpackbits(np.frombuffer(bits, np.uint8)).sum() for bits in told]
+    assert nothing == of_the_guest == 0
+    # Each edge of the eight bins, with missing values left and right; the same either way.
+    assert both == [14, 14]
+
+
+@pytest.mark.parametrize("wrong", ["length", "below the root"])
+def test_constraints_that_a_host_cannot_have(monkeypatch, wrong):
+    async def send(peer, message, send=MemoryPeer.send):
+        if isinstance(message, boost.CandidateSums) and (message.node > 0 or wrong == "length"):
+            bits = b"" if message.node else b"\0"
+            message = msgspec.structs.replace(message, ordered=bits if wrong == "length" else b"\0")
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
+    job = make_job(120, 1, 3, BoostParams(trees=1, depth=2, max_bins=8, min_child_rows=2))
+    why = {"length": "a wrong number of bits", "below the root": "constraints below the root"}[wrong]
+    with pytest.raises(PeerError, match=f"CandidateSums with {why}"):
+        job.federated()
 
 
 def goes_left(split: Split, value: object) -> bool:
@@ -246,6 +356,28 @@ def test_scores_are_those_of_the_splits_on_raw_values():
                 node = 2 * node + (1 if goes_left(split, columns[split.column][row]) else 2)
             score += tree.leaves[node]
         assert score == scores[row]
+
+
+@pytest.mark.parametrize("draw", [{}, {"subsample": 0.5}, {"goss_top": 0.2, "goss_other": 0.2}])
+def test_covers_count_the_drawn_rows_of_every_node(draw):
+    params = BoostParams(trees=3, depth=3, max_bins=8, min_child_rows=5, learning_rate=0.9, **draw)
+    job = make_job(200, 0, 6, params)
+    model, _ = job.oracle()
+    columns = job.features["party0"]
+    score = np.full(200, model.start)
+    for number, tree in enumerate(model.trees):
+        gradient, hessian = job.rows.loss.damped_gradients(score, job.rows.label, job.rows.weight)
+        drawn, _ = draw_rows(job.rows.train, params, number, gradient, hessian)
+        counts = dict.fromkeys([*tree.branches, *tree.leaves], 0)
+        for row in np.flatnonzero(drawn).tolist():
+            node = 0
+            counts[node] += 1
+            while node in tree.branches:
+                split = model.splits[tree.branches[node].record]
+                node = 2 * node + (1 if goes_left(split, columns[split.column][row]) else 2)
+                counts[node] += 1
+        assert tree.covers == counts
+        score += tree.scores(200, lambda branch: model.splits[branch.record].goes_left(columns))
 
 
 def test_first_split_is_that_of_an_exhaustive_search():

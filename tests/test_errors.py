@@ -9,6 +9,7 @@ import contextlib
 import json
 import random
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -541,8 +542,12 @@ def test_a_job_that_a_hosts_policy_refuses(tmp_path: Path, keys: Path) -> None:
         host = made.serving["registry"]
         made.guest.align().ok()
         for parameters, rule in [
-            ({"min_child_rows": 14}, "min_child_rows = 14 is below the host's policy of 15"),
-            ({"min_child_rows": 15}, "key_bits = 2048 is below the host's policy of 3072"),
+            (
+                {"min_child_rows": 14},
+                "min_child_rows = 14 breaks rule min_child_rows = 15 of [policy]; "
+                "key_bits = 2048 breaks rule key_bits = 3072 of [policy]",
+            ),
+            ({"min_child_rows": 15}, "key_bits = 2048 breaks rule key_bits = 3072 of [policy]"),
         ]:
             mark = host.mark()
             made.guest.train(job(**parameters)).failed(9, f"registry stopped the job: {rule}")
@@ -551,11 +556,37 @@ def test_a_job_that_a_hosts_policy_refuses(tmp_path: Path, keys: Path) -> None:
 
 
 # A file may not grow past this many bytes: as on a full disk, for one process alone.
-FULL_DISK = """
+FULL_FOR_ALL = """
 import resource, vfl.cli, vfl.jobs.guest, vfl.jobs.host
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 vfl.cli.main()
 """
+# Full for arrays alone: the ledger, which is written before, has room.
+FULL_DISK = """
+import resource, vfl.cli, vfl.jobs.guest, vfl.jobs.host
+from vfl.party.store import Store
+
+endless, write = resource.RLIM_INFINITY, Store.write_array
+
+def limited(*arguments):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, endless))
+    try:
+        return write(*arguments)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (endless, endless))
+
+Store.write_array = limited
+vfl.cli.main()
+"""
+
+
+def test_a_ledger_without_room(insurer: Party, federation: Federation) -> None:
+    """Nothing is said that cannot be written down."""
+    marks = {name: host.mark() for name, host in federation.serving.items()}
+    shutil.rmtree(insurer.store / "ledger")
+    done = insurer.start("align", "--wait", "5", program=(sys.executable, "-c", FULL_FOR_ALL)).wait()
+    done.failed(3, "the ledger ", "vfl-store/ledger cannot be written: File too large")
+    assert all("asks to" not in host.err[marks[name] :] for name, host in federation.serving.items())
 
 
 def test_a_full_disk_at_the_guest(insurer: Party, at_registry: Callable[[], str]) -> None:

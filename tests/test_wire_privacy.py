@@ -25,13 +25,15 @@ from recording import Proxy, Sent, record
 import vfl.jobs.host  # all messages of the product are defined behind it
 import vfl.protocols.scoring
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.record import load_record
 from vfl.learn.binning import bin_columns
 from vfl.net.peer import Stop
-from vfl.net.wire import Message
+from vfl.net.wire import Message, decode
 from vfl.party.config import DataSection, load_party
 from vfl.party.ids import normalise
 from vfl.party.store import Store
 from vfl.party.table import read_table
+from vfl.protocols.boost import CandidateSums
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 
 KEY = 8  # bytes by which a needle is found; none is shorter
@@ -170,8 +172,13 @@ Run = tuple[Federation, list[Sent]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
-    """Trees."""
+    """Trees, a column of the guest and one of a host monotone."""
     made = Federation(tmp_path_factory.mktemp("privacy"), keys)
+    for name, monotone in (
+        ("insurer", {"density": "increasing"}),
+        ("bureau", {"driver_age": "decreasing"}),
+    ):
+        made.parties[name].settings["data"]["monotone"] = monotone
     return made, record(made)
 
 
@@ -272,6 +279,27 @@ def test_nothing_private_is_on_the_wire(request: pytest.FixtureRequest, name: st
         assert searcher.found(data) == set(), ends
     for ends, data in haystacks(partial).items():
         assert searcher.found(data) <= {"coefficient as float64"}, ends
+
+
+def test_constraints_in_party_files_are_those_of_the_model(run: Run) -> None:
+    federation, sent = run
+    bits = {
+        name: {
+            decode(m.payload, [CandidateSums]).ordered
+            for m in sent
+            if (m.sender, m.kind) == (name, "CandidateSums")
+        }
+        for name in ("bureau", "registry")
+    }
+    assert bits["registry"] == {b""} and len(bits["bureau"]) > 1
+    splits = []
+    for name, half in (("insurer", GuestHalf), ("bureau", HostHalf)):
+        store = Store(federation.parties[name].store)
+        splits += load_half(store, store.latest("model"), half).model.splits
+        record, _ = load_record(store, store.latest("run"))
+        assert record.monotone == federation.parties[name].settings["data"]["monotone"]
+    assert {split.above for split in splits if split.column == "density"} == {False}
+    assert {split.above for split in splits if split.column == "driver_age"} == {True}
 
 
 # The message that tells hosts which rows train, and the field with a bit a row.

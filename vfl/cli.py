@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from vfl.jobs.guest import Trained
     from vfl.party.audit import Row, Total
+    from vfl.party.id_report import Counts, IdColumn, IdReport
     from vfl.party.identity import Certificate
     from vfl.party.linear import Line
 
@@ -324,14 +326,28 @@ def serve(party: Path) -> None:
 @main.command()
 @_PARTY
 @_WAIT
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only report on this party's own ids (a host can, too); no peer needed.",
+)
 @_JSON
-def align(party: Path, wait: float, as_json: bool) -> None:
+def align(party: Path, wait: float, dry_run: bool, as_json: bool) -> None:
     """Find the rows that all parties know, by private set intersection."""
     from vfl.jobs.connect import Office
     from vfl.jobs.guest import align as align_guest
     from vfl.party.config import load_party
 
     settings = load_party(party)
+    if dry_run and settings.role != "coordinator":
+        from vfl.party.id_report import profile_ids
+
+        found = profile_ids(settings.data)
+        if as_json:
+            _print_json(asdict(found))
+        else:
+            _print_ids(found)
+        return
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
         alignment, account = _run(align_guest(Office.open(settings), wait=wait, show=show))
@@ -784,6 +800,60 @@ def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
     for name, values in metrics.items():
         table.add_row(name, *(f"{values[key]:.4f}" if key in values else "" for key in keys))
     _print(table)
+
+
+def _print_ids(report: "IdReport") -> None:
+    click.echo(f"{report.file}: {report.rows:,} rows")
+    click.echo(f"normalise: {report.rule}")
+    click.echo(f"digest of the rule, the same at all parties: {report.digest[:16]}")
+    click.echo(f"whole ids, normalised: {_counted(report.ids)}")
+    for column in report.columns:
+        _print_id_column(column, report.rows)
+
+
+def _print_id_column(column: "IdColumn", rows: int) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    click.echo(f"\nid column '{column.name}' ({column.rule})")
+    click.echo(f"  as written: {_counted(column.written)}")
+    more = column.normalised.repeated - column.written.repeated
+    click.echo(f"  normalised: {_counted(column.normalised)} ({more:+,})")
+    filled = max(1, rows - column.written.empty)
+    if column.lengths:
+        shares = ", ".join(f"{length} in {_share(count / filled)}" for length, count in column.lengths)
+        click.echo(f"  characters: {shares}; from {column.shortest} to {column.longest}")
+        shapes = [f"{shape} {_share(count / filled)}" for shape, count in column.shapes]
+        shapes += [f"others {_share(column.other_shapes / filled)}"] if column.other_shapes else []
+        click.echo(f"  shapes (A upper case, a lower case, 9 digit, _ blank): {', '.join(shapes)}")
+    if not column.findings:
+        click.echo("  nothing found")
+        return
+    table = Table()
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    for heading in ("finding", "first rows", "what to do"):
+        table.add_column(heading, overflow="fold")
+    for finding in column.findings:
+        table.add_row(
+            f"{finding.rows:,}",
+            _share(finding.share),
+            finding.what,
+            ", ".join(map(str, finding.first)),
+            Text("nothing: normalise mends it" if finding.mended else finding.advice),
+        )
+    _print(table)
+
+
+def _counted(counts: "Counts") -> str:
+    return (
+        f"{counts.distinct:,} distinct, {counts.empty:,} empty, "
+        f"{counts.repeated:,} rows that share theirs with another row"
+    )
+
+
+def _share(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.001 else "< 0.1%"
 
 
 def _model_document(done: "Trained") -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What a job cost a party."""
 
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -36,6 +37,28 @@ class Account:
     messages: list[Exchanged] = field(default_factory=list)
 
     @classmethod
+    def nothing(cls) -> "Account":
+        """Of a job that has not begun."""
+        return cls(0.0, {}, {}, 0)
+
+    def __add__(self, later: "Account") -> "Account":
+        """Of two attempts at a job."""
+        total = Counter[tuple[str, str, str]]()
+        size = Counter[tuple[str, str, str]]()
+        for one in (*self.messages, *later.messages):
+            key = one.peer, one.direction, one.kind
+            total[key] += one.messages
+            size[key] += one.bytes
+        return Account(
+            self.seconds + later.seconds,
+            _sum(self.sent, later.sent),
+            _sum(self.received, later.received),
+            max(self.peak_memory, later.peak_memory),
+            _sum(self.operations, later.operations),
+            [Exchanged(*key, count, size[key]) for key, count in total.items()],
+        )
+
+    @classmethod
     def of(
         cls, started: float, peers: Sequence[Peer], operations: Mapping[str, int] | None = None
     ) -> "Account":
@@ -56,3 +79,7 @@ class Account:
                 for kind, count in counts.items()
             ],
         )
+
+
+def _sum(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}

@@ -109,7 +109,8 @@ async def coordinator_of(
         await stop_all([session], error)
         raise
     except asyncio.CancelledError:
-        await stop_all([session], VflError("", for_peer="its part of the job was cancelled"))
+        cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
+        await stop_all([session], cancelled)
         raise
     except Exception:
         await stop_all([session], VflError("", for_peer="it failed with an error of its own"))

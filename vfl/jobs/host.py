@@ -38,7 +38,7 @@ from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
-from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.ids import NormalisedIds, disagreement, normalise
 from vfl.party.linear import own_scores, prepared
 from vfl.party.policy import (
     Usage,
@@ -225,8 +225,7 @@ class _Work:
     async def accept(self) -> Agreement:
         """Tell the guest that this host takes part; what all parties have signed."""
         rows = len(self.alignment.rows)
-        new = not self.offer.done  # what goes on was counted when it began
-        self.agreement = await _accept(self.office, self.peer, self.offer, rows, count=new)
+        self.agreement = await _accept(self.office, self.peer, self.offer, rows)
         return self.agreement
 
     def half(self, model: HostModel | HostGlm) -> AnyHostHalf:
@@ -456,24 +455,20 @@ def _asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> N
     check_offer(office, peer, offer)
 
 
-async def _accept(
-    office: Office, peer: Peer, offer: Offer, rows: int | None = None, *, count: bool = True
-) -> Agreement:
-    """Count the job, which starts here, and tell the guest that this host takes part."""
-    if count:
-        Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
+async def _accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
+    """Count the job, which starts here, and tell the guest that this host takes part.
+
+    A job that goes on counts again: each attempt may ask this party anew.
+    """
+    Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
     return await accept_offer(office, peer, offer, rows)
 
 
 async def _table_of(office: Office, offer: Offer) -> tuple[Table, NormalisedIds]:
     """The table as it is now, with ids by the rule both sides name."""
     party = office.party
-    own_rule, asked = list(party.data.normalise), list(offer.normalise)
-    if own_rule != asked:
-        raise Refused(
-            f"{party.name} normalises ids by {', '.join(own_rule)}, the guest by {', '.join(asked)}: "
-            "set normalise in [data] alike on both sides"
-        )
+    if (why := disagreement(party.name, party.data.normalise, offer.normalise)) is not None:
+        raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
     return await asyncio.to_thread(_read, office)
 

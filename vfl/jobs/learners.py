@@ -5,11 +5,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from vfl.crypto.workers import Operations
+from vfl.jobs.agreement import Agreement
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import Join, check_coordinator, coordinator_of
+from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.offer import Offer
+from vfl.jobs.resume import News, Unfinished
 from vfl.jobs.show import Show
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.losses import Floats
@@ -17,11 +20,14 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
-from vfl.protocols.boost import GuestModel, Training, TreeDone, guest_train
-from vfl.protocols.glm import Fit, IterationDone, guest_fit
+from vfl.protocols.boost import GuestModel, GuestTrees, Training, TreeDone, guest_train
+from vfl.protocols.checkpoints import Checkpoints, State
+from vfl.protocols.glm import Fit, GuestFitState, IterationDone, guest_fit
 from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.hidden_glm import hidden_guest_fit
+from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
+
+S = TypeVar("S", bound=State)
 
 
 @dataclass(frozen=True)
@@ -30,6 +36,8 @@ class Run:
 
     office: Office
     offer: Offer
+    agreement: Agreement
+    unfinished: Unfinished
     wait: float  # seconds for a party to be reached
 
 
@@ -43,18 +51,38 @@ class Learner(ABC):
     params: BoostParams | GlmParams
 
     def __init__(self) -> None:
-        self.phases: list[dict[str, float]] = []
-        """Seconds by phase, of each tree or iteration."""
-        self.curve: list[dict[str, float | None]] = []
-        """The losses, of each tree or iteration."""
+        self.news = News()
         self.others: list[Peer] = []
         """Sessions beside those with hosts."""
+
+    @property
+    def phases(self) -> list[dict[str, float]]:
+        """Seconds by phase, of each tree or iteration."""
+        return self.news.phases
+
+    @property
+    def curve(self) -> list[dict[str, float | None]]:
+        """The losses, of each tree or iteration."""
+        return self.news.curve
+
+    def begin(self, run: Run, kind: type[S]) -> Checkpoints[S]:
+        """Where the run goes on from; what there is to tell of it so far. Raises ModelError."""
+        checkpoints = run.unfinished.checkpoints(kind, run.offer.done)
+        self.news, self.others = run.unfinished.news, []
+        return checkpoints
+
+    @abstractmethod
+    def steps(self, done: int) -> str:
+        """So many steps of its checkpoints, in words."""
 
     @abstractmethod
     async def learn(
         self, hosts: Sequence[Peer], run: Run, operations: Operations
     ) -> tuple[GuestModel | GuestGlm, Floats]:
-        """The guest's half and every aligned row's score, shape (rows,), NaN where nobody knows it."""
+        """The guest's half and every aligned row's score, shape (rows,), NaN where nobody knows it.
+
+        May be called again, when an attempt has failed.
+        """
 
     @abstractmethod
     async def alone(self) -> Floats:
@@ -75,11 +103,17 @@ class _Trees(Learner):
         super().__init__()
         self.params: BoostParams = params
         self._party, self._rows, self._show = party, rows, show
-        self._own = {party.name: bin_columns(features, params.max_bins, params.min_bin_rows)}
+        monotone = party.data.monotone
+        binned = bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
+        self._own = {party.name: binned}
+
+    def steps(self, done: int) -> str:
+        return f"tree {done:,} of {self.params.trees:,}"
 
     async def learn(
         self, hosts: Sequence[Peer], run: Run, operations: Operations
     ) -> tuple[GuestModel, Floats]:
+        checkpoints = self.begin(run, GuestTrees)
         return await guest_train(
             hosts,
             self._own,
@@ -89,6 +123,7 @@ class _Trees(Learner):
             machine=self._party.party.machine,
             progress=self._tree,
             operations=operations,
+            checkpoints=checkpoints,
         )
 
     async def alone(self) -> Floats:
@@ -116,7 +151,9 @@ class _Linear(Learner):
         self._design, self._matrix = prepared(
             party.data.path.name, features, rows.train, party.glm, params.alpha
         )
-        self._first = 0.0  # the gradient's greatest component before any step
+
+    def steps(self, done: int) -> str:
+        return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
 
     async def learn(
         self, hosts: Sequence[Peer], run: Run, operations: Operations
@@ -131,6 +168,7 @@ class _Linear(Learner):
     async def _fit(self, hosts: Sequence[Peer], run: Run, operations: Operations) -> Fit:
         if self.params.coordinator is not None:
             return await self._hidden(hosts, run, self.params.coordinator, operations)
+        checkpoints = self.begin(run, GuestFitState)
         return await guest_fit(
             hosts,
             {self._party.name: self._matrix},
@@ -140,15 +178,18 @@ class _Linear(Learner):
             machine=self._party.party.machine,
             operations=operations,
             progress=self._iteration,
+            checkpoints=checkpoints,
         )
 
     async def _hidden(
         self, hosts: Sequence[Peer], run: Run, coordinator: str, operations: Operations
     ) -> Fit:
         """The fit in which a coordinator has the key."""
-        offer, party = run.offer, self._party
-        join = Join(offer.run, party.name, offer.hosts, offer.job)
-        async with coordinator_of(run.office, join, coordinator, run.wait, hosts) as session:
+        party, signed = self._party, run.agreement
+        checkpoints = self.begin(run, HiddenState)
+        async with coordinator_of(
+            run.office, signed, run.offer.job, coordinator, run.wait, self._show, hosts
+        ) as session:
             self.others.append(session)
             fit, score = await hidden_guest_fit(
                 session,
@@ -159,6 +200,7 @@ class _Linear(Learner):
                 machine=party.party.machine,
                 operations=operations,
                 progress=self._blind_iteration,
+                checkpoints=checkpoints,
             )
         free = int(self.params.fit_intercept)
         return Fit(
@@ -183,9 +225,8 @@ class _Linear(Learner):
             f"fitting, deviance {done.deviance:.4f}, D² {done.explained:.4f}, "
             f"gradient {done.gradient:.1e}"
         )
-        if done.iteration == 0:
-            self._first = done.gradient
-        expected = expected_iterations(done, self._first, self.params.tolerance)
+        first = self.curve[0]["gradient"] or 0.0
+        expected = expected_iterations(done, first, self.params.tolerance)
         self._show.progress(news, done.iteration, expected)
 
     def _blind_iteration(self, iteration: int, of: int, gradient: float) -> None:

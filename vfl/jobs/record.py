@@ -12,7 +12,11 @@ import msgspec
 
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
+from vfl.jobs.agreement import Agreement, verified
+from vfl.jobs.halves import resolve_model
+from vfl.learn.binning import Monotone
 from vfl.learn.losses import Floats, Integers
+from vfl.party.config import Party
 from vfl.party.store import Store
 from vfl.protocols.bits import Mask
 
@@ -68,6 +72,8 @@ class Record:
     curve: list[dict[str, float | None]] = field(default_factory=list)  # of each tree or iteration
     phases: list[dict[str, float]] = field(default_factory=list)  # seconds of each, by phase
     ending: dict[str, Any] = field(default_factory=dict)  # how a linear fit ended
+    monotone: dict[str, Monotone] = field(default_factory=dict)  # of the party's own columns, in trees
+    agreement: Agreement | None = None  # what all parties signed; of runs since there is one
 
 
 def now() -> str:
@@ -118,3 +124,16 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
     if len({len(array) for array in (*arrays.values(), *predictions.values())}) != 1:
         raise ModelError(f"the record of run {model} is damaged: its arrays differ in length")
     return record, Evaluation(**{"exposure": None, **arrays}, predictions=predictions)
+
+
+def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:
+    """A model's full name, what its parties signed, and what is known of each signature, in words.
+
+    Raises ModelError when the run is not kept or is older than agreements, or a signature fails.
+    """
+    store = Store(party.party.store)
+    name = resolve_model(store, model, "run")
+    record, _ = load_record(store, name)
+    if record.agreement is None:
+        raise ModelError(f"run {name} is of an earlier version of vfl: nothing was signed")
+    return name, record.agreement, verified(record.agreement, record.job, party, f"run {name}")

@@ -108,8 +108,8 @@ async def score(
     _check_names(section.id, half, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
         remove_unfinished(out)
-        key = batch_key(half, data, section, explain)
         rows = _read(section, half, data, show)
+        key = batch_key(half, data, section, explain)
         table = rows.table
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
@@ -355,13 +355,14 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
 
 
 def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
-    """The section with exposure and offset only where the model was trained with them."""
+    """The section with the model's rule for ids, and exposure and offset only where it had them."""
     if half.offset and data.offset is None:
         raise ConfigError(
             f"[data] offset is missing in the party file: model {half.name} was trained with one"
         )
     return data.model_copy(
         update={
+            "normalise": half.normalise,
             "exposure": data.exposure if half.exposure else None,
             "offset": data.offset if half.offset else None,
         }

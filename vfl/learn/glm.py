@@ -59,6 +59,16 @@ class Move:
     square: float  # p . p
 
 
+@dataclass(frozen=True)
+class BlockState:
+    """What a block knows after it took a gradient, beside its columns; vectors of shape (columns,)."""
+
+    beta: Floats
+    known: Floats  # the gradient
+    steps: list[Floats]  # oldest first
+    changes: list[Floats]
+
+
 class Block:
     """One party's columns of the rows that train, its coefficients and its part of the history."""
 
@@ -114,6 +124,26 @@ class Block:
         """Go so far along the direction."""
         self._step = size * self._direction
         self.beta = self.beta + self._to_beta @ self._step
+
+    @property
+    def state(self) -> BlockState:
+        """As it is now, after `take`."""
+        return BlockState(self.beta, self.known, [*self._steps], [*self._changes])
+
+    def restore(self, state: BlockState) -> Report:
+        """Be as when `state` was taken, which a new block can; what it then told of its gradient.
+
+        Raises ValueError for the state of a block of other columns.
+        """
+        vectors = [state.beta, state.known, *state.steps, *state.changes]
+        if any(vector.shape != self.beta.shape for vector in vectors):
+            raise ValueError("the state of another number of columns")
+        if len(state.steps) != len(state.changes):
+            raise ValueError("a state whose history is not whole")
+        self.beta = state.beta
+        self._steps.extend(state.steps)
+        self._changes.extend(state.changes)
+        return self.take(state.known)
 
     def _vectors(self) -> Floats:
         if self._gradient is None:

@@ -13,6 +13,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
@@ -31,8 +32,10 @@ from pydantic import (
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError
+from vfl.learn.binning import Monotone
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.party.ids import STEP, compose
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -43,6 +46,8 @@ _PATTERN_WORDS = {
     PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
     JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
     "starting with a letter or digit",
+    f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "vin" or "plate" or "date" or '
+    '"date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
 }
 
 
@@ -90,13 +95,34 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _rule(value: object, info: ValidationInfo) -> object:
+    """Steps for all id columns, or a list by column, as the one list that the parties compare."""
+    if isinstance(value, dict):
+        columns = info.data.get("id", tuple(value))  # a bad id has its own error
+        if set(value) != set(columns):
+            raise ValueError(
+                f"must have a list of steps for each id column: {', '.join(map(_shown, columns))}"
+            )
+        lists = [value[column] for column in columns]
+    else:
+        lists = [value]
+    for steps in lists:
+        known = isinstance(steps, list | tuple) and all(
+            isinstance(step, str) and re.fullmatch(STEP, step) for step in steps
+        )
+        if not known:
+            raise ValueError(f"must be {_allowed(_STEPS, {})}")
+        _distinct(tuple(steps))
+    return compose(lists)
+
+
+_STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 
 _KINDS = {"objective": Objective, "family": Family}
 
 Kind = Literal["party", "job"]
 Role = Literal["guest", "host", "coordinator"]
-NormaliseStep = Literal["nfkc", "trim", "upper", "digits", "alnum", "date"]
 PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
 JobName = Annotated[str, Field(pattern=JOB_NAME)]
 Column = Annotated[str, Field(min_length=1)]
@@ -108,7 +134,23 @@ OneOrMoreColumns = Annotated[
     AfterValidator(_distinct),
     WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _LIST_OF_TEXT]}),
 ]
-Steps = Annotated[tuple[NormaliseStep, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
+Names = Annotated[
+    tuple[PartyName, ...], Field(min_length=1), BeforeValidator(_as_tuple), AfterValidator(_distinct)
+]
+Patterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Models = Annotated[
+    tuple[Literal["secureboost", "glm"], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Objectives = Annotated[
+    tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Rule = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_rule),
+    WithJsonSchema({"anyOf": [_STEPS, {"type": "object", "additionalProperties": _STEPS}]}),
+]
 LocalPath = Annotated[Path, BeforeValidator(_resolved)]
 Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
 Listen = Annotated[str, _endpoint(0, "host:port with a port from 0 (any free one) to 65535")]
@@ -137,6 +179,12 @@ class PartySection(_Section):
         le=1_000_000,
         description="MB of ciphertexts kept in memory; more of them lie in a file in the store",
     )
+    reconnect: float = Field(
+        default=300,
+        ge=0,
+        le=86400,
+        description="seconds for which a party that was lost is waited for before a job ends; 0: none",
+    )
     store: LocalPath = Field(
         default=Path("vfl-store"),
         validate_default=True,
@@ -155,9 +203,9 @@ class DataSection(_Section):
 
     path: LocalPath = Field(description="table, .csv or .parquet")
     id: OneOrMoreColumns = Field(description="columns that name a row")
-    normalise: Steps = Field(
+    normalise: Rule = Field(
         default=("nfkc", "trim", "upper", "alnum"),
-        description="steps that make the same id equal on both sides",
+        description="steps that make the same id equal on both sides; by id column, if they differ",
     )
     duplicates: Literal["refuse", "first"] = Field(default="refuse", description="if an id comes twice")
     label: Column | None = Field(default=None, description="column to predict (guest)")
@@ -169,6 +217,11 @@ class DataSection(_Section):
         default=None, description="column added to the score, on the scale of the link (guest)"
     )
     categorical: Columns = Field(default=(), description="columns whose values are names")
+    monotone: dict[str, Monotone] = Field(
+        default_factory=dict,
+        description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
+        "with its known values",
+    )
     columns: Columns | None = Field(default=None, description="the only columns used as features")
     ignore: Columns | None = Field(default=None, description="columns never used as features")
 
@@ -189,27 +242,77 @@ class DataSection(_Section):
             for use, names in (
                 ("id", self.id),
                 ("categorical", self.categorical),
+                ("monotone", tuple(self.monotone)),
                 ("columns", self.columns or ()),
             ):
                 if name in names:
                     raise ValueError(f"{key} must not be listed under {use} as well")
-        for use, names in (("categorical", self.categorical), ("columns", self.columns or ())):
+        for use, names in (
+            ("categorical", self.categorical),
+            ("monotone", tuple(self.monotone)),
+            ("columns", self.columns or ()),
+        ):
             if set(self.id) & set(names):
                 raise ValueError(f"an id column is never a feature: take it out of {use}")
+        for name in self.monotone:
+            if name in self.categorical:
+                raise ValueError(
+                    f"monotone has '{_shown(name)}', which is under categorical: names have no order, "
+                    "take it out of one of the two"
+                )
+            if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
+                raise ValueError(
+                    f"monotone has '{_shown(name)}', which is no feature by columns or ignore: "
+                    "take it out of monotone"
+                )
         return self
 
 
 class PolicySection(_Section):
-    """What a host allows, whatever a guest's job asks for."""
+    """What a host allows, whatever a guest's job asks for; vfl/party/policy.py holds jobs against it."""
 
+    guests: Names | None = Field(default=None, description="the only peers that may start jobs")
+    purposes: Patterns | None = Field(
+        default=None, description="the only purposes of jobs; * stands for any text"
+    )
+    models: Models | None = Field(default=None, description="the only kinds of model")
+    objectives: Objectives | None = Field(
+        default=None, description="the only objectives (trees) and families (linear models)"
+    )
+    columns: Columns | None = Field(
+        default=None, description="the only own columns that enter a model, of those that [data] has"
+    )
     min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
+    max_intersection: int | None = Field(default=None, ge=1, description="most rows of an alignment")
     min_child_rows: int = Field(
         default=10, ge=1, description="least rows on either side of a split that it offers"
+    )
+    min_bin_rows: int | None = Field(
+        default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
     )
     key_bits: Literal[2048, 3072, 4096] = Field(
         default=2048, description="least modulus of the guest's key"
     )
+    max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
+    max_iterations: int | None = Field(
+        default=None, ge=1, description="most iterations of a linear model's fit"
+    )
+    hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
+    max_jobs_a_day: int | None = Field(
+        default=None, ge=1, description="most jobs of a guest in a day (UTC), of any kind"
+    )
+    scoring: bool = Field(default=True, description="the guest may score rows with its models")
+    min_scored_rows: int | None = Field(
+        default=None, ge=1, description="least rows of a batch that this party knows"
+    )
+    max_scored_rows_a_day: int | None = Field(
+        default=None, ge=1, description="most rows scored for a guest in a day (UTC)"
+    )
     show_names: bool = Field(default=True, description="the guest may see column names in importances")
+    explain: bool = Field(
+        default=True, description="the guest may see what each column adds to a linear model's scores"
+    )
+    expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
 
 class GlmSection(_Section):
@@ -283,6 +386,9 @@ class Party(_Section):
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
                     )
+        strangers = [name for name in self.policy.guests or () if name not in self.partners]
+        if strangers:
+            raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
         for key, columns in (("binned", self.glm.binned), ("base", tuple(self.glm.base))):
             self._check_features(key, columns)
         if not self.peers:
@@ -403,13 +509,7 @@ class Job(_Section):
     @cached_property
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
-        return json.dumps(
-            self.settings,
-            sort_keys=True,
-            separators=(",", ":"),
-            ensure_ascii=False,
-            allow_nan=False,
-        ).encode()
+        return canonical_settings(self.settings)
 
     @property
     def digest(self) -> str:
@@ -438,6 +538,17 @@ class Job(_Section):
         if job.canonical != data:
             raise _told("the job received is not in canonical form: both sides need the same vfl")
         return job
+
+
+def canonical_settings(settings: Mapping[str, Any]) -> bytes:
+    """`Job.canonical` of a job's `settings`, also of those that a document keeps."""
+    return json.dumps(
+        settings,
+        sort_keys=True,
+        separators=(",", ":"),
+        ensure_ascii=False,
+        allow_nan=False,
+    ).encode()
 
 
 def load_party(path: str | Path) -> Party:
@@ -627,6 +738,8 @@ def _allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(node)
     if kind == "string":
+        if node.get("format") == "date":
+            return "a date such as 2027-12-31, without quotes"
         if "pattern" in node:
             return _PATTERN_WORDS[node["pattern"]]
         if "maxLength" in node:

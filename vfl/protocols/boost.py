@@ -18,7 +18,14 @@ For each level:
  6. It names the candidate (all that tie) to the winner, who takes the first in its own order, so that
     shuffling cannot change the model, keeps the split in its half, and says which rows go left.
  7. All hosts learn which rows go left.
- 8. Leaf weights stay with the guest.
+ 8. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
+
+Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
+have kept (protocols/checkpoints.py): a step of the checkpoints is a tree.
+
+Monotone columns (LightGBM's basic method, learn/tree.py): at the root of a tree a host says which of its
+candidates split the known values of one. It has turned decreasing columns round, so that the guest need
+not know more: the left of such a candidate must not score higher than its right.
 
 A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
 of it. The guest checks that the rows sent left add up to the sums that won.
@@ -40,12 +47,13 @@ import asyncio
 import secrets
 import time
 import zlib
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
+import msgspec
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
@@ -53,19 +61,33 @@ from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
-from vfl.errors import ConfigError, PeerError
+from vfl.errors import ConfigError, PeerError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import Branch, Choice, Frontier, Sums, Tree, best_split, gains, leaf_weight
-from vfl.net.peer import Peer, together
-from vfl.net.wire import MIB, Message
+from vfl.learn.tree import (
+    FREE,
+    Bounds,
+    Branch,
+    Choice,
+    Frontier,
+    Sums,
+    Tree,
+    best_split,
+    gains,
+    leaf_weight,
+)
+from vfl.net.peer import Peer, one_line, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Record, Seconds
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.histograms import CHUNK, JointSums
 from vfl.protocols.key import receive_key, send_key
 
 WHOLE = "whole tree"  # the phase that holds all others
+_MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
+_MOST_NODES = 1 << 10  # of a level
 _DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -79,6 +101,7 @@ class TreeStart(Message, frozen=True):
     tree: int
     active: bytes  # a bit an aligned row
     limit: ClassVar[int] = 16 * MIB
+    per_row = ("active", 1)
 
 
 class Gradients(Message, frozen=True):
@@ -86,25 +109,28 @@ class Gradients(Message, frozen=True):
 
     ciphertexts: bytes
     limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
 
 
 class CandidateSums(Message, frozen=True):
     """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
-    have enough rows; the time it took."""
+    have enough rows; which of them split the known values of monotone columns, not which columns these
+    are nor whether they increase or decrease; the time it took."""
 
     node: int
-    candidates: int
+    candidates: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CANDIDATES)]
     valid: bytes  # a bit a candidate: may be taken in the summed child
     sibling_valid: bytes  # the same for its sibling
     ciphertexts: bytes
-    seconds: float
+    seconds: Seconds
+    ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
     limit: ClassVar[int] = 16 * MIB
 
 
 class Winners(Message, frozen=True):
     """guest -> host. Reveals: in which nodes this host's candidates won, and which candidates tie."""
 
-    candidates: dict[int, list[int]]
+    candidates: Annotated[dict[int, list[int]], msgspec.Meta(max_length=_MOST_NODES)]
     limit: ClassVar[int] = 4 * MIB
 
 
@@ -114,22 +140,28 @@ class Direction(Message, frozen=True):
 
     node: int
     candidate: int
-    record: int
+    record: Record
     column: str
     left: bytes  # a bit a row of the node
     limit: ClassVar[int] = 16 * MIB
+    per_row = ("left", 1)
 
 
 class Advance(Message, frozen=True):
     """guest -> host. Reveals: which rows share a node of the next level."""
 
-    split: list[int]
+    split: Annotated[list[int], msgspec.Meta(max_length=_MOST_NODES)]
     left: bytes  # a bit an aligned row
     limit: ClassVar[int] = 16 * MIB
+    per_row = ("left", 1)
 
 
 class TreeEnd(Message, frozen=True):
     """guest -> host. Reveals: that the tree has no further level."""
+
+
+class TreeKept(Message, frozen=True):
+    """host -> guest. Reveals: that the host has kept its splits so far."""
 
 
 class Finish(Message, frozen=True):
@@ -206,6 +238,27 @@ class TreeDone:
     seconds: dict[str, float]
 
 
+@dataclass(frozen=True)
+class GuestTrees:
+    """What the guest keeps of training after a tree; scores have shape (rows,)."""
+
+    done: int  # trees
+    trees: list[Tree]
+    splits: list[Split]
+    score: Floats
+    best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
+
+
+@dataclass(frozen=True)
+class HostTrees:
+    """What a host keeps of training after a tree."""
+
+    done: int  # trees
+    splits: list[Split]
+    first_record: dict[int, int]  # of each tree
+    drawn: list[bytes]  # what rows trees were drawn from, the last few different ones
+
+
 # --------------------------------------------------------------------------------------- guest
 
 
@@ -218,23 +271,25 @@ async def guest_train(
     machine: Machine = ONE_PROCESS,
     progress: Callable[[TreeDone], None] = lambda _: None,
     operations: Operations | None = None,
+    checkpoints: Checkpoints[GuestTrees] | None = None,
 ) -> tuple[GuestModel, Floats]:
     """The guest's half of the model and the score of every aligned row, shape (rows,).
 
     `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
     blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts;
-    `operations` counts those on ciphertexts. Raises PeerError when a host breaks the protocol.
+    `operations` counts those on ciphertexts. With `checkpoints` every host goes on from as many trees as
+    the guest. Raises PeerError when a host breaks the protocol.
     """
     if hosts and key is None:
         raise ValueError("training with hosts needs a key")
     if key is not None and not isinstance(key, PRIVATE_KEYS[params.encryption]):
         raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
     if key is None:
-        return await _Guest([], blocks, rows, params, None).train(progress)
+        return await _Guest([], blocks, rows, params, None).train(progress, Checkpoints())
     async with Workers(key, machine, operations) as pool:
         guest = _Guest(list(hosts), blocks, rows, params, pool)
         try:
-            return await guest.train(progress)
+            return await guest.train(progress, checkpoints or Checkpoints())
         finally:
             guest.reserve.end()
 
@@ -267,18 +322,27 @@ class _Guest:
             raise ValueError("no key: training without hosts encrypts nothing")
         return self._workers
 
-    async def train(self, progress: Callable[[TreeDone], None]) -> tuple[GuestModel, Floats]:
+    async def train(
+        self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
+    ) -> tuple[GuestModel, Floats]:
         """All trees."""
         rows, params = self.rows, self.params
         start, score = rows.start()
         trees: list[Tree] = []
         best = (np.inf, 0, score)  # validation loss, trees, score
+        if (last := checkpoints.last) is not None:
+            if last.score.shape != score.shape:
+                raise ValueError("the state of training on other rows")
+            trees, self.splits, score = [*last.trees], [*last.splits], last.score
+            best = last.best or best
 
         # 1. The key, once.
         if self.hosts:
-            await send_key(self.hosts, params.encryption, self.workers.key.public)
+            await send_key(self.hosts, params.encryption, self.workers.key)
 
-        for number in range(params.trees):
+        for number in range(checkpoints.done, params.trees):
+            if self._enough(number, best[1]):
+                break
             self.seconds.clear()
             gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
             with self.timed(WHOLE):
@@ -287,11 +351,11 @@ class _Guest:
             score = score + tree.weights()[node_of_row]
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             progress(TreeDone(number + 1, params.trees, losses[0] or 0.0, losses[1], dict(self.seconds)))
-            if params.early_stopping_rounds and losses[1] is not None:
-                if losses[1] < best[0]:
-                    best = (losses[1], number + 1, score)
-                elif number + 1 - best[1] >= params.early_stopping_rounds:
-                    break
+            if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
+                best = (losses[1], number + 1, score)
+            if number or self._hosts_of(number):  # else hosts know nothing of the tree
+                known = best if best[1] else None
+                await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
         if best[1]:
             _, kept, score = best
             trees = trees[:kept]
@@ -300,13 +364,22 @@ class _Guest:
         await together([host.recv(Finished) for host in self.hosts])
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
+    def _enough(self, trees: int, best: int) -> bool:
+        """Whether so many trees are all, where the best loss was with `best` of them."""
+        rounds = self.params.early_stopping_rounds
+        return bool(rounds) and bool(self.rows.validation.any()) and trees - best >= rounds
+
+    def _hosts_of(self, number: int) -> list[Peer]:
+        """The hosts that grow a tree."""
+        return [] if number == 0 and self.params.first_tree == "guest" else self.hosts
+
     async def grow(
         self, number: int, gradient: Floats, hessian: Floats, train: Mask
     ) -> tuple[Tree, Integers]:
         """One tree, and the leaf of every row."""
         params = self.params
+        hosts = self._hosts_of(number)
         alone = number == 0 and params.first_tree == "guest"
-        hosts = [] if alone else self.hosts
         active, counts_for = draw_rows(train, params, number, gradient, hessian)
         g, h = self.quantise(gradient, hessian, active, counts_for)
 
@@ -322,29 +395,36 @@ class _Guest:
         frontier = Frontier(np.zeros(len(g), np.int64), active)
         branches: dict[int, Branch] = {}
         leaves: dict[int, float] = {}
+        covers: dict[int, int] = {}
+        bounds = {0: FREE}
 
         for level in range(params.depth):
+            covers.update(frontier.covers())
             totals = {node: _total(g, h, active & frontier.inside(node)) for node in frontier.nodes}
 
             # 3 to 5. Candidate sums of all parties, and the best split of each node.
             await together([party.sums(frontier) for party in parties])
             chosen: dict[int, Choice] = {}
             for node, total in totals.items():
-                choice = best_split([self._gains(party, node, total) for party in parties])
+                choice = best_split([self._gains(p, node, total, bounds[node]) for p in parties])
                 if choice is None:
-                    leaves[node] = leaf_weight(total, self.scales, params)
+                    leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
                 else:
                     chosen[node] = choice
 
             # 6. The winners say which rows go left.
             left = np.zeros(len(g), np.bool_)
             won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
-            for taken in await together(
+            taken = await together(
                 [party.take(frontier, nodes) for party, nodes in zip(parties, won, strict=True)]
-            ):
-                for node, (branch, goes_left) in taken.items():
-                    branches[node] = branch
-                    left[frontier.inside(node)] = goes_left
+            )
+            for party, nodes in zip(parties, taken, strict=True):
+                for node, split in nodes.items():
+                    branches[node] = split.branch
+                    left[frontier.inside(node)] = split.left
+                    bounds[2 * node + 1], bounds[2 * node + 2] = self._bounds(
+                        party, node, split.candidate, totals[node], bounds[node]
+                    )
 
             # 7. Everyone learns which rows share a node.
             frontier.advance(sorted(chosen), left)
@@ -354,12 +434,14 @@ class _Guest:
             await together([host.send(message) for host in hosts])
         await together([host.send(TreeEnd()) for host in hosts])
 
-        # 8. Leaf weights.
+        # 8. Leaf weights; the hosts' splits are kept.
+        covers.update(frontier.covers())
         for node in frontier.nodes:
             if node not in leaves:
                 total = _total(g, h, active & frontier.inside(node))
-                leaves[node] = leaf_weight(total, self.scales, params)
-        return Tree(branches, leaves), frontier.node_of_row
+                leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
+        await together([host.recv(TreeKept) for host in hosts])
+        return Tree(branches, leaves, covers), frontier.node_of_row
 
     def quantise(
         self, gradient: Floats, hessian: Floats, active: Mask, counts_for: Floats
@@ -410,9 +492,26 @@ class _Guest:
         if number + 1 < self.params.trees:
             self.reserve.begin()
 
-    def _gains(self, party: "_OwnColumns | _HostColumns", node: int, total: Sums) -> Floats:
+    def _gains(
+        self, party: "_OwnColumns | _HostColumns", node: int, total: Sums, bounds: Bounds
+    ) -> Floats:
         left, valid = party.candidates[node]
-        return gains(left, total, valid, self.scales, self.params)
+        return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+
+    def _bounds(
+        self,
+        party: "_OwnColumns | _HostColumns",
+        node: int,
+        candidate: int,
+        total: Sums,
+        bounds: Bounds,
+    ) -> tuple[Bounds, Bounds]:
+        """Of the children of a node by the candidate taken."""
+        if not party.ordered[candidate]:
+            return bounds, bounds
+        left = party.candidates[node][0].at(candidate)
+        weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
+        return bounds.below(*weights)
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
@@ -422,6 +521,15 @@ class _Guest:
         self.seconds[phase] += time.perf_counter() - started
 
 
+@dataclass(frozen=True)
+class _Taken:
+    """A split of a node."""
+
+    branch: Branch
+    candidate: int
+    left: Mask  # an entry a row of the node
+
+
 class _OwnColumns:
     """One tree's candidates of columns that the guest holds."""
 
@@ -429,6 +537,7 @@ class _OwnColumns:
         self._guest, self._party, self._block = guest, party, block
         self._g, self._h = g, h
         self._all = Candidates.of(block.columns)
+        self.ordered = self._all.ordered
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
     async def sums(self, frontier: Frontier) -> None:
@@ -449,17 +558,16 @@ class _OwnColumns:
         valid = own.valid(counts, self._guest.params.min_child_rows)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
 
-    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, tuple[Branch, Mask]]:
-        """The branch of each node won, and which of its rows go left."""
+    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, _Taken]:
+        """How each node won is split."""
         taken = {}
         for node, choice in nodes.items():
+            candidate = choice.candidates[0]
             split, left = self._all.take(
-                choice.candidates[0], self._block.codes, frontier.inside(node), frontier.active
+                candidate, self._block.codes, frontier.inside(node), frontier.active
             )
-            taken[node] = (
-                Branch(self._party, len(self._guest.splits), split.column, choice.gain),
-                left,
-            )
+            branch = Branch(self._party, len(self._guest.splits), split.column, choice.gain)
+            taken[node] = _Taken(branch, candidate, left)
             self._guest.splits.append(split)
         return taken
 
@@ -470,6 +578,7 @@ class _HostColumns:
     def __init__(self, guest: _Guest, party: int, host: Peer, g: Integers, h: Integers) -> None:
         self._guest, self._party, self._host = guest, party, host
         self._g, self._h = g, h
+        self.ordered = np.zeros(0, np.bool_)  # by candidate: the left must not score higher
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
     async def sums(self, frontier: Frontier) -> None:
@@ -507,6 +616,12 @@ class _HostColumns:
             if len(ciphertexts) != layout.ciphertexts(len(sent)):
                 raise ValueError("a wrong number of ciphertexts")
             g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
+            if node == 0:
+                self.ordered = np.zeros(message.candidates, np.bool_)
+            if message.ordered:
+                if node > 0:
+                    raise ValueError("constraints below the root")
+                self.ordered[sent] = unpack_bits(message.ordered, len(sent))
         except ValueError as error:
             raise self._breach(f"with {error}") from None
         left = Sums(np.zeros(message.candidates, np.int64), np.zeros(message.candidates, np.int64))
@@ -522,8 +637,8 @@ class _HostColumns:
             )
         return error
 
-    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, tuple[Branch, Mask]]:
-        """The branch of each node won, and which of its rows go left, as the host says."""
+    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, _Taken]:
+        """How each node won is split, as the host says."""
         if not nodes:
             return {}
         await self._host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
@@ -542,8 +657,8 @@ class _HostColumns:
             said = self.candidates[node][0].at(answer.candidate)
             if not _total(self._g, self._h, counted).equals(said):
                 raise self._host.breach("a Direction whose rows do not add up to its sums")
-            column = answer.column[:100]
-            taken[node] = Branch(self._party, answer.record, column, choice.gain), left
+            branch = Branch(self._party, answer.record, one_line(answer.column, 100), choice.gain)
+            taken[node] = _Taken(branch, answer.candidate, left)
         return taken
 
 
@@ -559,18 +674,26 @@ async def host_train(
     shown: Callable[[str], str],
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
+    minimum: int = 1,
     keep: Callable[[HostModel], None] = lambda _: None,
     progress: Callable[[int, int], None] = lambda tree, of: None,
     shuffle: Callable[[list[int]], None] = _shuffle,
+    checkpoints: Checkpoints[HostTrees] | None = None,
 ) -> HostModel:
     """A host's half of the model.
 
     `shown` gives the name under which the guest may see a column; `keep` stores the half before the
-    guest is told that it is safe; `operations` counts those on ciphertexts. Raises PeerError when the
-    guest breaks the protocol.
+    guest is told that it is safe; `operations` counts those on ciphertexts. The rows drawn for two trees
+    are the same or differ in `minimum` at least. Raises PeerError when the guest breaks the protocol,
+    Refused for trees of rows that differ in fewer.
     """
+    checkpoints = checkpoints or Checkpoints()
+    draws = _Draws(minimum)
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
+    if (last := checkpoints.last) is not None:
+        splits, first_record = [*last.splits], {**last.first_record}
+        draws.restore(last.drawn)
 
     # 1. The guest's key.
     key = await receive_key(guest, params)
@@ -582,17 +705,21 @@ async def host_train(
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
-                if start.tree not in range(params.trees) or start.tree in first_record:
+                if not max(first_record, default=-1) < start.tree < params.trees:
                     raise guest.breach("a TreeStart out of turn")
                 first_record[start.tree] = len(splits)
                 progress(start.tree + 1, params.trees)
                 drawn = draw_columns(binned, name, params, start.tree)
                 tree = _HostTree(guest, pool, store, params, drawn, shuffle)
                 # 2. Encrypted gradients.
-                sums = await tree.receive_gradients(start)
+                sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
                 while await tree.level(sums, splits, shown):
                     sums = await tree.sums()
+                # 8. What goes on is safe.
+                done = start.tree + 1
+                await checkpoints.keep(HostTrees(done, [*splits], {**first_record}, [*draws.seen]))
+                await guest.send(TreeKept())
         finally:
             store.close()
 
@@ -601,6 +728,42 @@ async def host_train(
     keep(model)
     await guest.send(Finished())
     return model
+
+
+class _Draws:
+    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
+
+    Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
+    change from tree to tree (a small learning_rate).
+    """
+
+    _REMEMBERED = 64
+
+    def __init__(self, minimum: int) -> None:
+        self._minimum = minimum
+        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
+        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
+
+    def restore(self, seen: Sequence[bytes]) -> None:
+        """Remember what an earlier attempt at the job has seen."""
+        for active in seen:
+            self._add(active, int.from_bytes(active, "big"))
+
+    def check(self, active: bytes) -> None:
+        """Raises Refused for rows that differ by too few from those of an earlier tree."""
+        rows = int.from_bytes(active, "big")
+        if rows in self._seen:
+            return
+        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
+            raise Refused(
+                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
+                "min_child_rows of [policy]: set subsample to 1, or lower"
+            )
+        self._add(active, rows)
+
+    def _add(self, active: bytes, rows: int) -> None:
+        self.seen.append(active)
+        self._seen.append(rows)
 
 
 class _HostTree:
@@ -626,7 +789,7 @@ class _HostTree:
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._seconds = 0.0  # spent since the last sums were sent
 
-    async def receive_gradients(self, start: TreeStart) -> list[Ciphertexts]:
+    async def receive_gradients(self, start: TreeStart, draws: _Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         try:
             active = unpack_bits(start.active, self._binned.rows)
@@ -636,6 +799,7 @@ class _HostTree:
         expected = int(active.sum())
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
+        await asyncio.to_thread(draws.check, pack_bits(active))
         joint = JointSums(self._workers, self._store, self._sizes, 1)
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
@@ -673,7 +837,9 @@ class _HostTree:
             started = time.perf_counter()
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
-            sums_left = await asyncio.to_thread(self._left_sums, histogram, self._order[here | there])
+            sent = self._order[here | there]
+            ordered = own.ordered[sent] & (sibling is None)
+            sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
             ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._layout)
             answer = CandidateSums(
                 node=summed,
@@ -682,6 +848,7 @@ class _HostTree:
                 sibling_valid=pack_bits(there),
                 ciphertexts=ciphertexts.tobytes(),
                 seconds=self._seconds + time.perf_counter() - started,
+                ordered=pack_bits(ordered) if ordered.any() else b"",
             )
             await self._guest.send(answer)
             self._seconds = 0.0
@@ -698,11 +865,16 @@ class _HostTree:
         # 7. Which rows share a node.
         if not message.split or not set(message.split) <= set(nodes):
             raise self._guest.breach("an Advance of nodes that are not open")
+        if max(nodes) + 1 >= 1 << self._params.depth - 1:
+            raise self._guest.breach("an Advance beyond the depth of the job")
         try:
             left = unpack_bits(message.left, self._binned.rows)
         except ValueError as error:
             raise self._guest.breach(f"an Advance with {error}") from None
         frontier.advance(sorted(set(message.split)), left)
+        # Sums of nodes that differ by few rows would tell of these few by subtraction.
+        if min(frontier.covers().values()) < self._params.min_child_rows:
+            raise self._guest.breach("an Advance to a node of too few rows")
         return True
 
     def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:

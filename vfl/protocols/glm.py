@@ -34,12 +34,16 @@ as many equations about the labels as it has columns, each iteration, so that a 
 and few rows could solve for labels (arXiv 2205.04166): the guest refuses hosts with more columns than a
 fifth of the rows. Also the weights of 5 and the steps.
 
+Who goes on after a kill begins with 1, under a new key, and with what the hosts told in 4 of the last
+gradient that all have kept (protocols/checkpoints.py): a step of the checkpoints is a gradient.
+
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send the ciphertext of a single row and learn its residual, which tells the label.
 Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
 """
 
 import asyncio
+import hashlib
 import math
 import time
 from collections import defaultdict
@@ -54,19 +58,20 @@ from numpy.typing import NDArray
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, Workers
-from vfl.errors import ConfigError, DataError, Refused
+from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, Move, Report, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockState, Move, Report, Scores, combination
 from vfl.learn.losses import Floats, Integers, Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MIB, Message
+from vfl.net.wire import CIPHERTEXT, KIB, MIB, Message, Seconds
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.boost import Training
+from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
 from vfl.protocols.histograms import CHUNK
 from vfl.protocols.key import receive_key, send_key
-from vfl.protocols.products import ROW_BITS, EncryptedProduct
+from vfl.protocols.products import ROW_BITS, EncryptedProduct, most_ciphertexts
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -86,6 +91,7 @@ class FitStart(Message, frozen=True):
     training: bytes  # a bit an aligned row
     curvature: float
     limit: ClassVar[int] = 16 * MIB
+    per_row = ("training", 1)
 
 
 class FitReady(Message, frozen=True):
@@ -103,6 +109,7 @@ class Residuals(Message, frozen=True):
 
     ciphertexts: bytes
     limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
 
 
 class MaskedProducts(Message, frozen=True):
@@ -110,7 +117,7 @@ class MaskedProducts(Message, frozen=True):
     uniform among all plaintexts."""
 
     ciphertexts: bytes
-    seconds: float
+    seconds: Seconds
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -145,6 +152,7 @@ class ScoreChange(Message, frozen=True):
 
     scores: bytes  # uint64 little-endian, fixed point modulo 2^64
     limit: ClassVar[int] = 8 * _ROWS + KIB
+    per_row = ("scores", 64)
 
 
 class PenaltyProducts(Message, frozen=True):
@@ -173,6 +181,7 @@ class HeldOutScores(Message, frozen=True):
 
     scores: bytes  # uint64 little-endian, fixed point modulo 2^64
     limit: ClassVar[int] = 8 * _ROWS + KIB
+    per_row = ("scores", 64)
 
 
 class FitKept(Message, frozen=True):
@@ -205,6 +214,28 @@ class Fit:
     gradient: float
 
 
+@dataclass(frozen=True)
+class GuestFitState:
+    """What the guest keeps of a fit; scores have shape (rows that train,)."""
+
+    done: int  # gradients
+    way: float  # the lengths of all steps
+    score: Floats
+    intercept: float
+    change: float
+    blocks: dict[str, BlockState]
+
+
+@dataclass(frozen=True)
+class HostFitState:
+    """What a host keeps of a fit."""
+
+    done: int  # gradients
+    way: float
+    block: BlockState
+    start: str  # digest of FitStart
+
+
 # --------------------------------------------------------------------------------------- guest
 
 
@@ -217,20 +248,22 @@ async def guest_fit(
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
     progress: Callable[[IterationDone], None] = lambda _: None,
+    checkpoints: Checkpoints[GuestFitState] | None = None,
 ) -> Fit:
     """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
 
     With the blocks of all parties and no hosts this is the pooled fit. `key` is needed with hosts.
-    Raises PeerError when a host breaks the protocol, DataError for a label without a finite optimum.
+    With `checkpoints` every host goes on from as many gradients as the guest. Raises PeerError when a
+    host breaks the protocol, DataError for a label without a finite optimum.
     """
     if not hosts:
-        return await _Guest([], blocks, rows, params, None).fit(progress)
+        return await _Guest([], blocks, rows, params, None).fit(progress, Checkpoints())
     if key is None:
         raise ValueError("a fit with hosts needs a key")
     async with Workers(key, machine, operations) as pool:
         guest = _Guest(list(hosts), blocks, rows, params, pool)
         try:
-            return await guest.fit(progress)
+            return await guest.fit(progress, checkpoints or Checkpoints())
         finally:
             guest.reserve.end()
 
@@ -276,9 +309,11 @@ class _Guest:
             raise ValueError("no key: a fit without hosts encrypts nothing")
         return self._workers
 
-    async def fit(self, progress: Callable[[IterationDone], None]) -> Fit:
+    async def fit(
+        self, progress: Callable[[IterationDone], None], checkpoints: Checkpoints[GuestFitState]
+    ) -> Fit:
         """All iterations."""
-        params, scores = self.params, self.scores
+        params, scores, last = self.params, self.scores, checkpoints.last
         null, first = scores.deviance(), scores.score
 
         # 1. Key, rows, the hosts' keys for each other.
@@ -286,9 +321,10 @@ class _Guest:
             await self._start()
 
         started = time.perf_counter()
-        for iteration in range(params.max_iterations + 1):
+        known = [] if last is None else await self._restored(last)
+        for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             # 2. and 3. Everybody's gradient.
-            reports = await self._reports(scores.residuals())
+            reports = known or await self._reports(scores.residuals())
 
             # 4. Small enough?
             deviance = scores.deviance()
@@ -298,13 +334,16 @@ class _Guest:
             converged = greatest <= params.tolerance and scores.change <= _SETTLED * max(1.0, moved)
             if not self._settles(moved):
                 raise _separable()
-            now = time.perf_counter()
-            seconds = {**self.seconds, WHOLE: now - started}
-            started = now
-            self.seconds.clear()
-            progress(
-                IterationDone(iteration, params.max_iterations, deviance, explained, greatest, seconds)
-            )
+            if not known:
+                now = time.perf_counter()
+                seconds = {**self.seconds, WHOLE: now - started}
+                started = now
+                self.seconds.clear()
+                of = params.max_iterations
+                progress(IterationDone(iteration, of, deviance, explained, greatest, seconds))
+                with self.timed("checkpoint"):
+                    await checkpoints.keep(self._state())
+            known = []
             if converged or iteration == params.max_iterations:
                 break
 
@@ -318,9 +357,29 @@ class _Guest:
 
     async def _start(self) -> None:
         params, rows = self.params, self.rows
-        await send_key(self.hosts, params.encryption, self.workers.key.public)
+        await send_key(self.hosts, params.encryption, self.workers.key)
         self._columns = await start_hosts(self.hosts, rows.train, self.curvature)
         await relay_keys(self.hosts)
+
+    def _state(self) -> GuestFitState:
+        return GuestFitState(
+            self._steps + 1,
+            self._way,
+            self.scores.score,
+            self.scores.intercept,
+            self.scores.change,
+            {name: block.state for name, block in self.own.items()},
+        )
+
+    async def _restored(self, state: GuestFitState) -> list[Report]:
+        """Be as when the state was kept; what each block then told of its gradient."""
+        scores = self.scores
+        if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
+            raise ValueError("the state of a fit of other rows or blocks")
+        scores.score, scores.intercept, scores.change = state.score, state.intercept, state.change
+        self._steps, self._way = state.done - 1, state.way
+        reports = [restored(block, state.blocks[name]) for name, block in self.own.items()]
+        return reports + await together([self._told(host) for host in self.hosts])
 
     async def _reports(self, residuals: Floats) -> list[Report]:
         """What each block tells of its gradient."""
@@ -359,7 +418,9 @@ class _Guest:
         with self.timed(f"{host.name} and transfer"):
             message = await host.recv(MaskedProducts)
         self.seconds[host.name] += message.seconds
-        if len(message.ciphertexts) > self._columns[host.name] * key.width:
+        # More would be opened for another purpose than its columns.
+        most = most_ciphertexts(key.bits, self._columns[host.name], len(self.scores.score))
+        if len(message.ciphertexts) > most * key.width:
             raise host.breach("MaskedProducts of more products than it has columns")
         with self.timed("decrypt"):
             try:
@@ -369,6 +430,10 @@ class _Guest:
         width = key.bits // 8
         plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
         await host.send(OpenedProducts(plaintexts, scale))
+        return await self._told(host)
+
+    async def _told(self, host: Peer) -> Report:
+        """4. What a host tells of its gradient."""
         told = await host.recv(InnerProducts)
         vectors = 2 * min(self._steps, PAIRS) + 1
         products = np.array(told.products)
@@ -487,6 +552,7 @@ async def host_fit(
     operations: Operations | None = None,
     keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
     progress: Callable[[int, int], None] = lambda iteration, of: None,
+    checkpoints: Checkpoints[HostFitState] | None = None,
 ) -> Floats:
     """A host's coefficients, shape (columns,).
 
@@ -497,13 +563,19 @@ async def host_fit(
     """
     # 1. Key, rows, keys of the other hosts.
     key = await receive_key(guest, params)
-    training, curvature = await receive_training(guest, rows, minimum)
+    training, curvature, start = await receive_training(guest, rows, minimum)
     count = int(training.sum())
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
     own = matrix.take(training)
     block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    checkpoints = checkpoints or Checkpoints()
+    iteration, way, known = 0, 0.0, None
+    if (last := checkpoints.last) is not None:
+        if last.start != start:
+            raise guest.breach("a FitStart of other rows than the fit began with")
+        iteration, way, known = last.done - 1, last.way, restored(block, last.block)
 
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(count, key.width)
@@ -513,14 +585,17 @@ async def host_fit(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            iteration, way = 0, 0.0
-            while isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
+            while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
                 if iteration > params.max_iterations:
                     raise guest.breach("a FitNext beyond the last iteration")
                 progress(iteration, params.max_iterations)
-                # 3. The gradient.
-                await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, count)
-                report = block.report(await _gradient(guest, product, key.bits // 8))
+                if known:
+                    report, known = known, None
+                else:
+                    # 3. The gradient.
+                    await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, count)
+                    report = block.report(await _gradient(guest, product, key.bits // 8))
+                    await checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
                 # 4. What it says to the others.
                 told = InnerProducts(report.products.ravel().tolist(), report.greatest)
                 await guest.send(told)
@@ -611,8 +686,19 @@ async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> d
     return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
 
 
-async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float]:
-    """Which of the aligned rows train, and the loss's curvature.
+def restored(block: Block, state: BlockState) -> Report:
+    """What a block told when its state was kept. Raises ModelError for one of other columns."""
+    try:
+        return block.restore(state)
+    except ValueError as error:
+        raise ModelError(
+            f"the checkpoint is {error}, other than this party's table makes now: start the job anew",
+            for_peer="its table changed since the last checkpoint: start the job anew",
+        ) from None
+
+
+async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
+    """Which of the aligned rows train, and the loss's curvature; a digest of both.
 
     Raises Refused for fewer rows than `minimum`.
     """
@@ -625,7 +711,8 @@ async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, 
         raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
     if not (math.isfinite(start.curvature) and start.curvature > 0):
         raise guest.breach("a FitStart without a curvature")
-    return training, start.curvature
+    digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()
+    return training, start.curvature, digest
 
 
 async def send_scores(

@@ -30,7 +30,7 @@ from vfl.learn.binning import Features
 from vfl.learn.design import Design, Relativity
 from vfl.learn.explain import own_name
 from vfl.learn.losses import Floats, Integers
-from vfl.net.peer import Peer, together
+from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.glm import Fit
 from vfl.protocols.scoring import (
@@ -173,7 +173,7 @@ async def guest_glm_score(
     missing = await together([_receive_missing(host, explain) for host in hosts])
     mine = model.part.by_column if explain else {}
     theirs_by_name = [
-        [f"{host.name}:{column}" for column in default.columns] or [host.name]
+        [one_line(f"{host.name}:{column}", 140) for column in default.columns] or [host.name]
         for host, default in zip(hosts, missing, strict=True)
     ]
     taken = {*model.parties, *(name for names in theirs_by_name for name in names)}

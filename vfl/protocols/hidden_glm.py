@@ -24,6 +24,9 @@ For each iteration:
     coordinator sends the weights of the next direction p, or ends.
 At the end the hosts send the guest their part of the scores of rows held out, behind masks that cancel.
 
+Who goes on after a kill begins with 1, under a new key, and with what the data parties told in 7 of the
+last step that all have kept (protocols/checkpoints.py). The coordinator keeps nothing.
+
 Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
 and find what was done. Against who lacks the key short exponents do; what goes to the coordinator is
 re-randomised in full.
@@ -50,15 +53,16 @@ import numpy as np
 from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.sums import conceal, decrypt, times_and_conceal
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
-from vfl.errors import DataError
+from vfl.errors import DataError, ModelError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, Report, combination
+from vfl.learn.glm import PAIRS, Block, BlockState, Report, combination
 from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import MIB, Message
+from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.bits import Mask
 from vfl.protocols.boost import Training
+from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
 from vfl.protocols.glm import (
     FitKept,
@@ -67,6 +71,7 @@ from vfl.protocols.glm import (
     diverges,
     receive_scores,
     receive_training,
+    restored,
     send_scores,
     start_hosts,
     total_of,
@@ -89,9 +94,11 @@ _STEPS = 4  # of log odds, to which the mean label is rounded, since hosts learn
 
 
 class Begin(Message, frozen=True):
-    """coordinator -> party. Reveals: the model to begin with: what all coefficients are at first."""
+    """coordinator -> party. Reveals: the model to begin with: what all coefficients are at first, and
+    how many steps of an interrupted fit all parties have kept."""
 
     coefficients: float
+    done: int = 0
 
 
 class Evaluate(Message, frozen=True):
@@ -106,6 +113,7 @@ class ScorePart(Message, frozen=True):
 
     ciphertexts: bytes
     limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
 
 
 class HiddenResiduals(Message, frozen=True):
@@ -115,6 +123,7 @@ class HiddenResiduals(Message, frozen=True):
     ciphertexts: bytes
     scale: float
     limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
 
 
 class BlindGradient(Message, frozen=True):
@@ -179,6 +188,16 @@ class HiddenFit:
     gradient: float
 
 
+@dataclass(frozen=True)
+class HiddenState:
+    """What a data party keeps of a fit; scores have shape (rows that train,)."""
+
+    done: int  # steps settled, the first of size zero
+    score: Floats  # its own part
+    block: BlockState
+    start: str = ""  # at a host: digest of FitStart
+
+
 # --------------------------------------------------------------------------------- coordinator
 
 
@@ -190,21 +209,25 @@ async def coordinator_fit(
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
     progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+    done: int = 0,
 ) -> bool:
     """Lead a fit of these data parties; whether it converged.
 
     `quadratic`: whether the loss is, as logistic's approximation. `progress` gets the iteration, their
-    greatest number and the gradient's greatest component. Raises PeerError for a party that breaks the
-    protocol.
+    greatest number and the gradient's greatest component. `done`: the steps of an interrupted fit that
+    all parties have kept. Raises PeerError for a party that breaks the protocol.
     """
     # 1. The key, and the model to begin with.
-    await send_key(parties, params.encryption, key.public)
-    await together([party.send(Begin(0.0)) for party in parties])
+    await send_key(parties, params.encryption, key)
+    await together([party.send(Begin(0.0, done)) for party in parties])
     async with Workers(key, machine, operations) as workers:
         opening = _Opening(workers)
-        await _slope(parties, opening, 0.0)
-        reports = await _settle(parties, 0.0, 0)
-        for iteration in range(params.max_iterations + 1):
+        if not done:
+            await _slope(parties, opening, 0.0)
+            await together([party.send(Settle(0.0)) for party in parties])
+        first = max(0, done - 1)
+        reports = await _reports(parties, first)
+        for iteration in range(first, params.max_iterations + 1):
             # 7. The next direction, or the end.
             greatest = max(report.greatest for report in reports)
             progress(iteration, params.max_iterations, greatest)
@@ -225,7 +248,8 @@ async def coordinator_fit(
             else:
                 length = math.sqrt(max(float(weights @ products @ weights), 0.0))
                 size = await _search(parties, opening, slope, 1 / max(1.0, length))
-            reports = await _settle(parties, size, iteration + 1)
+            await together([party.send(Settle(size)) for party in parties])
+            reports = await _reports(parties, iteration + 1)
     await together([party.send(HiddenEnd(converged, greatest)) for party in parties])
     return converged
 
@@ -290,9 +314,8 @@ async def _open(party: Peer, opening: _Opening) -> float:
     return told.slope
 
 
-async def _settle(parties: Sequence[Peer], size: float, steps: int) -> list[Report]:
-    """Take the step; what each party tells of its gradient there."""
-    await together([party.send(Settle(size)) for party in parties])
+async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
+    """What each party tells of its gradient after so many steps."""
     vectors = 2 * min(steps, PAIRS) + 1
     reports = []
     for party, told in zip(
@@ -311,6 +334,9 @@ async def _settle(parties: Sequence[Peer], size: float, steps: int) -> list[Repo
 class _Party:
     """What guest and hosts have in common: a block, encrypted residuals, the coordinator's lead."""
 
+    leads = False  # whether the job's steps are counted by what this party has kept
+    start = ""
+
     def __init__(
         self,
         coordinator: Peer,
@@ -321,11 +347,13 @@ class _Party:
         family: str,
         hosts: int,
         progress: Callable[[int, int, float], None],
+        checkpoints: Checkpoints[HiddenState] | None,
     ) -> None:
         self.coordinator, self.pool, self.store, self.block = coordinator, pool, store, block
         self.quadratic = family == "logistic"
         self.hosts = hosts
         self._params, self._progress = params, progress
+        self._checkpoints = checkpoints or Checkpoints()
         part = _FIXED_BITS + _LARGEST_BITS
         # The sum of all scores times a weight, or the product of all exponentials.
         row_bits = (
@@ -347,14 +375,35 @@ class _Party:
         begin = await self.coordinator.recv(Begin)
         if begin.coefficients != 0.0:
             raise self.coordinator.breach("a Begin with coefficients other than zero")
+        if begin.done != self._checkpoints.done:
+            raise self.coordinator.breach(
+                "a Begin of another number of steps than this party goes on from"
+            )
         await asyncio.to_thread(self._product.group)
-        iterations = 0
+        iterations, known = 0, None
+        if (last := self._checkpoints.last) is not None:
+            if last.score.shape != self._score.shape or last.start != self.start:
+                raise ModelError(
+                    "the checkpoint is of other rows than the guest says now: start the job anew",
+                    for_peer="it began the fit with other rows: start the job anew",
+                )
+            iterations, known = last.done - 1, restored(self.block, last.block)
+            self._score = last.score
         while True:
-            await self._settle()
+            report = known or await self._settle()
+            state = HiddenState(iterations + 1, self._score, self.block.state, self.start)
+            if not known and not self.leads:
+                await self._checkpoints.keep(state)
+            told = PartyProducts(report.products.ravel().tolist(), report.greatest)
+            await self.coordinator.send(told)
             message = await self.coordinator.recv(NextDirection, HiddenEnd)
             if not math.isfinite(message.greatest):
                 raise self.coordinator.breach(f"{type(message).__name__} of no number")
-            self._progress(iterations, self._params.max_iterations, message.greatest)
+            if not known:
+                self._progress(iterations, self._params.max_iterations, message.greatest)
+                if self.leads:  # all hosts have kept this step, or nobody could know what comes next
+                    await self._checkpoints.keep(state)
+            known = None
             if isinstance(message, HiddenEnd):
                 return HiddenFit(self.block.beta, iterations, message.converged, message.greatest)
             weights = np.array(message.weights)
@@ -365,8 +414,9 @@ class _Party:
             if iterations > self._params.max_iterations:
                 raise self.coordinator.breach("NextDirection beyond the last iteration")
 
-    async def _settle(self) -> None:
-        """Gradients along the direction as they are asked for, until the step is settled."""
+    async def _settle(self) -> Report:
+        """Gradients along the direction as they are asked for, until the step is settled; what there is
+        to tell of the last."""
         at: dict[float, Floats] = {}
         most = 1 if self.quadratic else _EVALUATIONS
         for evaluations in count():
@@ -388,8 +438,7 @@ class _Party:
             raise self.coordinator.breach("Settle where no gradient was asked for")
         self._score = self._score + message.size * self._change
         self.block.step(message.size)
-        report = self.block.take(gradient)
-        await self.coordinator.send(PartyProducts(report.products.ravel().tolist(), report.greatest))
+        return self.block.take(gradient)
 
     async def _gradient(self, size: float) -> Floats:
         """2. to 5. The gradient so far along the direction."""
@@ -428,6 +477,8 @@ class _Party:
 
 class _HiddenGuest(_Party):
     """The guest: forms the residuals from everybody's encrypted scores."""
+
+    leads = True
 
     def prepare(
         self, hosts: Sequence[Peer], rows: Training, offset: Floats, log_odds: float | None
@@ -528,6 +579,7 @@ async def hidden_guest_fit(
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
     progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+    checkpoints: Checkpoints[HiddenState] | None = None,
 ) -> tuple[HiddenFit, Floats]:
     """The guest's coefficients, and the score of every aligned row, NaN where it trained.
 
@@ -558,7 +610,9 @@ async def hidden_guest_fit(
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), progress)
+            guest = _HiddenGuest(
+                coordinator, pool, store, block, params, family, len(hosts), progress, checkpoints
+            )
             guest.prepare(hosts, rows, offset, log_odds)
             fit = await guest.follow()
         finally:
@@ -591,6 +645,7 @@ async def hidden_host_fit(
     operations: Operations | None = None,
     keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
     progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+    checkpoints: Checkpoints[HiddenState] | None = None,
 ) -> HiddenFit:
     """A host's coefficients; arguments as in `host_fit`, which the coordinator's session joins.
 
@@ -598,7 +653,7 @@ async def hidden_host_fit(
     `prepare` raises.
     """
     key = await receive_key(coordinator, params)
-    training, curvature = await receive_training(guest, rows, minimum)
+    training, curvature, start = await receive_training(guest, rows, minimum)
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
@@ -607,8 +662,10 @@ async def hidden_host_fit(
     async with Workers(key, machine, operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            host = _HiddenHost(coordinator, pool, store, block, params, family, len(hosts), progress)
-            host.guest = guest
+            host = _HiddenHost(
+                coordinator, pool, store, block, params, family, len(hosts), progress, checkpoints
+            )
+            host.guest, host.start = guest, start
             fit = await host.follow()
         finally:
             store.close()

@@ -80,6 +80,7 @@ class AlignStart(Message, frozen=True):
 
     hosts: list[str]
     ids: int
+    per_row = ("ids", 1)
 
 
 class AlignKey(Message, frozen=True):
@@ -91,6 +92,7 @@ class AlignKey(Message, frozen=True):
     ids: int
     public_key: bytes
     signature: bytes
+    per_row = ("ids", 1)
 
 
 class AlignKeys(Message, frozen=True):
@@ -109,6 +111,7 @@ class BlindedIds(Message, frozen=True):
 
     limit: ClassVar[int] = CHUNK * group.POINT + KIB
     points: bytes
+    per_row = ("points", 8 * group.POINT)
 
 
 class EvaluatedIds(Message, frozen=True):
@@ -119,6 +122,7 @@ class EvaluatedIds(Message, frozen=True):
 
     limit: ClassVar[int] = CHUNK * group.POINT + KIB
     points: bytes
+    per_row = ("points", 8 * group.POINT)
 
 
 class AlignStore(Message, frozen=True):
@@ -135,6 +139,7 @@ class CommonRows(Message, frozen=True):
     """guest -> host. Reveals: how many ids all parties have in common."""
 
     rows: int
+    per_row = ("rows", 1)
 
 
 class CommonTags(Message, frozen=True):
@@ -145,6 +150,7 @@ class CommonTags(Message, frozen=True):
 
     limit: ClassVar[int] = SLOTS * HALF + KIB
     tags: bytes
+    per_row = ("tags", 8 * HALF)
 
 
 M = TypeVar("M", bound=Message)
