@@ -1,0 +1,346 @@
+"""Training that goes on where it was when a party was killed, lost or out of disk.
+
+Each party keeps a document of kind "checkpoint" under the model's name from the first step on: what the
+run is about, and its last states (protocols/checkpoints.py). It goes when the model is kept, and
+with it those of earlier runs of the same job. A guest that loses a peer connects to all again and goes
+on by itself (`persevere`); one that was killed is started again with the same command and finds its
+checkpoint.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import msgspec
+import numpy as np
+
+from vfl import __version__
+from vfl.errors import ModelError, PeerLost, Refused, VflError
+from vfl.jobs.account import Account
+from vfl.jobs.show import Show
+from vfl.learn.binning import Features
+from vfl.party.config import Job, Party, canonical_settings
+from vfl.party.store import Store
+from vfl.protocols.checkpoints import Checkpoints, State
+
+T = TypeVar("T")
+S = TypeVar("S", bound=State)
+
+_STALLED = 3  # times that a guest tries again in a row without a new step
+_PAUSE = 1.0  # seconds before a guest connects again
+_UNFINISHED = 20  # runs of one guest that a host keeps at most
+
+
+@dataclass(frozen=True)
+class Matter:
+    """What a run is about: a checkpoint of anything else is of no use to it."""
+
+    job: str  # digest of the canonical job
+    job_name: str
+    alignment: str
+    guest: str
+    hosts: list[str]
+    own: str  # digest of what this party brings
+
+    @classmethod
+    def of(
+        cls,
+        party: Party,
+        job: Job,
+        alignment: str,
+        guest: str,
+        hosts: Iterable[str],
+        features: Features,
+        *others: np.ndarray[Any, Any] | None,
+    ) -> "Matter":
+        """`features` are those of the aligned rows, `others` what else the party has of them."""
+        digest = hashlib.sha256()
+        for name, values in features.items():
+            _add(digest, name, values)
+        for number, array in enumerate(others):
+            if array is not None:
+                _add(digest, str(number), array)
+        rules = {
+            "version": __version__,
+            "monotone": dict(party.data.monotone),
+            "glm": party.glm.model_dump(mode="json"),
+            "policy": party.policy.model_dump(mode="json"),
+        }
+        digest.update(canonical_settings(rules))
+        return cls(job.digest, job.name, alignment, guest, list(hosts), digest.hexdigest())
+
+
+def _add(digest: "hashlib._Hash", name: str, values: np.ndarray[Any, Any]) -> None:
+    content = (
+        msgspec.msgpack.encode(values.tolist())
+        if values.dtype == object
+        else np.ascontiguousarray(values).tobytes()
+    )
+    for part in (name.encode(), values.dtype.str.encode(), content):
+        digest.update(len(part).to_bytes(8, "big") + part)
+
+
+@dataclass
+class News:
+    """What a run's record says of the steps done so far, over all attempts."""
+
+    account: Account = field(default_factory=Account.nothing)
+    curve: list[dict[str, float | None]] = field(default_factory=list)
+    phases: list[dict[str, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A state as it is written."""
+
+    state: msgspec.Raw
+    news: News
+
+
+class Unfinished:
+    """A run of this party whose model is not kept yet; `opened` makes one."""
+
+    def __init__(self, store: Store, name: str, matter: Matter, keep: int) -> None:
+        self._store, self.name, self.matter, self._keep = store, name, matter, keep
+        self._states: list[dict[str, Any]] = []  # by age: steps done, and the reference of the array
+        self.news = News()
+        self.measure: Callable[[], Account] = Account.nothing
+        """What the present attempt has cost so far."""
+        if name in store.names("checkpoint"):
+            _, self._states = _read(store, name)
+
+    @property
+    def done(self) -> int:
+        """Steps that the last state has done; 0 without any."""
+        return self._states[-1]["done"] if self._states else 0
+
+    def checkpoints(self, kind: type[S], done: int) -> Checkpoints[S]:
+        """Those of a role whose states are of this kind, to go on after `done` steps (0: to begin).
+
+        Sets `news` to those of then. Raises ModelError when there is no whole state of so many steps.
+        """
+        if not done:
+            self._states = []
+            self.news = News(self.news.account)
+            self._store.remove("checkpoint", self.name)
+            return Checkpoints(None, self._write)
+        found = [state for state in self._states if state["done"] == done]
+        if not found:
+            have = " and ".join(str(state["done"]) for state in self._states) or "none"
+            text = f"its checkpoint of {self.name} is of other steps ({have}) than the guest's ({done})"
+            raise _start_anew(text)
+        self._states = [state for state in self._states if state["done"] <= done]
+        try:
+            data = self._store.read_array("checkpoint", found[0]["state"])
+        except ModelError as error:
+            raise _start_anew(str(error)) from None
+        try:
+            kept = msgspec.msgpack.decode(data.tobytes(), type=_Kept)
+            last = msgspec.msgpack.decode(kept.state, type=kind, dec_hook=_array)
+        except (msgspec.MsgspecError, TypeError, ValueError):
+            raise _start_anew(f"its checkpoint of {self.name} is of another version") from None
+        if last.done != done:
+            raise _start_anew(f"its checkpoint of {self.name} is damaged")
+        spent = max(self.news.account, kept.news.account, key=lambda account: account.seconds)
+        self.news = replace(kept.news, account=spent)
+        return Checkpoints(last, self._write)
+
+    def _write(self, state: State) -> None:
+        """Keep a state. Raises DataError when the store cannot be written: the last one stays."""
+        store, name = self._store, self.name
+        news = replace(self.news, account=self.news.account + self.measure())
+        body = msgspec.Raw(msgspec.msgpack.encode(state, enc_hook=_parts))
+        data = msgspec.msgpack.encode(_Kept(body, news))
+        ref = store.write_array("checkpoint", name, np.frombuffer(data, np.uint8))
+        states = [*self._states, {"done": state.done, "state": dict(ref)}][-self._keep :]
+        store.write("checkpoint", name, {"matter": msgspec.to_builtins(self.matter), "states": states})
+        self._states = states
+
+    def finish(self) -> None:
+        """The model is kept: remove the checkpoint, and those of earlier runs of the job."""
+        self._states = []
+        self._store.remove("checkpoint", self.name)
+        earlier = self.matter.job_name, self.matter.guest
+        runs = _all(self._store)
+        forget(self._store, [n for n, of in runs if (of.job_name, of.guest) == earlier])
+        # Runs that were killed before their first step have left a lock alone.
+        locks = {path.stem for path in self._store.folder("checkpoint").glob("*.lock")}
+        forget(self._store, locks.difference(self._store.names("checkpoint")))
+
+
+@contextlib.contextmanager
+def opened(
+    store: Store, name: str, matter: Matter, *, new: bool = False, keep: int = 2
+) -> Iterator[Unfinished]:
+    """A run of this party, which no other process of it can open meanwhile.
+
+    `new`: whether it begins, be there a checkpoint of that name or not. `keep`: so many states, of the
+    guest the last, of a host also the one before. Raises Refused when another process has it open or it
+    is another guest's, ModelError for a checkpoint of another matter, DataError when the store cannot be
+    written.
+    """
+    with store.locked("checkpoint", name, f"the training of {name}"):
+        if name in store.names("checkpoint"):
+            found, _ = _read(store, name)
+            if found.guest != matter.guest:
+                raise Refused(f"{name} is the name of another guest's run")
+            changed = not new and [
+                words for key, words in _CHANGED.items() if getattr(found, key) != getattr(matter, key)
+            ]
+            if changed:
+                raise _start_anew(f"{changed[0]} changed since the checkpoint of {name}")
+        yield Unfinished(store, name, matter, keep)
+
+
+_CHANGED = {
+    "job": "the job",
+    "alignment": "the alignment",
+    "hosts": "the hosts",
+    "own": "its table, its party file or its vfl",
+}
+
+
+@contextlib.contextmanager
+def begun(store: Store, new: str, matter: Matter, *, fresh: bool, show: Show) -> Iterator[Unfinished]:
+    """A guest's run: the newest unfinished one of this matter that no other process is at, or a `new`
+    one. `fresh`: never an unfinished one; those of this matter are removed.
+    """
+    names = unfinished(store, matter)
+    if fresh:
+        forget(store, names)
+        names = []
+    elif not names and any(
+        (other.job_name, other.guest) == (matter.job_name, matter.guest) for _, other in _all(store)
+    ):
+        show.say(
+            f"note: what is unfinished of {matter.job_name} is of another job file, table or alignment, "
+            "or of another version of vfl: starting anew"
+        )
+    with contextlib.ExitStack() as stack:
+        run = None
+        for name in names:
+            with contextlib.suppress(Refused):
+                run = stack.enter_context(opened(store, name, matter, keep=1))
+                break
+        yield run or stack.enter_context(opened(store, new, matter, keep=1))
+
+
+def unfinished(store: Store, matter: Matter) -> list[str]:
+    """The runs of this very matter that have a checkpoint, the newest first."""
+    return [name for name, found in _all(store) if found == matter]
+
+
+def forget(store: Store, names: Iterable[str]) -> None:
+    """Remove the checkpoints of runs that nobody is at."""
+    for name in names:
+        _remove_idle(store, name)
+
+
+def limit_runs(store: Store, guest: str) -> None:
+    """Keep the newest unfinished runs of a guest alone, so that it cannot fill this host's disk."""
+    names = [name for name, matter in _all(store) if matter.guest == guest]
+    forget(store, names[_UNFINISHED:])
+
+
+async def persevere(
+    attempt: Callable[[float], Awaitable[T]],
+    *,
+    wait: float,
+    reconnect: float,
+    show: Show,
+    done: Callable[[], int] = lambda: 0,
+) -> T:
+    """What an attempt at a job comes to, again and again while what ends it may pass.
+
+    `attempt` gets the seconds to wait for all parties: `wait`, later `reconnect` (0: there is no later).
+    `done` counts steps that need not be done again: without a new one the attempts are few. Raises what
+    the last one raised.
+    """
+    stalled, before = 0, done()
+    while True:
+        try:
+            return await attempt(wait)
+        except VflError as error:
+            stalled, before = (0 if done() > before else stalled + 1), done()
+            if not (error.passing and reconnect) or stalled > _STALLED:
+                raise
+            show.say(
+                f"{error}: waiting up to {reconnect:,.0f} s for all parties to be there; "
+                "Ctrl-C ends, and the same command goes on later"
+            )
+        wait = reconnect
+        await asyncio.sleep(_PAUSE)
+
+
+class Replaceable:
+    """Jobs under way in this process, of which a newer one of the same name takes the place.
+
+    A guest that was killed comes back with its job while this party still waits for it in the old one.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: dict[str, asyncio.Task[Any]] = {}
+
+    async def run(self, name: str, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """The job's outcome, begun once an older one of that name has ended. Raises PeerLost in that."""
+        while (older := self._jobs.get(name)) is not None:
+            older.cancel()
+            await asyncio.wait([older])
+        task = self._jobs[name] = asyncio.create_task(job())
+        try:
+            outcome: T = await task
+            return outcome
+        except asyncio.CancelledError:
+            own = asyncio.current_task()
+            if own is None or own.cancelling():
+                raise
+            raise PeerLost("the guest has begun this job again") from None
+        finally:
+            if self._jobs.get(name) is task:
+                del self._jobs[name]
+
+
+def _read(store: Store, name: str) -> tuple[Matter, list[dict[str, Any]]]:
+    """What a checkpoint is about and its states. Raises ModelError."""
+    body = store.read("checkpoint", name)
+    try:
+        return msgspec.convert(body.get("matter"), Matter), msgspec.convert(
+            body.get("states"), list[dict[str, Any]]
+        )
+    except msgspec.ValidationError:
+        raise _start_anew(f"the checkpoint of {name} is of another version") from None
+
+
+def _all(store: Store) -> list[tuple[str, Matter]]:
+    """The checkpoints that can be read, the newest first."""
+    found = []
+    for name in store.names("checkpoint"):
+        with contextlib.suppress(ModelError, OSError):
+            age = store.path("checkpoint", name).stat().st_mtime_ns
+            found.append((age, name, _read(store, name)[0]))
+    return [(name, matter) for _, name, matter in sorted(found, key=lambda one: -one[0])]
+
+
+def _remove_idle(store: Store, name: str) -> None:
+    with contextlib.suppress(Refused), store.locked("checkpoint", name, name):
+        store.remove("checkpoint", name)
+
+
+def _start_anew(what: str) -> ModelError:
+    text = f"{what}: start the job anew (--fresh)"
+    return ModelError(text, for_peer=text)
+
+
+def _parts(value: object) -> dict[str, Any]:
+    """An array in MessagePack."""
+    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
+        raise TypeError("no array")
+    return {"type": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
+
+
+def _array(kind: type[Any], value: Any) -> np.ndarray[Any, Any]:
+    """The array again."""
+    return np.frombuffer(value["data"], np.dtype(value["type"])).reshape(value["shape"])
