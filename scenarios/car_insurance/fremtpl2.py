@@ -20,6 +20,11 @@ COLUMNS = {
 }
 CATEGORICAL = {"insurer": ["Area", "Region"], "registry": ["VehBrand", "VehGas"], "bureau": []}
 FILES = {"insurer": "policies.csv", "registry": "vehicles.csv", "bureau": "drivers.csv"}
+POLICIES = {
+    "registry": ["min_intersection = 1000", "min_child_rows = 10", "show_names = true"],
+    "bureau": ["min_intersection = 1000", "min_child_rows = 20", "show_names = false"],
+}
+HERE = Path(__file__).parent
 
 
 def load(source: str | Path) -> pd.DataFrame:
@@ -54,7 +59,7 @@ def split(policies: pd.DataFrame) -> dict[str, pd.DataFrame]:
 
 
 def set_up(work: Path, source: str | Path, rows: int, new: int = 1_000) -> None:
-    """A folder for each company, as the demo makes them: table, party file, keys, certificates.
+    """A folder for each company, as the demo makes them: table, party file, keys, certificates, job.
 
     The insurer gets `new` policies more, without labels, to score (new_policies.csv).
     """
@@ -72,20 +77,19 @@ def set_up(work: Path, source: str | Path, rows: int, new: int = 1_000) -> None:
             table = table[~later]
         table.to_csv(folder / FILES[party], index=False)
         (folder / f"{party}.toml").write_text(party_file(party, port))
+    shutil.copy(HERE / "insurer" / "claim-probability.toml", work / "insurer")
     local.exchange_keys({party: work / party for party in COLUMNS})
 
 
-def party_file(party: str, port: int, label: str = "claim", exposure: bool = False) -> str:
-    """A company's party file. `label`: claim (0/1) or claims (a count); the other one is ignored."""
+def party_file(party: str, port: int) -> str:
+    """A company's party file. The label is whether there was a claim."""
     guest = party == "insurer"
     own = [f'name = "{party}"', f'role = "{"guest" if guest else "host"}"', f'identity = "keys/{party}"']
     data = [f'path = "{FILES[party]}"', 'id = "id"', f"categorical = {CATEGORICAL[party]}"]
-    peers = []
+    peers = [] if guest else ["", "[policy]", *POLICIES[party]]
     if guest:
         own.append(f'listen = "127.0.0.1:{port}"')
-        other = "claims" if label == "claim" else "claim"
-        data += [f'label = "{label}"', f'ignore = ["{other}"]']
-        data += ['exposure = "Exposure"'] if exposure else []
+        data += ['label = "claim"', 'ignore = ["claims"]']
     for peer in COLUMNS:
         if peer != party:
             peers += ["", f"[peers.{peer}]", f'certificate = "peers/{peer}.pem"']
