@@ -15,7 +15,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 
 from vfl.errors import ConfigError, IdentityError
-from vfl.net.websocket import HOST, Credentials, _context
+from vfl.net.tls import HOST, Credentials, context_of
 from vfl.party import identity, passphrase
 
 WORDS = b"correct horse battery"
@@ -129,7 +129,7 @@ def test_tls_takes_a_key_under_a_passphrase(tmp_path: Path) -> None:
 
     def use(path: Path, password: bytes | None) -> None:
         credentials = Credentials("insurer", made.certificate_path, path, {}, password)
-        _context(credentials, ssl.PROTOCOL_TLS_SERVER, [])
+        context_of(credentials, ssl.PROTOCOL_TLS_SERVER, [])
 
     for _ in range(2):
         use(made.tls_key.path, made.tls_key.password)

@@ -227,7 +227,8 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(run(job)) for job in work]
+            # A coroutine in another would be left without a word if it were cancelled before it begins.
+            tasks = [group.create_task(job if asyncio.iscoroutine(job) else run(job)) for job in work]
     except BaseExceptionGroup as failures:
         raise failures.exceptions[0] from None
     return [task.result() for task in tasks]
