@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import msgspec
 import numpy as np
 import pytest
+import walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -262,7 +263,7 @@ def by_value(job: Job, column: str, model: GuestModel) -> np.ndarray:
         changed = {**columns, column: np.full(60, value)}
         score = np.full(60, model.start)
         for tree in model.trees:
-            score += tree.scores(60, lambda b, x=changed: model.splits[b.record].goes_left(x))
+            score += walk.scores(tree, 60, lambda b, x=changed: model.splits[b.record].goes_left(x))
         scores.append(score)
     return np.array(scores)
 
@@ -377,7 +378,7 @@ def test_covers_count_the_drawn_rows_of_every_node(draw):
                 node = 2 * node + (1 if goes_left(split, columns[split.column][row]) else 2)
                 counts[node] += 1
         assert tree.covers == counts
-        score += tree.scores(200, lambda branch: model.splits[branch.record].goes_left(columns))
+        score += walk.scores(tree, 200, lambda branch: model.splits[branch.record].goes_left(columns))
 
 
 def test_first_split_is_that_of_an_exhaustive_search():

@@ -5,6 +5,7 @@ from contextlib import aclosing
 
 import numpy as np
 import pytest
+import walk
 
 from vfl.errors import DataError, ModelError, PeerError, PeerLost
 from vfl.learn.binning import bin_columns
@@ -186,7 +187,7 @@ def test_trees_of_any_shape_are_walked_as_they_are():
     left = rng.random((splits, 77)) < 0.6
     expected = np.full(77, 0.1)
     for tree in trees:
-        expected += tree.scores(77, lambda branch: left[branch.record])
+        expected += walk.scores(tree, 77, lambda branch: left[branch.record])
     forest = Forest(trees, 0.1, lambda branch: branch.record)
     assert np.array_equal(forest.scores(np.packbits(left, axis=1), 77), expected)
 

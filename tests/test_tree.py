@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import walk
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
@@ -170,9 +171,10 @@ def test_scores_walk_to_the_leaves():
     branches = {0: Branch(0, 0, "a", 1.0), 2: Branch(1, 0, "b", 1.0)}
     tree = Tree(branches, {1: 0.5, 5: -1.0, 6: 2.0})
     left = {0: np.array([True, False, False]), 1: np.array([True, True, False])}
-    assert tree.scores(3, lambda branch: left[branch.party]).tolist() == [0.5, -1.0, 2.0]
+    assert walk.scores(tree, 3, lambda branch: left[branch.party]).tolist() == [0.5, -1.0, 2.0]
     assert tree.weights().tolist() == [0.0, 0.5, 0.0, 0.0, 0.0, -1.0, 2.0]
 
 
 def test_a_tree_of_one_leaf():
-    assert Tree({}, {0: 0.25}).scores(2, lambda branch: np.zeros(2, bool)).tolist() == [0.25, 0.25]
+    leaf = Tree({}, {0: 0.25})
+    assert walk.scores(leaf, 2, lambda branch: np.zeros(2, bool)).tolist() == [0.25, 0.25]

@@ -30,6 +30,7 @@ from vfl.party.linear import own_scores
 from vfl.party.store import Store, remove_unfinished
 from vfl.party.table import Table, check_writable, read_table, write_scores
 from vfl.protocols.boost import GuestModel
+from vfl.protocols.checkpoints import to_the_end
 from vfl.protocols.glm_scoring import guest_glm_score
 from vfl.protocols.psi import guest_align
 from vfl.protocols.scoring import ROWS, ScoredPart, guest_score
@@ -223,7 +224,7 @@ class _Job:
             async for part in parts:
                 unknown = np.array([place[part.rows] < 0 for place in places])
                 rows = slice(first + part.rows.start, first + part.rows.stop)
-                await asyncio.to_thread(self.batch.keep, replace(part, rows=rows), unknown)
+                await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
                 self.clock.add("scoring")
 
     async def _align(self, hosts: Sequence[Peer], offer: Offer) -> list[Integers]:

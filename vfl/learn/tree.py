@@ -7,7 +7,6 @@ bounds gains. Nodes are numbered as in a heap: the children of i are 2 i + 1 (le
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -211,15 +210,6 @@ class Tree:
     branches: dict[int, Branch]
     leaves: dict[int, float]
     covers: dict[int, int] = field(default_factory=dict)
-
-    def scores(self, rows: int, goes_left: Callable[[Branch], NDArray[np.bool_]]) -> Floats:
-        """What the tree adds to each row's score; `goes_left(branch)` has shape (rows,)."""
-        node_of_row = np.zeros(rows, np.int64)
-        for node in sorted(self.branches):
-            inside = node_of_row == node
-            left = goes_left(self.branches[node])[inside]
-            node_of_row[inside] = 2 * node + np.where(left, 1, 2)
-        return self.weights()[node_of_row]
 
     def weights(self) -> Floats:
         """The weight of each node by number; 0 where it is no leaf."""

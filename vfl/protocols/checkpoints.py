@@ -11,7 +11,7 @@ since all sums under encryption are exact the model is, bit for bit, the one of 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 
 class State(Protocol):
@@ -41,9 +41,15 @@ class Checkpoints(Generic[S]):
         """Keep a state, safe from a power cut once this returns. Raises what `write` raises."""
         if self.write is None:
             return
-        writing = asyncio.ensure_future(asyncio.to_thread(self.write, state))
-        try:
-            await asyncio.shield(writing)
-        except asyncio.CancelledError:
-            await asyncio.wait([writing])  # else it would meet whoever goes on from the state before
-            raise
+        await to_the_end(self.write, state)
+
+
+async def to_the_end(write: Callable[..., None], *arguments: Any) -> None:
+    """Call in a thread. Whoever is cancelled meanwhile ends when the call has: else it would meet
+    whoever goes on from the state before."""
+    writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))
+    try:
+        await asyncio.shield(writing)
+    except asyncio.CancelledError:
+        await asyncio.wait([writing])
+        raise
