@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vfl.crypto import group
+from vfl.crypto import group, ristretto
 
 # RFC 9496, A.1: the multiples 1 to 8 of the generator.
 MULTIPLES = """\
@@ -92,6 +92,15 @@ edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7fffffffffffffffff
 SAME_OUTPUT = "304282791023b73128d277bdcb5c7746ef2eac08dde9f2983379cb8e5ef0517f"
 
 
+@pytest.fixture(autouse=True, params=["libsodium", "kernels"])
+def arithmetic(request, monkeypatch):
+    """Every test by libsodium and by the kernels, however few its rows."""
+    kernels = None
+    if request.param == "kernels" and (kernels := ristretto.fastest()) is None:
+        pytest.skip("no kernels for this processor")
+    monkeypatch.setattr(group, "_kernels", lambda rows: kernels)
+
+
 def rows(*encoded: bytes) -> np.ndarray:
     return np.frombuffer(b"".join(encoded), np.uint8).reshape(len(encoded), -1)
 
@@ -144,6 +153,15 @@ def test_algebra(ids, a, b):
     assert np.array_equal(group.multiply(both, group.invert(other)), group.multiply(points, one))
 
 
+def test_invalid_row_among_thousands():
+    points = np.tile(group.hash_to_group([b"%d" % i for i in range(50)], b"context"), (60, 1))
+    points[2999, 31] |= 128
+    points[2700] = 0
+    with pytest.raises(group.InvalidPoint, match="row 2700 ") as refused:
+        group.multiply(points, scalar(5))
+    assert refused.value.index == 2700
+
+
 def test_many_rows_equal_one_by_one():
     ids = [b"%d" % i for i in range(500)]
     together = group.hash_to_group(ids, b"context")
@@ -177,7 +195,7 @@ def test_scalars():
 @pytest.mark.parametrize(
     "bad", [np.zeros((2, 31), np.uint8), np.zeros(32, np.uint8), np.zeros((2, 32), np.int64)]
 )
-def test_wrong_shapes_never_reach_libsodium(bad):
+def test_wrong_shapes_never_reach_the_arithmetic(bad):
     with pytest.raises(ValueError, match="32 bytes"):
         group.multiply(bad, scalar(2))
     with pytest.raises(ValueError, match="64 bytes"):
@@ -192,3 +210,12 @@ def test_import_leaves_no_file_behind(tmp_path):
         env={"TMPDIR": str(tmp_path), "PATH": ""},
     )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_few_rows_do_not_wait_for_the_compiler():
+    code = (
+        "import sys; from vfl.crypto import group;"
+        "group.multiply(group.hash_to_group([b'a'] * 500, b''), group.random_scalar());"
+        "assert 'numba' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,12 +1,16 @@
 """The prime-order group ristretto255 (RFC 9496), on many elements at a time.
 
 Elements are their canonical 32-byte encodings, as rows of a uint8 array of shape (n, 32); scalars
-are 32 bytes, little-endian, below the group's order. The arithmetic is libsodium's, constant time,
-about 0.1 ms an element on one core. libsodium runs without the interpreter's lock, so every
-function here spreads its rows over the machine's cores by threads.
+are 32 bytes, little-endian, below the group's order. The arithmetic is constant time and spread over
+the machine's cores by threads, without the interpreter's lock:
 
-`rbcl` ships libsodium and checks and copies one element a call; on millions of elements we call the
-same library on slices of one buffer instead.
+- many rows: our own kernels, a point in each lane of a vector (`ristretto`), where the processor's
+  vectors allow: about ten times as fast as libsodium with AVX-512 IFMA, three times with AVX-512,
+  one and a half times with AVX2. They are compiled once, in a few seconds;
+- few rows, and other processors: libsodium. `rbcl` ships it and checks and copies one element a
+  call; we call the same library on slices of one buffer instead.
+
+Both give the same bytes and refuse the same rows.
 """
 
 import contextlib
@@ -14,13 +18,18 @@ import ctypes
 import hashlib
 import os
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import rbcl
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vfl.crypto.ristretto import Kernels
 
 POINT = 32  # bytes of an encoded element
 SCALAR = 32
@@ -33,6 +42,8 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 
 _HASH_DOMAIN = b"vfl-v1 hash to ristretto255"
 _SLICE = 64  # fewer rows than this are not worth a thread
+_MANY = 4096  # fewer rows than this are not worth waiting for the compiler
+_CHUNK = 1024  # rows that a kernel takes at a time, so that its copies of them stay small
 
 # rbcl unpacks libsodium into a temporary file at import and leaves it there. Once it is loaded
 # the name is not needed (Windows refuses to remove it; then it stays).
@@ -92,15 +103,7 @@ def from_uniform(uniform: NDArray[np.uint8]) -> Points:
     Both halves of each row count: the map is the sum of two Elligator maps.
     """
     rows = _rows(uniform, UNIFORM)
-    points = np.empty((len(rows), POINT), np.uint8)
-    source, target = rows.ctypes.data, points.ctypes.data
-
-    def part(start: int, stop: int) -> None:
-        for i in range(start, stop):
-            _from_hash(target + POINT * i, source + UNIFORM * i)
-
-    _spread(part, len(rows))
-    return points
+    return _from_uniform(rows, _kernels(len(rows)))
 
 
 def multiply(points: Points, scalar: bytes) -> Points:
@@ -110,19 +113,71 @@ def multiply(points: Points, scalar: bytes) -> Points:
     ValueError for a scalar that is 0 or of the wrong size.
     """
     rows = _rows(points, POINT)
+    return _multiply(rows, _reduced(scalar), _kernels(len(rows)))
+
+
+def _from_uniform(rows: NDArray[np.uint8], kernels: "Kernels | None") -> Points:
+    points = np.empty((len(rows), POINT), np.uint8)
+    source, target = rows.ctypes.data, points.ctypes.data
+
+    def by_libsodium(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            _from_hash(target + POINT * i, source + UNIFORM * i)
+
+    if kernels is None:
+        _spread(by_libsodium, len(rows))
+        return points
+
+    def by_kernel(start: int, stop: int) -> None:
+        for chunk in _chunks(start, stop):
+            points[chunk] = kernels.from_uniform(rows[chunk])
+
+    _spread(by_kernel, len(rows))
+    return points
+
+
+def _multiply(rows: Points, scalar: bytes, kernels: "Kernels | None") -> Points:
     products = np.empty_like(rows)
     source, target = rows.ctypes.data, products.ctypes.data
-    factor = ctypes.create_string_buffer(_reduced(scalar), SCALAR)
+    factor = ctypes.create_string_buffer(scalar, SCALAR)
     by = ctypes.addressof(factor)
 
-    def part(start: int, stop: int) -> None:
+    def by_libsodium(start: int, stop: int) -> None:
         for i in range(start, stop):
             # The scalar is not 0 and the order is prime, so that only a bad row can fail.
             if _scalarmult(target + POINT * i, by, source + POINT * i):
                 raise InvalidPoint(i)
 
-    _spread(part, len(rows))
+    if kernels is None:
+        _spread(by_libsodium, len(rows))
+        return products
+
+    def by_kernel(start: int, stop: int) -> None:
+        for chunk in _chunks(start, stop):
+            products[chunk], valid = kernels.multiply(rows[chunk], scalar)
+            if not valid.all():
+                raise InvalidPoint(chunk.start + int(np.argmin(valid)))
+
+    _spread(by_kernel, len(rows))
     return products
+
+
+def _chunks(start: int, stop: int) -> Iterator[slice]:
+    for i in range(start, stop, _CHUNK):
+        yield slice(i, min(i + _CHUNK, stop))
+
+
+def _kernels(rows: int) -> "Kernels | None":
+    """What is to take so many rows; None for libsodium."""
+    return _fastest() if rows >= _MANY else None
+
+
+@cache
+def _fastest() -> "Kernels | None":
+    # The compiler takes long to import, and small jobs do without it.
+    from vfl.crypto import ristretto
+
+    return ristretto.fastest()
 
 
 def _reduced(scalar: bytes) -> bytes:
