@@ -1,0 +1,341 @@
+"""The host's hint under its own key, and the guest's products of it with secrets.
+
+In the clear a hint is N linear equations about the host's matrix, enough to solve for it. So the host
+encrypts it, and the guest multiplies it with its secret s under the encryption (Tiptoe, SOSP 2023;
+HintlessPIR, CRYPTO 2024; with a mask as in Delphi's linear layers, USENIX Security 2020).
+
+    Once:  z ternary. Of each polynomial h of the hint (`width` of its columns beside `group` of its
+           outputs): b = a z + e + 2^32 h modulo 2^96, a expanded from a seed. And of nothing: the
+           public key b0 = a0 z + e0, where a0 comes from the joint seed.
+    For s: the guest cuts s into polynomials s_d of `width` coefficients, in reverse order, and sends
+               a' = sum of a_d s_d + a0 r + e'        r fresh ternary, e' fresh errors
+               b' = sum of b_d s_d + b0 r + u         u uniform modulo 2^96
+           of b' only the coefficients that hold whole inner products. b' is uniform for u's sake, and
+           a' pseudorandom for r's: the host learns nothing of s, even though it knows a, b and z.
+    Then   b' - a' z = 2^32 hint s + u + noise, and the noise stays far below 2^32.
+
+Polynomial products put the inner product of output i at coefficient i * width + width - 1.
+"""
+
+import hashlib
+import os
+import secrets
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.crypto.lattice import ring, words
+from vfl.crypto.lattice.cores import each
+from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
+from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
+from vfl.crypto.lattice.randomness import words as random_words
+from vfl.crypto.lattice.vectors import Secrets
+
+Words = NDArray[np.uint64]
+Fractions = NDArray[np.uint32]
+W = TypeVar("W", np.uint64, np.uint32)
+
+_FRACTION_BITS = HINT_BITS - MODULUS_BITS
+_LIMBS = HINT_BITS // 32
+_REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
+_POINTS = 4  # points of a transform that are multiplied at a time
+# Products this small are left to the calling thread by OpenBLAS: the threads here are our own.
+_BLAS_ALONE = 1 << 18
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Masked products of a hint with secrets, (count, outputs): whole + fraction / 2^32."""
+
+    whole: Words
+    fraction: Fractions
+
+
+class HintKey:
+    """The host's key of one hint."""
+
+    def __init__(self, parameters: Parameters, seed: bytes, secret: bytes, context: bytes) -> None:
+        """`seed`: the joint seed. `secret`: 32 bytes, kept owner-only. `context`: what the hint is of.
+
+        The context names the matrix (Matrix.digest): one key must never encrypt two hints, since the
+        difference of the two ciphertexts would be that of the hints.
+        """
+        if len(secret) != KEY:
+            raise ValueError(f"a hint's secret has {KEY} bytes, not {len(secret)}")
+        self._parameters = parameters
+        named = _shape(parameters) + secret + seed + context
+        self._key = hashlib.sha256(b"vfl lattice hint" + named).digest()
+        self._public = derive(self._key, "public")
+        self._z = ring.small(ternary(self._key, "key", DEGREE))
+        self._seed = seed
+
+    def header(self) -> bytes:
+        """The seed of the hint's uniform halves and the public key."""
+        whole, fraction = self._encrypted(*_uniform(self._seed, "public key", 0), "public key errors", 0)
+        return self._public + words.pack80(whole, fraction)
+
+    def encrypt(self, hint: Words) -> Iterator[bytes]:
+        """The parts of the encrypted hint, in order, of a hint (outputs, DEGREE)."""
+        p = self._parameters
+        if hint.shape != (p.outputs, DEGREE):
+            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {DEGREE})")
+
+        def polynomial(number: int) -> tuple[Words, Fractions]:
+            group, column = divmod(number, p.depth)
+            rows = hint[group * p.group :][: p.group, column * p.width :][:, : p.width]
+            message = np.zeros((p.group, p.width), np.uint64)
+            message[: rows.shape[0], : rows.shape[1]] = rows
+            whole, fraction = self._encrypted(*_uniform(self._public, "hint", number), "errors", number)
+            whole[: message.size] += message.reshape(-1)
+            return whole, fraction
+
+        for part in range(p.hint_parts):
+            made = list(each(polynomial, p.hint_part(part)))
+            yield words.pack80(np.stack([w for w, _ in made]), np.stack([f for _, f in made]))
+
+    def open(self, products: bytes | memoryview, count: int) -> Opened:
+        """The masked products in EncryptedHint.multiply's bytes. Raises ValueError on a wrong size."""
+        p = self._parameters
+        if len(products) != p.product_bytes(count):
+            raise ValueError(
+                f"{len(products):,} bytes of products where {p.product_bytes(count):,} are due"
+            )
+        view = memoryview(products)
+        cut = count * p.groups * DEGREE * SENT_BITS // 8
+        a_whole, a_fraction = words.unpack80(view[:cut], (count, p.groups, DEGREE))
+        whole, fraction = words.unpack80(view[cut:], (count, p.outputs))
+
+        def product(v: int) -> tuple[Words, Fractions]:
+            w, f = ring.settle96(ring.words96(a_whole[v], a_fraction[v]) * self._z)
+            return _chosen(p, w), _chosen(p, f)
+
+        for v, (w, f) in enumerate(each(product, range(count))):
+            difference = fraction[v].astype(np.int64) - f
+            fraction[v] = (difference & 0xFFFFFFFF).astype(np.uint32)
+            whole[v] += (difference >> _FRACTION_BITS).view(np.uint64) - w
+        return Opened(whole, fraction)
+
+    def _encrypted(
+        self, a_whole: Words, a_fraction: Fractions, label: str, number: int
+    ) -> tuple[Words, Fractions]:
+        """a z + e for the uniform a."""
+        whole, fraction = ring.settle96(ring.words96(a_whole, a_fraction) * self._z)
+        drawn = errors(derive(self._key, f"{label} {number}"), "errors", DEGREE)
+        return _plus(whole, fraction, drawn)
+
+
+class EncryptedHint:
+    """A host's encrypted hint at the guest, in transform domain: about 215 KB an output.
+
+    In memory, or in a file that is mapped: a complete one is found again by its header. The file holds
+    what the host sent, and nothing that is secret to the guest.
+    """
+
+    def __init__(
+        self, parameters: Parameters, seed: bytes, header: bytes, file: Path | None = None
+    ) -> None:
+        """`seed`: the joint seed; `header`: HintKey.header's bytes. ValueError on a wrong size."""
+        p = parameters
+        if len(header) != p.hint_header_bytes:
+            raise ValueError(
+                f"{len(header):,} bytes of a hint's header where {p.hint_header_bytes:,} are due"
+            )
+        self._parameters = p
+        self._public = header[:KEY]
+        self._key_a = ring.words96(*_uniform(seed, "public key", 0))
+        self._key_b = ring.words96(*words.unpack80(memoryview(header)[KEY:], (DEGREE,)))
+        self._loaded = np.zeros(p.hint_parts, np.bool_)
+        self._lock = threading.Lock()
+        self._file = file
+        self._name = hashlib.sha256(b"vfl lattice file" + _shape(p) + seed + header).digest()
+        self._shape = (ring.HALF, p.depth, p.groups * _REALS)
+        self._reals = self._open()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every part was loaded."""
+        return bool(self._loaded.all())
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the hint takes, in memory or in its file."""
+        return self._reals.nbytes
+
+    def load(self, part: int, data: bytes | memoryview) -> None:
+        """Load a part of HintKey.encrypt. Threads may load several at once.
+
+        Raises ValueError on a wrong size or number, and for a part that was loaded before.
+        """
+        p = self._parameters
+        numbers = p.hint_part(part)
+        if len(data) != p.hint_part_bytes(part):
+            raise ValueError(
+                f"{len(data):,} bytes of a hint's part where {p.hint_part_bytes(part):,} are due"
+            )
+        with self._lock:
+            if self._loaded[part]:
+                raise ValueError(f"part {part} of the hint came twice")
+        whole, fraction = words.unpack80(memoryview(data), (len(numbers), DEGREE))
+        b = ring.words96(whole, fraction)
+        uniform = [_uniform(self._public, "hint", number) for number in numbers]
+        a = ring.words96(np.stack([w for w, _ in uniform]), np.stack([f for _, f in uniform]))
+        _store(a, b, numbers.start, self._reals)
+        with self._lock:
+            self._loaded[part] = True
+            if self._file is not None and self.complete:
+                self._keep(self._file)
+
+    def multiply(self, drawn: Secrets, entropy: Entropy = secrets.token_bytes) -> tuple[bytes, Words]:
+        """The masked products for the host, and the masks, uint64 (count, outputs), to open its answers.
+
+        They depend on the secrets alone, so that they can be made ahead. All cores; the whole hint is
+        read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing.
+        """
+        p, count = self._parameters, len(drawn)
+        if not self.complete:
+            raise ValueError(f"{int(self._loaded.sum())} of {p.hint_parts} parts of the hint came")
+        products = self._products(drawn)
+        key = entropy(KEY)
+        again = ring.small(
+            ternary(key, "again", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
+        )
+        noise = errors(key, "noise", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
+        masks = random_words(key, "masks", count * p.outputs).reshape(count, p.outputs)
+        below = random_words(key, "fractions", -(-count * p.outputs // 2)).view("<u4")
+        below = below[: count * p.outputs].reshape(count, p.outputs)
+
+        def finish(v: int) -> tuple[Words, Fractions, Words, Fractions]:
+            a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
+            b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
+            b_whole, b_fraction = ring.settle96(b)
+            total = _chosen(p, b_fraction).astype(np.uint64) + below[v]
+            return (
+                *_plus(*ring.settle96(a), noise[v]),
+                _chosen(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
+                total.astype(np.uint32),
+            )
+
+        parts = list(each(finish, range(count)))
+        a_whole, a_fraction, b_whole, b_fraction = (
+            np.stack(column) for column in zip(*parts, strict=True)
+        )
+        return words.pack80(a_whole, a_fraction) + words.pack80(b_whole, b_fraction), masks
+
+    def _products(self, drawn: Secrets) -> ring.Complexes:
+        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d."""
+        p, count = self._parameters, len(drawn)
+        small = np.zeros((count, p.depth * p.width), np.float64)
+        small[:, :DEGREE] = drawn.values
+        # (width, count, depth): the coefficients of one power of X side by side.
+        small = np.ascontiguousarray(small.reshape(count, p.depth, p.width).transpose(2, 0, 1))
+        powers = np.arange(p.width - 1, -1, -1)
+        out = np.empty((count, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
+        step = max(1, _BLAS_ALONE // (2 * count * p.groups * _REALS))
+
+        def points(first: int) -> None:
+            last = first + _POINTS
+            values = np.empty((_POINTS, 2 * count, p.depth))
+            _evaluate(small, ring.roots(first, last, powers), values)
+            total = np.zeros((_POINTS, 2 * count, p.groups * _REALS))
+            for d in range(0, p.depth, step):
+                total += values[:, :, d : d + step] @ self._reals[first:last, d : d + step]
+            total = total.reshape(_POINTS, 2, count, p.groups, 2, 2 * _LIMBS)
+            real, imaginary = total[:, 0], total[:, 1]
+            product = (
+                real[..., 0, :] - imaginary[..., 1, :] + 1j * (real[..., 1, :] + imaginary[..., 0, :])
+            )
+            out[..., first:last] = product.transpose(1, 2, 3, 0)
+
+        for _ in each(points, range(0, ring.HALF, _POINTS)):
+            pass
+        return out
+
+    def _open(self) -> NDArray[np.float64]:
+        if self._file is None:
+            return np.zeros(self._shape)
+        size = KEY + 8 * int(np.prod(self._shape))
+        if self._file.exists() and self._file.stat().st_size == size:
+            with self._file.open("rb") as file:
+                found = file.read(KEY)
+            if found == self._name:
+                self._loaded[:] = True
+                return np.memmap(self._file, np.float64, "r", KEY, self._shape)
+        return np.memmap(_unfinished(self._file), np.float64, "w+", KEY, self._shape)
+
+    def _keep(self, file: Path) -> None:
+        """Give the complete file its name, so that a later job finds it."""
+        if isinstance(self._reals, np.memmap):
+            self._reals.flush()
+        del self._reals
+        unfinished = _unfinished(file)
+        with unfinished.open("r+b") as opened:
+            opened.write(self._name)
+            opened.flush()
+            os.fsync(opened.fileno())
+        unfinished.replace(file)
+        self._reals = np.memmap(file, np.float64, "r", KEY, self._shape)
+
+
+def _shape(p: Parameters) -> bytes:
+    """How a hint lies in polynomials, which both a key and a file depend on."""
+    return b"".join(n.to_bytes(8, "big") for n in (p.outputs, p.groups, p.group, p.width, p.depth))
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(file.name + ".part")
+
+
+def _uniform(key: bytes, label: str, number: int) -> tuple[Words, Fractions]:
+    """The uniform polynomial of 96-bit words that a public key, label and number name."""
+    whole = random_words(key, label, DEGREE, number * DEGREE)
+    fraction = random_words(key, f"{label} fractions", DEGREE // 2, number * DEGREE // 2)
+    return whole, fraction.view("<u4").astype(np.uint32, copy=False)
+
+
+def _plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[Words, Fractions]:
+    """Add small integers to 96-bit words."""
+    total = fraction.astype(np.int64) + error
+    return whole + (total >> _FRACTION_BITS).view(np.uint64), (total & 0xFFFFFFFF).astype(np.uint32)
+
+
+def _chosen(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
+    """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
+    ends = p.width - 1 + p.width * np.arange(p.group)
+    return polynomials[:, ends].reshape(-1)[: p.outputs]
+
+
+@numba.njit(cache=True, nogil=True)
+def _evaluate(small: NDArray[np.float64], points: ring.Complexes, out: NDArray[np.float64]) -> None:
+    """Values (points, real parts of all vectors then imaginary ones, depth) of the secrets' pieces."""
+    width, count, depth = small.shape
+    for j in range(len(points)):
+        for v in range(count):
+            for d in range(depth):
+                out[j, v, d] = small[0, v, d] * points[j, 0].real
+                out[j, count + v, d] = small[0, v, d] * points[j, 0].imag
+            for k in range(1, width):
+                x, y = points[j, k].real, points[j, k].imag
+                for d in range(depth):
+                    out[j, v, d] += small[k, v, d] * x
+                    out[j, count + v, d] += small[k, v, d] * y
+
+
+@numba.njit(cache=True, nogil=True)
+def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.float64]) -> None:
+    """Put transforms (polynomials, limbs, HALF), from number `first` on, where `multiply` reads them."""
+    depth = out.shape[1]
+    for i in range(ring.HALF):
+        for p in range(len(a)):
+            group, d = divmod(first + p, depth)
+            at = group * _REALS
+            for limb in range(_LIMBS):
+                out[i, d, at + limb] = a[p, limb, i].real
+                out[i, d, at + _LIMBS + limb] = b[p, limb, i].real
+                out[i, d, at + 2 * _LIMBS + limb] = a[p, limb, i].imag
+                out[i, d, at + 3 * _LIMBS + limb] = b[p, limb, i].imag

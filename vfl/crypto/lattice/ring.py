@@ -1,0 +1,182 @@
+"""Products in Z[X]/(X^4096 + 1) by floating FFT, exact after rounding.
+
+A real polynomial p of degree 4096 is evaluated at 2048 of the roots of X^4096 + 1 (the others are their
+conjugates) by one complex FFT of half the size: of (p[j] + i p[j + 2048]) w^j, w = exp(i pi / 4096).
+Integers of 64 and 96 bits are cut into balanced limbs of 32, multiplied limb by limb with small
+polynomials, rounded, and put together with carries.
+
+How exact: in every product here one factor has limbs below 2^31 and the other a Euclidean norm of a few
+hundred at most, and the error of a coefficient is some 2^-15; docs/lattice.md has the bound. Rounding
+checks itself: were errors near 1/2, distances from the nearest integer would be anywhere in [0, 1/2],
+thousands of them, and so one beyond 1/4 raises ArithmeticError.
+"""
+
+import numba
+import numpy as np
+import scipy.fft
+from numpy.typing import NDArray
+
+from vfl.crypto.lattice.parameters import DEGREE
+
+HALF = DEGREE // 2
+Complexes = NDArray[np.complex128]
+
+TWIST: Complexes = np.exp(1j * np.pi * np.arange(HALF) / DEGREE)
+LARGEST_DISTANCE = 0.25
+
+BACK: Complexes = np.asarray(np.conj(TWIST) / HALF, np.complex128)
+
+
+def forward(twisted: Complexes) -> Complexes:
+    """The FFT of twisted coefficients, (..., HALF); the argument is overwritten."""
+    return np.asarray(scipy.fft.fft(twisted, axis=-1, overwrite_x=True))
+
+
+def backward(transformed: Complexes) -> Complexes:
+    """The unscaled inverse, still twisted, which settling finishes; the argument is overwritten."""
+    return np.asarray(scipy.fft.ifft(transformed, axis=-1, overwrite_x=True, norm="forward"))
+
+
+def small(polynomials: NDArray[np.int8] | NDArray[np.int32]) -> Complexes:
+    """Transforms (..., HALF) of polynomials with small coefficients, (..., DEGREE)."""
+    return forward((polynomials[..., :HALF] + 1j * polynomials[..., HALF:]) * TWIST)
+
+
+def roots(first: int, last: int, powers: NDArray[np.int64]) -> Complexes:
+    """The points first to last - 1 of a transform, to the given powers: (points, powers)."""
+    turns = np.outer(1 - 4 * np.arange(first, last), powers) % (2 * DEGREE)
+    return np.asarray(np.exp(1j * np.pi * turns / DEGREE))
+
+
+def words64(polynomials: NDArray[np.uint64]) -> Complexes:
+    """Transforms (..., 2, HALF) of the two limbs of polynomials (..., DEGREE) of 64-bit words."""
+    shape = polynomials.shape[:-1]
+    twisted = np.empty((*shape, 2, HALF), np.complex128)
+    _twist64(polynomials.reshape(-1, DEGREE), TWIST, twisted.reshape(-1, 2, HALF))
+    return forward(twisted)
+
+
+def words96(whole: NDArray[np.uint64], fraction: NDArray[np.uint32]) -> Complexes:
+    """Transforms (..., 3, HALF) of the limbs of whole * 2^32 + fraction, each (..., DEGREE)."""
+    shape = whole.shape[:-1]
+    twisted = np.empty((*shape, 3, HALF), np.complex128)
+    _twist96(
+        whole.reshape(-1, DEGREE), fraction.reshape(-1, DEGREE), TWIST, twisted.reshape(-1, 3, HALF)
+    )
+    return forward(twisted)
+
+
+def settle64(products: Complexes) -> NDArray[np.uint64]:
+    """Words (..., DEGREE) of transforms (..., 2, HALF), which are overwritten."""
+    shape = products.shape[:-2]
+    out = np.empty((*shape, DEGREE), np.uint64)
+    check(_settle64(backward(products).reshape(-1, 2, HALF), BACK, out.reshape(-1, DEGREE)))
+    return out
+
+
+def settle96(products: Complexes) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+    """Whole and fraction, each (..., DEGREE), of transforms (..., 3, HALF), which are overwritten."""
+    shape = products.shape[:-2]
+    whole, fraction = np.empty((*shape, DEGREE), np.uint64), np.empty((*shape, DEGREE), np.uint32)
+    check(
+        _settle96(
+            backward(products).reshape(-1, 3, HALF),
+            BACK,
+            whole.reshape(-1, DEGREE),
+            fraction.reshape(-1, DEGREE),
+        )
+    )
+    return whole, fraction
+
+
+def check(distance: float) -> None:
+    """Raises ArithmeticError when rounding distances show that a product's precision did not hold."""
+    if not distance <= LARGEST_DISTANCE:
+        raise ArithmeticError(
+            f"a floating product was {distance:.3g} from the nearest integer, more than "
+            f"{LARGEST_DISTANCE}: this machine's arithmetic is not as exact as it should be"
+        )
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def further(worst: float, distance: float) -> float:
+    """The larger of the two in size; infinite once a distance is no number."""
+    size = abs(distance)
+    return size if size > worst else (worst if size == size else np.inf)
+
+
+@numba.njit(cache=True, nogil=True, inline="always")
+def _low(word: np.int64) -> np.int64:
+    """The balanced low 32 bits."""
+    return ((word + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
+
+
+@numba.njit(cache=True, nogil=True)
+def _twist64(words: NDArray[np.uint64], twist: Complexes, out: Complexes) -> None:
+    for p in range(len(words)):
+        for i in range(HALF):
+            x, y = np.int64(words[p, i]), np.int64(words[p, i + HALF])
+            lx, ly = _low(x), _low(y)
+            # x - lx may wrap at the top: the high limb is only defined modulo 2^32.
+            hx, hy = (x - lx) >> 32, (y - ly) >> 32
+            out[p, 0, i] = complex(lx, ly) * twist[i]
+            out[p, 1, i] = complex(hx, hy) * twist[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _twist96(
+    whole: NDArray[np.uint64], fraction: NDArray[np.uint32], twist: Complexes, out: Complexes
+) -> None:
+    for p in range(len(whole)):
+        for i in range(HALF):
+            x, y = np.int64(fraction[p, i]), np.int64(fraction[p, i + HALF])
+            lx, ly = _low(x), _low(y)
+            wx = np.int64(whole[p, i]) + ((x - lx) >> 32)
+            wy = np.int64(whole[p, i + HALF]) + ((y - ly) >> 32)
+            mx, my = _low(wx), _low(wy)
+            hx, hy = (wx - mx) >> 32, (wy - my) >> 32
+            out[p, 0, i] = complex(lx, ly) * twist[i]
+            out[p, 1, i] = complex(mx, my) * twist[i]
+            out[p, 2, i] = complex(hx, hy) * twist[i]
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> float:
+    worst = 0.0
+    for p in range(len(products)):
+        for i in range(HALF):
+            low, high = products[p, 0, i] * back[i], products[p, 1, i] * back[i]
+            a, b, c, d = np.rint(low.real), np.rint(high.real), np.rint(low.imag), np.rint(high.imag)
+            worst = further(worst, low.real - a)
+            worst = further(worst, high.real - b)
+            worst = further(worst, low.imag - c)
+            worst = further(worst, high.imag - d)
+            out[p, i] = np.uint64(np.int64(a) + (np.int64(b) << 32))
+            out[p, i + HALF] = np.uint64(np.int64(c) + (np.int64(d) << 32))
+    return worst
+
+
+@numba.njit(cache=True, nogil=True)
+def _settle96(
+    products: Complexes, back: Complexes, whole: NDArray[np.uint64], fraction: NDArray[np.uint32]
+) -> float:
+    worst = 0.0
+    for p in range(len(products)):
+        for i in range(HALF):
+            low, middle, high = (
+                products[p, 0, i] * back[i],
+                products[p, 1, i] * back[i],
+                products[p, 2, i] * back[i],
+            )
+            for part in range(2):
+                x, y, z = low.real, middle.real, high.real
+                at = i
+                if part:
+                    x, y, z = low.imag, middle.imag, high.imag
+                    at = i + HALF
+                a, b, c = np.rint(x), np.rint(y), np.rint(z)
+                worst = further(further(further(worst, x - a), y - b), z - c)
+                bottom = np.int64(a)
+                whole[p, at] = np.uint64((bottom >> 32) + np.int64(b) + (np.int64(c) << 32))
+                fraction[p, at] = np.uint32(bottom & 0xFFFFFFFF)
+    return worst
