@@ -42,6 +42,41 @@ def test_a_million():
     assert np.array_equal(okvs.decode(table, keys, 1_000_000, b"seed"), values)
 
 
+def slots_of(key, n, seed):
+    """The slots that a key picks, one integer after the other, as the module says."""
+    low, block = 2**64 - 1, okvs._block(n)
+    words = []
+    for salt in okvs._salts(seed).tolist():
+        for lane in np.frombuffer(key.tobytes(), "<u8").tolist():
+            salt ^= lane
+            salt = (salt ^ salt >> 30) * 0xBF58476D1CE4E5B9 & low
+            salt = (salt ^ salt >> 27) * 0x94D049BB133111EB & low
+            salt ^= salt >> 31
+        words.append(salt)
+    sparse = [b * block + ((word >> 32) * block >> 32) for b, word in enumerate(words[:3])]
+    return sparse + [3 * block + bit for bit in range(64) if words[3] >> bit & 1]
+
+
+@given(
+    st.integers(0, 60), st.sampled_from([8, 16, 64]), st.sampled_from([16, 32]), st.integers(0, 2**32)
+)
+@settings(max_examples=40, deadline=None)
+def test_decoding_is_the_sum_of_slots_of_any_width(n, width, key_width, seed):
+    rng = np.random.default_rng(seed)
+    table, keys = random_rows(rng, okvs.slots(n), width), random_rows(rng, 9, key_width)
+    expected = [np.bitwise_xor.reduce(table[slots_of(key, n, b"seed")]) for key in keys]
+    assert np.array_equal(okvs.decode(table, keys, n, b"seed"), expected)
+
+
+def test_more_keys_than_a_thread_takes():
+    rng = np.random.default_rng(8)
+    table, keys = random_rows(rng, okvs.slots(500), 64), random_rows(rng, 20_000)
+    keys.flags.writeable = False
+    together = okvs.decode(table, keys, 500, b"seed")
+    apart = [okvs.decode(table, keys[i : i + 999], 500, b"seed") for i in range(0, 20_000, 999)]
+    assert np.array_equal(together, np.concatenate(apart))
+
+
 def test_core_is_solved_by_the_dense_part(monkeypatch):
     # Blocks far too small: next to nothing can be peeled, and 40 of the equations hold only dense
     # slots once the others are used up.
@@ -77,6 +112,8 @@ def test_wrong_shapes():
         okvs.encode(rows[:, :5], rows, b"")
     with pytest.raises(ValueError, match="a table for 2 keys"):
         okvs.decode(rows, rows, 2, b"")
+    with pytest.raises(ValueError, match="a table for 2 keys"):
+        okvs.decode(np.zeros((okvs.slots(2), 12), np.uint8), rows, 2, b"")
 
 
 def test_seed_matters_and_entropy_fixes_the_table():

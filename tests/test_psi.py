@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import datetime
+import errno
 import hashlib
 import itertools
+import os
 import random
 
 import msgspec
@@ -19,22 +22,29 @@ from vfl.crypto import group, okvs
 from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
-from vfl.protocols import fellows, psi
+from vfl.party.ids import normalise
+from vfl.protocols import dh_oprf, fellows, oprf, ot_oprf, psi
+from vfl.protocols.dh_oprf import BlindedIds, EvaluatedIds
 from vfl.protocols.psi import (
     AlignKey,
     AlignKeys,
     AlignStart,
     AlignStore,
-    BlindedIds,
     CommonRows,
     CommonTags,
-    EvaluatedIds,
     guest_align,
     host_align,
 )
 
 CONTEXT = b"job 7, run 1"
+KINDS = {
+    kind.__name__: kind
+    for module in (psi, dh_oprf, ot_oprf)
+    for kind in vars(module).values()
+    if isinstance(kind, type) and issubclass(kind, wire.Message) and kind is not wire.Message
+}
 HOST = "host0"
+ENGINES = ["ecdh", "ot"]
 
 
 def align(sets, *, context=CONTEXT, watch=None, guest=None, hosts=None, **both):
@@ -96,7 +106,15 @@ def test_is_the_set_intersection(sets):
     check(sets, align(sets, allow_empty=True))
 
 
-@pytest.mark.parametrize("parties", [2, 3, 5])
+@given(SETS)
+@settings(max_examples=8, deadline=None)
+def test_is_the_set_intersection_by_transfers(sets):
+    check(sets, align(sets, allow_empty=True, engine="ot"))
+
+
+@pytest.mark.parametrize(
+    ("parties", "engine"), [(2, "ecdh"), (3, "ecdh"), (5, "ecdh"), (2, "ot"), (3, "ot")]
+)
 @pytest.mark.parametrize(
     "make",
     [
@@ -111,38 +129,171 @@ def test_is_the_set_intersection(sets):
         lambda j: [b"", b"\0", b"\0\0", b"x" * 1000, bytes([9 + j])],
     ],
 )
-def test_shapes_of_sets(parties, make):
+def test_shapes_of_sets(parties, engine, make):
     sets = [make(j) for j in range(parties)]
-    check(sets, align(sets, allow_empty=True))
+    check(sets, align(sets, allow_empty=True, engine=engine))
 
 
-def test_several_chunks(monkeypatch):
-    monkeypatch.setattr(psi, "CHUNK", 16)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_several_chunks(monkeypatch, tmp_path, engine):
+    monkeypatch.setattr(oprf, "IN_MEMORY", 1)
+    monkeypatch.setattr(dh_oprf, "CHUNK", 16)
+    monkeypatch.setattr(ot_oprf, "BLOCK", 60)
+    monkeypatch.setattr(ot_oprf, "SLICE", 50)
     monkeypatch.setattr(psi, "SLOTS", 32)
     pool = random.Random(1)
     sets = [pool.sample(numbered(*range(150)), size) for size in (120, 90, 131)]
     seen = []
-    rows = align(sets, guest={"progress": lambda *step: seen.append(step)})
+    rows = align(
+        sets,
+        guest={"progress": lambda *step: seen.append(step)},
+        engine=engine,
+        scratch=tmp_path,  # large arrays in files, of which none is left
+    )
     check(sets, rows)
-    assert ("blinding ids", 120, 120) in seen
-    assert ("matching ids with host1", 112, 120) in seen
-    assert ("blinding ids", 128, 120) not in seen
+    assert not list(tmp_path.iterdir())
+    assert ("matching ids with host1", 120, 120) in seen
+    assert all(done <= total for _, done, total in seen)
+    assert len([what for what, _, _ in seen if what == "matching ids with host0"]) > 3
 
 
-def test_the_order_is_of_the_run():
+def test_large_arrays_lie_in_files(tmp_path):
+    made = oprf.empty(oprf.IN_MEMORY // 16, 16, tmp_path)
+    made[:] = 7
+    assert made.shape == (oprf.IN_MEMORY // 16, 16)
+    assert type(made) is np.ndarray  # for the compiler, which knows no other kind
+    assert isinstance(made.base, np.memmap)
+    assert oprf.empty(10, 16, tmp_path).base is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("why", ["no folder", "no room"])
+def test_no_room_for_an_array(tmp_path, monkeypatch, why):
+    if why == "no folder":
+        tmp_path = tmp_path / "none"
+    else:
+
+        def full(*arguments):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(VflError, match=r"no room for 64 MB of an alignment .*: free some") as failed:
+        oprf.empty(1_000_000, 64, tmp_path)
+    assert str(tmp_path) not in failed.value.for_peer
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_ids_enough_for_the_kernels(engine):
+    # More than `vfl.crypto.digests` leaves to hashlib, and than one thread takes.
+    sets = [numbered(*range(9000)), numbered(*range(4000, 13_000)), numbered(*range(2000, 8000))]
+    check(sets, align(sets, engine=engine))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("engine", "size"), [("ecdh", 200_000), ("ot", 2_000_000)])
+def test_many_ids(engine, size, tmp_path):
+    sets = [numbered(*range(size)), numbered(*range(size // 2, 3 * size // 2))]
+    check(sets, align(sets, engine=engine, scratch=tmp_path))
+
+
+# How a party may write an id: every normaliser, some in a row, several columns.
+
+
+def _cut(text, source, separators):
+    return "".join(source.choice(separators) + letter for letter in text)
+
+
+def _cased(text, source):
+    return "".join(source.choice([letter.upper(), letter.lower()]) for letter in text)
+
+
+def _wide(text, source):
+    return "".join(source.choice([c, chr(ord(c) + 0xFEE0)]) for c in text)
+
+
+def _date(number, source):
+    day = datetime.date(2019, 11, 1) + datetime.timedelta(days=17 * number)
+    written = source.choice(["%Y-%m-%d", "%Y/%m/%d", "%d.%m.%Y", "%Y%m%d", "%d %b %Y", "%b %d, %Y"])
+    return source.choice(["", " "]) + day.strftime(written)
+
+
+def _vin(number, source):
+    confused = {"0": "0OQoq", "1": "1Ii"}
+    plain = f"WVWZZZ1KZ{number:08d}"
+    return _cut(
+        [source.choice(confused.get(c, c + c.lower())) for c in plain], source, ["", "", "", " ", "-"]
+    )
+
+
+def _phone(number, source):
+    rest = _cut(f"20{7_000_000 + number}", source, ["", "", " ", "-"])
+    return source.choice(["+44", "+44 (0)", "0044 ", "0"]) + rest
+
+
+WRITERS = {
+    "trim": lambda n, source: source.choice(["", " ", "\t "]) + f"no {n}" + source.choice(["", "  "]),
+    "upper": lambda n, source: _cased(f"policy {n}", source),
+    "nfkc": lambda n, source: _wide(f"a{n}", source),
+    "digits": lambda n, source: _cut(f"{n:05d}", source, ["", "-", " ", "x"]),
+    "nozeros": lambda n, source: "0" * source.randrange(4) + str(n + 1),
+    "alnum": lambda n, source: _cut(f"AB{n}", source, ["", " ", "-", "/", "."]),
+    "vin": _vin,
+    "plate": lambda n, source: _cut(_cased(f"AB{n:03d}XY", source), source, ["", "", "-", " "]),
+    "date": _date,
+    "phone:44": _phone,
+    "nfkc trim upper nozeros": lambda n, source: (
+        " " + _wide("0" * source.randrange(3) + _cased(f"{n + 1}ab", source), source)
+    ),
+}
+
+
+def written(rule, numbers, seed):
+    """A party's normalised ids, each written in a way of its own."""
+    source = random.Random(seed)
+    writers = [WRITERS[steps] for steps in rule.split(" | ")]
+    columns = [[write(number, source) for number in numbers] for write in writers]
+    return normalise(columns, [steps.split() for steps in rule.split(" | ")]).ids
+
+
+NUMBERS = st.lists(
+    st.lists(st.integers(0, 20), unique=True, min_size=1, max_size=16), min_size=2, max_size=5
+)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("rule", [*WRITERS, "plate | date", "upper | nozeros | phone:44"])
+def test_every_normaliser(rule, engine):
+    @given(NUMBERS, st.integers(0, 2**32))
+    @settings(max_examples=8 if engine == "ecdh" else 2, deadline=None)
+    def check_rule(numbers, seed):
+        sets = [written(rule, own, seed + j) for j, own in enumerate(numbers)]
+        rows = align(sets, allow_empty=True, engine=engine)
+        check(sets, rows)
+        # Rows are those of the parties' tables: the same vehicle, however each wrote it.
+        found = [{own[row] for row in of} for own, of in zip(numbers, rows, strict=True)]
+        assert all(of == set.intersection(*map(set, numbers)) for of in found)
+
+    check_rule()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_order_is_of_the_run(engine):
     sets = [numbered(*range(40)), numbered(*range(40))]
-    orders = [align(sets, context=context)[0].tolist() for context in (b"a", b"a", b"b")]
+    orders = [align(sets, context=context, engine=engine)[0].tolist() for context in (b"a", b"a", b"b")]
     assert len({tuple(order) for order in orders}) == 3
     assert all(order != sorted(order) for order in orders)
 
 
-def test_entropy_fixes_the_transcript():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_entropy_fixes_the_transcript(engine):
     def run(context):
         seen = []
         align(
             [numbered(*range(20)), numbered(*range(5, 25))],
             context=context,
-            entropy=lambda n: hashlib.shake_128(b"%d" % n).digest(n),
+            engine=engine,
+            guest={"entropy": np.random.default_rng(1).bytes},
+            hosts={0: {"entropy": np.random.default_rng(2).bytes}},
             watch=lambda direction, kind, payload: seen.append((kind, payload)),
         )
         return seen
@@ -151,8 +302,8 @@ def test_entropy_fixes_the_transcript():
     assert first == again
     # With the same scalars too, runs of different contexts share no element and no tag.
     for one, two in zip(first, other, strict=True):
-        if one[0] in ("BlindedIds", "EvaluatedIds", "AlignStore", "CommonTags"):
-            a, b = (wire.decode(m, [getattr(psi, k)]) for k, m in (one, two))
+        if one[0] in ("BlindedIds", "EvaluatedIds", "ExtensionColumns", "AlignStore", "CommonTags"):
+            a, b = (wire.decode(m, [KINDS[k]]) for k, m in (one, two))
             a, b = (msgspec.structs.astuple(m)[0] for m in (a, b))
             words = [{m[i : i + 16] for i in range(0, len(m), 16)} for m in (a, b)]
             # of a store with fixed filling, the free slots are equal
@@ -202,9 +353,10 @@ def transcript(sets, **options):
     return seen
 
 
-def test_no_id_on_the_wire():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_id_on_the_wire(engine):
     sets = [numbered(*range(1000, 1030)), numbered(*range(1010, 1040)), numbered(*range(1000, 1040))]
-    frames = b"".join(payload for _, _, payload in transcript(sets))
+    frames = b"".join(payload for _, _, payload in transcript(sets, engine=engine))
     for one in set().union(*sets):
         assert one not in frames
         hashed = [
@@ -213,17 +365,20 @@ def test_no_id_on_the_wire():
             for prefix in (b"", CONTEXT)
         ]
         element = group.hash_to_group([one], CONTEXT).tobytes()
-        for digest in [*hashed, element]:
+        for digest in [*hashed, element, ot_oprf._hashed([one], CONTEXT).tobytes()]:
             assert digest not in frames
             assert digest[:16] not in frames
 
 
-def test_only_sizes_show():
+@pytest.mark.parametrize("engine", ENGINES)
+def test_only_sizes_show(engine):
     """Types and sizes of the messages depend on the sizes of the sets and the result alone."""
 
     def shape(sets):
         # Sorted: how the messages of several hosts interleave is up to the clock.
-        return sorted((way, kind, len(payload)) for way, kind, payload in transcript(sets))
+        return sorted(
+            (way, kind, len(payload)) for way, kind, payload in transcript(sets, engine=engine)
+        )
 
     one = [numbered(*range(30)), numbered(*range(10, 50)), numbered(*range(20, 40))]
     other = [numbered(*range(30)), numbered(*range(20, 60)), numbered(*range(20, 40))]
@@ -243,11 +398,9 @@ def ones_in_shares(monkeypatch, sets, runs):
     monkeypatch.setattr(psi, "_shares_in", spy)
     for _ in range(runs):
         keep.clear()
-        order = []
-        align(sets, guest={"entropy": _remembering(order)})
+        align(sets)
         for host, shares in keep:
-            for position, number in enumerate(order[0]):
-                ones[host, number] += np.unpackbits(shares[position]).sum()
+            ones[host] += np.unpackbits(shares, axis=1).sum(axis=1, dtype=np.int64)
     return ones
 
 
@@ -267,18 +420,6 @@ def test_with_one_host_the_shares_are_the_intersection(monkeypatch):
     # The control of the test above: here they must show, and do.
     ones = ones_in_shares(monkeypatch, [numbered(0, 1, 2, 3), numbered(0, 1)], 1)
     assert (ones[0] == 0).tolist() == [True, True, False, False]
-
-
-def _remembering(orders):
-    """Entropy that also notes the order in which the guest sends four ids."""
-
-    def entropy(n):
-        drawn = random.randbytes(n)
-        if n == 8 * 4:
-            orders.append(np.argsort(np.frombuffer(drawn, np.uint64), kind="stable"))
-        return drawn
-
-    return entropy
 
 
 def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
@@ -308,7 +449,29 @@ def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
     assert not (of[0] == shares(b"another run")[0]).all(axis=1).any()
 
 
-def test_the_event_loop_stays_alive():
+def test_tags_are_found_whatever_they_begin_with():
+    rng = np.random.default_rng(3)
+    tags = rng.integers(0, 256, (300, 16), dtype=np.uint8)
+    tags[:100, :8] = tags[0, :8]  # in a hundred the first half is the same
+    order = rng.permutation(300)
+    found = psi._Tags(tags[order])
+    assert np.array_equal(order[found.rows(tags)], np.arange(300))
+    unknown = tags.copy()
+    unknown[:, 15] ^= 1
+    assert (found.rows(unknown) == -1).all()
+    assert psi._Tags(tags[:0]).rows(tags[:5]).tolist() == [-1] * 5
+
+
+@given(st.lists(st.integers(0, 3), max_size=8), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_repeats_are_seen(numbers, at_the_end):
+    rows = np.zeros((len(numbers), 32), np.uint8)
+    rows[:, -1 if at_the_end else 0] = numbers
+    assert oprf.repeats(rows) == (len(set(numbers)) < len(numbers))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_event_loop_stays_alive(engine):
     async def run():
         to_host, to_guest = MemoryPeer.pair("guest", HOST)
         longest = 0.0
@@ -325,8 +488,8 @@ def test_the_event_loop_stays_alive():
         ids = numbered(*range(4000))
         await together(
             [
-                guest_align([to_host], ids, context=CONTEXT),
-                host_align(to_guest, ids, context=CONTEXT, name=HOST),
+                guest_align([to_host], ids, context=CONTEXT, engine=engine),
+                host_align(to_guest, ids, context=CONTEXT, name=HOST, engine=engine),
             ]
         )
         watching.cancel()
@@ -337,8 +500,7 @@ def test_the_event_loop_stays_alive():
 
 
 def test_every_message_says_what_it_reveals():
-    kinds = [v for v in vars(psi).values() if isinstance(v, type) and issubclass(v, wire.Message)]
-    for kind in [k for k in kinds if k is not wire.Message]:
+    for kind in KINDS.values():
         assert "Reveals:" in kind.__doc__
         assert "->" in kind.__doc__.splitlines()[0]
 
@@ -379,6 +541,13 @@ def test_what_a_host_signs_binds_run_hosts_name_and_key():
         (CONTEXT, ["a", "b"], "a", b"\1" * 32),
     ]
     assert len({fellows.signed(*case) for case in [base, *others]}) == 5
+
+
+@pytest.mark.parametrize(("of_guest", "of_host"), [("ecdh", "ot"), ("ot", "ecdh")])
+def test_parties_of_different_engines_refuse_each_other(of_guest, of_host):
+    sets = [numbered(1, 2), numbered(1, 2)]
+    with pytest.raises(PeerError, match=r"broke the protocol: it sent \w+ where \w+ or Stop was due"):
+        align(sets, guest={"engine": of_guest}, hosts={0: {"engine": of_host}})
 
 
 # Hostile peers.
@@ -587,7 +756,7 @@ def test_host_refuses_repeated_tags():
         element = group.hash_to_group(numbered(1), CONTEXT)
         await peer.send(BlindedIds(element.tobytes()))
         answer = np.frombuffer((await peer.recv(EvaluatedIds)).points, np.uint8).reshape(1, 32)
-        tag = psi._tags(psi._output(numbered(1), answer, CONTEXT)).tobytes()
+        tag = psi._tags(dh_oprf._output(numbered(1), answer, CONTEXT)).tobytes()
         await peer.recv(AlignStore)
         await peer.send(CommonRows(rows))
         await peer.send(CommonTags(tag * rows))
@@ -603,7 +772,7 @@ def test_host_refuses_repeated_tags():
         elements = group.hash_to_group(numbered(1, 77), CONTEXT)
         await peer.send(BlindedIds(elements.tobytes()))
         answer = np.frombuffer((await peer.recv(EvaluatedIds)).points, np.uint8).reshape(2, 32)
-        tag = psi._tags(psi._output(numbered(1), answer[:1], CONTEXT)).tobytes()
+        tag = psi._tags(dh_oprf._output(numbered(1), answer[:1], CONTEXT)).tobytes()
         await peer.recv(AlignStore)
         await peer.send(CommonRows(2))
         await peer.send(CommonTags(tag * 2))
@@ -636,7 +805,7 @@ def test_oversize_messages_are_refused(monkeypatch):
     async def guest(peer):
         await start(peer)
         monkeypatch.setattr(BlindedIds, "limit", wire.MAX_MESSAGE)
-        payload = wire.encode(BlindedIds(bytes(psi.CHUNK * 32 + 4096)))
+        payload = wire.encode(BlindedIds(bytes(dh_oprf.CHUNK * 32 + 4096)))
         monkeypatch.undo()
         await peer._put(peer._session + peer._sent.to_bytes(8, "big") + payload)
 
@@ -680,8 +849,8 @@ def test_errors_show_no_ids():
 
 def test_chunk_sizes_fit_the_limits():
     for message in [
-        BlindedIds(bytes(psi.CHUNK * 32)),
-        EvaluatedIds(bytes(psi.CHUNK * 32)),
+        BlindedIds(bytes(dh_oprf.CHUNK * 32)),
+        EvaluatedIds(bytes(dh_oprf.CHUNK * 32)),
         AlignStore(bytes(psi.SLOTS * 16)),
         CommonTags(bytes(psi.SLOTS * 16)),
         AlignKeys([bytes(32)] * psi.MAX_HOSTS, [bytes(8 * 1024)] * psi.MAX_HOSTS),

@@ -1,18 +1,17 @@
 """Alignment: which rows have an id that all parties know, in one order common to all.
 
-One guest and k >= 1 hosts, each host connected to the guest only. Written with exponents, as the
-papers are; the group is ristretto255 and H a hash onto it that includes the run's `context`.
+One guest and k >= 1 hosts, each host connected to the guest only. What a host gives of an id is an
+oblivious pseudorandom function of it; two engines compute it, by exponents (`vfl.protocols.dh_oprf`)
+or by oblivious transfers (`vfl.protocols.ot_oprf`), with any number of hosts.
 
   1. The guest names the hosts and says how many ids it has. Each host says how many it has and
      gives a fresh X25519 public key, signed if the caller can sign; the guest relays the keys. Each
      pair of hosts (j, l) so gets a key k_jl, and each host shares of zero,
      s_j(y) = XOR over l of PRF(k_jl, y): over all hosts they cancel for the same y, and any fewer
      of them look random. (With one host the share is zero.)
-  2. The guest draws a scalar a and sends H(x)^a of its ids, shuffled, the same to every host.
-  3. Host j draws a scalar b_j and returns each element to the power b_j, in the same order.
-  4. The guest takes a off, and has F_j(x) = Hash(H(x)^b_j, x) of each of its ids: an oblivious
-     pseudorandom function. The host computes F_j(y) of its own. Half of F_j is the member tag, which
-     only this host and whoever has evaluated the id with it can know, half is the mask.
+  2. to 4. The engine: the guest gets F_j(x) of each of its ids, host j F_j(y) of its own. To the
+     guest F_j is random at any other id; the host learns nothing. Half of F_j is the member tag,
+     which only this host and whoever has evaluated the id with it can know, half is the mask.
   5. Host j sends an oblivious key-value store that maps tag_j(y) to mask_j(y) XOR s_j(y).
   6. The guest looks up its ids in all stores. XOR over j of (store_j(tag_j(x)) XOR mask_j(x)) is
      zero for an id that all hosts have. Otherwise at least one term is random: it is zero with
@@ -33,46 +32,53 @@ Against whom. Augmented semi-honest parties: they follow the protocol, but may c
 - The guest relays the hosts' public keys. Without `sign` and `verify` a guest that does not follow
   the protocol can sit in between and learn pairwise intersections; with them, and with `hosts`
   given, it can not. The signature covers the context, the names of all hosts and of the signer.
-- Ids can be guessed: the guest can try one id of its choice for each it announces. The hosts'
-  limit on their number is what bounds this.
+- Ids can be guessed: the guest can try one id of its choice for each it announces (1.3 by oblivious
+  transfers if it deviates). The hosts' limit on their number is what bounds this.
 - A host's `minimum` stops the run before the host uses the intersection, but the guest has
   computed it by then.
 
-Sources: the function by exponents, Meadows (S&P 1986) and Huberman, Franklin, Hogg (EC 1999); as
-an oblivious pseudorandom function, Jarecki, Liu (SCN 2010). The star with zero-sharing and
-programmable functions: Kolesnikov, Matania, Pinkas, Rosulek, Trieu, "Practical Multi-party Private
-Set Intersection from Symmetric-Key Techniques" (CCS 2017), the variant for augmented semi-honest
-parties. The store: `vfl.crypto.okvs`.
+Sources: Kolesnikov, Matania, Pinkas, Rosulek, Trieu, "Practical Multi-party Private Set Intersection
+from Symmetric-Key Techniques" (CCS 2017), the star with zero-sharing and programmable functions, the
+variant for augmented semi-honest parties. The store: `vfl.crypto.okvs`. Of each engine: in its module.
 """
 
 import asyncio
-import hashlib
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from typing import ClassVar, TypeVar
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
-from numpy.typing import NDArray
 
-from vfl.crypto import group, okvs
+from vfl.crypto import okvs
+from vfl.crypto.digests import digests
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols import dh_oprf, ot_oprf
 from vfl.protocols.fellows import Sign, Verify, keyed_hash, secrets_with_fellows, signed
+from vfl.protocols.oprf import (
+    Bytes,
+    Entropy,
+    GuestOutputs,
+    HostOutputs,
+    Progress,
+    Rows,
+    empty,
+    parts,
+    receive_rows,
+)
 
-CHUNK = 8192  # elements a message
 SLOTS = 32768  # slots of a store, or tags, a message
 MAX_IDS = 20_000_000
 MAX_HOSTS = 64
 
 HALF = 16  # bytes of a tag, a mask, a share of zero
 
-Rows = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
-Entropy = Callable[[int], bytes]
-# What is being done, how many are done, of how many.
-Progress = Callable[[str, int, int], None]
+Engine = Literal["ecdh", "ot"]
+_GUEST: dict[Engine, GuestOutputs] = {"ecdh": dh_oprf.guest_outputs, "ot": ot_oprf.guest_outputs}
+_HOST: dict[Engine, HostOutputs] = {"ecdh": dh_oprf.host_outputs, "ot": ot_oprf.host_outputs}
 
 
 class AlignStart(Message, frozen=True):
@@ -106,25 +112,6 @@ class AlignKeys(Message, frozen=True):
     signatures: list[bytes]
 
 
-class BlindedIds(Message, frozen=True):
-    """guest -> host, H(x)^a, 32 bytes each. Reveals: nothing; without `a` they are random."""
-
-    limit: ClassVar[int] = CHUNK * group.POINT + KIB
-    points: bytes
-    per_row = ("points", 8 * group.POINT)
-
-
-class EvaluatedIds(Message, frozen=True):
-    """host -> guest, H(x)^(a b), 32 bytes each, in the order received. Reveals: nothing yet.
-
-    With them the guest can evaluate the host's function F_j at the ids it sent, and at no other.
-    """
-
-    limit: ClassVar[int] = CHUNK * group.POINT + KIB
-    points: bytes
-    per_row = ("points", 8 * group.POINT)
-
-
 class AlignStore(Message, frozen=True):
     """host -> guest, slots of the store. Reveals: with those of all hosts, the intersection of all.
 
@@ -153,9 +140,6 @@ class CommonTags(Message, frozen=True):
     per_row = ("tags", 8 * HALF)
 
 
-M = TypeVar("M", bound=Message)
-
-
 async def guest_align(
     hosts: Sequence[Peer],
     ids: Sequence[bytes],
@@ -164,6 +148,8 @@ async def guest_align(
     minimum: int = 1,
     allow_empty: bool = False,
     max_ids: int = MAX_IDS,
+    engine: Engine = "ecdh",
+    scratch: Path | None = None,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
 ) -> Rows:
@@ -171,7 +157,9 @@ async def guest_align(
 
     ids: one a row, distinct, normalised as the job says. context: names the run, the same at all
     parties; runs of different contexts cannot be joined. minimum: fewer common rows are Refused.
-    allow_empty: no common id at all is then not an error (for scoring).
+    allow_empty: no common id at all is then not an error (for scoring). engine: as all parties have
+    agreed; who was told another one breaks the protocol. scratch: a folder in whose files large
+    arrays of the run may lie, instead of in memory.
 
     Returns int64 (common,). Raises PeerError for a host that breaks the protocol, DataError when no
     id is common, Refused, PeerStopped, PeerLost; ValueError for ids that are not distinct.
@@ -188,50 +176,15 @@ async def guest_align(
     relayed = AlignKeys([key.public_key for key in keys], [key.signature for key in keys])
     await together([host.send(relayed) for host in hosts])
 
-    # 2. Blind the ids in an order that is nobody's: a chunk goes out as soon as it is ready.
-    scalar = group.random_scalar(entropy)
-    order, shuffled = await asyncio.to_thread(_shuffle, ids, entropy)
-    blinded: list[asyncio.Future[Bytes]] = [
-        asyncio.get_running_loop().create_future() for _ in _parts(n, CHUNK)
-    ]
-
-    async def blind() -> None:
-        for ready, (start, stop) in zip(blinded, _parts(n, CHUNK), strict=True):
-            ready.set_result(await asyncio.to_thread(_blind, shuffled[start:stop], context, scalar))
-            report("blinding ids", stop, n)
-
-    async def send(host: Peer) -> None:
-        for ready in blinded:
-            await host.send(BlindedIds((await ready).tobytes()))
-
-    # 4. Unblind what comes back (3 is the host's).
-    inverse = group.invert(scalar)
-    evaluated = [np.empty((n, 2 * HALF), np.uint8) for _ in hosts]
-
-    async def receive(host: Peer, own: Bytes) -> None:
-        async for start, stop, points in _receive_rows(
-            host, EvaluatedIds, lambda m: m.points, n, CHUNK, group.POINT
-        ):
-            try:
-                own[start:stop] = await asyncio.to_thread(
-                    _evaluate, points, inverse, shuffled[start:stop], context
-                )
-            except group.InvalidPoint:
-                raise host.breach("EvaluatedIds with an invalid element") from None
-            report(f"matching ids with {host.name}", stop, n)
-
-    await together(
-        [
-            blind(),
-            *(send(host) for host in hosts),
-            *(receive(host, own) for host, own in zip(hosts, evaluated, strict=True)),
-        ]
+    # 2. to 4. The hosts' functions at the guest's ids.
+    outputs = await _GUEST[engine](
+        hosts, ids, context=context, entropy=entropy, report=report, scratch=scratch
     )
 
     # 5. and 6. Look all ids up in all stores.
     async def look_up(host: Peer, size: int, own: Bytes) -> Bytes:
-        store = np.empty((okvs.slots(size), okvs.VALUE), np.uint8)
-        async for start, stop, part in _receive_rows(
+        store = empty(okvs.slots(size), okvs.VALUE, scratch)
+        async for start, stop, part in receive_rows(
             host, AlignStore, lambda m: m.slots, len(store), SLOTS, okvs.VALUE
         ):
             store[start:stop] = part
@@ -239,9 +192,9 @@ async def guest_align(
         return await asyncio.to_thread(_shares_in, store, size, own, host.name, context)
 
     shares = await together(
-        [look_up(host, key.ids, own) for host, key, own in zip(hosts, keys, evaluated, strict=True)]
+        [look_up(host, key.ids, own) for host, key, own in zip(hosts, keys, outputs, strict=True)]
     )
-    common = np.flatnonzero(~np.bitwise_xor.reduce(shares).any(axis=1))
+    common = await asyncio.to_thread(_common, shares)
     if not len(common) and not allow_empty:
         raise DataError(
             "no id is common to all parties: check that the rule in the job fits how each party "
@@ -252,16 +205,15 @@ async def guest_align(
         _check_minimum(len(common), minimum)
 
     # 7. One order for all.
-    common = common[await asyncio.to_thread(_common_order, [own[common] for own in evaluated])]
+    common = await asyncio.to_thread(_ordered, common, outputs)
 
     async def tell(host: Peer, own: Bytes) -> None:
         await host.send(CommonRows(len(common)))
-        for start, stop in _parts(len(common), SLOTS):
+        for start, stop in parts(len(common), SLOTS):
             await host.send(CommonTags(_tags(own[common[start:stop]]).tobytes()))
 
-    await together([tell(host, own) for host, own in zip(hosts, evaluated, strict=True)])
-    rows: Rows = order[common]
-    return rows
+    await together([tell(host, own) for host, own in zip(hosts, outputs, strict=True)])
+    return common
 
 
 async def host_align(
@@ -276,6 +228,8 @@ async def host_align(
     max_ids: int = MAX_IDS,
     sign: Sign | None = None,
     verify: Verify | None = None,
+    engine: Engine = "ecdh",
+    scratch: Path | None = None,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
 ) -> Rows:
@@ -308,42 +262,27 @@ async def host_align(
     except ValueError as error:
         raise guest.breach(f"AlignKeys with {error}") from None
 
-    # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
-    scalar = group.random_scalar(entropy)
-    blinded = np.empty((start.ids, group.POINT), np.uint8)
-    own = np.empty((n, 2 * HALF), np.uint8)
-
-    async def serve() -> None:
-        async for first, stop, points in _receive_rows(
-            guest, BlindedIds, lambda m: m.points, start.ids, CHUNK, group.POINT
-        ):
-            blinded[first:stop] = points
-            try:
-                answer = await asyncio.to_thread(group.multiply, points, scalar)
-            except group.InvalidPoint:
-                raise guest.breach("BlindedIds with an invalid element") from None
-            await guest.send(EvaluatedIds(answer.tobytes()))
-            report(f"matching ids with {guest.name}", stop, start.ids)
-        # A repeated element is a repeated id, or a try to test what this host does with it.
-        if await asyncio.to_thread(_repeats, blinded):
-            raise guest.breach("BlindedIds with an element twice")
-
-    async def evaluate() -> None:
-        for first, stop in _parts(n, CHUNK):
-            own[first:stop] = await asyncio.to_thread(_evaluate_own, ids[first:stop], scalar, context)
-            report("evaluating own ids", stop, n)
-
-    await together([serve(), evaluate()])
+    # 2. to 4. This host's function at the guest's ids and its own.
+    own = await _HOST[engine](
+        guest,
+        ids,
+        start.ids,
+        context=context,
+        name=name,
+        entropy=entropy,
+        report=report,
+        scratch=scratch,
+    )
 
     # 5. The store of masks and shares of zero.
     shares = np.zeros((n, HALF), np.uint8)
     for key in pairwise.values():
-        for first, stop in _parts(n, SLOTS):
+        for first, stop in parts(n, SLOTS):
             shares[first:stop] ^= await asyncio.to_thread(_share, key, ids[first:stop])
     store = await asyncio.to_thread(
         okvs.encode, _tags(own), _masks(own) ^ shares, _store_seed(name, context), entropy
     )
-    for first, stop in _parts(len(store), SLOTS):
+    for first, stop in parts(len(store), SLOTS):
         await guest.send(AlignStore(store[first:stop].tobytes()))
 
     # 7. The rows, in the common order.
@@ -352,17 +291,17 @@ async def host_align(
         raise guest.breach("CommonRows with more rows than there are")
     if common or not allow_empty:
         _check_minimum(common, minimum)
-    row_of_tag = await asyncio.to_thread(_row_of_tag, own)
-    rows = np.empty(common, np.int64)
-    async for first, stop, tags in _receive_rows(
+    found = await asyncio.to_thread(_Tags, _tags(own))
+    rows, taken = np.empty(common, np.int64), np.zeros(n, np.bool_)
+    async for first, stop, tags in receive_rows(
         guest, CommonTags, lambda m: m.tags, common, SLOTS, HALF
     ):
-        for i, tag in enumerate(tags, first):
-            # pop: a tag that comes twice is unknown the second time
-            row = row_of_tag.pop(tag.tobytes(), None)
-            if row is None:
-                raise guest.breach("CommonTags with a tag that is unknown or repeated")
-            rows[i] = row
+        some = found.rows(tags)
+        known = some[some >= 0]
+        if len(known) < len(some) or taken[known].any() or len(np.unique(known)) < len(known):
+            raise guest.breach("CommonTags with a tag that is unknown or repeated")
+        taken[known] = True
+        rows[first:stop] = some
         report("receiving the common rows", stop, common)
     return rows
 
@@ -390,21 +329,10 @@ def _check_start(
         raise guest.breach("AlignStart with other hosts than this job has")
 
 
-async def _receive_rows(
-    peer: Peer, kind: type[M], content: Callable[[M], bytes], rows: int, chunk: int, width: int
-) -> AsyncIterator[tuple[int, int, Bytes]]:
-    """(first, end, rows as uint8 (m, width)) of each chunk, whose size must be the one due."""
-    for start, stop in _parts(rows, chunk):
-        data = content(await peer.recv(kind))
-        if len(data) != (stop - start) * width:
-            raise peer.breach(f"{kind.__name__} with another number of rows than announced")
-        yield start, stop, np.frombuffer(data, np.uint8).reshape(-1, width)
-
-
 def _check_own(ids: Sequence[bytes], max_ids: int) -> None:
     if len(ids) > max_ids:
         raise DataError(f"{len(ids):,} ids, more than the {max_ids:,} that an alignment takes")
-    if len(set(ids)) < len(ids):
+    if not _distinct(ids):
         raise ValueError("ids must be distinct: normalise them first")
 
 
@@ -418,39 +346,6 @@ def _check_minimum(rows: int, minimum: int) -> None:
 # The functions that the parties share.
 
 
-def _shuffle(ids: Sequence[bytes], entropy: Entropy) -> tuple[Rows, list[bytes]]:
-    """A random order of the rows, and the ids in it."""
-    # Of two equal numbers (once in 2^64 / n^2 runs) the first stays first, which tells nobody much.
-    numbers = np.frombuffer(entropy(8 * len(ids)), np.uint64)
-    order = np.argsort(numbers, kind="stable").astype(np.int64)
-    return order, [ids[row] for row in order]
-
-
-def _blind(ids: Sequence[bytes], context: bytes, scalar: bytes) -> Bytes:
-    return group.multiply(group.hash_to_group(ids, context), scalar)
-
-
-def _evaluate(points: Bytes, inverse: bytes, ids: Sequence[bytes], context: bytes) -> Bytes:
-    """F(x), (n, 32), from the host's answers H(x)^(a b) and 1/a."""
-    return _output(ids, group.multiply(points, inverse), context)
-
-
-def _evaluate_own(ids: Sequence[bytes], scalar: bytes, context: bytes) -> Bytes:
-    """F(y), (n, 32), by the host itself."""
-    return _output(ids, group.multiply(group.hash_to_group(ids, context), scalar), context)
-
-
-def _output(ids: Sequence[bytes], points: Bytes, context: bytes) -> Bytes:
-    """F: Hash(context, H(x)^b, x). The element comes first, since its size is fixed."""
-    prefix = keyed_hash(b"vfl psi output", context)
-    encoded, out = points.tobytes(), bytearray()
-    for i, one in enumerate(ids):
-        digest = prefix.copy()
-        digest.update(encoded[group.POINT * i : group.POINT * (i + 1)] + one)
-        out += digest.digest()
-    return np.frombuffer(out, np.uint8).reshape(-1, 2 * HALF)
-
-
 def _tags(outputs: Bytes) -> Bytes:
     return outputs[:, :HALF]
 
@@ -459,20 +354,46 @@ def _masks(outputs: Bytes) -> Bytes:
     return outputs[:, HALF:]
 
 
-def _row_of_tag(outputs: Bytes) -> dict[bytes, int]:
-    encoded = _tags(outputs).tobytes()
-    return {encoded[HALF * row : HALF * (row + 1)]: row for row in range(len(outputs))}
+def _distinct(ids: Sequence[bytes]) -> bool:
+    """Whether no id comes twice; by Python's hashes, which each id has kept once asked."""
+    hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
+    found = np.sort(hashes)
+    suspect = found[1:][found[1:] == found[:-1]]
+    if not len(suspect):
+        return True
+    some = [ids[int(row)] for row in np.flatnonzero(np.isin(hashes, suspect))]
+    return len(set(some)) == len(some)
+
+
+class _Tags:
+    """The rows of tags, found by sorting: some bytes a tag where a dict would take 150."""
+
+    def __init__(self, tags: Bytes) -> None:
+        self._tags = np.ascontiguousarray(tags).view(np.uint64)
+        self._order = np.argsort(self._tags[:, 0])
+        self._first = self._tags[self._order, 0]
+
+    def rows(self, wanted: Bytes) -> Rows:
+        """The row of each tag, -1 for a tag that is none: int64 (m,)."""
+        words = np.ascontiguousarray(wanted).view(np.uint64)
+        rows = np.full(len(words), -1, np.int64)
+        place = np.searchsorted(self._first, words[:, 0])
+        open_ = np.arange(len(words))  # not found so far: tags may be equal in their first half
+        while len(open_):
+            at = place[open_]
+            open_ = open_[at < len(self._first)]
+            open_ = open_[self._first[place[open_]] == words[open_, 0]]
+            row = self._order[place[open_]]
+            equal = self._tags[row, 1] == words[open_, 1]
+            rows[open_[equal]] = row[equal]
+            open_ = open_[~equal]
+            place[open_] += 1
+        return rows
 
 
 def _share(key: bytes, ids: Sequence[bytes]) -> Bytes:
     """PRF(k_jl, y), (n, 16). The key is of this context and this pair already."""
-    prefix = hashlib.blake2b(key=key, digest_size=HALF, person=b"vfl psi share")
-    out = bytearray()
-    for one in ids:
-        digest = prefix.copy()
-        digest.update(one)
-        out += digest.digest()
-    return np.frombuffer(out, np.uint8).reshape(-1, HALF)
+    return digests(ids, domain=b"vfl psi share", key=key, size=HALF)
 
 
 def _shares_in(store: Bytes, size: int, own: Bytes, host: str, context: bytes) -> Bytes:
@@ -486,29 +407,18 @@ def _store_seed(host: str, context: bytes) -> bytes:
     return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
-def _common_order(outputs: Sequence[Bytes]) -> Rows:
-    """The rows of `outputs` (one (m, 32) a host) sorted by a hash of all that is in each row."""
-    joined = np.concatenate(outputs, axis=1).tobytes()
-    width = 2 * HALF * len(outputs)
-    prefix = keyed_hash(b"vfl psi order")
-    ranks = []
-    for start in range(0, len(joined), width):
-        digest = prefix.copy()
-        digest.update(joined[start : start + width])
-        ranks.append(digest.digest())
-    return np.array(sorted(range(len(ranks)), key=ranks.__getitem__), np.int64)
+def _common(shares: Sequence[Bytes]) -> Rows:
+    """The rows where the shares of all hosts cancel."""
+    left = np.bitwise_xor.reduce(shares).view(np.uint64)
+    return np.flatnonzero((left[:, 0] | left[:, 1]) == 0)
 
 
-def _repeats(rows: Bytes) -> bool:
-    """Whether any two rows of 32 bytes are equal."""
-    words = rows.view(np.uint64)
-    sorted_words = words[np.lexsort(words.T)]
-    return bool((sorted_words[1:] == sorted_words[:-1]).all(axis=1).any())
-
-
-def _parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, rows, chunk):
-        yield start, min(start + chunk, rows)
+def _ordered(common: Rows, outputs: Sequence[Bytes]) -> Rows:
+    """The common rows sorted by a hash of all that the hosts' functions give there."""
+    joined = np.concatenate([own[common] for own in outputs], axis=1)
+    ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
+    ordered: Rows = common[np.argsort(ranks.view(np.uint64)[:, 0])]
+    return ordered
 
 
 def _quiet(what: str, done: int, total: int) -> None:

@@ -1,0 +1,65 @@
+"""Digests of many messages: hashlib's, byte for byte, by whatever way they are computed."""
+
+import hashlib
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfl.crypto import digests as module
+from vfl.crypto.digests import digests
+
+
+def by_hashlib(ids, rows, count, **named):
+    out = []
+    for i in range(count):
+        message = b"" if rows is None else rows[i].tobytes()
+        message += b"" if ids is None else ids[i]
+        named_as = {"digest_size": named["size"], "person": named["domain"], "key": named["key"]}
+        out.append(hashlib.blake2b(named["prefix"] + message, **named_as).digest())
+    return b"".join(out)
+
+
+@given(
+    st.lists(st.binary(max_size=300), min_size=1, max_size=12),
+    st.integers(0, 200),
+    st.sampled_from(["ids", "rows", "both"]),
+    st.binary(max_size=16),
+    st.binary(max_size=64),
+    st.one_of(st.binary(max_size=300), st.sampled_from([bytes(128), bytes(256)])),
+    st.integers(1, 64),
+    st.booleans(),
+)
+@settings(max_examples=150, deadline=None)
+def test_they_are_hashlibs(ids, width, what, domain, key, prefix, size, many):
+    rows = np.random.default_rng(width).integers(0, 256, (len(ids), width), dtype=np.uint8)
+    given_ids, given_rows = (ids if what != "rows" else None), (rows if what != "ids" else None)
+    named = {"domain": domain, "key": key, "prefix": prefix, "size": size}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", 0 if many else 100)
+        found = digests(given_ids, given_rows, **named)
+    assert found.shape == (len(ids), size)
+    assert found.tobytes() == by_hashlib(given_ids, given_rows, len(ids), **named)
+
+
+def test_more_than_a_thread_takes():
+    ids = [b"%d" % i * (i % 40) for i in range(20_000)]
+    named = {"domain": b"test", "key": b"key", "prefix": b"prefix", "size": 32}
+    assert digests(ids, **named).tobytes() == by_hashlib(ids, None, len(ids), **named)
+
+
+def test_rows_of_any_memory():
+    rows = np.random.default_rng(1).integers(0, 256, (5000, 64), dtype=np.uint8)
+    rows.flags.writeable = False
+    found = digests(rows=rows[:, 10:42], domain=b"test")
+    assert (
+        found[7].tobytes()
+        == hashlib.blake2b(rows[7, 10:42].tobytes(), digest_size=32, person=b"test").digest()
+    )
+
+
+def test_none_and_wrong_counts():
+    assert digests([], domain=b"test").shape == (0, 32)
+    with pytest.raises(ValueError, match="one row for each id"):
+        digests([b"a"], np.zeros((2, 3), np.uint8), domain=b"test")
