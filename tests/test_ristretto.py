@@ -198,14 +198,3 @@ def test_no_secret_leaves_the_vectors():
         for function in code.split("\ndefine ")[1:]:
             if "_decode" not in function.split("\n", 1)[0]:
                 assert f"<{layout.lanes} x i1>" not in function
-
-
-def test_kernels_work_where_nothing_can_be_cached(monkeypatch):
-    def nowhere(**options):
-        if options.get("cache"):
-            raise RuntimeError("no locator available")
-        return numba.njit(**options)
-
-    monkeypatch.setattr(ristretto, "njit", nowhere)
-    double = ristretto._kernel(lambda x: 2 * x)
-    assert double(4) == 8

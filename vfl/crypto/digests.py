@@ -8,11 +8,11 @@ hashlib, so that nobody waits for a compiler.
 import hashlib
 from collections.abc import Sequence
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.cores import spread
+from vfl.kernels import inlined, kernel
 
 Bytes = NDArray[np.uint8]
 Words = NDArray[np.uint64]
@@ -105,7 +105,7 @@ def _by_hashlib(
         out[i] = np.frombuffer(digest.digest(), np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _digests(
     state: Words,
     before: Bytes,
@@ -149,7 +149,7 @@ def _digests(
         out[i] = digest[:size]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _compress(h: Words, m: Words, count: int, final: bool) -> None:
     """The function F of RFC 7693, section 3.2."""
     v0, v1, v2, v3, v4, v5, v6, v7 = h[0], h[1], h[2], h[3], h[4], h[5], h[6], h[7]
@@ -177,7 +177,7 @@ def _compress(h: Words, m: Words, count: int, final: bool) -> None:
     h[7] ^= v7 ^ v15
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def _mix(
     a: np.uint64, b: np.uint64, c: np.uint64, d: np.uint64, x: np.uint64, y: np.uint64
 ) -> tuple[np.uint64, np.uint64, np.uint64, np.uint64]:
@@ -192,6 +192,6 @@ def _mix(
     return a, b, c, d
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def _turn(word: np.uint64, right: int) -> np.uint64:
     return (word >> np.uint64(right)) | (word << np.uint64(64 - right))

@@ -11,11 +11,11 @@ words are rows of 64 bytes, whose bits from 468 on are zero.
 
 import functools
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.cores import spread
+from vfl.kernels import kernel
 
 LENGTH = 468
 DIMENSION = 76
@@ -42,7 +42,7 @@ def encode(messages: Bytes) -> Bytes:
     return words.view(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _encode(messages: Bytes, table: Words, words: Words) -> None:
     for row in range(len(words)):
         for w in range(words.shape[1]):

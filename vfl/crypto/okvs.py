@@ -33,11 +33,11 @@ import hashlib
 import secrets
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.cores import spread
+from vfl.kernels import kernel
 
 VALUE = 16  # bytes of a value, and of a slot
 DENSE = 64
@@ -131,7 +131,7 @@ def _dense_sums(dense: Words) -> Words:
     return sums
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _mixed(lanes: Words, row: int, salt: np.uint64) -> np.uint64:
     """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014) over the key's words."""
     word = salt
@@ -143,14 +143,14 @@ def _mixed(lanes: Words, row: int, salt: np.uint64) -> np.uint64:
     return word
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place(lanes: Words, row: int, salts: Words, b: int, block: int) -> np.int64:
     """The key's slot in block `b`: the upper 32 bits of a word, scaled to the block's size."""
     high = _mixed(lanes, row, salts[b]) >> np.uint64(32)
     return np.int64((high * np.uint64(block)) >> np.uint64(32)) + np.int64(b * block)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _places(lanes: Words, salts: Words, block: int, slot: Slots, chosen: Words) -> None:
     """Where each key looks: a slot in each block (n, 3), and dense slots as bits of a word (n)."""
     for row in range(len(lanes)):
@@ -159,7 +159,7 @@ def _places(lanes: Words, salts: Words, block: int, slot: Slots, chosen: Words) 
         chosen[row] = _mixed(lanes, row, salts[BLOCKS])
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
     """The rows in the order peeled, the slot of each, and the rows that cannot be peeled."""
     n = len(slot)
@@ -239,7 +239,7 @@ def _solve(core: Slots, slot: Slots, chosen: Words, target: Words, sparse: Words
             sparse[used[pivot - low - DENSE]] ^= words
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _fill(
     rows: Slots, pivots: Slots, slot: Slots, chosen: Words, target: Words, sparse: Words, sums: Words
 ) -> None:
@@ -256,7 +256,7 @@ def _fill(
             sparse[pivot, w] = word
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _look_up(words: Words, sums: Words, lanes: Words, salts: Words, block: int, values: Words) -> None:
     """The XOR of each key's slots, sparse and dense."""
     for row in range(len(lanes)):

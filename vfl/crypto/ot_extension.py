@@ -31,7 +31,6 @@ Sources of the check and its analysis: the paper above; Keller, Orsini, Scholl (
 import hashlib
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -40,6 +39,7 @@ from numpy.typing import NDArray
 from vfl.crypto import linear_code
 from vfl.crypto.linear_code import LENGTH, MESSAGE
 from vfl.crypto.linear_code import WORD as ROW
+from vfl.kernels import kernel
 
 MASKING = 256  # rows of random messages in each part, and bits of a sum
 SUM = MASKING // 8
@@ -167,7 +167,7 @@ def _transposed(bits: Bytes) -> Bytes:
     return turned.view(np.uint8)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _transpose(source: Words, target: Words) -> None:
     """Squares of 64 by 64 bits; within one, halves are swapped at each power of two (Warren,
     "Hacker's Delight", section 7-3).

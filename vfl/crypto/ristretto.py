@@ -61,6 +61,8 @@ from numba.extending import (
 )
 from numpy.typing import NDArray
 
+from vfl.kernels import kernel
+
 P = 2**255 - 19
 WINDOWS = 64  # of 4 bits in a scalar
 _TABLE = 8  # entries: one to eight times a point
@@ -533,14 +535,6 @@ _inline = njit(forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 _once = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # too long to be inlined
 
 
-def _kernel(function: Callable[..., None]) -> Any:
-    """Compiled at its first call, and cached where numba finds a directory that it may write to."""
-    try:
-        return njit(cache=True, nogil=True)(function)
-    except RuntimeError:  # it finds none
-        return njit(nogil=True)(function)
-
-
 # Anything of the types above, inside compiled code.
 Field = Any
 Lanes = Any
@@ -736,7 +730,7 @@ def _choose(layout: Layout, table: Any, size: Lanes, sign: Lanes) -> Point:
     return select(sign, more, less), select(sign, less, more), z2, select(sign, _negative(t2d), t2d)
 
 
-@_kernel
+@kernel
 def multiply_blocks(
     layout: Layout, points: Any, digits: Any, table: Any, products: Any, valid: Any
 ) -> None:
@@ -771,7 +765,7 @@ def multiply_blocks(
         _store_words(products, 4 * block, _encode(layout, _extended(e, f, g, h)))
 
 
-@_kernel
+@kernel
 def map_blocks(layout: Layout, uniform: Any, points: Any) -> None:
     """The one-way map on eight words a lane: MAP(first half) + MAP(second half)."""
     for block in range(uniform.shape[0]):
@@ -782,7 +776,7 @@ def map_blocks(layout: Layout, uniform: Any, points: Any) -> None:
         _store_words(points, 4 * block, _encode(layout, _extended(e, f, g, h)))
 
 
-@_kernel
+@kernel
 def field_blocks(layout: Layout, a: Any, b: Any, results: Any) -> None:
     """a + b, a - b, a b, a^2, a^(2^252 - 3), (a + b)(b - a) and (a - b)^2, for tests."""
     for block in range(a.shape[0]):

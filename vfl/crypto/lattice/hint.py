@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,6 +35,7 @@ from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_
 from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
+from vfl.kernels import kernel
 
 Words = NDArray[np.uint64]
 Fractions = NDArray[np.uint32]
@@ -310,7 +310,7 @@ def _chosen(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
     return polynomials[:, ends].reshape(-1)[: p.outputs]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _evaluate(small: NDArray[np.float64], points: ring.Complexes, out: NDArray[np.float64]) -> None:
     """Values (points, real parts of all vectors then imaginary ones, depth) of the secrets' pieces."""
     width, count, depth = small.shape
@@ -326,7 +326,7 @@ def _evaluate(small: NDArray[np.float64], points: ring.Complexes, out: NDArray[n
                     out[j, count + v, d] += small[k, v, d] * y
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.float64]) -> None:
     """Put transforms (polynomials, limbs, HALF), from number `first` on, where `multiply` reads them."""
     depth = out.shape[1]

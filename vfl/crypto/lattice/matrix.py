@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,6 +19,7 @@ from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.cores import each
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
+from vfl.kernels import kernel
 
 Words = NDArray[np.uint64]
 Integers = NDArray[np.int64]
@@ -291,7 +291,7 @@ def _hint_of_values(values: NDArray[np.int32], public: PublicRows, out: Words) -
             sums = np.zeros_like(sums)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _place_bins(
     codes: NDArray[np.integer], first: int, twist: ring.Complexes, out: ring.Complexes
 ) -> None:
@@ -307,7 +307,7 @@ def _place_bins(
             out[b, i] += 1j * twist[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gather(public: ring.Complexes, rows: ring.Complexes, sums: ring.Complexes) -> None:
     # Conjugates: the transform of a(1/X), so that a coefficient pairs row i with row i of a X^m.
     for b in range(len(rows)):
@@ -316,7 +316,7 @@ def _gather(public: ring.Complexes, rows: ring.Complexes, sums: ring.Complexes) 
                 sums[b, limb, i] += np.conj(public[limb, i]) * rows[b, i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_bins(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
     for i in range(len(codes)):
         code = codes[i]
@@ -324,7 +324,7 @@ def _add_bins(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
             out[code, v] += tile[i, v]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _add_values(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
     for i in range(len(codes)):
         value = np.uint64(np.int64(codes[i]))
@@ -332,7 +332,7 @@ def _add_values(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
             out[0, v] += value * tile[i, v]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _combine(cells: Words, starts: Integers, at: Integers, weights: Integers, out: Words) -> None:
     for o in range(len(out)):
         for j in range(starts[o], starts[o + 1]):

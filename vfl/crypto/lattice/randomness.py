@@ -8,12 +8,12 @@ import hashlib
 import math
 from collections.abc import Callable
 
-import numba
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from vfl.crypto.lattice.parameters import ERROR_BITS
+from vfl.kernels import inlined, kernel
 
 Entropy = Callable[[int], bytes]
 KEY = 32
@@ -71,14 +71,14 @@ def gaussian(key: bytes, label: str, count: int, deviation: float) -> NDArray[np
     return _gaussian(pairs, deviation)[:count]
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def error(word: np.uint64) -> np.int64:
     """One centred binomial error from a uniform word."""
     first, second = word & _ERROR_MASK, (word >> np.uint64(ERROR_BITS)) & _ERROR_MASK
     return np.int64(_ones(first)) - np.int64(_ones(second))
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def _ones(x: np.uint64) -> np.uint64:
     # Hacker's Delight, figure 5-2; compilers turn it into vector code.
     x = x - ((x >> np.uint64(1)) & np.uint64(0x5555555555555555))
@@ -90,7 +90,7 @@ def _ones(x: np.uint64) -> np.uint64:
     return x & np.uint64(0x7F)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _errors(drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
     out = np.empty(len(drawn), np.int64)
     for i in range(len(drawn)):
@@ -98,7 +98,7 @@ def _errors(drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _ternary(drawn: NDArray[np.uint64]) -> NDArray[np.int8]:
     out = np.empty(len(drawn), np.int8)
     three = np.uint64(3)
@@ -109,7 +109,7 @@ def _ternary(drawn: NDArray[np.uint64]) -> NDArray[np.int8]:
     return out
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _gaussian(drawn: NDArray[np.uint64], deviation: float) -> NDArray[np.int64]:
     out = np.empty(len(drawn), np.int64)
     eleven = np.uint64(11)

@@ -11,12 +11,12 @@ checks itself: were errors near 1/2, distances from the nearest integer would be
 thousands of them, and so one beyond 1/4 raises ArithmeticError.
 """
 
-import numba
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
 from vfl.crypto.lattice.parameters import DEGREE
+from vfl.kernels import inlined, kernel
 
 HALF = DEGREE // 2
 Complexes = NDArray[np.complex128]
@@ -98,20 +98,20 @@ def check(distance: float) -> None:
         )
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def further(worst: float, distance: float) -> float:
     """The larger of the two in size; infinite once a distance is no number."""
     size = abs(distance)
     return size if size > worst else (worst if size == size else np.inf)
 
 
-@numba.njit(cache=True, nogil=True, inline="always")
+@inlined
 def _low(word: np.int64) -> np.int64:
     """The balanced low 32 bits."""
     return ((word + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _twist64(words: NDArray[np.uint64], twist: Complexes, out: Complexes) -> None:
     for p in range(len(words)):
         for i in range(HALF):
@@ -123,7 +123,7 @@ def _twist64(words: NDArray[np.uint64], twist: Complexes, out: Complexes) -> Non
             out[p, 1, i] = complex(hx, hy) * twist[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _twist96(
     whole: NDArray[np.uint64], fraction: NDArray[np.uint32], twist: Complexes, out: Complexes
 ) -> None:
@@ -140,7 +140,7 @@ def _twist96(
             out[p, 2, i] = complex(hx, hy) * twist[i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> float:
     worst = 0.0
     for p in range(len(products)):
@@ -156,7 +156,7 @@ def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> 
     return worst
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _settle96(
     products: Complexes, back: Complexes, whole: NDArray[np.uint64], fraction: NDArray[np.uint32]
 ) -> float:

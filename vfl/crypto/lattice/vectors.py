@@ -9,7 +9,6 @@ import secrets
 import threading
 from dataclasses import dataclass, field
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +17,7 @@ from vfl.crypto.lattice.cores import each
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.randomness import KEY, Entropy, error, ternary
 from vfl.crypto.lattice.randomness import words as random_words
+from vfl.kernels import kernel
 
 _CHUNK = 16  # blocks that are made at a time
 _TILE = 64  # rows that are transposed at a time
@@ -135,7 +135,7 @@ class Encryption:
         return words.pack(out, self._parameters.word_bits)
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _multiply(public: ring.Complexes, keys: ring.Complexes, out: ring.Complexes) -> None:
     for v in range(len(keys)):
         for limb in range(2):
@@ -143,7 +143,7 @@ def _multiply(public: ring.Complexes, keys: ring.Complexes, out: ring.Complexes)
                 out[v, limb, i] = public[limb, i] * keys[v, i]
 
 
-@numba.njit(cache=True, nogil=True)
+@kernel
 def _settle_rows(
     products: ring.Complexes,
     back: ring.Complexes,
