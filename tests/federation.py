@@ -164,6 +164,8 @@ def _cell(value: object) -> str:
     """A value in TOML."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{k} = {_cell(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_cell, value)) + "]"
     return json.dumps(value)
 
 
@@ -386,7 +388,11 @@ class Federation:
                 settings["peers"] = {host: pinned(host) for host in hosts}
                 write_table(home / "new.csv", self.tables["new"])
             else:
-                settings["policy"] = {"min_intersection": 50, "show_names": name != "bureau"}
+                settings["policy"] = {
+                    "min_intersection": 50,
+                    "show_names": name != "bureau",
+                    "max_alignments_a_day": 10_000,
+                }
                 settings["peers"]["insurer"] = pinned("insurer")
                 others = [host for host in hosts if host != name]
                 settings["peers"] |= {host: pinned(host) for host in others}

@@ -15,7 +15,7 @@ from unittest import mock
 import msgspec
 from federation import JOB, Federation, toml
 
-from vfl.jobs import coordinator, guest, host, scoring
+from vfl.jobs import alignment, coordinator, guest, host, scoring
 from vfl.jobs.connect import Office
 from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
@@ -94,7 +94,7 @@ async def _record(federation: Federation, wanted: Mapping[str, Any], sent: list[
             office = opened("insurer")
             home = federation.guest.folder
             (home / "job.toml").write_text(toml(wanted))
-            await guest.align(office, wait=10, show=Silent())
+            await alignment.align(office, alignment.Plan(), wait=10, show=Silent())
             job = "train"
             trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())
             job = "score"

@@ -199,7 +199,7 @@ def test_results_for_people(federation: Federation, insurer: Party) -> None:
     marks = {name: host.mark() for name, host in federation.serving.items()}
     done = insurer.run("align", "--wait", "5").ok()
     assert re.fullmatch(r"alignment \S+ is kept; .* s; registry .* MB out, .* bureau .*\n", done.out)
-    assert re.search(r"\d+ of 400 rows are known to all parties", done.err)
+    assert re.search(r"\d+ of your 400 rows are known to all parties", done.err)
     (insurer.folder / "job.toml").write_text('[job]\nname = "plain"\npurpose = "a test"\n')
     insurer.run("train", "job.toml").failed(2, "job.toml: [job] model is missing")
     done = insurer.run("score", "--model", "claims", "--data", "new.csv", "--out", "s.csv").ok()

@@ -1,7 +1,5 @@
 """The batch job: killed and gone on with, explained, watched for drift, run by a scheduler."""
 
-import asyncio
-import contextlib
 import csv
 import json
 import random
@@ -10,32 +8,24 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from federation import GLM_JOB, JOB, PATIENCE, Federation, Party, Table, kill, write_table
+from federation import GLM_JOB, JOB, Federation, Party, Table, kill, write_table
+from room import HOSTS, Room
 
-from vfl.errors import ConfigError, ModelError, PeerLost, PeerStopped, Refused, VflError
-from vfl.jobs import guest as guest_jobs
+from vfl.errors import ConfigError, ModelError, PeerStopped, Refused
 from vfl.jobs import resume, scoring
-from vfl.jobs.connect import Office
-from vfl.jobs.host import _TASKS
-from vfl.jobs.offer import Offer
-from vfl.jobs.scoring import Scored, score
 from vfl.learn.losses import Floats
-from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.party import store
-from vfl.party.config import Job, load_party
 from vfl.party.store import Store
 from vfl.protocols import glm_scoring
 from vfl.protocols import scoring as protocol
-from vfl.protocols.scoring import ScoreRows
 
 ROWS = 24  # of a part in these tests
-HOSTS = ("registry", "bureau")
 FREQUENCY = {
     "job": {**JOB["job"], "name": "frequency", "objective": "poisson"},
     "secureboost": {**JOB["secureboost"], "trees": 1},
@@ -46,129 +36,7 @@ class Killed(BaseException):
     """What `kill -9` is to code in this process."""
 
 
-class Said:
-    """A show that remembers."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-
-    def say(self, line: str) -> None:
-        self.lines.append(line)
-
-    def progress(self, what: str, done: int, of: int | None) -> None: ...
-
-    def has(self, text: str) -> bool:
-        return any(text in line for line in self.lines)
-
-
-class Room:
-    """All parties of a federation in this process; what they say, which rows hosts were asked for."""
-
-    def __init__(self, federation: Federation) -> None:
-        self.federation = federation
-        self.said = {name: Said() for name in ("insurer", *HOSTS)}
-        self.asked = dict.fromkeys(HOSTS, 0)
-        self.cut_after: int | None = None  # requests, after which the registry is lost once
-
-    def office(self, name: str) -> Office:
-        party = self.federation.parties[name]
-        party.write()
-        return Office.open(load_party(party.file))
-
-    @contextlib.asynccontextmanager
-    async def hosts_of(
-        self, office: Office, wait: float, show: Said, names: Sequence[str] | None = None
-    ) -> AsyncIterator[list[Peer]]:
-        """As `connect.hosts_of`, with hosts that work in this process."""
-        peers: list[Peer] = []
-        tasks = []
-        for name in names or office.party.partners:
-            to_host, to_guest = MemoryPeer.pair("insurer", name)
-            to_host.observers.append(self._observer(name))
-            tasks.append(asyncio.create_task(self._serve(name, to_guest)))
-            peers.append(to_host)
-        try:
-            yield peers
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    def _observer(self, name: str) -> Callable[[str, str, bytes], None]:
-        def observe(direction: str, kind: str, payload: bytes) -> None:
-            if (direction, kind) != ("sent", ScoreRows.__name__):
-                return
-            self.asked[name] += _places(payload)
-            if self.cut_after is not None and name == "registry":
-                self.cut_after -= 1
-                if self.cut_after < 0:
-                    self.cut_after = None
-                    raise PeerLost("the connection to registry broke")
-
-        return observe
-
-    async def _serve(self, name: str, peer: Peer) -> None:
-        offer = await peer.recv(Offer)
-        try:
-            await _TASKS[offer.task](self.office(name), peer, offer, self.said[name])
-        except VflError as error:
-            await stop_all([peer], error)
-
-    def train(self, job: dict[str, Any]) -> str:
-        done = asyncio.run(
-            guest_jobs.train(
-                self.office("insurer"), Job.model_validate(job), wait=1, show=self.said["insurer"]
-            )
-        )
-        return done.half.name
-
-    def score(
-        self, model: str, out: str = "scores.csv", data: str = "new.csv", **options: Any
-    ) -> Scored:
-        for name in self.said:
-            self.said[name] = Said()
-        self.asked = dict.fromkeys(HOSTS, 0)
-        folder = self.federation.guest.folder
-        work = score(
-            self.office("insurer"),
-            model,
-            folder / data,
-            folder / out,
-            wait=1,
-            show=self.said["insurer"],
-            **options,
-        )
-        return asyncio.run(asyncio.wait_for(work, PATIENCE))
-
-    @property
-    def rows(self) -> int:
-        """Of the batch."""
-        return len(self.federation.tables["new"]["plate"])
-
-    def reference(self, model: str, out: str, **options: Any) -> bytes:
-        """The output of a run from beginning to end."""
-        self.score(model, out, **options)
-        return (self.folder / out).read_bytes()
-
-    @property
-    def folder(self) -> Path:
-        return self.federation.guest.folder
-
-    @property
-    def kept(self) -> list[Path]:
-        """What lies in the store of unfinished batches."""
-        return sorted(path for path in (self.folder / "vfl-store" / "batches").iterdir())
-
-
 Trained = tuple[Room, dict[str, str]]
-
-
-def _places(payload: bytes) -> int:
-    from vfl.net.wire import decode
-
-    message = decode(payload, [ScoreRows])
-    assert isinstance(message, ScoreRows)
-    return len(message.places) // 4
 
 
 @pytest.fixture(scope="module")
@@ -177,12 +45,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Tr
     patch = pytest.MonkeyPatch()
     room = Room(Federation(tmp_path_factory.mktemp("room"), keys, guest_listens=True))
     room.federation.guest.settings["party"]["reconnect"] = 60
-    patch.setattr(guest_jobs, "hosts_of", room.hosts_of)
-    patch.setattr(scoring, "hosts_of", room.hosts_of)
+    room.patch(patch)
     patch.setattr(resume, "_PAUSE", 0.0)
     for module in (protocol, glm_scoring, scoring):
         patch.setattr(module, "ROWS", ROWS)
-    asyncio.run(guest_jobs.align(room.office("insurer"), wait=1, show=Said()))
+    room.align()
     models = {"trees": room.train(JOB), "linear": room.train(GLM_JOB)}
     yield room, models
     patch.undo()

@@ -8,6 +8,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -582,3 +583,62 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
     with refused("cannot be written: Permission denied"):
         check_writable(tmp_path / "scores.csv")
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-1, 4),
+            st.one_of(st.none(), st.integers(-5, 5).map(float)),
+            st.sampled_from([None, "x", "y", "z"]),
+        ),
+        min_size=1,
+        max_size=25,
+    )
+)
+def test_repeated_ids_are_aggregated_as_by_pandas(
+    rows: list[tuple[int, float | None, str | None]],
+) -> None:
+    of, numbers, names = zip(*rows, strict=True)
+    values = np.array([np.nan if v is None else v for v in numbers])
+    text = np.array(names, object)
+    first: dict[int, int] = {}
+    group = np.array([-1 if g < 0 else first.setdefault(g, i) for i, g in enumerate(of)], np.int64)
+    table = Table(Path("t.csv"), [], {"n": values, "c": text}, None, None, len(rows), [])
+    frame = pd.DataFrame({"g": group, "n": values, "c": text})[group >= 0]
+    for rule in ("sum", "mean", "max", "min", "first", "last"):
+        made = table.aggregated(group, rule, {"c": "mode"})
+        for g, part in frame.groupby("g"):
+            known = part["n"].dropna()
+            expected = {
+                "sum": known.sum() if len(known) else np.nan,
+                "mean": known.mean() if len(known) else np.nan,
+                "max": known.max() if len(known) else np.nan,
+                "min": known.min() if len(known) else np.nan,
+                "first": part["n"].iloc[0],
+                "last": part["n"].iloc[-1],
+            }[rule]
+            np.testing.assert_allclose(made.features["n"][g], expected, equal_nan=True)
+            seen = [c for c in part["c"] if isinstance(c, str)]
+            mode = max(seen, key=lambda c: (seen.count(c), -seen.index(c)), default=None)
+            assert made.features["c"][g] == mode
+        alone = [i for i, g in enumerate(group) if g < 0]
+        np.testing.assert_array_equal(made.features["n"][alone], values[alone])
+
+
+def test_a_row_that_is_not_known_is_missing() -> None:
+    table = Table(
+        Path("t.csv"),
+        [],
+        {"n": np.array([1.0, 2.0]), "c": np.array(["x", None], object)},
+        None,
+        None,
+        2,
+        [],
+    )
+    taken = table.take(np.array([1, -1, 0]))
+    np.testing.assert_array_equal(taken["n"], [2.0, np.nan, 1.0])
+    assert taken["c"].tolist() == [None, None, "x"]
+    assert table.take(slice(1, None))["n"].tolist() == [2.0]
+    assert table.features["n"].tolist() == [1.0, 2.0]

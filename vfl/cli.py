@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from vfl.jobs.guest import Trained
     from vfl.party.audit import Row, Total
+    from vfl.party.config import Engine, JoinKind
     from vfl.party.id_report import Counts, IdColumn, IdReport
     from vfl.party.identity import Certificate
     from vfl.party.linear import Line
@@ -244,6 +245,9 @@ def policy_check(job: Path, party: Path, guest: str | None) -> None:
         rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
         raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")
     click.echo(f"{settings.name} allows {wanted.name}, whose digest is {wanted.digest}")
+    days = settings.policy.alignment_days
+    if days is not None:
+        click.echo(f"on alignments of at most {days:,} day{'' if days == 1 else 's'} (alignment_days)")
 
 
 @policy.command("agreement")
@@ -326,16 +330,50 @@ def serve(party: Path) -> None:
 @main.command()
 @_PARTY
 @_WAIT
+@click.option("--name", help="What to call it; its time is added. Only its time by default.")
+@click.option(
+    "--join",
+    type=click.Choice(["inner", "left"]),
+    help="Rows that all parties know, or all of this party's; as [align] says by default.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["ecdh", "ot"]),
+    help="ecdh sends least, ot takes least time; as [align] says by default.",
+)
+@click.option(
+    "--extend",
+    metavar="[NAME]",
+    is_flag=False,
+    flag_value="",
+    help="Match only what an alignment (the latest by default) has not: new and late rows.",
+)
+@click.option(
+    "--diagnose",
+    is_flag=True,
+    help="Try other rules for ids on a sample; else only if fewer than half of the ids match.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
     help="Only report on this party's own ids (a host can, too); no peer needed.",
 )
 @_JSON
-def align(party: Path, wait: float, dry_run: bool, as_json: bool) -> None:
+def align(
+    party: Path,
+    wait: float,
+    name: str | None,
+    join: "JoinKind | None",
+    engine: "Engine | None",
+    extend: str | None,
+    diagnose: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
     """Find the rows that all parties know, by private set intersection."""
+    from vfl.jobs.alignment import Plan
+    from vfl.jobs.alignment import align as align_guest
     from vfl.jobs.connect import Office
-    from vfl.jobs.guest import align as align_guest
     from vfl.party.config import load_party
 
     settings = load_party(party)
@@ -350,23 +388,60 @@ def align(party: Path, wait: float, dry_run: bool, as_json: bool) -> None:
         return
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
-        alignment, account = _run(align_guest(Office.open(settings), wait=wait, show=show))
+        plan = Plan(name, join, engine, extend, diagnose)
+        done = _run(align_guest(Office.open(settings), plan, wait=wait, show=show))
+    alignment = done.alignment
     if as_json:
         _print_json(
             {
                 "alignment": alignment.name,
                 "rows": len(alignment.rows),
-                **_account(account),
+                "of_rows": done.rows,
+                "join": alignment.join,
+                "engine": alignment.engine,
+                "extends": alignment.extends,
+                "known": done.known,
+                "matched_by_key": {who or "all": counts for who, counts in alignment.by_key.items()},
+                "kept": {who or "all": count for who, count in done.kept.items()},
+                "ids": done.asked,
+                "ids_of_hosts": done.have,
+                "notes": done.notes,
+                "match_rates": {
+                    host: [one.as_json() for one in of_keys] for host, of_keys in done.diagnoses.items()
+                },
+                **_account(done.account),
             }
         )
     else:
-        click.echo(f"alignment {alignment.name} is kept; {_cost(account)}")
+        click.echo(f"alignment {alignment.name} is kept; {_cost(done.account)}")
+
+
+@main.command()
+@_PARTY
+@_JSON
+def alignments(party: Path, as_json: bool) -> None:
+    """List the alignments that this party keeps, the oldest first."""
+    from vfl.jobs.alignment import listed
+    from vfl.party.config import load_party
+    from vfl.party.store import Store
+
+    settings = load_party(party)
+    found = listed(Store(settings.party.store), settings.policy)
+    if as_json:
+        _print_json({"alignments": found})
+    elif not found:
+        click.echo("there is no alignment yet")
+    else:
+        _print_alignments(found)
 
 
 @main.command()
 @_PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
-@click.option("--alignment", help="Name of an alignment; the latest by default.")
+@click.option(
+    "--alignment",
+    help="Name of an alignment, or the one given to it (the newest); the latest by default.",
+)
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @_WAIT
 @_JSON
@@ -802,8 +877,49 @@ def _print_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
     _print(table)
 
 
+def _print_alignments(found: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table()
+    for heading in ("alignment", "made (UTC)"):
+        table.add_column(heading, overflow="fold")
+    table.add_column("rows", justify="right")
+    for heading in ("parties", "join", "engine", "keys", "extends", "expires"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        if "error" in one:
+            table.add_row(Text(one["name"]), Text(f"cannot be read: {one['error']}"))
+            continue
+        rows = f"{one['rows']:,}"
+        if one["known"] < one["rows"]:
+            rows += f" ({one['known']:,} known)"
+        expires = one["expires"] or "never"
+        table.add_row(
+            Text(one["name"]),
+            one["made"][:16].replace("T", " "),
+            rows,
+            ", ".join(one["parties"]),
+            one["join"] + (", many to one" if one["many"] else ""),
+            one["engine"],
+            "; ".join(", ".join(rule) for rule in one["keys"]),
+            Text(one["extends"] or ""),
+            expires + (" (expired)" if one["expired"] else ""),
+        )
+    _print(table)
+
+
 def _print_ids(report: "IdReport") -> None:
     click.echo(f"{report.file}: {report.rows:,} rows")
+    _print_key(report)
+    for line in report.plan:
+        click.echo(line)
+    for number, further in enumerate(report.further, 2):
+        click.echo(f"\nkey {number}")
+        _print_key(further)
+
+
+def _print_key(report: "IdReport") -> None:
     click.echo(f"normalise: {report.rule}")
     click.echo(f"digest of the rule, the same at all parties: {report.digest[:16]}")
     click.echo(f"whole ids, normalised: {_counted(report.ids)}")
@@ -858,7 +974,7 @@ def _share(share: float) -> str:
 
 def _model_document(done: "Trained") -> dict[str, Any]:
     """What the JSON says about a model, by its kind."""
-    from vfl.protocols.boost import GuestModel
+    from vfl.protocols.grower import GuestModel
 
     model = done.half.model
     if isinstance(model, GuestModel):
@@ -868,7 +984,7 @@ def _model_document(done: "Trained") -> dict[str, Any]:
 
 def _print_model(done: "Trained") -> str:
     """Print what there is to see of a model, by its kind; in words how large it is."""
-    from vfl.protocols.boost import GuestModel
+    from vfl.protocols.grower import GuestModel
 
     model = done.half.model
     if isinstance(model, GuestModel):

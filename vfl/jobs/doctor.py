@@ -3,13 +3,15 @@
 import asyncio
 from collections.abc import Callable
 
+import numpy as np
+
 from vfl.errors import PeerUnreachable, VflError
+from vfl.jobs.alignment import ids_of
 from vfl.jobs.connect import Office
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
 from vfl.party.id_report import profile_ids
-from vfl.party.ids import normalise
 from vfl.party.policy import allowed_columns
 from vfl.party.table import read_table
 
@@ -54,12 +56,13 @@ def _table(party: Party) -> str:
     table = read_table(party.data, role=party.role, need_label=guest)
     if not guest:
         allowed_columns(party.policy, table.features, table.path.name)
-    ids = normalise(table.ids, party.data.normalise, party.data.duplicates, table.path.name)
+    ids = ids_of(table, party.data)
     kinds = [v.dtype == object for v in table.features.values()]
     label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
-    notes = "".join(f"; note: {w}" for w in table.warnings)
+    notes = "".join(f"; note: {w}" for w in (*table.warnings, *ids.notes))
+    distinct = sum(len(np.unique(key.of_row[key.of_row >= 0])) for key in ids.keys[:1])
     return (
-        f"{table.path.name}, {table.rows:,} rows, {len(ids.ids):,} distinct ids, "
+        f"{table.path.name}, {table.rows:,} rows, {distinct:,} distinct ids, "
         f"{len(kinds) - sum(kinds)} numeric and {sum(kinds)} categorical columns{label}{notes}"
     )
 
@@ -67,10 +70,10 @@ def _table(party: Party) -> str:
 def _ids(party: Party, say: Callable[[str], None]) -> None:
     """What the rule for ids does not mend, a line for each column."""
     try:
-        columns = profile_ids(party.data).columns
+        report = profile_ids(party.data)
     except VflError:  # a table that cannot be read has failed already
         return
-    for column in columns:
+    for column in [column for key in (report, *report.further) for column in key.columns]:
         found = [f"{f.rows:,} {f.what}" for f in column.findings if not f.mended]
         if found:
             say(

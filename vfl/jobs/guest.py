@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +15,6 @@ from vfl.crypto.workers import Operations
 from vfl.errors import (
     ConfigError,
     DataError,
-    ModelError,
     PeerError,
     PeerLost,
     PeerStopped,
@@ -23,19 +22,17 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, offer_to
+from vfl.jobs.alignment import guest_alignment, matching_of, read_guest
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import (
     JOB_LENGTH,
     Alignment,
     AnyGuestHalf,
     GuestHalf,
-    ids_digest,
-    load_alignment,
-    save_alignment,
     save_half,
 )
 from vfl.jobs.learners import Learner, Run, learner_of
-from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
+from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
@@ -44,13 +41,11 @@ from vfl.learn.drift import Profile, profile, profiles
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
-from vfl.party.config import DataSection, Job
-from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.config import Job
 from vfl.party.store import Store
-from vfl.party.table import Table, read_table
-from vfl.protocols.boost import GuestModel, Training
+from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.psi import guest_align
+from vfl.protocols.grower import GuestModel, Training
 
 
 @dataclass(frozen=True)
@@ -63,53 +58,6 @@ class Trained:
     account: Account
     phases: list[dict[str, float]]  # seconds of each tree or iteration by phase
     relativities: Path | None  # of a linear model, as CSV
-
-
-async def align(office: Office, *, wait: float, show: Show) -> tuple[Alignment, Account]:
-    """Find the rows that all parties know, and keep them; all over again when a host was lost meanwhile.
-
-    Raises DataError for ids that cannot be used or an empty intersection, and what sessions raise.
-    """
-    party, started = office.party, time.monotonic()
-    table, ids = _read(party.data, show=show)
-    spent = Account.nothing()
-
-    async def attempt(wait: float) -> Alignment:
-        nonlocal spent
-        async with hosts_of(office, wait, show) as hosts:
-            try:
-                return await _align(office, hosts, ids, show)
-            finally:
-                spent += Account.of(time.monotonic(), hosts)
-
-    alignment = await persevere(attempt, wait=wait, reconnect=party.party.reconnect, show=show)
-    show.say(f"{len(alignment.rows):,} of {table.rows:,} rows are known to all parties")
-    return alignment, replace(spent, seconds=time.monotonic() - started)
-
-
-async def _align(office: Office, hosts: Sequence[Peer], ids: NormalisedIds, show: Show) -> Alignment:
-    party, known = office.party, office.fingerprints
-    offer = Offer(
-        "align",
-        run := new_run(),
-        [host.name for host in hosts],
-        list(party.data.normalise),
-        alignment=stamp(run),
-    )
-    await offer_to(office, hosts, offer)
-    rows = await guest_align(hosts, ids.ids, context=offer.run, progress=show.progress)
-    alignment = Alignment(
-        offer.alignment or "",
-        office.identity.certificate.fingerprint,
-        {name: known[name] for name in (party.name, *offer.hosts)},
-        party.data.normalise,
-        ids_digest(ids.ids),
-        ids.rows[rows],
-    )
-    await together([host.send(Accept(len(rows))) for host in hosts])
-    await together([host.recv(Kept) for host in hosts])
-    save_alignment(Store(party.party.store), alignment)
-    return alignment
 
 
 async def train(
@@ -133,9 +81,9 @@ async def train(
     if party.data.exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
     store = Store(party.party.store)
-    table, ids = _read(party.data, show=show, loss=loss)
-    aligned = _alignment(office, store, alignment, ids)
-    rows, held_out = _split(table, aligned.rows, job, loss)
+    table, ids = read_guest(party.data, show=show, loss=loss)
+    aligned = guest_alignment(office, store, alignment, ids)
+    rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
     features = table.take(aligned.rows)
     learner = learner_of(job, party, features, rows, show)
     # In the party file's order, which decides between equal gains.
@@ -147,7 +95,9 @@ async def train(
         if unfinished.done:
             steps = learner.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
-        work = _Work(office, job, table, aligned, rows, held_out, learner, unfinished, show, started)
+        work = _Work(
+            office, job, table, ids.digest, aligned, rows, held_out, learner, unfinished, show, started
+        )
         return await persevere(
             work.attempt,
             wait=wait,
@@ -164,6 +114,7 @@ class _Work:
     office: Office
     job: Job
     table: Table
+    ids: str  # digest of the table's ids
     aligned: Alignment
     rows: Training
     held_out: NDArray[np.bool_]
@@ -208,6 +159,7 @@ class _Work:
             model=self.unfinished.name,
             job=self.job.canonical,
             done=self.unfinished.done,
+            matching=matching_of(office.party.data, join=aligned.join, many=aligned.many),
         )
         answers, agreement = await offer_to(office, hosts, offer)
         for host, answer in zip(hosts, answers, strict=True):
@@ -268,6 +220,7 @@ class _Work:
             offset=party.data.offset is not None,
             profiles=profiles(table.take(aligned.rows)),
             score_profile=_score_profile(score, rows, self.held_out),
+            fallback=aligned.fallback,
         )
         save_half(store, half)
         relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
@@ -295,6 +248,7 @@ class _Work:
             model.ending if isinstance(model, GuestGlm) else {},
             {} if isinstance(model, GuestGlm) else party.data.monotone,
             agreement,
+            self.ids,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
@@ -306,19 +260,6 @@ async def _tell_kept(host: Peer) -> None:
     # Who is gone keeps its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
         await host.send(Kept())
-
-
-def _read(
-    data: DataSection,
-    *,
-    show: Show,
-    loss: Loss | None = None,
-) -> tuple[Table, NormalisedIds]:
-    """The table, with its label if there is a `loss` to check it."""
-    table = read_table(data, role="guest", need_label=loss is not None, loss=loss)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
-    return table, normalise(table.ids, data.normalise, data.duplicates, table.path.name)
 
 
 def _metrics(
@@ -348,35 +289,25 @@ def _score_profile(
     return profile(alone[chosen]) if chosen.any() else None
 
 
-def _alignment(office: Office, store: Store, name: str | None, ids: NormalisedIds) -> Alignment:
-    if name is None:
-        if not store.names("alignment"):
-            raise ModelError("there is no alignment yet: run `vfl align` first")
-        name = store.latest("alignment")
-    alignment = load_alignment(store, name)
-    if alignment.ids != ids_digest(ids.ids):
-        raise ModelError(
-            f"{office.party.data.path.name} has other ids (or another order) than when alignment "
-            f"{name} was made: run `vfl align` again"
-        )
-    changed = [n for n, print_ in alignment.parties.items() if not office.same_party(n, print_)]
-    if changed:
-        raise ModelError(
-            f"alignment {name} was made with another certificate of {' and '.join(changed)}: align again"
-        )
-    return alignment
-
-
 def _split(
-    table: Table, aligned: NDArray[np.int64], job: Job, loss: Loss
+    table: Table,
+    aligned: NDArray[np.int64],
+    job: Job,
+    loss: Loss,
+    entities: NDArray[np.int64] | None = None,
 ) -> tuple[Training, NDArray[np.bool_]]:
-    """The rows that train, that decide when to stop and that are held out, drawn by the job's seed."""
+    """The rows that train, that decide when to stop and that are held out, drawn by the job's seed.
+
+    entities: of each row of the table the first that is about the same thing, a vehicle or a person;
+    all rows about one go the same way. None: every row is about another.
+    """
     if table.label is None:
         raise ValueError("training needs a label")
     linear = job.job.model == "glm"
     seed = job.glm.seed if linear else job.secureboost.seed
     share = 0.0 if linear else job.secureboost.validation_share
-    draw = np.random.default_rng([seed, 1]).random(table.rows)[aligned]
+    draw = np.random.default_rng([seed, 1]).random(table.rows)
+    draw = draw[aligned if entities is None else entities[aligned]]
     held_out = draw < job.job.holdout
     validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * share)
     label = table.label[aligned]

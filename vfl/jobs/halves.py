@@ -7,7 +7,7 @@ old versions stay loadable (a half without a kind is of trees, one without an ob
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic, Literal, TypeVar, cast, get_args, overload
 
 import msgspec
@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from vfl.errors import ModelError
 from vfl.learn.drift import Profile
 from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.party.config import Engine, JoinKind
 from vfl.party.store import Store
-from vfl.protocols.boost import GuestModel, HostModel
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm
+from vfl.protocols.grower import GuestModel, HostModel
 
 T = TypeVar("T")
 G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)
@@ -47,6 +48,7 @@ class GuestHalf(Generic[G]):
     offset: bool = False  # and with an offset column
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
     score_profile: Profile | None = None  # of scores without offset, of rows held out if there are any
+    fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
 
     @property
     def loss(self) -> Loss:
@@ -80,7 +82,15 @@ _KINDS: dict[Kind, tuple[type[AnyGuestHalf], type[AnyHostHalf], tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Alignment:
-    """Which rows of the party's table are common to all, in the common order."""
+    """Which rows of the party's table are joined to those of the others, in the common order.
+
+    `rows` are -1 where a host has none (left join). So that rows are found again in a table that has
+    changed, `digests` has 16 bytes of each row, or at a host of each of its rows in the order in which
+    they come first: a hash of their ids under `key`, which is random and stays here. A guest keeps for
+    each channel (one with all hosts, or of a left join one with each host, by name) and row the number
+    of the matched id and of the key that matched it, -1 for none; a host the keys of its rows.
+    Alignments of earlier versions have none of these.
+    """
 
     name: str
     guest: str  # fingerprint
@@ -88,6 +98,29 @@ class Alignment:
     normalise: tuple[str, ...]
     ids: str  # digest of the normalised ids of the table that was aligned
     rows: NDArray[np.int64]
+    made: str = ""  # ISO 8601, UTC
+    join: JoinKind = "inner"
+    engine: Engine = "ecdh"
+    fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
+    many: bool = False  # whether the guest joins several rows to one of a host's
+    extends: str | None = None
+    days: int | None = None  # for which it is of use, by the policies of all hosts that set a limit
+    by_key: dict[str, tuple[int, ...]] = field(default_factory=dict)  # ids that each key matched
+    key: str = ""  # of the digests, in hex
+    digests: NDArray[np.uint8] | None = None  # shape (rows or ids, 16)
+    matched: NDArray[np.int32] | None = None  # shape (channels, rows)
+    keys: NDArray[np.int8] | None = None  # shape (channels, rows)
+
+    def __repr__(self) -> str:
+        return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
+
+    @property
+    def rules(self) -> list[tuple[str, ...]]:
+        """The rules of all keys."""
+        return [self.normalise, *self.fallback]
+
+
+_ARRAYS = ("rows", "digests", "matched", "keys")
 
 
 def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
@@ -124,10 +157,10 @@ def load_half(
     return half
 
 
-def resolve_model(store: Store, model: str, kind: Literal["model", "run"] = "model") -> str:
+def resolve_model(store: Store, model: str, kind: Literal["model", "run", "alignment"] = "model") -> str:
     """A model's full name from that, from a path, or from its job's name (the newest one).
 
-    Among the runs for who has no halves: the coordinator.
+    Among the runs for who has no halves: the coordinator. An alignment's from the name it was given.
     """
     names = store.names(kind)
     if model in names or "/" in model or model.endswith(".json"):
@@ -138,23 +171,24 @@ def resolve_model(store: Store, model: str, kind: Literal["model", "run"] = "mod
 
 def save_alignment(store: Store, alignment: Alignment) -> None:
     """Keep an alignment. Raises DataError when the store cannot be written."""
-    rows = store.write_array("alignment", alignment.name, alignment.rows)
+    name = alignment.name
     body = {
-        "name": alignment.name,
-        "guest": alignment.guest,
-        "parties": alignment.parties,
-        "normalise": list(alignment.normalise),
-        "ids": alignment.ids,
-        "rows": dict(rows),
+        field.name: value
+        for field in fields(alignment)
+        if (value := getattr(alignment, field.name)) is not None and field.name not in _ARRAYS
     }
-    store.write("alignment", alignment.name, body)
+    for array in _ARRAYS:
+        if (values := getattr(alignment, array)) is not None:
+            body[array] = dict(store.write_array("alignment", name, values))
+    store.write("alignment", name, body)
 
 
 def load_alignment(store: Store, name: str) -> Alignment:
     """The alignment of that name. Raises ModelError when it is missing or damaged."""
     body = store.read("alignment", name)
-    rows = store.read_array("alignment", body.pop("rows", {}))
-    return _converted({**body, "rows": rows}, Alignment, f"alignment {name}")
+    refs = {array: body.pop(array) for array in _ARRAYS if array in body}
+    body |= {array: store.read_array("alignment", ref) for array, ref in refs.items()}
+    return _converted(body, Alignment, f"alignment {name}")
 
 
 def ids_digest(ids: Sequence[bytes]) -> str:

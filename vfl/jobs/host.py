@@ -12,20 +12,30 @@ from typing import Any
 from vfl.crypto.workers import Operations
 from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, accept_offer, check_offer
+from vfl.jobs.agreement import Agreement
+from vfl.jobs.alignment import (
+    accept,
+    asked,
+    count_ids,
+    fresh_name,
+    host_alignment,
+    known_rows,
+    means_of,
+    read_host,
+    serve_align,
+    table_of,
+)
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.halves import (
     Alignment,
     AnyHostHalf,
     HostHalf,
-    ids_digest,
-    load_alignment,
     load_half,
-    save_alignment,
     save_half,
 )
-from vfl.jobs.offer import Accept, Kept, Offer
+from vfl.jobs.hints import HostHints
+from vfl.jobs.offer import Kept, Offer
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
@@ -38,27 +48,26 @@ from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
-from vfl.party.ids import NormalisedIds, disagreement, normalise
 from vfl.party.linear import own_scores, prepared
 from vfl.party.policy import (
     Usage,
-    allowed_columns,
-    check_align,
     check_batch,
     check_intersection,
     check_job,
     check_score,
     today,
 )
-from vfl.party.store import Kind, Store
-from vfl.party.table import Table, read_table
+from vfl.party.store import Store
+from vfl.party.table import Table
 from vfl.protocols.bits import Mask
-from vfl.protocols.boost import HostModel, HostTrees, host_train
+from vfl.protocols.boost import host_train
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.glm import HostFitState, host_fit
 from vfl.protocols.glm_scoring import HostGlm, LinearPart, host_glm_score
+from vfl.protocols.grower import HostModel, HostTrees
 from vfl.protocols.hidden_glm import HiddenState, hidden_host_fit
-from vfl.protocols.psi import host_align
+from vfl.protocols.join import host_match
+from vfl.protocols.lattice_boost import lattice_host_train
 from vfl.protocols.scoring import ScoreRows, host_score
 
 _REACH = 60.0  # seconds to reach a coordinator
@@ -72,11 +81,11 @@ async def serve(office: Office, show: Show) -> None:
     Raises DataError or ConfigError when the table or an address cannot be used from the start.
     """
     party = office.party
-    table, ids = _read(office)
+    table, ids = read_host(office)
     for warning in table.warnings:
         show.say(f"note: {warning}")
     show.say(
-        f"{party.name} serves {table.path.name}: {len(ids.ids):,} ids, {len(table.features)} columns"
+        f"{party.name} serves {table.path.name}: {len(ids.rows):,} ids, {len(table.features)} columns"
     )
     async with asyncio.TaskGroup() as group:
         for name in party.partners:
@@ -163,43 +172,6 @@ async def _while_connected(peer: WebSocketPeer, job: Awaitable[str]) -> str:
         working.cancel()
 
 
-async def _align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    policy = office.party.policy
-    _asked(office, peer, offer, show, "align ids")
-    check_align(policy, peer.name, today())
-    _, ids = await _table_of(office, offer)
-    store = Store(office.party.party.store)
-    name = _fresh(store, "alignment", offer.alignment)
-    await _accept(office, peer, offer)
-    rows = await host_align(
-        peer,
-        ids.ids,
-        context=offer.run,
-        name=office.party.name,
-        hosts=offer.hosts,
-        minimum=policy.min_intersection,
-        sign=office.identity.sign,
-        verify=office.verify,
-        progress=show.progress,
-    )
-    check_intersection(policy, len(rows))
-    agreed = await peer.recv(Accept)
-    if agreed.rows != len(rows):
-        raise peer.breach("another number of common rows than this party has")
-    known = office.fingerprints
-    alignment = Alignment(
-        name,
-        known[peer.name],
-        {name: known.get(name, "") for name in (peer.name, *offer.hosts)},
-        tuple(offer.normalise),
-        ids_digest(ids.ids),
-        ids.rows[rows],
-    )
-    save_alignment(store, alignment)
-    await peer.send(Kept())
-    return f"aligned {len(rows):,} rows with {peer.name}"
-
-
 @dataclass
 class _Work:
     """A training that this host has agreed to, whatever the kind of model."""
@@ -225,8 +197,12 @@ class _Work:
     async def accept(self) -> Agreement:
         """Tell the guest that this host takes part; what all parties have signed."""
         rows = len(self.alignment.rows)
-        self.agreement = await _accept(self.office, self.peer, self.offer, rows)
+        self.agreement = await accept(self.office, self.peer, self.offer, rows)
         return self.agreement
+
+    def hints(self, model: str) -> HostHints:
+        """Where hints of the alignment are kept, for this kind of model."""
+        return HostHints(self.store, f"{self.alignment.name} {model}", self.alignment.guest)
 
     def half(self, model: HostModel | HostGlm) -> AnyHostHalf:
         """This host's half, which it keeps."""
@@ -251,14 +227,14 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
 async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     party = office.party
     job = Job.from_canonical(offer.job)
-    _asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
-    table, ids = await _table_of(office, offer)
+    table, ids = await table_of(office, offer)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
-    name = known or _fresh(store, "model", offer.model)
-    alignment = _aligned(office, store, peer, offer, ids)
-    check_intersection(party.policy, len(alignment.rows))
+    name = known or fresh_name(store, "model", offer.model)
+    alignment = await asyncio.to_thread(host_alignment, office, store, peer, offer, ids)
+    check_intersection(party.policy, known_rows(alignment.rows))
     features, started = table.take(alignment.rows), time.monotonic()
     matter = await asyncio.to_thread(
         Matter.of, party, job, alignment.name, alignment.guest, offer.hosts, features
@@ -301,19 +277,34 @@ async def _boost(work: _Work) -> str:
     )
     checkpoints = work.unfinished.checkpoints(HostTrees, work.offer.done)
     await work.accept()
-    model = await host_train(
-        work.peer,
-        binned,
-        params,
-        name=party.name,
-        shown=_shown(work.office, work.table),
-        machine=party.party.machine,
-        operations=work.operations,
-        minimum=party.policy.min_child_rows,
-        keep=lambda model: save_half(work.store, work.half(model)),
-        progress=lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
-        checkpoints=checkpoints,
-    )
+    common: dict[str, Any] = {
+        "name": party.name,
+        "shown": _shown(work.office, work.table),
+        "operations": work.operations,
+        "keep": lambda model: save_half(work.store, work.half(model)),
+        "progress": lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
+        "checkpoints": checkpoints,
+    }
+    if params.encryption == "lattice":
+        hints = work.hints("secureboost")
+        model = await lattice_host_train(
+            work.peer,
+            binned,
+            params,
+            **common,
+            kept=hints.known(),
+            keep_hint=hints.keep,
+            hint_progress=lambda done, of: work.show.progress("making a hint", done, of),
+        )
+    else:
+        model = await host_train(
+            work.peer,
+            binned,
+            params,
+            **common,
+            machine=party.party.machine,
+            minimum=party.policy.min_child_rows,
+        )
     return f"{len(model.splits)} splits"
 
 
@@ -326,6 +317,7 @@ async def _fit(work: _Work) -> str:
     designs: list[Design] = []
 
     def prepare(training: Mask) -> Matrix:
+        check_intersection(party.policy, known_rows(work.alignment.rows[training]), most=False)
         design, matrix = prepared(work.table.path.name, work.features, training, party.glm, params.alpha)
         designs.append(design)
         return matrix
@@ -359,7 +351,18 @@ async def _fit(work: _Work) -> str:
     }
     rows = len(work.alignment.rows)
     if params.coordinator is None:
-        beta = await host_fit(work.peer, rows, prepare, params, **common, progress=follow)
+        hints = work.hints("glm")
+        beta = await host_fit(
+            work.peer,
+            rows,
+            prepare,
+            params,
+            **common,
+            progress=follow,
+            kept=hints.known(),
+            keep_hint=hints.keep,
+            hint_progress=lambda done, of: show.progress("making a hint", done, of),
+        )
         return f"{len(beta)} coefficients"
     reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
     async with coordinator_of(
@@ -381,9 +384,9 @@ async def _fit(work: _Work) -> str:
 
 async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     policy, usage = office.party.policy, Usage(office.party.party.store)
-    _asked(office, peer, offer, show, f"score a batch with {offer.model}")
-    check_score(policy, peer.name, today())
-    table, ids = await _table_of(office, offer)
+    asked(office, peer, offer, show, f"score a batch with {offer.model}")
+    check_score(policy, peer.name, today(), offer.matching.engine)
+    table, ids = await table_of(office, offer)
     half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
     if not office.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
@@ -394,18 +397,13 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         raise ModelError(
             f"{table.path.name} has no column {missing[0]!r}, which model {half.name} was trained on"
         )
-    await _accept(office, peer, offer)
-    rows = await host_align(
-        peer,
-        ids.ids,
-        context=offer.run + office.party.name.encode(),
-        name=office.party.name,
-        hosts=[office.party.name],
-        allow_empty=True,
-        progress=show.progress,
-    )
+    await accept(office, peer, offer)
+    count_ids(peer, policy, usage)
+    own = office.party.name
+    means = means_of(office, offer, own.encode(), show, [own])
+    rows = (await host_match(peer, ids.keys, means, name=own)).rows
     check_batch(policy, len(rows))
-    features = table.take(ids.rows[rows])
+    features = table.take(rows)
     # These are the rows that it will be asked for.
     await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
 
@@ -424,84 +422,20 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         scored = await host_score(peer, half.model, features, len(rows), follow)
     else:
         part = half.model.part
-        own = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
-        say_unseen(show, own.unseen)
+        scores = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
+        say_unseen(show, scores.unseen)
         shows = policy.show_names and policy.explain
         scored = await host_glm_score(
-            peer, part, features, own.rows, own.missing, follow, show_columns=shows
+            peer, part, features, scores.rows, scores.missing, follow, show_columns=shows
         )
     return f"scored {scored:,} rows for {peer.name}"
 
 
 _TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Awaitable[str]]] = {
-    "align": _align,
+    "align": serve_align,
     "train": _train,
     "score": _score,
 }
-
-
-def _read(office: Office) -> tuple[Table, NormalisedIds]:
-    data = office.party.data
-    table = read_table(data, role="host", need_label=False)
-    table = replace(
-        table, features=allowed_columns(office.party.policy, table.features, table.path.name)
-    )
-    return table, normalise(table.ids, data.normalise, data.duplicates, table.path.name)
-
-
-def _asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:
-    """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
-    show.say(f"{peer.name} asks to {what}")
-    check_offer(office, peer, offer)
-
-
-async def _accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
-    """Count the job, which starts here, and tell the guest that this host takes part.
-
-    A job that goes on counts again: each attempt may ask this party anew.
-    """
-    Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
-    return await accept_offer(office, peer, offer, rows)
-
-
-async def _table_of(office: Office, offer: Offer) -> tuple[Table, NormalisedIds]:
-    """The table as it is now, with ids by the rule both sides name."""
-    party = office.party
-    if (why := disagreement(party.name, party.data.normalise, offer.normalise)) is not None:
-        raise Refused(why)
-    # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(_read, office)
-
-
-def _fresh(store: Store, kind: Kind, name: str | None) -> str:
-    """The name for a new document. Raises Refused when it is taken: nothing is overwritten."""
-    if name is None or name in store.names(kind):
-        raise Refused(f"the {kind} that the guest names exists already at the host")
-    return name
-
-
-def _aligned(office: Office, store: Store, peer: Peer, offer: Offer, ids: NormalisedIds) -> Alignment:
-    """The alignment that the offer names, if it is with this guest, these hosts and this table."""
-    if offer.alignment is None:
-        raise peer.breach("an Offer to train without an alignment")
-    if offer.alignment not in store.names("alignment"):
-        raise ModelError(
-            f"there is no alignment {offer.alignment} here",
-            for_peer=f"it has no alignment {offer.alignment}: run `vfl align` again",
-        )
-    alignment = load_alignment(store, offer.alignment)
-    if alignment.guest != office.fingerprints[peer.name] or set(alignment.parties) != {
-        peer.name,
-        *offer.hosts,
-    }:
-        raise Refused(f"alignment {alignment.name} was made with other parties")
-    if alignment.ids != ids_digest(ids.ids):
-        file = office.party.data.path.name
-        raise ModelError(
-            f"{file} has other ids (or another order) than when alignment {alignment.name} was made",
-            for_peer=f"its table changed since alignment {alignment.name}: run `vfl align` again",
-        )
-    return alignment
 
 
 def _shown(office: Office, table: Table) -> Callable[[str], str]:

@@ -13,7 +13,7 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import JOB_NAME, PARTY_NAME, canonical_settings
+from vfl.party.config import JOB_NAME, PARTY_NAME, Engine, JoinKind, canonical_settings
 
 Name = Annotated[str, msgspec.Meta(pattern=JOB_NAME)]
 PartyName = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
@@ -23,6 +23,17 @@ Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
 Task = Literal["align", "train", "score"]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+
+
+class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How rows are matched, of an alignment or of a batch that is scored."""
+
+    fallback: list[list[str]] = []  # the rules of further keys; that of the first is `normalise`
+    columns: list[Annotated[int, msgspec.Meta(ge=1, le=100)]] = []  # of the id, by key
+    engine: Engine = "ecdh"
+    join: JoinKind = "inner"
+    many: bool = False  # whether the guest joins several rows to one of a host's
+    extends: Name | None = None  # the alignment that is extended
 
 
 class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,12 +49,19 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     model: Name | None
     job: Digest  # SHA-256 of the canonical job, of nothing without one
     done: Steps = 0  # trees or gradients that an interrupted run of the model has done
+    matching: Matching = Matching()
 
     @property
     def statement(self) -> bytes:
         """The bytes that are signed: a fixed text and the SHA-256 of the terms as canonical JSON, run
-        and job in hex."""
+        and job in hex. What is plain of `matching` is left out: what was signed before there was such a
+        thing can still be verified."""
         fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
+        plain = Matching()
+        matching = msgspec.structs.asdict(fields.pop("matching"))
+        told = {name: value for name, value in matching.items() if value != getattr(plain, name)}
+        if told:
+            fields["matching"] = told
         return b"vfl agreement\0" + hashlib.sha256(canonical_settings(fields)).digest()
 
     @property
@@ -54,9 +72,9 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
-    its purpose, the names of the hosts, the rule for ids, which alignment or model it is about; how many
-    steps of an interrupted run the guest has kept; the fingerprints of all parties' certificates. Signed
-    by the guest."""
+    its purpose, the names of the hosts, the rules for ids and how rows are matched, which alignment or
+    model it is about; how many steps of an interrupted run the guest has kept; the fingerprints of all
+    parties' certificates. Signed by the guest."""
 
     task: Task
     run: Run  # random, names this run
@@ -66,6 +84,7 @@ class Offer(Message, frozen=True):
     model: Name | None = None
     job: bytes = b""  # canonical, for training
     done: Steps = 0
+    matching: Matching = Matching()
     fingerprints: dict[PartyName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
     signature: Signature = b""
     limit: ClassVar[int] = 96 * KIB
@@ -83,12 +102,13 @@ class Offer(Message, frozen=True):
             self.model,
             hashlib.sha256(self.job).digest(),
             self.done,
+            self.matching,
         )
 
 
 class Accept(Message, frozen=True):
     """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows.
-    The guest's own, at the end of an alignment, repeats the number of common rows."""
+    The guest's own, once ids are matched, repeats the number of matched ids."""
 
     rows: int | None = None
     signature: Signature = b""  # the host's
@@ -103,8 +123,11 @@ class Agreed(Message, frozen=True):
 
 
 class Kept(Message, frozen=True):
-    """Either -> either. Reveals: that the host has stored the alignment; the guest's own, at the end of
-    training, that it has stored the model, so that no checkpoint is needed any more."""
+    """Either -> either. Reveals: that the host has stored the alignment, and for how many days it is of
+    use by its policy; the guest's own, at the end of training, that it has stored the model, so that no
+    checkpoint is needed any more."""
+
+    days: Annotated[int, msgspec.Meta(ge=1)] | None = None
 
 
 def bind(peer: Peer, offer: Offer) -> None:

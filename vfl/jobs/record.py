@@ -74,6 +74,7 @@ class Record:
     ending: dict[str, Any] = field(default_factory=dict)  # how a linear fit ended
     monotone: dict[str, Monotone] = field(default_factory=dict)  # of the party's own columns, in trees
     agreement: Agreement | None = None  # what all parties signed; of runs since there is one
+    ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
 
 
 def now() -> str:

@@ -18,11 +18,11 @@ import vfl.net
 import vfl.protocols
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
+from vfl.jobs.alignment import ids_of, is_of
 from vfl.jobs.halves import (
     AnyGuestHalf,
     GuestHalf,
     HostHalf,
-    ids_digest,
     load_alignment,
     load_half,
     resolve_model,
@@ -36,10 +36,9 @@ from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.net.wire import Message
 from vfl.party.config import Party
-from vfl.party.ids import normalise
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import GuestModel, HostModel
+from vfl.protocols.grower import GuestModel, HostModel
 from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
 
@@ -162,12 +161,15 @@ def _factors(
     data = party.data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
     try:
         table = read_table(data, role="guest", need_label=False, expect=half.columns)
-        alignment = load_alignment(store, record.alignment)
-        ids = normalise(table.ids, alignment.normalise, data.duplicates, table.path.name)
+        ids = ids_of(table, data)
+        same = (
+            record.ids == ids.digest
+            if record.ids
+            else is_of(load_alignment(store, record.alignment), ids)
+        )
     except VflError as error:
         why = str(error).replace(str(data.path), data.path.name)
         return {}, f"The columns are not shown, since the table cannot be read as in training: {why}."
-    same = ids_digest(ids.ids) == alignment.ids and np.isin(evaluation.rows, ids.rows).all()
     if not same:
         return {}, (
             f"The columns are not shown, since {data.path.name} has other ids (or another order) than "

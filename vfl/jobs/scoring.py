@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import offer_to
+from vfl.jobs.alignment import matching_of, means_of
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
@@ -25,14 +26,14 @@ from vfl.learn.explain import check_covers, reasons
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
 from vfl.party.config import DataSection
-from vfl.party.ids import NormalisedIds, normalise
+from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
 from vfl.party.store import Store, remove_unfinished
 from vfl.party.table import Table, check_writable, read_table, write_scores
-from vfl.protocols.boost import GuestModel
 from vfl.protocols.checkpoints import to_the_end
 from vfl.protocols.glm_scoring import guest_glm_score
-from vfl.protocols.psi import guest_align
+from vfl.protocols.grower import GuestModel
+from vfl.protocols.join import KeyIds, guest_match
 from vfl.protocols.scoring import ROWS, ScoredPart, guest_score
 
 _PREDICTIONS = ("probability", "prediction", "expected")
@@ -106,7 +107,7 @@ async def score(
     if explain and isinstance(half.model, GuestModel):
         check_covers(half.model.trees)
     section = _as_trained(party.data, half)
-    _check_names(section.id, half, explain)
+    _check_names(section.id_columns, half, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
         remove_unfinished(out)
         rows = _read(section, half, data, show)
@@ -115,7 +116,7 @@ async def score(
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
         resumed_from = _opened(batch, fresh, show)
-        job = _Job(office, half, table, rows.ids, batch, explain, show, clock)
+        job = _Job(office, half, table, section, rows.ids, batch, explain, show, clock)
         clock.add("reading")
         await job.run(wait)
         output = _Output(half, rows, top)
@@ -155,7 +156,7 @@ class _Rows:
 
     table: Table  # without ids
     named: dict[str, pa.LargeStringArray]  # ids as they are written, by column
-    ids: NormalisedIds
+    ids: TableIds
 
 
 @dataclass
@@ -169,7 +170,8 @@ class _Job:
     office: Office
     half: AnyGuestHalf
     table: Table
-    ids: NormalisedIds
+    section: DataSection
+    ids: TableIds
     batch: Batch
     explain: bool
     show: Show
@@ -214,7 +216,10 @@ class _Job:
                 self.account += Account.of(started, hosts)
 
     async def _with(self, hosts: Sequence[Peer], names: list[str]) -> None:
-        offer = Offer("score", new_run(), names, list(self.half.normalise), model=self.half.name)
+        party = self.office.party
+        matching = matching_of(self.section, engine=party.align.engine, join="left", many=True)
+        rule = list(self.half.normalise)
+        offer = Offer("score", new_run(), names, rule, model=self.half.name, matching=matching)
         await offer_to(self.office, hosts, offer)
         self.clock.add(None)
         places = await self._align(hosts, offer)
@@ -232,21 +237,20 @@ class _Job:
         first, rows = self.batch.rows, self.table.rows
         # Never fewer than a part, if there are that many: a host whose policy refuses small batches
         # must not take the end of a large one for such a batch.
-        asked = np.unique(self.ids.id_of_row[min(first, max(0, rows - ROWS)) :])
-        ids = [self.ids.ids[place] for place in asked.tolist() if place >= 0]
+        asked = np.arange(rows) >= min(first, max(0, rows - ROWS))
+        keys = [KeyIds(key.ids, np.where(asked, key.of_row, -1)) for key in self.ids.keys]
         found = await together(
             [
-                guest_align(
+                guest_match(
                     [host],
-                    ids,
-                    context=offer.run + host.name.encode(),
-                    allow_empty=True,
-                    progress=self.show.progress,
+                    keys,
+                    means_of(self.office, offer, host.name.encode(), self.show),
+                    many=True,
                 )
                 for host in hosts
             ]
         )
-        return [_places(asked[asked >= 0][common], self.ids)[first:] for common in found]
+        return [matched.of_row[first:] for matched in found]
 
     def _scored(
         self, hosts: Sequence[Peer], places: Sequence[Integers]
@@ -335,23 +339,24 @@ def _check_names(ids: Sequence[str], half: AnyGuestHalf, explain: bool) -> None:
 def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _Rows:
     """Read the file twice, ids first: what normalising them takes is gone before the columns come."""
     named, ids = _read_ids(section, path)
-    columns = section.model_copy(update={"id": ()})
+    columns = section.model_copy(update={"id": (), "fallback": ()})
     table = read_table(columns, role="guest", need_label=False, path=path, expect=half.columns)
     for warning in table.warnings:
         show.say(f"note: {warning}")
     if half.exposure and table.exposure is None:
         show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
-    if table.rows != len(ids.id_of_row):
+    if table.rows != len(ids.group):
         raise DataError(f"{table.path.name} has changed while it was read: start again")
     return _Rows(table, named, ids)
 
 
-def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], NormalisedIds]:
+def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
     alone = section.model_copy(update={"exposure": None, "offset": None})
     found = read_table(alone, role="guest", need_label=False, path=path, expect=())
     # A batch may ask about the same id twice.
-    ids = normalise(found.ids, section.normalise, "first", found.path.name)
-    named = zip(section.id, found.ids, strict=True)
+    rules = [key.normalise for key in section.keys]
+    ids = all_keys(found.by_key(section), rules, "keep", section.empty, found.path.name)
+    named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
 
 
@@ -361,9 +366,19 @@ def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
         raise ConfigError(
             f"[data] offset is missing in the party file: model {half.name} was trained with one"
         )
+    if len(half.fallback) != len(data.fallback):
+        raise ConfigError(
+            f"model {half.name} was trained with {1 + len(half.fallback)} keys, but [data] has "
+            f"{1 + len(data.fallback)}: set fallback as it was"
+        )
+    keys = [
+        key.model_copy(update={"normalise": rule})
+        for key, rule in zip(data.fallback, half.fallback, strict=True)
+    ]
     return data.model_copy(
         update={
             "normalise": half.normalise,
+            "fallback": tuple(keys),
             "exposure": data.exposure if half.exposure else None,
             "offset": data.offset if half.offset else None,
         }
@@ -377,10 +392,3 @@ def _check_parties(office: Office, half: AnyGuestHalf) -> None:
                 f"model {half.name} was trained with another {name} (its certificate differs from the "
                 "one in the party file)"
             )
-
-
-def _places(common: Integers, ids: NormalisedIds) -> Integers:
-    """The place of each row of the table among the common ids, -1 where the host does not know it."""
-    place_of_id = np.full(len(ids.ids) + 1, -1, np.int64)  # the last one is for rows without an id
-    place_of_id[common] = np.arange(len(common))
-    return place_of_id[ids.id_of_row]

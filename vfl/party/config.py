@@ -46,8 +46,8 @@ _PATTERN_WORDS = {
     PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
     JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
     "starting with a letter or digit",
-    f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "vin" or "plate" or "date" or '
-    '"date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
+    f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
+    '"plate" or "date" or "date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
 }
 
 
@@ -119,10 +119,15 @@ def _rule(value: object, info: ValidationInfo) -> object:
 _STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 
+_STEPS_OF_ID = ("nfkc", "trim", "upper", "alnum")
+_NUMBERS_ALONE = ("sum", "mean", "max", "min")  # rules for repeated ids that names cannot follow
+
 _KINDS = {"objective": Objective, "family": Family}
 
 Kind = Literal["party", "job"]
 Role = Literal["guest", "host", "coordinator"]
+Duplicates = Literal["refuse", "first", "keep", "last", "sum", "mean", "max", "min"]
+Aggregate = Literal["first", "last", "sum", "mean", "max", "min", "mode"]
 PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
 JobName = Annotated[str, Field(pattern=JOB_NAME)]
 Column = Annotated[str, Field(min_length=1)]
@@ -146,6 +151,12 @@ Models = Annotated[
 Objectives = Annotated[
     tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
+Encryption = Literal["paillier", "ou", "lattice"]
+Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Engine = Literal["ecdh", "ot"]
+JoinKind = Literal["inner", "left"]
+Engines = Annotated[tuple[Engine, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Joins = Annotated[tuple[JoinKind, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Rule = Annotated[
     tuple[str, ...],
     BeforeValidator(_rule),
@@ -198,16 +209,35 @@ class PartySection(_Section):
         return Machine(workers, self.memory << 20, self.store / "scratch")
 
 
+class KeySection(_Section):
+    """A further key, for rows that no earlier key has matched."""
+
+    id: OneOrMoreColumns = Field(description="columns that name a row where earlier keys do not")
+    normalise: Rule = Field(
+        default=_STEPS_OF_ID, description="steps that make the same id equal on both sides"
+    )
+
+
 class DataSection(_Section):
     """The party's own table and what its columns are."""
 
     path: LocalPath = Field(description="table, .csv or .parquet")
     id: OneOrMoreColumns = Field(description="columns that name a row")
     normalise: Rule = Field(
-        default=("nfkc", "trim", "upper", "alnum"),
+        default=_STEPS_OF_ID,
         description="steps that make the same id equal on both sides; by id column, if they differ",
     )
-    duplicates: Literal["refuse", "first"] = Field(default="refuse", description="if an id comes twice")
+    fallback: Annotated[tuple[KeySection, ...], Field(max_length=7), BeforeValidator(_as_tuple)] = Field(
+        default=(), description="further keys, in order, for rows that no earlier key has matched"
+    )
+    duplicates: Duplicates = Field(
+        default="refuse",
+        description="if an id comes twice; \"keep\" is the guest's, what follows it a host's",
+    )
+    aggregate: dict[str, Aggregate] = Field(
+        default_factory=dict, description="by column, the rule for repeated ids, where it is another one"
+    )
+    empty: Literal["refuse", "drop"] = Field(default="refuse", description="if a row has no id at all")
     label: Column | None = Field(default=None, description="column to predict (guest)")
     weight: Column | None = Field(default=None, description="column of row weights (guest)")
     exposure: Column | None = Field(
@@ -226,6 +256,17 @@ class DataSection(_Section):
     ignore: Columns | None = Field(default=None, description="columns never used as features")
 
     @property
+    def keys(self) -> tuple[KeySection, ...]:
+        """All keys in order."""
+        first = KeySection.model_construct(id=self.id, normalise=self.normalise)  # checked already
+        return (first, *self.fallback)
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns of all keys, each once."""
+        return tuple(dict.fromkeys(name for key in self.keys for name in key.id))
+
+    @property
     def guests(self) -> dict[str, str | None]:
         """The columns that only a guest has, by use; none of them is a feature."""
         return {key: getattr(self, key) for key in ("label", "weight", "exposure", "offset")}
@@ -240,7 +281,7 @@ class DataSection(_Section):
                 raise ValueError(f"{key} and {other} must be two different columns")
         for key, name in named:
             for use, names in (
-                ("id", self.id),
+                ("id", self.id_columns),
                 ("categorical", self.categorical),
                 ("monotone", tuple(self.monotone)),
                 ("columns", self.columns or ()),
@@ -252,7 +293,7 @@ class DataSection(_Section):
             ("monotone", tuple(self.monotone)),
             ("columns", self.columns or ()),
         ):
-            if set(self.id) & set(names):
+            if set(self.id_columns) & set(names):
                 raise ValueError(f"an id column is never a feature: take it out of {use}")
         for name in self.monotone:
             if name in self.categorical:
@@ -265,7 +306,51 @@ class DataSection(_Section):
                     f"monotone has '{_shown(name)}', which is no feature by columns or ignore: "
                     "take it out of monotone"
                 )
+        self._check_duplicates()
         return self
+
+    def _check_duplicates(self) -> None:
+        """Raises ValueError for keys that are the same and for rules that columns cannot follow."""
+        if len({key.id for key in self.keys}) < len(self.keys):
+            raise ValueError("two keys have the same id columns: keep one of them")
+        rule = self.duplicates
+        if self.aggregate and rule in ("refuse", "keep"):
+            raise ValueError(
+                "aggregate goes with a rule for repeated ids: set duplicates to "
+                f'"first" or another rule in place of "{rule}"'
+            )
+        for name, own in self.aggregate.items():
+            names = name in self.categorical
+            if name in (*self.id_columns, *self.guests.values(), *(self.ignore or ())) or (
+                self.columns is not None and name not in self.columns
+            ):
+                raise ValueError(f"aggregate has '{_shown(name)}', which is no feature")
+            if names and own in _NUMBERS_ALONE:
+                raise ValueError(
+                    f"aggregate has '{_shown(name)}', which is under categorical: names have first, "
+                    "last and mode alone"
+                )
+            if not names and own == "mode":
+                raise ValueError(
+                    f"aggregate has '{_shown(name)}' with mode, which is for columns under categorical"
+                )
+        left = [name for name in self.categorical if name not in self.aggregate]
+        if rule in _NUMBERS_ALONE and left:
+            raise ValueError(
+                f"duplicates = \"{rule}\" says nothing of categorical column '{_shown(left[0])}': add "
+                "first, last or mode for it under aggregate"
+            )
+
+
+class AlignSection(_Section):
+    """How a guest matches rows."""
+
+    engine: Engine = Field(
+        default="ecdh", description="ecdh sends least, ot takes least time (docs/alignment.md)"
+    )
+    join: JoinKind = Field(
+        default="inner", description="inner: rows that all parties know; left: all rows of the guest"
+    )
 
 
 class PolicySection(_Section):
@@ -284,14 +369,35 @@ class PolicySection(_Section):
     )
     min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
     max_intersection: int | None = Field(default=None, ge=1, description="most rows of an alignment")
+    max_rows_an_id: int | None = Field(
+        default=None, ge=1, description="most rows that the guest may join to one of this party's"
+    )
+    engines: Engines = Field(
+        default=("ecdh", "ot"), description="the engines of alignment it takes part in"
+    )
+    joins: Joins = Field(default=("inner", "left"), description="the kinds of join it takes part in")
+    alignment_days: int | None = Field(
+        default=None, ge=1, description="days for which an alignment is of use; for ever if absent"
+    )
+    max_alignments_a_day: int | None = Field(
+        default=24, ge=1, description="most alignments of a guest in a day (UTC), extended ones included"
+    )
+    max_ids_a_day: int | None = Field(
+        default=None, ge=1, description="most ids that a guest may ask about in a day (UTC), for any job"
+    )
     min_child_rows: int = Field(
         default=10, ge=1, description="least rows on either side of a split that it offers"
     )
     min_bin_rows: int | None = Field(
         default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
     )
+    encryptions: Encryptions = Field(
+        default=("paillier", "ou"),
+        description="the encryptions it takes part in; lattice is for guests that it trusts to follow "
+        "the protocol: one that does not can ask for sums of single rows",
+    )
     key_bits: Literal[2048, 3072, 4096] = Field(
-        default=2048, description="least modulus of the guest's key"
+        default=2048, description="least modulus of the guest's key, which lattice does not have"
     )
     max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
     max_iterations: int | None = Field(
@@ -311,6 +417,10 @@ class PolicySection(_Section):
     show_names: bool = Field(default=True, description="the guest may see column names in importances")
     explain: bool = Field(
         default=True, description="the guest may see what each column adds to a linear model's scores"
+    )
+    diagnose: bool = Field(
+        default=True,
+        description="the guest may count, on a sample, how many ids match by other rules when few match",
     )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
@@ -348,6 +458,7 @@ class Party(_Section):
 
     party: PartySection
     section: DataSection | None = Field(default=None, alias="data")
+    align: AlignSection = Field(default_factory=AlignSection)
     policy: PolicySection = Field(default_factory=PolicySection)
     glm: GlmSection = Field(default_factory=GlmSection)
     peers: dict[PartyName, PeerSection] = Field(
@@ -386,6 +497,7 @@ class Party(_Section):
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
                     )
+        self._check_matching()
         strangers = [name for name in self.policy.guests or () if name not in self.partners]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
@@ -411,6 +523,25 @@ class Party(_Section):
             )
         return self
 
+    def _check_matching(self) -> None:
+        """Raises ValueError for what the other role alone can say of ids that come twice."""
+        rule = self.data.duplicates
+        if self.role == "host":
+            if rule == "keep":
+                raise ValueError(
+                    '[data] duplicates = "keep" belongs to the guest: a host has one row an id'
+                )
+            if "align" in self.model_fields_set:
+                raise ValueError(
+                    "[align] belongs to the guest: a host says in [policy] what it takes part in"
+                )
+        elif rule not in ("refuse", "first", "keep") or self.data.aggregate:
+            what = "aggregate" if rule in ("refuse", "first", "keep") else f'duplicates = "{rule}"'
+            raise ValueError(
+                f"[data] {what} belongs to a host: a guest refuses repeated ids, takes the first row "
+                "or keeps all"
+            )
+
     def _coordinates(self) -> "Party":
         """What a coordinator's file must be."""
         if self.section is not None:
@@ -425,7 +556,7 @@ class Party(_Section):
         """Raises ValueError when a name of [glm] is no feature of the kind that is due there."""
         data = self.data
         for name in names:
-            if name in (*data.id, *data.guests.values(), *(data.ignore or ())) or (
+            if name in (*data.id_columns, *data.guests.values(), *(data.ignore or ())) or (
                 data.columns is not None and name not in data.columns
             ):
                 raise ValueError(f"[glm] {key} names a column that is no feature by [data]")

@@ -9,7 +9,7 @@ All checks run over the distinct values of a column, in Arrow.
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vfl.party.config import DataSection
+from vfl.party.config import DataSection, Duplicates
 from vfl.party.ids import HEADER, SHOWN, by_column, clean, digest, in_words, unversioned
+from vfl.party.keys import all_keys
 from vfl.party.table import read_table
 
 COMMON = 10  # rows that share what is shown of them
@@ -78,6 +79,10 @@ class IdReport:
     digest: str  # the same at all parties, or they refuse each other
     columns: list[IdColumn]
     ids: Counts
+    plan: list[str] = field(
+        default_factory=list
+    )  # what becomes of rows without an id and of repeated ids
+    further: list["IdReport"] = field(default_factory=list)  # on further keys
 
 
 def profile_ids(data: DataSection) -> IdReport:
@@ -87,7 +92,46 @@ def profile_ids(data: DataSection) -> IdReport:
     """
     alone = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset")))
     table = read_table(alone, role="guest", need_label=False, expect=())
-    return profile(dict(zip(data.id, table.ids, strict=True)), data.normalise, table.path.name)
+    reports = [
+        profile(dict(zip(key.id, columns, strict=True)), key.normalise, table.path.name)
+        for key, columns in zip(data.keys, table.by_key(data), strict=True)
+    ]
+    ids = all_keys(
+        table.by_key(data), [key.normalise for key in data.keys], "keep", "drop", table.path.name
+    )
+    plan = _plan(data, len(ids.without_id), reports[0].ids.repeated)
+    return replace(reports[0], plan=plan, further=reports[1:])
+
+
+def _plan(data: DataSection, empty: int, repeated: int) -> list[str]:
+    """What becomes of rows without any id, and of rows that share the first key with others."""
+    plan = []
+    if empty:
+        ends = "an alignment stops at them" if data.empty == "refuse" else "they match nothing"
+        plan.append(
+            f'empty = "{data.empty}": {empty:,} row{"" if empty == 1 else "s"} without an id, {ends}'
+        )
+    if repeated:
+        plan.append(
+            f'duplicates = "{data.duplicates}": {repeated:,} rows share their id, '
+            f"{_ENDS[data.duplicates]}"
+        )
+        if data.aggregate:
+            own = ", ".join(f"{rule} of '{column}'" for column, rule in data.aggregate.items())
+            plan.append(f"aggregate: but {own}")
+    return plan
+
+
+_ENDS: dict[Duplicates, str] = {
+    "refuse": "an alignment stops at them",
+    "keep": "each is joined to the row that the host has of it",
+    "first": "the first row of each id is used",
+    "last": "the last row of each id is used",
+    "sum": "they become one with the sum of their numbers",
+    "mean": "they become one with the mean of their numbers",
+    "max": "they become one with the largest of their numbers",
+    "min": "they become one with the smallest of their numbers",
+}
 
 
 def profile(columns: dict[str, list[str | None]], rule: Sequence[str], file: str) -> IdReport:
@@ -336,8 +380,8 @@ _CHECKS = (
     _Check(
         "leading zeros",
         "shorter than most numbers, as without their leading zeros",
-        "export the column as text, with the zeros, unless the others have none either",
-        frozenset(),
+        "export the column as text, with the zeros, or add nozeros to normalise",
+        frozenset({"nozeros"}),
         _lost_zeros,
         in_dates=False,
     ),

@@ -7,6 +7,7 @@ A rule is a list of steps, applied in order to each column of the id:
     upper   upper case
     digits  only the digits stay, as 0-9
     alnum   only letters and digits stay
+    nozeros no zeros at the beginning, which spreadsheets take off; 0 alone stays
     vin     a vehicle identification number: nfkc, upper case, only letters and digits; I is 1, O and Q
             are 0, for ISO 3779 has none of the three. Length and check digit are not enforced: vehicles
             from before 1981 have shorter numbers, and only North America's have a check digit
@@ -213,18 +214,39 @@ def digest(rule: Sequence[str]) -> str:
     return hashlib.sha256("\n".join(stated).encode()).hexdigest()
 
 
-def disagreement(name: str, own: Sequence[str], asked: Sequence[str]) -> str | None:
-    """Why the party `name`, with the rule `own`, refuses a guest's rule; None where they are the same.
+def disagreement(
+    name: str,
+    own: Sequence[Sequence[str]],
+    asked: Sequence[Sequence[str]],
+    columns: tuple[Sequence[int], Sequence[int]] = ((), ()),
+) -> str | None:
+    """Why the party `name`, with its keys' rules `own`, refuses a guest's; None where they are the same.
 
-    `asked` may hold any text: only steps are shown.
+    columns: how many columns each key has here and at the guest, where both say so. `asked` may hold any
+    text: only steps are shown.
     """
-    if list(own) == list(asked):
-        return None
-    if [unversioned(step) for step in own] == [unversioned(step) for step in asked]:
-        todo = "their versions of vfl differ in these steps, update the older one"
-    else:
-        todo = "set normalise in [data] alike on both sides"
-    return f"{name} normalises ids by {in_words(own)}, the guest by {in_words(asked)}: {todo}"
+    if len(own) != len(asked):
+        return (
+            f"{name} has {len(own)} key{'s' if len(own) > 1 else ''}, the guest {len(asked)}: "
+            "set id and fallback in [data] alike on both sides"
+        )
+    for number, (mine, other) in enumerate(zip(own, asked, strict=True), 1):
+        key = f" of key {number}" if len(own) > 1 else ""
+        if list(mine) == list(other):
+            continue
+        if [unversioned(step) for step in mine] == [unversioned(step) for step in other]:
+            todo = "their versions of vfl differ in these steps, update the older one"
+        else:
+            todo = "set normalise in [data] alike on both sides"
+        return f"{name} normalises ids{key} by {in_words(mine)}, the guest by {in_words(other)}: {todo}"
+    for number, (here, there) in enumerate(zip(*columns, strict=False), 1):
+        if here != there:
+            key = f"key {number}" if len(own) > 1 else "the id"
+            return (
+                f"{key} has {here} column{'s' if here > 1 else ''} at {name}, {there} at the guest: "
+                "set id in [data] alike on both sides"
+            )
+    return None
 
 
 def in_words(rule: Sequence[str]) -> str:
@@ -291,6 +313,10 @@ def _digits(value: str) -> str:
 
 def _alnum(value: str) -> str:
     return value if value.isalnum() else _NOT_ALNUM.sub("", value)
+
+
+def _nozeros(value: str) -> str:
+    return value.lstrip("0") or value[:1]
 
 
 _ASCII_PLATE = {i: chr(i).upper() if chr(i).isalnum() else None for i in range(128)}
@@ -392,13 +418,14 @@ def _month(text: str) -> int:
 
 # The steps by name. A change of what one of them does needs a new version of it.
 
-STEP = r"nfkc|trim|upper|digits|alnum|vin|plate|date(:dmy|:mdy)?|phone(:[1-9][0-9]{0,2})?"
+STEP = r"nfkc|trim|upper|digits|alnum|nozeros|vin|plate|date(:dmy|:mdy)?|phone(:[1-9][0-9]{0,2})?"
 _PLAIN: dict[str, Callable[[str], str]] = {
     "nfkc": _nfkc,
     "trim": str.strip,
     "upper": str.upper,
     "digits": _digits,
     "alnum": _alnum,
+    "nozeros": _nozeros,
     "vin": _vin,
     "plate": _plate,
 }

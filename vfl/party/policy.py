@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
@@ -18,11 +18,16 @@ import msgspec
 
 from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.learn.binning import Features
-from vfl.party.config import Job, PolicySection
+from vfl.party.config import Engine, Job, JoinKind, PolicySection
 from vfl.party.store import replacing
 
-Counted = Literal["jobs", "scored_rows"]
-_LIMITS: dict[Counted, str] = {"jobs": "max_jobs_a_day", "scored_rows": "max_scored_rows_a_day"}
+Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
+_LIMITS: dict[Counted, str] = {
+    "jobs": "max_jobs_a_day",
+    "scored_rows": "max_scored_rows_a_day",
+    "alignments": "max_alignments_a_day",
+    "ids": "max_ids_a_day",
+}
 
 
 def today() -> date:
@@ -57,12 +62,16 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
             broken.append(_broken(what, value, policy, rule))
     params = job.secureboost if boosts else job.glm
-    least = ["min_child_rows", "key_bits"] if boosts else ["key_bits"]
+    least = ["min_child_rows"] if boosts else []
+    if params.encryption != "lattice":
+        least.append("key_bits")
     broken += [
         _broken(key, getattr(params, key), policy, key)
         for key in least
         if getattr(params, key) < getattr(policy, key)
     ]
+    if params.encryption not in policy.encryptions:
+        broken.append(_broken("encryption", params.encryption, policy, "encryptions"))
     key = "trees" if boosts else "max_iterations"
     rule = "max_trees" if boosts else "max_iterations"
     if (most := getattr(policy, rule)) is not None and getattr(params, key) > most:
@@ -77,24 +86,62 @@ def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
     _refuse(broken_by_job(policy, job, guest, on))
 
 
-def check_align(policy: PolicySection, guest: str, on: date) -> None:
+def check_align(
+    policy: PolicySection, guest: str, on: date, engine: Engine = "ecdh", join: JoinKind = "inner"
+) -> None:
     """Raises Refused naming the rules that an alignment breaks before it starts."""
-    _refuse(broken_by_any(policy, guest, on))
+    broken = broken_by_any(policy, guest, on) + _broken_by_engine(policy, engine)
+    _refuse(broken + _broken_by_join(policy, join))
 
 
-def check_score(policy: PolicySection, guest: str, on: date) -> None:
+def check_join(policy: PolicySection, join: JoinKind) -> None:
+    """Raises Refused for an alignment whose kind of join this party does not take part in."""
+    _refuse(_broken_by_join(policy, join))
+
+
+def _broken_by_join(policy: PolicySection, join: JoinKind) -> list[str]:
+    return [] if join in policy.joins else [_broken("join", join, policy, "joins")]
+
+
+def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "ecdh") -> None:
     """Raises Refused naming the rules that scoring breaks before it starts."""
     broken = broken_by_any(policy, guest, on)
     if not policy.scoring:
         broken.append("scoring breaks rule scoring = false of [policy]")
-    _refuse(broken)
+    _refuse(broken + _broken_by_engine(policy, engine))
 
 
-def check_intersection(policy: PolicySection, rows: int) -> None:
-    """Raises Refused for an alignment with too few or too many rows."""
+def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
+    return [] if engine in policy.engines else [_broken("engine", engine, policy, "engines")]
+
+
+def check_age(policy: PolicySection, name: str, made: date, on: date) -> None:
+    """Raises Refused for an alignment that is too old to be used."""
+    last = last_day(made, policy.alignment_days)
+    if last is not None and on > last:
+        rule = _rule(policy, "alignment_days")
+        _refuse([f"alignment {name} of {made} breaks {rule}: run `vfl align` again"])
+
+
+def last_day(made: date, days: int | None) -> date | None:
+    """The last day on which an alignment is of use; None where it is for ever."""
+    try:
+        return None if days is None else made + timedelta(days)
+    except OverflowError:
+        return None
+
+
+def check_repeats(policy: PolicySection, most: int) -> None:
+    """Raises Refused when the guest joins too many rows to one of this party's."""
+    if most > (policy.max_rows_an_id or most):
+        _refuse([f"{most:,} rows joined to one row breaks {_rule(policy, 'max_rows_an_id')}"])
+
+
+def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -> None:
+    """Raises Refused for an alignment with too few or, if `most`, too many rows of this party."""
     for rule, breach in (
         ("min_intersection", rows < policy.min_intersection),
-        ("max_intersection", rows > (policy.max_intersection or rows)),
+        ("max_intersection", most and rows > (policy.max_intersection or rows)),
     ):
         if breach:
             _refuse([f"an alignment of {rows:,} rows breaks {_rule(policy, rule)}"])
@@ -116,6 +163,14 @@ def allowed_columns(policy: PolicySection, features: Features, table: str) -> Fe
     return {name: column for name, column in features.items() if name in policy.columns}
 
 
+_MORE: dict[Counted, str] = {
+    "jobs": "another job",
+    "scored_rows": "{:,} more rows to score",
+    "alignments": "another alignment",
+    "ids": "{:,} more ids to look for",
+}
+
+
 class Usage:
     """What each guest has used up today, in a file of the host's store.
 
@@ -134,8 +189,9 @@ class Usage:
             counts = used.guests.setdefault(guest, {})
             limit: int | None = getattr(policy, _LIMITS[what])
             if limit is not None and counts.get(what, 0) + many > limit:
-                words = "another job" if what == "jobs" else f"{many:,} more rows to score"
-                _refuse([f"{words} on {used.day} breaks {_rule(policy, _LIMITS[what])}"])
+                _refuse(
+                    [f"{_MORE[what].format(many)} on {used.day} breaks {_rule(policy, _LIMITS[what])}"]
+                )
             counts[what] = counts.get(what, 0) + many
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(used))

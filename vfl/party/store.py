@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.config import JOB_NAME, did_you_mean
 
-Kind = Literal["alignment", "model", "run", "batch", "checkpoint"]
+Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
 _FOLDERS: dict[Kind, str] = {
@@ -34,6 +34,7 @@ _FOLDERS: dict[Kind, str] = {
     "run": "runs",
     "batch": "batches",
     "checkpoint": "checkpoints",
+    "hint": "hints",
 }
 
 
@@ -53,6 +54,16 @@ class Store:
     def folder(self, kind: Kind) -> Path:
         return self.root / _FOLDERS[kind]
 
+    def scratch(self) -> Path:
+        """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
+        folder = self.root / "scratch"
+        try:
+            for one in (self.root, folder):
+                one.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(f"{folder} cannot be made", error) from None
+        return folder
+
     def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
 
@@ -65,7 +76,7 @@ class Store:
         if _canonical(json.loads(canonical)) != canonical:
             raise ValueError("a body has text keys only")
         head = f'{{"format":"vfl/{kind}","version":{VERSION},"digest":"{_sha256(canonical)}"'
-        self._make(kind)
+        self.make(kind)
         with replacing(path) as file:
             file.write(head.encode() + b',"body":' + canonical + b"}\n")
         for old in _arrays(path.parent, name):
@@ -121,7 +132,7 @@ class Store:
         content = _Sha256()
         np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
         ref = ArrayRef(file=f"{name}.{content.hex[:16]}.npy", sha256=content.hex)
-        self._make(kind)
+        self.make(kind)
         with replacing(self.folder(kind) / ref["file"]) as file:
             np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         return ref
@@ -131,7 +142,7 @@ class Store:
 
         Raises DataError when it cannot be written.
         """
-        self._make(kind)
+        self.make(kind)
         path = self.folder(kind) / f"{_checked(kind, name)}.{extension}"
         with replacing(path) as file:
             file.write(content)
@@ -189,7 +200,7 @@ class Store:
         Raises Refused, saying that `what` is at work, when another one holds it, DataError when the
         store cannot be written. A process that is killed lets go.
         """
-        self._make(kind)
+        self.make(kind)
         path = self.folder(kind) / f"{_checked(kind, name)}.lock"
         handle = _lock(path, what)
         try:
@@ -198,7 +209,8 @@ class Store:
             path.unlink(missing_ok=True)
             os.close(handle)
 
-    def _make(self, kind: Kind) -> None:
+    def make(self, kind: Kind) -> None:
+        """Make the folder of a kind, if need be. Raises DataError when it cannot be made."""
         try:
             # One by one: the mode goes to the last folder only.
             for folder in (self.root, self.folder(kind)):

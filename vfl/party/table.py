@@ -10,7 +10,7 @@ import contextlib
 import csv
 import difflib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import BadLabel, Loss
-from vfl.party.config import DataSection, Role, did_you_mean
+from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.store import replacing
 
 Rows = NDArray[np.integer[Any]] | slice
@@ -39,9 +39,10 @@ _DECIMAL_COMMA = r"^[+-]?[0-9]*,[0-9]+$"
 class Table:
     """A table as the protocols need it; every array has `rows` entries.
 
-    `ids` holds a list of text for each id column, None where the cell is empty. A feature is
-    float64 with NaN for missing or, if categorical, objects: text or None. `offset` is what is added
-    to the score: the offset column plus log(exposure), None without either column.
+    `ids` holds a list of text for each id column of all keys (`DataSection.id_columns`), None where the
+    cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
+    `offset` is what is added to the score: the offset column plus log(exposure), None without either
+    column.
     """
 
     path: Path
@@ -55,8 +56,42 @@ class Table:
     offset: NDArray[np.float64] | None = None
 
     def take(self, rows: Rows) -> Features:
-        """The features of some rows, in the order given."""
-        return {name: values[rows] for name, values in self.features.items()}
+        """The features of some rows, in the order given; a row below 0 has none: all are missing."""
+        unknown = None if isinstance(rows, slice) else rows < 0
+        if unknown is None or not unknown.any():
+            return {name: values[rows] for name, values in self.features.items()}
+        taken = {}
+        for name, values in self.features.items():
+            chosen = values[rows]
+            np.putmask(chosen, unknown, np.array(None if values.dtype == object else np.nan))
+            taken[name] = chosen
+        return taken
+
+    def by_key(self, data: DataSection) -> list[list[list[str | None]]]:
+        """The id columns of each key."""
+        column = dict(zip(data.id_columns, self.ids, strict=True))
+        return [[column[name] for name in key.id] for key in data.keys]
+
+    def aggregated(
+        self, group: NDArray[np.int64], rule: Aggregate, own: Mapping[str, Aggregate]
+    ) -> "Table":
+        """The table in which each row that stands for others has what `rule` makes of all of them.
+
+        group: int64 (rows,), the row that stands for each row, -1 for rows to leave alone. own: another
+        rule, by column. Sum, mean, max and min are of the values that are known, mode is the most
+        frequent category (of several the one that comes first); without any value the result is missing.
+        First and last take the row itself.
+        """
+        member = np.flatnonzero(group >= 0)
+        stands, of = np.unique(group[member], return_inverse=True)
+        if len(stands) == len(member) and (stands == member).all():
+            return self
+        features = {}
+        for name, values in self.features.items():
+            made = _aggregate(values[member], of, len(stands), own.get(name, rule))
+            features[name] = values.copy()
+            features[name][stands] = made
+        return replace(self, features=features)
 
 
 def read_table(
@@ -86,7 +121,7 @@ def read_table(
     columns = _chosen(source, data, guests, expect)
     if not columns and role == "host":
         raise DataError(f"{path.name}: no column is left to use as a feature")
-    source.read([*data.id, *columns, *guests.values()])
+    source.read([*data.id_columns, *columns, *guests.values()])
     warnings: list[str] = []
     features = {
         name: _categories(source, name) if name in data.categorical else _numbers(source, name)
@@ -103,7 +138,7 @@ def read_table(
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
     return Table(
         path=path,
-        ids=[source.ids(name) for name in data.id],
+        ids=[source.ids(name) for name in data.id_columns],
         features=features,
         label=found.get("label"),
         weight=found.get("weight"),
@@ -503,11 +538,11 @@ def _chosen(
 ) -> list[str]:
     """The feature columns, after a check that every column named anywhere is there."""
     named: list[tuple[str, Iterable[str]]] = [
-        ("id", data.id),
+        ("id", data.id_columns),
         *((key, [name]) for key, name in guests.items()),
     ]
     if expect is None:
-        for use in ("categorical", "monotone", "columns", "ignore"):
+        for use in ("categorical", "monotone", "aggregate", "columns", "ignore"):
             named.append((use, getattr(data, use) or ()))
     for use, names in named:
         for name in names:
@@ -522,7 +557,7 @@ def _chosen(
         return list(expect)
     if data.columns is not None:
         return list(data.columns)
-    other = {*data.id, *data.guests.values(), *(data.ignore or ())}
+    other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
     return [name for name in source.names if name not in other]
 
 
@@ -561,6 +596,44 @@ def _categories(source: _Source, name: str) -> NDArray[np.object_]:
     codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     objects: NDArray[np.object_] = np.array([*names, None], dtype=object)
     return cast(NDArray[np.object_], objects[codes])
+
+
+def _aggregate(
+    values: NDArray[Any], of: NDArray[np.int64], groups: int, rule: Aggregate
+) -> NDArray[Any]:
+    """What a rule makes of each group's values; `of` has the group of each value."""
+    if rule in ("first", "last"):
+        order = np.arange(len(values)) if rule == "last" else np.arange(len(values))[::-1]
+        at = np.empty(groups, np.int64)
+        at[of[order]] = order  # of several the one written last stays
+        return values[at]
+    if rule == "mode":
+        return _modes(values, of, groups)
+    known = ~np.isnan(values)
+    number = np.bincount(of[known], minlength=groups)
+    with np.errstate(invalid="ignore"):
+        if rule in ("max", "min"):
+            made = np.full(groups, np.nan)
+            (np.fmax if rule == "max" else np.fmin).at(made, of, values)
+            return made
+        total = np.bincount(of[known], weights=values[known], minlength=groups)
+        made = total / number if rule == "mean" else total
+    return np.where(number > 0, made, np.nan)
+
+
+def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[Any]:
+    """The most frequent text of each group, of several the one that comes first; None without any."""
+    made: NDArray[Any] = np.full(groups, None, object)
+    known = np.flatnonzero(values != np.array(None))
+    names, code = np.unique(values[known].astype(str), return_inverse=True)
+    if not len(names):
+        return made
+    pairs, first, times = np.unique(of[known] * len(names) + code, return_index=True, return_counts=True)
+    group = pairs // len(names)
+    best = np.lexsort((first, -times, group))
+    best = best[np.unique(group[best], return_index=True)[1]]
+    made[group[best]] = names[pairs[best] % len(names)].astype(object)
+    return made
 
 
 def _check_content(source: _Source, name: str, values: NDArray[Any], warnings: list[str]) -> None:

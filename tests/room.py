@@ -1,0 +1,162 @@
+"""All parties of a federation in one process, for the tests of jobs."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from federation import PATIENCE, Federation
+
+from vfl.errors import PeerLost, VflError
+from vfl.jobs import alignment, scoring
+from vfl.jobs import guest as guest_jobs
+from vfl.jobs.alignment import Aligned, Plan
+from vfl.jobs.connect import Office
+from vfl.jobs.host import _TASKS
+from vfl.jobs.offer import Offer
+from vfl.jobs.scoring import Scored, score
+from vfl.net.peer import MemoryPeer, Peer, stop_all
+from vfl.party.config import Job, load_party
+from vfl.protocols.scoring import ScoreRows
+
+HOSTS = ("registry", "bureau")
+
+
+class Said:
+    """A show that remembers."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def say(self, line: str) -> None:
+        self.lines.append(line)
+
+    def progress(self, what: str, done: int, of: int | None) -> None: ...
+
+    def has(self, text: str) -> bool:
+        return any(text in line for line in self.lines)
+
+
+class Room:
+    """All parties of a federation in this process; what they say, which rows hosts were asked for."""
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.said = {name: Said() for name in ("insurer", *HOSTS)}
+        self.asked = dict.fromkeys(HOSTS, 0)
+        self.cut_after: int | None = None  # requests, after which the registry is lost once
+
+    def office(self, name: str) -> Office:
+        party = self.federation.parties[name]
+        party.write()
+        return Office.open(load_party(party.file))
+
+    @contextlib.asynccontextmanager
+    async def hosts_of(
+        self, office: Office, wait: float, show: Said, names: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Peer]]:
+        """As `connect.hosts_of`, with hosts that work in this process."""
+        peers: list[Peer] = []
+        tasks = []
+        for name in names or office.party.partners:
+            to_host, to_guest = MemoryPeer.pair("insurer", name)
+            to_host.observers.append(self._observer(name))
+            tasks.append(asyncio.create_task(self._serve(name, to_guest)))
+            peers.append(to_host)
+        try:
+            yield peers
+            await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+
+    def _observer(self, name: str) -> Callable[[str, str, bytes], None]:
+        def observe(direction: str, kind: str, payload: bytes) -> None:
+            if (direction, kind) != ("sent", ScoreRows.__name__):
+                return
+            self.asked[name] += _places(payload)
+            if self.cut_after is not None and name == "registry":
+                self.cut_after -= 1
+                if self.cut_after < 0:
+                    self.cut_after = None
+                    raise PeerLost("the connection to registry broke")
+
+        return observe
+
+    async def _serve(self, name: str, peer: Peer) -> None:
+        offer = await peer.recv(Offer)
+        try:
+            await _TASKS[offer.task](self.office(name), peer, offer, self.said[name])
+        except VflError as error:
+            await stop_all([peer], error)
+
+    def patch(self, patch: pytest.MonkeyPatch) -> None:
+        """Have all jobs of this process meet the hosts here."""
+        for module in (alignment, guest_jobs, scoring):
+            patch.setattr(module, "hosts_of", self.hosts_of)
+
+    def align(self, **plan: Any) -> Aligned:
+        """As `vfl align`."""
+        for name in self.said:
+            self.said[name] = Said()
+        work = alignment.align(self.office("insurer"), Plan(**plan), wait=1, show=self.said["insurer"])
+        return asyncio.run(asyncio.wait_for(work, PATIENCE))
+
+    def train(self, job: dict[str, Any], **options: Any) -> str:
+        done = asyncio.run(
+            guest_jobs.train(
+                self.office("insurer"),
+                Job.model_validate(job),
+                wait=1,
+                show=self.said["insurer"],
+                **options,
+            )
+        )
+        return done.half.name
+
+    def score(
+        self, model: str, out: str = "scores.csv", data: str = "new.csv", **options: Any
+    ) -> Scored:
+        for name in self.said:
+            self.said[name] = Said()
+        self.asked = dict.fromkeys(HOSTS, 0)
+        folder = self.federation.guest.folder
+        work = score(
+            self.office("insurer"),
+            model,
+            folder / data,
+            folder / out,
+            wait=1,
+            show=self.said["insurer"],
+            **options,
+        )
+        return asyncio.run(asyncio.wait_for(work, PATIENCE))
+
+    @property
+    def rows(self) -> int:
+        """Of the batch."""
+        return len(self.federation.tables["new"]["plate"])
+
+    def reference(self, model: str, out: str, **options: Any) -> bytes:
+        """The output of a run from beginning to end."""
+        self.score(model, out, **options)
+        return (self.folder / out).read_bytes()
+
+    @property
+    def folder(self) -> Path:
+        return self.federation.guest.folder
+
+    @property
+    def kept(self) -> list[Path]:
+        """What lies in the store of unfinished batches."""
+        return sorted(path for path in (self.folder / "vfl-store" / "batches").iterdir())
+
+
+def _places(payload: bytes) -> int:
+    from vfl.net.wire import decode
+
+    message = decode(payload, [ScoreRows])
+    assert isinstance(message, ScoreRows)
+    return len(message.places) // 4

@@ -1,0 +1,325 @@
+"""Ways to write ids: dirty tables end with the right advice at both parties, and never a value."""
+
+import asyncio
+import json
+import random
+
+import pytest
+from federation import Federation, Party, write_table
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
+from vfl.net.peer import MemoryPeer, together
+from vfl.party.id_trials import Attempt, Way, advise, attempts, combined, trials
+from vfl.party.ids import compose, normalise
+from vfl.protocols import match_rates
+from vfl.protocols.match_rates import MatchStart, Rate
+
+RULE = ("nfkc", "trim", "upper", "alnum")
+LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
+ROWS = 900
+
+
+@pytest.fixture(autouse=True)
+def small_samples(monkeypatch):
+    monkeypatch.setattr(match_rates, "SAMPLE", 300)
+
+
+class Lines:
+    """Keeps what a person would see."""
+
+    def __init__(self):
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+    def progress(self, what, done, of):
+        pass
+
+
+def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
+    """(diagnosis, lines) of the guest and of the host. Columns are lists of cells."""
+    shown = Lines(), Lines()
+
+    async def run():
+        to_host, to_guest = MemoryPeer.pair("insurer", "registry")
+        if wired is not None:
+            to_host.observers.append(lambda direction, kind, payload: wired.append(payload))
+
+        async def serve():
+            return await host_diagnosis(
+                to_guest,
+                await to_guest.recv(MatchStart),
+                host,
+                ["kennzeichen", "erstzulassung"][: len(host)],
+                rule,
+                name="registry",
+                context=b"run",
+                allowed=allowed,
+                show=shown[1],
+            )
+
+        return await together(
+            [
+                guest_diagnosis(
+                    [to_host],
+                    guest,
+                    ["plate", "born"][: len(guest)],
+                    rule,
+                    context=b"run",
+                    show=shown[0],
+                ),
+                serve(),
+            ]
+        )
+
+    found, theirs = asyncio.run(run())
+    return (found["registry"], shown[0].lines), (theirs, shown[1].lines)
+
+
+RNG = random.Random(8)
+PLATES = [
+    "".join(RNG.choice(LETTERS) for _ in range(2)) + f"{RNG.randrange(10**5):05}" for _ in range(ROWS)
+]
+VINS = ["WVWZZZ1JZ" + "".join(RNG.choice("01ABC234567") for _ in range(8)) for _ in range(ROWS)]
+NUMBERS = [str(RNG.randrange(1, 10**9)) for _ in range(ROWS)]
+DAYS = [(RNG.randrange(1950, 2005), RNG.randrange(1, 13), RNG.randrange(1, 29)) for _ in range(ROWS)]
+PHONES = [f"{RNG.randrange(10**9):09}" for _ in range(ROWS)]
+ISO = [f"{y}-{m:02}-{d:02}" for y, m, d in DAYS]
+DMY = [f"{d:02}/{m:02}/{y}" for y, m, d in DAYS]
+MDY = [f"{m:02}/{d:02}/{y}" for y, m, d in DAYS]
+OTHERS = [
+    "".join(RNG.choice(LETTERS) for _ in range(2)) + f"{RNG.randrange(10**5):05}" for _ in range(ROWS)
+]
+OUTSIDE = slice(ROWS // 12, None)  # the rows that the host knows
+
+
+@pytest.mark.parametrize(
+    ("guest", "host", "rule", "advised"),
+    [
+        ([f"{p[:2]}-{p[2:]}" for p in PLATES], PLATES, ("trim", "upper"), [["plate"]]),
+        ([p.lower() for p in PLATES], PLATES, ("trim",), [["nfkc", "trim", "upper"]]),
+        ([f" {p}" for p in PLATES], PLATES, (), [["trim"]]),
+        ([v.replace("0", "O").replace("1", "I") for v in VINS], VINS, RULE, [["vin"]]),
+        ([n.zfill(10) for n in NUMBERS], NUMBERS, RULE, [["plate", "nozeros"]]),
+        ([f"No. {n.zfill(10)}" for n in NUMBERS], NUMBERS, RULE, [["digits", "nozeros"]]),
+        ([f"policy {n.zfill(9)}" for n in NUMBERS], [n.zfill(9) for n in NUMBERS], RULE, [["digits"]]),
+        ([f"+49 {p}" for p in PHONES], [f"0049-{p}" for p in PHONES], RULE, [["phone"]]),
+    ],
+)
+def test_how_one_column_is_to_be_cleaned(guest, host, rule, advised):
+    (found, lines), (theirs, at_host) = diagnose([guest], [host[OUTSIDE]], rule)
+    assert found.rates == theirs.rates
+    assert [list(steps) for steps in found.advice.normalise] == advised
+    assert theirs.advice.normalise == found.advice.normalise
+    steps = ", ".join(f'"{step}"' for step in advised[0])
+    for said in (lines, at_host):
+        assert f"set normalise = [{steps}] in [data] of all party files" in said[-1]
+        assert "100 % of the smaller sample's ids match" in said[-1]
+    assert normalise([guest], advised[0], "first").ids != normalise([guest], rule, "first").ids
+
+
+@pytest.mark.parametrize(
+    ("guest", "host", "step"),
+    [
+        (ISO, DMY, "date:dmy"),
+        (MDY, ISO, "date:mdy"),
+        (ISO, [f"{d}.{m}.{y}" for y, m, d in DAYS], "date"),
+    ],
+)
+def test_how_the_date_of_two_columns_is_to_be_read(guest, host, step):
+    (found, lines), (theirs, at_host) = diagnose([PLATES, guest], [PLATES[OUTSIDE], host[OUTSIDE]])
+    assert found.rates == theirs.rates
+    assert found.rates[0].common == 0
+    assert found.advice.normalise == (RULE, (step,))
+    assert f'"born" = ["{step}"] }}' in lines[-1]
+    assert f'"erstzulassung" = ["{step}"] }}' in at_host[-1]  # each side reads its own columns' names
+    assert found.tried[-1].ways[1] == Way((step,), (step,), True)
+
+
+def test_both_columns_at_fault():
+    dashed = [f"{p[:2]}-{p[2:]}" for p in PLATES]
+    (found, _), _ = diagnose([dashed, DMY], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",))
+    assert found.advice.normalise == (("plate",), ("date:dmy",))
+
+
+def test_dates_whose_day_and_month_change_places():
+    (found, lines), (_, at_host) = diagnose([PLATES, DMY], [PLATES[OUTSIDE], MDY[OUTSIDE]])
+    assert found.advice.normalise is None
+    assert "Write the dates as 2024-12-31 in one of the two files (here column 'born')" in lines[-1]
+    assert "(here column 'erstzulassung')" in at_host[-1]
+
+
+def test_a_column_that_matches_by_no_rule():
+    ages = [str(RNG.randrange(10**8)) for _ in PLATES]
+    (found, lines), (_, at_host) = diagnose([PLATES, DMY], [PLATES[OUTSIDE], ages[OUTSIDE]])
+    assert found.advice.normalise is None
+    assert "column 'born' matches at 0 % with registry by every rule, 'plate' at 100 %" in lines[-1]
+    assert "column 'erstzulassung' matches at 0 % with insurer" in at_host[-1]
+
+
+@pytest.mark.parametrize("rule", [RULE, ("trim",)])
+@pytest.mark.parametrize("make", [lambda p: p, lambda p: f"{p[:2]}{int(p[2:]) % 500}"])
+def test_other_ids_match_by_no_rule(rule, make):
+    """Digits of plates are few: any two tables match by them."""
+    (found, lines), _ = diagnose([list(map(make, PLATES))], [list(map(make, OTHERS))], rule)
+    assert found.advice.normalise is None
+    assert lines[-1].startswith("advice: no rule helps with registry: these may be different ids")
+    if make(PLATES[0]) != PLATES[0]:
+        assert max(rate.share or 0 for rate in found.rates) > 0.5
+
+
+def test_a_rule_that_fits():
+    (found, lines), _ = diagnose([PLATES], [PLATES[OUTSIDE]])
+    assert "advice: the present rule fits: 100 % of" in lines[-1]
+    assert found.advice.normalise is None
+
+
+def test_too_few_ids_to_compare():
+    (found, lines), _ = diagnose([PLATES[:90]], [PLATES])
+    assert lines == [
+        "advice: no way to write the ids could be compared with registry: there are too few ids for a "
+        "sample, or one table is far larger than the other"
+    ]
+    assert found.as_json()["rates"] == []
+
+
+def test_a_host_may_refuse():
+    (found, lines), (theirs, at_host) = diagnose([PLATES], [PLATES], allowed=False)
+    assert (found, theirs) == (None, None)
+    assert lines[0].startswith("note: registry does not compare samples of ids: its [policy] diagnose")
+    assert "which [policy] diagnose = false does not allow; nothing was compared" in at_host[0]
+
+
+def test_no_value_is_shown_or_sent():
+    wired = []
+    dashed = [f"{p[:2]}-{p[2:]}" for p in PLATES]
+    sides = diagnose([dashed, DMY], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",), wired=wired)
+    shown = "\n".join(line for _, lines in sides for line in lines)
+    shown += json.dumps([found.as_json() for found, _ in sides])
+    data = b"".join(wired)
+    for one in [*dashed, *PLATES, *DMY, *ISO]:
+        assert one not in shown
+        assert one.encode() not in data
+    assert b"plate" not in data and b"born" not in data and b"kennzeichen" not in data
+
+
+def test_the_table_puts_ways_that_came_to_the_same_on_one_line():
+    (found, lines), _ = diagnose([[f"{p[:2]}-{p[2:]}" for p in PLATES]], [PLATES], ("trim",))
+    assert lines[0] == "matched ids of a sample with registry, by rule:"
+    assert lines[2].startswith("   0.0 %    0.0 to   ")
+    assert lines[2].endswith("  trim (the present rule); nfkc, trim, upper")
+    assert any(line.endswith("  plate; vin; plate, nozeros") for line in lines)
+    assert len(lines) < len(found.tried)
+    first = found.as_json()["rates"][0]
+    assert first["rule"] == "trim (the present rule)" and first["rate"] == 0
+
+
+CELLS = st.lists(st.one_of(st.none(), st.text("aB0-1 .é", max_size=4)), max_size=20)
+
+
+@given(CELLS, st.sampled_from([("trim",), RULE, ("date", "|", "vin")]), st.booleans())
+@settings(max_examples=60, deadline=None)
+def test_the_first_trial_is_the_alignments_own(cells, rule, two):
+    columns = [cells, cells[::-1]] if two or "|" in rule else [cells]
+    tried = attempts(rule, len(columns))
+    for role in ("guest", "host"):
+        made = trials(columns, tried[:1], role)[0].values()
+        expected = normalise(columns, rule, "first", empties="drop").ids
+        if len(columns) == 1:
+            expected = [one[4:] for one in expected]  # without its length
+        assert list(dict.fromkeys(value for value in made if value)) == expected
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3])
+@pytest.mark.parametrize("rule", [(), ("trim",), RULE, ("vin",), ("date:dmy",), ("phone:33",)])
+def test_all_parties_try_the_same(rule, columns):
+    tried = attempts(compose([rule]), columns)
+    names = [attempt.name for attempt in tried]
+    assert len(set(names)) == len(names) <= match_rates.MAX_TRIALS
+    assert tried[0].present and tried[0].column is None
+    cells = [["x"]] * columns
+    assert [t.name for t in trials(cells, tried, "guest")] == names
+    assert [t.name for t in trials(cells, tried, "host")] == names
+    assert sum(attempt.present for attempt in tried) == (1 if columns == 1 else 1 + columns)
+
+
+def test_what_is_combined_follows_from_the_rates_alone():
+    tried = attempts(("trim",), 2)
+
+    def rates(helping):
+        return [
+            Rate(a.name, (500, 500), (100, 100), (300, 300), 290 if a.name in helping else 3)
+            for a in tried
+        ]
+
+    assert combined(tried, rates([])) is None
+    best = combined(tried, rates(["column 2: date:dmy", "column 2: date:mdy", "column 1: vin"]))
+    assert best.name == "all columns: vin | date:dmy"
+    assert combined(attempts(RULE, 1), rates([])[:1]) is None
+
+
+def test_what_joins_ids_is_not_advised():
+    """A rate that ids would have by chance, once the rule has made them fewer."""
+    tried = attempts(("trim",), 1)
+    digits = Attempt(None, (Way(("digits",), ("digits",)),))
+
+    def advice(ids, common):
+        rates = [Rate("", (5_000, 5_000), (100, 100), (2_000, 2_000), 0)]
+        rates.append(Rate("", (ids, ids), (100, 100), (2_000, 2_000), common))
+        return advise([tried[0], digits], rates, ["id"], "registry").normalise
+
+    assert advice(4_400, 1_900) is None  # a tenth is gone
+    assert advice(4_875, 100) is None  # 5 digits: 5 % by chance
+    assert advice(4_875, 900) == (("digits",),)
+    assert advice(5_000, 100) == (("digits",),)
+    assert advice(5_000, 0) is None
+
+
+def test_when_few_match():
+    assert few(0, 10, 1_000) and few(4, 10, 1_000)
+    assert not few(5, 10, 1_000)
+
+
+# Whole jobs.
+
+
+def test_a_job_that_matches_nothing_says_why_to_all(federation: Federation, insurer: Party) -> None:
+    table = federation.tables["insurer"]
+    write_table(insurer.table, {**table, "plate": [f"000{cell}" for cell in table["plate"]]})
+    marks = {name: federation.serving[name].mark() for name in ("registry", "bureau")}
+    done = insurer.align()
+    done.failed(3, "no id is common to all parties: check that the rule")
+    for name, mark in marks.items():
+        (advice,) = [
+            line for line in federation.serving[name].until("job ended: ", mark) if "advice: " in line
+        ]
+        assert "100 % of the smaller sample's ids match those of insurer" in advice
+        assert 'set normalise = ["plate", "nozeros"] in [data] of all party files' in advice
+        assert f"matched ids of a sample with {name}, by rule:" in done.err
+    assert done.err.count('set normalise = ["plate", "nozeros"] in [data]') == 2
+
+
+def test_a_left_join_is_diagnosed_with_each_host(federation: Federation, insurer: Party) -> None:
+    done = insurer.run("align", "--wait", "5", "--json", "--join", "left", "--diagnose").ok()
+    found = done.json["match_rates"]
+    assert set(found) == {"registry", "bureau"}
+    for (document,) in found.values():
+        assert document["rates"][0]["rate"] > 0.9
+
+
+def test_a_diagnosis_that_is_asked_for(federation: Federation, insurer: Party) -> None:
+    insurer.settings["peers"] = {"registry": insurer.settings["peers"]["registry"]}
+    found = insurer.align().ok()
+    assert found.json["match_rates"] == {}
+    assert "advice" not in found.err
+    mark = federation.serving["registry"].mark()
+    asked = insurer.run("align", "--wait", "5", "--json", "--diagnose").ok()
+    ((document,),) = asked.json["match_rates"].values()
+    assert document["normalise"] is None
+    assert document["rates"][0]["rate"] > 0.9
+    assert "advice: the present rule fits" in asked.err
+    lines = federation.serving["registry"].until("aligned ", mark)
+    assert any("advice: the present rule fits" in line for line in lines)

@@ -1,0 +1,169 @@
+"""Why few ids match: other ways to write them, tried on a sample with each host; both sides are told."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vfl.jobs.show import Show
+from vfl.net.peer import Peer, together
+from vfl.party.id_trials import (
+    Advice,
+    Attempt,
+    Cells,
+    advise,
+    attempts,
+    combined,
+    named_alike,
+    trials,
+)
+from vfl.protocols.match_rates import MatchStart, Rate, guest_match_rates, host_match_rates
+
+FEW = 0.5  # of the smaller table's ids: when fewer match, the guest asks for a diagnosis
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What the two sides learned of how they write ids. Nothing in it names an id."""
+
+    peer: str
+    tried: list[Attempt]
+    rates: list[Rate]
+    advice: Advice
+
+    def lines(self) -> list[str]:
+        """A table for a terminal, and the advice under it."""
+        alike: dict[object, list[tuple[Attempt, Rate]]] = {}
+        for attempt, rate in zip(self.tried, self.rates, strict=True):
+            if rate.common is not None:
+                key = (attempt.column, rate.ids, rate.sample, rate.common)
+                alike.setdefault(key, []).append((attempt, rate))
+        rows = []
+        for group in alike.values():
+            rate = group[0][1]
+            low, high = (100 * end for end in rate.interval)
+            name = named_alike([attempt for attempt, _ in group])
+            rows.append(f"{100 * (rate.share or 0):6.1f} %  {low:5.1f} to {high:5.1f}  {name}")
+        heading = [
+            f"matched ids of a sample with {self.peer}, by rule:",
+            "  rate    95 % interval  rule",
+        ]
+        return [*(heading if rows else []), *rows, f"advice: {self.advice.text}"]
+
+    def as_json(self) -> dict[str, Any]:
+        """The same for a program."""
+        rule = self.advice.normalise
+        return {
+            "peer": self.peer,
+            "advice": self.advice.text,
+            "normalise": None if rule is None else [list(steps) for steps in rule],
+            "rates": [
+                {
+                    "rule": rate.trial,
+                    "guest_ids": rate.ids[0],
+                    "host_ids": rate.ids[1],
+                    "sample": min(rate.sample),
+                    "common": rate.common,
+                    "rate": rate.share,
+                    "interval": list(rate.interval),
+                }
+                for rate in self.rates
+                if rate.common is not None
+            ],
+        }
+
+
+def few(common: int, *tables: int) -> bool:
+    """Whether so few ids are common to tables of so many that the guest asks why."""
+    return common < FEW * min(tables)
+
+
+async def guest_diagnosis(
+    hosts: Sequence[Peer],
+    columns: Sequence[Cells],
+    names: Sequence[str],
+    rule: Sequence[str],
+    *,
+    context: bytes,
+    show: Show,
+) -> dict[str, Diagnosis | None]:
+    """Compare samples with each host under all ways to write ids, and say what to do.
+
+    columns: the cells of the columns of one key, of the same length. names: of these columns, shown
+    here alone. rule: the key's, as the parties have agreed on it. context: the run. By host; None for
+    one whose policy does not allow it. Raises PeerError, PeerStopped, PeerLost.
+    """
+    tried = attempts(rule, len(columns))
+    own = trials(columns, tried, "guest")
+    found = await guest_match_rates(hosts, own, context=context, progress=show.progress)
+
+    async def second(host: Peer, rates: list[Rate] | None) -> Diagnosis | None:
+        if rates is None:
+            return None
+        whole, all_rates = tried, rates
+        if (best := combined(tried, rates)) is not None:
+            again = await guest_match_rates(
+                [host], trials(columns, [best], "guest"), context=_second(context)
+            )
+            if (more := again[host.name]) is None:
+                raise host.breach("MatchSizes without the trial that follows from the others")
+            whole, all_rates = [*tried, best], rates + more
+        return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, names, host.name))
+
+    diagnoses = await together([second(host, found[host.name]) for host in hosts])
+    for host, diagnosis in zip(hosts, diagnoses, strict=True):
+        if diagnosis is None:
+            show.say(
+                f"note: {host.name} does not compare samples of ids: its [policy] diagnose is false, or "
+                "its version of vfl tries other rules"
+            )
+        else:
+            for line in diagnosis.lines():
+                show.say(line)
+    return dict(zip([host.name for host in hosts], diagnoses, strict=True))
+
+
+async def host_diagnosis(
+    guest: Peer,
+    start: MatchStart,
+    columns: Sequence[Cells],
+    names: Sequence[str],
+    rule: Sequence[str],
+    *,
+    name: str,
+    context: bytes,
+    allowed: bool,
+    show: Show,
+) -> Diagnosis | None:
+    """A host's part, once the guest's first message is there; None where it takes none.
+
+    name: this host's, as the guest knows it. allowed: by [policy] diagnose. The rest is as for the
+    guest.
+    """
+    tried = attempts(rule, len(columns)) if allowed else []
+    rates = await host_match_rates(
+        guest,
+        trials(columns, tried, "host"),
+        name=name,
+        context=context,
+        start=start,
+        progress=show.progress,
+    )
+    if rates is None:
+        why = "" if allowed else ", which [policy] diagnose = false does not allow"
+        show.say(f"note: {guest.name} asked to compare samples of ids{why}; nothing was compared")
+        return None
+    if (best := combined(tried, rates)) is not None:
+        more = await host_match_rates(
+            guest, trials(columns, [best], "host"), name=name, context=_second(context)
+        )
+        if more is None:
+            raise guest.breach("MatchStart of another trial than follows from the others")
+        tried, rates = [*tried, best], rates + more
+    diagnosis = Diagnosis(guest.name, tried, rates, advise(tried, rates, names, guest.name))
+    for line in diagnosis.lines():
+        show.say(line)
+    return diagnosis
+
+
+def _second(context: bytes) -> bytes:
+    return context + b" combined"
