@@ -20,14 +20,8 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import boost
-from vfl.protocols.boost import (
-    GuestModel,
-    HostModel,
-    Training,
-    draw_rows,
-    guest_train,
-    host_train,
-)
+from vfl.protocols.boost import guest_train, host_train
+from vfl.protocols.grower import GuestModel, HostModel, Training, draw_rows
 
 KEY = PrivateKey.generate(2048)
 
@@ -518,7 +512,8 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
         BoostParams(),
         None,
     )
-    guest.layout = layout = boost._layout(max(rows, n), BoostParams())
+    layout = boost._layout(max(rows, n), BoostParams())
+    guest.row_bits = layout.row_bits
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters
     g_int, h_int = guest.quantise(g, np.abs(g) * share, active, counts_for)

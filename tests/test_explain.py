@@ -20,7 +20,7 @@ from vfl.learn.forest import Forest
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.boost import GuestModel
+from vfl.protocols.grower import GuestModel
 from vfl.protocols.scoring import ScoredPart, guest_score, host_score
 
 SPLITS = [MODEL.splits, *(half.splits for half in HALVES)]

@@ -30,8 +30,8 @@ from sklearn.metrics import roc_auc_score
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
-from vfl.protocols import boost
-from vfl.protocols.boost import Training, guest_train
+from vfl.protocols.boost import guest_train
+from vfl.protocols.grower import Grower, Training
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data_samples"
@@ -199,7 +199,7 @@ def test_same_trees_as_lightgbm_for_other_objectives(objective, tolerance):
 @pytest.fixture
 def second_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the oracle skip, below a node, columns without any gain in it, as LightGBM does."""
-    gains = boost._Guest._gains
+    gains = Grower.gains
     skipped: dict[object, dict[int, set[int]]] = {}
 
     def as_lightgbm(guest, party, node, *others):
@@ -214,7 +214,7 @@ def second_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         by_tree[node] = above | set(best.index[best == -np.inf])
         return found
 
-    monkeypatch.setattr(boost._Guest, "_gains", as_lightgbm)
+    monkeypatch.setattr(Grower, "gains", as_lightgbm)
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,7 @@ from vfl.errors import PeerError
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.bits import pack_bits, unpack_bits
-from vfl.protocols.boost import (
-    CandidateSums,
-    Gradients,
-    TreeStart,
-    guest_train,
-    host_train,
-)
+from vfl.protocols.boost import CandidateSums, Gradients, TreeStart, guest_train, host_train
 from vfl.protocols.key import Key, generate_key
 
 SIZES = [2048, 3072, 4096]

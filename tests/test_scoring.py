@@ -15,7 +15,8 @@ from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import scoring
-from vfl.protocols.boost import GuestModel, HostModel, Training, guest_train
+from vfl.protocols.boost import guest_train
+from vfl.protocols.grower import GuestModel, HostModel, Training
 from vfl.protocols.scoring import (
     Directions,
     MissingDirections,

@@ -298,19 +298,31 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Real numbers to integers of at most `bits` bits, by a power of two (exact to undo)."""
+    """Real numbers to integers of at most `bits` bits."""
 
     bits: int
     scale: float
 
     @classmethod
     def for_bound(cls, bound: float, bits: int) -> "Quantiser":
-        """For values of magnitude at most `bound`; below 2^-900 all become zero."""
+        """For values of magnitude at most `bound`, by a power of two (exact to undo); below 2^-900 all
+        become zero."""
         return cls(bits, 2.0 ** (bits - math.ceil(math.log2(max(bound, 2.0**-900)))))
+
+    @classmethod
+    def filling(cls, bound: float, bits: int) -> "Quantiser":
+        """For values of magnitude at most `bound`, which becomes 2^bits - 1: where bits are few."""
+        return cls(bits, (2.0**bits - 1) / max(bound, 2.0**-900))
 
     def integers(self, values: Floats) -> Integers:
         """Nearest integers of values * scale."""
         return np.rint(values * self.scale).astype(np.int64)
+
+    def dithered(self, values: Floats, draw: Floats) -> Integers:
+        """One of the two integers next to values * scale, the nearer one more likely, so that sums are
+        right on average (Shi et al., NeurIPS 2022, section 4.1). `draw`: uniform in [0, 1)."""
+        most = 2.0**self.bits - 1
+        return np.clip(np.floor(values * self.scale + draw), -most, most).astype(np.int64)
 
 
 def _log(label: Floats) -> Floats:

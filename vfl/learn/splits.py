@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.kernels import kernel
 from vfl.learn.binning import Binned, Column, Features
 from vfl.learn.losses import Integers
 
@@ -150,14 +151,28 @@ def histograms(
     weights: Integers | None = None,
 ) -> Integers:
     """Sums of `weights` (or row counts) by slot and cell, shape (slots, cells); slot -1 is left out."""
+    sums = np.zeros((slots, candidates.cells), np.int64)
     rows = np.flatnonzero(slot_of_row >= 0)
-    base = slot_of_row[rows] * candidates.cells
-    # float64 sums of integers are exact below 2^53, which crypto/packing.py keeps.
-    values = None if weights is None else weights[rows].astype(np.float64)
-    flat = np.zeros(slots * candidates.cells)
-    for codes, offset in zip(binned.codes, candidates.offsets.tolist(), strict=True):
-        flat += np.bincount(base + offset + codes[rows], values, minlength=len(flat))
-    return flat.astype(np.int64).reshape(slots, candidates.cells)
+    values = np.ones(1, np.int64) if weights is None else weights
+    _add(binned.codes, candidates.offsets, rows, slot_of_row, values, sums)
+    return sums
+
+
+@kernel
+def _add(
+    codes: NDArray[np.uint8],
+    offsets: Integers,
+    rows: Integers,
+    slot_of_row: Integers,
+    weights: Integers,
+    sums: Integers,
+) -> None:
+    """Add the weights (one entry: the weight of all) of these rows to their cells."""
+    one = len(weights) == 1
+    for c in range(len(codes)):
+        for row in rows:
+            weight = weights[0] if one else weights[row]
+            sums[slot_of_row[row], offsets[c] + codes[c, row]] += weight
 
 
 @dataclass(frozen=True)

@@ -46,11 +46,8 @@ it made its ciphertexts of.
 import asyncio
 import secrets
 import time
-import zlib
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -61,34 +58,41 @@ from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
-from vfl.errors import ConfigError, PeerError, Refused
+from vfl.errors import PeerError, Refused
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
+from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import (
-    FREE,
-    Bounds,
-    Branch,
-    Choice,
-    Frontier,
-    Sums,
-    Tree,
-    best_split,
-    gains,
-    leaf_weight,
-)
-from vfl.net.peer import Peer, one_line, together
-from vfl.net.wire import CIPHERTEXT, MIB, Message, Record, Seconds
+from vfl.learn.tree import Choice, Frontier, Sums, best_split
+from vfl.net.peer import Peer, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.checkpoints import Checkpoints
+from vfl.protocols.grower import (
+    Direction,
+    Finish,
+    Finished,
+    Grower,
+    Growth,
+    GuestModel,
+    GuestTrees,
+    HostColumns,
+    HostModel,
+    HostTrees,
+    OwnColumns,
+    Taken,
+    Training,
+    TreeDone,
+    TreeEnd,
+    TreeKept,
+    draw_columns,
+    row_bits,
+)
 from vfl.protocols.histograms import CHUNK, JointSums
 from vfl.protocols.key import receive_key, send_key
 
-WHOLE = "whole tree"  # the phase that holds all others
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level
-_DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
 
 _shuffle = secrets.SystemRandom().shuffle
 
@@ -134,19 +138,6 @@ class Winners(Message, frozen=True):
     limit: ClassVar[int] = 4 * MIB
 
 
-class Direction(Message, frozen=True):
-    """host -> guest. Reveals: which rows of the node go left at this host's split, which of the tied
-    candidates it is, and the name (or number) of the column it permits to show."""
-
-    node: int
-    candidate: int
-    record: Record
-    column: str
-    left: bytes  # a bit a row of the node
-    limit: ClassVar[int] = 16 * MIB
-    per_row = ("left", 1)
-
-
 class Advance(Message, frozen=True):
     """guest -> host. Reveals: which rows share a node of the next level."""
 
@@ -154,109 +145,6 @@ class Advance(Message, frozen=True):
     left: bytes  # a bit an aligned row
     limit: ClassVar[int] = 16 * MIB
     per_row = ("left", 1)
-
-
-class TreeEnd(Message, frozen=True):
-    """guest -> host. Reveals: that the tree has no further level."""
-
-
-class TreeKept(Message, frozen=True):
-    """host -> guest. Reveals: that the host has kept its splits so far."""
-
-
-class Finish(Message, frozen=True):
-    """guest -> host. Reveals: how many trees the model keeps."""
-
-    trees: int
-
-
-class Finished(Message, frozen=True):
-    """host -> guest. Reveals: that the host has kept its half of the model."""
-
-
-@dataclass(frozen=True)
-class GuestModel:
-    """The guest's half: shapes, leaf weights, its own splits."""
-
-    parties: tuple[str, ...]  # guest first
-    start: float
-    trees: tuple[Tree, ...]
-    splits: tuple[Split, ...]
-
-    def importance(self) -> list[tuple[str, str, int, float]]:
-        """(party, column as its owner shows it, number of splits, sum of gains), most gain first."""
-        gains_of: dict[tuple[str, str], list[float]] = {}
-        for tree in self.trees:
-            for branch in tree.branches.values():
-                gains_of.setdefault((self.parties[branch.party], branch.column), []).append(branch.gain)
-        table = [(*column, len(parts), sum(parts)) for column, parts in gains_of.items()]
-        return sorted(table, key=lambda row: -row[3])
-
-
-@dataclass(frozen=True)
-class HostModel:
-    """A host's half: its splits by record number."""
-
-    splits: tuple[Split, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The guest's rows: label, weight, which train the trees, which decide when to stop.
-
-    `offset` is added to every row's score, on the scale of the loss's link; None adds nothing.
-    """
-
-    label: Floats
-    weight: Floats
-    train: Mask
-    validation: Mask
-    loss: Loss = field(default_factory=LogisticLoss)
-    offset: Floats | None = None
-
-    def start(self) -> tuple[float, Floats]:
-        """The constant of least loss on the rows that train, and every row's score with it."""
-        offset = np.zeros(len(self.label)) if self.offset is None else self.offset
-        start = self.loss.start(self.label[self.train], self.weight[self.train], offset[self.train])
-        return start, offset + start
-
-    def mean_loss(self, score: Floats, mask: Mask) -> float | None:
-        """Mean loss over some rows; None when there are none."""
-        if not mask.any():
-            return None
-        return self.loss.mean(score[mask], self.label[mask], self.weight[mask])
-
-
-@dataclass(frozen=True)
-class TreeDone:
-    """What the guest can tell after each tree; losses are means, seconds are by phase."""
-
-    tree: int
-    of: int
-    train_loss: float
-    validation_loss: float | None
-    seconds: dict[str, float]
-
-
-@dataclass(frozen=True)
-class GuestTrees:
-    """What the guest keeps of training after a tree; scores have shape (rows,)."""
-
-    done: int  # trees
-    trees: list[Tree]
-    splits: list[Split]
-    score: Floats
-    best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
-
-
-@dataclass(frozen=True)
-class HostTrees:
-    """What a host keeps of training after a tree."""
-
-    done: int  # trees
-    splits: list[Split]
-    first_record: dict[int, int]  # of each tree
-    drawn: list[bytes]  # what rows trees were drawn from, the last few different ones
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -282,7 +170,7 @@ async def guest_train(
     """
     if hosts and key is None:
         raise ValueError("training with hosts needs a key")
-    if key is not None and not isinstance(key, PRIVATE_KEYS[params.encryption]):
+    if key is not None and type(key) is not PRIVATE_KEYS.get(params.encryption):
         raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
     if key is None:
         return await _Guest([], blocks, rows, params, None).train(progress, Checkpoints())
@@ -294,8 +182,8 @@ async def guest_train(
             guest.reserve.end()
 
 
-class _Guest:
-    """What the guest keeps from tree to tree."""
+class _Guest(Grower):
+    """The guest under Paillier's encryption, or Okamoto-Uchiyama's; or without hosts."""
 
     def __init__(
         self,
@@ -305,14 +193,10 @@ class _Guest:
         params: BoostParams,
         workers: Workers[PrivateKey] | None,
     ) -> None:
-        self.hosts, self.blocks, self.rows, self.params = hosts, blocks, rows, params
-        self.layout = _layout(len(rows.label), params)
-        self.scales = Scales(1.0, 1.0)  # of the tree that grows
-        self.names = (*blocks, *(host.name for host in hosts))
-        self.splits: list[Split] = []
-        self.seconds: dict[str, float] = defaultdict(float)
+        super().__init__(hosts, blocks, rows, params, row_bits(len(rows.label), params))
         self._workers = workers
         if workers is not None:
+            self.layout = _layout(len(rows.label), params)
             self.reserve = Reserve(workers, int(rows.train.sum()))
 
     @property
@@ -322,159 +206,21 @@ class _Guest:
             raise ValueError("no key: training without hosts encrypts nothing")
         return self._workers
 
-    async def train(
-        self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
-    ) -> tuple[GuestModel, Floats]:
-        """All trees."""
-        rows, params = self.rows, self.params
-        start, score = rows.start()
-        trees: list[Tree] = []
-        best = (np.inf, 0, score)  # validation loss, trees, score
-        if (last := checkpoints.last) is not None:
-            if last.score.shape != score.shape:
-                raise ValueError("the state of training on other rows")
-            trees, self.splits, score = [*last.trees], [*last.splits], last.score
-            best = last.best or best
-
+    async def meet(self) -> None:
         # 1. The key, once.
-        if self.hosts:
-            await send_key(self.hosts, params.encryption, self.workers.key)
+        await send_key(self.hosts, self.params.encryption, self.workers.key)
 
-        for number in range(checkpoints.done, params.trees):
-            if self._enough(number, best[1]):
-                break
-            self.seconds.clear()
-            gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
-            with self.timed(WHOLE):
-                tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
-            trees.append(tree)
-            score = score + tree.weights()[node_of_row]
-            losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
-            progress(TreeDone(number + 1, params.trees, losses[0] or 0.0, losses[1], dict(self.seconds)))
-            if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
-                best = (losses[1], number + 1, score)
-            if number or self._hosts_of(number):  # else hosts know nothing of the tree
-                known = best if best[1] else None
-                await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
-        if best[1]:
-            _, kept, score = best
-            trees = trees[:kept]
-
-        await together([host.send(Finish(len(trees))) for host in self.hosts])
-        await together([host.recv(Finished) for host in self.hosts])
-        return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
-
-    def _enough(self, trees: int, best: int) -> bool:
-        """Whether so many trees are all, where the best loss was with `best` of them."""
-        rounds = self.params.early_stopping_rounds
-        return bool(rounds) and bool(self.rows.validation.any()) and trees - best >= rounds
-
-    def _hosts_of(self, number: int) -> list[Peer]:
-        """The hosts that grow a tree."""
-        return [] if number == 0 and self.params.first_tree == "guest" else self.hosts
-
-    async def grow(
-        self, number: int, gradient: Floats, hessian: Floats, train: Mask
-    ) -> tuple[Tree, Integers]:
-        """One tree, and the leaf of every row."""
-        params = self.params
-        hosts = self._hosts_of(number)
-        alone = number == 0 and params.first_tree == "guest"
-        active, counts_for = draw_rows(train, params, number, gradient, hessian)
-        g, h = self.quantise(gradient, hessian, active, counts_for)
-
+    async def begin(
+        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+    ) -> "list[_HostColumns]":
         # 2. Encrypted gradients to every host.
-        await self._send_gradients(hosts, number, g, h, active)
-
-        held = list(self.blocks.items())[: 1 if alone else None]
-        blocks = [draw_columns(block, name, params, number) for name, block in held]
-        parties: list[_OwnColumns | _HostColumns] = [
-            *(_OwnColumns(self, i, block, g, h) for i, block in enumerate(blocks)),
-            *(_HostColumns(self, i, host, g, h) for i, host in enumerate(hosts, len(blocks))),
-        ]
-        frontier = Frontier(np.zeros(len(g), np.int64), active)
-        branches: dict[int, Branch] = {}
-        leaves: dict[int, float] = {}
-        covers: dict[int, int] = {}
-        bounds = {0: FREE}
-
-        for level in range(params.depth):
-            covers.update(frontier.covers())
-            totals = {node: _total(g, h, active & frontier.inside(node)) for node in frontier.nodes}
-
-            # 3 to 5. Candidate sums of all parties, and the best split of each node.
-            await together([party.sums(frontier) for party in parties])
-            chosen: dict[int, Choice] = {}
-            for node, total in totals.items():
-                choice = best_split([self._gains(p, node, total, bounds[node]) for p in parties])
-                if choice is None:
-                    leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
-                else:
-                    chosen[node] = choice
-
-            # 6. The winners say which rows go left.
-            left = np.zeros(len(g), np.bool_)
-            won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
-            taken = await together(
-                [party.take(frontier, nodes) for party, nodes in zip(parties, won, strict=True)]
-            )
-            for party, nodes in zip(parties, taken, strict=True):
-                for node, split in nodes.items():
-                    branches[node] = split.branch
-                    left[frontier.inside(node)] = split.left
-                    bounds[2 * node + 1], bounds[2 * node + 2] = self._bounds(
-                        party, node, split.candidate, totals[node], bounds[node]
-                    )
-
-            # 7. Everyone learns which rows share a node.
-            frontier.advance(sorted(chosen), left)
-            if not chosen or level + 1 == params.depth:
-                break
-            message = Advance(sorted(chosen), pack_bits(left))
-            await together([host.send(message) for host in hosts])
-        await together([host.send(TreeEnd()) for host in hosts])
-
-        # 8. Leaf weights; the hosts' splits are kept.
-        covers.update(frontier.covers())
-        for node in frontier.nodes:
-            if node not in leaves:
-                total = _total(g, h, active & frontier.inside(node))
-                leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
-        await together([host.recv(TreeKept) for host in hosts])
-        return Tree(branches, leaves, covers), frontier.node_of_row
-
-    def quantise(
-        self, gradient: Floats, hessian: Floats, active: Mask, counts_for: Floats
-    ) -> tuple[Integers, Integers]:
-        """Gradients and hessians of the drawn rows as integers, 0 for the others; sets the scales.
-
-        Each has the scale that its own largest value allows. Hosts need none of it: what they add up
-        stays within the layout's bits.
-        """
-        integers = []
-        scales = []
-        for values in (gradient, hessian):
-            drawn = values[active] * counts_for[active]
-            bound = float(np.abs(drawn).max())
-            if not bound < _DIVERGED:  # nor is NaN
-                raise ConfigError(
-                    "training diverges, with gradients beyond all bounds: lower the learning_rate or "
-                    "raise reg_lambda in [secureboost]",
-                    for_peer="its training diverges, the job needs other settings",
-                )
-            quantiser = Quantiser.for_bound(bound, self.layout.row_bits)
-            whole = np.zeros(len(values), np.int64)
-            whole[active] = quantiser.integers(drawn)
-            integers.append(whole)
-            scales.append(quantiser.scale)
-        self.scales = Scales(*scales)
-        return integers[0], integers[1]
+        if hosts:
+            await self._send_gradients(hosts, number, g, h, active)
+        return [_HostColumns(self, i, host) for i, host in enumerate(hosts, first)]
 
     async def _send_gradients(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
     ) -> None:
-        if not hosts:
-            return
         self.reserve.end()
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         rows = np.flatnonzero(active)
@@ -492,94 +238,53 @@ class _Guest:
         if number + 1 < self.params.trees:
             self.reserve.begin()
 
-    def _gains(
-        self, party: "_OwnColumns | _HostColumns", node: int, total: Sums, bounds: Bounds
-    ) -> Floats:
-        left, valid = party.candidates[node]
-        return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+    async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
+        # 3 and 4. Candidate sums of all parties.
+        learnt = (party for party in parties if isinstance(party, OwnColumns | _HostColumns))
+        await together([party.sums(growth.frontier) for party in learnt])
 
-    def _bounds(
-        self,
-        party: "_OwnColumns | _HostColumns",
-        node: int,
-        candidate: int,
-        total: Sums,
-        bounds: Bounds,
-    ) -> tuple[Bounds, Bounds]:
-        """Of the children of a node by the candidate taken."""
-        if not party.ordered[candidate]:
-            return bounds, bounds
-        left = party.candidates[node][0].at(candidate)
-        weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
-        return bounds.below(*weights)
+    async def split(
+        self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
+    ) -> dict[int, Taken]:
+        # 5. The best split of each node.
+        chosen: dict[int, Choice] = {}
+        for node, total in growth.totals.items():
+            choice = best_split([self.gains(p, node, total, growth.bounds[node]) for p in parties])
+            if choice is not None:
+                chosen[node] = choice
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds spent inside to a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - started
-
-
-@dataclass(frozen=True)
-class _Taken:
-    """A split of a node."""
-
-    branch: Branch
-    candidate: int
-    left: Mask  # an entry a row of the node
-
-
-class _OwnColumns:
-    """One tree's candidates of columns that the guest holds."""
-
-    def __init__(self, guest: _Guest, party: int, block: Binned, g: Integers, h: Integers) -> None:
-        self._guest, self._party, self._block = guest, party, block
-        self._g, self._h = g, h
-        self._all = Candidates.of(block.columns)
-        self.ordered = self._all.ordered
-        self.candidates: dict[int, tuple[Sums, Mask]] = {}
-
-    async def sums(self, frontier: Frontier) -> None:
-        """Left sums of the candidates of every open node, and which may be taken."""
-        with self._guest.timed("own columns"):
-            self.candidates = await asyncio.to_thread(self._sums, frontier)
-
-    def _sums(self, frontier: Frontier) -> dict[int, tuple[Sums, Mask]]:
-        nodes, block, own = frontier.nodes, self._block, self._all
-        slots = frontier.slots(nodes)
-        left = Sums(
-            *(
-                own.left_sums(histograms(block, own, slots, len(nodes), values))
-                for values in (self._g, self._h)
-            )
+        # 6. The winners say which rows go left.
+        won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
+        taken = await together(
+            [self._take(party, growth, nodes) for party, nodes in zip(parties, won, strict=True)]
         )
-        counts = histograms(block, own, slots, len(nodes))
-        valid = own.valid(counts, self._guest.params.min_child_rows)
-        return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
+        return {node: split for nodes in taken for node, split in nodes.items()}
 
-    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, _Taken]:
-        """How each node won is split."""
+    async def _take(
+        self, party: OwnColumns | HostColumns, growth: Growth, nodes: dict[int, Choice]
+    ) -> dict[int, Taken]:
+        """How each node that a party won is split, as that party says."""
+        if isinstance(party, OwnColumns):
+            return {node: party.take(growth.frontier, node, choice) for node, choice in nodes.items()}
+        if not nodes:
+            return {}
+        await party.host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
         taken = {}
         for node, choice in nodes.items():
-            candidate = choice.candidates[0]
-            split, left = self._all.take(
-                candidate, self._block.codes, frontier.inside(node), frontier.active
-            )
-            branch = Branch(self._party, len(self._guest.splits), split.column, choice.gain)
-            taken[node] = _Taken(branch, candidate, left)
-            self._guest.splits.append(split)
+            answer = await party.host.recv(Direction)
+            taken[node] = party.taken(growth, choice, node, answer, self.params.min_child_rows)
         return taken
 
+    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+        # 7. Everyone learns which rows share a node.
+        message = Advance(split, pack_bits(left))
+        await together([host.send(message) for host in hosts])
 
-class _HostColumns:
-    """One tree's candidates of a host, as far as the guest learns them."""
 
-    def __init__(self, guest: _Guest, party: int, host: Peer, g: Integers, h: Integers) -> None:
-        self._guest, self._party, self._host = guest, party, host
-        self._g, self._h = g, h
-        self.ordered = np.zeros(0, np.bool_)  # by candidate: the left must not score higher
-        self.candidates: dict[int, tuple[Sums, Mask]] = {}
+class _HostColumns(HostColumns):
+    def __init__(self, guest: _Guest, party: int, host: Peer) -> None:
+        super().__init__(party, host)
+        self._guest = guest
 
     async def sums(self, frontier: Frontier) -> None:
         """Left sums of the candidates of every open node, and which may be taken.
@@ -588,9 +293,9 @@ class _HostColumns:
         """
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
-            with self._guest.timed(f"{self._host.name} and transfer"):
-                message = await self._host.recv(CandidateSums)
-            self._guest.seconds[self._host.name] += message.seconds
+            with self._guest.timed(f"{self.host.name} and transfer"):
+                message = await self.host.recv(CandidateSums)
+            self._guest.seconds[self.host.name] += message.seconds
             with self._guest.timed("decrypt"):
                 left, valid, sibling_valid = await self._open(message, summed)
             self.candidates[summed] = left, valid
@@ -630,36 +335,12 @@ class _HostColumns:
 
     def _breach(self, what: str) -> PeerError:
         """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
-        error = self._host.breach(f"CandidateSums {what}")
+        error = self.host.breach(f"CandidateSums {what}")
         if self._guest.params.encryption == "ou":
             return PeerError(
                 str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
             )
         return error
-
-    async def take(self, frontier: Frontier, nodes: dict[int, Choice]) -> dict[int, _Taken]:
-        """How each node won is split, as the host says."""
-        if not nodes:
-            return {}
-        await self._host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
-        taken = {}
-        for node, choice in nodes.items():
-            answer = await self._host.recv(Direction)
-            inside = frontier.inside(node)
-            if answer.node != node or answer.candidate not in choice.candidates:
-                raise self._host.breach("a Direction that was not asked for")
-            try:
-                left = unpack_bits(answer.left, int(inside.sum()))
-            except ValueError as error:
-                raise self._host.breach(f"a Direction with {error}") from None
-            counted = frontier.active & inside
-            counted[inside] &= left
-            said = self.candidates[node][0].at(answer.candidate)
-            if not _total(self._g, self._h, counted).equals(said):
-                raise self._host.breach("a Direction whose rows do not add up to its sums")
-            branch = Branch(self._party, answer.record, one_line(answer.column, 100), choice.gain)
-            taken[node] = _Taken(branch, answer.candidate, left)
-        return taken
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -919,50 +600,5 @@ class _HostTree:
 # ------------------------------------------------------------------------------- what both share
 
 
-def draw_rows(
-    train: Mask, params: BoostParams, tree: int, gradient: Floats, hessian: Floats
-) -> tuple[Mask, Floats]:
-    """The rows drawn for a tree, and for how many training rows each of them counts.
-
-    Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
-    (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest |gradient hessian|, the first among
-    equal ones, and a draw from the others, which counts for all of them. As in LightGBM not in the first
-    1 / learning_rate trees, whose gradients say little yet.
-    """
-    mask, counts_for = train.copy(), np.ones(len(train))
-    rows = np.flatnonzero(train)
-    generator = np.random.default_rng([params.seed, tree])
-    if params.goss_top and tree + 1 > 1 / params.learning_rate:
-        with np.errstate(over="ignore"):
-            size = np.abs(gradient[rows] * hessian[rows])
-        top = max(1, round(params.goss_top * len(rows)))
-        others = rows[np.argsort(-size, kind="stable")[top:]]
-        count = min(len(others), max(1, round(params.goss_other * len(rows))))
-        drawn = generator.choice(others, count, replace=False)
-        mask[others] = False
-        mask[drawn] = True
-        counts_for[drawn] = len(others) / max(1, count)
-    elif params.subsample < 1:
-        drawn = generator.choice(rows, max(1, round(params.subsample * len(rows))), replace=False)
-        mask[:] = False
-        mask[drawn] = True
-    return mask, counts_for
-
-
-def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> Binned:
-    """The columns of a party drawn for a tree: each party draws a share of its own, at least one."""
-    total = len(binned.columns)
-    if params.colsample == 1 or not total:
-        return binned
-    size = max(1, round(params.colsample * total))
-    generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
-    drawn = np.sort(generator.choice(total, size, replace=False))
-    return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
-
-
 def _layout(rows: int, params: BoostParams) -> Layout:
     return Layout.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
-
-
-def _total(g: Integers, h: Integers, rows: Mask) -> Sums:
-    return Sums(np.asarray(g[rows].sum()), np.asarray(h[rows].sum()))

@@ -35,7 +35,7 @@ from vfl.learn.tree import Branch
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.boost import GuestModel, HostModel
+from vfl.protocols.grower import GuestModel, HostModel
 
 
 class ScoreStart(Message, frozen=True):
