@@ -15,11 +15,14 @@ from vfl.party.policy import (
     Usage,
     allowed_columns,
     broken_by_job,
+    check_age,
     check_align,
     check_batch,
     check_intersection,
     check_job,
+    check_repeats,
     check_score,
+    last_day,
 )
 
 DAY = datetime.date(2027, 6, 30)
@@ -135,6 +138,34 @@ def test_rows_of_alignments_and_batches() -> None:
             check(policy, rows)
 
 
+def test_how_rows_may_be_matched() -> None:
+    policy = rules(engines=["ot"], joins=["left"], max_rows_an_id=3)
+    check_align(policy, "insurer", DAY, "ot", "left")
+    check_score(policy, "insurer", DAY, "ot")
+    with pytest.raises(Refused) as refused:
+        check_align(policy, "insurer", DAY, "ecdh", "inner")
+    assert str(refused.value) == (
+        'engine = "ecdh" breaks rule engines = ["ot"] of [policy]; '
+        'join = "inner" breaks rule joins = ["left"] of [policy]'
+    )
+    with pytest.raises(Refused, match=r'engine = "ecdh" breaks rule engines = \["ot"\] of'):
+        check_score(policy, "insurer", DAY)
+    check_repeats(policy, 3)
+    check_repeats(rules(), 10**6)
+    with pytest.raises(Refused, match="4 rows joined to one row breaks rule max_rows_an_id = 3 of"):
+        check_repeats(policy, 4)
+
+
+def test_an_alignment_is_of_use_for_so_many_days() -> None:
+    made = DAY - datetime.timedelta(30)
+    check_age(rules(), "a1", datetime.date.min, DAY)
+    check_age(rules(alignment_days=30), "a1", made, DAY)
+    with pytest.raises(Refused, match=r"alignment a1 of 2027-05-31 breaks rule alignment_days = 29 of"):
+        check_age(rules(alignment_days=29), "a1", made, DAY)
+    check_age(rules(alignment_days=10**9), "a1", made, DAY)  # beyond any calendar
+    assert last_day(made, 30) == DAY and last_day(made, None) is None
+
+
 def test_columns_that_may_not_be_used_are_not_there() -> None:
     features = {name: np.ones(3) for name in ("power", "brand", "age")}
     assert list(allowed_columns(rules(), features, "t.csv")) == ["power", "brand", "age"]
@@ -154,6 +185,16 @@ def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
         Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
     usage = Usage(tmp_path / "store")
     usage.count(policy, "bank", "jobs", 1, DAY)
+    usage.count(policy, "insurer", "alignments", 24, DAY)
+    with pytest.raises(
+        Refused, match=r"another alignment on .* breaks rule max_alignments_a_day = 24 of"
+    ):
+        usage.count(policy, "insurer", "alignments", 1, DAY)
+    usage.count(policy, "insurer", "ids", 10**7, DAY)
+    with pytest.raises(
+        Refused, match=r"2 more ids to look for on .* breaks rule max_ids_a_day = 10000001 of"
+    ):
+        usage.count(rules(max_ids_a_day=10**7 + 1), "insurer", "ids", 2, DAY)
     usage.count(policy, "insurer", "scored_rows", 600, DAY)
     with pytest.raises(Refused, match=r"401 more rows to score on .* max_scored_rows_a_day = 1000 of"):
         usage.count(policy, "insurer", "scored_rows", 401, DAY)

@@ -24,7 +24,8 @@ from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
-from vfl.protocols.boost import Training, guest_train
+from vfl.protocols.boost import guest_train
+from vfl.protocols.grower import Training
 
 SAMPLES = Path(__file__).resolve().parents[1] / "data_samples"
 IDS = {"guest": "plate", "registry": "registration", "bureau": "plate_no"}
@@ -373,10 +374,14 @@ def pooled_claims(rows: int = 300, seed: int = 3):
     return insurer, rng.poisson(years * np.exp(effect)), hosts, years
 
 
-def test_a_linear_model_is_that_of_the_pooled_columns():
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_a_linear_model_is_that_of_the_pooled_columns(encryption):
     insurer, claims, hosts, years = pooled_claims()
     model = vfl.FederatedGLM(
-        family="poisson", tolerance=1e-9, rules={"registry": {"base": {"fuel": "gas"}}}
+        family="poisson",
+        tolerance=1e-9,
+        encryption=encryption,
+        rules={"registry": {"base": {"fuel": "gas"}}},
     )
     seen = []
     model.fit(insurer, claims, hosts=hosts, exposure=years, progress=seen.append)

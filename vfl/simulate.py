@@ -64,7 +64,7 @@ from vfl.party.config import DataSection, GlmSection, did_you_mean
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.linear import COLUMNS, lines, own_scores, prepared
 from vfl.party.table import MAX_CATEGORIES
-from vfl.protocols.boost import GuestModel, HostModel, Training, guest_train, host_train
+from vfl.protocols.boost import guest_train, host_train
 from vfl.protocols.glm import guest_fit, host_fit
 from vfl.protocols.glm_scoring import (
     GuestGlm,
@@ -73,7 +73,9 @@ from vfl.protocols.glm_scoring import (
     guest_glm_score,
     host_glm_score,
 )
+from vfl.protocols.grower import GuestModel, HostModel, Training
 from vfl.protocols.key import generate_key
+from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
 from vfl.protocols.psi import guest_align, host_align
 from vfl.protocols.scoring import all_scores, guest_score, host_score
 
@@ -670,6 +672,9 @@ class _Boosting(_Method):
         done: Progress,
     ) -> GuestModel:
         own = {GUEST: self._binned(GUEST, features)}
+        if hosts and self.params.encryption == "lattice":
+            model, _ = await lattice_guest_train(hosts, own, rows, self.params, progress=done)
+            return model
         model, _ = await guest_train(
             hosts, own, rows, self.params, key=key, machine=machine, progress=done
         )
@@ -678,13 +683,13 @@ class _Boosting(_Method):
     async def host(
         self, session: _Session, features: Features, rows: int, machine: Machine
     ) -> HostModel:
+        binned = self._binned(session.name, features)
+        if self.params.encryption == "lattice":
+            return await lattice_host_train(
+                session.guest, binned, self.params, name=session.name, shown=str
+            )
         return await host_train(
-            session.guest,
-            self._binned(session.name, features),
-            self.params,
-            name=session.name,
-            shown=str,
-            machine=machine,
+            session.guest, binned, self.params, name=session.name, shown=str, machine=machine
         )
 
     async def guest_scores(
@@ -788,7 +793,8 @@ async def _train(
         rows, key = np.arange(guest.rows), None
         if hosts:
             rows = await guest_align(peers, guest.ids, context=context)
-            key = await asyncio.to_thread(generate_key, method.params)
+            if method.params.encryption != "lattice":
+                key = await asyncio.to_thread(generate_key, method.params)
         drawn = _checked(method.drawn(whole, rows))
         return rows, await method.guest(peers, guest.take(rows), drawn, key, machine, done)
 

@@ -11,6 +11,7 @@ from vfl.crypto.workers import Operations
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.connect import Office
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.hints import GuestHints
 from vfl.jobs.offer import Offer
 from vfl.jobs.resume import News, Unfinished
 from vfl.jobs.show import Show
@@ -20,12 +21,15 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
-from vfl.protocols.boost import GuestModel, GuestTrees, Training, TreeDone, guest_train
+from vfl.party.store import Store
+from vfl.protocols.boost import guest_train
 from vfl.protocols.checkpoints import Checkpoints, State
 from vfl.protocols.glm import Fit, GuestFitState, IterationDone, guest_fit
 from vfl.protocols.glm_scoring import GuestGlm
+from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
 from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
+from vfl.protocols.lattice_boost import lattice_guest_train
 
 S = TypeVar("S", bound=State)
 
@@ -39,6 +43,11 @@ class Run:
     agreement: Agreement
     unfinished: Unfinished
     wait: float  # seconds for a party to be reached
+
+    def hints(self, model: str) -> GuestHints:
+        """Where hints of the alignment are kept, for this kind of model."""
+        store = Store(self.office.party.party.store)
+        return GuestHints(store, f"{self.offer.alignment} {model}", self.office.fingerprints)
 
 
 class Learner(ABC):
@@ -114,6 +123,18 @@ class _Trees(Learner):
         self, hosts: Sequence[Peer], run: Run, operations: Operations
     ) -> tuple[GuestModel, Floats]:
         checkpoints = self.begin(run, GuestTrees)
+        if self.params.encryption == "lattice":
+            return await lattice_guest_train(
+                hosts,
+                self._own,
+                self._rows,
+                self.params,
+                shelf=run.hints("secureboost"),
+                progress=self._tree,
+                hint_progress=lambda done, of: self._show.progress("receiving hints", done, of),
+                operations=operations,
+                checkpoints=checkpoints,
+            )
         return await guest_train(
             hosts,
             self._own,
@@ -169,15 +190,18 @@ class _Linear(Learner):
         if self.params.coordinator is not None:
             return await self._hidden(hosts, run, self.params.coordinator, operations)
         checkpoints = self.begin(run, GuestFitState)
+        lattice = self.params.encryption == "lattice"
         return await guest_fit(
             hosts,
             {self._party.name: self._matrix},
             self._rows,
             self.params,
-            key=await asyncio.to_thread(generate_key, self.params),
+            key=None if lattice else await asyncio.to_thread(generate_key, self.params),
             machine=self._party.party.machine,
             operations=operations,
+            shelf=run.hints("glm"),
             progress=self._iteration,
+            hint_progress=lambda done, of: self._show.progress("receiving hints", done, of),
             checkpoints=checkpoints,
         )
 

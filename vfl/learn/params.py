@@ -54,10 +54,12 @@ class BoostParams(BaseModel):
     first_tree: Literal["joint", "guest"] = Field(
         "joint", description="guest: the first tree uses the guest's columns alone"
     )
-    encryption: Literal["paillier", "ou"] = Field(
+    encryption: Literal["paillier", "ou", "lattice"] = Field(
         "paillier",
         description="of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts "
-        "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit",
+        "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit. "
+        "lattice is faster by far and shows hosts less, but only for guests trusted to follow it: one "
+        "that does not can ask for sums of single rows",
     )
     key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
     obfuscators: Literal["short", "full"] = _OBFUSCATORS
@@ -96,7 +98,11 @@ class GlmParams(BaseModel):
         pattern=r"^[a-z][a-z0-9-]{0,31}$",
         description="name of the party that holds the key when scores are hidden",
     )
-    encryption: Literal["paillier"] = Field("paillier", description="of residuals")
+    encryption: Literal["paillier", "lattice"] = Field(
+        "paillier",
+        description="of residuals; lattice is faster by far, but only among parties trusted to follow "
+        "the protocol: one that does not can learn more than under paillier, of rows' labels or columns",
+    )
     key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
     obfuscators: Literal["short", "full"] = _OBFUSCATORS
     seed: int = _SEED
@@ -105,6 +111,11 @@ class GlmParams(BaseModel):
     def _coordinated(self) -> "GlmParams":
         if (self.scores == "hidden") != (self.coordinator is not None):
             raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
+        if self.scores == "hidden" and self.encryption == "lattice":
+            raise ValueError(
+                'scores = "hidden" is for encryption = "paillier": leave encryption out, or use '
+                'scores = "guest"'
+            )
         return self
 
     @field_validator("encryption", mode="before")
@@ -112,7 +123,7 @@ class GlmParams(BaseModel):
     def _no_ou(cls, value: object) -> object:
         if value == "ou":
             raise ValueError(
-                'must be "paillier": in a linear model hosts get masked decryptions back, '
+                'must be "paillier" or "lattice": in a linear model hosts get masked decryptions back, '
                 "which under ou (Okamoto-Uchiyama) give the guest's key away"
             )
         return value

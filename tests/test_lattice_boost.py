@@ -1,0 +1,663 @@
+"""SecureBoost over the lattice engine: bit for bit the plaintext oracle's trees, whatever is asked."""
+
+import asyncio
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from federation import JOB, Federation, ended
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from kills import ready, restart, start_train
+from test_boost import MONOTONE, Job, make_job, resolved, usable
+from test_resume import Ends, Role, Run, plain
+
+from vfl.crypto.lattice.hint import EncryptedHint, HintKey
+from vfl.crypto.lattice.parameters import Parameters
+from vfl.errors import ConfigError, DataError, PeerError, PeerStopped
+from vfl.jobs.hints import GuestHints, HostHints
+from vfl.learn.losses import OBJECTIVES, Quantiser
+from vfl.learn.params import BoostParams
+from vfl.learn.splits import histograms
+from vfl.net.peer import MemoryPeer, together
+from vfl.party.store import Store
+from vfl.protocols import lattice_boost, lattice_sums
+from vfl.protocols.bits import pack_bits
+from vfl.protocols.grower import Direction, GuestTrees, HostTrees, Training, TreeEnd, lattice_shape
+from vfl.protocols.lattice_boost import (
+    Asked,
+    NextTree,
+    Offering,
+    TooFew,
+    lattice_guest_train,
+    lattice_host_train,
+)
+from vfl.protocols.lattice_sums import (
+    GuestProducts,
+    HintAgreed,
+    HintHeader,
+    HintKnown,
+    HintOffered,
+    HintPart,
+    Query,
+    Vectors,
+    VectorSums,
+)
+
+
+def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):
+    """(guest's half, scores, hosts' halves) over memory."""
+    name, *names = job.blocks
+
+    async def run():
+        pairs = [MemoryPeer.pair(name, host) for host in names]
+        guest = lattice_guest_train(
+            [ours for ours, _ in pairs],
+            {name: job.blocks[name]},
+            job.rows,
+            job.params,
+            **(guest_options or {}),
+        )
+        hosts = [
+            lattice_host_train(
+                theirs,
+                job.blocks[host],
+                job.params,
+                name=host,
+                shown=str,
+                **(host_options(host) if host_options else {}),
+            )
+            for host, (_, theirs) in zip(names, pairs, strict=True)
+        ]
+        (model, scores), *halves = await together([guest, *hosts])
+        return model, scores, halves
+
+    return asyncio.run(run())
+
+
+def assert_same_model(job: Job, **options: Any) -> None:
+    expected, expected_scores = job.oracle()
+    model, scores, halves = federated(job, **options)
+    assert resolved(model, halves) == resolved(expected, [])
+    assert np.array_equal(scores, expected_scores)
+    assert model.start == expected.start
+
+
+def settings_of(**others: Any) -> BoostParams:
+    return BoostParams(**{"trees": 3, "depth": 3, "max_bins": 8, "encryption": "lattice", **others})
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_federated_equals_pooled_bit_for_bit(hosts):
+    assert_same_model(make_job(150, hosts, hosts, settings_of(min_child_rows=5)))
+
+
+def test_rows_of_several_blocks_and_pieces(monkeypatch):
+    monkeypatch.setattr(lattice_sums, "_PIECE", 1 << 16)
+    assert_same_model(make_job(9000, 2, 4, settings_of(trees=2, max_bins=16)))
+
+
+def test_a_level_of_more_vectors_than_a_query():
+    assert_same_model(make_job(600, 1, 5, settings_of(trees=2, depth=7, min_child_rows=1, gamma=0.0)))
+
+
+@settings(max_examples=6, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    rows=st.integers(20, 120),
+    hosts=st.integers(1, 3),
+    seed=st.integers(0, 2**32),
+    depth=st.integers(1, 4),
+    max_bins=st.integers(2, 12),
+    min_child_rows=st.integers(1, 10),
+    gamma=st.sampled_from([0.0, 0.5]),
+    draw=st.sampled_from([{}, {"subsample": 0.5}, {"goss_top": 0.3, "goss_other": 0.2}]),
+    objective=st.sampled_from(list(OBJECTIVES)),
+    with_offset=st.booleans(),
+    learning_rate=st.sampled_from([0.2, 1.0]),
+    colsample=st.sampled_from([0.4, 1.0]),
+    first_tree=st.sampled_from(["joint", "guest"]),
+    stopping=st.sampled_from([0, 1]),
+    missing=st.sampled_from([0.0, 0.3]),
+    monotone=st.sampled_from([{}, MONOTONE]),
+)
+def test_federated_equals_pooled_for_any_settings(
+    rows, hosts, seed, stopping, missing, draw, objective, with_offset, monotone, **others
+):
+    params = settings_of(
+        trees=2,
+        early_stopping_rounds=stopping,
+        validation_share=0.3 if stopping else 0.0,
+        min_bin_rows=1,
+        **others,
+        **draw,
+    )
+    job = make_job(rows, hosts, seed, params, missing, objective, with_offset)
+    if usable(job):
+        assert_same_model(dataclasses.replace(job, monotone=monotone))
+
+
+def messages_of(job: Job, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """All messages of a run, in the order they were sent."""
+    sent = []
+
+    async def send(peer, message, send=MemoryPeer.send):
+        sent.append(message)
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
+    federated(job)
+    return sent
+
+
+def test_too_few_rows_are_found_out_by_asking(monkeypatch):
+    """Most candidates of the deeper nodes have too few rows; the model is the oracle's all the same."""
+    job = make_job(300, 2, 13, settings_of(depth=4, min_child_rows=12, trees=2))
+    assert_same_model(job)
+    sent = messages_of(job, monkeypatch)
+    assert any(isinstance(message, TooFew) for message in sent)
+    # Refused within a question as well: the split taken is not of the first group.
+    asked = {}
+    for message in sent:
+        if isinstance(message, Asked):
+            asked.update(message.groups)
+        elif isinstance(message, Direction) and message.candidate not in asked[message.node][0]:
+            break
+    else:
+        pytest.fail("no question in which a later group was taken")
+
+
+def test_questions_are_cut_to_size(monkeypatch):
+    monkeypatch.setattr(lattice_boost, "_GROUPS", 2)
+    monkeypatch.setattr(lattice_boost, "_MOST_ASKED", 1)
+    job = make_job(300, 2, 13, settings_of(depth=4, min_child_rows=12, trees=2))
+    assert_same_model(job)
+
+
+def test_hosts_learn_nodes_they_are_asked_about_alone(monkeypatch):
+    """One host's columns are noise: it is told of no node, and nobody of rows that are not drawn."""
+    job = make_job(300, 2, 3, settings_of(subsample=0.6, validation_share=0.2, min_child_rows=10))
+    rng = np.random.default_rng(0)
+    job.features["party2"] = {"noise": np.ones(300)}
+    job.rows.label[:] = rng.random(300) < 0.5 * job.features["party1"]["rounded1"] / 5
+    told: Counter[str] = Counter()
+
+    async def send(peer, message, send=MemoryPeer.send):
+        told[f"{type(message).__name__} to {peer.name}"] += 1
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
+    assert_same_model(job)
+    assert told["Asked to party1"] > 0
+    assert told["Asked to party2"] == 0 and told["Query to party2"] == 0  # it has no candidates
+
+
+def test_what_a_host_is_sent_does_not_depend_on_the_gradients(monkeypatch):
+    """Sizes and numbers of messages up to the first question are those of any labels."""
+
+    def shape(seed: int) -> list[tuple[str, int]]:
+        job = make_job(200, 1, 1, settings_of(trees=1))
+        job.rows.label[:] = np.random.default_rng(seed).random(200) < seed / 5
+        sent = messages_of(job, monkeypatch)
+        first = next(i for i, message in enumerate(sent) if isinstance(message, Asked | TreeEnd))
+        told = (m for m in sent[:first] if not isinstance(m, VectorSums))  # has seconds in it
+        return [(type(m).__name__, len(msgspec.msgpack.encode(m))) for m in told]
+
+    assert shape(1) == shape(2)
+
+
+def test_row_bits_follow_the_rows():
+    bits = {n: lattice_shape(n, settings_of()).value_bits - 1 for n in (100, 10**4, 10**6, 5 * 10**6)}
+    assert bits == dict(sorted(bits.items(), key=lambda pair: -pair[1]))
+    assert bits[10**6] >= 10 and bits[5 * 10**6] >= 7
+
+
+@settings(deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30),
+    bits=st.integers(5, 24),
+    seed=st.integers(0, 99),
+)
+def test_few_bits_are_within_bounds_and_right_on_average(values, bits, seed):
+    numbers = np.array(values)
+    quantiser = Quantiser.filling(float(np.abs(numbers).max()), bits)
+    draw = np.random.default_rng(seed).random((400, len(numbers)))
+    whole = np.array([quantiser.dithered(numbers, one) for one in draw])
+    assert np.abs(whole).max() <= 2**bits - 1
+    assert np.abs(whole - numbers * quantiser.scale).max() <= 1 + 1e-6
+    # Of 400 draws with a deviation of 1/2 at most the mean is within 6 deviations of a mean.
+    assert np.abs(whole.mean(axis=0) - numbers * quantiser.scale).max() < 6 * 0.5 / 20 + 1e-6
+
+
+def test_more_rows_than_the_sums_can_have_are_refused():
+    n = 1 << 29
+    label = np.lib.stride_tricks.as_strided(np.zeros(1), (n,), (0,))
+    rows = Training(label, label, label, label)
+    with pytest.raises(ConfigError, match="is not for so many rows"):
+        lattice_boost._Guest([], {}, rows, settings_of())
+
+
+# --- Hints. ---------------------------------------------------------------------------------------
+
+
+def kept_in(folder: Path, job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    """Options of a run whose parties keep their hints."""
+    names = list(job.blocks)[1:]
+    shelf = GuestHints(
+        Store(folder / "guest"), "aligned-1", {name: f"print of {name}" for name in names}
+    )
+
+    def of_host(name: str) -> dict[str, Any]:
+        hints = HostHints(Store(folder / name), "aligned-1", "guest")
+        return {"kept": hints.known(), "keep_hint": hints.keep}
+
+    return {"guest_options": {"shelf": shelf, "hint_progress": progress}, "host_options": of_host}
+
+
+def test_hints_are_kept_and_used_again(tmp_path):
+    made: list[int] = []
+    job = make_job(150, 1, 6, settings_of(trees=2, depth=2))
+
+    def run(job: Job = job) -> int:
+        made.clear()
+        assert_same_model(job, **kept_in(tmp_path, job, lambda done, of: made.append(of)))
+        return len(made)
+
+    assert run() > 0
+    assert run() == 0  # as it is
+    assert run(dataclasses.replace(job, params=settings_of(trees=3, depth=2, learning_rate=0.5))) == 0
+    # Other bins are another matrix.
+    other = dataclasses.replace(job, params=settings_of(trees=2, depth=2, max_bins=5))
+    assert run(other) > 0
+    # A part lost or a secret lost: the same.
+    (next((tmp_path / "guest" / "hints").glob("*.parts"))).unlink()
+    assert run(other) > 0
+    for file in (tmp_path / "party1" / "hints").glob("*"):
+        file.unlink()
+    assert run(other) > 0 and run(other) == 0
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(kept) == 2 + 1 and all(path.stat().st_mode & 0o077 == 0 for path in kept)
+
+
+def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
+    made: list[int] = []
+    params = settings_of(trees=2, depth=2)
+    job = make_job(100, 1, 6, params)
+    lifetime = 2 * lattice_shape(100, params).served
+    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime))
+    counts = []
+    for _ in range(4):
+        made.clear()
+        assert_same_model(job, **kept_in(tmp_path, job, lambda done, of: made.append(of)))
+        counts.append(bool(made))
+    assert counts == [True, False, True, False]
+
+
+def test_old_hints_are_removed(tmp_path):
+    hints = [GuestHints(Store(tmp_path), f"aligned-{k}", {"bureau": "print"}) for k in range(7)]
+    for hint in hints:
+        hint.clear("bureau", 5)
+        hint.file("bureau").write_bytes(b"parts")
+        hint.keep("bureau", lattice_sums.KnownHint(b"n" * 32, b"s" * 32, b"header", 3))
+    known = [hint.known("bureau") is not None for hint in hints]
+    assert known == [False] * 3 + [True] * 4
+    assert [hint.file("bureau").exists() for hint in hints] == known
+
+
+def test_a_disk_without_room_is_one_line(tmp_path):
+    hints = GuestHints(Store(tmp_path), "aligned-1", {"bureau": "print"})
+    with pytest.raises(
+        DataError, match="no room for the hint of bureau, 1,000,000,000,000 MB: make room"
+    ):
+        hints.clear("bureau", 10**18)
+
+
+def test_the_file_of_a_hint_has_the_size_that_was_asked_for(tmp_path):
+    job = make_job(100, 1, 6, settings_of(trees=1, depth=2))
+    asked = []
+    shelf = GuestHints(Store(tmp_path), "aligned-1", {"party1": "print"})
+    clear = shelf.clear
+    shelf.clear = lambda host, size: (asked.append(size), clear(host, size))
+    federated(job, guest_options={"shelf": shelf})
+    assert 0 <= shelf.file("party1").stat().st_size - asked[0] <= 4096
+
+
+def test_the_order_of_candidates_is_the_hints():
+    """Random, and another one with another secret; never the canonical one."""
+    job = make_job(400, 1, 2, settings_of(max_bins=16))
+    binned = job.blocks["party1"]
+    offered = lattice_boost._Offered.of(binned, job.params)
+    orders = [offered.order(bytes([k]) * 32) for k in range(3)]
+    assert {tuple(sorted(order)) for order in orders} == {tuple(offered.candidates)}
+    assert len({tuple(order) for order in orders}) == 3
+    assert np.array_equal(orders[0], offered.order(bytes(32)))
+
+
+def test_the_matrix_gives_left_sums():
+    job = make_job(400, 1, 2, settings_of(max_bins=16), missing=0.2)
+    binned = job.blocks["party1"]
+    offered = lattice_boost._Offered.of(binned, job.params)
+    values = np.random.default_rng(0).integers(0, 100, binned.rows)
+    cells = histograms(binned, offered.all, np.zeros(binned.rows, np.int64), 1, values)
+    matrix = offered.matrix(b"s" * 32)
+    got = matrix.map(cells[0].astype(np.uint64)[:, None])[:, 0].astype(np.int64)
+    assert np.array_equal(got, offered.all.left_sums(cells)[0][offered.order(b"s" * 32)])
+    assert matrix.weight == 1
+
+
+# --- After a kill. --------------------------------------------------------------------------------
+
+
+def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
+    params = settings_of(trees=4, depth=2, max_bins=5, subsample=0.8, colsample=0.7, min_child_rows=3)
+    job = make_job(100, 2, 1, params)
+    name, *hosts = job.blocks
+
+    def run(folder: Path) -> Run:
+        shelf = GuestHints(Store(folder / "hints"), "aligned-1", {host: host for host in hosts})
+
+        def guest(ends: Ends, kept: Any, done: int) -> Any:
+            own = {name: job.blocks[name]}
+            peers = [ends[host] for host in hosts]
+            return lattice_guest_train(peers, own, job.rows, params, shelf=shelf, checkpoints=kept)
+
+        def host(own: str) -> Role:
+            hints = HostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
+            return lambda ends, kept, done: lattice_host_train(
+                ends[name],
+                job.blocks[own],
+                params,
+                name=own,
+                shown=str,
+                kept=hints.known(),
+                keep_hint=hints.keep,
+                checkpoints=kept,
+            )
+
+        roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}
+        return Run(roles, {name: GuestTrees, **dict.fromkeys(hosts, HostTrees)}, folder)
+
+    undisturbed = run(tmp_path / "whole").attempt()
+    killed = run(tmp_path / "killed")
+    survived = killed.survive(seed=3, kills=4, messages=30)
+    assert undisturbed is not None
+    for party, outcome in undisturbed.items():
+        assert plain(survived[party]) == plain(outcome), party
+    assert len(set(killed.begun)) > 1
+
+
+# --- Hostile peers (test_hostile.py spoils every field of every message). -------------------------
+
+
+def replaced(monkeypatch: pytest.MonkeyPatch, kind: type, change: Callable[[Any], Any], skip: int = 0):
+    """Messages of a kind after the first `skip` are sent as `change` makes them."""
+    seen = Counter[str]()
+
+    async def send(peer, message, send=MemoryPeer.send):
+        if type(message) is kind:
+            seen[peer.name] += 1
+            if seen[peer.name] > skip:
+                message = change(message)
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
+
+
+SPOILT: dict[str, tuple[type, Callable[[Any], Any], str]] = {
+    "share": (HintOffered, lambda m: msgspec.structs.replace(m, share=m.share[:5]), "HintOffered of"),
+    "known": (HintOffered, lambda m: msgspec.structs.replace(m, known=True), "HintOffered of"),
+    "name": (HintHeader, lambda m: msgspec.structs.replace(m, name=b""), "HintHeader with a name"),
+    "header": (HintHeader, lambda m: msgspec.structs.replace(m, header=b"x"), "HintHeader with 1 bytes"),
+    "part": (HintPart, lambda m: HintPart(m.data[:-1]), "HintPart with"),
+    "hint": (
+        HintPart,
+        lambda m: HintPart(bytes(len(m.data))),
+        "VectorSums with|a hint that is of no matrix|ZerosRead of",
+    ),
+    "reuse": (HintAgreed, lambda m: HintAgreed([]), "HintAgreed to a hint"),
+    "shares": (HintAgreed, lambda m: HintAgreed([b"s" * 32] * 3), "without this host's share"),
+    "short shares": (HintAgreed, lambda m: HintAgreed([*m.shares, b"s"]), "of another size"),
+    "ordered": (Offering, lambda m: Offering(b"1"), "Offering with"),
+    "tree": (NextTree, lambda m: NextTree(m.tree + 9), "NextTree out of turn"),
+    "zeros": (Query, lambda m: Query(32), "a Query of another number of vectors"),
+    "rows": (Vectors, lambda m: Vectors(m.data[:-8]), "Vectors with"),
+    "sums": (VectorSums, lambda m: msgspec.structs.replace(m, data=m.data[:-1]), "VectorSums with"),
+    "too large": (
+        VectorSums,
+        lambda m: msgspec.structs.replace(m, data=bytes(len(m.data))),
+        "VectorSums with|VectorSums beyond",
+    ),
+    "too few": (TooFew, lambda m: TooFew(m.node + 1), "TooFew that was not asked for"),
+    "node": (
+        Direction,
+        lambda m: msgspec.structs.replace(m, node=m.node + 1),
+        "Direction that was not asked for",
+    ),
+    "left": (
+        Direction,
+        lambda m: msgspec.structs.replace(m, left=bytes(b ^ 255 for b in m.left)),
+        "do not add up|with a wrong",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", SPOILT)
+def test_spoilt_messages_are_refused(monkeypatch, what):
+    kind, change, text = SPOILT[what]
+    replaced(monkeypatch, kind, change)
+    with pytest.raises(PeerError, match=text):
+        federated(make_job(300, 2, 13, settings_of(trees=2, depth=4, min_child_rows=12)))
+
+
+def test_more_vectors_than_a_tree_needs_are_refused(monkeypatch):
+    replaced(monkeypatch, Query, lambda m: Query(32), skip=1)
+    with pytest.raises(PeerError, match="a Query of more vectors than a tree needs"):
+        federated(make_job(150, 1, 1, settings_of()))
+
+
+def planes(node_of_row: np.ndarray, nodes: list[int]) -> tuple[bytes, bytes]:
+    """Rows and drawn bits of a question about these nodes, all rows drawn."""
+    place = np.zeros(len(node_of_row), np.int64)
+    for number, node in enumerate(nodes, 1):
+        place[node_of_row == node] = number
+    bits = range(len(nodes).bit_length())
+    return b"".join(pack_bits(place >> bit & 1 > 0) for bit in bits), pack_bits(
+        np.ones((place > 0).sum(), bool)
+    )
+
+
+ROWS = 64
+HALF = np.where(np.arange(ROWS) < 32, 1, 2)  # the nodes of the rows
+
+
+def question(nodes: list[int], node_of_row: np.ndarray, groups: dict[int, list[list[int]]]) -> Asked:
+    rows, drawn = planes(node_of_row, nodes)
+    return Asked(nodes, rows, drawn, groups)
+
+
+ROOT = question([0], np.zeros(ROWS, int), {0: [[0]]})
+CHILDREN = question([1, 2], HALF, {1: [[0]], 2: [[1]]})
+BELOW = question([5], np.where(HALF == 2, 5, 7), {5: [[1]]})
+REFUSED: dict[str, tuple[list[Asked], str]] = {
+    "part of the root": ([question([0], np.arange(ROWS) % 2, {0: [[0]]})], "other rows of a node"),
+    "too few rows": (
+        [question([1], np.where(np.arange(ROWS) < 9, 1, 2), {1: [[0]]})],
+        "about a node of too few rows",
+    ),
+    "levels mixed": ([question([1, 3], HALF + 2 * (np.arange(ROWS) < 20), {1: [[0]]})], "out of turn"),
+    "too deep": ([question([7], np.full(ROWS, 7), {7: [[0]]})], "out of turn"),
+    "a node twice": ([CHILDREN, CHILDREN], "out of turn"),
+    "back up": ([CHILDREN, ROOT], "out of turn"),
+    "of no node": ([Asked([], b"x", b"", {0: [[0]]})], "rows of no node"),
+    "planes missing": (
+        [Asked([1, 2], CHILDREN.rows[:-1], CHILDREN.drawn, CHILDREN.groups)],
+        "wrong number",
+    ),
+    "planes too many": (
+        [Asked([1, 2], CHILDREN.rows + b"x", CHILDREN.drawn, CHILDREN.groups)],
+        "of no node",
+    ),
+    "a place too high": ([Asked([1, 2], bytes([255]) * 16, b"\xff" * 8, CHILDREN.groups)], "of no node"),
+    "drawn missing": (
+        [Asked([1, 2], CHILDREN.rows, CHILDREN.drawn[:-1], CHILDREN.groups)],
+        "wrong number",
+    ),
+    "another side": (
+        [CHILDREN, question([3, 5], np.where(HALF == 1, 5, 3), {3: [[0]], 5: [[1]]})],
+        "rows that are in another node",
+    ),
+    "drawn differently": (
+        [
+            question([1, 2], HALF, {1: [[0]]}),
+            msgspec.structs.replace(BELOW, drawn=bytes([BELOW.drawn[0] ^ 1]) + BELOW.drawn[1:]),
+        ],
+        "other rows of a node",
+    ),
+    "unknown node": ([Asked([], b"", b"", {3: [[0]]})], "candidates of no open node"),
+    "no such candidate": ([question([0], np.zeros(ROWS, int), {0: [[60_000]]})], "was not offered"),
+    "a candidate twice": ([question([0], np.zeros(ROWS, int), {0: [[1], [1]]})], "candidate again"),
+    "nothing asked": ([question([0], np.zeros(ROWS, int), {0: [[]]})], "candidates of no open node"),
+}
+
+
+def guest_of(
+    ours: MemoryPeer, parameters: Parameters, seed: bytes, header: bytes, parts: list[bytes]
+) -> GuestProducts:
+    hint = EncryptedHint(parameters, seed, header)
+    for number, part in enumerate(parts):
+        hint.load(number, part)
+    return GuestProducts([ours], [hint], [parameters], seed, Counter(), lambda _: nullcontext())
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_questions_that_no_tree_asks_are_refused(what):
+    questions, text = REFUSED[what]
+    params = settings_of(min_child_rows=5, min_bin_rows=1)
+    binned = make_job(ROWS, 1, 3, params, missing=0.0).blocks["party1"]
+
+    async def run() -> None:
+        ours, theirs = MemoryPeer.pair("guest", "party1")
+        host = asyncio.create_task(lattice_host_train(theirs, binned, params, name="party1", shown=str))
+        await ours.send(HintKnown(b""))
+        offer = await ours.recv(HintOffered)
+        shares = [offer.share, b"s" * 32]
+        await ours.send(HintAgreed(shares))
+        header = (await ours.recv(HintHeader)).header
+        parameters = lattice_shape(ROWS, params).parameters(offer.outputs)
+        parts = [(await ours.recv(HintPart)).data for _ in range(parameters.hint_parts)]
+        products = guest_of(ours, parameters, lattice_sums._seed(shares), header, parts)
+        await products.check()
+        products.end()
+        await ours.recv(Offering)
+        await ours.send(NextTree(0))
+        for one in questions:
+            await ours.send(one)
+            if one is not questions[-1]:
+                for _ in one.groups:
+                    await ours.recv(Direction, TooFew)
+        await host
+
+    with pytest.raises(PeerError, match=text):
+        asyncio.run(asyncio.wait_for(run(), 20))
+
+
+def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
+    """Of the first group with any, the first in canonical order."""
+    params = settings_of(min_child_rows=5, min_bin_rows=1)
+    binned = make_job(ROWS, 1, 3, params, missing=0.0).blocks["party1"]
+    offered = lattice_boost._Offered.of(binned, params)
+    order = offered.order(b"s" * 32)
+    names = {column.name for column in binned.columns}
+    tree = lattice_boost._HostTree(MemoryPeer.pair("a", "b")[0], params, offered, order, names)
+    tree._learn(ROOT)
+    answer = tree._take(0, [[4, 2, 7], [1]], [], str)
+    assert isinstance(answer, Direction)
+    assert answer.candidate == min([4, 2, 7], key=lambda number: int(order[number]))
+    with pytest.raises(PeerError, match="no open node"):
+        tree._take(0, [[3]], [], str)  # it is split
+
+
+def test_a_host_that_says_stop_ends_the_job_in_one_line():
+    job = make_job(150, 1, 1, settings_of())
+
+    def broken(name: str) -> dict[str, Any]:
+        def keep(hint: Any) -> None:
+            raise PeerStopped("its disk is full", for_peer="its disk is full")
+
+        return {"keep_hint": keep}
+
+    with pytest.raises(PeerStopped, match="its disk is full"):
+        federated(job, host_options=broken)
+
+
+class Crooked(HintKey):
+    """Its hints give sums off by the first coefficient of a vector's secret."""
+
+    def encrypt(self, hint: np.ndarray) -> Any:
+        hint = hint.copy()
+        hint[:, 0] += np.uint64(1 << self._parameters.scale_bits)
+        return super().encrypt(hint)
+
+
+def test_a_hint_of_no_matrix_is_found_out(monkeypatch):
+    """It would give the secrets of vectors away, by how the guest ranks what depends on them."""
+    monkeypatch.setattr(lattice_sums, "HintKey", Crooked)
+    monkeypatch.setattr(lattice_sums, "_ZEROS", 8)  # one in 6,561 secrets' coefficients are all zero
+    with pytest.raises(PeerError, match=r"a hint that is of no matrix|ZerosRead of other"):
+        federated(make_job(150, 1, 1, settings_of()))
+
+
+def test_a_hint_that_was_not_checked_is_not_kept(tmp_path, monkeypatch):
+    job = make_job(100, 1, 6, settings_of(trees=1, depth=2))
+    with monkeypatch.context() as within:
+        within.setattr(lattice_sums, "HintKey", Crooked)
+        within.setattr(lattice_sums, "_ZEROS", 8)
+        with pytest.raises(PeerError, match=r"of no matrix|ZerosRead of other"):
+            federated(job, **kept_in(tmp_path, job, lambda done, of: None))
+    made: list[int] = []
+    assert_same_model(job, **kept_in(tmp_path, job, lambda done, of: made.append(of)))
+    assert made
+
+
+# --- A job through processes. ---------------------------------------------------------------------
+
+
+def test_a_job_between_processes(tmp_path, keys):
+    """A host's policy has to say yes; a host that was killed has its hint still, for later jobs too."""
+    params = {**JOB["secureboost"], "trees": 3, "encryption": "lattice", "key_bits": 2048}
+    job = {**JOB, "secureboost": params}
+    federation = Federation(tmp_path, keys)
+    guest, registry = federation.guest, federation.parties["registry"]
+    federation.parties["bureau"].settings["policy"]["encryptions"] = ["lattice"]
+    registry.settings["policy"]["key_bits"] = 3072  # which is not about it
+    ready(federation)
+
+    def hints() -> list[bytes]:
+        return [path.read_bytes() for path in sorted((registry.store / "hints").glob("*.json"))]
+
+    with ended(federation):
+        guest.align().ok()
+        said = 'encryption = "lattice" breaks rule encryptions = ["paillier", "ou"] of [policy]'
+        start_train(federation, job).wait().failed(9, f"registry stopped the job: {said}")
+        registry.settings["policy"]["encryptions"] = ["paillier", "lattice"]
+        restart(federation, "registry")
+        start_train(federation, job).wait().ok()
+        made = hints()
+        running = start_train(federation, {**job, "secureboost": {**params, "trees": 20}})
+        while not [*(guest.store / "checkpoints").glob("*.json")]:
+            assert running.process.poll() is None, running.err
+            time.sleep(0.01)
+        restart(federation, "registry")
+        done = running.wait().ok()
+        assert "the connection to registry broke" in done.err
+        assert "receiving hints" not in done.err
+        assert len(made) == len(hints()) == 1 and made != hints()  # more vectors were counted
+        for party in federation.parties.values():
+            for file in (party.store / "hints").iterdir():
+                assert file.stat().st_mode & 0o077 == 0

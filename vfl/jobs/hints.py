@@ -1,0 +1,114 @@
+"""Hints of the lattice engine, kept with an alignment for later jobs on the same rows and bins.
+
+The guest keeps what a host sent it: as much as 200 KB for each of the host's split candidates. A host
+keeps a secret of 32 bytes, from which the key of its hint and the order of its candidates follow. Both
+keep the last hint of an alignment and peer, and of the last alignments alone.
+"""
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from vfl.errors import DataError, ModelError
+from vfl.party.store import Store
+from vfl.protocols.lattice_sums import HostHint, KnownHint
+
+H = TypeVar("H", KnownHint, HostHint)
+
+_KEPT = 4  # hints of one peer
+_SPARE = 1 << 26  # bytes of a disk that are left to others
+
+
+class GuestHints:
+    """Where the guest keeps hints of an alignment: a `Shelf` of protocols/lattice_sums.py."""
+
+    def __init__(self, store: Store, alignment: str, fingerprints: Mapping[str, str]) -> None:
+        """`fingerprints`: the certificates of hosts, by name."""
+        self._store, self._alignment, self._fingerprints = store, alignment, fingerprints
+
+    def known(self, host: str) -> KnownHint | None:
+        return _read(self._store, self._name(host), KnownHint)
+
+    def file(self, host: str) -> Path | None:
+        return self._file(self._name(host))
+
+    def keep(self, host: str, hint: KnownHint) -> None:
+        name = self._name(host)
+        self._file(name).chmod(0o600)
+        _write(self._store, name, self._fingerprints[host], hint)
+        for old in _older(self._store, self._fingerprints[host]):
+            self._remove(old)
+
+    def clear(self, host: str, size: int) -> None:
+        self._store.make("hint")
+        self._remove(self._name(host))
+        folder = self._store.folder("hint")
+        # The file is mapped into memory: a disk that is full would end the process without a word.
+        if shutil.disk_usage(folder).free < size + _SPARE:
+            text = f"{folder} has no room for the hint of {host}, {size / 1e6:,.0f} MB"
+            raise DataError(f"{text}: make room on its disk", for_peer="its disk is full")
+
+    def _remove(self, name: str) -> None:
+        self._store.remove("hint", name)
+        file = self._file(name)
+        for path in (file, file.with_name(f"{file.name}.part")):
+            path.unlink(missing_ok=True)
+
+    def _name(self, host: str) -> str:
+        return _name(self._alignment, self._fingerprints[host])
+
+    def _file(self, name: str) -> Path:
+        return self._store.folder("hint") / f"{name}.parts"
+
+
+class HostHints:
+    """Where a host keeps its hint of an alignment with a guest."""
+
+    def __init__(self, store: Store, alignment: str, guest: str) -> None:
+        """`guest`: the fingerprint of its certificate."""
+        self._store, self._guest = store, guest
+        self._name = _name(alignment, guest)
+
+    def known(self) -> HostHint | None:
+        """The hint that was kept last."""
+        return _read(self._store, self._name, HostHint)
+
+    def keep(self, hint: HostHint) -> None:
+        """Keep a hint in place of the last one. Raises DataError when the store cannot be written."""
+        _write(self._store, self._name, self._guest, hint)
+        for old in _older(self._store, self._guest):
+            self._store.remove("hint", old)
+
+
+def _name(alignment: str, peer: str) -> str:
+    return hashlib.sha256(f"{alignment}\n{peer}".encode()).hexdigest()[:32]
+
+
+def _read(store: Store, name: str, kind: type[H]) -> H | None:
+    """What was kept; None when there is none, or none that can be used."""
+    if name not in store.names("hint"):
+        return None
+    try:
+        return msgspec.convert(store.read("hint", name).get("hint"), kind)
+    except (ModelError, msgspec.ValidationError):
+        return None
+
+
+def _write(store: Store, name: str, peer: str, hint: KnownHint | HostHint) -> None:
+    store.write("hint", name, {"peer": peer, "hint": msgspec.to_builtins(hint)})
+
+
+def _older(store: Store, peer: str) -> list[str]:
+    """The hints of a peer but the newest."""
+    found = []
+    for name in store.names("hint"):
+        try:
+            if store.read("hint", name).get("peer") == peer:
+                found.append((store.path("hint", name).stat().st_mtime_ns, name))
+        except (ModelError, OSError):
+            continue
+    return [name for _, name in sorted(found)[:-_KEPT]]
