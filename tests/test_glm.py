@@ -31,9 +31,9 @@ from vfl.learn.losses import FAMILIES, Loss, loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.net.wire import Message, decode
-from vfl.protocols import fellows, glm, key
-from vfl.protocols.boost import Training
+from vfl.protocols import fellows, glm, key, products
 from vfl.protocols.glm import Fit, guest_fit, host_fit
+from vfl.protocols.grower import Training
 
 KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)
@@ -609,7 +609,7 @@ def test_progress_is_told_each_iteration():
 
 KINDS = [
     kind
-    for module in (glm, key, fellows)
+    for module in (glm, products, key, fellows)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
 ]
@@ -638,13 +638,13 @@ class Recorded:
 
     @property
     def plaintexts(self) -> list[int]:
-        data = b"".join(message.plaintexts for message in self.of(glm.OpenedProducts))
+        data = b"".join(message.plaintexts for message in self.of(products.OpenedProducts))
         return [int.from_bytes(data[i : i + 256], "big") for i in range(0, len(data), 256)]
 
     @property
     def residuals(self) -> list[np.ndarray]:
         """The ciphertexts that the first host got."""
-        return [KEY.public.parse(m.ciphertexts) for m in self.of(glm.Residuals, "host1")]
+        return [KEY.public.parse(m.ciphertexts) for m in self.of(products.Residuals, "host1")]
 
 
 def record(job: Job) -> Recorded:
@@ -722,15 +722,15 @@ def test_the_same_residuals_are_never_the_same_ciphertexts(runs):
     assert len(rows) == sum(run.job.rows.train.sum() * (run.fit.iterations + 1) for run in runs)
     assert len(set(rows)) == len(rows)
     for run in runs:
-        assert run.of(glm.Residuals, "host1") == run.of(glm.Residuals, "host2")
+        assert run.of(products.Residuals, "host1") == run.of(products.Residuals, "host2")
 
 
 def test_two_runs_share_nothing_that_is_hidden(runs):
     for kind, content in (
         (fellows.FellowKey, "public_key"),
-        (glm.Residuals, "ciphertexts"),
-        (glm.MaskedProducts, "ciphertexts"),
-        (glm.OpenedProducts, "plaintexts"),
+        (products.Residuals, "ciphertexts"),
+        (products.MaskedProducts, "ciphertexts"),
+        (products.OpenedProducts, "plaintexts"),
         (glm.ScoreChange, "scores"),
         (glm.HeldOutScores, "scores"),
     ):
@@ -832,33 +832,48 @@ LIES = [
     ("guest", glm.FitStart, {"training": lambda t: t[:-1]}, "a FitStart with a wrong number of bits"),
     ("guest", glm.FitStart, {"curvature": lambda c: 0.0}, "a FitStart without a curvature"),
     ("guest", glm.FitStart, {"curvature": lambda c: math.nan}, "a FitStart without a curvature"),
-    ("guest", glm.Residuals, {"ciphertexts": lambda c: c[:-1]}, "Residuals of another number of rows"),
-    ("guest", glm.Residuals, {"ciphertexts": b""}, "Residuals of another number of rows"),
     (
         "guest",
-        glm.Residuals,
+        products.Residuals,
+        {"ciphertexts": lambda c: c[:-1]},
+        "Residuals of another number of rows",
+    ),
+    ("guest", products.Residuals, {"ciphertexts": b""}, "Residuals of another number of rows"),
+    (
+        "guest",
+        products.Residuals,
         {"ciphertexts": lambda c: c + c[:WIDTH]},
         "Residuals of another number of rows",
     ),
     *(
         (
             "guest",
-            glm.Residuals,
+            products.Residuals,
             {"ciphertexts": lambda c, bad=bad: bad + c[WIDTH:]},
             "Residuals with a ciph",
         )
         for bad in BAD_CIPHERTEXTS.values()
     ),
-    ("guest", glm.OpenedProducts, {"plaintexts": lambda p: p[:-1]}, "OpenedProducts of another number"),
-    ("guest", glm.OpenedProducts, {"plaintexts": lambda p: p + p}, "OpenedProducts of another number"),
-    ("guest", glm.OpenedProducts, {"plaintexts": b""}, "OpenedProducts of another number"),
+    (
+        "guest",
+        products.OpenedProducts,
+        {"plaintexts": lambda p: p[:-1]},
+        "OpenedProducts of another number",
+    ),
+    (
+        "guest",
+        products.OpenedProducts,
+        {"plaintexts": lambda p: p + p},
+        "OpenedProducts of another number",
+    ),
+    ("guest", products.OpenedProducts, {"plaintexts": b""}, "OpenedProducts of another number"),
     *(
-        ("guest", glm.OpenedProducts, {"scale": scale}, "OpenedProducts of another number")
+        ("guest", products.OpenedProducts, {"scale": scale}, "OpenedProducts of another number")
         for scale in (0.0, -1.0, INF, NAN)
     ),
     (
         "guest",
-        glm.OpenedProducts,
+        products.OpenedProducts,
         {"plaintexts": lambda p: bytes(len(p))},
         "OpenedProducts with a plaintext that is no masked product",
     ),
@@ -875,18 +890,18 @@ LIES = [
     ("host1", glm.FitReady, {"columns": -1}, "FitReady with a negative number of columns"),
     (
         "host1",
-        glm.MaskedProducts,
+        products.MaskedProducts,
         {"ciphertexts": lambda c: c[:-1]},
         "MaskedProducts with ciphertexts cut",
     ),
     (
         "host1",
-        glm.MaskedProducts,
+        products.MaskedProducts,
         {"ciphertexts": lambda c: c[:WIDTH] * 40},
         "MaskedProducts of more products than it has columns",
     ),
     *(
-        ("host1", glm.MaskedProducts, {"ciphertexts": bad}, "MaskedProducts with a ciphertext")
+        ("host1", products.MaskedProducts, {"ciphertexts": bad}, "MaskedProducts with a ciphertext")
         for bad in BAD_CIPHERTEXTS.values()
     ),
     ("host1", glm.InnerProducts, {"products": []}, "InnerProducts of another number of vectors"),
@@ -934,12 +949,12 @@ def test_a_lie_is_refused_by_name(liar, kind, fields, what):
         ("guest", key.Key, glm.FitNext(), "Key"),
         ("guest", glm.FitStart, glm.FitNext(), "FitStart"),
         ("guest", glm.FitNext, glm.Step(1.0), "FitNext or FitEnd"),
-        ("guest", glm.Residuals, glm.FitEnd(True), "Residuals"),
-        ("guest", glm.OpenedProducts, glm.FitEnd(True), "OpenedProducts"),
+        ("guest", products.Residuals, glm.FitEnd(True), "Residuals"),
+        ("guest", products.OpenedProducts, glm.FitEnd(True), "OpenedProducts"),
         ("guest", glm.Combine, glm.FitNext(), "Combine or FitEnd"),
         ("guest", glm.Step, glm.FitEnd(True), "Step"),
         ("host1", glm.FitReady, glm.FitKept(), "FitReady"),
-        ("host1", glm.MaskedProducts, glm.FitKept(), "MaskedProducts"),
+        ("host1", products.MaskedProducts, glm.FitKept(), "MaskedProducts"),
         ("host1", glm.InnerProducts, glm.FitKept(), "InnerProducts"),
         ("host1", glm.ScoreChange, glm.HeldOutScores(b""), "ScoreChange"),
         ("host1", glm.PenaltyProducts, glm.FitKept(), "PenaltyProducts"),
@@ -992,7 +1007,7 @@ def test_numbers_beyond_all_bounds_end_the_fit(liar, kind, fields):
         (glm.InnerProducts, {"products": lambda p: [-1.0] * len(p), "greatest": -1.0}),
         (glm.InnerProducts, {"products": lambda p: [1e308] * len(p)}),
         (glm.InnerProducts, {"products": lambda p: [-1e300] * len(p)}),
-        (glm.MaskedProducts, {"ciphertexts": b""}),
+        (products.MaskedProducts, {"ciphertexts": b""}),
     ],
 )
 def test_made_up_numbers_harm_the_model_alone(kind, fields):

@@ -5,12 +5,14 @@ of a Taylor series and gradient descent. All parties hold the same aligned rows 
 have made their columns into a design matrix X_k; each holds its own coefficients, all zero at first.
 
  1. The guest sends its public key and which rows train. Each host says how many columns it has. Several
-    hosts exchange keys through the guest, for masks that cancel in the sum of all.
+    hosts exchange keys through the guest, for masks that cancel in the sum of all. Over the lattice
+    engine there is no key, but hints are made or used again.
 For each iteration:
  2. The guest computes each row's residual r, the derivative of the loss by the row's score, rounds it to
     integers, encrypts it and sends it to every host.
- 3. Each host forms X_k^T r under encryption, adds masks uniform among all plaintexts, re-randomises and
-    sends it. The guest decrypts and sends it back, and the host takes the masks off.
+ 3. Each host forms X_k^T r under encryption, adds masks uniform among all plaintexts, and sends it, so
+    that nothing else can be told from it. The guest decrypts and sends it back, and the host takes the
+    masks off. Both steps are in products.py, and for the lattice engine in lattice_products.py.
  4. Each host sends the inner products of its parts of L-BFGS's vectors and the greatest component of its
     gradient. The guest adds the products up, and ends when the greatest is small enough.
  5. The guest sends the weights with which the vectors combine into the next direction p. Each host sends
@@ -20,8 +22,8 @@ For each iteration:
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r to 2^-50 of its
-largest, numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the direction's length, of
-rows held out to 2^-40 of the way's).
+largest, over the lattice engine to 2^-40; numbers in X to 2^-24 of a standard deviation, scores to 2^-40
+of the direction's length, of rows held out to 2^-40 of the way's).
 
 Learned by the guest: each iteration, the total change of each row's score by the hosts' columns. So in
 the end the hosts' total partial score of each row (as when it scores), and as many combinations of the
@@ -39,6 +41,7 @@ gradient that all have kept (protocols/checkpoints.py): a step of the checkpoint
 
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send the ciphertext of a single row and learn its residual, which tells the label.
+Over the lattice engine it could learn those of more rows (lattice_products.py).
 Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
 """
 
@@ -46,9 +49,8 @@ import asyncio
 import hashlib
 import math
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -56,22 +58,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import PrivateKey
-from vfl.crypto.sums import Reserve, decrypt, encrypt
-from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, Workers
-from vfl.errors import ConfigError, DataError, ModelError, Refused
+from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
+from vfl.errors import DataError, ModelError, Refused
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockState, Move, Report, Scores, combination
-from vfl.learn.losses import Floats, Integers, Quantiser
+from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import CIPHERTEXT, KIB, MIB, Message, Seconds
+from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.boost import Training
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
-from vfl.protocols.histograms import CHUNK
-from vfl.protocols.key import receive_key, send_key
-from vfl.protocols.products import ROW_BITS, EncryptedProduct, most_ciphertexts
+from vfl.protocols.grower import Training
+from vfl.protocols.key import receive_key
+from vfl.protocols.lattice_products import lattice_guest, lattice_host
+from vfl.protocols.lattice_sums import HostHint, Progress, Shelf
+from vfl.protocols.products import (
+    Clock,
+    Gradient,
+    GuestGradients,
+    diverges,
+    paillier_guest,
+    paillier_host,
+)
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -102,32 +111,6 @@ class FitReady(Message, frozen=True):
 
 class FitNext(Message, frozen=True):
     """guest -> host. Reveals: that another iteration follows."""
-
-
-class Residuals(Message, frozen=True):
-    """guest -> host. Reveals: nothing to who lacks the key; encrypted residuals of rows that train."""
-
-    ciphertexts: bytes
-    limit: ClassVar[int] = 4 * MIB
-    per_row = ("ciphertexts", CIPHERTEXT)
-
-
-class MaskedProducts(Message, frozen=True):
-    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
-    uniform among all plaintexts."""
-
-    ciphertexts: bytes
-    seconds: Seconds
-    limit: ClassVar[int] = 16 * MIB
-
-
-class OpenedProducts(Message, frozen=True):
-    """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
-    its columns with the residuals, which depend on the labels."""
-
-    plaintexts: bytes  # as wide as the key, big-endian
-    scale: float  # of the residuals
-    limit: ClassVar[int] = 16 * MIB
 
 
 class InnerProducts(Message, frozen=True):
@@ -247,29 +230,37 @@ async def guest_fit(
     key: PrivateKey | None = None,
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
+    shelf: Shelf | None = None,
     progress: Callable[[IterationDone], None] = lambda _: None,
+    hint_progress: Progress = lambda done, of: None,
     checkpoints: Checkpoints[GuestFitState] | None = None,
 ) -> Fit:
     """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
 
-    With the blocks of all parties and no hosts this is the pooled fit. `key` is needed with hosts.
-    With `checkpoints` every host goes on from as many gradients as the guest. Raises PeerError when a
-    host breaks the protocol, DataError for a label without a finite optimum.
+    With the blocks of all parties and no hosts this is the pooled fit. `key` is needed with hosts, but
+    not over the lattice engine; there `shelf` keeps hints for later jobs, and `hint_progress` follows
+    the parts of hints as they come in. With `checkpoints` every host goes on from as many gradients as
+    the guest. Raises PeerError when a host breaks the protocol, DataError for a label without a finite
+    optimum, ConfigError for more rows than the lattice engine can sum over.
     """
+    guest, count = _Guest(list(hosts), blocks, rows, params), int(rows.train.sum())
     if not hosts:
-        return await _Guest([], blocks, rows, params, None).fit(progress, Checkpoints())
-    if key is None:
+        return await guest.fit(progress, Checkpoints())
+    made: AbstractAsyncContextManager[GuestGradients]
+    if params.encryption == "lattice":
+        made = lattice_guest(hosts, count, params, operations, guest.clock, shelf, hint_progress)
+    elif key is None:
         raise ValueError("a fit with hosts needs a key")
-    async with Workers(key, machine, operations) as pool:
-        guest = _Guest(list(hosts), blocks, rows, params, pool)
-        try:
-            return await guest.fit(progress, checkpoints or Checkpoints())
-        finally:
-            guest.reserve.end()
+    else:
+        made = paillier_guest(hosts, count, params, key, machine, operations, guest.clock)
+    async with made as guest.gradients:
+        return await guest.fit(progress, checkpoints or Checkpoints())
 
 
 class _Guest:
     """What the guest keeps from iteration to iteration."""
+
+    gradients: GuestGradients  # of hosts, if there are any
 
     def __init__(
         self,
@@ -277,7 +268,6 @@ class _Guest:
         blocks: Mapping[str, Matrix],
         rows: Training,
         params: GlmParams,
-        workers: Workers[PrivateKey] | None,
     ) -> None:
         self.hosts, self.rows, self.params = hosts, rows, params
         self.whole = dict(blocks)
@@ -294,20 +284,9 @@ class _Guest:
             name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept, self.curvature)
             for name, matrix in blocks.items()
         }
-        self.seconds: dict[str, float] = defaultdict(float)
-        self._columns: dict[str, int] = {}  # of each host
+        self.clock = Clock()
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
-        self._workers = workers
-        if workers is not None:
-            self.reserve = Reserve(workers, int(rows.train.sum()))
-
-    @property
-    def workers(self) -> Workers[PrivateKey]:
-        """Those who encrypt and decrypt; there are some whenever there are hosts."""
-        if self._workers is None:
-            raise ValueError("no key: a fit without hosts encrypts nothing")
-        return self._workers
 
     async def fit(
         self, progress: Callable[[IterationDone], None], checkpoints: Checkpoints[GuestFitState]
@@ -336,12 +315,12 @@ class _Guest:
                 raise _separable()
             if not known:
                 now = time.perf_counter()
-                seconds = {**self.seconds, WHOLE: now - started}
+                seconds = {**self.clock.seconds, WHOLE: now - started}
                 started = now
-                self.seconds.clear()
+                self.clock.seconds.clear()
                 of = params.max_iterations
                 progress(IterationDone(iteration, of, deviance, explained, greatest, seconds))
-                with self.timed("checkpoint"):
+                with self.clock.timed("checkpoint"):
                     await checkpoints.keep(self._state())
             known = []
             if converged or iteration == params.max_iterations:
@@ -350,16 +329,16 @@ class _Guest:
             # 5. The direction, and 6. the best step along it.
             weights, precision = _next(reports)
             move = await self._direction(weights, precision)
-            with self.timed("step"):
+            with self.clock.timed("step"):
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
             await self._step(size, precision)
         return await self._end(iteration, converged, deviance, explained, greatest)
 
     async def _start(self) -> None:
-        params, rows = self.params, self.rows
-        await send_key(self.hosts, params.encryption, self.workers.key)
-        self._columns = await start_hosts(self.hosts, rows.train, self.curvature)
+        await self.gradients.greet()
+        columns = await start_hosts(self.hosts, self.rows.train, self.curvature)
         await relay_keys(self.hosts)
+        await self.gradients.meet(columns)
 
     def _state(self) -> GuestFitState:
         return GuestFitState(
@@ -383,54 +362,15 @@ class _Guest:
 
     async def _reports(self, residuals: Floats) -> list[Report]:
         """What each block tells of its gradient."""
-        with self.timed("own columns"):
+        with self.clock.timed("own columns"):
             reports = [
                 await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()
             ]
         if not self.hosts:
             return reports
-        bound = float(np.abs(residuals).max(initial=0.0))
-        if not math.isfinite(bound):
-            raise diverges("residuals")
-        quantiser = Quantiser.for_bound(bound, ROW_BITS)
-        await self._send(quantiser.integers(residuals))
-        self.reserve.begin()
-        reports += await together([self._report(host, quantiser.scale) for host in self.hosts])
-        return reports
-
-    async def _send(self, residuals: Integers) -> None:
-        self.reserve.end()
         await together([host.send(FitNext()) for host in self.hosts])
-        chunks = ((residuals[i : i + CHUNK],) for i in range(0, len(residuals), CHUNK))
-        encrypted = encrypt(self.workers, _integers, chunks, self.reserve)
-        while True:
-            with self.timed("encrypt"):
-                ciphertexts = await anext(encrypted, None)
-            if ciphertexts is None:
-                return
-            with self.timed("transfer"):
-                message = Residuals(ciphertexts.tobytes())
-                await together([host.send(message) for host in self.hosts])
-
-    async def _report(self, host: Peer, scale: float) -> Report:
-        """Open a host's masked products for it; its inner products."""
-        key = self.workers.key.public
-        with self.timed(f"{host.name} and transfer"):
-            message = await host.recv(MaskedProducts)
-        self.seconds[host.name] += message.seconds
-        # More would be opened for another purpose than its columns.
-        most = most_ciphertexts(key.bits, self._columns[host.name], len(self.scores.score))
-        if len(message.ciphertexts) > most * key.width:
-            raise host.breach("MaskedProducts of more products than it has columns")
-        with self.timed("decrypt"):
-            try:
-                opened = await decrypt(self.workers, key.parse(message.ciphertexts))
-            except ValueError as error:
-                raise host.breach(f"MaskedProducts with {error}") from None
-        width = key.bits // 8
-        plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
-        await host.send(OpenedProducts(plaintexts, scale))
-        return await self._told(host)
+        await self.gradients.open(residuals)
+        return reports + await together([self._told(host) for host in self.hosts])
 
     async def _told(self, host: Peer) -> Report:
         """4. What a host tells of its gradient."""
@@ -444,9 +384,9 @@ class _Guest:
     async def _direction(self, weights: Floats, precision: float) -> Move:
         """How the scores change along the direction, all parties together."""
         await together([host.send(Combine(weights.tolist(), precision)) for host in self.hosts])
-        with self.timed("own columns"):
+        with self.clock.timed("own columns"):
             moves = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
-        with self.timed("scores"):
+        with self.clock.timed("scores"):
             count = len(self.scores.score)
             shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
             penalties = await together([host.recv(PenaltyProducts) for host in self.hosts])
@@ -498,13 +438,6 @@ class _Guest:
         """Whether scores are where a finite optimum can be."""
         return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
 
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds spent inside to a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - started
-
 
 def _next(reports: Sequence[Report]) -> tuple[Floats, float]:
     """The weights of the vectors in the next direction, and the precision of its scores."""
@@ -529,10 +462,6 @@ def _own_report(block: Block, residuals: Floats) -> Report:
     return block.report(block.matrix.transposed_times(residuals))
 
 
-def _integers(values: Integers) -> list[int]:
-    return [int(value) for value in values.tolist()]
-
-
 # ---------------------------------------------------------------------------------------- host
 
 
@@ -550,8 +479,11 @@ async def host_fit(
     verify: Verify | None = None,
     machine: Machine = ONE_PROCESS,
     operations: Operations | None = None,
+    kept: HostHint | None = None,
+    keep_hint: Callable[[HostHint], None] = lambda hint: None,
     keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
     progress: Callable[[int, int], None] = lambda iteration, of: None,
+    hint_progress: Progress = lambda done, of: None,
     checkpoints: Checkpoints[HostFitState] | None = None,
 ) -> Floats:
     """A host's coefficients, shape (columns,).
@@ -559,12 +491,12 @@ async def host_fit(
     `prepare` makes the design matrix of all `rows` aligned rows, given which of them train; `minimum` is
     the least number of these. name, hosts, context, sign and verify are as in `host_align`. `keep`
     stores the coefficients (and whether the fit converged) before the guest is told that they are safe.
+    Over the lattice engine `kept` is the hint that was kept last, and `keep_hint` keeps one.
     Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
     """
     # 1. Key, rows, keys of the other hosts.
-    key = await receive_key(guest, params)
+    key = None if params.encryption == "lattice" else await receive_key(guest, params)
     training, curvature, start = await receive_training(guest, rows, minimum)
-    count = int(training.sum())
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
@@ -577,72 +509,50 @@ async def host_fit(
             raise guest.breach("a FitStart of other rows than the fit began with")
         iteration, way, known = last.done - 1, last.way, restored(block, last.block)
 
-    async with Workers(key, machine, operations) as pool:
-        store = pool.rows(count, key.width)
-        try:
-            try:
-                product = EncryptedProduct(pool, store, own)
-            except ValueError as error:
-                raise DataError(f"a numeric column cannot be used under this key: {error}") from None
-            await asyncio.to_thread(product.group)
-            while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
-                if iteration > params.max_iterations:
-                    raise guest.breach("a FitNext beyond the last iteration")
-                progress(iteration, params.max_iterations)
-                if known:
-                    report, known = known, None
-                else:
-                    # 3. The gradient.
-                    await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, count)
-                    report = block.report(await _gradient(guest, product, key.bits // 8))
-                    await checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
-                # 4. What it says to the others.
-                told = InnerProducts(report.products.ravel().tolist(), report.greatest)
-                await guest.send(told)
-                # 5. and 6. The next direction and step.
-                combine = await guest.recv(Combine, FitEnd)
-                if isinstance(combine, FitEnd):
-                    end = combine
-                    break
-                weights = np.array(combine.weights)
-                if len(weights) != len(report.products) or not np.isfinite(weights).all():
-                    raise guest.breach("Combine of another number of vectors, or none")
-                if not (math.isfinite(combine.precision) and combine.precision > 0):
-                    raise guest.breach("Combine without a precision")
-                move = await asyncio.to_thread(block.direction, weights)
-                await send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
-                await guest.send(PenaltyProducts(move.linear, move.square))
-                step = await guest.recv(Step)
-                if not math.isfinite(step.size):
-                    raise guest.breach("a Step that is no number")
-                block.step(step.size)
-                way += _length(step.size, combine.precision)
-                iteration += 1
-        finally:
-            store.close()
+    made: AbstractAsyncContextManager[Gradient]
+    if key is None:
+        made = lattice_host(guest, own, params, operations, kept, keep_hint, hint_progress)
+    else:
+        made = paillier_host(guest, own, key, machine, operations)
+    async with made as gradient:
+        while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
+            if iteration > params.max_iterations:
+                raise guest.breach("a FitNext beyond the last iteration")
+            progress(iteration, params.max_iterations)
+            if known:
+                report, known = known, None
+            else:
+                # 3. The gradient.
+                report = block.report(await gradient())
+                await checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
+            # 4. What it says to the others.
+            told = InnerProducts(report.products.ravel().tolist(), report.greatest)
+            await guest.send(told)
+            # 5. and 6. The next direction and step.
+            combine = await guest.recv(Combine, FitEnd)
+            if isinstance(combine, FitEnd):
+                end = combine
+                break
+            weights = np.array(combine.weights)
+            if len(weights) != len(report.products) or not np.isfinite(weights).all():
+                raise guest.breach("Combine of another number of vectors, or none")
+            if not (math.isfinite(combine.precision) and combine.precision > 0):
+                raise guest.breach("Combine without a precision")
+            move = await asyncio.to_thread(block.direction, weights)
+            await send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
+            await guest.send(PenaltyProducts(move.linear, move.square))
+            step = await guest.recv(Step)
+            if not math.isfinite(step.size):
+                raise guest.breach("a Step that is no number")
+            block.step(step.size)
+            way += _length(step.size, combine.precision)
+            iteration += 1
 
     held_out = matrix.take(~training).times(block.beta)
     await send_scores(guest, HeldOutScores, held_out, _precision(way), masks)
     keep(block.beta, end.converged)
     await guest.send(FitKept())
     return block.beta
-
-
-async def _gradient(guest: Peer, product: EncryptedProduct, width: int) -> Floats:
-    """X^T r of the rows received: masked, opened by the guest, unmasked."""
-    started = time.perf_counter()
-    ciphertexts, masks = await product.masked()
-    seconds = time.perf_counter() - started
-    await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
-    opened = await guest.recv(OpenedProducts)
-    data = opened.plaintexts
-    if len(data) != width * len(masks) or not (math.isfinite(opened.scale) and opened.scale > 0):
-        raise guest.breach("OpenedProducts of another number than asked for")
-    plaintexts = [int.from_bytes(data[i : i + width], "big") for i in range(0, len(data), width)]
-    try:
-        return product.unmask(plaintexts, masks, opened.scale)
-    except ValueError as error:
-        raise guest.breach(f"OpenedProducts with {error}") from None
 
 
 # ------------------------------------------------------------------------------- what both share
@@ -659,13 +569,6 @@ def _precision(length: float) -> float:
 def _length(size: float, precision: float) -> float:
     """Of a step, up to a factor of two: as all parties know it."""
     return abs(size) * 2.0**_FIXED_BITS / precision
-
-
-def diverges(what: str) -> ConfigError:
-    return ConfigError(
-        f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
-        for_peer="its part of the fit diverges, the job needs other settings",
-    )
 
 
 async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:

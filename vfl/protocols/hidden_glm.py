@@ -61,14 +61,12 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.bits import Mask
-from vfl.protocols.boost import Training
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
 from vfl.protocols.glm import (
     FitKept,
     FitReady,
     HeldOutScores,
-    diverges,
     receive_scores,
     receive_training,
     restored,
@@ -76,9 +74,10 @@ from vfl.protocols.glm import (
     start_hosts,
     total_of,
 )
+from vfl.protocols.grower import Training
 from vfl.protocols.histograms import CHUNK
 from vfl.protocols.key import receive_key, send_key
-from vfl.protocols.products import EncryptedProduct
+from vfl.protocols.products import EncryptedProduct, diverges
 
 FAMILIES = ("logistic", "poisson")
 """Those whose residual can be formed under encryption."""

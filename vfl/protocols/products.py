@@ -1,4 +1,10 @@
-"""A host's X^T r under encryption: r lies encrypted row by row, X is the host's own.
+"""A host's X^T r for the guest's residuals r, which only the host may know; by Paillier's encryption.
+
+The steps 2 and 3 of glm.py; lattice_products.py takes the same ones over the lattice engine.
+
+ a. The guest rounds r to integers, encrypts it row by row and sends it to every host.
+ b. A host forms X^T r under encryption, adds masks uniform among all plaintexts, re-randomises, sends.
+ c. The guest decrypts and sends it back, and the host takes the masks off.
 
 The columns of X that are 0 or 1 for the levels of a factor need sums of r by level: a histogram, the
 kernel of the trees. A numeric column's numbers are integers (multiples of 2^-FRACTION_BITS); written in
@@ -7,24 +13,243 @@ sum. So a number costs a product a row and digit, fewer where columns share join
 (learn/grouping.py), instead of a power a row.
 """
 
+import asyncio
+import math
 import secrets
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import Ciphertexts, PublicKey
-from vfl.crypto.sums import pack_and_mask, positional_sums
-from vfl.crypto.workers import SharedRows, Workers
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.workers import Machine, Operations, SharedRows, Workers
+from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.losses import Floats
-from vfl.protocols.histograms import JointSums
+from vfl.learn.losses import Floats, Integers, Quantiser
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.protocols.histograms import CHUNK, JointSums
+from vfl.protocols.key import send_key
 
 ROW_BITS = 50
 """Bits of a row's quantised residual, sign not counted."""
 
 _WINDOWS = range(4, 17)  # bits of a digit; codes are uint16
 _MOST_BITS = 62  # of a number's magnitude, so that the least can be subtracted from the greatest
+
+
+class Residuals(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted residuals of rows that train."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class MaskedProducts(Message, frozen=True):
+    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
+    uniform among all plaintexts."""
+
+    ciphertexts: bytes
+    seconds: Seconds
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedProducts(Message, frozen=True):
+    """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
+    its columns with the residuals, which depend on the labels."""
+
+    plaintexts: bytes  # as wide as the key, big-endian
+    scale: float  # of the residuals
+    limit: ClassVar[int] = 16 * MIB
+
+
+def diverges(what: str) -> ConfigError:
+    return ConfigError(
+        f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
+        for_peer="its part of the fit diverges, the job needs other settings",
+    )
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds by phase; of what a host took itself, by its name."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+
+class GuestGradients(ABC):
+    """The guest's side, under whichever encryption."""
+
+    @abstractmethod
+    async def greet(self) -> None:
+        """What comes before all else: the key, if there is one."""
+
+    @abstractmethod
+    async def meet(self, columns: Mapping[str, int]) -> None:
+        """Once hosts, by name, have said how many columns they have."""
+
+    @abstractmethod
+    async def open(self, residuals: Floats) -> None:
+        """Let every host have X^T r, for residuals of shape (rows that train,).
+
+        Raises ConfigError for infinite ones, PeerError when a host breaks the protocol.
+        """
+
+    def quantised(self, residuals: Floats, bits: int) -> tuple[Integers, float]:
+        """Integers of at most so many bits, and what residuals were multiplied by."""
+        bound = float(np.abs(residuals).max(initial=0.0))
+        if not math.isfinite(bound):
+            raise diverges("residuals")
+        quantiser = Quantiser.for_bound(bound, bits)
+        return quantiser.integers(residuals), quantiser.scale
+
+
+@asynccontextmanager
+async def paillier_guest(
+    hosts: Sequence[Peer],
+    rows: int,
+    params: GlmParams,
+    key: PrivateKey,
+    machine: Machine,
+    operations: Operations | None,
+    clock: Clock,
+) -> AsyncIterator[GuestGradients]:
+    """The guest's side for so many rows that train."""
+    async with Workers(key, machine, operations) as workers:
+        gradients = _PaillierGuest(hosts, rows, params, workers, clock)
+        try:
+            yield gradients
+        finally:
+            gradients.reserve.end()
+
+
+class _PaillierGuest(GuestGradients):
+    def __init__(
+        self,
+        hosts: Sequence[Peer],
+        rows: int,
+        params: GlmParams,
+        workers: Workers[PrivateKey],
+        clock: Clock,
+    ) -> None:
+        self._hosts, self._rows, self._params = hosts, rows, params
+        self._workers, self._clock = workers, clock
+        self._columns: Mapping[str, int] = {}
+        self.reserve = Reserve(workers, rows)
+
+    async def greet(self) -> None:
+        await send_key(self._hosts, self._params.encryption, self._workers.key)
+
+    async def meet(self, columns: Mapping[str, int]) -> None:
+        self._columns = columns
+
+    async def open(self, residuals: Floats) -> None:
+        integers, scale = self.quantised(residuals, ROW_BITS)
+        self.reserve.end()
+        # a. Encrypted residuals.
+        chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
+        encrypted = encrypt(self._workers, _integers, chunks, self.reserve)
+        while True:
+            with self._clock.timed("encrypt"):
+                ciphertexts = await anext(encrypted, None)
+            if ciphertexts is None:
+                break
+            with self._clock.timed("transfer"):
+                message = Residuals(ciphertexts.tobytes())
+                await together([host.send(message) for host in self._hosts])
+        self.reserve.begin()
+        await together([self._open(host, scale) for host in self._hosts])
+
+    async def _open(self, host: Peer, scale: float) -> None:
+        """c. Open a host's masked products for it."""
+        key = self._workers.key.public
+        with self._clock.timed(f"{host.name} and transfer"):
+            message = await host.recv(MaskedProducts)
+        self._clock.seconds[host.name] += message.seconds
+        # More would be opened for another purpose than its columns.
+        most = most_ciphertexts(key.bits, self._columns[host.name], self._rows)
+        if len(message.ciphertexts) > most * key.width:
+            raise host.breach("MaskedProducts of more products than it has columns")
+        with self._clock.timed("decrypt"):
+            try:
+                opened = await decrypt(self._workers, key.parse(message.ciphertexts))
+            except ValueError as error:
+                raise host.breach(f"MaskedProducts with {error}") from None
+        width = key.bits // 8
+        plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
+        await host.send(OpenedProducts(plaintexts, scale))
+
+
+def _integers(values: Integers) -> list[int]:
+    return [int(value) for value in values.tolist()]
+
+
+# ---------------------------------------------------------------------------------------- host
+
+Gradient = Callable[[], Awaitable[Floats]]
+"""A host's side: X^T r of the next residuals, shape (columns,). Raises PeerError."""
+
+
+@asynccontextmanager
+async def paillier_host(
+    guest: Peer, matrix: Matrix, key: PublicKey, machine: Machine, operations: Operations | None
+) -> AsyncIterator[Gradient]:
+    """The host's side, for the matrix of the rows that train.
+
+    Raises DataError for numbers whose products would not fit in a plaintext.
+    """
+    width = key.bits // 8
+    async with Workers(key, machine, operations) as pool:
+        store = pool.rows(matrix.rows, key.width)
+        try:
+            try:
+                product = EncryptedProduct(pool, store, matrix)
+            except ValueError as error:
+                raise DataError(f"a numeric column cannot be used under this key: {error}") from None
+            await asyncio.to_thread(product.group)
+
+            async def gradient() -> Floats:
+                # b. Masked; opened by the guest; unmasked.
+                await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
+                started = time.perf_counter()
+                ciphertexts, masks = await product.masked()
+                seconds = time.perf_counter() - started
+                await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+                opened = await guest.recv(OpenedProducts)
+                data = opened.plaintexts
+                if len(data) != width * len(masks) or not (
+                    math.isfinite(opened.scale) and opened.scale > 0
+                ):
+                    raise guest.breach("OpenedProducts of another number than asked for")
+                plaintexts = [
+                    int.from_bytes(data[i : i + width], "big") for i in range(0, len(data), width)
+                ]
+                try:
+                    return product.unmask(plaintexts, masks, opened.scale)
+                except ValueError as error:
+                    raise guest.breach(f"OpenedProducts with {error}") from None
+
+            yield gradient
+        finally:
+            store.close()
 
 
 @dataclass(frozen=True)
