@@ -1,6 +1,7 @@
 """What the federation is worth: insurer alone, federated and pooled, trees and linear model.
 
     python benchmarks/value.py --rows 100000 --figure docs/images/value.svg
+    python benchmarks/value.py --rows 678013 --trees 100 --depth 5 --encryption lattice
 
 freMTPL2, claim frequency (Poisson with exposure), three parties over mutual TLS, each a process.
 "Pooled" has all columns in one place, which no company could have: the same trees without any
@@ -35,7 +36,8 @@ from vfl.learn.params import BoostParams
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import Training, guest_train
+from vfl.protocols.boost import guest_train
+from vfl.protocols.grower import Training
 
 TREES = BoostParams(trees=60, depth=4, learning_rate=0.1, min_child_rows=100, min_child_weight=1e-3)
 ALPHA, TOLERANCE, HOLDOUT = 1e-4, 1e-8, 0.3
@@ -60,13 +62,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--trees", type=int, default=TREES.trees)
+    parser.add_argument("--depth", type=int, default=TREES.depth)
+    parser.add_argument("--encryption", choices=["paillier", "lattice"], default=TREES.encryption)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
     parser.add_argument("--figure", type=Path, help="draw Lorenz curves and lifts into this file")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     if not options.data.is_dir():
         sys.exit(f"no data at {options.data}: see benchmarks/README.md")
-    params = TREES.model_copy(update={"trees": options.trees})
+    changed = {"trees": options.trees, "depth": options.depth, "encryption": options.encryption}
+    params = TREES.model_copy(update=changed)
     with tempfile.TemporaryDirectory() as work:
         evaluations, seconds, equal = measure(Path(work), params, options)
     figures = {name: quality(*evaluation) for name, evaluation in evaluations.items()}
@@ -104,14 +109,17 @@ def measure(
         "registry": ["[glm]", 'binned = ["VehAge"]'],
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }
+    for host in hosts:
+        extra[host] += ["[policy]", f'encryptions = ["{params.encryption}"]']
     set_up(folders, split, "", options.workers, extra=extra)
     head = f'[job]\npurpose = "benchmark"\nholdout = {HOLDOUT}\n'
     given = params.model_dump(exclude_defaults=True)
     jobs = {
         "linear model": f'{head}name = "glm"\nmodel = "glm"\nfamily = "poisson"\n[glm]\n'
-        f"alpha = {ALPHA}\ntolerance = {TOLERANCE}\nmax_iterations = 200\n",
+        f"alpha = {ALPHA}\ntolerance = {TOLERANCE}\nmax_iterations = 200\n"
+        f'encryption = "{params.encryption}"\n',
         "trees": f'{head}name = "trees"\nmodel = "secureboost"\nobjective = "poisson"\n[secureboost]\n'
-        + "".join(f"{key} = {value}\n" for key, value in given.items()),
+        + "".join(f"{key} = {json.dumps(value)}\n" for key, value in given.items()),
     }
     done = {}
     with local.serving({host: folders[host] for host in hosts}):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -26,14 +26,30 @@ from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.hello import greet
-from vfl.net.peer import MemoryPeer, together
+from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import Job, load_party
 from vfl.protocols import key
-from vfl.protocols.boost import Training, guest_train, host_train
+from vfl.protocols.boost import guest_train, host_train
 from vfl.protocols.glm import Fit, guest_fit, host_fit
 from vfl.protocols.glm_scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.grower import Training
 from vfl.protocols.hidden_glm import coordinator_fit, hidden_guest_fit, hidden_host_fit
-from vfl.protocols.psi import guest_align, host_align
+from vfl.protocols.join import (
+    KeyIds,
+    Matched,
+    Means,
+    guest_drop,
+    guest_inner,
+    guest_left,
+    guest_match,
+    host_drop,
+    host_inner,
+    host_left,
+    host_match,
+)
+from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
+from vfl.protocols.match_rates import Trial, guest_match_rates, host_match_rates
+from vfl.protocols.psi import Engine, guest_align, host_align
 from vfl.protocols.scoring import all_scores, guest_score, host_score
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
@@ -191,21 +207,71 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     return Scenario("agreement", sessions, roles, relayed=frozenset({"Join"}))
 
 
-def alignment(hosts: tuple[str, ...]) -> Scenario:
+def alignment(hosts: tuple[str, ...], engine: Engine = "ecdh") -> Scenario:
     ids = {
         name: [f"id {i}".encode() for i in range(k, 20 + k)] for k, name in enumerate((GUEST, *hosts))
     }
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        guest = guest_align(list(peers[GUEST].values()), ids[GUEST], context=b"run", minimum=5)
+        common: dict[str, Any] = {"context": b"run", "minimum": 5, "engine": engine}
+        guest = guest_align(list(peers[GUEST].values()), ids[GUEST], **common)
         return {GUEST: guest} | {
-            host: host_align(
-                peers[host][GUEST], ids[host], context=b"run", name=host, hosts=hosts, minimum=5
-            )
+            host: host_align(peers[host][GUEST], ids[host], name=host, hosts=hosts, **common)
             for host in hosts
         }
 
-    return Scenario(f"alignment of {1 + len(hosts)}", star(hosts), roles, PATTERNS, RELAYED)
+    how = "" if engine == "ecdh" else " by transfers"
+    return Scenario(f"alignment of {1 + len(hosts)}{how}", star(hosts), roles, PATTERNS, RELAYED)
+
+
+def joining() -> Scenario:
+    """An alignment that is extended, by two keys, joined many to one, inner and left."""
+    rows = {GUEST: [*range(12), 1, 1, 14], HOSTS[0]: range(1, 14), HOSTS[1]: range(16)}
+    keys = {}
+    for name, ids in rows.items():
+        first = KeyIds([b"key %d" % i for i in range(16)], np.array([i if i % 3 else -1 for i in ids]))
+        keys[name] = [first, KeyIds([b"other %d" % i for i in range(16)], np.array(ids))]
+
+    def start(name: str) -> Matched:
+        """That 1, 2, 4 and 5 were matched; the second host no longer has 5."""
+        earlier = {1: 0, 2: 1, 4: 2, 5: 3 if name != HOSTS[1] else -1}
+        of_row = np.array([earlier.get(i, -1) for i in rows[name]])
+        return Matched(of_row, np.where(of_row < 0, -1, 0), 4)
+
+    async def guest(peers: Peers) -> None:
+        hosts = list(peers.values())
+        begun = await guest_drop(hosts, start(GUEST))
+        matched = await guest_match(hosts, keys[GUEST], Means(b"run"), start=begun, many=True)
+        await guest_inner(hosts, matched, many=True)
+        await guest_left(hosts, [matched] * len(hosts), np.arange(len(rows[GUEST])), bytes)
+
+    async def host(name: str, peer: Peer) -> None:
+        begun = await host_drop(peer, start(name))
+        means = Means(b"run", hosts=HOSTS)
+        matched = await host_match(peer, keys[name], means, name=name, start=begun)
+        await host_inner(peer, matched, many=True)
+        await host_left(peer, matched, many=True)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        hosts = {name: host(name, peers[name][GUEST]) for name in HOSTS}
+        return {GUEST: guest(peers[GUEST])} | hosts
+
+    return Scenario("joining", star(), roles, PATTERNS, RELAYED)
+
+
+def match_rates() -> Scenario:
+    def trials(first: int) -> list[Trial]:
+        numbers = [[b"%d" % (step * i) for i in range(first, first + 150)] for step in (1, 7)]
+        return [Trial(f"times {k}", partial(iter, own)) for k, own in enumerate(numbers)]
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = guest_match_rates(list(peers[GUEST].values()), trials(0), context=b"run")
+        return {GUEST: guest} | {
+            host: host_match_rates(peers[host][GUEST], trials(40 + k), name=host, context=b"run")
+            for k, host in enumerate(HOSTS)
+        }
+
+    return Scenario("match rates", star(), roles, PATTERNS)
 
 
 def boosting(**settings: Any) -> Scenario:
@@ -228,14 +294,34 @@ def boosting(**settings: Any) -> Scenario:
     return Scenario("boosting", star(), roles, PATTERNS)
 
 
+def lattice_boosting() -> Scenario:
+    params = BoostParams(
+        trees=2, depth=2, max_bins=5, min_bin_rows=2, min_child_rows=9, encryption="lattice"
+    )
+    rows = training("binary")
+
+    def binned(party: str) -> Any:
+        monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
+        return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = lattice_guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params)
+        return {GUEST: guest} | {
+            host: lattice_host_train(peers[host][GUEST], binned(host), params, name=host, shown=str)
+            for host in HOSTS
+        }
+
+    return Scenario("boosting over the lattice engine", star(), roles, PATTERNS)
+
+
 def _matrix(party: str, train: np.ndarray) -> Matrix:
     features = FEATURES[party]
     part = {name: values[train] for name, values in features.items()}
     return Design.fit(part, Rules(min_level_rows=1)).matrix(features, ROWS)
 
 
-def fitting() -> Scenario:
-    params = GlmParams(max_iterations=2, alpha=0.01)
+def fitting(encryption: str = "paillier") -> Scenario:
+    params = GlmParams.model_validate({"max_iterations": 2, "alpha": 0.01, "encryption": encryption})
     rows = training("logistic")
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
@@ -255,7 +341,7 @@ def fitting() -> Scenario:
             for host in HOSTS
         }
 
-    return Scenario("fitting", star(), roles, PATTERNS, RELAYED)
+    return Scenario(f"fitting under {encryption}", star(), roles, PATTERNS, RELAYED)
 
 
 def hidden_fitting(family: str) -> Scenario:
@@ -363,8 +449,13 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "alignment of two": lambda: alignment(HOSTS[:1]),
     "alignment of three": lambda: alignment(HOSTS),
+    "alignment by transfers": lambda: alignment(HOSTS[:1], "ot"),
+    "joining": joining,
+    "match rates": match_rates,
     "boosting": boosting,
+    "lattice boosting": lattice_boosting,
     "fitting": fitting,
+    "lattice fitting": lambda: fitting("lattice"),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),
     "hidden poisson fitting": lambda: hidden_fitting("poisson"),
     "scoring": scoring,

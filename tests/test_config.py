@@ -130,7 +130,7 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
         ('id = ["plate"]', 'id = ["a", "a"]', "[data] id must not name anything twice"),
         ('id = ["plate"]\n', "", "[data] id is missing"),
         ("label", 'normalise = ["secret"]\nlabel', '[data] normalise must be a list of "nfkc" or'),
-        ("label", 'duplicates = "last"\nlabel', '[data] duplicates must be "refuse" or "first"'),
+        ("label", 'duplicates = "newest"\nlabel', '[data] duplicates must be "refuse" or "first" or'),
         ("label", 'columns = ["a"]\nignore = ["b"]\nlabel', "[data] columns and ignore exclude"),
         ("label", 'categorical = ["plate"]\nlabel', "[data] an id column is never a feature"),
         ("label", 'columns = ["claim"]\nlabel', "[data] label must not be listed under columns"),
@@ -185,7 +185,7 @@ def test_a_mistake_in_a_party_file_is_named(tmp_path, old, new, said):
     assert text.startswith("insurer.toml: ")
     assert said in text
     assert "\n" not in text
-    for value in ("ecret", "1024", "99999", "last", "77"):
+    for value in ("ecret", "1024", "99999", "newest", "77"):
         assert value not in text
 
 
@@ -340,8 +340,8 @@ def test_a_linear_model(tmp_path):
         (
             "alpha = 0.5",
             'encryption = "ou"',
-            '[glm] encryption must be "paillier": in a linear model hosts get masked decryptions back, '
-            "which under ou (Okamoto-Uchiyama) give the guest's key away",
+            '[glm] encryption must be "paillier" or "lattice": in a linear model hosts get masked '
+            "decryptions back, which under ou (Okamoto-Uchiyama) give the guest's key away",
         ),
         ("alpha = 0.5", 'encryption = "none"', '[glm] encryption must be "paillier"'),
     ],
@@ -464,7 +464,7 @@ def test_the_tables_of_the_documentation_are_those_of_the_settings():
     with contextlib.redirect_stdout(printed):
         exec(code, {})  # noqa: S102
     sections = printed.getvalue().split("\n### ")[1:]
-    assert len(sections) == 8
+    assert len(sections) == 10
     for section in sections:
         assert f"\n### {section.strip()}\n\n" in document, section
 
@@ -475,3 +475,86 @@ def test_the_schemas_are_json():
         assert section in made["properties"]
         assert made["additionalProperties"] is False
         assert made["title"] == f"vfl {kind} file"
+
+
+KEYS = """
+[[data.fallback]]
+id = ["plate", "born"]
+normalise = {plate = ["plate"], born = ["date"]}
+"""
+
+
+def test_several_keys(tmp_path):
+    p = party(tmp_path, edited(GUEST, 'id = ["plate"]', 'id = "vin"').replace("[peers", KEYS + "[peers"))
+    assert [key.id for key in p.data.keys] == [("vin",), ("plate", "born")]
+    assert p.data.keys[0].normalise == ("nfkc", "trim", "upper", "alnum")
+    assert p.data.keys[1].normalise == ("plate", "|", "date")
+    assert p.data.id_columns == ("vin", "plate", "born")
+    assert (p.align.engine, p.align.join) == ("ecdh", "inner")
+
+
+def test_how_a_guest_aligns(tmp_path):
+    p = party(tmp_path, GUEST + '[align]\nengine = "ot"\njoin = "left"\n')
+    assert (p.align.engine, p.align.join) == ("ot", "left")
+    p = party(tmp_path, HOST + '[policy]\nengines = ["ot"]\njoins = ["inner"]\n')
+    assert (p.policy.engines, p.policy.joins) == (("ot",), ("inner",))
+    assert (p.policy.max_alignments_a_day, p.policy.max_ids_a_day, p.policy.alignment_days) == (
+        24,
+        None,
+        None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "lines", "said"),
+    [
+        (GUEST, 'duplicates = "sum"', 'duplicates = "sum" belongs to a host: a guest refuses'),
+        (GUEST, 'duplicates = "first"\naggregate = {power = "sum"}', "aggregate belongs to a host"),
+        (HOST, 'duplicates = "keep"', 'duplicates = "keep" belongs to the guest'),
+        (HOST, 'aggregate = {power = "sum"}', "aggregate goes with a rule for repeated ids: set dupl"),
+        (
+            HOST,
+            'duplicates = "sum"\ncategorical = ["brand"]',
+            "says nothing of categorical column 'brand': add first, last or mode for it under aggregate",
+        ),
+        (
+            HOST,
+            'duplicates = "first"\ncategorical = ["brand"]\naggregate = {brand = "max"}',
+            "aggregate has 'brand', which is under categorical: names have first, last and mode alone",
+        ),
+        (
+            HOST,
+            'duplicates = "sum"\naggregate = {power = "mode"}',
+            "with mode, which is for columns under",
+        ),
+        (
+            HOST,
+            'duplicates = "sum"\naggregate = {plate = "max"}',
+            "aggregate has 'plate', which is no feat",
+        ),
+        (HOST, 'categorical = ["b"]\nfallback = [{id = "b"}]', "an id column is never a feature"),
+        (HOST, 'fallback = [{id = "plate"}]', "two keys have the same id columns: keep one"),
+        (
+            HOST,
+            'fallback = [{id = "b", normalize = ["trim"]}]',
+            "unknown key 'normalize' in [data.fallback",
+        ),
+        (HOST, 'fallback = [{id = "b", normalise = ["trimm"]}]', "normalise must be a list of"),
+        (HOST, 'empty = "keep"', '[data] empty must be "refuse" or "drop"'),
+    ],
+)
+def test_a_mistake_about_matching_is_named(tmp_path, text, lines, said):
+    with pytest.raises(ConfigError) as raised:
+        party(tmp_path, edited(text, "[peers.", f"{lines}\n[peers."))
+    assert said in str(raised.value)
+
+
+def test_a_host_has_no_section_align(tmp_path):
+    with pytest.raises(ConfigError, match=r"\[align\] belongs to the guest: a host says in \[policy\]"):
+        party(tmp_path, HOST + '[align]\njoin = "left"\n')
+
+
+def test_rules_for_repeated_ids_by_column(tmp_path):
+    lines = 'duplicates = "sum"\ncategorical = ["brand"]\naggregate = {brand = "mode", age = "max"}\n'
+    p = party(tmp_path, edited(HOST, "[peers.", f"{lines}[peers."))
+    assert p.data.aggregate == {"brand": "mode", "age": "max"}

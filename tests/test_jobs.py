@@ -20,6 +20,7 @@ from vfl.errors import (
     PeerStopped,
     Refused,
 )
+from vfl.jobs.alignment import fresh_name
 from vfl.jobs.connect import Office
 from vfl.jobs.guest import _split
 from vfl.jobs.halves import (
@@ -33,7 +34,6 @@ from vfl.jobs.halves import (
     save_alignment,
     save_half,
 )
-from vfl.jobs.host import _fresh
 from vfl.jobs.learners import learner_of
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
@@ -47,9 +47,9 @@ from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party.config import DataSection, GlmSection, Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.boost import GuestModel, HostModel, Training, TreeDone
 from vfl.protocols.glm import Fit, IterationDone
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
+from vfl.protocols.grower import GuestModel, HostModel, Training, TreeDone
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(
@@ -406,11 +406,11 @@ def test_a_model_is_found_by_its_jobs_name(tmp_path: Path) -> None:
 
 def test_a_host_overwrites_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
-    assert _fresh(store, "model", "claims-1") == "claims-1"
+    assert fresh_name(store, "model", "claims-1") == "claims-1"
     save_half(store, HOST_HALF)
     for name in ("claims-1", None):
         with pytest.raises(Refused, match="the model that the guest names exists already"):
-            _fresh(store, "model", name)
+            fresh_name(store, "model", name)
 
 
 def test_runs_have_names_of_their_own() -> None:

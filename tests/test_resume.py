@@ -61,9 +61,10 @@ from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols import key
-from vfl.protocols.boost import GuestTrees, HostTrees, guest_train, host_train
+from vfl.protocols.boost import guest_train, host_train
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.glm import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.grower import GuestTrees, HostTrees
 from vfl.protocols.hidden_glm import HiddenState
 
 MATTER = Matter("digest", "claims", "aligned", "guest", ["a", "b"], "own")
