@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -48,14 +48,31 @@ class _Lines(Silent):
         self.lines.append(line)
 
 
-def record(federation: Federation, wanted: Mapping[str, Any] = JOB) -> list[Sent]:
-    """Align, train the job and score; all messages of all parties in the order they were sent."""
+ALIGNED = alignment.Plan()
+
+
+def record(
+    federation: Federation,
+    wanted: Mapping[str, Any] = JOB,
+    *more: Mapping[str, Any],
+    plan: alignment.Plan = ALIGNED,
+) -> list[Sent]:
+    """Align, train each job and score with it; all messages in the order they were sent."""
     sent: list[Sent] = []
-    asyncio.run(_record(federation, wanted, sent))
+    asyncio.run(_record(federation, (wanted, *more), plan, sent))
     return sent
 
 
-async def _record(federation: Federation, wanted: Mapping[str, Any], sent: list[Sent]) -> None:
+def record_alignment(federation: Federation, plan: alignment.Plan) -> list[Sent]:
+    """Align, and no more."""
+    sent: list[Sent] = []
+    asyncio.run(_record(federation, (), plan, sent))
+    return sent
+
+
+async def _record(
+    federation: Federation, wanted: Sequence[Mapping[str, Any]], plan: alignment.Plan, sent: list[Sent]
+) -> None:
     offices: dict[str, Office] = {}
     owner: dict[bytes, str] = {}  # of a certificate's fingerprint
     job = "align"
@@ -93,14 +110,15 @@ async def _record(federation: Federation, wanted: Mapping[str, Any], sent: list[
                 federation.guest.settings["peers"][name]["address"] = address
             office = opened("insurer")
             home = federation.guest.folder
-            (home / "job.toml").write_text(toml(wanted))
-            await alignment.align(office, alignment.Plan(), wait=10, show=Silent())
-            job = "train"
-            trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())
-            job = "score"
-            await scoring.score(
-                office, trained.half.name, home / "new.csv", home / "s.csv", wait=10, show=Silent()
-            )
+            await alignment.align(office, plan, wait=10, show=Silent())
+            for one in wanted:
+                job = "train"
+                (home / "job.toml").write_text(toml(one))
+                trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())
+                job = "score"
+                await scoring.score(
+                    office, trained.half.name, home / "new.csv", home / "s.csv", wait=10, show=Silent()
+                )
             for task in serving:
                 task.cancel()
 

@@ -1,7 +1,9 @@
 """The lattice kernels against Python integers, at their bounds, and in distribution."""
 
+import errno
 import hashlib
 import math
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -30,6 +32,7 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Column, Matrix, Outputs, Sums, hint
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
 from vfl.crypto.lattice.vectors import Encryption, PublicRows, Secrets
+from vfl.errors import VflError
 
 SEED = bytes(range(32))
 SECRET = b"k" * 32
@@ -520,6 +523,32 @@ def test_a_hint_in_a_file_is_found_again(tmp_path: Path) -> None:
     assert not EncryptedHint(p, SEED, HintKey(p, SEED, SECRET, b"x").header(), file).complete
     file.write_bytes(file.read_bytes()[:-1])
     assert not EncryptedHint(p, SEED, key.header(), file).complete
+
+
+@pytest.mark.parametrize("why", ["no folder", "no room"])
+def test_no_room_for_a_hint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+    """Said at once: a mapped file that finds no room later ends the process without a word."""
+    p = choose(1000, 8, 2, 10)
+    header = HintKey(p, SEED, SECRET, b"").header()
+    if why == "no room":
+
+        def full(handle: int, start: int, size: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    folder = tmp_path / "none" if why == "no folder" else tmp_path
+    with pytest.raises(VflError, match=r"no room for \d+ MB of a host's hint .*: free some") as failed:
+        EncryptedHint(p, SEED, header, folder / "hint")
+    assert str(tmp_path) not in failed.value.for_peer
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="the system takes room as it is used")
+def test_a_hint_takes_its_room_at_once(tmp_path: Path) -> None:
+    p = choose(1000, 8, 2, 10)
+    made = EncryptedHint(p, SEED, HintKey(p, SEED, SECRET, b"").header(), tmp_path / "hint")
+    (file,) = tmp_path.iterdir()
+    assert file.stat().st_blocks * 512 >= file.stat().st_size > made.nbytes
 
 
 def test_hostile_sizes_and_words() -> None:

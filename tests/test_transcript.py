@@ -1,4 +1,4 @@
-"""Who sends what, in which order and how large, in one fixed run.
+"""Who sends what, in which order and how large, in one fixed run and an alignment by the other engine.
 
 A difference is a change of wire format or of what a party tells. If it is meant, rewrite the text with
 `python tests/test_transcript.py` and say so in the change log. Content is not compared, since keys are
@@ -6,20 +6,32 @@ fresh; sizes leave out what changes by itself (signatures differ by a byte or tw
 """
 
 import tempfile
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
 import msgspec
 import pytest
 from federation import Federation, make_keys
-from recording import Sent, record
+from recording import Sent, record, record_alignment
+
+from vfl.jobs.alignment import Plan
 
 GOLDEN = Path(__file__).with_name("transcript.txt")
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> list[Sent]:
-    return record(Federation(tmp_path_factory.mktemp("transcript"), keys))
+    return both(tmp_path_factory.mktemp("transcript"), keys)
+
+
+def both(folder: Path, keys: Path) -> list[Sent]:
+    """Align, train and score; and align over oblivious transfer."""
+    by_transfers = record_alignment(Federation(folder / "ot", keys), Plan(engine="ot"))
+    return [
+        *record(Federation(folder / "run", keys)),
+        *(replace(message, job="align over ot") for message in by_transfers),
+    ]
 
 
 def size(message: Sent) -> int:
@@ -32,7 +44,7 @@ def size(message: Sent) -> int:
 def transcript(recorded: list[Sent]) -> str:
     """For each job and each direction the messages in order, equal ones counted."""
     lines = []
-    for job in ("align", "train", "score"):
+    for job in ("align", "align over ot", "train", "score"):
         directions = sorted({(m.sender, m.receiver) for m in recorded if m.job == job})
         for sender, receiver in directions:
             own = [m for m in recorded if (m.job, m.sender, m.receiver) == (job, sender, receiver)]
@@ -63,4 +75,4 @@ def test_frames_are_numbered_and_bound_to_their_session(recorded: list[Sent]) ->
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         keys = make_keys(Path(folder) / "keys")
-        GOLDEN.write_text(transcript(record(Federation(Path(folder) / "parties", keys))))
+        GOLDEN.write_text(transcript(both(Path(folder), keys)))

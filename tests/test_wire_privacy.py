@@ -19,23 +19,27 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
-from federation import GLM_JOB, HIDDEN_JOB, NUMERIC, Federation, Table, ended
+from federation import GLM_JOB, HIDDEN_JOB, JOB, NUMERIC, Federation, Table, ended, make_tables, word
 from recording import Proxy, Sent, record
 
 import vfl.jobs.host  # all messages of the product are defined behind it
 import vfl.protocols.scoring
+from vfl.jobs.alignment import Plan
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
 from vfl.jobs.record import load_record
 from vfl.learn.binning import bin_columns
 from vfl.net.peer import Stop
 from vfl.net.wire import Message, decode
 from vfl.party.config import DataSection, load_party
+from vfl.party.id_trials import attempts, trials
 from vfl.party.ids import normalise
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.boost import CandidateSums
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 
+IDS = {"insurer": "plate", "registry": "registration", "bureau": "plate_no", "new": "plate"}
+ID_COLUMNS = ("vin", *IDS.values())
 KEY = 8  # bytes by which a needle is found; none is shorter
 DIGESTS = ("md5", "sha1", "sha256", "sha512", "blake2b", "blake2s")
 Floats = np.ndarray
@@ -59,24 +63,31 @@ class Searcher:
             assert len(needle.data) >= KEY, needle.what
             self._by_start[needle.data[:KEY]].append(needle)
             self.size += 1
+        self._maybe = np.zeros(1 << 24, np.bool_)
+        self._maybe[_hashes(b"".join(self._by_start))[::KEY]] = True
 
     def found(self, haystack: bytes) -> set[str]:
         """What of the needles is in there."""
-        starts = self._by_start
         return {
             needle.what
-            for at in range(len(haystack) - KEY + 1)
-            if (key := haystack[at : at + KEY]) in starts
-            for needle in starts[key]
+            for at in np.flatnonzero(self._maybe[_hashes(haystack)]).tolist()
+            for needle in self._by_start.get(haystack[at : at + KEY], ())
             if haystack.startswith(needle.data, at)
         }
+
+
+def _hashes(data: bytes) -> np.ndarray:
+    """24 bits for the KEY bytes from each place on."""
+    keys = np.ndarray(max(0, len(data) - KEY + 1), np.uint64, data, strides=(1,))
+    return (keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(40)
 
 
 def of_id(text: str | bytes) -> Iterator[Needle]:
     """An id as text and as all its plain digests, the ways an id is 'anonymised' in practice."""
     data = text.encode() if isinstance(text, str) else text
-    yield Needle("id as text", data)
-    yield Needle("id as UTF-16", data.decode("latin-1").encode("utf-16-le"))
+    if len(data) >= KEY:
+        yield Needle("id as text", data)
+        yield Needle("id as UTF-16", data.decode("latin-1").encode("utf-16-le"))
     for name in DIGESTS:
         digest = hashlib.new(name, data).digest()
         yield Needle(f"id as {name}", digest[:16])
@@ -142,22 +153,28 @@ def numbers(cells: Sequence[str]) -> Floats:
     return np.array([float(cell) if cell else np.nan for cell in cells])
 
 
-def of_table(table: Table, id_column: str, orders: Sequence[np.ndarray]) -> Iterator[Needle]:
-    """Everything in a party's table, the rows in each of these orders."""
+def of_ids(cells: Sequence[str]) -> Iterator[Needle]:
+    """Ids as they are written, by the rule, and in all ways that a diagnosis tries."""
     rule = DataSection.model_fields["normalise"].default
-    for cell in table[id_column]:
-        yield from of_id(cell)
-    for one in normalise([table[id_column]], rule).ids:
+    ids = {cell.encode() for cell in cells}
+    for one in normalise([cells], rule, "first", empties="drop").ids:
+        ids |= {one, re.sub(rb"^\d+:", b"", one)}
+    for trial in trials([cells], attempts(rule, 1), "guest"):
+        ids.update(trial.values())
+    for one in ids - {b""}:
         yield from of_id(one)
-        yield from of_id(re.sub(rb"^\d+:", b"", one))
+
+
+def of_table(table: Table, id_columns: Sequence[str], orders: Sequence[np.ndarray]) -> Iterator[Needle]:
+    """Everything in a party's table, the rows in each of these orders; -1 is a row that it has not."""
     for name, cells in table.items():
-        if name == id_column:
-            continue
-        if name == "claim":
+        if name in id_columns:
+            yield from of_ids(cells)
+        elif name == "claim":
             for order in orders:
                 yield from of_label(numbers(cells)[order])
         elif name in NUMERIC:
-            column = numbers(cells)
+            column = numbers([*cells, ""])
             for value in set(column[~np.isnan(column)].tolist()):
                 yield from of_number(value, "value")
             for order in orders:
@@ -199,6 +216,37 @@ def hidden(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
     return made, record(made, job)
 
 
+@pytest.fixture(scope="module")
+def joined(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
+    """Rows joined in all ways at once: by oblivious transfer, by two keys, some of the guest's rows to
+    one of a host's, others to none, and compared under other rules."""
+    tables = make_tables(rows=200, seed=6)
+    rng = random.Random(6)
+    number = {plate: word(rng, 17) for plate in tables["bureau"]["plate_no"]}
+    for name, column in IDS.items():
+        of_row = [number.get(re.sub("[^A-Z0-9]", "", cell.upper()), "") for cell in tables[name][column]]
+        tables[name]["vin"] = [cell if rng.random() < 0.8 else "" for cell in of_row]
+    tables["insurer"] = {name: [*cells, *cells[:30]] for name, cells in tables["insurer"].items()}
+    made = Federation(tmp_path_factory.mktemp("privacy"), keys, tables=tables)
+    for name, party in made.parties.items():
+        party.settings["data"].update(id="vin", fallback=[{"id": IDS[name]}])
+    made.guest.settings["data"]["duplicates"] = "keep"
+    return made, record(made, plan=Plan(join="left", engine="ot", diagnose=True))
+
+
+@pytest.fixture(scope="module")
+def lattice(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
+    """Trees and a linear model over the lattice engine."""
+    made = Federation(tmp_path_factory.mktemp("privacy"), keys)
+    for name in ("registry", "bureau"):
+        made.parties[name].settings["policy"]["encryptions"] = ["lattice"]
+    trees, linear = (
+        {**job, model: {**job[model], "encryption": "lattice"}}
+        for job, model in ((JOB, "secureboost"), (GLM_JOB, "glm"))
+    )
+    return made, record(made, trees, linear)
+
+
 def of_part(part: LinearPart) -> Iterator[Needle]:
     """Coefficients, and what a design knows of its columns."""
     for coefficient in part.coefficients:
@@ -223,7 +271,7 @@ def secrets(federation: Federation) -> Iterator[Needle]:
         aligned = load_alignment(store, store.latest("alignment")).rows
         table = federation.tables[name]
         rows = np.arange(len(next(iter(table.values()))))
-        yield from of_table(table, party.settings["data"]["id"], [rows, aligned])
+        yield from of_table(table, ID_COLUMNS, [rows, aligned])
         # Edges and categories as a host would choose them, and as its half of the model has them.
         features = read_table(
             load_party(party.file).data, role=party.settings["party"]["role"], need_label=False
@@ -233,15 +281,16 @@ def secrets(federation: Federation) -> Iterator[Needle]:
                 yield from of_number(edge, "edge")
             for category in column.categories:
                 yield from of_text(category, "category")
-        half = load_half(store, store.latest("model"), GuestHalf if name == "insurer" else HostHalf)
-        if isinstance(half.model, GuestGlm | HostGlm):
-            yield from of_part(half.model.part)
-        elif name != "insurer":
-            for split in half.model.splits:
-                if split.threshold is not None:
-                    yield from of_number(split.threshold, "threshold")
+        for model in store.names("model"):
+            half = load_half(store, model, GuestHalf if name == "insurer" else HostHalf)
+            if isinstance(half.model, GuestGlm | HostGlm):
+                yield from of_part(half.model.part)
+            elif name != "insurer":
+                for split in half.model.splits:
+                    if split.threshold is not None:
+                        yield from of_number(split.threshold, "threshold")
     yield from of_table(
-        federation.tables["new"], "plate", [np.arange(len(federation.tables["new"]["plate"]))]
+        federation.tables["new"], ID_COLUMNS, [np.arange(len(federation.tables["new"]["plate"]))]
     )
 
 
@@ -262,6 +311,21 @@ KINDS = {
         "BlindGradient",
         "OpenedGradient",
         "HeldOutScores",
+    },
+    "joined": {
+        "ExtensionColumns",
+        "MatchSample",
+        "JoinRows",
+        "RowPlaces",
+        "Gradients",
+        "Directions",
+    },
+    "lattice": {
+        "HintPart",
+        "Vectors",
+        "VectorSums",
+        "OpenedSums",
+        "PartialScores",
     },
 }
 

@@ -101,7 +101,9 @@ class GlmParams(BaseModel):
     encryption: Literal["paillier", "lattice"] = Field(
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
-        "the protocol: one that does not can learn more than under paillier, of rows' labels or columns",
+        "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
+        "rows for each of its sums (some 30 a number), and of all rows if it has thousands of sums; a "
+        "guest that does not can learn a host's columns",
     )
     key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
     obfuscators: Literal["short", "full"] = _OBFUSCATORS

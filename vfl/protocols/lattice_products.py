@@ -16,9 +16,12 @@ cut into digits, so that sums fit beside noise and flooding:
 
 The guest cannot see into what it decrypts for a host, as under Paillier's encryption: one that does not
 follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
-its sums. These are more here, some 30 for each number. With a hint that is of no matrix it would learn
-thirty bits of each product of a vector's secret with numbers of its choice, so that a few hundred sums
-opened the residuals of all rows; that is what the sums of zeros prevent (lattice_sums.py).
+its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
+the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
+sums on: the sums of zeros find it (lattice_sums.py). They do not find one that is off by less than what
+a sum is rounded by. It tells a bit of the secret by each sum, when the host shifts its answers to where
+the rounding turns. A secret has 6,500 bits: some thousands of sums, those of a hundred numbers or more,
+open the residuals of all rows; fewer leave them hidden.
 """
 
 import asyncio

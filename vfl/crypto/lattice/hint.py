@@ -35,6 +35,7 @@ from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_
 from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
+from vfl.errors import VflError
 from vfl.kernels import kernel
 
 Words = NDArray[np.uint64]
@@ -140,7 +141,10 @@ class EncryptedHint:
     def __init__(
         self, parameters: Parameters, seed: bytes, header: bytes, file: Path | None = None
     ) -> None:
-        """`seed`: the joint seed; `header`: HintKey.header's bytes. ValueError on a wrong size."""
+        """`seed`: the joint seed; `header`: HintKey.header's bytes. Takes the file's room on the disk.
+
+        Raises ValueError on a wrong size, VflError when there is no room.
+        """
         p = parameters
         if len(header) != p.hint_header_bytes:
             raise ValueError(
@@ -266,7 +270,24 @@ class EncryptedHint:
             if found == self._name:
                 self._loaded[:] = True
                 return np.memmap(self._file, np.float64, "r", KEY, self._shape)
-        return np.memmap(_unfinished(self._file), np.float64, "w+", KEY, self._shape)
+        return self._room(_unfinished(self._file), size)
+
+    def _room(self, path: Path, size: int) -> NDArray[np.float64]:
+        """A new file, mapped. A disk that had no room for a page of it later would kill the process."""
+        try:
+            with path.open("w+b") as file:
+                if hasattr(os, "posix_fallocate"):
+                    os.posix_fallocate(file.fileno(), 0, size)
+                else:
+                    file.truncate(size)
+                return np.memmap(file, np.float64, "r+", KEY, self._shape)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise VflError(
+                f"{path.parent} has no room for {size / 1e6:,.0f} MB of a host's hint "
+                f"({error.strerror}): free some",
+                for_peer="it has too little room on its disk",
+            ) from None
 
     def _keep(self, file: Path) -> None:
         """Give the complete file its name, so that a later job finds it."""
