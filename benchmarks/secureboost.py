@@ -3,6 +3,7 @@
     python benchmarks/secureboost.py uniform --rows 20000 --depth 5 --trees 3
     python benchmarks/secureboost.py freMTPL2 --rows 50000 --trees 20 --depth 4
     python benchmarks/secureboost.py default_credit
+    python benchmarks/secureboost.py uniform --rows 1000000 --columns 20 --depth 5 --encryption lattice
 
 Data: see benchmarks/README.md. Seconds by phase are medians over trees; what is done once, such as
 hints under lattice, is in the other seconds. LightGBM on the pooled columns has the same trees, depth,
@@ -35,6 +36,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--rows", type=int)
     parser.add_argument("--columns", type=int, default=10, help="of each party, for uniform")
+    parser.add_argument("--guest-columns", type=int, help="of the guest, if it has fewer")
+    parser.add_argument("--engine", choices=["ecdh", "ot"], default="ecdh", help="of the alignment")
     parser.add_argument("--trees", type=int, default=20)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
@@ -53,6 +56,10 @@ def main() -> None:
     if options.split != "uniform" and not options.data.is_dir():
         sys.exit(f"no data at {options.data}: see benchmarks/README.md")
     split = SPLITS[options.split](options.data, options.rows, options.columns)
+    if options.guest_columns is not None:
+        guest = next(iter(split.tables))
+        spare = [f"{guest}{i}" for i in range(options.guest_columns, options.columns)]
+        split.tables[guest].drop(columns=spare, inplace=True)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
     if options.json:
@@ -65,8 +72,9 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     """All figures, by name."""
     guest, *hosts = split.tables
     folders = {party: work / party for party in split.tables}
-    policy = {host: ["[policy]", f'encryptions = ["{options.encryption}"]'] for host in hosts}
-    set_up(folders, split, job(options), options.workers, options.memory, policy)
+    extra = {host: ["[policy]", f'encryptions = ["{options.encryption}"]'] for host in hosts}
+    extra[guest] = ["[align]", f'engine = "{options.engine}"']
+    set_up(folders, split, job(options), options.workers, options.memory, extra)
     with Memory(folders) as memory, local.serving({h: folders[h] for h in hosts}) as serving:
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
         trained = local.run(folders[guest], "train", f"{guest}.toml", "job.toml")
