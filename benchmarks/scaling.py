@@ -1,11 +1,11 @@
 """How the cost of a tree grows with rows and columns, under Paillier and on the lattice engine.
 
     python benchmarks/scaling.py --figure docs/images/scaling.svg
-    python benchmarks/scaling.py --rows 10000 100000 --columns 5 20 --most-paillier 10000
+    python benchmarks/scaling.py --rows 10000 100000 --columns 5 20 --most-paillier 200000
 
 Each cell is a job of its own (benchmarks/secureboost.py uniform): a guest and a host, each a process,
 mutual TLS between them, trees of depth 5 on uniform columns of 32 bins. Rows grow at 20 columns of the
-host, columns at 100,000 rows; the guest has five. Paillier is left out beyond --most-paillier rows,
+host, columns at 100,000 rows; the guest has five. Paillier is left out beyond --most-paillier cells,
 where a tree takes minutes. The figure's axes are logarithmic.
 """
 
@@ -36,8 +36,10 @@ def main() -> None:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000, 5_000_000])
     parser.add_argument("--columns", type=int, nargs="+", default=[5, 20, 50, 200])
-    parser.add_argument("--trees", type=int, default=5)
-    parser.add_argument("--most-paillier", type=int, default=100_000, help="rows under Paillier")
+    parser.add_argument("--trees", type=int, default=3)
+    parser.add_argument(
+        "--most-paillier", type=int, default=2_000_000, help="cells (rows x columns) under Paillier"
+    )
     parser.add_argument("--figure", type=Path, help="draw the growth into this file")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
@@ -68,7 +70,7 @@ def shapes(options: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
     grid = [(rows, COLUMNS) for rows in options.rows] + [(ROWS, columns) for columns in options.columns]
     for encryption in NAMES:
         for rows, columns in dict.fromkeys(grid):
-            if encryption == "lattice" or rows <= options.most_paillier:
+            if encryption == "lattice" or rows * columns <= options.most_paillier:
                 yield encryption, rows, columns
 
 
