@@ -130,6 +130,10 @@ def test_a_left_join_trains_as_the_pooled_table_does(room: Room) -> None:
     expected, _ = asyncio.run(guest_train([], blocks, rows, params))
     assert resolved(half.model, halves) == resolved(expected, [])
     assert {split.column for one in halves for split in one.splits} & {"power", "brand", "driver_age"}
+    # A batch of a host's rows is compared with the rows that it knew.
+    for host in HOSTS:
+        own = load_half(Store(room.federation.parties[host].store), name, HostHalf)
+        assert {one.rows for one in own.profiles.values()} == {done.known[host]}
     # It is scored as ever.
     room.score(name)
 

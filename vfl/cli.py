@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 INTERRUPTED = 130
 _LOG_SECONDS = 30.0
+_TELLING = 1.0  # seconds of a step from which the time left can be told
 _WIDE = 240  # characters of a line where there is no terminal
 _METRICS = {  # those of the models' documents that the terminal shows, in words
     "auc": "AUC",
@@ -837,7 +838,7 @@ class _Terminal:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task(what, total=None, count=""))
         count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
-        if of is not None and 0 < done < of:
+        if of is not None and 0 < done < of and now - self._started >= _TELLING:
             count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
         self.bar.update(self._step[1], description=what, completed=done, total=of, count=count)
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
@@ -848,8 +849,10 @@ class _Terminal:
 
 @contextlib.contextmanager
 def _terminal() -> Iterator[_Terminal]:
+    from vfl.jobs.compiling import told
+
     terminal = _Terminal()
-    with terminal.bar:
+    with terminal.bar, told(terminal.say):
         yield terminal
 
 

@@ -140,16 +140,22 @@ def say_matches(done: Aligned, show: Show) -> None:
         show.say(f"{len(alignment.rows):,} {of} are known to all parties")
     for who, by_key in alignment.by_key.items():
         with_whom = f" with {who}" if who else ""
+        keys = ", ".join(f"{count:,} by key {number}" for number, count in enumerate(by_key, 1))
         if alignment.extends is not None:
-            show.say(f"newly matched{with_whom}: {sum(by_key):,} ids; kept: {done.kept[who]:,}")
-        if len(by_key) > 1:
-            ids = ", ".join(f"{count:,} by key {number}" for number, count in enumerate(by_key, 1))
-            show.say(f"matched{with_whom}: {ids}")
+            ids = f"{sum(by_key):,} ids" + (f" ({keys})" if len(by_key) > 1 else "")
+            show.say(f"newly matched{with_whom}: {ids}; kept: {done.kept[who]:,}")
+        elif len(by_key) > 1:
+            show.say(f"matched{with_whom}: {keys}")
     for host, have in done.have.items():
         matched = alignment.by_key.get(host, alignment.by_key.get("", ()))
-        if have and have[0]:
-            which = "ids" if alignment.extends is None else "ids that were not matched"
-            show.say(f"{host}: {matched[0]:,} of its {have[0]:,} {which}")
+        for number, (count, of_host) in enumerate(zip(matched, have, strict=False), 1):
+            key = f", key {number}" if len(matched) > 1 else ""
+            further = number > 1 or alignment.extends is not None
+            if of_host:
+                show.say(
+                    f"{host}{key}: {count:,} of its {of_host:,} ids"
+                    f"{' that were not matched before' if further else ''}"
+                )
     for note in done.notes:
         show.say(f"note: {note}")
 
@@ -248,10 +254,14 @@ class _Guest:
         ]
         diagnoses = await self._diagnosed(offer, poor) if poor else {}
         if not any(one.ids for one in matched):
+            what = (
+                "see the advice above"
+                if diagnoses
+                else "check that normalise in [data] fits how each party writes its ids (`vfl align "
+                "--dry-run` shows it), and that they are the same ids"
+            )
             raise DataError(
-                "no id is common to all parties: check that the rule in the job fits how each party "
-                "writes its ids (case, spaces, leading zeros, dates), and that they are the same ids",
-                for_peer="no id is common to all parties",
+                f"no id is common to all parties: {what}", for_peer="no id is common to all parties"
             )
         with_host = matched if plan.join == "left" else list(matched) * len(hosts)
         await together([host.send(Accept(one.ids)) for host, one in zip(hosts, with_host, strict=True)])
@@ -386,7 +396,7 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     await peer.send(Kept(policy.alignment_days))
     for note in (*ids.notes, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
-    joined = f" ({len(rows):,} joined)" if left or matching.many else ""
+    joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
     return f"aligned {matched.ids:,} of {len(ids.rows):,} rows{joined} with {peer.name}"
 
 

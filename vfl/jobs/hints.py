@@ -31,7 +31,13 @@ class GuestHints:
         self._store, self._alignment, self._fingerprints = store, alignment, fingerprints
 
     def known(self, host: str) -> KnownHint | None:
-        return _read(self._store, self._name(host), KnownHint)
+        """The hint that was kept last, unless its file is gone or damaged."""
+        name = self._name(host)
+        hint, digest = _read(self._store, name, KnownHint)
+        # With a damaged one sums would be wrong, or the host would look like one that cheats.
+        if hint is None or digest is None or digest != _digest(self._file(name)):
+            return None
+        return hint
 
     def file(self, host: str) -> Path | None:
         return self._file(self._name(host))
@@ -39,7 +45,7 @@ class GuestHints:
     def keep(self, host: str, hint: KnownHint) -> None:
         name = self._name(host)
         self._file(name).chmod(0o600)
-        _write(self._store, name, self._fingerprints[host], hint)
+        _write(self._store, name, self._fingerprints[host], hint, _digest(self._file(name)))
         for old in _older(self._store, self._fingerprints[host]):
             self._remove(old)
 
@@ -75,7 +81,7 @@ class HostHints:
 
     def known(self) -> HostHint | None:
         """The hint that was kept last."""
-        return _read(self._store, self._name, HostHint)
+        return _read(self._store, self._name, HostHint)[0]
 
     def keep(self, hint: HostHint) -> None:
         """Keep a hint in place of the last one. Raises DataError when the store cannot be written."""
@@ -88,18 +94,30 @@ def _name(alignment: str, peer: str) -> str:
     return hashlib.sha256(f"{alignment}\n{peer}".encode()).hexdigest()[:32]
 
 
-def _read(store: Store, name: str, kind: type[H]) -> H | None:
-    """What was kept; None when there is none, or none that can be used."""
-    if name not in store.names("hint"):
-        return None
+def _digest(file: Path) -> str | None:
+    """The SHA-256 of a file; None when there is none, or none that can be read."""
     try:
-        return msgspec.convert(store.read("hint", name).get("hint"), kind)
-    except (ModelError, msgspec.ValidationError):
+        with file.open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError:
         return None
 
 
-def _write(store: Store, name: str, peer: str, hint: KnownHint | HostHint) -> None:
-    store.write("hint", name, {"peer": peer, "hint": msgspec.to_builtins(hint)})
+def _read(store: Store, name: str, kind: type[H]) -> tuple[H | None, str | None]:
+    """What was kept, and the digest of its file; None when there is none, or none that can be used."""
+    if name not in store.names("hint"):
+        return None, None
+    try:
+        document = store.read("hint", name)
+        return msgspec.convert(document.get("hint"), kind), document.get("sha256")
+    except (ModelError, msgspec.ValidationError):
+        return None, None
+
+
+def _write(
+    store: Store, name: str, peer: str, hint: KnownHint | HostHint, digest: str | None = None
+) -> None:
+    store.write("hint", name, {"peer": peer, "hint": msgspec.to_builtins(hint), "sha256": digest})
 
 
 def _older(store: Store, peer: str) -> list[str]:

@@ -188,7 +188,7 @@ class _Work:
     operations: Operations = field(default_factory=Counter)
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
     agreement: Agreement | None = None  # once it is accepted
-    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
 
     @property
     def store(self) -> Store:
@@ -242,7 +242,9 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     limit_runs(store, alignment.guest)
     with opened(store, name, matter, new=not offer.done) as unfinished:
         work = _Work(office, peer, offer, job, unfinished, alignment, table, features, show)
-        work.profiles = await asyncio.to_thread(profiles, features)
+        # Of the rows it knows: in a batch there are no others.
+        known_features = table.take(alignment.rows[alignment.rows >= 0])
+        work.profiles = await asyncio.to_thread(profiles, known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         kept = await (_fit if job.job.model == "glm" else _boost)(work)
         record = Record(
