@@ -71,7 +71,8 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if getattr(params, key) < getattr(policy, key)
     ]
     if params.encryption not in policy.encryptions:
-        broken.append(_broken("encryption", params.encryption, policy, "encryptions"))
+        rule = _broken("encryption", params.encryption, policy, "encryptions")
+        broken.append(f"{rule} (who trusts the guest with it adds it there)")
     key = "trees" if boosts else "max_iterations"
     rule = "max_trees" if boosts else "max_iterations"
     if (most := getattr(policy, rule)) is not None and getattr(params, key) > most:

@@ -197,8 +197,8 @@ async def guest_align(
     common = await asyncio.to_thread(_common, shares)
     if not len(common) and not allow_empty:
         raise DataError(
-            "no id is common to all parties: check that the rule in the job fits how each party "
-            "writes its ids (case, spaces, leading zeros, dates), and that they are the same ids",
+            "no id is common to all parties: check that [data] normalise fits how each party writes its "
+            "ids (case, spaces, leading zeros, dates), and that they are the same ids",
             for_peer="no id is common to all parties",
         )
     if len(common):
