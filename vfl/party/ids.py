@@ -129,9 +129,9 @@ def normalise(
     if repeats and duplicates == "refuse":
         raise DataError(
             f"{where}: {_count(repeats, 'row repeats', 'rows repeat')} the id of an earlier row "
-            f'({_row_numbers(repeats)}); say duplicates = "first" in [data] to keep the first row of each '
-            'id (a guest may say "keep" for all, a host "sum" or another way to make them one), or clean '
-            "the file"
+            f'({_row_numbers(repeats)}); say duplicates = "first" in [data] to keep the first row of '
+            'each id (a guest may say "keep" for all, a host "sum" or another way to make them one), or '
+            "clean the file"
         )
     numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
     return NormalisedIds(list(place_of), numbers, places, len(empty), len(repeats))
