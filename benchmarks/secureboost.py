@@ -59,7 +59,7 @@ def main() -> None:
     if options.guest_columns is not None:
         guest = next(iter(split.tables))
         spare = [f"{guest}{i}" for i in range(options.guest_columns, options.columns)]
-        split.tables[guest].drop(columns=spare, inplace=True)
+        split.tables[guest] = split.tables[guest].drop(columns=spare)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
     if options.json:
