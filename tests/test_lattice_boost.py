@@ -599,17 +599,21 @@ def test_a_host_that_says_stop_ends_the_job_in_one_line():
 class Crooked(HintKey):
     """Its hints give sums off by the first coefficient of a vector's secret."""
 
+    quarters = 4  # of a sum, that they are off by
+
     def encrypt(self, hint: np.ndarray) -> Any:
         hint = hint.copy()
-        hint[:, 0] += np.uint64(1 << self._parameters.scale_bits)
+        hint[:, 0] += np.uint64(self.quarters * self._parameters.reach)
         return super().encrypt(hint)
 
 
-def test_a_hint_of_no_matrix_is_found_out(monkeypatch):
+@pytest.mark.parametrize("quarters", [2, 4])
+def test_a_hint_of_no_matrix_is_found_out(monkeypatch, quarters):
     """It would give the secrets of vectors away, by how the guest ranks what depends on them."""
+    monkeypatch.setattr(Crooked, "quarters", quarters)
     monkeypatch.setattr(lattice_sums, "HintKey", Crooked)
     monkeypatch.setattr(lattice_sums, "_ZEROS", 8)  # one in 6,561 secrets' coefficients are all zero
-    with pytest.raises(PeerError, match=r"a hint that is of no matrix|ZerosRead of other"):
+    with pytest.raises(PeerError, match=r"of no matrix|ZerosRead of other|what sums of these"):
         federated(make_job(150, 1, 1, settings_of()))
 
 

@@ -102,8 +102,7 @@ class GlmParams(BaseModel):
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
         "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
-        "rows for each of its sums (some 30 a number), and of all rows if it has thousands of sums; a "
-        "guest that does not can learn a host's columns",
+        "rows for each of its sums (some 30 a number); a guest that does not can learn a host's columns",
     )
     key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
     obfuscators: Literal["short", "full"] = _OBFUSCATORS

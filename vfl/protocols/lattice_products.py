@@ -18,10 +18,7 @@ The guest cannot see into what it decrypts for a host, as under Paillier's encry
 follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
 its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
 the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
-sums on: the sums of zeros find it (lattice_sums.py). They do not find one that is off by less than what
-a sum is rounded by. It tells a bit of the secret by each sum, when the host shifts its answers to where
-the rounding turns. A secret has 6,500 bits: some thousands of sums, those of a hundred numbers or more,
-open the residuals of all rows; fewer leave them hidden.
+sums on: the trial on zeros finds such a hint (lattice_sums.py).
 """
 
 import asyncio

@@ -26,9 +26,13 @@ each gives polynomials as good as random, by an extendable-output function: to m
 as long as to break the encryption. The guest, which passes the shares on, gains nothing from weak ones:
 it is its own vectors that they hide.
 
-Sums by a hint that is of no matrix would depend on the secret of a vector: how the guest reacts to some
-thousands of them tells the secret, and so the vector. The zeros prevent it: a host that does not know
-the secret can give sums of zero only by a hint of a matrix of small numbers, be it another than it says.
+Sums by a hint that is of no matrix would depend on the secret of a vector: how the guest reacts to
+enough of them tells the secret, and so the vector. The zeros find such a hint. A host does not know the
+secret, and words that are read as different sums are farther apart than any two that are read as the
+right one (Parameters.reach): of the three values of a coefficient that sums can tell, two at most pass a
+vector of zeros, both vectors with 4/9. Fifty such coefficients pass with 2^-58, of more than 1,600 that
+it takes. What passes for certain is a hint of a matrix, be it another than the host says, or one that no
+reading depends on.
 
 One hint serves so many vectors as its parameters are for; a host counts them, over all jobs.
 """
@@ -66,7 +70,7 @@ MOST_OUTPUTS = 1 << 16
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PIECE = 4 * MIB  # of products or vectors in a message, or little more
 _MOST_ROWS = 1 << 17  # of vectors in a message
-_ZEROS = 2  # vectors of zeros that a new hint must pass: a wrong output passes one by a chance of 1/3
+_ZEROS = 2  # that a new hint must pass: a coefficient that its sums tell passes each with 2/3 at most
 _READY = 2  # batches of products made ahead
 _AHEAD = 2  # pieces under way beside the one that is sent, or added up
 _PARTIES = 256

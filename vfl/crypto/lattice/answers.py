@@ -16,9 +16,6 @@ from vfl.crypto.lattice.hint import Opened
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, Entropy, gaussian, words
 
-# Of half a step, which is ten deviations: an honest word is farther out with probability 2^-57.
-_FARTHEST = 0.9
-
 
 def seal(
     parameters: Parameters,
@@ -48,8 +45,8 @@ def unseal(
 
     `hidden`: the host added masks of its own to the sums, whatever then comes of them is possible.
 
-    Raises ValueError on a wrong size, and for words that are too far from any sum, or too large: no
-    honest host sends them.
+    Raises ValueError on a wrong size, and for words that are not nearer than `Parameters.reach` to a
+    sum, or too large: no honest host sends them.
     """
     p = parameters
     count = len(masks)
@@ -63,6 +60,6 @@ def unseal(
     scaled = (words_ + masks + np.uint64(half)).view(np.int64)
     sums = scaled >> p.scale_bits
     distance = np.abs(scaled - (sums << p.scale_bits) - half)
-    if (distance > _FARTHEST * half).any() or (not hidden and (np.abs(sums) > p.bound).any()):
+    if (distance >= p.reach).any() or (not hidden and (np.abs(sums) > p.bound).any()):
         raise ValueError("an answer is not what sums of these vectors can be")
     return sums

@@ -4,10 +4,10 @@ Vectors are encrypted in R_q, R = Z[X]/(X^4096 + 1), q = 2^64; hints in R_Q, Q =
 the 109 bits that the Homomorphic Encryption Standard (Albrecht et al., 2018, table 1: ternary secret,
 classical attacks, 128 bits of security) allows at degree 4096; q even below its 75 bits for 192.
 
-A word of a sum over rows holds, from the top: a sign, the sum times 2^scale_bits, and below half of
+A word of a sum over rows holds, from the top: a sign, the sum times 2^scale_bits, and below a quarter of
 2^scale_bits the noise of the encryption and the host's flooding. Both are (sub-)Gaussian, and ten
-standard deviations of the two together stay below that half: a sum is wrong with probability below
-2^-70. docs/lattice.md derives every figure here.
+standard deviations of the two together stay below that quarter: a word is beyond it, and refused, with
+probability below 2^-70. docs/lattice.md derives every figure here.
 """
 
 import math
@@ -31,7 +31,7 @@ ERROR_VARIANCE = ERROR_BITS / 2
 # A uniform ternary secret has a variance of 2/3 a coefficient.
 SECRET_VARIANCE = 2 / 3
 
-DEVIATIONS = 10  # of noise and flooding below half a step; the tail beyond is below 2^-70
+DEVIATIONS = 10  # of noise and flooding below a quarter of a step; the tail beyond is below 2^-70
 MARGIN_BITS = 12.0  # flooding above noise at least, in bits of standard deviations
 KEY_LEAK = (
     2.0**-40
@@ -96,6 +96,15 @@ class Parameters:
     def key_leak(self) -> float:
         """Divergence (nats) of a job's answers from ones that are independent of the host's key."""
         return self.queries * self.outputs * _key_shift() / self.flood**2
+
+    @property
+    def reach(self) -> int:
+        """How near a word has to be to a multiple of 2^scale_bits: a quarter of that.
+
+        Accepted words that are read as different sums are then farther apart than two that are read as
+        one: a hint that can make a sum jump fails the trial of new hints.
+        """
+        return 1 << (self.scale_bits - 2)
 
     @property
     def bound(self) -> int:
@@ -192,10 +201,10 @@ def choose(
         raise ValueError(
             f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} take all 64 bits"
         )
-    half = 2.0 ** (scale_bits - 1)
+    reach = 2.0 ** (scale_bits - 2)
     for word_bits in (48, 56, 64):
         noise = _noise_variance(rows, weight, word_bits)
-        room = (half / DEVIATIONS) ** 2 - noise
+        room = (reach / DEVIATIONS) ** 2 - noise
         flood = min(math.sqrt(max(room, 0.0)), _MOST_FLOOD)
         # Dropped bits round an answer by far less than the flooding: 1/64 of its deviation.
         drop_bits = max(0, int(math.log2(max(flood, 1.0)) - 6) // 8 * 8)
