@@ -19,6 +19,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from rich.console import Console
 from rich.table import Table
 
@@ -121,10 +122,14 @@ def draw(cells: list[dict], path: Path) -> None:
                 )
             axes.set_xscale("log")
             axes.set_yscale("log")
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+            axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axes.grid(alpha=0.3)
             axes.spines[["top", "right"]].set_visible(False)
             axes.set_xlabel(
-                "rows, 20 columns" if across == "rows" else "columns of the host, 100,000 rows"
+                f"rows, {COLUMNS} columns of the host"
+                if across == "rows"
+                else f"columns of the host, {ROWS:,} rows"
             )
         panels[0].set_ylabel("seconds a tree of depth 5")
         FigureCanvasSVG(figure).print_svg(path, metadata={"Date": None})
