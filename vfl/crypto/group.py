@@ -16,10 +16,8 @@ Both give the same bytes and refuse the same rows.
 import contextlib
 import ctypes
 import hashlib
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,6 +25,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import rbcl
 from numpy.typing import NDArray
+
+from vfl.crypto.cores import spread
 
 if TYPE_CHECKING:
     from vfl.crypto.ristretto import Kernels
@@ -125,14 +125,14 @@ def _from_uniform(rows: NDArray[np.uint8], kernels: "Kernels | None") -> Points:
             _from_hash(target + POINT * i, source + UNIFORM * i)
 
     if kernels is None:
-        _spread(by_libsodium, len(rows))
+        spread(by_libsodium, len(rows), _SLICE)
         return points
 
     def by_kernel(start: int, stop: int) -> None:
         for chunk in _chunks(start, stop):
             points[chunk] = kernels.from_uniform(rows[chunk])
 
-    _spread(by_kernel, len(rows))
+    spread(by_kernel, len(rows), _SLICE)
     return points
 
 
@@ -149,7 +149,7 @@ def _multiply(rows: Points, scalar: bytes, kernels: "Kernels | None") -> Points:
                 raise InvalidPoint(i)
 
     if kernels is None:
-        _spread(by_libsodium, len(rows))
+        spread(by_libsodium, len(rows), _SLICE)
         return products
 
     def by_kernel(start: int, stop: int) -> None:
@@ -158,7 +158,7 @@ def _multiply(rows: Points, scalar: bytes, kernels: "Kernels | None") -> Points:
             if not valid.all():
                 raise InvalidPoint(chunk.start + int(np.argmin(valid)))
 
-    _spread(by_kernel, len(rows))
+    spread(by_kernel, len(rows), _SLICE)
     return products
 
 
@@ -191,15 +191,3 @@ def _rows(array: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != width:
         raise ValueError(f"rows of {width} bytes are due, in a uint8 array of shape (n, {width})")
     return np.ascontiguousarray(array)
-
-
-def _spread(part: Callable[[int, int], None], rows: int) -> None:
-    """Run `part(start, stop)` over all rows, a slice a core; the first slice to fail is raised."""
-    slices = max(1, min(os.cpu_count() or 1, rows // _SLICE))
-    edges = [rows * i // slices for i in range(slices + 1)]
-    if slices == 1:
-        part(0, rows)
-        return
-    with ThreadPoolExecutor(slices, thread_name_prefix="group") as pool:
-        for _ in pool.map(part, edges[:-1], edges[1:]):
-            pass

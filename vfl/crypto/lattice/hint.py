@@ -29,8 +29,8 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.cores import each
 from vfl.crypto.lattice import ring, words
-from vfl.crypto.lattice.cores import each
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words

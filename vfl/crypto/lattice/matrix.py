@@ -15,8 +15,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.cores import each
 from vfl.crypto.lattice import ring, words
-from vfl.crypto.lattice.cores import each
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
