@@ -108,7 +108,8 @@ WEAK = {
     "a square": (P * P, MESSAGE),
     "a small factor": (65_521 * (3 << 2030 | 1), MESSAGE),
     "too small": (KEY.public.n >> 1, "a modulus of 2047 bits"),
-    "another size": (KEY.public.n << 1024 | 1, "a modulus of 3072 bits|no product|of 3072 bits"),
+    # It may or may not have a small factor.
+    "another size": (KEY.public.n << 1024 | 1, f"{MESSAGE}|3072 bits where the job says 2048"),
 }
 
 
@@ -125,7 +126,7 @@ def received(message: Key) -> PublicKey:
 def test_weak_keys_are_refused(which: str) -> None:
     number, said = WEAK[which]
     size = 256 if number < 1 << 2048 else 384
-    with pytest.raises(PeerError, match=rf"^insurer broke the protocol: it sent a Key with .*({said})"):
+    with pytest.raises(PeerError, match=rf"^insurer broke the protocol: it sent a Key (with|of) .*({said})"):
         received(Key("paillier", int(number).to_bytes(size, "big"), KEY.proof()))
 
 
