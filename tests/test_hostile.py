@@ -126,7 +126,9 @@ def received(message: Key) -> PublicKey:
 def test_weak_keys_are_refused(which: str) -> None:
     number, said = WEAK[which]
     size = 256 if number < 1 << 2048 else 384
-    with pytest.raises(PeerError, match=rf"^insurer broke the protocol: it sent a Key (with|of) .*({said})"):
+    with pytest.raises(
+        PeerError, match=rf"^insurer broke the protocol: it sent a Key (with|of) .*({said})"
+    ):
         received(Key("paillier", int(number).to_bytes(size, "big"), KEY.proof()))
 
 
