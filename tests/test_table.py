@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from vfl.errors import ConfigError, DataError
 from vfl.learn.losses import GammaLoss, LogisticLoss, PoissonLoss
 from vfl.party.config import DataSection
-from vfl.party.table import Table, check_writable, read_table, write_scores
+from vfl.party.output import check_writable, write_scores
+from vfl.party.table import Table, read_table
 
 GOOD = "plate,density,area,w,claim\n007,1.5,A,1,0\n1e5,,B,2.5,1\nNA,-3e2,NA,1,0\n"
 

@@ -28,8 +28,9 @@ from vfl.net.peer import Peer, together
 from vfl.party.config import DataSection
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
+from vfl.party.output import check_writable, write_scores
 from vfl.party.store import Store, remove_unfinished
-from vfl.party.table import Table, check_writable, read_table, write_scores
+from vfl.party.table import Table, read_table
 from vfl.protocols.checkpoints import to_the_end
 from vfl.protocols.glm_scoring import guest_glm_score
 from vfl.protocols.grower import GuestModel

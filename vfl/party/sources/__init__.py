@@ -1,0 +1,1 @@
+"""Where a table's rows come from: one file a kind of source."""
