@@ -243,7 +243,7 @@ async def guest_fit(
     the guest. Raises PeerError when a host breaks the protocol, DataError for a label without a finite
     optimum, ConfigError for more rows than the lattice engine can sum over.
     """
-    guest, count = _Guest(list(hosts), blocks, rows, params), int(rows.train.sum())
+    guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     if not hosts:
         return await guest.fit(progress, Checkpoints())
     made: AbstractAsyncContextManager[GuestGradients]
@@ -257,8 +257,11 @@ async def guest_fit(
         return await guest.fit(progress, checkpoints or Checkpoints())
 
 
-class _Guest:
-    """What the guest keeps from iteration to iteration."""
+class FitLoop:
+    """The guest's iterations, and what it keeps from one to the next.
+
+    What is asked of hosts are methods of their own, which glm_plain.py answers without any.
+    """
 
     gradients: GuestGradients  # of hosts, if there are any
 
@@ -303,7 +306,7 @@ class _Guest:
         known = [] if last is None else await self._restored(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             # 2. and 3. Everybody's gradient.
-            reports = known or await self._reports(scores.residuals())
+            reports = known or await self.reports(scores.residuals())
 
             # 4. Small enough?
             deviance = scores.deviance()
@@ -328,10 +331,10 @@ class _Guest:
 
             # 5. The direction, and 6. the best step along it.
             weights, precision = _next(reports)
-            move = await self._direction(weights, precision)
+            move = await self.direction(weights, precision)
             with self.clock.timed("step"):
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
-            await self._step(size, precision)
+            await self.step(size, precision)
         return await self._end(iteration, converged, deviance, explained, greatest)
 
     async def _start(self) -> None:
@@ -360,7 +363,7 @@ class _Guest:
         reports = [restored(block, state.blocks[name]) for name, block in self.own.items()]
         return reports + await together([self._told(host) for host in self.hosts])
 
-    async def _reports(self, residuals: Floats) -> list[Report]:
+    async def reports(self, residuals: Floats) -> list[Report]:
         """What each block tells of its gradient."""
         with self.clock.timed("own columns"):
             reports = [
@@ -381,7 +384,7 @@ class _Guest:
             raise host.breach("InnerProducts of another number of vectors, or none")
         return Report(products.reshape(vectors, vectors), told.greatest)
 
-    async def _direction(self, weights: Floats, precision: float) -> Move:
+    async def direction(self, weights: Floats, precision: float) -> Move:
         """How the scores change along the direction, all parties together."""
         await together([host.send(Combine(weights.tolist(), precision)) for host in self.hosts])
         with self.clock.timed("own columns"):
@@ -399,7 +402,8 @@ class _Guest:
             sum(m.square for m in moves) + sum(p.square for p in penalties),
         )
 
-    async def _step(self, size: float, precision: float) -> None:
+    async def step(self, size: float, precision: float) -> None:
+        """Go so far along the direction."""
         self._steps += 1
         self._way += _length(size, precision)
         for block in self.own.values():
@@ -410,17 +414,10 @@ class _Guest:
         self, iterations: int, converged: bool, deviance: float, explained: float, gradient: float
     ) -> Fit:
         held_out = ~self.rows.train
-        await together([host.send(FitEnd(converged)) for host in self.hosts])
-        count = int(held_out.sum())
-        shares = await together([receive_scores(host, HeldOutScores, count) for host in self.hosts])
-        await together([host.recv(FitKept) for host in self.hosts])
+        theirs = await self.end(converged, int(held_out.sum()), _precision(self._way))
         score = np.empty(len(self.rows.label))
         score[self.rows.train] = self.scores.score
-        score[held_out] = (
-            self.offset[held_out]
-            + self.scores.intercept
-            + total_of(shares, count, _precision(self._way))
-        )
+        score[held_out] = self.offset[held_out] + self.scores.intercept + theirs
         for name, block in self.own.items():
             score[held_out] += self.whole[name].take(held_out).times(block.beta)
         return Fit(
@@ -433,6 +430,13 @@ class _Guest:
             explained,
             gradient,
         )
+
+    async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
+        """The hosts' part of the scores of so many rows held out, shape (held_out,)."""
+        await together([host.send(FitEnd(converged)) for host in self.hosts])
+        shares = await together([receive_scores(host, HeldOutScores, held_out) for host in self.hosts])
+        await together([host.recv(FitKept) for host in self.hosts])
+        return total_of(shares, held_out, precision)
 
     def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
@@ -579,14 +583,19 @@ async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> d
     for host, ready in zip(hosts, found, strict=True):
         if ready.columns < 0:
             raise host.breach("FitReady with a negative number of columns")
-        if ready.columns * _ROWS_A_COLUMN > count:
-            raise DataError(
-                f"{host.name} has {ready.columns:,} columns to fit {count:,} rows with, and each "
-                "iteration tells it as many numbers that depend on the labels: it needs "
-                f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-                for_peer=f"{host.name} has too many columns for {count:,} rows",
-            )
+        check_columns(host.name, ready.columns, count)
     return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
+
+
+def check_columns(host: str, columns: int, rows: int) -> None:
+    """Raises DataError for too many columns of a host."""
+    if columns * _ROWS_A_COLUMN > rows:
+        raise DataError(
+            f"{host} has {columns:,} columns to fit {rows:,} rows with, and each iteration tells it as "
+            f"many numbers that depend on the labels: it needs {_ROWS_A_COLUMN} rows a column (fewer "
+            "levels or more rows)",
+            for_peer=f"{host} has too many columns for {rows:,} rows",
+        )
 
 
 def restored(block: Block, state: BlockState) -> Report:
@@ -626,12 +635,17 @@ async def send_scores(
     masks: Masks,
 ) -> None:
     """Scores in fixed point behind masks, in parts."""
+    hidden = fixed_point(scores, precision) + masks.draw(len(scores))
+    for first in range(0, len(hidden), _ROWS):
+        await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
+
+
+def fixed_point(scores: Floats, precision: float) -> NDArray[np.uint64]:
+    """Multiples of the precision's inverse, modulo 2^64. Raises ConfigError for what is beyond them."""
     integers = np.rint(scores * precision)
     if not np.abs(integers).max(initial=0.0) <= _LARGEST:
         raise diverges("scores")
-    hidden = integers.astype(np.int64).view(np.uint64) + masks.draw(len(scores))
-    for first in range(0, len(hidden), _ROWS):
-        await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
+    return integers.astype(np.int64).view(np.uint64)
 
 
 async def receive_scores(

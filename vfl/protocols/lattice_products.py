@@ -51,7 +51,7 @@ from vfl.protocols.lattice_sums import (
     guest_meet,
     host_meet,
 )
-from vfl.protocols.products import Clock, Gradient, GuestGradients
+from vfl.protocols.products import Clock, Gradient, GuestGradients, quantised
 
 ROW_BITS = 40
 """Bits of a row's quantised residual, sign not counted: as precise as scores are."""
@@ -184,7 +184,7 @@ class _LatticeGuest(GuestGradients):
         )
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = self.quantised(residuals, ROW_BITS)
+        integers, scale = quantised(residuals, ROW_BITS)
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
         # a. Encrypted digits.

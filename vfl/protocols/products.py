@@ -113,13 +113,17 @@ class GuestGradients(ABC):
         Raises ConfigError for infinite ones, PeerError when a host breaks the protocol.
         """
 
-    def quantised(self, residuals: Floats, bits: int) -> tuple[Integers, float]:
-        """Integers of at most so many bits, and what residuals were multiplied by."""
-        bound = float(np.abs(residuals).max(initial=0.0))
-        if not math.isfinite(bound):
-            raise diverges("residuals")
-        quantiser = Quantiser.for_bound(bound, bits)
-        return quantiser.integers(residuals), quantiser.scale
+
+def quantised(residuals: Floats, bits: int) -> tuple[Integers, float]:
+    """Integers of at most so many bits, and what residuals were multiplied by.
+
+    Raises ConfigError for infinite ones.
+    """
+    bound = float(np.abs(residuals).max(initial=0.0))
+    if not math.isfinite(bound):
+        raise diverges("residuals")
+    quantiser = Quantiser.for_bound(bound, bits)
+    return quantiser.integers(residuals), quantiser.scale
 
 
 @asynccontextmanager
@@ -162,7 +166,7 @@ class _PaillierGuest(GuestGradients):
         self._columns = columns
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = self.quantised(residuals, ROW_BITS)
+        integers, scale = quantised(residuals, ROW_BITS)
         self.reserve.end()
         # a. Encrypted residuals.
         chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
