@@ -1,34 +1,27 @@
-"""vfl.SecureBoost: a federation in one process, as a classifier of scikit-learn."""
+"""All parties in one process: the protocols' messages and all columns in one place, the same model."""
 
 import asyncio
-import inspect
-import pickle
 import signal
-import subprocess
-import sys
 import threading
 import time
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from glum import GeneralizedLinearRegressor
-from sklearn.base import clone, is_classifier, is_regressor
-from sklearn.exceptions import ConvergenceWarning, NotFittedError
-from sklearn.metrics import accuracy_score, d2_tweedie_score, mean_poisson_deviance, roc_auc_score
+from sklearn.exceptions import ConvergenceWarning
+from small_tables import IDS, alone, claims, plate, pooled_claims, quick, regressor, samples, small
 
 import vfl
 from vfl.crypto.paillier import PrivateKey
-from vfl.errors import ConfigError, DataError
+from vfl.errors import ConfigError, DataError, VflWarning
+from vfl.frames.features import Table
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
 from vfl.protocols.boost import guest_train
 from vfl.protocols.grower import Training
+from vfl.simulate.parties import common_rows
 
-SAMPLES = Path(__file__).resolve().parents[1] / "data_samples"
-IDS = {"guest": "plate", "registry": "registration", "bureau": "plate_no"}
 SETTINGS = {"trees": 3, "depth": 3, "learning_rate": 0.5}
 
 
@@ -46,64 +39,17 @@ def one_key():
         yield asked
 
 
-def plate(values: pd.Series) -> pd.Series:
-    return values.str.upper().str.replace("[^A-Z0-9]", "", regex=True)
-
-
 @cache
-def samples() -> tuple[pd.DataFrame, pd.Series, dict[str, pd.DataFrame]]:
-    """2,400 policies, their label, and what the hosts know of them (and of few others)."""
-    insurer = pd.read_csv(SAMPLES / "insurer" / "policies.csv").iloc[:2400]
-    hosts = {}
-    for name, file in (("registry", "registry/vehicles.csv"), ("bureau", "bureau/drivers.csv")):
-        table = pd.read_csv(SAMPLES / file)
-        ours = plate(table[IDS[name]]).isin(plate(insurer["plate"]))
-        # Aligning thousands of cars that the insurer lacks would only take time.
-        hosts[name] = table[ours | (np.arange(len(table)) < 200)]
-    return insurer.drop(columns="claim"), insurer["claim"], hosts
-
-
-@cache
-def federation() -> vfl.SecureBoost:
+def federation(engine: str) -> vfl.SecureBoost:
     """Trained on the first 1,200 policies."""
     insurer, y, hosts = samples()
-    return vfl.SecureBoost(**SETTINGS, id=IDS).fit(insurer[:1200], y[:1200], hosts=hosts)
-
-
-def small(rows: int = 80, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, dict[str, pd.DataFrame]]:
-    """Three small tables under one index, each row known to all."""
-    rng = np.random.default_rng(seed)
-    index = pd.Index([f"id {i}" for i in range(rows)], name="policy")
-    insurer = pd.DataFrame({"age": rng.normal(size=rows)}, index)
-    lender = pd.DataFrame({"debt": rng.normal(size=rows), "old": rng.random(rows) < 0.5}, index)
-    registry = pd.DataFrame({"fuel": rng.choice(["gas", "coal"], rows)}, index).astype("category")
-    signal = insurer["age"] + lender["debt"] + (registry["fuel"] == "coal")
-    y = (signal > signal.median()).to_numpy(int)
-    return insurer, y, {"lender": lender.sample(frac=1, random_state=1), "registry": registry}
-
-
-def quick(**params) -> vfl.SecureBoost:
-    return vfl.SecureBoost(**{"trees": 1, "depth": 2, "min_child_rows": 5, **params})
-
-
-# Models.
-
-
-def test_a_federation_beats_the_insurer_alone():
-    insurer, y, hosts = samples()
-    new, label = insurer[1200:], y[1200:]
-    alone = clone(federation()).fit(insurer[:1200], y[:1200])
-    p = federation().predict_proba(new, hosts=hosts)
-    assert p.shape == (1200, 2)
-    assert p.sum(axis=1) == pytest.approx(1)
-    # The hosts' columns are worth 0.12 with all rows and many trees (data_samples/README.md). With so
-    # few of both less is left; 0.02 sets it apart from none on the 95 claims of these rows.
-    assert roc_auc_score(label, p[:, 1]) > roc_auc_score(label, alone.predict_proba(new)[:, 1]) + 0.02
+    model = vfl.SecureBoost(**SETTINGS, id=IDS, hosts=hosts, engine=engine)
+    return model.fit(insurer[:1200], y[:1200])
 
 
 def test_it_equals_the_oracle():
     insurer, y, hosts = samples()
-    insurer, y, model = insurer[:1200], y[:1200].to_numpy(float), federation()
+    insurer, y, model = insurer[:1200], y[:1200].to_numpy(float), federation("protocol")
     # The oracle: pandas joins, everybody's columns in one place.
     tables = [insurer, hosts["registry"], hosts["bureau"]]
     keyed = [t.set_index(plate(t[k])).drop(columns=k) for t, k in zip(tables, IDS.values(), strict=True)]
@@ -129,86 +75,126 @@ def test_it_equals_the_oracle():
     assert [t.leaves for t in model.model_.trees] == [t.leaves for t in oracle.trees]
     assert sorted(model.model_.importance()) == sorted(oracle.importance())
     # Bit for bit, and the scores of new rows are those of training where the rows are the same.
-    assert np.array_equal(model.decision_function(insurer.iloc[model.aligned_], hosts), scores)
+    assert np.array_equal(model.decision_function(insurer.iloc[model.aligned_]), scores)
 
 
-def test_what_a_fitted_model_tells():
-    model = federation()
-    table = model.feature_importances_
-    assert list(table.columns) == ["party", "column", "splits", "gain"]
-    assert set(table["party"]) == {"guest", "registry", "bureau"}
-    assert table["gain"].is_monotonic_decreasing
-    assert table["splits"].sum() == sum(len(t.branches) for t in model.model_.trees)
-    assert not set(table["column"]) & set(IDS.values())
-    assert model.classes_.tolist() == [0, 1]
-    assert set(model.halves_) == {"registry", "bureau"}
-    # A ciphertext of 512 bytes a row and tree, at the least.
-    assert all(size > 3 * 512 * model.n_aligned_ for size in model.traffic_.values())
-    assert set(model.traffic_) == {"registry", "bureau"}
-    assert [done.tree for done in model.train_log_] == [1, 2, 3]
-    losses = [done.train_loss for done in model.train_log_]
-    assert losses == sorted(losses, reverse=True)
+# Both engines.
 
 
-def test_the_guest_alone_trains_on_all_its_rows():
+def bare(model) -> tuple:
+    """A tree model without the numbers under which parties keep their splits."""
+    by_party = [model.model_.splits, *(half.splits for half in model.halves_.values())]
+    trees = [
+        (
+            {n: (b.party, by_party[b.party][b.record], b.gain) for n, b in tree.branches.items()},
+            tree.leaves,
+            tree.covers,
+        )
+        for tree in model.model_.trees
+    ]
+    return model.model_.parties, model.model_.start, trees
+
+
+def test_engines_make_the_same_trees_of_the_samples():
+    insurer, _, _ = samples()
+    plain, protocol = federation("plain"), federation("protocol")
+    assert bare(plain) == bare(protocol)
+    assert np.array_equal(plain.aligned_, protocol.aligned_) and (np.diff(plain.aligned_) > 0).all()
+    assert np.array_equal(plain.decision_function(insurer), protocol.decision_function(insurer))
+    assert plain.importance_table_.equals(protocol.importance_table_)
+    assert [(d.train_loss, d.validation_loss) for d in plain.train_log_] == [
+        (d.train_loss, d.validation_loss) for d in protocol.train_log_
+    ]
+    # A ciphertext of 512 bytes a row and tree, at the least; and no word without a message.
+    assert all(size > 3 * 512 * protocol.n_aligned_ for size in protocol.traffic_.values())
+    assert set(protocol.traffic_) == {"registry", "bureau"}
+    assert plain.traffic_ is None
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"subsample": 0.6, "colsample": 0.5, "seed": 3},
+        {"goss_top": 0.3, "goss_other": 0.3, "trees": 4, "learning_rate": 0.9},
+        {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 0.9},
+        {"first_tree": "guest", "encryption": "ou"},
+        {"encryption": "lattice", "subsample": 0.7, "depth": 3},
+        {"encryption": "lattice", "monotone": {"lender": {"debt": "decreasing"}}},
+    ],
+)
+def test_engines_make_the_same_trees_whatever_is_drawn(settings):
+    insurer, y, hosts = small(150)
+    hosts["lender"] = hosts["lender"].drop(index=["id 3", "id 7"])
+    weight = np.random.default_rng(5).integers(0, 3, 150)
+    models = [
+        quick(**{"trees": 3, "hosts": hosts, "engine": engine, **settings}).fit(
+            insurer, y, sample_weight=weight
+        )
+        for engine in ("plain", "protocol")
+    ]
+    assert bare(models[0]) == bare(models[1])
+    scores = [model.decision_function(insurer) for model in models]
+    assert np.array_equal(*scores) and len(np.unique(scores[0])) > 1
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_engines_make_the_same_linear_model(encryption):
+    insurer, y, hosts, years = pooled_claims(160)
+    rules = {"lender": {"binned": ["debt"], "bins": 3}, "registry": {"base": {"fuel": "gas"}}}
+    models = [
+        vfl.FederatedGLM(
+            family="poisson", hosts=hosts, encryption=encryption, engine=engine, rules=rules
+        ).fit(insurer, y, exposure=years)
+        for engine in ("plain", "protocol")
+    ]
+    assert models[0].model_ == models[1].model_
+    assert models[0].halves_ == models[1].halves_
+    assert np.array_equal(*(model.predict(insurer) for model in models))
+    assert models[0].traffic_ is None and set(models[1].traffic_) == {"lender", "registry"}
+
+
+def test_the_protocol_of_a_guest_alone_sends_nothing():
     insurer, y, _ = small()
-    told = []
-    model = quick(trees=3).fit(insurer, y, progress=told.append)
-    assert told == model.train_log_ and len(told) == 3
-    assert (model.n_aligned_, model.halves_, model.traffic_) == (80, {}, {})
-    assert model.aligned_.tolist() == list(range(80))
-    assert accuracy_score(y, model.predict(insurer)) == model.score(insurer, y) > 0.6
-
-
-def test_rows_unknown_to_a_host_count_as_missing_there_in_input_order():
-    insurer, y, hosts = small()
-    hosts["lender"].loc["id 3", "debt"] = np.nan  # so that training has seen a missing value
-    model = quick(depth=3, min_child_rows=1).fit(insurer, y, hosts=hosts)
-    new = insurer.sample(frac=1, random_state=2)
-    whole = model.decision_function(new, hosts)
-    assert np.array_equal(
-        whole, model.decision_function(insurer, hosts)[insurer.index.get_indexer(new.index)]
-    )
-
-    unknown = new.index[::3]
-    without = {**hosts, "lender": hosts["lender"].drop(unknown)}
-    blanked = {**hosts, "lender": hosts["lender"].astype({"old": "boolean"})}
-    blanked["lender"].loc[unknown] = pd.NA
-    scores = model.decision_function(new, without)
-    assert np.array_equal(scores, model.decision_function(new, blanked))
-    assert (scores != whole).any()
-    nobody = {**hosts, "lender": hosts["lender"][:0]}
-    assert np.isfinite(model.decision_function(new, nobody)).all()
-
-
-def test_no_new_rows():
-    insurer, y, hosts = small()
-    model = quick().fit(insurer, y, hosts=hosts)
-    assert model.predict_proba(insurer[:0], hosts).shape == (0, 2)
-
-
-def test_a_guest_with_a_label_and_no_columns():
-    insurer, y, hosts = small()
-    model = quick(trees=2).fit(insurer[[]], y, hosts=hosts)
-    assert set(model.feature_importances_["party"]) <= {"lender", "registry"}
-    assert model.score(insurer[[]], y, hosts) > 0.6
+    assert alone(engine="protocol").fit(insurer, y).traffic_ is None
 
 
 def test_the_key_is_as_the_parameters_say(one_key):
     insurer, y, hosts = small()
     for obfuscators in ("short", "full"):
-        quick(obfuscators=obfuscators).fit(insurer, y, hosts=hosts)
+        quick(obfuscators=obfuscators, engine="protocol").fit(insurer, y, hosts=hosts)
         assert one_key[-1] == ((2048,), {"full_exponents": obfuscators == "full"})
+    asked = len(one_key)
+    quick().fit(insurer, y, hosts=hosts)
+    assert len(one_key) == asked  # nobody to hide from
 
 
-def test_weights_count():
+def test_two_workers_train_the_same_model():
+    insurer, y, years, hosts = claims()
+    one, two = (
+        regressor(workers=n, trees=1, engine="protocol").fit(insurer, y, hosts=hosts, exposure=years)
+        for n in (1, 2)
+    )
+    assert np.array_equal(one.predict(insurer, hosts), two.predict(insurer, hosts))
+
+
+def test_an_engine_that_is_none():
     insurer, y, _ = small()
-    weight = np.where(insurer["age"] > 0, 1.0, 3.0)
-    weighted = quick().fit(insurer, y, sample_weight=weight)
-    repeated = np.repeat(np.arange(80), weight.astype(int))
-    same = quick(min_child_rows=1).fit(insurer.iloc[repeated], y[repeated])
-    assert weighted.model_.start == pytest.approx(same.model_.start)
-    assert weighted.model_.start != quick().fit(insurer, y).model_.start
+    for engine in ("fast", None, 1):
+        with pytest.raises(ConfigError, match='engine must be "plain" or "protocol", not '):
+            alone(engine=engine).fit(insurer, y)
+
+
+def test_common_rows_are_in_the_order_of_the_first_table():
+    def table(name: str, ids: list[bytes]) -> Table:
+        return Table(name, ids, np.arange(len(ids)), 1, {}, len(ids))
+
+    tables = [table("a", [b"4", b"1", b"2"]), table("b", [b"2", b"9", b"4"]), table("c", [b"4", b"2"])]
+    assert [rows.tolist() for rows in common_rows(tables)] == [[0, 2], [2, 0], [0, 1]]
+    nothing = common_rows([*tables, table("d", [])])
+    assert [len(rows) for rows in nothing] == [0, 0, 0, 0]
+
+
+# Constraints, stopping, interrupts.
 
 
 def test_monotone_columns_of_guest_and_host():
@@ -251,6 +237,9 @@ def test_monotone_columns_of_guest_and_host():
             "monotone= names 'lendr', which is no party; did you mean 'lender'",
         ),
         ({"guest": {"age": "up"}}, ConfigError, 'guest: \'age\' must be "increasing" or "decreasing"'),
+        ({"guest": {"age": 1}}, ConfigError, 'must be "increasing" or "decreasing", not 1'),
+        ({"guest": "age"}, ConfigError, "monotone of guest must be a dict, not 'age'"),
+        (["age"], ConfigError, "monotone must be a dict by party, not "),
         (
             {"guest": {"aeg": "increasing"}},
             DataError,
@@ -265,14 +254,15 @@ def test_monotone_columns_of_guest_and_host():
 )
 def test_constraints_that_cannot_be(monotone, error, text):
     insurer, y, hosts = small()
-    with pytest.raises(error, match=text):
-        quick(monotone=monotone).fit(insurer, y, hosts=hosts)
+    for engine in ("plain", "protocol"):
+        with pytest.raises(error, match=text):
+            quick(monotone=monotone, engine=engine, encryption="lattice").fit(insurer, y, hosts=hosts)
 
 
 def test_early_stopping_keeps_rows_apart():
     insurer, y, _ = small(400)
     y = np.random.default_rng(0).permutation(y)  # nothing to learn
-    model = quick(trees=50, validation_share=0.3, early_stopping_rounds=2).fit(insurer, y)
+    model = alone(trees=50, validation_share=0.3, early_stopping_rounds=2).fit(insurer, y)
     assert len(model.train_log_) < 50
     assert all(done.validation_loss is not None for done in model.train_log_)
 
@@ -297,491 +287,106 @@ def test_an_interrupt_ends_the_work_in_the_thread_too():
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     with pytest.raises(KeyboardInterrupt):
-        quick(trees=5000).fit(insurer, y, progress=stop)
+        alone(trees=5000).fit(insurer, y, progress=stop)
     ended = len(seen)
     time.sleep(0.1)
     assert 3 <= ended == len(seen) < 5000
 
 
-def test_a_model_can_be_pickled():
-    insurer, y, _ = small()
-    model = quick().fit(insurer, y)
-    again = pickle.loads(pickle.dumps(model))  # noqa: S301
-    assert np.array_equal(again.decision_function(insurer), model.decision_function(insurer))
-
-
-# Regressors.
-
-
-def claims(rows: int = 120) -> tuple[pd.DataFrame, np.ndarray, np.ndarray, dict[str, pd.DataFrame]]:
-    """Tables as of `small`, counts of claims and the years in which they happened."""
-    insurer, high, hosts = small(rows)
-    rng = np.random.default_rng(1)
-    years = rng.uniform(0.1, 2, rows)
-    return insurer, rng.poisson(years * np.where(high, 1.5, 0.3)).astype(float), years, hosts
-
-
-def regressor(objective="poisson", **params) -> vfl.SecureBoostRegressor:
-    settings = {"trees": 2, "depth": 2, "min_child_rows": 5, **params}
-    return vfl.SecureBoostRegressor(objective=objective, **settings)
-
-
-def test_claim_frequency_by_exposure():
-    insurer, y, years, hosts = claims()
-    model = regressor(trees=8).fit(insurer, y, hosts=hosts, exposure=years)
-    rate = model.predict(insurer, hosts)
-    assert rate == pytest.approx(np.exp(model.decision_function(insurer, hosts)))
-    # At the start the rate is that of all claims in all years, and later too but for the penalty.
-    assert np.exp(model.model_.start) == pytest.approx(y.sum() / years.sum())
-    assert (rate * years).sum() == pytest.approx(y.sum(), rel=0.1)
-    expected = d2_poisson(y, rate * years, y.sum() / years.sum() * years)
-    assert model.score(insurer, y, hosts, exposure=years) == pytest.approx(expected)
-    assert expected > 0.1
-    assert not is_classifier(model) and is_regressor(model)
-    # An offset of log(exposure) is the same model.
-    same = regressor(trees=8).fit(insurer, y, hosts=hosts, offset=np.log(years))
-    # But for rounding: two alignments have two orders, in which the scores' start is summed up.
-    assert same.decision_function(insurer, hosts) == pytest.approx(
-        model.decision_function(insurer, hosts), abs=1e-5
-    )
-    assert same.predict(insurer, hosts, offset=np.log(years)) == pytest.approx(rate * years)
-
-
-def d2_poisson(label: np.ndarray, mean: np.ndarray, constant: np.ndarray) -> float:
-    return 1 - mean_poisson_deviance(label, mean) / mean_poisson_deviance(label, constant)
-
-
-@pytest.mark.parametrize("objective", ["gamma", "tweedie", "squared"])
-def test_amounts(objective):
-    insurer, y, years, hosts = claims()
-    y = 1000 * (y + (objective == "gamma"))
-    model = regressor(objective, tweedie_power=1.4).fit(insurer, y, hosts=hosts, sample_weight=years)
-    power = {"gamma": 2, "tweedie": 1.4, "squared": 0}[objective]
-    found = d2_tweedie_score(y, model.predict(insurer, hosts), power=power, sample_weight=years)
-    assert model.score(insurer, y, hosts, sample_weight=years) == pytest.approx(found)
-    assert 0.02 < found < 1
-    alone = clone(model).fit(insurer, y, sample_weight=years)
-    assert alone.score(insurer, y, sample_weight=years) < found
-
-
-def pooled_claims(rows: int = 300, seed: int = 3):
-    """Three small tables, a count and the years at risk."""
-    insurer, _, hosts = small(rows, seed)
-    rng = np.random.default_rng(seed)
-    years = rng.uniform(0.2, 1.5, rows)
-    registry = hosts["registry"]
-    effect = 0.3 * insurer["age"] + 0.6 * (registry["fuel"] == "coal") - 0.2
-    return insurer, rng.poisson(years * np.exp(effect)), hosts, years
-
-
-@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
-def test_a_linear_model_is_that_of_the_pooled_columns(encryption):
-    insurer, claims, hosts, years = pooled_claims()
-    model = vfl.FederatedGLM(
-        family="poisson",
-        tolerance=1e-9,
-        encryption=encryption,
-        rules={"registry": {"base": {"fuel": "gas"}}},
-    )
-    seen = []
-    model.fit(insurer, claims, hosts=hosts, exposure=years, progress=seen.append)
-    assert model.converged_ and model.n_iter_ == len(seen) - 1 == len(model.train_log_) - 1
-    lender = hosts["lender"].loc[insurer.index]
-
-    def standard(values: pd.Series) -> np.ndarray:
-        values = values.to_numpy(float)
-        return (values - values.mean()) / values.std()
-
-    columns = np.column_stack(
-        [
-            standard(insurer["age"]),
-            standard(lender["debt"]),
-            standard(lender["old"]),
-            hosts["registry"]["fuel"] == "coal",
-        ]
-    )
-    pooled = GeneralizedLinearRegressor(family="poisson", alpha=0, gradient_tol=1e-10, max_iter=500).fit(
-        columns, claims, offset=np.log(years)
-    )
-    assert list(model.coef_) == ["guest", "lender", "registry"]
-    assert model.coef_["lender"].index.tolist() == [("debt", ""), ("old", "")]
-    assert model.coef_["registry"].index.tolist() == [("fuel", "coal")]
-    assert pd.concat(model.coef_).to_numpy() == pytest.approx(pooled.coef_, abs=1e-6)
-    assert model.intercept_ == pytest.approx(pooled.intercept_, abs=1e-6)
-    assert model.predict(insurer, hosts) == pytest.approx(pooled.predict(columns), rel=1e-6)
-    assert model.score(insurer, claims, hosts, exposure=years) == pytest.approx(
-        model.model_.explained, abs=1e-9
-    )
-    table = model.relativities_["registry"]
-    assert list(table.columns) == ["column", "level", "coefficient", "per_unit", "relativity", "rows"]
-    assert table["relativity"].tolist() == pytest.approx([np.exp(pooled.coef_[3]), 1.0])
-    assert model.relativities_["guest"]["column"].tolist() == ["(intercept)", "age"]
-    assert sum(model.traffic_.values()) > 0
-    # A row that a host does not know: its factors at their base, its numbers at their mean.
-    nobody = {name: table[:0] for name, table in hosts.items()}
-    age = standard(insurer["age"]) * model.coef_["guest"].iloc[0]
-    assert model.predict(insurer, nobody) == pytest.approx(np.exp(model.intercept_ + age), rel=1e-5)
-    again = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
-    assert np.array_equal(again.predict(insurer, hosts), model.predict(insurer, hosts))
-
-
-def test_a_linear_model_of_a_0_1_label():
-    insurer, y, hosts = small(200)
-    model = vfl.FederatedLogisticRegression(alpha=0.1).fit(insurer, y, hosts=hosts)
-    assert is_classifier(model) and list(model.classes_) == [0, 1]
-    p = model.predict_proba(insurer, hosts)
-    assert p.sum(axis=1) == pytest.approx(1)
-    assert roc_auc_score(y, p[:, 1]) > 0.9
-    assert model.score(insurer, y, hosts) > 0.8
-    alone = clone(model).fit(insurer, y)
-    assert list(alone.coef_) == ["guest"]
-    assert roc_auc_score(y, alone.predict_proba(insurer)[:, 1]) < 0.9
-
-
-def test_a_linear_model_of_any_number_has_no_relativities():
-    insurer, _, hosts, _ = pooled_claims()
-    y = insurer["age"] * 2 + 1 + (hosts["registry"]["fuel"] == "coal")
-    model = vfl.FederatedGLM().fit(insurer, y, hosts={"registry": hosts["registry"]})
-    assert is_regressor(model)
-    assert model.score(insurer, y, {"registry": hosts["registry"]}) == pytest.approx(1)
-    assert model.relativities_["registry"]["relativity"].isna().all()
-
-
-def test_a_linear_model_without_columns_of_the_guest():
-    insurer, y, hosts = small()
-    model = vfl.FederatedLogisticRegression(alpha=0.1).fit(insurer[[]], y, hosts=hosts)
-    assert model.coef_["guest"].empty
-    assert model.relativities_["guest"]["column"].tolist() == ["(intercept)"]
-
-
-def test_a_fit_that_ends_too_early_is_warned_of_where_it_was_asked_for():
-    insurer, claims, hosts, _ = pooled_claims()
-    model = vfl.FederatedGLM(family="poisson", max_iterations=1)
-    with pytest.warns(
-        ConvergenceWarning, match="not converged within max_iterations=1: raise it"
-    ) as caught:
-        model.fit(insurer, claims, hosts=hosts)
-    assert caught[0].filename == __file__
-    assert not model.converged_ and model.n_iter_ == 1
+# What trains nothing.
 
 
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"family": "logistic"}, "family='logistic': there are poisson, gamma, tweedie, gaussian"),
-        ({"alpha": -1}, "alpha=-1: "),
-        ({"encryption": "ou"}, "encryption='ou': .*must be"),
+        ({"min_child_rows": 60}, "min_child_rows=60 allows no split of 80 rows: lower min_child_rows"),
+        ({"min_child_weight": 50.0}, "min_child_weight=50 allows no split of 80 rows"),
+        ({"gamma": 1e6}, "gamma=1e.06 allows no split of 80 rows: lower gamma"),
+        ({"min_bin_rows": 50}, "min_bin_rows=50 allows no split of 80 rows"),
+        ({"reg_lambda": 1e300}, "reg_lambda=1e.300 allows no split"),
         (
-            {"rules": {"registri": {}}},
-            "rules= names 'registri', which is no party; did you mean 'regist",
+            {"subsample": 0.05},
+            "min_child_rows=5 and subsample=0.05 allow no split of 80 rows: lower min_child_rows or rai",
         ),
-        ({"rules": {"registry": {"bin": ["a"]}}}, "rules of registry: bin=.*"),
-        ({"rules": {"registry": {"bins": 1}}}, "rules of registry: bins=1: "),
-    ],
-)
-def test_settings_of_a_linear_model_that_cannot_be(params, text):
-    insurer, claims, hosts, _ = pooled_claims()
-    with pytest.raises(ConfigError, match=text):
-        vfl.FederatedGLM(**params).fit(insurer, claims, hosts=hosts)
-
-
-def test_columns_of_a_linear_model_that_cannot_be():
-    insurer, claims, hosts, _ = pooled_claims()
-    for rules, text in (
-        ({"registry": {"binned": ("fuel",)}}, "registry: column 'fuel' is categorical"),
-        ({"registry": {"base": {"fuel": "wood"}}}, "registry: column 'fuel' has no level 'wood'"),
-        ({"guest": {"binned": ["years"]}}, "guest: there is no column 'years'"),
-    ):
-        with pytest.raises(DataError, match=text):
-            vfl.FederatedGLM(family="poisson", rules=rules).fit(insurer, claims, hosts=hosts)
-    lender = hosts["lender"].assign(twice=lambda t: 2 * t["debt"])
-    with pytest.raises(DataError, match="lender: column 'twice' is a linear combination of other"):
-        vfl.FederatedGLM(family="poisson").fit(insurer, claims, hosts={"lender": lender})
-
-
-def test_parameters_of_linear_models():
-    for kind, named in ((vfl.FederatedGLM, {"family"}), (vfl.FederatedLogisticRegression, set())):
-        assert set(kind().get_params()) == named | {
-            *("id", "normalise", "workers", "rules", "alpha", "tweedie_power", "fit_intercept"),
-            *("max_iterations", "tolerance", "encryption", "key_bits", "obfuscators"),
-        }
-        assert "L2 penalty" in kind.__doc__ and "Bins" not in kind.__doc__
-        assert clone(kind(alpha=0.5)).alpha == 0.5
-        with pytest.raises(TypeError, match=f"{kind.__name__} has no parameter 'alhpa'; did you mean"):
-            kind(alhpa=1)
-
-
-def test_two_workers_train_the_same_model():
-    insurer, y, years, hosts = claims()
-    one, two = (
-        regressor(workers=n, trees=1).fit(insurer, y, hosts=hosts, exposure=years) for n in (1, 2)
-    )
-    # But for rounding: two alignments have two orders, in which the scores' start is summed up.
-    assert one.predict(insurer, hosts) == pytest.approx(two.predict(insurer, hosts), abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("objective", "given", "error", "text"),
-    [
-        ("poisson", {"exposure": np.zeros(120)}, DataError, "exposure must be positive .* in 120 rows"),
-        ("poisson", {"exposure": np.ones(9)}, DataError, "exposure has 9 values for 120 rows"),
-        ("poisson", {"offset": np.full(120, np.inf)}, DataError, "offset has 120 infinite numbers"),
-        ("poisson", {"offset": np.full(120, np.nan)}, DataError, "offset is missing in 120 rows"),
-        ("poisson", {"y": -np.ones(120)}, DataError, "y must not be negative but is in 120 rows"),
-        ("gamma", {}, DataError, r"y must be above 0 but is not in \d+ rows: leave out"),
-        ("gamma", {"exposure": np.ones(120)}, ConfigError, "exposure= is for counts .poisson.: an am"),
-        ("tweedie", {"exposure": np.ones(120)}, ConfigError, "divide the amount by the exposure"),
-        ("binary", {}, ConfigError, "objective='binary': there are poisson, gamma, tweedie, squared"),
-        ("deviance", {}, ConfigError, "objective='deviance': there are poisson, gamma"),
-    ],
-)
-def test_what_a_regressor_cannot_use_is_said(objective, given, error, text):
-    insurer, y, _, _ = claims()
-    with pytest.raises(error, match=text):
-        regressor(objective).fit(**{"insurer": insurer, "y": y, **given})
-
-
-def test_a_regressor_predicts_with_an_offset_where_it_was_trained_with_one():
-    insurer, y, _, _ = claims()
-    with pytest.raises(NotFittedError):
-        regressor().predict(insurer)
-    model = regressor().fit(insurer, y)
-    with pytest.raises(ConfigError, match="trained with no offset: give predict and score the same"):
-        model.predict(insurer, offset=np.zeros(120))
-    model = regressor().fit(insurer, y, offset=np.zeros(120))
-    with pytest.raises(ConfigError, match="trained with an offset: give"):
-        model.predict(insurer)
-
-
-# Ids.
-
-
-def test_ids_are_cleaned_and_may_lie_in_columns_levels_or_the_index():
-    insurer, y, hosts = small()
-    wanted = quick().fit(insurer, y, hosts=hosts).decision_function(insurer, hosts)
-    lender, registry = hosts["lender"], hosts["registry"]
-    written = {
-        "lender": lender.reset_index(names="who").assign(who=lambda t: t["who"].str.upper() + " "),
-        "registry": registry.set_axis(registry.index.str.replace(" ", "-")),
-    }
-    ids = {"guest": "policy", "lender": ["who"], "registry": None, "elsewhere": "no matter"}
-    model = quick(id=ids).fit(insurer, y, hosts=written)
-    assert np.array_equal(model.decision_function(insurer, written), wanted)
-    assert model.feature_importances_["column"].isin(["age", "debt", "old", "fuel"]).all()
-
-
-def test_whole_numbers_and_text_are_the_same_ids():
-    insurer, y, hosts = small()
-    insurer.index = pd.Index(range(100, 180), name="number")
-    named = {f"id {i}": f"{100 + i}" for i in range(80)}
-    model = quick().fit(insurer, y, hosts={n: t.rename(index=named) for n, t in hosts.items()})
-    assert model.n_aligned_ == 80
-
-
-def test_ids_of_several_columns():
-    insurer, y, hosts = small()
-    both = pd.MultiIndex.from_arrays([np.arange(80) // 9, np.arange(80) % 9], names=["a", "b"])
-    insurer = insurer.set_axis(both)
-    lender = hosts["lender"].sort_index(key=lambda i: i.str[3:].astype(int)).set_axis(both)
-    split = lender.reset_index()
-    model = quick(id={"guest": None, "lender": ["a", "b"]})
-    assert model.fit(insurer, y, hosts={"lender": split}).n_aligned_ == 80
-    with pytest.raises(ConfigError, match="as many columns at each party: guest has 2, lender has 1"):
-        quick(id={"guest": None, "lender": "a"}).fit(insurer, y, hosts={"lender": split[::9]})
-
-
-def test_row_numbers_as_ids_are_warned_of():
-    insurer, y, hosts = small()
-    hosts = {"registry": hosts["registry"].reset_index(drop=True)}
-    with pytest.warns(UserWarning, match="its ids are the row numbers") as warned:
-        quick().fit(insurer.reset_index(drop=True), y, hosts=hosts)
-    assert {str(w.message).split(":")[0] for w in warned} == {"guest", "registry"}
-    assert {w.filename for w in warned} == {__file__}
-
-
-def changed(name: str) -> dict:
-    """Arguments of fit, one of them spoilt."""
-    insurer, y, hosts = small()
-    lender, empty = hosts["lender"], ["", *insurer.index[1:]]
-    twice = pd.concat([lender, lender[:2]])
-    spoilt = {
-        "no id in common": {"hosts": {"lender": lender.set_axis(lender.index + "x")}},
-        "host's id twice": {"hosts": {"lender": twice}},
-        "guest's id empty": {"insurer": insurer.set_axis(empty)},
-        "id of decimals": {"insurer": insurer.set_axis(np.arange(80) + 0.5)},
-        "id column missing": {"id": "polcy"},
-        "party without id": {"id": {"guest": None, "lendr": None}},
-        "host called guest": {"hosts": {"guest": lender}},
-        "date": {"insurer": insurer.assign(since=pd.Timestamp("2024-01-01"))},
-        "date object": {"insurer": insurer.assign(since=pd.Timestamp("2024-01-01").date())},
-        "time span": {"insurer": insurer.assign(age=pd.Timedelta("1D"))},
-        "complex": {"insurer": insurer.assign(age=1j)},
-        "infinite": {"hosts": {"lender": lender.assign(debt=np.inf)}},
-        "column without values": {"hosts": {"lender": lender.assign(debt=np.nan)}},
-        "host without columns": {"hosts": {"lender": lender[[]]}},
-        "column twice": {"insurer": pd.concat([insurer, insurer], axis=1)},
-        "no table": {"insurer": insurer.to_numpy()},
-        "y short": {"y": y[:-1]},
-        "y of text": {"y": np.where(y == 1, "yes", "no")},
-        "y of 1 and 2": {"y": y + 1},
-        "y with gaps": {"y": np.where(insurer["age"] > 1, np.nan, y)},
-        "y of one class": {"y": y * 0},
-        "y of two columns": {"y": np.column_stack([y, y])},
-        "y in another order": {"y": pd.Series(y, insurer.index)[::-1]},
-        "weight zero": {"sample_weight": np.arange(80)},
-        "weight missing": {"sample_weight": np.where(y == 1, 1, np.nan)},
-        "one class aligned": {"hosts": {"lender": lender.loc[insurer.index[y == 1]]}},
-        "two draws": {"goss_top": 0.2, "goss_other": 0.1, "subsample": 0.5},
-        "no workers": {"workers": 0},
-        "too deep": {"depth": 11},
-        "rule unknown": {"normalise": ["upper", "trimm"]},
-        "no such key": {"key_bits": 1024},
-    }
-    return {"insurer": insurer, "y": y, "hosts": {"lender": lender}, **spoilt[name]}
-
-
-@pytest.mark.parametrize(
-    ("name", "error", "text"),
-    [
-        ("no id in common", DataError, "no id is common to all parties"),
         (
-            "host's id twice",
-            DataError,
-            "lender: 2 rows have the id of an earlier .*positions 80, 81",
+            {"min_child_rows": 60, "gamma": 1e6},
+            "min_child_rows=60 and gamma=1e.06 allow no split of 80 rows: lower min_child_rows and low",
         ),
-        ("guest's id empty", DataError, "guest: 1 row has no id once normalised .*positions 0"),
-        ("id of decimals", DataError, "guest: the index holds float values"),
-        ("id column missing", DataError, "guest: no column 'polcy' .*there is age"),
-        ("party without id", ConfigError, "id= says nothing of 'lender'; did you mean 'lendr'"),
-        ("host called guest", ConfigError, "a host needs a name, other than 'guest'"),
-        ("date", DataError, "guest: column 'since' holds dates or times: turn it into a number"),
-        ("date object", DataError, "guest: column 'since' holds dates or times"),
-        ("time span", DataError, "guest: column 'age' holds dates or times"),
-        ("complex", DataError, "guest: column 'age' is of type complex128, not of numbers"),
-        ("infinite", DataError, "lender: column 'debt' has 80 infinite numbers"),
-        ("column without values", DataError, "lender: column 'debt' has no value in any row"),
-        ("host without columns", DataError, "lender: no column is left"),
-        ("column twice", DataError, "guest: column names must be plain and each must come once"),
-        ("no table", DataError, "guest: a table must be a pandas DataFrame, not ndarray"),
-        ("y short", DataError, "y has 79 values for 80 rows"),
-        ("y of text", DataError, "y is of type .*, not of numbers"),
-        ("y of 1 and 2", DataError, r"y must be 0 or 1 but is something else in 40 rows: correct it"),
-        ("y with gaps", DataError, r"y is missing in \d+ rows"),
-        ("y of one class", DataError, "y has only one class"),
-        ("y of two columns", DataError, "y must have one value a row, not 2 dimensions"),
-        ("y in another order", DataError, "y has the rows in another order than the table"),
-        ("weight zero", DataError, "sample_weight must be positive but is not in 1 rows"),
-        ("weight missing", DataError, "sample_weight is missing in 40 rows"),
-        ("one class aligned", DataError, "in the 40 aligned rows to train on, y has only one class"),
-        ("two draws", ConfigError, "^subsample and goss_top both draw rows"),
-        ("no workers", ConfigError, "^workers must be a whole number of at least 1"),
-        ("too deep", ConfigError, "depth=11: .*less than or equal to 10"),
-        ("rule unknown", ConfigError, "unknown step 'trimm'.*did you mean 'trim'"),
-        ("no such key", ConfigError, "key_bits=1024: .*2048, 3072 or 4096"),
+        (
+            {"min_child_rows": 60, "gamma": 1e6, "min_child_weight": 50},
+            "min_child_rows=60 and min_child_weight=50 and gamma=1e.06 allow no split",
+        ),
+        ({"learning_rate": 1e-300}, "learning_rate=1e-300 is so small that no score changes: raise it"),
     ],
 )
-def test_what_cannot_be_used_is_said(name, error, text):
-    arguments = changed(name)
-    given = ("insurer", "y", "hosts", "sample_weight")
-    model = quick(**{k: v for k, v in arguments.items() if k not in given})
-    with pytest.raises(error, match=text):
-        model.fit(**{k: v for k, v in arguments.items() if k in given})
-    with pytest.raises(NotFittedError):
-        model.predict(arguments["insurer"])
-
-
-def test_prediction_wants_the_parties_and_columns_of_training():
+@pytest.mark.parametrize("objective", ["binary", "poisson"])
+def test_trees_that_never_split_are_warned_of(params, text, objective):
     insurer, y, hosts = small()
-    model = quick().fit(insurer, y, hosts=hosts)
-    with pytest.raises(ConfigError, match="trained with lender, registry, but hosts= has no hosts"):
-        model.predict(insurer)
-    with pytest.raises(ConfigError, match="but hosts= has lender:"):
-        model.predict(insurer, {"lender": hosts["lender"]})
-    renamed = hosts["lender"].rename(columns={"debt": "dept"})
-    with pytest.raises(DataError, match=r"lender: no column 'debt', .*did you mean 'dept'"):
-        model.predict(insurer, {**hosts, "lender": renamed})
-    text = hosts["lender"].assign(debt="much")
-    with pytest.raises(DataError, match=r"lender: column 'debt' is of type .*, not of numbers"):
-        model.predict(insurer, {**hosts, "lender": text})
+    settings = {"depth": 2, "trees": 2, "min_child_rows": 5, "min_child_weight": 0.1, **params}
+    kind = vfl.SecureBoost
+    if objective == "poisson":
+        kind, settings["objective"] = vfl.SecureBoostRegressor, objective
+    with pytest.warns(VflWarning, match=f"all rows get the same score: {text}") as warned:
+        model = kind(hosts=hosts, **settings).fit(insurer, y)
+    assert warned[0].filename == __file__
+    assert np.ptp(model.decision_function(insurer)) < 1e-200
+    assert model.feature_importances_.tolist() == [0.0] or "learning_rate" in text
 
 
-def test_columns_keep_their_kind_and_others_are_ignored():
-    insurer, _, _ = small()
-    coded = pd.Series([1.0, 2.0, 3.0, None] * 20, insurer.index, dtype=object)
-    insurer = insurer.assign(code=coded, nullable=pd.array([1, None] * 40, dtype="Int64"))
-    y = (coded == 2.0).to_numpy(int)
-    model = quick().fit(insurer, y)
-    assert model.feature_importances_["column"].tolist()[0] == "code"
-    numeric = insurer.assign(code=coded.astype(float), more="of no use")[::-1]
-    assert np.array_equal(model.decision_function(numeric)[::-1], model.decision_function(insurer))
-    texts = insurer.assign(code=coded.map({1.0: "1", 2.0: "2", 3.0: "3"}))
-    assert np.array_equal(model.decision_function(texts), model.decision_function(insurer))
-
-
-def test_an_id_among_the_features_is_found_out():
-    rows = 10_001
-    frame = pd.DataFrame({"vin": [f"V{i}" for i in range(rows)]})
-    with pytest.raises(DataError, match="column 'vin' has 10,001 categories, over 10,000: it looks"):
-        quick().fit(frame, np.arange(rows) % 2)
-
-
-# scikit-learn's habits.
-
-
-def test_parameters_are_those_of_boost_params():
-    signature = inspect.signature(vfl.SecureBoost)
-    defaults = {name: field.default for name, field in BoostParams.model_fields.items()}
-    shown = {name: p.default for name, p in signature.parameters.items()}
-    own = {"id": None, "normalise": ("nfkc", "trim", "upper", "alnum"), "workers": 1, "monotone": None}
-    assert shown == {**own, **defaults}
-    assert vfl.SecureBoost().get_params() == shown
-    regressor = inspect.signature(vfl.SecureBoostRegressor)
-    shown = {name: p.default for name, p in regressor.parameters.items()}
-    assert shown == {"objective": "squared", **own, **defaults}
-    assert vfl.SecureBoostRegressor().get_params() == shown
-    for name in (*own, *defaults):
-        assert f"- {name}: " in vfl.SecureBoost.__doc__
-        assert f"- {name}: " in vfl.SecureBoostRegressor.__doc__
-
-
-def test_clone_set_params_and_repr():
-    model = vfl.SecureBoost(trees=7, id=IDS)
-    assert is_classifier(model)
-    assert clone(model).get_params() == model.get_params()
-    assert not hasattr(clone(federation()), "model_")
-    assert repr(vfl.SecureBoost(trees=7, depth=4)) == "SecureBoost(trees=7)"
-    assert repr(model.set_params(id=None, depth=2)) == "SecureBoost(depth=2, trees=7)"
-    assert "SecureBoost" in model._repr_html_()
-    with pytest.raises(ValueError, match="Invalid parameter 'dept'"):
-        model.set_params(dept=3)
-
-
-def test_misspelt_parameters():
-    with pytest.raises(TypeError, match="no parameter 'treees'; did you mean 'trees'"):
-        vfl.SecureBoost(treees=3)
-    with pytest.raises(
-        TypeError, match="no parameter 'xyz'; there are monotone, id, normalise, workers, t"
-    ):
-        vfl.SecureBoost(xyz=3)
-
-
-def test_numbers_of_numpy_are_numbers():
+def test_trees_of_no_use_are_warned_of():
     insurer, y, _ = small()
-    model = quick(trees=np.int64(2), learning_rate=np.float64(0.5)).fit(insurer, y)
-    assert len(model.train_log_) == 2
+    with pytest.warns(VflWarning, match="no column tells the 80 rows to train on apart by their lab"):
+        alone().fit(insurer.assign(age=1.0), y)
+    with pytest.warns(VflWarning, match="first_tree='guest' allows no split.*set first_tree=\"joint\""):
+        quick(first_tree="guest").fit(insurer[[]], y, hosts=small()[2])
 
 
-def test_not_fitted():
+@pytest.mark.parametrize("kind", [vfl.SecureBoostRegressor, vfl.FederatedGLM])
+def test_a_constant_label_is_warned_of(kind):
     insurer, _, hosts = small()
-    for method in ("predict", "predict_proba", "decision_function"):
-        with pytest.raises(NotFittedError):
-            getattr(quick(), method)(insurer, hosts)
+    for value in (0.0, 3.5):
+        y = np.full(80, value)
+        with pytest.warns(VflWarning, match="y is the same in all 80 rows to train on"):
+            model = kind(hosts=hosts).fit(insurer, y)
+        assert (model.predict(insurer) == value).all()
+        assert model.score(insurer, y) == 1.0 and model.score(insurer, y + 1) == 0.0
 
 
-def test_importing_the_package_imports_no_pandas():
-    code = "import sys, vfl; assert 'pandas' not in sys.modules; print(vfl.SecureBoost, dir(vfl))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "vfl.simulate.SecureBoost" in done.stdout, done.stderr
-    assert "'SecureBoost'" in done.stdout
-    with pytest.raises(AttributeError, match="'vfl' has no attribute 'SecureBost'"):
-        _ = vfl.SecureBost
+def test_linear_models_that_tell_nothing_are_warned_of():
+    insurer, y, hosts, _ = pooled_claims()
+    model = vfl.FederatedGLM(family="poisson", hosts=hosts, alpha=1e300, max_iterations=2)
+    with (
+        pytest.warns(ConvergenceWarning, match="not converged within max_iterations=2"),
+        pytest.warns(VflWarning, match="same score: alpha=1e.300 keeps all coefficients at 0: lower it"),
+    ):
+        model.fit(insurer, y)
+
+
+@pytest.mark.parametrize("engine", ["plain", "protocol"])
+def test_shares_that_leave_no_row(engine):
+    insurer, y, hosts = small(10)
+    for params, text in (
+        ({"validation_share": 0.999}, "validation_share=0.999 leaves none of the 10 aligned rows to tr"),
+        (
+            {"validation_share": 1e-9, "early_stopping_rounds": 3},
+            "validation_share=1e-09 keeps none of the 10 aligned rows for early_stopping_rounds to",
+        ),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            quick(engine=engine, **params).fit(insurer, y, hosts=hosts)
+        with pytest.raises(ConfigError, match=text):
+            regressor("gamma", engine=engine, **params).fit(insurer, y + 1, hosts=hosts)
+    kept = np.random.default_rng([0, 1]).random(10) < 0.5  # as drawn by the seed
+    y = np.where(kept, 1, np.arange(10) % 2)
+    with pytest.raises(
+        DataError, match=r"rows to stop by, y has only one class.*validation_share=0.5 d"
+    ):
+        quick(validation_share=0.5, early_stopping_rounds=1).fit(insurer, y, hosts=hosts)
+
+
+def test_one_common_row():
+    insurer, y, _, hosts = claims()
+    one = {"lender": hosts["lender"].loc[["id 5"]]}
+    with pytest.warns(VflWarning, match="there is one row to train on"):
+        model = regressor("squared").fit(insurer, y, hosts=one)
+    assert model.predict(insurer, one) == pytest.approx(y[5])

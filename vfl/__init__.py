@@ -1,9 +1,16 @@
 """Vertical federated learning for insurers."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-_ESTIMATORS = ("FederatedGLM", "FederatedLogisticRegression", "SecureBoost", "SecureBoostRegressor")
+if TYPE_CHECKING:
+    from vfl.estimators import (
+        FederatedGLM,
+        FederatedLogisticRegression,
+        SecureBoost,
+        SecureBoostRegressor,
+        load,
+    )
 
 __version__ = "0.1.0"
 __all__ = [
@@ -12,15 +19,16 @@ __all__ = [
     "SecureBoost",
     "SecureBoostRegressor",
     "__version__",
+    "load",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    # pandas and scikit-learn take a second to import, which the command line need not wait for.
-    if name in _ESTIMATORS:
-        return getattr(import_module("vfl.simulate"), name)
+    # pandas, numba and scikit-learn take seconds to import, which the command line need not wait for.
+    if name in __all__:
+        return getattr(import_module("vfl.estimators"), name)
     raise AttributeError(f"module 'vfl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ESTIMATORS])
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module"})

@@ -99,3 +99,22 @@ class PeerError(VflError):
     """A peer broke the protocol; names the peer and the message."""
 
     exit_code = 10
+
+
+# Of the estimators, where scikit-learn's tools expect Python's own kinds as well.
+
+
+class ParameterError(ConfigError, ValueError):
+    """A parameter, or an argument of a method, that does not say what it should."""
+
+
+class UnknownParameter(ParameterError, TypeError):
+    """A parameter that does not exist."""
+
+
+class InputError(DataError, ValueError):
+    """A table, a label or weights that cannot be used as they are."""
+
+
+class VflWarning(UserWarning):
+    """What may not be as its user thinks, though nothing failed."""

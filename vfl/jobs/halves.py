@@ -151,7 +151,10 @@ def load_half(
     if half.objective not in objectives:
         raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind}")
     if isinstance(half.model, GuestModel):
-        _check_trees(half.model, name)
+        try:
+            half.model.check()
+        except ValueError as error:
+            raise ModelError(f"model {name} is damaged: {error}") from None
     if not 1 < half.tweedie_power < 2:
         raise ModelError(f"model {name} is damaged: no such tweedie_power")
     return half
@@ -212,18 +215,3 @@ def _as_is(kind: type[Any], value: object) -> object:
     if not isinstance(value, np.ndarray):
         raise TypeError("no array")
     return value
-
-
-def _check_trees(model: GuestModel, name: str) -> None:
-    """Raises ModelError for a tree that no training could have made."""
-    for tree in model.trees:
-        children = {2 * n + side for n in tree.branches for side in (1, 2)} | {0}
-        whole = children == set(tree.branches) | set(tree.leaves)
-        known = all(
-            0 <= b.party < len(model.parties)
-            and b.record >= 0
-            and (b.party > 0 or b.record < len(model.splits))
-            for b in tree.branches.values()
-        )
-        if not whole or not known or set(tree.branches) & set(tree.leaves):
-            raise ModelError(f"model {name} is damaged: a tree is not whole")

@@ -882,6 +882,12 @@ def _allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
 
 
+def expected(model: type[BaseModel], key: str) -> str:
+    """What a key of a section may be, in words: 'a whole number from 1 to 5000'."""
+    full = model.model_json_schema(mode="validation")
+    return _allowed(_lookup((key,), full), full)
+
+
 def _range(node: Mapping[str, Any]) -> str:
     least, most = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")

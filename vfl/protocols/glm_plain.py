@@ -144,7 +144,7 @@ class ExactProduct:
 
 
 def _parts(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
-    """Integers below 2^bits in magnitude, cut into parts of `width` bits, lowest first, the last signed."""
+    """Integers below 2^bits in magnitude by parts of `width` bits, lowest first; the last is signed."""
     mask, parts = (1 << width) - 1, []
     while bits > width:
         parts.append((integers & mask).astype(np.float64))

@@ -34,6 +34,7 @@ from vfl.protocols.lattice_sums import MOST_OUTPUTS, Shape
 
 WHOLE = "whole tree"  # the phase that holds all others
 _DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
+_MOST_NODES = 2 << 10  # of a tree, for no job has deeper ones
 _LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
 
 
@@ -85,6 +86,26 @@ class GuestModel:
                 gains_of.setdefault((self.parties[branch.party], branch.column), []).append(branch.gain)
         table = [(*column, len(parts), sum(parts)) for column, parts in gains_of.items()]
         return sorted(table, key=lambda row: -row[3])
+
+    def check(self, records: Sequence[int] | None = None) -> None:
+        """Raises ValueError for a tree that no training could have made.
+
+        `records`: how many splits each host has, where that is known.
+        """
+        kept = [
+            len(self.splits),
+            *(records or [_MOST_NODES * len(self.trees)] * (len(self.parties) - 1)),
+        ]
+        for tree in self.trees:
+            children = {2 * n + side for n in tree.branches for side in (1, 2)} | {0}
+            whole = children == set(tree.branches) | set(tree.leaves)
+            known = all(
+                0 <= b.party < len(self.parties) and 0 <= b.record < kept[b.party]
+                for b in tree.branches.values()
+            )
+            deep = max(children) >= _MOST_NODES
+            if not whole or not known or deep or set(tree.branches) & set(tree.leaves):
+                raise ValueError("a tree is not whole")
 
 
 @dataclass(frozen=True)

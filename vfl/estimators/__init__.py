@@ -1,0 +1,13 @@
+"""The estimators of scikit-learn over the tables of several parties, all in one process."""
+
+from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
+from vfl.estimators.saved import load
+from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
+
+__all__ = [
+    "FederatedGLM",
+    "FederatedLogisticRegression",
+    "SecureBoost",
+    "SecureBoostRegressor",
+    "load",
+]

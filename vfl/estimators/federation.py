@@ -1,0 +1,413 @@
+"""What all estimators share: the parties' tables, the fit, the scores."""
+
+import numbers
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self, cast, get_args
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pydantic import BaseModel
+from sklearn.base import BaseEstimator
+from sklearn.utils.metadata_routing import UNUSED
+from sklearn.utils.validation import check_is_fitted
+
+from vfl.crypto.workers import Machine
+from vfl.errors import ConfigError, DataError, InputError, ParameterError
+from vfl.estimators.bar import watched
+from vfl.estimators.hosts import HostsParameter, checked_hosts
+from vfl.estimators.parameters import (
+    check_names,
+    check_steps,
+    check_whole,
+    checked_seed,
+    shown,
+    validated,
+)
+from vfl.frames.features import Rows, Table, features_of, hint, id_columns, only_counts
+from vfl.frames.tables import Frame, frame_of
+from vfl.frames.warnings import warn
+from vfl.learn.losses import Floats, Loss
+from vfl.party.config import DataSection
+from vfl.party.ids import normalise as normalise_ids
+from vfl.protocols.grower import Training
+from vfl.simulate.method import GUEST, Engine, Method
+from vfl.simulate.parties import score, train
+
+Progress = Callable[[Any], None]
+IdColumns = str | int | Sequence[str | int] | None
+Steps = Sequence[str] | Sequence[Sequence[str]]
+
+STEPS: tuple[str, ...] = DataSection.model_fields["normalise"].default
+
+
+@dataclass(frozen=True)
+class Target:
+    """What the guest's rows are to teach: arrays of shape (rows,)."""
+
+    label: Floats
+    weight: Floats
+    loss: Loss
+    offset: Floats | None = None
+
+
+@contextmanager
+def complaints() -> Iterator[None]:
+    """Errors of the parties as those of scikit-learn's tools, and in words of parameters."""
+    try:
+        yield
+    except (ConfigError, DataError) as error:
+        kind = ParameterError if isinstance(error, ConfigError) else InputError
+        if isinstance(error, kind):
+            raise
+        raise kind(_of_parameters(str(error))) from None
+
+
+def _of_parameters(text: str) -> str:
+    """An error that tells of files, told of parameters."""
+    text = text.replace('encryption = "lattice"', "encryption='lattice'").replace(" (ignore)", "")
+    return re.sub(r" (in|of) \[(secureboost|glm|data)\]|the job's ", lambda m: "", text)
+
+
+class Federation(BaseEstimator):  # type: ignore[misc]
+    """An estimator over the tables of a guest and its hosts."""
+
+    hosts = HostsParameter()
+    id: IdColumns | Mapping[str, IdColumns]
+    normalise: Steps
+    engine: Engine
+    workers: int
+    progress: bool | None
+
+    aligned_: Rows
+    classes_: NDArray[Any]
+    feature_names_in_: NDArray[np.object_]
+    halves_: dict[str, Any]
+    model_: Any
+    n_aligned_: int
+    n_features_in_: int
+    traffic_: dict[str, int] | None
+    train_log_: list[Any]
+
+    _SETTINGS: ClassVar[type[BaseModel]]
+    """Settings of the kind of model, which fit checks."""
+    _LEFT_OUT: ClassVar[frozenset[str]] = frozenset()
+    """Settings without a meaning in one process."""
+    _SCORING: ClassVar[Method]
+
+    _categorical: dict[str, dict[str, bool]]  # features by party, and which are categorical
+    _columns: dict[str, list[str]]  # of the tables of the training, by party
+    _named: dict[str, bool]  # whether these had names of their own
+    _loss: Loss
+
+    # fit's progress is no metadata of rows.
+    __metadata_request__fit: ClassVar[dict[str, Any]] = {"progress": UNUSED}
+
+    def __new__(cls, *positional: Any, **parameters: Any) -> Self:
+        """Raises UnknownParameter for a parameter that does not exist; values are checked by fit."""
+        check_names(cls, positional, parameters)
+        return cast(Self, super().__new__(cls))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        tags.input_tags.categorical = True
+        tags.input_tags.string = True
+        return tags
+
+    @classmethod
+    def settings(cls) -> list[str]:
+        """The names of the parameters that a job file has as well."""
+        return [name for name in cls._SETTINGS.model_fields if name not in cls._LEFT_OUT]
+
+    def save(self, path: Any) -> None:
+        """Write the fitted model to a file of JSON, for `load`, without any table.
+
+        Raises NotFittedError, DataError when the file cannot be written.
+        """
+        from vfl.estimators.saved import write
+
+        check_is_fitted(self, "model_")
+        write(self, path)
+
+    @classmethod
+    def load(cls, path: Any) -> Self:
+        """A model that was saved, which predicts bit for bit the same.
+
+        Its hosts= are None: give the hosts' tables when it predicts, or set the parameter. Raises
+        ModelError for a file that is missing, damaged or of another kind.
+        """
+        from vfl.estimators.saved import read
+
+        return read(path, cls)
+
+    # Fitting.
+
+    def _method(self, parties: Sequence[str]) -> Method:
+        """How the kind of model is trained. Raises ConfigError for impossible settings."""
+        raise NotImplementedError
+
+    def _told(self) -> None:
+        """What a kind of model tells besides, once it is fitted."""
+
+    def _params(self) -> Any:
+        """The settings, checked. Raises ConfigError."""
+        values = {name: getattr(self, name) for name in self.settings()}
+        if "seed" in values:
+            default = self._SETTINGS.model_fields["seed"].default
+            values["seed"] = checked_seed(getattr(self, "random_state", None), values["seed"], default)
+        return validated(self._SETTINGS, values)
+
+    def _engine(self) -> Engine:
+        for engine in get_args(Engine):
+            if self.engine == engine:
+                return cast(Engine, engine)
+        raise ConfigError(f'engine must be "plain" or "protocol", not {shown(self.engine)}')
+
+    def _guest_frame(self, X: Any, hosts: Any) -> tuple[Frame, dict[str, Any]]:
+        """The guest's table for a fit, and the hosts' as they were given."""
+        others = self._hosts_to_fit(hosts)
+        frame = frame_of(X, GUEST)
+        rows, columns = frame.columns.shape
+        if not columns and not others:
+            raise DataError(
+                f"{GUEST}: the table has 0 feature(s) (shape=({rows}, 0)) while a minimum of 1 is "
+                "required."
+            )
+        if rows < 2:
+            raise DataError(
+                f"{GUEST}: the table has {rows} row{'' if rows else 's'} (n_samples={rows}), and a "
+                "model needs 2 at the least"
+            )
+        return frame, others
+
+    def _hosts_to_fit(self, given: Any) -> dict[str, Any]:
+        found = self.hosts if given is None else given
+        if found is not None:
+            return checked_hosts(found)
+        named = (
+            [str(party) for party in self.id if party != GUEST] if isinstance(self.id, Mapping) else []
+        )
+        raise ConfigError(
+            f"no host's table was given{f', though id= names {_listed(named)}' if named else ''}: give "
+            f"hosts={{name: table}} to {type(self).__name__} or to fit, or hosts={{}} for a model of "
+            "the guest alone"
+        )
+
+    def _fit(
+        self, guest: Frame, hosts: Mapping[str, Any], target: Target, progress: Progress | bool | None
+    ) -> None:
+        machine = Machine(check_whole("workers", self.workers, 1))
+        engine = self._engine()
+        method = self._method([GUEST, *hosts])
+        frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
+        own, *others = (self._table(name, one, None, bool(hosts)) for name, one in frames.items())
+        _same_columns_of_ids([own, *others])
+        # A row of weight 0 is as good as none.
+        weighing = np.flatnonzero(target.weight > 0)
+        if len(weighing) < len(target.weight):
+            own, target = _only(own, target, weighing)
+        every = np.ones(own.rows, np.bool_)
+        rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
+        log: list[Any] = []
+        with watched(progress, self.progress, type(self).__name__) as told:
+
+            def done(step: Any) -> None:
+                log.append(step)
+                told(step)
+
+            trained = train(own, others, rows, method, engine, machine, done)
+        self.aligned_ = weighing[trained.rows]
+        self.n_aligned_ = len(trained.rows)
+        self.model_, self.halves_ = trained.fitted.model, trained.fitted.halves
+        self.traffic_ = trained.traffic
+        self.train_log_ = log
+        self._loss = target.loss
+        self._categorical = {
+            table.name: {name: values.dtype == object for name, values in table.features.items()}
+            for table in (own, *others)
+        }
+        self._columns = {name: list(one.columns.columns) for name, one in frames.items()}
+        self._named = {name: one.named for name, one in frames.items()}
+        self.n_features_in_ = guest.columns.shape[1]
+        self.__dict__.pop("feature_names_in_", None)
+        if guest.named:
+            self.feature_names_in_ = np.array(guest.columns.columns, dtype=object)
+        self._told()
+        if trained.idle is not None:
+            warn(f"all rows get the same score: {trained.idle}")
+
+    # Scoring.
+
+    def decision_function(self, X: Any, hosts: Any = None) -> Floats:
+        """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
+        mean or the mean, by the loss's link, without any offset.
+
+        A row that a host does not know counts as one of missing values there. `hosts` takes the place of
+        the tables given to the constructor; a host's may be empty, of the same columns, where it knows
+        no row.
+
+        Raises NotFittedError, ConfigError for other hosts than in training, DataError for tables that
+        cannot be used or lack a column.
+        """
+        check_is_fitted(self, "model_")
+        with complaints():
+            return self._scored(frame_of(X, GUEST), hosts)
+
+    def _scored(self, guest: Frame, hosts: Any) -> Floats:
+        names = self.model_.parties[1:]
+        tables = self._hosts_to_score(hosts, names)
+        given = {GUEST: guest} | {name: frame_of(tables[name], name) for name in names}
+        own, *others = (
+            self._table(name, self._as_trained(name, one), self._categorical[name], bool(names))
+            for name, one in given.items()
+        )
+        _same_columns_of_ids([own, *others])
+        if not own.rows:
+            return np.empty(0)
+        found = score(own, others, self._SCORING, self._engine(), (self.model_, self.halves_))
+        for table in others:
+            if table.rows and not found.known[table.name]:
+                warn(
+                    f"{table.name} knows none of the {own.rows:,} rows to score, so that its columns "
+                    "count as missing: check that its ids are the guest's"
+                )
+        return found.scores
+
+    def _hosts_to_score(self, given: Any, names: Sequence[str]) -> dict[str, Any]:
+        if given is None:
+            known = {} if self.hosts is None else checked_hosts(self.hosts)
+            found = {name: known[name] for name in names if name in known}
+        else:
+            found = checked_hosts(given)
+        if set(found) != set(names):
+            raise ConfigError(
+                f"the model was trained with {_listed(names)}, but hosts= has {_listed(list(found))}: "
+                "give each host's table (an empty one of the same columns where it knows no row)"
+            )
+        return found
+
+    def _as_trained(self, party: str, frame: Frame) -> Frame:
+        """The table with the columns' names of the training, where either of both had none."""
+        now, then = list(frame.columns.columns), self._columns[party]
+        if frame.named and (self._named[party] or set(then) <= set(now)):
+            return frame
+        if not frame.named and frame.indexed and set(then) <= set(now):  # labels that are no text
+            return frame
+        if len(now) != len(then):
+            raise DataError(
+                f"{party}: X has {len(now)} features, but {type(self).__name__} is expecting "
+                f"{len(then)} features as input."
+            )
+        if frame.named:
+            warn(
+                f"{party}: X has feature names, but {type(self).__name__} was fitted without feature "
+                "names: columns are taken by their position",
+                UserWarning,
+            )
+        elif self._named[party]:
+            warn(
+                f"{party}: X does not have valid feature names, but {type(self).__name__} was fitted "
+                "with feature names: columns are taken by their position",
+                UserWarning,
+            )
+        return Frame(frame.columns.set_axis(then, axis=1), named=True, indexed=frame.indexed)
+
+    # Tables.
+
+    def _table(
+        self, party: str, frame: Frame, expect: Mapping[str, bool] | None, with_ids: bool
+    ) -> Table:
+        """A party's table; `expect` has the columns of the training and which are categorical."""
+        columns = frame.columns
+        names = self._id_of(party, columns)
+        if names is None and with_ids and not frame.indexed:
+            raise DataError(
+                f"{party}: the table has no index in which ids could be: name the column with id="
+            )
+        ids = id_columns(party, columns, names) if with_ids or names else []
+        if not with_ids:
+            ids = []
+        if expect is None and ids and names is None and only_counts(columns.index):
+            warn(
+                f"{party}: its ids are the row numbers 0, 1, 2, ...; name the column with id= or "
+                "set the index unless the row numbers are the ids",
+                UserWarning,
+            )
+        features = features_of(party, columns.drop(columns=names or [], errors="ignore"), expect)
+        if not features and party != GUEST:
+            raise DataError(f"{party}: no column is left to use as a feature")
+        if not ids:
+            return Table(party, [], np.empty(0, np.int64), 0, features, len(columns))
+        repeats = party == GUEST and expect is not None  # a batch may have rows of one id
+        found, of_row = self._ids(party, ids, repeats)
+        return Table(party, found, of_row, len(ids), features, len(columns))
+
+    def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
+        """The names of the id's columns; None is the index. Raises ConfigError."""
+        names: Any = self.id
+        if isinstance(names, Mapping):
+            if party not in names:
+                raise ConfigError(
+                    f"id= says nothing of {party!r}; {hint(party, names)} (None takes the index)"
+                )
+            names = names[party]
+        if names is None:
+            return None
+        several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str | bytes)
+        listed = list(names) if several else [names]
+        texts = [_as_text(name, table) for name in listed if isinstance(name, str | numbers.Integral)]
+        if not listed or len(texts) < len(listed):
+            raise ConfigError(
+                f"id of {party} must be the name of a column, a list of names, or None for the index, "
+                f"not {shown(names)}"
+            )
+        return texts
+
+    def _ids(
+        self, party: str, columns: list[list[str | None]], repeats: bool
+    ) -> tuple[list[bytes], Rows]:
+        """Distinct ids, and the place of each row's among them."""
+        check_steps(self.normalise)
+        found = normalise_ids(columns, self.normalise, "first", party, empties="drop")
+        complained = [(found.empties, "no id")]
+        if not repeats:
+            complained.append((found.duplicates, "the id of an earlier row"))
+        for count, what in complained:
+            if count:
+                left_out = np.setdiff1d(np.arange(len(columns[0])), found.rows)
+                shown_rows = ", ".join(map(str, left_out[:5].tolist()))
+                raise DataError(
+                    f"{party}: {count:,} row{'s have' if count > 1 else ' has'} {what} once normalised "
+                    f"(among positions {shown_rows}{', ...' if len(left_out) > 5 else ''}): drop or "
+                    "mend them"
+                )
+        return found.ids, found.id_of_row
+
+
+def _only(table: Table, target: Target, rows: Rows) -> tuple[Table, Target]:
+    """Some rows of a training, in which no id comes twice."""
+    ids = [table.ids[row] for row in rows.tolist()] if table.ids else []
+    of_row = np.arange(len(ids))
+    left = Table(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
+    offset = None if target.offset is None else target.offset[rows]
+    return left, Target(target.label[rows], target.weight[rows], target.loss, offset)
+
+
+def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:
+    """The name of a column, or of an array's column by its number."""
+    text = str(name)
+    return text if isinstance(name, str) or text in table.columns else f"x{text}"
+
+
+def _same_columns_of_ids(tables: Sequence[Table]) -> None:
+    if len({table.id_columns for table in tables}) > 1:
+        counts = ", ".join(f"{table.name} has {table.id_columns}" for table in tables)
+        raise ConfigError(f"an id must have as many columns at each party: {counts}")
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "no hosts"

@@ -1,0 +1,315 @@
+"""Generalised linear models over the columns of several parties, at the optimum of all columns.
+
+Source: Yang et al., arXiv 1911.09824, with L-BFGS across parties (`vfl.protocols.glm`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from sklearn.exceptions import ConvergenceWarning
+
+from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
+from vfl.estimators.parameters import check_by_party, check_parties, validated
+from vfl.estimators.tasks import Classifier, Regressor
+from vfl.frames.warnings import warn
+from vfl.learn.losses import FAMILIES
+from vfl.learn.params import GlmParams
+from vfl.party.config import GlmSection
+from vfl.party.linear import COLUMNS, lines
+from vfl.protocols.glm_scoring import LinearPart
+from vfl.simulate.fitting import Fitting
+from vfl.simulate.method import GUEST, Engine, Method
+
+
+class _Linear(Federation):
+    """What both linear models share."""
+
+    rules: Mapping[str, Mapping[str, Any]] | None
+
+    intercept_: float
+    coef_: "dict[str, pd.Series[float]]"
+    relativities_: dict[str, pd.DataFrame]
+    n_iter_: int
+    converged_: bool
+
+    _SETTINGS = GlmParams
+    _LEFT_OUT = frozenset({"scores", "coordinator", "seed"})
+    _SCORING: ClassVar[Method] = Fitting(GlmParams.model_validate({}), {})
+
+    def _told(self) -> None:
+        self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
+        self.converged_ = self.model_.converged
+        parties = {GUEST: self.model_, **self.halves_}
+        self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
+        self.relativities_ = {
+            name: pd.DataFrame(
+                [line.cells for line in lines(half, self._loss.link)], columns=list(COLUMNS)
+            )
+            for name, half in parties.items()
+        }
+
+    def _fit(self, *args: Any) -> None:
+        super()._fit(*args)
+        if not self.converged_:
+            warn(
+                f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
+                ConvergenceWarning,
+            )
+
+    def _method(self, parties: Sequence[str]) -> Fitting:
+        sections, by_party = {}, check_by_party("rules", self.rules)
+        check_parties("rules", by_party, parties)
+        for party, rules in by_party.items():
+            sections[party] = validated(GlmSection, rules, f"rules of {party}: ")
+        return Fitting(self._params(), sections)
+
+
+def _coefficients(part: LinearPart) -> "pd.Series[float]":
+    """By column and level."""
+    index = pd.MultiIndex.from_tuples(part.design.coefficients, names=["column", "level"])
+    return pd.Series(part.coefficients, index, np.float64, name="coefficient")
+
+
+class FederatedGLM(Regressor, _Linear):
+    """A regressor by a generalised linear model over the columns of several parties.
+
+    Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
+    refused. None and NaN are missing.
+
+    Parameters
+    ----------
+    family : {'gaussian', 'poisson', 'gamma', 'tweedie'}, default='gaussian'
+        what the label is: any number; a count, such as claims, with an exposure; an amount above zero;
+        an amount that is zero in many rows The link is the identity for gaussian, else the logarithm
+    hosts : dict of tables by name, default=None
+        the other parties' tables, rows in any order: of pandas, polars, pyarrow or whatever speaks
+        Arrow, or arrays. Given here they serve fit, predict and every tool of scikit-learn; clones share
+        them and nothing prints them. {} is a model of the guest alone
+    id : str, int, list or dict by party, default=None
+        the column or columns that name a row, the same for all parties, or by party in a dict (the guest
+        is "guest"). None takes the index. Ids are never features
+    normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
+        what makes the same id equal at all parties (`vfl.party.ids`)
+    rules : dict of dicts, default=None
+        by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
+        missing, base, min_level_rows
+    engine : {'plain', 'protocol'}, default='plain'
+        how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
+        the messages that the parties would send, encryption and all, over memory. The model is the same,
+        bit for bit
+    alpha : float, default=0.0
+        L2 penalty: alpha / 2 times the sum of squares
+    tweedie_power : float, default=1.5
+        of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
+    fit_intercept : bool, default=True
+        whether the model has a constant
+    max_iterations : int, default=100
+        steps at most
+    tolerance : float, default=1e-06
+        greatest gradient component at which to stop, glum's gradient_tol
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
+        host that does not can learn the residuals, and so the labels, of one or two rows for each of its
+        sums (some 30 a number); a guest that does not can learn a host's columns
+    key_bits : {2048, 3072, 4096}, default=2048
+        modulus of the guest's key
+    obfuscators : {'short', 'full'}, default='short'
+        exponents of the guest's encryption; full needs no assumption, five times the work
+    workers : int, default=1
+        processes of each party for encrypted arithmetic, with engine="protocol"
+    progress : bool or None, default=None
+        whether fit shows a progress bar; None: at a prompt or in a notebook, when it takes more than a
+        second
+
+    Attributes
+    ----------
+    with_offset_ : bool
+        whether it was trained with an offset
+    intercept_ : float
+        the constant, on the scale of the link
+    coef_ : dict of Series, by party
+        coefficients by column and level; a slope's level is "", and it is per standard deviation
+    relativities_ : dict of DataFrames, by party
+        column, level, coefficient, per_unit, relativity, rows; the guest's with the intercept first
+    n_iter_ : int
+        iterations made
+    converged_ : bool
+        whether the fit converged within max_iterations; one that has not warns and is kept
+    n_features_in_ : int
+        columns of the guest's table, those of the id among them
+    feature_names_in_ : array of shape (n_features_in_,)
+        their names, where they are text
+    aligned_, n_aligned_ : array of int64, int
+        positions of the guest's rows that trained the model (all parties know them), their number
+    model_, halves_ : object, dict of objects
+        the guest's half of the model, the hosts' by name
+    traffic_ : dict of int, or None
+        bytes between guest and host during fit, both ways together, by host's name; None where
+        nothing was sent, as by engine="plain"
+    train_log_ : list
+        losses (mean) and seconds after each tree (TreeDone) or iteration (IterationDone)
+
+    Examples
+    --------
+    >>> model = FederatedGLM(family="poisson", hosts={"registry": cars}, id="plate")
+    >>> model.fit(policies, claims, exposure=years).relativities_["registry"]
+    """
+
+    _NAMED, _LOSSES = "family", FAMILIES
+
+    def __init__(
+        self,
+        *,
+        family: Literal["gaussian", "poisson", "gamma", "tweedie"] = "gaussian",
+        hosts: Mapping[str, Any] | None = None,
+        id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
+        normalise: Steps = STEPS,
+        rules: Mapping[str, Mapping[str, Any]] | None = None,
+        engine: Engine = "plain",
+        alpha: float = 0.0,
+        tweedie_power: float = 1.5,
+        fit_intercept: bool = True,
+        max_iterations: int = 100,
+        tolerance: float = 1e-06,
+        encryption: Literal["paillier", "lattice"] = "paillier",
+        key_bits: Literal[2048, 3072, 4096] = 2048,
+        obfuscators: Literal["short", "full"] = "short",
+        workers: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.family = family
+        self.hosts = hosts
+        self.id = id
+        self.normalise = normalise
+        self.rules = rules
+        self.engine = engine
+        self.alpha = alpha
+        self.tweedie_power = tweedie_power
+        self.fit_intercept = fit_intercept
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+        self.encryption = encryption
+        self.key_bits = key_bits
+        self.obfuscators = obfuscators
+        self.workers = workers
+        self.progress = progress
+
+
+class FederatedLogisticRegression(Classifier, _Linear):
+    """A logistic regression over the columns of several parties.
+
+    Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
+    refused. None and NaN are missing.
+
+    Parameters
+    ----------
+    hosts : dict of tables by name, default=None
+        the other parties' tables, rows in any order: of pandas, polars, pyarrow or whatever speaks
+        Arrow, or arrays. Given here they serve fit, predict and every tool of scikit-learn; clones share
+        them and nothing prints them. {} is a model of the guest alone
+    id : str, int, list or dict by party, default=None
+        the column or columns that name a row, the same for all parties, or by party in a dict (the guest
+        is "guest"). None takes the index. Ids are never features
+    normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
+        what makes the same id equal at all parties (`vfl.party.ids`)
+    rules : dict of dicts, default=None
+        by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
+        missing, base, min_level_rows
+    engine : {'plain', 'protocol'}, default='plain'
+        how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
+        the messages that the parties would send, encryption and all, over memory. The model is the same,
+        bit for bit
+    alpha : float, default=0.0
+        L2 penalty: alpha / 2 times the sum of squares
+    tweedie_power : float, default=1.5
+        of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
+    fit_intercept : bool, default=True
+        whether the model has a constant
+    max_iterations : int, default=100
+        steps at most
+    tolerance : float, default=1e-06
+        greatest gradient component at which to stop, glum's gradient_tol
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
+        host that does not can learn the residuals, and so the labels, of one or two rows for each of its
+        sums (some 30 a number); a guest that does not can learn a host's columns
+    key_bits : {2048, 3072, 4096}, default=2048
+        modulus of the guest's key
+    obfuscators : {'short', 'full'}, default='short'
+        exponents of the guest's encryption; full needs no assumption, five times the work
+    workers : int, default=1
+        processes of each party for encrypted arithmetic, with engine="protocol"
+    progress : bool or None, default=None
+        whether fit shows a progress bar; None: at a prompt or in a notebook, when it takes more than a
+        second
+
+    Attributes
+    ----------
+    classes_ : array of shape (2,)
+        the two classes in order; probabilities and scores are of the second
+    intercept_ : float
+        the constant, on the scale of the link
+    coef_ : dict of Series, by party
+        coefficients by column and level; a slope's level is "", and it is per standard deviation
+    relativities_ : dict of DataFrames, by party
+        column, level, coefficient, per_unit, relativity, rows; the guest's with the intercept first
+    n_iter_ : int
+        iterations made
+    converged_ : bool
+        whether the fit converged within max_iterations; one that has not warns and is kept
+    n_features_in_ : int
+        columns of the guest's table, those of the id among them
+    feature_names_in_ : array of shape (n_features_in_,)
+        their names, where they are text
+    aligned_, n_aligned_ : array of int64, int
+        positions of the guest's rows that trained the model (all parties know them), their number
+    model_, halves_ : object, dict of objects
+        the guest's half of the model, the hosts' by name
+    traffic_ : dict of int, or None
+        bytes between guest and host during fit, both ways together, by host's name; None where
+        nothing was sent, as by engine="plain"
+    train_log_ : list
+        losses (mean) and seconds after each tree (TreeDone) or iteration (IterationDone)
+
+    Examples
+    --------
+    >>> model = FederatedLogisticRegression(hosts={"registry": cars}, id="plate", alpha=0.01)
+    >>> model.fit(policies, claim).predict_proba(new)[:, 1]
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Mapping[str, Any] | None = None,
+        id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
+        normalise: Steps = STEPS,
+        rules: Mapping[str, Mapping[str, Any]] | None = None,
+        engine: Engine = "plain",
+        alpha: float = 0.0,
+        tweedie_power: float = 1.5,
+        fit_intercept: bool = True,
+        max_iterations: int = 100,
+        tolerance: float = 1e-06,
+        encryption: Literal["paillier", "lattice"] = "paillier",
+        key_bits: Literal[2048, 3072, 4096] = 2048,
+        obfuscators: Literal["short", "full"] = "short",
+        workers: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.hosts = hosts
+        self.id = id
+        self.normalise = normalise
+        self.rules = rules
+        self.engine = engine
+        self.alpha = alpha
+        self.tweedie_power = tweedie_power
+        self.fit_intercept = fit_intercept
+        self.max_iterations = max_iterations
+        self.tolerance = tolerance
+        self.encryption = encryption
+        self.key_bits = key_bits
+        self.obfuscators = obfuscators
+        self.workers = workers
+        self.progress = progress

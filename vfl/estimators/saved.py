@@ -1,0 +1,282 @@
+"""Fitted estimators as files: JSON with a digest, as the halves of models that parties keep.
+
+A file holds the parameters and all halves of the model, and no table: neither that of a host that was
+given to the constructor nor positions of rows. Floats come back bit for bit.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar, cast
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl import __version__
+from vfl.errors import DataError, InputError, ModelError
+from vfl.estimators.federation import Federation
+from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
+from vfl.estimators.parameters import plain_value
+from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
+from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
+from vfl.party.store import replacing
+from vfl.protocols.glm import IterationDone
+from vfl.protocols.glm_scoring import GuestGlm, HostGlm
+from vfl.protocols.grower import GuestModel, HostModel, TreeDone
+from vfl.simulate.method import GUEST
+
+G = TypeVar("G", bound=GuestModel | GuestGlm)
+H = TypeVar("H", bound=HostModel | HostGlm)
+S = TypeVar("S", bound=TreeDone | IterationDone)
+E = TypeVar("E", bound=Federation)
+
+FORMAT, VERSION = "vfl/estimator", 1
+
+
+@dataclass(frozen=True)
+class _Classes:
+    """Two classes as NumPy has them: bools, whole numbers, numbers or text."""
+
+    kind: Literal["bool", "int", "float", "text"]
+    values: tuple[bool | int | float | str, bool | int | float | str]
+
+    @classmethod
+    def of(cls, classes: NDArray[Any]) -> "_Classes":
+        kinds: Mapping[str, Literal["bool", "int", "float"]] = {
+            "b": "bool",
+            "i": "int",
+            "u": "int",
+            "f": "float",
+        }
+        first, second = classes.tolist()
+        return cls(kinds.get(classes.dtype.kind, "text"), (first, second))
+
+    @property
+    def array(self) -> NDArray[Any]:
+        dtype = {"bool": np.bool_, "int": np.int64, "float": np.float64, "text": object}[self.kind]
+        return np.array(self.values, dtype)
+
+
+@dataclass(frozen=True)
+class _Saved(Generic[G, H, S]):
+    """A fitted estimator."""
+
+    vfl: str  # the version that wrote it
+    estimator: str
+    parameters: dict[str, Any]
+    objective: Objective | Family
+    tweedie_power: float
+    classes: _Classes | None
+    with_offset: bool
+    columns: dict[str, list[str]]  # by party, of the tables of the training
+    named: dict[str, bool]
+    categorical: dict[str, dict[str, bool]]
+    model: G
+    halves: dict[str, H]
+    aligned: int
+    traffic: dict[str, int] | None
+    log: list[S]
+
+
+_Trees = _Saved[GuestModel, HostModel, TreeDone]
+_Linear = _Saved[GuestGlm, HostGlm, IterationDone]
+_KINDS: Mapping[type[Federation], type[_Trees] | type[_Linear]] = {
+    SecureBoost: _Trees,
+    SecureBoostRegressor: _Trees,
+    FederatedGLM: _Linear,
+    FederatedLogisticRegression: _Linear,
+}
+
+
+def write(estimator: Federation, path: Any) -> None:
+    """Write a fitted estimator. Raises DataError when the file cannot be written."""
+    names = OBJECTIVES if isinstance(estimator.model_, GuestModel) else FAMILIES
+    loss = estimator._loss
+    classes = getattr(estimator, "classes_", None)
+    saved: Any = _Saved(
+        vfl=__version__,
+        estimator=_kind_of(estimator).__name__,
+        parameters=_parameters_of(estimator),
+        objective=cast(Any, next(name for name, kind in names.items() if kind is type(loss))),
+        tweedie_power=getattr(loss, "power", None) or 1.5,
+        classes=None if classes is None else _Classes.of(classes),
+        with_offset=getattr(estimator, "with_offset_", False),
+        columns=estimator._columns,
+        named=estimator._named,
+        categorical=estimator._categorical,
+        model=estimator.model_,
+        halves=estimator.halves_,
+        aligned=estimator.n_aligned_,
+        traffic=estimator.traffic_,
+        log=estimator.train_log_,
+    )
+    body = _canonical(msgspec.to_builtins(saved, str_keys=True))
+    head = f'{{"format":"{FORMAT}","version":{VERSION},"digest":"{_digest(body)}","body":'
+    with replacing(_as_path(path)) as file:
+        file.write(head.encode() + body + b"}\n")
+
+
+def load(path: Any) -> Federation:
+    """A model that `save` wrote, of whichever estimator; it predicts bit for bit the same.
+
+    Its hosts= are None: give the hosts' tables when it predicts, or set the parameter. Raises
+    ModelError for a file that is missing, damaged or of another kind.
+    """
+    return read(path, Federation)
+
+
+def read(path: Any, kind: type[E]) -> E:
+    """`load` for an estimator of this kind."""
+    where = _as_path(path)
+    body = _body_of(where)
+    known = {one.__name__: one for one in _KINDS}
+    found = known.get(str(body.get("estimator")))
+    if found is None:
+        raise ModelError(
+            f"{where} is of an estimator that this version of vfl does not know: update vfl"
+        )
+    if not issubclass(kind, found) and not issubclass(found, kind):
+        raise ModelError(f"{where} holds a {found.__name__}, where a {kind.__name__} is due")
+    try:
+        saved: Any = msgspec.convert(body, _KINDS[found], str_keys=True)
+        _check(saved, found)
+        loss = loss_of(saved.objective, saved.tweedie_power)
+    except (msgspec.ValidationError, ValueError, KeyError) as error:
+        raise ModelError(f"{where} is damaged: {error}") from None
+    estimator = (kind if issubclass(kind, found) else found)(**saved.parameters)
+    _restore(estimator, saved)
+    estimator._loss = loss
+    estimator._told()
+    return cast(E, estimator)
+
+
+def _restore(estimator: Any, saved: Any) -> None:
+    own = saved.columns[GUEST]
+    estimator.model_, estimator.halves_ = saved.model, saved.halves
+    estimator.n_aligned_, estimator.traffic_ = saved.aligned, saved.traffic
+    estimator.train_log_ = saved.log
+    estimator._columns, estimator._named = saved.columns, saved.named
+    estimator._categorical = saved.categorical
+    estimator.n_features_in_ = len(own)
+    if saved.named[GUEST]:
+        estimator.feature_names_in_ = np.array(own, dtype=object)
+    if saved.classes is None:
+        estimator.with_offset_ = saved.with_offset
+    else:
+        estimator.classes_ = saved.classes.array
+
+
+def _kind_of(estimator: Federation) -> type[Federation]:
+    return next(kind for kind in _KINDS if isinstance(estimator, kind))
+
+
+# Parameters.
+
+
+def _parameters_of(estimator: Federation) -> dict[str, Any]:
+    """All but the hosts' tables, and generators, which have no value to keep."""
+    found = {}
+    for name, value in estimator.get_params(deep=False).items():
+        if name != "hosts":
+            generator = isinstance(value, np.random.RandomState | np.random.Generator)
+            found[name] = None if generator else _of_json(value)
+    return found
+
+
+def _of_json(value: Any) -> Any:
+    value = plain_value(value)
+    if isinstance(value, Mapping):
+        return {str(key): _of_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_of_json(one) for one in value]
+    return value
+
+
+# Checks.
+
+
+def _check(saved: Any, kind: type[Federation]) -> None:
+    """Raises ValueError or KeyError for what no fit could have made."""
+    model, halves = saved.model, saved.halves
+    known = {*kind().get_params(deep=False)} - {"hosts"}
+    if not set(saved.parameters) <= known:
+        raise ValueError("it has parameters that the estimator lacks")
+    parameters = saved.parameters
+    if "normalise" in parameters and isinstance(parameters["normalise"], list):
+        steps = parameters["normalise"]
+        parameters["normalise"] = tuple(tuple(s) if isinstance(s, list) else s for s in steps)
+    parties = list(model.parties)
+    by_party = (saved.columns, saved.named, saved.categorical)
+    if parties[:1] != [GUEST] or set(halves) != set(parties[1:]):
+        raise ValueError("it lacks the half of a party")
+    if any(set(one) != set(parties) for one in by_party):
+        raise ValueError("it does not have the columns of every party")
+    if (saved.classes is None) == hasattr(kind, "predict_proba"):
+        raise ValueError("its classes are not those of its kind")
+    if saved.objective not in (OBJECTIVES if isinstance(model, GuestModel) else FAMILIES):
+        raise ValueError("it has no objective of its kind")
+    if isinstance(model, GuestModel):
+        model.check([len(halves[name].splits) for name in parties[1:]])
+    for party, half in zip(parties, [model, *(halves[name] for name in parties[1:])], strict=True):
+        for column, categorical in _columns_of(half):
+            if saved.categorical[party][column] != categorical:
+                raise ValueError("a column is categorical in one place and numeric in another")
+
+
+def _columns_of(half: Any) -> Iterable[tuple[str, bool]]:
+    """The columns that a half uses, and whether it takes each for categorical."""
+    if isinstance(half, GuestModel | HostModel):
+        return [(split.column, split.categorical) for split in half.splits]
+    design = half.part.design
+    factors = [(factor.name, factor.edges is None) for factor in design.factors]
+    return [*factors, *((covariate.name, False) for covariate in design.covariates)]
+
+
+# Files.
+
+
+def _as_path(path: Any) -> Path:
+    try:
+        return Path(path)
+    except TypeError:
+        raise InputError(f"a path is due, not {type(path).__name__}") from None
+
+
+def _body_of(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise ModelError(f"no file {path}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise ModelError(f"{path} is damaged: it is no valid JSON") from None
+    if not isinstance(document, dict) or document.get("format") != FORMAT:
+        raise ModelError(f"{path} was not written by save")
+    version, body = document.get("version"), document.get("body")
+    if isinstance(version, int) and version > VERSION:
+        raise ModelError(f"{path} was written by a newer vfl: update vfl to read it")
+    try:
+        whole = version == VERSION and document.get("digest") == _digest(_canonical(body))
+    except ValueError:
+        whole = False
+    if not whole or not isinstance(body, dict):
+        raise ModelError(f"{path} is damaged: its content does not match its digest")
+    return body
+
+
+def _canonical(body: object) -> bytes:
+    try:
+        text = json.dumps(
+            body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        )
+        return text.encode()
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the model cannot be written: {error}") from None
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()

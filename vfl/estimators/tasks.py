@@ -1,0 +1,194 @@
+"""What a model is for: two classes, or counts, amounts and any numbers."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils.validation import check_is_fitted
+
+from vfl.errors import ConfigError, DataError
+from vfl.estimators.federation import Federation, Progress, Target, complaints
+from vfl.estimators.parameters import shown
+from vfl.frames.rows import classes_of, given_numbers, label_of, labels_of, positive, weights
+from vfl.frames.tables import Frame, frame_of
+from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
+from vfl.simulate.method import GUEST
+
+
+class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
+    """A model of two classes."""
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_class = False
+        return tags
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        hosts: Mapping[str, Any] | None = None,
+        sample_weight: Any = None,
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Align the rows, train on those that all parties know, and keep every half.
+
+        X: the guest's table of shape (rows, columns), of pandas, polars, pyarrow or whatever speaks
+        Arrow, or an array. y: its label, two classes of text, bools or numbers, shape (rows,). hosts:
+        the other parties' tables by name, rows in any order, in place of those given to the constructor;
+        {} trains the guest alone on all its rows. sample_weight: not negative, shape (rows,); a row of
+        weight 0 does not train. progress: a function that is called after each tree or iteration, from
+        another thread; or True or False in place of the parameter.
+
+        Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
+        """
+        with complaints():
+            guest, others = self._guest_frame(X, hosts)
+            classes, label = classes_of(y, guest.columns, type(self).__name__)
+            target = Target(label, weights(sample_weight, guest.columns), LogisticLoss())
+            self._fit(guest, others, target, progress)
+        self.classes_ = classes
+        return self
+
+    def predict_proba(self, X: Any, hosts: Mapping[str, Any] | None = None) -> Floats:
+        """Probabilities of both classes, in the order of classes_, shape (rows, 2); rows and errors as
+        in decision_function."""
+        second = LogisticLoss().predict(self.decision_function(X, hosts))
+        return np.column_stack([1 - second, second])
+
+    def predict(self, X: Any, hosts: Mapping[str, Any] | None = None) -> NDArray[Any]:
+        """The likelier class, shape (rows,); rows and errors as in decision_function."""
+        second = self.decision_function(X, hosts) > 0
+        return np.asarray(self.classes_[second.astype(np.int64)])
+
+    def score(
+        self, X: Any, y: Any, hosts: Mapping[str, Any] | None = None, sample_weight: Any = None
+    ) -> float:
+        """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
+        with complaints():
+            frame = _with_rows(frame_of(X, GUEST))
+            label = labels_of(y, frame.columns)
+            weight = weights(sample_weight, frame.columns)
+        return float(np.average(label == self.predict(X, hosts), weights=weight))
+
+
+class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
+    """A model of counts, amounts and any numbers."""
+
+    with_offset_: bool
+
+    _NAMED: ClassVar[str]
+    """The parameter that says what the label is."""
+    _LOSSES: ClassVar[Mapping[str, type[Loss]]]
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        hosts: Mapping[str, Any] | None = None,
+        sample_weight: Any = None,
+        exposure: Any = None,
+        offset: Any = None,
+        progress: Progress | bool | None = None,
+    ) -> Self:
+        """Align the rows, train on those that all parties know, and keep every half.
+
+        X: the guest's table of shape (rows, columns), of pandas, polars, pyarrow or whatever speaks
+        Arrow, or an array. y: its label, numbers, shape (rows,). hosts: the other parties' tables by
+        name, rows in any order, in place of those given to the constructor; {} trains the guest alone on
+        all its rows. sample_weight: not negative, shape (rows,); a row of weight 0 does not train.
+        exposure: time at risk of each row, positive, for "poisson" alone. offset: added to each row's
+        score, on the scale of the link. progress: a function that is called after each tree or
+        iteration, from another thread; or True or False in place of the parameter.
+
+        Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
+        """
+        with complaints():
+            loss = self._loss_to_fit()
+            guest, others = self._guest_frame(X, hosts)
+            target = Target(
+                label_of(y, guest.columns, loss),
+                weights(sample_weight, guest.columns),
+                loss,
+                _added(loss, guest, exposure, offset),
+            )
+            self._fit(guest, others, target, progress)
+        self.with_offset_ = offset is not None
+        return self
+
+    def predict(self, X: Any, hosts: Mapping[str, Any] | None = None, offset: Any = None) -> Floats:
+        """The mean of the label, per unit of exposure, shape (rows,), at each row's offset.
+
+        Rows and errors as in decision_function; ConfigError for an offset where the training had none,
+        or none where it had one.
+        """
+        check_is_fitted(self, "model_")
+        with complaints():
+            scores, _ = self._with_offset(frame_of(X, GUEST), hosts, None, offset)
+        return self._loss.predict(scores)
+
+    def score(
+        self,
+        X: Any,
+        y: Any,
+        hosts: Mapping[str, Any] | None = None,
+        sample_weight: Any = None,
+        exposure: Any = None,
+        offset: Any = None,
+    ) -> float:
+        """D^2, the share of deviance explained; R^2 with squared errors. Errors as in predict.
+
+        Where y is the same in every row there is nothing to explain: 1 for predictions without error,
+        else 0, as of R^2 in scikit-learn.
+        """
+        check_is_fitted(self, "model_")
+        with complaints():
+            frame, loss = _with_rows(frame_of(X, GUEST)), self._loss
+            label = label_of(y, frame.columns, loss, whole=False)
+            weight = weights(sample_weight, frame.columns)
+            scores, added = self._with_offset(frame, hosts, exposure, offset)
+        kept = weight > 0
+        label, scores, weight = label[kept], scores[kept], weight[kept]
+        added = np.zeros(len(label)) if added is None else added[kept]
+        deviance = loss.deviance(scores, label, weight)
+        null = 0.0
+        if loss.link == "identity" or label.any():
+            null = loss.deviance(loss.start(label, weight, added) + added, label, weight)
+        return 1 - deviance / null if null > 0 else float(deviance == 0)
+
+    def _with_offset(
+        self, guest: Frame, hosts: Any, exposure: Any, offset: Any
+    ) -> tuple[Floats, Floats | None]:
+        """Scores with what is added to them, and that alone."""
+        if self.with_offset_ != (offset is not None):
+            had = "an offset" if self.with_offset_ else "no offset"
+            raise ConfigError(f"the model was trained with {had}: give predict and score the same")
+        added = _added(self._loss, guest, exposure, offset)
+        scores = self._scored(guest, hosts)
+        return scores if added is None else scores + added, added
+
+    def _loss_to_fit(self) -> Loss:
+        name = getattr(self, self._NAMED)
+        names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
+        if not isinstance(name, str) or name not in names:
+            raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
+        return loss_of(name, self._params().tweedie_power)  # type: ignore[arg-type]
+
+
+def _added(loss: Loss, guest: Frame, exposure: Any, offset: Any) -> Floats | None:
+    """What is added to each row's score: the offset, and the exposure's logarithm."""
+    if exposure is not None and loss.no_exposure is not None:
+        raise ConfigError(f"exposure= {loss.no_exposure}")
+    added = None if offset is None else given_numbers(offset, guest.columns, "offset")
+    if exposure is None:
+        return added
+    known = np.log(positive(exposure, guest.columns, "exposure"))
+    return known if added is None else known + added
+
+
+def _with_rows(frame: Frame) -> Frame:
+    if not len(frame.columns):
+        raise DataError(f"{GUEST}: the table has no row to score")
+    return frame

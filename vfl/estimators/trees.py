@@ -1,0 +1,408 @@
+"""Gradient-boosted trees over the columns of several parties.
+
+Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from sklearn.utils.validation import check_is_fitted
+
+from vfl.errors import ConfigError
+from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
+from vfl.estimators.parameters import check_by_party, check_parties, shown
+from vfl.estimators.tasks import Classifier, Regressor
+from vfl.learn.binning import Monotone
+from vfl.learn.losses import OBJECTIVES, Floats
+from vfl.learn.params import BoostParams
+from vfl.simulate.boosting import Boosting
+from vfl.simulate.method import GUEST, Engine, Method
+
+
+class _Trees(Federation):
+    """What both tree models share."""
+
+    monotone: Mapping[str, Mapping[str, Monotone]] | None
+
+    _SETTINGS = BoostParams
+    _SCORING: ClassVar[Method] = Boosting(BoostParams.model_validate({}), {})
+
+    def _method(self, parties: Sequence[str]) -> Boosting:
+        monotone = check_by_party("monotone", self.monotone)
+        check_parties("monotone", monotone, parties)
+        for party, columns in monotone.items():
+            for column, way in columns.items():
+                if way not in get_args(Monotone):
+                    raise ConfigError(
+                        f'monotone= of {party}: {column!r} must be "increasing" or "decreasing", not '
+                        f"{shown(way)}"
+                    )
+        return Boosting(self._params(), monotone)
+
+    @property
+    def importance_table_(self) -> pd.DataFrame:
+        """All parties' columns that split: party, column, splits, gain; most gain first."""
+        check_is_fitted(self, "model_")
+        return pd.DataFrame(self.model_.importance(), columns=["party", "column", "splits", "gain"])
+
+    @property
+    def feature_importances_(self) -> Floats:
+        """The share of the total gain of each column of the guest's table, shape (n_features_in_,).
+
+        The shares of hosts' columns, which the table that fit was given does not have, are what is
+        missing to 1: `importance_table_` has them all.
+        """
+        table = self.importance_table_
+        own = table[table["party"] == GUEST].set_index("column")["gain"]
+        total = table["gain"].sum() if len(table) else 1.0
+        gains = own.reindex(self._columns[GUEST]).fillna(0.0) / total
+        return gains.to_numpy(np.float64)
+
+
+class SecureBoost(Classifier, _Trees):
+    """A classifier by gradient-boosted trees over the columns of several parties.
+
+    Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
+    refused. None and NaN are missing.
+
+    Parameters
+    ----------
+    hosts : dict of tables by name, default=None
+        the other parties' tables, rows in any order: of pandas, polars, pyarrow or whatever speaks
+        Arrow, or arrays. Given here they serve fit, predict and every tool of scikit-learn; clones share
+        them and nothing prints them. {} is a model of the guest alone
+    id : str, int, list or dict by party, default=None
+        the column or columns that name a row, the same for all parties, or by party in a dict (the guest
+        is "guest"). None takes the index. Ids are never features
+    normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
+        what makes the same id equal at all parties (`vfl.party.ids`)
+    monotone : dict of dicts, default=None
+        by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
+        score may change with a column's known values, all others being equal
+    engine : {'plain', 'protocol'}, default='plain'
+        how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
+        the messages that the parties would send, encryption and all, over memory. The model is the same,
+        bit for bit
+    trees : int, default=50
+        trees at most
+    depth : int, default=4
+        levels of splits in a tree
+    learning_rate : float, default=0.2
+        shrinkage of each tree
+    max_bins : int, default=32
+        bins of a column, missing not counted
+    min_bin_rows : int, default=3
+        least number of rows of a bin
+    reg_lambda : float, default=1.0
+        L2 penalty on leaf weights
+    gamma : float, default=0.0
+        least gain of a split
+    min_child_weight : float, default=1.0
+        least hessian sum of a child
+    min_child_rows : int, default=20
+        least number of rows of a child
+    tweedie_power : float, default=1.5
+        of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
+    subsample : float, default=1.0
+        share of rows drawn for each tree
+    goss_top : float, default=0.0
+        share of rows with the largest gradients that each tree keeps (GOSS); 0 is off. Hosts see which
+        rows these are: with rare claims, those that claimed
+    goss_other : float, default=0.0
+        share of rows drawn from the others, which count for all of them
+    colsample : float, default=1.0
+        share of each party's columns a tree
+    validation_share : float, default=0.0
+        rows kept to decide when to stop
+    early_stopping_rounds : int, default=0
+        stop after so many trees without a better validation loss; 0 is never
+    first_tree : {'joint', 'guest'}, default='joint'
+        guest: the first tree uses the guest's columns alone
+    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
+        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
+        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
+        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
+        sums of single rows
+    key_bits : {2048, 3072, 4096}, default=2048
+        modulus of the guest's key
+    obfuscators : {'short', 'full'}, default='short'
+        exponents of the guest's encryption; full needs no assumption, five times the work
+    seed : int, default=0
+        of the row and column draws, not of any key
+    random_state : int, RandomState or None, default=None
+        seed by the name that scikit-learn has for it; None leaves it to seed
+    workers : int, default=1
+        processes of each party for encrypted arithmetic, with engine="protocol"
+    progress : bool or None, default=None
+        whether fit shows a progress bar; None: at a prompt or in a notebook, when it takes more than a
+        second
+
+    Attributes
+    ----------
+    classes_ : array of shape (2,)
+        the two classes in order; probabilities and scores are of the second
+    feature_importances_ : array of shape (n_features_in_,)
+        share of the total gain of each column of the guest's table; hosts' columns have the rest
+    importance_table_ : DataFrame
+        party, column, splits and gain of every party's columns that split, most gain first
+    n_features_in_ : int
+        columns of the guest's table, those of the id among them
+    feature_names_in_ : array of shape (n_features_in_,)
+        their names, where they are text
+    aligned_, n_aligned_ : array of int64, int
+        positions of the guest's rows that trained the model (all parties know them), their number
+    model_, halves_ : object, dict of objects
+        the guest's half of the model, the hosts' by name
+    traffic_ : dict of int, or None
+        bytes between guest and host during fit, both ways together, by host's name; None where
+        nothing was sent, as by engine="plain"
+    train_log_ : list
+        losses (mean) and seconds after each tree (TreeDone) or iteration (IterationDone)
+
+    Examples
+    --------
+    >>> model = SecureBoost(hosts={"registry": cars}, id="plate", trees=30)
+    >>> cross_val_score(model, policies, claim, scoring="roc_auc")
+    """
+
+    def __init__(
+        self,
+        *,
+        hosts: Mapping[str, Any] | None = None,
+        id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
+        normalise: Steps = STEPS,
+        monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
+        engine: Engine = "plain",
+        trees: int = 50,
+        depth: int = 4,
+        learning_rate: float = 0.2,
+        max_bins: int = 32,
+        min_bin_rows: int = 3,
+        reg_lambda: float = 1.0,
+        gamma: float = 0.0,
+        min_child_weight: float = 1.0,
+        min_child_rows: int = 20,
+        tweedie_power: float = 1.5,
+        subsample: float = 1.0,
+        goss_top: float = 0.0,
+        goss_other: float = 0.0,
+        colsample: float = 1.0,
+        validation_share: float = 0.0,
+        early_stopping_rounds: int = 0,
+        first_tree: Literal["joint", "guest"] = "joint",
+        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        key_bits: Literal[2048, 3072, 4096] = 2048,
+        obfuscators: Literal["short", "full"] = "short",
+        seed: int = 0,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        workers: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.hosts = hosts
+        self.id = id
+        self.normalise = normalise
+        self.monotone = monotone
+        self.engine = engine
+        self.trees = trees
+        self.depth = depth
+        self.learning_rate = learning_rate
+        self.max_bins = max_bins
+        self.min_bin_rows = min_bin_rows
+        self.reg_lambda = reg_lambda
+        self.gamma = gamma
+        self.min_child_weight = min_child_weight
+        self.min_child_rows = min_child_rows
+        self.tweedie_power = tweedie_power
+        self.subsample = subsample
+        self.goss_top = goss_top
+        self.goss_other = goss_other
+        self.colsample = colsample
+        self.validation_share = validation_share
+        self.early_stopping_rounds = early_stopping_rounds
+        self.first_tree = first_tree
+        self.encryption = encryption
+        self.key_bits = key_bits
+        self.obfuscators = obfuscators
+        self.seed = seed
+        self.random_state = random_state
+        self.workers = workers
+        self.progress = progress
+
+
+class SecureBoostRegressor(Regressor, _Trees):
+    """A regressor by gradient-boosted trees over the columns of several parties.
+
+    Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
+    refused. None and NaN are missing.
+
+    Parameters
+    ----------
+    objective : {'squared', 'poisson', 'gamma', 'tweedie'}, default='squared'
+        what the label is: any number; a count, such as claims, with an exposure; an amount above zero;
+        an amount that is zero in many rows
+    hosts : dict of tables by name, default=None
+        the other parties' tables, rows in any order: of pandas, polars, pyarrow or whatever speaks
+        Arrow, or arrays. Given here they serve fit, predict and every tool of scikit-learn; clones share
+        them and nothing prints them. {} is a model of the guest alone
+    id : str, int, list or dict by party, default=None
+        the column or columns that name a row, the same for all parties, or by party in a dict (the guest
+        is "guest"). None takes the index. Ids are never features
+    normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
+        what makes the same id equal at all parties (`vfl.party.ids`)
+    monotone : dict of dicts, default=None
+        by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
+        score may change with a column's known values, all others being equal
+    engine : {'plain', 'protocol'}, default='plain'
+        how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
+        the messages that the parties would send, encryption and all, over memory. The model is the same,
+        bit for bit
+    trees : int, default=50
+        trees at most
+    depth : int, default=4
+        levels of splits in a tree
+    learning_rate : float, default=0.2
+        shrinkage of each tree
+    max_bins : int, default=32
+        bins of a column, missing not counted
+    min_bin_rows : int, default=3
+        least number of rows of a bin
+    reg_lambda : float, default=1.0
+        L2 penalty on leaf weights
+    gamma : float, default=0.0
+        least gain of a split
+    min_child_weight : float, default=1.0
+        least hessian sum of a child
+    min_child_rows : int, default=20
+        least number of rows of a child
+    tweedie_power : float, default=1.5
+        of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
+    subsample : float, default=1.0
+        share of rows drawn for each tree
+    goss_top : float, default=0.0
+        share of rows with the largest gradients that each tree keeps (GOSS); 0 is off. Hosts see which
+        rows these are: with rare claims, those that claimed
+    goss_other : float, default=0.0
+        share of rows drawn from the others, which count for all of them
+    colsample : float, default=1.0
+        share of each party's columns a tree
+    validation_share : float, default=0.0
+        rows kept to decide when to stop
+    early_stopping_rounds : int, default=0
+        stop after so many trees without a better validation loss; 0 is never
+    first_tree : {'joint', 'guest'}, default='joint'
+        guest: the first tree uses the guest's columns alone
+    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
+        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
+        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
+        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
+        sums of single rows
+    key_bits : {2048, 3072, 4096}, default=2048
+        modulus of the guest's key
+    obfuscators : {'short', 'full'}, default='short'
+        exponents of the guest's encryption; full needs no assumption, five times the work
+    seed : int, default=0
+        of the row and column draws, not of any key
+    random_state : int, RandomState or None, default=None
+        seed by the name that scikit-learn has for it; None leaves it to seed
+    workers : int, default=1
+        processes of each party for encrypted arithmetic, with engine="protocol"
+    progress : bool or None, default=None
+        whether fit shows a progress bar; None: at a prompt or in a notebook, when it takes more than a
+        second
+
+    Attributes
+    ----------
+    with_offset_ : bool
+        whether it was trained with an offset
+    feature_importances_ : array of shape (n_features_in_,)
+        share of the total gain of each column of the guest's table; hosts' columns have the rest
+    importance_table_ : DataFrame
+        party, column, splits and gain of every party's columns that split, most gain first
+    n_features_in_ : int
+        columns of the guest's table, those of the id among them
+    feature_names_in_ : array of shape (n_features_in_,)
+        their names, where they are text
+    aligned_, n_aligned_ : array of int64, int
+        positions of the guest's rows that trained the model (all parties know them), their number
+    model_, halves_ : object, dict of objects
+        the guest's half of the model, the hosts' by name
+    traffic_ : dict of int, or None
+        bytes between guest and host during fit, both ways together, by host's name; None where
+        nothing was sent, as by engine="plain"
+    train_log_ : list
+        losses (mean) and seconds after each tree (TreeDone) or iteration (IterationDone)
+
+    Examples
+    --------
+    >>> model = SecureBoostRegressor(objective="poisson", hosts={"registry": cars}, id="plate")
+    >>> model.fit(policies, claims, exposure=years).predict(new)
+    """
+
+    _NAMED, _LOSSES = "objective", OBJECTIVES
+
+    def __init__(
+        self,
+        *,
+        objective: Literal["squared", "poisson", "gamma", "tweedie"] = "squared",
+        hosts: Mapping[str, Any] | None = None,
+        id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
+        normalise: Steps = STEPS,
+        monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
+        engine: Engine = "plain",
+        trees: int = 50,
+        depth: int = 4,
+        learning_rate: float = 0.2,
+        max_bins: int = 32,
+        min_bin_rows: int = 3,
+        reg_lambda: float = 1.0,
+        gamma: float = 0.0,
+        min_child_weight: float = 1.0,
+        min_child_rows: int = 20,
+        tweedie_power: float = 1.5,
+        subsample: float = 1.0,
+        goss_top: float = 0.0,
+        goss_other: float = 0.0,
+        colsample: float = 1.0,
+        validation_share: float = 0.0,
+        early_stopping_rounds: int = 0,
+        first_tree: Literal["joint", "guest"] = "joint",
+        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        key_bits: Literal[2048, 3072, 4096] = 2048,
+        obfuscators: Literal["short", "full"] = "short",
+        seed: int = 0,
+        random_state: int | np.random.RandomState | np.random.Generator | None = None,
+        workers: int = 1,
+        progress: bool | None = None,
+    ) -> None:
+        self.objective = objective
+        self.hosts = hosts
+        self.id = id
+        self.normalise = normalise
+        self.monotone = monotone
+        self.engine = engine
+        self.trees = trees
+        self.depth = depth
+        self.learning_rate = learning_rate
+        self.max_bins = max_bins
+        self.min_bin_rows = min_bin_rows
+        self.reg_lambda = reg_lambda
+        self.gamma = gamma
+        self.min_child_weight = min_child_weight
+        self.min_child_rows = min_child_rows
+        self.tweedie_power = tweedie_power
+        self.subsample = subsample
+        self.goss_top = goss_top
+        self.goss_other = goss_other
+        self.colsample = colsample
+        self.validation_share = validation_share
+        self.early_stopping_rounds = early_stopping_rounds
+        self.first_tree = first_tree
+        self.encryption = encryption
+        self.key_bits = key_bits
+        self.obfuscators = obfuscators
+        self.seed = seed
+        self.random_state = random_state
+        self.workers = workers
+        self.progress = progress

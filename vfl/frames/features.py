@@ -1,0 +1,210 @@
+"""What columns of a DataFrame hold: features and ids.
+
+Numbers and bools are numeric; text, objects and categories are categorical; dates are refused. None and
+NaN are missing.
+"""
+
+import datetime
+import math
+import numbers
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from pandas.api import types
+
+from vfl.errors import DataError
+from vfl.frames.tables import SHOWN
+from vfl.learn.binning import Features
+from vfl.learn.losses import Floats
+from vfl.party.config import did_you_mean
+from vfl.party.table import MAX_CATEGORIES
+
+_NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
+_CONVERTED = (*_NUMBERS, "integer", "floating", "mixed-integer-float", "empty")
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A party's rows: distinct ids, normalised, and features by column.
+
+    id_of_row: the place of each row's id among `ids`, int64 (rows,); both are empty where nobody is
+    aligned with. id_columns: of how many columns an id is made.
+    """
+
+    name: str
+    ids: list[bytes]
+    id_of_row: Rows
+    id_columns: int
+    features: Features
+    rows: int
+
+    def take(self, rows: Rows) -> Features:
+        """The features of some rows."""
+        return {name: values[rows] for name, values in self.features.items()}
+
+
+def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | None) -> Features:
+    """The columns as features; `expect` has those of the training, and which of them are categorical.
+
+    Raises DataError for a column that cannot be used, is missing, or has no value in any row of a
+    training.
+    """
+    if expect is None:
+        expect = {str(name): is_categorical(frame[name]) for name in frame.columns}
+        for name in expect:
+            if len(frame) and frame[name].isna().all():
+                raise DataError(f"{party}: column '{name}' has no value in any row: drop it")
+    for name in expect:
+        if name not in frame.columns:
+            raise DataError(
+                f"{party}: no column '{name}', which the model was trained on; "
+                f"{hint(name, frame.columns)}"
+            )
+    return {
+        name: (_categories if categorical else finite)(frame[name], f"{party}: column '{name}'")
+        for name, categorical in expect.items()
+    }
+
+
+def is_categorical(values: "pd.Series[Any]") -> bool:
+    """Whether a column of a training is a categorical feature."""
+    if values.dtype == object and types.infer_dtype(values, skipna=True) in _NUMBERS:
+        return False
+    return isinstance(values.dtype, pd.CategoricalDtype) or bool(types.is_string_dtype(values.dtype))
+
+
+def _categories(values: "pd.Series[Any]", what: str) -> NDArray[np.object_]:
+    """Shared text objects, None where missing."""
+    _no_dates(values, what)
+    try:
+        codes, distinct = pd.factorize(values)
+    except TypeError:  # lists, dicts, ...
+        raise DataError(f"{what} holds {_kinds(values)}: text or numbers are due") from None
+    if len(distinct) > MAX_CATEGORIES:
+        raise DataError(
+            f"{what} has {len(distinct):,} categories, over {MAX_CATEGORIES:,}: it looks like an id, "
+            "name it with id= or drop it"
+        )
+    if values.dtype == object and not all(
+        isinstance(v, str | numbers.Real | np.bool_) for v in distinct
+    ):
+        raise DataError(f"{what} holds {_kinds(values)}: text or numbers are due")
+    # The last entry is None: a missing code of -1 finds it.
+    texts: NDArray[np.object_] = np.array([*map(_category, distinct), None], dtype=object)
+    return texts[codes]
+
+
+def _category(value: object) -> str:
+    # Whole numbers with gaps become floats in pandas: 3.0 is the category 3.
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _kinds(values: "pd.Series[Any]") -> str:
+    """What an object column holds beside text and numbers."""
+    kinds = {
+        type(value).__name__ for value in values if not isinstance(value, str | numbers.Real | None)
+    }
+    return f"values of type {', '.join(sorted(kinds)[:3])}"
+
+
+def finite(values: "pd.Series[Any]", what: str) -> Floats:
+    """As `numbers_of`; raises DataError for infinite numbers too."""
+    found = numbers_of(values, what)
+    if np.isinf(found).any():
+        raise DataError(f"{what} has {int(np.isinf(found).sum()):,} infinite numbers: correct them")
+    return found
+
+
+def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
+    """float64, NaN where missing, bools as 0 and 1. Raises DataError for what is no number."""
+    _no_dates(values, what)
+    if values.isna().all():
+        return np.full(len(values), np.nan)
+    dtype = values.dtype
+    if types.is_complex_dtype(dtype):
+        raise DataError(f"{what} is of type {dtype}, not of numbers: Complex data not supported")
+    if types.is_object_dtype(dtype) and types.infer_dtype(values, skipna=True) in _CONVERTED:
+        return np.array([np.nan if missing else float(value) for value, missing in _known(values)])
+    if not types.is_numeric_dtype(dtype) or isinstance(dtype, pd.CategoricalDtype):
+        raise DataError(f"{what} is of type {dtype}, not of numbers")
+    if isinstance(dtype, pd.SparseDtype):
+        values = values.astype(dtype.subtype)
+    return values.to_numpy(np.float64, na_value=np.nan)
+
+
+def _known(values: "pd.Series[Any]") -> Iterable[tuple[Any, bool]]:
+    return zip(values, values.isna(), strict=True)
+
+
+def _no_dates(values: "pd.Series[Any]", what: str) -> None:
+    dtype: Any = values.dtype
+    distinct = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else values
+    seen = types.infer_dtype(distinct, skipna=True)
+    if seen.startswith(("date", "time", "period")):
+        raise DataError(
+            f"{what} holds dates or times: turn it into a number, such as an age in years, or drop it"
+        )
+
+
+# Ids.
+
+
+def id_columns(party: str, frame: pd.DataFrame, names: Sequence[str] | None) -> list[list[str | None]]:
+    """The columns of the id as text: those named (or levels of the index), else the whole index."""
+    index = frame.index
+    if names is None:
+        columns: list[Any] = [index.get_level_values(level) for level in range(index.nlevels)]
+        return [_id_texts(column, f"{party}: the index") for column in columns]
+    levels: dict[str, Any] = {str(name): name for name in index.names if name is not None}
+    found = []
+    for name in names:
+        if name not in frame.columns and name not in levels:
+            raise DataError(
+                f"{party}: no column '{name}' (named by id); {hint(name, [*frame.columns, *levels])}"
+            )
+        values: Any = frame[name] if name in frame.columns else index.get_level_values(levels[name])
+        found.append(_id_texts(values, f"{party}: id column '{name}'"))
+    return found
+
+
+def _id_texts(values: Any, what: str) -> list[str | None]:
+    return [_id_text(value, what) for value in values.tolist()]
+
+
+def _id_text(value: object, what: str) -> str | None:
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, str):
+        return value
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return str(int(value))
+    if isinstance(value, datetime.date):  # datetime and pandas' Timestamp too
+        return str(value)
+    raise DataError(
+        f"{what} holds {type(value).__name__} values: leading zeros and exact digits may be lost, so "
+        "write ids as text or whole numbers"
+    )
+
+
+def only_counts(index: "pd.Index[Any]") -> bool:
+    """Whether nobody chose this index."""
+    return isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0
+
+
+def hint(name: str, known: Iterable[Hashable]) -> str:
+    """What may have been meant."""
+    names = [str(k) for k in known]
+    # Transformers of scikit-learn put their own name in front.
+    renamed = [k for k in names if k.endswith(f"__{name}")]
+    near = renamed[0] if renamed else did_you_mean(name, names)
+    if near:
+        return f"did you mean {near!r}?"
+    return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:SHOWN]) or 'none'}"

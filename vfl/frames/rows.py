@@ -1,0 +1,226 @@
+"""What comes with a table, one value a row: labels, classes, weights, exposures, offsets."""
+
+import numbers
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+from pandas.api import types
+from scipy.sparse import issparse
+from sklearn.exceptions import DataConversionWarning
+from sklearn.utils.multiclass import type_of_target
+
+from vfl.errors import DataError
+from vfl.frames.features import finite
+from vfl.frames.tables import series_of
+from vfl.frames.warnings import warn
+from vfl.learn.losses import BadLabel, Floats, Loss
+
+
+def values_of(given: object, table: pd.DataFrame, what: str) -> "pd.Series[Any]":
+    """One value a row, by position; a Series whose index has the rows in another order is refused.
+
+    Raises DataError for anything but one value a row.
+    """
+    values = _series(given, what)
+    if isinstance(given, pd.Series):
+        index = given.index
+        if not index.equals(table.index) and _same_labels(index, table.index):
+            raise DataError(f"{what} has the rows in another order than the table, by its index")
+    if len(values) != len(table):
+        raise DataError(f"{what} has {len(values):,} values for {len(table):,} rows")
+    return values
+
+
+def _same_labels(index: "pd.Index[Any]", other: "pd.Index[Any]") -> bool:
+    if len(index) != len(other):
+        return False
+    try:
+        return bool(index.sort_values().equals(other.sort_values()))
+    except TypeError:  # labels that have no order
+        return False
+
+
+def _series(given: Any, what: str) -> "pd.Series[Any]":
+    if given is None:
+        raise DataError(f"requires {what} to be passed, but the target {what} is None")
+    if isinstance(given, pd.Series):
+        return given
+    if isinstance(given, pd.Index | pd.api.extensions.ExtensionArray):
+        return pd.Series(given)
+    if issparse(given):
+        raise DataError(f"{what} is sparse, but dense data is required: give an array (.toarray())")
+    if isinstance(given, str | bytes) or not (hasattr(given, "__len__") or hasattr(given, "__array__")):
+        raise DataError(f"{what} must have one value a row, not be {type(given).__name__}")
+    if hasattr(given, "__arrow_c_stream__") or isinstance(given, pa.Array):
+        return _of_arrow(given, what)
+    array = given if isinstance(given, np.ndarray) else _array(given, what)
+    if array.ndim == 2 and array.shape[1] == 1:
+        _say_column(what)
+        array = array[:, 0]
+    if array.ndim != 1:
+        raise DataError(
+            f"{what} must have one value a row, not {array.ndim} dimensions: {what} should be a 1d "
+            f"array, got an array of shape {array.shape} instead"
+        )
+    if np.ma.isMaskedArray(array):
+        array = np.ma.filled(array.astype(object), None)
+    return pd.Series(array)
+
+
+def _array(given: Any, what: str) -> NDArray[Any]:
+    """A DataFrame, a list, or what NumPy can make an array of."""
+    try:
+        if isinstance(given, list | tuple):  # pandas keeps None apart from "None", bools from numbers
+            one = pd.Series(given)
+            if not any(isinstance(value, list | tuple | np.ndarray) for value in given):
+                return np.asarray(one)
+        return np.asarray(given)
+    except Exception:  # noqa: BLE001, RUF100 - lists of other lengths, objects with an __array__
+        raise DataError(f"{what} must have one value a row: give a list, an array or a Series") from None
+
+
+def _of_arrow(given: Any, what: str) -> "pd.Series[Any]":
+    """A column of Arrow's, or a table of one."""
+    try:
+        column = (
+            pa.chunked_array(given) if not isinstance(given, pa.Array) else pa.chunked_array([given])
+        )
+    except (TypeError, ValueError, pa.ArrowException):
+        try:
+            table = pa.table(given)
+        except (TypeError, ValueError, pa.ArrowException):
+            raise DataError(f"{what} must have one value a row, not be {type(given).__name__}") from None
+        if table.num_columns != 1:
+            raise DataError(
+                f"{what} must have one value a row, not {table.num_columns} columns"
+            ) from None
+        _say_column(what)
+        column = table.column(0)
+    if pa.types.is_struct(column.type):  # a table as one column
+        raise DataError(f"{what} must have one value a row, not several columns")
+    return series_of(column, what)
+
+
+def _say_column(what: str) -> None:
+    warn(
+        f"A column-vector {what} was passed when a 1d array was expected. Please change the shape of "
+        f"{what} to (n_samples,), for example using ravel().",
+        DataConversionWarning,
+    )
+
+
+# Numbers.
+
+
+def label_of(given: object, table: pd.DataFrame, loss: Loss, *, whole: bool = True) -> Floats:
+    """Numbers that the loss can take; without `whole` rows may all be of one kind, as in a batch.
+
+    Raises DataError.
+    """
+    values = given_numbers(given, table, "y")
+    try:
+        loss.check(values)
+    except BadLabel as error:
+        if whole or error.rows is not None:
+            raise DataError(f"y {error}") from None
+    return values
+
+
+def given_numbers(given: object, table: pd.DataFrame, what: str) -> Floats:
+    """A finite number for every row. Raises DataError."""
+    values = values_of(given, table, what)
+    _no_gaps(values, what)
+    return finite(values, what)
+
+
+def positive(given: object, table: pd.DataFrame, what: str) -> Floats:
+    """A positive number for every row, or one for all. Raises DataError."""
+    found = _for_all(given, table, what)
+    if (found <= 0).any():
+        raise DataError(f"{what} must be positive but is not in {int((found <= 0).sum()):,} rows")
+    return found
+
+
+def weights(given: object, table: pd.DataFrame) -> Floats:
+    """A weight for every row, not negative; 1 without. Raises DataError."""
+    found = np.ones(len(table)) if given is None else _for_all(given, table, "sample_weight")
+    if (found < 0).any():
+        rows = int((found < 0).sum())
+        raise DataError(f"sample_weight must not be negative but is in {rows:,} rows")
+    if len(found) and not found.any():
+        raise DataError("sample_weight is zero in every row: no row is left to train on")
+    return found
+
+
+def _for_all(given: object, table: pd.DataFrame, what: str) -> Floats:
+    if isinstance(given, numbers.Real | np.generic) and not isinstance(given, str | bytes):
+        given = [given] * len(table)
+    return given_numbers(given, table, what)
+
+
+def _no_gaps(values: "pd.Series[Any]", what: str) -> None:
+    gaps = int(values.isna().sum())
+    if gaps:
+        raise DataError(
+            f"Input {what} contains NaN: {what} is missing in {gaps:,} row{'s' if gaps > 1 else ''}"
+        )
+
+
+# Classes.
+
+
+def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDArray[Any], Floats]:
+    """The two classes of a label, in order, and 1.0 for each row of the second, else 0.0.
+
+    Raises DataError for a label of other than two classes.
+    """
+    values = labels_of(given, table)
+    if values.dtype.kind == "f":
+        if not np.isfinite(values).all():
+            raise DataError("Input y contains infinity or a value too large: a label has two classes")
+        if type_of_target(values) == "continuous":
+            raise DataError(
+                f"Unknown label type: continuous. {estimator} is for two classes; numbers of any kind "
+                "are for a regressor (SecureBoostRegressor, FederatedGLM)"
+            )
+    classes = np.unique(values)
+    if len(classes) > 2:
+        raise DataError(
+            f"Only binary classification is supported. The type of the target is multiclass: y has "
+            f"{len(classes):,} classes"
+        )
+    if len(classes) < 2:
+        raise DataError("y has only one class: a model needs rows of both")
+    return classes, np.asarray(values == classes[1], np.float64)
+
+
+def labels_of(given: object, table: pd.DataFrame) -> NDArray[Any]:
+    """A class for every row, all of one kind: text, bools or numbers. Raises DataError."""
+    values = values_of(given, table, "y")
+    _no_gaps(values, "y")
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        values = values.astype(dtype.categories.dtype)
+        dtype = values.dtype
+    if isinstance(dtype, pd.SparseDtype):
+        values = values.astype(dtype.subtype)
+        dtype = values.dtype
+    kind = types.infer_dtype(values, skipna=False)
+    if kind == "boolean":
+        return values.to_numpy(np.bool_)
+    if kind == "integer":
+        own: NDArray[Any] = values.to_numpy()
+        return own if own.dtype.kind in "iu" else own.astype(np.int64)
+    if kind in ("floating", "mixed-integer-float", "decimal"):
+        return values.to_numpy(np.float64)
+    if kind == "string":
+        return values.to_numpy(object)
+    if kind == "empty" or not len(values):
+        return np.empty(0, object)
+    if kind == "complex":
+        raise DataError("Complex data not supported: y is of complex numbers")
+    words = "text and numbers mixed" if kind.startswith("mixed") else f"values of kind {kind}"
+    raise DataError(f"Unknown label type: y holds {words}: give text, bools or whole numbers")

@@ -1,0 +1,92 @@
+"""How one kind of model is trained and scored, by all parties at once or each in its role."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.workers import Machine
+from vfl.frames.features import Rows, Table
+from vfl.learn.binning import Features
+from vfl.learn.losses import Floats
+from vfl.net.peer import Peer
+from vfl.protocols.grower import Training
+
+GUEST = "guest"
+"""The name of the party with the labels."""
+
+Engine = Literal["plain", "protocol"]
+Progress = Callable[[Any], None]
+"""Told of each tree (TreeDone) or iteration (IterationDone)."""
+
+
+@dataclass(frozen=True)
+class Session:
+    """A host's session with the guest in a training."""
+
+    guest: Peer
+    name: str
+    hosts: list[str]
+    context: bytes
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A model as the parties keep it, and the score of every aligned row, shape (rows,)."""
+
+    model: Any
+    halves: dict[str, Any]  # of hosts, by name
+    score: Floats
+
+
+class Method(ABC):
+    """How one kind of model is trained and scored. Features are those of the rows at hand."""
+
+    params: Any
+
+    @abstractmethod
+    async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
+        """The model by everybody's columns in one place, by party's name, the guest's first."""
+
+    @abstractmethod
+    async def guest(
+        self,
+        hosts: list[Peer],
+        features: Features,
+        rows: Training,
+        key: PrivateKey | None,
+        machine: Machine,
+        done: Progress,
+    ) -> tuple[Any, Floats]:
+        """The guest's half, and the score of every row."""
+
+    @abstractmethod
+    async def host(self, session: Session, features: Features, rows: int, machine: Machine) -> Any:
+        """A host's half."""
+
+    @abstractmethod
+    async def guest_scores(
+        self, hosts: list[Peer], model: Any, table: Table, places: list[Rows]
+    ) -> Floats:
+        """The score of every row of the guest's table."""
+
+    @abstractmethod
+    async def host_scores(
+        self, guest: Peer, half: Any, name: str, features: Features, rows: int
+    ) -> None:
+        """A host's part of these."""
+
+    @abstractmethod
+    async def idle(self, features: Mapping[str, Features], rows: Training, model: Any) -> str:
+        """Why a model gives all rows the same score: the parameter at fault, and what to do."""
+
+    def drawn(self, whole: Training, rows: Rows) -> Training:
+        """The aligned rows, of the guest's; all of them train unless the method keeps some back."""
+        validation = np.zeros(len(rows), np.bool_)
+        offset = None if whole.offset is None else whole.offset[rows]
+        return Training(
+            whole.label[rows], whole.weight[rows], ~validation, validation, whole.loss, offset
+        )

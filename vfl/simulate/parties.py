@@ -1,0 +1,280 @@
+"""The parties of a training or a batch to score, side by side in one event loop."""
+
+import asyncio
+import secrets
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import numpy as np
+
+from vfl.crypto.workers import Machine
+from vfl.errors import ConfigError, DataError
+from vfl.frames.features import Rows, Table
+from vfl.learn.losses import BadLabel, Floats
+from vfl.net.peer import MemoryPeer, Peer, together
+from vfl.protocols.grower import Training
+from vfl.protocols.key import generate_key
+from vfl.protocols.psi import guest_align, host_align
+from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress, Session
+
+T = TypeVar("T")
+
+_ROUNDING = 1e-13  # relative: scores that differ by less are the same
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What comes of a training. `rows` are the guest's that all parties know, ascending.
+
+    traffic: bytes between guest and host, both ways together, by host's name; None where nothing was
+    sent. idle: why all rows have the same score, if they have.
+    """
+
+    rows: Rows
+    fitted: Fitted
+    traffic: dict[str, int] | None
+    idle: str | None
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The score of each row of a batch, and how many of them each host knows, by name."""
+
+    scores: Floats
+    known: dict[str, int]
+
+
+def train(
+    guest: Table,
+    hosts: Sequence[Table],
+    whole: Training,
+    method: Method,
+    engine: Engine,
+    machine: Machine,
+    done: Progress,
+) -> Trained:
+    """Align the rows and train on those that all parties know; `whole` is of all the guest's rows.
+
+    Raises ConfigError and DataError as the protocols do, for no common row, and for shares that leave
+    no row to train on or to stop by.
+    """
+    work = _plain if engine == "plain" else _apart
+    return run(work(guest, hosts, whole, method, machine, done))
+
+
+def score(
+    guest: Table,
+    hosts: Sequence[Table],
+    method: Method,
+    engine: Engine,
+    fitted: tuple[Any, Mapping[str, Any]],
+) -> Scored:
+    """Score the guest's rows by all halves; a host's columns are missing in a row it does not know."""
+    return run(_score(guest, hosts, method, engine, *fitted))
+
+
+# Training.
+
+
+async def _plain(
+    guest: Table,
+    hosts: Sequence[Table],
+    whole: Training,
+    method: Method,
+    machine: Machine,
+    done: Progress,
+) -> Trained:
+    rows = _checked(common_rows([guest, *hosts]))
+    drawn = _checked_shares(method, whole, rows[0])
+    features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
+    fitted = await method.plain(features, drawn, done)
+    return Trained(rows[0], fitted, None, await _idle(method, features, drawn, fitted))
+
+
+async def _apart(
+    guest: Table,
+    hosts: Sequence[Table],
+    whole: Training,
+    method: Method,
+    machine: Machine,
+    done: Progress,
+) -> Trained:
+    """Each party in its role, over memory."""
+    names, context = [host.name for host in hosts], secrets.token_bytes(16)
+    pairs = [MemoryPeer.pair(GUEST, name) for name in names]
+    peers: list[Peer] = [to_host for to_host, _ in pairs]
+
+    rows = common_rows([guest])
+    if hosts:
+        aligning = [
+            host_align(
+                to_guest, table.ids, context=context, name=table.name, hosts=names, allow_empty=True
+            )
+            for (_, to_guest), table in zip(pairs, hosts, strict=True)
+        ]
+        own = guest_align(peers, guest.ids, context=context, allow_empty=True)
+        rows = _in_order(await together([own, *aligning]))
+    rows = _checked(rows)
+    drawn = _checked_shares(method, whole, rows[0])
+    features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
+    key = None
+    if hosts and method.params.encryption != "lattice":
+        key = await asyncio.to_thread(generate_key, method.params)
+    roles: list[Coroutine[Any, Any, Any]] = [
+        method.guest(peers, features[GUEST], drawn, key, machine, done),
+        *(
+            method.host(Session(to_guest, name, names, context), features[name], len(rows[0]), machine)
+            for name, (_, to_guest) in zip(names, pairs, strict=True)
+        ),
+    ]
+    (model, score), *halves = await together(roles)
+    fitted = Fitted(model, dict(zip(names, halves, strict=True)), score)
+    traffic = {
+        peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
+    } or None
+    return Trained(rows[0], fitted, traffic, await _idle(method, features, drawn, fitted))
+
+
+def common_rows(tables: Sequence[Table]) -> list[Rows]:
+    """The rows whose id all tables have, of each table, in the order of the first one's."""
+    if len(tables) == 1:
+        return [np.arange(tables[0].rows)]
+    first, *others = tables
+    place_of = [{one: row for row, one in enumerate(table.ids)} for table in others]
+    found = [
+        (row, *(places[one] for places in place_of))
+        for row, one in enumerate(first.ids)
+        if all(one in places for places in place_of)
+    ]
+    return list(np.array(found, np.int64).reshape(len(found), len(tables)).T)
+
+
+def _in_order(rows: list[Rows]) -> list[Rows]:
+    """Common rows in the order of the guest's table.
+
+    An alignment has an order of its own, random in each: where all is in one process, the same tables
+    and the same seed are to make the same model.
+    """
+    order = np.argsort(rows[0])
+    return [own[order] for own in rows]
+
+
+def _checked(rows: list[Rows]) -> list[Rows]:
+    if not len(rows[0]):
+        raise DataError(
+            "no id is common to all parties: check that id= names the ids, that normalise= fits how "
+            "each party writes them (case, spaces, leading zeros, dates), and that they are the same ids"
+        )
+    return rows
+
+
+def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
+    """The aligned rows, if there is something to learn from their label. Raises DataError."""
+    drawn = method.drawn(whole, rows)
+    share = getattr(method.params, "validation_share", 0.0)
+    if not drawn.train.any():
+        raise ConfigError(
+            f"validation_share={share} leaves none of the {len(rows):,} aligned rows to train on: lower "
+            "it"
+        )
+    if getattr(method.params, "early_stopping_rounds", 0) and not drawn.validation.any():
+        raise ConfigError(
+            f"validation_share={share} keeps none of the {len(rows):,} aligned rows for "
+            "early_stopping_rounds to stop by: raise it"
+        )
+    for mask, what in ((drawn.train, "train on"), (drawn.validation, "stop by")):
+        if mask.any():
+            try:
+                drawn.loss.check(drawn.label[mask])
+            except BadLabel as error:
+                said = f"in the {int(mask.sum()):,} aligned rows to {what}, y {error}"
+                if what == "stop by":
+                    said += f" (validation_share={share} draws them: raise it)"
+                raise DataError(said) from None
+    return drawn
+
+
+async def _idle(
+    method: Method, features: Mapping[str, Any], drawn: Training, fitted: Fitted
+) -> str | None:
+    """Why all rows have the same score, if they have."""
+    own = fitted.score if drawn.offset is None else fitted.score - drawn.offset
+    label = drawn.label[drawn.train]
+    size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
+    if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
+        return None
+    if len(label) == 1:
+        return "there is one row to train on"
+    if drawn.offset is None and (label == label[0]).all():
+        return f"y is the same in all {len(label):,} rows to train on"
+    return await method.idle(features, drawn, fitted.model)
+
+
+# Scoring.
+
+
+async def _score(
+    guest: Table,
+    hosts: Sequence[Table],
+    method: Method,
+    engine: Engine,
+    model: Any,
+    halves: Mapping[str, Any],
+) -> Scored:
+    """As each host knows other rows, each is aligned with on its own."""
+    context = secrets.token_bytes(16)
+    pairs = [MemoryPeer.pair(GUEST, host.name) for host in hosts]
+    peers: list[Peer] = [to_host for to_host, _ in pairs]
+
+    async def aligned(to_host: Peer, to_guest: Peer, table: Table) -> list[Rows]:
+        if engine == "plain":
+            distinct = Table(GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids))
+            return common_rows([distinct, table])
+        own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
+        theirs = host_align(
+            to_guest, table.ids, context=context, name=table.name, hosts=[table.name], allow_empty=True
+        )
+        return await together([own, theirs])
+
+    rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])
+    places = []
+    for own, _ in rows:
+        place_of_id = np.full(len(guest.ids), -1, np.int64)
+        place_of_id[own] = np.arange(len(own))
+        places.append(place_of_id[guest.id_of_row])
+    roles: list[Coroutine[Any, Any, Any]] = [
+        method.guest_scores(peers, model, guest, places),
+        *(
+            method.host_scores(to_guest, halves[table.name], table.name, table.take(own), len(own))
+            for (_, to_guest), table, (_, own) in zip(pairs, hosts, rows, strict=True)
+        ),
+    ]
+    scores, *_ = await together(roles)
+    known = {table.name: int((place >= 0).sum()) for table, place in zip(hosts, places, strict=True)}
+    return Scored(cast(Floats, scores), known)
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run in a thread with a loop of its own: a notebook's thread has one running already."""
+    runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
+    loop = runner.get_loop()
+
+    def inside() -> T:
+        with runner:
+            return runner.run(work)
+
+    def cancel() -> None:
+        for task in asyncio.all_tasks(loop):
+            task.cancel()
+
+    with ThreadPoolExecutor(1, "vfl") as pool:
+        result = pool.submit(inside)
+        try:
+            return result.result()
+        except KeyboardInterrupt:
+            with suppress(RuntimeError):  # it has ended meanwhile
+                loop.call_soon_threadsafe(cancel)
+            raise
