@@ -108,12 +108,9 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         with complaints():
             loss = self._loss_to_fit()
             guest, others = self._guest_frame(X, hosts)
-            target = Target(
-                label_of(y, guest.columns, loss),
-                weights(sample_weight, guest.columns),
-                loss,
-                _added(loss, guest, exposure, offset),
-            )
+            added = _added(loss, guest, exposure, offset)
+            label = label_of(y, guest.columns, loss)
+            target = Target(label, weights(sample_weight, guest.columns), loss, added)
             self._fit(guest, others, target, progress)
         self.with_offset_ = offset is not None
         return self

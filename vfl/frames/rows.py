@@ -1,6 +1,7 @@
 """What comes with a table, one value a row: labels, classes, weights, exposures, offsets."""
 
 import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +49,9 @@ def _series(given: Any, what: str) -> "pd.Series[Any]":
         raise DataError(f"requires {what} to be passed, but the target {what} is None")
     if isinstance(given, pd.Series):
         return given
+    if isinstance(given, pd.DataFrame):
+        only: pd.Series[Any] = _only_column([given[name] for name in given.columns], what)
+        return only
     if isinstance(given, pd.Index | pd.api.extensions.ExtensionArray):
         return pd.Series(given)
     if issparse(given):
@@ -84,24 +88,24 @@ def _array(given: Any, what: str) -> NDArray[Any]:
 
 def _of_arrow(given: Any, what: str) -> "pd.Series[Any]":
     """A column of Arrow's, or a table of one."""
+    refused = (TypeError, ValueError, pa.ArrowException)
+    if isinstance(given, pa.Array):
+        return series_of(pa.chunked_array([given]), what)
     try:
-        column = (
-            pa.chunked_array(given) if not isinstance(given, pa.Array) else pa.chunked_array([given])
-        )
-    except (TypeError, ValueError, pa.ArrowException):
-        try:
-            table = pa.table(given)
-        except (TypeError, ValueError, pa.ArrowException):
-            raise DataError(f"{what} must have one value a row, not be {type(given).__name__}") from None
-        if table.num_columns != 1:
-            raise DataError(
-                f"{what} must have one value a row, not {table.num_columns} columns"
-            ) from None
-        _say_column(what)
-        column = table.column(0)
-    if pa.types.is_struct(column.type):  # a table as one column
-        raise DataError(f"{what} must have one value a row, not several columns")
-    return series_of(column, what)
+        return series_of(_only_column(pa.table(given).columns, what), what)
+    except refused:  # no table
+        pass
+    try:
+        return series_of(pa.chunked_array(given), what)
+    except refused:
+        raise DataError(f"{what} must have one value a row, not be {type(given).__name__}") from None
+
+
+def _only_column(columns: Sequence[Any], what: str) -> Any:
+    if len(columns) != 1:
+        raise DataError(f"{what} must have one value a row, not {len(columns)} columns")
+    _say_column(what)
+    return columns[0]
 
 
 def _say_column(what: str) -> None:

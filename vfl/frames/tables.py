@@ -125,19 +125,29 @@ _NULLABLE: Mapping[pa.DataType, Any] = {
 
 def series_of(column: pa.ChunkedArray, what: str) -> "pd.Series[Any]":
     """A column of Arrow's. Raises DataError for one that is neither numbers nor text, bools or dates."""
-    kind, categories = column.type, pa.types.is_dictionary(column.type)
-    if categories:
-        kind = kind.value_type
-        column = column.cast(kind)
+    if pa.types.is_dictionary(column.type):
+        kind = _plain_kind(column.type.value_type, what)
+        parts = [part.dictionary.cast(kind).take(part.indices) for part in column.chunks]
+        categories: pd.Series[Any] = _to_pandas(pa.chunked_array(parts, kind)).astype("category")
+        return categories
+    return _to_pandas(column.cast(_plain_kind(column.type, what)))
+
+
+def _to_pandas(column: pa.ChunkedArray) -> "pd.Series[Any]":
+    values: pd.Series[Any] = column.to_pandas(types_mapper=_NULLABLE.get)
+    return values
+
+
+def _plain_kind(kind: pa.DataType, what: str) -> pa.DataType:
+    """The type that pandas takes such values in."""
     types = pa.types
     if types.is_decimal(kind):
-        column = column.cast(pa.float64())
-    elif types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
-        column = column.cast(pa.large_string())
-    elif not (types.is_primitive(kind) or types.is_null(kind)):
+        return pa.float64()
+    if types.is_string(kind) or types.is_large_string(kind) or str(kind) == "string_view":
+        return pa.large_string()
+    if not (types.is_primitive(kind) or types.is_null(kind)):
         raise DataError(f"{what} holds values of type {kind}: numbers, text or bools are due")
-    values: pd.Series[Any] = column.to_pandas(types_mapper=_NULLABLE.get)
-    return values.astype("category") if categories else values
+    return kind
 
 
 # Arrays.
