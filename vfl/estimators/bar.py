@@ -60,7 +60,7 @@ class _Bar:
             if time.monotonic() < self._due:
                 return
             self._bar = self._stack.enter_context(_progress())
-            self._bar.add_task(self._name, total=None)
+            self._bar.add_task(self._name, total=None, news="")
         news, done, of = _news(step)
         self._bar.update(self._bar.task_ids[0], completed=done, total=of, news=news)
 

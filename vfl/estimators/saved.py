@@ -155,7 +155,8 @@ def read(path: Any, kind: type[E]) -> E:
 
 def _restore(estimator: Any, saved: Any) -> None:
     own = saved.columns[GUEST]
-    estimator.model_, estimator.halves_ = saved.model, saved.halves
+    estimator.model_ = saved.model
+    estimator.halves_ = {name: saved.halves[name] for name in saved.model.parties[1:]}
     estimator.n_aligned_, estimator.traffic_ = saved.aligned, saved.traffic
     estimator.train_log_ = saved.log
     estimator._columns, estimator._named = saved.columns, saved.named
