@@ -7,6 +7,7 @@ if TYPE_CHECKING:
     from vfl.estimators import (
         FederatedGLM,
         FederatedLogisticRegression,
+        Hosts,
         SecureBoost,
         SecureBoostRegressor,
         load,
@@ -16,6 +17,7 @@ __version__ = "0.1.0"
 __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
+    "Hosts",
     "SecureBoost",
     "SecureBoostRegressor",
     "__version__",

@@ -1,5 +1,6 @@
 """The estimators of scikit-learn over the tables of several parties, all in one process."""
 
+from vfl.estimators.hosts import Hosts
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.saved import load
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
@@ -7,6 +8,7 @@ from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
+    "Hosts",
     "SecureBoost",
     "SecureBoostRegressor",
     "load",

@@ -66,10 +66,19 @@ def complaints() -> Iterator[None]:
         raise kind(_of_parameters(str(error))) from None
 
 
+_OF_FILES = {
+    r' = "lattice"': "='lattice'",
+    r" (in|of) \[(secureboost|glm|data)\]| \(ignore\)|the job's ": "",
+    r"name the exposure as weight": "give the exposure as sample_weight",
+    r"; remove the line|: remove the line": ": leave it out",
+}
+"""What errors say of party files and job files, and what of it stays where there are none."""
+
+
 def _of_parameters(text: str) -> str:
-    """An error that tells of files, told of parameters."""
-    text = text.replace('encryption = "lattice"', "encryption='lattice'").replace(" (ignore)", "")
-    return re.sub(r" (in|of) \[(secureboost|glm|data)\]|the job's ", lambda m: "", text)
+    for of_files, of_parameters in _OF_FILES.items():
+        text = re.sub(of_files, of_parameters, text)
+    return text
 
 
 class Federation(BaseEstimator):  # type: ignore[misc]
@@ -328,7 +337,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             raise DataError(
                 f"{party}: the table has no index in which ids could be: name the column with id="
             )
-        ids = id_columns(party, columns, names) if with_ids or names else []
+        ids = id_columns(party, columns, names, frame.named) if with_ids or names else []
         if not with_ids:
             ids = []
         if expect is None and ids and names is None and only_counts(columns.index):

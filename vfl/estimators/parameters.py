@@ -2,8 +2,9 @@
 
 import inspect
 import numbers
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -13,6 +14,8 @@ from vfl.frames.features import hint
 from vfl.party.config import expected
 
 M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _SHOWN = 60  # characters of a value in an error
 
@@ -71,6 +74,9 @@ _SAME: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("verbose", "verbosity", "verbose_eval", "silent", "show_progress"), ("progress",)),
     **dict.fromkeys(("random_seed", "bagging_seed"), ("random_state",)),
     **dict.fromkeys(("key", "keys", "on", "ids", "id_column"), ("id",)),
+    **dict.fromkeys(("weight", "weights"), ("sample_weight",)),
+    **dict.fromkeys(("init_score", "base_margin", "baseline", "offsets"), ("offset",)),
+    "callbacks": ("progress",),
 }
 
 _NO_WEIGHTS = (
@@ -83,7 +89,7 @@ _NONE: Mapping[str, str] = {
     **dict.fromkeys(
         (
             *("class_weight", "scale_pos_weight", "is_unbalance", "unbalance", "pos_bagging_fraction"),
-            *("auto_class_weights", "class_weights", "weights"),
+            *("auto_class_weights", "class_weights"),
         ),
         _NO_WEIGHTS,
     ),
@@ -100,10 +106,15 @@ _NONE: Mapping[str, str] = {
         "colsample draws columns for each tree, not for each split",
     ),
     **dict.fromkeys(
-        ("eval_set", "eval_metric", "callbacks", "metric"),
-        "validation_share and early_stopping_rounds stop by rows that are kept back",
+        ("eval_set", "eval_metric", "eval_names", "metric", "early_stopping_rounds", "validation_data"),
+        "the parameters validation_share and early_stopping_rounds stop by rows that are kept back",
     ),
-    **dict.fromkeys(("warm_start", "init_model", "init_score"), "each fit begins anew"),
+    **dict.fromkeys(("warm_start", "init_model", "xgb_model"), "each fit begins anew"),
+    **dict.fromkeys(
+        ("exposure", "offset", "init_score", "base_margin"),
+        "it is for counts and amounts: SecureBoostRegressor and FederatedGLM have it",
+    ),
+    "feature_name": "columns keep their names: give a data frame",
     **dict.fromkeys(
         ("boosting_type", "boosting", "booster", "data_sample_strategy", "bootstrap_type"),
         "trees are boosted by their gradients; goss_top and goss_other draw rows by them",
@@ -143,6 +154,22 @@ def check_names(kind: type, positional: Sequence[object], given: Iterable[str]) 
     for name in given:
         if name not in known:
             raise UnknownParameter(f"{kind.__name__} has no parameter {name!r}; {advice(name, known)}")
+
+
+def checked_arguments(method: Callable[P, R]) -> Callable[P, R]:
+    """A method that raises UnknownParameter, with advice, for an argument that it does not have."""
+    known = [*inspect.signature(method).parameters][1:]
+
+    @wraps(method)
+    def checked(*given: P.args, **named: P.kwargs) -> R:
+        for name in named:
+            if name not in known:
+                raise UnknownParameter(
+                    f"{method.__name__} has no argument {name!r}; {advice(name, known)}"
+                )
+        return method(*given, **named)
+
+    return checked
 
 
 def advice(name: str, known: Sequence[str]) -> str:

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import Federation, Progress, Target, complaints
-from vfl.estimators.parameters import shown
+from vfl.estimators.parameters import checked_arguments, shown
 from vfl.frames.rows import classes_of, given_numbers, label_of, labels_of, positive, weights
 from vfl.frames.tables import Frame, frame_of
 from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
@@ -25,6 +25,7 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         tags.classifier_tags.multi_class = False
         return tags
 
+    @checked_arguments
     def fit(
         self,
         X: Any,
@@ -83,6 +84,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
     """The parameter that says what the label is."""
     _LOSSES: ClassVar[Mapping[str, type[Loss]]]
 
+    @checked_arguments
     def fit(
         self,
         X: Any,

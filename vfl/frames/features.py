@@ -155,8 +155,13 @@ def _no_dates(values: "pd.Series[Any]", what: str) -> None:
 # Ids.
 
 
-def id_columns(party: str, frame: pd.DataFrame, names: Sequence[str] | None) -> list[list[str | None]]:
-    """The columns of the id as text: those named (or levels of the index), else the whole index."""
+def id_columns(
+    party: str, frame: pd.DataFrame, names: Sequence[str] | None, named: bool = True
+) -> list[list[str | None]]:
+    """The columns of the id as text: those named (or levels of the index), else the whole index.
+
+    `named`: whether columns have names of their own. Raises DataError.
+    """
     index = frame.index
     if names is None:
         columns: list[Any] = [index.get_level_values(level) for level in range(index.nlevels)]
@@ -165,9 +170,11 @@ def id_columns(party: str, frame: pd.DataFrame, names: Sequence[str] | None) -> 
     found = []
     for name in names:
         if name not in frame.columns and name not in levels:
-            raise DataError(
-                f"{party}: no column '{name}' (named by id); {hint(name, [*frame.columns, *levels])}"
-            )
+            near = hint(name, [*frame.columns, *levels])
+            if not named:
+                near += " (an array has no names; transformers of scikit-learn keep them after "
+                near += 'set_output(transform="pandas"))'
+            raise DataError(f"{party}: no column '{name}' (named by id); {near}")
         values: Any = frame[name] if name in frame.columns else index.get_level_values(levels[name])
         found.append(_id_texts(values, f"{party}: id column '{name}'"))
     return found
