@@ -1,7 +1,9 @@
 """The estimators over the tables of several parties: what they learn, what they tell."""
 
 import pickle
+import re
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -56,6 +58,19 @@ def test_what_a_fitted_model_tells():
     own = table[table["party"] == "guest"].set_index("column")["gain"] / table["gain"].sum()
     assert {name: share for name, share in shares.items() if share} == pytest.approx(own.to_dict())
     assert shares["plate"] == 0 < sum(shares.values()) < 1
+
+
+def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
+    root = Path(__file__).resolve().parents[1]
+    (code,) = re.findall(r"```python\n(.*?)```", (root / "README.md").read_text(), re.DOTALL)
+    fewer = code.replace('policies.csv")', 'policies.csv").head(1500)', 1)
+    (tmp_path / "data_samples").symlink_to(root / "data_samples")
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(fewer, names)  # noqa: S102 - our own
+    assert names["auc"].mean() > names["alone"].mean()
+    again = vfl.load("claim.json").predict_proba(names["new"], names["hosts"])[:, 1]
+    assert np.array_equal(again, names["probability"]) and len(again) == 1000
 
 
 def test_the_guest_alone_trains_on_all_its_rows():

@@ -243,6 +243,27 @@ def test_values_of_linear_models_are_as_strict(params, text):
         vfl.FederatedGLM(hosts=hosts, **params).fit(insurer, y)
 
 
+ODD = (None, "x", -1, 0.5, [1, "a"], {"guest": {"age": 1}}, np.array([1, 2]), pd.NA, pd.Series([1.0]))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [vfl.SecureBoostRegressor, vfl.FederatedLogisticRegression])
+def test_whatever_a_parameter_is_an_error_is_ours(kind):
+    insurer, y, hosts = small()
+    quick = {"trees": 1, "depth": 1} if hasattr(kind(), "trees") else {"max_iterations": 1}
+    failed = 0
+    for name in kind().get_params():
+        for value in ODD:
+            model = kind(**{"hosts": hosts, **quick, name: value})
+            assert kind.__name__ in repr(model)
+            try:
+                model.fit(insurer, y).predict(insurer)
+            except VflError as error:
+                failed += 1
+                assert isinstance(error, ValueError) and "\n" not in str(error)
+    assert failed > 5 * len(kind().get_params())
+
+
 def test_a_long_value_is_cut_short():
     insurer, y, hosts = small()
     with pytest.raises(ConfigError) as caught:

@@ -63,7 +63,7 @@ PICKY = {
 
 @parametrize_with_checks(
     [
-        vfl.SecureBoost(hosts={}, trees=5, min_child_rows=3),
+        vfl.SecureBoost(hosts={}, trees=5, min_child_rows=3, min_child_weight=0.1),
         vfl.SecureBoostRegressor(hosts={}, trees=20, min_child_rows=3),
         vfl.FederatedGLM(hosts={}, alpha=0.01),
         vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),

@@ -24,6 +24,7 @@ from vfl.estimators.parameters import (
     check_steps,
     check_whole,
     checked_seed,
+    plain_value,
     shown,
     validated,
 )
@@ -171,9 +172,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         return validated(self._SETTINGS, values)
 
     def _engine(self) -> Engine:
-        for engine in get_args(Engine):
-            if self.engine == engine:
-                return cast(Engine, engine)
+        if isinstance(self.engine, str) and self.engine in get_args(Engine):
+            return self.engine
         raise ConfigError(f'engine must be "plain" or "protocol", not {shown(self.engine)}')
 
     def _guest_frame(self, X: Any, hosts: Any) -> tuple[Frame, dict[str, Any]]:
@@ -364,6 +364,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
                     f"id= says nothing of {party!r}; {hint(party, names)} (None takes the index)"
                 )
             names = names[party]
+        names = plain_value(names)
         if names is None:
             return None
         several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str | bytes)

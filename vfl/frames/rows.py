@@ -217,7 +217,10 @@ def labels_of(given: object, table: pd.DataFrame) -> NDArray[Any]:
         return values.to_numpy(np.bool_)
     if kind == "integer":
         own: NDArray[Any] = values.to_numpy()
-        return own if own.dtype.kind in "iu" else own.astype(np.int64)
+        try:
+            return own if own.dtype.kind in "iu" else own.astype(np.int64)
+        except OverflowError:
+            raise DataError("y holds whole numbers of more than 64 bits: give text") from None
     if kind in ("floating", "mixed-integer-float", "decimal"):
         return values.to_numpy(np.float64)
     if kind == "string":

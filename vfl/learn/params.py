@@ -122,7 +122,7 @@ class GlmParams(BaseModel):
     @field_validator("encryption", mode="before")
     @classmethod
     def _no_ou(cls, value: object) -> object:
-        if value == "ou":
+        if isinstance(value, str) and value == "ou":
             raise ValueError(
                 'must be "paillier" or "lattice": in a linear model hosts get masked decryptions back, '
                 "which under ou (Okamoto-Uchiyama) give the guest's key away"
