@@ -127,10 +127,18 @@ def series_of(column: pa.ChunkedArray, what: str) -> "pd.Series[Any]":
     """A column of Arrow's. Raises DataError for one that is neither numbers nor text, bools or dates."""
     if pa.types.is_dictionary(column.type):
         kind = _plain_kind(column.type.value_type, what)
-        parts = [part.dictionary.cast(kind).take(part.indices) for part in column.chunks]
+        parts = [_cast(part.dictionary, kind).take(part.indices) for part in column.chunks]
         categories: pd.Series[Any] = _to_pandas(pa.chunked_array(parts, kind)).astype("category")
         return categories
-    return _to_pandas(column.cast(_plain_kind(column.type, what)))
+    kind = _plain_kind(column.type, what)
+    return _to_pandas(pa.chunked_array([_cast(part, kind) for part in column.chunks], kind))
+
+
+def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
+    try:
+        return array.cast(kind)
+    except pa.ArrowNotImplementedError:  # of views, in older versions
+        return pa.array(array.to_pylist(), kind)
 
 
 def _to_pandas(column: pa.ChunkedArray) -> "pd.Series[Any]":
