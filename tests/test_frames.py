@@ -159,6 +159,8 @@ def test_prediction_wants_the_parties_and_columns_of_training():
     model = quick().fit(insurer, y, hosts=hosts)
     with pytest.raises(ConfigError, match="trained with lender, registry, but hosts= has no hosts"):
         model.predict(insurer)
+    with pytest.raises(ConfigError, match=r"knows no row., here or once for all calls to SecureBoost"):
+        model.predict(insurer)
     with pytest.raises(ConfigError, match="but hosts= has lender:"):
         model.predict(insurer, {"lender": hosts["lender"]})
     renamed = hosts["lender"].rename(columns={"debt": "dept"})

@@ -296,6 +296,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             raise ConfigError(
                 f"the model was trained with {_listed(names)}, but hosts= has {_listed(list(found))}: "
                 "give each host's table (an empty one of the same columns where it knows no row)"
+                + ("" if given is not None else f", here or once for all calls to {type(self).__name__}")
             )
         return found
 

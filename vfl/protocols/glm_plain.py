@@ -3,7 +3,7 @@
 What glm.py rounds is rounded here as well: residuals to integers, of as many bits as the encryption of
 the job has room for, their products with a host's columns exact; the hosts' part of the scores in fixed
 point. All is added up in the same order. So the model equals, bit for bit, the one that the parties
-would fit apart: for who holds all tables anyway (vfl/simulate.py).
+would fit apart: for who holds all tables anyway (vfl/simulate).
 """
 
 import asyncio
