@@ -16,6 +16,8 @@ from small_tables import IDS, alone, claims, pooled_claims, quick, regressor, sa
 
 import vfl
 from vfl.errors import ConfigError, DataError, VflWarning
+from vfl.estimators import federation as federation_module
+from vfl.party.ids import normalise as normalise_ids
 
 
 @cache
@@ -121,6 +123,30 @@ def test_hosts_of_the_constructor_serve_all_calls():
     )
     guest = quick(hosts=hosts).fit(insurer, y, hosts={})
     assert guest.predict(insurer).tolist() == guest.predict(insurer, {}).tolist()
+
+
+def test_hosts_ids_are_normalised_once_as_long_as_they_stay(monkeypatch):
+    insurer, y, hosts = small()
+    asked: list[str] = []
+
+    def normalise(columns, rule, duplicates, where, **options):
+        asked.append(where)
+        return normalise_ids(columns, rule, duplicates, where, **options)
+
+    monkeypatch.setattr(federation_module, "normalise_ids", normalise)
+    hosts["lender"] = hosts["lender"].reset_index(names="who")
+    model = quick(hosts=hosts, id={"guest": None, "lender": "who", "registry": None})
+    clone(model).fit(insurer[::2], y[::2]).predict(insurer)
+    clone(model).fit(insurer[1::2], y[1::2])
+    assert asked.count("lender") == asked.count("registry") == 1 and asked.count("guest") == 3
+    # A table that is changed where it lies is seen, as is another rule.
+    hosts["lender"].loc[hosts["lender"]["who"] == "id 3", "who"] = "nobody"
+    assert 3 not in clone(model).fit(insurer, y).aligned_
+    assert asked.count("lender") == 2 and asked.count("registry") == 1
+    model.set_params(normalise=["trim"]).fit(insurer, y)
+    assert asked.count("lender") == 3 and asked.count("registry") == 2
+    again = pickle.loads(pickle.dumps(model))  # noqa: S301 - our own
+    assert again.fit(insurer, y).n_aligned_ == 79 and asked.count("registry") == 3
 
 
 def test_tables_are_not_changed_by_a_fit():

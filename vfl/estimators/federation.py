@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError, InputError, ParameterError
 from vfl.estimators.bar import watched
-from vfl.estimators.hosts import HostsParameter, checked_hosts
+from vfl.estimators.hosts import Hosts, HostsParameter, checked_hosts
 from vfl.estimators.parameters import (
     check_names,
     check_steps,
@@ -28,11 +28,21 @@ from vfl.estimators.parameters import (
     shown,
     validated,
 )
-from vfl.frames.features import Rows, Table, features_of, hint, id_columns, only_counts
+from vfl.frames.features import (
+    IdColumn,
+    Rows,
+    Table,
+    digest_of,
+    features_of,
+    hint,
+    id_columns,
+    only_counts,
+)
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import Floats, Loss
 from vfl.party.config import DataSection
+from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
 from vfl.protocols.grower import Training
 from vfl.simulate.method import GUEST, Engine, Method
@@ -176,7 +186,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             return self.engine
         raise ConfigError(f'engine must be "plain" or "protocol", not {shown(self.engine)}')
 
-    def _guest_frame(self, X: Any, hosts: Any) -> tuple[Frame, dict[str, Any]]:
+    def _guest_frame(self, X: Any, hosts: Any) -> tuple[Frame, Hosts]:
         """The guest's table for a fit, and the hosts' as they were given."""
         others = self._hosts_to_fit(hosts)
         frame = frame_of(X, GUEST)
@@ -193,7 +203,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             )
         return frame, others
 
-    def _hosts_to_fit(self, given: Any) -> dict[str, Any]:
+    def _hosts_to_fit(self, given: Any) -> Hosts:
         found = self.hosts if given is None else given
         if found is not None:
             return checked_hosts(found)
@@ -206,14 +216,12 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             "the guest alone"
         )
 
-    def _fit(
-        self, guest: Frame, hosts: Mapping[str, Any], target: Target, progress: Progress | bool | None
-    ) -> None:
+    def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
         machine = Machine(check_whole("workers", self.workers, 1))
         engine = self._engine()
         method = self._method([GUEST, *hosts])
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
-        own, *others = (self._table(name, one, None, bool(hosts)) for name, one in frames.items())
+        own, *others = (self._table(name, one, None, hosts) for name, one in frames.items())
         _same_columns_of_ids([own, *others])
         # A row of weight 0 is as good as none.
         weighing = np.flatnonzero(target.weight > 0)
@@ -271,7 +279,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         tables = self._hosts_to_score(hosts, names)
         given = {GUEST: guest} | {name: frame_of(tables[name], name) for name in names}
         own, *others = (
-            self._table(name, self._as_trained(name, one), self._categorical[name], bool(names))
+            self._table(name, self._as_trained(name, one), self._categorical[name], tables)
             for name, one in given.items()
         )
         _same_columns_of_ids([own, *others])
@@ -286,15 +294,14 @@ class Federation(BaseEstimator):  # type: ignore[misc]
                 )
         return found.scores
 
-    def _hosts_to_score(self, given: Any, names: Sequence[str]) -> dict[str, Any]:
-        if given is None:
-            known = {} if self.hosts is None else checked_hosts(self.hosts)
-            found = {name: known[name] for name in names if name in known}
-        else:
-            found = checked_hosts(given)
-        if set(found) != set(names):
+    def _hosts_to_score(self, given: Any, names: Sequence[str]) -> Hosts:
+        own = self.hosts if names and self.hosts is not None else {}
+        found = checked_hosts(own if given is None else given)
+        # The parameter may have more of them than a model of fewer hosts.
+        known = [name for name in found if given is not None or name in names]
+        if set(known) != set(names):
             raise ConfigError(
-                f"the model was trained with {_listed(names)}, but hosts= has {_listed(list(found))}: "
+                f"the model was trained with {_listed(names)}, but hosts= has {_listed(known)}: "
                 "give each host's table (an empty one of the same columns where it knows no row)"
                 + ("" if given is not None else f", here or once for all calls to {type(self).__name__}")
             )
@@ -328,11 +335,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     # Tables.
 
-    def _table(
-        self, party: str, frame: Frame, expect: Mapping[str, bool] | None, with_ids: bool
-    ) -> Table:
+    def _table(self, party: str, frame: Frame, expect: Mapping[str, bool] | None, hosts: Hosts) -> Table:
         """A party's table; `expect` has the columns of the training and which are categorical."""
-        columns = frame.columns
+        columns, with_ids = frame.columns, bool(hosts)
         names = self._id_of(party, columns)
         if names is None and with_ids and not frame.indexed:
             raise DataError(
@@ -353,8 +358,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not ids:
             return Table(party, [], np.empty(0, np.int64), 0, features, len(columns))
         repeats = party == GUEST and expect is not None  # a batch may have rows of one id
-        found, of_row = self._ids(party, ids, repeats)
-        return Table(party, found, of_row, len(ids), features, len(columns))
+        found = self._ids(party, ids, hosts)
+        _refuse_ids(party, found, repeats)
+        return Table(party, found.ids, found.id_of_row, len(ids), features, len(columns))
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""
@@ -378,25 +384,32 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             )
         return texts
 
-    def _ids(
-        self, party: str, columns: list[list[str | None]], repeats: bool
-    ) -> tuple[list[bytes], Rows]:
-        """Distinct ids, and the place of each row's among them."""
+    def _ids(self, party: str, columns: Sequence[IdColumn], hosts: Hosts) -> NormalisedIds:
         check_steps(self.normalise)
-        found = normalise_ids(columns, self.normalise, "first", party, empties="drop")
-        complained = [(found.empties, "no id")]
-        if not repeats:
-            complained.append((found.duplicates, "the id of an earlier row"))
-        for count, what in complained:
-            if count:
-                left_out = np.setdiff1d(np.arange(len(columns[0])), found.rows)
-                shown_rows = ", ".join(map(str, left_out[:5].tolist()))
-                raise DataError(
-                    f"{party}: {count:,} row{'s have' if count > 1 else ' has'} {what} once normalised "
-                    f"(among positions {shown_rows}{', ...' if len(left_out) > 5 else ''}): drop or "
-                    "mend them"
-                )
-        return found.ids, found.id_of_row
+
+        def make() -> NormalisedIds:
+            texts = [column.texts() for column in columns]
+            return normalise_ids(texts, self.normalise, "first", party, empties="drop")
+
+        if party == GUEST:
+            return make()
+        return hosts.ids(party, digest_of(columns, self.normalise), make)
+
+
+def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:
+    """Raises DataError for rows without an id, and for rows of one id where there may be none."""
+    complained = [(found.empties, "no id")]
+    if not repeats:
+        complained.append((found.duplicates, "the id of an earlier row"))
+    for count, what in complained:
+        if count:
+            left_out = np.setdiff1d(np.arange(len(found.id_of_row)), found.rows)
+            shown_rows = ", ".join(map(str, left_out[:5].tolist()))
+            raise DataError(
+                f"{party}: {count:,} row{'s have' if count > 1 else ' has'} {what} once normalised "
+                f"(among positions {shown_rows}{', ...' if len(left_out) > 5 else ''}): drop or mend "
+                "them"
+            )
 
 
 def _only(table: Table, target: Target, rows: Rows) -> tuple[Table, Target]:

@@ -5,18 +5,36 @@ of hosts are too large for the first and too private for the second, so that the
 that is shared instead of copied and tells no more than how large its tables are.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Self
 
 from vfl.errors import ConfigError
+from vfl.party.ids import NormalisedIds
 from vfl.simulate.method import GUEST
 
 
 class Hosts(Mapping[str, Any]):
-    """Tables by the host's name, which nobody changes: copies and clones are the same object."""
+    """Tables by the host's name: copies and clones are the same object.
+
+    To normalise ids takes longer than many a fit. What is made of each host's is kept for the next fold,
+    as long as its ids stay what they are.
+    """
 
     def __init__(self, tables: Mapping[str, Any]) -> None:
         self._tables = dict(tables)
+        self._kept: dict[str, tuple[bytes, NormalisedIds]] = {}
+
+    def ids(self, name: str, digest: bytes | None, make: Callable[[], NormalisedIds]) -> NormalisedIds:
+        """A host's normalised ids; `digest` is of all that they are made of, None keeps nothing."""
+        if digest is None:
+            return make()
+        known = self._kept.get(name)
+        if known is None or known[0] != digest:
+            known = self._kept[name] = digest, make()
+        return known[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_tables": self._tables, "_kept": {}}
 
     def __getitem__(self, name: str) -> Any:
         return self._tables[name]
@@ -63,7 +81,7 @@ class HostsParameter:
         vars(estimator)["hosts"] = Hosts(given) if known else given
 
 
-def checked_hosts(given: object) -> dict[str, Any]:
+def checked_hosts(given: object) -> Hosts:
     """Tables by name. Raises ConfigError for what has no names, or the guest's."""
     if not isinstance(given, Mapping):
         raise ConfigError(
@@ -72,7 +90,7 @@ def checked_hosts(given: object) -> dict[str, Any]:
     for name in given:
         if not isinstance(name, str) or not name or name == GUEST:
             raise ConfigError(f"a host needs a name, other than {GUEST!r}, which the insurer has")
-    return dict(given)
+    return given if isinstance(given, Hosts) else Hosts(given)
 
 
 def _size(table: object) -> str:

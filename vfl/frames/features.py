@@ -5,6 +5,7 @@ NaN are missing.
 """
 
 import datetime
+import hashlib
 import math
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -155,17 +156,29 @@ def _no_dates(values: "pd.Series[Any]", what: str) -> None:
 # Ids.
 
 
+@dataclass(frozen=True)
+class IdColumn:
+    """A column of ids, or a level of the index; `what` it is called in an error."""
+
+    values: Any
+    what: str
+
+    def texts(self) -> list[str | None]:
+        """Its ids as text, None where there is none. Raises DataError for what is no id."""
+        return [_id_text(value, self.what) for value in self.values.tolist()]
+
+
 def id_columns(
     party: str, frame: pd.DataFrame, names: Sequence[str] | None, named: bool = True
-) -> list[list[str | None]]:
-    """The columns of the id as text: those named (or levels of the index), else the whole index.
+) -> list[IdColumn]:
+    """The columns of the id: those named (or levels of the index), else the whole index.
 
     `named`: whether columns have names of their own. Raises DataError.
     """
     index = frame.index
     if names is None:
-        columns: list[Any] = [index.get_level_values(level) for level in range(index.nlevels)]
-        return [_id_texts(column, f"{party}: the index") for column in columns]
+        levels_of = (index.get_level_values(level) for level in range(index.nlevels))
+        return [IdColumn(values, f"{party}: the index") for values in levels_of]
     levels: dict[str, Any] = {str(name): name for name in index.names if name is not None}
     found = []
     for name in names:
@@ -176,12 +189,20 @@ def id_columns(
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
         values: Any = frame[name] if name in frame.columns else index.get_level_values(levels[name])
-        found.append(_id_texts(values, f"{party}: id column '{name}'"))
+        found.append(IdColumn(values, f"{party}: id column '{name}'"))
     return found
 
 
-def _id_texts(values: Any, what: str) -> list[str | None]:
-    return [_id_text(value, what) for value in values.tolist()]
+def digest_of(columns: Sequence[IdColumn], *more: object) -> bytes | None:
+    """Of ids as they are, and of more that counts; None for ids that have none, such as lists."""
+    digest = hashlib.blake2b(repr(more).encode(), digest_size=32)
+    for column in columns:
+        try:
+            hashes = pd.util.hash_array(np.asarray(column.values), categorize=False)
+        except TypeError:
+            return None
+        digest.update(f"{column.what} {hashes.dtype} {len(hashes)} ".encode() + hashes.tobytes())
+    return digest.digest()
 
 
 def _id_text(value: object, what: str) -> str | None:
