@@ -276,6 +276,21 @@ def test_whatever_a_parameter_is_an_error_is_ours(kind):
     assert failed > 5 * len(kind().get_params())
 
 
+def test_no_cell_of_a_table_is_in_an_error():
+    insurer, y, hosts = small()
+    secret = pd.DataFrame({"secret": [31337.0] * 80})
+    for params in (
+        *({name: secret} for name in ("trees", "id", "normalise", "monotone", "engine", "workers")),
+        {"monotone": {"guest": secret}},
+        {"seed": [secret]},
+        {"id": {"guest": secret, "lender": None, "registry": None}},
+        {"random_state": secret["secret"]},
+    ):
+        with pytest.raises(ConfigError) as caught:
+            quick(hosts=hosts, **params).fit(insurer, y)
+        assert "31337" not in str(caught.value) and "<" in str(caught.value)
+
+
 def test_a_long_value_is_cut_short():
     insurer, y, hosts = small()
     with pytest.raises(ConfigError) as caught:

@@ -349,8 +349,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if expect is None and ids and names is None and only_counts(columns.index):
             warn(
                 f"{party}: its ids are the row numbers 0, 1, 2, ...; name the column with id= or "
-                "set the index unless the row numbers are the ids",
-                UserWarning,
+                "set the index unless the row numbers are the ids"
             )
         features = features_of(party, columns.drop(columns=names or [], errors="ignore"), expect)
         if not features and party != GUEST:

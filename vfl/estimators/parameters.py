@@ -2,6 +2,7 @@
 
 import inspect
 import numbers
+import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
@@ -213,9 +214,21 @@ def plain_value(value: object) -> object:
     return value
 
 
+class _Short(reprlib.Repr):
+    """Values for an error: a few of many, and of tables and the like no more than what they are."""
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        plain = x is None or isinstance(x, bool | float | complex | bytes | np.generic)
+        return repr(x)[:_SHOWN] if plain else f"<{type(x).__name__}>"
+
+
+_short = _Short()
+_short.maxstring = _short.maxlong = _SHOWN
+
+
 def shown(value: object) -> str:
-    """A value of a parameter for an error."""
-    text = " ".join(repr(value).split())
+    """A value of a parameter for an error; never the cells of a table."""
+    text = " ".join(_short.repr(value).split())
     return text if len(text) <= _SHOWN else text[:_SHOWN] + "..."
 
 

@@ -10,7 +10,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import Federation, Progress, Target, complaints
-from vfl.estimators.parameters import checked_arguments, shown
+from vfl.estimators.parameters import checked_arguments, shown, validated
 from vfl.frames.rows import classes_of, given_numbers, label_of, labels_of, positive, weights
 from vfl.frames.tables import Frame, frame_of
 from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
@@ -77,6 +77,8 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
 
 class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
     """A model of counts, amounts and any numbers."""
+
+    tweedie_power: float
 
     with_offset_: bool
 
@@ -173,7 +175,8 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
         if not isinstance(name, str) or name not in names:
             raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
-        return loss_of(name, self._params().tweedie_power)  # type: ignore[arg-type]
+        power = validated(self._SETTINGS, {"tweedie_power": self.tweedie_power})
+        return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
 
 
 def _added(loss: Loss, guest: Frame, exposure: Any, offset: Any) -> Floats | None:
