@@ -19,6 +19,15 @@ from vfl.party.table import Table, examine_table, read_table
 _SHOWN = 5  # rows that a fault names
 _ROUNDS = 6  # readings, each with what those before it proposed
 
+_NO_FEATURES: dict[str, Any] = {
+    "columns": (),
+    "ignore": None,
+    "categorical": (),
+    "monotone": {},
+    "dates": {},
+    "aggregate": {},
+}
+
 Report = Callable[[Finding], None]
 
 
@@ -183,20 +192,9 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
             "binary and logistic need them"
         )
     elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
-        features: dict[str, Any] = {
-            "columns": (),
-            "ignore": None,
-            "categorical": (),
-            "monotone": {},
-            "dates": {},
-        }
-        _, faults = examine_table(
-            data.model_copy(update={**features, "aggregate": {}}),
-            role="guest",
-            need_label=True,
-            loss=LogisticLoss(),
-            shown=_SHOWN,
-        )
+        alone = data.model_copy(update=_NO_FEATURES)
+        loss = LogisticLoss()
+        _, faults = examine_table(alone, role="guest", need_label=True, loss=loss, shown=_SHOWN)
         yield from (f"{fault} (with binary and logistic)" for fault in faults)
 
 

@@ -143,9 +143,13 @@ def _key(key: str) -> str:
     return key if plain else _text(key)
 
 
+def _escaped(sign: str) -> str:
+    return f"\\u{ord(sign):04x}" if ord(sign) < 0x10000 else f"\\U{ord(sign):08x}"
+
+
 def _text(value: str) -> str:
     if "\\" in value and "'" not in value and value.isprintable():
         return f"'{value}'"
     escapes = {'"': '\\"', "\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-    signs = [escapes.get(c) or (c if c.isprintable() else f"\\U{ord(c):08x}") for c in value]
+    signs = [escapes.get(c) or (c if c.isprintable() else _escaped(c)) for c in value]
     return '"' + "".join(signs) + '"'

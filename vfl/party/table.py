@@ -139,6 +139,8 @@ def examine_table(
     source.shown = shown
     guests = _guests(source, data, need_label, expect)
     columns = _chosen(source, data, guests, expect, faults)
+    if faults and (source.doubt[0] or source.unnamed):
+        return None, faults[:1]  # no column is what it seems
     if not columns and role == "host":
         faults.append(DataError(f"{path.name}: no column is left to use as a feature"))
     ids = [name for name in data.id_columns if name in source.names]

@@ -117,11 +117,15 @@ def kind_of(content: Content) -> Kind:
         raise _unlike(content, "a tar archive", _UNPACK)
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         raise _unlike(content, "an image", _EXPORT)
+    plain = head.replace(b"\0", b"")
+    if len(_CONTROL.findall(plain)) > 0.02 * len(plain):
+        raise _unlike(content, "binary, of a kind that is not known", _EXPORT)
     _check_text(content)
     return "text"
 
 
 _BINARY = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+_CONTROL = re.compile(rb"[\x02-\x08\x0e-\x19\x1c-\x1e\x7f]")  # others separate cells, or end files
 _UNPACK = "unpack it and give the table in it"
 _EXPORT = "export the table as CSV or Parquet"
 _SAVE_AS = "save it as .xlsx or CSV UTF-8"
@@ -139,9 +143,9 @@ _OTHERS = (
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _UNPACK),
     (b"Rar!\x1a\x07", "a rar archive", _UNPACK),
     (b"MSCF", "a cab archive", _UNPACK),
-    (b"\x1f\x9d", "a file compressed with compress", _UNPACK),
-    (b"\x04\x22\x4d\x18", "a file compressed with lz4", _UNPACK),
-    (b"\x1f\x8b", "a file compressed twice", _UNPACK),
+    (b"\x1f\x9d", "compressed with compress", _UNPACK),
+    (b"\x04\x22\x4d\x18", "compressed with lz4", _UNPACK),
+    (b"\x1f\x8b", "compressed twice", _UNPACK),
     (b"%PDF-", "a PDF document", _EXPORT),
     (b"{\\rtf", "a text document (RTF)", _EXPORT),
     (b"\x89PNG", "an image", _EXPORT),
@@ -215,6 +219,7 @@ def _of_compound(content: Content) -> tuple[str, str]:
 _HTML = re.compile(
     rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|meta|script|style)\b", re.I | re.S
 )
+_JSON = re.compile(rb'\{\s*(\}|"[^"]*"\s*:)|\[\s*("|\{\s*"|\[\s*["0-9{\[-]|\]\s*$)')
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -239,7 +244,7 @@ def _check_text(content: Content) -> None:
         raise _unlike(
             content, "a pointer of Git LFS, not the table", "run `git lfs pull` where it was cloned"
         )
-    if re.match(rb"\{\s*(\}|\"[^\"]*\"\s*:)|\[\s*(\{\s*\"|\[\s*[\"0-9{\[-]|\]\s*$)", start):
+    if _JSON.match(start):
         raise _unlike(content, "JSON", _EXPORT)
     if start.startswith(b"-----BEGIN "):
         what = "a PGP message" if start.startswith(b"-----BEGIN PGP") else "a key or certificate"

@@ -45,7 +45,7 @@ def dialect_of(content: Content, reading: Reading) -> Dialect:
         text = decoder.decode(content.head, final=False).removeprefix("\ufeff")
     except UnicodeDecodeError:
         raise undecodable(content, encoding) from None
-    if "\0" in text:
+    if bare_zero(text.encode("utf-8", "surrogatepass"), 0) is not None:
         raise nul_bytes(content)
     lines = list(io.StringIO(text, newline=""))
     if len(content.head) == HEAD and len(lines) > 1:
@@ -97,8 +97,10 @@ def _separator(lines: list[str]) -> str:
 def _other_separator(lines: list[str]) -> tuple[str, dict[str, Any]]:
     """Which sign seems to separate cells where none of the usual ones does."""
     for sign in _POSSIBLE:
-        sizes = [len(record) for record in _records(lines, sign)]
-        if len(sizes) > 1 and sizes[0] > 1 and len(set(sizes)) == 1:
+        records = _records(lines, sign)
+        sizes = {len(record) for record in records[1:]}
+        named = len(records[0]) if records and all(records[0]) else 0
+        if len(sizes) == 1 and named > 1 and sizes <= {named, named + 1}:
             line = settings_line("separator", sign)
             return f"if its cells are separated by this sign, set {line} in [data]", {"separator": sign}
     filled = [line.strip() for line in lines if line.strip()]
@@ -115,10 +117,10 @@ def _other_separator(lines: list[str]) -> tuple[str, dict[str, Any]]:
 def _check_first_rows(content: Content, separator: str, records: list[list[str]]) -> None:
     """Raises TableError where the first row is none of names, or the second none of cells."""
     sizes = [len(record) for record in records]
-    if len(sizes) < 3:
+    if len(sizes) < 2:
         return
     usual, times = Counter(sizes[1:]).most_common(1)[0]
-    if usual > sizes[0] and times >= 0.8 * (len(sizes) - 1):
+    if usual > sizes[0] and times > 1 and times >= 0.8 * (len(sizes) - 1):
         if usual == sizes[0] + 1 > 2:
             raise _error(
                 content,
@@ -132,9 +134,8 @@ def _check_first_rows(content: Content, separator: str, records: list[list[str]]
             f"{rows} fewer cells than the rows below: remove titles and comments, so that the names of "
             "the columns come first",
         )
-    if all(re.fullmatch(r"[\s:+|]*-[\s:+|-]*", cell) for cell in records[1]) or (
-        len(records[1]) == 1 and re.fullmatch(r"[-+|\s]{3,}", records[1][0])
-    ):
+    drawn = all(re.fullmatch(r"[\s:+|-]*", cell) for cell in records[1])
+    if drawn and "--" in "".join(records[1]):
         raise _error(
             content,
             "row 2 is a line of dashes, as printed for people: export the table as CSV (SQL*Plus: set "
@@ -234,18 +235,32 @@ def undecodable(content: Content, encoding: str) -> TableError:
 
 def nul_bytes(content: Content) -> TableError:
     """Which line has a byte that no text has."""
-    ends = 0
+    ends = quotes = 0
     with content.open() as file:
         while chunk := file.read(1 << 20):
-            before, zero, _ = chunk.partition(b"\0")
+            place = bare_zero(chunk, quotes)
+            before = chunk if place is None else chunk[:place]
             ends += max(before.count(b"\n"), before.count(b"\r"))
-            if zero:
+            quotes += before.count(b'"')
+            if place is not None:
                 break
     return _error(
         content,
         f"line {ends + 1} has a NUL byte, which no text has: the file is damaged or no CSV, export it "
         "anew",
     )
+
+
+def bare_zero(data: bytes, quotes: int) -> int | None:
+    """Where the first NUL byte outside of quoted cells is, `quotes` being the quotes before `data`."""
+    place = data.find(b"\0")
+    start = 0
+    while place >= 0:
+        quotes += data.count(b'"', start, place)
+        if quotes % 2 == 0:
+            return place
+        start, place = place, data.find(b"\0", place + 1)
+    return None
 
 
 def _encoding(found: str | None) -> dict[str, Any]:

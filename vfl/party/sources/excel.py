@@ -65,7 +65,7 @@ class _Cells:
         for place in np.flatnonzero(kinds != _NOTHING).tolist():
             value, kind = values[place], kinds[place]
             if kind in (_TEXT, _TIME):
-                texts[place] = str(value)
+                texts[place] = _hours(value) if kind == _TIME else str(value)
             elif kind == _DATE:
                 numbers[place] = _microseconds(value)
             else:
@@ -131,6 +131,20 @@ def _kind(value: Any) -> int:
     return _NUMBER if kind == _WHOLE and not -(2**63) <= value < 2**63 else kind
 
 
+def _hours(value: datetime.time | datetime.timedelta) -> str:
+    if isinstance(value, datetime.time):
+        return str(value)
+    seconds = int(value.total_seconds())
+    return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02}"
+
+
+def _name(value: object) -> str:
+    """A heading as text, which a year or a day is, too."""
+    if isinstance(value, datetime.datetime) and value.time() == datetime.time():
+        value = value.date()
+    return "" if value is None else str(value)
+
+
 def _microseconds(value: datetime.date) -> float:
     moment = datetime.datetime.combine(value, datetime.time())
     if isinstance(value, datetime.datetime):
@@ -150,7 +164,7 @@ class Excel(Columnar):
             raise self.error("the sheet is empty")
         self._header, header = first[0]
         self._check_header([row for _, row in first])
-        self.names = [heading(str(name)) for name in header]
+        self.names = [heading(_name(name)) for name in header]
         if len(first) == 1:
             raise self.error("the sheet has a header but no rows")
         self._cells: dict[str, _Cells] = {}
@@ -160,6 +174,8 @@ class Excel(Columnar):
         numbers: list[int] = []
         pieces: dict[str, list[_Cells]] = {name: [] for name in names}
         width = len(self.names)
+        marks = self._marks()
+        self._check_merged(marks, set(range(width)), self._header, self._header)
         with self._workbook() as book:
             rows = itertools.islice(_rows(book[self._sheet]), 1, None)
             while piece := list(itertools.islice(rows, _PIECE)):
@@ -172,7 +188,12 @@ class Excel(Columnar):
                     pieces[name].append(_Cells.of(values))
         self._numbers_of_rows = np.array(numbers, np.int64)
         self.rows = len(numbers)
-        self._check_sheet(set(places.values()))
+        self._check_merged(marks, set(places.values()), self._header, numbers[-1])
+        for column in set(places.values()) & marks.without_result:
+            raise self.error(
+                f"column '{self.names[column]}' has formulas whose results are not in the file: open it "
+                "in Excel and save it, or replace the formulas by their values"
+            )
         self._cells = {name: _Cells.joined(own) for name, own in pieces.items()}
         self.table = pa.table({name: cells.as_arrow() for name, cells in self._cells.items()})
 
@@ -217,11 +238,12 @@ class Excel(Columnar):
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of what a sheet has beside its cells
-                book = openpyxl.load_workbook(self.path, read_only=True, data_only=True)
-                try:
-                    yield book
-                finally:
-                    book.close()
+                with self.path.open("rb") as file:  # whose name may be of another kind
+                    book = openpyxl.load_workbook(file, read_only=True, data_only=True)
+                    try:
+                        yield book
+                    finally:
+                        book.close()
         except DataError:
             raise
         except Exception:  # damage shows itself in many ways
@@ -236,14 +258,7 @@ class Excel(Columnar):
         if self.reading.sheet is not None:
             names = [sheet.title for sheet in book.worksheets]
             if self.reading.sheet not in names:
-                near = difflib.get_close_matches(self.reading.sheet, names, n=1)
-                there = (
-                    f"did you mean '{near[0]}'?" if near else f"the sheets are {', '.join(names[:20])}"
-                )
-                raise self.error(
-                    f"no sheet '{self.reading.sheet}' (named by sheet): {there}",
-                    {"sheet": near[0]} if near else {},
-                )
+                raise self._no_sheet(self.reading.sheet, names)
             return self.reading.sheet
         filled = {}
         for sheet in sheets:
@@ -260,6 +275,15 @@ class Excel(Columnar):
             )
         return str(next(iter(filled)))
 
+    def _no_sheet(self, named: str, names: Sequence[str]) -> DataError:
+        folded = {name.casefold(): name for name in names}
+        near = difflib.get_close_matches(named.casefold(), folded, n=1)
+        if near:
+            there, settings = f"did you mean '{folded[near[0]]}'?", {"sheet": folded[near[0]]}
+        else:
+            there, settings = f"the sheets are {', '.join(names[:20])}", {}
+        return self.error(f"no sheet '{named}' (named by sheet): {there}", settings)
+
     def _check_header(self, rows: Sequence[Sequence[Any]]) -> None:
         """Raises TableError where a title stands in place of the names."""
         filled = [sum(cell is not None for cell in row) for row in rows]
@@ -269,27 +293,25 @@ class Excel(Columnar):
                 f"{max(filled)}: remove titles and comments, so that the names of the columns come first"
             )
 
-    def _check_sheet(self, columns: set[int]) -> None:
-        """Raises TableError for merged cells and formulas without a result in columns that are read."""
+    def _check_merged(self, marks: "_Marks", columns: set[int], first: int, last: int) -> None:
+        """Raises TableError for merged cells in some columns and rows: all but one look empty."""
+        for top, bottom, left, right in marks.merged:
+            if top <= last and bottom >= first and columns & set(range(left, right + 1)):
+                where = f"in row {top}" if top == bottom else f"in rows {top} to {bottom}"
+                raise self.error(f"cells are merged {where}: separate them and fill in each one")
+
+    def _marks(self) -> "_Marks":
         with self._workbook() as book, zipfile.ZipFile(self.path) as archive:
             with archive.open(book[self._sheet]._worksheet_path) as sheet:
-                found = _marks(sheet)
-            stale = any(
+                marks = _marks(sheet)
+            # Who leaves it to Excel to calculate may have written any number as a formula's result.
+            if any(
                 re.search(rb'fullCalcOnLoad="(1|true)"', archive.read(name))
                 for name in archive.namelist()
                 if name.endswith("workbook.xml")
-            )
-        last = int(self._numbers_of_rows[-1])
-        for top, bottom, left, right in found.merged:
-            if top <= last and bottom >= self._header and columns & set(range(left, right + 1)):
-                where = f"in row {top}" if top == bottom else f"in rows {top} to {bottom}"
-                raise self.error(f"cells are merged {where}: separate them and fill in each one")
-        for column in columns & found.formulas:
-            if stale or column in found.without_result:
-                raise self.error(
-                    f"column '{self.names[column]}' has formulas whose results are not in the file: "
-                    "open it in Excel and save it, or replace the formulas by their values"
-                )
+            ):
+                marks.without_result |= marks.formulas
+        return marks
 
 
 @dataclass

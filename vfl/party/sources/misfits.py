@@ -133,6 +133,8 @@ def _kind(cell: str, heading: str) -> str:
         return "heading"
     if cell.lower() in _PLACEHOLDERS:
         return "placeholder"
+    if any(form.match(cell) for form in _GRAMMARS.values()):
+        return "signs"
     for kind, form in _FORMS:
         if form.fullmatch(cell):
             return kind
@@ -141,10 +143,15 @@ def _kind(cell: str, heading: str) -> str:
     return "date" if looks_like_date(cell) else "text"
 
 
+_GRAMMARS = {
+    (decimal, thousands): re.compile(grammar(decimal, thousands))
+    for thousands in (None, ".", ",", "'", " ")
+    for decimal in (".", ",")
+    if decimal != thousands
+}
 _FORMS = [
     (kind, re.compile(form))
     for kind, form in (
-        ("signs", _SIGNED),
         ("percent", rf"{_SIGNED}\s*[%‰]|[%‰]\s*{_SIGNED}"),
         ("minus", rf"{_DIGITS}\s?-|\(\s?{_DIGITS}\s?\)|[−–﹣－]\s?{_DIGITS}"),
         ("odd", rf"[+-]{{2,}}{_DIGITS}|0[xX][0-9a-fA-F]+|[0-9]+(?:_[0-9]+)+(?:\.[0-9]+)?"),
@@ -174,15 +181,10 @@ def _placeholder(cells: Sequence[str], column: _Column) -> Found:
 def _signs(cells: Sequence[str], column: _Column) -> Found:
     """Which decimal sign and which one between thousands would read the cells."""
     own = column.reading
-    fits = [
-        (decimal, thousands)
-        for thousands in (None, ".", ",", "'", " ")
-        for decimal in (".", ",")
-        if decimal != thousands and _all_fit(cells, decimal, thousands)
-    ]
+    fits = [signs for signs in _GRAMMARS if _all_fit(cells, signs)]
     if not fits:
-        return "", column.advice, {}
-    wanted = [fit for fit in fits if _all_fit(column.others, *fit)]
+        return "", "its numbers have different signs, write all numbers of the table alike", {}
+    wanted = [signs for signs in fits if _all_fit(column.others, signs)]
     if own.decimal == ",":  # which is set, so it stays
         wanted = [fit for fit in wanted if fit[0] == ","]
     if not wanted:
@@ -199,9 +201,8 @@ def _signs(cells: Sequence[str], column: _Column) -> Found:
     return hint, set_it(**settings), settings
 
 
-def _all_fit(cells: Sequence[str], decimal: str, thousands: str | None) -> bool:
-    form = re.compile(grammar(decimal, thousands))
-    return all(form.match(cell.strip()) for cell in cells)
+def _all_fit(cells: Sequence[str], signs: tuple[str, str | None]) -> bool:
+    return all(_GRAMMARS[signs].match(cell.strip()) for cell in cells)
 
 
 def _date(cells: Sequence[str], column: _Column) -> Found:
@@ -226,7 +227,7 @@ def _text(cells: Sequence[str], column: _Column) -> Found:
         return "", column.advice, {}
     if distinct <= MAX_CATEGORIES and (distinct <= 20 or distinct <= known / 2):
         settings = {"categorical": [column.name]}
-        return "", f"if its {distinct:,} different texts are names, {set_it(**settings)}", settings
+        return "", f"if it holds names ({distinct:,} different), {set_it(**settings)}", settings
     settings = {"ignore": [column.name]}
     return "", f"it has {distinct:,} different texts, {set_it(**settings)} or correct it", settings
 

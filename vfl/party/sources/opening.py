@@ -33,10 +33,21 @@ def open_source(path: Path, reading: Reading) -> Source:
     except FileNotFoundError:
         raise DataError(f"no file {path}{_similar(path)}") from None
     except IsADirectoryError:
-        raise DataError(f"{path} cannot be read: Is a directory{_of_parts(path)}") from None
+        parts = sum(part.name.startswith("part-") for part in path.iterdir())
+        if parts:  # as Spark and Hive write
+            raise DataError(
+                f"{path} is a folder of {parts} parts: write the table as one file"
+            ) from None
+        raise DataError(f"{path} cannot be read: Is a directory") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise DataError(f"{path} cannot be read: {reason}") from None
+    named, columns = sum(bool(name) for name in source.names), len(source.names)
+    if named <= columns / 2:
+        raise source.error(
+            f"the first row has {named} name{'' if named == 1 else 's'} for {columns} columns: if it is "
+            "a title, remove it, so that the names of the columns come first"
+        )
     for number, name in enumerate(source.names, start=1):
         if not any(c.isprintable() for c in name):
             raise source.error(f"column {number} has no name in the header: name it or remove it")
@@ -72,12 +83,6 @@ def _is_lines(head: bytes) -> bool:
     """Whether bytes are lines of text, in whatever encoding."""
     plain = head.replace(b"\0", b"")
     return bool(re.search(rb"[\r\n]", plain)) and not re.search(rb"[\x01-\x06\x0e-\x19\x7f]", plain)
-
-
-def _of_parts(path: Path) -> str:
-    """What a folder of part files, as Spark and Hive write them, needs."""
-    parts = [p.name for p in path.iterdir() if p.name.startswith("part-")]
-    return f" of {len(parts)} parts: write the table as one file" if parts else ""
 
 
 def _similar(path: Path) -> str:

@@ -74,12 +74,12 @@ class Columnar(Source):
         if column.null_count == self.rows:
             return np.full(self.rows, np.nan)
         if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
-            settings = {"dates": {name: {"as": "days"}}}
-            by = f", as by {set_it(**settings)}," if feature else ""
+            settings = {"dates": {name: {"as": "days"}}} if feature else {}
+            by = f" ({set_it(**settings)})" if feature else ""
             raise self.error(
-                f"{what} holds dates or times: turn it into a number{by} such as an age in years, or "
+                f"{what} holds dates or times: turn it into a number{by}, such as an age in years, or "
                 "ignore it in [data]",
-                settings if feature else {},
+                settings,
             )
         if pa.types.is_temporal(kind):
             raise self.error(
@@ -95,8 +95,11 @@ class Columnar(Source):
             or pa.types.is_boolean(kind)
             or pa.types.is_decimal(kind)
         ):
+            if not feature:
+                raise self.error(f"{what} is of type {_words(kind)}: {advice}")
             raise self.error(
-                f"{what} is of type {_words(kind)}: {advice}", {"ignore": [name]} if feature else {}
+                f"{what} is of type {_words(kind)}: write it as numbers or text, or ignore it in [data]",
+                {"ignore": [name]},
             )
         if pa.types.is_decimal(kind):
             # By way of text, since Arrow's own conversion of many digits is not the nearest number.

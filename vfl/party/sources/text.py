@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
-from vfl.party.sources.dialect import dialect_of, nul_bytes, undecodable
+from vfl.party.sources.dialect import bare_zero, dialect_of, nul_bytes, undecodable
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.source import Source, heading
 
@@ -37,20 +37,27 @@ class Csv(Source):
             raise self.error("the first rows are no CSV") from None
         except StopIteration:
             raise self.error("the file is empty") from None
-        self.names = [heading(name) for name in header]
+        names = [heading(name) for name in header]
+        while len(names) > 1 and not names[-1]:  # lines that end in a separator
+            names.pop()
+        self.names, self._unnamed = names, len(header) - len(names)
+        if self._unnamed > 1 and self._unnamed >= len(names):
+            self.names, self._unnamed = [heading(name) for name in header], 0
         self.doubt = self._dialect.doubt, self._dialect.settings
         self.unnamed = self._dialect.unnamed
 
     def read(self, names: list[str]) -> None:
         # Everything is read as text, so that what is no number is found and named here.
         encoding = self._dialect.encoding
+        blank = [f"\0{number}" for number in range(self._unnamed)]
+        all_names = [*self.names, *blank]
         try:
             with self.content.open() as file:
                 text = _Utf8(file, encoding)
                 self.table = pa.csv.read_csv(
                     text,
                     read_options=pa.csv.ReadOptions(
-                        column_names=self.names,
+                        column_names=all_names,
                         skip_rows=self._blank_lines + self._dialect.directive,
                         skip_rows_after_names=1,
                         block_size=4 << 20,
@@ -59,8 +66,8 @@ class Csv(Source):
                         delimiter=self._dialect.separator, newlines_in_values=True
                     ),
                     convert_options=pa.csv.ConvertOptions(
-                        column_types=dict.fromkeys(self.names, pa.string()),
-                        include_columns=names,
+                        column_types=dict.fromkeys(all_names, pa.string()),
+                        include_columns=[*names, *blank],
                         strings_can_be_null=False,
                     ),
                 )
@@ -72,6 +79,11 @@ class Csv(Source):
         if text.zeros:
             raise nul_bytes(self.content)
         text.check_encoding(self)
+        for name in blank:
+            if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
+                number = len(self.names) + 1
+                raise self.error(f"column {number} has no name in the header: name it or remove it")
+        self.table = self.table.select(names)
         # A quote without a partner, or with text behind it, could have swallowed rows unseen.
         swallowed = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
         if text.quotes and (text.quotes % 2 or swallowed) and self._stray_quote():
@@ -139,7 +151,7 @@ class Csv(Source):
 
     def _broken(self) -> DataError:
         """Why Arrow could not read the file; its own words would quote a row."""
-        due = len(self.names)
+        due = len(self.names) + self._unnamed
         wrong: list[tuple[int, int]] = []  # the rows with another number of cells, and that number
         number = -1
         try:
@@ -165,7 +177,7 @@ class Csv(Source):
         return self.error(text + self._why_uneven(wrong, number + 1))
 
     def _why_uneven(self, wrong: Sequence[tuple[int, int]], last: int) -> str:
-        due = len(self.names)
+        due = len(self.names) + self._unnamed
         sizes = {cells for _, cells in wrong}
         if wrong[-1][0] == last and max(sizes) == 1 < due and last - wrong[0][0] < 5:
             return ": if it is a note at the end of the file, remove it"
@@ -193,7 +205,8 @@ class _Utf8:
             self._utf8 = codecs.getincrementaldecoder("utf-8")()
         self._left = b""
         self._ended = False
-        self.quotes = self.lines = self.zeros = 0
+        self.quotes = self.lines = 0
+        self.zeros = False  # whether there are NUL bytes outside of quotes
         self.beyond = False  # whether there is anything but ASCII
         self.controls = False  # whether there are signs that no text of this encoding has
 
@@ -230,9 +243,9 @@ class _Utf8:
         self._ended = not raw
         text = self._decoder.decode(raw, final=self._ended)
         data = raw if self._encoding == "utf-8" else text.encode("utf-8", "surrogatepass")
+        self.zeros = self.zeros or bare_zero(data, self.quotes) is not None
         self.quotes += data.count(b'"')
         self.lines += max(data.count(b"\n"), data.count(b"\r"))
-        self.zeros += data.count(b"\0")
         if self._encoding.startswith("iso8859"):
             self.controls = self.controls or re.search("[\x80-\x9f]", text) is not None
         if self._utf8 is not None:
