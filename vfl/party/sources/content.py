@@ -217,8 +217,9 @@ def _of_compound(content: Content) -> tuple[str, str]:
 
 
 _HTML = re.compile(
-    rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|meta|script|style)\b", re.I | re.S
+    rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|tr|meta|script|style)\b", re.I | re.S
 )
+_CORNERS = tuple(corner.encode() for corner in "┌╭╔┏")  # of tables drawn for a terminal
 _JSON = re.compile(rb'\{\s*(\}|"[^"]*"\s*:)|\[\s*("|\{\s*"|\[\s*["0-9{\[-]|\]\s*$)')
 _LFS = b"version https://git-lfs.github.com/spec/"
 
@@ -249,7 +250,7 @@ def _check_text(content: Content) -> None:
     if start.startswith(b"-----BEGIN "):
         what = "a PGP message" if start.startswith(b"-----BEGIN PGP") else "a key or certificate"
         raise _unlike(content, what, "give the table itself")
-    if re.match(rb"\+-[-+]*\+\s", start):
+    if re.match(rb"\+-[-+]*\+\s", start) or start.startswith(_CORNERS):
         raise _unlike(
             content,
             "a table drawn for a terminal",

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import re
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -273,7 +274,7 @@ def _shown(encoding: str) -> str:
     )
 
 
-_WESTERN = "äöüÄÖÜßéèêëàâçîïôûùœæåøñáíóúãõÉÈÊÀÂÇÎÔÅØÆÑÁÍÓÚ€–’„“”«»°²³§´"
+_WESTERN = "äöüÄÖÜßéèêëàâçîïôûùœæåøñáíóúãõÉÈÊÀÂÇÎÔÅØÆÑÁÍÓÚ€–’„“”«»°²³§´ºª¿¡·ìòùÌÒÙ"
 _EASTERN = "ąćęłńóśźżĄĆĘŁŃÓŚŹŻěščřžýáíéůúťďňĚŠČŘŽÝÁÍÉŮÚŤĎŇőűŐŰöüÖÜäăâîșțşţĂÂÎȘȚŞŢđĐ"
 _CYRILLIC = "".join(map(chr, range(0x410, 0x450))) + "ёЁіІїЇєЄ№"
 _GREEK = "".join(map(chr, range(0x386, 0x3CF)))
@@ -325,7 +326,9 @@ def likely_encoding(content: Content) -> str | None:
 def _plausible(words: list[bytes], encoding: str) -> float:
     """The share of words that have no capital after a small letter."""
     sample = [word.decode(encoding, "replace") for word in words[:2_000]]
-    odd = sum(a.islower() and b.isupper() for word in sample for a, b in pairwise(word))
+    odd = sum(
+        unicodedata.category(a) == "Ll" and b.isupper() for word in sample for a, b in pairwise(word)
+    )
     return 1 - odd / max(1, len(sample))
 
 

@@ -43,6 +43,7 @@ _UNIT = (
     r"(?:kW|PS|HP|bhp|CV|ccm|cm[³3]?|km(?:/h)?|mi|miles|m[²2]?|mm|kg|g|t|l|h|min|s|d|Tage|days|jours|Wochen|weeks|"
     r"Monate|months|mois|Jahre|years|yrs?|ans|J\.|Stück|Stk\.?|pcs\.?)"
 )
+_ONLY_DIGITS = re.compile(r"[\s.,'’+-]*[0-9][0-9\s.,'’+-]*")
 _NO_DAY = re.compile(r"0{2,4}[-/.]?0{2}[-/.]?0{2,4}([T ]0{2}:0{2}(:0{2})?)?")
 _SAMPLE = 2_000
 
@@ -131,7 +132,7 @@ def set_it(**settings: Any) -> str:
 def _kind(cell: str, heading: str) -> str:
     if cell == heading:
         return "heading"
-    if cell.lower() in _PLACEHOLDERS:
+    if cell.lower() in _PLACEHOLDERS or re.fullmatch(r"\.[A-Z_]", cell):  # the latter are SAS's
         return "placeholder"
     if any(form.match(cell) for form in _GRAMMARS.values()):
         return "signs"
@@ -140,7 +141,9 @@ def _kind(cell: str, heading: str) -> str:
             return kind
     if _YES_NO.fullmatch(cell):
         return "yes or no"
-    return "date" if looks_like_date(cell) else "text"
+    if looks_like_date(cell):
+        return "date"
+    return "digits" if _ONLY_DIGITS.fullmatch(cell) else "text"
 
 
 _GRAMMARS = {
@@ -182,18 +185,20 @@ def _signs(cells: Sequence[str], column: _Column) -> Found:
     """Which decimal sign and which one between thousands would read the cells."""
     own = column.reading
     fits = [signs for signs in _GRAMMARS if _all_fit(cells, signs)]
+    if own.decimal == ",":  # what is set stays
+        fits = [signs for signs in fits if signs[0] == ","]
+    if own.thousands is not None:
+        fits = [signs for signs in fits if signs[1] == own.thousands]
     if not fits:
-        return "", "its numbers have different signs, write all numbers of the table alike", {}
+        return "", "write all numbers of the table with the same signs", {}
     wanted = [signs for signs in fits if _all_fit(column.others, signs)]
-    if own.decimal == ",":  # which is set, so it stays
-        wanted = [fit for fit in wanted if fit[0] == ","]
     if not wanted:
-        return "", "other numbers have another decimal sign, write all numbers of the table alike", {}
+        return "", "other numbers have another decimal sign, write all of the table with the same", {}
     if own.decimal == "." and (",", None) in wanted and (".", ",") in wanted:
         either = f"{set_it(decimal=',')} or {settings_line('thousands', ',')}, whichever is meant"
         return "a comma is the decimal sign or stands between thousands", either, {}
     decimal, thousands = next((fit for fit in wanted if fit[0] == own.decimal), wanted[0])
-    settings: dict[str, Any] = {} if thousands is None else {"thousands": thousands}
+    settings: dict[str, Any] = {} if thousands == own.thousands else {"thousands": thousands}
     if decimal == own.decimal:
         return "", set_it(**settings), settings
     settings = {"decimal": decimal, **settings}
@@ -258,6 +263,7 @@ _EXPLAIN: dict[str, Callable[[Sequence[str], _Column], Found]] = {
     "yes or no": _yes_or_no,
     "percent": _told("take off the percent sign"),
     "minus": _told("write a minus as in -1.5, not behind the number, in brackets or longer"),
+    "digits": _or_names("write one number, as -1234.5"),
     "odd": _told("write numbers with the digits 0 to 9, as -1.5 or 2e6"),
     "money": _told("take off the currency"),
     "time": _told("turn times and durations into a number such as minutes"),

@@ -204,10 +204,16 @@ def _words(kind: Any) -> str:
     return text if len(text) <= 60 else text[:60] + "..."
 
 
+_PARQUET = {
+    "page_checksum_verification": True,
+    "coerce_int96_timestamp_unit": "us",  # nanoseconds would wrap around beyond the years 1677 to 2262
+}
+
+
 class Parquet(Columnar):
     def __init__(self, content: Content, reading: Reading) -> None:
         super().__init__(content.path, reading)
-        self._file = self._whole(lambda: pq.ParquetFile(content.path, page_checksum_verification=True))
+        self._file = self._whole(lambda: pq.ParquetFile(content.path, **_PARQUET))
         self.names = list(self._file.schema_arrow.names)
         self.rows = self._file.metadata.num_rows
         if self.rows == 0:

@@ -86,8 +86,8 @@ class Csv(Source):
         self.table = self.table.select(names)
         # A quote without a partner, or with text behind it, could have swallowed rows unseen.
         swallowed = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
-        if text.quotes and (text.quotes % 2 or swallowed) and self._stray_quote():
-            raise self._broken()
+        if text.quotes and (text.quotes % 2 or swallowed):
+            self._check_quotes()
 
     def ids(self, name: str) -> list[str | None]:
         values = self.table[name].to_numpy(zero_copy_only=False)
@@ -136,18 +136,26 @@ class Csv(Source):
             if self._dialect.directive:
                 text.readline()
             reader = csv.reader(text, delimiter=self._dialect.separator, strict=strict)
+            held: tuple[list[str], int] | None = None
             for number, record in enumerate(reader):
-                if record:
-                    yield record, number
+                if held is not None:
+                    yield held
+                held = (record, number) if record else None
+            if held is not None and not (len(held[0]) == 1 and _LAST.fullmatch(held[0][0])):
+                yield held
 
-    def _stray_quote(self) -> bool:
-        """Whether a quote has no partner or has text behind it."""
+    def _check_quotes(self) -> None:
+        """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
+        sign = self._dialect.separator
         try:
-            for _ in self._records(strict=True):
-                pass
+            for record, number in self._records(strict=True):
+                if not self.notes and any("\n" in cell and sign in cell for cell in record):
+                    self.notes.append(
+                        f"{self.path.name}: row {number + 1} has a cell with line breaks and separators "
+                        "in quotes: if one of these quotes is none, rows are joined"
+                    )
         except csv.Error:
-            return True
-        return False
+            raise self._broken() from None
 
     def _broken(self) -> DataError:
         """Why Arrow could not read the file; its own words would quote a row."""
@@ -183,8 +191,12 @@ class Csv(Source):
             return ": if it is a note at the end of the file, remove it"
         if min(sizes) > due:
             sign = self._dialect.separator
-            return f": cells with {'a tab' if sign == chr(9) else sign} in them need quotes"
+            sign = "a tab" if sign == "\t" else sign
+            return f": cells with {sign} in them need quotes, and no line ends in it"
         return ""
+
+
+_LAST = re.compile("[ \x1a]+")  # what some programs leave at the end of a file
 
 
 class _Utf8:
@@ -218,7 +230,8 @@ class _Utf8:
 
     def read(self, size: int = -1) -> bytes:
         while not self._ended and (size < 0 or len(self._left) <= size):
-            self._left += self._more(size)
+            more = self._more(size)
+            self._left += more
         piece = self._left if size < 0 else self._left[:size]
         while piece.endswith(b"\r") and len(piece) < len(self._left) and piece.strip(b"\r"):
             piece = piece[:-1]
@@ -243,6 +256,8 @@ class _Utf8:
         self._ended = not raw
         text = self._decoder.decode(raw, final=self._ended)
         data = raw if self._encoding == "utf-8" else text.encode("utf-8", "surrogatepass")
+        if self._ended:
+            self._left = re.sub(rb"(?<=[\r\n])[ \x1a]+\Z", b"", self._left)
         self.zeros = self.zeros or bare_zero(data, self.quotes) is not None
         self.quotes += data.count(b'"')
         self.lines += max(data.count(b"\n"), data.count(b"\r"))
