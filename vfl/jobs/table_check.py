@@ -13,6 +13,7 @@ from vfl.party.config import DataSection, Party
 from vfl.party.id_report import profile_ids
 from vfl.party.keys import TableIds
 from vfl.party.reading import DateColumn, merged, settings_line
+from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
 from vfl.party.table import Table, examine_table, read_table
 
@@ -56,7 +57,8 @@ def check_table(party: Party, report: Report) -> bool:
             fail(text)
         if not found and ids is not None:
             report(Finding("ok", "table", f"table: {_summary(table, ids)}"))
-        for note in (*table.warnings, *(ids.notes if ids else ()), *_label_notes(table, data)):
+        notes = (*_label_notes(table, data), *_number_notes(table, data))
+        for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
             report(Finding("note", "table", f"table: {note}"))
     _note_ids(data, report)
     if data is not party.data:
@@ -196,6 +198,20 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
         loss = LogisticLoss()
         _, faults = examine_table(alone, role="guest", need_label=True, loss=loss, shown=_SHOWN)
         yield from (f"{fault} (with binary and logistic)" for fault in faults)
+
+
+def _number_notes(table: Table, data: DataSection) -> Iterator[str]:
+    """Columns of numbers that are dates, such as 20241231."""
+    for name, values in table.features.items():
+        if values.dtype == object or name in data.dates:
+            continue
+        known = values[~np.isnan(values)].astype(np.float64)
+        if not len(known) or not ((known >= 19_000_101) & (known <= 20_991_231)).all():
+            continue
+        month, day = known // 100 % 100, known % 100
+        if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (known % 1 == 0)).all():
+            line = set_it(dates={name: {"as": "days"}})
+            yield f"{table.path.name}: column '{name}' has dates such as 20241231 as numbers: {line}"
 
 
 def _summary(table: Table, ids: TableIds) -> str:

@@ -1,6 +1,7 @@
 """The bytes of a table's file, unpacked where it is compressed, and what they are by their beginning."""
 
 import bz2
+import codecs
 import gzip
 import io
 import lzma
@@ -118,7 +119,7 @@ def kind_of(content: Content) -> Kind:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         raise _unlike(content, "an image", _EXPORT)
     plain = head.replace(b"\0", b"")
-    if len(_CONTROL.findall(plain)) > 0.02 * len(plain):
+    if len(_CONTROL.findall(plain)) > 0.02 * len(plain) and not _is_utf8(head):
         raise _unlike(content, "binary, of a kind that is not known", _EXPORT)
     _check_text(content)
     return "text"
@@ -214,6 +215,14 @@ def _of_compound(content: Content) -> tuple[str, str]:
     if not has("WordDocument") and (has("Workbook") or has("Book")):
         return "an old Excel workbook (.xls)", _SAVE_AS
     return "an office document", _EXPORT
+
+
+def _is_utf8(head: bytes) -> bool:
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head, final=False)
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 _HTML = re.compile(

@@ -17,7 +17,8 @@ from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
 from vfl.party.sources.dialect import bare_zero, dialect_of, nul_bytes, undecodable
-from vfl.party.sources.numerals import parse
+from vfl.party.sources.misfits import set_it
+from vfl.party.sources.numerals import may_be_grouped, parse
 from vfl.party.sources.source import Source, heading
 
 
@@ -79,6 +80,11 @@ class Csv(Source):
         if text.zeros:
             raise nul_bytes(self.content)
         text.check_encoding(self)
+        if text.lost:
+            self.notes.append(
+                f"{self.path.name}: letters were lost or changed by an earlier conversion: export it "
+                "anew"
+            )
         for name in blank:
             if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
                 number = len(self.names) + 1
@@ -116,6 +122,11 @@ class Csv(Source):
         values, bad = parse(text, self.reading)
         if bad.any():
             raise self.no_numbers(name, what, advice, text, bad, feature)
+        if may_be_grouped(text, self.reading):
+            self.notes.append(
+                f"{self.path.name}: {what} has a point before three digits or none: if 1.234 is 1234, "
+                f"{set_it(decimal=',', thousands='.')}"
+            )
         return values
 
     def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
@@ -136,13 +147,15 @@ class Csv(Source):
             if self._dialect.directive:
                 text.readline()
             reader = csv.reader(text, delimiter=self._dialect.separator, strict=strict)
-            held: tuple[list[str], int] | None = None
+            last: tuple[list[str], int] | None = None
             for number, record in enumerate(reader):
-                if held is not None:
-                    yield held
-                held = (record, number) if record else None
-            if held is not None and not (len(held[0]) == 1 and _LAST.fullmatch(held[0][0])):
-                yield held
+                if last is not None:
+                    yield last
+                    last = None
+                if len(record) == 1 and _LAST.fullmatch(record[0]):
+                    last = record, number  # left out if nothing comes behind it
+                elif record:
+                    yield record, number
 
     def _check_quotes(self) -> None:
         """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
@@ -196,6 +209,7 @@ class Csv(Source):
         return ""
 
 
+_TWICE = re.compile(b"\xc3[\x82\x83]\xc2[\x80-\xbf]")
 _LAST = re.compile("[ \x1a]+")  # what some programs leave at the end of a file
 
 
@@ -219,6 +233,7 @@ class _Utf8:
         self._ended = False
         self.quotes = self.lines = 0
         self.zeros = False  # whether there are NUL bytes outside of quotes
+        self.lost = False  # whether letters were replaced, or UTF-8 taken for Latin-1 and converted
         self.beyond = False  # whether there is anything but ASCII
         self.controls = False  # whether there are signs that no text of this encoding has
 
@@ -260,6 +275,7 @@ class _Utf8:
             self._left = re.sub(rb"(?<=[\r\n])[ \x1a]+\Z", b"", self._left)
         self.zeros = self.zeros or bare_zero(data, self.quotes) is not None
         self.quotes += data.count(b'"')
+        self.lost = self.lost or b"\xef\xbf\xbd" in data or _TWICE.search(data) is not None
         self.lines += max(data.count(b"\n"), data.count(b"\r"))
         if self._encoding.startswith("iso8859"):
             self.controls = self.controls or re.search("[\x80-\x9f]", text) is not None
