@@ -16,8 +16,9 @@ from vfl.party.sources.source import TableError
 
 SAVE = "save the file as CSV UTF-8"
 _SAMPLE = 60  # records that are looked at
+_TITLES = 10  # of which so many may be titles
 
-_FOUND = ",;\t|"
+_FOUND = ";\t|,"  # a comma is often a decimal sign: it comes last
 _POSSIBLE = "^~:#!$*\x01\x1f "
 
 
@@ -62,11 +63,13 @@ def dialect_of(content: Content, reading: Reading) -> Dialect:
     else:
         separator = reading.separator or _separator(lines)
     records = _records(lines, separator)
-    _check_first_rows(content, separator, records)
     doubt: str = ""
     settings: dict[str, Any] = {}
     if records and len(records[0]) == 1 and reading.separator is None:
         doubt, settings = _other_separator(lines)
+        if settings and len(records) > 1 and len(records[1]) > 1:  # commas, but of decimals
+            raise _error(content, f"the first row has one name: {doubt}", settings)
+    _check_first_rows(content, separator, records)
     return Dialect(encoding, separator, directive is not None, doubt, settings, _has_cells(records))
 
 
@@ -83,14 +86,17 @@ def _records(lines: list[str], separator: str) -> list[list[str]]:
 def _separator(lines: list[str]) -> str:
     """Of comma, semicolon, tab and | the one that makes most columns, of as many cells in all rows."""
 
-    def columns(separator: str) -> tuple[int, int]:
-        sizes = [len(record) for record in _records(lines, separator)]
-        below = sizes[1:] or sizes
-        if not below:
-            return 0, 0
-        usual = Counter(below).most_common(1)[0][0]
-        even = usual > 1 and below.count(usual) >= 0.9 * len(below)
-        return (usual if even else 0), sizes[0]
+    def columns(separator: str) -> tuple[int, int, int]:
+        records = _records(lines, separator)
+        sizes = [len(record) for record in records]
+        if not sizes:
+            return 0, 0, 0
+        usual = Counter(sizes[1:] or sizes).most_common(1)[0][0]
+        titles = next((i for i, size in enumerate(sizes[:_TITLES]) if size == usual), 0)
+        below = sizes[titles:]
+        even = usual > 1 and len(below) > 1 and below.count(usual) >= 0.9 * len(below)
+        clean = even and not any('"' in cell for record in records for cell in record)
+        return (usual if clean else 0), (usual if even else 0), sizes[0]
 
     return max(_FOUND, key=columns)
 
@@ -121,14 +127,15 @@ def _check_first_rows(content: Content, separator: str, records: list[list[str]]
     if len(sizes) < 2:
         return
     usual, times = Counter(sizes[1:]).most_common(1)[0]
-    if usual > sizes[0] and times > 1 and times >= 0.8 * (len(sizes) - 1):
+    titles = next((i for i, size in enumerate(sizes[:_TITLES]) if size == usual), 0)
+    if usual > sizes[0] and times > 1 and times >= 0.9 * len(sizes[titles:]):
         if usual == sizes[0] + 1 > 2:
             raise _error(
                 content,
                 f"its rows have {usual} cells, the header {sizes[0]}: write it without row names (in R "
-                "row.names = FALSE), or without a separator at the end of lines",
+                "row.names = FALSE), without a separator at the end of lines, and with quotes around "
+                f"cells that have {named(separator)} in them",
             )
-        titles = next(i for i, size in enumerate(sizes) if size == usual)
         rows = "row 1 has" if titles == 1 else f"rows 1 to {titles} have"
         raise _error(
             content,
@@ -145,6 +152,10 @@ def _check_first_rows(content: Content, separator: str, records: list[list[str]]
 
 
 _CELL = re.compile(r"[+-]?[0-9]+[.,][0-9]+|[0-9]{1,4}[-./][0-9]{1,2}[-./][0-9]{1,4}.*|-[0-9]+|[0-9]{5,}")
+
+
+def named(separator: str) -> str:
+    return {"\t": "a tab", " ": "a blank"}.get(separator, separator)
 
 
 def _has_cells(records: list[list[str]]) -> bool:
@@ -314,7 +325,7 @@ def likely_encoding(content: Content) -> str | None:
     for name, alphabet in _ALPHABETS:
         letters = {byte for byte in seen if bytes([byte]).decode(name, "replace") in alphabet}
         share = sum(seen[byte] for byte in letters) / total
-        likely = share * _plausible(words, name)
+        likely = share * _plausible(words, name, alphabet not in (_CYRILLIC, _GREEK))
         if likely > most + 0.05:
             best, most = name, likely
     if most < 0.6 or best is None:
@@ -323,12 +334,21 @@ def likely_encoding(content: Content) -> str | None:
     return "latin-1" if best == "windows-1252" and not c1 else best
 
 
-def _plausible(words: list[bytes], encoding: str) -> float:
-    """The share of words that have no capital after a small letter."""
-    sample = [word.decode(encoding, "replace") for word in words[:2_000]]
-    odd = sum(
-        unicodedata.category(a) == "Ll" and b.isupper() for word in sample for a, b in pairwise(word)
-    )
+def _plausible(words: list[bytes], encoding: str, latin: bool) -> float:
+    """The share of words that look like words: letters throughout, none a capital after a small one,
+    mostly ASCII letters or none."""
+    odd = 0
+    sample = words[:2_000]
+    for word in sample:
+        text = word.decode(encoding, "replace")
+        kinds = [unicodedata.category(c) for c in text]
+        capital = any(a == "Ll" and b == "Lu" for a, b in pairwise(kinds))
+        broken = any(
+            kind[0] != "L" and c != "’" for kind, c in zip(kinds[1:-1], text[1:-1], strict=True)
+        )
+        beyond = sum(not c.isascii() for c in text)
+        foreign = len(text) > 2 and 2 * beyond > len(text) if latin else beyond < len(text)
+        odd += capital or broken or foreign
     return 1 - odd / max(1, len(sample))
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
-from vfl.party.sources.misfits import set_it
+from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.parquet import Columnar
 from vfl.party.sources.source import heading
@@ -209,7 +209,9 @@ class Excel(Columnar):
         known = self._without_missing(text)
         values, bad = parse(known, self.reading)
         if bad.any():
-            raise self.no_numbers(name, what, advice, known, bad, feature)
+            others = int(np.count_nonzero(plain))
+            found = misfits(known, bad, name, self.reading, advice, feature=feature, others=others)
+            raise self.no_numbers(what, found)
         return np.where(plain, cells.numbers, values)
 
     def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:

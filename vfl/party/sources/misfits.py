@@ -60,30 +60,35 @@ class Misfit:
 
 @dataclass(frozen=True)
 class _Column:
-    """The column that the cells are of; `others` has distinct cells that are numbers, with a sign."""
+    """The column that the cells are of.
+
+    signed: distinct cells that are numbers with a sign in them. others: cells that are no text.
+    """
 
     name: str
     reading: Reading
     advice: str
     feature: bool
     text: Any
-    others: Sequence[str]
+    signed: Sequence[str]
+    others: int
 
 
 def misfits(
-    text: Any, bad: Mask, name: str, reading: Reading, advice: str, *, feature: bool
+    text: Any, bad: Mask, name: str, reading: Reading, advice: str, *, feature: bool, others: int = 0
 ) -> list[Misfit]:
     """The cells of a column that `numerals.parse` found bad, by kind, the kind with most rows first.
 
-    text: all cells, null where missing. advice: what to do about text of no known kind. feature: whether
-    the column may be one of names or of dates instead.
+    text: all cells that are text, null where missing. advice: what to do about text of no known kind.
+    feature: whether the column may be one of names or of dates instead. others: how many cells are
+    numbers and no text.
     """
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
     good = pc.filter(text, pa.array(~bad))
     signed = pc.fill_null(pc.match_substring_regex(good, "[.,]"), False)
-    others = pc.unique(pc.filter(good, signed))[:_SAMPLE].to_pylist()
-    column = _Column(name, reading, advice, feature, text, others)
+    signed_cells = pc.unique(pc.filter(good, signed))[:_SAMPLE].to_pylist()
+    column = _Column(name, reading, advice, feature, text, signed_cells, others)
     coded = pc.filter(text, pa.array(bad)).dictionary_encode()
     cells = [cell.strip() for cell in coded.dictionary.to_pylist()]
     kinds = np.array([_kind(cell, name) for cell in cells])
@@ -191,7 +196,7 @@ def _signs(cells: Sequence[str], column: _Column) -> Found:
         fits = [signs for signs in fits if signs[1] == own.thousands]
     if not fits:
         return "", "write all numbers of the table with the same signs", {}
-    wanted = [signs for signs in fits if _all_fit(column.others, signs)]
+    wanted = [signs for signs in fits if _all_fit(column.signed, signs)]
     if not wanted:
         return "", "other numbers have another decimal sign, write all of the table with the same", {}
     if own.decimal == "." and (",", None) in wanted and (".", ",") in wanted:
@@ -226,9 +231,9 @@ def _date(cells: Sequence[str], column: _Column) -> Found:
 
 
 def _text(cells: Sequence[str], column: _Column) -> Found:
-    known = len(column.text) - column.text.null_count
+    known = len(column.text) - column.text.null_count + column.others
     distinct = pc.count_distinct(column.text).as_py()
-    if not column.feature or len(cells) < 0.2 * distinct:
+    if not column.feature or len(cells) < 0.2 * (distinct + column.others):
         return "", column.advice, {}
     if distinct <= MAX_CATEGORIES and (distinct <= 20 or distinct <= known / 2):
         settings = {"categorical": [column.name]}

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, merged
 from vfl.party.sources.dates import become, days_of
-from vfl.party.sources.misfits import about_dates, misfits
+from vfl.party.sources.misfits import Misfit, about_dates
 
 MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
 
@@ -91,11 +91,8 @@ class Source:
         """A column of dates as days since 1970-01-01, NaN where missing."""
         raise NotImplementedError
 
-    def no_numbers(
-        self, name: str, what: str, advice: str, text: Any, bad: Mask, feature: bool
-    ) -> TableError:
-        """The error for a column of text, null where missing, that has cells which are no numbers."""
-        found = misfits(text, bad, name, self.reading, advice, feature=feature)
+    def no_numbers(self, what: str, found: Sequence[Misfit]) -> TableError:
+        """The error for a column with cells that are no numbers."""
         parts = []
         for misfit in found:
             hint = f" ({misfit.hint})" if misfit.hint else ""

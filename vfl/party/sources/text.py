@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
-from vfl.party.sources.dialect import bare_zero, dialect_of, nul_bytes, undecodable
-from vfl.party.sources.misfits import set_it
+from vfl.party.sources.dialect import bare_zero, dialect_of, named, nul_bytes, undecodable
+from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import may_be_grouped, parse
 from vfl.party.sources.source import Source, heading
+
+csv.field_size_limit(2**31 - 1)  # of a cell, which Arrow reads whatever its length
 
 
 class Csv(Source):
@@ -107,21 +109,19 @@ class Csv(Source):
     def row_numbers(self, places: Sequence[int]) -> list[int]:
         # Read again, since blank lines count for a person and quoted line breaks do not.
         found: list[int] = []
-        try:
-            for place, (_, number) in enumerate(self._records(), start=-1):
-                if len(found) == len(places):
-                    break
-                if place == places[len(found)]:
-                    found.append(number + 1)
-        except csv.Error:  # a cell too long for this reader: from here on, count data rows
-            pass
-        return found + [place + 2 for place in places[len(found) :]]
+        for place, (_, number) in enumerate(self._records(), start=-1):
+            if len(found) == len(places):
+                break
+            if place == places[len(found)]:
+                found.append(number + 1)
+        return found
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         text = self._known(name)
         values, bad = parse(text, self.reading)
         if bad.any():
-            raise self.no_numbers(name, what, advice, text, bad, feature)
+            found = misfits(text, bad, name, self.reading, advice, feature=feature)
+            raise self.no_numbers(what, found)
         if may_be_grouped(text, self.reading):
             self.notes.append(
                 f"{self.path.name}: {what} has a point before three digits or none: if 1.234 is 1234, "
@@ -204,8 +204,7 @@ class Csv(Source):
             return ": if it is a note at the end of the file, remove it"
         if min(sizes) > due:
             sign = self._dialect.separator
-            sign = "a tab" if sign == "\t" else sign
-            return f": cells with {sign} in them need quotes, and no line ends in it"
+            return f": cells with {named(sign)} in them need quotes, and no line ends in it"
         return ""
 
 
