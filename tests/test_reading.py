@@ -70,7 +70,7 @@ def test_what_is_set_and_what_is_not(tmp_path: Path) -> None:
         ('encoding = "base64"', "[data] encoding must be the name of an encoding"),
         ('encoding = "idna"', "[data] encoding must be the name of an encoding"),
         ('encoding = ""', "[data] encoding must be the name of an encoding"),
-        ('separator = ";;"', '[data] separator must be a single sign such as ";" or "|"'),
+        ('separator = ";;"', '[data] separator must be a single sign such as ";" or "^"'),
         ('separator = "é"', "[data] separator must be a single sign"),
         ('separator = "a"', "[data] separator must be a single sign"),
         ("separator = '\"'", "[data] separator must be a single sign"),

@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 SEPARATOR = r"^[\x01\x1f\t !#$%&()*+,./:;<=>?@^_`{|}~-]$"
-SEPARATOR_WORDS = 'a single sign such as ";" or "|" or "\\t" for a tab'
+SEPARATOR_WORDS = 'a single sign such as ";" or "^", or "\\t" for a tab'
 
 _STRANGE = ("idna", "punycode", "raw_unicode_escape", "undefined", "unicode_escape", "utf_7", "utf7")
 
@@ -82,7 +82,7 @@ class Reading(_Keys):
     separator: str | None = Field(
         default=None,
         pattern=SEPARATOR,
-        description="sign between the cells of a text file; comma, semicolon, tab and | are found",
+        description="sign between the cells of a text file; comma, semicolon, tab and bar are found",
     )
     decimal: Literal[".", ","] = Field(
         default=".", description="decimal sign of numbers that are text: 1.5 or 1,5"
