@@ -521,3 +521,18 @@ def test_the_same_cells_as_by_another_reader(tmp_path: Path, rows: list[tuple[st
         again = list(csv.reader(file))[1:]
     assert table.ids == [[name for name, _ in again]]
     assert features(table) == {"x": [float(number) for _, number in again]}
+
+
+def test_a_first_line_that_names_no_separator(tmp_path: Path) -> None:
+    for sign in ("é", '"', "a"):
+        assert features(read(tmp_path / "t.csv", f"sep={sign}\n" + with_sign(";"))) == X
+    assert features(read(tmp_path / "t.csv", "sep=,\n" + with_sign(";"), separator=";")) == X
+
+
+def test_quotes_with_text_behind_them_are_read_alike_with_and_without_blank_lines(
+    tmp_path: Path,
+) -> None:
+    text = 'id\tt\tx\nA\t"Lorem" dolor\t1\nB\tb\t2\n'
+    plain = features(read(tmp_path / "t.tsv", text, categorical=["t"]))
+    spread = features(read(tmp_path / "t.tsv", text.replace("\n", "\n\n"), categorical=["t"]))
+    assert plain == spread == {"t": ["Lorem dolor", "b"], "x": [1.0, 2.0]}

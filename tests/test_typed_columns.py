@@ -265,3 +265,15 @@ def test_encrypted_parquet_and_parts_that_cannot_be_read(tmp_path: Path) -> None
         read(tmp_path / "t.arrow", lambda path: to_file(empty, path))
     with refused("t.feather: no column 'id' (named by id): the columns are x"):
         read(tmp_path / "t.feather", lambda path: to_file(pa.table({"x": [1]}), path))
+
+
+def test_text_that_is_not_utf8(tmp_path: Path) -> None:
+    """Parquet's own mark of text says nothing about its bytes."""
+    raw = pa.array([b"K\xf6ln", b"Ulm"])
+    text = pa.Array.from_buffers(pa.string(), 2, raw.buffers())
+    table = pa.table({"id": ["A", "B"], "x": text})
+    with refused("column 'x' has text that is not UTF-8 or is damaged: write it anew"):
+        read(tmp_path / "t.parquet", lambda path: pq.write_table(table, path), categorical=["x"])
+    table = pa.table({"id": text, "x": [1, 2]})
+    with refused("column 'id' has text that is not UTF-8 or is damaged: write it anew"):
+        read(tmp_path / "t.parquet", lambda path: pq.write_table(table, path))

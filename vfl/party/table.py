@@ -112,7 +112,7 @@ def read_table(
         data, role=role, need_label=need_label, path=path, expect=expect, loss=loss
     )
     if table is None:
-        raise _first(faults)
+        raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")
     return table
 
 
@@ -194,14 +194,12 @@ def _kept(faults: list[DataError]) -> Iterator[None]:
         faults.append(error)
 
 
-def _first(faults: Sequence[DataError]) -> DataError:
-    """The first fault, and how many more there are."""
+def _first(faults: Sequence[DataError], lists: str) -> DataError:
+    """The first fault, and how many more there are and what lists them."""
     more = len(faults) - 1
     if not more:
         return faults[0]
-    return DataError(
-        f"{faults[0]} (and {more} more fault{'s' if more > 1 else ''}: `vfl doctor` lists them)"
-    )
+    return DataError(f"{faults[0]} (and {more} more fault{'s' if more > 1 else ''}{lists})")
 
 
 def _guests(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from vfl.party.reading import Reading, settings_line
+from vfl.party.reading import SEPARATOR, Reading, settings_line
 from vfl.party.sources.content import HEAD, Content
 from vfl.party.sources.source import TableError
 
@@ -54,14 +54,10 @@ def dialect_of(content: Content, reading: Reading) -> Dialect:
         lines.pop()  # it may be cut
     lines = lines[: 4 * _SAMPLE]
     directive = re.fullmatch(r'"?sep=(\\t|.)"?\s*', lines[0], re.I) if lines else None
-    if directive:
+    stated = directive[1].replace("\\t", "\t") if directive else ""
+    if stated:
         lines = lines[1:]
-        stated = "\t" if directive[1] == "\\t" else directive[1]
-        if reading.separator is None and (not stated.isascii() or stated.isalnum()):
-            directive = None
-        separator = reading.separator or stated
-    else:
-        separator = reading.separator or _separator(lines)
+    separator = reading.separator or (stated if re.fullmatch(SEPARATOR, stated) else _separator(lines))
     records = _records(lines, separator)
     doubt: str = ""
     settings: dict[str, Any] = {}

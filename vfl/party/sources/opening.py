@@ -43,7 +43,7 @@ def open_source(path: Path, reading: Reading) -> Source:
         reason = getattr(error, "strerror", None) or "not a path"
         raise DataError(f"{path} cannot be read: {reason}") from None
     named, columns = sum(bool(name) for name in source.names), len(source.names)
-    if named <= columns / 2:
+    if named < columns / 2:
         raise source.error(
             f"the first row has {named} name{'' if named == 1 else 's'} for {columns} columns: if it is "
             "a title, remove it, so that the names of the columns come first"

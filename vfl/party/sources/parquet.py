@@ -147,6 +147,13 @@ class Columnar(Source):
         if extension is not None and extension.decode("utf-8", "replace") not in _EXTENSIONS:
             raise self.error(f"column '{name}' is of a type of its own: write it as text or numbers")
         try:
+            for chunk in column.chunks:
+                chunk.validate(full=True)  # Parquet's text may be of another encoding
+        except (pa.ArrowException, ValueError):
+            raise self.error(
+                f"column '{name}' has text that is not UTF-8 or is damaged: write it anew"
+            ) from None
+        try:
             chunks = [_plain(chunk) for chunk in column.chunks] or [_plain(pa.array([], column.type))]
             return pa.chunked_array(chunks)
         except (pa.ArrowException, ValueError):

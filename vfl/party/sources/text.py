@@ -93,8 +93,8 @@ class Csv(Source):
                 raise self.error(f"column {number} has no name in the header: name it or remove it")
         self.table = self.table.select(names)
         # A quote without a partner, or with text behind it, could have swallowed rows unseen.
-        swallowed = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
-        if text.quotes and (text.quotes % 2 or swallowed):
+        more_lines = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
+        if text.quotes % 2 or (text.quotes and more_lines and self._has_breaks_in_quotes()):
             self._check_quotes()
 
     def ids(self, name: str) -> list[str | None]:
@@ -156,6 +156,15 @@ class Csv(Source):
                     last = record, number  # left out if nothing comes behind it
                 elif record:
                     yield record, number
+
+    def _has_breaks_in_quotes(self) -> bool:
+        """Whether there are more lines than rows, blank ones not counted."""
+        with (
+            self.content.open() as file,
+            io.TextIOWrapper(file, encoding=self._dialect.decoder, newline="") as text,
+        ):
+            lines = sum(bool(line.strip()) for line in text)
+        return lines > self.rows + 1 + self._dialect.directive
 
     def _check_quotes(self) -> None:
         """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
