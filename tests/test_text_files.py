@@ -151,7 +151,13 @@ def test_rows_that_are_none(tmp_path: Path, text: str | bytes, said: str) -> Non
 
 
 @pytest.mark.parametrize(
-    "text", ["A77,0.5,3\nA78,0.7,4\n", "A77,x,4\nA78,x,5\n", "2023-01-01,A77,4\n2023-01-02,B,5\n"]
+    "text",
+    [
+        "A77,0.5,3\nA78,0.7,4\n",
+        "A77,35,2\nA78,36,4\n",
+        "A77,x,4\nA78,x,5\n",
+        "2023-01-01,A77,4\n2023-01-02,B,5\n",
+    ],
 )
 def test_a_file_without_names_shows_no_cell(tmp_path: Path, text: str) -> None:
     with refused("the first row seems to hold cells, so write the names of the columns above it", "A77"):
@@ -245,6 +251,12 @@ def test_an_encoding_is_proposed_and_never_guessed(
             "latin-1",
             'signs that Latin-1 has not: set encoding = "windows',
         ),
+        (
+            "id;x\nśćżź\u0085;1\n".encode("iso-8859-2"),
+            "iso-8859-2",
+            "signs that ISO8859-2 has not: set ",
+        ),
+        (NAMES.encode("utf-16"), "utf-16-be", "the file is UTF-16, not UTF-16-BE: save it as CSV UTF-8"),
         (b"id;x\nA\x81;1\n", "windows-1252", "line 2 is not Windows-1252: set"),
         (NAMES.encode("latin-1"), "utf-8", "line 1 is not UTF-8: save the file as CSV UTF-8, or set"),
         (NAMES.replace("größe", "g").encode("latin-1"), "utf-8", "line 2 is not UTF-8"),

@@ -148,6 +148,7 @@ def _check_first_rows(content: Content, separator: str, records: list[list[str]]
 
 
 _CELL = re.compile(r"[+-]?[0-9]+[.,][0-9]+|[0-9]{1,4}[-./][0-9]{1,2}[-./][0-9]{1,4}.*|-[0-9]+|[0-9]{5,}")
+_WHOLE = re.compile(r"[0-9]{1,4}")
 
 
 def named(separator: str) -> str:
@@ -158,9 +159,12 @@ def _has_cells(records: list[list[str]]) -> bool:
     """Whether the first row seems to hold cells: numbers, dates, or what comes again below it."""
     if not records:
         return False
-    return any(_CELL.fullmatch(cell.strip()) for cell in records[0]) or any(
-        cell.strip() and cell in {r[place] for r in records[1:] if len(r) > place}
-        for place, cell in enumerate(records[0])
+    first = [cell.strip() for cell in records[0]]
+    if sum(_WHOLE.fullmatch(cell) is not None for cell in first) > len(first) / 3:
+        return True
+    return any(_CELL.fullmatch(cell) for cell in first) or any(
+        cell and cell in {r[place].strip() for r in records[1:] if len(r) > place}
+        for place, cell in enumerate(first)
     )
 
 
@@ -184,6 +188,8 @@ def _check_marks(content: Content, encoding: str) -> None:
     if found is None:
         found = _without_mark(head)
     wide = encoding.startswith(("utf-16", "utf-32"))
+    if wide and marked == "utf-16" and head.startswith(_OTHER_ORDER.get(encoding, b"\xff\xff")):
+        wide = False
     if found == "utf-8" and encoding != "utf-8":
         raise _error(
             content,
@@ -205,6 +211,9 @@ def _check_marks(content: Content, encoding: str) -> None:
             f"the file is not {_shown(encoding)}: take encoding out of [data] or set another one",
             {"encoding": "utf-8"},
         )
+
+
+_OTHER_ORDER = {"utf-16-le": codecs.BOM_UTF16_BE, "utf-16-be": codecs.BOM_UTF16_LE}
 
 
 def _without_mark(head: bytes) -> str | None:
@@ -239,6 +248,17 @@ def undecodable(content: Content, encoding: str) -> TableError:
     if encoding == "utf-8":
         advice = f"{SAVE}, or {advice}"
     return _error(content, f"line {number} is not {name}: {advice}", _encoding(found))
+
+
+def foreign_signs(content: Content, encoding: str) -> TableError:
+    """The error for a text with signs that its encoding has no use for, and which one it may have."""
+    found = likely_encoding(content)
+    if found is None or codecs.lookup(found).name == encoding:
+        advice, found = "set another one in [data]", None
+    else:
+        advice = f"set {settings_line('encoding', found)} in [data]"
+    text = f"the file has signs that {_shown(encoding)} has not: {advice}"
+    return _error(content, text, _encoding(found))
 
 
 def nul_bytes(content: Content) -> TableError:

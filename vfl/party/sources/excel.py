@@ -6,7 +6,7 @@ import itertools
 import re
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -58,20 +58,21 @@ class _Cells:
 
     @classmethod
     def of(cls, values: Sequence[Any]) -> "_Cells":
-        kinds = np.array([_kind(value) for value in values], np.uint8)
+        kinds = np.array([_KINDS.get(kind, _TEXT) for kind in map(type, values)], np.uint8)
         numbers = np.full(len(values), np.nan)
         wholes = np.zeros(len(values), np.int64)
         texts = np.full(len(values), None, object)
-        for place in np.flatnonzero(kinds != _NOTHING).tolist():
-            value, kind = values[place], kinds[place]
+        for kind, convert in _CONVERT.items():
+            places = np.flatnonzero(kinds == kind)
+            made = [convert(values[place]) for place in places.tolist()]
             if kind in (_TEXT, _TIME):
-                texts[place] = _hours(value) if kind == _TIME else str(value)
-            elif kind == _DATE:
-                numbers[place] = _microseconds(value)
+                texts[places] = made
             else:
-                numbers[place] = float(value)
-                if kind == _WHOLE:
-                    wholes[place] = value
+                numbers[places] = made
+        whole = kinds == _WHOLE
+        kinds[whole & (np.abs(numbers) >= 2.0**63)] = _NUMBER
+        places = np.flatnonzero(kinds == _WHOLE)
+        wholes[places] = [values[place] for place in places.tolist()]
         return cls(kinds, numbers, wholes, texts)
 
     @classmethod
@@ -126,11 +127,6 @@ class _Cells:
         return made
 
 
-def _kind(value: Any) -> int:
-    kind = _KINDS.get(type(value), _TEXT)
-    return _NUMBER if kind == _WHOLE and not -(2**63) <= value < 2**63 else kind
-
-
 def _hours(value: datetime.time | datetime.timedelta) -> str:
     if isinstance(value, datetime.time):
         return str(value)
@@ -152,6 +148,16 @@ def _microseconds(value: datetime.date) -> float:
     return (moment.replace(tzinfo=None) - _EPOCH) / datetime.timedelta(microseconds=1)
 
 
+_CONVERT: dict[int, Callable[[Any], object]] = {
+    _TEXT: str,
+    _TIME: _hours,
+    _DATE: _microseconds,
+    _WHOLE: float,
+    _NUMBER: float,
+    _TRUTH: float,
+}
+
+
 class Excel(Columnar):
     """One sheet of a workbook: its first row that is not blank has the names."""
 
@@ -165,6 +171,7 @@ class Excel(Columnar):
         self._header, header = first[0]
         self._check_header([row for _, row in first])
         self.names = [heading(_name(name)) for name in header]
+        self.unnamed = any(not isinstance(name, str) for name in header if name is not None)
         if len(first) == 1:
             raise self.error("the sheet has a header but no rows")
         self._cells: dict[str, _Cells] = {}

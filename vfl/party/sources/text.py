@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
-from vfl.party.sources.dialect import bare_zero, dialect_of, named, nul_bytes, undecodable
+from vfl.party.sources.dialect import (
+    bare_zero,
+    dialect_of,
+    foreign_signs,
+    named,
+    nul_bytes,
+    undecodable,
+)
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import may_be_grouped, parse
 from vfl.party.sources.source import Source, heading
@@ -81,7 +88,13 @@ class Csv(Source):
         self.rows = self.table.num_rows
         if text.zeros:
             raise nul_bytes(self.content)
-        text.check_encoding(self)
+        if text.is_utf8:
+            raise self.error(
+                "the file is UTF-8, but encoding in [data] says otherwise: take it out",
+                {"encoding": "utf-8"},
+            )
+        if text.controls:
+            raise foreign_signs(self.content, encoding)
         if text.lost:
             self.notes.append(
                 f"{self.path.name}: letters were lost or changed by an earlier conversion: export it "
@@ -168,16 +181,18 @@ class Csv(Source):
 
     def _check_quotes(self) -> None:
         """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
-        sign = self._dialect.separator
+        sign, joined = self._dialect.separator, 0
         try:
             for record, number in self._records(strict=True):
-                if not self.notes and any("\n" in cell and sign in cell for cell in record):
-                    self.notes.append(
-                        f"{self.path.name}: row {number + 1} has a cell with line breaks and separators "
-                        "in quotes: if one of these quotes is none, rows are joined"
-                    )
+                if not joined and any("\n" in cell and sign in cell for cell in record):
+                    joined = number + 1
         except csv.Error:
             raise self._broken() from None
+        if joined:
+            self.notes.append(
+                f"{self.path.name}: row {joined} has a cell with line breaks and separators in quotes: "
+                "if one of these quotes is none, rows are joined"
+            )
 
     def _broken(self) -> DataError:
         """Why Arrow could not read the file; its own words would quote a row."""
@@ -261,18 +276,10 @@ class _Utf8:
         self._left = self._left[len(piece) :]
         return piece
 
-    def check_encoding(self, source: Source) -> None:
-        """Raises TableError where the whole text shows that the encoding is another one than is set."""
-        if self._utf8 is not None and self.beyond:
-            raise source.error(
-                "the file is UTF-8, but encoding in [data] says otherwise: take it out",
-                {"encoding": "utf-8"},
-            )
-        if self.controls:
-            raise source.error(
-                'the file has signs that Latin-1 has not: set encoding = "windows-1252" in [data]',
-                {"encoding": "windows-1252"},
-            )
+    @property
+    def is_utf8(self) -> bool:
+        """Whether a text that is said to be of another encoding is UTF-8, with letters beyond ASCII."""
+        return self._utf8 is not None and self.beyond
 
     def _more(self, size: int) -> bytes:
         raw = self._file.read(max(size, 1 << 20))
