@@ -194,3 +194,16 @@ def test_what_is_no_file(tmp_path: Path) -> None:
     write(parts / "part-0000.parquet", parquet())
     with refused("t.parquet is a folder of 1 parts: write the table as one file"):
         read(parts, lambda path: None)
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    folder = os.fsencode(tmp_path)
+    stream = pa.BufferOutputStream()
+    with pa.ipc.new_file(stream, pa.schema({"id": pa.string(), "x": pa.float64()})) as file:
+        file.write_table(pa.table({"id": ["A", "B"], "x": [1.0, 2.0]}))
+    arrow = stream.getvalue().to_pybytes()
+    for suffix, data in (("csv", CSV), ("parquet", parquet()), ("arrow", arrow), ("csv.zst", zstd(CSV))):
+        path = Path(os.fsdecode(folder + b"/t\xe9." + suffix.encode()))
+        assert features(read(path, data)) == X
+    with refused("t\\udce9.csv: column 'x' has text that is no number in row 2"):
+        read(Path(os.fsdecode(folder + b"/t\xe9.csv")), "id,x\nA,b\n")

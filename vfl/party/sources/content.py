@@ -78,7 +78,7 @@ class Content:
 
 class _Zstd(io.RawIOBase):
     def __init__(self, path: Path) -> None:
-        self._file = pa.CompressedInputStream(pa.OSFile(str(path), "rb"), "zstd")
+        self._file = pa.CompressedInputStream(path.open("rb"), "zstd")
 
     def readable(self) -> bool:
         return True

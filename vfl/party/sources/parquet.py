@@ -220,7 +220,7 @@ _PARQUET = {
 class Parquet(Columnar):
     def __init__(self, content: Content, reading: Reading) -> None:
         super().__init__(content.path, reading)
-        self._file = self._whole(lambda: pq.ParquetFile(content.path, **_PARQUET))
+        self._file = self._whole(lambda: pq.ParquetFile(self.for_arrow, **_PARQUET))
         self.names = list(self._file.schema_arrow.names)
         self.rows = self._file.metadata.num_rows
         if self.rows == 0:
@@ -266,7 +266,7 @@ class Ipc(Columnar):
     def _whole(self, read: Callable[[Any], Any], fields: Sequence[int] = ()) -> Any:
         options = pa.ipc.IpcReadOptions(included_fields=list(fields))
         try:
-            with pa.OSFile(str(self.path), "rb") as file, self._opened(file, options=options) as reader:
+            with self.path.open("rb") as file, self._opened(file, options=options) as reader:
                 return read(reader)
         except (pa.ArrowException, OSError, ValueError):
             raise self.error("the file is damaged or is no Arrow file: write it anew") from None
