@@ -329,6 +329,7 @@ def test_letters_lost_by_an_earlier_conversion_are_noted(tmp_path: Path) -> None
         (["10-20", "3"], "write one number in place of a range", {}),
         (["8:30", "3"], "turn times and durations into a number", {}),
         (["yes", "no"], "write 1 and 0 for yes and no, or", {"categorical": ["x"]}),
+        (["n", "s", "w"], "in row 2 (and 2 more rows): if it holds names (3", {"categorical": ["x"]}),
         ([".", "3", "\\N"], "set missing = [\".\", '\\N'] in [data]", {"missing": [".", "\\N"]}),
         (["k.A.", "3"], 'set missing = ["k.A."] in [data]', {"missing": ["k.A."]}),
         (["31.12.2024", "01.01.2024"], "it seems to hold dates", None),

@@ -92,6 +92,8 @@ def misfits(
     coded = pc.filter(text, pa.array(bad)).dictionary_encode()
     cells = [cell.strip() for cell in coded.dictionary.to_pylist()]
     kinds = np.array([_kind(cell, name) for cell in cells])
+    if (kinds == "text").any():  # a letter that may stand for yes is one of the names then
+        kinds[kinds == "yes or no"] = "text"
     codes = coded.indices.to_numpy(zero_copy_only=False)
     places = np.flatnonzero(bad)
     found = []
