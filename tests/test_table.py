@@ -300,7 +300,7 @@ def test_an_infinite_number(tmp_path, cell):
         ("plate,claim\n\n", "the file has a header but no rows"),
         ("plate,x,x,claim\n1,2,3,4\n", "column 'x' comes twice in the header"),
         (",plate,claim\n1,2,3\n", "column 1 has no name in the header"),
-        ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cells, the header 2"),
+        ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cell, the header 2"),
         ("plate,claim\n7777,0\n8888,1,1\n", "row 3 has 3 cells, the header 2"),
         ('plate,claim\n7777,0\n8888,"1\n9999,1\n', "a quote is not closed, or not doubled, in or"),
         (b"plate,claim\n7777,0\n\xe9,1\n", "line 3 is not UTF-8: save the file as CSV UTF-8"),
@@ -320,7 +320,7 @@ def test_a_missing_file(tmp_path):
         read_table(section(tmp_path / "polices.csv"), role="guest", need_label=True)
     with refused("there is no folder"):
         read_table(section(tmp_path / "x" / "a.csv"), role="guest", need_label=True)
-    with refused("policies.xlsx: a table must be a .csv or .parquet file"):
+    with refused("policies.xlsx: did you mean policies.csv?"):
         read_table(section(tmp_path / "policies.xlsx"), role="guest", need_label=True)
     (tmp_path / "d.csv").mkdir()
     with refused("d.csv cannot be read: Is a directory"):
@@ -491,7 +491,7 @@ def test_a_categorical_column_that_is_an_id(tmp_path):
         ({"plate": [7.7, 8.0]}, {}, "id column 'plate' holds decimal numbers: leading zeros"),
         ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' holds decimal numbers"),
         ({"plate": [True, False]}, {}, "id column 'plate' is of type bool: write it as text"),
-        ({"plate": [b"7.7", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
+        ({"plate": [b"7.7\xff", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
         ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: correct it or list the"),
         ({"x": pa.array(["7.7", "8"]).dictionary_encode()}, {}, "column 'x' holds text"),
         ({"x": pa.array([7, 8], pa.timestamp("ns"))}, {}, "column 'x' holds dates or times: turn"),
@@ -509,7 +509,7 @@ def test_a_parquet_column_that_is_not_what_it_should_be(tmp_path, columns, chang
         parquet(tmp_path, columns, **changes)
 
 
-@pytest.mark.parametrize("keep", [0, 3, 100, -1])
+@pytest.mark.parametrize("keep", [3, 100, -1])
 def test_a_damaged_parquet_file(tmp_path, keep):
     parquet(tmp_path, {"x": [1, 2]})
     path = tmp_path / "policies.parquet"

@@ -303,7 +303,7 @@ def doctor(party: Path, wait: float) -> None:
     from vfl.jobs.doctor import examine
     from vfl.party.config import load_party
 
-    healthy = _run(examine(load_party(party), wait, click.echo))
+    healthy = _run(examine(load_party(party), wait, lambda finding: click.echo(finding.line)))
     if not healthy:
         raise click.exceptions.Exit(1)
 

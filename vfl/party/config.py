@@ -36,6 +36,7 @@ from vfl.learn.binning import Monotone
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.ids import STEP, compose
+from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS, Reading
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -46,6 +47,7 @@ _PATTERN_WORDS = {
     PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
     JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
     "starting with a letter or digit",
+    SEPARATOR: SEPARATOR_WORDS,
     f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
     '"plate" or "date" or "date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
 }
@@ -218,10 +220,12 @@ class KeySection(_Section):
     )
 
 
-class DataSection(_Section):
-    """The party's own table and what its columns are."""
+class DataSection(Reading):
+    """The party's own table, how its file is written and what its columns are."""
 
-    path: LocalPath = Field(description="table, .csv or .parquet")
+    path: LocalPath = Field(
+        description="table: .csv (also .tsv, .txt; compressed as .csv.gz), .parquet, .feather or .xlsx"
+    )
     id: OneOrMoreColumns = Field(description="columns that name a row")
     normalise: Rule = Field(
         default=_STEPS_OF_ID,
@@ -283,6 +287,7 @@ class DataSection(_Section):
             for use, names in (
                 ("id", self.id_columns),
                 ("categorical", self.categorical),
+                ("dates", tuple(self.dates)),
                 ("monotone", tuple(self.monotone)),
                 ("columns", self.columns or ()),
             ):
@@ -290,11 +295,23 @@ class DataSection(_Section):
                     raise ValueError(f"{key} must not be listed under {use} as well")
         for use, names in (
             ("categorical", self.categorical),
+            ("dates", tuple(self.dates)),
             ("monotone", tuple(self.monotone)),
             ("columns", self.columns or ()),
         ):
             if set(self.id_columns) & set(names):
                 raise ValueError(f"an id column is never a feature: take it out of {use}")
+        for name in self.dates:
+            if name in self.categorical:
+                raise ValueError(
+                    f"dates has '{_shown(name)}', which is under categorical: dates become numbers, "
+                    "take it out of one of the two"
+                )
+            if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
+                raise ValueError(
+                    f"dates has '{_shown(name)}', which is no feature by columns or ignore: "
+                    "take it out of dates"
+                )
         for name in self.monotone:
             if name in self.categorical:
                 raise ValueError(

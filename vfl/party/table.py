@@ -5,7 +5,8 @@ type is guessed: whatever is not plainly one of the three is an error that names
 and the rows as a spreadsheet shows them (the header is row 1, for Parquet too), and never a value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,12 +21,11 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import BadLabel, Loss
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
+from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source
 
 Rows = NDArray[np.integer[Any]] | slice
-
-MAX_CATEGORIES = 10_000
 
 
 @dataclass(frozen=True)
@@ -106,40 +106,100 @@ def read_table(
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
     """
-    path = path or data.path
     if need_label and data.label is None:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
-    source = open_source(path)
+    table, faults = examine_table(
+        data, role=role, need_label=need_label, path=path, expect=expect, loss=loss
+    )
+    if table is None:
+        raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")
+    return table
+
+
+def examine_table(
+    data: DataSection,
+    *,
+    role: Role,
+    need_label: bool,
+    path: Path | None = None,
+    expect: Sequence[str] | None = None,
+    loss: Loss | None = None,
+    shown: int = 1,
+) -> tuple[Table | None, list[DataError]]:
+    """The table as `read_table` reads it, None where it has faults, and all of these, a line each.
+
+    shown: how many rows each of them names.
+    """
+    path = path or data.path
+    faults: list[DataError] = []
+    try:
+        source = open_source(path, data)
+    except DataError as error:
+        return None, [error]
+    source.shown = shown
     guests = _guests(source, data, need_label, expect)
-    columns = _chosen(source, data, guests, expect)
+    columns = _chosen(source, data, guests, expect, faults)
+    if faults and (source.doubt[0] or source.unnamed):
+        return None, faults[:1]  # no column is what it seems
     if not columns and role == "host":
-        raise DataError(f"{path.name}: no column is left to use as a feature")
-    source.read([*data.id_columns, *columns, *guests.values()])
+        faults.append(DataError(f"{path.name}: no column is left to use as a feature"))
+    ids = [name for name in data.id_columns if name in source.names]
+    try:
+        source.read([*ids, *columns, *guests.values()])
+    except DataError as error:
+        return None, [*faults, error]
     warnings: list[str] = []
-    features = {
-        name: _categories(source, name) if name in data.categorical else _numbers(source, name)
-        for name in columns
-    }
-    if expect is None:  # a batch to score may well lack a value in all of its rows
-        for name, values in features.items():
-            _check_content(source, name, values, warnings)
-    found = {key: _guests_column(source, key, name) for key, name in guests.items()}
-    if loss is not None and "label" in found:
-        _check_label(source, guests["label"], found["label"], loss)
+    features: dict[str, NDArray[Any]] = {}
+    for name in columns:
+        with _kept(faults):
+            read = _categories if name in data.categorical else _numbers
+            features[name] = read(source, name)
+            if expect is None:  # a batch to score may well lack a value in all of its rows
+                _check_content(source, name, features[name], warnings)
+    found: dict[str, NDArray[np.float64]] = {}
+    for key, name in guests.items():
+        with _kept(faults):
+            found[key] = _guests_column(source, key, name)
+            if key == "label" and loss is not None:
+                _check_label(source, name, found[key], loss)
+    of_ids: list[list[str | None]] = []
+    for name in ids:
+        with _kept(faults):
+            of_ids.append(source.ids(name))
+    if faults:
+        return None, faults
     exposure, offset = found.get("exposure"), found.get("offset")
     if exposure is not None:
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
-    return Table(
+    table = Table(
         path=path,
-        ids=[source.ids(name) for name in data.id_columns],
+        ids=of_ids,
         features=features,
         label=found.get("label"),
         weight=found.get("weight"),
         rows=source.rows,
-        warnings=warnings,
+        warnings=[*warnings, *source.notes],
         exposure=exposure,
         offset=offset,
     )
+    return table, []
+
+
+@contextmanager
+def _kept(faults: list[DataError]) -> Iterator[None]:
+    """Keep an error with the others and go on."""
+    try:
+        yield
+    except DataError as error:
+        faults.append(error)
+
+
+def _first(faults: Sequence[DataError], lists: str) -> DataError:
+    """The first fault, and how many more there are and what lists them."""
+    more = len(faults) - 1
+    if not more:
+        return faults[0]
+    return DataError(f"{faults[0]} (and {more} more fault{'s' if more > 1 else ''}{lists})")
 
 
 def _guests(
@@ -158,31 +218,50 @@ def _guests(
 
 
 def _chosen(
-    source: Source, data: DataSection, guests: Mapping[str, str], expect: Sequence[str] | None
+    source: Source,
+    data: DataSection,
+    guests: dict[str, str],
+    expect: Sequence[str] | None,
+    faults: list[DataError],
 ) -> list[str]:
-    """The feature columns, after a check that every column named anywhere is there."""
+    """The feature columns that are there; what is named but missing is a fault, and leaves `guests`."""
     named: list[tuple[str, Iterable[str]]] = [
-        ("id", data.id_columns),
-        *((key, [name]) for key, name in guests.items()),
+        (" (named by id)", data.id_columns),
+        *((f" (named by {key})", [name]) for key, name in guests.items()),
     ]
     if expect is None:
-        for use in ("categorical", "monotone", "aggregate", "columns", "ignore"):
-            named.append((use, getattr(data, use) or ()))
+        for use in ("categorical", "dates", "monotone", "aggregate", "columns", "ignore"):
+            named.append((f" (named by {use})", getattr(data, use) or ()))
+    else:
+        named.append((", which the model was trained on", expect))
+    told: set[str] = set()
     for use, names in named:
         for name in names:
-            if name not in source.names:
-                raise source.error(f"no column '{name}' (named by {use}){_or(name, source.names)}")
-    for name in expect or ():
-        if name not in source.names:
-            raise source.error(
-                f"no column '{name}', which the model was trained on{_or(name, source.names)}"
-            )
+            if name not in source.names and name not in told:
+                told.add(name)
+                faults.append(_absent(source, name, use))
+    for key, name in list(guests.items()):
+        if name in told:
+            del guests[key]
     if expect is not None:
-        return list(expect)
+        return [name for name in expect if name not in told]
     if data.columns is not None:
-        return list(data.columns)
+        return [name for name in data.columns if name not in told]
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
     return [name for name in source.names if name not in other]
+
+
+def _absent(source: Source, name: str, use: str) -> DataError:
+    """The error for a column that is not there."""
+    what = f"no column '{name}'{use}"
+    doubt, settings = source.doubt
+    if doubt:
+        return source.error(f"{what}: the file has one column; {doubt}", settings)
+    if source.unnamed:
+        return source.error(
+            f"{what}: the first row seems to hold cells, so write the names of the columns above it"
+        )
+    return source.error(what + _or(name, source.names))
 
 
 def _or(name: str, names: Sequence[str]) -> str:
@@ -193,11 +272,14 @@ def _or(name: str, names: Sequence[str]) -> str:
 
 
 def _numbers(source: Source, name: str) -> NDArray[np.float64]:
-    return _finite(source, name, f"column '{name}'", "correct it or list the column under categorical")
+    advice = "correct it or list the column under categorical"
+    return _finite(source, name, f"column '{name}'", advice, feature=True)
 
 
-def _finite(source: Source, name: str, what: str, advice: str) -> NDArray[np.float64]:
-    values = source.numbers(name, what, advice)
+def _finite(
+    source: Source, name: str, what: str, advice: str, *, feature: bool = False
+) -> NDArray[np.float64]:
+    values = source.numbers(name, what, advice, feature=feature)
     infinite = np.isinf(values)
     if infinite.any():
         raise source.error(f"{what} has an infinite number {source.in_rows(infinite)}: correct it")
@@ -206,15 +288,17 @@ def _finite(source: Source, name: str, what: str, advice: str) -> NDArray[np.flo
 
 def _categories(source: Source, name: str) -> NDArray[np.object_]:
     """A categorical column as shared text objects, None where missing."""
-    text = source.text(name)
-    if isinstance(text, pa.ChunkedArray):
-        text = text.combine_chunks()
-    coded = text.dictionary_encode()
+    coded = source.text(name).dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):  # joined as codes: texts of over 2 GB cannot be
+        coded = coded.unify_dictionaries().combine_chunks()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.chunk(0)
     names = coded.dictionary.to_pylist()
     if len(names) > MAX_CATEGORIES:
         raise source.error(
             f"categorical column '{name}' has {len(names):,} categories, over "
-            f"{MAX_CATEGORIES:,}: it looks like an id, ignore it in [data]"
+            f"{MAX_CATEGORIES:,}: it looks like an id, ignore it in [data]",
+            {"ignore": [name]},
         )
     # The last entry is None: a missing code of -1 finds it.
     codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
@@ -263,7 +347,9 @@ def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[
 def _check_content(source: Source, name: str, values: NDArray[Any], warnings: list[str]) -> None:
     missing = values == np.array(None) if values.dtype == object else np.isnan(values)
     if missing.all():
-        raise source.error(f"column '{name}' has no value in any row: ignore it in [data]")
+        raise source.error(
+            f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
+        )
     if not missing.any() and (values == values[0]).all():
         warnings.append(f"{source.path.name}: column '{name}' has the same value in every row")
 

@@ -1,37 +1,94 @@
-"""The source of a path, by its extension."""
+"""The source of a path, by what the file holds."""
 
 import difflib
+import re
 from pathlib import Path
 
 from vfl.errors import DataError
-from vfl.party.sources.parquet import Parquet
+from vfl.party.reading import Reading
+from vfl.party.sources.content import Content, kind_of
+from vfl.party.sources.excel import Excel
+from vfl.party.sources.parquet import Ipc, Parquet
 from vfl.party.sources.source import Source
 from vfl.party.sources.text import Csv
 
+_TEXT = (".csv", ".tsv", ".tab", ".txt", ".psv", ".dat")
+_BINARY = {
+    ".parquet": "Parquet file",
+    ".pq": "Parquet file",
+    ".feather": "Feather file",
+    ".arrow": "Arrow file",
+    ".xlsx": "Excel workbook",
+    ".xlsm": "Excel workbook",
+}
+_PACKED = (".gz", ".bz2", ".xz", ".zst")
 
-def open_source(path: Path) -> Source:
-    kind = {".csv": Csv, ".parquet": Parquet}.get(path.suffix.lower())
-    if kind is None:
-        raise DataError(f"{path.name}: a table must be a .csv or .parquet file")
+
+def open_source(path: Path, reading: Reading) -> Source:
+    """The file at `path`, its names known, its columns not yet read. Raises DataError."""
     try:
-        with path.open("rb"):
-            pass
-        source: Source = kind(path)
+        if path.exists() and not path.is_dir() and not path.is_file():
+            raise DataError(f"{path} is no file, but a pipe or a device: give a file")
+        source = _source(Content.of(path), reading)
     except FileNotFoundError:
         raise DataError(f"no file {path}{_similar(path)}") from None
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except IsADirectoryError:
+        parts = sum(part.name.startswith("part-") for part in path.iterdir())
+        if parts:  # as Spark and Hive write
+            raise DataError(
+                f"{path} is a folder of {parts} parts: write the table as one file"
+            ) from None
+        raise DataError(f"{path} cannot be read: Is a directory") from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or "not a path"
+        raise DataError(f"{path} cannot be read: {reason}") from None
+    named, columns = sum(bool(name) for name in source.names), len(source.names)
+    if named < columns / 2:
+        raise source.error(
+            f"the first row has {named} name{'' if named == 1 else 's'} for {columns} columns: if it is "
+            "a title, remove it, so that the names of the columns come first"
+        )
     for number, name in enumerate(source.names, start=1):
-        if not name:
+        if not any(c.isprintable() for c in name):
             raise source.error(f"column {number} has no name in the header: name it or remove it")
         if source.names.count(name) > 1:
             raise source.error(f"column '{name}' comes twice in the header")
     return source
 
 
+def _source(content: Content, reading: Reading) -> Source:
+    path = content.path
+    suffix = Path(path.stem).suffix if path.suffix.lower() in _PACKED else path.suffix
+    if not content.head:
+        raise DataError(f"{path.name}: the file is empty")
+    kind = kind_of(content)
+    if kind == "parquet":
+        return Parquet(content, reading)
+    if kind == "feather" or kind == "stream":
+        return Ipc(content, reading, stream=kind == "stream")
+    if kind == "excel":
+        return Excel(content, reading)
+    due = _BINARY.get(suffix.lower())
+    if due is not None and not _is_lines(content.head):
+        raise DataError(f"{path.name}: the file is damaged or is no {due}: copy it anew")
+    if suffix.lower() not in _TEXT and suffix:
+        allowed = "a table must be a .csv, .parquet, .feather or .xlsx file"
+        if _is_lines(content.head):
+            raise DataError(f"{path.name} holds text: {allowed}, so name it .csv if it is one")
+        raise DataError(f"{path.name} is of no known kind: {allowed}, so export it as one")
+    return Csv(content, reading)
+
+
+def _is_lines(head: bytes) -> bool:
+    """Whether bytes are lines of text, in whatever encoding."""
+    plain = head.replace(b"\0", b"")
+    return bool(re.search(rb"[\r\n]", plain)) and not re.search(rb"[\x01-\x06\x0e-\x19\x7f]", plain)
+
+
 def _similar(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
-    there = [p.name for p in path.parent.iterdir() if p.suffix.lower() in (".csv", ".parquet")]
+    known = (*_TEXT, *_BINARY, *_PACKED)
+    there = [p.name for p in path.parent.iterdir() if p.suffix.lower() in known]
     near = difflib.get_close_matches(path.name, there, n=1)
     return f": did you mean {near[0]}?" if near else ""

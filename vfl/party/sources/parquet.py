@@ -1,7 +1,7 @@
-"""Tables as Parquet."""
+"""Tables whose columns have types: Parquet, and the files of Arrow (Feather)."""
 
+import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,21 +10,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vfl.party.sources.source import MISSING, Source, float64, is_text
+from vfl.errors import DataError
+from vfl.party.reading import DateColumn, Reading
+from vfl.party.sources.content import Content
+from vfl.party.sources.misfits import misfits, set_it
+from vfl.party.sources.numerals import parse
+from vfl.party.sources.source import Source, float64, is_text
 
 
-class Parquet(Source):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._file = self._whole(lambda: pq.ParquetFile(path))
-        self.names = list(self._file.schema_arrow.names)
-        self.rows = self._file.metadata.num_rows
-        if self.rows == 0:
-            raise self.error("the file has columns but no rows")
-
-    def read(self, names: list[str]) -> None:
-        # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
-        self.table = self._whole(lambda: self._file.read(columns=names).select(names))
+class Columnar(Source):
+    """A table in memory whose columns have types of Arrow."""
 
     def ids(self, name: str) -> list[str | None]:
         column = self._plain(name)
@@ -67,41 +62,211 @@ class Parquet(Source):
         ):
             raise self.error(f"categorical column '{name}' is of type {kind}: write it as text")
         text = pc.cast(column, pa.string())
-        missing = pc.is_in(pc.utf8_trim_whitespace(text), MISSING)
+        missing = pc.is_in(pc.utf8_trim_whitespace(text), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), text)
 
-    def numbers(self, name: str, what: str, advice: str) -> NDArray[np.float64]:
+    def row_numbers(self, places: Sequence[int]) -> list[int]:
+        return [place + 2 for place in places]
+
+    def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         column = self._plain(name)
         kind = column.type
         if column.null_count == self.rows:
             return np.full(self.rows, np.nan)
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+            settings = {"dates": {name: {"as": "days"}}} if feature else {}
+            by = f" ({set_it(**settings)})" if feature else ""
+            raise self.error(
+                f"{what} holds dates or times: turn it into a number{by}, such as an age in years, or "
+                "ignore it in [data]",
+                settings,
+            )
         if pa.types.is_temporal(kind):
             raise self.error(
-                f"{what} holds dates or times: turn it into a number, such as an age in years, "
-                "or ignore it in [data]"
+                f"{what} holds times of day or durations: turn it into a number, such as minutes, or "
+                "ignore it in [data]",
+                {"ignore": [name]} if feature else {},
             )
         if is_text(kind):
-            raise self.error(f"{what} holds text, not numbers: {advice}")
+            raise self._of_text(column, name, what, advice, feature)
         if not (
             pa.types.is_integer(kind)
             or pa.types.is_floating(kind)
             or pa.types.is_boolean(kind)
             or pa.types.is_decimal(kind)
         ):
-            raise self.error(f"{what} is of type {kind}: {advice}")
+            if not feature:
+                raise self.error(f"{what} is of type {_words(kind)}: {advice}")
+            raise self.error(
+                f"{what} is of type {_words(kind)}: write it as numbers or text, or ignore it in [data]",
+                {"ignore": [name]},
+            )
+        if pa.types.is_decimal(kind):
+            # By way of text, since Arrow's own conversion of many digits is not the nearest number.
+            column = pc.cast(column, pa.string())
         return float64(column)
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        return [place + 2 for place in places]
+    def _of_text(self, column: Any, name: str, what: str, advice: str, feature: bool) -> DataError:
+        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
+        text = pc.if_else(missing, pa.scalar(None, column.type), column)
+        bad = parse(text, self.reading)[1]
+        settings: dict[str, Any] = {}
+        if feature and bad.any():
+            most = misfits(text, bad, name, self.reading, advice, feature=True)[0]
+            if most.settings.keys() & {"categorical", "dates", "ignore"}:
+                advice, settings = most.advice, most.settings
+        return self.error(f"{what} holds text, not numbers: {advice}", settings)
+
+    def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        column = self._plain(name)
+        kind = column.type
+        if column.null_count == self.rows:
+            return np.full(self.rows, np.nan)
+        if pa.types.is_timestamp(kind) and kind.tz is not None:
+            try:
+                column = pc.local_timestamp(column)
+            except pa.ArrowException:
+                raise self.error(f"{what} has an unknown time zone: write it without one") from None
+        if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+            days = column.to_numpy(zero_copy_only=False).astype("datetime64[D]")
+            return np.where(np.isnat(days), np.nan, days.astype(np.int64))
+        if pa.types.is_integer(kind):  # 20241231
+            column = pc.cast(column, pa.string())
+        elif not is_text(kind):
+            raise self.error(
+                f"{what} is of type {_words(kind)} and holds no dates: take it out of dates in [data]"
+            )
+        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
+        text = pc.if_else(missing, pa.scalar(None, column.type), column)
+        return self.dates_of(name, what, text, rule)
 
     def _plain(self, name: str) -> Any:
+        """A column without views, dictionaries, runs and extensions; bytes that are text as text."""
         column = self.table[name]
-        if pa.types.is_dictionary(column.type):
-            column = pc.cast(column, column.type.value_type)
-        return column
+        extension = (self.table.schema.field(name).metadata or {}).get(b"ARROW:extension:name")
+        if extension is not None and extension.decode("utf-8", "replace") not in _EXTENSIONS:
+            raise self.error(f"column '{name}' is of a type of its own: write it as text or numbers")
+        try:
+            for chunk in column.chunks:
+                chunk.validate(full=True)  # Parquet's text may be of another encoding
+        except (pa.ArrowException, ValueError):
+            raise self.error(
+                f"column '{name}' has text that is not UTF-8 or is damaged: write it anew"
+            ) from None
+        try:
+            chunks = [_plain(chunk) for chunk in column.chunks] or [_plain(pa.array([], column.type))]
+            return pa.chunked_array(chunks)
+        except (pa.ArrowException, ValueError):
+            raise self.error(
+                f"column '{name}' is of type {_words(column.type)}, which cannot be read: write it as "
+                "text or numbers"
+            ) from None
+
+
+_EXTENSIONS = ("arrow.bool8", "arrow.json", "arrow.uuid")
+_CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
+
+
+def _plain(array: Any) -> Any:
+    kind = array.type
+    if isinstance(kind, pa.BaseExtensionType):
+        storage = _plain(array.storage)
+        if kind.extension_name == "arrow.bool8":
+            return pc.not_equal(storage, 0)
+        if kind.extension_name == "arrow.uuid":
+            values = array.storage.to_pylist()
+            return pa.array(
+                [None if v is None else str(uuid.UUID(bytes=v)) for v in values], pa.string()
+            )
+        return storage if kind.extension_name in _EXTENSIONS else array
+    if pa.types.is_dictionary(kind):
+        return _plain(array.dictionary).take(array.indices)
+    if pa.types.is_run_end_encoded(kind):
+        ends = np.asarray(array.run_ends)
+        places = np.searchsorted(ends, array.offset + np.arange(len(array)), side="right")
+        return _plain(array.values).take(pa.array(places))
+    if pa.types.is_string_view(kind):
+        return pc.cast(array, pa.large_string())
+    if (
+        pa.types.is_binary(kind)
+        or pa.types.is_large_binary(kind)
+        or pa.types.is_binary_view(kind)
+        or pa.types.is_fixed_size_binary(kind)
+    ):
+        return _as_text(array)
+    return array
+
+
+def _as_text(array: Any) -> Any:
+    """Bytes as text if they all are, as older writers of Parquet leave it; else as they are."""
+    try:
+        text = pc.cast(pc.cast(array, pa.large_binary()), pa.large_string())
+    except pa.ArrowException:
+        return array
+    return array if pc.any(pc.match_substring_regex(text, _CONTROL)).as_py() else text
+
+
+def _words(kind: Any) -> str:
+    text = str(kind)
+    return text if len(text) <= 60 else text[:60] + "..."
+
+
+_PARQUET = {
+    "page_checksum_verification": True,
+    "coerce_int96_timestamp_unit": "us",  # nanoseconds would wrap around beyond the years 1677 to 2262
+}
+
+
+class Parquet(Columnar):
+    def __init__(self, content: Content, reading: Reading) -> None:
+        super().__init__(content.path, reading)
+        self._file = self._whole(lambda: pq.ParquetFile(self.for_arrow, **_PARQUET))
+        self.names = list(self._file.schema_arrow.names)
+        self.rows = self._file.metadata.num_rows
+        if self.rows == 0:
+            raise self.error("the file has columns but no rows")
+
+    def read(self, names: list[str]) -> None:
+        # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
+        self.table = self._whole(lambda: self._file.read(columns=names).select(names))
 
     def _whole(self, read: Callable[[], Any]) -> Any:
         try:
             return read()
+        except (pa.ArrowException, OSError, ValueError) as error:
+            if "encrypt" in str(error).lower():
+                raise self.error("the file is encrypted: write it without encryption") from None
+            if isinstance(error, NotImplementedError) or "codec" in str(error).lower():
+                raise self.error(
+                    "the file has a compression or encoding that this pyarrow cannot read: write it "
+                    "anew with snappy or zstd"
+                ) from None
+            raise self.error("the file is damaged or is no Parquet file: write it anew") from None
+
+
+class Ipc(Columnar):
+    """Arrow's own format for files, which Feather is, and its streams."""
+
+    def __init__(self, content: Content, reading: Reading, *, stream: bool) -> None:
+        super().__init__(content.path, reading)
+        self._opened = pa.ipc.open_stream if stream else pa.ipc.open_file
+        self.names = self._whole(lambda reader: list(reader.schema.names))
+
+    def read(self, names: list[str]) -> None:
+        fields = [self.names.index(name) for name in names]
+        self.table = self._whole(lambda reader: reader.read_all(), fields).select(names)
+        try:
+            self.table.validate(full=True)  # nothing in the format says whether its bytes are whole
+        except (pa.ArrowException, ValueError):
+            raise self.error("the file is damaged: write it anew") from None
+        self.rows = self.table.num_rows
+        if self.rows == 0:
+            raise self.error("the file has columns but no rows")
+
+    def _whole(self, read: Callable[[Any], Any], fields: Sequence[int] = ()) -> Any:
+        options = pa.ipc.IpcReadOptions(included_fields=list(fields))
+        try:
+            with self.path.open("rb") as file, self._opened(file, options=options) as reader:
+                return read(reader)
         except (pa.ArrowException, OSError, ValueError):
-            raise self.error("the file is damaged or is no Parquet file") from None
+            raise self.error("the file is damaged or is no Arrow file: write it anew") from None

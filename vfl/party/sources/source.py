@@ -1,8 +1,9 @@
 """What every source of rows offers: its columns' names, then the columns asked for."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -10,8 +11,21 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
+from vfl.party.reading import DateColumn, Reading, merged
+from vfl.party.sources.dates import become, days_of
+from vfl.party.sources.misfits import Misfit, about_dates
 
 MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
+
+Mask = NDArray[np.bool_]
+
+
+class TableError(DataError):
+    """A fault of a table. `settings` are keys of [data] that would mend it, as far as the file tells."""
+
+    def __init__(self, text: str, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__(printable(text))
+        self.settings = dict(settings or {})
 
 
 class Source:
@@ -19,10 +33,20 @@ class Source:
 
     names: list[str]
     rows: int
+    shown = 1
+    """How many of the rows with a fault an error names."""
+    unnamed = False
+    """Whether the first row seems to hold cells, which no error may show."""
+    doubt: tuple[str, dict[str, Any]] = ("", {})
+    """What may be wrong with the file where a column is not found, and the keys that would mend it."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path
+        self.reading = reading
         self.table: Any = None
+        self.notes: list[str] = []
+        """What looks odd about the columns read but is no error, with what to do."""
+        self.missing = pa.array([*MISSING.to_pylist(), *reading.missing])
 
     def read(self, names: list[str]) -> None:
         raise NotImplementedError
@@ -35,34 +59,97 @@ class Source:
         """A categorical column as an Arrow array of text, null where missing."""
         raise NotImplementedError
 
-    def numbers(self, name: str, what: str, advice: str) -> NDArray[np.float64]:
-        """A numeric column, NaN where missing. `what` and `advice` word the errors."""
-        raise NotImplementedError
+    def numbers(
+        self, name: str, what: str, advice: str, *, feature: bool = False
+    ) -> NDArray[np.float64]:
+        """A numeric column, NaN where missing. `what` and `advice` word the errors; a feature may be
+        advised to become one of names or dates."""
+        rule = self.reading.dates.get(name)
+        if rule is not None:
+            return self._of_dates(name, what, rule)
+        return self._numbers(name, what, advice, feature)
 
     def row_numbers(self, places: Sequence[int]) -> list[int]:
         """The numbers that a person finds these data rows (from 0, ascending) by."""
         raise NotImplementedError
 
-    def error(self, text: str) -> DataError:
-        return DataError(f"{self.path.name}: {text}")
+    @property
+    def for_arrow(self) -> Path | BinaryIO:
+        """The path, or the open file where Arrow cannot take it: its paths are UTF-8."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            return self.path.open("rb")
+        return self.path
 
-    def in_rows(self, bad: NDArray[np.bool_]) -> str:
+    def error(self, text: str, settings: Mapping[str, Any] | None = None) -> TableError:
+        return TableError(f"{self.path.name}: {text}", settings)
+
+    def in_rows(self, bad: Mask) -> str:
         """'in row 17 (and 3 more rows)'."""
         places = np.flatnonzero(bad)
-        more = len(places) - 1
-        text = f"in row {self.row_numbers([int(places[0])])[0]}"
+        first = self.row_numbers([int(place) for place in places[: self.shown]])
+        more = len(places) - len(first)
+        text = f"in row{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
         return text + (f" (and {more:,} more row{'s' if more > 1 else ''})" if more else "")
+
+    def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
+        raise NotImplementedError
+
+    def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        """A column of dates as days since 1970-01-01, NaN where missing."""
+        raise NotImplementedError
+
+    def no_numbers(self, what: str, found: Sequence[Misfit]) -> TableError:
+        """The error for a column with cells that are no numbers."""
+        parts = []
+        for misfit in found:
+            hint = f" ({misfit.hint})" if misfit.hint else ""
+            parts.append(f"text that is no number {self.in_rows(misfit.rows)}{hint}: {misfit.advice}")
+        settings = merged(misfit.settings for misfit in found)
+        return self.error(f"{what} has {'; and '.join(parts)}", settings)
+
+    def dates_of(self, name: str, what: str, text: Any, rule: DateColumn) -> NDArray[np.float64]:
+        """Text, null where missing, as days since 1970-01-01."""
+        days = days_of(text, rule)
+        bad = np.isinf(days)
+        if bad.any():
+            advice, settings = about_dates(text, bad, name, self.reading)
+            raise self.error(
+                f"{what} has text that is no date of order {rule.order} {self.in_rows(bad)}: {advice}",
+                settings,
+            )
+        return days
+
+    def _of_dates(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        days = self._days(name, what, rule)
+        values = become(days, rule)
+        if rule.at is not None and (values < 0).any():
+            raise self.error(
+                f"{what} has a date after {rule.at} {self.in_rows(values < 0)}: correct it, or set a "
+                'later day or as = "days"'
+            )
+        return values
+
+
+def printable(text: str) -> str:
+    """Text on one line that a terminal can take, whatever a file's headings hold."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def heading(name: str) -> str:
+    """A column's name on one line: line breaks and hard blanks within it count as a blank."""
+    name = name.strip().strip("\ufeff")
+    return " ".join(name.split()) if re.search(r"[^\S ]", name) else name
 
 
 def is_text(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
 
 
-def filled(mask: Any, missing: bool) -> NDArray[np.bool_]:
+def filled(mask: Any, missing: bool) -> Mask:
     """An Arrow mask as NumPy's, `missing` where it is null."""
-    return cast(
-        NDArray[np.bool_], pc.fill_null(mask, missing).to_numpy(zero_copy_only=False).astype(bool)
-    )
+    return cast(Mask, pc.fill_null(mask, missing).to_numpy(zero_copy_only=False).astype(bool))
 
 
 def float64(column: Any) -> NDArray[np.float64]:

@@ -2,9 +2,10 @@
 
 import codecs
 import csv
+import io
+import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -13,60 +14,101 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
-from vfl.party.sources.source import MISSING, Source, filled, float64
+from vfl.party.reading import DateColumn, Reading
+from vfl.party.sources.content import Content
+from vfl.party.sources.dialect import (
+    bare_zero,
+    dialect_of,
+    foreign_signs,
+    named,
+    nul_bytes,
+    undecodable,
+)
+from vfl.party.sources.misfits import misfits, set_it
+from vfl.party.sources.numerals import may_be_grouped, parse
+from vfl.party.sources.source import Source, heading
 
-_NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-_DECIMAL_COMMA = r"^[+-]?[0-9]*,[0-9]+$"
+csv.field_size_limit(2**31 - 1)  # of a cell, which Arrow reads whatever its length
 
 
 class Csv(Source):
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, content: Content, reading: Reading) -> None:
+        super().__init__(content.path, reading)
+        self.content = content
         try:
-            with path.open("rb") as file:
-                start = file.read(4)
-            if not start:
-                raise self.error("the file is empty")
-            if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-                raise self.error("the file is UTF-16, not UTF-8: save it as CSV UTF-8")
-            self.delimiter = self._delimiter()
+            self._dialect = dialect_of(content, reading)
             records = self._records()
             header, self._blank_lines = next(records)
-            self.names = [name.strip() for name in header]
             if next(records, None) is None:
                 raise self.error("the file has a header but no rows")
         except UnicodeDecodeError:
-            raise self._not_utf8() from None
+            raise undecodable(content, self._dialect.encoding) from None
         except csv.Error:
             raise self.error("the first rows are no CSV") from None
         except StopIteration:
             raise self.error("the file is empty") from None
+        names = [heading(name) for name in header]
+        while len(names) > 1 and not names[-1]:  # lines that end in a separator
+            names.pop()
+        self.names, self._unnamed = names, len(header) - len(names)
+        if self._unnamed > 1 and self._unnamed >= len(names):
+            self.names, self._unnamed = [heading(name) for name in header], 0
+        self.doubt = self._dialect.doubt, self._dialect.settings
+        self.unnamed = self._dialect.unnamed
 
     def read(self, names: list[str]) -> None:
         # Everything is read as text, so that what is no number is found and named here.
+        encoding = self._dialect.encoding
+        blank = [f"\0{number}" for number in range(self._unnamed)]
+        all_names = [*self.names, *blank]
         try:
-            if self._stray_quote():
-                raise self._broken()
-            self.table = pa.csv.read_csv(
-                self.path,
-                read_options=pa.csv.ReadOptions(
-                    column_names=self.names,
-                    skip_rows=self._blank_lines,
-                    skip_rows_after_names=1,
-                    block_size=4 << 20,
-                ),
-                parse_options=pa.csv.ParseOptions(delimiter=self.delimiter, newlines_in_values=True),
-                convert_options=pa.csv.ConvertOptions(
-                    column_types=dict.fromkeys(self.names, pa.string()),
-                    include_columns=names,
-                    strings_can_be_null=False,
-                ),
-            )
+            with self.content.open() as file:
+                text = _Utf8(file, encoding)
+                self.table = pa.csv.read_csv(
+                    text,
+                    read_options=pa.csv.ReadOptions(
+                        column_names=all_names,
+                        skip_rows=self._blank_lines + self._dialect.directive,
+                        skip_rows_after_names=1,
+                        block_size=4 << 20,
+                    ),
+                    parse_options=pa.csv.ParseOptions(
+                        delimiter=self._dialect.separator, newlines_in_values=True
+                    ),
+                    convert_options=pa.csv.ConvertOptions(
+                        column_types=dict.fromkeys(all_names, pa.string()),
+                        include_columns=[*names, *blank],
+                        strings_can_be_null=False,
+                    ),
+                )
         except UnicodeDecodeError:
-            raise self._not_utf8() from None
+            raise undecodable(self.content, encoding) from None
         except pa.ArrowInvalid:
             raise self._broken() from None
         self.rows = self.table.num_rows
+        if text.zeros:
+            raise nul_bytes(self.content)
+        if text.is_utf8:
+            raise self.error(
+                "the file is UTF-8, but encoding in [data] says otherwise: take it out",
+                {"encoding": "utf-8"},
+            )
+        if text.controls:
+            raise foreign_signs(self.content, encoding)
+        if text.lost:
+            self.notes.append(
+                f"{self.path.name}: letters were lost or changed by an earlier conversion: export it "
+                "anew"
+            )
+        for name in blank:
+            if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
+                number = len(self.names) + 1
+                raise self.error(f"column {number} has no name in the header: name it or remove it")
+        self.table = self.table.select(names)
+        # A quote without a partner, or with text behind it, could have swallowed rows unseen.
+        more_lines = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
+        if text.quotes % 2 or (text.quotes and more_lines and self._has_breaks_in_quotes()):
+            self._check_quotes()
 
     def ids(self, name: str) -> list[str | None]:
         values = self.table[name].to_numpy(zero_copy_only=False)
@@ -74,104 +116,192 @@ class Csv(Source):
 
     def text(self, name: str) -> Any:
         column = self.table[name]
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), MISSING)
+        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), column)
-
-    def numbers(self, name: str, what: str, advice: str) -> NDArray[np.float64]:
-        text = self.text(name)
-        try:
-            values = pc.cast(text, pa.float64())
-        except pa.ArrowInvalid:
-            text = pc.utf8_trim_whitespace(text)
-            lower = pc.utf8_lower(text)
-            text = pc.if_else(pc.equal(lower, "true"), "1", text)
-            text = pc.if_else(pc.equal(lower, "false"), "0", text)
-            text = pc.replace_substring_regex(text, r"^\+", "")
-            infinite = pc.match_substring_regex(lower, r"^[+-]?inf(inity)?$")
-            good = pc.or_(pc.match_substring_regex(text, _NUMBER), infinite)
-            bad = ~filled(good, True)
-            if bad.any():
-                commas = filled(pc.match_substring_regex(text, _DECIMAL_COMMA), False)
-                hint = " (numbers are written with a point, as in 1.5)" if commas.any() else ""
-                raise self._no_number(what, advice, bad, hint) from None
-            values = pc.cast(text, pa.float64())
-        numbers = float64(values)
-        strange = np.isnan(numbers) & filled(pc.is_valid(text), True)
-        if strange.any():  # NaN in a spelling that is not one of the missing values
-            raise self._no_number(what, advice, strange, "")
-        return numbers
 
     def row_numbers(self, places: Sequence[int]) -> list[int]:
         # Read again, since blank lines count for a person and quoted line breaks do not.
         found: list[int] = []
-        try:
-            for place, (_, number) in enumerate(self._records(), start=-1):
-                if len(found) == len(places):
-                    break
-                if place == places[len(found)]:
-                    found.append(number + 1)
-        except csv.Error:  # a cell too long for this reader: from here on, count data rows
-            pass
-        return found + [place + 2 for place in places[len(found) :]]
+        for place, (_, number) in enumerate(self._records(), start=-1):
+            if len(found) == len(places):
+                break
+            if place == places[len(found)]:
+                found.append(number + 1)
+        return found
 
-    def _no_number(self, what: str, advice: str, bad: NDArray[np.bool_], hint: str) -> DataError:
-        return self.error(f"{what} has text that is no number {self.in_rows(bad)}{hint}: {advice}")
+    def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
+        text = self._known(name)
+        values, bad = parse(text, self.reading)
+        if bad.any():
+            found = misfits(text, bad, name, self.reading, advice, feature=feature)
+            raise self.no_numbers(what, found)
+        if may_be_grouped(text, self.reading):
+            self.notes.append(
+                f"{self.path.name}: {what} has a point before three digits or none: if 1.234 is 1234, "
+                f"{set_it(decimal=',', thousands='.')}"
+            )
+        return values
 
-    def _delimiter(self) -> str:
-        """The one of comma, semicolon and tab that makes most columns of the header."""
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            line = next((line for line in file if line.strip()), "")
-        return max(",;\t", key=lambda d: len(next(csv.reader([line], delimiter=d), [])))
+    def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        return self.dates_of(name, what, self._known(name), rule)
+
+    def _known(self, name: str) -> Any:
+        """The cells of a column, null where missing, else as written."""
+        column = self.table[name]
+        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
+        return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
     def _records(self, strict: bool = False) -> Iterator[tuple[list[str], int]]:
         """The records that are not blank, each with the number of records before it."""
-        with self.path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, delimiter=self.delimiter, strict=strict)
+        with (
+            self.content.open() as file,
+            io.TextIOWrapper(file, encoding=self._dialect.decoder, newline="") as text,
+        ):
+            if self._dialect.directive:
+                text.readline()
+            reader = csv.reader(text, delimiter=self._dialect.separator, strict=strict)
+            last: tuple[list[str], int] | None = None
             for number, record in enumerate(reader):
-                if record:
+                if last is not None:
+                    yield last
+                    last = None
+                if len(record) == 1 and _LAST.fullmatch(record[0]):
+                    last = record, number  # left out if nothing comes behind it
+                elif record:
                     yield record, number
 
-    def _stray_quote(self) -> bool:
-        """Whether a quote has no partner: it could swallow all rows after it unseen.
+    def _has_breaks_in_quotes(self) -> bool:
+        """Whether there are more lines than rows, blank ones not counted."""
+        with (
+            self.content.open() as file,
+            io.TextIOWrapper(file, encoding=self._dialect.decoder, newline="") as text,
+        ):
+            lines = sum(bool(line.strip()) for line in text)
+        return lines > self.rows + 1 + self._dialect.directive
 
-        Raises UnicodeDecodeError, also for columns that are not read.
-        """
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        quotes = 0
-        with self.path.open("rb") as file:
-            while chunk := file.read(1 << 20):
-                quotes += chunk.count(b'"')
-                decoder.decode(chunk)
-        decoder.decode(b"", final=True)
-        if quotes % 2 == 0:
-            return False
+    def _check_quotes(self) -> None:
+        """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
+        sign, joined = self._dialect.separator, 0
         try:
-            for _ in self._records(strict=True):
-                pass
+            for record, number in self._records(strict=True):
+                if not joined and any("\n" in cell and sign in cell for cell in record):
+                    joined = number + 1
         except csv.Error:
-            return True
-        return False
+            raise self._broken() from None
+        if joined:
+            self.notes.append(
+                f"{self.path.name}: row {joined} has a cell with line breaks and separators in quotes: "
+                "if one of these quotes is none, rows are joined"
+            )
 
     def _broken(self) -> DataError:
         """Why Arrow could not read the file; its own words would quote a row."""
-        number = 0
+        due = len(self.names) + self._unnamed
+        wrong: list[tuple[int, int]] = []  # the rows with another number of cells, and that number
+        number = -1
         try:
             for record, number in self._records(strict=True):
-                if len(record) != len(self.names):
-                    return self.error(
-                        f"row {number + 1} has {len(record)} cells, the header {len(self.names)}"
-                    )
+                if len(record) != due:
+                    wrong.append((number + 1, len(record)))
         except UnicodeDecodeError:
-            return self._not_utf8()
+            return undecodable(self.content, self._dialect.encoding)
         except csv.Error:
-            return self.error(f"a quote is not closed, or not doubled, in or after row {number + 2}")
-        return self.error("the file is no CSV that can be read")
+            if not wrong:
+                return self.error(f"a quote is not closed, or not doubled, in or after row {number + 2}")
+        if not wrong:
+            return self.error("the file is no CSV that can be read")
+        first = [row for row, _ in wrong[: self.shown]]
+        if len(first) == 1:
+            text = f"row {first[0]} has {_cells(wrong[0][1])}, the header {due}"
+        else:
+            rows = ", ".join(map(str, first))
+            text = f"rows {rows} have other numbers of cells than the header, which has {due}"
+        more = len(wrong) - len(first)
+        if more > 0:
+            text += f" (and {more:,} more row{'s' if more > 1 else ''})"
+        return self.error(text + self._why_uneven(wrong, number + 1))
 
-    def _not_utf8(self) -> DataError:
-        content = self.path.read_bytes()
-        try:
-            content.decode()
-            number = 1  # it has been changed meanwhile
-        except UnicodeDecodeError as error:
-            number = content.count(b"\n", 0, error.start) + 1
-        return self.error(f"line {number} is not UTF-8: save the file as CSV UTF-8")
+    def _why_uneven(self, wrong: Sequence[tuple[int, int]], last: int) -> str:
+        due = len(self.names) + self._unnamed
+        sizes = {cells for _, cells in wrong}
+        if wrong[-1][0] == last and max(sizes) == 1 < due and last - wrong[0][0] < 5:
+            return ": if it is a note at the end of the file, remove it"
+        if min(sizes) > due:
+            sign = self._dialect.separator
+            return f": cells with {named(sign)} in them need quotes, and no line ends in it"
+        return ""
+
+
+_TWICE = re.compile(b"\xc3[\x82\x83]\xc2[\x80-\xbf]")
+_LAST = re.compile("[ \x1a]+")  # what some programs leave at the end of a file
+
+
+class _Utf8:
+    """A text file as UTF-8 for Arrow, and what was seen on the way.
+
+    No piece of it ends between the two signs of a line end: Arrow would lose the second one within
+    quotes (https://github.com/apache/arrow/issues/51368).
+    """
+
+    closed = False
+
+    def __init__(self, file: BinaryIO, encoding: str) -> None:
+        self._file = file
+        self._encoding = encoding
+        self._decoder = codecs.getincrementaldecoder(encoding)()
+        self._utf8: codecs.IncrementalDecoder | None = None
+        if not encoding.startswith("utf"):
+            self._utf8 = codecs.getincrementaldecoder("utf-8")()
+        self._left = b""
+        self._ended = False
+        self.quotes = self.lines = 0
+        self.zeros = False  # whether there are NUL bytes outside of quotes
+        self.lost = False  # whether letters were replaced, or UTF-8 taken for Latin-1 and converted
+        self.beyond = False  # whether there is anything but ASCII
+        self.controls = False  # whether there are signs that no text of this encoding has
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def read(self, size: int = -1) -> bytes:
+        while not self._ended and (size < 0 or len(self._left) <= size):
+            more = self._more(size)
+            self._left += more
+        piece = self._left if size < 0 else self._left[:size]
+        while piece.endswith(b"\r") and len(piece) < len(self._left) and piece.strip(b"\r"):
+            piece = piece[:-1]
+        self._left = self._left[len(piece) :]
+        return piece
+
+    @property
+    def is_utf8(self) -> bool:
+        """Whether a text that is said to be of another encoding is UTF-8, with letters beyond ASCII."""
+        return self._utf8 is not None and self.beyond
+
+    def _more(self, size: int) -> bytes:
+        raw = self._file.read(max(size, 1 << 20))
+        self._ended = not raw
+        text = self._decoder.decode(raw, final=self._ended)
+        data = raw if self._encoding == "utf-8" else text.encode("utf-8", "surrogatepass")
+        if self._ended:
+            self._left = re.sub(rb"(?<=[\r\n])[ \x1a]+\Z", b"", self._left)
+        self.zeros = self.zeros or bare_zero(data, self.quotes) is not None
+        self.quotes += data.count(b'"')
+        self.lost = self.lost or b"\xef\xbf\xbd" in data or _TWICE.search(data) is not None
+        self.lines += max(data.count(b"\n"), data.count(b"\r"))
+        if self._encoding.startswith("iso8859"):
+            self.controls = self.controls or re.search("[\x80-\x9f]", text) is not None
+        if self._utf8 is not None:
+            self.beyond = self.beyond or not raw.isascii()
+            try:
+                self._utf8.decode(raw, final=self._ended)
+            except UnicodeDecodeError:
+                self._utf8 = None
+        return data
+
+
+def _cells(number: int) -> str:
+    return f"{number} cell{'' if number == 1 else 's'}"

@@ -1,0 +1,224 @@
+"""A party's table before any job: all that is wrong with it, and the lines of [data] that mend it."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from vfl.errors import DataError, VflError
+from vfl.jobs.alignment import ids_of
+from vfl.jobs.finding import Finding
+from vfl.learn.losses import LogisticLoss
+from vfl.party.config import DataSection, Party
+from vfl.party.id_report import profile_ids
+from vfl.party.keys import TableIds
+from vfl.party.reading import DateColumn, merged, settings_line
+from vfl.party.sources.misfits import set_it
+from vfl.party.sources.source import TableError
+from vfl.party.table import Table, examine_table, read_table
+
+_SHOWN = 5  # rows that a fault names
+_ROUNDS = 6  # readings, each with what those before it proposed
+
+_NO_FEATURES: dict[str, Any] = {
+    "columns": (),
+    "ignore": None,
+    "categorical": (),
+    "monotone": {},
+    "dates": {},
+    "aggregate": {},
+}
+
+Report = Callable[[Finding], None]
+
+
+class Fail(Protocol):
+    def __call__(self, text: str, advice: str = "") -> None: ...
+
+
+def check_table(party: Party, report: Report) -> bool:
+    """Report on a party's table, ids and label; True when a job could use them as they are.
+
+    A table that cannot be read as the party file says is read on with what the file itself proposes, so
+    that all faults are known after one run. Nothing is changed.
+    """
+    found: list[Finding] = []
+
+    def fail(text: str, advice: str = "") -> None:
+        found.append(Finding("FAIL", "table", f"table: {text}", advice))
+        report(found[-1])
+
+    if party.role == "guest" and party.data.label is None:
+        fail("[data] label is missing in the party file: the guest names its label")
+    table, data = _read(party, fail)
+    ids = _ids(table, data, fail)
+    if table is not None:
+        for text in (*_broken_rules(party, table), *_label_faults(table, data)):
+            fail(text)
+        if not found and ids is not None:
+            report(Finding("ok", "table", f"table: {_summary(table, ids)}"))
+        notes = (*_label_notes(table, data), *_number_notes(table, data))
+        for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
+            report(Finding("note", "table", f"table: {note}"))
+    _note_ids(data, report)
+    if data is not party.data:
+        left = "" if table is not None else ", but for what has to be corrected"
+        report(Finding("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
+        for line in _lines(party.data, data):
+            report(Finding("note", "[data]", f"[data]: {line}", line))
+    return not found and ids is not None
+
+
+def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
+    """The table, if it can be read at last, and [data] with the proposals that it took."""
+    data = party.data
+    told: list[str] = []
+    for _ in range(_ROUNDS):
+        need_label = party.role == "guest" and data.label is not None
+        table, faults = examine_table(data, role=party.role, need_label=need_label, shown=_SHOWN)
+        new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
+        settings = merged(_settings(fault) for fault in new)
+        for fault in new:
+            fail(str(fault), "\n".join(_lines(data, _changed(data, _settings(fault)))))
+        told += [str(fault) for fault in new]
+        if not settings:
+            return table, data
+        data = _changed(data, settings)
+    return None, data
+
+
+def _settings(fault: DataError) -> Mapping[str, Any]:
+    return fault.settings if isinstance(fault, TableError) else {}
+
+
+def _holds(told: str, text: str) -> bool:
+    """Whether all that a fault says of a column was said of it before."""
+    subject, _, said = text.partition(" has ")
+    return told == text or (
+        bool(said)
+        and told.startswith(f"{subject} has ")
+        and all(s in told for s in said.split("; and "))
+    )
+
+
+def _changed(data: DataSection, settings: Mapping[str, Any]) -> DataSection:
+    """[data] with some keys more."""
+    update: dict[str, Any] = {}
+    for key, value in settings.items():
+        if key == "ignore" and data.columns is not None:
+            update["columns"] = tuple(name for name in data.columns if name not in value)
+        elif key == "dates":
+            rules = {name: DateColumn.model_validate(rule) for name, rule in value.items()}
+            update["dates"] = {**data.dates, **rules}
+        elif isinstance(value, list):
+            update[key] = tuple(dict.fromkeys([*(getattr(data, key) or ()), *value]))
+        else:
+            update[key] = value
+    return data.model_copy(update=update) if update else data
+
+
+def _lines(before: DataSection, after: DataSection) -> list[str]:
+    """The keys of [data] that differ, as lines of TOML."""
+    lines = []
+    for key in DataSection.model_fields:
+        value = getattr(after, key)
+        if value == getattr(before, key):
+            continue
+        if key == "dates":
+            value = {
+                name: rule.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
+                for name, rule in value.items()
+            }
+        lines.append(settings_line(key, value))
+    return lines
+
+
+def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
+    """The ids of the table; both rows without one and rows that share theirs are told."""
+    if table is None:
+        alone = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset")))
+        try:
+            table = read_table(alone, role="guest", need_label=False, expect=())
+        except VflError:  # told already
+            return None
+    told: set[str] = set()
+    for empty in ("refuse", "drop") if data.empty == "refuse" else ("drop",):
+        try:
+            ids = ids_of(table, data.model_copy(update={"empty": empty}))
+        except VflError as error:
+            if str(error) not in told:
+                fail(str(error))
+            told.add(str(error))
+        else:
+            return None if told else ids
+    return None
+
+
+def _note_ids(data: DataSection, report: Report) -> None:
+    """What the rule for ids does not mend, a line for each column."""
+    try:
+        found = profile_ids(data)
+    except VflError:  # a table that cannot be read has failed already
+        return
+    for column in [column for key in (found, *found.further) for column in key.columns]:
+        left = [f"{f.rows:,} {f.what}" for f in column.findings if not f.mended]
+        if left:
+            text = f"id column '{column.name}', rows: {'; '.join(left)}"
+            report(Finding("note", "ids", f"{text} (vfl align --dry-run says which and what to do)"))
+
+
+def _broken_rules(party: Party, table: Table) -> Iterator[str]:
+    """The columns that [policy] names and the table has not as features."""
+    if party.role == "host":
+        for name in party.policy.columns or ():
+            if name not in table.features:
+                yield f"[policy] columns has {name!r}, which is no feature of {table.path.name}"
+
+
+def _label_faults(table: Table, data: DataSection) -> Iterator[str]:
+    if table.label is not None and (table.label == table.label[0]).all():
+        yield (
+            f"{table.path.name}: label '{data.label}' has the same value in every row: no model can be "
+            "trained on it"
+        )
+
+
+def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
+    """Whether a label that seems to be one of two classes is 0 or 1."""
+    if table.label is None:
+        return
+    values = np.unique(table.label)
+    if len(values) == 2 and set(values.tolist()) != {0.0, 1.0}:
+        yield (
+            f"{table.path.name}: label '{data.label}' has two values that are not 0 and 1, as "
+            "binary and logistic need them"
+        )
+    elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
+        alone = data.model_copy(update=_NO_FEATURES)
+        loss = LogisticLoss()
+        _, faults = examine_table(alone, role="guest", need_label=True, loss=loss, shown=_SHOWN)
+        yield from (f"{fault} (with binary and logistic)" for fault in faults)
+
+
+def _number_notes(table: Table, data: DataSection) -> Iterator[str]:
+    """Columns of numbers that are dates, such as 20241231."""
+    for name, values in table.features.items():
+        if values.dtype == object or name in data.dates:
+            continue
+        known = values[~np.isnan(values)].astype(np.float64)
+        if not len(known) or not ((known >= 19_000_101) & (known <= 20_991_231)).all():
+            continue
+        month, day = known // 100 % 100, known % 100
+        if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (known % 1 == 0)).all():
+            line = set_it(dates={name: {"as": "days"}})
+            yield f"{table.path.name}: column '{name}' has dates such as 20241231 as numbers: {line}"
+
+
+def _summary(table: Table, ids: TableIds) -> str:
+    kinds = [values.dtype == object for values in table.features.values()]
+    label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
+    distinct = sum(len(np.unique(key.of_row[key.of_row >= 0])) for key in ids.keys[:1])
+    return (
+        f"{table.path.name}, {table.rows:,} rows, {distinct:,} distinct ids, "
+        f"{len(kinds) - sum(kinds)} numeric and {sum(kinds)} categorical columns{label}"
+    )

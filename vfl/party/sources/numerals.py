@@ -1,0 +1,90 @@
+"""Numbers that are text: one grammar for all files, read bit for bit as Python's float() reads them."""
+
+import contextlib
+import re
+from functools import cache
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from vfl.party.reading import Reading
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# A blank between groups of digits is often one that does not break, narrow or of a digit's width.
+_GROUPS = {".": r"\.", ",": ",", "'": "['’]", " ": "[ \u00a0\u202f\u2009\u2007]"}
+_FEW = 2_000
+_INFINITE = r"^[+-]?inf(inity)?$"
+
+
+def parse(text: Any, reading: Reading) -> tuple[Floats, Mask]:
+    """The numbers of an Arrow column of text, NaN where it is null, and which cells are no numbers.
+
+    A number has one sign at most, digits with one decimal sign, groups of three digits where `reading`
+    has a sign for them, and an exponent; true and false are 1 and 0, blanks around it do not matter.
+    Infinite ones are returned as such.
+    """
+    if reading.thousands is None:
+        with contextlib.suppress(pa.ArrowInvalid):  # if all cells are plain numbers, it is quick
+            return _known(pc.cast(_pointed(text, reading.decimal), pa.float64()), text)
+    text = pc.utf8_trim_whitespace(text)
+    lower = pc.utf8_lower(text)
+    text = pc.if_else(pc.equal(lower, "true"), "1", text)
+    text = pc.if_else(pc.equal(lower, "false"), "0", text)
+    good = pc.or_(
+        pc.match_substring_regex(text, grammar(reading.decimal, reading.thousands)),
+        pc.match_substring_regex(lower, _INFINITE),
+    )
+    text = pc.if_else(good, text, pa.scalar(None, text.type))
+    if reading.thousands is not None:
+        text = pc.replace_substring_regex(text, _GROUPS[reading.thousands], "")
+    text = _pointed(text, reading.decimal)
+    text = pc.replace_substring_regex(text, r"^\+", "")
+    values, strange = _known(pc.cast(text, pa.float64()), text)
+    return values, strange | ~_filled(good, True)
+
+
+def may_be_grouped(text: Any, reading: Reading) -> bool:
+    """Whether points may stand between thousands: all cells are below 1000 or end in a point and three
+    digits, and there are both kinds."""
+    if reading.decimal != "." or reading.thousands is not None:
+        return False
+    for part in (text[:_FEW], text):  # mostly the first cells tell
+        grouped = pc.match_substring_regex(part, r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$")
+        small = pc.match_substring_regex(part, r"^[+-]?[0-9]{1,3}$")
+        if not pc.all(pc.or_(grouped, small)).as_py():
+            return False
+    return bool(pc.any(grouped).as_py() and pc.any(small).as_py())
+
+
+def _pointed(text: Any, decimal: str) -> Any:
+    """Text with a point for the decimal sign. Raises ArrowInvalid where a point is there already."""
+    if decimal == ".":
+        return text
+    if pc.any(pc.match_substring(text, ".")).as_py():
+        raise pa.ArrowInvalid
+    return pc.replace_substring(text, decimal, ".", max_replacements=1)
+
+
+@cache
+def grammar(decimal: str, thousands: str | None) -> str:
+    """A number as a regular expression, both for Arrow and for Python."""
+    point = re.escape(decimal)
+    whole = "[0-9]+"
+    if thousands is not None:
+        whole = rf"(?:[0-9]+|[1-9][0-9]{{0,2}}(?:{_GROUPS[thousands]}[0-9]{{3}})+)"
+    return rf"^[+-]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?$"
+
+
+def _known(values: Any, text: Any) -> tuple[Floats, Mask]:
+    """Arrow's numbers as NumPy's; a NaN that is no null was text such as nan(7), which is no number."""
+    numbers = np.array(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
+    return cast(Floats, numbers), np.isnan(numbers) & _filled(pc.is_valid(text), True)
+
+
+def _filled(mask: Any, missing: bool) -> Mask:
+    return cast(Mask, pc.fill_null(mask, missing).to_numpy(zero_copy_only=False).astype(bool))
