@@ -412,7 +412,7 @@ def test_arrays_have_columns_by_number():
         pd.DataFrame({"a": pd.array(["x", None] * 10, dtype="string")}),
         pd.DataFrame({"a": pd.Series([True, None, False, True] * 5, dtype=object)}),
         pd.DataFrame({"a": pd.Series([decimal.Decimal("1.5"), None] * 10, dtype=object)}),
-        AsArray(pa.table({"a": [1.0, 2] * 10})),
+        pytest.param(AsArray(pa.table({"a": [1.0, 2] * 10})), id="an Arrow array"),
     ],
     ids=str,
 )
