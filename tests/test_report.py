@@ -5,6 +5,7 @@ import csv
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -186,7 +187,9 @@ def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> Non
     made = tree(insurer.folder.parent) - before
     assert {path.name for path in made if path.parent == page_file.parent} == set(done["files"])
     outputs = {insurer.folder / f"{len(insurer.processes) - 1}.{kind}" for kind in ("out", "err")}
-    assert {path for path in made if path.parent != page_file.parent} == {page_file.parent, *outputs}
+    digests = {path for path in made if insurer.store / "outputs" in (path, path.parent)}
+    others = {path for path in made if path.parent != page_file.parent} - digests
+    assert others == {page_file.parent, *outputs} and len(digests) == 2
     assert page_file.parent.stat().st_mode & 0o777 == 0o700
     # Nobody was asked, and no id is told.
     assert all(host.mark() == marks[name] for name, host in federation.serving.items())
@@ -489,8 +492,7 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
     def there() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
-    write_report(party, "claims", out)
-    (out / "splits.csv").write_text("of another model")
+    assert not write_report(party, "claims", out).replaced
     before, write = there(), Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
@@ -503,9 +505,39 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
         with pytest.raises(DataError, match="No space left on device"):
             write_report(party, "claims", out)
     assert there() == before
-    write_report(party, "claims", out)
+    made["splits.csv"] = b"of another model"
+    assert write_report(party, "claims", out).replaced
     assert there() == made
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    # What somebody has changed or put there stays, unless that is not wanted.
+    for name, content in ((PAGE, b"page, with notes"), ("roc.csv", b"mine")):
+        (out / name).write_bytes(content)
+        changed = there()
+        with pytest.raises(DataError, match=r"changed since vfl report wrote it: .* --force"):
+            write_report(party, "claims", out)
+        assert there() == changed
+        assert write_report(party, "claims", out, force=True).replaced
+        assert there() == made
+    (out / "letter.txt").write_text("dear")
+    for force in (False, True):
+        with pytest.raises(DataError, match="holds other files than a report"):
+            write_report(party, "claims", out, force=force)
+    (out / "letter.txt").unlink()
+
+    # A report of another store, or of a version that kept no digests, is known by its page.
+    shutil.rmtree(insurer.store / "outputs")
+    with pytest.raises(DataError, match=r"was not written by vfl report: .* --force"):
+        write_report(party, "claims", out)
+    (out / PAGE).write_text('<meta name="generator" content="vfl 0.1.0">')
+    assert write_report(party, "claims", out).replaced
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert write_report(party, "claims", link).page == link / PAGE
+    assert link.is_symlink() and there() == made
+    with pytest.raises(DataError, match="it lies in the store of insurer"):
+        write_report(party, "claims", insurer.store / "models" / "report", force=True)
+    hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden == []
 
 
 def test_other_commands_do_not_wait_for_matplotlib() -> None:

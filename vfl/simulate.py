@@ -458,12 +458,12 @@ class _Linear(_Federation):
 
     - intercept_, coef_: a number; a dict of Series by (column, level), the level of a slope is ""; a
       slope is per standard deviation of its column
-    - relativities_: a dict of DataFrames (column, level, coefficient, per_unit, relativity, rows), the
-      guest's with the intercept first
+    - relativities_: a dict of DataFrames (column, level, coefficient, per_unit, relativity, rows, step,
+      per_step, relativity_per_step), the guest's with the intercept first
     - n_iter_, converged_: a fit that has not converged warns and is kept
 
     Also, `rules` has by party what its party file would say under [glm]: binned, bins, missing, base,
-    min_level_rows.
+    min_level_rows, step.
     """
 
     _SETTINGS = GlmParams
@@ -481,7 +481,9 @@ class _Linear(_Federation):
         parties = {GUEST: self.model_, **self.halves_}
         self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
         self.relativities_ = {
-            name: pd.DataFrame([line.cells for line in lines(half, loss.link)], columns=list(COLUMNS))
+            name: pd.DataFrame(
+                [line.cells for line in lines(half, loss.link, self._steps(name))], columns=list(COLUMNS)
+            )
             for name, half in parties.items()
         }
         if not self.converged_:
@@ -490,6 +492,11 @@ class _Linear(_Federation):
                 ConvergenceWarning,
                 stacklevel=4,  # who calls fit
             )
+
+    def _steps(self, party: str) -> Mapping[str, float]:
+        """By column, how many units relativities of this party are of."""
+        steps: Mapping[str, float] = (self.rules or {}).get(party, {}).get("step", {})
+        return steps
 
     def _method(self, hosts: Iterable[str]) -> "_Fitting":
         sections, by_party = {}, self.rules or {}

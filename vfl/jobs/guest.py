@@ -223,7 +223,8 @@ class _Work:
             fallback=aligned.fallback,
         )
         save_half(store, half)
-        relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
+        steps = party.glm.step
+        relativities = save_relativities(store, half, steps) if isinstance(model, GuestGlm) else None
         account = self.unfinished.news.account + self.unfinished.measure()
         counts = {
             "train": int(rows.train.sum()),

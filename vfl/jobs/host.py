@@ -328,7 +328,8 @@ async def _fit(work: _Work) -> str:
         (design,) = designs
         half = work.half(HostGlm(LinearPart(design, tuple(coefficients.tolist())), converged))
         save_half(work.store, half)
-        show.say(f"relativities are in {save_relativities(work.store, half)}")
+        path = save_relativities(work.store, half, party.glm.step)
+        show.say(f"relativities are in {path}")
         if not converged:
             show.say(f"note: the fit had not converged when {work.peer.name} ended it")
 

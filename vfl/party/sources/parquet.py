@@ -16,7 +16,7 @@ from vfl.party.sources.source import MISSING, Source, float64, is_text
 class Parquet(Source):
     def __init__(self, path: Path) -> None:
         super().__init__(path)
-        self._file = self._whole(lambda: pq.ParquetFile(path))
+        self._file = self._whole(lambda: pq.ParquetFile(self.for_arrow))
         self.names = list(self._file.schema_arrow.names)
         self.rows = self._file.metadata.num_rows
         if self.rows == 0:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,15 @@ class Source:
     def row_numbers(self, places: Sequence[int]) -> list[int]:
         """The numbers that a person finds these data rows (from 0, ascending) by."""
         raise NotImplementedError
+
+    @property
+    def for_arrow(self) -> Path | BinaryIO:
+        """The path, or the open file where Arrow cannot take it: its paths are UTF-8."""
+        try:
+            str(self.path).encode()
+        except UnicodeEncodeError:
+            return self.path.open("rb")
+        return self.path
 
     def error(self, text: str) -> DataError:
         return DataError(f"{self.path.name}: {text}")

@@ -48,7 +48,7 @@ class Csv(Source):
             if self._stray_quote():
                 raise self._broken()
             self.table = pa.csv.read_csv(
-                self.path,
+                self.for_arrow,
                 read_options=pa.csv.ReadOptions(
                     column_names=self.names,
                     skip_rows=self._blank_lines,
