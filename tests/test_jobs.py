@@ -238,9 +238,9 @@ def test_a_step_of_a_numeric_column(tmp_path: Path) -> None:
     (slope,) = [line for line in lines_of(HOST_GLM) if (line.column, line.level) == ("density", "")]
     assert (slope.step, slope.per_step, slope.is_deviation) == (1 / 3, slope.coefficient, True)
     assert slope.relativity_per_step == pytest.approx(math.exp(slope.coefficient))
-    assert slope.step_words == "0.3333 (SD)"
+    assert slope.place == "per 0.3333 (SD)"
     (slope,) = [line for line in lines_of(HOST_GLM, {"density": 2.0}) if line.step is not None]
-    assert (slope.column, slope.level, slope.step_words) == ("density", "", "2")
+    assert (slope.column, slope.level, slope.place) == ("density", "", "per 2")
     assert slope.per_step == pytest.approx(6 * slope.coefficient)
     assert slope.relativity_per_step == pytest.approx(math.exp(6 * slope.coefficient))
     assert slope.relativity == pytest.approx(math.exp(3 * slope.coefficient))  # of one unit, as ever

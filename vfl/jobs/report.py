@@ -44,6 +44,7 @@ from vfl.party.table import read_table
 from vfl.protocols.grower import GuestModel, HostModel
 from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
+from vfl.text import level_order
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
 _ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown
@@ -230,7 +231,9 @@ def _grid(splits: Sequence[Split], values: NDArray[np.generic] | None) -> NDArra
         # Categories without a split of their own are all alike.
         named = {split.category for split in splits}
         rest = {OTHER} if values is None else {OTHER if value else None for value in set(values) - named}
-        known = [level for group in (named, rest) for level in sorted(filter(None, group))]
+        known = [
+            level for group in (named, rest) for level in sorted(filter(None, group), key=level_order)
+        ]
         return np.array([*known, *([None] if None in named | rest else [])], dtype=object)
     edges = np.unique([split.threshold for split in splits if split.threshold is not None])
     present = edges if values is None else values.astype(np.float64)

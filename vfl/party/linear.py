@@ -109,11 +109,15 @@ class Line:
         return tuple(getattr(self, name) for name in COLUMNS)
 
     @property
-    def step_words(self) -> str:
-        """'10', or '8.21 (SD)'; nothing for a level."""
+    def place(self) -> str:
+        """The level, or of what step: 'per 10,000', 'per 8.214 (SD)'."""
         if self.step is None:
-            return ""
-        return f"{self.step:.4g}{' (SD)' if self.is_deviation else ''}"
+            return self.level
+        if not self.is_deviation:
+            return f"per {self.step:,}".removesuffix(".0")
+        digits = 3 - math.floor(math.log10(self.step))
+        short = f"{self.step:,.{max(digits, 0)}f}" if -12 <= digits <= 8 else f"{self.step:.3e}"
+        return f"per {short} (SD)"
 
     @property
     def factor(self) -> float | None:

@@ -90,16 +90,15 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     rows: list[list[Cell]] = [
         [
             line.column,
-            line.level,
+            line.place,
             f"{line.coefficient:.4f}",
-            line.step_words,
             _four(line.factor if factors else line.effect),
             line.rows,
         ]
         for line in lines
     ]
-    heads = ("column", "level", "coefficient", "step", effect, "rows")
-    put_sheet(Sheet(heads, rows, f"model {name}", frozenset(("coefficient", "step", effect, "rows"))))
+    heads = ("column", "level or step", "coefficient", effect, "rows")
+    put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
 
 
 def _four(value: float | None) -> str:
@@ -303,7 +302,7 @@ def put_totals(totals: "Sequence[Total]") -> None:
                     total.reveals if first else "",
                 ]
             )
-        heads = ("type", "", "messages", "rows", "bytes", "reveals")
+        heads = ("type", "way", "messages", "rows", "bytes", "reveals")
         numbers = frozenset(("messages", "rows", "bytes"))
         put_sheet(Sheet(heads, rows, title, numbers, frozenset(("reveals",))))
 

@@ -1,7 +1,8 @@
 """Tables of results, for whoever reads them.
 
-On a terminal that is wide enough a table has lines around its cells; on a narrow one each row is a block
-of its own, so that no name is cut and all can be copied. In a file or a pipe cells are parted by tabs.
+On a terminal that is wide enough a table has lines around its cells; on a narrower one it has blanks
+between them; on a narrow one each row is a block of its own. So no name is cut, and all can be copied. In
+a file or a pipe cells are parted by tabs.
 """
 
 from collections.abc import Sequence
@@ -38,9 +39,16 @@ def put_sheet(sheet: Sheet) -> None:
         return
     console = _console()
     heads = [_plain(name) for name in sheet.heads]
-    rows = [[_on_terminal(cell) for cell in row] for row in sheet.rows]
-    if _fits(sheet, heads, rows, console.width):
-        console.print(_boxed(sheet, heads, rows))
+    rows = [
+        [_on_terminal(cell, name in sheet.prose) for name, cell in zip(sheet.heads, row, strict=True)]
+        for row in sheet.rows
+    ]
+    needed = _needed(sheet, heads, rows)
+    columns = len(heads)
+    if needed + 3 * columns + 1 <= console.width:
+        console.print(_table(sheet, heads, rows, lines=True))
+    elif needed + 2 * (columns - 1) <= console.width:
+        console.print(_table(sheet, heads, rows, lines=False))
     else:
         _put_blocks(heads, rows)
 
@@ -49,10 +57,12 @@ def _plain(text: str) -> str:
     return shown_in(shown(text), stdout.encoding)
 
 
-def _on_terminal(cell: Cell) -> str:
+def _on_terminal(cell: Cell, prose: bool) -> str:
     if cell is None:
         return ""
-    return f"{cell:,}" if isinstance(cell, int) else shown_in(shown(cell, MOST), stdout.encoding)
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    return shown_in(shown(cell, None if prose else MOST), stdout.encoding)
 
 
 def _console() -> Any:
@@ -61,21 +71,22 @@ def _console() -> Any:
     return Console(file=stdout, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
 
 
-def _fits(sheet: Sheet, heads: list[str], rows: list[list[str]], width: int) -> bool:
+def _needed(sheet: Sheet, heads: list[str], rows: list[list[str]]) -> int:
+    """How wide all columns are together at least."""
     from rich.cells import cell_len
 
-    needed = 1
-    for place, name in enumerate(sheet.heads):
-        longest = max(cell_len(row[place]) for row in (heads, *rows))
-        needed += 3 + (min(longest, _LEAST_PROSE) if name in sheet.prose else longest)
-    return needed <= width
+    wide = [max(cell_len(row[place]) for row in (heads, *rows)) for place in range(len(heads))]
+    return sum(
+        min(width, _LEAST_PROSE) if name in sheet.prose else width
+        for name, width in zip(sheet.heads, wide, strict=True)
+    )
 
 
-def _boxed(sheet: Sheet, heads: list[str], rows: list[list[str]]) -> Any:
+def _table(sheet: Sheet, heads: list[str], rows: list[list[str]], lines: bool) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table()
+    table = Table() if lines else Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for name, head in zip(sheet.heads, heads, strict=True):
         prose = name in sheet.prose
         table.add_column(
