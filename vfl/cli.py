@@ -15,11 +15,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from vfl import __version__
 from vfl.errors import ConfigError, Refused, VflError
 from vfl.terminal.news import telling
 from vfl.terminal.streams import put_json, stderr, stdout
-from vfl.terminal.usage import Group, Number
+from vfl.terminal.usage import Group, Number, put_version
 from vfl.text import counted
 
 if TYPE_CHECKING:
@@ -41,24 +40,48 @@ _WAIT = click.option(
     help="How long to wait for the other parties to be there.",
 )
 _MODEL = click.option(
-    "--model", required=True, help="Name of a model or of its job (the newest), or a path."
+    "--model",
+    metavar="NAME",
+    required=True,
+    help="A model, or its job (the newest model of it), or a path.",
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 _NAMED = 5  # names that an error lists at most
 _FORCE = click.option(
-    "--force", is_flag=True, help="Replace a file that this command has not written, too."
+    "--force",
+    is_flag=True,
+    help="Replace what is there also if it is no earlier output of this command.",
 )
 
 
 @click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="vfl")
+@click.option(
+    "--version",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=put_version,
+    help="Show the version and exit.",
+)
 def main() -> None:
     """Train and score models together with other companies, without sharing data.
 
+    Results go to stdout, news and errors to stderr. An error is one line and an exit code.
+
     \b
-    Exit codes: 0 done (a host: ended by Ctrl-C or SIGTERM), 1 a fault of vfl itself, or unhealthy,
-    2 configuration, 3 table or storage, 4 keys, 5 model or alignment, 6 refused by policy,
-    7 peer unreachable, 8 peer lost, 9 peer stopped the job, 10 peer broke the protocol, 130 interrupted.
+    Exit codes:
+        0  done (a host: ended by Ctrl-C or SIGTERM)
+        1  a fault of vfl itself, or what was checked is not in order
+        2  configuration or command line
+        3  table or storage
+        4  keys
+        5  model or alignment
+        6  refused by this party's own rules
+        7  a peer cannot be reached
+        8  a peer was lost
+        9  a peer stopped the job
+       10  a peer broke the protocol
+      130  interrupted
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)
 
@@ -76,7 +99,8 @@ def keys() -> None:
     type=click.Path(path_type=Path),
     default=Path("keys"),
     show_default=True,
-    help="Folder of the two files.",
+    metavar="FOLDER",
+    help="Where the two files go.",
 )
 @click.option("--passphrase", is_flag=True, help="Put the private key under a passphrase.")
 @_JSON
@@ -119,7 +143,9 @@ def keys_show(certificate: Path, as_json: bool) -> None:
 @keys.command("rotate")
 @_PARTY
 @click.option(
-    "--passphrase/--no-passphrase", default=None, help="Of the new key; as the old one if not said."
+    "--passphrase/--no-passphrase",
+    default=None,
+    help="Whether the new key is under one; as the old key by default.",
 )
 @_JSON
 def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
@@ -166,6 +192,7 @@ def _key_document(identity: "Identity") -> dict[str, Any]:
     "vouching",
     type=click.Path(path_type=Path),
     required=True,
+    metavar="NEW.rotation",
     help="The file made with the certificate, in which the old key vouches for it.",
 )
 @_JSON
@@ -196,10 +223,16 @@ def keys_accept(party: Path, certificate: Path, vouching: Path, as_json: bool) -
     )
 
 
-@keys.command("revoke")
+@keys.command("revoke", short_help="Stop trusting a peer's certificate for good.")
 @_PARTY
 @click.argument("peer")
-@click.option("--reason", default="no reason given", show_default=True, help="For the list.")
+@click.option(
+    "--reason",
+    metavar="TEXT",
+    default="no reason given",
+    show_default=True,
+    help="Why, for the list of revoked certificates.",
+)
 @_JSON
 def keys_revoke(party: Path, peer: str, reason: str, as_json: bool) -> None:
     """Stop trusting the certificate of PEER for good, also if it is pinned again."""
@@ -232,10 +265,12 @@ def policy() -> None:
     """What this party allows, and what all parties have signed."""
 
 
-@policy.command("check")
+@policy.command("check", short_help="Say which rules of a host a job breaks.")
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @_PARTY
-@click.option("--guest", help="Who would start the job; without it rule guests is not checked.")
+@click.option(
+    "--guest", metavar="NAME", help="Who would start the job; without it rule guests is not checked."
+)
 @_JSON
 def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> None:
     """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed.
@@ -264,7 +299,7 @@ def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> No
         stdout.put(f"on alignments of at most {counted(days, 'day')} (alignment_days)")
 
 
-@policy.command("agreement")
+@policy.command("agreement", short_help="Show and check what all parties have signed.")
 @_PARTY
 @_MODEL
 @_JSON
@@ -300,7 +335,7 @@ def config_group() -> None:
 
 
 @config_group.command("schema")
-@click.argument("kind", type=click.Choice(["party", "job"]))
+@click.argument("kind", metavar="party|job", type=click.Choice(["party", "job"]))
 def config_schema(kind: str) -> None:
     """Print the JSON Schema of a party or job file."""
     from vfl.party import config
@@ -310,7 +345,14 @@ def config_schema(kind: str) -> None:
 
 @main.command()
 @_PARTY
-@click.option("--wait", type=click.FloatRange(0, 3600), default=5.0, show_default=True)
+@click.option(
+    "--wait",
+    type=Number(0, 3600),
+    metavar="SECONDS",
+    default=5.0,
+    show_default=True,
+    help="How long to wait for each peer.",
+)
 def doctor(party: Path, wait: float) -> None:
     """Check files, keys, table and peers before any job."""
     from vfl.jobs.doctor import examine
@@ -321,7 +363,7 @@ def doctor(party: Path, wait: float) -> None:
         raise click.exceptions.Exit(1)
 
 
-@main.command()
+@main.command(short_help="Serve jobs as a host or coordinator.")
 @_PARTY
 def serve(party: Path) -> None:
     """Serve jobs as a host or coordinator, one after the other, until Ctrl-C or SIGTERM."""
@@ -341,10 +383,12 @@ def serve(party: Path) -> None:
             show.say(f"{settings.name} stops serving")
 
 
-@main.command()
+@main.command(short_help="Find the rows that all parties know.")
 @_PARTY
 @_WAIT
-@click.option("--name", help="What to call it; its time is added. Only its time by default.")
+@click.option(
+    "--name", metavar="NAME", help="What to call it; its time is added. Only its time by default."
+)
 @click.option(
     "--join",
     type=click.Choice(["inner", "left"]),
@@ -456,7 +500,8 @@ def alignments(party: Path, as_json: bool) -> None:
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @click.option(
     "--alignment",
-    help="Name of an alignment, or the one given to it (the newest); the latest by default.",
+    metavar="NAME",
+    help="An alignment, or what --name called it (the newest); the latest by default.",
 )
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @_WAIT
@@ -495,8 +540,20 @@ def train(
 @main.command()
 @_PARTY
 @_MODEL
-@click.option("--data", type=click.Path(path_type=Path), required=True, help="Rows to score.")
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv or .parquet")
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="The rows to score, .csv or .parquet.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Where the scores go, .csv or .parquet.",
+)
 @click.option("--explain", is_flag=True, help="Add what each column or party adds, and reasons.")
 @click.option(
     "--top",
@@ -576,12 +633,15 @@ def score(
 
 @main.group()
 def ledger() -> None:
-    """What this party has sent and received: a chain of hashes, sealed by its key."""
+    """What this party has sent and received, sealed by its key."""
 
 
 _LEDGER = click.argument("ledger", type=click.Path(path_type=Path), metavar="LEDGER")
 _SINCE = click.option(
-    "--since", type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]), help="UTC; none earlier."
+    "--since",
+    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
+    metavar="TIME",
+    help="None earlier; UTC, such as 2026-11-23 or 2026-11-23T08:00:00.",
 )
 _CERTIFICATE = click.option(
     "--certificate",
@@ -591,11 +651,11 @@ _CERTIFICATE = click.option(
 )
 
 
-@ledger.command("show")
+@ledger.command("show", short_help="Show what went to and came from whom.")
 @_LEDGER
-@click.option("--job", help="Only of this job.")
-@click.option("--peer", help="Only to and from this party.")
-@click.option("--type", "kind", help="Only this type of message.")
+@click.option("--job", metavar="NAME", help="Only of this job.")
+@click.option("--peer", metavar="NAME", help="Only to and from this party.")
+@click.option("--type", "kind", metavar="TYPE", help="Only this type of message.")
 @_SINCE
 @click.option("--lines", is_flag=True, help="Every message, not totals by job and type.")
 @_JSON
@@ -656,7 +716,7 @@ def _check_known(ledger: Path, choice: "Choice") -> None:
         raise ConfigError(f"{ledger} has no message {what} {name} (--{option}){advice}")
 
 
-@ledger.command("verify")
+@ledger.command("verify", short_help="Find every line that was changed; check the seals.")
 @_LEDGER
 @_CERTIFICATE
 @click.option("--head", metavar="HASH", help="A hash noted down earlier, which must still be there.")
@@ -681,7 +741,7 @@ def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_j
         raise click.exceptions.Exit(1)
 
 
-@ledger.command("compare")
+@ledger.command("compare", short_help="Check that two parties' ledgers tell the same.")
 @click.argument("ours", type=click.Path(path_type=Path), metavar="LEDGER_A")
 @click.argument("theirs", type=click.Path(path_type=Path), metavar="LEDGER_B")
 @_SINCE
@@ -711,10 +771,16 @@ def ledger_compare(ours: Path, theirs: Path, since: "datetime | None", as_json: 
         raise click.exceptions.Exit(1)
 
 
-@ledger.command("export")
+@ledger.command("export", short_help="Write the messages as a table, or a copy for a peer.")
 @_LEDGER
-@click.option("--out", type=click.Path(path_type=Path), required=True, help=".csv, or .jsonl for a peer")
-@click.option("--peer", help="Only what went to and came from this party.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Where they go: .csv, or .jsonl for a peer.",
+)
+@click.option("--peer", metavar="NAME", help="Only what went to and came from this party.")
 @_FORCE
 @_JSON
 def ledger_export(ledger: Path, out: Path, peer: str | None, force: bool, as_json: bool) -> None:
@@ -769,12 +835,16 @@ def _ledger_of(path: Path) -> "tuple[Path, Certificate | None, frozenset[str]]":
     return settings.party.store / FOLDER, own, formerly(own, certificate)
 
 
-@main.command()
+@main.command(short_help="Show a linear model's factors of own columns.")
 @_PARTY
 @_MODEL
 @_JSON
 def relativities(party: Path, model: str, as_json: bool) -> None:
-    """Show what a linear model says about this party's own columns."""
+    """Show what a linear model says about this party's own columns.
+
+    A level's relativity is its factor against the base level, a numeric column's that of a step: a
+    standard deviation (SD), or what step in [glm] of the party file says.
+    """
     from vfl.jobs.relativities import load_lines
     from vfl.party.config import load_party
     from vfl.party.linear import COLUMNS
@@ -791,11 +861,14 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     put_relativities(name, lines)
 
 
-@main.command()
+@main.command(short_help="Write a page about a model's run, offline.")
 @_PARTY
 @_MODEL
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder to make.  [default: ./report-MODEL]"
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Where it goes.  [default: ./report-MODEL]",
 )
 @_FORCE
 @_JSON

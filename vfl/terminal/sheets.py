@@ -1,8 +1,8 @@
 """Tables of results, for whoever reads them.
 
 On a terminal that is wide enough a table has lines around its cells; on a narrower one it has blanks
-between them; on a narrow one each row is a block of its own. So no name is cut, and all can be copied. In
-a file or a pipe cells are parted by tabs.
+between them; on a narrow one each row is a block of its own. So no name is cut, and all can be copied.
+In a file or a pipe cells are parted by tabs.
 """
 
 from collections.abc import Sequence

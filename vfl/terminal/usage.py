@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from vfl import __version__
 from vfl.errors import ConfigError, DataError, VflError, fault
 from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import counted
@@ -41,7 +42,39 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         return f"{kind} from {self._least:g} to {self._most:g}"
 
 
-class Command(click.Command):
+class _Helpful(click.Command):
+    """Prints its help as everything else is printed, and says of which command an error is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises UsageError, which always knows of which command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """The option --help."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _put_help
+        return option
+
+
+def _put_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        stdout.write(f"{ctx.get_help()}\n")
+        ctx.exit()
+
+
+def put_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """The callback of the option --version."""
+    if value and not ctx.resilient_parsing:
+        stdout.write(f"vfl, version {__version__}\n")
+        ctx.exit()
+
+
+class Command(_Helpful):
     """A command that says which words it cannot use."""
 
     allow_extra_args = True
@@ -54,7 +87,7 @@ class Command(click.Command):
         return super().invoke(ctx)
 
 
-class Group(click.Group):
+class Group(click.Group, _Helpful):
     """Turns every failure into one line and its exit code."""
 
     command_class = Command
@@ -127,10 +160,6 @@ def _ended(run: Callable[[], Any]) -> int:
         stderr.put("interrupted")
         return INTERRUPTED
     except Exception as error:
-        if isinstance(error, OSError):
-            stdout.flush()  # click's own help and version go to it past `Stream`
-            if stdout.left or stdout.failure is not None:
-                return 0
         return _failed(fault(error), VflError.exit_code)
     return code if isinstance(code, int) else 0
 
@@ -169,7 +198,11 @@ def _parameters(ctx: click.Context | None) -> list[click.Parameter]:
 def _name(param: click.Parameter | None) -> str:
     if param is None:
         return "an argument"
-    return param.opts[0] if isinstance(param, click.Option) else param.human_readable_name
+    if isinstance(param, click.Option):
+        return param.opts[0]
+    return (
+        (param.name or "").upper() if isinstance(param.type, click.Choice) else param.human_readable_name
+    )
 
 
 def _allowed(param: click.Parameter) -> str:
@@ -181,7 +214,7 @@ def _allowed(param: click.Parameter) -> str:
         return " or ".join(str(choice) for choice in kind.choices)
     if isinstance(kind, click.DateTime):
         return "a day or a time (UTC), such as 2026-11-23 or 2026-11-23T08:00:00"
-    return "a path" if isinstance(kind, click.Path) else "a text"
+    return "a path" if isinstance(kind, click.Path) else "a value"
 
 
 def _instead(name: str, known: list[str]) -> str:
