@@ -24,6 +24,7 @@ from vfl.text import counted
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from vfl.jobs.finding import Finding
     from vfl.party.audit import Choice
     from vfl.party.config import Engine, JoinKind
     from vfl.party.identity import Certificate, Identity
@@ -353,12 +354,26 @@ def config_schema(kind: str) -> None:
     show_default=True,
     help="How long to wait for each peer.",
 )
-def doctor(party: Path, wait: float) -> None:
-    """Check files, keys, table and peers before any job."""
+@_JSON
+def doctor(party: Path, wait: float, as_json: bool) -> None:
+    """Check files, keys, table and peers before any job.
+
+    Exit code 1 where a line begins with FAIL.
+    """
     from vfl.jobs.doctor import examine
     from vfl.party.config import load_party
 
-    healthy = _run(examine(load_party(party), wait, click.echo))
+    findings = []
+
+    def report(finding: "Finding") -> None:
+        findings.append(asdict(finding))
+        if not as_json:
+            stdout.put(finding.line)
+            stdout.flush()
+
+    healthy = _run(examine(load_party(party), wait, report))
+    if as_json:
+        put_json({"healthy": healthy, "findings": findings})
     if not healthy:
         raise click.exceptions.Exit(1)
 
