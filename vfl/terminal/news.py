@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from vfl.terminal.streams import stderr
-from vfl.text import shown, shown_in
 
 _LOG_SECONDS = 30.0
 _TELLING = 1.0  # seconds of a step from which the time left can be told
@@ -49,7 +48,7 @@ class News:
         from rich.text import Text
 
         if not self.bar.disable:
-            self._console.print(Text(shown_in(shown(line), stderr.encoding)), soft_wrap=True)
+            self._console.print(Text(stderr.line(line)), soft_wrap=True)
             return
         stderr.put(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}" if self._times else line)
         stderr.flush()
@@ -65,8 +64,9 @@ class News:
         count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
         if of is not None and 0 < done < of and now - self._started >= _TELLING:
             count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
-        described = shown_in(shown(what), stderr.encoding)
-        self.bar.update(self._step[1], description=described, completed=done, total=of, count=count)
+        self.bar.update(
+            self._step[1], description=stderr.line(what), completed=done, total=of, count=count
+        )
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now

@@ -38,7 +38,11 @@ class Stream:
     def put(self, *lines: str) -> None:
         """Write lines. What is no plain text in one is escaped: it cannot become two lines."""
         for line in lines:
-            self.write(shown_in(shown(line, _MOST), self.encoding) + "\n")
+            self.write(f"{self.line(line)}\n")
+
+    def line(self, text: str) -> str:
+        """A line of plain text that the stream can take."""
+        return shown_in(shown(text, _MOST), self.encoding)
 
     def write(self, text: str) -> int:
         """Write text as it is."""
