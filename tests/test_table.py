@@ -306,7 +306,7 @@ def test_an_infinite_number(tmp_path, cell):
         ("plate,claim\n\n", "the file has a header but no rows"),
         ("plate,x,x,claim\n1,2,3,4\n", "column 'x' comes twice in the header"),
         (",plate,claim\n1,2,3\n", "column 1 has no name in the header"),
-        ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cells, the header 2"),
+        ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cell, the header 2"),
         ("plate,claim\n7777,0\n8888,1,1\n", "row 3 has 3 cells, the header 2"),
         ('plate,claim\n7777,0\n8888,"1\n9999,1\n', "a quote is not closed, or not doubled, in or"),
         (b"plate,claim\n7777,0\n\xe9,1\n", "line 3 is not UTF-8: save the file as CSV UTF-8"),

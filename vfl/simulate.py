@@ -78,6 +78,7 @@ from vfl.protocols.key import generate_key
 from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
 from vfl.protocols.psi import guest_align, host_align
 from vfl.protocols.scoring import all_scores, guest_score, host_score
+from vfl.text import counted
 
 GUEST = "guest"  # the name of the party with the labels
 
@@ -856,7 +857,7 @@ def _checked(rows: Training) -> Training:
     """The rows, if there is something to learn from their label. Raises DataError."""
     for mask, what in ((rows.train, "train on"), (rows.validation, "stop by")):
         if mask.any() or what == "train on":
-            said = f"in the {int(mask.sum()):,} aligned rows to {what}, y"
+            said = f"in the {counted(int(mask.sum()), 'aligned row')} to {what}, y"
             _check_label(rows.label[mask], rows.loss, said)
     return rows
 
@@ -1002,7 +1003,8 @@ def _positive(values: ArrayLike | None, insurer: pd.DataFrame, what: str) -> Flo
         return None
     found = _given(values, insurer, what)
     if (found <= 0).any():
-        raise DataError(f"{what} must be positive but is not in {int((found <= 0).sum()):,} rows")
+        rows = counted(int((found <= 0).sum()), "row")
+        raise DataError(f"{what} must be positive but is not in {rows}")
     return found
 
 
@@ -1017,7 +1019,7 @@ def _aligned_with(insurer: pd.DataFrame, given: ArrayLike, what: str) -> "pd.Ser
     else:
         values = pd.Series(cast(Any, given))
     if len(values) != len(insurer):
-        raise DataError(f"{what} has {len(values):,} values for {len(insurer):,} rows")
+        raise DataError(f"{what} has {counted(len(values), 'value')} for {counted(len(insurer), 'row')}")
     return values
 
 

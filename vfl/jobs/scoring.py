@@ -36,6 +36,7 @@ from vfl.protocols.glm_scoring import guest_glm_score
 from vfl.protocols.grower import GuestModel
 from vfl.protocols.join import KeyIds, guest_match
 from vfl.protocols.scoring import ROWS, ScoredPart, guest_score
+from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")
 _EXPLAINED = ("score", "base", "reasons")
@@ -166,12 +167,12 @@ def _opened(batch: Batch, fresh: bool, show: Show) -> int:
     if fresh:
         batch.remove()
     elif batch.superseded:
+        rows, verb = counted(batch.superseded, "row"), "is" if batch.superseded == 1 else "are"
         show.say(
-            f"{batch.superseded:,} rows of an unfinished batch are of another table, model or option: "
-            "starting anew"
+            f"{rows} of an unfinished batch {verb} of another table, model or option: starting anew"
         )
     if batch.rows:
-        show.say(f"going on after {batch.rows:,} of {batch.of:,} rows")
+        show.say(f"going on after {batch.rows:,} of {counted(batch.of, 'row')}")
     return batch.rows
 
 
@@ -224,9 +225,10 @@ class _Job:
         except (VflError, asyncio.CancelledError) as error:
             if batch.rows:
                 day = isinstance(error, PeerStopped) and "_a_day" in str(error)  # a rule of its policy
+                done, one = f"{batch.rows:,} of {counted(batch.of, 'row')}", batch.rows == 1
                 self.show.say(
-                    f"{batch.rows:,} of {batch.of:,} rows are done and kept: the same command goes on "
-                    f"after them{' when the day is over (00:00 UTC)' if day else ''}"
+                    f"{done} {'is' if one else 'are'} done and kept: the same command goes on after "
+                    f"{'it' if one else 'them'}{' when the day is over (00:00 UTC)' if day else ''}"
                 )
             raise
 
@@ -393,8 +395,8 @@ def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
         )
     if len(half.fallback) != len(data.fallback):
         raise ConfigError(
-            f"model {half.name} was trained with {1 + len(half.fallback)} keys, but [data] has "
-            f"{1 + len(data.fallback)}: set fallback as it was"
+            f"model {half.name} was trained with {counted(1 + len(half.fallback), 'key')}, but [data] "
+            f"has {1 + len(data.fallback)}: set fallback as it was"
         )
     keys = [
         key.model_copy(update={"normalise": rule})

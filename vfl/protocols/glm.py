@@ -81,6 +81,7 @@ from vfl.protocols.products import (
     paillier_guest,
     paillier_host,
 )
+from vfl.text import counted
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -581,10 +582,10 @@ async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> d
             raise host.breach("FitReady with a negative number of columns")
         if ready.columns * _ROWS_A_COLUMN > count:
             raise DataError(
-                f"{host.name} has {ready.columns:,} columns to fit {count:,} rows with, and each "
-                "iteration tells it as many numbers that depend on the labels: it needs "
+                f"{host.name} has {counted(ready.columns, 'column')} to fit {counted(count, 'row')} "
+                "with, and each iteration tells it as many numbers that depend on the labels: it needs "
                 f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-                for_peer=f"{host.name} has too many columns for {count:,} rows",
+                for_peer=f"{host.name} has too many columns for {counted(count, 'row')}",
             )
     return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
 
@@ -611,7 +612,8 @@ async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, 
     except ValueError as error:
         raise guest.breach(f"a FitStart with {error}") from None
     if (count := int(training.sum())) < minimum:
-        raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
+        few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
+        raise Refused(f"{few} below the host's policy of {minimum:,}")
     if not (math.isfinite(start.curvature) and start.curvature > 0):
         raise guest.breach("a FitStart without a curvature")
     digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()

@@ -339,8 +339,8 @@ class _GuestPage(_Page):
         trained = one.rows.get("train", 0)
         lead = [
             f"{self.rate.modelled}, modelled by {one.party} together with {listed(hosts)}, for "
-            f"{one.job['job']['purpose']}: trained on {trained:,} of the {one.aligned_rows:,} rows that "
-            "all parties know."
+            f"{one.job['job']['purpose']}: trained on {trained:,} of the "
+            f"{counted(one.aligned_rows, 'row')} that all parties know."
         ]
         tiles = []
         if one.held_out is not None:
@@ -378,8 +378,9 @@ class _GuestPage(_Page):
             text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
             return Section("quality", "Quality", [text], [])
         lead = (
-            f"All figures are of {len(held.label):,} rows that all parties know and that trained "
-            f"nothing. “{one.alone}” is the same method on the columns of {one.party} and the same rows."
+            f"All figures are of {counted(len(held.label), 'row')} that all parties know and that "
+            f"trained nothing. “{one.alone}” is the same method on the columns of {one.party} and "
+            "the same rows."
         )
         drawn = [*self._roc(held), self._lorenz(held), self._lift()]
         drawn += [self._double_lift(), self._calibration()] if self._double else [self._calibration()]
@@ -450,9 +451,9 @@ class _GuestPage(_Page):
         sheet = self.sheet("double_lift", head, rows)
         nearer = sum(abs(g.actual - g.ours) < abs(g.actual - g.theirs) for g in groups)
         message = (
-            f"Rows are in the order of how far the two models disagree. In {nearer} of {len(groups)} "
-            "groups what happened is nearer to the federation's prediction than to that of "
-            f"{self.evidence.alone}."
+            f"Rows are in the order of how far the two models disagree. In {nearer} of "
+            f"{counted(len(groups), 'group')} what happened is nearer to the federation's prediction "
+            f"than to that of {self.evidence.alone}."
         )
         svg = figures.double_lift(
             _shares(groups),
@@ -740,7 +741,8 @@ class _HostPage(_Page):
         ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
         sheet = self.sheet("splits", ("column", "splits"), ordered)
         total = sum(one.splits.values())
-        message = f"{ordered[0][0]} has {ordered[0][1]:,} of this party's {total:,} splits, the most."
+        most, own = ordered[0], counted(total, "split")
+        message = f"{most[0]} has {most[1]:,} of this party's {own}, the most."
         svg = figures.bars([(name, count) for name, count in ordered[:_MOST_BARS]], "splits", message)
         parts = words.shares([count for _, count in ordered], 1)
         rows: list[list[Cell]] = [
@@ -748,8 +750,8 @@ class _HostPage(_Page):
         ]
         table = _cells("Splits of all columns", ["column", "splits", "of all"], rows)
         lead = (
-            f"The model splits {total:,} times on columns of {one.party}. Thresholds and categories "
-            "stay with this party."
+            f"The model splits {counted(total, 'time')} on columns of {one.party}. Thresholds and "
+            "categories stay with this party."
         )
         pair = Pair([Gallery([_drawn("Splits by column", message, svg, sheet)]), table])
         return Section("columns", title, [lead], [pair])

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.sources.source import MISSING, Source, filled, float64
+from vfl.text import counted
 
 _NUMBER = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 _DECIMAL_COMMA = r"^[+-]?[0-9]*,[0-9]+$"
@@ -159,7 +160,8 @@ class Csv(Source):
             for record, number in self._records(strict=True):
                 if len(record) != len(self.names):
                     return self.error(
-                        f"row {number + 1} has {len(record)} cells, the header {len(self.names)}"
+                        f"row {number + 1} has {counted(len(record), 'cell')}, the header "
+                        f"{len(self.names)}"
                     )
         except UnicodeDecodeError:
             return self._not_utf8()
