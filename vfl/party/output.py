@@ -86,7 +86,8 @@ class Target:
         try:
             self._check_own()
             if not self.place.parent.is_dir():
-                raise _unwritable(self.given, f"there is no folder {self.place.parent}")
+                folder = self.place.parent if self.given.is_symlink() else self.given.parent
+                raise _unwritable(self.given, f"there is no folder {folder}")
             if not self.place.exists():
                 return False
             return self._check_replaced()
