@@ -1,8 +1,12 @@
 """Names of columns and levels that look like markup or formulas, through every command."""
 
 import csv
+import errno
+import io
 import json
+import os
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from room import Room
 
 from vfl.cli import main
 from vfl.party.spreadsheet import unescaped
+from vfl.party.store import Store
 from vfl.terminal.news import News
 from vfl.terminal.streams import stderr
 
@@ -144,6 +149,41 @@ def test_what_hosts_say_of_names(room: Room, capsys: pytest.CaptureFixture[str])
     assert room.said["registry"].lines == [] or any(
         "[red]x[/red]" in s for s in room.said["registry"].lines
     )
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EPIPE, 0), (errno.ENOSPC, 3)])
+def test_a_job_outlives_its_readers(
+    room: Room, monkeypatch: pytest.MonkeyPatch, number: int, code: int
+) -> None:
+    class Failing(io.TextIOWrapper):
+        written = 0
+
+        def write(self, text: str) -> int:
+            self.written += len(text)
+            raise OSError(number, os.strerror(number))
+
+    def run(*failing: str) -> tuple[int, dict[str, Any]]:
+        streams = {name: Failing(io.BytesIO()) if name in failing else io.StringIO() for name in both}
+        with monkeypatch.context() as patch:
+            for name, stream in streams.items():
+                patch.setattr(sys, name, stream)
+            with pytest.raises(SystemExit) as ended:
+                main.main(["align", str(room.federation.guest.file), "--wait", "1"])
+        return int(str(ended.value)), streams
+
+    both = ("stdout", "stderr")
+    kept = Store(room.federation.guest.store)
+    for failing, expected in ((("stderr",), 0), (("stdout",), code), (both, code)):
+        before = set(kept.names("alignment"))
+        found, streams = run(*failing)
+        (made,) = set(kept.names("alignment")) - before
+        assert found == expected
+        if failing == ("stdout",) and code:
+            last = streams["stderr"].getvalue().splitlines()[-1]
+            assert last.startswith("error: stdout cannot be written (No space left on device)")
+            assert f"alignment {made} is kept" in last
+        elif failing == ("stderr",):
+            assert f"alignment {made} is kept" in streams["stdout"].getvalue()
 
 
 def test_scores_of_ids_that_look_like_formulas(room: Room) -> None:

@@ -68,8 +68,11 @@ class Target:
         """`reads` are files of the command besides the party's. Raises DataError as `check`."""
         try:
             place = given.resolve()
-        except (OSError, RuntimeError):  # links in a circle
-            raise _unwritable(given, "its symbolic link leads nowhere") from None
+            circle = place.is_symlink()
+        except (OSError, RuntimeError):  # the latter of older Pythons
+            circle = True
+        if circle:
+            raise _unwritable(given, "its symbolic link leads in a circle")
         own = {**(belongings(party) if party is not None else {}), **(reads or {})}
         store = None if party is None else Store(party.party.store)
         target = cls(given, place, command, own, store, is_former, force)

@@ -28,10 +28,12 @@ class Stream:
         """Whether nobody reads it any more: its reader went away, or it was closed from the start."""
         self.failure: OSError | None = None
         """Why what was written did not arrive, where somebody waits for it."""
+        self.beginning = ""
+        """The first line that was written: a result begins with what it is called."""
 
     def start(self) -> None:
         """Forget what happened to an earlier command of this process."""
-        self.left, self.failure = self._file is None, None
+        self.left, self.failure, self.beginning = self._file is None, None, ""
         if isinstance(self._file, io.TextIOWrapper):
             self._file.reconfigure(errors="backslashreplace")
 
@@ -47,6 +49,7 @@ class Stream:
     def write(self, text: str) -> int:
         """Write text as it is."""
         file = self._file
+        self.beginning = self.beginning or text.partition("\n")[0]
         if file is None or self.left or self.failure is not None:
             return len(text)
         try:

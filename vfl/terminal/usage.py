@@ -12,7 +12,7 @@ import click
 from vfl import __version__
 from vfl.errors import ConfigError, DataError, VflError, fault
 from vfl.terminal.streams import open_closed, stderr, stdout
-from vfl.text import counted
+from vfl.text import MOST, counted, shown
 
 INTERRUPTED = 130
 
@@ -135,8 +135,8 @@ class Group(click.Group, _Helpful):
         stdout.flush()
         if stdout.failure is not None:
             stderr.put(
-                f"error: what was to be printed is lost ({stdout.failure.strerror} on stdout); what the "
-                "command has made is kept"
+                f"error: stdout cannot be written ({stdout.failure.strerror}); what the command has "
+                f"made is kept: {shown(stdout.beginning, MOST)}"
             )
             code = code or DataError.exit_code
         stderr.flush()
