@@ -673,7 +673,7 @@ def changed(name: str) -> dict:
         ("y of one class", DataError, "y has only one class"),
         ("y of two columns", DataError, "y must have one value a row, not 2 dimensions"),
         ("y in another order", DataError, "y has the rows in another order than the table"),
-        ("weight zero", DataError, "sample_weight must be positive but is not in 1 rows"),
+        ("weight zero", DataError, "sample_weight must be positive but is not in 1 row"),
         ("weight missing", DataError, "sample_weight is missing in 40 rows"),
         ("one class aligned", DataError, "in the 40 aligned rows to train on, y has only one class"),
         ("two draws", ConfigError, "^subsample and goss_top both draw rows"),
