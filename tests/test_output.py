@@ -3,6 +3,8 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +16,9 @@ import pytest
 
 from vfl.errors import DataError
 from vfl.party import identity, store
-from vfl.party.config import Party, load_party
+from vfl.party.config import DataSection, Party, load_party
 from vfl.party.output import Target, check_scores, columns_of, write_scores
+from vfl.party.table import read_table
 
 FILE = """
 [party]
@@ -267,6 +270,36 @@ def test_scores_that_cannot_be_written(party: Party, tmp_path: Path) -> None:
     ]:
         with refused(said):
             check(path)
+
+
+@pytest.mark.parametrize("kind", [".csv", ".parquet"])
+def test_names_of_files_that_are_no_unicode(party: Party, tmp_path: Path, kind: str) -> None:
+    """A name of bytes: the file is written, known again, and read as a table."""
+    path = tmp_path / os.fsdecode(b"s\xff\xfc" + kind.encode())
+    part = {"plate": ["A", "B"], "score": np.array([0.5, 1.0])}
+    for _ in range(2):
+        with target(party, path).writing() as file:
+            write_scores(file, kind, [part])
+    with refused(" cannot be written: it is there already and was not written by vfl report"):
+        target(party, path, command="report")
+    section = DataSection(path=path, id=("plate",))
+    assert read_table(section, role="host", need_label=False).ids == [["A", "B"]]
+
+
+def test_a_file_name_that_the_locale_cannot_write(party: Party, tmp_path: Path) -> None:
+    (tmp_path / "table.csv").rename(tmp_path / "täble.csv")
+    text = (tmp_path / "insurer.toml").read_text()
+    (tmp_path / "insurer.toml").write_text(text.replace("table.csv", "täble.csv"), encoding="utf-8")
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-m", "vfl.cli", "align", "--dry-run", str(tmp_path / "insurer.toml")],
+        env={**os.environ, **locale},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ble.csv: 1 row\n" in done.stdout and done.stdout.isascii()
 
 
 def test_a_full_disk_leaves_nothing_half_written(
