@@ -242,6 +242,11 @@ class Running:
 
     @property
     def err(self) -> str:
+        """What it says, without the times of a server's log."""
+        return re.sub(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", "", self.log)
+
+    @property
+    def log(self) -> str:
         return self._err.read_text()
 
     def mark(self) -> int:

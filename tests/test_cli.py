@@ -264,7 +264,13 @@ def test_doctor_says_what_is_there(federation: Federation, insurer: Party) -> No
     insurer.settings["peers"]["registry"]["certificate"] = "peers/new-registry.pem"
     done = insurer.run("doctor")
     assert (done.code, done.err) == (1, "")
-    assert [line for line in done.out.splitlines() if line.startswith("FAIL  registry: ")]
+    (failed,) = [line for line in done.out.splitlines() if line.startswith("FAIL  registry: ")]
+    done = insurer.run("doctor", "--json")
+    assert (done.code, done.err) == (1, "")
+    assert not done.json["healthy"] and done.out.count("\n") == 1
+    findings = {finding["what"]: finding for finding in done.json["findings"]}
+    assert (findings["registry"]["level"], findings["bureau"]["level"]) == ("FAIL", "ok")
+    assert failed == f"FAIL  {findings['registry']['text']}"
     federation.serving["registry"].until("it does not pin this party's certificate")
 
 

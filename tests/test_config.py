@@ -166,6 +166,11 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
         ("[peers", '[glm.base]\nage = "77"\n[peers', "[glm] base names a column without levels"),
         ("[peers", "[glm.base]\nage = 77\n[peers", "[glm.base] age must be text in quotes"),
         ("[peers", '[glm]\nbase = "77"\n[peers', "[glm] base must be a section"),
+        ("[peers", "[glm]\nstep = 10\n[peers", "[glm] step must be a section"),
+        ("[peers", "[glm.step]\nage = 0\n[peers", "[glm.step] age must be a number above 0"),
+        ("[peers", "[glm.step]\nage = inf\n[peers", "[glm.step] age must be a number above 0"),
+        ("[peers", '[glm.step]\nage = "10"\n[peers', "[glm.step] age must be a number above 0"),
+        ("[peers", "[glm.step]\nplate = 10\n[peers", "[glm] step names a column that is no feature"),
         ("[peers", '[glm]\nbined = ["a"]\n[peers', "'bined' in [glm]: did you mean 'binned'?"),
         ("[peers.registry]", "[peers.Secret]", "[peers.NAME]: the NAME must be up to 32"),
         ("[peers.registry]", "[peers.insurer]", "[peers.insurer] is this party itself"),
@@ -221,6 +226,14 @@ def test_how_columns_enter_a_linear_model(tmp_path):
         ConfigError, match=r"binned names a column that \[data\] lists under categorical"
     ):
         with_glm(tmp_path, '[glm]\nbinned = ["area"]\n')
+    found = with_glm(tmp_path, "[glm]\nstep = {age = 10, power = 2.5}\n").glm
+    assert found.step == {"age": 10, "power": 2.5} and "step" not in found.rules
+    for lines, said in (
+        ("[glm]\nstep = {area = 1}\n", r"step names a column that \[data\] lists under categorical"),
+        ('[glm]\nbinned = ["age"]\nstep = {age = 1}\n', "step names a column that binned cuts into"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            with_glm(tmp_path, lines)
 
 
 def test_a_misspelt_key_counts_once_and_others_are_counted(tmp_path):

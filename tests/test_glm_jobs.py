@@ -25,6 +25,7 @@ from glum import GeneralizedLinearRegressor
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
 from vfl.jobs.record import load_record
 from vfl.party.config import load_party
+from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
 
@@ -165,7 +166,7 @@ def test_relativities_at_every_party(federation: Federation, frequency: Party) -
         assert done.json["model"] == model
         file = lines_of((party.store / "models" / f"{model}.csv").read_text())
         assert [(line["column"], line["level"]) for line in shown] == [
-            (line["column"], line["level"]) for line in file
+            (line["column"], unescaped(line["level"])) for line in file
         ]
         for line, kept in zip(shown, file, strict=True):
             assert float(kept["coefficient"]) == line["coefficient"]

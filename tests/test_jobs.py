@@ -212,22 +212,54 @@ def test_relativities_for_their_owner(tmp_path: Path) -> None:
         assert path == tmp_path / "models" / "linear-1.csv"
         assert path.stat().st_mode & 0o777 == 0o600
         text = path.read_text().splitlines()
-        assert text[0] == "column,level,coefficient,per_unit,relativity,rows"
+        assert text[0] == (
+            "column,level,coefficient,per_unit,relativity,rows,step,per_step,relativity_per_step"
+        )
         guests = isinstance(half, GuestHalf)
         if guests:
-            assert text[1] == f"(intercept),,-1.5,,{math.exp(-1.5)!r},"
+            assert text[1] == f"(intercept),,-1.5,,{math.exp(-1.5)!r},,,,"
         rest = text[1 + guests :]
         assert [line.split(",")[0] for line in rest] == ["area"] * 3 + ["density"] * 2
-        assert rest[0] == "area,a,0.0,,1.0,30"
+        assert rest[0] == "area,a,0.0,,1.0,30,,,"
         name, lines = load_lines(store, "linear-1", "guest" if guests else "host")
         assert name == "linear-1"
         assert len(lines) == len(text) - 1
     assert store.names("model") == ["linear-1"]
     straight = dataclasses.replace(GUEST_GLM, job={"job": {"family": "gaussian"}}, objective="gaussian")
     assert {line.relativity for line in lines_of(straight)} == {None}
+    assert {line.relativity_per_step for line in lines_of(straight)} == {None}
     save_half(store, GUEST_HALF)
     with pytest.raises(ModelError, match="claims-1 is of trees: only linear models have relativities"):
         load_lines(store, "claims-1", "guest")
+
+
+def test_a_step_of_a_numeric_column(tmp_path: Path) -> None:
+    """By default a standard deviation, whose coefficient is the model's own; else the owner's units."""
+    (slope,) = [line for line in lines_of(HOST_GLM) if (line.column, line.level) == ("density", "")]
+    assert (slope.step, slope.per_step, slope.is_deviation) == (1 / 3, slope.coefficient, True)
+    assert slope.relativity_per_step == pytest.approx(math.exp(slope.coefficient))
+    assert slope.place == "per 0.3333 (SD)"
+    (slope,) = [line for line in lines_of(HOST_GLM, {"density": 2.0}) if line.step is not None]
+    assert (slope.column, slope.level, slope.place) == ("density", "", "per 2")
+    assert slope.per_step == pytest.approx(6 * slope.coefficient)
+    assert slope.relativity_per_step == pytest.approx(math.exp(6 * slope.coefficient))
+    assert slope.relativity == pytest.approx(math.exp(3 * slope.coefficient))  # of one unit, as ever
+    assert (slope.factor, slope.effect) == (slope.relativity_per_step, slope.per_step)
+    (far,) = [line for line in lines_of(HOST_GLM, {"density": 1e9}) if line.step is not None]
+    assert far.relativity_per_step == math.inf
+    save_half(Store(tmp_path), HOST_GLM)
+    kept = save_relativities(Store(tmp_path), HOST_GLM, {"density": 2.0}).read_text().splitlines()
+    (line,) = [line for line in kept if line.startswith("density,,")]
+    assert line.split(",")[-3:] == [repr(x) for x in (2.0, slope.per_step, slope.relativity_per_step)]
+
+
+def test_levels_stand_in_their_own_order() -> None:
+    names = ("10", "2", "(missing)", "-1.5", "none")
+    factor = Factor("doors", "2", names, (5, 4, 3, 2, 1), (), None)
+    part = LinearPart(Design((factor,), ()), (0.1, 0.2, 0.3, 0.4))
+    half = dataclasses.replace(HOST_GLM, model=HostGlm(part, True))
+    assert [line.level for line in lines_of(half)] == ["-1.5", "2", "10", "none", "(missing)"]
+    assert [line.coefficient for line in lines_of(half)] == [0.3, 0.0, 0.1, 0.4, 0.2]
 
 
 def half_of(objective: str, **with_: bool) -> GuestHalf:

@@ -1,6 +1,7 @@
 import asyncio
 import csv
 import hashlib
+import io
 import json
 import random
 import resource
@@ -524,8 +525,10 @@ def test_a_copy_for_a_peer_is_whole_and_shows_nothing_of_others(
     federation, _ = run
     ours, copy = of(federation, "insurer"), tmp_path / "for-registry.jsonl"
     own = load(federation.keys / "insurer" / "insurer").certificate
-    assert audit.export_copy(ours, "registry", copy) > 50
-    data = copy.read_bytes()
+    written = io.BytesIO()
+    assert audit.export_copy(ours, "registry", written) > 50
+    data = written.getvalue()
+    copy.write_bytes(data)
     assert b"registry" in data and b'"peer":"bureau"' not in data and b"omitted" in data
     found = audit.verify(copy, own)
     assert found.damage == [] and found.seals == found.lines - found.last + found.seals
@@ -544,7 +547,7 @@ def test_a_copy_for_a_peer_is_whole_and_shows_nothing_of_others(
         assert audit.verify(copy, own).damage, i
     with pytest.raises(DataError, match="is a copy for registry"):
         copy.write_bytes(data)
-        audit.export_copy(copy, "registry", tmp_path / "again.jsonl")
+        audit.export_copy(copy, "registry", io.BytesIO())
 
 
 def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
@@ -555,9 +558,15 @@ def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
     totals = json.loads(vfl("show", party, "--json", "--peer", "bureau", "--job", "claims").output)
     assert {total["peer"] for total in totals["totals"]} == {"bureau"}
     assert {total["task"] for total in totals["totals"]} == {"train", "score"}
-    lines = vfl("show", party, "--lines", "--json", "--type", "Gradients").output.splitlines()
-    assert lines and all(json.loads(line)["type"] == "Gradients" for line in lines)
-    assert vfl("show", party, "--lines", "--since", "2099-01-01").output == ""
+    lines = json.loads(vfl("show", party, "--lines", "--json", "--type", "Gradients").stdout)["messages"]
+    assert lines and all(line["type"] == "Gradients" for line in lines)
+    assert len(vfl("show", party, "--lines", "--type", "Gradients").stdout.splitlines()) == len(lines)
+    late = vfl("show", party, "--lines", "--since", "2099-01-01")
+    assert (late.exit_code, late.stdout) == (0, "")
+    assert late.stderr == "note: there is no such message\n"
+    assert json.loads(vfl("show", party, "--lines", "--json", "--since", "2099-01-01").stdout) == {
+        "messages": []
+    }
     whole = vfl("verify", party)
     assert whole.exit_code == 0 and whole.output.endswith("whole\n") and "note" not in whole.output
     assert vfl("compare", party, peer).exit_code == 0
@@ -590,8 +599,33 @@ def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:
         model=None,
     )
     own.append(passed(own.append(asked, "")), "nothing")
-    audit.export_csv(own.folder, tmp_path / "x.csv")
-    assert ",'=1+1," in (tmp_path / "x.csv").read_text()
+    written = io.BytesIO()
+    assert audit.export_csv(own.folder, written) == 1
+    assert b",'=1+1," in written.getvalue()
+
+
+def test_a_table_is_tab_separated_in_a_pipe(run: tuple[Federation, list[Sent]]) -> None:
+    federation, _ = run
+    head, *rows = vfl("show", federation.guest.file).stdout.splitlines()
+    names = head.split("\t")
+    assert names[:3] == ["task", "job", "purpose"] and names[-1] == "reveals"
+    totals = json.loads(vfl("show", federation.guest.file, "--json").stdout)["totals"]
+    assert rows == ["\t".join(str(total[name]) for name in names) for total in totals]
+
+
+def test_a_job_peer_or_type_that_there_is_not(run: tuple[Federation, list[Sent]]) -> None:
+    federation, _ = run
+    for option, name, said in (
+        ("--job", "clams", "has no message of a job clams (--job): did you mean claims?"),
+        ("--job", "nosuch", "has no message of a job nosuch (--job); there are claims"),
+        ("--peer", "registri", "has no message to or from registri (--peer): did you mean registry?"),
+        ("--type", "Gradient", "has no message of a type Gradient (--type): did you mean Gradients?"),
+    ):
+        for more in ((), ("--json",), ("--lines",), ("--lines", "--json")):
+            done = vfl("show", federation.guest.file, option, name, *more)
+            assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+            assert said in done.stderr
+            assert done.stdout == ""
 
 
 def test_a_job_refused_and_a_host_killed_in_the_middle(tmp_path: Path, keys: Path) -> None:

@@ -46,6 +46,7 @@ def test_the_design_is_of_the_rows_that_train_the_matrix_of_all() -> None:
         ),
         (FEATURES, GlmSection(base={"area": "sea"}), "cars.csv: column 'area' has no level 'sea' to be"),
         (FEATURES, GlmSection(binned=("area",)), "cars.csv: column 'area' is categorical"),
+        (FEATURES, GlmSection(step={"agee": 5}), "cars.csv: there is no column 'agee', for which step"),
         (FEATURES, GlmSection(min_level_rows=190), "cars.csv: column 'area' has no level besides"),
     ],
 )

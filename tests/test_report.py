@@ -5,11 +5,12 @@ import csv
 import hashlib
 import io
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -37,10 +38,13 @@ from vfl.learn.metrics import (
 )
 from vfl.party.config import load_party
 from vfl.party.linear import Line
+from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.boost import TreeStart
+from vfl.report.evidence import Dependence
 from vfl.report.page import PAGE, SHEETS, render
+from vfl.report.words import shares
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -186,7 +190,9 @@ def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> Non
     made = tree(insurer.folder.parent) - before
     assert {path.name for path in made if path.parent == page_file.parent} == set(done["files"])
     outputs = {insurer.folder / f"{len(insurer.processes) - 1}.{kind}" for kind in ("out", "err")}
-    assert {path for path in made if path.parent != page_file.parent} == {page_file.parent, *outputs}
+    digests = {path for path in made if insurer.store / "outputs" in (path, path.parent)}
+    others = {path for path in made if path.parent != page_file.parent} - digests
+    assert others == {page_file.parent, *outputs} and len(digests) == 2
     assert page_file.parent.stat().st_mode & 0o777 == 0o700
     # Nobody was asked, and no id is told.
     assert all(host.mark() == marks[name] for name, host in federation.serving.items())
@@ -233,7 +239,11 @@ def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> Non
     for column, values in table.features.items():
         levels = actual_against_expected(values[evaluation.rows], *ours)
         part = [row for row in factors if row["column"] == column]
-        assert [row["level"] for row in part] == [level.label for level in levels]
+        if values.dtype == object:  # in their own order, not by size
+            known = sorted(v.label for v in levels if v.label[0] != "(")
+            places = [*known, *(v.label for v in levels if v.label[0] == "(")]
+            levels = sorted(levels, key=lambda v: places.index(v.label))
+        assert [unescaped(row["level"]) for row in part] == [level.label for level in levels]
         same(part, ("actual", "expected"), [(v.actual, v.expected) for v in levels])
 
     importance = rows_of(files["importance.csv"])
@@ -411,9 +421,110 @@ def test_foreign_text_is_text_and_twenty_factors_stay_below_two_megabytes() -> N
     assert NASTY in page.text
     labels = [one.text for one in page.all("text")]
     assert "$x_1$ ]]>" in labels and "A & B" in labels  # no mathematics
-    assert "\ufffd\ufffdodd" in labels  # and no control characters
+    assert "\\x00\\u202eodd" in labels  # and no control characters
     assert not any("\x00" in one or "\u202e" in one for one in labels)
     assert {row["column"] for row in rows_of(files["factors.csv"])} == set(evidence.factors)
+
+
+def test_names_that_are_endless_invisible_or_formulas() -> None:
+    evil = "=cmd|'/C calc'!A0\x1b[2J\u202e[bold]{{ 1 }}</text>"
+    long = "x" * 100_000
+    made = made_up(columns=1)
+    (numbers,) = [values for values in made.factors.values() if values.dtype != object]
+    levels = np.array([evil, long, "10", "9", None], dtype=object)[np.arange(len(numbers)) % 5]
+    evidence = made_up(
+        factors={evil: levels, long: numbers},
+        dependence={evil: Dependence(np.array([evil, long], dtype=object), np.array([-1.0, 0.5]))},
+        importance=[("registry", evil, 5, 20.0), ("insurer", long, 3, 10.0)],
+    )
+    files = render(evidence)
+    text = files[PAGE].decode()
+    page = checked(text)
+    assert len(text) < 500_000 and "\x1b" not in text and "\u202e" not in text and evil not in text
+    assert "\\x1b[2J\\u202e[bold]{{ 1 }}</text>" in page.text
+    for row in rows_of(files["importance.csv"]):
+        assert row["column"] in (long, "'=cmd|'/C calc'!A0\\x1b[2J\\u202e[bold]{{ 1 }}</text>")
+    by_level = [r["level"] for r in rows_of(files["factors.csv"]) if r["column"] != long]
+    assert by_level == ["9", "10", evil_cell(evil), long, "(missing)"]
+
+
+def evil_cell(text: str) -> str:
+    return "'" + text.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+
+
+def test_shares_add_up() -> None:
+    assert shares([1, 1, 1]) == ["34\u00a0%", "33\u00a0%", "33\u00a0%"]
+    assert shares([0.496, 0.496, 0.008]) == ["50\u00a0%", "49\u00a0%", "1\u00a0%"]
+    assert shares([2, 0]) == ["100\u00a0%", "0\u00a0%"] and shares([0, 0]) == ["0\u00a0%"] * 2
+    rng = np.random.default_rng(3)
+    for _ in range(200):
+        parts = (rng.random(rng.integers(1, 70)) ** 8).tolist()
+        for decimals in (0, 1):
+            found = [float(one.removesuffix("\u00a0%")) for one in shares(parts, decimals)]
+            assert sum(found) == pytest.approx(100)
+            exact = 100 * np.array(parts) / sum(parts)
+            assert (np.abs(np.array(found) - exact) < 10**-decimals).all()
+    importance = [("insurer", "a", 1, 1.0), ("registry", "b", 1, 1.0), ("bureau", "c", 1, 1.0)]
+    evidence = made_up(importance=importance, parties=["insurer", "registry", "bureau"])
+    page = checked(render(evidence)[PAGE].decode())
+    tiles = [one.text for one in page.all("strong")]
+    assert [tile for tile in tiles if tile.endswith("%")] == ["34\u00a0%", "33\u00a0%", "33\u00a0%"]
+
+
+@pytest.mark.parametrize(
+    ("objective", "years", "weights", "size"),
+    [
+        ("binary", False, False, "policies"),
+        ("poisson", False, False, "policies"),
+        ("poisson", True, False, "exposure"),
+        ("binary", False, True, "weight"),
+        ("gamma", False, False, "rows"),
+    ],
+)
+def test_what_groups_are_measured_in(objective: str, years: bool, weights: bool, size: str) -> None:
+    made = made_up(columns=1)
+    held = made.held_out
+    assert held is not None
+    some = np.linspace(0.5, 1.5, len(held.label))
+    changed = type(held)(
+        held.label, some if weights else held.weight, some if years else None, held.predictions
+    )
+    job = {**made.job, "job": {**made.job["job"], "objective": objective}}
+    metrics = made.metrics if objective == "binary" else {name: {"d2": 0.1} for name in made.metrics}
+    page = checked(render(made_up(columns=1, held_out=changed, job=job, metrics=metrics))[PAGE].decode())
+    labels = " ".join(one.text for one in page.all("text"))
+    assert f"share of {size}, lowest expected first" in labels
+    assert f"share of {size}, by ratio of both" in labels
+    assert f"The tenth of {size} that the federation's model rates highest" in page.text
+    for other in {"policies", "exposure", "weight", "rows"} - {size}:
+        assert f"share of {other}" not in labels and f"tenth of {other}" not in page.text
+
+
+def test_a_numeric_columns_relativity_is_that_of_a_step() -> None:
+    lines = [
+        Line("sum_insured", "", -0.05, -1e-6, 0.999999, 900, 50_000.0, -0.05, 0.951229),
+        Line("kw", "", 0.1, 0.1, 1.105171, 900, 0.29, 0.1, 1.105171, is_deviation=True),
+        *(Line("doors", level, 0.1, None, 1.1, 9) for level in ("2", "10")),
+    ]
+    job = {"job": {**made_up().job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
+    files = render(made_up(role="host", party="registry", job=job, lines=lines))
+    page = checked(files[PAGE].decode())
+    cells = [one.text for one in page.all("td")]
+    assert cells[:8] == [
+        *("per 50,000", "−0.0500", "0.9512", "900"),
+        *("per 0.2900 (SD)", "0.1000", "1.1052", "900"),
+    ]
+    assert [one.text for one in page.all("th")][:5] == [
+        *("column", "level or step", "coefficient", "relativity", "rows")
+    ]
+    (line, *_) = rows_of(files["relativities.csv"])
+    assert line["relativity"] == "0.999999" and line["relativity_per_step"] == "0.951229"
+    straight = [replace(line, relativity=None, relativity_per_step=None) for line in lines]
+    job["job"]["family"] = "gaussian"
+    page = checked(
+        render(made_up(role="host", party="registry", job=job, lines=straight))[PAGE].decode()
+    )
+    assert [one.text for one in page.all("td")][:4] == ["per 50,000", "−0.0500", "−0.0500", "900"]
 
 
 def test_a_factor_of_many_levels() -> None:
@@ -489,8 +600,7 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
     def there() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in out.iterdir()}
 
-    write_report(party, "claims", out)
-    (out / "splits.csv").write_text("of another model")
+    assert not write_report(party, "claims", out).replaced
     before, write = there(), Path.write_bytes
 
     def full(path: Path, content: bytes) -> int:
@@ -503,9 +613,39 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
         with pytest.raises(DataError, match="No space left on device"):
             write_report(party, "claims", out)
     assert there() == before
-    write_report(party, "claims", out)
+    made["splits.csv"] = b"of another model"
+    assert write_report(party, "claims", out).replaced
     assert there() == made
-    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+    # What somebody has changed or put there stays, unless that is not wanted.
+    for name, content in ((PAGE, b"page, with notes"), ("roc.csv", b"mine")):
+        (out / name).write_bytes(content)
+        changed = there()
+        with pytest.raises(DataError, match=r"changed since vfl report wrote it: .* --force"):
+            write_report(party, "claims", out)
+        assert there() == changed
+        assert write_report(party, "claims", out, force=True).replaced
+        assert there() == made
+    (out / "letter.txt").write_text("dear")
+    for force in (False, True):
+        with pytest.raises(DataError, match="holds other files than a report"):
+            write_report(party, "claims", out, force=force)
+    (out / "letter.txt").unlink()
+
+    # A report of another store, or of a version that kept no digests, is known by its page.
+    shutil.rmtree(insurer.store / "outputs")
+    with pytest.raises(DataError, match=r"was not written by vfl report: .* --force"):
+        write_report(party, "claims", out)
+    (out / PAGE).write_text('<meta name="generator" content="vfl 0.1.0">')
+    assert write_report(party, "claims", out).replaced
+    link = tmp_path / "link"
+    link.symlink_to(out)
+    assert write_report(party, "claims", link).page == link / PAGE
+    assert link.is_symlink() and there() == made
+    with pytest.raises(DataError, match="it lies in the store of insurer"):
+        write_report(party, "claims", insurer.store / "models" / "report", force=True)
+    hidden = [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert hidden == []
 
 
 def test_other_commands_do_not_wait_for_matplotlib() -> None:

@@ -15,6 +15,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
+from vfl.party.linear import Line
 from vfl.report.page import render
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -133,6 +134,34 @@ def test_no_width_scrolls_sideways_or_makes_figures_small(browser: Any, page: st
     )
     assert len(sizes) > 100 and min(sizes) >= (9 if width >= 390 else 7.5)
     assert outside == []
+
+
+def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
+    lines = [
+        Line("(intercept)", "", -1.5, None, 0.22, None),
+        *(Line("occupation", f"level {i}", -0.1, None, 0.9048, 12_345) for i in range(3)),
+        *(
+            Line("a_long_name_of_a_column", "=HYPERLINK(x)", -0.1, None, 0.9048, 12_345)
+            for _ in range(2)
+        ),
+        Line("sum_insured", "", -0.1, -1e-6, 1.0, 12_345, 50_000.0, -0.05, 0.9512),
+        Line("kw", "", 0.1, 0.1, 1.1, 12_345, 0.2815, -0.05, 0.9512, is_deviation=True),
+    ]
+    job = {"job": {**made_up().job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
+    linear = made_up(role="host", party="registry", job=job, lines=lines)
+    for content in (render(made_up()), render(linear)):
+        (tmp_path / "report.html").write_bytes(content["report.html"])
+        show(browser, (tmp_path / "report.html").as_uri(), 390)
+        cut = browser.execute_script(
+            """
+            const wide = one => [one.textContent.slice(0, 200), one.scrollWidth, one.clientWidth];
+            const tables = [...document.querySelectorAll(".table")].map(wide);
+            return tables.filter(([text, needed, there]) => needed > there);
+            """
+        )
+        assert cut == []
+    browser.get_log("performance")
+    browser.get(page)
 
 
 def test_print_shows_all_columns_in_light_colours(browser: Any, page: str) -> None:

@@ -88,7 +88,8 @@ KILLS = {
     "after the first part": before_call(1, *KEEP, after=True),
     "before the third part": before_call(3, *KEEP),
     "after the last part": before_call(4, *KEEP, after=True),
-    "after the output": before_call(1, scoring, "write_scores", after=True),
+    "before the output": before_call(1, scoring, "write_scores", after=True),
+    "after the output": before_call(1, scoring, "_write", after=True),
     **{f"before file {n}": before_call(n, store, "replacing") for n in (3, 8, 11)},
 }
 
@@ -103,7 +104,7 @@ def test_a_run_that_is_killed_is_gone_on_with(trained: Trained, what: str) -> No
     rows = room.rows
 
     path.write_text("yesterday's")
-    run(room, models[model], KILLS[what], out=out, explain=explain)
+    run(room, models[model], KILLS[what], out=out, explain=explain, force=True)
     asked = room.asked
     replaced = what == "after the output"
     assert (path.read_bytes() == whole) if replaced else (path.read_text() == "yesterday's")
@@ -112,8 +113,8 @@ def test_a_run_that_is_killed_is_gone_on_with(trained: Trained, what: str) -> No
     for left in room.kept[:1]:
         left.with_name(f".{left.name}.a_b_c_d_.tmp").write_text("half")
 
-    again = room.score(models[model], out=out, explain=explain)
-    assert path.read_bytes() == whole
+    again = room.score(models[model], out=out, explain=explain, force=not replaced)
+    assert path.read_bytes() == whole and again.replaced
     assert again.rows == rows
     assert again.resumed_from in {*range(0, rows, ROWS), rows}
     if again.resumed_from:

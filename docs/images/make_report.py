@@ -28,7 +28,7 @@ def main(work: Path) -> None:
         sys.exit("Chromium is not installed")
     with tempfile.TemporaryDirectory() as folder:
         party = load_party(work / "insurer" / "insurer.toml")
-        page = write_report(party, "claim-probability", Path(folder) / "report")
+        page = write_report(party, "claim-probability", Path(folder) / "report").page
         shot = Path(folder) / "shot.png"
         options = ("--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu")
         size = f"--window-size={WIDTH},{HEIGHT}"

@@ -45,10 +45,16 @@ class _Linear(Federation):
         self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
         self.relativities_ = {
             name: pd.DataFrame(
-                [line.cells for line in lines(half, self._loss.link)], columns=list(COLUMNS)
+                [line.cells for line in lines(half, self._loss.link, self._steps(name))],
+                columns=list(COLUMNS),
             )
             for name, half in parties.items()
         }
+
+    def _steps(self, party: str) -> Mapping[str, float]:
+        """By column, how many units relativities of this party are of."""
+        steps: Mapping[str, float] = (self.rules or {}).get(party, {}).get("step", {})
+        return steps
 
     def _fit(self, *args: Any) -> None:
         super()._fit(*args)
@@ -94,7 +100,7 @@ class FederatedGLM(Regressor, _Linear):
         what makes the same id equal at all parties (`vfl.party.ids`)
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
-        missing, base, min_level_rows
+        missing, base, min_level_rows, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -216,7 +222,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         what makes the same id equal at all parties (`vfl.party.ids`)
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
-        missing, base, min_level_rows
+        missing, base, min_level_rows, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,

@@ -70,6 +70,7 @@ from vfl.protocols.join import (
 )
 from vfl.protocols.match_rates import MatchStart
 from vfl.protocols.psi import AlignKey, AlignStart
+from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -132,17 +133,18 @@ async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Align
 
 def say_matches(done: Aligned, show: Show) -> None:
     """What was matched, for people."""
-    alignment, of = done.alignment, f"of your {done.rows:,} rows"
+    alignment, of = done.alignment, f"of your {counted(done.rows, 'row')}"
     if alignment.join == "left":
         for host, known in done.known.items():
             show.say(f"{host} knows {known:,} {of}")
     else:
-        show.say(f"{len(alignment.rows):,} {of} are known to all parties")
+        common = len(alignment.rows)
+        show.say(f"{common:,} {of} {'is' if common == 1 else 'are'} known to all parties")
     for who, by_key in alignment.by_key.items():
         with_whom = f" with {who}" if who else ""
         keys = ", ".join(f"{count:,} by key {number}" for number, count in enumerate(by_key, 1))
         if alignment.extends is not None:
-            ids = f"{sum(by_key):,} ids" + (f" ({keys})" if len(by_key) > 1 else "")
+            ids = counted(sum(by_key), "id") + (f" ({keys})" if len(by_key) > 1 else "")
             show.say(f"newly matched{with_whom}: {ids}; kept: {done.kept[who]:,}")
         elif len(by_key) > 1:
             show.say(f"matched{with_whom}: {keys}")
@@ -152,10 +154,8 @@ def say_matches(done: Aligned, show: Show) -> None:
             key = f", key {number}" if len(matched) > 1 else ""
             further = number > 1 or alignment.extends is not None
             if of_host:
-                show.say(
-                    f"{host}{key}: {count:,} of its {of_host:,} ids"
-                    f"{' that were not matched before' if further else ''}"
-                )
+                late = f" that {'was' if of_host == 1 else 'were'} not matched before" if further else ""
+                show.say(f"{host}{key}: {count:,} of its {counted(of_host, 'id')}{late}")
     for note in done.notes:
         show.say(f"note: {note}")
 
@@ -397,7 +397,8 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     for note in (*ids.notes, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
-    return f"aligned {matched.ids:,} of {len(ids.rows):,} rows{joined} with {peer.name}"
+    rows_here = counted(len(ids.rows), "row")
+    return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
 
 
 async def _diagnosed(office: Office, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:

@@ -36,6 +36,7 @@ from vfl.party.config import Job, Party
 from vfl.party.store import Store
 from vfl.protocols.hidden_glm import coordinator_fit
 from vfl.protocols.key import generate_key
+from vfl.text import counted
 
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
@@ -294,7 +295,7 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
             machine=office.party.party.machine,
             operations=operations,
             progress=lambda i, of, gradient: show.progress(
-                f"{job.name}: gradient {gradient:.1e}, at most {of:,} iterations", i, None
+                f"{job.name}: gradient {gradient:.1e}, at most {counted(of, 'iteration')}", i, None
             ),
             done=join.terms.done,
         )
@@ -315,7 +316,7 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
         sent, received = (sum(of.values()) for of in (account.sent, account.received))
         show.say(
             f"coordinated {job.name} in {account.seconds:.1f} s: "
-            f"{'converged' if converged else 'not converged'}; sent {sent:,} bytes, "
+            f"{'converged' if converged else 'not converged'}; sent {counted(sent, 'byte')}, "
             f"received {received:,}"
         )
     except VflError as error:

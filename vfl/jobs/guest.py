@@ -46,6 +46,7 @@ from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
 from vfl.protocols.grower import GuestModel, Training
+from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -165,8 +166,8 @@ class _Work:
         for host, answer in zip(hosts, answers, strict=True):
             if answer.rows != len(aligned.rows):
                 raise PeerError(
-                    f"{host.name} has {answer.rows or 0:,} rows in alignment {aligned.name}, this "
-                    f"party {len(aligned.rows):,}: align again",
+                    f"{host.name} has {counted(answer.rows or 0, 'row')} in alignment {aligned.name}, "
+                    f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
         run = Run(office, offer, agreement, self.unfinished, wait)
@@ -223,7 +224,8 @@ class _Work:
             fallback=aligned.fallback,
         )
         save_half(store, half)
-        relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None
+        steps = party.glm.step
+        relativities = save_relativities(store, half, steps) if isinstance(model, GuestGlm) else None
         account = self.unfinished.news.account + self.unfinished.measure()
         counts = {
             "train": int(rows.train.sum()),
@@ -324,8 +326,8 @@ def _split(
             loss.check(label[mask])
         except BadLabel as error:
             raise DataError(
-                f"{table.path.name}: in the {int(mask.sum()):,} aligned rows to {what}, the label "
-                f"{error}",
+                f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "
+                f"label {error}",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]

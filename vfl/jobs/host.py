@@ -69,6 +69,7 @@ from vfl.protocols.hidden_glm import HiddenState, hidden_host_fit
 from vfl.protocols.join import host_match
 from vfl.protocols.lattice_boost import lattice_host_train
 from vfl.protocols.scoring import ScoreRows, host_score
+from vfl.text import counted
 
 _REACH = 60.0  # seconds to reach a coordinator
 _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
@@ -85,7 +86,8 @@ async def serve(office: Office, show: Show) -> None:
     for warning in table.warnings:
         show.say(f"note: {warning}")
     show.say(
-        f"{party.name} serves {table.path.name}: {len(ids.rows):,} ids, {len(table.features)} columns"
+        f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
+        f"{counted(len(table.features), 'column')}"
     )
     async with asyncio.TaskGroup() as group:
         for name in party.partners:
@@ -133,7 +135,7 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
         done = await _while_connected(peer, _TASKS[offer.task](office, peer, offer, show))
         traffic = peer.traffic
         show.say(
-            f"{done} in {time.monotonic() - started:.1f} s; sent {traffic.bytes_sent:,} bytes, "
+            f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
             f"received {traffic.bytes_received:,}"
         )
     except (PeerStopped, PeerLost) as error:
@@ -307,7 +309,7 @@ async def _boost(work: _Work) -> str:
             machine=party.party.machine,
             minimum=party.policy.min_child_rows,
         )
-    return f"{len(model.splits)} splits"
+    return counted(len(model.splits), "split")
 
 
 async def _fit(work: _Work) -> str:
@@ -328,12 +330,13 @@ async def _fit(work: _Work) -> str:
         (design,) = designs
         half = work.half(HostGlm(LinearPart(design, tuple(coefficients.tolist())), converged))
         save_half(work.store, half)
-        show.say(f"relativities are in {save_relativities(work.store, half)}")
+        path = save_relativities(work.store, half, party.glm.step)
+        show.say(f"relativities are in {path}")
         if not converged:
             show.say(f"note: the fit had not converged when {work.peer.name} ended it")
 
     def follow(iteration: int, of: int) -> None:
-        show.progress(f"fitting {work.job.name}, at most {of:,} iterations", iteration, None)
+        show.progress(f"fitting {work.job.name}, at most {counted(of, 'iteration')}", iteration, None)
 
     unfinished, done = work.unfinished, work.offer.done
     kind = HostFitState if params.coordinator is None else HiddenState
@@ -365,7 +368,7 @@ async def _fit(work: _Work) -> str:
             keep_hint=hints.keep,
             hint_progress=lambda done, of: show.progress("making a hint", done, of),
         )
-        return f"{len(beta)} coefficients"
+        return counted(len(beta), "coefficient")
     reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
     async with coordinator_of(
         office, agreement, work.offer.job, params.coordinator, reach, show
@@ -381,7 +384,7 @@ async def _fit(work: _Work) -> str:
             **common,
             progress=lambda iteration, of, _: follow(iteration, of),
         )
-    return f"{len(fit.coefficients)} coefficients"
+    return counted(len(fit.coefficients), "coefficient")
 
 
 async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
@@ -430,7 +433,7 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         scored = await host_glm_score(
             peer, part, features, scores.rows, scores.missing, follow, show_columns=shows
         )
-    return f"scored {scored:,} rows for {peer.name}"
+    return f"scored {counted(scored, 'row')} for {peer.name}"
 
 
 _TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Awaitable[str]]] = {

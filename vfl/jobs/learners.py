@@ -30,6 +30,7 @@ from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
 from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
 from vfl.protocols.lattice_boost import lattice_guest_train
+from vfl.text import counted
 
 S = TypeVar("S", bound=State)
 
@@ -256,11 +257,11 @@ class _Linear(Learner):
     def _blind_iteration(self, iteration: int, of: int, gradient: float) -> None:
         self.curve.append({"gradient": gradient})
         self._show.progress(
-            f"fitting, gradient {gradient:.1e}, at most {of:,} iterations", iteration, None
+            f"fitting, gradient {gradient:.1e}, at most {counted(of, 'iteration')}", iteration, None
         )
 
     def _say_how_it_ended(self, fit: Fit) -> None:
-        many = f"{fit.iterations:,} iteration{'' if fit.iterations == 1 else 's'}"
+        many = counted(fit.iterations, "iteration")
         at = f"gradient {fit.gradient:.1e}"
         if fit.deviance is not None and fit.explained is not None:
             at = f"deviance {fit.deviance:.4f}, D² {fit.explained:.4f}, {at}"

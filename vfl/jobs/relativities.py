@@ -1,7 +1,7 @@
 """What a linear model says about a party's own columns, for that party to read."""
 
-import csv
 import io
+from collections.abc import Mapping
 from pathlib import Path
 
 from vfl.errors import ModelError
@@ -9,27 +9,31 @@ from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load
 from vfl.learn.losses import loss_of
 from vfl.party.config import Role
 from vfl.party.linear import COLUMNS, Line, lines
+from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm
 
 
-def lines_of(half: AnyGuestHalf | AnyHostHalf) -> list[Line]:
-    """The lines of a half. Raises ModelError for a model of trees, which has none."""
+def lines_of(half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None = None) -> list[Line]:
+    """The lines of a half, with the owner's steps. Raises ModelError for a model of trees, which has
+    none."""
     if not isinstance(half.model, GuestGlm | HostGlm):
         raise ModelError(f"model {half.name} is of trees: only linear models have relativities")
-    return lines(half.model, loss_of(half.job["job"]["family"]).link)
+    return lines(half.model, loss_of(half.job["job"]["family"]).link, steps)
 
 
-def save_relativities(store: Store, half: AnyGuestHalf | AnyHostHalf) -> Path:
+def save_relativities(
+    store: Store, half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None = None
+) -> Path:
     """Write the lines as CSV beside the half. Raises DataError when the store cannot be written."""
-    text = io.StringIO(newline="")
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(line.cells for line in lines_of(half))
-    return store.write_beside("model", half.name, "csv", text.getvalue().encode())
+    file = io.BytesIO()
+    write_rows(file, [COLUMNS, *(line.cells for line in lines_of(half, steps))])
+    return store.write_beside("model", half.name, "csv", file.getvalue())
 
 
-def load_lines(store: Store, model: str, role: Role) -> tuple[str, list[Line]]:
+def load_lines(
+    store: Store, model: str, role: Role, steps: Mapping[str, float] | None = None
+) -> tuple[str, list[Line]]:
     """A model's full name and its lines, of the half in the store of a party of that role.
 
     Raises ModelError as `load_half`, and for a model of trees.
@@ -37,4 +41,4 @@ def load_lines(store: Store, model: str, role: Role) -> tuple[str, list[Line]]:
     name = resolve_model(store, model)
     half: AnyGuestHalf | AnyHostHalf
     half = load_half(store, name, GuestHalf) if role == "guest" else load_half(store, name, HostHalf)
-    return half.name, lines_of(half)
+    return half.name, lines_of(half, steps)

@@ -1,11 +1,13 @@
 """The report of a run, from what this party keeps: no peer is asked."""
 
+import hashlib
 import importlib
 import pkgutil
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -36,28 +38,52 @@ from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.net.wire import Message
 from vfl.party.config import Party
+from vfl.party.output import Target
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.grower import GuestModel, HostModel
 from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
+from vfl.text import level_order
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
 _ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown
 
 
-def write_report(party: Party, model: str, out: Path | None = None) -> Path:
-    """Write the page of a model's run and its tables into a folder of their own; the page's path.
+@dataclass(frozen=True)
+class Written:
+    """A report that was written."""
+
+    page: Path
+    replaced: bool  # whether an earlier one was there
+
+
+def write_report(party: Party, model: str, out: Path | None = None, *, force: bool = False) -> Written:
+    """Write the page of a model's run and its tables into a folder of their own.
 
     `out` is the folder, ./report-NAME by default; it appears whole or not at all, and an earlier report
-    in it is replaced. Raises ModelError when the model or the record of its run is missing or damaged,
-    DataError when the folder holds something else or cannot be written.
+    in it is replaced, one that was changed since only with `force`. Raises ModelError when the model or
+    the record of its run is missing or damaged, DataError when the folder holds something else or cannot
+    be written.
     """
     evidence = gather(party, model)
     folder = (out or Path(f"report-{evidence.model}")).absolute()
     _check_folder(folder)
-    _write(folder, render(evidence))
-    return folder / PAGE
+    target = Target.of(folder, "report", party=party, is_former=_is_report, force=force)
+    files = render(evidence)
+    replaced = target.check()
+    target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
+    _write(target.place, files)
+    return Written(folder / PAGE, replaced)
+
+
+def _is_report(folder: Path) -> bool:
+    """Whether a folder holds a report, by what its page says of itself."""
+    try:
+        text = (folder / PAGE).read_text("utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return '<meta name="generator" content="vfl' in text or "<footer><p>vfl " in text
 
 
 def gather(party: Party, model: str) -> Evidence:
@@ -76,7 +102,7 @@ def gather(party: Party, model: str) -> Evidence:
         if isinstance(theirs.model, HostModel):
             splits = Counter(split.column for split in theirs.model.splits)
             return _evidence(party, record, splits=dict(splits))
-        return _evidence(party, record, lines=lines_of(theirs))
+        return _evidence(party, record, lines=lines_of(theirs, party.glm.step))
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
     factors, no_factors = _factors(party, store, half, record, evaluation)
@@ -87,7 +113,7 @@ def gather(party: Party, model: str) -> Evidence:
         "no_factors": no_factors,
     }
     if not isinstance(half.model, GuestModel):
-        return _evidence(party, record, **found, lines=lines_of(half))
+        return _evidence(party, record, **found, lines=lines_of(half, party.glm.step))
     dependence, no_dependence = _dependence(half.model, half.columns, factors)
     return _evidence(
         party,
@@ -205,7 +231,9 @@ def _grid(splits: Sequence[Split], values: NDArray[np.generic] | None) -> NDArra
         # Categories without a split of their own are all alike.
         named = {split.category for split in splits}
         rest = {OTHER} if values is None else {OTHER if value else None for value in set(values) - named}
-        known = [level for group in (named, rest) for level in sorted(filter(None, group))]
+        known = [
+            level for group in (named, rest) for level in sorted(filter(None, group), key=level_order)
+        ]
         return np.array([*known, *([None] if None in named | rest else [])], dtype=object)
     edges = np.unique([split.threshold for split in splits if split.threshold is not None])
     present = edges if values is None else values.astype(np.float64)

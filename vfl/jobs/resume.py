@@ -66,7 +66,7 @@ class Matter:
         rules = {
             "version": __version__,
             "monotone": dict(party.data.monotone),
-            "glm": party.glm.model_dump(mode="json"),
+            "glm": party.glm.model_dump(mode="json", exclude={"step"}),
             "policy": party.policy.model_dump(mode="json"),
         }
         digest.update(canonical_settings(rules))

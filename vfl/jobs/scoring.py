@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,17 +25,18 @@ from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unseen
 from vfl.learn.explain import check_covers, reasons
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
-from vfl.party.config import DataSection
+from vfl.party.config import DataSection, Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
-from vfl.party.output import check_writable, write_scores
-from vfl.party.store import Store, remove_unfinished
+from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
+from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.protocols.checkpoints import to_the_end
 from vfl.protocols.glm_scoring import guest_glm_score
 from vfl.protocols.grower import GuestModel
 from vfl.protocols.join import KeyIds, guest_match
 from vfl.protocols.scoring import ROWS, ScoredPart, guest_score
+from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")
 _EXPLAINED = ("score", "base", "reasons")
@@ -53,6 +54,8 @@ class Scored:
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
     drift: dict[str, float]  # PSI of the guest's own columns against the rows of training
     score_psi: float | None  # of the scores; None of a model of an earlier version
+    replaced: bool  # whether earlier scores were there
+    escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
 
     @property
     def rows_per_second(self) -> float | None:
@@ -85,6 +88,7 @@ async def score(
     explain: bool = False,
     top: int = 3,
     fresh: bool = False,
+    force: bool = False,
     wait: float,
     show: Show,
 ) -> Scored:
@@ -95,13 +99,13 @@ async def score(
     scale of the model's link, what each column or party adds to it, and the `top` reasons in words.
 
     Parts that are done are kept in the store until the output is written: the same call after a kill
-    goes on behind them, unless `fresh`, to the same output. A host that is lost is waited for as long as
-    `[party] reconnect` says. Raises DataError, ConfigError (no offset named, an id that is called as a
-    column of the output), ModelError, Refused when another process writes the output, and what sessions
-    raise.
+    goes on behind them, unless `fresh`, to the same output. Earlier scores there are replaced, any other
+    file only with `force`. A host that is lost is waited for as long as `[party] reconnect` says. Raises
+    DataError, ConfigError (no offset named, an id that is called as a column of the output), ModelError,
+    Refused when another process writes the output, and what sessions raise.
     """
     party, started, clock = office.party, time.monotonic(), _Clock()
-    check_writable(out)
+    target = _target(party, data, out, force)
     store = Store(party.party.store)
     half = load_half(store, resolve_model(store, model), GuestHalf)
     _check_parties(office, half)
@@ -110,7 +114,7 @@ async def score(
     section = _as_trained(party.data, half)
     _check_names(section.id_columns, half, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
-        remove_unfinished(out)
+        target.clean()
         rows = _read(section, half, data, show)
         key = batch_key(half, data, section, explain)
         table = rows.table
@@ -122,7 +126,8 @@ async def score(
         await job.run(wait)
         output = _Output(half, rows, top)
         clock.add(None)
-        await asyncio.to_thread(write_scores, out, map(output.columns, batch.parts()))
+        replaced = target.check()
+        escaped = await asyncio.to_thread(_write, target, out.suffix, map(output.columns, batch.parts()))
         score_psi = output.say_drift(show)
         batch.remove()
         clock.add("writing")
@@ -134,7 +139,27 @@ async def score(
         clock.seconds,
         drift,
         score_psi,
+        replaced,
+        escaped,
     )
+
+
+def _target(party: Party, data: Path, out: Path, force: bool) -> Target:
+    """Where the scores go. Raises DataError where they cannot be written or must not."""
+
+    def is_former(path: Path) -> bool:
+        ids, columns = party.data.id_columns, columns_of(path, out.suffix)
+        rest = columns[len(ids) :]
+        return bool(columns) and rest[:1] in (["probability"], ["prediction"]) and "unknown_to" in rest
+
+    check_scores(out)
+    reads = {data: "the table of rows to score"}
+    return Target.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
+
+
+def _write(target: Target, kind: str, parts: Iterable[Columns]) -> dict[str, int]:
+    with target.writing() as file:
+        return write_scores(file, kind, parts)
 
 
 def _opened(batch: Batch, fresh: bool, show: Show) -> int:
@@ -142,12 +167,12 @@ def _opened(batch: Batch, fresh: bool, show: Show) -> int:
     if fresh:
         batch.remove()
     elif batch.superseded:
+        rows, verb = counted(batch.superseded, "row"), "is" if batch.superseded == 1 else "are"
         show.say(
-            f"{batch.superseded:,} rows of an unfinished batch are of another table, model or option: "
-            "starting anew"
+            f"{rows} of an unfinished batch {verb} of another table, model or option: starting anew"
         )
     if batch.rows:
-        show.say(f"going on after {batch.rows:,} of {batch.of:,} rows")
+        show.say(f"going on after {batch.rows:,} of {counted(batch.of, 'row')}")
     return batch.rows
 
 
@@ -200,9 +225,10 @@ class _Job:
         except (VflError, asyncio.CancelledError) as error:
             if batch.rows:
                 day = isinstance(error, PeerStopped) and "_a_day" in str(error)  # a rule of its policy
+                done, one = f"{batch.rows:,} of {counted(batch.of, 'row')}", batch.rows == 1
                 self.show.say(
-                    f"{batch.rows:,} of {batch.of:,} rows are done and kept: the same command goes on "
-                    f"after them{' when the day is over (00:00 UTC)' if day else ''}"
+                    f"{done} {'is' if one else 'are'} done and kept: the same command goes on after "
+                    f"{'it' if one else 'them'}{' when the day is over (00:00 UTC)' if day else ''}"
                 )
             raise
 
@@ -369,8 +395,8 @@ def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
         )
     if len(half.fallback) != len(data.fallback):
         raise ConfigError(
-            f"model {half.name} was trained with {1 + len(half.fallback)} keys, but [data] has "
-            f"{1 + len(data.fallback)}: set fallback as it was"
+            f"model {half.name} was trained with {counted(1 + len(half.fallback), 'key')}, but [data] "
+            f"has {1 + len(data.fallback)}: set fallback as it was"
         )
     keys = [
         key.model_copy(update={"normalise": rule})

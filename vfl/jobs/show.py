@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.drift import Profile, drifted
+from vfl.text import counted
 
 
 class Show(Protocol):
@@ -36,8 +37,8 @@ def say_unseen(show: Show, unseen: Mapping[str, int]) -> None:
     """Tell the owner of which columns a linear model met levels that no row had in training."""
     for column, rows in unseen.items():
         show.say(
-            f"note: column '{column}' has a level that was not in training in {rows:,} "
-            f"row{'' if rows == 1 else 's'}: scored as the base level"
+            f"note: column '{column}' has a level that was not in training in {counted(rows, 'row')}: "
+            "scored as the base level"
         )
 
 

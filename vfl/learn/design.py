@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vfl.learn.binning import Column, Features, bin_columns
 from vfl.learn.losses import Floats, Integers
+from vfl.text import counted
 
 FRACTION_BITS = 24
 MISSING = "(missing)"
@@ -345,8 +346,8 @@ def _factor(name: str, values: NDArray[np.generic], rules: Rules) -> Factor:
     kept = {level: n for level, n in rows.items() if level == base or n >= rules.min_level_rows}
     if len(kept) == 1:
         raise ValueError(
-            f"column '{name}' has no level besides the base '{base}' with {rules.min_level_rows} rows "
-            "(min_level_rows): leave it out (ignore)"
+            f"column '{name}' has no level besides the base '{base}' with "
+            f"{counted(rules.min_level_rows, 'row')} (min_level_rows): leave it out (ignore)"
         )
     kept[base] = len(values) - sum(n for level, n in kept.items() if level != base)
     joined = tuple(level for level in rows if level not in kept)
@@ -390,8 +391,8 @@ def _edges(name: str, values: Floats, rules: Rules) -> tuple[float, ...]:
     np.fmax.at(highest, codes, values)
     if column.bins == 1 and lowest[0] < highest[0]:
         raise ValueError(
-            f"column '{name}' cannot be cut into bins of {rules.min_level_rows} rows (min_level_rows): "
-            "do not bin it, or leave it out (ignore)"
+            f"column '{name}' cannot be cut into bins of {counted(rules.min_level_rows, 'row')} "
+            "(min_level_rows): do not bin it, or leave it out (ignore)"
         )
     assert column.edges is not None  # noqa: S101 - numbers have edges
     gaps = zip(highest.tolist(), column.edges.tolist(), lowest[1:].tolist(), strict=False)

@@ -5,13 +5,13 @@ needed.
 """
 
 import csv
-import io
+import itertools
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import BinaryIO, NamedTuple
 
 import msgspec
 
@@ -39,9 +39,9 @@ from vfl.party.ledger import (
     stands,
     statement,
 )
-from vfl.party.store import replacing
+from vfl.party.spreadsheet import write_rows
+from vfl.text import counted
 
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that a spreadsheet would compute
 _UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
@@ -288,8 +288,8 @@ class _Verification:
         elif isinstance(entry, Repair):
             self._repairs.add(entry.file)
             found.notes.append(
-                f"{line.place}: {entry.bytes:,} bytes of a line that a killed process had not finished "
-                f"were set aside as {entry.file}"
+                f"{line.place}: {counted(entry.bytes, 'byte')} of a line that a killed process had not "
+                f"finished {'was' if entry.bytes == 1 else 'were'} set aside as {entry.file}"
             )
         elif isinstance(entry, Seal):
             self._seal_hashes.add(written.hash)
@@ -398,7 +398,7 @@ def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
     broken. `since` (ISO 8601, UTC) leaves out sessions that began earlier. Raises DataError for what is
     no ledger, and for two of the same party.
     """
-    parties = _party_of(ours), _party_of(theirs)
+    parties = party_of(ours), party_of(theirs)
     if parties[0] == parties[1]:
         raise DataError(f"both ledgers are {parties[0]}'s: name one of each party")
     found = Comparison(parties)
@@ -432,7 +432,8 @@ def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
     return found
 
 
-def _party_of(ledger: Path) -> str:
+def party_of(ledger: Path) -> str:
+    """Whose ledger it is. Raises DataError where it does not say."""
     for _, written in _written(ledger):
         if isinstance(written.entry, Start | Extract):
             return written.entry.party
@@ -484,7 +485,7 @@ def _key(line: Passed) -> tuple[str, int, str]:
 
 
 def _named(session: _Session, line: Passed, how: str, other: str) -> str:
-    message = f"{line.type}, {line.bytes:,} bytes, {how} {other}"
+    message = f"{line.type}, {counted(line.bytes, 'byte')}, {how} {other}"
     return f"{session.party}'s line {line.n} ({line.time}): {message}"
 
 
@@ -566,6 +567,27 @@ def rows(ledger: Path, choice: Choice | None = None) -> Iterator[Row]:
             )
 
 
+@dataclass
+class Known:
+    """What a ledger has messages of."""
+
+    jobs: set[str] = field(default_factory=set)
+    peers: set[str] = field(default_factory=set)
+    types: set[str] = field(default_factory=set)
+
+
+def known(ledger: Path) -> Known:
+    """The jobs, peers and types of all messages. Raises DataError for what is no ledger."""
+    found = Known()
+    for _, (entry, _, _) in _written(ledger):
+        if isinstance(entry, Passed):
+            found.peers.add(entry.peer)
+            found.types.add(entry.type)
+            if entry.job:
+                found.jobs.add(entry.job)
+    return found
+
+
 class Total(msgspec.Struct):
     """The messages of one type that went one way between the party and a peer, in all runs of a job."""
 
@@ -601,29 +623,32 @@ def totals(messages: Iterable[Row]) -> list[Total]:
     return [found[key] for key in sorted(found, key=lambda k: (order[k[:3]], order[k[:5]], order[k]))]
 
 
-def export_csv(ledger: Path, out: Path, choice: Choice | None = None) -> int:
-    """Write the messages as CSV; how many. Raises DataError.
-
-    Text that a spreadsheet would take for a formula begins with an apostrophe.
-    """
-    count = 0
-    with replacing(out) as file:
-        text = io.TextIOWrapper(cast(io.BufferedWriter, file), encoding="utf-8", newline="")
-        writer = csv.writer(text)
-        writer.writerow(Row.__struct_fields__)
-        for row in rows(ledger, choice):
-            writer.writerow([_cell(value) for value in msgspec.structs.astuple(row)])
-            count += 1
-        text.flush()
-        text.detach()
-    return count
+def export_csv(ledger: Path, out: BinaryIO, choice: Choice | None = None) -> int:
+    """Write the messages as CSV; how many. Raises DataError for what is no ledger."""
+    messages = (msgspec.structs.astuple(row) for row in rows(ledger, choice))
+    return write_rows(out, itertools.chain([Row.__struct_fields__], messages)) - 1
 
 
-def _cell(value: object) -> object:
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of messages, by its header."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return next(csv.reader(file), None) == list(Row.__struct_fields__)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return False
 
 
-def export_copy(ledger: Path, peer: str, out: Path) -> int:
+def is_copy(path: Path, party: str, peer: str) -> bool:
+    """Whether a file is a copy of a party's ledger for a peer, by its first line."""
+    try:
+        with path.open("rb") as file:
+            entry = decode(file.readline().rstrip(b"\n")).entry
+    except (OSError, ValueError):
+        return False
+    return isinstance(entry, Extract) and (entry.party, entry.peer) == (party, peer)
+
+
+def export_copy(ledger: Path, peer: str, out: BinaryIO) -> int:
     """Write the lines that concern a peer, and the digests of all others, so that the chain and the
     seals can be checked; how many messages. Raises DataError.
     """
@@ -643,15 +668,14 @@ def export_copy(ledger: Path, peer: str, out: Path) -> int:
             return entry.peer == peer
         return not isinstance(entry, Type) or entry.type in types
 
-    with replacing(out) as file:
-        head = Extract(n=first - 1, party=party, peer=peer, last=last)
-        file.write(msgspec.json.encode(head) + b"\n")
-        for line, (entry, digest, _) in _written(ledger):
-            if entry.n > last:
-                break  # written meanwhile
-            if concerns(entry):
-                file.write(line.data)
-                count += isinstance(entry, Passed)
-            else:
-                file.write(msgspec.json.encode(Omitted(n=entry.n, sha256=digest)) + b"\n")
+    head = Extract(n=first - 1, party=party, peer=peer, last=last)
+    out.write(msgspec.json.encode(head) + b"\n")
+    for line, (entry, digest, _) in _written(ledger):
+        if entry.n > last:
+            break  # written meanwhile
+        if concerns(entry):
+            out.write(line.data)
+            count += isinstance(entry, Passed)
+        else:
+            out.write(msgspec.json.encode(Omitted(n=entry.n, sha256=digest)) + b"\n")
     return count

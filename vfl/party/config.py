@@ -59,7 +59,16 @@ def _resolved(path: object, info: ValidationInfo) -> object:
         return path
     if not str(path) or "\0" in str(path):
         raise ValueError("must be a path")
-    return Path((info.context or {}).get("folder", "")) / path
+    return Path((info.context or {}).get("folder", "")) / _on_disk(path)
+
+
+def _on_disk(path: str | Path) -> str | Path:
+    """The path with the bytes of UTF-8 for letters that this system's locale lacks (LC_ALL=C)."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return os.fsdecode(str(path).encode())
+    return path
 
 
 def _several(value: object) -> object:
@@ -458,6 +467,16 @@ class GlmSection(_Section):
     min_level_rows: int = Field(
         default=20, ge=1, description="levels with fewer rows are joined to the base level"
     )
+    step: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="by numeric column, of how many units relativities are shown; a standard deviation "
+        "if absent",
+    )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What shapes the model; a step only says how it is shown."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "step"}
 
 
 class PeerSection(_Section):
@@ -518,7 +537,8 @@ class Party(_Section):
         strangers = [name for name in self.policy.guests or () if name not in self.partners]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
-        for key, columns in (("binned", self.glm.binned), ("base", tuple(self.glm.base))):
+        glm = self.glm
+        for key, columns in (("binned", glm.binned), ("base", glm.base), ("step", glm.step)):
             self._check_features(key, columns)
         if not self.peers:
             other = "host" if self.role == "guest" else "guest"
@@ -577,8 +597,12 @@ class Party(_Section):
                 data.columns is not None and name not in data.columns
             ):
                 raise ValueError(f"[glm] {key} names a column that is no feature by [data]")
-            if key == "binned" and name in data.categorical:
-                raise ValueError("[glm] binned names a column that [data] lists under categorical")
+            if key in ("binned", "step") and name in data.categorical:
+                raise ValueError(f"[glm] {key} names a column that [data] lists under categorical")
+            if key == "step" and name in self.glm.binned:
+                raise ValueError(
+                    "[glm] step names a column that binned cuts into levels: they have none"
+                )
             if key == "base" and name not in (*data.categorical, *self.glm.binned):
                 raise ValueError(
                     "[glm] base names a column without levels: neither [data] categorical nor "

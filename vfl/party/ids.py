@@ -44,6 +44,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
+from vfl.text import counted
 
 SHOWN = 5  # row numbers named in an error
 HEADER = 1  # rows above the data: the first data row is row 2, as a spreadsheet shows it
@@ -183,8 +184,8 @@ def by_column(rule: Sequence[str] | Sequence[Sequence[str]], columns: int) -> li
         rules = [list(steps) for steps in rule] if len(nested) == len(rule) else []
     if len(rules) != columns:
         raise ConfigError(
-            f"the rule for ids must be a list of steps, or one such list for each of the "
-            f"{columns} columns"
+            "the rule for ids must be a list of steps, or one such list for each of the "
+            f"{counted(columns, 'column')}"
         )
     for steps in rules:
         check_rule(steps)
@@ -228,7 +229,7 @@ def disagreement(
     """
     if len(own) != len(asked):
         return (
-            f"{name} has {len(own)} key{'s' if len(own) > 1 else ''}, the guest {len(asked)}: "
+            f"{name} has {counted(len(own), 'key')}, the guest {len(asked)}: "
             "set id and fallback in [data] alike on both sides"
         )
     for number, (mine, other) in enumerate(zip(own, asked, strict=True), 1):

@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +20,7 @@ from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.learn.binning import Features
 from vfl.party.config import Engine, Job, JoinKind, PolicySection
 from vfl.party.store import replacing
+from vfl.text import counted
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
 _LIMITS: dict[Counted, str] = {
@@ -145,13 +146,14 @@ def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -
         ("max_intersection", most and rows > (policy.max_intersection or rows)),
     ):
         if breach:
-            _refuse([f"an alignment of {rows:,} rows breaks {_rule(policy, rule)}"])
+            _refuse([f"an alignment of {counted(rows, 'row')} breaks {_rule(policy, rule)}"])
 
 
 def check_batch(policy: PolicySection, rows: int) -> None:
     """Raises Refused for a batch of which this party knows too few rows, but some."""
     if 0 < rows < (policy.min_scored_rows or 0):
-        _refuse([f"a batch of {rows:,} rows known here breaks {_rule(policy, 'min_scored_rows')}"])
+        known = counted(rows, "row")
+        _refuse([f"a batch of {known} known here breaks {_rule(policy, 'min_scored_rows')}"])
 
 
 def allowed_columns(policy: PolicySection, features: Features, table: str) -> Features:
@@ -164,11 +166,11 @@ def allowed_columns(policy: PolicySection, features: Features, table: str) -> Fe
     return {name: column for name, column in features.items() if name in policy.columns}
 
 
-_MORE: dict[Counted, str] = {
-    "jobs": "another job",
-    "scored_rows": "{:,} more rows to score",
-    "alignments": "another alignment",
-    "ids": "{:,} more ids to look for",
+_MORE: dict[Counted, Callable[[int], str]] = {
+    "jobs": lambda _: "another job",
+    "scored_rows": lambda many: f"{counted(many, 'more row')} to score",
+    "alignments": lambda _: "another alignment",
+    "ids": lambda many: f"{counted(many, 'more id')} to look for",
 }
 
 
@@ -190,9 +192,8 @@ class Usage:
             counts = used.guests.setdefault(guest, {})
             limit: int | None = getattr(policy, _LIMITS[what])
             if limit is not None and counts.get(what, 0) + many > limit:
-                _refuse(
-                    [f"{_MORE[what].format(many)} on {used.day} breaks {_rule(policy, _LIMITS[what])}"]
-                )
+                more = _MORE[what](many)
+                _refuse([f"{more} on {used.day} breaks {_rule(policy, _LIMITS[what])}"])
             counts[what] = counts.get(what, 0) + many
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(used))

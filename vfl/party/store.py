@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.config import JOB_NAME, did_you_mean
 
-Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint"]
+Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
 _FOLDERS: dict[Kind, str] = {
@@ -35,6 +35,7 @@ _FOLDERS: dict[Kind, str] = {
     "batch": "batches",
     "checkpoint": "checkpoints",
     "hint": "hints",
+    "output": "outputs",
 }
 
 

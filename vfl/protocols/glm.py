@@ -81,6 +81,7 @@ from vfl.protocols.products import (
     paillier_guest,
     paillier_host,
 )
+from vfl.text import counted
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -620,7 +621,8 @@ async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, 
     except ValueError as error:
         raise guest.breach(f"a FitStart with {error}") from None
     if (count := int(training.sum())) < minimum:
-        raise Refused(f"{count:,} rows to train on are below the host's policy of {minimum:,}")
+        few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
+        raise Refused(f"{few} below the host's policy of {minimum:,}")
     if not (math.isfinite(start.curvature) and start.curvature > 0):
         raise guest.breach("a FitStart without a curvature")
     digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()

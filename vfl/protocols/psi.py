@@ -69,6 +69,7 @@ from vfl.protocols.oprf import (
     parts,
     receive_rows,
 )
+from vfl.text import counted
 
 SLOTS = 32768  # slots of a store, or tags, a message
 MAX_IDS = 20_000_000
@@ -339,7 +340,8 @@ def _check_own(ids: Sequence[bytes], max_ids: int) -> None:
 def _check_minimum(rows: int, minimum: int) -> None:
     if rows < minimum:
         raise Refused(
-            f"the intersection has {rows:,} rows, fewer than this party's minimum of {minimum:,}"
+            f"the intersection has {counted(rows, 'row')}, fewer than this party's minimum of "
+            f"{minimum:,}"
         )
 
 

@@ -24,6 +24,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from vfl.learn.losses import Floats
+from vfl.report.words import Rate
+from vfl.text import shown
 
 Groups = tuple[Sequence[float], Sequence[float]]
 
@@ -106,22 +108,21 @@ def roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], message: str) -> str:
     return _curves(curves, "false positive rate", "true positive rate", "chance", message)
 
 
-def lorenz(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], what: str, message: str) -> str:
-    """Lorenz curves by model, ours first: (share of exposure, share of what happened)."""
-    return _curves(
-        curves, "share of exposure, lowest expected first", f"share of {what}", "no order", message
-    )
+def lorenz(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], size: str, what: str, message: str) -> str:
+    """Lorenz curves by model, ours first: (share of the size, share of what happened)."""
+    x = f"share of {size}, lowest expected first"
+    return _curves(curves, x, f"share of {what}", "no order", message)
 
 
-def lift(ours: Groups, theirs: Groups, names: tuple[str, str], message: str) -> str:
-    """Lift by group of each model's own order: (share of exposure, lift) of groups, lowest first."""
+def lift(ours: Groups, theirs: Groups, size: str, names: tuple[str, str], message: str) -> str:
+    """Lift by group of each model's own order: (share of the size, lift) of groups, lowest first."""
     with _drawing(message, _TALL) as drawing:
         axes = drawing.figure.add_subplot()
         middles, widths = _stretches(ours[0])
         axes.bar(middles, ours[1], width=widths * 0.84, color=_COLOUR["ours"], label=names[0])
         axes.plot(_stretches(theirs[0])[0], theirs[1], label=names[1], **_THEIRS)
         axes.axhline(1, **_RULE)
-        _plain(axes, "share of exposure, lowest expected first", "times the average")
+        _plain(axes, f"share of {size}, lowest expected first", "times the average")
         _shares(axes)
         drawing.legend(names)
     return drawing.svg
@@ -133,18 +134,17 @@ def double_lift(
     ours: Sequence[float],
     theirs: Sequence[float],
     names: tuple[str, str],
-    rate: str,
-    percent: bool,
+    rate: Rate,
     message: str,
 ) -> str:
-    """Rates by group of the ratio of two predictions; `shares` are the groups' of the exposure."""
+    """Rates by group of the ratio of two predictions; `shares` are the groups' of their sizes."""
     with _drawing(message, _TALL) as drawing:
         axes = drawing.figure.add_subplot()
         middles, _ = _stretches(shares)
         axes.plot(middles, actual, label="actual", **_ACTUAL)
         axes.plot(middles, ours, label=names[0], **_OURS)
         axes.plot(middles, theirs, label=names[1], **_THEIRS)
-        _plain(axes, "share of exposure, by ratio of both", rate, percent)
+        _plain(axes, f"share of {rate.size}, by ratio of both", rate.name, rate.percent)
         _shares(axes)
         drawing.legend()
     return drawing.svg
@@ -251,7 +251,7 @@ def importance(
             axes.barh(-place, value, color=colour, height=0.68, label=party)
         names = [f"{name} ({party})" if many else name for party, name, _ in rows]
         axes.set_yticks([-place for place in range(len(rows))])
-        axes.set_yticklabels([_shortened(name, _BESIDE) for name in names])
+        axes.set_yticklabels([shown(name, _BESIDE) for name in names])
         axes.set_ylim(0.6 - len(rows), 0.6)
         axes.set_xlabel(unit)
         axes.xaxis.set_major_locator(_ticks())
@@ -300,11 +300,10 @@ class _Drawing:
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
         names = [name for name in order or found if name in found]
-        shown = [_shortened(name, _BELOW) for name in names]
         handles = [found[name] for name in names]
         self.figure.legend(
             handles,
-            shown,
+            [shown(name, _BELOW) for name in names],
             loc="outside upper left",
             ncols=3,
             handlelength=1.9,
@@ -334,6 +333,7 @@ def _for_page(text: str, message: str) -> str:
     """matplotlib's SVG as an element of the page: presentation attributes in place of styles, which the
     page's policy forbids, the theme's colours, and no id but those referred to."""
     root = ElementTree.fromstring(text)  # noqa: S314 - made by matplotlib a moment ago
+    message = shown(message)
     _tidy(root, set(_REFERENCE.findall(text)))
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
@@ -397,6 +397,7 @@ def _square(axes: Axes, ends: tuple[float, float]) -> None:
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
     axes.set_aspect("equal")
+    axes.tick_params(axis="x", pad=9)  # clear of the other axis's number in the corner
     axes.grid(axis="x", linewidth=0.8)
 
 
@@ -407,7 +408,7 @@ def _stretches(shares: Sequence[float]) -> tuple[Floats, Floats]:
 
 
 def _shares(axes: Axes) -> None:
-    """The horizontal axis is of shares of the exposure."""
+    """The horizontal axis is of shares of all."""
     axes.set_xlim(0, 1)
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.xaxis.set_major_formatter(_percent)
@@ -429,7 +430,7 @@ def _over_bars(figure: Figure, levels: Sequence[str], sizes: Sequence[float], un
 
 def _levels(axes: Axes, levels: Sequence[str]) -> None:
     """Names below an axis, upright where they would meet."""
-    names = [_shortened(level, _BELOW) for level in levels]
+    names = [shown(level, _BELOW) for level in levels]
     upright = max(map(len, names)) * len(names) > _ROOM
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     axes.set_xlim(-0.6, len(levels) - 0.4)
@@ -438,7 +439,7 @@ def _levels(axes: Axes, levels: Sequence[str]) -> None:
 def _plain(axes: Axes, x: str, y: str, percent: bool = False) -> None:
     """Names and numbers of the axes, horizontal lines."""
     axes.set_xlabel(x)
-    axes.set_ylabel(_shortened(y, 2 * _BESIDE))
+    axes.set_ylabel(shown(y, 2 * _BESIDE))
     axes.grid(axis="y", linewidth=0.8)
     axes.tick_params(length=0, pad=5)
     axes.yaxis.set_major_locator(_ticks())
@@ -470,8 +471,3 @@ def _short(value: float, _: int | None) -> str:
         if abs(value) >= least:
             return f"{value / size:.4g}{letter}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
-
-
-def _shortened(text: str, most: int) -> str:
-    shown = "".join(c if c.isprintable() else "\ufffd" for c in text)
-    return shown if len(shown) <= most else f"{shown[: most - 1]}…"

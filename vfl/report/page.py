@@ -1,10 +1,10 @@
 """The page of a report: which sections a party's has, and what stands in them."""
 
 import base64
-import csv
 import hashlib
 import io
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from importlib import resources
@@ -12,10 +12,13 @@ from typing import cast
 
 import numpy as np
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
+from numpy.typing import NDArray
 
+from vfl.learn.design import MISSING
 from vfl.learn.losses import Family, Floats, LogisticLoss, Loss, Objective, loss_of
 from vfl.learn.metrics import (
+    OTHER,
     DoubleLift,
     Level,
     Lift,
@@ -26,6 +29,8 @@ from vfl.learn.metrics import (
     lorenz,
     roc,
 )
+from vfl.party.linear import COLUMNS
+from vfl.party.spreadsheet import write_rows
 from vfl.report import figures, words
 from vfl.report.blocks import (
     Block,
@@ -45,6 +50,7 @@ from vfl.report.blocks import (
 )
 from vfl.report.evidence import TOGETHER, Dependence, Evidence, HeldOut
 from vfl.report.words import fixed, listed, number, share
+from vfl.text import OrderKey, counted, level_order, shown
 
 PAGE = "report.html"
 SHEETS = (
@@ -70,7 +76,10 @@ _MOST_FACTORS = 40  # figures of columns, in a section
 _MOST_LEVELS = 30  # of a figure of a factor
 _MOST_ROWS = 200  # of a table
 _MOST_TILES = 8  # of a row of parties
+_LONGEST = 500  # characters of a piece of text, so that no name fills the page
 _COUNTED = 0.02  # share of exposure from which on a level is worth a sentence
+
+_PIECE = re.compile("[^\n\u00a0]+")
 
 Row = Sequence[object]
 
@@ -83,8 +92,13 @@ def render(evidence: Evidence) -> dict[str, bytes]:
     package = resources.files("vfl.report")
     style, script = (package.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_seen,
     )
+    environment.filters["whole"] = _whole
     template = environment.from_string(package.joinpath("page.html.j2").read_text("utf-8"))
     text = template.render(
         evidence=evidence,
@@ -113,9 +127,27 @@ def _policy(style: str, script: str) -> str:
 
 
 def _csv(rows: Iterable[Row]) -> bytes:
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    return text.getvalue().encode()
+    file = io.BytesIO()
+    write_rows(file, rows)
+    return file.getvalue()
+
+
+def _seen(value: object) -> object:
+    """What the template writes: text as a reader may see it, no name endless. Line ends and our own
+    blanks stay."""
+    if not isinstance(value, str) or isinstance(value, Markup):
+        return value
+    return _PIECE.sub(lambda found: shown(found[0], _LONGEST), value)
+
+
+def _whole(text: str) -> Markup:
+    """A text as `_seen` has it, however long its lines are."""
+    return escape(_PIECE.sub(lambda found: shown(found[0]), text))
+
+
+def _level_key(level: str) -> tuple[int, OrderKey]:
+    """Levels in their own order, those of many names and missing ones last."""
+    return (1, ()) if level == OTHER else (2, ()) if level == MISSING else (0, level_order(level))
 
 
 # --- What every party's page has. ---------------------------------------------------------------------
@@ -214,7 +246,7 @@ class _Page:
         name = "relativity" if relative else "coefficient"
         sheet = self.sheet(
             "relativities",
-            ("column", "level", "coefficient", "per_unit", "relativity", "rows"),
+            COLUMNS,
             [line.cells for line in one.lines],
         )
         drawn = []
@@ -242,15 +274,14 @@ class _Page:
         rows: list[list[Cell]] = [
             [
                 line.column,
-                line.level,
+                line.place,
                 fixed(line.coefficient, 4),
-                "" if line.per_unit is None else number(line.per_unit, 4),
-                "" if line.relativity is None else words.relativity(line.relativity),
+                _relativity(line.factor) if relative else fixed(line.effect, 4),
                 "" if line.rows is None else f"{line.rows:,}",
             ]
             for line in one.lines
         ]
-        head = ["column", "level", "coefficient", "per unit", "relativity", "rows"]
+        head = ["column", "level or step", "coefficient", name if relative else "effect", "rows"]
         table = _cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
         return [Gallery(drawn[:_MOST_FACTORS]), table] if drawn else [table]
 
@@ -308,8 +339,8 @@ class _GuestPage(_Page):
         trained = one.rows.get("train", 0)
         lead = [
             f"{self.rate.modelled}, modelled by {one.party} together with {listed(hosts)}, for "
-            f"{one.job['job']['purpose']}: trained on {trained:,} of the {one.aligned_rows:,} rows that "
-            "all parties know."
+            f"{one.job['job']['purpose']}: trained on {trained:,} of the "
+            f"{counted(one.aligned_rows, 'row')} that all parties know."
         ]
         tiles = []
         if one.held_out is not None:
@@ -334,7 +365,7 @@ class _GuestPage(_Page):
 
     def _lift_words(self, ours: list[Lift], theirs: list[Lift]) -> str:
         return (
-            f"The {_top(ours)} of exposure that the federation's model rates highest had "
+            f"The {_top(ours)} of {self.rate.size} that the federation's model rates highest had "
             f"{words.times(ours[-1].lift)} the average {self.rate.name}; by the columns of "
             f"{self.evidence.party} alone, the top {_top(theirs)} had {words.times(theirs[-1].lift)}."
         )
@@ -347,8 +378,9 @@ class _GuestPage(_Page):
             text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
             return Section("quality", "Quality", [text], [])
         lead = (
-            f"All figures are of {len(held.label):,} rows that all parties know and that trained "
-            f"nothing. “{one.alone}” is the same method on the columns of {one.party} and the same rows."
+            f"All figures are of {counted(len(held.label), 'row')} that all parties know and that "
+            f"trained nothing. “{one.alone}” is the same method on the columns of {one.party} and "
+            "the same rows."
         )
         drawn = [*self._roc(held), self._lorenz(held), self._lift()]
         drawn += [self._double_lift(), self._calibration()] if self._double else [self._calibration()]
@@ -387,7 +419,7 @@ class _GuestPage(_Page):
         sheet = self.sheet("lorenz", head, _points(curves))
         a, b = (self._metrics[name]["gini"] for name in self.names)
         message = words.rises("Gini", a, b, self.evidence.alone)
-        svg = figures.lorenz(curves, self.rate.total, message)
+        svg = figures.lorenz(curves, self.rate.size, self.rate.total, message)
         return _drawn("Lorenz curve", message, svg, sheet)
 
     def _lift(self) -> Drawn:
@@ -403,6 +435,7 @@ class _GuestPage(_Page):
         svg = figures.lift(
             (_shares(ours), [g.lift for g in ours]),
             (_shares(theirs), [g.lift for g in theirs]),
+            self.rate.size,
             self.names,
             message,
         )
@@ -418,9 +451,9 @@ class _GuestPage(_Page):
         sheet = self.sheet("double_lift", head, rows)
         nearer = sum(abs(g.actual - g.ours) < abs(g.actual - g.theirs) for g in groups)
         message = (
-            f"Rows are in the order of how far the two models disagree. In {nearer} of {len(groups)} "
-            "groups what happened is nearer to the federation's prediction than to that of "
-            f"{self.evidence.alone}."
+            f"Rows are in the order of how far the two models disagree. In {nearer} of "
+            f"{counted(len(groups), 'group')} what happened is nearer to the federation's prediction "
+            f"than to that of {self.evidence.alone}."
         )
         svg = figures.double_lift(
             _shares(groups),
@@ -428,8 +461,7 @@ class _GuestPage(_Page):
             [g.ours for g in groups],
             [g.theirs for g in groups],
             self.names,
-            self.rate.name,
-            self.rate.percent,
+            self.rate,
             message,
         )
         return _drawn("Double lift", message, svg, sheet)
@@ -462,7 +494,9 @@ class _GuestPage(_Page):
         totals = held.totals(TOGETHER)
         gains = {column: gain for party, column, _, gain in one.importance if party == one.party}
         ordered = sorted(one.factors.items(), key=lambda item: -gains.get(item[0], 0.0))
-        levels = {name: actual_against_expected(values, *totals) for name, values in ordered}
+        levels = {
+            name: _ordered(values, actual_against_expected(values, *totals)) for name, values in ordered
+        }
         sheet = self.sheet(
             "factors",
             ("column", "level", "rows", "exposure", "actual", "expected", "ratio"),
@@ -478,7 +512,8 @@ class _GuestPage(_Page):
         ]
         lead = (
             "What happened and what the federation's model expected, by level of the columns of "
-            f"{one.party}, on the rows held out. Numbers are in groups of about equal exposure."
+            f"{one.party}, on the rows held out. Numbers are in groups of about "
+            f"{words.equal(self.rate.size)}."
         )
         if len(levels) > len(items):
             lead += f" Here are {len(items)} of {len(levels):,} columns; {sheet} has all."
@@ -486,12 +521,13 @@ class _GuestPage(_Page):
 
     def _factor(self, name: str, levels: list[Level], sheet: str) -> Block:
         total = sum(level.exposure for level in levels)
-        one_each = all(v.exposure == v.rows for v in levels)  # no exposure and no weights
-        counted = [v for v in levels if v.exposure >= _COUNTED * total and math.isfinite(v.ratio)]
+        one_each = self.rate.size in ("policies", "rows")  # no exposure and no weights
+        common = [v for v in levels if v.exposure >= _COUNTED * total and math.isfinite(v.ratio)]
         message = f"Actual and expected {self.rate.name} by {name}."
-        if len(counted) > 1:
-            low, high = (of(counted, key=lambda v: v.ratio) for of in (min, max))
-            small = "" if len(counted) == len(levels) else ", of levels with 2 % of the exposure or more"
+        if len(common) > 1:
+            low, high = (of(common, key=lambda v: v.ratio) for of in (min, max))
+            few = f", of levels with 2 % of the {self.rate.size} or more"
+            small = "" if len(common) == len(levels) else few
             message = (
                 f"By {name}, actual / expected goes from {fixed(low.ratio, 2)} at {low.label} to "
                 f"{fixed(high.ratio, 2)} at {high.label}{small}."
@@ -501,7 +537,7 @@ class _GuestPage(_Page):
             [v.actual for v in levels],
             [v.expected for v in levels],
             [v.exposure for v in levels],
-            "rows" if one_each else "exposure",
+            self.rate.size,
             self.rate.name,
             self.rate.percent,
             message,
@@ -515,7 +551,8 @@ class _GuestPage(_Page):
             [fixed(v.ratio, 2) for v in levels],
         ]
         rows: list[list[Cell]] = [list(row) for row in zip(*columns, strict=True)]
-        head = ["level", "rows", *([] if one_each else ["exposure"]), "actual", "expected", "ratio"]
+        sizes = [self.rate.size] if one_each else ["rows", self.rate.size]
+        head = ["level", *sizes, "actual", "expected", "ratio"]
         table = Cells(f"{name}: {self.rate.name}, actual and expected", head, rows)
         return Pair([Gallery([_drawn(name, message, svg, sheet)]), table])
 
@@ -537,16 +574,19 @@ class _GuestPage(_Page):
         message = f"{column} ({party}) makes {share(gain / total, 0)} of the gain, the most of all."
         top = [(p, c, g / total * 100) for p, c, _, g in one.importance[:_MOST_BARS]]
         svg = figures.importance(top, one.parties, "% of the gain", message)
+        parts = words.shares([g for *_, g in one.importance], 1)
         rows: list[list[Cell]] = [
-            [c, p, f"{splits:,}", number(g, 4), share(g / total)] for p, c, splits, g in one.importance
+            [c, p, f"{splits:,}", number(g, 4), part]
+            for (p, c, splits, g), part in zip(one.importance, parts, strict=True)
         ]
         head = ["column", "party", "splits", "gain", "of all"]
         table = _cells("Importance of all columns", head, rows, text=2)
-        tiles = []
-        for name in one.parties:
-            gains = [g for owner, *_, g in one.importance if owner == name]
-            beside = f"of the gain, by {len(gains)} column{'' if len(gains) == 1 else 's'}"
-            tiles.append((sum(gains), Tile(name, share(sum(gains) / total, 0), beside)))
+        gains = {name: [g for owner, *_, g in one.importance if owner == name] for name in one.parties}
+        sums = [sum(of) for of in gains.values()]
+        tiles = [
+            (gain, Tile(name, part, f"of the gain, by {counted(len(of), 'column')}"))
+            for (name, of), gain, part in zip(gains.items(), sums, words.shares(sums), strict=True)
+        ]
         if len(tiles) > _MOST_TILES:
             tiles = sorted(tiles, key=lambda pair: -pair[0])[:_MOST_TILES]
         lead = (
@@ -618,7 +658,7 @@ class _GuestPage(_Page):
             many = one.ending.get("iterations", 0)
             lead.append(
                 f"The fit {'converged' if one.ending.get('converged') else 'had NOT converged'} after "
-                f"{many:,} iteration{'' if many == 1 else 's'}."
+                f"{counted(many, 'iteration')}."
             )
         blocks: list[Block] = [Gallery(drawn)] if drawn else []
         return Section("training", "Training", lead, [*blocks, *self.cost_blocks()])
@@ -701,13 +741,17 @@ class _HostPage(_Page):
         ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
         sheet = self.sheet("splits", ("column", "splits"), ordered)
         total = sum(one.splits.values())
-        message = f"{ordered[0][0]} has {ordered[0][1]:,} of this party's {total:,} splits, the most."
+        most, own = ordered[0], counted(total, "split")
+        message = f"{most[0]} has {most[1]:,} of this party's {own}, the most."
         svg = figures.bars([(name, count) for name, count in ordered[:_MOST_BARS]], "splits", message)
-        rows: list[list[Cell]] = [[name, f"{count:,}", share(count / total)] for name, count in ordered]
+        parts = words.shares([count for _, count in ordered], 1)
+        rows: list[list[Cell]] = [
+            [name, f"{count:,}", part] for (name, count), part in zip(ordered, parts, strict=True)
+        ]
         table = _cells("Splits of all columns", ["column", "splits", "of all"], rows)
         lead = (
-            f"The model splits {total:,} times on columns of {one.party}. Thresholds and categories "
-            "stay with this party."
+            f"The model splits {counted(total, 'time')} on columns of {one.party}. Thresholds and "
+            "categories stay with this party."
         )
         pair = Pair([Gallery([_drawn("Splits by column", message, svg, sheet)]), table])
         return Section("columns", title, [lead], [pair])
@@ -747,8 +791,19 @@ def _points(curves: Mapping[str, tuple[Floats, Floats]]) -> list[Row]:
     ]
 
 
+def _relativity(value: float | None) -> str:
+    return "" if value is None else words.relativity(value)
+
+
+def _ordered(values: NDArray[np.generic], levels: list[Level]) -> list[Level]:
+    """The levels of a factor in their own order: categories come by size."""
+    if values.dtype != object:
+        return levels
+    return sorted(levels, key=lambda level: _level_key(level.label))
+
+
 def _top(groups: list[Lift]) -> str:
-    """How much of the exposure the highest group holds, in words."""
+    """How much of all the highest group holds, in words."""
     return words.tenth(groups[-1].exposure / sum(group.exposure for group in groups))
 
 

@@ -45,15 +45,27 @@ class Rate:
     name: str  # rate of claim
     percent: bool  # whether rates are shares
     total: str  # what sums of the label are
+    size: str  # what groups of rows are measured in: policies, exposure
 
     @classmethod
     def of(cls, evidence: Evidence) -> "Rate":
-        label = evidence.label or "the label"
+        label, size = evidence.label or "the label", _size(evidence)
         if evidence.objective in ("binary", "logistic"):
-            return cls(f"The probability of {label}", f"rate of {label}", True, label)
+            return cls(f"The probability of {label}", f"rate of {label}", True, label, size)
         if evidence.objective == "poisson":
-            return cls(f"The frequency of {label}", f"frequency of {label}", False, label)
-        return cls(f"The mean of {label}", f"mean {label}", False, label)
+            return cls(f"The frequency of {label}", f"frequency of {label}", False, label, size)
+        return cls(f"The mean of {label}", f"mean {label}", False, label, size)
+
+
+def _size(evidence: Evidence) -> str:
+    held = evidence.held_out
+    if held is not None and held.years is not None:
+        return "exposure"
+    if held is not None and (held.weight != 1).any():
+        return "weight"
+    # A row of gamma is a claim, one of squared or gaussian anything.
+    one_each = ("binary", "logistic", "poisson", "tweedie")
+    return "policies" if evidence.objective in one_each else "rows"
 
 
 def model_words(evidence: Evidence) -> str:
@@ -111,6 +123,19 @@ def share(value: float | None, decimals: int = 1) -> str:
     if value is None or not math.isfinite(value):
         return _DASH
     return f"{100 * value:.{decimals}f}\u00a0%".replace("-", "−")
+
+
+def shares(parts: Sequence[float], decimals: int = 0) -> list[str]:
+    """Parts of their sum in per cent, rounded so that they add up to 100: by the largest remainder."""
+    total, units = math.fsum(parts), 100 * 10**decimals
+    if not total > 0:
+        return [share(0, decimals)] * len(parts)
+    exact = [part / total * units for part in parts]
+    whole = [math.floor(one) for one in exact]
+    by_rest = sorted(range(len(parts)), key=lambda place: (whole[place] - exact[place], place))
+    for place in by_rest[: units - sum(whole)]:
+        whole[place] += 1
+    return [share(one / units, decimals) for one in whole]
 
 
 def alike(values: Sequence[float], digits: int = 3) -> list[str]:
@@ -189,8 +214,13 @@ def phase(name: str, hosts: Sequence[str]) -> str:
     return name
 
 
+def equal(size: str) -> str:
+    """'equal exposure' or 'equally many policies'."""
+    return f"equal {size}" if size in ("exposure", "weight") else f"equally many {size}"
+
+
 def tenth(part: float) -> str:
-    """The part of the exposure that a top group holds: 'tenth', or in per cent where ties move it."""
+    """The part of all that a top group holds: 'tenth', or in per cent where ties move it."""
     return "tenth" if 0.08 <= part <= 0.12 else share(part, 0)
 
 

@@ -1,0 +1,1 @@
+"""What commands print, and how: results on stdout, news and errors on stderr."""

@@ -1,0 +1,92 @@
+"""What a job tells while it works: lines on stderr, and on a terminal one bar with the time left."""
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from vfl.terminal.streams import stderr
+
+_LOG_SECONDS = 30.0
+_TELLING = 1.0  # seconds of a step from which the time left can be told
+
+
+class News:
+    """The show of a command. With `times` its lines begin with the time where no terminal is."""
+
+    def __init__(self, times: bool = False) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+        self._console = Console(
+            file=stderr,  # type: ignore[arg-type]
+            stderr=True,
+            highlight=False,
+            markup=False,
+            emoji=False,
+            soft_wrap=True,
+        )
+        self.bar = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(),
+            TextColumn("{task.fields[count]}", markup=False),
+            TimeElapsedColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+            transient=True,
+            redirect_stdout=False,  # they would be read back from the streams that it writes to
+            redirect_stderr=False,
+        )
+        self._times = times and self.bar.disable and not _in_journal()
+        self._step: tuple[str, Any] = ("", None)
+        self._started = self._said = time.monotonic()
+
+    def say(self, line: str) -> None:
+        """Print a line."""
+        from rich.text import Text
+
+        if not self.bar.disable:
+            self._console.print(Text(stderr.line(line)), soft_wrap=True)
+            return
+        stderr.put(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} {line}" if self._times else line)
+        stderr.flush()
+
+    def progress(self, what: str, done: int, of: int | None) -> None:
+        """Move the bar; another step starts a new one."""
+        kind, now = what.partition(",")[0], time.monotonic()
+        if self._step[0] != kind:
+            self._started = now
+            if self._step[1] is not None:
+                self.bar.remove_task(self._step[1])
+            self._step = (kind, self.bar.add_task("", total=None, count=""))
+        count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
+        if of is not None and 0 < done < of and now - self._started >= _TELLING:
+            count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
+        self.bar.update(
+            self._step[1], description=stderr.line(what), completed=done, total=of, count=count
+        )
+        if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
+            # No terminal: a line now and then, for the log.
+            self._said = now
+            self.say(f"{what}: {count}")
+
+
+@contextlib.contextmanager
+def telling(times: bool = False) -> Iterator[News]:
+    """The show of a command for as long as it works."""
+    from vfl.jobs.compiling import told
+
+    news = News(times)
+    with news.bar, told(news.say):
+        yield news
+
+
+def _in_journal() -> bool:
+    """Whether stderr goes to the journal of systemd, which has times of its own."""
+    try:
+        found = os.fstat(stderr.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"

@@ -1,0 +1,137 @@
+"""stdout and stderr, which take any text and outlive their readers.
+
+A reader may go away (`| head`), a disk may be full, a stream may be closed from the start, a terminal
+may not have all characters. None of these ends a job: what could not be written is known at the end,
+when the exit code says so.
+"""
+
+import errno
+import io
+import json
+import math
+import os
+import sys
+from contextlib import suppress
+from typing import Any, Literal
+
+from vfl.text import shown, shown_in
+
+_MOST = 4000  # characters of a line
+
+
+class Stream:
+    """A stream of this process. It is looked up at every use: tests and callers replace it."""
+
+    def __init__(self, name: Literal["stdout", "stderr"]) -> None:
+        self._name = name
+        self.left = False
+        """Whether nobody reads it any more: its reader went away, or it was closed from the start."""
+        self.failure: OSError | None = None
+        """Why what was written did not arrive, where somebody waits for it."""
+        self.beginning = ""
+        """The first line that was written: a result begins with what it is called."""
+
+    def start(self) -> None:
+        """Forget what happened to an earlier command of this process."""
+        self.left, self.failure, self.beginning = self._file is None, None, ""
+        if isinstance(self._file, io.TextIOWrapper):
+            self._file.reconfigure(errors="backslashreplace")
+
+    def put(self, *lines: str) -> None:
+        """Write lines. What is no plain text in one is escaped: it cannot become two lines."""
+        for line in lines:
+            self.write(f"{self.line(line)}\n")
+
+    def line(self, text: str) -> str:
+        """A line of plain text that the stream can take."""
+        return shown_in(shown(text, _MOST), self.encoding)
+
+    def write(self, text: str) -> int:
+        """Write text as it is."""
+        file = self._file
+        self.beginning = self.beginning or text.partition("\n")[0]
+        if file is None or self.left or self.failure is not None:
+            return len(text)
+        try:
+            file.write(text)
+        except OSError as error:
+            self._lose(error)
+        except ValueError:  # closed meanwhile
+            self.left = True
+        return len(text)
+
+    def flush(self) -> None:
+        """Hand on what was written."""
+        file = self._file
+        if file is None or self.left or self.failure is not None:
+            return
+        try:
+            file.flush()
+        except OSError as error:
+            self._lose(error)
+        except ValueError:
+            self.left = True
+
+    def isatty(self) -> bool:
+        """Whether a person sees it."""
+        file = self._file
+        with suppress(ValueError):
+            return file is not None and not self.left and file.isatty()
+        return False
+
+    def fileno(self) -> int:
+        """Raises OSError for a stream that has none."""
+        if self._file is None:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return int(self._file.fileno())
+
+    @property
+    def encoding(self) -> str:
+        return getattr(self._file, "encoding", None) or "utf-8"
+
+    @property
+    def _file(self) -> Any:
+        return getattr(sys, self._name)
+
+    def _lose(self, error: OSError) -> None:
+        """Nothing more is written; what lies in buffers must not fail again when the process ends."""
+        if error.errno in (errno.EPIPE, errno.EBADF):
+            self.left = True
+        else:
+            self.failure = error
+        with suppress(OSError, ValueError):
+            descriptor = self.fileno()
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, descriptor)
+            os.close(nothing)
+
+
+stdout = Stream("stdout")
+stderr = Stream("stderr")
+
+
+def open_closed() -> None:
+    """Put /dev/null where the process was started without stdin, stdout or stderr.
+
+    Else the next file that is opened, such as a ledger, takes the place and gets what is written there.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+
+
+def put_json(result: dict[str, Any]) -> None:
+    """Write a result as one JSON object, in ASCII. Numbers that JSON has not are null."""
+    stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The value with None in place of numbers that are not finite."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,226 @@
+"""The command line's own groups and options: what is wrong with a command is said in our words.
+
+Every failure ends in one line on stderr and its exit code, whatever has become of stdout and stderr.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from vfl import __version__
+from vfl.errors import ConfigError, DataError, VflError, fault
+from vfl.terminal.streams import open_closed, stderr, stdout
+from vfl.text import MOST, counted, shown
+
+INTERRUPTED = 130
+
+
+class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+    """A number, or a whole one, with bounds."""
+
+    name = "number"
+
+    def __init__(self, least: float, most: float, whole: bool = False) -> None:
+        self._kind: type[int] | type[float] = int if whole else float
+        self._least, self._most = least, most
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The number. Fails for text that is none, and beyond the bounds."""
+        try:
+            number = self._kind(value)
+        except (ValueError, OverflowError):
+            number = None
+        if number is None or not self._least <= number <= self._most:
+            self.fail(self.words, param, ctx)
+        return number
+
+    @property
+    def words(self) -> str:
+        kind = "a whole number" if self._kind is int else "a number"
+        return f"{kind} from {self._least:g} to {self._most:g}"
+
+
+class _Helpful(click.Command):
+    """Prints its help as everything else is printed, and says of which command an error is."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Raises UsageError, which always knows of which command."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+    def get_help_option(self, ctx: click.Context) -> click.Option | None:
+        """The option --help."""
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.callback = _put_help
+        return option
+
+
+def _put_help(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        stdout.write(f"{ctx.get_help()}\n")
+        ctx.exit()
+
+
+def put_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    """The callback of the option --version."""
+    if value and not ctx.resilient_parsing:
+        stdout.write(f"vfl, version {__version__}\n")
+        ctx.exit()
+
+
+class Command(_Helpful):
+    """A command that says which words it cannot use."""
+
+    allow_extra_args = True
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run it. Raises ConfigError for arguments too many."""
+        if ctx.args:
+            many = counted(len(ctx.args), "argument")
+            raise ConfigError(f"{many} too many, from '{ctx.args[0]}' on: see {ctx.command_path} --help")
+        return super().invoke(ctx)
+
+
+class Group(click.Group, _Helpful):
+    """Turns every failure into one line and its exit code."""
+
+    command_class = Command
+    group_class = type
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Raises ConfigError for a command that there is not."""
+        name = args[0]
+        if self.get_command(ctx, name) is None and not name.startswith("-"):
+            raise ConfigError(
+                f"'{name}' is no command of {ctx.command_path}{_instead(name, self.list_commands(ctx))}"
+            )
+        return super().resolve_command(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command that was named."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:  # of which click would make a line of its own
+            raise click.Abort from None
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command of a command line and exit."""
+
+        def run() -> Any:
+            return super(Group, self).main(
+                args, prog_name or "vfl", complete_var, standalone_mode=False, **extra
+            )
+
+        if not standalone_mode:
+            return run()
+        open_closed()
+        stdout.start()
+        stderr.start()
+        code = _ended(run)
+        stdout.flush()
+        if stdout.failure is not None:
+            stderr.put(
+                f"error: stdout cannot be written ({stdout.failure.strerror}); what the command has "
+                f"made is kept: {shown(stdout.beginning, MOST)}"
+            )
+            code = code or DataError.exit_code
+        stderr.flush()
+        sys.exit(code)
+
+
+def _ended(run: Callable[[], Any]) -> int:
+    """The exit code, after one line on stderr about what went wrong."""
+    try:
+        code = run()
+    except VflError as error:
+        return _failed(str(error), error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        stderr.write(f"{error.format_message()}\n")
+        return ConfigError.exit_code
+    except click.UsageError as error:
+        return _failed(_words(error), ConfigError.exit_code)
+    except click.ClickException as error:
+        return _failed(error.format_message(), error.exit_code)
+    except (KeyboardInterrupt, click.Abort):  # the first before any command runs
+        stderr.put("interrupted")
+        return INTERRUPTED
+    except Exception as error:
+        return _failed(fault(error), VflError.exit_code)
+    return code if isinstance(code, int) else 0
+
+
+def _failed(text: str, code: int) -> int:
+    stderr.put(f"error: {text}")
+    return code
+
+
+def _words(error: click.UsageError) -> str:
+    """What is wrong with a command, and where to read more."""
+    path = error.ctx.command_path if error.ctx else "vfl"
+    more = f": see {path} --help"
+    if isinstance(error, click.NoSuchOption):
+        known = [name for p in _parameters(error.ctx) for name in (*p.opts, *p.secondary_opts)]
+        return f"{path} has no option {error.option_name}" + (
+            _instead(error.option_name, [*known, "--help"]) or more
+        )
+    if isinstance(error, click.BadOptionUsage):
+        found = [p for p in _parameters(error.ctx) if error.option_name in (*p.opts, *p.secondary_opts)]
+        if found and getattr(found[0], "is_flag", False):
+            return f"{error.option_name} takes no value"
+        return f"{error.option_name} needs {_allowed(found[0]) if found else 'a value'}"
+    if isinstance(error, click.MissingParameter):
+        return f"{_name(error.param)} is missing{more}"
+    if isinstance(error, click.BadParameter):
+        allowed = _allowed(error.param) if error.param is not None else "something else"
+        return f"{_name(error.param)} must be {allowed}"
+    return error.format_message()
+
+
+def _parameters(ctx: click.Context | None) -> list[click.Parameter]:
+    return ctx.command.get_params(ctx) if ctx is not None else []
+
+
+def _name(param: click.Parameter | None) -> str:
+    if param is None:
+        return "an argument"
+    if isinstance(param, click.Option):
+        return param.opts[0]
+    return (
+        (param.name or "").upper() if isinstance(param.type, click.Choice) else param.human_readable_name
+    )
+
+
+def _allowed(param: click.Parameter) -> str:
+    """What a value of a parameter may be."""
+    kind = param.type
+    if isinstance(kind, Number):
+        return kind.words
+    if isinstance(kind, click.Choice):
+        return " or ".join(str(choice) for choice in kind.choices)
+    if isinstance(kind, click.DateTime):
+        return "a day or a time (UTC), such as 2026-11-23 or 2026-11-23T08:00:00"
+    return "a path" if isinstance(kind, click.Path) else "a value"
+
+
+def _instead(name: str, known: list[str]) -> str:
+    from vfl.party.config import did_you_mean
+
+    near = did_you_mean(name, known)
+    if near:
+        return f": did you mean {near}?"
+    return f": there are {', '.join(known)}" if len(known) < 20 and not name.startswith("-") else ""
