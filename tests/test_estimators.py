@@ -403,7 +403,10 @@ def test_a_linear_model_is_that_of_the_pooled_columns(encryption):
         model.model_.explained, abs=1e-9
     )
     table = model.relativities_["registry"]
-    assert list(table.columns) == ["column", "level", "coefficient", "per_unit", "relativity", "rows"]
+    assert list(table.columns) == [
+        *("column", "level", "coefficient", "per_unit", "relativity", "rows"),
+        *("step", "per_step", "relativity_per_step"),
+    ]
     assert table["relativity"].tolist() == pytest.approx([np.exp(pooled.coef_[3]), 1.0])
     assert model.relativities_["guest"]["column"].tolist() == ["(intercept)", "age"]
     assert sum(model.traffic_.values()) > 0

@@ -138,7 +138,8 @@ class FederatedGLM(Regressor, _Linear):
     coef_ : dict of Series, by party
         coefficients by column and level; a slope's level is "", and it is per standard deviation
     relativities_ : dict of DataFrames, by party
-        column, level, coefficient, per_unit, relativity, rows; the guest's with the intercept first
+        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step; the
+        guest's with the intercept first
     n_iter_ : int
         iterations made
     converged_ : bool
@@ -260,7 +261,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
     coef_ : dict of Series, by party
         coefficients by column and level; a slope's level is "", and it is per standard deviation
     relativities_ : dict of DataFrames, by party
-        column, level, coefficient, per_unit, relativity, rows; the guest's with the intercept first
+        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step; the
+        guest's with the intercept first
     n_iter_ : int
         iterations made
     converged_ : bool
