@@ -650,7 +650,7 @@ def changed(name: str) -> dict:
             "lender: 2 rows have the id of an earlier .*positions 80, 81",
         ),
         ("guest's id empty", DataError, "guest: 1 row has no id once normalised .*positions 0"),
-        ("id of decimals", DataError, "guest: the index holds float values"),
+        ("id of decimals", DataError, "guest: the index holds a number that is not whole"),
         ("id column missing", DataError, "guest: no column 'polcy' .*there is age"),
         ("party without id", ConfigError, "id= says nothing of 'lender'; did you mean 'lendr'"),
         ("host called guest", ConfigError, "a host needs a name, other than 'guest'"),

@@ -216,6 +216,13 @@ def test_parquet_types(tmp_path):
         (pa.array(["007", "1e5"]).dictionary_encode(), ["007", "1e5"]),
         (pa.array(["007", ""], pa.large_string()), ["007", None]),
         (pa.array([Decimal("12"), None]), ["12", None]),
+        (pa.array([Decimal("12.00"), Decimal("-7.00"), None]), ["12", "-7", None]),
+        (pa.array([12.0, None, -0.0, 2.0**53 - 1]), ["12", None, "0", "9007199254740991"]),
+        (pa.array([12.0, float("nan")], pa.float32()), ["12", None]),
+        (
+            pa.array([datetime.datetime(2027, 1, 31), datetime.datetime(2027, 1, 31, 7, 5), None]),
+            ["2027-01-31", "2027-01-31 07:05:00.000000", None],
+        ),
         (pa.array([datetime.date(2027, 1, 31), None]), ["2027-01-31", None]),
     ],
 )
@@ -488,8 +495,15 @@ def test_a_categorical_column_that_is_an_id(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "changes", "said"),
     [
-        ({"plate": [7.7, 8.0]}, {}, "id column 'plate' holds decimal numbers: leading zeros"),
-        ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' holds decimal numbers"),
+        ({"plate": [8.0, 7.7]}, {}, "id column 'plate' has a number that is not whole in row 3: write"),
+        ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' has a number that is not whole in"),
+        ({"plate": [8.0, 7e77]}, {}, "id column 'plate' has a float of which digits are lost in row 3"),
+        ({"plate": [8.0, float("inf")]}, {}, "id column 'plate' has a float of which digits are lost"),
+        (
+            {"plate": pa.array([8.0, 77_777_777.0], pa.float32())},
+            {},
+            "id column 'plate' has a float of which digits are lost in row 3: write the column anew",
+        ),
         ({"plate": [True, False]}, {}, "id column 'plate' is of type bool: write it as text"),
         ({"plate": [b"7.7", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
         ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: correct it or list the"),

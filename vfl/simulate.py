@@ -27,6 +27,7 @@ from collections.abc import Callable, Coroutine, Hashable, Iterable, Mapping, Se
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from functools import wraps
 from typing import Any, ClassVar, Self, TypeVar, cast, get_args
 
@@ -61,6 +62,7 @@ from vfl.learn.metrics import regression_metrics
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import DataSection, GlmSection, did_you_mean
+from vfl.party.id_cells import Reading, whole_text
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.linear import COLUMNS, lines, own_scores, prepared
 from vfl.party.table import MAX_CATEGORIES
@@ -261,8 +263,10 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         return [names] if isinstance(names, str) else None if names is None else list(names)
 
     def _ids(self, party: str, columns: list[list[str | None]]) -> list[bytes]:
-        found = normalise_ids(columns, self.normalise, "first", party, empties="drop")
-        for count, what in ((found.empties, "no id"), (found.duplicates, "the id of an earlier row")):
+        reading = Reading(merging="allow")  # two rows with one id are refused below, whatever it is
+        found = normalise_ids(columns, self.normalise, "first", party, empties="drop", reading=reading)
+        none = "no id (a number of which digits are lost is none)" if found.unread else "no id"
+        for count, what in ((found.empties, none), (found.duplicates, "the id of an earlier row")):
             if count:
                 left_out = np.setdiff1d(np.arange(len(columns[0])), found.rows)
                 shown = ", ".join(map(str, left_out[:5].tolist()))
@@ -1036,7 +1040,9 @@ def _id_columns(party: str, frame: pd.DataFrame, names: list[str] | None) -> lis
 
 
 def _id_texts(values: Any, what: str) -> list[str | None]:
-    return [_id_text(value, what) for value in values.tolist()]
+    # Python's own float says no more of how few digits one of single precision had.
+    single = str(values.dtype).lower() in ("float16", "float32")
+    return [_id_text(value, what) for value in (values.to_numpy() if single else values.tolist())]
 
 
 def _id_text(value: object, what: str) -> str | None:
@@ -1048,10 +1054,14 @@ def _id_text(value: object, what: str) -> str | None:
         return str(int(value))
     if isinstance(value, datetime.date):  # datetime and pandas' Timestamp too
         return str(value)
-    raise DataError(
-        f"{what} holds {type(value).__name__} values: leading zeros and exact digits may be lost, so "
-        "write ids as text or whole numbers"
-    )
+    if isinstance(value, float | np.floating | Decimal):  # in pandas, whole numbers with gaps are floats
+        if (text := whole_text(value)) is None:
+            raise DataError(
+                f"{what} holds a number that is not whole, or of which a float has lost digits: write "
+                "ids as text or whole numbers"
+            )
+        return text
+    raise DataError(f"{what} holds {type(value).__name__} values: write ids as text or whole numbers")
 
 
 def _only_counts(index: "pd.Index[Any]") -> bool:

@@ -39,6 +39,7 @@ from vfl.learn.losses import Loss
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
 from vfl.party.config import JOB_NAME, DataSection, Engine, JoinKind, PolicySection
+from vfl.party.id_report import unmended
 from vfl.party.ids import disagreement
 from vfl.party.keys import Stands, TableIds, all_keys, found, identities
 from vfl.party.policy import (
@@ -112,7 +113,7 @@ async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Align
     party, started = office.party, time.monotonic()
     store = Store(party.party.store)
     table, ids = read_guest(party.data, show=show)
-    for note in ids.notes:
+    for note in (*ids.notes, *unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
     work = _Guest(office, table, ids, _settled(office, store, plan), show, plan.diagnose)
     spent = Account.nothing()
@@ -394,7 +395,8 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     alignment = await asyncio.to_thread(_host_kept, office, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
     await peer.send(Kept(policy.alignment_days))
-    for note in (*ids.notes, *ambiguities([matched])):
+    written = await asyncio.to_thread(unmended, office.party.data, table.by_key(office.party.data))
+    for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
     return f"aligned {matched.ids:,} of {len(ids.rows):,} rows{joined} with {peer.name}"
@@ -665,7 +667,7 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
     if rule == "refuse" or rule == "keep" or rule == "last":
         stands = rule
     rules = [key.normalise for key in data.keys]
-    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name)
+    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name, data.readings)
 
 
 async def table_of(office: Office, offer: Offer) -> tuple[Table, TableIds]:

@@ -11,7 +11,7 @@ from vfl.jobs.connect import Office
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
-from vfl.party.id_report import profile_ids
+from vfl.party.id_report import ids_alone, unmended
 from vfl.party.policy import allowed_columns
 from vfl.party.table import read_table
 
@@ -70,16 +70,11 @@ def _table(party: Party) -> str:
 def _ids(party: Party, say: Callable[[str], None]) -> None:
     """What the rule for ids does not mend, a line for each column."""
     try:
-        report = profile_ids(party.data)
+        table = ids_alone(party.data)
     except VflError:  # a table that cannot be read has failed already
         return
-    for column in [column for key in (report, *report.further) for column in key.columns]:
-        found = [f"{f.rows:,} {f.what}" for f in column.findings if not f.mended]
-        if found:
-            say(
-                f"note  id column '{column.name}', rows: {'; '.join(found)} "
-                "(vfl align --dry-run says which and what to do)"
-            )
+    for line in unmended(party.data, table.by_key(party.data)):
+        say(f"note  {line}")
 
 
 async def _reach(

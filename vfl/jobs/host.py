@@ -48,6 +48,7 @@ from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
+from vfl.party.id_report import unmended
 from vfl.party.linear import own_scores, prepared
 from vfl.party.policy import (
     Usage,
@@ -82,8 +83,10 @@ async def serve(office: Office, show: Show) -> None:
     """
     party = office.party
     table, ids = read_host(office)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
+    written = unmended(party.data, table.by_key(party.data))
+    notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
+    for note in (*table.warnings, *notes):
+        show.say(f"note: {note}")
     show.say(
         f"{party.name} serves {table.path.name}: {len(ids.rows):,} ids, {len(table.features)} columns"
     )

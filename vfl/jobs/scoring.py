@@ -340,6 +340,8 @@ def _check_names(ids: Sequence[str], half: AnyGuestHalf, explain: bool) -> None:
 def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _Rows:
     """Read the file twice, ids first: what normalising them takes is gone before the columns come."""
     named, ids = _read_ids(section, path)
+    for note in ids.notes:
+        show.say(f"note: {path.name}: {note}")
     columns = section.model_copy(update={"id": (), "fallback": ()})
     table = read_table(columns, role="guest", need_label=False, path=path, expect=half.columns)
     for warning in table.warnings:
@@ -356,7 +358,9 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
     found = read_table(alone, role="guest", need_label=False, path=path, expect=())
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
-    ids = all_keys(found.by_key(section), rules, "keep", section.empty, found.path.name)
+    ids = all_keys(
+        found.by_key(section), rules, "keep", section.empty, found.path.name, section.readings
+    )
     named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
 

@@ -35,6 +35,7 @@ from vfl.errors import ConfigError
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.party.id_cells import Reading
 from vfl.party.ids import STEP, compose
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
@@ -238,6 +239,15 @@ class DataSection(_Section):
         default_factory=dict, description="by column, the rule for repeated ids, where it is another one"
     )
     empty: Literal["refuse", "drop"] = Field(default="refuse", description="if a row has no id at all")
+    merging: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="if normalise makes different ids equal; allow takes them for spellings of one id",
+    )
+    as_text: Columns = Field(
+        default=(),
+        description="id columns whose cells are text alone: no number and no word for a missing id is "
+        "read in them",
+    )
     label: Column | None = Field(default=None, description="column to predict (guest)")
     weight: Column | None = Field(default=None, description="column of row weights (guest)")
     exposure: Column | None = Field(
@@ -265,6 +275,17 @@ class DataSection(_Section):
     def id_columns(self) -> tuple[str, ...]:
         """The columns of all keys, each once."""
         return tuple(dict.fromkeys(name for key in self.keys for name in key.id))
+
+    @property
+    def readings(self) -> list[Reading]:
+        """How the cells of each key's columns are read."""
+        return [
+            Reading(
+                as_text=frozenset(i for i, name in enumerate(key.id) if name in self.as_text),
+                merging=self.merging,
+            )
+            for key in self.keys
+        ]
 
     @property
     def guests(self) -> dict[str, str | None]:
@@ -306,6 +327,9 @@ class DataSection(_Section):
                     f"monotone has '{_shown(name)}', which is no feature by columns or ignore: "
                     "take it out of monotone"
                 )
+        for name in self.as_text:
+            if name not in self.id_columns:
+                raise ValueError(f"as_text has '{_shown(name)}', which is no id column")
         self._check_duplicates()
         return self
 

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vfl.party.id_cells import float_texts, whole_text
 from vfl.party.sources.source import MISSING, Source, float64, is_text
 
 
@@ -29,11 +30,19 @@ class Parquet(Source):
     def ids(self, name: str) -> list[str | None]:
         column = self._plain(name)
         kind = column.type
-        if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.scale != 0):
-            raise self.error(
-                f"id column '{name}' holds decimal numbers: leading zeros and exact digits are "
-                "lost and cannot be brought back, so write it anew as text or whole numbers"
-            )
+        if pa.types.is_floating(kind):
+            return self._whole_ids(name, column)
+        if pa.types.is_decimal(kind) and kind.scale > 0:
+            numbers = column.to_pylist()
+            texts = [None if number is None else whole_text(number) for number in numbers]
+            given = np.array([number is not None for number in numbers])
+            self._check_whole(name, given & np.array([text is None for text in texts]))
+            return texts
+        if pa.types.is_timestamp(kind):
+            # As a date where it is one: programs write dates as midnights.
+            text = pc.cast(pc.local_timestamp(column) if kind.tz else column, pa.string())
+            values = pc.replace_substring_regex(text, r" 00:00:00(\.0*)?$", "").to_pylist()
+            return [value or None for value in values]
         if not (
             is_text(kind)
             or pa.types.is_integer(kind)
@@ -44,6 +53,24 @@ class Parquet(Source):
             raise self.error(f"id column '{name}' is of type {kind}: write it as text")
         values = pc.cast(column, pa.string()).to_numpy(zero_copy_only=False)
         return [value or None for value in values.tolist()]
+
+    def _whole_ids(self, name: str, column: Any) -> list[str | None]:
+        """Whole numbers that are kept as floats, as pandas keeps those with gaps."""
+        texts, fractions, lost = float_texts(column.to_numpy())
+        self._check_whole(name, fractions)
+        if lost.any():
+            raise self.error(
+                f"id column '{name}' has a float of which digits are lost {self.in_rows(lost)}: write "
+                "the column anew as text or whole numbers"
+            )
+        return texts
+
+    def _check_whole(self, name: str, fractions: NDArray[np.bool_]) -> None:
+        if fractions.any():
+            raise self.error(
+                f"id column '{name}' has a number that is not whole {self.in_rows(fractions)}: write "
+                "the column anew as text or whole numbers"
+            )
 
     def text(self, name: str) -> Any:
         column = self._plain(name)
