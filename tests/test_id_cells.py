@@ -90,7 +90,7 @@ def test_numbers_that_are_not_whole_are_no_ids_where_the_sign_would_be_taken_out
 @pytest.mark.parametrize(
     "written",
     ["AB-123", "12E4", "170e-1", "10.0.0.1", "31.12.2024", "v1.0.2", "1-23", "1,234", "12,345",
-     "1.234.567", "Nan", "NATO", "NULLE", "+49 17", "12:00:00.0", "e5", "1.5.0", "A.B", "--", "1e", "12E-4"],
+     "1.234.567", "Nan", "NATO", "NULLE", "+49 17", "12:00:00.0", "e5", "1.5.0", "A.B", "--", "12E-4"],
 )  # fmt: skip
 def test_what_is_no_number_is_text(written):
     cells = read_cells(["x1", written], DEFAULT)

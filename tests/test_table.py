@@ -172,6 +172,86 @@ def test_a_constant_column_is_a_warning(tmp_path):
     assert table.warnings == ["policies.csv: column 'x' has the same value in every row"]
 
 
+LEFT_OUT = "holds the labels of a data frame's rows (its index): left out"
+
+
+def test_an_index_that_pandas_has_written_is_no_feature(tmp_path):
+    """With and without a name, in Parquet and CSV, of a shuffled frame; a range is no column."""
+    frame = pd.DataFrame({"plate": ["a", "b", "c"], "x": [1.5, 2, 4], "claim": [0, 1, 0]})
+    shuffled = frame.sample(frac=1, random_state=1)
+    named = shuffled.rename_axis("contract")
+    levels = shuffled.set_index(pd.MultiIndex.from_tuples([(1, 2), (3, 4), (5, 6)], names=["u", None]))
+    path = tmp_path / "policies.parquet"
+    for written, index in (
+        (frame, []),
+        (frame.iloc[::2], []),
+        (shuffled, ["__index_level_0__"]),
+        (named, ["contract"]),
+        (levels, ["u", "__index_level_1__"]),
+    ):
+        written.to_parquet(path)
+        table = read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+        assert features(table) == {"x": written["x"].tolist()}
+        assert [line for line in table.warnings if LEFT_OUT in line] == [
+            f"policies.parquet: column '{name}' {LEFT_OUT}, unless columns in [data] lists it"
+            for name in index
+        ]
+    # Who names it means it: as id, as the index of a table often is, as a feature, as what is left out.
+    named.reset_index(drop=True).set_index("plate").to_parquet(path)
+    table = read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+    assert (table.ids, table.warnings) == ([shuffled["plate"].tolist()], [])
+    shuffled.to_parquet(path)
+    for uses in ({"columns": ("__index_level_0__",)}, {"ignore": ("__index_level_0__",)}):
+        settings = section(path, weight=None, categorical=(), **uses)
+        table = read_table(settings, role="guest", need_label=True)
+        assert table.features.keys() == set(uses.get("columns", ("x",))) and not table.warnings
+    for first in ("", "Unnamed: 0", "Unnamed: 0.1"):
+        shuffled.rename_axis(first or None).to_csv(tmp_path / "policies.csv")
+        table = csv(tmp_path, (tmp_path / "policies.csv").read_bytes(), weight=None, categorical=())
+        assert table.features.keys() == {"x"}
+        what = f"column '{first}'" if first else "the first column, without a name,"
+        assert table.warnings[0].startswith(f"policies.csv: {what} {LEFT_OUT}")
+
+
+def test_a_model_that_was_trained_on_an_index_is_still_scored(tmp_path):
+    path = tmp_path / "policies.parquet"
+    frame = pd.DataFrame({"plate": ["a", "b"], "x": [1, 2], "claim": [0, 1]}, index=[7, 3])
+    frame.to_parquet(path)
+    settings = section(path, weight=None, categorical=())
+    table = read_table(settings, role="guest", need_label=False, expect=["__index_level_0__"])
+    assert features(table) == {"__index_level_0__": [7, 3]}
+
+
+def test_columns_that_look_as_if_nobody_meant_them(tmp_path):
+    """Said to their owner, with the label's help also where only an alignment reads the table."""
+    rng = np.random.default_rng(0)
+    claim = np.sort(rng.integers(0, 2, 400))
+    frame = pd.DataFrame(
+        {
+            "plate": [f"p{i}" for i in range(400)],
+            "row": np.arange(400),
+            "paid": claim * 100.0,
+            "code": [f"c{i}" for i in range(400)],
+            "x": rng.normal(size=400),
+            "claim": claim,
+        }
+    )
+    frame.to_csv(tmp_path / "policies.csv", index=False)
+    settings = section(tmp_path / "policies.csv", weight=None, categorical=("code",))
+    for need_label in (True, False):
+        warnings = read_table(settings, role="guest", need_label=need_label).warnings
+        counts, tells, paid, code = warnings
+        assert counts.startswith("policies.csv: column 'row' counts the rows: it knows the order of")
+        assert tells.startswith("policies.csv: column 'row' tells the label almost alone (AUC 0.99")
+        assert paid.startswith("policies.csv: column 'paid' tells the label almost alone (AUC 1.000)")
+        assert code.startswith("policies.csv: column 'code' has 400 levels in 400 rows")
+    host = settings.model_copy(update={"label": None, "ignore": ("claim",)})
+    assert len(read_table(host, role="host", need_label=False).warnings) == 2
+    # A label that cannot be used yet stops no alignment.
+    frame.assign(claim="?").to_csv(tmp_path / "policies.csv", index=False)
+    assert len(read_table(settings, role="guest", need_label=False).warnings) == 2
+
+
 def test_parquet_types(tmp_path):
     table = parquet(
         tmp_path,
@@ -306,7 +386,7 @@ def test_an_infinite_number(tmp_path, cell):
         ("plate,claim", "the file has a header but no rows"),
         ("plate,claim\n\n", "the file has a header but no rows"),
         ("plate,x,x,claim\n1,2,3,4\n", "column 'x' comes twice in the header"),
-        (",plate,claim\n1,2,3\n", "column 1 has no name in the header"),
+        ("plate,,claim\n1,2,3\n", "column 2 has no name in the header: name it or remove it"),
         ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cells, the header 2"),
         ("plate,claim\n7777,0\n8888,1,1\n", "row 3 has 3 cells, the header 2"),
         ('plate,claim\n7777,0\n8888,"1\n9999,1\n', "a quote is not closed, or not doubled, in or"),

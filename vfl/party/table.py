@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source
@@ -111,19 +112,24 @@ def read_table(
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     source = open_source(path)
     guests = _guests(source, data, need_label, expect)
-    columns = _chosen(source, data, guests, expect)
+    warnings: list[str] = []
+    columns = _chosen(source, data, guests, expect, warnings)
     if not columns and role == "host":
         raise DataError(f"{path.name}: no column is left to use as a feature")
-    source.read([*data.id_columns, *columns, *guests.values()])
-    warnings: list[str] = []
+    known = [data.label] if expect is None and data.label in source.names else []
+    source.read(list(dict.fromkeys([*data.id_columns, *columns, *guests.values(), *known])))
     features = {
         name: _categories(source, name) if name in data.categorical else _numbers(source, name)
         for name in columns
     }
+    found = {key: _guests_column(source, key, name) for key, name in guests.items()}
     if expect is None:  # a batch to score may well lack a value in all of its rows
+        label = found.get("label")
+        if label is None and data.label is not None:
+            label = _label_if_fine(source, data.label)
         for name, values in features.items():
             _check_content(source, name, values, warnings)
-    found = {key: _guests_column(source, key, name) for key, name in guests.items()}
+            warnings += [f"{path.name}: column '{name}' {why}" for why in _suspicions(values, label)]
     if loss is not None and "label" in found:
         _check_label(source, guests["label"], found["label"], loss)
     exposure, offset = found.get("exposure"), found.get("offset")
@@ -158,7 +164,11 @@ def _guests(
 
 
 def _chosen(
-    source: Source, data: DataSection, guests: Mapping[str, str], expect: Sequence[str] | None
+    source: Source,
+    data: DataSection,
+    guests: Mapping[str, str],
+    expect: Sequence[str] | None,
+    warnings: list[str],
 ) -> list[str]:
     """The feature columns, after a check that every column named anywhere is there."""
     named: list[tuple[str, Iterable[str]]] = [
@@ -182,7 +192,16 @@ def _chosen(
     if data.columns is not None:
         return list(data.columns)
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
-    return [name for name in source.names if name not in other]
+    # An index that the party file names is meant.
+    unmeant = source.row_labels - other - {*data.categorical, *data.monotone, *data.aggregate}
+    for name in source.names:
+        if name in unmeant:
+            what = f"column '{name}' holds" if name else "the first column, without a name, holds"
+            warnings.append(
+                f"{source.path.name}: {what} the labels of a data frame's rows (its index): left out"
+                + (", unless columns in [data] lists it" if name else "")
+            )
+    return [name for name in source.names if name not in other | unmeant]
 
 
 def _or(name: str, names: Sequence[str]) -> str:
@@ -268,6 +287,27 @@ def _check_content(source: Source, name: str, values: NDArray[Any], warnings: li
         warnings.append(f"{source.path.name}: column '{name}' has the same value in every row")
 
 
+def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list[str]:
+    """What speaks against a column as a feature, after its name."""
+    found = []
+    if values.dtype == object:
+        if levels := levels_of_rows(values):
+            found.append(
+                f"has {levels[0]:,} levels in {levels[1]:,} rows, from which little can be learned: if "
+                "it is an id, ignore it in [data]"
+            )
+    elif why := numbers_rows(values):
+        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
+    if label is not None and (share := told(values, label)) >= TOLD:
+        ones = len(np.unique(label)) == 2
+        how = f"AUC {(1 + share) / 2:.3f}" if ones else f"{share:.0%} of the best order"
+        found.append(
+            f"tells the label almost alone ({how}): unless it is known before the label is, ignore it "
+            "in [data]"
+        )
+    return found
+
+
 _GUESTS_ADVICE = {
     "label": "a label is a number, such as 0 or 1",
     "weight": "a weight is a positive number",
@@ -283,6 +323,16 @@ def _guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
     if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
     return values
+
+
+def _label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
+    """A label that nobody needs yet; None where it is missing, or no number, in some row."""
+    if name not in source.names:
+        return None
+    try:
+        return _guests_column(source, "label", name)
+    except DataError:
+        return None
 
 
 def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: Loss) -> None:

@@ -22,7 +22,7 @@ def open_source(path: Path) -> Source:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     for number, name in enumerate(source.names, start=1):
-        if not name:
+        if not name and number > 1:  # the first are the labels of a data frame's rows
             raise source.error(f"column {number} has no name in the header: name it or remove it")
         if source.names.count(name) > 1:
             raise source.error(f"column '{name}' comes twice in the header")

@@ -23,6 +23,18 @@ class Parquet(Source):
         if self.rows == 0:
             raise self.error("the file has columns but no rows")
 
+    @property
+    def row_labels(self) -> frozenset[str]:
+        """By pandas' own note in the file, too, where an index has a name."""
+        try:
+            noted = (self._file.schema_arrow.pandas_metadata or {}).get("index_columns", [])
+        except (ValueError, AttributeError):  # it is no note of pandas
+            noted = []
+        # An index that only counts is no column: there is a dictionary in place of a name.
+        return super().row_labels | {
+            name for name in noted if isinstance(name, str) and name in self.names
+        }
+
     def read(self, names: list[str]) -> None:
         # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
         self.table = self._whole(lambda: self._file.read(columns=names).select(names))

@@ -1,5 +1,6 @@
 """What every source of rows offers: its columns' names, then the columns asked for."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
+
+# As pandas and R write an index without a name, and as pandas reads that again.
+_ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+__"
 
 MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
 
@@ -23,6 +27,11 @@ class Source:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.table: Any = None
+
+    @property
+    def row_labels(self) -> frozenset[str]:
+        """The columns that hold the labels of a data frame's rows (its index), by their names."""
+        return frozenset(name for name in self.names if re.fullmatch(_ROW_LABELS, name))
 
     def read(self, names: list[str]) -> None:
         raise NotImplementedError
