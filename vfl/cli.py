@@ -542,6 +542,7 @@ def score(
                 "rows_per_second": speed,
                 "seconds_by_phase": done.seconds,
                 "drift": done.drift,
+                "unknown_levels": done.unknown_levels,
                 "score_psi": done.score_psi,
                 **_account(done.account),
             }

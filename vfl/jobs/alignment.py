@@ -11,7 +11,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -647,13 +647,18 @@ def read_guest(data: DataSection, *, show: Show, loss: Loss | None = None) -> tu
     return table, ids_of(table, data)
 
 
-def read_host(office: Office) -> tuple[Table, TableIds]:
-    """A host's table, of which one row stands for all with the same id, and its ids."""
+def read_host(
+    office: Office, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
+) -> tuple[Table, TableIds]:
+    """A host's table, of which one row stands for all with the same id, and its ids.
+
+    expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
+    """
     data = office.party.data
-    table = read_table(data, role="host", need_label=False)
-    table = replace(
-        table, features=allowed_columns(office.party.policy, table.features, table.path.name)
-    )
+    table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
+    if expect is None:
+        features = allowed_columns(office.party.policy, table.features, table.path.name, table.faults)
+        table = replace(table, features=features)
     ids = ids_of(table, data)
     if data.duplicates != "refuse" and data.duplicates != "keep":
         table = table.aggregated(ids.group, data.duplicates, data.aggregate)
@@ -670,8 +675,13 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
     return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name, data.readings)
 
 
-async def table_of(office: Office, offer: Offer) -> tuple[Table, TableIds]:
-    """The host's table as it is now, with ids by the rules both sides name."""
+async def table_of(
+    office: Office,
+    offer: Offer,
+    expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+) -> tuple[Table, TableIds]:
+    """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
     keys = office.party.data.keys
     why = disagreement(
         office.party.name,
@@ -682,7 +692,7 @@ async def table_of(office: Office, offer: Offer) -> tuple[Table, TableIds]:
     if why is not None:
         raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(read_host, office)
+    return await asyncio.to_thread(read_host, office, expect, needed)
 
 
 def matching_of(

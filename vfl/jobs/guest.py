@@ -38,6 +38,7 @@ from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
 from vfl.learn.drift import Profile, profile, profiles
+from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
@@ -84,7 +85,7 @@ async def train(
     table, ids = read_guest(party.data, show=show, loss=loss)
     aligned = guest_alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
-    features = table.take(aligned.rows)
+    features = tidied(table.take(aligned.rows))
     learner = learner_of(job, party, features, rows, show)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
@@ -206,6 +207,7 @@ class _Work:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
         table, learner, store = self.table, self.learner, Store(self.office.party.party.store)
+        features = tidied(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             self.unfinished.name,
             job.settings,
@@ -218,9 +220,10 @@ class _Work:
             learner.params.tweedie_power,
             exposure=table.exposure is not None,
             offset=party.data.offset is not None,
-            profiles=profiles(table.take(aligned.rows)),
+            profiles=profiles(features),
             score_profile=_score_profile(score, rows, self.held_out),
             fallback=aligned.fallback,
+            levels=levels_of(features),
         )
         save_half(store, half)
         relativities = save_relativities(store, half) if isinstance(model, GuestGlm) else None

@@ -32,6 +32,7 @@ from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_types, reveals
 from vfl.learn.binning import Features
 from vfl.learn.explain import partial_dependence
+from vfl.learn.levels import respelled
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.net.wire import Message
@@ -160,7 +161,7 @@ def _factors(
     # Label, weight, exposure and offset are in the record.
     data = party.data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
     try:
-        table = read_table(data, role="guest", need_label=False, expect=half.columns)
+        table = read_table(data, role="guest", need_label=False, expect=half.columns, needed=())
         ids = ids_of(table, data)
         same = (
             record.ids == ids.digest
@@ -175,7 +176,7 @@ def _factors(
             f"The columns are not shown, since {data.path.name} has other ids (or another order) than "
             "when the model was trained."
         )
-    return table.take(evaluation.rows), ""
+    return respelled(table.take(evaluation.rows), half.levels)[0], ""
 
 
 def _dependence(

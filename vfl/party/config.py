@@ -257,6 +257,13 @@ class DataSection(_Section):
         default=None, description="column added to the score, on the scale of the link (guest)"
     )
     categorical: Columns = Field(default=(), description="columns whose values are names")
+    unknown_levels: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of a batch's rows with a level that was not in training, above which scoring "
+        "stops; 1: never (guest)",
+    )
     monotone: dict[str, Monotone] = Field(
         default_factory=dict,
         description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
@@ -521,6 +528,10 @@ class Party(_Section):
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
                     )
+            if "unknown_levels" in self.data.model_fields_set:
+                raise ValueError(
+                    "[data] unknown_levels belongs to the guest, who is told of such rows: remove it"
+                )
         self._check_matching()
         strangers = [name for name in self.policy.guests or () if name not in self.partners]
         if strangers:

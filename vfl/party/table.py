@@ -5,8 +5,8 @@ type is guessed: whatever is not plainly one of the three is an error that names
 and the rows as a spreadsheet shows them (the header is row 1, for Parquet too), and never a value.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
+from vfl.learn.levels import spelled_alike
 from vfl.learn.losses import BadLabel, Loss
 from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
@@ -36,7 +37,8 @@ class Table:
     `ids` holds a list of text for each id column of all keys (`DataSection.id_columns`), None where the
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
-    column.
+    column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
+    needs them.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class Table:
     weight: NDArray[np.float64] | None
     rows: int
     warnings: list[str]
+    faults: Mapping[str, DataError] = field(default_factory=dict)
     exposure: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
 
@@ -95,6 +98,7 @@ def read_table(
     need_label: bool,
     path: Path | None = None,
     expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
     loss: Loss | None = None,
 ) -> Table:
     """Read the table of a party file, or the new rows at `path` that are to be scored.
@@ -102,7 +106,8 @@ def read_table(
     With `need_label` label, weight, exposure and offset are read and checked, the label by `loss` if
     given; without it they may be absent and are no features either way. `expect` names the features
     that a model was trained on: these and no others are read, in that order, with the exposure (if
-    the column is there) and the offset (which must be there).
+    the column is there) and the offset (which must be there). `needed` names the features that must be
+    fine, None all of them; others that are not fine are left out and are `faults` of the table.
 
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
@@ -113,22 +118,33 @@ def read_table(
     source = open_source(path)
     guests = _guests(source, data, need_label, expect)
     warnings: list[str] = []
-    columns = _chosen(source, data, guests, expect, warnings)
-    if not columns and role == "host":
+    faults: dict[str, DataError] = {}
+
+    def fault(name: str, error: DataError) -> None:
+        """What is wrong with a feature ends the reading, if the feature is needed."""
+        if needed is None or name in needed:
+            raise error
+        faults[name] = error
+
+    columns = _chosen(source, data, guests, expect, fault)
+    if expect is None and data.columns is None:
+        columns = _meant(source, data, columns, warnings)
+    if not columns and role == "host" and needed is None:
         raise DataError(f"{path.name}: no column is left to use as a feature")
     known = [data.label] if expect is None and data.label in source.names else []
     source.read(list(dict.fromkeys([*data.id_columns, *columns, *guests.values(), *known])))
-    features = {
-        name: _categories(source, name) if name in data.categorical else _numbers(source, name)
-        for name in columns
-    }
+    features = {}
+    for name in columns:
+        try:
+            features[name] = _feature(source, data, name, filled=expect is None or role == "host")
+        except DataError as error:
+            fault(name, error)
     found = {key: _guests_column(source, key, name) for key, name in guests.items()}
-    if expect is None:  # a batch to score may well lack a value in all of its rows
+    if expect is None:
         label = found.get("label")
         if label is None and data.label is not None:
             label = _label_if_fine(source, data.label)
         for name, values in features.items():
-            _check_content(source, name, values, warnings)
             warnings += [f"{path.name}: column '{name}' {why}" for why in _suspicions(values, label)]
     if loss is not None and "label" in found:
         _check_label(source, guests["label"], found["label"], loss)
@@ -143,6 +159,7 @@ def read_table(
         weight=found.get("weight"),
         rows=source.rows,
         warnings=warnings,
+        faults=faults,
         exposure=exposure,
         offset=offset,
     )
@@ -168,40 +185,41 @@ def _chosen(
     data: DataSection,
     guests: Mapping[str, str],
     expect: Sequence[str] | None,
-    warnings: list[str],
+    fault: Callable[[str, DataError], None],
 ) -> list[str]:
     """The feature columns, after a check that every column named anywhere is there."""
-    named: list[tuple[str, Iterable[str]]] = [
-        ("id", data.id_columns),
-        *((key, [name]) for key, name in guests.items()),
-    ]
-    if expect is None:
-        for use in ("categorical", "monotone", "aggregate", "columns", "ignore"):
-            named.append((use, getattr(data, use) or ()))
-    for use, names in named:
+    for use, names in [("id", data.id_columns), *((key, [name]) for key, name in guests.items())]:
         for name in names:
             if name not in source.names:
                 raise source.error(f"no column '{name}' (named by {use}){_or(name, source.names)}")
-    for name in expect or ():
-        if name not in source.names:
-            raise source.error(
-                f"no column '{name}', which the model was trained on{_or(name, source.names)}"
-            )
     if expect is not None:
-        return list(expect)
+        for name in expect:
+            if name not in source.names:
+                what = f"no column '{name}', which the model was trained on{_or(name, source.names)}"
+                fault(name, source.error(what))
+        return [name for name in expect if name in source.names]
+    for use in ("categorical", "monotone", "aggregate", "columns", "ignore"):
+        for name in getattr(data, use) or ():
+            if name not in source.names:
+                what = f"no column '{name}' (named by {use}){_or(name, source.names)}"
+                fault(name, source.error(what))
     if data.columns is not None:
-        return list(data.columns)
+        return [name for name in data.columns if name in source.names]
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
-    # An index that the party file names is meant.
-    unmeant = source.row_labels - other - {*data.categorical, *data.monotone, *data.aggregate}
-    for name in source.names:
+    return [name for name in source.names if name not in other]
+
+
+def _meant(source: Source, data: DataSection, columns: Sequence[str], warnings: list[str]) -> list[str]:
+    """The columns without an index that a data frame had, unless the party file names it."""
+    unmeant = source.row_labels - {*data.categorical, *data.monotone, *data.aggregate}
+    for name in columns:
         if name in unmeant:
             what = f"column '{name}' holds" if name else "the first column, without a name, holds"
             warnings.append(
                 f"{source.path.name}: {what} the labels of a data frame's rows (its index): left out"
                 + (", unless columns in [data] lists it" if name else "")
             )
-    return [name for name in source.names if name not in other | unmeant]
+    return [name for name in columns if name not in unmeant]
 
 
 def _or(name: str, names: Sequence[str]) -> str:
@@ -209,6 +227,20 @@ def _or(name: str, names: Sequence[str]) -> str:
     if near:
         return f": did you mean '{near}'?"
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
+
+
+def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[Any]:
+    """A column of numbers or categories; if it must be `filled`, with a value in some row."""
+    values: NDArray[Any]
+    if name in data.categorical:
+        values = _categories(source, name)
+        missing = values == np.array(None)
+    else:
+        values = _numbers(source, name)
+        missing = np.isnan(values)
+    if filled and missing.all():
+        raise source.error(f"column '{name}' has no value in any row: ignore it in [data]")
+    return values
 
 
 def _numbers(source: Source, name: str) -> NDArray[np.float64]:
@@ -279,22 +311,22 @@ def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[
     return made
 
 
-def _check_content(source: Source, name: str, values: NDArray[Any], warnings: list[str]) -> None:
-    missing = values == np.array(None) if values.dtype == object else np.isnan(values)
-    if missing.all():
-        raise source.error(f"column '{name}' has no value in any row: ignore it in [data]")
-    if not missing.any() and (values == values[0]).all():
-        warnings.append(f"{source.path.name}: column '{name}' has the same value in every row")
-
-
 def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list[str]:
     """What speaks against a column as a feature, after its name."""
+    missing = values == np.array(None) if values.dtype == object else np.isnan(values)
+    if not missing.any() and (values == values[0]).all():
+        return ["has the same value in every row"]
     found = []
     if values.dtype == object:
         if levels := levels_of_rows(values):
             found.append(
                 f"has {levels[0]:,} levels in {levels[1]:,} rows, from which little can be learned: if "
                 "it is an id, ignore it in [data]"
+            )
+        if alike := spelled_alike(values):
+            found.append(
+                f"has {alike:,} levels that are different only in how they are written, as 1 and 1.0 or "
+                "a and A are: each counts as a level of its own; write them alike if they are one"
             )
     elif why := numbers_rows(values):
         found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")

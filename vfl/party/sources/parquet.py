@@ -51,10 +51,8 @@ class Parquet(Source):
             self._check_whole(name, given & np.array([text is None for text in texts]))
             return texts
         if pa.types.is_timestamp(kind):
-            # As a date where it is one: programs write dates as midnights.
-            text = pc.cast(pc.local_timestamp(column) if kind.tz else column, pa.string())
-            values = pc.replace_substring_regex(text, r" 00:00:00(\.0*)?$", "").to_pylist()
-            return [value or None for value in values]
+            column = _moments(column)
+            kind = column.type
         if not (
             is_text(kind)
             or pa.types.is_integer(kind)
@@ -96,6 +94,8 @@ class Parquet(Source):
             column = pa.array(numbers, from_pandas=True)
             if (seen == np.round(seen)).all():
                 column = pc.cast(column, pa.int64())
+        elif pa.types.is_timestamp(kind):
+            column = _moments(column)
         elif not (
             is_text(kind)
             or pa.types.is_integer(kind)
@@ -144,3 +144,9 @@ class Parquet(Source):
             return read()
         except (pa.ArrowException, OSError, ValueError):
             raise self.error("the file is damaged or is no Parquet file") from None
+
+
+def _moments(column: Any) -> Any:
+    """Timestamps as text, midnights as dates: that is how programs write dates."""
+    text = pc.cast(pc.local_timestamp(column) if column.type.tz else column, pa.string())
+    return pc.replace_substring_regex(text, r"( 00:00:00)?(\.0*)?$", "")
