@@ -161,7 +161,7 @@ def _factors(
     # Label, weight, exposure and offset are in the record.
     data = party.data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
     try:
-        table = read_table(data, role="guest", need_label=False, expect=half.columns, needed=())
+        table = read_table(data, role="guest", need_label=False, expect=half.columns)
         ids = ids_of(table, data)
         same = (
             record.ids == ids.digest
