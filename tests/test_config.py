@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
-from vfl.party.config import Job, Party, load_job, load_party, schema
+from vfl.party.config import DataSection, Job, Party, load_job, load_party, schema
 
 GUEST = """
 [party]
@@ -196,6 +196,31 @@ def test_exposure_and_offset_are_the_guests(tmp_path):
     for key in ("label", "weight", "exposure", "offset"):
         with pytest.raises(ConfigError, match=rf"\[data\] {key} belongs to the guest: a host has none"):
             party(tmp_path, edited(HOST, 'id = "plate"', f'id = "plate"\n{key} = "a"'))
+
+
+def test_a_job_says_which_columns_of_the_party_file_it_uses(tmp_path):
+    """Without a word: an exposure for counts alone, offset and weight for all."""
+    names = {"exposure": "years", "offset": "rate", "weight": "w"}
+    data = DataSection(path=tmp_path / "t.csv", id=("plate",), label="claim", **names)
+    binary = job(tmp_path, JOB)
+    assert binary.uses(data) == {"offset": "rate", "weight": "w"}
+    assert not any(f'"{name}":'.encode() in binary.canonical for name in names)  # as ever
+    counts = edited(JOB, 'objective = "binary"', 'objective = "poisson"')
+    assert job(tmp_path, counts).uses(data) == names
+    lines = 'objective = "poisson"\nexposure = false\noffset = false\nweight = true'
+    said = job(tmp_path, edited(JOB, 'objective = "binary"', lines))
+    assert said.uses(data) == {"weight": "w"}
+    assert Job.from_canonical(said.canonical) == said and b'"exposure":false' in said.canonical
+    without = DataSection(path=tmp_path / "t.csv", id=("plate",), label="claim")
+    assert job(tmp_path, counts).uses(without) == {}
+    with pytest.raises(
+        ConfigError, match=r"\[job\] weight = true, but \[data\] of the party file names no"
+    ):
+        said.uses(without)
+    with pytest.raises(
+        ConfigError, match=r"job.toml: \[job\] exposure is for counts \(poisson\): a 0/1"
+    ):
+        job(tmp_path, edited(JOB, 'objective = "binary"', 'objective = "binary"\nexposure = true'))
 
 
 def with_glm(folder: Path, lines: str) -> Party:

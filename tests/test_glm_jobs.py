@@ -256,8 +256,8 @@ def test_what_the_guest_cannot_use_troubles_no_host(federation: Federation, insu
 
     write_table(insurer.table, with_years(table))
     insurer.train(job("gamma")).failed(3, "table.csv: label 'claim' must be above 0 but is not in")
-    insurer.settings["data"]["exposure"] = "years"
-    insurer.train(job()).failed(2, "[data] exposure in the party file is for counts (poisson)")
+    asks = {**job(), "job": {**job()["job"], "exposure": True}}
+    insurer.train(asks).failed(2, "[job] exposure is for counts (poisson): a 0/1 label has no rate")
     for name, host in federation.serving.items():
         assert host.mark() == marks[name]
 

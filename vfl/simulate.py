@@ -298,7 +298,9 @@ class _Classifier(ClassifierMixin, _Federation):  # type: ignore[misc]
         Raises ConfigError for parameters out of range, DataError for tables that cannot be used.
         """
         loss = LogisticLoss()
-        self._fit(insurer, hosts, _label(y, insurer, loss), loss, sample_weight, None, progress)
+        label = _label(y, insurer, loss)
+        insurer = _without(insurer, y=y, sample_weight=sample_weight)
+        self._fit(insurer, hosts, label, loss, sample_weight, None, progress)
         self.classes_ = np.array([0, 1])
         return self
 
@@ -350,7 +352,9 @@ class _Regressor(RegressorMixin, _Federation):  # type: ignore[misc]
         """
         loss = self._loss()
         added = self._offset(insurer, exposure, offset)
-        self._fit(insurer, hosts, _label(y, insurer, loss), loss, sample_weight, added, progress)
+        label = _label(y, insurer, loss)
+        insurer = _without(insurer, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
+        self._fit(insurer, hosts, label, loss, sample_weight, added, progress)
         self.with_offset_ = offset is not None
         return self
 
@@ -985,6 +989,21 @@ def _check_label(label: Floats, loss: Loss, what: str) -> None:
         loss.check(label)
     except BadLabel as error:
         raise DataError(f"{what} {error}") from None
+
+
+def _without(insurer: pd.DataFrame, **given: ArrayLike | None) -> pd.DataFrame:
+    """The table without the columns that are given apart: label, weight, exposure and offset are no
+    features."""
+    for what, values in given.items():
+        if isinstance(values, pd.Series) and values.name in insurer.columns:
+            column = insurer[values.name]
+            if isinstance(column, pd.Series) and np.array_equal(column.to_numpy(), values.to_numpy()):
+                warnings.warn(
+                    f"column {values.name!r} is given as {what}: it is no feature",
+                    stacklevel=3,  # who calls fit
+                )
+                insurer = insurer.drop(columns=[values.name])
+    return insurer
 
 
 def _given(values: ArrayLike, insurer: pd.DataFrame, what: str) -> Floats:

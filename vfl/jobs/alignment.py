@@ -639,9 +639,14 @@ def known_rows(rows: Integers) -> int:
     return len(np.unique(rows[rows >= 0]))
 
 
-def read_guest(data: DataSection, *, show: Show, loss: Loss | None = None) -> tuple[Table, TableIds]:
-    """The guest's table, with its label if there is a `loss` to check it, and its ids."""
-    table = read_table(data, role="guest", need_label=loss is not None, loss=loss)
+def read_guest(
+    data: DataSection, *, show: Show, loss: Loss | None = None, unused: Collection[str] = ()
+) -> tuple[Table, TableIds]:
+    """The guest's table, with its label if there is a `loss` to check it, and its ids.
+
+    unused: uses of columns that the job does without.
+    """
+    table = read_table(data, role="guest", need_label=loss is not None, loss=loss, unused=unused)
     for warning in table.warnings:
         show.say(f"note: {warning}")
     return table, ids_of(table, data)

@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from vfl.crypto.workers import Operations
 from vfl.errors import (
-    ConfigError,
     DataError,
     PeerError,
     PeerLost,
@@ -42,7 +41,7 @@ from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job
+from vfl.party.config import USES, DataSection, Job
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
@@ -79,10 +78,10 @@ async def train(
     what sessions raise.
     """
     party, started, loss = office.party, time.monotonic(), job.loss
-    if party.data.exposure is not None and loss.no_exposure is not None:
-        raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
-    store = Store(party.party.store)
-    table, ids = read_guest(party.data, show=show, loss=loss)
+    uses = job.uses(party.data)
+    say_uses(show, party.data, uses)
+    store, unused = Store(party.party.store), set(USES) - set(uses)
+    table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     aligned = guest_alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
     features = tidied(table.take(aligned.rows))
@@ -106,6 +105,17 @@ async def train(
             show=show,
             done=lambda: unfinished.done,
         )
+
+
+def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:
+    """Say which of the columns of exposure, offset and weight a job uses, and which it leaves alone."""
+    named = {key: name for key in USES if (name := getattr(data, key)) is not None}
+    used = " and ".join(f"{key} '{name}'" for key, name in named.items() if key in uses)
+    alone = " and ".join(f"{key} '{name}'" for key, name in named.items() if key not in uses)
+    said = [f"uses {used}"] if used else []
+    said += [f"does without {alone} (no feature either)"] if alone else []
+    if said:
+        show.say(f"this job {', '.join(said)}")
 
 
 @dataclass
@@ -219,7 +229,7 @@ class _Work:
             job.job.objective or job.job.family or "binary",
             learner.params.tweedie_power,
             exposure=table.exposure is not None,
-            offset=party.data.offset is not None,
+            offset="offset" in job.uses(party.data),
             profiles=profiles(features),
             score_profile=_score_profile(score, rows, self.held_out),
             fallback=aligned.fallback,

@@ -123,6 +123,9 @@ _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "mi
 _STEPS_OF_ID = ("nfkc", "trim", "upper", "alnum")
 _NUMBERS_ALONE = ("sum", "mean", "max", "min")  # rules for repeated ids that names cannot follow
 
+USES = ("exposure", "offset", "weight")
+"""Columns of a guest that a job may use, or leave alone."""
+
 _KINDS = {"objective": Objective, "family": Family}
 
 Kind = Literal["party", "job"]
@@ -617,6 +620,21 @@ class JobSection(_Section):
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
     )
+    exposure: bool | None = Field(
+        default=None,
+        description="whether it uses the exposure of the party file; for counts alone if absent",
+    )
+    offset: bool | None = Field(
+        default=None, description="whether it uses the offset of the party file; yes if absent"
+    )
+    weight: bool | None = Field(
+        default=None, description="whether it uses the weight of the party file; yes if absent"
+    )
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The uses of columns that the job says nothing of, and that are no part of it then."""
+        return {name for name in USES if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
@@ -644,6 +662,8 @@ class Job(_Section):
                 'scores = "hidden" is for family = "logistic" and "poisson": of the others no residual '
                 'can be formed under encryption, use scores = "guest"'
             )
+        if self.job.exposure and (reason := self.loss.no_exposure):
+            raise ValueError(f"[job] exposure {reason}")
         for section in {"secureboost", "glm"} & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
@@ -662,13 +682,31 @@ class Job(_Section):
             return loss_of(self.job.family, self.glm.tweedie_power)
         raise ValueError("a job has an objective or a family")
 
+    def uses(self, data: DataSection) -> dict[str, str]:
+        """The columns of exposure, offset and weight that the job uses of a guest's, by use.
+
+        Raises ConfigError for one that the job asks for and the party file does not name.
+        """
+        used = {}
+        for key in USES:
+            said, name = getattr(self.job, key), getattr(data, key)
+            if said and name is None:
+                raise ConfigError(
+                    f"[job] {key} = true, but [data] of the party file names no column for it: add "
+                    f"{key} there, or take the line out of the job"
+                )
+            by_default = key != "exposure" or self.loss.no_exposure is None
+            if name is not None and (by_default if said is None else said):
+                used[key] = name
+        return used
+
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that the job says, defaults written out, of its own kind of model alone."""
         boosts = self.job.model == "secureboost"
         left_out: dict[str, Any] = {
             "glm" if boosts else "secureboost": True,
-            "job": {"family" if boosts else "objective"},
+            "job": {"family" if boosts else "objective", *self.job.unsaid},
         }
         return self.model_dump(mode="json", exclude=left_out)
 

@@ -100,14 +100,17 @@ def read_table(
     expect: Sequence[str] | None = None,
     needed: Collection[str] | None = None,
     loss: Loss | None = None,
+    unused: Collection[str] = (),
 ) -> Table:
     """Read the table of a party file, or the new rows at `path` that are to be scored.
 
     With `need_label` label, weight, exposure and offset are read and checked, the label by `loss` if
     given; without it they may be absent and are no features either way. `expect` names the features
-    that a model was trained on: these and no others are read, in that order, with the exposure (if
-    the column is there) and the offset (which must be there). `needed` names the features that must be
+    that a model was trained on: these and no others are read, in that order, with the exposure (if the
+    column is there) and the offset (which must be there). `needed` names the features that must be
     fine, None all of them; others that are not fine are left out and are `faults` of the table.
+    `unused` has the uses (exposure, offset, weight) that the job does without; these columns are no
+    features either.
 
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
@@ -117,6 +120,7 @@ def read_table(
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     source = open_source(path)
     guests = _guests(source, data, need_label, expect)
+    guests = {key: name for key, name in guests.items() if key not in unused}
     warnings: list[str] = []
     faults: dict[str, DataError] = {}
 
