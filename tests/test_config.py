@@ -218,7 +218,7 @@ def test_a_job_says_which_columns_of_the_party_file_it_uses(tmp_path):
     ):
         said.uses(without)
     with pytest.raises(
-        ConfigError, match=r"job.toml: \[job\] exposure is for counts \(poisson\): a 0/1"
+        ConfigError, match=r"claim.toml: \[job\] exposure is for counts \(poisson\): a 0/1"
     ):
         job(tmp_path, edited(JOB, 'objective = "binary"', 'objective = "binary"\nexposure = true'))
 

@@ -339,7 +339,7 @@ def test_text_where_a_number_is_due(tmp_path):
     )
     said = (
         "policies.csv: column 'density' has text that is no number in row 17 (and 3 more rows): "
-        "correct it or list the column under categorical"
+        "write a number there, or nothing where the value is missing"
     )
     with refused(said, "secret"):
         csv(tmp_path, content, weight=None, categorical=())
@@ -360,6 +360,38 @@ def test_row_numbers_are_those_of_a_spreadsheet(tmp_path):
 def test_row_numbers_after_a_very_long_cell(tmp_path):
     content = f"plate,x,claim\np,1,0\n{'a' * 200_000},1,0\np,secret,1\n"
     with refused("in row 4:", "secret"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+@pytest.mark.parametrize(
+    ("cells", "advice"),
+    [
+        (["1,5", "2,75", "x"], 'set decimal = "," in [data] if the comma is before the decimals'),
+        (["1.234,5", "2,75", "3,5"], 'set decimal = "," in [data]'),
+        (["1", "2.5", "?"], "write a number there, or nothing where the value is missing"),
+        (["red", "blue", "1"], "list it under categorical if its values are names, else ignore it"),
+        (["A1", "B2", "7"], "list it under categorical if its values are names, else ignore it"),
+        (["2024-01-05", "5.1.2024", "01/05/2024 10:00"], "turn dates into numbers, such as an age"),
+        (["12 %", "13%", "1"], "write it as plain numbers, without units, currencies and signs for"),
+        (["€ 1'200", "90 km", "1,234,567"], "write it as plain numbers, without units"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_advice_on_text_among_numbers_ruins_no_model(tmp_path, kind, cells, advice):
+    """A column of numbers that is listed under categorical has a level for each of them."""
+    frame = pd.DataFrame({"plate": ["a", "b", "c"], "x": cells, "claim": [0, 1, 0]})
+    path = tmp_path / f"policies.{kind}"
+    if kind == "csv":
+        frame.to_csv(path, index=False, sep=";")
+    else:
+        frame.to_parquet(path)
+    with refused(advice):
+        read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+
+
+def test_advice_on_a_column_of_other_texts_in_every_row(tmp_path):
+    content = "plate,x,claim\n" + "".join(f"p{i},text {i},{i % 2}\n" for i in range(60))
+    with refused("it has hardly a text twice: ignore it in [data]", "text 1"):
         csv(tmp_path, content, weight=None, categorical=())
 
 
@@ -586,7 +618,7 @@ def test_a_categorical_column_that_is_an_id(tmp_path):
         ),
         ({"plate": [True, False]}, {}, "id column 'plate' is of type bool: write it as text"),
         ({"plate": [b"7.7", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
-        ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: correct it or list the"),
+        ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: write a number there"),
         ({"x": pa.array(["7.7", "8"]).dictionary_encode()}, {}, "column 'x' holds text"),
         ({"x": pa.array([7, 8], pa.timestamp("ns"))}, {}, "column 'x' holds dates or times: turn"),
         ({"x": pa.array([7, 8], pa.date32())}, {}, "column 'x' holds dates or times: turn it"),

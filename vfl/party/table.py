@@ -28,6 +28,7 @@ from vfl.party.sources.source import Source
 Rows = NDArray[np.integer[Any]] | slice
 
 MAX_CATEGORIES = 10_000
+MANY = 50  # rows from which on texts that are all different are no categories
 
 
 @dataclass(frozen=True)
@@ -248,7 +249,51 @@ def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDAr
 
 
 def _numbers(source: Source, name: str) -> NDArray[np.float64]:
-    return _finite(source, name, f"column '{name}'", "correct it or list the column under categorical")
+    what = f"column '{name}'"
+    try:
+        return _finite(source, name, what, "")
+    except DataError:
+        return _finite(source, name, what, _advice(source, name))
+
+
+def _advice(source: Source, name: str) -> str:
+    """What to do about a column in which something is no number, by what most of it is.
+
+    Whoever lists numbers under categorical for one bad cell gets a level for each of them.
+    """
+    try:
+        text = source.text(name)
+    except DataError:  # of a type that is no column of names either
+        return "write it as numbers, or ignore it in [data]"
+    known = pc.sum(pc.is_valid(text)).as_py() or 0
+    for pattern, advice in _ADVICE.items():
+        if 2 * _matching(text, pattern) > known:
+            return advice
+    if 2 * len(pc.unique(pc.drop_null(text))) > known >= MANY:
+        return "it has hardly a text twice: ignore it in [data]"
+    return "list it under categorical if its values are names, else ignore it in [data]"
+
+
+# By what most cells are.
+_UNIT = "[%‰$€£¥]|(?i:eur|usd|chf|gbp|km|kg|kw|hp|ps|cm|mm|m|g)"
+_ADVICE = {
+    r"^\s*[0-9]{1,4}([-./][0-9]{1,2}){2}([0-9]{2})?([T ].*)?$": (
+        "turn dates into numbers, such as an age in years, or ignore the column in [data]"
+    ),
+    r"^\s*[+-]?([0-9]{1,3}([. '][0-9]{3})*|[0-9]+)?,[0-9]+\s*$": (
+        'set decimal = "," in [data] if the comma is before the decimals'
+    ),
+    r"^\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$": (
+        "write a number there, or nothing where the value is missing"
+    ),
+    rf"^\s*[$€£¥]?\s*[+-]?[0-9][0-9.,' ]*\s*({_UNIT})?\s*$": (
+        "write it as plain numbers, without units, currencies and signs for thousands"
+    ),
+}
+
+
+def _matching(text: Any, pattern: str) -> int:
+    return int(pc.sum(pc.match_substring_regex(text, pattern)).as_py() or 0)
 
 
 def _finite(source: Source, name: str, what: str, advice: str) -> NDArray[np.float64]:
