@@ -42,6 +42,7 @@ def found(values: list[str | None], *steps: str) -> dict[str, Finding]:
         ("decimals", GOOD, ["1234567890.5", "12,25", "P17.0"], "", "digits"),
         ("merged", PLATES, ["12-3", "1-23", "A-BC", "AB-C"], "", "alnum"),
         ("spreadsheet dates", PLATES, ["4-Mar", "Mar-04", "12. Okt", "janv-22"], "", "alnum"),
+        ("spreadsheet dates", PLATES, ["04.03.2024", "2024-03-04 00:00:00"], "", "alnum"),
         ("leading zeros", GOOD, ["12345678", "123456789"], "nozeros", "trim"),
         ("placeholder", GOOD, ["N/A", "unknown", "0000", "0000", "-", "XXX"], "", "upper"),
         ("frequent value", GOOD, ["7777777777"] * 12, "", "trim"),
@@ -190,7 +191,7 @@ def party_file(folder: Path, role: str = "host", **changed: str) -> Path:
     path = folder / "party.toml"
     path.write_text(text)
     born = [*DATES, "1/2/1990", "24/12/1977", *["1950-01-01"] * (len(BAD) - 2)]
-    rows = [f"{p},{b},{i}" for i, (p, b) in enumerate(zip([*PLATES, *BAD], born, strict=True))]
+    rows = [f"{p},{b},{i % 40}" for i, (p, b) in enumerate(zip([*PLATES, *BAD], born, strict=True))]
     (folder / "drivers.csv").write_text("\n".join(["plate_no,born,age", *rows]))
     return path
 

@@ -40,6 +40,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
 from vfl.party.config import JOB_NAME, DataSection, Engine, JoinKind, PolicySection
 from vfl.party.id_report import unmended
+from vfl.party.id_trials import OwnKey
 from vfl.party.ids import disagreement
 from vfl.party.keys import Stands, TableIds, all_keys, found, identities
 from vfl.party.policy import (
@@ -299,11 +300,9 @@ class _Guest:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
         data = self.office.party.data
         found: dict[str, list[Diagnosis]] = {}
-        for number, (key, columns) in enumerate(zip(data.keys, self.table.by_key(data), strict=True)):
+        for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
             context = diagnosis_context(offer, number)
-            of_key = await guest_diagnosis(
-                hosts, columns, key.id, key.normalise, context=context, show=self.show
-            )
+            of_key = await guest_diagnosis(hosts, key, context=context, show=self.show)
             for name, diagnosis in of_key.items():
                 if diagnosis is not None:
                     found.setdefault(name, []).append(diagnosis)
@@ -405,16 +404,14 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
 async def _diagnosed(office: Office, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
     """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
     party = office.party
-    for number, (key, columns) in enumerate(zip(party.data.keys, table.by_key(party.data), strict=True)):
+    for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
         message = await peer.recv(Accept, MatchStart)
         if isinstance(message, Accept):
             return message
         await host_diagnosis(
             peer,
             message,
-            columns,
-            key.id,
-            key.normalise,
+            key,
             name=party.name,
             context=diagnosis_context(offer, number),
             allowed=party.policy.diagnose,

@@ -101,6 +101,7 @@ class Values:
 _PLAIN = frozenset({"alnum", "digits", "vin", "plate", "phone"})  # leave letters and digits alone
 _UPPER = frozenset({"upper", "vin", "plate", "digits", "phone", "date"})
 _COMPATIBLE = frozenset({"nfkc", "vin", "plate", "phone"})
+_FEW_DATES = 0.1  # of the rows: where more have one, ids are of that form
 _AT_SOURCE = "the values are lost here: export the column anew as text"
 
 _WORDS = (
@@ -206,10 +207,16 @@ def _frequent(values: Values) -> Mask:
 
 
 def _days_and_months(values: Values) -> Mask:
-    """4-Mar and Mar-04, where such words are months and no letters of codes."""
+    """4-Mar and Mar-04, where such words are months and no letters of codes; dates among few others."""
     alike = _match(values.text, r"^([0-9]{1,2}[-. ]{1,2}\p{L}{3,4}\.?|\p{L}{3,4}[-. ]{1,2}[0-9]{2,4})$")
-    months = alike & _match(values.text, rf"^([0-9. -]+)?(?i:{_MONTHS})([0-9. -]+)?$")
-    return months if 2 * values.count(months) > values.count(alike) else np.zeros_like(months)
+    found = alike & _match(values.text, rf"^([0-9. -]+)?(?i:{_MONTHS})([0-9. -]+)?$")
+    if 2 * values.count(found) <= values.count(alike):
+        found = np.zeros_like(found)
+    written = [pattern for name, pattern in _DATES.items() if name != "20241231"]
+    dates = _match(values.text, "|".join(written))
+    if values.count(dates) <= _FEW_DATES * len(values.rows):
+        found |= dates
+    return found
 
 
 _CHECKS = (
