@@ -139,7 +139,10 @@ OWN_FAULTS: dict[str, tuple[Spoil, int, list[str]]] = {
     "text in a numeric column": (
         spoilt(lambda t: with_cell(t, "density", 2, PLANTED)),
         3,
-        ["table.csv: column 'density' has text that is no number in row 4", "write a number there, or nothing"],
+        [
+            "table.csv: column 'density' has text that is no number in row 4",
+            "write a number there, or nothing",
+        ],
     ),
     "a column without values": (
         spoilt(lambda t: changed(t, density=[""] * len(t["plate"]))),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import vfl
 from vfl.errors import DataError
-from vfl.party.id_cells import NOTHING, Reading, float_texts, read_cells, whole_text
+from vfl.party.id_cells import NOTHING, IdReading, float_texts, read_cells, whole_text
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import clean, normalise
 
@@ -83,7 +83,7 @@ def test_numbers_that_are_not_whole_are_no_ids_where_the_sign_would_be_taken_out
             normalise([["17", written]], rule)
     for rule in ([], ["trim"], ["plate"], ["vin"]):
         assert clean(["17", written], rule)[1]
-    text = Reading(as_text=frozenset({0}))
+    text = IdReading(as_text=frozenset({0}))
     assert normalise([["17", written]], DEFAULT, reading=text).empties == 0
 
 
@@ -131,7 +131,7 @@ def test_cells_that_say_that_there_is_nothing_match_nothing():
     ):
         normalise([["nan", "nan", "a"]], DEFAULT)
     # In a column of countries NA is Namibia.
-    kept = Reading(as_text=frozenset({0}))
+    kept = IdReading(as_text=frozenset({0}))
     found = normalise([["NA", "NA", "DE"], ["1", "NULL", "1"]], DEFAULT, empties="drop", reading=kept)
     assert found.rows.tolist() == [0, 2]
 
@@ -189,7 +189,7 @@ def test_floats():
     ],
 )
 def test_spellings_of_one_id_are_repeats(rule, spellings):
-    for reading in (Reading(), Reading(merging="allow")):
+    for reading in (IdReading(), IdReading(merging="allow")):
         found = normalise([spellings], rule, "first", reading=reading)
         assert (len(found.ids), found.duplicates, found.merged) == (1, len(spellings) - 1, 0)
     with pytest.raises(DataError, match=f"{len(spellings) - 1} rows? repeats? the id of an earlier row"):
@@ -218,7 +218,7 @@ def test_different_ids_are_not_made_equal(rule, ids):
             DataError, match=rf"f.csv: normalise makes different ids equal, .* in {len(ids)}"
         ):
             normalise([["77", *ids]], rule, duplicates, "f.csv")
-    allowed = normalise([["77", *ids]], rule, "first", reading=Reading(merging="allow"))
+    allowed = normalise([["77", *ids]], rule, "first", reading=IdReading(merging="allow"))
     assert (len(allowed.ids), allowed.merged) == (2, len(ids))
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
 from vfl.net.peer import MemoryPeer, together
-from vfl.party.id_cells import Reading
+from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, OwnKey, Way, advise, attempts, combined, trials
 from vfl.party.ids import compose, normalise
 from vfl.protocols import match_rates
@@ -224,7 +224,7 @@ def test_the_first_trial_is_the_alignments_own(cells, rule, two):
     tried = attempts(rule, len(columns))
     for role in ("guest", "host"):
         made = trials(OwnKey(columns, [], rule), tried[:1], role)[0].values()
-        reading = Reading(merging="allow")
+        reading = IdReading(merging="allow")
         expected = normalise(columns, rule, "first", empties="drop", reading=reading).ids
         if len(columns) == 1:
             expected = [one[4:] for one in expected]  # without its length

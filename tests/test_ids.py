@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError, DataError
 from vfl.party import ids
-from vfl.party.id_cells import Cells, Reading, read_cells
+from vfl.party.id_cells import Cells, IdReading, read_cells
 from vfl.party.ids import (
     by_column,
     check_rule,
@@ -216,7 +216,7 @@ COLUMN = st.lists(st.text(max_size=5), min_size=2, max_size=2)
 
 @given(COLUMN, COLUMN)
 def test_columns_joined_differ_when_any_part_differs(one, other):
-    as_text = Reading(as_text=frozenset({0, 1}))
+    as_text = IdReading(as_text=frozenset({0, 1}))
     first = normalise([[v] for v in one], [], empties="drop", reading=as_text).ids
     second = normalise([[v] for v in other], [], empties="drop", reading=as_text).ids
     assert (first == second) == (one == other or not (all(one) or all(other)))
@@ -284,7 +284,7 @@ def test_unknown_steps():
 @given(st.lists(st.text(alphabet=" aAbB1_", max_size=4), max_size=30))
 @settings(max_examples=50)
 def test_rows_are_the_first_of_each_id(values):
-    rule, allow = ["trim", "upper", "alnum"], Reading(merging="allow")
+    rule, allow = ["trim", "upper", "alnum"], IdReading(merging="allow")
     result = normalise([values], rule, "first", empties="drop", reading=allow)
     plain = ["".join(c for c in v.upper() if c.isalnum()) for v in values]
     expected = {v: plain.index(v) for v in plain if v}

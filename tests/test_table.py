@@ -1,4 +1,4 @@
-"""Reading a party's own table: what stays as written, and how each flaw is named."""
+"""IdReading a party's own table: what stays as written, and how each flaw is named."""
 
 import datetime
 import errno

@@ -62,7 +62,7 @@ from vfl.learn.metrics import regression_metrics
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import DataSection, GlmSection, did_you_mean
-from vfl.party.id_cells import Reading, whole_text
+from vfl.party.id_cells import IdReading, whole_text
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.linear import COLUMNS, lines, own_scores, prepared
 from vfl.party.table import MAX_CATEGORIES
@@ -263,7 +263,7 @@ class _Federation(BaseEstimator):  # type: ignore[misc]
         return [names] if isinstance(names, str) else None if names is None else list(names)
 
     def _ids(self, party: str, columns: list[list[str | None]]) -> list[bytes]:
-        reading = Reading(merging="allow")  # two rows with one id are refused below, whatever it is
+        reading = IdReading(merging="allow")  # two rows with one id are refused below, whatever it is
         found = normalise_ids(columns, self.normalise, "first", party, empties="drop", reading=reading)
         none = "no id (a number of which digits are lost is none)" if found.unread else "no id"
         for count, what in ((found.empties, none), (found.duplicates, "the id of an earlier row")):

@@ -413,7 +413,7 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
-        found.by_key(section), rules, "keep", section.empty, found.path.name, section.readings
+        found.by_key(section), rules, "keep", section.empty, found.path.name, section.id_readings
     )
     named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids

@@ -45,7 +45,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how cells begin that a spreadshee
 _UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
-# --- Reading ----------------------------------------------------------------------------------------
+# --- IdReading ----------------------------------------------------------------------------------------
 
 
 class _Line(NamedTuple):

@@ -35,7 +35,7 @@ from vfl.errors import ConfigError
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.party.id_cells import Reading
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import STEP, compose
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
@@ -287,10 +287,10 @@ class DataSection(_Section):
         return tuple(dict.fromkeys(name for key in self.keys for name in key.id))
 
     @property
-    def readings(self) -> list[Reading]:
+    def id_readings(self) -> list[IdReading]:
         """How the cells of each key's columns are read."""
         return [
-            Reading(
+            IdReading(
                 as_text=frozenset(i for i, name in enumerate(key.id) if name in self.as_text),
                 merging=self.merging,
             )

@@ -89,7 +89,7 @@ _LOOSE = frozenset({"alnum", "digits"})  # take out signs, whatever they mean
 
 
 @dataclass(frozen=True)
-class Reading:
+class IdReading:
     """What a party's file says of the cells of its ids.
 
     decimal: the sign before the decimals of a number. as_text: places of columns, from 0, whose cells

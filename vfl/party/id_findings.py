@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vfl.party.id_cells import Cells, Reading, names_of, read_cells
+from vfl.party.id_cells import Cells, IdReading, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import HEADER, SHOWN, clean, unversioned
 
@@ -46,12 +46,12 @@ class Values:
     every: Codes  # of all rows
     rows: Codes
     steps: Sequence[str]
-    reading: Reading
+    reading: IdReading
     as_text: bool
 
     @classmethod
     def of(
-        cls, cells: Sequence[str | None], steps: Sequence[str], reading: Reading, place: int
+        cls, cells: Sequence[str | None], steps: Sequence[str], reading: IdReading, place: int
     ) -> "Values":
         """Of the column at this place in an id."""
         coded = pc.fill_null(pa.array(cells, pa.large_string()), "").dictionary_encode()

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vfl.party.config import DataSection, Duplicates
-from vfl.party.id_cells import Reading
+from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import COMMON, Codes, Finding, Mask, Values, findings_of, mask_of
 from vfl.party.ids import by_column, digest, in_words
 from vfl.party.keys import all_keys
@@ -24,7 +24,7 @@ from vfl.party.table import Table, read_table
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
 _LONGEST_SHAPE = 40
-_AS_THEY_ARE = Reading()
+_AS_THEY_ARE = IdReading()
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def profile_ids(data: DataSection) -> IdReport:
     Raises DataError for a table that cannot be read.
     """
     table = ids_alone(data)
-    by_key, readings = table.by_key(data), data.readings
+    by_key, readings = table.by_key(data), data.id_readings
     reports = [
         profile(dict(zip(key.id, columns, strict=True)), key.normalise, table.path.name, reading)
         for key, columns, reading in zip(data.keys, by_key, readings, strict=True)
@@ -97,7 +97,7 @@ def unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]
     by_key: the cells of the columns of each key.
     """
     lines = []
-    for key, columns, reading in zip(data.keys, by_key, data.readings, strict=True):
+    for key, columns, reading in zip(data.keys, by_key, data.id_readings, strict=True):
         rules = by_column(key.normalise, len(columns))
         for i, (name, cells, steps) in enumerate(zip(key.id, columns, rules, strict=True)):
             findings = findings_of(Values.of(cells, steps, reading, i), len(columns) == 1, again=False)
@@ -158,7 +158,7 @@ def profile(
     columns: dict[str, list[str | None]],
     rule: Sequence[str],
     file: str,
-    reading: Reading = _AS_THEY_ARE,
+    reading: IdReading = _AS_THEY_ARE,
 ) -> IdReport:
     """The report on the columns of an id, one value a row, under a rule as `ids.compose` makes it.
 

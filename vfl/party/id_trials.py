@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from vfl.party.config import DataSection
-from vfl.party.id_cells import Reading
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import by_column, clean, in_words, unversioned
 from vfl.protocols.match_rates import Rate, Trial
 
@@ -130,14 +130,14 @@ class OwnKey:
     columns: Sequence[Cells]
     names: Sequence[str]
     rule: Sequence[str]
-    reading: Reading = field(default_factory=Reading)
+    reading: IdReading = field(default_factory=IdReading)
 
     @classmethod
     def all_of(cls, data: DataSection, by_key: Sequence[Sequence[Cells]]) -> "list[OwnKey]":
         """The keys of a party file, of a table's columns by key."""
         return [
             cls(columns, key.id, key.normalise, reading)
-            for key, columns, reading in zip(data.keys, by_key, data.readings, strict=True)
+            for key, columns, reading in zip(data.keys, by_key, data.id_readings, strict=True)
         ]
 
 

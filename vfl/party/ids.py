@@ -46,13 +46,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
-from vfl.party.id_cells import Mark, Reading, read_cells
+from vfl.party.id_cells import IdReading, Mark, read_cells
 from vfl.party.id_merges import merged
 
 SHOWN = 5  # row numbers named in an error
 HEADER = 1  # rows above the data: the first data row is row 2, as a spreadsheet shows it
 NEXT = "|"  # between the steps of two columns
-_AS_THEY_ARE = Reading()
+_AS_THEY_ARE = IdReading()
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def normalise(
     where: str = "the table",
     *,
     empties: Literal["refuse", "drop"] = "refuse",
-    reading: Reading = _AS_THEY_ARE,
+    reading: IdReading = _AS_THEY_ARE,
 ) -> NormalisedIds:
     """The ids that the rows of `columns` have under `rule`.
 
@@ -186,7 +186,7 @@ def clean(
 ) -> list[str]:
     """What the steps make of a column's values, "" for None and for what cannot be read.
 
-    decimal, as_text: as `Reading` has them. Raises ConfigError for an unknown step.
+    decimal, as_text: as `IdReading` has them. Raises ConfigError for an unknown step.
     """
     check_rule(steps)
     return _cleaned(column, steps, decimal, as_text).values

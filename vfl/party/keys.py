@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
-from vfl.party.id_cells import Reading
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import HEADER, SHOWN, normalise
 from vfl.protocols.join import KeyIds
 
@@ -72,7 +72,7 @@ def all_keys(
     duplicates: Stands = "refuse",
     empty: Literal["refuse", "drop"] = "refuse",
     where: str = "the table",
-    readings: Sequence[Reading] = (),
+    readings: Sequence[IdReading] = (),
 ) -> TableIds:
     """What all keys say of the rows of a table.
 
@@ -83,7 +83,7 @@ def all_keys(
     """
     several = len(columns) > 1
     found = []
-    each = readings or [Reading()] * len(columns)
+    each = readings or [IdReading()] * len(columns)
     for number, (one, rule, reading) in enumerate(zip(columns, rules, each, strict=True)):
         found.append(
             normalise(
