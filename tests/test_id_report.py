@@ -19,6 +19,7 @@ from vfl.jobs.alignment import table_of
 from vfl.jobs.connect import Office
 from vfl.jobs.offer import Offer
 from vfl.party.config import load_party
+from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import Finding
 from vfl.party.id_report import Counts, profile
 from vfl.party.ids import compose, digest, normalise
@@ -148,7 +149,8 @@ def test_counts_are_those_of_the_alignment(rows: list[tuple[str, str]]) -> None:
     columns: list[list[str | None]] = [[a for a, _ in rows], [b for _, b in rows]]
     rule = compose([["plate"], ["trim"]])
     report = profile({"a": columns[0], "b": columns[1]}, rule, "f.csv")
-    used = normalise(columns, rule, "first", empties="drop")
+    allow = IdReading(merging="allow")
+    used = normalise(columns, rule, "first", empties="drop", reading=allow)
     assert (report.ids.empty, report.ids.distinct) == (used.empties, len(used.ids))
 
 
