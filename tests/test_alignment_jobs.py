@@ -551,3 +551,60 @@ def test_the_check_of_a_policy_tells_for_how_long_alignments_are_of_use(room: Ro
     done = CliRunner().invoke(main, ["policy", "check", str(room.folder / "job.toml"), str(party.file)])
     assert done.exit_code == 0, done.output
     assert "on alignments of at most 90 days (alignment_days)" in done.output
+
+
+def numbered_tables(room: Room, host_ids: list[str]) -> None:
+    """The guest's ids are 10, 20, ..., the registry's as given, the bureau has all of them as floats."""
+    rng, rows = random.Random(1), len(host_ids)
+    ids = [str(10 * i) for i in range(1, rows + 1)]
+    numbers, halves = [repr(rng.gauss(0, 1)) for _ in ids], ["a", "b"] * (rows // 2)
+    label = ["0", "1"] * (rows // 2)
+    put(room, "insurer", {"plate": ids, "density": numbers, "area": halves, "claim": label})
+    put(room, "registry", {"registration": host_ids, "power": numbers, "brand": halves})
+    put(
+        room,
+        "bureau",
+        {"plate_no": [f"{i}.0" for i in ids], "driver_age": numbers, "occupation": halves},
+    )
+
+
+def test_numbers_that_one_party_has_as_floats(room: Room) -> None:
+    numbered_tables(room, [f"{i}.0" for i in range(1, 601)])
+    done = room.align()
+    assert sorted(done.alignment.rows) == list(range(60))
+    # A batch is read in the same way.
+    data_of(room, "insurer")["duplicates"] = "keep"
+    name = room.train({**JOB, "secureboost": {**JOB["secureboost"], "trees": 1}})
+    batch = {"plate": ["1.0E1", "2.00", "10.0", "10"], "density": ["1"] * 4, "area": ["a"] * 4}
+    write_table(room.folder / "new.csv", batch)
+    assert room.score(name).unknown == {"registry": 0, "bureau": 1}
+    batch["plate"][0] = "1.0E2"
+    write_table(room.folder / "new.csv", batch)
+    with pytest.raises(DataError, match=r"new.csv: 1 row has a number as id of which digits are lost"):
+        room.score(name)
+
+
+def test_different_ids_that_a_rule_makes_equal_end_the_job_at_their_owner(room: Room) -> None:
+    ids = [f"{10 * i}" for i in range(1, 59)]
+    numbered_tables(room, [*ids, "5-90", "59-0"])
+    with pytest.raises(PeerStopped, match="registry stopped the job: a problem in its own table"):
+        room.align()
+    numbered_tables(room, [*ids, "590", "600"])
+    table = {"plate": [*ids, "5-90", "59-0"], "density": ["1"] * 60, "claim": ["0", "1"] * 30}
+    put(room, "insurer", {**table, "area": ["a", "b"] * 30})
+    data_of(room, "insurer")["duplicates"] = "keep"
+    with pytest.raises(DataError, match=r"makes different ids equal.* in 2 rows \(rows 60, 61\)"):
+        room.align()
+    data_of(room, "insurer")["merging"] = "allow"
+    assert len(room.align().alignment.rows) == 60
+    assert room.said["insurer"].has("normalise makes different ids equal in 2 rows: taken for spellings")
+
+
+def test_what_a_dry_run_finds_is_said_by_both_sides_of_an_alignment(room: Room) -> None:
+    table = {name: list(cells) for name, cells in TABLES["registry"].items()}
+    table["registration"][0] = "Mar-04"
+    put(room, "registry", table)
+    room.align()
+    (line,) = [line for line in room.said["registry"].lines if "what a spreadsheet makes" in line]
+    assert line.startswith("note: table.csv: id column 'registration', rows: 1 with what a spreadsheet")
+    assert not room.said["insurer"].has("spreadsheet") and not room.said["bureau"].has("spreadsheet")

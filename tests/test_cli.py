@@ -223,8 +223,8 @@ def test_a_frequency_model_with_exposure(federation: Federation, insurer: Party)
     insurer.settings["data"]["exposure"] = "years"
     job = {**JOB, "job": {**JOB["job"], "name": "frequency", "objective": "poisson"}}
 
-    reason = "[data] exposure in the party file is for counts (poisson): a 0/1 label has no rate"
-    insurer.train().failed(2, reason)
+    reason = "job.toml: [job] exposure is for counts (poisson): a 0/1 label has no rate"
+    insurer.train({**JOB, "job": {**JOB["job"], "exposure": True}}).failed(2, reason)
     trained = insurer.train(job).ok().json
     assert {"insurer alone", "federation"} == set(trained["metrics"])
     assert {"deviance", "d2", "mae", "gini"} <= set(trained["metrics"]["federation"])

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
-from vfl.party.config import Job, Party, load_job, load_party, schema
+from vfl.party.config import DataSection, Job, Party, load_job, load_party, schema
+from vfl.party.id_cells import IdReading
 
 GUEST = """
 [party]
@@ -137,6 +138,9 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
         ("label", 'weight = "claim"\nlabel', "[data] label and weight must be two different"),
         ("label", 'offset = "a"\nexposure = "a"\nlabel', "[data] exposure and offset must be two"),
         ("label", 'exposure = "plate"\nlabel', "[data] exposure must not be listed under id as well"),
+        ("label", 'as_text = ["region"]\nlabel', "[data] as_text has 'region', which is no id column"),
+        ("label", 'merging = "first"\nlabel', '[data] merging must be "refuse" or "allow"'),
+        ("label", "unknown_levels = 2\nlabel", "[data] unknown_levels must be a number from 0 to 1"),
         ("label", 'offset = "a"\ncolumns = ["a"]\nlabel', "[data] offset must not be listed under col"),
         ("label", 'monotone = {claim = "increasing"}\nlabel', "label must not be listed under monotone"),
         ("label", 'monotone = {plate = "increasing"}\nlabel', "take it out of monotone"),
@@ -201,6 +205,40 @@ def test_exposure_and_offset_are_the_guests(tmp_path):
     for key in ("label", "weight", "exposure", "offset"):
         with pytest.raises(ConfigError, match=rf"\[data\] {key} belongs to the guest: a host has none"):
             party(tmp_path, edited(HOST, 'id = "plate"', f'id = "plate"\n{key} = "a"'))
+
+
+def test_what_is_an_id_and_how_many_levels_may_be_unknown(tmp_path):
+    data = party(tmp_path, edited(GUEST, "label", 'as_text = ["plate"]\nmerging = "allow"\nlabel')).data
+    assert data.id_readings == [IdReading(as_text=frozenset({0}), merging="allow")]
+    assert party(tmp_path, GUEST).data.id_readings == [IdReading()]
+    assert party(tmp_path, GUEST).data.unknown_levels == 0.1
+    with pytest.raises(ConfigError, match=r"\[data\] unknown_levels belongs to the guest"):
+        party(tmp_path, edited(HOST, 'id = "plate"', 'id = "plate"\nunknown_levels = 0.5'))
+
+
+def test_a_job_says_which_columns_of_the_party_file_it_uses(tmp_path):
+    """Without a word: an exposure for counts alone, offset and weight for all."""
+    names = {"exposure": "years", "offset": "rate", "weight": "w"}
+    data = DataSection(path=tmp_path / "t.csv", id=("plate",), label="claim", **names)
+    binary = job(tmp_path, JOB)
+    assert binary.uses(data) == {"offset": "rate", "weight": "w"}
+    assert not any(f'"{name}":'.encode() in binary.canonical for name in names)  # as ever
+    counts = edited(JOB, 'objective = "binary"', 'objective = "poisson"')
+    assert job(tmp_path, counts).uses(data) == names
+    lines = 'objective = "poisson"\nexposure = false\noffset = false\nweight = true'
+    said = job(tmp_path, edited(JOB, 'objective = "binary"', lines))
+    assert said.uses(data) == {"weight": "w"}
+    assert Job.from_canonical(said.canonical) == said and b'"exposure":false' in said.canonical
+    without = DataSection(path=tmp_path / "t.csv", id=("plate",), label="claim")
+    assert job(tmp_path, counts).uses(without) == {}
+    with pytest.raises(
+        ConfigError, match=r"\[job\] weight = true, but \[data\] of the party file names no"
+    ):
+        said.uses(without)
+    with pytest.raises(
+        ConfigError, match=r"claim.toml: \[job\] exposure is for counts \(poisson\): a 0/1"
+    ):
+        job(tmp_path, edited(JOB, 'objective = "binary"', 'objective = "binary"\nexposure = true'))
 
 
 def with_glm(folder: Path, lines: str) -> Party:

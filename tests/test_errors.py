@@ -139,7 +139,10 @@ OWN_FAULTS: dict[str, tuple[Spoil, int, list[str]]] = {
     "text in a numeric column": (
         spoilt(lambda t: with_cell(t, "density", 2, PLANTED)),
         3,
-        ["table.csv: column 'density' has text that is no number in row 4", "correct it or list"],
+        [
+            "table.csv: column 'density' has text that is no number in row 4",
+            "write a number there, or nothing",
+        ],
     ),
     "a column without values": (
         spoilt(lambda t: changed(t, density=[""] * len(t["plate"]))),
@@ -439,7 +442,7 @@ def test_rules_for_ids_that_differ(insurer: Party, at_registry: Callable[[], str
 HOST_FAULTS: dict[str, tuple[Callable[[Table], Table], str]] = {
     "text in a numeric column": (
         lambda t: with_cell(t, "power", 2, PLANTED),
-        "error: table.csv: column 'power' has text that is no number in row 4: correct it or list",
+        "error: table.csv: column 'power' has text that is no number in row 4: write a number there",
     ),
     "no such column": (
         lambda t: renamed(t, "registration", "plates"),

@@ -87,7 +87,7 @@ def test_rows_are_counted_as_in_the_sheet(tmp_path: Path) -> None:
         ["B", "two"],
         *[[f"C{i}", i] for i in range(9)],
     ]
-    with refused("column 'x' has text that is no number in row 7: correct it or list", "two"):
+    with refused("column 'x' has text that is no number in row 7: correct it, or leave", "two"):
         read(tmp_path / "t.xlsx", workbook(rows))
 
 
@@ -98,8 +98,9 @@ def test_rows_are_counted_as_in_the_sheet(tmp_path: Path) -> None:
         ([7, 8], ["7", "8"]),
         (["007", 8], ["007", "8"]),
         ([2**52, 10**14], [str(2**52), str(10**14)]),
-        ([7.5, 8], "id column 'id' holds decimal numbers"),
-        ([1.2345678901234567e19, 8], "id column 'id' holds decimal numbers"),
+        ([7.5, 8], "id column 'id' has a number that is not whole in row 2"),
+        ([7.0, None], ["7", None]),
+        ([1.2345678901234567e19, 8], "id column 'id' has a float of which digits are lost in row 2"),
         ([True, False], "id column 'id' is of type bool: write it as text"),
         (["A", None], ["A", None]),
     ],

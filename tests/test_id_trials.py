@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
 from vfl.net.peer import MemoryPeer, together
-from vfl.party.id_trials import Attempt, Way, advise, attempts, combined, trials
+from vfl.party.id_cells import IdReading
+from vfl.party.id_trials import Attempt, OwnKey, Way, advise, attempts, combined, trials
 from vfl.party.ids import compose, normalise
 from vfl.protocols import match_rates
 from vfl.protocols.match_rates import MatchStart, Rate
@@ -52,9 +53,7 @@ def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
             return await host_diagnosis(
                 to_guest,
                 await to_guest.recv(MatchStart),
-                host,
-                ["kennzeichen", "erstzulassung"][: len(host)],
-                rule,
+                OwnKey(host, ["kennzeichen", "erstzulassung"][: len(host)], rule),
                 name="registry",
                 context=b"run",
                 allowed=allowed,
@@ -65,9 +64,7 @@ def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
             [
                 guest_diagnosis(
                     [to_host],
-                    guest,
-                    ["plate", "born"][: len(guest)],
-                    rule,
+                    OwnKey(guest, ["plate", "born"][: len(guest)], rule),
                     context=b"run",
                     show=shown[0],
                 ),
@@ -226,8 +223,9 @@ def test_the_first_trial_is_the_alignments_own(cells, rule, two):
     columns = [cells, cells[::-1]] if two or "|" in rule else [cells]
     tried = attempts(rule, len(columns))
     for role in ("guest", "host"):
-        made = trials(columns, tried[:1], role)[0].values()
-        expected = normalise(columns, rule, "first", empties="drop").ids
+        made = trials(OwnKey(columns, [], rule), tried[:1], role)[0].values()
+        reading = IdReading(merging="allow")
+        expected = normalise(columns, rule, "first", empties="drop", reading=reading).ids
         if len(columns) == 1:
             expected = [one[4:] for one in expected]  # without its length
         assert list(dict.fromkeys(value for value in made if value)) == expected
@@ -241,8 +239,8 @@ def test_all_parties_try_the_same(rule, columns):
     assert len(set(names)) == len(names) <= match_rates.MAX_TRIALS
     assert tried[0].present and tried[0].column is None
     cells = [["x"]] * columns
-    assert [t.name for t in trials(cells, tried, "guest")] == names
-    assert [t.name for t in trials(cells, tried, "host")] == names
+    assert [t.name for t in trials(OwnKey(cells, [], rule), tried, "guest")] == names
+    assert [t.name for t in trials(OwnKey(cells, [], rule), tried, "host")] == names
     assert sum(attempt.present for attempt in tried) == (1 if columns == 1 else 1 + columns)
 
 

@@ -60,7 +60,7 @@ def features(table: Table) -> dict[str, list]:
 def refused(said: str, *absent: str):
     """Expect one DataError line that says `said` and holds none of `absent`."""
     with pytest.raises(DataError) as raised:
-        yield
+        yield raised
     text = str(raised.value)
     assert said in text
     assert "\n" not in text
@@ -171,6 +171,86 @@ def test_a_constant_column_is_a_warning(tmp_path):
     assert table.warnings == ["policies.csv: column 'x' has the same value in every row"]
 
 
+LEFT_OUT = "holds the labels of a data frame's rows (its index): left out"
+
+
+def test_an_index_that_pandas_has_written_is_no_feature(tmp_path):
+    """With and without a name, in Parquet and CSV, of a shuffled frame; a range is no column."""
+    frame = pd.DataFrame({"plate": ["a", "b", "c"], "x": [1.5, 2, 4], "claim": [0, 1, 0]})
+    shuffled = frame.sample(frac=1, random_state=1)
+    named = shuffled.rename_axis("contract")
+    levels = shuffled.set_index(pd.MultiIndex.from_tuples([(1, 2), (3, 4), (5, 6)], names=["u", None]))
+    path = tmp_path / "policies.parquet"
+    for written, index in (
+        (frame, []),
+        (frame.iloc[::2], []),
+        (shuffled, ["__index_level_0__"]),
+        (named, ["contract"]),
+        (levels, ["u", "__index_level_1__"]),
+    ):
+        written.to_parquet(path)
+        table = read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+        assert features(table) == {"x": written["x"].tolist()}
+        assert [line for line in table.warnings if LEFT_OUT in line] == [
+            f"policies.parquet: column '{name}' {LEFT_OUT}, unless columns in [data] lists it"
+            for name in index
+        ]
+    # Who names it means it: as id, as the index of a table often is, as a feature, as what is left out.
+    named.reset_index(drop=True).set_index("plate").to_parquet(path)
+    table = read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+    assert (table.ids, table.warnings) == ([shuffled["plate"].tolist()], [])
+    shuffled.to_parquet(path)
+    for uses in ({"columns": ("__index_level_0__",)}, {"ignore": ("__index_level_0__",)}):
+        settings = section(path, weight=None, categorical=(), **uses)
+        table = read_table(settings, role="guest", need_label=True)
+        assert table.features.keys() == set(uses.get("columns", ("x",))) and not table.warnings
+    for first in ("", "Unnamed: 0", "Unnamed: 0.1"):
+        shuffled.rename_axis(first or None).to_csv(tmp_path / "policies.csv")
+        table = csv(tmp_path, (tmp_path / "policies.csv").read_bytes(), weight=None, categorical=())
+        assert table.features.keys() == {"x"}
+        what = f"column '{first}'" if first else "the first column, without a name,"
+        assert table.warnings[0].startswith(f"policies.csv: {what} {LEFT_OUT}")
+
+
+def test_a_model_that_was_trained_on_an_index_is_still_scored(tmp_path):
+    path = tmp_path / "policies.parquet"
+    frame = pd.DataFrame({"plate": ["a", "b"], "x": [1, 2], "claim": [0, 1]}, index=[7, 3])
+    frame.to_parquet(path)
+    settings = section(path, weight=None, categorical=())
+    table = read_table(settings, role="guest", need_label=False, expect=["__index_level_0__"])
+    assert features(table) == {"__index_level_0__": [7, 3]}
+
+
+def test_columns_that_look_as_if_nobody_meant_them(tmp_path):
+    """Said to their owner, with the label's help also where only an alignment reads the table."""
+    rng = np.random.default_rng(0)
+    claim = np.sort(rng.integers(0, 2, 400))
+    frame = pd.DataFrame(
+        {
+            "plate": [f"p{i}" for i in range(400)],
+            "row": np.arange(400),
+            "paid": claim * 100.0,
+            "code": [f"c{i}" for i in range(400)],
+            "x": rng.normal(size=400),
+            "claim": claim,
+        }
+    )
+    frame.to_csv(tmp_path / "policies.csv", index=False)
+    settings = section(tmp_path / "policies.csv", weight=None, categorical=("code",))
+    for need_label in (True, False):
+        warnings = read_table(settings, role="guest", need_label=need_label).warnings
+        counts, tells, paid, code = warnings
+        assert counts.startswith("policies.csv: column 'row' counts the rows: it knows the order of")
+        assert tells.startswith("policies.csv: column 'row' tells the label almost alone (AUC 0.99")
+        assert paid.startswith("policies.csv: column 'paid' tells the label almost alone (AUC 1.000)")
+        assert code.startswith("policies.csv: column 'code' has 400 levels in 400 rows")
+    host = settings.model_copy(update={"label": None, "ignore": ("claim",)})
+    assert len(read_table(host, role="host", need_label=False).warnings) == 2
+    # A label that cannot be used yet stops no alignment.
+    frame.assign(claim="?").to_csv(tmp_path / "policies.csv", index=False)
+    assert len(read_table(settings, role="guest", need_label=False).warnings) == 2
+
+
 def test_parquet_types(tmp_path):
     table = parquet(
         tmp_path,
@@ -215,6 +295,13 @@ def test_parquet_types(tmp_path):
         (pa.array(["007", "1e5"]).dictionary_encode(), ["007", "1e5"]),
         (pa.array(["007", ""], pa.large_string()), ["007", None]),
         (pa.array([Decimal("12"), None]), ["12", None]),
+        (pa.array([Decimal("12.00"), Decimal("-7.00"), None]), ["12", "-7", None]),
+        (pa.array([12.0, None, -0.0, 2.0**53 - 1]), ["12", None, "0", "9007199254740991"]),
+        (pa.array([12.0, float("nan")], pa.float32()), ["12", None]),
+        (
+            pa.array([datetime.datetime(2027, 1, 31), datetime.datetime(2027, 1, 31, 7, 5), None]),
+            ["2027-01-31", "2027-01-31 07:05:00", None],
+        ),
         (pa.array([datetime.date(2027, 1, 31), None]), ["2027-01-31", None]),
     ],
 )
@@ -258,7 +345,7 @@ def test_text_where_a_number_is_due(tmp_path):
     )
     said = (
         "policies.csv: column 'density' has text that is no number in row 17 (and 3 more rows): "
-        "correct it or list the column under categorical"
+        "correct it, or leave the cell empty where the value is missing"
     )
     with refused(said, "secret"):
         csv(tmp_path, content, weight=None, categorical=())
@@ -279,6 +366,45 @@ def test_row_numbers_are_those_of_a_spreadsheet(tmp_path):
 def test_row_numbers_after_a_very_long_cell(tmp_path):
     content = f"plate,x,claim\np,1,0\n{'a' * 200_000},1,0\np,secret,1\n"
     with refused("in row 4:", "secret"):
+        csv(tmp_path, content, weight=None, categorical=())
+
+
+@pytest.mark.parametrize(
+    ("cells", "of_csv", "of_parquet"),
+    [
+        (["1,5", "2,75", "?"], 'set decimal = "," in [data]; and', "write it as numbers"),
+        (["1.234,5", "2,75", "3,5"], 'set decimal = "," and thousands = "."', "write it as numbers"),
+        (["1", "2.5", "?"], "if it stands for a missing value, set missing", "write it as numbers"),
+        (["red", "blue", "1"], "if it holds names (3 different), set categorical", None),
+        (["A1", "B2", "7"], "if it holds names (3 different), set categorical", None),
+        (["2024-01-05", "5.1.2024", "01/05/2024 10:00"], "it seems to hold dates, set dates", None),
+        (["12 %", "13%", "1"], "take off the percent sign", "write it as numbers"),
+        (["€ 1'200", "90 km", "1,234,567"], "take off the currency; and text", "write it as numbers"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_advice_on_text_among_numbers_ruins_no_model(tmp_path, kind, cells, of_csv, of_parquet):
+    """A column of numbers that is listed under categorical has a level for each of them."""
+    frame = pd.DataFrame({"plate": ["a", "b", "c"], "x": cells, "claim": [0, 1, 0]})
+    path = tmp_path / f"policies.{kind}"
+    if kind == "csv":
+        frame.to_csv(path, index=False, sep=";")
+    else:
+        frame.to_parquet(path)
+    advice = of_csv if kind == "csv" else of_parquet or of_csv
+    with refused(advice) as caught:
+        read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
+    assert ("categorical" in str(caught.value)) == ("names" in of_csv)
+
+
+def test_numbers_that_are_text_in_a_typed_file(tmp_path):
+    with refused("column 'x' holds text, not numbers: write it as numbers, or list the column under"):
+        parquet(tmp_path, {"x": ["01", "02"]})
+
+
+def test_advice_on_a_column_of_other_texts_in_every_row(tmp_path):
+    content = "plate,x,claim\n" + "".join(f"p{i},text {i},{i % 2}\n" for i in range(60))
+    with refused('it has 60 different texts, set ignore = ["x"] in [data]', "text 1"):
         csv(tmp_path, content, weight=None, categorical=())
 
 
@@ -305,7 +431,7 @@ def test_an_infinite_number(tmp_path, cell):
         ("plate,claim", "the file has a header but no rows"),
         ("plate,claim\n\n", "the file has a header but no rows"),
         ("plate,x,x,claim\n1,2,3,4\n", "column 'x' comes twice in the header"),
-        (",plate,claim\n1,2,3\n", "column 1 has no name in the header"),
+        ("plate,,claim\n1,2,3\n", "column 2 has no name in the header: name it or remove it"),
         ("plate,claim\n7777,0\n8888\n", "row 3 has 1 cell, the header 2"),
         ("plate,claim\n7777,0\n8888,1,1\n", "row 3 has 3 cells, the header 2"),
         ('plate,claim\n7777,0\n8888,"1\n9999,1\n', "a quote is not closed, or not doubled, in or"),
@@ -494,11 +620,18 @@ def test_a_categorical_column_that_is_an_id(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "changes", "said"),
     [
-        ({"plate": [7.7, 8.0]}, {}, "id column 'plate' holds decimal numbers: leading zeros"),
-        ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' holds decimal numbers"),
+        ({"plate": [8.0, 7.7]}, {}, "id column 'plate' has a number that is not whole in row 3: write"),
+        ({"plate": [Decimal("7.7"), None]}, {}, "id column 'plate' has a number that is not whole in"),
+        ({"plate": [8.0, 7e77]}, {}, "id column 'plate' has a float of which digits are lost in row 3"),
+        ({"plate": [8.0, float("inf")]}, {}, "id column 'plate' has a float of which digits are lost"),
+        (
+            {"plate": pa.array([8.0, 77_777_777.0], pa.float32())},
+            {},
+            "id column 'plate' has a float of which digits are lost in row 3: write the column anew",
+        ),
         ({"plate": [True, False]}, {}, "id column 'plate' is of type bool: write it as text"),
         ({"plate": [b"7.7\xff", b"x"]}, {}, "id column 'plate' is of type binary: write it as text"),
-        ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: correct it or list the"),
+        ({"x": ["7.7", "8"]}, {}, "column 'x' holds text, not numbers: write it as numbers, or"),
         ({"x": pa.array(["7.7", "8"]).dictionary_encode()}, {}, "column 'x' holds text"),
         ({"x": pa.array([7, 8], pa.timestamp("ns"))}, {}, "column 'x' holds dates or times: turn"),
         ({"x": pa.array([7, 8], pa.date32())}, {}, "column 'x' holds dates or times: turn it"),

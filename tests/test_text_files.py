@@ -120,7 +120,7 @@ def test_a_line_end_within_quotes_is_kept_wherever_it_lies(tmp_path: Path) -> No
             "id,x\n1,A,2\n2,B,3\n3,C,4\n",
             "rows have 3 cells, the header 2: write it without row names (in R",
         ),
-        ('"","id","x"\n"1","A",2\n', "column 1 has no name in the header"),
+        ('"id","","x"\n"1","A",2\n', "column 2 has no name in the header"),
         (
             "ID|X\n--|--\nA|1\nB|2\n",
             "row 2 is a line of dashes, as printed for people: export the table",
@@ -351,8 +351,8 @@ def test_kinds_of_cells_are_told_one_by_one(tmp_path: Path) -> None:
         "column 'x' has text that is no number in row 2 (and 1 more row) (numbers are written with a "
         'point, as in 1.5, unless [data] says otherwise): set decimal = "," in [data]; and text that '
         "is no number in row 3 (and 1 more row): if it stands for a missing value, set missing = "
-        '["."] in [data] or leave such cells empty; and text that is no number in row 5: correct it '
-        "or list the column under categorical",
+        '["."] in [data] or leave such cells empty; and text that is no number in row 5: correct it, '
+        "or leave the cell empty where the value is missing",
         "abc",
         settings={"decimal": ",", "missing": ["."]},
     ):

@@ -31,7 +31,7 @@ from vfl.learn.binning import bin_columns
 from vfl.net.peer import Stop
 from vfl.net.wire import Message, decode
 from vfl.party.config import DataSection, load_party
-from vfl.party.id_trials import attempts, trials
+from vfl.party.id_trials import OwnKey, attempts, trials
 from vfl.party.ids import normalise
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -159,7 +159,7 @@ def of_ids(cells: Sequence[str]) -> Iterator[Needle]:
     ids = {cell.encode() for cell in cells}
     for one in normalise([cells], rule, "first", empties="drop").ids:
         ids |= {one, re.sub(rb"^\d+:", b"", one)}
-    for trial in trials([cells], attempts(rule, 1), "guest"):
+    for trial in trials(OwnKey([cells], [], rule), attempts(rule, 1), "guest"):
         ids.update(trial.values())
     for one in ids - {b""}:
         yield from of_id(one)

@@ -636,6 +636,7 @@ def score(
                 "rows_per_second": done.rows_per_second,
                 "seconds_by_phase": done.seconds,
                 "drift": done.drift,
+                "unknown_levels": done.unknown_levels,
                 "score_psi": done.score_psi,
                 "replaced": done.replaced,
                 "escaped": done.escaped,

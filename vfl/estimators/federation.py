@@ -42,6 +42,7 @@ from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import Floats, Loss
 from vfl.party.config import DataSection
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
 from vfl.protocols.grower import Training
@@ -52,6 +53,7 @@ Progress = Callable[[Any], None]
 IdColumns = str | int | Sequence[str | int] | None
 Steps = Sequence[str] | Sequence[Sequence[str]]
 
+_READING = IdReading(merging="allow")  # two rows with one id are refused, whatever it is
 STEPS: tuple[str, ...] = DataSection.model_fields["normalise"].default
 
 
@@ -388,7 +390,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
         def make() -> NormalisedIds:
             texts = [column.texts() for column in columns]
-            return normalise_ids(texts, self.normalise, "first", party, empties="drop")
+            return normalise_ids(texts, self.normalise, "first", party, empties="drop", reading=_READING)
 
         if party == GUEST:
             return make()
@@ -397,7 +399,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
 def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:
     """Raises DataError for rows without an id, and for rows of one id where there may be none."""
-    complained = [(found.empties, "no id")]
+    none = "no id (a number of which digits are lost is none)" if found.unread else "no id"
+    complained = [(found.empties, none)]
     if not repeats:
         complained.append((found.duplicates, "the id of an earlier row"))
     for count, what in complained:

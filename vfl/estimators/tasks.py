@@ -11,7 +11,15 @@ from sklearn.utils.validation import check_is_fitted
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import Federation, Progress, Target, complaints
 from vfl.estimators.parameters import checked_arguments, shown, validated
-from vfl.frames.rows import classes_of, given_numbers, label_of, labels_of, positive, weights
+from vfl.frames.rows import (
+    classes_of,
+    given_numbers,
+    label_of,
+    labels_of,
+    positive,
+    weights,
+    without,
+)
 from vfl.frames.tables import Frame, frame_of
 from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
 from vfl.simulate.method import GUEST
@@ -49,6 +57,7 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
             guest, others = self._guest_frame(X, hosts)
             classes, label = classes_of(y, guest.columns, type(self).__name__)
             target = Target(label, weights(sample_weight, guest.columns), LogisticLoss())
+            guest = without(guest, y=y, sample_weight=sample_weight)
             self._fit(guest, others, target, progress)
         self.classes_ = classes
         return self
@@ -115,6 +124,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
             added = _added(loss, guest, exposure, offset)
             label = label_of(y, guest.columns, loss)
             target = Target(label, weights(sample_weight, guest.columns), loss, added)
+            guest = without(guest, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
             self._fit(guest, others, target, progress)
         self.with_offset_ = offset is not None
         return self

@@ -10,6 +10,7 @@ import math
 import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from vfl.frames.tables import SHOWN
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.party.config import did_you_mean
+from vfl.party.id_cells import whole_text
 from vfl.party.table import MAX_CATEGORIES
 
 _NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
@@ -165,7 +167,10 @@ class IdColumn:
 
     def texts(self) -> list[str | None]:
         """Its ids as text, None where there is none. Raises DataError for what is no id."""
-        return [_id_text(value, self.what) for value in self.values.tolist()]
+        # Python's own float says no more of how few digits one of single precision had.
+        single = str(self.values.dtype).lower() in ("float16", "float32")
+        values = self.values.to_numpy() if single else self.values.tolist()
+        return [_id_text(value, self.what) for value in values]
 
 
 def id_columns(
@@ -208,7 +213,7 @@ def digest_of(columns: Sequence[IdColumn], *more: object) -> bytes | None:
 def _id_text(value: object, what: str) -> str | None:
     if value is None or value is pd.NA or value is pd.NaT:
         return None
-    if isinstance(value, float) and math.isnan(value):
+    if isinstance(value, float | np.floating) and math.isnan(value):
         return None
     if isinstance(value, str):
         return value
@@ -216,10 +221,14 @@ def _id_text(value: object, what: str) -> str | None:
         return str(int(value))
     if isinstance(value, datetime.date):  # datetime and pandas' Timestamp too
         return str(value)
-    raise DataError(
-        f"{what} holds {type(value).__name__} values: leading zeros and exact digits may be lost, so "
-        "write ids as text or whole numbers"
-    )
+    if isinstance(value, float | np.floating | Decimal):  # in pandas, whole numbers with gaps are floats
+        if (text := whole_text(value)) is None:
+            raise DataError(
+                f"{what} holds a number that is not whole, or of which a float has lost digits: write "
+                "ids as text or whole numbers"
+            )
+        return text
+    raise DataError(f"{what} holds {type(value).__name__} values: write ids as text or whole numbers")
 
 
 def only_counts(index: "pd.Index[Any]") -> bool:

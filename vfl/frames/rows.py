@@ -2,6 +2,7 @@
 
 import numbers
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from vfl.errors import DataError
 from vfl.frames.features import finite
-from vfl.frames.tables import series_of
+from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import BadLabel, Floats, Loss
 
@@ -33,6 +34,20 @@ def values_of(given: object, table: pd.DataFrame, what: str) -> "pd.Series[Any]"
     if len(values) != len(table):
         raise DataError(f"{what} has {len(values):,} values for {len(table):,} rows")
     return values
+
+
+def without(table: Frame, **given: object) -> Frame:
+    """The table without the columns that are given apart: label, weight, exposure and offset are no
+    features."""
+    columns = table.columns
+    for what, values in given.items():
+        if not isinstance(values, pd.Series) or values.name not in columns:
+            continue
+        column = columns[values.name]
+        if isinstance(column, pd.Series) and np.array_equal(column.to_numpy(), values.to_numpy()):
+            warn(f"column {values.name!r} is given as {what}: it is no feature")
+            columns = columns.drop(columns=[values.name])
+    return replace(table, columns=columns)
 
 
 def _same_labels(index: "pd.Index[Any]", other: "pd.Index[Any]") -> bool:

@@ -11,7 +11,7 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
@@ -39,6 +39,8 @@ from vfl.learn.losses import Loss
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
 from vfl.party.config import JOB_NAME, DataSection, Engine, JoinKind, PolicySection
+from vfl.party.id_report import unmended
+from vfl.party.id_trials import OwnKey
 from vfl.party.ids import disagreement
 from vfl.party.keys import Stands, TableIds, all_keys, found, identities
 from vfl.party.policy import (
@@ -113,7 +115,7 @@ async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Align
     party, started = office.party, time.monotonic()
     store = Store(party.party.store)
     table, ids = read_guest(party.data, show=show)
-    for note in ids.notes:
+    for note in (*ids.notes, *unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
     work = _Guest(office, table, ids, _settled(office, store, plan), show, plan.diagnose)
     spent = Account.nothing()
@@ -298,11 +300,9 @@ class _Guest:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
         data = self.office.party.data
         found: dict[str, list[Diagnosis]] = {}
-        for number, (key, columns) in enumerate(zip(data.keys, self.table.by_key(data), strict=True)):
+        for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
             context = diagnosis_context(offer, number)
-            of_key = await guest_diagnosis(
-                hosts, columns, key.id, key.normalise, context=context, show=self.show
-            )
+            of_key = await guest_diagnosis(hosts, key, context=context, show=self.show)
             for name, diagnosis in of_key.items():
                 if diagnosis is not None:
                     found.setdefault(name, []).append(diagnosis)
@@ -394,7 +394,8 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     alignment = await asyncio.to_thread(_host_kept, office, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
     await peer.send(Kept(policy.alignment_days))
-    for note in (*ids.notes, *ambiguities([matched])):
+    written = await asyncio.to_thread(unmended, office.party.data, table.by_key(office.party.data))
+    for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
     rows_here = counted(len(ids.rows), "row")
@@ -404,16 +405,14 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
 async def _diagnosed(office: Office, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
     """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
     party = office.party
-    for number, (key, columns) in enumerate(zip(party.data.keys, table.by_key(party.data), strict=True)):
+    for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
         message = await peer.recv(Accept, MatchStart)
         if isinstance(message, Accept):
             return message
         await host_diagnosis(
             peer,
             message,
-            columns,
-            key.id,
-            key.normalise,
+            key,
             name=party.name,
             context=diagnosis_context(offer, number),
             allowed=party.policy.diagnose,
@@ -638,21 +637,31 @@ def known_rows(rows: Integers) -> int:
     return len(np.unique(rows[rows >= 0]))
 
 
-def read_guest(data: DataSection, *, show: Show, loss: Loss | None = None) -> tuple[Table, TableIds]:
-    """The guest's table, with its label if there is a `loss` to check it, and its ids."""
-    table = read_table(data, role="guest", need_label=loss is not None, loss=loss)
+def read_guest(
+    data: DataSection, *, show: Show, loss: Loss | None = None, unused: Collection[str] = ()
+) -> tuple[Table, TableIds]:
+    """The guest's table, with its label if there is a `loss` to check it, and its ids.
+
+    unused: uses of columns that the job does without.
+    """
+    table = read_table(data, role="guest", need_label=loss is not None, loss=loss, unused=unused)
     for warning in table.warnings:
         show.say(f"note: {warning}")
     return table, ids_of(table, data)
 
 
-def read_host(office: Office) -> tuple[Table, TableIds]:
-    """A host's table, of which one row stands for all with the same id, and its ids."""
+def read_host(
+    office: Office, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
+) -> tuple[Table, TableIds]:
+    """A host's table, of which one row stands for all with the same id, and its ids.
+
+    expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
+    """
     data = office.party.data
-    table = read_table(data, role="host", need_label=False)
-    table = replace(
-        table, features=allowed_columns(office.party.policy, table.features, table.path.name)
-    )
+    table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
+    if expect is None:
+        features = allowed_columns(office.party.policy, table.features, table.path.name, table.faults)
+        table = replace(table, features=features)
     ids = ids_of(table, data)
     if data.duplicates != "refuse" and data.duplicates != "keep":
         table = table.aggregated(ids.group, data.duplicates, data.aggregate)
@@ -666,11 +675,16 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
     if rule == "refuse" or rule == "keep" or rule == "last":
         stands = rule
     rules = [key.normalise for key in data.keys]
-    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name)
+    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name, data.id_readings)
 
 
-async def table_of(office: Office, offer: Offer) -> tuple[Table, TableIds]:
-    """The host's table as it is now, with ids by the rules both sides name."""
+async def table_of(
+    office: Office,
+    offer: Offer,
+    expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+) -> tuple[Table, TableIds]:
+    """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
     keys = office.party.data.keys
     why = disagreement(
         office.party.name,
@@ -681,7 +695,7 @@ async def table_of(office: Office, offer: Offer) -> tuple[Table, TableIds]:
     if why is not None:
         raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(read_host, office)
+    return await asyncio.to_thread(read_host, office, expect, needed)
 
 
 def matching_of(

@@ -9,7 +9,7 @@ from vfl.net.peer import Peer, together
 from vfl.party.id_trials import (
     Advice,
     Attempt,
-    Cells,
+    OwnKey,
     advise,
     attempts,
     combined,
@@ -79,21 +79,18 @@ def few(common: int, *tables: int) -> bool:
 
 async def guest_diagnosis(
     hosts: Sequence[Peer],
-    columns: Sequence[Cells],
-    names: Sequence[str],
-    rule: Sequence[str],
+    key: OwnKey,
     *,
     context: bytes,
     show: Show,
 ) -> dict[str, Diagnosis | None]:
     """Compare samples with each host under all ways to write ids, and say what to do.
 
-    columns: the cells of the columns of one key, of the same length. names: of these columns, shown
-    here alone. rule: the key's, as the parties have agreed on it. context: the run. By host; None for
-    one whose policy does not allow it. Raises PeerError, PeerStopped, PeerLost.
+    context: the run. By host; None for one whose policy does not allow it. Raises PeerError,
+    PeerStopped, PeerLost.
     """
-    tried = attempts(rule, len(columns))
-    own = trials(columns, tried, "guest")
+    tried = attempts(key.rule, len(key.columns))
+    own = trials(key, tried, "guest")
     found = await guest_match_rates(hosts, own, context=context, progress=show.progress)
 
     async def second(host: Peer, rates: list[Rate] | None) -> Diagnosis | None:
@@ -102,12 +99,12 @@ async def guest_diagnosis(
         whole, all_rates = tried, rates
         if (best := combined(tried, rates)) is not None:
             again = await guest_match_rates(
-                [host], trials(columns, [best], "guest"), context=_second(context)
+                [host], trials(key, [best], "guest"), context=_second(context)
             )
             if (more := again[host.name]) is None:
                 raise host.breach("MatchSizes without the trial that follows from the others")
             whole, all_rates = [*tried, best], rates + more
-        return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, names, host.name))
+        return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, key.names, host.name))
 
     diagnoses = await together([second(host, found[host.name]) for host in hosts])
     for host, diagnosis in zip(hosts, diagnoses, strict=True):
@@ -125,9 +122,7 @@ async def guest_diagnosis(
 async def host_diagnosis(
     guest: Peer,
     start: MatchStart,
-    columns: Sequence[Cells],
-    names: Sequence[str],
-    rule: Sequence[str],
+    key: OwnKey,
     *,
     name: str,
     context: bytes,
@@ -139,10 +134,10 @@ async def host_diagnosis(
     name: this host's, as the guest knows it. allowed: by [policy] diagnose. The rest is as for the
     guest.
     """
-    tried = attempts(rule, len(columns)) if allowed else []
+    tried = attempts(key.rule, len(key.columns)) if allowed else []
     rates = await host_match_rates(
         guest,
-        trials(columns, tried, "host"),
+        trials(key, tried, "host"),
         name=name,
         context=context,
         start=start,
@@ -154,12 +149,12 @@ async def host_diagnosis(
         return None
     if (best := combined(tried, rates)) is not None:
         more = await host_match_rates(
-            guest, trials(columns, [best], "host"), name=name, context=_second(context)
+            guest, trials(key, [best], "host"), name=name, context=_second(context)
         )
         if more is None:
             raise guest.breach("MatchStart of another trial than follows from the others")
         tried, rates = [*tried, best], rates + more
-    diagnosis = Diagnosis(guest.name, tried, rates, advise(tried, rates, names, guest.name))
+    diagnosis = Diagnosis(guest.name, tried, rates, advise(tried, rates, key.names, guest.name))
     for line in diagnosis.lines():
         show.say(line)
     return diagnosis

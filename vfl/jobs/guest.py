@@ -4,7 +4,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from vfl.crypto.workers import Operations
 from vfl.errors import (
-    ConfigError,
     DataError,
     PeerError,
     PeerLost,
@@ -38,10 +37,11 @@ from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
 from vfl.learn.drift import Profile, profile, profiles
+from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job
+from vfl.party.config import USES, DataSection, Job
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
@@ -79,13 +79,13 @@ async def train(
     what sessions raise.
     """
     party, started, loss = office.party, time.monotonic(), job.loss
-    if party.data.exposure is not None and loss.no_exposure is not None:
-        raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
-    store = Store(party.party.store)
-    table, ids = read_guest(party.data, show=show, loss=loss)
+    uses = job.uses(party.data)
+    say_uses(show, party.data, uses)
+    store, unused = Store(party.party.store), set(USES) - set(uses)
+    table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     aligned = guest_alignment(office, store, alignment, ids)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
-    features = table.take(aligned.rows)
+    features = tidied(table.take(aligned.rows))
     learner = learner_of(job, party, features, rows, show)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
@@ -106,6 +106,17 @@ async def train(
             show=show,
             done=lambda: unfinished.done,
         )
+
+
+def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:
+    """Say which of the columns of exposure, offset and weight a job uses, and which it leaves alone."""
+    named = {key: name for key in USES if (name := getattr(data, key)) is not None}
+    used = " and ".join(f"{key} '{name}'" for key, name in named.items() if key in uses)
+    alone = " and ".join(f"{key} '{name}'" for key, name in named.items() if key not in uses)
+    said = [f"uses {used}"] if used else []
+    said += [f"does without {alone} (no feature either)"] if alone else []
+    if said:
+        show.say(f"this job {', '.join(said)}")
 
 
 @dataclass
@@ -207,6 +218,7 @@ class _Work:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
         table, learner, store = self.table, self.learner, Store(self.office.party.party.store)
+        features = tidied(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             self.unfinished.name,
             job.settings,
@@ -218,10 +230,11 @@ class _Work:
             job.job.objective or job.job.family or "binary",
             learner.params.tweedie_power,
             exposure=table.exposure is not None,
-            offset=party.data.offset is not None,
-            profiles=profiles(table.take(aligned.rows)),
+            offset="offset" in job.uses(party.data),
+            profiles=profiles(features),
             score_profile=_score_profile(score, rows, self.held_out),
             fallback=aligned.fallback,
+            levels=levels_of(features),
         )
         save_half(store, half)
         steps = party.glm.step

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ModelError
 from vfl.learn.drift import Profile
+from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.party.config import Engine, JoinKind
 from vfl.party.store import Store
@@ -49,6 +50,12 @@ class GuestHalf(Generic[G]):
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
     score_profile: Profile | None = None  # of scores without offset, of rows held out if there are any
     fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
+    levels: dict[str, Levels] = field(default_factory=dict)  # of the aligned rows, by categorical column
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The columns without which no row can be scored, of those that it was trained with."""
+        return _needed(self.model)
 
     @property
     def loss(self) -> Loss:
@@ -68,6 +75,12 @@ class HostHalf(Generic[H]):
     host: str  # fingerprint
     model: H
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
+    levels: dict[str, Levels] = field(default_factory=dict)  # of these, by categorical column
+
+    @property
+    def needed(self) -> frozenset[str]:
+        """The columns without which no row can be scored, of those that it was trained with."""
+        return _needed(self.model)
 
 
 AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
@@ -78,6 +91,14 @@ _KINDS: dict[Kind, tuple[type[AnyGuestHalf], type[AnyHostHalf], tuple[str, ...]]
     "secureboost": (GuestHalf[GuestModel], HostHalf[HostModel], get_args(Objective)),
     "glm": (GuestHalf[GuestGlm], HostHalf[HostGlm], get_args(Family)),
 }
+
+
+def _needed(model: GuestModel | GuestGlm | HostModel | HostGlm) -> frozenset[str]:
+    """Trees do without the columns that have no split; a linear model has a coefficient for each."""
+    if isinstance(model, GuestModel | HostModel):
+        return frozenset(split.column for split in model.splits)
+    design = model.part.design
+    return frozenset([f.name for f in design.factors] + [c.name for c in design.covariates])
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vfl.crypto.workers import Operations
-from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.errors import DataError, ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignment import (
@@ -39,15 +39,17 @@ from vfl.jobs.offer import Kept, Offer
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
-from vfl.jobs.show import Once, Show, drift_of_columns, say_unseen
+from vfl.jobs.show import Once, Show, drift_of_columns, say_unknown_levels, say_unseen
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
+from vfl.learn.levels import Levels, levels_of, respelled, tidied
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
+from vfl.party.id_report import unmended
 from vfl.party.linear import own_scores, prepared
 from vfl.party.policy import (
     Usage,
@@ -74,6 +76,7 @@ from vfl.text import counted
 _REACH = 60.0  # seconds to reach a coordinator
 _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
 _TRAINING = Replaceable()
+_NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log has the details)"
 
 
 async def serve(office: Office, show: Show) -> None:
@@ -82,9 +85,12 @@ async def serve(office: Office, show: Show) -> None:
     Raises DataError or ConfigError when the table or an address cannot be used from the start.
     """
     party = office.party
-    table, ids = read_host(office)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
+    table, ids = read_host(office, needed=())
+    _check_faults(office, table, show)
+    written = unmended(party.data, table.by_key(party.data))
+    notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
+    for note in (*table.warnings, *notes):
+        show.say(f"note: {note}")
     show.say(
         f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
         f"{counted(len(table.features), 'column')}"
@@ -95,6 +101,27 @@ async def serve(office: Office, show: Show) -> None:
                 group.create_task(_dial_forever(office, name, address, show))
         if party.party.listen is not None:
             group.create_task(_listen_forever(office, party.party.listen, group, show))
+
+
+def _check_faults(office: Office, table: Table, show: Show) -> None:
+    """Say which columns cannot be used, and which models need them.
+
+    Raises DataError if no model does without them: then there is nothing to serve.
+    """
+    if not table.faults:
+        return
+    store, needed = Store(office.party.party.store), {}
+    for name in store.names("model"):
+        with contextlib.suppress(ModelError):  # another party's half, or a damaged one
+            needed[name] = load_half(store, name, HostHalf).needed & table.faults.keys()
+    if all(needed.values()):
+        raise next(iter(table.faults.values()))
+    for column, error in table.faults.items():
+        models = sorted(name for name, columns in needed.items() if column in columns)
+        who = "no model needs"
+        if models:
+            who = f"model {models[0]} needs" if len(models) == 1 else f"models {', '.join(models)} need"
+        show.say(f"note: {error} ({who} it; no alignment and no training until it is mended)")
 
 
 async def _dial_forever(office: Office, name: str, address: str, show: Show) -> None:
@@ -191,6 +218,7 @@ class _Work:
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
     agreement: Agreement | None = None  # once it is accepted
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
+    levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
 
     @property
     def store(self) -> Store:
@@ -217,6 +245,7 @@ class _Work:
             self.office.identity.certificate.fingerprint,
             model,
             self.profiles,
+            self.levels,
         )
 
 
@@ -237,7 +266,7 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, office, store, peer, offer, ids)
     check_intersection(party.policy, known_rows(alignment.rows))
-    features, started = table.take(alignment.rows), time.monotonic()
+    features, started = tidied(table.take(alignment.rows)), time.monotonic()
     matter = await asyncio.to_thread(
         Matter.of, party, job, alignment.name, alignment.guest, offer.hosts, features
     )
@@ -245,8 +274,9 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     with opened(store, name, matter, new=not offer.done) as unfinished:
         work = _Work(office, peer, offer, job, unfinished, alignment, table, features, show)
         # Of the rows it knows: in a batch there are no others.
-        known_features = table.take(alignment.rows[alignment.rows >= 0])
+        known_features = tidied(table.take(alignment.rows[alignment.rows >= 0]))
         work.profiles = await asyncio.to_thread(profiles, known_features)
+        work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         kept = await (_fit if job.job.model == "glm" else _boost)(work)
         record = Record(
@@ -391,25 +421,26 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     policy, usage = office.party.policy, Usage(office.party.party.store)
     asked(office, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
-    table, ids = await table_of(office, offer)
     half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
     if not office.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     if policy.columns is not None and not set(half.columns) <= set(policy.columns):
         raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
-    missing = [column for column in half.columns if column not in table.features]
-    if missing:
-        raise ModelError(
-            f"{table.path.name} has no column {missing[0]!r}, which model {half.name} was trained on"
-        )
+    try:
+        table, ids = await table_of(office, offer, half.columns, half.needed)
+    except DataError as error:
+        raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
+    for column in table.faults:
+        show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(office, peer, offer)
     count_ids(peer, policy, usage)
     own = office.party.name
     means = means_of(office, offer, own.encode(), show, [own])
     rows = (await host_match(peer, ids.keys, means, name=own)).rows
     check_batch(policy, len(rows))
-    features = table.take(rows)
     # These are the rows that it will be asked for.
+    features, unknown = await asyncio.to_thread(respelled, table.take(rows), half.levels)
+    strange = say_unknown_levels(show, unknown, half.levels)
     await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
 
     def follow(done: int, of: int) -> None:
@@ -424,14 +455,21 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
 
     peer.observers.append(count)
     if isinstance(half.model, HostModel):
-        scored = await host_score(peer, half.model, features, len(rows), follow)
+        scored = await host_score(peer, half.model, features, len(rows), follow, unknown_levels=strange)
     else:
         part = half.model.part
         scores = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
-        say_unseen(show, scores.unseen)
+        say_unseen(show, scores.unseen, half.levels)
         shows = policy.show_names and policy.explain
         scored = await host_glm_score(
-            peer, part, features, scores.rows, scores.missing, follow, show_columns=shows
+            peer,
+            part,
+            features,
+            scores.rows,
+            scores.missing,
+            follow,
+            show_columns=shows,
+            unknown_levels=strange,
         )
     return f"scored {counted(scored, 'row')} for {peer.name}"
 

@@ -34,6 +34,7 @@ from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_types, reveals
 from vfl.learn.binning import Features
 from vfl.learn.explain import partial_dependence
+from vfl.learn.levels import respelled
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.net.wire import Message
@@ -201,7 +202,7 @@ def _factors(
             f"The columns are not shown, since {data.path.name} has other ids (or another order) than "
             "when the model was trained."
         )
-    return table.take(evaluation.rows), ""
+    return respelled(table.take(evaluation.rows), half.levels)[0], ""
 
 
 def _dependence(

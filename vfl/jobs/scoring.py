@@ -21,8 +21,9 @@ from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.resume import persevere
-from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unseen
+from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.learn.explain import check_covers, reasons
+from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
 from vfl.party.config import DataSection, Party
@@ -35,12 +36,14 @@ from vfl.protocols.checkpoints import to_the_end
 from vfl.protocols.glm_scoring import guest_glm_score
 from vfl.protocols.grower import GuestModel
 from vfl.protocols.join import KeyIds, guest_match
-from vfl.protocols.scoring import ROWS, ScoredPart, guest_score
+from vfl.protocols.scoring import ROWS, ScoredPart, UnknownLevels, guest_score
 from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")
 _EXPLAINED = ("score", "base", "reasons")
 _CONTRIBUTION = "contribution:"
+_LEAST_UNKNOWN = 20  # rows with unknown levels, below which nothing stops
+_TOO_MANY = "too many rows have levels that were not in training"
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,7 @@ class Scored:
     resumed_from: int  # rows that earlier runs of the command had done
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
     drift: dict[str, float]  # PSI of the guest's own columns against the rows of training
+    unknown_levels: dict[str, int]  # rows with a level that was not in training, by own column and host
     score_psi: float | None  # of the scores; None of a model of an earlier version
     replaced: bool  # whether earlier scores were there
     escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
@@ -118,6 +122,7 @@ async def score(
         rows = _read(section, half, data, show)
         key = batch_key(half, data, section, explain)
         table = rows.table
+        _check_own_levels(rows, half, section, show)
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
         resumed_from = _opened(batch, fresh, show)
@@ -138,6 +143,7 @@ async def score(
         resumed_from,
         clock.seconds,
         drift,
+        {name: int(which.sum()) for name, which in rows.unknown.items()} | job.unknown_levels,
         score_psi,
         replaced,
         escaped,
@@ -183,6 +189,7 @@ class _Rows:
     table: Table  # without ids
     named: dict[str, pa.LargeStringArray]  # ids as they are written, by column
     ids: TableIds
+    unknown: dict[str, Mask]  # by column, which rows have a level that was not in training
 
 
 @dataclass
@@ -203,13 +210,14 @@ class _Job:
     show: Show
     clock: _Clock
     account: Account = field(default_factory=Account.nothing)  # of the sessions
+    unknown_levels: dict[str, int] = field(default_factory=dict)  # by host, rows of unknown levels
 
     def __post_init__(self) -> None:
         model, table = self.half.model, self.table
         self._own = np.empty(0)  # what the guest's columns add to each row's score, of a linear model
         if not isinstance(model, GuestModel):
             own = own_scores(table.path.name, model.part, table.features, table.rows)
-            say_unseen(self.show, own.unseen)
+            say_unseen(self.show, own.unseen, self.half.levels)
             self._own = own.rows
 
     async def run(self, wait: float) -> None:
@@ -249,18 +257,42 @@ class _Job:
         offer = Offer("score", new_run(), names, rule, model=self.half.name, matching=matching)
         await offer_to(self.office, hosts, offer)
         self.clock.add(None)
-        places = await self._align(hosts, offer)
+        places, known = await self._align(hosts, offer)
         self.clock.add("alignment")
         first = self.batch.rows
-        async with aclosing(self._scored(hosts, places)) as parts:
+
+        def unknown_levels(host: Peer, rows: int) -> None:
+            if rows > known[host.name]:
+                raise host.breach("more rows with unknown levels than it has rows")
+            self._check_levels(host, rows, known[host.name])
+
+        async with aclosing(self._scored(hosts, places, unknown_levels)) as parts:
             async for part in parts:
                 unknown = np.array([place[part.rows] < 0 for place in places])
                 rows = slice(first + part.rows.start, first + part.rows.stop)
                 await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
                 self.clock.add("scoring")
 
-    async def _align(self, hosts: Sequence[Peer], offer: Offer) -> list[Integers]:
-        """The place of each row that is left in the alignment with each host, -1 where it is unknown."""
+    def _check_levels(self, host: Peer, rows: int, known: int) -> None:
+        """Raises DataError where too many rows have levels that were not in training."""
+        if not rows:
+            return
+        self.unknown_levels[host.name] = max(rows, self.unknown_levels.get(host.name, 0))
+        said = (
+            f"{rows:,} of the {known:,} rows that {host.name} knows have a level of its columns that "
+            "was not in training"
+        )
+        self.show.say(f"note: {said}, more than chance makes")
+        if too_many(rows, known, self.section.unknown_levels):
+            raise DataError(
+                f"{said}, more than unknown_levels = {self.section.unknown_levels:g} of [data] allows: "
+                f"{host.name}'s log says in which columns; it may write its table in another way",
+                for_peer=_TOO_MANY,
+            )
+
+    async def _align(self, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Integers], dict[str, int]]:
+        """The place of each row that is left in the alignment with each host, -1 where it is unknown,
+        and how many ids each host knows."""
         first, rows = self.batch.rows, self.table.rows
         # Never fewer than a part, if there are that many: a host whose policy refuses small batches
         # must not take the end of a large one for such a batch.
@@ -277,10 +309,11 @@ class _Job:
                 for host in hosts
             ]
         )
-        return [matched.of_row[first:] for matched in found]
+        known = {host.name: matched.ids for host, matched in zip(hosts, found, strict=True)}
+        return [matched.of_row[first:] for matched in found], known
 
     def _scored(
-        self, hosts: Sequence[Peer], places: Sequence[Integers]
+        self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
     ) -> AsyncGenerator[ScoredPart, None]:
         """The parts of what is left; their rows, and those of `places`, are counted from its start."""
         model, first, of = self.half.model, self.batch.rows, self.batch.of
@@ -289,11 +322,10 @@ class _Job:
         def follow(done: int, _: int) -> None:
             self.show.progress("scoring", first + done, of)
 
-        explain = self.explain
+        options: dict[str, Any] = {"explain": self.explain, "unknown_levels": unknown_levels}
         if isinstance(model, GuestModel):
-            return guest_score(hosts, model, features, places, of - first, follow, explain=explain)
-        own = self._own[first:]
-        return guest_glm_score(hosts, model, features, own, places, follow, explain=explain)
+            return guest_score(hosts, model, features, places, of - first, follow, **options)
+        return guest_glm_score(hosts, model, features, self._own[first:], places, follow, **options)
 
 
 class _Output:
@@ -366,15 +398,39 @@ def _check_names(ids: Sequence[str], half: AnyGuestHalf, explain: bool) -> None:
 def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _Rows:
     """Read the file twice, ids first: what normalising them takes is gone before the columns come."""
     named, ids = _read_ids(section, path)
+    for note in ids.notes:
+        show.say(f"note: {path.name}: {note}")
     columns = section.model_copy(update={"id": (), "fallback": ()})
-    table = read_table(columns, role="guest", need_label=False, path=path, expect=half.columns)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
+    table = read_table(
+        columns, role="guest", need_label=False, path=path, expect=half.columns, needed=half.needed
+    )
+    for error in table.faults.values():
+        show.say(f"note: {error} (model {half.name} does without it)")
+    features, unknown = respelled(table.features, half.levels)
+    table = replace(table, features=features)
     if half.exposure and table.exposure is None:
         show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
     if table.rows != len(ids.group):
         raise DataError(f"{table.path.name} has changed while it was read: start again")
-    return _Rows(table, named, ids)
+    return _Rows(table, named, ids, unknown)
+
+
+def too_many(rows: int, of: int, share: float) -> bool:
+    """Whether so many of a batch's rows have levels that were not in training that it is not scored."""
+    return rows >= _LEAST_UNKNOWN and rows > share * of
+
+
+def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
+    """Raises DataError for too many rows with levels that were not in training."""
+    say_unknown_levels(show, rows.unknown, half.levels)
+    for column, which in rows.unknown.items():
+        unknown, of = int(which.sum()), rows.table.rows
+        if half.levels[column].are_more(unknown, of) and too_many(unknown, of, section.unknown_levels):
+            raise DataError(
+                f"{rows.table.path.name}: column '{column}' has a level that was not in training in "
+                f"{unknown:,} of {of:,} rows, more than unknown_levels = {section.unknown_levels:g} of "
+                "[data] allows: write the levels as in training, or raise unknown_levels"
+            )
 
 
 def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
@@ -382,7 +438,9 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
     found = read_table(alone, role="guest", need_label=False, path=path, expect=())
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
-    ids = all_keys(found.by_key(section), rules, "keep", section.empty, found.path.name)
+    ids = all_keys(
+        found.by_key(section), rules, "keep", section.empty, found.path.name, section.id_readings
+    )
     named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
 

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.drift import Profile, drifted
-from vfl.text import counted
+from vfl.learn.levels import Levels
+
+Mask = NDArray[np.bool_]
 
 
 class Show(Protocol):
@@ -33,13 +35,35 @@ class Silent:
         """Drop the news."""
 
 
-def say_unseen(show: Show, unseen: Mapping[str, int]) -> None:
-    """Tell the owner of which columns a linear model met levels that no row had in training."""
+def say_unseen(show: Show, unseen: Mapping[str, int], levels: Mapping[str, Levels]) -> None:
+    """Tell the owner of which columns a linear model met levels that no row had in training, those apart
+    of which `say_unknown_levels` tells."""
     for column, rows in unseen.items():
+        if column not in levels:
+            show.say(
+                f"note: column '{column}' has a level that was not in training in {rows:,} "
+                f"row{'' if rows == 1 else 's'}: scored as the base level"
+            )
+
+
+def say_unknown_levels(show: Show, unknown: Mapping[str, Mask], levels: Mapping[str, Levels]) -> int:
+    """Tell the owner of which columns a batch has levels that no row had in training.
+
+    unknown: by column, which rows have one. Returns how many rows have one in a column in which they are
+    more than chance makes.
+    """
+    strange = [np.zeros(0, np.bool_)]
+    for column, which in unknown.items():
+        rows, of = int(which.sum()), len(which)
+        more = levels[column].are_more(rows, of)
         show.say(
-            f"note: column '{column}' has a level that was not in training in {counted(rows, 'row')}: "
-            "scored as the base level"
+            f"note: column '{column}' has a level that was not in training in {rows:,} of {of:,} "
+            f"row{'' if of == 1 else 's'}{', more than chance makes' if more else ''}: scored as levels "
+            "without an effect of their own"
         )
+        if more:
+            strange.append(which)
+    return int(np.any(strange[1:], axis=0).sum())
 
 
 def drift_of_columns(

@@ -10,12 +10,12 @@ from vfl.jobs.alignment import ids_of
 from vfl.jobs.finding import Finding
 from vfl.learn.losses import LogisticLoss
 from vfl.party.config import DataSection, Party
-from vfl.party.id_report import profile_ids
+from vfl.party.id_report import ids_alone, unmended
 from vfl.party.keys import TableIds
 from vfl.party.reading import DateColumn, merged, settings_line
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
-from vfl.party.table import Table, examine_table, read_table
+from vfl.party.table import Table, Wanted, examine_table
 
 _SHOWN = 5  # rows that a fault names
 _ROUNDS = 6  # readings, each with what those before it proposed
@@ -75,7 +75,7 @@ def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
     told: list[str] = []
     for _ in range(_ROUNDS):
         need_label = party.role == "guest" and data.label is not None
-        table, faults = examine_table(data, role=party.role, need_label=need_label, shown=_SHOWN)
+        table, faults = examine_table(data, Wanted(party.role, need_label), _SHOWN)
         new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
         settings = merged(_settings(fault) for fault in new)
         for fault in new:
@@ -136,9 +136,8 @@ def _lines(before: DataSection, after: DataSection) -> list[str]:
 def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
     """The ids of the table; both rows without one and rows that share theirs are told."""
     if table is None:
-        alone = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset")))
         try:
-            table = read_table(alone, role="guest", need_label=False, expect=())
+            table = ids_alone(data)
         except VflError:  # told already
             return None
     told: set[str] = set()
@@ -157,14 +156,11 @@ def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
 def _note_ids(data: DataSection, report: Report) -> None:
     """What the rule for ids does not mend, a line for each column."""
     try:
-        found = profile_ids(data)
+        table = ids_alone(data)
     except VflError:  # a table that cannot be read has failed already
         return
-    for column in [column for key in (found, *found.further) for column in key.columns]:
-        left = [f"{f.rows:,} {f.what}" for f in column.findings if not f.mended]
-        if left:
-            text = f"id column '{column.name}', rows: {'; '.join(left)}"
-            report(Finding("note", "ids", f"{text} (vfl align --dry-run says which and what to do)"))
+    for line in unmended(data, table.by_key(data)):
+        report(Finding("note", "ids", line))
 
 
 def _broken_rules(party: Party, table: Table) -> Iterator[str]:
@@ -196,7 +192,7 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
     elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
         alone = data.model_copy(update=_NO_FEATURES)
         loss = LogisticLoss()
-        _, faults = examine_table(alone, role="guest", need_label=True, loss=loss, shown=_SHOWN)
+        _, faults = examine_table(alone, Wanted("guest", True, loss=loss), _SHOWN)
         yield from (f"{fault} (with binary and logistic)" for fault in faults)
 
 

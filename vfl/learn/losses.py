@@ -95,10 +95,7 @@ class LogisticLoss(Loss):
 
     link = "logit"
     measure = "log loss"
-    no_exposure = (
-        "is for counts (poisson): a 0/1 label has no rate per unit of time; list the column "
-        "under columns to learn from it, or under ignore"
-    )
+    no_exposure = "is for counts (poisson): a 0/1 label has no rate per unit of time; remove the line"
 
     def check(self, label: Floats) -> None:
         other = (label != 0) & (label != 1)

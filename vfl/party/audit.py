@@ -45,7 +45,7 @@ from vfl.text import counted
 _UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
-# --- Reading ----------------------------------------------------------------------------------------
+# --- IdReading ----------------------------------------------------------------------------------------
 
 
 class _Line(NamedTuple):

@@ -35,6 +35,7 @@ from vfl.errors import ConfigError
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import STEP, compose
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS, Reading
 
@@ -132,6 +133,9 @@ _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "mi
 
 _STEPS_OF_ID = ("nfkc", "trim", "upper", "alnum")
 _NUMBERS_ALONE = ("sum", "mean", "max", "min")  # rules for repeated ids that names cannot follow
+
+USES = ("exposure", "offset", "weight")
+"""Columns of a guest that a job may use, or leave alone."""
 
 _KINDS = {"objective": Objective, "family": Family}
 
@@ -251,6 +255,15 @@ class DataSection(Reading):
         default_factory=dict, description="by column, the rule for repeated ids, where it is another one"
     )
     empty: Literal["refuse", "drop"] = Field(default="refuse", description="if a row has no id at all")
+    merging: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="if normalise makes different ids equal; allow takes them for spellings of one id",
+    )
+    as_text: Columns = Field(
+        default=(),
+        description="id columns whose cells are text alone: no number and no word for a missing id is "
+        "read in them",
+    )
     label: Column | None = Field(default=None, description="column to predict (guest)")
     weight: Column | None = Field(default=None, description="column of row weights (guest)")
     exposure: Column | None = Field(
@@ -260,6 +273,13 @@ class DataSection(Reading):
         default=None, description="column added to the score, on the scale of the link (guest)"
     )
     categorical: Columns = Field(default=(), description="columns whose values are names")
+    unknown_levels: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of a batch's rows with a level that was not in training, above which scoring "
+        "stops; 1: never (guest)",
+    )
     monotone: dict[str, Monotone] = Field(
         default_factory=dict,
         description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
@@ -278,6 +298,18 @@ class DataSection(Reading):
     def id_columns(self) -> tuple[str, ...]:
         """The columns of all keys, each once."""
         return tuple(dict.fromkeys(name for key in self.keys for name in key.id))
+
+    @property
+    def id_readings(self) -> list[IdReading]:
+        """How the cells of each key's columns are read."""
+        return [
+            IdReading(
+                self.decimal,
+                as_text=frozenset(i for i, name in enumerate(key.id) if name in self.as_text),
+                merging=self.merging,
+            )
+            for key in self.keys
+        ]
 
     @property
     def guests(self) -> dict[str, str | None]:
@@ -332,6 +364,9 @@ class DataSection(Reading):
                     f"monotone has '{_shown(name)}', which is no feature by columns or ignore: "
                     "take it out of monotone"
                 )
+        for name in self.as_text:
+            if name not in self.id_columns:
+                raise ValueError(f"as_text has '{_shown(name)}', which is no id column")
         self._check_duplicates()
         return self
 
@@ -533,6 +568,10 @@ class Party(_Section):
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
                     )
+            if "unknown_levels" in self.data.model_fields_set:
+                raise ValueError(
+                    "[data] unknown_levels belongs to the guest, who is told of such rows: remove it"
+                )
         self._check_matching()
         strangers = [name for name in self.policy.guests or () if name not in self.partners]
         if strangers:
@@ -623,6 +662,21 @@ class JobSection(_Section):
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
     )
+    exposure: bool | None = Field(
+        default=None,
+        description="whether it uses the exposure of the party file; for counts alone if absent",
+    )
+    offset: bool | None = Field(
+        default=None, description="whether it uses the offset of the party file; yes if absent"
+    )
+    weight: bool | None = Field(
+        default=None, description="whether it uses the weight of the party file; yes if absent"
+    )
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The uses of columns that the job says nothing of, and that are no part of it then."""
+        return {name for name in USES if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
@@ -650,6 +704,8 @@ class Job(_Section):
                 'scores = "hidden" is for family = "logistic" and "poisson": of the others no residual '
                 'can be formed under encryption, use scores = "guest"'
             )
+        if self.job.exposure and (reason := self.loss.no_exposure):
+            raise ValueError(f"[job] exposure {reason}")
         for section in {"secureboost", "glm"} & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
@@ -668,13 +724,31 @@ class Job(_Section):
             return loss_of(self.job.family, self.glm.tweedie_power)
         raise ValueError("a job has an objective or a family")
 
+    def uses(self, data: DataSection) -> dict[str, str]:
+        """The columns of exposure, offset and weight that the job uses of a guest's, by use.
+
+        Raises ConfigError for one that the job asks for and the party file does not name.
+        """
+        used = {}
+        for key in USES:
+            said, name = getattr(self.job, key), getattr(data, key)
+            if said and name is None:
+                raise ConfigError(
+                    f"[job] {key} = true, but [data] of the party file names no column for it: add "
+                    f"{key} there, or take the line out of the job"
+                )
+            by_default = key != "exposure" or self.loss.no_exposure is None
+            if name is not None and (by_default if said is None else said):
+                used[key] = name
+        return used
+
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that the job says, defaults written out, of its own kind of model alone."""
         boosts = self.job.model == "secureboost"
         left_out: dict[str, Any] = {
             "glm" if boosts else "secureboost": True,
-            "job": {"family" if boosts else "objective"},
+            "job": {"family" if boosts else "objective", *self.job.unsaid},
         }
         return self.model_dump(mode="json", exclude=left_out)
 

@@ -11,11 +11,13 @@ tables of plates match.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import msgspec
 
+from vfl.party.config import DataSection
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import by_column, clean, in_words, unversioned
 from vfl.protocols.match_rates import Rate, Trial
 
@@ -120,11 +122,28 @@ def attempts(rule: Sequence[str], columns: int) -> list[Attempt]:
     return found
 
 
-def trials(
-    columns: Sequence[Cells], tried: Sequence[Attempt], role: Literal["guest", "host"]
-) -> list[Trial]:
-    """The trials of these attempts on a party's id columns: cells, as many in each column."""
-    return [_trial(columns, attempt, role) for attempt in tried]
+@dataclass(frozen=True)
+class OwnKey:
+    """A key of a party's table: the cells of its columns, as many in each, their names, which are shown
+    here alone, the rule that the parties have agreed on, and how cells are read."""
+
+    columns: Sequence[Cells]
+    names: Sequence[str]
+    rule: Sequence[str]
+    reading: IdReading = field(default_factory=IdReading)
+
+    @classmethod
+    def all_of(cls, data: DataSection, by_key: Sequence[Sequence[Cells]]) -> "list[OwnKey]":
+        """The keys of a party file, of a table's columns by key."""
+        return [
+            cls(columns, key.id, key.normalise, reading)
+            for key, columns, reading in zip(data.keys, by_key, data.id_readings, strict=True)
+        ]
+
+
+def trials(key: OwnKey, tried: Sequence[Attempt], role: Literal["guest", "host"]) -> list[Trial]:
+    """The trials of these attempts on a party's key."""
+    return [_trial(key, attempt, role) for attempt in tried]
 
 
 def named_alike(alike: Sequence[Attempt]) -> str:
@@ -174,15 +193,17 @@ def advise(tried: Sequence[Attempt], rates: Sequence[Rate], names: Sequence[str]
     )
 
 
-def _trial(columns: Sequence[Cells], attempt: Attempt, role: Literal["guest", "host"]) -> Trial:
-    chosen = columns if attempt.column is None else [columns[attempt.column]]
+def _trial(key: OwnKey, attempt: Attempt, role: Literal["guest", "host"]) -> Trial:
+    places = range(len(key.columns)) if attempt.column is None else [attempt.column]
+    chosen = [key.columns[place] for place in places]
+    as_text = [place in key.reading.as_text for place in places]
     rules = [list(way.guest if role == "guest" else way.host) for way in attempt.ways]
 
     def values() -> Iterator[bytes]:
         for start in range(0, len(chosen[0]), _CHUNK):
             parts = [
-                clean(column[start : start + _CHUNK], steps)
-                for column, steps in zip(chosen, rules, strict=True)
+                clean(column[start : start + _CHUNK], steps, key.reading.decimal, text)
+                for column, steps, text in zip(chosen, rules, as_text, strict=True)
             ]
             if len(parts) == 1:
                 yield from map(_encoded, parts[0])

@@ -22,7 +22,9 @@ Dates: 2024-12-31, 2024/12/31, 2024.12.31, 20241231, 31.12.2024 (each with a tim
 not), 31 Dec 2024, 31-Dec-2024, Dec 31, 2024 (or the month in full). 01/02/2024 and 01-02-2024 mean one
 day here and another there: `date` takes neither, date:dmy reads them day first, date:mdy month first.
 
-Each step does the same to its own result: what one party has cleaned before stays as it is.
+Each step does the same to its own result: what one party has cleaned before stays as it is. Before any
+step a cell is read as what it is, the number 17.0 as 17 (id_cells.py); ids of one table that differ in
+more than their spelling and that a rule makes equal are found (id_merges.py).
 
 Columns with rules of their own: all steps in one list, `|` between one column's and the next's. A step
 whose effect has changed between versions of vfl says so as `vin@2` (version 1 goes without): rules that
@@ -44,20 +46,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
+from vfl.party.id_cells import IdReading, Mark, read_cells
+from vfl.party.id_merges import merged
 from vfl.text import counted
 
 SHOWN = 5  # row numbers named in an error
 HEADER = 1  # rows above the data: the first data row is row 2, as a spreadsheet shows it
 NEXT = "|"  # between the steps of two columns
+_AS_THEY_ARE = IdReading()
 
 
 @dataclass(frozen=True)
 class NormalisedIds:
     """Ids fit for alignment: distinct, none empty.
 
-    ids: one a kept row. rows: int64 (len(ids),), the numbers of the kept rows counted from 0, in
-    their order. id_of_row: int64 (rows of the table,), the place in `ids` of each row's id, -1 for an
-    empty one. empties, duplicates: the numbers of rows left out for either reason.
+    ids: one a kept row. rows: int64 (len(ids),), the numbers of the kept rows counted from 0, in their
+    order. id_of_row: int64 (rows of the table,), the place in `ids` of each row's id, -1 for an empty
+    one. empties, duplicates: the numbers of rows left out for either reason. unread: of the empties,
+    those with a number that is no id. merged: rows that share an id with others although what is
+    written there differs in more than spelling.
     """
 
     ids: list[bytes]
@@ -65,6 +72,8 @@ class NormalisedIds:
     id_of_row: NDArray[np.int64]
     empties: int
     duplicates: int
+    unread: int = 0
+    merged: int = 0
 
     def __repr__(self) -> str:
         return (
@@ -80,37 +89,37 @@ def normalise(
     where: str = "the table",
     *,
     empties: Literal["refuse", "drop"] = "refuse",
+    reading: IdReading = _AS_THEY_ARE,
 ) -> NormalisedIds:
     """The ids that the rows of `columns` have under `rule`.
 
     columns: one or more, all of the same length. rule: the names of steps, for all columns, or one
     such list for each column, or as `compose` makes it. duplicates: what to do with rows whose id an
     earlier row has. empties: what to do with rows where any column is empty, for part of an id fits
-    many; a date that cannot be read is empty. where: the file's name, for errors.
+    many; a date or a number that cannot be read is empty. where: the file's name, for errors. reading:
+    what the party's file says of cells.
 
-    Raises ConfigError for an unknown step, DataError for dates that cannot be read, empty ids and
-    duplicates, with their number and first rows (as a spreadsheet counts them), never a value.
+    Raises ConfigError for an unknown step, DataError for dates and numbers that cannot be read, empty
+    ids, different ids that the rule makes equal and duplicates, with their number and first rows (as a
+    spreadsheet counts them), never a value.
     """
     rules = by_column(rule, len(columns))
     if len({len(column) for column in columns}) != 1:
         raise ValueError("the columns of an id must have the same length, and there must be one")
     cleaned = []
-    for i, (column, steps) in enumerate(zip(columns, rules, strict=True), 1):
-        values, unread = _cleaned(column, steps)
-        if unread and empties == "refuse":
-            which = f"column {i} of the id: " if len(rules) > 1 else ""
-            raise DataError(
-                f"{where}: {which}{_count(unread, 'row has', 'rows have')} no date that can be read "
-                f"without doubt ({_row_numbers(unread)}); write dates as 2024-12-31, or name their "
-                "order in normalise: date:dmy or date:mdy"
-            )
-        cleaned.append(values)
-    rows = range(len(cleaned[0]))
-    empty = [i for i in rows if not all(column[i] for column in cleaned)]
+    for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
+        one = _cleaned(column, steps, reading.decimal, i in reading.as_text)
+        if empties == "refuse":
+            one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where)
+        cleaned.append(one)
+    values = [one.values for one in cleaned]
+    rows = range(len(values[0]))
+    empty = [i for i in rows if not all(column[i] for column in values)]
     if empty and empties == "refuse":
         raise DataError(
             f"{where}: {_count(empty, 'row has', 'rows have')} no id once normalised "
-            f"({_row_numbers(empty)}); fill in the id or remove the {_plural(empty, 'row')}"
+            f"({_row_numbers(empty)}), where NULL, nan and the like are none; fill in the id or remove "
+            f'the {_plural(empty, "row")}, or say empty = "drop" in [data]'
         )
     skipped = set(empty)
     # Of millions of rows only the distinct ids are held, in one dictionary.
@@ -120,13 +129,22 @@ def normalise(
         if i in skipped:
             place_of_row.append(-1)
             continue
-        joined = b"".join([_with_length(column[i]) for column in cleaned])
+        joined = b"".join([_with_length(column[i]) for column in values])
         place = place_of.setdefault(joined, len(kept))
         place_of_row.append(place)
         if place == len(kept):
             kept.append(i)
         else:
             repeats.append(i)
+    numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
+    different = _merged(columns, cleaned, rules, repeats, (numbers, places))
+    if different and reading.merging == "refuse":
+        raise DataError(
+            f"{where}: normalise makes different ids equal, as it would 1-23 and 12-3, in "
+            f"{_count(different, 'row', 'rows')} ({_row_numbers(different)}); take out steps (alnum and "
+            'digits take out the most), mend the rows, or say merging = "allow" in [data] to take them '
+            "for spellings of one id"
+        )
     if repeats and duplicates == "refuse":
         raise DataError(
             f"{where}: {_count(repeats, 'row repeats', 'rows repeat')} the id of an earlier row "
@@ -134,17 +152,45 @@ def normalise(
             'each id (a guest may say "keep" for all, a host "sum" or another way to make them one), or '
             "clean the file"
         )
-    numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
-    return NormalisedIds(list(place_of), numbers, places, len(empty), len(repeats))
+    unread = len(set().union(*(one.unread for one in cleaned)))
+    return NormalisedIds(
+        list(place_of), numbers, places, len(empty), len(repeats), unread, len(different)
+    )
 
 
-def clean(column: Sequence[str | None], steps: Sequence[str]) -> list[str]:
-    """What the steps make of a column's values, "" for None and for dates that cannot be read.
+def _merged(
+    columns: Sequence[Sequence[str | None]],
+    cleaned: Sequence["_Cleaned"],
+    rules: Sequence[Sequence[str]],
+    repeats: Sequence[int],
+    found: tuple[NDArray[np.int64], NDArray[np.int64]],
+) -> list[int]:
+    """The rows that share an id with others although they have different ones, all rows of each such id.
 
-    Raises ConfigError for an unknown step.
+    found: the first row of each id, and the id of each row.
+    """
+    first_of, place_of = found
+    spellings: dict[int, dict[int, tuple[str, ...]]] = {}  # by id, of each row that is written otherwise
+    for i in repeats:
+        place = int(place_of[i])
+        first = int(first_of[place])
+        if any(column[i] != column[first] for column in columns):
+            rows = spellings.setdefault(place, {first: tuple(one.read[first] for one in cleaned)})
+            rows[i] = tuple(one.read[i] for one in cleaned)
+    return sorted(
+        row for rows in spellings.values() if merged(set(rows.values()), rules) for row in rows
+    )
+
+
+def clean(
+    column: Sequence[str | None], steps: Sequence[str], decimal: Mark = ".", as_text: bool = False
+) -> list[str]:
+    """What the steps make of a column's values, "" for None and for what cannot be read.
+
+    decimal, as_text: as `IdReading` has them. Raises ConfigError for an unknown step.
     """
     check_rule(steps)
-    return _cleaned(column, steps)[0]
+    return _cleaned(column, steps, decimal, as_text).values
 
 
 def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -276,16 +322,63 @@ def _stated(step: str) -> str:
     return unversioned(step) + (f"@{version}" if version > 1 else "")
 
 
-def _cleaned(column: Sequence[str | None], steps: Sequence[str]) -> tuple[list[str], list[int]]:
-    """The values, and the rows whose dates could not be read."""
-    values = ["" if value is None else value for value in column]
-    unread: list[int] = []
+@dataclass(frozen=True)
+class _Cleaned:
+    """A column as it is read and as it is compared, and the rows that cannot be read, by reason."""
+
+    read: list[str]
+    values: list[str]
+    undated: list[int]
+    fractions: list[int]
+    lost: list[int]
+
+    @property
+    def unread(self) -> set[int]:
+        return {*self.undated, *self.fractions, *self.lost}
+
+    def check(self, where: str) -> None:
+        """Raises DataError for rows that cannot be read."""
+        for rows, what, todo in (
+            (
+                self.lost,
+                "a number as id of which digits are lost, as spreadsheets and floats have it (4.5E+12)",
+                "export the column anew as text or whole numbers",
+            ),
+            (
+                self.fractions,
+                "an id that is a number with decimals, or has one in it (17.5, P17.0)",
+                "export the column as text or whole numbers; where the sign is no decimal one, name the "
+                "column under as_text in [data]",
+            ),
+            (
+                self.undated,
+                "no date that can be read without doubt",
+                "write dates as 2024-12-31, or name their order in normalise: date:dmy or date:mdy",
+            ),
+        ):
+            if rows:
+                count = _count(rows, "row has", "rows have")
+                raise DataError(f"{where}: {count} {what} ({_row_numbers(rows)}); {todo}")
+
+
+def _cleaned(
+    column: Sequence[str | None], steps: Sequence[str], decimal: Mark, as_text: bool
+) -> _Cleaned:
+    cells = read_cells(column, steps, decimal, as_text)
+    values = cells.values
+    undated: list[int] = []
     for step in steps:
         before, values = values, list(map(_function(unversioned(step)), values))
         if step.startswith("date"):
             pairs = enumerate(zip(before, values, strict=True))
-            unread += [i for i, (old, new) in pairs if not new and old.strip()]
-    return values, unread
+            undated += [i for i, (old, new) in pairs if not new and old.strip()]
+    if cells.negative:
+        read, values = list(cells.values), list(values)
+        for i in cells.negative:
+            read[i] = f"-{read[i]}"
+            values[i] = values[i] and f"-{values[i]}"
+        return _Cleaned(read, values, undated, cells.fractions, cells.lost)
+    return _Cleaned(cells.values, values, undated, cells.fractions, cells.lost)
 
 
 def _with_length(value: str) -> bytes:

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
+from vfl.party.id_cells import IdReading
 from vfl.party.ids import HEADER, SHOWN, normalise
 from vfl.protocols.join import KeyIds
 
@@ -28,7 +29,7 @@ class TableIds:
     row stands for it. rows: int64, the rows that take part, in their order. without_id: int64, rows
     without any id, which match nothing. group: int64 (rows of the table,), the row that stands for each
     row, itself where it takes part, -1 without any id. notes: what the owner should know, a sentence
-    each; no id is in them.
+    each; no id is in them. merged: rows whose id some rule makes equal to a different one.
     """
 
     keys: tuple[KeyIds, ...]
@@ -36,6 +37,7 @@ class TableIds:
     without_id: NDArray[np.int64]
     group: NDArray[np.int64]
     notes: tuple[str, ...] = ()
+    merged: int = 0
 
     @property
     def entities(self) -> NDArray[np.int64]:
@@ -70,16 +72,19 @@ def all_keys(
     duplicates: Stands = "refuse",
     empty: Literal["refuse", "drop"] = "refuse",
     where: str = "the table",
+    readings: Sequence[IdReading] = (),
 ) -> TableIds:
     """What all keys say of the rows of a table.
 
-    columns, rules: by key, as `normalise` takes them. duplicates: "refuse" is about the first key alone;
-    of "first" and "last", one row stands for all with the same id, by the first key that each has.
-    empty: what to do with rows that have no id by any key. Raises as `normalise`.
+    columns, rules: by key, as `normalise` takes them. duplicates: "refuse" is about the first key
+    alone; of "first" and "last", one row stands for all with the same id, by the first key that each
+    has. empty: what to do with rows that have no id by any key. readings: by key, what the party's
+    file says of cells. Raises as `normalise`.
     """
     several = len(columns) > 1
     found = []
-    for number, (one, rule) in enumerate(zip(columns, rules, strict=True)):
+    each = readings or [IdReading()] * len(columns)
+    for number, (one, rule, reading) in enumerate(zip(columns, rules, each, strict=True)):
         found.append(
             normalise(
                 one,
@@ -87,6 +92,7 @@ def all_keys(
                 "refuse" if duplicates == "refuse" and not number else "first",
                 where,
                 empties="drop" if several else empty,
+                reading=reading,
             )
         )
     rows = len(found[0].id_of_row)
@@ -114,12 +120,23 @@ def all_keys(
     notes = []
     if len(without):
         notes.append(f"{_rows(len(without))} without an id{' of any key' if several else ''}: no match")
+    if unread := max(key.unread for key in found):
+        notes.append(
+            f"{_rows(unread)} with a number or a date that cannot be read as {_an_id(unread)}: as if "
+            "empty"
+        )
+    merged = max(key.merged for key in found)
+    if merged:
+        notes.append(
+            f"normalise makes different ids equal in {_rows(merged)}: taken for spellings of one id "
+            "(merging)"
+        )
     if several and (short := int((found[0].id_of_row < 0).sum()) - len(without)):
         notes.append(f"{_rows(short)} without the first key: matched by a further one")
     if repeated := rows - len(without) - int(taking.sum()):
         notes.append(f"{_rows(repeated)} with the id of another row, which stands for {_them(repeated)}")
     keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1)) for key in found)
-    return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes))
+    return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
 
 
 def identities(
@@ -190,6 +207,10 @@ def _binary(rows: NDArray[np.uint8]) -> Any:
 
 def _rows(many: int) -> str:
     return f"{many:,} row{'' if many == 1 else 's'}"
+
+
+def _an_id(many: int) -> str:
+    return "an id" if many == 1 else "ids"
 
 
 def _them(many: int) -> str:

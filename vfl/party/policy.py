@@ -8,7 +8,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -156,12 +156,17 @@ def check_batch(policy: PolicySection, rows: int) -> None:
         _refuse([f"a batch of {known} known here breaks {_rule(policy, 'min_scored_rows')}"])
 
 
-def allowed_columns(policy: PolicySection, features: Features, table: str) -> Features:
-    """The columns that may enter a model. Raises ConfigError for a rule about a column that is none."""
+def allowed_columns(
+    policy: PolicySection, features: Features, table: str, faults: Collection[str] = ()
+) -> Features:
+    """The columns that may enter a model; `faults` are those that cannot be used as they are.
+
+    Raises ConfigError for a rule about a column that is none.
+    """
     if policy.columns is None:
         return features
     for name in policy.columns:
-        if name not in features:
+        if name not in features and name not in faults:
             raise ConfigError(f"[policy] columns has {name!r}, which is no feature of {table}")
     return {name: column for name, column in features.items() if name in policy.columns}
 

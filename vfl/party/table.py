@@ -5,9 +5,9 @@ type is guessed: whatever is not plainly one of the three is an error that names
 and the rows as a spreadsheet shows them (the header is row 1, for Parquet too), and never a value.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +19,9 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
+from vfl.learn.levels import spelled_alike
 from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.opening import open_source
@@ -35,7 +37,8 @@ class Table:
     `ids` holds a list of text for each id column of all keys (`DataSection.id_columns`), None where the
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
-    column.
+    column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
+    needs them.
     """
 
     path: Path
@@ -45,6 +48,7 @@ class Table:
     weight: NDArray[np.float64] | None
     rows: int
     warnings: list[str]
+    faults: Mapping[str, DataError] = field(default_factory=dict)
     exposure: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
 
@@ -87,6 +91,23 @@ class Table:
         return replace(self, features=features)
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What is wanted of a table; see `read_table`."""
+
+    role: Role
+    need_label: bool
+    path: Path | None = None
+    expect: Sequence[str] | None = None
+    needed: Collection[str] | None = None
+    loss: Loss | None = None
+    unused: Collection[str] = ()
+
+    def needs(self, feature: str) -> bool:
+        """Whether a fault of this feature is one of the whole table."""
+        return self.needed is None or feature in self.needed
+
+
 def read_table(
     data: DataSection,
     *,
@@ -94,80 +115,90 @@ def read_table(
     need_label: bool,
     path: Path | None = None,
     expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
     loss: Loss | None = None,
+    unused: Collection[str] = (),
 ) -> Table:
     """Read the table of a party file, or the new rows at `path` that are to be scored.
 
     With `need_label` label, weight, exposure and offset are read and checked, the label by `loss` if
     given; without it they may be absent and are no features either way. `expect` names the features
-    that a model was trained on: these and no others are read, in that order, with the exposure (if
-    the column is there) and the offset (which must be there).
+    that a model was trained on: these and no others are read, in that order, with the exposure (if the
+    column is there) and the offset (which must be there). `needed` names the features that must be
+    fine, None all of them; others that are not fine are left out and are `faults` of the table.
+    `unused` has the uses (exposure, offset, weight) that the job does without; these columns are no
+    features either.
 
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
     """
     if need_label and data.label is None:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
-    table, faults = examine_table(
-        data, role=role, need_label=need_label, path=path, expect=expect, loss=loss
-    )
+    wanted = Wanted(role, need_label, path, expect, needed, loss, unused)
+    table, faults = examine_table(data, wanted)
     if table is None:
         raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")
     return table
 
 
 def examine_table(
-    data: DataSection,
-    *,
-    role: Role,
-    need_label: bool,
-    path: Path | None = None,
-    expect: Sequence[str] | None = None,
-    loss: Loss | None = None,
-    shown: int = 1,
+    data: DataSection, wanted: Wanted, shown: int = 1
 ) -> tuple[Table | None, list[DataError]]:
     """The table as `read_table` reads it, None where it has faults, and all of these, a line each.
 
     shown: how many rows each of them names.
     """
-    path = path or data.path
+    path, expect = wanted.path or data.path, wanted.expect
     faults: list[DataError] = []
+    aside: dict[str, DataError] = {}  # of features that nobody needs
     try:
         source = open_source(path, data)
     except DataError as error:
         return None, [error]
     source.shown = shown
-    guests = _guests(source, data, need_label, expect)
-    columns = _chosen(source, data, guests, expect, faults)
+    guests = _guests(source, data, wanted)
+    columns = _chosen(source, data, guests, wanted, faults, aside)
     if faults and (source.doubt[0] or source.unnamed):
         return None, faults[:1]  # no column is what it seems
-    if not columns and role == "host":
+    warnings: list[str] = []
+    if expect is None and data.columns is None:
+        columns = _meant(source, data, columns, warnings)
+    if not columns and wanted.role == "host" and wanted.needed is None:
         faults.append(DataError(f"{path.name}: no column is left to use as a feature"))
     ids = [name for name in data.id_columns if name in source.names]
+    known = [data.label] if expect is None and data.label in source.names else []
     try:
-        source.read([*ids, *columns, *guests.values()])
+        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *known])))
     except DataError as error:
         return None, [*faults, error]
-    warnings: list[str] = []
     features: dict[str, NDArray[Any]] = {}
+    filled = expect is None or wanted.role == "host"  # a batch may well lack a value in all of its rows
     for name in columns:
-        with _kept(faults):
-            read = _categories if name in data.categorical else _numbers
-            features[name] = read(source, name)
-            if expect is None:  # a batch to score may well lack a value in all of its rows
-                _check_content(source, name, features[name], warnings)
+        try:
+            features[name] = _feature(source, data, name, filled)
+        except DataError as error:
+            if wanted.needs(name):
+                faults.append(error)
+            else:
+                aside[name] = error
     found: dict[str, NDArray[np.float64]] = {}
     for key, name in guests.items():
         with _kept(faults):
             found[key] = _guests_column(source, key, name)
-            if key == "label" and loss is not None:
-                _check_label(source, name, found[key], loss)
+            if key == "label" and wanted.loss is not None:
+                _check_label(source, name, found[key], wanted.loss)
     of_ids: list[list[str | None]] = []
     for name in ids:
         with _kept(faults):
             of_ids.append(source.ids(name))
     if faults:
         return None, faults
+    if expect is None:
+        label = found.get("label")
+        if label is None and data.label is not None:
+            label = _label_if_fine(source, data.label)
+        for name, values in features.items():
+            warnings += [f"{path.name}: column '{name}' {why}" for why in _suspicions(values, label)]
     exposure, offset = found.get("exposure"), found.get("offset")
     if exposure is not None:
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
@@ -179,6 +210,7 @@ def examine_table(
         weight=found.get("weight"),
         rows=source.rows,
         warnings=[*warnings, *source.notes],
+        faults=aside,
         exposure=exposure,
         offset=offset,
     )
@@ -202,14 +234,14 @@ def _first(faults: Sequence[DataError], lists: str) -> DataError:
     return DataError(f"{faults[0]} (and {more} more fault{'s' if more > 1 else ''}{lists})")
 
 
-def _guests(
-    source: Source, data: DataSection, need_label: bool, expect: Sequence[str] | None
-) -> dict[str, str]:
+def _guests(source: Source, data: DataSection, wanted: Wanted) -> dict[str, str]:
     """The guest's own columns that are to be read, by use."""
-    named = {key: name for key, name in data.guests.items() if name is not None}
-    if need_label:
+    named = {
+        key: name for key, name in data.guests.items() if name is not None and key not in wanted.unused
+    }
+    if wanted.need_label:
         return named
-    if expect is None:
+    if wanted.expect is None:
         return {}
     at_scoring = {key: name for key, name in named.items() if key in ("exposure", "offset")}
     if data.exposure not in source.names:
@@ -221,25 +253,37 @@ def _chosen(
     source: Source,
     data: DataSection,
     guests: dict[str, str],
-    expect: Sequence[str] | None,
+    wanted: Wanted,
     faults: list[DataError],
+    aside: dict[str, DataError],
 ) -> list[str]:
-    """The feature columns that are there; what is named but missing is a fault, and leaves `guests`."""
-    named: list[tuple[str, Iterable[str]]] = [
+    """The feature columns that are there; what is named but missing is a fault, and leaves `guests`.
+
+    A feature that nobody needs and that is missing goes into `aside`.
+    """
+    expect = wanted.expect
+    due: list[tuple[str, Iterable[str]]] = [
         (" (named by id)", data.id_columns),
         *((f" (named by {key})", [name]) for key, name in guests.items()),
     ]
+    features: list[tuple[str, Iterable[str]]] = []
     if expect is None:
         for use in ("categorical", "dates", "monotone", "aggregate", "columns", "ignore"):
-            named.append((f" (named by {use})", getattr(data, use) or ()))
+            features.append((f" (named by {use})", getattr(data, use) or ()))
     else:
-        named.append((", which the model was trained on", expect))
+        features.append((", which the model was trained on", expect))
     told: set[str] = set()
-    for use, names in named:
-        for name in names:
-            if name not in source.names and name not in told:
+    for named in (due, features):
+        for use, names in named:
+            for name in names:
+                if name in source.names or name in told:
+                    continue
                 told.add(name)
-                faults.append(_absent(source, name, use))
+                error = _absent(source, name, use)
+                if named is due or wanted.needs(name):
+                    faults.append(error)
+                else:
+                    aside[name] = error
     for key, name in list(guests.items()):
         if name in told:
             del guests[key]
@@ -249,6 +293,19 @@ def _chosen(
         return [name for name in data.columns if name not in told]
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
     return [name for name in source.names if name not in other]
+
+
+def _meant(source: Source, data: DataSection, columns: Sequence[str], warnings: list[str]) -> list[str]:
+    """The columns without an index that a data frame had, unless the party file names it."""
+    unmeant = source.row_labels - {*data.categorical, *data.monotone, *data.aggregate}
+    for name in columns:
+        if name in unmeant:
+            what = f"column '{name}' holds" if name else "the first column, without a name, holds"
+            warnings.append(
+                f"{source.path.name}: {what} the labels of a data frame's rows (its index): left out"
+                + (", unless columns in [data] lists it" if name else "")
+            )
+    return [name for name in columns if name not in unmeant]
 
 
 def _absent(source: Source, name: str, use: str) -> DataError:
@@ -271,8 +328,24 @@ def _or(name: str, names: Sequence[str]) -> str:
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
 
 
+def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[Any]:
+    """A column of numbers or categories; if it must be `filled`, with a value in some row."""
+    values: NDArray[Any]
+    if name in data.categorical:
+        values = _categories(source, name)
+        missing = values == np.array(None)
+    else:
+        values = _numbers(source, name)
+        missing = np.isnan(values)
+    if filled and missing.all():
+        raise source.error(
+            f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
+        )
+    return values
+
+
 def _numbers(source: Source, name: str) -> NDArray[np.float64]:
-    advice = "correct it or list the column under categorical"
+    advice = "correct it, or leave the cell empty where the value is missing"
     return _finite(source, name, f"column '{name}'", advice, feature=True)
 
 
@@ -344,14 +417,33 @@ def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[
     return made
 
 
-def _check_content(source: Source, name: str, values: NDArray[Any], warnings: list[str]) -> None:
+def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list[str]:
+    """What speaks against a column as a feature, after its name."""
     missing = values == np.array(None) if values.dtype == object else np.isnan(values)
-    if missing.all():
-        raise source.error(
-            f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
-        )
     if not missing.any() and (values == values[0]).all():
-        warnings.append(f"{source.path.name}: column '{name}' has the same value in every row")
+        return ["has the same value in every row"]
+    found = []
+    if values.dtype == object:
+        if levels := levels_of_rows(values):
+            found.append(
+                f"has {levels[0]:,} levels in {levels[1]:,} rows, from which little can be learned: if "
+                "it is an id, ignore it in [data]"
+            )
+        if alike := spelled_alike(values):
+            found.append(
+                f"has {alike:,} levels that are different only in how they are written, as 1 and 1.0 or "
+                "a and A are: each counts as a level of its own; write them alike if they are one"
+            )
+    elif why := numbers_rows(values):
+        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
+    if label is not None and (share := told(values, label)) >= TOLD:
+        ones = len(np.unique(label)) == 2
+        how = f"AUC {(1 + share) / 2:.3f}" if ones else f"{share:.0%} of the best order"
+        found.append(
+            f"tells the label almost alone ({how}): unless it is known before the label is, ignore it "
+            "in [data]"
+        )
+    return found
 
 
 _GUESTS_ADVICE = {
@@ -369,6 +461,16 @@ def _guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
     if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
     return values
+
+
+def _label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
+    """A label that nobody needs yet; None where it is missing, or no number, in some row."""
+    if name not in source.names:
+        return None
+    try:
+        return _guests_column(source, "label", name)
+    except DataError:
+        return None
 
 
 def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: Loss) -> None:

@@ -31,7 +31,7 @@ from vfl.learn.design import Design, Relativity
 from vfl.learn.explain import own_name
 from vfl.learn.losses import Floats, Integers
 from vfl.net.peer import Peer, one_line, together
-from vfl.net.wire import MIB, Message
+from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.glm import Fit
 from vfl.protocols.scoring import (
     ROWS,
@@ -39,6 +39,7 @@ from vfl.protocols.scoring import (
     ScoredPart,
     ScoreEnd,
     ScoreStart,
+    UnknownLevels,
     missing_values,
     request,
     requests,
@@ -48,13 +49,15 @@ _BYTES = 8 * MIB  # of a message of parts at most
 _ROUNDING = 1e-9  # by which parts may miss their sum, relative to their size
 
 
-class MissingScore(Message, frozen=True):
+class MissingScore(Message, frozen=True, omit_defaults=True):
     """host -> guest. Reveals: the part of the score that the host's columns give a row it does not know
     (one of missing values alone); where scores are explained and the host shows its columns' names,
-    these names and the part of each column."""
+    these names and the part of each column; how many of the aligned rows have a level that was not in
+    training, if these are more than chance makes."""
 
     score: float
     columns: dict[str, float] = {}  # noqa: RUF012 - msgspec copies it
+    unknown_levels: Rows = 0
     limit: ClassVar[int] = 1 * MIB
 
 
@@ -161,16 +164,20 @@ async def guest_glm_score(
     progress: Callable[[int, int], None] = lambda done, of: None,
     *,
     explain: bool = False,
+    unknown_levels: UnknownLevels = lambda host, rows: None,
 ) -> AsyncGenerator[ScoredPart, None]:
     """The scores of a batch, without any offset, part by part in their order; with `explain` linear
     terms as well, whose base is the intercept.
 
     `own` is what the guest's columns add to each row, shape (rows,), and `features` these columns;
-    `hosts` and `places` as in `guest_score`. Raises PeerError when a host breaks the protocol.
+    `hosts`, `places` and `unknown_levels` as in `guest_score`. Raises PeerError when a host breaks the
+    protocol.
     """
     # 1. What a row adds that a host does not know.
     await together([host.send(ScoreStart(explain=explain)) for host in hosts])
     missing = await together([_receive_missing(host, explain) for host in hosts])
+    for host, default in zip(hosts, missing, strict=True):
+        unknown_levels(host, default.unknown_levels)
     mine = model.part.by_column if explain else {}
     theirs_by_name = [
         [one_line(f"{host.name}:{column}", 140) for column in default.columns] or [host.name]
@@ -219,18 +226,20 @@ async def host_glm_score(
     progress: Callable[[int, int], None] = lambda done, of: None,
     *,
     show_columns: bool = False,
+    unknown_levels: int = 0,
 ) -> int:
     """Serve one batch: `own` is what this host's columns, `features`, add to the score of each aligned
     row, in the common order, shape (rows,), `missing` what they add to that of a row it does not know.
 
-    With `show_columns` a guest that asks for explained scores gets what each column adds, by its name.
-    Returns how many rows were scored. Raises PeerError when the guest breaks the protocol.
+    `unknown_levels` of these rows have a level that was not in training. With `show_columns` a guest
+    that asks for explained scores gets what each column adds, by its name. Returns how many rows were
+    scored. Raises PeerError when the guest breaks the protocol.
     """
     # 1. What a row adds that this host does not know.
     start = await guest.recv(ScoreStart)
     columns = part.by_column if start.explain and show_columns else {}
     absent = {name: column.missing_score({name: features[name]}) for name, column in columns.items()}
-    await guest.send(MissingScore(missing, absent))
+    await guest.send(MissingScore(missing, absent, unknown_levels))
 
     def terms_of(places: Places) -> bytes:
         parts = [

@@ -33,7 +33,7 @@ from vfl.learn.losses import Floats, Integers
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch
 from vfl.net.peer import Peer, together
-from vfl.net.wire import MIB, Message
+from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.grower import GuestModel, HostModel
 
@@ -47,12 +47,14 @@ class ScoreStart(Message, frozen=True):
     limit: ClassVar[int] = 24 * MIB
 
 
-class MissingDirections(Message, frozen=True):
+class MissingDirections(Message, frozen=True, omit_defaults=True):
     """host -> guest. Reveals: which of the splits asked about are the same, and which way each sends a
-    missing value."""
+    missing value; how many of the aligned rows have a level that was not in training, if these are more
+    than chance makes."""
 
     same: bytes  # uint32 little-endian for each split asked about: which of the distinct ones it is
     left: bytes  # a bit a distinct split
+    unknown_levels: Rows = 0
     limit: ClassVar[int] = 24 * MIB
 
 
@@ -80,6 +82,9 @@ _BYTES = 4 * MIB  # of a message of directions at most
 
 Places = NDArray[np.uint32]
 
+UnknownLevels = Callable[[Peer, int], None]
+"""Told of each host how many of its rows have a level that was not in training; may end the scoring."""
+
 
 @dataclass(frozen=True)
 class ScoredPart:
@@ -104,13 +109,14 @@ async def guest_score(
     progress: Callable[[int, int], None] = lambda done, of: None,
     *,
     explain: bool = False,
+    unknown_levels: UnknownLevels = lambda host, rows: None,
 ) -> AsyncGenerator[ScoredPart, None]:
     """The scores of a batch of `rows`, part by part in their order; with `explain` Shapley values, too.
 
-    `hosts` are in the order of the model's parties, the guest left out; `places` has for each the place
-    of every row in the alignment with it, shape (rows,), -1 where it does not know the row. Raises
-    DataError for columns that are not as they were in training, ModelError for an explanation of a model
-    without covers, PeerError when a host breaks the protocol.
+    `hosts` are in the order of the model's parties, the guest left out; `places` has for each the
+    place of every row in the alignment with it, shape (rows,), -1 where it does not know the row.
+    Raises what `unknown_levels` does, DataError for columns that are not as they were in training,
+    ModelError for an explanation of a model without covers, PeerError when a host breaks the protocol.
     """
     if explain:
         check_covers(model.trees)
@@ -124,12 +130,14 @@ async def guest_score(
     answers = await together(
         [_receive_missing(host, len(records)) for host, records in zip(hosts, used[1:], strict=True)]
     )
-    missing = [left for _, left in answers]
+    missing = [left for _, left, _ in answers]
+    for host, (_, _, strange) in zip(hosts, answers, strict=True):
+        unknown_levels(host, strange)
 
     first: list[int] = np.cumsum([0, len(splits), *map(len, missing)]).tolist()  # plane of each party
     place_of: list[dict[int, int]] = [
         dict(zip(records, places.tolist(), strict=True))
-        for records, places in zip(used, [same, *(which for which, _ in answers)], strict=True)
+        for records, places in zip(used, [same, *(which for which, _, _ in answers)], strict=True)
     ]
 
     def plane(branch: Branch) -> int:
@@ -174,8 +182,11 @@ async def host_score(
     features: Features,
     rows: int,
     progress: Callable[[int, int], None] = lambda done, of: None,
+    *,
+    unknown_levels: int = 0,
 ) -> int:
-    """Serve one batch; `features` are those of the `rows` aligned rows, in the common order.
+    """Serve one batch; `features` are those of the `rows` aligned rows, in the common order, of which
+    `unknown_levels` have a level that was not in training.
 
     Returns how many rows were scored. Raises DataError for columns that are not as they were in
     training, PeerError when the guest breaks the protocol.
@@ -188,7 +199,8 @@ async def host_score(
     if (np.diff(asked) <= 0).any() or (asked >= len(model.splits)).any():
         raise guest.breach("ScoreStart with splits that are not in the model")
     splits, same = distinct([model.splits[record] for record in asked.tolist()])
-    await guest.send(MissingDirections(same.astype("<u4").tobytes(), pack_bits(missing_left(splits))))
+    missing = pack_bits(missing_left(splits))
+    await guest.send(MissingDirections(same.astype("<u4").tobytes(), missing, unknown_levels))
     sides = await asyncio.to_thread(_sides, splits, features)
 
     # 2. Which way each row goes.
@@ -259,8 +271,9 @@ def _sides(splits: Sequence[Split], features: Features) -> Sides:
         ) from None
 
 
-async def _receive_missing(host: Peer, splits: int) -> tuple[Integers, Mask]:
-    """Which of the host's distinct splits each one is, and which way these send a missing value."""
+async def _receive_missing(host: Peer, splits: int) -> tuple[Integers, Mask, int]:
+    """Which of the host's distinct splits each one is, which way these send a missing value, and how
+    many of its rows have a level that was not in training."""
     message = await host.recv(MissingDirections)
     if len(message.same) != 4 * splits:
         raise host.breach("MissingDirections about another number of splits than asked for")
@@ -269,7 +282,7 @@ async def _receive_missing(host: Peer, splits: int) -> tuple[Integers, Mask]:
     if count and same.max() >= count:
         raise host.breach("MissingDirections about splits that were not asked for")
     try:
-        return same, unpack_bits(message.left, count)
+        return same, unpack_bits(message.left, count), message.unknown_levels
     except ValueError as error:
         raise host.breach(f"MissingDirections with {error}") from None
 

@@ -233,15 +233,21 @@ def _date(cells: Sequence[str], column: _Column) -> Found:
 
 
 def _text(cells: Sequence[str], column: _Column) -> Found:
-    known = len(column.text) - column.text.null_count + column.others
     distinct = pc.count_distinct(column.text).as_py()
     if not column.feature or len(cells) < 0.2 * (distinct + column.others):
         return "", column.advice, {}
-    if distinct <= MAX_CATEGORIES and (distinct <= 20 or distinct <= known / 2):
+    if _may_be_names(column):
         settings = {"categorical": [column.name]}
         return "", f"if it holds names ({distinct:,} different), {set_it(**settings)}", settings
     settings = {"ignore": [column.name]}
     return "", f"it has {distinct:,} different texts, {set_it(**settings)} or correct it", settings
+
+
+def _may_be_names(column: _Column) -> bool:
+    """Whether texts come often enough to be names: numbers with a unit listed as names ruin a model."""
+    known = len(column.text) - column.text.null_count + column.others
+    distinct = pc.count_distinct(column.text).as_py()
+    return bool(distinct <= MAX_CATEGORIES and (distinct <= 20 or distinct <= known / 2))
 
 
 def _yes_or_no(cells: Sequence[str], column: _Column) -> Found:
@@ -256,9 +262,14 @@ def _told(advice: str) -> Callable[[Sequence[str], _Column], Found]:
 
 
 def _or_names(advice: str) -> Callable[[Sequence[str], _Column], Found]:
-    """Of cells that may be names as well."""
-    more = ", or list the column under categorical"
-    return lambda cells, column: ("", advice + (more if column.feature else ""), {})
+    """Of cells that may be names as well, where most of the column is such cells."""
+
+    def found(cells: Sequence[str], column: _Column) -> Found:
+        distinct = pc.count_distinct(column.text).as_py() + column.others
+        names = column.feature and len(cells) >= distinct / 2 and _may_be_names(column)
+        return "", advice + (", or list the column under categorical" if names else ""), {}
+
+    return found
 
 
 _EXPLAIN: dict[str, Callable[[Sequence[str], _Column], Found]] = {

@@ -49,7 +49,8 @@ def open_source(path: Path, reading: Reading) -> Source:
             "a title, remove it, so that the names of the columns come first"
         )
     for number, name in enumerate(source.names, start=1):
-        if not any(c.isprintable() for c in name):
+        # The first may be the labels of a data frame's rows.
+        if not any(c.isprintable() for c in name) and (name or number > 1):
             raise source.error(f"column {number} has no name in the header: name it or remove it")
         if source.names.count(name) > 1:
             raise source.error(f"column '{name}' comes twice in the header")

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
+from vfl.party.id_cells import float_texts, whole_text
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
@@ -21,14 +22,27 @@ from vfl.party.sources.source import Source, float64, is_text
 class Columnar(Source):
     """A table in memory whose columns have types of Arrow."""
 
+    indexed: frozenset[str] = frozenset()
+    """The columns that pandas' own note in the file says are an index."""
+
+    @property
+    def row_labels(self) -> frozenset[str]:
+        return super().row_labels | self.indexed
+
     def ids(self, name: str) -> list[str | None]:
         column = self._plain(name)
         kind = column.type
-        if pa.types.is_floating(kind) or (pa.types.is_decimal(kind) and kind.scale != 0):
-            raise self.error(
-                f"id column '{name}' holds decimal numbers: leading zeros and exact digits are "
-                "lost and cannot be brought back, so write it anew as text or whole numbers"
-            )
+        if pa.types.is_floating(kind):
+            return self._whole_ids(name, column)
+        if pa.types.is_decimal(kind) and kind.scale > 0:
+            numbers = column.to_pylist()
+            texts = [None if number is None else whole_text(number) for number in numbers]
+            given = np.array([number is not None for number in numbers])
+            self._check_whole(name, given & np.array([text is None for text in texts]))
+            return texts
+        if pa.types.is_timestamp(kind):
+            column = _moments(column)
+            kind = column.type
         if not (
             is_text(kind)
             or pa.types.is_integer(kind)
@@ -36,9 +50,27 @@ class Columnar(Source):
             or pa.types.is_date(kind)
             or pa.types.is_null(kind)
         ):
-            raise self.error(f"id column '{name}' is of type {kind}: write it as text")
+            raise self.error(f"id column '{name}' is of type {_words(kind)}: write it as text")
         values = pc.cast(column, pa.string()).to_numpy(zero_copy_only=False)
         return [value or None for value in values.tolist()]
+
+    def _whole_ids(self, name: str, column: Any) -> list[str | None]:
+        """Whole numbers that are kept as floats, as pandas keeps those with gaps."""
+        texts, fractions, lost = float_texts(column.to_numpy())
+        self._check_whole(name, fractions)
+        if lost.any():
+            raise self.error(
+                f"id column '{name}' has a float of which digits are lost {self.in_rows(lost)}: write "
+                "the column anew as text or whole numbers"
+            )
+        return texts
+
+    def _check_whole(self, name: str, fractions: NDArray[np.bool_]) -> None:
+        if fractions.any():
+            raise self.error(
+                f"id column '{name}' has a number that is not whole {self.in_rows(fractions)}: write "
+                "the column anew as text or whole numbers"
+            )
 
     def text(self, name: str) -> Any:
         column = self._plain(name)
@@ -52,6 +84,8 @@ class Columnar(Source):
             column = pa.array(numbers, from_pandas=True)
             if (seen == np.round(seen)).all():
                 column = pc.cast(column, pa.int64())
+        elif pa.types.is_timestamp(kind):
+            column = _moments(column)
         elif not (
             is_text(kind)
             or pa.types.is_integer(kind)
@@ -60,7 +94,7 @@ class Columnar(Source):
             or pa.types.is_date(kind)
             or pa.types.is_null(kind)
         ):
-            raise self.error(f"categorical column '{name}' is of type {kind}: write it as text")
+            raise self.error(f"categorical column '{name}' is of type {_words(kind)}: write it as text")
         text = pc.cast(column, pa.string())
         missing = pc.is_in(pc.utf8_trim_whitespace(text), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), text)
@@ -111,8 +145,11 @@ class Columnar(Source):
         text = pc.if_else(missing, pa.scalar(None, column.type), column)
         bad = parse(text, self.reading)[1]
         settings: dict[str, Any] = {}
-        if feature and bad.any():
+        if feature and not bad.any():
+            advice = "write it as numbers, or list the column under categorical if they are codes"
+        elif feature:
             most = misfits(text, bad, name, self.reading, advice, feature=True)[0]
+            advice = "write it as numbers"
             if most.settings.keys() & {"categorical", "dates", "ignore"}:
                 advice, settings = most.advice, most.settings
         return self.error(f"{what} holds text, not numbers: {advice}", settings)
@@ -222,6 +259,7 @@ class Parquet(Columnar):
         super().__init__(content.path, reading)
         self._file = self._whole(lambda: pq.ParquetFile(self.for_arrow, **_PARQUET))
         self.names = list(self._file.schema_arrow.names)
+        self.indexed = _index_of(self._file.schema_arrow)
         self.rows = self._file.metadata.num_rows
         if self.rows == 0:
             raise self.error("the file has columns but no rows")
@@ -250,7 +288,8 @@ class Ipc(Columnar):
     def __init__(self, content: Content, reading: Reading, *, stream: bool) -> None:
         super().__init__(content.path, reading)
         self._opened = pa.ipc.open_stream if stream else pa.ipc.open_file
-        self.names = self._whole(lambda reader: list(reader.schema.names))
+        schema = self._whole(lambda reader: reader.schema)
+        self.names, self.indexed = list(schema.names), _index_of(schema)
 
     def read(self, names: list[str]) -> None:
         fields = [self.names.index(name) for name in names]
@@ -270,3 +309,19 @@ class Ipc(Columnar):
                 return read(reader)
         except (pa.ArrowException, OSError, ValueError):
             raise self.error("the file is damaged or is no Arrow file: write it anew") from None
+
+
+def _index_of(schema: Any) -> frozenset[str]:
+    """The columns that are an index by pandas' note."""
+    try:
+        noted = (schema.pandas_metadata or {}).get("index_columns", [])
+    except (ValueError, AttributeError):  # it is no note of pandas
+        noted = []
+    # An index that only counts is no column: there is a dictionary in place of a name.
+    return frozenset(name for name in noted if isinstance(name, str) and name in schema.names)
+
+
+def _moments(column: Any) -> Any:
+    """Timestamps as text, midnights as dates: that is how programs write dates."""
+    text = pc.cast(pc.local_timestamp(column) if column.type.tz else column, pa.string())
+    return pc.replace_substring_regex(text, r"( 00:00:00)?(\.0*)?$", "")

@@ -15,6 +15,9 @@ from vfl.party.reading import DateColumn, Reading, merged
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 
+# As pandas and R write an index without a name, and as pandas reads that again.
+_ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+__"
+
 MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
 
 Mask = NDArray[np.bool_]
@@ -47,6 +50,11 @@ class Source:
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
         self.missing = pa.array([*MISSING.to_pylist(), *reading.missing])
+
+    @property
+    def row_labels(self) -> frozenset[str]:
+        """The columns that hold the labels of a data frame's rows (its index), by their names."""
+        return frozenset(name for name in self.names if re.fullmatch(_ROW_LABELS, name))
 
     def read(self, names: list[str]) -> None:
         raise NotImplementedError

@@ -1,0 +1,134 @@
+"""Columns that nobody meant: what numbers rows, what tells the label; no alarm at ordinary columns."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn import datasets
+from sklearn.metrics import roc_auc_score
+
+from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
+
+SAMPLES = Path(__file__).parent.parent / "data_samples"
+RNG = np.random.default_rng(0)
+ROWS = 1000
+COUNT = np.arange(float(ROWS))
+GAPS = np.where(RNG.random(ROWS) < 0.1, np.nan, COUNT)
+
+
+@pytest.mark.parametrize(
+    ("column", "said"),
+    [
+        (COUNT, "counts the rows"),
+        (COUNT + 1e6, "counts the rows"),
+        (-5 * COUNT, "counts the rows"),
+        (np.tile(COUNT[:500], 2), "counts the rows"),  # two tables, one after the other
+        (
+            np.sort(RNG.choice(10**6, ROWS, replace=False)).astype(float),
+            "rises or falls from row to row",
+        ),
+        (np.where(RNG.random(ROWS) < 0.01, np.nan, COUNT**2), "rises or falls from row to row"),
+        (RNG.permutation(COUNT), "has another value in almost every row"),
+        (RNG.permutation(GAPS), "has another value in almost every row"),
+        (RNG.permutation(10 * ROWS)[:ROWS].astype(float), "has another value in almost every row"),
+        (np.append(RNG.permutation(COUNT), [3.0, 7.0]), "has another value in almost every row"),
+        (
+            RNG.choice(10**8, ROWS, replace=False) + 1e8,
+            "another value in every row, all of as many digits",
+        ),
+    ],
+)
+def test_columns_that_number_or_name_rows(column, said):
+    assert said in numbers_rows(column)
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        RNG.normal(size=ROWS),  # other in every row, but no whole numbers
+        np.sort(RNG.normal(size=ROWS)),
+        RNG.integers(18, 90, ROWS).astype(float),
+        np.sort(RNG.integers(0, 5000, ROWS)).astype(float),  # a table ordered by a column of its own
+        RNG.integers(0, 10**6, ROWS).astype(float),  # mostly other, by chance
+        np.round(np.exp(RNG.normal(10, 1, ROWS))),
+        np.tile(np.arange(1.0, 13), 100),  # months
+        np.zeros(ROWS),
+        np.full(ROWS, np.nan),
+        COUNT[:40],
+    ],
+)
+def test_ordinary_columns_of_numbers(column):
+    assert numbers_rows(column) is None
+
+
+def test_a_row_number_in_a_large_table():
+    many = np.arange(300_000.0)
+    assert numbers_rows(many) == "counts the rows"
+    assert numbers_rows(RNG.permutation(many)).startswith("has another value in almost every row")
+    assert numbers_rows(np.tile(np.arange(1.0, 101), 3000)) is None
+
+
+def test_levels():
+    names = np.array([f"n{i}" for i in range(100)] + [None] * 20, dtype=object)
+    assert levels_of_rows(names) == (100, 100)
+    assert levels_of_rows(np.repeat(names[:100], 2)) is None
+    assert levels_of_rows(names[:40]) is None
+
+
+def test_a_label_is_told_by_its_own_order():
+    """For a 0/1 label and a column of few values it is 2 AUC - 1, here on half of the rows."""
+    column = RNG.integers(0, 8, 20_000).astype(float)
+    label = (RNG.random(20_000) < column / 10).astype(float)
+    assert told(column, label) == pytest.approx(2 * roc_auc_score(label, column) - 1, abs=0.02)
+    assert told(-column, label) == pytest.approx(told(column, label), abs=1e-12)
+
+
+LABEL = (RNG.random(4000) < 0.1).astype(float)
+AMOUNT = np.where(LABEL == 1, RNG.gamma(2, 1000, 4000), 0.0)
+
+
+@pytest.mark.parametrize(
+    ("column", "label"),
+    [
+        (LABEL, LABEL),
+        (AMOUNT, LABEL),
+        (np.where(LABEL == 1, AMOUNT, np.nan), LABEL),  # known of claims alone
+        (np.where(LABEL == 1, "paid", None).astype(object), LABEL),
+        (np.arange(4000.0), (np.abs(np.arange(4000) - 2000) < 200) * 1.0),  # in no monotone order
+        (np.arange(4000.0), np.sort(LABEL)),  # the number of the row in a table ordered by the label
+        (AMOUNT * 1.1, AMOUNT),
+        (np.minimum(AMOUNT, 9000.0), AMOUNT),
+        (AMOUNT - 500, AMOUNT - 500),
+    ],
+)
+def test_columns_that_tell_the_label(column, label):
+    assert told(column, label) >= TOLD
+
+
+def test_no_column_of_many_levels_seems_to_tell_anything():
+    names = np.array([f"n{i}" for i in range(4000)], dtype=object)
+    assert abs(told(names, LABEL)) < 0.1
+    assert abs(told(RNG.normal(size=4000), AMOUNT)) < 0.2
+    assert told(LABEL[:60], LABEL[:60]) == 0
+
+
+@pytest.mark.parametrize("name", ["breast_cancer", "wine", "digits", "diabetes"])
+def test_no_alarm_at_data_sets_of_measurements(name):
+    bunch = getattr(datasets, f"load_{name}")()
+    for column in bunch.data.T:
+        assert numbers_rows(column) is None
+        for label in [bunch.target, *(bunch.target == kind for kind in range(3))]:
+            assert told(column, label.astype(float)) < TOLD
+
+
+@pytest.mark.parametrize("file", sorted(SAMPLES.glob("*/*.csv")), ids=lambda path: path.stem)
+def test_no_alarm_at_the_samples(file):
+    table = pd.read_csv(file).iloc[:, 1:]  # without the plate
+    for name, values in table.items():
+        if values.dtype.kind in "if":
+            assert numbers_rows(values.to_numpy(np.float64)) is None
+            if name != "claim" and "claim" in table:
+                assert told(values.to_numpy(np.float64), table["claim"].to_numpy(np.float64)) < 0.5
+        else:
+            assert levels_of_rows(values.to_numpy(object)) is None
