@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from vfl import __version__
-from vfl.errors import VflError, fault
+from vfl.errors import ConfigError, VflError, fault, not_installed
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -71,6 +71,9 @@ class _Group(click.Group):
             ctx.exit(INTERRUPTED)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
+        except ModuleNotFoundError as error:
+            click.echo(f"error: {not_installed(error)}", err=True)
+            ctx.exit(ConfigError.exit_code)
         except Exception as error:
             click.echo(f"error: {fault(error)}", err=True)
             ctx.exit(VflError.exit_code)
@@ -172,7 +175,6 @@ def keys_rotate(party: Path, passphrase: bool | None) -> None:
 )
 def keys_accept(party: Path, certificate: Path, vouching: Path) -> None:
     """Pin a peer's new certificate, for which its pinned one vouches."""
-    from vfl.errors import ConfigError
     from vfl.party import identity, rotation
     from vfl.party.config import load_party
     from vfl.party.revocation import revoked_by
@@ -199,7 +201,6 @@ def keys_accept(party: Path, certificate: Path, vouching: Path) -> None:
 @click.option("--reason", default="no reason given", show_default=True, help="For the list.")
 def keys_revoke(party: Path, peer: str, reason: str) -> None:
     """Stop trusting the certificate of PEER for good, also if it is pinned again."""
-    from vfl.errors import ConfigError
     from vfl.party import identity, revocation
     from vfl.party.config import load_party
     from vfl.party.policy import today
@@ -690,7 +691,6 @@ def ledger_export(ledger: Path, out: Path, peer: str | None) -> None:
 
     LEDGER is a party file, or a ledger's folder or file.
     """
-    from vfl.errors import ConfigError
     from vfl.party import audit
 
     path, *_ = _ledger_of(ledger)
@@ -759,8 +759,6 @@ def report(party: Path, model: str, out: Path | None, as_json: bool) -> None:
 
 
 def _need_role(role: str, needed: str, path: Path) -> None:
-    from vfl.errors import ConfigError
-
     if role != needed:
         command = "align, train and score" if role == "guest" else "serve"
         raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
