@@ -36,9 +36,9 @@ from vfl.errors import (
     Refused,
     VflError,
 )
+from vfl.jobs.reveals import message_types
 from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
-from vfl.net.wire import Message
 
 PATIENCE = 30.0  # seconds of a run
 QUIET = 0.4  # seconds without a frame after which the liar hangs up
@@ -106,17 +106,6 @@ class Attack:
     later: bool = False  # holds the frame back until the next one has been sent
 
 
-def kinds() -> dict[str, type[Message]]:
-    """All messages by name."""
-    found, open_ = {}, [Message]
-    while open_:
-        for kind in open_.pop().__subclasses__():
-            open_.append(kind)
-            if kind.__module__.startswith("vfl."):
-                found[kind.__name__] = kind
-    return found
-
-
 def kind_of(frame: bytes) -> str:
     """The name of a frame's message; empty for garbage."""
     try:
@@ -134,7 +123,7 @@ def attacks(
     """Everything that can be done to a message; `others` are all messages of the run."""
     yield from _of_frames(sent, rng)
     yield from _of_types(sent, others)
-    kind = kinds()[sent.place.kind]
+    kind = message_types()[sent.place.kind]
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     body = sent.body

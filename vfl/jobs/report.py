@@ -1,21 +1,15 @@
 """The report of a run, from what this party keeps: no peer is asked."""
 
-import importlib
-import pkgutil
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import vfl.jobs
-import vfl.net
-import vfl.protocols
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
 from vfl.jobs.alignment import ids_of, is_of
@@ -29,12 +23,11 @@ from vfl.jobs.halves import (
 )
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.relativities import lines_of
-from vfl.jobs.reveals import message_types, reveals
+from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
 from vfl.learn.explain import partial_dependence
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
-from vfl.net.wire import Message
 from vfl.party.config import Party
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -109,7 +102,7 @@ def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:
 
 
 def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
-    types, account = _message_types(), record.account
+    account = record.account
     return Evidence(
         model=record.model,
         party=record.party,
@@ -125,7 +118,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         peak_memory=account.peak_memory,
         operations=account.operations,
         exchanges=[
-            Exchange(m.peer, m.direction, m.kind, m.messages, m.bytes, reveals(types.get(m.kind)))
+            Exchange(m.peer, m.direction, m.kind, m.messages, m.bytes, reveals(message_type(m.kind)))
             for m in account.messages
         ],
         rows=record.rows,
@@ -140,15 +133,6 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
 
 def _held_out(evaluation: Evaluation) -> HeldOut:
     return HeldOut(evaluation.label, evaluation.weight, evaluation.exposure, evaluation.predictions)
-
-
-@cache
-def _message_types() -> Mapping[str, type[Message]]:
-    """All messages by name, whichever of their modules this command needs itself."""
-    for package in (vfl.net, vfl.protocols, vfl.jobs):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
-    return message_types()
 
 
 def _factors(
