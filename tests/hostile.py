@@ -21,7 +21,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect as types
@@ -40,8 +40,8 @@ from vfl.jobs.reveals import message_types
 from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
 
-PATIENCE = 30.0  # seconds of a run
-QUIET = 0.4  # seconds without a frame after which the liar hangs up
+PATIENCE = 240.0  # seconds after which a run hangs
+QUIET = 0.3  # seconds without a frame and without work after which the liar hangs up
 
 Peers = dict[str, MemoryPeer]  # what a party holds to speak to each other one, by name
 
@@ -329,12 +329,29 @@ class Run:
     hung_up: bool = False  # the liar, since nothing moved any more
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Knows how much work its threads and pools have in hand, however slowly they get on with it."""
+
+    working = 0
+
+    def run_in_executor(self, executor: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+        self.working += 1
+        future = super().run_in_executor(executor, work, *arguments)
+        future.add_done_callback(self._worked)
+        return future
+
+    def _worked(self, future: asyncio.Future[Any]) -> None:
+        self.working -= 1
+
+
 def play(scenario: Scenario, place: Place | None = None, attack: Attack | None = None) -> Run:
     """Run all parties; the place's sender, if there is one, sends what the attack makes of it."""
-    return asyncio.run(_play(scenario, place, attack))
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(_play(scenario, place, attack))
 
 
 async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) -> Run:
+    loop = cast(_Loop, asyncio.get_running_loop())
     peers = scenario.open()
     run = Run(scenario, [], {})
     moved = 0
@@ -380,7 +397,10 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
             while pending := [task for task in honest.values() if not task.done()]:
                 before = moved
                 await asyncio.wait(pending, timeout=QUIET)
-                if moved == before and any(not task.done() for task in pending) and liar is not None:
+                for _ in range(3):  # what is ready takes its turn
+                    await asyncio.sleep(0)
+                still = moved == before and not loop.working
+                if still and any(not task.done() for task in pending) and liar is not None:
                     run.hung_up = True
                     for peer in peers[liar].values():
                         with contextlib.suppress(asyncio.QueueFull):

@@ -318,7 +318,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_the_decoder_gives_a_message_or_a_wire_error(data: st.DataObject) -> None:
     """Of bodies that have the right names of fields and anything as their values."""

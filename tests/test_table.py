@@ -226,7 +226,9 @@ def test_parquet_ids(tmp_path, values, text):
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60
+)
 @given(
     rows=st.lists(
         st.tuples(TEXT, st.floats(allow_nan=False, allow_infinity=False) | st.none()), min_size=1
@@ -586,7 +588,7 @@ def test_a_folder_that_may_not_be_written_to(tmp_path):
         check_writable(tmp_path / "scores.csv")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(
