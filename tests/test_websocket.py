@@ -101,7 +101,7 @@ async def registry(
 
 
 async def dial_registry(
-    parties: Parties, listener: Listener, name: str = "insurer", wait: float = 0
+    parties: Parties, listener: Listener, name: str = "insurer", wait: float = 60
 ) -> WebSocketPeer:
     own = parties.credentials(name, "registry")
     return await dial(own, "registry", f"127.0.0.1:{listener.port}", "guest", wait)
@@ -541,7 +541,7 @@ def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tm
     async def run() -> None:
         async with registry(parties, refused=refused) as listener:
             with pytest.raises(IdentityError, match="registry refused"):
-                await dial(own, "registry", f"127.0.0.1:{listener.port}", "guest", 0)
+                await dial(own, "registry", f"127.0.0.1:{listener.port}", "guest", 60)
             await until(lambda: len(refused) == 1)
             assert listener._ready.empty()
 
@@ -766,7 +766,7 @@ def test_a_proxy_is_used_except_for_this_machine(parties: Parties, monkeypatch) 
             monkeypatch.delenv("NO_PROXY", raising=False)
             own = parties.credentials("insurer", "registry")
             async with proxy:
-                peer = await dial(own, "registry", "registry.example:7443", "guest", 0)
+                peer = await dial(own, "registry", "registry.example:7443", "guest", 60)
                 there = await listener.accept()
                 await peer.send(Number(1))
                 assert await there.recv(Number) == Number(1)
@@ -793,7 +793,7 @@ def test_ipv6(parties: Parties) -> None:
         own = parties.credentials("insurer", "registry")
         try:
             async with listen(host, "[::1]:0", "host", lambda line: None) as listener:
-                peer = await dial(own, "registry", f"[::1]:{listener.port}", "guest", 0)
+                peer = await dial(own, "registry", f"[::1]:{listener.port}", "guest", 60)
                 await peer.close()
         except ConfigError:
             pytest.skip("no IPv6 here")
@@ -1146,7 +1146,7 @@ def test_leaving_the_block_ends_sessions_that_wait(parties: Parties) -> None:
             patience = Patience(120)
             own = parties.credentials("insurer", "registry")
             address = f"127.0.0.1:{listener.port}"
-            here = await dial(own, "registry", address, "guest", 0, patience=patience)
+            here = await dial(own, "registry", address, "guest", 60, patience=patience)
             there = await listener.accept()
             here._link.connection.transport.abort()
             here._living.cancel()
@@ -1258,7 +1258,7 @@ def test_sessions_are_bounded(parties: Parties, monkeypatch) -> None:
     async def run() -> None:
         refused: list[str] = []
         async with registry(parties, refused=refused) as listener:
-            peers = [await dial_registry(parties, listener) for _ in range(4)]
+            peers = [await dial_registry(parties, listener, wait=60 * (k < 3)) for k in range(4)]
             with pytest.raises(PeerLost, match="registry closed"):
                 await peers[3].recv(Number)
             await peers[0].close()
