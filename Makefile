@@ -1,22 +1,44 @@
-# Everything runs in a virtual environment of its own, .venv, made on first use.
+# Everything runs in a virtual environment of its own, .venv, made on first use from the versions and digests in
+# requirements/: wheels only, so that nothing is built and nothing of a package runs while it is installed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+LOCKED := --only-binary :all: --require-hashes --requirement
+CLONE := --no-index --no-deps --no-build-isolation --editable .
 
-.PHONY: demo test test-slow lint bench clean help
+# .venv is kept below 750 MB: without the packages' own tests, without the setuptools that older Pythons put
+# into every environment, and with the bytecode of the modules that vfl imports, not of all there are.
+SLIM := find $(VENV)/lib -type d -name tests -prune -exec rm -r {} + ; \
+  $(BIN)/python -m pip --quiet --quiet uninstall --yes setuptools
+COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, vfl; \
+  [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.")]'
+
+# Of `make lock`: where the tool lies, which versions to take, and what must be installable from the result.
+UV := build/lock/bin/uv
+LOCK ?= --upgrade
+LOCKING = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-progress --universal \
+  --generate-hashes --python-version 3.11 $(LOCK)
+PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
+PYTHONS := 3.11 3.12 3.13 3.14
+
+.PHONY: demo test test-slow lint lock bench clean help
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/run: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-	  { echo "Python 3.11 or newer is needed; make PYTHON=python3.12 $(MAKECMDGOALS) names another"; exit 1; }
+$(VENV)/run: pyproject.toml requirements/run.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+	  { echo "Python 3.11 to 3.14 is needed; make PYTHON=python3.12 $(MAKECMDGOALS) names another"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --no-compile $(LOCKED) requirements/run.txt
+	$(PIP) $(CLONE)
+	$(SLIM)
+	$(COMPILE)
 	@touch $@
 
-$(VENV)/dev: $(VENV)/run
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+$(VENV)/dev: $(VENV)/run requirements/dev.txt
+	$(PIP) $(LOCKED) requirements/dev.txt
 	@touch $@
 
 demo: $(VENV)/run    ## three companies on this machine: align, train, score, compare
@@ -28,11 +50,25 @@ test: $(VENV)/dev    ## the tests
 test-slow: $(VENV)/dev  ## the tests that take minutes, too
 	$(BIN)/python -m pytest $(TEST)
 
-lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter
+lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter, known vulnerabilities
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python .ci/audit.py requirements/dev.txt
+
+lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIBUTING.md
+	$(PYTHON) -m venv build/lock
+	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(LOCKED) requirements/lock.txt
+	$(LOCKING) --group lock --output-file requirements/lock.txt
+	$(LOCKING) pyproject.toml --all-extras --group build --output-file requirements/dev.txt
+	$(LOCKING) pyproject.toml --extra report --group build --constraint requirements/dev.txt \
+	  --output-file requirements/run.txt
+	for platform in $(PLATFORMS); do for version in $(PYTHONS); do \
+	  $(UV) pip install --quiet --dry-run --target build/lock/none --python-platform $$platform \
+	    --python-version $$version --only-binary :all: --require-hashes --requirements requirements/dev.txt || \
+	    { echo "no wheels for Python $$version on $$platform"; exit 1; }; \
+	done; done
 
 bench: $(VENV)/dev   ## the benchmarks, see benchmarks/README.md
 	$(BIN)/python benchmarks/paillier.py

@@ -4,10 +4,11 @@
 
 Every party is a process of its own on this machine. For each kind of job: once undisturbed, then again
 and again with SIGKILL to one party or two at once, each started again within a second, until there were
-as many kills as asked for. Prints a table for docs/operations.md.
+as many kills as asked for. Prints a table for docs/operations.md, each job on stderr when it is done.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20, help="of each kind of job")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--kind", action="append", help="part of the name of the only kinds to try")
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     args = parser.parse_args()
     kinds: dict[str, Callable[[Path, Path], Kind]] = {"alignment": of_alignment}
     for number, (name, job) in enumerate(JOBS.items()):
@@ -139,7 +141,7 @@ def main() -> None:
         )
     kinds["scoring"] = of_scoring
     chosen = {n: k for n, k in kinds.items() if not args.kind or any(part in n for part in args.kind)}
-    table = Table("job", "runs", "kills", "of whom", "commands", "same result")
+    found = {}
     for name, make in chosen.items():
         with tempfile.TemporaryDirectory() as folder:
             at = Path(folder)
@@ -153,9 +155,20 @@ def main() -> None:
         whom = sum((run.kills for run in runs), Counter[str]())
         who = ", ".join(f"{party} {count}" for party, count in whom.most_common())
         commands = sum(run.commands for run in runs)
-        row = (name, len(runs), whom.total(), who, commands, "all" if same else "NO")
-        table.add_row(*map(str, row))
-        print(*row, sep=" | ", flush=True)
+        found[name] = {
+            "runs": len(runs),
+            "kills": whom.total(),
+            "of whom": who,
+            "commands": commands,
+            "same result": "all" if same else "NO",
+        }
+        print(name, *found[name].values(), sep=" | ", file=sys.stderr, flush=True)
+    if args.json:
+        print(json.dumps(found))
+        return
+    table = Table("job", "runs", "kills", "of whom", "commands", "same result")
+    for name, row in found.items():
+        table.add_row(name, *map(str, row.values()))
     Console(width=160).print(table)
 
 

@@ -10,6 +10,7 @@ found, and end the command with exit code 1.
 """
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -52,6 +53,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of what is random in attacks")
     parser.add_argument("--only", type=int, help="the number of the one attack to repeat")
     parser.add_argument("--scenario", action="append", help="a protocol by name; all if absent")
+    parser.add_argument("--json", action="store_true", help="print the counts by name instead")
     asked = parser.parse_args()
     warnings.simplefilter("ignore", RuntimeWarning)
     ends = time.monotonic() + 60 * asked.minutes if asked.minutes else float("inf")
@@ -74,11 +76,15 @@ def main() -> int:
                 counts[case.outcome()] += 1
             except AssertionError as fault:
                 counts["fault"] += 1
-                print(f"{number}: {fault}", flush=True)
+                print(f"{number}: {fault}", file=sys.stderr, flush=True)
     columns = ("refused", "rule", "silent", "done", "fault")
+    total = sum(found.values(), Counter[str]())
+    if asked.json:
+        counts_of = {**found, "all": total}.items()
+        print(json.dumps({name: {c: counts[c] for c in columns} for name, counts in counts_of}))
+        return int(bool(total["fault"]))
     print(f"\n| protocol | attacks | {' | '.join(columns)} |")
     print("| --- " * (2 + len(columns)) + "|")
-    total = sum(found.values(), Counter[str]())
     for name, counts in {**found, "all": total}.items():
         cells = [f"{counts[column]:,}" for column in columns]
         print(f"| {name} | {counts.total():,} | {' | '.join(cells)} |")

@@ -63,7 +63,6 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     guest, *hosts = split.tables
     folders = {party: work / party for party in split.tables}
     extra = {
-        "insurer": ['exposure = "Exposure"'],
         "registry": ["[glm]", 'binned = ["VehAge"]'],
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }

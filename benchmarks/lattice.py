@@ -40,13 +40,12 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32, help="vectors at a time")
     parser.add_argument("--bits", type=int, default=13, help="of a vector's entries")
     parser.add_argument("--elapsed", action="store_true", help="elapsed times too")
-    parser.add_argument("--json", action="store_true", help="print one object a line instead")
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     measure(2 * DEGREE, 2, options)
     found = [measure(rows, columns, options) for rows, columns in product(options.rows, options.columns)]
     if options.json:
-        for figures in found:
-            print(json.dumps(figures))
+        print(json.dumps({"sizes": found}))
         return
     table = Table(title=f"{options.bins} bins, batches of {options.batch}")
     table.add_column("figure")

@@ -5,7 +5,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,41 @@ import fremtpl2 as scenario  # noqa: E402
 DATA = HERE.parent.parent / "shared" / "data"
 
 
+# Which columns each party trains on, by data set; benchmarks/README.md says the same.
+FREMTPL2 = {
+    "insurer": ["Exposure", "Area", "Region", "Density"],
+    "registry": ["VehPower", "VehAge", "VehBrand", "VehGas"],
+    "bureau": ["DrivAge", "BonusMalus"],
+}
+FREQUENCY = FREMTPL2 | {"insurer": ["Area", "Region", "Density"]}  # Exposure is the exposure
+DEFAULT_CREDIT = {"bank": [f"x{i}" for i in range(13)], "partner": [f"x{i}" for i in range(10)]}
+BREAST = {"guest": [f"x{i}" for i in range(10)], "host": [f"x{i}" for i in range(20)]}
+
+
 @dataclass(frozen=True)
 class Split:
-    """A table for each party, the guest's first, with column `id`; the guest's has `label`."""
+    """A table for each party, the guest's first: column `id`, its features, and no others.
+
+    The guest's also has `label` and what else `guests` names by its key in [data].
+    """
 
     tables: dict[str, pd.DataFrame]
+    features: dict[str, list[str]]
     categorical: dict[str, list[str]]
+    guests: dict[str, str] = field(default_factory=lambda: {"label": "label"})
+
+    def __post_init__(self) -> None:
+        for party, table in self.tables.items():
+            named = ["id", *self.features[party]]
+            named += self.guests.values() if party == next(iter(self.tables)) else []
+            if sorted(table.columns) != sorted(named):
+                raise ValueError(f"{party} has the columns {list(table.columns)}, not {named}")
+
+    def narrowed(self, party: str, columns: int) -> "Split":
+        """The same with only the first features of a party."""
+        kept, spare = self.features[party][:columns], self.features[party][columns:]
+        table = self.tables[party].drop(columns=spare)
+        return replace(self, tables=self.tables | {party: table}, features=self.features | {party: kept})
 
 
 def fremtpl2(data: Path, rows: int | None, columns: int) -> Split:
@@ -35,7 +64,7 @@ def fremtpl2(data: Path, rows: int | None, columns: int) -> Split:
     policies = scenario.load(data / "freMTPL2").head(rows)
     tables = scenario.split(policies)
     insurer = tables["insurer"].rename(columns={"claim": "label"}).drop(columns="claims")
-    return Split({**tables, "insurer": insurer}, scenario.CATEGORICAL)
+    return Split({**tables, "insurer": insurer}, FREMTPL2, scenario.CATEGORICAL)
 
 
 def frequency(data: Path, rows: int | None, columns: int) -> Split:
@@ -45,27 +74,26 @@ def frequency(data: Path, rows: int | None, columns: int) -> Split:
     insurer["Density"] = np.log(insurer["Density"])
     registry = tables["registry"].astype({"VehPower": str})
     tables |= {"insurer": insurer, "registry": registry}
-    return Split(tables, scenario.CATEGORICAL | {"registry": ["VehBrand", "VehGas", "VehPower"]})
+    categorical = scenario.CATEGORICAL | {"registry": ["VehBrand", "VehGas", "VehPower"]}
+    return Split(tables, FREQUENCY, categorical, {"label": "label", "exposure": "Exposure"})
 
 
 def default_credit(data: Path, rows: int | None, columns: int) -> Split:
     """UCI credit default in FATE's vertical split."""
-    tables = {}
-    for party, side in (("bank", "guest"), ("partner", "host")):
-        table = pd.read_parquet(data / "fate" / f"default_credit_hetero_{side}.parquet").head(rows)
-        table["id"] = table["id"].astype(str)
-        tables[party] = table.rename(columns={"y": "label"})
-    return Split(tables, {"bank": [], "partner": []})
+    return _fate(data / "fate", "default_credit", DEFAULT_CREDIT, rows)
 
 
 def breast(data: Path, rows: int | None, columns: int) -> Split:
     """Wisconsin breast cancer in FATE's vertical split."""
+    return _fate(data / "fate", "breast", BREAST, rows)
+
+
+def _fate(folder: Path, name: str, features: dict[str, list[str]], rows: int | None) -> Split:
     tables = {}
-    for party, side in (("guest", "guest"), ("host", "host")):
-        table = pd.read_parquet(data / "fate" / f"breast_hetero_{side}.parquet").head(rows)
-        table["id"] = table["id"].astype(str)
-        tables[party] = table.rename(columns={"y": "label"})
-    return Split(tables, {"guest": [], "host": []})
+    for party, side in zip(features, ("guest", "host"), strict=True):
+        table = pd.read_parquet(folder / f"{name}_hetero_{side}.parquet").head(rows)
+        tables[party] = table.astype({"id": str}).rename(columns={"y": "label"})
+    return Split(tables, features, {party: [] for party in features})
 
 
 def uniform(data: Path, rows: int | None, columns: int) -> Split:
@@ -75,11 +103,12 @@ def uniform(data: Path, rows: int | None, columns: int) -> Split:
     ids = np.arange(size).astype(str)
     numbers = generator.random((2 * columns, size))
     label = generator.random(size) < 1 / (1 + np.exp(3 - 3 * numbers[0] - 3 * numbers[columns]))
+    features = {party: [f"{party}{i}" for i in range(columns)] for party in ("guest", "host")}
     tables = {}
     for party, own in (("guest", numbers[:columns]), ("host", numbers[columns:])):
-        tables[party] = pd.DataFrame({"id": ids} | {f"{party}{i}": c for i, c in enumerate(own)})
+        tables[party] = pd.DataFrame({"id": ids} | dict(zip(features[party], own, strict=True)))
     tables["guest"]["label"] = label.astype(int)
-    return Split(tables, {"guest": [], "host": []})
+    return Split(tables, features, {"guest": [], "host": []})
 
 
 SPLITS: dict[str, Callable[[Path, int | None, int], Split]] = {
@@ -156,10 +185,12 @@ def set_up(
         if party in address:
             lines += [f'listen = "127.0.0.1:{address[party]}"']
         if party in split.tables:
-            split.tables[party].to_parquet(folder / "table.parquet")
+            split.tables[party].to_parquet(folder / "table.parquet", index=False)
             lines += ["[data]", 'path = "table.parquet"', 'id = "id"']
+            lines += [f"columns = {json.dumps(split.features[party])}"]
             lines += [f"categorical = {json.dumps(split.categorical[party])}"]
-            lines += ['label = "label"'] * (party == guest)
+            own = split.guests if party == guest else {}
+            lines += [f"{key} = {json.dumps(name)}" for key, name in own.items()]
         lines += (extra or {}).get(party, [])
         for other in set(folders) - {party}:
             lines += [f"[peers.{other}]", f'certificate = "peers/{other}.pem"']

@@ -57,9 +57,7 @@ def main() -> None:
         sys.exit(f"no data at {options.data}: see benchmarks/README.md")
     split = SPLITS[options.split](options.data, options.rows, options.columns)
     if options.guest_columns is not None:
-        guest = next(iter(split.tables))
-        spare = [f"{guest}{i}" for i in range(options.guest_columns, options.columns)]
-        split.tables[guest] = split.tables[guest].drop(columns=spare)
+        split = split.narrowed(next(iter(split.tables)), options.guest_columns)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
     if options.json:

@@ -105,7 +105,6 @@ def measure(
     split = frequency(options.data, options.rows, 0)
     guest, *hosts = folders = {party: work / party for party in split.tables}
     extra = {
-        "insurer": ['exposure = "Exposure"'],
         "registry": ["[glm]", 'binned = ["VehAge"]'],
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }

@@ -6,6 +6,11 @@ from pathlib import Path
 
 import pytest
 from federation import Federation, Party, ended, make_keys, private_words
+from hypothesis import HealthCheck, settings
+
+# How long an example takes depends on what else the machine does.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 # A shell that runs the tests in its background has them ignore Ctrl-C, and so every process they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

@@ -28,8 +28,8 @@ import pyarrow.parquet as pq
 
 from vfl.party import identity
 
-PATIENCE = 60.0  # seconds: on a busy machine; the claims about seconds are made by the tests themselves
-SOON = 10.0  # seconds within which every party knows that a job failed
+PATIENCE = 240.0  # seconds after which something hangs; how soon it comes is for benchmarks/endings.py
+WAIT = ("--wait", "60")  # for hosts that are starting
 NAMES = ("insurer", "registry", "bureau", "umpire", "stranger")
 JOB: dict[str, Any] = {
     "job": {
@@ -211,7 +211,7 @@ class Done:
         return self
 
     def failed(self, code: int, *said: str) -> str:
-        """The one line of the error, which must say these things; soon, and nothing on stdout."""
+        """The one line of the error, which must say these things; nothing on stdout."""
         assert self.code == code, (self.code, self.err)
         assert len(self.errors) == 1, self.err
         (line,) = self.errors
@@ -219,7 +219,6 @@ class Done:
         for text in said:
             assert text in line, line
         assert self.out == ""
-        assert self.seconds < SOON
         return line
 
 
@@ -253,12 +252,12 @@ class Running:
         """Where the next lines will stand."""
         return len(self.err)
 
-    def until(self, text: str, since: int = 0, seconds: float = PATIENCE) -> list[str]:
+    def until(self, text: str, since: int = 0) -> list[str]:
         """The lines printed since `since`, as soon as `text` is among them."""
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while text not in self.err[since:] or not self.err.endswith("\n"):
             assert self.process.poll() is None or text in self.err[since:], f"ended:\n{self.err}"
-            assert time.monotonic() < deadline, f"no {text!r} within {seconds} s in:\n{self.err[since:]}"
+            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.err[since:]}"
             time.sleep(0.02)
         return self.err[since:].splitlines()
 
@@ -335,17 +334,19 @@ class Party:
         return self.start(command, *arguments).wait()
 
     def align(self) -> Done:
-        return self.run("align", "--wait", "5", "--json")
+        return self.run("align", *WAIT, "--json")
 
-    def train(self, job: Mapping[str, Any] = JOB) -> Done:
-        return self.start_train(job).wait()
+    def train(self, job: Mapping[str, Any] = JOB, wait: Sequence[str] = WAIT) -> Done:
+        return self.start_train(job, wait=wait).wait()
 
-    def start_train(self, job: Mapping[str, Any] = JOB, program: Sequence[str] = ()) -> Running:
+    def start_train(
+        self, job: Mapping[str, Any] = JOB, program: Sequence[str] = (), wait: Sequence[str] = WAIT
+    ) -> Running:
         (self.folder / "job.toml").write_text(toml(job))
-        return self.start("train", "job.toml", "--wait", "5", "--json", program=program)
+        return self.start("train", "job.toml", *wait, "--json", program=program)
 
     def score(self, model: str = "claims", data: str = "new.csv", out: str = "scores.csv") -> Done:
-        return self.run("score", "--model", model, "--data", data, "--out", out, "--wait", "5", "--json")
+        return self.run("score", "--model", model, "--data", data, "--out", out, *WAIT, "--json")
 
     def close(self, private: Sequence[str]) -> None:
         for running in self.processes:

@@ -21,7 +21,7 @@ import random
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from msgspec import inspect as types
@@ -36,12 +36,12 @@ from vfl.errors import (
     Refused,
     VflError,
 )
+from vfl.jobs.reveals import message_types
 from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
-from vfl.net.wire import Message
 
-PATIENCE = 30.0  # seconds of a run
-QUIET = 0.4  # seconds without a frame after which the liar hangs up
+PATIENCE = 240.0  # seconds after which a run hangs
+QUIET = 0.3  # seconds without a frame and without work after which the liar hangs up
 
 Peers = dict[str, MemoryPeer]  # what a party holds to speak to each other one, by name
 
@@ -106,17 +106,6 @@ class Attack:
     later: bool = False  # holds the frame back until the next one has been sent
 
 
-def kinds() -> dict[str, type[Message]]:
-    """All messages by name."""
-    found, open_ = {}, [Message]
-    while open_:
-        for kind in open_.pop().__subclasses__():
-            open_.append(kind)
-            if kind.__module__.startswith("vfl."):
-                found[kind.__name__] = kind
-    return found
-
-
 def kind_of(frame: bytes) -> str:
     """The name of a frame's message; empty for garbage."""
     try:
@@ -134,7 +123,7 @@ def attacks(
     """Everything that can be done to a message; `others` are all messages of the run."""
     yield from _of_frames(sent, rng)
     yield from _of_types(sent, others)
-    kind = kinds()[sent.place.kind]
+    kind = message_types()[sent.place.kind]
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     body = sent.body
@@ -340,12 +329,29 @@ class Run:
     hung_up: bool = False  # the liar, since nothing moved any more
 
 
+class _Loop(asyncio.SelectorEventLoop):
+    """Knows how much work its threads and pools have in hand, however slowly they get on with it."""
+
+    working = 0
+
+    def run_in_executor(self, executor: Any, work: Callable[..., Any], *arguments: Any) -> Any:
+        self.working += 1
+        future = super().run_in_executor(executor, work, *arguments)
+        future.add_done_callback(self._worked)
+        return future
+
+    def _worked(self, future: asyncio.Future[Any]) -> None:
+        self.working -= 1
+
+
 def play(scenario: Scenario, place: Place | None = None, attack: Attack | None = None) -> Run:
     """Run all parties; the place's sender, if there is one, sends what the attack makes of it."""
-    return asyncio.run(_play(scenario, place, attack))
+    with asyncio.Runner(loop_factory=_Loop) as runner:
+        return runner.run(_play(scenario, place, attack))
 
 
 async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) -> Run:
+    loop = cast(_Loop, asyncio.get_running_loop())
     peers = scenario.open()
     run = Run(scenario, [], {})
     moved = 0
@@ -391,7 +397,10 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
             while pending := [task for task in honest.values() if not task.done()]:
                 before = moved
                 await asyncio.wait(pending, timeout=QUIET)
-                if moved == before and any(not task.done() for task in pending) and liar is not None:
+                for _ in range(3):  # what is ready takes its turn
+                    await asyncio.sleep(0)
+                still = moved == before and not loop.working
+                if still and any(not task.done() for task in pending) and liar is not None:
                     run.hung_up = True
                     for peer in peers[liar].values():
                         with contextlib.suppress(asyncio.QueueFull):

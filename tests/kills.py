@@ -12,13 +12,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from federation import Federation, Running, free_port, kill, toml
+from federation import WAIT, Federation, Running, free_port, kill, toml
 
 from vfl.jobs.halves import load_alignment
 from vfl.party.store import Store
 
 RECONNECT = 60.0
-WAIT = ("--wait", f"{RECONNECT:.0f}")
 
 
 @dataclass
@@ -61,7 +60,7 @@ def struck(
     kills: int,
     pause: float,
     victims: list[tuple[str, ...]],
-    patience: float = 300.0,
+    patience: float = 600.0,
 ) -> Struck:
     """Run the guest's command that `start` starts, to its end.
 

@@ -110,14 +110,14 @@ async def _record(
                 federation.guest.settings["peers"][name]["address"] = address
             office = opened("insurer")
             home = federation.guest.folder
-            await alignment.align(office, plan, wait=10, show=Silent())
+            await alignment.align(office, plan, wait=60, show=Silent())
             for one in wanted:
                 job = "train"
                 (home / "job.toml").write_text(toml(one))
-                trained = await guest.train(office, load_job(home / "job.toml"), wait=10, show=Silent())
+                trained = await guest.train(office, load_job(home / "job.toml"), wait=60, show=Silent())
                 job = "score"
                 await scoring.score(
-                    office, trained.half.name, home / "new.csv", home / "s.csv", wait=10, show=Silent()
+                    office, trained.half.name, home / "new.csv", home / "s.csv", wait=60, show=Silent()
                 )
             for task in serving:
                 task.cancel()

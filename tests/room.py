@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from federation import PATIENCE, Federation
+from federation import Federation
 
 from vfl.errors import PeerLost, VflError
 from vfl.jobs import alignment, scoring
@@ -102,7 +102,7 @@ class Room:
         for name in self.said:
             self.said[name] = Said()
         work = alignment.align(self.office("insurer"), Plan(**plan), wait=1, show=self.said["insurer"])
-        return asyncio.run(asyncio.wait_for(work, PATIENCE))
+        return asyncio.run(work)
 
     def train(self, job: dict[str, Any], **options: Any) -> str:
         done = asyncio.run(
@@ -132,7 +132,7 @@ class Room:
             show=self.said["insurer"],
             **options,
         )
-        return asyncio.run(asyncio.wait_for(work, PATIENCE))
+        return asyncio.run(work)
 
     @property
     def rows(self) -> int:

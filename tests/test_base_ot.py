@@ -25,7 +25,7 @@ def run(chosen, context=(CONTEXT, CONTEXT), seed=0):
 
 
 @given(st.lists(st.integers(0, 1), max_size=8), st.integers(0, 2**32))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_receiver_has_the_key_it_chose(chosen, seed):
     both, own = run(chosen, seed=seed)
     assert both.shape == (len(chosen), 2, base_ot.KEY)

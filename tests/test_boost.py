@@ -186,7 +186,7 @@ def test_federated_equals_pooled_under_goss():
     assert_same_model(make_job(200, 1, 7, params, objective="poisson", with_offset=True))
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(20, 120),
     hosts=st.integers(1, 3),
@@ -494,7 +494,6 @@ def test_goss_draws_others_in_another_tree_and_by_another_seed():
         assert (masks[a] & masks[b]).sum() < 70  # 40 and, of 80, a share of 80 / 360
 
 
-@settings(deadline=None)
 @given(
     gradient=st.lists(st.floats(-1e90, 1e90), min_size=1, max_size=20),
     share=st.floats(1e-9, 1),

@@ -21,7 +21,7 @@ def day(text: str, **keys: object) -> dt.date | None:
     return None if np.isinf(days) else dt.date(1970, 1, 1) + dt.timedelta(int(days))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.dates(dt.date(1000, 1, 1), dt.date(9999, 12, 31)), st.dates(dt.date(1900, 1, 1)))
 def test_every_day_comes_back_by_every_order(when: dt.date, at: dt.date) -> None:
     y, m, d = f"{when.year:04}", f"{when.month:02}", f"{when.day:02}"

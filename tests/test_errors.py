@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from federation import (
     JOB,
-    SOON,
+    WAIT,
     Federation,
     Party,
     Running,
@@ -311,7 +311,7 @@ def test_a_host_whose_certificate_is_not_pinned(federation: Federation, insurer:
         4, "shows another certificate", "than the one pinned for registry", "of [peers.registry]"
     )
     said = "refused a connection from 127.0.0.1: it does not pin this party's certificate"
-    assert host.until("refused", mark, SOON) == [said]
+    assert host.until("refused", mark) == [said]
 
 
 def test_a_guest_whose_certificate_is_not_pinned(tmp_path: Path, keys: Path) -> None:
@@ -322,7 +322,7 @@ def test_a_guest_whose_certificate_is_not_pinned(tmp_path: Path, keys: Path) -> 
             4, "registry refused this party's certificate", "insurer.pem to registry, where it must be"
         )
         said = "refused a connection from 127.0.0.1: its certificate is not pinned here"
-        assert made.serving["registry"].until("refused", seconds=SOON)[-1] == said
+        assert made.serving["registry"].until("refused")[-1] == said
 
 
 def test_parties_that_cannot_be_reached(federation: Federation, insurer: Party) -> None:
@@ -333,7 +333,7 @@ def test_parties_that_cannot_be_reached(federation: Federation, insurer: Party) 
     insurer.run("align", "--wait", "1").failed(
         7, f"cannot reach registry at {address} within 1 s: connection refused"
     )
-    assert bureau.until("job ended", mark, SOON) == [
+    assert bureau.until("job ended", mark) == [
         "job ended: insurer stopped the job: another party cannot be reached"
     ]
     insurer.settings["peers"]["registry"]["address"] = "no-such-host.invalid:7443"
@@ -356,9 +356,9 @@ def test_a_host_that_never_dials_in(tmp_path: Path, keys: Path) -> None:
         done.failed(7, "no connection from registry within 3 s")
         refused = "refused a connection from 127.0.0.1: it does not pin this party's certificate"
         assert done.err.count(refused) == 1
-        lines = made.serving["registry"].until("error: ", seconds=SOON)
+        lines = made.serving["registry"].until("error: ")
         assert sum("shows another certificate" in line for line in lines) == 1
-        assert made.serving["bureau"].until("job ended", seconds=SOON)[-1] == (
+        assert made.serving["bureau"].until("job ended")[-1] == (
             "job ended: insurer stopped the job: registry cannot be reached"
         )
 
@@ -367,7 +367,7 @@ def test_a_host_told_of_a_name_that_does_not_resolve(tmp_path: Path, keys: Path)
     made = Federation(tmp_path, keys, guest_listens=True, hosts=("registry",))
     made.parties["registry"].settings["peers"]["insurer"]["address"] = "no-such-host.invalid:7443"
     with ended(made.serve()):
-        assert made.serving["registry"].until("waiting", seconds=SOON)[-1] == (
+        assert made.serving["registry"].until("waiting")[-1] == (
             "waiting for insurer at no-such-host.invalid:7443: the name cannot be resolved"
         )
 
@@ -378,7 +378,7 @@ def test_another_version_of_the_protocol(federation: Federation, insurer: Party)
     newer = "import vfl.net.hello as h, vfl.cli; h.PROTOCOL = 2; vfl.cli.main()"
     done = insurer.start("align", "--wait", "2", program=(sys.executable, "-c", newer)).wait()
     done.failed(10, " runs protocol 1 (vfl ", "this party protocol 2 (vfl ", "update the older one")
-    (line,) = host.until("refused", mark, SOON)
+    (line,) = host.until("refused", mark)
     assert re.fullmatch(
         r"refused a connection from 127\.0\.0\.1: insurer runs protocol 2 .*: update the older one", line
     )
@@ -394,11 +394,10 @@ def at_registry(federation: Federation, insurer: Party) -> Iterator[Callable[[],
     mark = host.mark()
 
     def ending() -> str:
-        deadline = SOON
         text = re.compile(r"^(?:error|job ended): .*$", re.MULTILINE)
-        lines = host.until(": ", mark, deadline)
+        lines = host.until(": ", mark)
         while not text.findall("\n".join(lines)):
-            lines = host.until(": ", mark + sum(len(line) + 1 for line in lines), deadline)
+            lines = host.until(": ", mark + sum(len(line) + 1 for line in lines))
         found = text.findall(host.err[mark:])
         assert len(found) == 1
         return str(found[0])
@@ -468,7 +467,7 @@ def test_a_host_whose_table_was_replaced_by_a_broken_one(
         "error: registry stopped the job: a problem in its own table (its log has the details)"
     )
     assert at_registry().startswith(said)
-    assert bureau.until("job ended", mark, SOON)[-1] == (
+    assert bureau.until("job ended", mark)[-1] == (
         "job ended: insurer stopped the job: registry stopped it"
     )
 
@@ -551,7 +550,7 @@ def test_a_job_that_a_hosts_policy_refuses(tmp_path: Path, keys: Path) -> None:
         ]:
             mark = host.mark()
             made.guest.train(job(**parameters)).failed(9, f"registry stopped the job: {rule}")
-            assert host.until("job ended", mark, SOON)[1:] == [f"job ended: {rule}"]
+            assert host.until("job ended", mark)[1:] == [f"job ended: {rule}"]
         made.guest.align().ok()
 
 
@@ -584,13 +583,13 @@ def test_a_ledger_without_room(insurer: Party, federation: Federation) -> None:
     """Nothing is said that cannot be written down."""
     marks = {name: host.mark() for name, host in federation.serving.items()}
     shutil.rmtree(insurer.store / "ledger")
-    done = insurer.start("align", "--wait", "5", program=(sys.executable, "-c", FULL_FOR_ALL)).wait()
+    done = insurer.start("align", *WAIT, program=(sys.executable, "-c", FULL_FOR_ALL)).wait()
     done.failed(3, "the ledger ", "vfl-store/ledger cannot be written: File too large")
     assert all("asks to" not in host.err[marks[name] :] for name, host in federation.serving.items())
 
 
 def test_a_full_disk_at_the_guest(insurer: Party, at_registry: Callable[[], str]) -> None:
-    done = insurer.start("align", "--wait", "5", program=(sys.executable, "-c", FULL_DISK)).wait()
+    done = insurer.start("align", *WAIT, program=(sys.executable, "-c", FULL_DISK)).wait()
     done.failed(3, "vfl-store/alignments/", "cannot be written: File too large")
     assert not list((insurer.store / "alignments").glob(".*"))
 
@@ -606,7 +605,7 @@ def test_a_full_disk_at_a_host(tmp_path: Path, keys: Path) -> None:
         made.guest.align().failed(
             9, "registry stopped the job: it could not write a file of its own (its log has the details)"
         )
-        assert "cannot be written: File too large" in host.until("error: ", seconds=SOON)[-1]
+        assert "cannot be written: File too large" in host.until("error: ")[-1]
         (made.guest.store / "alignments").exists() and pytest.fail("the guest kept an alignment")
         # It serves on: a job that fits is done.
         table = made.tables["registry"]
@@ -653,9 +652,8 @@ def test_a_host_that_dies_while_the_guest_trains(tmp_path: Path, keys: Path, com
         if computing:
             running.until("computing")
         kill(registry)
-        running.restart_clock()
-        running.wait(SOON).failed(8, "the connection to registry broke (")
-        assert bureau.until("job ended", seconds=SOON)[-1] == (
+        running.wait().failed(8, "the connection to registry broke (")
+        assert bureau.until("job ended")[-1] == (
             "job ended: insurer stopped the job: the connection to another party broke"
         )
         made.serve("registry")

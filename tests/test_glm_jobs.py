@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from federation import (
     GLM_JOB,
-    SOON,
     Federation,
     Party,
     Table,
@@ -230,7 +229,7 @@ def ends(federation: Federation, insurer: Party) -> Iterator[Callable[[str], str
         host, told = federation.serving[name], ("job ended: ", "error: ")
         lines: list[str] = []
         while not any(line.startswith(told) for line in lines):
-            lines = host.until(": ", marks[name], SOON)
+            lines = host.until(": ", marks[name])
         (line,) = [line for line in lines if line.startswith(told)]
         return line
 
@@ -330,7 +329,7 @@ def test_rules_of_a_host_of_its_own(tmp_path: Path, keys: Path) -> None:
         made.guest.align().ok()
         rule = " rows to train on are below the host's policy of 300"
         made.guest.train(job()).failed(9, "registry stopped the job: ", rule)
-        assert rule in host.until("job ended", seconds=SOON)[-1]
+        assert rule in host.until("job ended")[-1]
 
         registry.settings["policy"] = {"min_intersection": 50}
         registry.settings["glm"] = {"base": {"brand": "nowhere"}}
@@ -338,7 +337,7 @@ def test_rules_of_a_host_of_its_own(tmp_path: Path, keys: Path) -> None:
         made.serve()
         host = made.serving["registry"]
         made.guest.train(job()).failed(9, "one of its columns cannot enter a linear model (its log")
-        line = host.until("error: ", seconds=SOON)[-1]
+        line = host.until("error: ")[-1]
         assert line.startswith("error: table.csv: column 'brand' has no level 'nowhere' to be the base")
         host.own = [cell for cell in made.tables["registry"]["brand"] if cell]
 
@@ -351,9 +350,8 @@ def test_a_host_that_dies_during_a_fit(tmp_path: Path, keys: Path) -> None:
         for host in (registry, bureau):
             host.until("asks to train")
         kill(registry)
-        running.restart_clock()
-        running.wait(SOON).failed(8, "the connection to registry broke (")
-        assert bureau.until("job ended", seconds=SOON)[-1] == (
+        running.wait().failed(8, "the connection to registry broke (")
+        assert bureau.until("job ended")[-1] == (
             "job ended: insurer stopped the job: the connection to another party broke"
         )
         made.serve("registry")

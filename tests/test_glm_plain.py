@@ -122,7 +122,7 @@ def test_it_refuses_what_the_protocol_refuses(monkeypatch):
         plain(job("poisson", 1, encryption="lattice"))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32), st.integers(1, 200), st.integers(1, 62), st.integers(1, 50))
 def test_products_are_exact(seed, rows, number_bits, residual_bits):
     rng = np.random.default_rng(seed)

@@ -143,7 +143,7 @@ def test_first_invalid_row_is_the_one_named():
     st.integers(1, group.ORDER - 1),
     st.integers(1, group.ORDER - 1),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_algebra(ids, a, b):
     points = group.hash_to_group(ids, b"context")
     one, other = scalar(a), scalar(b)

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 import pytest
 import roles
-from hostile import Case, Scenario, cases, kinds, play
+from hostile import Case, Scenario, cases, play
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as types
@@ -25,6 +25,7 @@ from roles import GUEST, HOSTS, KEY, ROWS, SCENARIOS
 
 from vfl.crypto.paillier import PublicKey
 from vfl.errors import PeerError, PeerStopped, Refused
+from vfl.jobs.reveals import message_types
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import Message, WireError, decode
@@ -89,7 +90,7 @@ def test_every_message_is_attacked(tmp_path: Path, keys: Path) -> None:
     made = [roles.agreement(tmp_path, keys), *(SCENARIOS[name]() for name in different)]
     seen = {sent.place.kind for scenario in made for sent in play(scenario).sent}
     # Stop ends every run (test_peer.py), Kept an alignment; connections are in test_websocket.py.
-    assert seen == set(kinds()) - {"Stop", "Kept", "Resume", "Resumed"}
+    assert seen == set(message_types()) - {"Stop", "Kept", "Resume", "Resumed"}
 
 
 # Keys.
@@ -284,9 +285,9 @@ def largest(kind: types.Type, room: int) -> object:
     return 0
 
 
-@pytest.mark.parametrize("name", sorted(kinds()))
+@pytest.mark.parametrize("name", sorted(message_types()))
 def test_a_message_takes_memory_in_proportion_to_its_limit(name: str) -> None:
-    kind = kinds()[name]
+    kind = message_types()[name]
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
     for one in info.fields:
@@ -317,11 +318,11 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_the_decoder_gives_a_message_or_a_wire_error(data: st.DataObject) -> None:
     """Of bodies that have the right names of fields and anything as their values."""
-    every = kinds()
+    every = message_types()
     kind = every[data.draw(st.sampled_from(sorted(every)))]
     body = {name: data.draw(VALUES) for name in kind.__struct_fields__}
     encoded = bytearray(msgspec.msgpack.encode([kind.__name__, body]))

@@ -132,7 +132,7 @@ def tables(draw: st.DrawFn, unique: bool) -> list[Cells]:
     return [vins, plates]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.data(), st.booleans(), st.integers(1, 3))
 def test_an_inner_join_is_that_by_hand(data: st.DataObject, many: bool, hosts: int) -> None:
     own = data.draw(tables(unique=not many))
@@ -151,7 +151,7 @@ def test_an_inner_join_is_that_by_hand(data: st.DataObject, many: bool, hosts: i
     ) + (len(rows) > 0)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data(), st.booleans())
 def test_a_left_join_has_all_rows_of_the_guest(data: st.DataObject, many: bool) -> None:
     own = data.draw(tables(unique=not many))

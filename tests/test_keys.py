@@ -65,7 +65,7 @@ CELLS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CELLS, CELLS, st.data())
 def test_rows_are_found_again_where_they_are(
     before: list[tuple[str | None, str | None]],

@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from federation import JOB, SOON, Federation, ended, make_tables, toml
+from federation import JOB, Federation, ended, make_tables, toml
 
 from vfl.cli import main
 from vfl.errors import IdentityError
@@ -95,7 +95,7 @@ def test_a_rotated_key_under_a_passphrase_and_a_policy(
         rule = "more rows to score on .* breaks rule max_scored_rows_a_day = 120 of"
         line = guest.score(model="claims", out="more.csv").failed(9, "registry stopped the job: ")
         assert re.search(rule, line)
-        assert re.search(rule, serving.until("job ended", mark, SOON)[-1])
+        assert re.search(rule, serving.until("job ended", mark)[-1])
 
         serving.stop()
         registry.settings["policy"]["columns"] = ["brand"]
@@ -153,7 +153,7 @@ def test_a_passphrase_is_typed_at_a_terminal(tmp_path: Path) -> None:
         while prompt not in seen:
             seen += os.read(ours, 1024)
         os.write(ours, WORDS.encode() + b"\n")
-    assert made.wait(SOON) == 0
+    assert made.wait() == 0
     with pytest.raises(OSError):
         while True:
             seen += os.read(ours, 1024)

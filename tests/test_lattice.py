@@ -131,7 +131,7 @@ def test_the_reference_is_the_schoolbook() -> None:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 2), st.booleans())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_products_are_exact(seed: int, kind: int, edges: bool) -> None:
     generator = np.random.default_rng(seed)
     if edges:
@@ -184,7 +184,7 @@ def test_points_of_a_transform() -> None:
 
 
 @given(st.lists(st.sampled_from(EDGES) | st.integers(0, 2**64 - 1), min_size=1, max_size=9))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_packed_words(values: list[int]) -> None:
     array = np.array(values, np.uint64)
     for bits in (48, 56, 64):
@@ -583,7 +583,7 @@ def test_hostile_sizes_and_words() -> None:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_random_answers_are_refused(seed: int) -> None:
     p = choose(100_000, 12, 60, 1000)
     generator = np.random.default_rng(seed)
@@ -642,7 +642,7 @@ shifts = st.one_of(
 
 
 @given(st.lists(shifts, min_size=1, max_size=3))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_what_passes_the_trial_tells_nothing_in_later_sums(row: list[int]) -> None:
     """An output off by so much for each of a few coefficients, and every constant that may be added."""
     drawn = [
@@ -726,7 +726,7 @@ def test_a_hint_of_small_shifts_is_found_or_tells_nothing(share: float) -> None:
     kind=st.sampled_from(["random", "most", "least", "one row", "none"]),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_sums_are_exact(rows: int, bins: list[int], count: int, kind: str, seed: int) -> None:
     matrix = bins_matrix(rows, bins, seed)
     bits = min(parameters.widest(rows, len(matrix.outputs), 100), 40)
@@ -907,7 +907,7 @@ def test_parameters_of_a_large_job() -> None:
     queries=st.integers(1, 10**6),
     weight=st.integers(1, 1000),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_chosen_parameters_keep_their_promises(
     rows: int, outputs: int, queries: int, weight: int
 ) -> None:

@@ -76,7 +76,7 @@ def test_too_many_rows_are_refused_before_anything_is_sent() -> None:
         Digits.of(1 << 30)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 60), levels=st.integers(0, 300))
 def test_the_matrix_by_bits_is_the_design_matrix(seed: int, rows: int, levels: int) -> None:
     """On integers, at the bounds of what numbers of so many rows can be."""

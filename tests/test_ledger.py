@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import re
 import resource
 import shutil
 import signal
@@ -126,7 +127,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory, owner: Identity) -> tuple[L
     return own, fill(own, 3).read_bytes()
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(at=st.integers(0, 10**6), flip=st.integers(1, 255))
 def test_every_byte_changed_is_found(
     filled: tuple[Ledger, bytes], owner: Identity, at: int, flip: int
@@ -330,7 +331,7 @@ def test_processes_share_a_ledger_and_may_be_killed(own: Ledger, owner: Identity
     for process in (doomed, *living):
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
     doomed.kill()
-    assert [process.wait(60) for process in (doomed, *living)] == [-signal.SIGKILL, 0, 0]
+    assert [process.wait() for process in (doomed, *living)] == [-signal.SIGKILL, 0, 0]
     for process in (doomed, *living):
         assert process.stdout is not None
         process.stdout.close()
@@ -453,7 +454,8 @@ def test_nothing_private_is_in_a_ledger(request: pytest.FixtureRequest, name: st
     searcher = Searcher(secrets(federation))
     for party in federation.parties:
         for path in of(federation, party).iterdir():
-            data = path.read_bytes()
+            # The microseconds of a line may be digits of some value by chance.
+            data = re.sub(rb"T\d\d:\d\d:\d\d\.\d+Z", b"", path.read_bytes())
             assert b"PRIVATE" not in data
             assert searcher.found(data) == set()
             for run_name in {offered(m) for m in sent if m.kind == "Offer"}:

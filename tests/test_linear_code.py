@@ -69,7 +69,7 @@ def test_words_are_multiples_of_the_generator():
 
 
 @given(st.integers(1, (1 << DIMENSION) - 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_word_is_heavy(number):
     word = encode(np.frombuffer(number.to_bytes(16, "little"), np.uint8).reshape(1, 16))
     assert as_bits(word).sum() >= DISTANCE

@@ -103,7 +103,7 @@ TABLE = st.lists(st.integers(-3, 12).map(lambda n: b"%d" % n if n >= 0 else b"")
 
 
 @given(st.integers(1, 4).flatmap(lambda n: st.tuples(*[st.lists(TABLE, min_size=n, max_size=n)] * 3)))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_counts_are_those_of_sets(tables):
     guest, *hosts = tables
     with pytest.MonkeyPatch.context() as patch:

@@ -39,7 +39,7 @@ SPELLINGS = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(SPELLINGS, min_size=1, max_size=20))
 def test_numbers_are_those_of_python_bit_for_bit(cells: list[str]) -> None:
     due = np.array([float(cell) for cell in cells])
@@ -54,7 +54,7 @@ def test_numbers_are_those_of_python_bit_for_bit(cells: list[str]) -> None:
         assert values[: len(due)].tobytes() == due.tobytes()
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(st.text("0123456789+-.,eE_ '’\u00a0\u202fxdnaif()%٣１−", max_size=8))
 def test_what_is_no_number_is_none(cell: str) -> None:
     plain = re.fullmatch(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?", cell.strip())

@@ -105,7 +105,7 @@ def test_a_host_needs_the_modulus_alone():
         host.encrypt([1])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_sums_are_those_of_integers(data):
     k, most = key(), int(key()._p) // 2

@@ -13,7 +13,7 @@ def random_rows(rng, n, width=16):
 
 
 @given(st.integers(0, 300), st.sampled_from([16, 32]), st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_values_come_back(n, width, seed):
     rng = np.random.default_rng(seed)
     keys, values = random_rows(rng, n, width), random_rows(rng, n)
@@ -60,7 +60,7 @@ def slots_of(key, n, seed):
 @given(
     st.integers(0, 60), st.sampled_from([8, 16, 64]), st.sampled_from([16, 32]), st.integers(0, 2**32)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_decoding_is_the_sum_of_slots_of_any_width(n, width, key_width, seed):
     rng = np.random.default_rng(seed)
     table, keys = random_rows(rng, okvs.slots(n), width), random_rows(rng, 9, key_width)

@@ -27,7 +27,7 @@ def sides(seed=0, transcript=(b"seen", b"seen")):
 
 
 @given(st.lists(st.integers(0, 700), min_size=1, max_size=3), st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_rows_are_those_of_the_equation(counts, seed):
     chooser, keeper, secret = sides(seed)
     seen = []
@@ -58,7 +58,7 @@ def test_columns_are_the_streams_of_the_keys():
 
 
 @given(st.integers(1, 4), st.integers(1, 20), st.integers(0, 2**32))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_a_matrix_is_turned(rows, width, seed):
     bits = np.random.default_rng(seed).integers(0, 256, (64 * rows, 8 * width), dtype=np.uint8)
     turned = ot_extension._transposed(bits)

@@ -119,7 +119,7 @@ def cases(draw):
     return matrix_of(factors, numbers, rows), draw(a_row_each(RESIDUALS))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(case=cases(), window=st.integers(4, 9))
 @example(case=(matrix_of([], [[2**62 - 2**9] * 12], 12), [MOST] * 12), window=4)
 @example(case=(matrix_of([], [[2**62 - 2**9] * 12], 12), [-MOST] * 12), window=4)
@@ -247,7 +247,7 @@ def digits_of(values, plaintexts, window, least, digits):
     return histograms
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     rows=st.lists(
         st.tuples(st.integers(-40, 200), st.integers(-(2**60), 2**60)), min_size=1, max_size=8
@@ -311,20 +311,19 @@ def workers():
 
 
 async def until(condition):
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0.01)
+    while not condition():
+        await asyncio.sleep(0.01)
 
 
 def test_spare_time_begins_and_ends(workers):
     async def run():
-        reserve = Reserve(workers, 5000)
+        reserve = Reserve(workers, 10**9)
         reserve.end()  # nothing was begun
         reserve.begin()
         await until(lambda: len(reserve))
         reserve.end()
         made = len(reserve)
-        assert 0 < made < 5000
+        assert made > 0
         await asyncio.sleep(0.2)
         assert len(reserve) == made
 

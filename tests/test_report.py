@@ -652,3 +652,19 @@ def test_other_commands_do_not_wait_for_matplotlib() -> None:
     code = "import sys, vfl.cli, vfl.jobs.guest, vfl.jobs.host; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
+
+
+@pytest.mark.parametrize("package", ["matplotlib", "jinja2"])
+def test_a_report_without_its_packages_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, package: str
+) -> None:
+    for name in list(sys.modules):
+        if name.startswith(("vfl.report", "vfl.jobs.report")):
+            monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, package, None)
+    done = CliRunner().invoke(main, ["report", "insurer.toml", "--model", "claims"])
+    assert done.exit_code == 2
+    assert done.stderr == (
+        f"error: {package} is not installed, which this command needs: pip install 'vfl[report]' "
+        "(in a clone: pip install '.[report]')\n"
+    )

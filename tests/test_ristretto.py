@@ -79,7 +79,7 @@ def check_field(layout: Layout, a: list[int], b: list[int]) -> None:
 @given(
     pairs=st.lists(st.tuples(*[st.integers(0, 2**256 - 1) | st.sampled_from(EDGES)] * 2), max_size=17)
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_field(layout, pairs):
     check_field(layout, [a for a, _ in pairs], [b for _, b in pairs])
 

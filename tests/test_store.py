@@ -32,7 +32,9 @@ def test_a_document_comes_back_by_name_and_by_path(store):
     assert (document["format"], document["version"]) == ("vfl/model", 1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=40
+)
 @given(
     st.dictionaries(
         st.text(st.characters(codec="utf-8")),

@@ -312,7 +312,9 @@ def test_parquet_ids(tmp_path, values, text):
 TEXT = st.text(st.characters(codec="utf-8"), min_size=1)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], max_examples=60
+)
 @given(
     rows=st.lists(
         st.tuples(TEXT, st.floats(allow_nan=False, allow_infinity=False) | st.none()), min_size=1
@@ -667,7 +669,7 @@ def test_a_parquet_file_with_damaged_pages(tmp_path):
         read_table(section(path, weight=None, categorical=()), role="guest", need_label=True)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.lists(
         st.tuples(

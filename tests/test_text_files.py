@@ -274,7 +274,7 @@ def test_an_encoding_that_is_not_the_files(
         read(tmp_path / "t.csv", data, encoding=encoding, ignore=["stadt"] if b"stadt" in data else [])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40)
 @given(
     cells=st.lists(
         st.text(st.characters(codec="latin-1", categories=["L", "N", "P", "Zs"]), min_size=1),
@@ -515,7 +515,7 @@ def test_what_other_programs_write(
     np.testing.assert_array_equal(table.features["d"], [days, np.nan])
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
 @given(
     rows=st.lists(
         st.tuples(

@@ -137,10 +137,8 @@ def test_workers_of_a_killed_party_end(tmp_path):
         pids = [int(pid) for pid in party.stdout.readline().split()]
         assert pids
         party.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while any(alive(pid) for pid in pids) and time.monotonic() < deadline:
+    while any(alive(pid) for pid in pids):
         time.sleep(0.1)
-    assert not any(alive(pid) for pid in pids)
 
 
 def alive(pid: int) -> bool:

@@ -8,6 +8,9 @@ never a value, an id or a path. The exit code of the command line is the class's
 import traceback
 from pathlib import Path
 
+# What only some commands need, by the extra of pyproject.toml that brings it.
+_EXTRAS = {"jinja2": "[report]", "markupsafe": "[report]", "matplotlib": "[report]"}
+
 
 def fault(error: BaseException) -> str:
     """A bug as one line: where in vfl, without the error's text, which may quote a value."""
@@ -17,6 +20,18 @@ def fault(error: BaseException) -> str:
     frames = [(Path(f.f_code.co_filename), line) for f, line in traceback.walk_tb(error.__traceback__)]
     own = [(path, line) for path, line in frames if Path(__file__).parent in path.parents] or frames
     return text + (f" at {own[-1][0].name}:{own[-1][1]}" if own else "")
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """A package that is missing, and how to install it, as one line."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "vfl"):
+        return fault(error)
+    extra = _EXTRAS.get(package, "")
+    return (
+        f"{package} is not installed, which this command needs: pip install 'vfl{extra}' "
+        f"(in a clone: pip install '.{extra}')"
+    )
 
 
 class VflError(Exception):

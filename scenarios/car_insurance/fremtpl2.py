@@ -53,7 +53,7 @@ def load(source: str | Path) -> pd.DataFrame:
 def split(policies: pd.DataFrame) -> dict[str, pd.DataFrame]:
     """Each company's table, in an order of its own."""
     return {
-        party: policies[names].sample(frac=1, random_state=1 + number)
+        party: policies[names].sample(frac=1, random_state=1 + number, ignore_index=True)
         for number, (party, names) in enumerate(COLUMNS.items())
     }
 

@@ -10,7 +10,7 @@ from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import DataError, VflError
 from vfl.jobs.coordinator import Join
 from vfl.jobs.offer import Offer
-from vfl.jobs.reveals import message_types, reveals
+from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
 from vfl.party.config import Job
@@ -30,7 +30,6 @@ class Journal:
     def __init__(self, ledger: Ledger, store: Store) -> None:
         self.ledger = ledger
         self._store = store
-        self._types: dict[str, type[Message]] = {}
         self._widths: dict[str, int] = {}  # bits of a ciphertext, by run
 
     def watch(self, peer: Peer) -> None:
@@ -43,12 +42,6 @@ class Journal:
             self.ledger.seal()
         except DataError as error:
             say(f"note: no seal: {error}")
-
-    def type_of(self, name: str) -> type[Message] | None:
-        """The message of that name."""
-        if name not in self._types:
-            self._types = message_types()
-        return self._types.get(name)
 
     def asked(self, peer: str, kind: str, payload: bytes) -> Asked | None:
         """What an Offer or a Join asks for."""
@@ -123,7 +116,7 @@ class _Session:
             if asked is not None:
                 self._asked = msgspec.structs.replace(asked, session=self._number)
                 self._number = journal.ledger.append(self._asked, "")
-        job, of = self._asked, journal.type_of(kind)
+        job, of = self._asked, message_type(kind)
         line = Passed(
             session=self._number,
             peer=self._peer,

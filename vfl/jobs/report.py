@@ -1,23 +1,17 @@
 """The report of a run, from what this party keeps: no peer is asked."""
 
 import hashlib
-import importlib
-import pkgutil
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-import vfl.jobs
-import vfl.net
-import vfl.protocols
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
 from vfl.jobs.alignment import ids_of, is_of
@@ -31,13 +25,12 @@ from vfl.jobs.halves import (
 )
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.relativities import lines_of
-from vfl.jobs.reveals import message_types, reveals
+from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
 from vfl.learn.explain import partial_dependence
 from vfl.learn.levels import respelled
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
-from vfl.net.wire import Message
 from vfl.party.config import Party
 from vfl.party.output import Target
 from vfl.party.store import Store
@@ -136,7 +129,7 @@ def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:
 
 
 def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
-    types, account = _message_types(), record.account
+    account = record.account
     return Evidence(
         model=record.model,
         party=record.party,
@@ -152,7 +145,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         peak_memory=account.peak_memory,
         operations=account.operations,
         exchanges=[
-            Exchange(m.peer, m.direction, m.kind, m.messages, m.bytes, reveals(types.get(m.kind)))
+            Exchange(m.peer, m.direction, m.kind, m.messages, m.bytes, reveals(message_type(m.kind)))
             for m in account.messages
         ],
         rows=record.rows,
@@ -167,15 +160,6 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
 
 def _held_out(evaluation: Evaluation) -> HeldOut:
     return HeldOut(evaluation.label, evaluation.weight, evaluation.exposure, evaluation.predictions)
-
-
-@cache
-def _message_types() -> Mapping[str, type[Message]]:
-    """All messages by name, whichever of their modules this command needs itself."""
-    for package in (vfl.net, vfl.protocols, vfl.jobs):
-        for module in pkgutil.iter_modules(package.__path__, f"{package.__name__}."):
-            importlib.import_module(module.name)
-    return message_types()
 
 
 def _factors(

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from vfl import __version__
-from vfl.errors import ConfigError, DataError, VflError, fault
+from vfl.errors import ConfigError, DataError, VflError, fault, not_installed
 from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import MOST, counted, shown
 
@@ -159,6 +159,8 @@ def _ended(run: Callable[[], Any]) -> int:
     except (KeyboardInterrupt, click.Abort):  # the first before any command runs
         stderr.put("interrupted")
         return INTERRUPTED
+    except ModuleNotFoundError as error:
+        return _failed(not_installed(error), ConfigError.exit_code)
     except Exception as error:
         return _failed(fault(error), VflError.exit_code)
     return code if isinstance(code, int) else 0
