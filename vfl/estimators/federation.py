@@ -48,6 +48,7 @@ from vfl.party.ids import normalise as normalise_ids
 from vfl.protocols.grower import Training
 from vfl.simulate.method import GUEST, Engine, Method
 from vfl.simulate.parties import score, train
+from vfl.text import counted
 
 Progress = Callable[[Any], None]
 IdColumns = str | int | Sequence[str | int] | None
@@ -291,8 +292,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         for table in others:
             if table.rows and not found.known[table.name]:
                 warn(
-                    f"{table.name} knows none of the {own.rows:,} rows to score, so that its columns "
-                    "count as missing: check that its ids are the guest's"
+                    f"{table.name} knows none of the {counted(own.rows, 'row')} to score, so that its "
+                    "columns count as missing: check that its ids are the guest's"
                 )
         return found.scores
 

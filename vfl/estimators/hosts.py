@@ -11,6 +11,7 @@ from typing import Any, Self
 from vfl.errors import ConfigError
 from vfl.party.ids import NormalisedIds
 from vfl.simulate.method import GUEST
+from vfl.text import counted
 
 
 class Hosts(Mapping[str, Any]):
@@ -96,5 +97,5 @@ def checked_hosts(given: object) -> Hosts:
 def _size(table: object) -> str:
     shape = getattr(table, "shape", None)
     if isinstance(shape, tuple) and len(shape) == 2 and all(isinstance(n, int) for n in shape):
-        return f"{type(table).__name__}, {shape[0]:,} rows, {shape[1]:,} columns"
+        return f"{type(table).__name__}, {counted(shape[0], 'row')}, {counted(shape[1], 'column')}"
     return type(table).__name__

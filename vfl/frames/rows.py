@@ -19,6 +19,7 @@ from vfl.frames.features import finite
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import BadLabel, Floats, Loss
+from vfl.text import counted
 
 
 def values_of(given: object, table: pd.DataFrame, what: str) -> "pd.Series[Any]":
@@ -32,7 +33,7 @@ def values_of(given: object, table: pd.DataFrame, what: str) -> "pd.Series[Any]"
         if not index.equals(table.index) and _same_labels(index, table.index):
             raise DataError(f"{what} has the rows in another order than the table, by its index")
     if len(values) != len(table):
-        raise DataError(f"{what} has {len(values):,} values for {len(table):,} rows")
+        raise DataError(f"{what} has {counted(len(values), 'value')} for {counted(len(table), 'row')}")
     return values
 
 
@@ -118,7 +119,7 @@ def _of_arrow(given: Any, what: str) -> "pd.Series[Any]":
 
 def _only_column(columns: Sequence[Any], what: str) -> Any:
     if len(columns) != 1:
-        raise DataError(f"{what} must have one value a row, not {len(columns)} columns")
+        raise DataError(f"{what} must have one value a row, not {counted(len(columns), 'column')}")
     _say_column(what)
     return columns[0]
 
@@ -159,7 +160,9 @@ def positive(given: object, table: pd.DataFrame, what: str) -> Floats:
     """A positive number for every row, or one for all. Raises DataError."""
     found = _for_all(given, table, what)
     if (found <= 0).any():
-        raise DataError(f"{what} must be positive but is not in {int((found <= 0).sum()):,} rows")
+        raise DataError(
+            f"{what} must be positive but is not in {counted(int((found <= 0).sum()), 'row')}"
+        )
     return found
 
 
@@ -168,7 +171,7 @@ def weights(given: object, table: pd.DataFrame) -> Floats:
     found = np.ones(len(table)) if given is None else _for_all(given, table, "sample_weight")
     if (found < 0).any():
         rows = int((found < 0).sum())
-        raise DataError(f"sample_weight must not be negative but is in {rows:,} rows")
+        raise DataError(f"sample_weight must not be negative but is in {counted(rows, 'row')}")
     if len(found) and not found.any():
         raise DataError("sample_weight is zero in every row: no row is left to train on")
     return found

@@ -279,8 +279,8 @@ class _Job:
             return
         self.unknown_levels[host.name] = max(rows, self.unknown_levels.get(host.name, 0))
         said = (
-            f"{rows:,} of the {known:,} rows that {host.name} knows have a level of its columns that "
-            "was not in training"
+            f"{rows:,} of the {counted(known, 'row')} that {host.name} knows have a level of its "
+            "columns that was not in training"
         )
         self.show.say(f"note: {said}, more than chance makes")
         if too_many(rows, known, self.section.unknown_levels):
@@ -428,8 +428,9 @@ def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, sho
         if half.levels[column].are_more(unknown, of) and too_many(unknown, of, section.unknown_levels):
             raise DataError(
                 f"{rows.table.path.name}: column '{column}' has a level that was not in training in "
-                f"{unknown:,} of {of:,} rows, more than unknown_levels = {section.unknown_levels:g} of "
-                "[data] allows: write the levels as in training, or raise unknown_levels"
+                f"{unknown:,} of {counted(of, 'row')}, more than unknown_levels = "
+                f"{section.unknown_levels:g} of [data] allows: write the levels as in training, or "
+                "raise unknown_levels"
             )
 
 

@@ -16,6 +16,7 @@ from vfl.party.reading import DateColumn, merged, settings_line
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
 from vfl.party.table import Table, Wanted, examine_table
+from vfl.text import counted
 
 _SHOWN = 5  # rows that a fault names
 _ROUNDS = 6  # readings, each with what those before it proposed
@@ -215,6 +216,6 @@ def _summary(table: Table, ids: TableIds) -> str:
     label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
     distinct = sum(len(np.unique(key.of_row[key.of_row >= 0])) for key in ids.keys[:1])
     return (
-        f"{table.path.name}, {table.rows:,} rows, {distinct:,} distinct ids, "
+        f"{table.path.name}, {counted(table.rows, 'row')}, {counted(distinct, 'distinct id')}, "
         f"{len(kinds) - sum(kinds)} numeric and {sum(kinds)} categorical columns{label}"
     )

@@ -26,6 +26,7 @@ from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source
+from vfl.text import counted
 
 Rows = NDArray[np.integer[Any]] | slice
 
@@ -426,13 +427,14 @@ def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list
     if values.dtype == object:
         if levels := levels_of_rows(values):
             found.append(
-                f"has {levels[0]:,} levels in {levels[1]:,} rows, from which little can be learned: if "
-                "it is an id, ignore it in [data]"
+                f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
+                "can be learned: if it is an id, ignore it in [data]"
             )
         if alike := spelled_alike(values):
             found.append(
-                f"has {alike:,} levels that are different only in how they are written, as 1 and 1.0 or "
-                "a and A are: each counts as a level of its own; write them alike if they are one"
+                f"has {counted(alike, 'level')} different from others only in how they are written, as "
+                "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they are "
+                "one"
             )
     elif why := numbers_rows(values):
         found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")

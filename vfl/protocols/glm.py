@@ -592,10 +592,10 @@ def check_columns(host: str, columns: int, rows: int) -> None:
     """Raises DataError for too many columns of a host."""
     if columns * _ROWS_A_COLUMN > rows:
         raise DataError(
-            f"{host} has {columns:,} columns to fit {rows:,} rows with, and each iteration tells it as "
-            f"many numbers that depend on the labels: it needs {_ROWS_A_COLUMN} rows a column (fewer "
-            "levels or more rows)",
-            for_peer=f"{host} has too many columns for {rows:,} rows",
+            f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
+            f"iteration tells it as many numbers that depend on the labels: it needs "
+            f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
+            for_peer=f"{host} has too many columns for {counted(rows, 'row')}",
         )
 
 

@@ -19,6 +19,7 @@ from vfl.protocols.grower import GuestModel, HostModel, Training, row_bits
 from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
 from vfl.protocols.scoring import all_scores, guest_score, host_score
 from vfl.simulate.method import GUEST, Fitted, Method, Progress, Session
+from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -92,17 +93,17 @@ class Boosting(Method):
         count = int(rows.train.sum())
         strict = [name for name, mild in _MILD.items() if getattr(self.params, name) != mild]
         if not await self._would_split(features, rows, strict):
-            return f"no column tells the {count:,} rows to train on apart by their label"
+            return f"no column tells the {counted(count, 'row')} to train on apart by their label"
         alone = [name for name in strict if await self._would_split(features, rows, [name])]
         if alone:
-            return _blamed(self.params, alone, f"no split of {count:,} rows", " or ")
+            return _blamed(self.params, alone, f"no split of {counted(count, 'row')}", " or ")
         # None is enough: those without which none of the others are.
         needed = strict
         for name in sorted(strict, key=lambda name: getattr(self.params, name) != _DEFAULT[name]):
             fewer = [other for other in needed if other != name]
             if await self._would_split(features, rows, fewer):
                 needed = fewer
-        return _blamed(self.params, needed, f"no split of {count:,} rows", " and ")
+        return _blamed(self.params, needed, f"no split of {counted(count, 'row')}", " and ")
 
     async def _would_split(
         self, features: Mapping[str, Features], rows: Training, names: Sequence[str]

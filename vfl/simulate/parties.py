@@ -19,6 +19,7 @@ from vfl.protocols.grower import Training
 from vfl.protocols.key import generate_key
 from vfl.protocols.psi import guest_align, host_align
 from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress, Session
+from vfl.text import counted
 
 T = TypeVar("T")
 
@@ -177,12 +178,12 @@ def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
     share = getattr(method.params, "validation_share", 0.0)
     if not drawn.train.any():
         raise ConfigError(
-            f"validation_share={share} leaves none of the {len(rows):,} aligned rows to train on: lower "
-            "it"
+            f"validation_share={share} leaves none of the {counted(len(rows), 'aligned row')} to train "
+            "on: lower it"
         )
     if getattr(method.params, "early_stopping_rounds", 0) and not drawn.validation.any():
         raise ConfigError(
-            f"validation_share={share} keeps none of the {len(rows):,} aligned rows for "
+            f"validation_share={share} keeps none of the {counted(len(rows), 'aligned row')} for "
             "early_stopping_rounds to stop by: raise it"
         )
     for mask, what in ((drawn.train, "train on"), (drawn.validation, "stop by")):
@@ -190,7 +191,7 @@ def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
             try:
                 drawn.loss.check(drawn.label[mask])
             except BadLabel as error:
-                said = f"in the {int(mask.sum()):,} aligned rows to {what}, y {error}"
+                said = f"in the {counted(int(mask.sum()), 'aligned row')} to {what}, y {error}"
                 if what == "stop by":
                     said += f" (validation_share={share} draws them: raise it)"
                 raise DataError(said) from None
@@ -209,7 +210,7 @@ async def _idle(
     if len(label) == 1:
         return "there is one row to train on"
     if drawn.offset is None and (label == label[0]).all():
-        return f"y is the same in all {len(label):,} rows to train on"
+        return f"y is the same in all {counted(len(label), 'row')} to train on"
     return await method.idle(features, drawn, fitted.model)
 
 
