@@ -433,8 +433,8 @@ def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list
         if alike := spelled_alike(values):
             found.append(
                 f"has {counted(alike, 'level')} different from others only in how they are written, as "
-                "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they are "
-                "one"
+                "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
+                "are one"
             )
     elif why := numbers_rows(values):
         found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
