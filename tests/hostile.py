@@ -19,7 +19,7 @@ import contextlib
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,8 +40,7 @@ from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
 from vfl.net.wire import Message
 
-PATIENCE = 30.0  # seconds of a run
-QUIET = 0.4  # seconds without a frame after which the liar hangs up
+PATIENCE = 120.0  # seconds of a run, on a busy machine
 
 Peers = dict[str, MemoryPeer]  # what a party holds to speak to each other one, by name
 
@@ -337,7 +336,8 @@ class Run:
     scenario: Scenario
     sent: list[Sent]
     ends: dict[str, Any]  # what each honest party returned or raised
-    hung_up: bool = False  # the liar, since nothing moved any more
+    made: bool = False  # the attack, since its message came to be sent
+    hung_up: bool = False  # the liar, since nothing could move any more
 
 
 def play(scenario: Scenario, place: Place | None = None, attack: Attack | None = None) -> Run:
@@ -348,20 +348,19 @@ def play(scenario: Scenario, place: Place | None = None, attack: Attack | None =
 async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) -> Run:
     peers = scenario.open()
     run = Run(scenario, [], {})
-    moved = 0
+    working = _threads(asyncio.get_running_loop())
 
     def watch(sender: str, receiver: str, peer: MemoryPeer) -> None:
         put, seen, before = peer._put, Counter[str](), list[bytes]()
         held: list[bytes] = []
 
         async def spoil(frame: bytes) -> None:
-            nonlocal moved
-            moved += 1
             kind = kind_of(frame)
             here = Place(sender, receiver, kind, seen[kind])
             seen[kind] += 1
             frames = [frame]
             if here == place and attack is not None:
+                run.made = True
                 frames = attack.forge(frame, before)
                 if attack.later:
                     held.extend(frames)
@@ -388,14 +387,14 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
     honest = {name: task for name, task in tasks.items() if name != liar}
     try:
         async with asyncio.timeout(PATIENCE):
-            while pending := [task for task in honest.values() if not task.done()]:
-                before = moved
-                await asyncio.wait(pending, timeout=QUIET)
-                if moved == before and any(not task.done() for task in pending) and liar is not None:
-                    run.hung_up = True
-                    for peer in peers[liar].values():
-                        with contextlib.suppress(asyncio.QueueFull):
-                            peer._outbox.put_nowait(None)
+            while not await _at_rest(honest.values(), working):
+                if liar is None or run.hung_up:
+                    await asyncio.sleep(0.02)  # whoever still waits does so for a time limit of its own
+                    continue
+                run.hung_up = True
+                for peer in peers[liar].values():
+                    with contextlib.suppress(asyncio.QueueFull):
+                        peer._outbox.put_nowait(None)
     except TimeoutError:
         pass
     for name, task in honest.items():
@@ -404,6 +403,38 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     return run
+
+
+def _threads(loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[Any]]:
+    """The work of the loop that is under way in threads, from now on."""
+    working: set[asyncio.Future[Any]] = set()
+    run_in_executor = loop.run_in_executor
+
+    def counted(*arguments: Any) -> asyncio.Future[Any]:
+        future = run_in_executor(*arguments)
+        working.add(future)
+        future.add_done_callback(working.discard)
+        return future
+
+    loop.run_in_executor = counted  # type: ignore[method-assign]
+    return working
+
+
+async def _at_rest(parties: Iterable[asyncio.Task[Any]], working: set[asyncio.Future[Any]]) -> bool:
+    """Wait until no party can go on without a further frame; whether all have ended.
+
+    That nothing has moved for a while would not do: a party that computes says nothing either, and a
+    liar that hangs up then has not lied yet. All is still when no thread works and the loop has nothing
+    left to run but this.
+    """
+    loop: Any = asyncio.get_running_loop()
+    while not all(task.done() for task in parties):
+        if working:
+            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        if not working and not loop._ready:
+            return all(task.done() for task in parties)
+    return True
 
 
 async def _ending(role: Awaitable[Any], peers: Sequence[Peer]) -> Any:
@@ -420,7 +451,11 @@ async def _ending(role: Awaitable[Any], peers: Sequence[Peer]) -> Any:
 
 
 def outcome(run: Run, place: Place, attack: Attack) -> str:
-    """refused, rule, silent or done; else AssertionError."""
+    """refused, rule, silent or done; else AssertionError.
+
+    What no honest party could send has to be refused, whatever else may come of it.
+    """
+    assert run.made, f"{run.scenario.name}: {place} was never sent"
     found = set()
     for name, end in run.ends.items():
         said = f"{run.scenario.name}: {place}, {attack.name}: {name} ended with {end!r}"
@@ -439,12 +474,11 @@ def outcome(run: Run, place: Place, attack: Attack) -> str:
         else:
             assert not isinstance(end, BaseException), said
             found.add("done")
-    for verdict in ("refused", "rule", "silent"):
-        if verdict in found:
-            return verdict
-    # A liar whose own part of the job fails on what came of its lie stops it.
-    assert not attack.illegal, f"{run.scenario.name}: {place}, {attack.name}: went on"
-    return "done"
+    # A liar whose own part of the job fails on what came of its lie stops it: that counts as done.
+    verdict = next((one for one in ("refused", "rule", "silent") if one in found), "done")
+    if attack.illegal:
+        assert verdict in ("refused", "rule"), f"{run.scenario.name}: {place}, {attack.name}: {verdict}"
+    return verdict
 
 
 def places(run: Run) -> dict[Place, Sent]:
