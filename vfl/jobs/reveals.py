@@ -14,7 +14,7 @@ def message_types() -> dict[str, type[Message]]:
 
 def reveals(kind: type[Message] | None) -> str:
     """What a message tells its receiver, as its docstring says."""
-    said = re.search(r"Reveals: (.+?)\.?$", " ".join((inspect.getdoc(kind) or "").split()))
+    said = re.search(r"Reveals: (.+?)\.?\Z", " ".join((inspect.getdoc(kind) or "").split()))
     return "this version of vfl has no such message" if kind is None or said is None else said[1]
 
 

@@ -23,6 +23,10 @@ broken, and both ends hold the session for as long as their party files say:
     3. Both send again what the other has not got, from the frame after those.
 
 Frames that come twice or leave a gap would be refused by `Peer` all the same, who numbers them itself.
+
+What a session may hold grows with what is known of the other end: a greeting before it has greeted,
+then what `Opening` says until both ends are bound to a job, then WINDOW. A frame that is too large is
+refused when it says its size, before any of it is kept.
 """
 
 import asyncio
@@ -36,6 +40,8 @@ from typing import cast
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode, Frame, Opcode
+from websockets.protocol import Event
 
 from vfl.errors import PeerError, PeerLost, VflError
 from vfl.net import wire
@@ -48,6 +54,7 @@ MAX_FRAME = MAX_MESSAGE + KIB
 WINDOW = 2 * MAX_FRAME
 PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the line is
 OVERHEAD = 256  # what a frame costs in memory beside its bytes
+PIECES = 1024  # most of a message; our own are of PIECE bytes
 
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 BEAT = 5.0
@@ -71,8 +78,20 @@ class Patience:
 
 NO_PATIENCE = Patience()
 
-# Opens another connection and resumes. Raises NotYet, VflError.
-Redial = Callable[[Resume], Awaitable[tuple[Connection, Resumed]]]
+
+@dataclass(frozen=True)
+class Opening:
+    """What the other end may send before both are bound to a job."""
+
+    frame: int  # bytes
+    window: int  # of frames that nobody has received yet
+
+
+GREETING = Opening(2 * KIB, 16 * KIB)
+
+# Opens another connection, over which frames of so many bytes may come, and resumes. Raises NotYet,
+# VflError.
+Redial = Callable[[Resume, int], Awaitable[tuple[Connection, Resumed]]]
 
 
 @dataclass(frozen=True)
@@ -100,13 +119,22 @@ class _Link:
 class WebSocketPeer(Peer):
     """The other end of a session over the network; made by `dial` and `Listener.accept`."""
 
-    def __init__(self, name: str, connection: Connection, patience: Patience) -> None:
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        patience: Patience,
+        opening: Opening | None = None,
+        first: Opening | None = GREETING,
+    ) -> None:
         super().__init__(name)
         self.hello: Hello  # set once the session is greeted
         self.key: bytes | None = None  # too; until then the session ends with its connection
         self._patience = patience
         self._redial: Redial | None = None  # where this end dialled
         self._attempts = 0  # to resume
+        self._opening = opening
+        self._allowed = first  # None: as much as fits into the window
         self._link: _Link | None = _Link(connection)  # None while the session has no connection
         self._inbox: deque[bytes] = deque()
         self._arrived = 0  # frames
@@ -152,10 +180,35 @@ class WebSocketPeer(Peer):
         """Call when nothing will be sent or received any more."""
         self._living.add_done_callback(lambda _: call())
 
+    @property
+    def has_job(self) -> bool:
+        """Whether both ends are bound to a job."""
+        return self._allowed is None
+
     def greeted(self, theirs: Hello, redial: Redial | None = None) -> None:
         """From here on the session outlives its connection; the end that dialled can dial again."""
         self.hello, self._redial = theirs, redial
         self.key = resume_key(self._session)
+        self._allow(self._opening)
+
+    def bind(self, *context: bytes) -> None:
+        super().bind(*context)
+        if self.key is not None:
+            self._allow(None)
+
+    def _allow(self, what: Opening | None) -> None:
+        """What the other end may send from its next frame on."""
+        self._allowed = what
+        if self._link is not None:
+            self._limit(self._link.connection)
+
+    @property
+    def _frame(self) -> int:
+        """The largest frame that the other end may send."""
+        return MAX_FRAME if self._allowed is None else self._allowed.frame
+
+    def _limit(self, connection: Connection) -> None:
+        cast(HeardConnection, connection).allow(self._frame)
 
     # --- Frames ---
 
@@ -340,7 +393,8 @@ class WebSocketPeer(Peer):
             pause = min(2 * pause, longest)
             self._attempts += 1
             try:
-                connection, answer = await redial(Resume(key, self._attempts, self._arrived))
+                asked = Resume(key, self._attempts, self._arrived)
+                connection, answer = await redial(asked, self._frame)
                 if answer.received is None:
                     connection.transport.abort()
                     self._finish(PeerLost(f"{self.name} was restarted, or has given up the session"))
@@ -388,6 +442,7 @@ class WebSocketPeer(Peer):
             self._finish(breach)
             connection.transport.abort()
             raise breach
+        self._limit(connection)
         return _Link(connection, received)
 
     # --- One connection ---
@@ -401,7 +456,7 @@ class WebSocketPeer(Peer):
                 self._hear(link, data)
                 continue
             self._held += _cost(data)
-            if self._held > WINDOW:
+            if self._held > (WINDOW if self._allowed is None else self._allowed.window):
                 raise self.breach("more than it was allowed to send")
             self._inbox.append(data)
             self._arrived += 1
@@ -478,8 +533,9 @@ class WebSocketPeer(Peer):
         """Why a connection broke; None, and the session ends, when an end closed it."""
         if closed.sent is not None and not closed.rcvd_then_sent:
             # This end closed it for what it received: too large, or no WebSocket frame.
-            if closed.sent.code == 1009:
-                self._finish(self.breach("a frame larger than any message"))
+            if closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                than = "any message" if self._allowed is None else "any message that was due"
+                self._finish(self.breach(f"a frame larger than {than}"))
                 return None
             if closed.sent.code in (1002, 1007):
                 self._finish(self.breach("bytes that are no frame"))
@@ -493,17 +549,40 @@ class WebSocketPeer(Peer):
 
 
 class HeardConnection(Connection):
-    """A connection that notes whether anything was heard, and why it was lost."""
+    """A connection that notes whether anything was heard, and why it was lost; bounds what it holds."""
 
     heard = True
     cause: Exception | None = None
+    _pieces = 0  # of the message that is arriving
+
+    def allow(self, size: int) -> None:
+        """Refuse messages of more bytes, from the next frame on and as soon as they say their size."""
+        # Which of the two is asked for depends on the version of websockets.
+        self.protocol.max_size = self.protocol.max_message_size = size  # type: ignore[attr-defined]
 
     def data_received(self, data: bytes) -> None:
         self.heard = True
         super().data_received(data)
 
+    def process_event(self, event: Event) -> None:
+        if isinstance(event, Frame):
+            if event.opcode in (Opcode.PING, Opcode.PONG):
+                # No party sends any, and answers to one that does not read them would pile up.
+                self._break_off(CloseCode.PROTOCOL_ERROR, "a ping")
+                return
+            self._pieces = 0 if event.fin else self._pieces + 1
+            if self._pieces > PIECES:
+                self._break_off(CloseCode.MESSAGE_TOO_BIG, "too many pieces")
+                return
+        super().process_event(event)
+
+    def _break_off(self, code: CloseCode, reason: str) -> None:
+        self.protocol.fail(code, reason)
+        self.transport.abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.cause = exc
+        # Its traceback would keep the connection alive until the collector comes round.
+        self.cause = None if exc is None else exc.with_traceback(None)
         super().connection_lost(exc)
 
 

@@ -1,0 +1,669 @@
+"""Who reaches the port and who gets through: floods, marks, memory, bounds; lines about refusals."""
+
+import asyncio
+import contextlib
+import os
+import socket
+import ssl
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import strangers
+from hypothesis import example, given
+from hypothesis import strategies as st
+from strangers import SAID, client_context, first_message
+
+from vfl.errors import VflError
+from vfl.net import admission, mark
+from vfl.net.admission import AN_ADDRESS, Lane, Marks, network_of
+from vfl.net.certificates import fingerprint
+from vfl.net.mark import NoHello, is_made_with, key_of, new_mark, read_hello
+from vfl.net.refusals import AT_ONCE, Refusals
+from vfl.net.session import Patience
+from vfl.net.tls import Credentials, context_of, own_der
+from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
+from vfl.net.wire import Message
+from vfl.party import identity
+
+
+class Number(Message, frozen=True):
+    value: int
+
+
+@dataclass(frozen=True)
+class Ends:
+    """A registry that listens, the insurer that it pins, and a stranger."""
+
+    folder: Path
+    registry: Credentials
+    insurer: Credentials
+    stranger: identity.Identity
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    folder = tmp_path_factory.mktemp("keys")
+    made = {name: identity.create(folder / name, name) for name in ("registry", "insurer", "stranger")}
+
+    def credentials(name: str, peer: str) -> Credentials:
+        own = made[name]
+        return Credentials(name, own.certificate_path, own.key_path, {peer: made[peer].certificate.der})
+
+    return Ends(
+        folder,
+        credentials("registry", "insurer"),
+        credentials("insurer", "registry"),
+        made["stranger"],
+    )
+
+
+@contextlib.asynccontextmanager
+async def registry(
+    ends: Ends, lines: list[str] | None = None, patience: float = 0
+) -> AsyncIterator[Listener]:
+    say = (lambda line: None) if lines is None else lines.append
+    async with listen(ends.registry, "127.0.0.1:0", "host", say, Patience(patience)) as listener:
+        yield listener
+
+
+async def call(ends: Ends, listener: Listener, wait: float = 20, patience: float = 0) -> WebSocketPeer:
+    address = f"127.0.0.1:{listener.port}"
+    return await dial(ends.insurer, "registry", address, "guest", wait, patience=Patience(patience))
+
+
+async def until(true: Callable[[], object], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not true():
+            await asyncio.sleep(0.01)
+
+
+@contextlib.contextmanager
+def flooded(listener: Listener, kind: str, many: int = 400) -> Iterator[None]:
+    command = [sys.executable, strangers.__file__, str(listener.port), kind, str(many)]
+    flooding = subprocess.Popen(command)
+    try:
+        yield
+    finally:
+        flooding.kill()
+        flooding.wait()
+
+
+async def exchange(one: WebSocketPeer, two: WebSocketPeer, value: int) -> None:
+    await one.send(Number(value))
+    assert await two.recv(Number) == Number(value)
+    await two.send(Number(-value))
+    assert await one.recv(Number) == Number(-value)
+
+
+# --- Floods ---
+
+
+@pytest.mark.parametrize("kind", sorted(SAID))
+def test_a_pinned_peer_gets_through_a_flood_and_its_session_goes_on(ends: Ends, kind: str) -> None:
+    """From the same address, and at the first attempt: nothing of the peer's is ever refused."""
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends, lines, patience=60) as listener:
+            here = await call(ends, listener, patience=60)
+            there = await listener.accept()
+            with flooded(listener, kind):
+                await until(lambda: len(lines) > 1000)
+                assert len(listener._admission._waiting) <= AN_ADDRESS
+                for value in range(3):
+                    # A session that is there, one whose connection breaks, one that begins.
+                    await exchange(here, there, value)
+                    here._link.connection.transport.abort()
+                    await exchange(here, there, value)
+                    other = await call(ends, listener, wait=0.1)
+                    another = await listener.accept()
+                    await exchange(other, another, value)
+                    await asyncio.gather(other.close(), another.close())
+            assert listener.refused == {}
+            await asyncio.gather(here.close(), there.close())
+
+    asyncio.run(run())
+    assert not [line for line in lines if "insurer" in line]
+
+
+CHILD = """
+import asyncio, dataclasses, os, sys
+from pathlib import Path
+from vfl.errors import VflError
+from vfl.net import admission
+from vfl.net.websocket import Credentials, dial, listen
+from vfl.party import identity
+
+folder = Path(sys.argv[1])
+
+def credentials(name, peer):
+    pin = identity.load_certificate(folder / f"{peer}.pem").der
+    return Credentials(name, folder / f"{name}.pem", folder / f"{name}.key", {peer: pin})
+
+def state():
+    size = int(open("/proc/self/statm").read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    return f"{size / 1e6:.1f} {len(os.listdir('/proc/self/fd'))}"
+
+async def listening():
+    admission.STRANGERS = dataclasses.replace(admission.STRANGERS, pace=0.0)
+    own = credentials("registry", "insurer")
+    async with listen(own, "127.0.0.1:0", "host", lambda line: None) as it:
+        print(it.port, flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            while it._admission._waiting or it._greeting:
+                await asyncio.sleep(0.01)
+            print(state(), flush=True)
+
+async def dialling(port, times):
+    own = credentials("insurer", "registry")
+    print(state(), flush=True)
+    for _ in range(times):
+        try:
+            await dial(own, "registry", f"127.0.0.1:{port}", "guest", 0)
+        except VflError:
+            pass
+    print(state(), flush=True)
+
+asyncio.run(dialling(int(sys.argv[2]), int(sys.argv[3])) if len(sys.argv) > 2 else listening())
+"""
+
+
+def numbers(line: str) -> tuple[float, int]:
+    """Megabytes and file descriptors."""
+    size, files = line.split()
+    return float(size), int(files)
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the memory")
+@pytest.mark.parametrize("kind", ["http", "random", "large", "unpinned", "no certificate", "cut"])
+def test_failed_handshakes_leave_nothing_behind(ends: Ends, kind: str) -> None:
+    """A listener in a process of its own; 2,000 of a kind move its memory by less than 30 MB."""
+    unpinned = client_context(ends.stranger.certificate_path, ends.stranger.key_path)
+    bare = client_context()
+    hello = first_message(unpinned)
+
+    async def attack(port: int) -> None:
+        if kind in SAID or kind in ("cut",):
+            said = SAID[kind]() if kind in SAID else hello[:100]
+            await strangers.many(1000, lambda: strangers.say(port, said))
+            await strangers.many(1000, lambda: strangers.say(port, hello if kind == "cut" else said))
+        else:
+            context = unpinned if kind == "unpinned" else bare
+            await strangers.many(2000, lambda: strangers.handshake(port, context))
+
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, str(ends.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdin is not None and child.stdout is not None
+
+    def state() -> tuple[float, int]:
+        child.stdin.write("\n")
+        child.stdin.flush()
+        return numbers(child.stdout.readline())
+
+    try:
+        port = int(child.stdout.readline())
+        asyncio.run(strangers.many(20, lambda: strangers.handshake(port, unpinned)))
+        size, files = state()
+        asyncio.run(attack(port))
+        after, left = state()
+        assert after - size < 30
+        assert left == files
+    finally:
+        child.kill()
+        child.communicate()
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="asks Linux for the memory")
+@pytest.mark.parametrize("kind", ["no TLS", "another certificate", "not pinned"])
+def test_dialling_in_vain_leaves_nothing_behind(ends: Ends, kind: str) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            await reader.read(10)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        writer.close()
+
+    async def run() -> tuple[str, str]:
+        async with contextlib.AsyncExitStack() as stack:
+            if kind == "no TLS":
+                server = await asyncio.start_server(answer, "127.0.0.1", 0)
+                port = server.sockets[0].getsockname()[1]
+                await stack.enter_async_context(server)
+            else:
+                other = ends.stranger
+                pins = ends.registry.pins
+                own = Credentials("registry", other.certificate_path, other.key_path, pins)
+                if kind == "not pinned":
+                    pins = {"stranger": other.certificate.der}
+                    own = Credentials("registry", ends.registry.certificate, ends.registry.key, pins)
+                told = lambda line: None  # noqa: E731
+                port = (await stack.enter_async_context(listen(own, "127.0.0.1:0", "host", told))).port
+            child = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-c", CHILD, str(ends.folder), str(port), "400"),
+                stdout=subprocess.PIPE,
+            )
+            out, _ = await child.communicate()
+            before, after = out.decode().splitlines()
+            return before, after
+
+    (size, files), (after, left) = map(numbers, asyncio.run(run()))
+    assert after - size < 30  # 400 failures used to take 100 MB and more
+    assert left == files
+
+
+# --- Bounds ---
+
+
+def silent(port: int, source: str = "127.0.0.1") -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), 5, source_address=(source, 0))
+
+
+async def is_closed(caller: socket.socket) -> bool:
+    caller.setblocking(False)
+    try:
+        return await asyncio.wait_for(asyncio.get_running_loop().sock_recv(caller, 1), 0.05) == b""
+    except TimeoutError:
+        return False
+    except OSError:
+        return True
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer connections than a test can open in a second."""
+    monkeypatch.setattr(admission, "WAITING", 48)
+    monkeypatch.setattr(admission, "AN_ADDRESS", 16)
+    monkeypatch.setattr(admission, "FIRST", 60.0)
+
+
+@pytest.mark.usefixtures("small")
+def test_the_oldest_silent_connection_of_an_address_gives_way(ends: Ends) -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            waiting = listener._admission._waiting
+            callers = []
+            for number in range(26):
+                callers.append(silent(listener.port))
+                await until(lambda n=number: len(waiting) + len(lines) == n + 1)
+            assert len(waiting) == 16
+            closed = [await is_closed(caller) for caller in callers]
+            assert closed == [True] * 10 + [False] * 16
+            for caller in callers:
+                caller.close()
+            await until(lambda: not waiting)
+
+    asyncio.run(run())
+    gave_way = "refused a connection from 127.0.0.1: it said nothing and gave way to newer connections"
+    assert lines.count(gave_way) == 10
+
+
+@pytest.mark.usefixtures("small")
+def test_a_crowd_of_one_address_does_not_push_out_another(ends: Ends) -> None:
+    async def run() -> None:
+        async with registry(ends) as listener:
+            waiting = listener._admission._waiting
+            lonely = silent(listener.port, "127.0.0.2")
+            await until(lambda: len(waiting) == 1)
+            crowd = [silent(listener.port) for _ in range(40)]
+            await until(lambda: len(waiting) == 17)
+            assert not await is_closed(lonely)
+            # Of many addresses the fullest gives way, and there are never more than so many.
+            others = [silent(listener.port, f"127.0.1.{n}") for n in range(40)]
+            await until(lambda: listener._admission._crowd["127.0.1.39"] == 1)
+            assert len(waiting) == 48
+            assert listener._admission._crowd["127.0.0.1"] == 7
+            assert not await is_closed(lonely)
+            for caller in (lonely, *crowd, *others):
+                caller.close()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (b"", "it said nothing within"),
+        (b"\x16", "it sent no whole first message within"),
+        (first_message(client_context())[:-1], "it sent no whole first message within"),
+    ],
+    ids=["nothing", "a byte", "all but the last"],
+)
+def test_who_does_not_say_its_first_message_is_let_go(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, said: bytes, words: str
+) -> None:
+    assert admission.FIRST == 2.0
+    monkeypatch.setattr(admission, "FIRST", 0.1)
+    monkeypatch.setattr(admission, "WHOLE", 0.3)
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            with silent(listener.port) as caller:
+                caller.sendall(said)
+                await until(lambda: lines)
+                assert await is_closed(caller)
+
+    asyncio.run(run())
+    assert words in lines[0]
+
+
+def test_a_handshake_that_stands_still_gives_way(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Strangers do not depend on each other either: one that means it has its turn within seconds."""
+    monkeypatch.setattr(admission, "STRANGERS", Lane(2, 0.0, 0.2))
+    lines: list[str] = []
+    hello = first_message(client_context())
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            stuck = [silent(listener.port) for _ in range(4)]
+            for caller in stuck:
+                caller.sendall(hello)
+            await until(lambda: len(listener._admission._strangers.tasks) == 2)
+            own = client_context(ends.stranger.certificate_path, ends.stranger.key_path)
+            await strangers.handshake(listener.port, own)
+            await until(lambda: any("is not pinned" in line for line in lines))
+            for caller in stuck:
+                caller.close()
+
+    asyncio.run(run())
+    still = "refused a connection from 127.0.0.1: its handshake stood still and gave way to others"
+    assert still in lines
+
+
+def test_whoever_comes_from_elsewhere_has_its_turn_first(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "STRANGERS", Lane(1, 0.0, 0.3))
+    hello = first_message(client_context())
+    order: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends) as listener:
+            welcome = listener._admission._welcome
+
+            async def noted(caller: admission.Caller) -> None:
+                order.append(caller.address)
+                await welcome(caller)
+
+            monkeypatch.setattr(listener._admission, "_welcome", noted)
+            callers = [silent(listener.port) for _ in range(8)]
+            for caller in callers:
+                caller.sendall(hello)
+            await until(lambda: len(listener._admission._strangers.queue) == 7)
+            callers.append(silent(listener.port, "127.0.0.2"))
+            callers[-1].sendall(hello)
+            await until(lambda: len(order) >= 3)
+            for caller in callers:
+                caller.close()
+
+    asyncio.run(run())
+    assert order[1] == "127.0.0.2"
+
+
+def test_without_file_descriptors_the_service_goes_on(ends: Ends) -> None:
+    resource = pytest.importorskip("resource")
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            in_use = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+            callers = [socket.socket() for _ in range(20)]
+            resource.setrlimit(resource.RLIMIT_NOFILE, (in_use + 22, hard))
+            try:
+                for caller in callers:
+                    caller.setblocking(False)
+                    await asyncio.get_running_loop().sock_connect(caller, ("127.0.0.1", listener.port))
+                await until(lambda: lines)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+                for caller in callers:
+                    caller.close()
+            peer = await call(ends, listener)
+            await peer.close()
+
+    asyncio.run(run())
+
+
+def test_a_bug_does_not_end_the_service(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+
+    def broken(mark: bytes) -> None:
+        raise KeyError("a secret")
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            with monkeypatch.context() as patch:
+                patch.setattr(listener._admission, "_marked", broken)
+                with contextlib.suppress(VflError):
+                    await call(ends, listener, wait=0)
+            await (await call(ends, listener)).close()
+
+    asyncio.run(run())
+    assert "a fault of vfl itself" in lines[0] and "secret" not in str(lines)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::9", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("nowhere", "nowhere"),
+    ],
+)
+def test_what_counts_as_one_address(address: str, network: str) -> None:
+    assert network_of(address) == network
+
+
+# --- Marks ---
+
+
+def hello_of(credentials: Credentials) -> bytes:
+    (pin,) = credentials.pins.values()
+    return first_message(context_of(credentials, ssl.PROTOCOL_TLS_CLIENT, [pin]))
+
+
+def test_a_mark_is_known_to_its_two_ends_alone(ends: Ends) -> None:
+    keys = [
+        key_of(fingerprint(own_der(one)), fingerprint(own_der(two)))
+        for one, two in ((ends.insurer, ends.registry), (ends.registry, ends.insurer))
+    ]
+    found = read_hello(hello_of(ends.insurer))
+    assert found and is_made_with(found, keys[0]) and not is_made_with(found, keys[1])
+    assert not is_made_with(found[:-1] + bytes([found[-1] ^ 1]), keys[0])
+    # Nothing of it is the same a second time.
+    again = read_hello(hello_of(ends.insurer))
+    assert again and is_made_with(again, keys[0])
+    parts = [{one[i : i + 4] for i in range(29)} for one in (found, again)]
+    assert not parts[0] & parts[1]  # by chance with 29 * 29 / 2^32, 2e-7
+
+
+def test_a_mark_serves_once(ends: Ends) -> None:
+    """A first message that somebody has recorded gives no place in the peer's lane."""
+
+    async def run() -> None:
+        async with registry(ends) as listener:
+            found = listener._admission
+            hello = hello_of(ends.insurer)
+            callers = [silent(listener.port) for _ in range(3)]
+            for caller in callers:
+                caller.sendall(hello)
+                await asyncio.sleep(0.05)
+            await until(lambda: len(found.handshakes) == 3)
+            assert len(found._peers["insurer"].tasks) == 1
+            assert len(found._strangers.tasks) == 2
+            for caller in callers:
+                caller.close()
+
+    asyncio.run(run())
+
+
+def test_old_marks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MARKS", 3)
+    marks = Marks()
+    assert [marks.is_new(bytes([n])) for n in (1, 2, 3, 1, 4, 1)] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
+
+
+def test_who_shows_no_mark_is_served_too(ends: Ends) -> None:
+    """A pinned certificate decides, with or without a mark."""
+
+    async def run() -> None:
+        async with registry(ends) as listener:
+            own = ends.insurer
+            context = client_context(own.certificate, own.key)
+            reader, writer = await asyncio.open_connection(
+                "127.0.0.1", listener.port, ssl=context, server_hostname="vfl-party"
+            )
+            writer.write(
+                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: MDEyMzQ1Njc4OTAxMjM0NQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert (await reader.readline()).startswith(b"HTTP/1.1 101 ")
+            writer.transport.abort()
+
+    asyncio.run(run())
+
+
+WHOLE_HELLO = first_message(client_context())
+
+
+@given(st.integers(0, len(WHOLE_HELLO)))
+def test_a_part_of_a_first_message_is_waited_for(length: int) -> None:
+    found = read_hello(WHOLE_HELLO[:length])
+    assert found == (b"" if length == len(WHOLE_HELLO) else None)
+
+
+@given(st.binary(max_size=600))
+@example(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
+@example(b"\x16\x03\x01\x0f\xfb\x01\x00\x0f\xf7" + bytes(4091))
+@example(b"\x16\x03\x01\x0f\xfb\x01\x00\x0f\xf7" + b"\xff" * 4091)
+def test_any_bytes_are_a_first_message_or_none(data: bytes) -> None:
+    for said in (data, b"\x16\x03\x01" + data, b"\x16\x03\x01\x00\xff\x01\x00\x00\xfb" + data):
+        try:
+            found = read_hello(said)
+        except NoHello as error:
+            assert len(str(error)) < 100
+        else:
+            assert found is None or len(found) in (0, 32)
+
+
+@given(st.binary(max_size=40), st.integers(0, 255), st.data())
+def test_a_spoilt_mark_is_none_or_another(noise: bytes, byte: int, data: st.DataObject) -> None:
+    key = key_of("00" * 32, "11" * 32)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols([new_mark(key)])
+    hello = bytearray(first_message(context))
+    at = data.draw(st.integers(9, len(hello) - 1))
+    hello[at] = byte
+    found = read_hello(bytes(hello) + noise)
+    assert found is None or len(found) in (0, 32)
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"GET / HTTP/1.1\r\n",
+        b"\x15\x03\x01\x00\x02\x01\x00",
+        b"\x16\x02\x00\x00\x10\x01",
+        b"\x16\x03\x01\x00\x20\x02\x00\x00\x1c",
+        b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc",
+        b"\x16\x03\x01\x00\x40\x01\x00\x01\x00",
+        b"\x00",
+    ],
+)
+def test_what_is_no_first_message(said: bytes) -> None:
+    with pytest.raises(NoHello):
+        read_hello(said)
+
+
+def test_a_list_of_names_is_no_mark() -> None:
+    for names in (
+        ["h2", "http/1.1"],
+        ["a" * 63],
+        ["zz" * 32],
+        ["ab" * 32, "h2"],
+        [" " * 32 + "ab" * 16],
+    ):
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.set_alpn_protocols(names)
+        assert read_hello(first_message(context)) == b""
+    assert mark.LENGTH == 64
+
+
+# --- Lines ---
+
+
+def test_few_refusals_have_a_line_each_many_one_a_period() -> None:
+    said: list[str] = []
+
+    async def run() -> None:
+        refusals = Refusals(said.append, 3600)
+        for number in range(1000):
+            refusals.add("192.0.2.1", "it said nothing")
+            refusals.add(f"198.51.100.{number % 200}", "its certificate is not pinned here")
+        assert said[:2] == [
+            "refused a connection from 192.0.2.1: it said nothing",
+            "refused a connection from 198.51.100.0: its certificate is not pinned here",
+        ]
+        assert len(said) == AT_ONCE
+        refusals.close()
+        assert len(said) == AT_ONCE + 1
+        refusals.close()
+
+    asyncio.run(run())
+    assert len(said) == AT_ONCE + 1
+    assert said[-1].startswith(
+        "refused 1,995 more connections within 3600 s: 999 from 192.0.2.1, 5 from "
+    )
+    assert "976 from other addresses" in said[-1]
+    assert said[-1].endswith("(it said nothing: 999; its certificate is not pinned here: 996)")
+
+
+def test_a_new_period_begins_with_lines_again() -> None:
+    said: list[str] = []
+
+    async def run() -> None:
+        refusals = Refusals(said.append, 0.05)
+        for _ in range(2):
+            refusals.add("192.0.2.1", "it said nothing")
+            refusals.add("192.0.2.1", "it said nothing")
+            count = len(said)
+            await until(lambda n=count: len(said) > n)
+
+    asyncio.run(run())
+    each = "refused a connection from 192.0.2.1: it said nothing"
+    rest = "refused one more connection within 0 s: 1 from 192.0.2.1 (it said nothing: 1)"
+    assert said == [each, rest, each, rest]
+
+
+def test_what_is_counted_is_bounded_and_a_broken_log_stops_nobody() -> None:
+    def broken(line: str) -> None:
+        raise BrokenPipeError
+
+    async def run() -> None:
+        refusals = Refusals(broken, 3600)
+        for number in range(5000):
+            refusals.add(f"host{number}", f"reason {number}")
+        assert len(refusals._addresses) <= 1000 and len(refusals._reasons) <= 1000
+        refusals.close()
+
+    asyncio.run(run())
