@@ -212,13 +212,14 @@ def keys_revoke(party: Path, peer: str, reason: str) -> None:
     day = today().isoformat()
     away = revocation.revoke(settings.party.identity, pinned, certificate, reason, day)
     click.echo(f"revoked the certificate of {peer}\nfingerprint  {certificate.fingerprint_groups}")
-    click.echo(f"It lies in {away.name} now and is refused from the next start on.")
     click.echo(
-        f"Restart `vfl serve`: one that runs still accepts it. Tell {peer} and the other parties by"
+        f"It lies in {away.name} now. A `vfl serve` that runs refuses it from now on, at the next "
+        "connection and the next job; a job under way ends only with it."
     )
+    click.echo(f"Tell {peer} and the other parties by phone, so that they revoke it too.")
     click.echo(
-        f"phone, so that they revoke it too. Then take [peers.{peer}] out of {party.name}, or put a "
-        "certificate there that is made anew and compared by phone."
+        f"Then take [peers.{peer}] out of {party.name}, or put a certificate there that is made anew "
+        "and compared by phone. Restart `vfl serve` after that."
     )
 
 
@@ -390,7 +391,9 @@ def align(
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
         plan = Plan(name, join, engine, extend, diagnose)
-        done = _run(align_guest(Office.open(settings), plan, wait=wait, show=show))
+        office = Office.open(settings)
+        office.warn(show)
+        done = _run(align_guest(office, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
         _print_json(
@@ -457,9 +460,9 @@ def train(
     settings, wanted = load_party(party), load_job(job)
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
-        work = train_guest(
-            Office.open(settings), wanted, alignment=alignment, fresh=fresh, wait=wait, show=show
-        )
+        office = Office.open(settings)
+        office.warn(show)
+        work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = _run(work)
     if as_json:
         _print_json(
@@ -518,9 +521,11 @@ def score(
     settings = load_party(party)
     _need_role(settings.role, "guest", party)
     with _terminal() as show:
+        office = Office.open(settings)
+        office.warn(show)
         done = _run(
             score_batch(
-                Office.open(settings),
+                office,
                 model,
                 data,
                 out,

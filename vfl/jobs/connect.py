@@ -116,21 +116,35 @@ class Office:
             if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
                 raise IdentityError(why, for_peer=f"the certificate of {name} is revoked")
 
-    def expiring(self) -> list[str]:
-        """What there is to say of certificates that are not valid now, or will not be in 30 days."""
-        named = [("this party's certificate", self.identity.certificate)]
-        named += [(f"the certificate of {name}", one) for name, one in self.pinned.items()]
-        found, now = [], datetime.datetime.now(datetime.UTC)
-        for what, one in named:
-            remedy = (
-                one.remedy if one is self.identity.certificate else f"{one.name} has to {one.remedy}"
-            )
-            if (why := one.invalidity()) is not None:
-                found.append(f"{what} {why}: {remedy}")
-            elif (left := one.expires - now) <= _SOON:
-                days = f"{left.days} day{'' if left.days == 1 else 's'}"
-                found.append(f"{what} ends on {in_words(one.expires)}, in {days}: {remedy}")
+    def invalid_certificates(self) -> list[str]:
+        """What there is to say of certificates, one's own and those pinned, that are not valid now."""
+        return [
+            f"{what} {why}: {remedy}"
+            for what, one, remedy in self._certificates()
+            if (why := one.invalidity()) is not None
+        ]
+
+    def ending_certificates(self) -> list[str]:
+        """The same of those that end within 30 days."""
+        now = datetime.datetime.now(datetime.UTC)
+        return [
+            f"{what} ends on {in_words(one.expires)}, {_days(one.expires - now)} from now: {remedy}"
+            for what, one, remedy in self._certificates()
+            if one.invalidity() is None and one.expires - now <= _SOON
+        ]
+
+    def _certificates(self) -> list[tuple[str, Certificate, str]]:
+        """Own and pinned ones: what they are called, and what is to be done about one that ends."""
+        own = self.identity.certificate
+        found = [(f"this party's certificate {self.identity.certificate_path}", own, own.remedy)]
+        for name, one in self.pinned.items():
+            found.append((f"the certificate of {name}", one, f"{name} has to {one.remedy}"))
         return found
+
+    def warn(self, show: Show) -> None:
+        """Say which certificates are not valid now, or will not be in 30 days."""
+        for line in (*self.invalid_certificates(), *self.ending_certificates()):
+            show.say(f"note: {line}")
 
     async def dial(
         self,
@@ -190,6 +204,10 @@ def check_role(peer: WebSocketPeer, role: str) -> None:
         raise Refused(f"{peer.name} is a {peer.hello.role}, where a {role} is expected")
 
 
+def _days(left: datetime.timedelta) -> str:
+    return "a day" if left.days == 1 else f"{left.days} days" if left.days else "less than a day"
+
+
 def no_job(peer: Peer, seconds: float) -> PeerLost:
     """What a peer is told that has been connected for so long without asking for anything."""
     text = f"{peer.name} asked for nothing within {seconds:.0f} s"
@@ -199,8 +217,7 @@ def no_job(peer: Peer, seconds: float) -> PeerLost:
 async def warn_daily(office: Office, show: Show) -> None:
     """Say which certificates are about to end, now and once a day."""
     while True:
-        for line in office.expiring():
-            show.say(f"note: {line}")
+        office.warn(show)
         await asyncio.sleep(_DAY)
 
 

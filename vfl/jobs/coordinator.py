@@ -190,6 +190,7 @@ async def _session(
         except TimeoutError:
             await stop_all([peer], no_job(peer, _JOIN))
             return
+        office.check_not_revoked([peer.name])
         await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
         job = _checked(office, peer, join)
         gathering = gatherings.setdefault(join.terms.run, _Gathering(join))

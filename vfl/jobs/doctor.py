@@ -7,7 +7,7 @@ import numpy as np
 
 from vfl.errors import PeerUnreachable, VflError
 from vfl.jobs.alignment import ids_of
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import OPENING, PERIOD, Office
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
@@ -30,13 +30,18 @@ async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool
     say(f"ok    keys: fingerprint {office.identity.certificate.fingerprint_groups}")
     for name, certificate in office.pinned.items():
         say(f"ok    certificate of {name}: fingerprint {certificate.fingerprint_groups}")
+    for line in office.invalid_certificates():
+        say(f"FAIL  {line}")
+        healthy = False
+    for line in office.ending_certificates():
+        say(f"note  {line}")
     dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
     reached = await together(
         [_reach(office, name, address, wait, say) for name, address in dialled.items()]
     )
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
-        return all(reached) and await _listens(office, say)
+        return healthy and all(reached) and await _listens(office, say)
     awaited = set(party.peers) - set(dialled)
     arrived = not awaited or await _await(office, awaited, wait, say)
     return healthy and all(reached) and arrived
@@ -86,7 +91,7 @@ async def _reach(
     office: Office, name: str, address: str, wait: float, say: Callable[[str], None]
 ) -> bool:
     try:
-        peer = await dial(office.credentials, name, address, office.party.role, wait)
+        peer = await dial(office.credentials, name, address, office.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
         if office.party.role == "host" and office.party.peers[name].role is None:
@@ -110,7 +115,7 @@ async def _reach(
 async def _listens(office: Office, say: Callable[[str], None]) -> bool:
     address = office.party.party.listen or ""
     try:
-        async with listen(office.credentials, address, office.party.role, say):
+        async with listen(office.credentials, address, office.party.role, say, period=PERIOD):
             say(f"ok    {address} can be listened on")
     except VflError as error:
         say(f"FAIL  {error}: does `vfl serve` run already?")
@@ -123,8 +128,13 @@ async def _await(office: Office, awaited: set[str], wait: float, say: Callable[[
     if address is None:
         return False
     missing = set(awaited)
+    refused: dict[str, str] = {}
+    listening = listen(
+        office.credentials, address, office.party.role, say, opening=OPENING, period=PERIOD
+    )
     try:
-        async with listen(office.credentials, address, office.party.role, say) as listener:
+        async with listening as listener:
+            refused = listener.refused
             say(
                 f"ok    listening on {address}, waiting {wait:.0f} s for {' and '.join(sorted(awaited))}"
             )
@@ -134,9 +144,12 @@ async def _await(office: Office, awaited: set[str], wait: float, say: Callable[[
                     if peer.name in missing:
                         missing.discard(peer.name)
                         say(f"ok    {peer.name} dialled in: vfl {peer.hello.version}, {peer.hello.role}")
-                    await peer.close()
+                    listener.dismiss(peer)
     except TimeoutError:
-        say(f"FAIL  {' and '.join(sorted(missing))} did not dial in: is `vfl serve` running there?")
+        for name in sorted(missing & set(refused)):
+            say(f"FAIL  {name} dialled in and was refused: {refused[name]}")
+        if silent := " and ".join(sorted(missing - set(refused))):
+            say(f"FAIL  {silent} did not dial in: is `vfl serve` running there?")
     except VflError as error:
         say(f"FAIL  {error}")
     return not missing

@@ -135,6 +135,7 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
         except TimeoutError:
             await stop_all([peer], no_job(peer, _OFFER))
             return
+        office.check_not_revoked([peer.name])
         started = time.monotonic()
         done = await _while_connected(peer, _TASKS[offer.task](office, peer, offer, show))
         traffic = peer.traffic

@@ -79,6 +79,7 @@ class _Unpinned(Exception):
 
 
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
+LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
 MAX_READY = 16  # greeted sessions that nobody has accepted yet
@@ -501,6 +502,8 @@ class Listener:
         self._socket.close()
         while not self._ready.empty():
             await self._ready.get_nowait().close()
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LEAVING)
         for task in self._leaving:
             task.cancel()
         for peer in tuple(self._sessions.values()):
