@@ -7,12 +7,12 @@ import socket
 import ssl
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import strangers
+from ends import Ends, call, exchange, made_in, registry, until
 from hypothesis import example, given
 from hypothesis import strategies as st
 from strangers import SAID, client_context, first_message
@@ -23,62 +23,13 @@ from vfl.net.admission import AN_ADDRESS, Lane, Marks, network_of
 from vfl.net.certificates import fingerprint
 from vfl.net.mark import NoHello, is_made_with, key_of, new_mark, read_hello
 from vfl.net.refusals import AT_ONCE, Refusals
-from vfl.net.session import Patience
 from vfl.net.tls import Credentials, context_of, own_der
-from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
-from vfl.net.wire import Message
-from vfl.party import identity
-
-
-class Number(Message, frozen=True):
-    value: int
-
-
-@dataclass(frozen=True)
-class Ends:
-    """A registry that listens, the insurer that it pins, and a stranger."""
-
-    folder: Path
-    registry: Credentials
-    insurer: Credentials
-    stranger: identity.Identity
+from vfl.net.websocket import Listener, listen
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
-    folder = tmp_path_factory.mktemp("keys")
-    made = {name: identity.create(folder / name, name) for name in ("registry", "insurer", "stranger")}
-
-    def credentials(name: str, peer: str) -> Credentials:
-        own = made[name]
-        return Credentials(name, own.certificate_path, own.key_path, {peer: made[peer].certificate.der})
-
-    return Ends(
-        folder,
-        credentials("registry", "insurer"),
-        credentials("insurer", "registry"),
-        made["stranger"],
-    )
-
-
-@contextlib.asynccontextmanager
-async def registry(
-    ends: Ends, lines: list[str] | None = None, patience: float = 0
-) -> AsyncIterator[Listener]:
-    say = (lambda line: None) if lines is None else lines.append
-    async with listen(ends.registry, "127.0.0.1:0", "host", say, Patience(patience)) as listener:
-        yield listener
-
-
-async def call(ends: Ends, listener: Listener, wait: float = 20, patience: float = 0) -> WebSocketPeer:
-    address = f"127.0.0.1:{listener.port}"
-    return await dial(ends.insurer, "registry", address, "guest", wait, patience=Patience(patience))
-
-
-async def until(true: Callable[[], object], seconds: float = 20) -> None:
-    async with asyncio.timeout(seconds):
-        while not true():
-            await asyncio.sleep(0.01)
+    return made_in(tmp_path_factory.mktemp("keys"))
 
 
 @contextlib.contextmanager
@@ -90,13 +41,6 @@ def flooded(listener: Listener, kind: str, many: int = 400) -> Iterator[None]:
     finally:
         flooding.kill()
         flooding.wait()
-
-
-async def exchange(one: WebSocketPeer, two: WebSocketPeer, value: int) -> None:
-    await one.send(Number(value))
-    assert await two.recv(Number) == Number(value)
-    await two.send(Number(-value))
-    assert await one.recv(Number) == Number(-value)
 
 
 # --- Floods ---

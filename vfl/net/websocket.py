@@ -452,28 +452,26 @@ class Listener:
         peer = WebSocketPeer(name, connection, self._patience, self._opening)
         theirs = await _greet(self._credentials, peer, self._role, answers=True)
         peer.greeted(theirs)
-        try:
-            self._make_room(name)
-            self._ready.put_nowait(peer)
-        except asyncio.QueueFull:
+        if (why := self._no_room_for(name)) is not None:
             await peer.close()
-            raise PeerLost("too many sessions wait already") from None
+            raise PeerLost(why)
+        self._ready.put_nowait(peer)
         key = peer.key or b""
         self._sessions[key] = peer
         peer.when_over(functools.partial(self._sessions.pop, key, None))
         self.refused.pop(name, None)
 
-    def _make_room(self, name: str) -> None:
-        """Room for one more session of a peer: the oldest without a job gives way. Raises QueueFull."""
-        if len(self._sessions) >= MAX_SESSIONS:
-            raise asyncio.QueueFull
+    def _no_room_for(self, name: str) -> str | None:
+        """Why a peer cannot have one more session; of its own the oldest without a job gives way."""
+        if self._ready.full() or len(self._sessions) >= MAX_SESSIONS:
+            return "too many sessions wait already"
         own = [one for one in self._sessions.values() if one.name == name and not one.lost]
-        if len(own) < MAX_SESSIONS_A_PEER:
-            return
-        idle = next((one for one in own if not one.has_job), None)
-        if idle is None:
-            raise asyncio.QueueFull
-        self.dismiss(idle)
+        if len(own) >= MAX_SESSIONS_A_PEER:
+            idle = next((one for one in own if not one.has_job), None)
+            if idle is None:
+                return f"{name} has too many jobs already"
+            self.dismiss(idle)
+        return None
 
     async def _resume(self, name: str, connection: Connection) -> None:
         try:
