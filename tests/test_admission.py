@@ -15,6 +15,7 @@ import strangers
 from ends import Ends, call, exchange, made_in, registry, until
 from hypothesis import example, given
 from hypothesis import strategies as st
+from processes import die_with_parent
 from strangers import SAID, client_context, first_message
 
 from vfl.errors import VflError
@@ -35,7 +36,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
 @contextlib.contextmanager
 def flooded(listener: Listener, kind: str, many: int = 400) -> Iterator[None]:
     command = [sys.executable, strangers.__file__, str(listener.port), kind, str(many)]
-    flooding = subprocess.Popen(command)
+    flooding = subprocess.Popen(command, preexec_fn=die_with_parent)
     try:
         yield
     finally:
@@ -144,6 +145,7 @@ def test_failed_handshakes_leave_nothing_behind(ends: Ends, kind: str) -> None:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=die_with_parent,
     )
     assert child.stdin is not None and child.stdout is not None
 

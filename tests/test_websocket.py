@@ -20,6 +20,7 @@ from typing import ClassVar
 
 import msgspec
 import pytest
+from processes import die_with_parent
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
@@ -422,6 +423,7 @@ def test_a_killed_peer_is_lost_within_seconds(parties: Parties, busy: bool) -> N
         [sys.executable, "-c", CHILD, str(parties.folder)],
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=die_with_parent,
     )
     assert child.stdout is not None
 
