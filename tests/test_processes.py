@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from processes import die_with_parent
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux's")
 
@@ -74,3 +75,33 @@ def test_nothing_is_left_behind(tmp_path: Path, victim: str, number: signal.Sign
         with contextlib.suppress(ProcessLookupError):
             os.killpg(outer.pid, signal.SIGKILL)  # the worker and what it serves are in its session
         outer.wait()
+
+
+DEMO = """
+import sys, time
+from pathlib import Path
+from vfl import local
+
+local._VFL = [sys.executable, "-c", "import time; time.sleep(600)"]
+with local.serving({"registry": Path(sys.argv[1])}) as hosts:
+    print(hosts["registry"].process.pid, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_hosts_of_a_demo_end_with_it(tmp_path: Path) -> None:
+    demo = subprocess.Popen(
+        [sys.executable, "-c", DEMO, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=die_with_parent,
+    )
+    assert demo.stdout is not None
+    serving = int(demo.stdout.readline())
+    assert runs(serving)
+    demo.kill()
+    demo.communicate()
+    deadline = time.monotonic() + 60
+    while runs(serving):
+        assert time.monotonic() < deadline, "still there"
+        time.sleep(0.02)

@@ -4,8 +4,10 @@ Every party has a folder with its party file `NAME.toml`, its table and its keys
 certificates and a port of the loopback interface.
 """
 
+import ctypes
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,6 +22,8 @@ from vfl.jobs.memory import peak_memory
 from vfl.party import identity
 
 _VFL = [sys.executable, "-m", "vfl.cli"]
+_PR_SET_PDEATHSIG = 1
+_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -28,6 +32,15 @@ class Host:
 
     process: subprocess.Popen[str]
     peak_memory: int = 0
+
+
+def end_with_parent(number: int = signal.SIGTERM) -> None:
+    """For `preexec_fn`: the system sends the signal when the thread that starts the process is gone.
+
+    On Linux; elsewhere a process that is killed leaves those that it has started.
+    """
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, number)
 
 
 def free_port() -> int:
@@ -55,7 +68,9 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
         for name, folder in folders.items():
             with (folder / "serve.log").open("w") as log:
                 command = [*_VFL, "serve", f"{name}.toml"]
-                process = subprocess.Popen(command, cwd=folder, stderr=log, text=True)  # noqa: S603
+                process = subprocess.Popen(  # noqa: S603
+                    command, cwd=folder, stderr=log, text=True, preexec_fn=end_with_parent
+                )
             hosts[name] = Host(process)
         yield hosts
     finally:
