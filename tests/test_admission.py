@@ -456,6 +456,33 @@ def test_a_mark_serves_once(ends: Ends) -> None:
     asyncio.run(run())
 
 
+def test_marks_that_others_make_do_not_keep_the_peer_out(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever has both certificates can make them; from elsewhere they do not take the peer's turn."""
+    monkeypatch.setattr(admission, "PEER", Lane(2, 0.0, 0.3))
+    monkeypatch.setattr(admission, "OF_A_PEER", 4)
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with registry(ends, lines) as listener:
+            forged = [silent(listener.port, "127.0.0.2") for _ in range(12)]
+            for caller in forged:
+                caller.sendall(hello_of(ends.insurer))
+            await until(lambda: listener._admission._peers.get("insurer"))
+            lane = listener._admission._peers["insurer"]
+            await until(lambda: len(lane.tasks) == 2 and len(lane.queue) == 4)
+            peer = await call(ends, listener)
+            await exchange(peer, await listener.accept(), 1)
+            await until(lambda: len(lane.tasks) == 2)
+            for caller in forged:
+                caller.close()
+            peer.drop()
+
+    asyncio.run(run())
+    assert {line.split()[4] for line in lines} == {"127.0.0.2:"}
+
+
 def test_old_marks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MARKS", 3)
     marks = Marks()

@@ -10,10 +10,11 @@ pinned peers:
        is always room for a new one: the oldest of the fullest address gives way.
     3. A ClientHello with the mark of a peer (mark.py) goes into the peer's own lane, all others into the
        lane of strangers. A lane runs some handshakes at a time and begins one every few milliseconds.
-       When it is full one that has not come to its end within seconds gives way. In the lane of
-       strangers whose address has fewest connections comes first.
+       When it is full one that has not come to its end within seconds gives way. Whose address has
+       fewest connections in the lane comes first.
 
-So a peer does not depend on how many connections strangers hold, nor on whether they share its address.
+So a peer does not depend on how many connections strangers hold, nor on whether they share its address,
+nor on what others make of its mark from elsewhere.
 """
 
 import asyncio
@@ -87,6 +88,22 @@ class _Running:
     queue: dict[Caller, None] = field(default_factory=dict)
     tasks: dict[asyncio.Task[None], tuple[Caller, float]] = field(default_factory=dict)
     next: float = 0.0  # when the next handshake may begin
+
+    def crowd(self) -> Counter[str]:
+        """How many of each address are in it."""
+        return Counter(one.network for one in (*self.queue, *(one for one, _ in self.tasks.values())))
+
+    @property
+    def first(self) -> Caller:
+        """Whose turn it is: the oldest of those whose address has fewest in the lane."""
+        crowd = self.crowd()
+        return min(self.queue, key=lambda one: crowd[one.network])
+
+    @property
+    def surplus(self) -> Caller:
+        """Who gives way in the queue: the oldest of the address that has most in the lane."""
+        crowd = self.crowd()
+        return max(self.queue, key=lambda one: crowd[one.network])
 
 
 class Marks:
@@ -248,12 +265,12 @@ class Admission:
             self._forget(caller)
             caller.peer = peer
             lane = self._peers.setdefault(peer, _Running(PEER))
-            if len(lane.queue) >= OF_A_PEER:
-                self._let_go(next(iter(lane.queue)), f"{peer} began too many handshakes at once")
         else:
             lane = self._strangers
         lane.queue[caller] = None
         caller.since = now
+        if lane is not self._strangers and len(lane.queue) > OF_A_PEER:
+            self._let_go(lane.surplus, f"{peer} began too many handshakes at once")
         self._advance(lane, now)
 
     # --- Handshakes ---
@@ -270,7 +287,7 @@ class Admission:
                 stalled, _ = lane.tasks.pop(slow)
                 slow.cancel()
                 self._refuse(stalled.address, "its handshake stood still and gave way to others")
-            caller = min(lane.queue, key=lambda one: self._crowd[one.network])
+            caller = lane.first
             self._forget(caller)
             lane.next = now + lane.lane.pace
             task = asyncio.create_task(self._welcome(caller))
