@@ -133,6 +133,7 @@ class Context(ssl.SSLContext):
     sslobject_class = _SSLObject
     seen: Seen
     pins: tuple[bytes, ...] = ()  # that it trusts
+    _note: Callable[..., None] | None = None
 
     def __init__(self, protocol: int) -> None:
         # The arguments are for __new__.
@@ -146,16 +147,19 @@ class Context(ssl.SSLContext):
 
         # OpenSSL lets a server see a client's certificate only once it is accepted, but shows all
         # messages to who debugs. It does not know the context: see Failure.
+        self._note = note
         cast(Any, self)._msg_callback = note
 
     def stop_noting(self) -> None:
         """The handshake is over."""
-        if hasattr(self, "_msg_callback"):
+        if self._note is not None:
             cast(Any, self)._msg_callback = None
 
     def renew(self) -> None:
-        """For another connection, after one whose handshake has failed."""
+        """For another connection, after one that came to nothing."""
         self.seen.failure, self.seen.shown = None, b""
+        if self._note is not None:
+            cast(Any, self)._msg_callback = self._note
 
 
 def _first_certificate(message: bytes) -> bytes:
