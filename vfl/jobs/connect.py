@@ -233,10 +233,11 @@ async def connect_hosts(
     awaited = _awaited(office, names)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
+    left = wait
 
     async def call(name: str) -> None:
         address = office.party.peers[name].address or ""
-        found[name] = await office.dial(name, address, max(0.0, deadline - loop.time()), show)
+        found[name] = await office.dial(name, address, left, show)
 
     async def receive(listener: Listener) -> None:
         show.say(f"waiting for {' and '.join(awaited)} on {office.party.party.listen}")
@@ -267,6 +268,7 @@ async def connect_hosts(
             for name in gone:
                 found.pop(name).drop()
             await asyncio.sleep(_AGAIN)
+            left = max(0.0, deadline - loop.time())
         for peer in found.values():
             check_role(peer, "host")
     except VflError as error:

@@ -66,6 +66,7 @@ class Refusal:
 
     why: str
     peer: str | None = None  # the peer that it seems to have been, by what it showed
+    advice: str = ""  # to the party that waits for that peer
 
 
 def refusal(credentials: Credentials, seen: Seen) -> Refusal:
@@ -100,7 +101,7 @@ def unpinned(credentials: Credentials, shown: bytes) -> Refusal:
             name,
         )
     if (name := credentials.namesake(shown)) is not None:
-        return Refusal(f"its certificate is not pinned here ({mark}); {_accept(name)}", name)
+        return Refusal("its certificate is not pinned here", name, f" ({mark}); {_accept(name)}")
     return Refusal("its certificate is not pinned here")
 
 

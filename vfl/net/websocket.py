@@ -20,7 +20,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -397,14 +397,13 @@ class Listener:
                 else:
                     await self._begin(name, connection)
         except _Unpinned as unknown:
-            self._refuse(caller.address, unknown.refusal.why, unknown.refusal.peer)
+            self._refused(caller, unknown.refusal)
         except VflError as error:
             self._refuse(caller.address, str(error), name)
         except TimeoutError:
             self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
         except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
-            found = self._explained(caller, _seen(context, error))
-            self._refuse(caller.address, found.why, found.peer)
+            self._refused(caller, self._explained(caller, _seen(context, error)))
             if name is None and len(self._spare) < MAX_SPARE:
                 context.renew()
                 self._spare.append(context)
@@ -416,7 +415,7 @@ class Listener:
                 if caller.mark and is_made_with(caller.mark, key):
                     return pins_former(name)
         found = refusal(self._credentials, seen)
-        return Refusal(found.why, found.peer or caller.peer)
+        return replace(found, peer=found.peer or caller.peer)
 
     async def _connected(
         self, accepted: socket.socket, context: Context
@@ -494,6 +493,11 @@ class Listener:
         if peer is not None:
             self.refused[peer] = why
         self._refusals.add(address, why)
+
+    def _refused(self, caller: Caller, found: Refusal) -> None:
+        self._refuse(caller.address, found.why, found.peer)
+        if found.peer is not None:
+            self.refused[found.peer] = found.why + found.advice
 
     async def _close(self) -> None:
         await self._admission.close()
