@@ -13,18 +13,13 @@ from pathlib import Path
 import pytest
 import strangers
 from ends import Ends, call, exchange, made_in, registry, until
-from hypothesis import example, given
-from hypothesis import strategies as st
 from processes import die_with_parent
 from strangers import SAID, client_context, first_message
 
 from vfl.errors import VflError
-from vfl.net import admission, mark
+from vfl.net import admission
 from vfl.net.admission import AN_ADDRESS, Lane, Marks, network_of
-from vfl.net.certificates import fingerprint
-from vfl.net.mark import NoHello, is_made_with, key_of, new_mark, read_hello
-from vfl.net.refusals import AT_ONCE, Refusals
-from vfl.net.tls import Credentials, context_of, own_der
+from vfl.net.tls import Credentials, context_of
 from vfl.net.websocket import Listener, listen
 
 
@@ -421,21 +416,6 @@ def hello_of(credentials: Credentials) -> bytes:
     return first_message(context_of(credentials, ssl.PROTOCOL_TLS_CLIENT, [pin]))
 
 
-def test_a_mark_is_known_to_its_two_ends_alone(ends: Ends) -> None:
-    keys = [
-        key_of(fingerprint(own_der(one)), fingerprint(own_der(two)))
-        for one, two in ((ends.insurer, ends.registry), (ends.registry, ends.insurer))
-    ]
-    found = read_hello(hello_of(ends.insurer))
-    assert found and is_made_with(found, keys[0]) and not is_made_with(found, keys[1])
-    assert not is_made_with(found[:-1] + bytes([found[-1] ^ 1]), keys[0])
-    # Nothing of it is the same a second time.
-    again = read_hello(hello_of(ends.insurer))
-    assert again and is_made_with(again, keys[0])
-    parts = [{one[i : i + 4] for i in range(29)} for one in (found, again)]
-    assert not parts[0] & parts[1]  # by chance with 29 * 29 / 2^32, 2e-7
-
-
 def test_a_mark_serves_once(ends: Ends) -> None:
     """A first message that somebody has recorded gives no place in the peer's lane."""
 
@@ -483,19 +463,6 @@ def test_marks_that_others_make_do_not_keep_the_peer_out(
     assert {line.split()[4] for line in lines} == {"127.0.0.2:"}
 
 
-def test_old_marks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(admission, "MARKS", 3)
-    marks = Marks()
-    assert [marks.is_new(bytes([n])) for n in (1, 2, 3, 1, 4, 1)] == [
-        True,
-        True,
-        True,
-        False,
-        True,
-        True,
-    ]
-
-
 def test_who_shows_no_mark_is_served_too(ends: Ends) -> None:
     """A pinned certificate decides, with or without a mark."""
 
@@ -516,127 +483,14 @@ def test_who_shows_no_mark_is_served_too(ends: Ends) -> None:
     asyncio.run(run())
 
 
-WHOLE_HELLO = first_message(client_context())
-
-
-@given(st.integers(0, len(WHOLE_HELLO)))
-def test_a_part_of_a_first_message_is_waited_for(length: int) -> None:
-    found = read_hello(WHOLE_HELLO[:length])
-    assert found == (b"" if length == len(WHOLE_HELLO) else None)
-
-
-@given(st.binary(max_size=600))
-@example(b"\x16\x03\x01\x00\x04\x01\x00\x00\x00")
-@example(b"\x16\x03\x01\x0f\xfb\x01\x00\x0f\xf7" + bytes(4091))
-@example(b"\x16\x03\x01\x0f\xfb\x01\x00\x0f\xf7" + b"\xff" * 4091)
-def test_any_bytes_are_a_first_message_or_none(data: bytes) -> None:
-    for said in (data, b"\x16\x03\x01" + data, b"\x16\x03\x01\x00\xff\x01\x00\x00\xfb" + data):
-        try:
-            found = read_hello(said)
-        except NoHello as error:
-            assert len(str(error)) < 100
-        else:
-            assert found is None or len(found) in (0, 32)
-
-
-@given(st.binary(max_size=40), st.integers(0, 255), st.data())
-def test_a_spoilt_mark_is_none_or_another(noise: bytes, byte: int, data: st.DataObject) -> None:
-    key = key_of("00" * 32, "11" * 32)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.set_alpn_protocols([new_mark(key)])
-    hello = bytearray(first_message(context))
-    at = data.draw(st.integers(9, len(hello) - 1))
-    hello[at] = byte
-    found = read_hello(bytes(hello) + noise)
-    assert found is None or len(found) in (0, 32)
-
-
-@pytest.mark.parametrize(
-    "said",
-    [
-        b"GET / HTTP/1.1\r\n",
-        b"\x15\x03\x01\x00\x02\x01\x00",
-        b"\x16\x02\x00\x00\x10\x01",
-        b"\x16\x03\x01\x00\x20\x02\x00\x00\x1c",
-        b"\x16\x03\x01\x40\x00\x01\x00\x3f\xfc",
-        b"\x16\x03\x01\x00\x40\x01\x00\x01\x00",
-        b"\x00",
-    ],
-)
-def test_what_is_no_first_message(said: bytes) -> None:
-    with pytest.raises(NoHello):
-        read_hello(said)
-
-
-def test_a_list_of_names_is_no_mark() -> None:
-    for names in (
-        ["h2", "http/1.1"],
-        ["a" * 63],
-        ["zz" * 32],
-        ["ab" * 32, "h2"],
-        [" " * 32 + "ab" * 16],
-    ):
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.set_alpn_protocols(names)
-        assert read_hello(first_message(context)) == b""
-    assert mark.LENGTH == 64
-
-
-# --- Lines ---
-
-
-def test_few_refusals_have_a_line_each_many_one_a_period() -> None:
-    said: list[str] = []
-
-    async def run() -> None:
-        refusals = Refusals(said.append, 3600)
-        for number in range(1000):
-            refusals.add("192.0.2.1", "it said nothing")
-            refusals.add(f"198.51.100.{number % 200}", "its certificate is not pinned here")
-        assert said[:2] == [
-            "refused a connection from 192.0.2.1: it said nothing",
-            "refused a connection from 198.51.100.0: its certificate is not pinned here",
-        ]
-        assert len(said) == AT_ONCE
-        refusals.close()
-        assert len(said) == AT_ONCE + 1
-        refusals.close()
-
-    asyncio.run(run())
-    assert len(said) == AT_ONCE + 1
-    assert said[-1].startswith(
-        "refused 1,995 more connections within 3600 s: 999 from 192.0.2.1, 5 from "
-    )
-    assert "976 from other addresses" in said[-1]
-    assert said[-1].endswith("(it said nothing: 999; its certificate is not pinned here: 996)")
-
-
-def test_a_new_period_begins_with_lines_again() -> None:
-    said: list[str] = []
-
-    async def run() -> None:
-        refusals = Refusals(said.append, 0.05)
-        for _ in range(2):
-            refusals.add("192.0.2.1", "it said nothing")
-            refusals.add("192.0.2.1", "it said nothing")
-            count = len(said)
-            await until(lambda n=count: len(said) > n)
-
-    asyncio.run(run())
-    each = "refused a connection from 192.0.2.1: it said nothing"
-    rest = "refused one more connection within 0 s: 1 from 192.0.2.1 (it said nothing: 1)"
-    assert said == [each, rest, each, rest]
-
-
-def test_what_is_counted_is_bounded_and_a_broken_log_stops_nobody() -> None:
-    def broken(line: str) -> None:
-        raise BrokenPipeError
-
-    async def run() -> None:
-        refusals = Refusals(broken, 3600)
-        for number in range(5000):
-            refusals.add(f"host{number}", f"reason {number}")
-        assert len(refusals._addresses) <= 1000 and len(refusals._reasons) <= 1000
-        refusals.close()
-
-    asyncio.run(run())
+def test_old_marks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "MARKS", 3)
+    marks = Marks()
+    assert [marks.is_new(bytes([n])) for n in (1, 2, 3, 1, 4, 1)] == [
+        True,
+        True,
+        True,
+        False,
+        True,
+        True,
+    ]
