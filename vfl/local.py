@@ -5,13 +5,14 @@ certificates and a port of the loopback interface.
 """
 
 import ctypes
+import functools
 import json
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +24,6 @@ from vfl.party import identity
 
 _VFL = [sys.executable, "-m", "vfl.cli"]
 _PR_SET_PDEATHSIG = 1
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass
@@ -34,13 +34,14 @@ class Host:
     peak_memory: int = 0
 
 
-def end_with_parent(number: int = signal.SIGTERM) -> None:
+def with_parent(number: int) -> Callable[[], object] | None:
     """For `preexec_fn`: the system sends the signal when the thread that starts the process is gone.
 
     On Linux; elsewhere a process that is killed leaves those that it has started.
     """
-    if _libc is not None:
-        _libc.prctl(_PR_SET_PDEATHSIG, number)
+    if sys.platform != "linux":
+        return None
+    return functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, number)
 
 
 def free_port() -> int:
@@ -69,7 +70,7 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
             with (folder / "serve.log").open("w") as log:
                 command = [*_VFL, "serve", f"{name}.toml"]
                 process = subprocess.Popen(  # noqa: S603
-                    command, cwd=folder, stderr=log, text=True, preexec_fn=end_with_parent
+                    command, cwd=folder, stderr=log, text=True, preexec_fn=with_parent(signal.SIGTERM)
                 )
             hosts[name] = Host(process)
         yield hosts

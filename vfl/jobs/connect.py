@@ -239,18 +239,20 @@ async def connect_hosts(
         address = office.party.peers[name].address or ""
         found[name] = await office.dial(name, address, left, show)
 
+    def is_here(name: str) -> bool:
+        return name in found and not (found[name].away or found[name].lost)
+
     async def receive(listener: Listener) -> None:
         show.say(f"waiting for {' and '.join(awaited)} on {office.party.party.listen}")
         try:
             async with asyncio.timeout_at(deadline):
-                while any(name not in found or found[name].away or found[name].lost for name in awaited):
+                while not all(is_here(name) for name in awaited):
                     peer = await listener.accept()
-                    before = found.get(peer.name)
-                    if peer.name not in awaited or not (before is None or before.away or before.lost):
+                    if peer.name not in awaited or is_here(peer.name):
                         listener.dismiss(peer)
                         continue
-                    if before is not None:
-                        before.drop()
+                    if peer.name in found:
+                        found[peer.name].drop()
                     found[peer.name] = peer
         except TimeoutError:
             missing = [name for name in awaited if name not in found or found[name].away]
@@ -259,8 +261,10 @@ async def connect_hosts(
 
     try:
         while True:
-            calls = [call(name) for name in names if name not in awaited and name not in found]
-            await together([*calls, *([receive(listener)] if listener is not None else [])])
+            works = [call(name) for name in names if name not in awaited and name not in found]
+            if listener is not None and not all(is_here(name) for name in awaited):
+                works.append(receive(listener))
+            await together(works)
             # A host does not hold a session for ever while others are awaited.
             gone = [name for name, peer in found.items() if name not in awaited and _has_let_go(peer)]
             if not gone or loop.time() + _AGAIN > deadline:
