@@ -14,6 +14,7 @@ import pytest
 from ends import Ends, Number, call, exchange, made_in, registry, until
 from federation import Federation, make_tables
 from websockets.asyncio.connection import Connection
+from websockets.exceptions import ConnectionClosedError
 
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import connect, coordinator, host, journal
@@ -99,6 +100,38 @@ def test_a_greeting_is_bounded_while_it_arrives(ends: Ends) -> None:
     asyncio.run(run())
     larger = "insurer broke the protocol: it sent a frame larger than any message that was due"
     assert lines == [f"refused a connection from 127.0.0.1: {larger}"]
+
+
+@pytest.mark.parametrize("path", [websocket.BEGIN, websocket.GO_ON])
+def test_an_answer_is_bounded_while_it_arrives(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """At the end that dials: a large frame in place of the answer, and behind it."""
+
+    async def run() -> None:
+        async with registry(ends) as listener:
+            answers = [bytes([0x82, 10]) + bytes(10), b""]
+            large = bytes([0x82, 127]) + struct.pack("!Q", 5 * MIB) + bytes(5 * MIB)
+
+            async def answer(name: str, connection: Connection) -> None:
+                connection.transport.write(answers[0] + large)
+                await connection.wait_closed()
+
+            monkeypatch.setattr(listener, "_begin", answer)
+            monkeypatch.setattr(listener, "_resume", answer)
+            found = websocket._Line(ends.insurer, "registry", f"127.0.0.1:{listener.port}", None)
+            connection = await found.connect(path, 10)
+            assert await connection.recv() == bytes(10)
+            assert await connection.recv() == bytes(5 * MIB)
+            connection.transport.abort()
+            answers[:] = [b""]
+            connection = await found.connect(path, 10)
+            with pytest.raises(ConnectionClosedError) as closed:
+                await connection.recv()
+            assert closed.value.sent is not None and closed.value.sent.code == 1009
+            connection.transport.abort()
+
+    asyncio.run(run())
 
 
 def test_no_frame_before_a_job_is_larger_than_a_first_message(ends: Ends) -> None:

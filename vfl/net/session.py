@@ -36,7 +36,7 @@ import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
@@ -555,10 +555,28 @@ class HeardConnection(Connection):
     cause: Exception | None = None
     _pieces = 0  # of the message that is arriving
 
-    def allow(self, size: int) -> None:
-        """Refuse messages of more bytes, from the next frame on and as soon as they say their size."""
+    def allow(self, size: int, then: int | None = None) -> None:
+        """Refuse messages of more bytes, from the next frame on and as soon as they say their size.
+
+        `then` is the size after the first binary message, which others may follow at once.
+        """
+        protocol: Any = self.protocol
         # Which of the two is asked for depends on the version of websockets.
-        self.protocol.max_size = self.protocol.max_message_size = size  # type: ignore[attr-defined]
+        protocol.max_size = protocol.max_message_size = size
+        if then is None:
+            return
+        # Frames are parsed as many at a time as have come, so that the size has to change in between.
+        recv_frame, begun = protocol.recv_frame, False
+
+        def first(frame: Frame) -> None:
+            nonlocal begun
+            recv_frame(frame)
+            begun = begun or frame.opcode is Opcode.BINARY
+            if begun and frame.fin and frame.opcode in (Opcode.BINARY, Opcode.CONT):
+                protocol.recv_frame = recv_frame
+                self.allow(then)
+
+        protocol.recv_frame = first
 
     def data_received(self, data: bytes) -> None:
         self.heard = True

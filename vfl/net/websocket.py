@@ -180,7 +180,7 @@ class _Line:
 
     async def connect(self, path: str, seconds: float, frame: int = session.MAX_FRAME) -> Connection:
         """A connection through TLS and the WebSocket handshake, to the pinned certificate, over which
-        frames of so many bytes may come: the first may follow the other end's answer at once.
+        frames of so many bytes may come after the other end's answer to what is said first.
 
         Raises NotYet, and what is final: IdentityError, PeerUnreachable, ConfigError.
         """
@@ -192,6 +192,7 @@ class _Line:
 
         def make(*args: Any, **limits: Any) -> _Dialled:
             made.append(_Dialled(*args, **limits))
+            made[-1].allow(session.GREETING.frame, then=frame)
             return made[-1]
 
         try:
@@ -205,7 +206,6 @@ class _Line:
                 open_timeout=seconds,
                 ping_interval=None,
                 close_timeout=session.CLOSE,
-                max_size=frame,
                 logger=_quiet,
                 create_connection=cast(type[ClientConnection], make),
             )
