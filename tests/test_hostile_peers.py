@@ -23,6 +23,7 @@ from vfl.jobs.coordinator import Gathered, Join
 from vfl.jobs.offer import Accept, Offer, new_run
 from vfl.jobs.show import Silent
 from vfl.net import session, websocket
+from vfl.net.connection import PIECES
 from vfl.net.hello import Hello, Resume, Resumed
 from vfl.net.peer import HEADER, Stop
 from vfl.net.session import GREETING, Opening
@@ -231,7 +232,7 @@ def test_a_message_in_too_many_pieces_is_refused(ends: Ends, piece: bytes) -> No
         async with opened(ends) as (here, there):
             await exchange(here, there, 1)
             assert here._link is not None
-            pieces = frame(2, piece, fin=False) + frame(0, piece, fin=False) * session.PIECES
+            pieces = frame(2, piece, fin=False) + frame(0, piece, fin=False) * PIECES
             here._link.connection.transport.write(pieces)
             with pytest.raises(PeerError, match="a frame larger than any message"):
                 await there.recv(Number)
@@ -243,7 +244,7 @@ def test_as_many_pieces_as_there_may_be(ends: Ends) -> None:
     async def run() -> None:
         async with opened(ends) as (here, there):
             assert here._link is not None
-            many = frame(2, b"", fin=False) + frame(0, fin=False) * (session.PIECES - 2) + frame(0)
+            many = frame(2, b"", fin=False) + frame(0, fin=False) * (PIECES - 2) + frame(0)
             for _ in range(2):
                 here._link.connection.transport.write(many)
                 assert await there._get() == b""

@@ -42,13 +42,13 @@ from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnre
 from vfl.net import hello, session, wire
 from vfl.net.admission import BACKLOG, Admission, Caller
 from vfl.net.certificates import fingerprint
+from vfl.net.connection import HeardConnection
 from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
 from vfl.net.hello import Resume, Resumed
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.refusals import Refusals
 from vfl.net.session import (
     NO_PATIENCE,
-    HeardConnection,
     NotYet,
     Opening,
     Patience,
