@@ -25,6 +25,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from processes import die_with_parent
 
 from vfl.party import identity
 
@@ -235,7 +236,13 @@ class Running:
         command = [*(program or (sys.executable, "-m", "vfl.cli")), *arguments]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
-                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, cwd=party.folder, env=_env()
+                command,
+                stdout=out,
+                stderr=err,
+                stdin=subprocess.DEVNULL,
+                cwd=party.folder,
+                env=_env(),
+                preexec_fn=die_with_parent,
             )
         party.processes.append(self)
 

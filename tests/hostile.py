@@ -19,9 +19,9 @@ import contextlib
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 from msgspec import inspect as types
@@ -41,7 +41,6 @@ from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
 
 PATIENCE = 240.0  # seconds after which a run hangs
-QUIET = 0.3  # seconds without a frame and without work after which the liar hangs up
 
 Peers = dict[str, MemoryPeer]  # what a party holds to speak to each other one, by name
 
@@ -326,48 +325,31 @@ class Run:
     scenario: Scenario
     sent: list[Sent]
     ends: dict[str, Any]  # what each honest party returned or raised
-    hung_up: bool = False  # the liar, since nothing moved any more
-
-
-class _Loop(asyncio.SelectorEventLoop):
-    """Knows how much work its threads and pools have in hand, however slowly they get on with it."""
-
-    working = 0
-
-    def run_in_executor(self, executor: Any, work: Callable[..., Any], *arguments: Any) -> Any:
-        self.working += 1
-        future = super().run_in_executor(executor, work, *arguments)
-        future.add_done_callback(self._worked)
-        return future
-
-    def _worked(self, future: asyncio.Future[Any]) -> None:
-        self.working -= 1
+    made: bool = False  # the attack, since its message came to be sent
+    hung_up: bool = False  # the liar, since nothing could move any more
 
 
 def play(scenario: Scenario, place: Place | None = None, attack: Attack | None = None) -> Run:
     """Run all parties; the place's sender, if there is one, sends what the attack makes of it."""
-    with asyncio.Runner(loop_factory=_Loop) as runner:
-        return runner.run(_play(scenario, place, attack))
+    return asyncio.run(_play(scenario, place, attack))
 
 
 async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) -> Run:
-    loop = cast(_Loop, asyncio.get_running_loop())
     peers = scenario.open()
     run = Run(scenario, [], {})
-    moved = 0
+    working = _threads(asyncio.get_running_loop())
 
     def watch(sender: str, receiver: str, peer: MemoryPeer) -> None:
         put, seen, before = peer._put, Counter[str](), list[bytes]()
         held: list[bytes] = []
 
         async def spoil(frame: bytes) -> None:
-            nonlocal moved
-            moved += 1
             kind = kind_of(frame)
             here = Place(sender, receiver, kind, seen[kind])
             seen[kind] += 1
             frames = [frame]
             if here == place and attack is not None:
+                run.made = True
                 frames = attack.forge(frame, before)
                 if attack.later:
                     held.extend(frames)
@@ -394,17 +376,14 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
     honest = {name: task for name, task in tasks.items() if name != liar}
     try:
         async with asyncio.timeout(PATIENCE):
-            while pending := [task for task in honest.values() if not task.done()]:
-                before = moved
-                await asyncio.wait(pending, timeout=QUIET)
-                for _ in range(3):  # what is ready takes its turn
-                    await asyncio.sleep(0)
-                still = moved == before and not loop.working
-                if still and any(not task.done() for task in pending) and liar is not None:
-                    run.hung_up = True
-                    for peer in peers[liar].values():
-                        with contextlib.suppress(asyncio.QueueFull):
-                            peer._outbox.put_nowait(None)
+            while not await _at_rest(honest.values(), working):
+                if liar is None or run.hung_up:
+                    await asyncio.sleep(0.02)  # whoever still waits does so for a time limit of its own
+                    continue
+                run.hung_up = True
+                for peer in peers[liar].values():
+                    with contextlib.suppress(asyncio.QueueFull):
+                        peer._outbox.put_nowait(None)
     except TimeoutError:
         pass
     for name, task in honest.items():
@@ -413,6 +392,38 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     return run
+
+
+def _threads(loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[Any]]:
+    """The work of the loop that is under way in threads, from now on."""
+    working: set[asyncio.Future[Any]] = set()
+    run_in_executor = loop.run_in_executor
+
+    def counted(*arguments: Any) -> asyncio.Future[Any]:
+        future = run_in_executor(*arguments)
+        working.add(future)
+        future.add_done_callback(working.discard)
+        return future
+
+    loop.run_in_executor = counted  # type: ignore[method-assign]
+    return working
+
+
+async def _at_rest(parties: Iterable[asyncio.Task[Any]], working: set[asyncio.Future[Any]]) -> bool:
+    """Wait until no party can go on without a further frame; whether all have ended.
+
+    That nothing has moved for a while would not do: a party that computes says nothing either, and a
+    liar that hangs up then has not lied yet. All is still when no thread works and the loop has nothing
+    left to run but this.
+    """
+    loop: Any = asyncio.get_running_loop()
+    while not all(task.done() for task in parties):
+        if working:
+            await asyncio.wait(working, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0)
+        if not working and not loop._ready:
+            return all(task.done() for task in parties)
+    return True
 
 
 async def _ending(role: Awaitable[Any], peers: Sequence[Peer]) -> Any:
@@ -429,7 +440,11 @@ async def _ending(role: Awaitable[Any], peers: Sequence[Peer]) -> Any:
 
 
 def outcome(run: Run, place: Place, attack: Attack) -> str:
-    """refused, rule, silent or done; else AssertionError."""
+    """refused, rule, silent or done; else AssertionError.
+
+    What no honest party could send has to be refused, whatever else may come of it.
+    """
+    assert run.made, f"{run.scenario.name}: {place} was never sent"
     found = set()
     for name, end in run.ends.items():
         said = f"{run.scenario.name}: {place}, {attack.name}: {name} ended with {end!r}"
@@ -448,12 +463,11 @@ def outcome(run: Run, place: Place, attack: Attack) -> str:
         else:
             assert not isinstance(end, BaseException), said
             found.add("done")
-    for verdict in ("refused", "rule", "silent"):
-        if verdict in found:
-            return verdict
-    # A liar whose own part of the job fails on what came of its lie stops it.
-    assert not attack.illegal, f"{run.scenario.name}: {place}, {attack.name}: went on"
-    return "done"
+    # A liar whose own part of the job fails on what came of its lie stops it: that counts as done.
+    verdict = next((one for one in ("refused", "rule", "silent") if one in found), "done")
+    if attack.illegal:
+        assert verdict in ("refused", "rule"), f"{run.scenario.name}: {place}, {attack.name}: {verdict}"
+    return verdict
 
 
 def places(run: Run) -> dict[Place, Sent]:

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import kstest
+from scipy.stats import binomtest, kstest
 from test_glm import (
     BAD_CIPHERTEXTS,
     INF,
@@ -425,10 +425,11 @@ def test_what_the_coordinator_opens_is_uniform(logistic_run, poisson_run):
     values = [int.from_bytes(data[i : i + 256], "big") for i in range(0, len(data), 256)]
     assert len(values) >= 60 and len(set(values)) == len(values)
     assert kstest([value / N for value in values], "uniform").pvalue > 1e-9
-    # Sums alone would lie near 0 or n: one mask in 2^40 does.
+    # Sums alone would lie near 0 or n: two masks in 2^40 do, of hundreds one with less than 1e-9.
     assert all(N >> 40 < value < N - (N >> 40) for value in values)
-    # And their lowest bits, which a mask of multiples would leave alone.
-    assert 0.2 < np.mean([value % 2 for value in values]) < 0.8
+    # And their lowest bits, which a mask of multiples would leave alone, are a fair coin's: as far from
+    # the half as these come by chance with less than 1e-9.
+    assert binomtest(sum(value % 2 for value in values), len(values)).pvalue > 1e-9
 
 
 def test_the_coordinator_opens_what_columns_need_and_no_more(recorded):

@@ -254,10 +254,11 @@ def keys_revoke(party: Path, peer: str, reason: str, as_json: bool) -> None:
     stdout.put(
         f"revoked the certificate of {peer}",
         f"fingerprint  {certificate.fingerprint_groups}",
-        f"It lies in {away.name} now and is refused from the next start on.",
-        f"Restart `vfl serve`: one that runs still accepts it. Tell {peer} and the other parties by",
-        f"phone, so that they revoke it too. Then take [peers.{peer}] out of {party.name}, or put a "
-        "certificate there that is made anew and compared by phone.",
+        f"It lies in {away.name} now. A `vfl serve` that runs refuses it from now on, at the next "
+        "connection and the next job; a job under way ends only with it.",
+        f"Tell {peer} and the other parties by phone, so that they revoke it too.",
+        f"Then take [peers.{peer}] out of {party.name}, or put a certificate there that is made anew "
+        "and compared by phone. Restart `vfl serve` after that.",
     )
 
 
@@ -463,7 +464,9 @@ def align(
     _need_role(settings.role, "guest", party)
     with telling() as show:
         plan = Plan(name, join, engine, extend, diagnose)
-        done = _run(align_guest(Office.open(settings), plan, wait=wait, show=show))
+        office = Office.open(settings)
+        office.warn(show)
+        done = _run(align_guest(office, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
         put_json(
@@ -533,9 +536,9 @@ def train(
     settings, wanted = load_party(party), load_job(job)
     _need_role(settings.role, "guest", party)
     with telling() as show:
-        work = train_guest(
-            Office.open(settings), wanted, alignment=alignment, fresh=fresh, wait=wait, show=show
-        )
+        office = Office.open(settings)
+        office.warn(show)
+        work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = _run(work)
     if as_json:
         put_json(
@@ -612,9 +615,11 @@ def score(
     settings = load_party(party)
     _need_role(settings.role, "guest", party)
     with telling() as show:
+        office = Office.open(settings)
+        office.warn(show)
         done = _run(
             score_batch(
-                Office.open(settings),
+                office,
                 model,
                 data,
                 out,

@@ -4,12 +4,15 @@ Every party has a folder with its party file `NAME.toml`, its table and its keys
 certificates and a port of the loopback interface.
 """
 
+import ctypes
+import functools
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +23,7 @@ from vfl.jobs.memory import peak_memory
 from vfl.party import identity
 
 _VFL = [sys.executable, "-m", "vfl.cli"]
+_PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -28,6 +32,16 @@ class Host:
 
     process: subprocess.Popen[str]
     peak_memory: int = 0
+
+
+def with_parent(number: int) -> Callable[[], object] | None:
+    """For `preexec_fn`: the system sends the signal when the thread that starts the process is gone.
+
+    On Linux; elsewhere a process that is killed leaves those that it has started.
+    """
+    if sys.platform != "linux":
+        return None
+    return functools.partial(ctypes.CDLL(None).prctl, _PR_SET_PDEATHSIG, number)
 
 
 def free_port() -> int:
@@ -55,7 +69,9 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
         for name, folder in folders.items():
             with (folder / "serve.log").open("w") as log:
                 command = [*_VFL, "serve", f"{name}.toml"]
-                process = subprocess.Popen(command, cwd=folder, stderr=log, text=True)  # noqa: S603
+                process = subprocess.Popen(  # noqa: S603
+                    command, cwd=folder, stderr=log, text=True, preexec_fn=with_parent(signal.SIGTERM)
+                )
             hosts[name] = Host(process)
         yield hosts
     finally:

@@ -54,8 +54,10 @@ async def offer_to(
 ) -> tuple[list[Accept], Agreement]:
     """The guest's part: offer, collect what the hosts answer and sign, pass the signatures on.
 
-    Raises PeerError for a signature that does not hold, and what sessions raise.
+    Raises PeerError for a signature that does not hold, IdentityError when a host's certificate was
+    revoked, and what sessions raise.
     """
+    office.check_not_revoked(offer.hosts)
     known = office.fingerprints
     named = [office.party.name, *offer.hosts, *_coordinator(offer)]
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
@@ -111,7 +113,9 @@ async def accept_offer(office: Office, guest: Peer, offer: Offer, rows: int | No
 
 
 def check_certificates(office: Office, terms: Terms) -> None:
-    """Raises Refused when the parties know one of them by another certificate than this party does."""
+    """Raises Refused when the parties know one of them by another certificate than this party does,
+    IdentityError when one of the certificates was revoked here."""
+    office.check_not_revoked(terms.fingerprints)
     for party, fingerprint in office.fingerprints.items():
         if terms.fingerprints.get(party, fingerprint) != fingerprint:
             raise Refused(

@@ -2,24 +2,42 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import datetime
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from vfl.errors import ConfigError, IdentityError, PeerUnreachable, Refused, VflError
-from vfl.jobs.show import Once, Show
+from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
+from vfl.jobs.show import Show
+from vfl.net.certificates import fingerprint, in_words
 from vfl.net.peer import Peer, stop_all, together
-from vfl.net.websocket import Credentials, Listener, Patience, WebSocketPeer, dial, listen
+from vfl.net.websocket import (
+    Credentials,
+    Listener,
+    Opening,
+    Patience,
+    WebSocketPeer,
+    dial,
+    listen,
+)
+from vfl.net.wire import KIB
 from vfl.party.config import Party
 from vfl.party.identity import Certificate, Identity, load, load_certificate
 from vfl.party.ledger import FOLDER, Ledger
-from vfl.party.revocation import refuse_revoked, revoked_by
+from vfl.party.revocation import RevocationList, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
 
 if TYPE_CHECKING:
     from vfl.jobs.journal import Journal
+
+
+OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest first message
+PERIOD = 60.0  # seconds between two lines about many refused connections
+_SOON = datetime.timedelta(days=30)
+_DAY = 86_400.0
+_AGAIN = 1.0  # seconds before a host is dialled again whose session ended while others were awaited
 
 
 @dataclass(frozen=True)
@@ -32,6 +50,11 @@ class Office:
     formerly: dict[str, frozenset[str]] = field(default_factory=dict)
     """Fingerprints that a party had before its key was rotated, by name."""
 
+    @cached_property
+    def revocations(self) -> RevocationList:
+        """The certificates that are not accepted any more."""
+        return RevocationList(self.party.party.identity)
+
     @classmethod
     def open(cls, party: Party) -> "Office":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
@@ -41,7 +64,7 @@ class Office:
                 f"{party.party.identity}.pem is the certificate of {identity.name}, "
                 f"but the party file is {party.name}'s: check identity in [party]"
             )
-        pinned, revoked = {}, revoked_by(party.party.identity)
+        pinned, revoked = {}, RevocationList(party.party.identity).now()
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
         for name, peer in party.peers.items():
             certificate = load_certificate(peer.certificate)
@@ -76,7 +99,52 @@ class Office:
             {name: certificate.der for name, certificate in self.pinned.items()},
             self.identity.tls_key.password,
             watch=self.journal.watch,
+            formerly=self.formerly,
+            refused=self.why_refused,
         )
+
+    def why_refused(self, der: bytes) -> str | None:
+        """Why a pinned certificate (DER) is not accepted any more. Raises IdentityError."""
+        found = self.revocations.now().get(fingerprint(der))
+        if found is None:
+            return None
+        return f"the certificate of {found.name} was revoked on {found.on} ({found.reason})"
+
+    def check_not_revoked(self, names: Iterable[str]) -> None:
+        """Raises IdentityError when the certificate of one of these peers was revoked."""
+        for name in names:
+            if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
+                raise IdentityError(why, for_peer=f"the certificate of {name} is revoked")
+
+    def invalid_certificates(self) -> list[str]:
+        """What there is to say of certificates, one's own and those pinned, that are not valid now."""
+        return [
+            f"{what} {why}: {remedy}"
+            for what, one, remedy in self._certificates()
+            if (why := one.invalidity()) is not None
+        ]
+
+    def ending_certificates(self) -> list[str]:
+        """The same of those that end within 30 days."""
+        now = datetime.datetime.now(datetime.UTC)
+        return [
+            f"{what} ends on {in_words(one.expires)}, {_days(one.expires - now)} from now: {remedy}"
+            for what, one, remedy in self._certificates()
+            if one.invalidity() is None and one.expires - now <= _SOON
+        ]
+
+    def _certificates(self) -> list[tuple[str, Certificate, str]]:
+        """Own and pinned ones: what they are called, and what is to be done about one that ends."""
+        own = self.identity.certificate
+        found = [(f"this party's certificate {self.identity.certificate_path}", own, own.remedy)]
+        for name, one in self.pinned.items():
+            found.append((f"the certificate of {name}", one, f"{name} has to {one.remedy}"))
+        return found
+
+    def warn(self, show: Show) -> None:
+        """Say which certificates are not valid now, or will not be in 30 days."""
+        for line in (*self.invalid_certificates(), *self.ending_certificates()):
+            show.say(f"note: {line}")
 
     async def dial(
         self,
@@ -89,13 +157,28 @@ class Office:
         """A session with a peer that listens; outlives broken connections as [party] says."""
         patience = Patience(self.party.party.reconnect, show.say)
         return await dial(
-            self.credentials, name, address, self.party.role, wait, on_wait, patience=patience
+            self.credentials,
+            name,
+            address,
+            self.party.role,
+            wait,
+            on_wait,
+            patience=patience,
+            opening=OPENING,
         )
 
     def listen(self, address: str, show: Show) -> contextlib.AbstractAsyncContextManager[Listener]:
         """Sessions with peers that dial; they outlive broken connections as [party] says."""
         patience = Patience(self.party.party.reconnect, show.say)
-        return listen(self.credentials, address, self.party.role, Once(show.say), patience)
+        return listen(
+            self.credentials,
+            address,
+            self.party.role,
+            show.say,
+            patience,
+            opening=OPENING,
+            period=PERIOD,
+        )
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -121,6 +204,23 @@ def check_role(peer: WebSocketPeer, role: str) -> None:
         raise Refused(f"{peer.name} is a {peer.hello.role}, where a {role} is expected")
 
 
+def _days(left: datetime.timedelta) -> str:
+    return "a day" if left.days == 1 else f"{left.days} days" if left.days else "less than a day"
+
+
+def no_job(peer: Peer, seconds: float) -> PeerLost:
+    """What a peer is told that has been connected for so long without asking for anything."""
+    text = f"{peer.name} asked for nothing within {seconds:.0f} s"
+    return PeerLost(text, for_peer="no job came in time")
+
+
+async def warn_daily(office: Office, show: Show) -> None:
+    """Say which certificates are about to end, now and once a day."""
+    while True:
+        office.warn(show)
+        await asyncio.sleep(_DAY)
+
+
 async def connect_hosts(
     office: Office, names: list[str], wait: float, show: Show, listener: Listener | None
 ) -> list[Peer]:
@@ -129,37 +229,50 @@ async def connect_hosts(
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
     certificate that is not the pinned one.
     """
-    party = office.party
     found: dict[str, WebSocketPeer] = {}
     awaited = _awaited(office, names)
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + wait
+    left = wait
 
     async def call(name: str) -> None:
-        found[name] = await office.dial(name, party.peers[name].address or "", wait, show)
+        address = office.party.peers[name].address or ""
+        found[name] = await office.dial(name, address, left, show)
+
+    def is_here(name: str) -> bool:
+        return name in found and not (found[name].away or found[name].lost)
 
     async def receive(listener: Listener) -> None:
-        show.say(f"waiting for {' and '.join(awaited)} on {party.party.listen}")
+        show.say(f"waiting for {' and '.join(awaited)} on {office.party.party.listen}")
         try:
-            async with asyncio.timeout(wait):
-                while not all(name in found and not found[name].away for name in awaited):
+            async with asyncio.timeout_at(deadline):
+                while not all(is_here(name) for name in awaited):
                     peer = await listener.accept()
-                    before = found.get(peer.name)
-                    if peer.name not in awaited or not (before is None or before.away or before.lost):
-                        await peer.close()
+                    if peer.name not in awaited or is_here(peer.name):
+                        listener.dismiss(peer)
                         continue
-                    if before is not None:
-                        before.drop()
+                    if peer.name in found:
+                        found[peer.name].drop()
                     found[peer.name] = peer
         except TimeoutError:
-            missing = " and ".join(n for n in awaited if n not in found or found[n].away)
-            raise PeerUnreachable(
-                f"no connection from {missing} within {wait:.0f} s: is `vfl serve` running there, "
-                f"and does it dial port {listener.port} of this machine?",
-                for_peer=f"{missing} cannot be reached",
-            ) from None
+            missing = [name for name in awaited if name not in found or found[name].away]
+            if missing:
+                raise _not_there(missing, listener, wait) from None
 
     try:
-        calls = [call(name) for name in names if name not in awaited]
-        await together([*calls, *([receive(listener)] if listener is not None else [])])
+        while True:
+            works = [call(name) for name in names if name not in awaited and name not in found]
+            if listener is not None and not all(is_here(name) for name in awaited):
+                works.append(receive(listener))
+            await together(works)
+            # A host does not hold a session for ever while others are awaited.
+            gone = [name for name, peer in found.items() if name not in awaited and _has_let_go(peer)]
+            if not gone or loop.time() + _AGAIN > deadline:
+                break
+            for name in gone:
+                found.pop(name).drop()
+            await asyncio.sleep(_AGAIN)
+            left = max(0.0, deadline - loop.time())
         for peer in found.values():
             check_role(peer, "host")
     except VflError as error:
@@ -170,6 +283,24 @@ async def connect_hosts(
             peer.drop()
         raise
     return [found[name] for name in names]
+
+
+def _has_let_go(peer: WebSocketPeer) -> bool:
+    """Whether the session has ended for a reason that may have passed."""
+    return peer.lost and peer.last_words(PeerLost("")).passing
+
+
+def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnreachable:
+    names = " and ".join(missing)
+    known = [listener.refused[name] for name in missing if name in listener.refused]
+    if known:
+        text = f"no connection from {names} within {wait:.0f} s: {'; '.join(known)}"
+    else:
+        text = (
+            f"no connection from {names} within {wait:.0f} s: is `vfl serve` running there, "
+            f"and does it dial port {listener.port} of this machine?"
+        )
+    return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
 
 
 def _awaited(office: Office, names: list[str]) -> list[str]:
@@ -183,7 +314,7 @@ async def _turn_away(listener: Listener, hosts: list[Peer]) -> None:
         for host in hosts:
             if isinstance(host, WebSocketPeer) and host.name == peer.name:
                 host.give_up_if_away(f"{host.name} was restarted")
-        await peer.close()
+        listener.dismiss(peer)
 
 
 @contextlib.asynccontextmanager

@@ -24,7 +24,7 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
-from vfl.jobs.connect import Office, check_role
+from vfl.jobs.connect import Office, check_role, no_job, warn_daily
 from vfl.jobs.halves import JOB_LENGTH
 from vfl.jobs.offer import Signature, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
@@ -40,6 +40,7 @@ from vfl.text import counted
 
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
+_JOIN = 60.0  # seconds for which a session may be without a job
 
 
 class Join(Message, frozen=True):
@@ -167,6 +168,7 @@ async def coordinate(office: Office, show: Show, patience: float = _GATHERING) -
         show.say(
             f"{office.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
         )
+        group.create_task(warn_daily(office, show))
         while True:
             peer = await listener.accept()
             group.create_task(_session(office, peer, gatherings, show, patience))
@@ -182,9 +184,15 @@ async def _session(
     """One party's session: who comes last leads the job, the others' sessions wait for its end."""
     try:
         try:
-            join = await peer.recv(Join)
+            async with asyncio.timeout(_JOIN):
+                join = await peer.recv(Join)
         except PeerLost:
             return  # connected to see whether this party is there
+        except TimeoutError:
+            await stop_all([peer], no_job(peer, _JOIN))
+            return
+        office.check_not_revoked([peer.name])
+        await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
         job = _checked(office, peer, join)
         gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
         if gathering.join != join:

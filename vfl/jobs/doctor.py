@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from vfl.errors import PeerUnreachable, VflError
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import OPENING, PERIOD, Office
 from vfl.jobs.finding import Finding
 from vfl.jobs.table_check import check_table
 from vfl.net.peer import together
@@ -28,13 +28,18 @@ async def examine(party: Party, wait: float, report: Report) -> bool:
     for name, certificate in office.pinned.items():
         text = f"certificate of {name}: fingerprint {certificate.fingerprint_groups}"
         report(Finding("ok", name, text))
+    for line in office.invalid_certificates():
+        report(Finding("FAIL", "certificates", line))
+        healthy = False
+    for line in office.ending_certificates():
+        report(Finding("note", "certificates", line))
     dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
     reached = await together(
         [_reach(office, name, address, wait, report) for name, address in dialled.items()]
     )
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
-        return all(reached) and await _listens(office, report)
+        return healthy and all(reached) and await _listens(office, report)
     awaited = set(party.peers) - set(dialled)
     arrived = not awaited or await _await(office, awaited, wait, report)
     return healthy and all(reached) and arrived
@@ -58,7 +63,7 @@ def _as_notes(report: Report) -> Callable[[str], None]:
 
 async def _reach(office: Office, name: str, address: str, wait: float, report: Report) -> bool:
     try:
-        peer = await dial(office.credentials, name, address, office.party.role, wait)
+        peer = await dial(office.credentials, name, address, office.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
         if office.party.role == "host" and office.party.peers[name].role is None:
@@ -80,8 +85,9 @@ async def _reach(office: Office, name: str, address: str, wait: float, report: R
 
 async def _listens(office: Office, report: Report) -> bool:
     address = office.party.party.listen or ""
+    listening = listen(office.credentials, address, office.party.role, _as_notes(report), period=PERIOD)
     try:
-        async with listen(office.credentials, address, office.party.role, _as_notes(report)):
+        async with listening:
             report(Finding("ok", "listen", f"{address} can be listened on"))
     except VflError as error:
         report(Finding("FAIL", "listen", f"{error}: does `vfl serve` run already?"))
@@ -94,8 +100,18 @@ async def _await(office: Office, awaited: set[str], wait: float, report: Report)
     if address is None:
         return False
     missing = set(awaited)
+    refused: dict[str, str] = {}
+    listening = listen(
+        office.credentials,
+        address,
+        office.party.role,
+        _as_notes(report),
+        opening=OPENING,
+        period=PERIOD,
+    )
     try:
-        async with listen(office.credentials, address, office.party.role, _as_notes(report)) as listener:
+        async with listening as listener:
+            refused = listener.refused
             names = " and ".join(sorted(awaited))
             text = f"listening on {address}, waiting {wait:.0f} s for {names}"
             report(Finding("ok", "listen", text))
@@ -106,11 +122,14 @@ async def _await(office: Office, awaited: set[str], wait: float, report: Report)
                         missing.discard(peer.name)
                         text = f"{peer.name} dialled in: vfl {peer.hello.version}, {peer.hello.role}"
                         report(Finding("ok", peer.name, text))
-                    await peer.close()
+                    listener.dismiss(peer)
     except TimeoutError:
-        names = " and ".join(sorted(missing))
-        text = f"{names} did not dial in: is `vfl serve` running there?"
-        report(Finding("FAIL", "listen", text))
+        for name in sorted(missing & set(refused)):
+            text = f"{name} dialled in and was refused: {refused[name]}"
+            report(Finding("FAIL", name, text))
+        if silent := " and ".join(sorted(missing - set(refused))):
+            text = f"{silent} did not dial in: is `vfl serve` running there?"
+            report(Finding("FAIL", "listen", text))
     except VflError as error:
         report(Finding("FAIL", "listen", str(error)))
     return not missing

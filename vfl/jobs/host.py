@@ -25,7 +25,7 @@ from vfl.jobs.alignment import (
     serve_align,
     table_of,
 )
-from vfl.jobs.connect import Office, check_role
+from vfl.jobs.connect import Office, check_role, no_job, warn_daily
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.halves import (
     Alignment,
@@ -75,6 +75,7 @@ from vfl.text import counted
 
 _REACH = 60.0  # seconds to reach a coordinator
 _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
+_OFFER = 600.0  # seconds for which a session may be without a job
 _TRAINING = Replaceable()
 _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log has the details)"
 
@@ -96,6 +97,7 @@ async def serve(office: Office, show: Show) -> None:
         f"{counted(len(table.features), 'column')}"
     )
     async with asyncio.TaskGroup() as group:
+        group.create_task(warn_daily(office, show))
         for name in party.partners:
             if (address := party.peers[name].address) is not None:
                 group.create_task(_dial_forever(office, name, address, show))
@@ -155,9 +157,14 @@ async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None
     try:
         check_role(peer, "guest")
         try:
-            offer = await peer.recv(Offer)
+            async with asyncio.timeout(_OFFER):
+                offer = await peer.recv(Offer)
         except PeerLost:
             return  # connected to see whether this party is there
+        except TimeoutError:
+            await stop_all([peer], no_job(peer, _OFFER))
+            return
+        office.check_not_revoked([peer.name])
         started = time.monotonic()
         done = await _while_connected(peer, _TASKS[offer.task](office, peer, offer, show))
         traffic = peer.traffic
@@ -257,7 +264,7 @@ async def _train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
 
 async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     party = office.party
-    job = Job.from_canonical(offer.job)
+    job = await asyncio.to_thread(Job.from_canonical, offer.job)
     asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(office, offer)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import cast
+from typing import Annotated, cast
 
 import msgspec
 
@@ -13,7 +13,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
-from vfl.party.config import Job
+from vfl.party.config import JOB_NAME, to_the_end
 from vfl.party.ledger import Asked, Ledger, Passed, Way
 from vfl.party.store import Store
 from vfl.protocols.key import Key
@@ -131,10 +131,24 @@ class _Session:
         self._number = journal.ledger.append(line, reveals(of))
 
 
+class _Section(msgspec.Struct):
+    name: Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
+    purpose: Annotated[str, msgspec.Meta(max_length=200)]
+
+
+class _Titled(msgspec.Struct):
+    """Of a job, what stands above its messages in the ledger; all else is passed over unread."""
+
+    job: _Section
+
+
+_titles = msgspec.json.Decoder(_Titled)
+
+
 def _title(job: bytes) -> tuple[str | None, str | None]:
     """Name and purpose of a job file, as far as it is one."""
     try:
-        found = Job.from_canonical(job)
-    except VflError:
+        found = _titles.decode(job).job
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None, None
-    return found.name, found.job.purpose
+    return (found.name, found.purpose) if found.purpose.isprintable() else (None, None)

@@ -13,10 +13,17 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import JOB_NAME, PARTY_NAME, Engine, JoinKind, canonical_settings
+from vfl.party.config import (
+    JOB_NAME,
+    PARTY_NAME,
+    Engine,
+    JoinKind,
+    canonical_settings,
+    to_the_end,
+)
 
-Name = Annotated[str, msgspec.Meta(pattern=JOB_NAME)]
-PartyName = Annotated[str, msgspec.Meta(pattern=PARTY_NAME)]
+Name = Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
+PartyName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]
 Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]

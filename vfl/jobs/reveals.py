@@ -37,7 +37,7 @@ def message_type(name: str) -> type[Message] | None:
 
 def reveals(kind: type[Message] | None) -> str:
     """What a message tells its receiver, as its docstring says."""
-    said = re.search(r"Reveals: (.+?)\.?$", " ".join((inspect.getdoc(kind) or "").split()))
+    said = re.search(r"Reveals: (.+?)\.?\Z", " ".join((inspect.getdoc(kind) or "").split()))
     return UNKNOWN if kind is None or said is None else said[1]
 
 

@@ -23,6 +23,10 @@ broken, and both ends hold the session for as long as their party files say:
     3. Both send again what the other has not got, from the frame after those.
 
 Frames that come twice or leave a gap would be refused by `Peer` all the same, who numbers them itself.
+
+What a session may hold grows with what is known of the other end: a greeting before it has greeted,
+then what `Opening` says until both ends are bound to a job, then WINDOW. A frame that is too large is
+refused when it says its size, before any of it is kept.
 """
 
 import asyncio
@@ -36,9 +40,11 @@ from typing import cast
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from vfl.errors import PeerError, PeerLost, VflError
 from vfl.net import wire
+from vfl.net.connection import HeardConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
 from vfl.net.peer import Peer
 from vfl.net.tls import reason_of
@@ -71,8 +77,20 @@ class Patience:
 
 NO_PATIENCE = Patience()
 
-# Opens another connection and resumes. Raises NotYet, VflError.
-Redial = Callable[[Resume], Awaitable[tuple[Connection, Resumed]]]
+
+@dataclass(frozen=True)
+class Opening:
+    """What the other end may send before both are bound to a job."""
+
+    frame: int  # bytes
+    window: int  # of frames that nobody has received yet
+
+
+GREETING = Opening(2 * KIB, 16 * KIB)
+
+# Opens another connection, over which frames of so many bytes may come, and resumes. Raises NotYet,
+# VflError.
+Redial = Callable[[Resume, int], Awaitable[tuple[Connection, Resumed]]]
 
 
 @dataclass(frozen=True)
@@ -100,13 +118,22 @@ class _Link:
 class WebSocketPeer(Peer):
     """The other end of a session over the network; made by `dial` and `Listener.accept`."""
 
-    def __init__(self, name: str, connection: Connection, patience: Patience) -> None:
+    def __init__(
+        self,
+        name: str,
+        connection: Connection,
+        patience: Patience,
+        opening: Opening | None = None,
+        first: Opening | None = GREETING,
+    ) -> None:
         super().__init__(name)
         self.hello: Hello  # set once the session is greeted
         self.key: bytes | None = None  # too; until then the session ends with its connection
         self._patience = patience
         self._redial: Redial | None = None  # where this end dialled
         self._attempts = 0  # to resume
+        self._opening = opening
+        self._allowed = first  # None: as much as fits into the window
         self._link: _Link | None = _Link(connection)  # None while the session has no connection
         self._inbox: deque[bytes] = deque()
         self._arrived = 0  # frames
@@ -152,10 +179,35 @@ class WebSocketPeer(Peer):
         """Call when nothing will be sent or received any more."""
         self._living.add_done_callback(lambda _: call())
 
+    @property
+    def has_job(self) -> bool:
+        """Whether both ends are bound to a job."""
+        return self._allowed is None
+
     def greeted(self, theirs: Hello, redial: Redial | None = None) -> None:
         """From here on the session outlives its connection; the end that dialled can dial again."""
         self.hello, self._redial = theirs, redial
         self.key = resume_key(self._session)
+        self._allow(self._opening)
+
+    def bind(self, *context: bytes) -> None:
+        super().bind(*context)
+        if self.key is not None:
+            self._allow(None)
+
+    def _allow(self, what: Opening | None) -> None:
+        """What the other end may send from its next frame on."""
+        self._allowed = what
+        if self._link is not None:
+            self._limit(self._link.connection)
+
+    @property
+    def _frame(self) -> int:
+        """The largest frame that the other end may send."""
+        return MAX_FRAME if self._allowed is None else self._allowed.frame
+
+    def _limit(self, connection: Connection) -> None:
+        cast(HeardConnection, connection).allow(self._frame)
 
     # --- Frames ---
 
@@ -340,7 +392,8 @@ class WebSocketPeer(Peer):
             pause = min(2 * pause, longest)
             self._attempts += 1
             try:
-                connection, answer = await redial(Resume(key, self._attempts, self._arrived))
+                asked = Resume(key, self._attempts, self._arrived)
+                connection, answer = await redial(asked, self._frame)
                 if answer.received is None:
                     connection.transport.abort()
                     self._finish(PeerLost(f"{self.name} was restarted, or has given up the session"))
@@ -388,6 +441,7 @@ class WebSocketPeer(Peer):
             self._finish(breach)
             connection.transport.abort()
             raise breach
+        self._limit(connection)
         return _Link(connection, received)
 
     # --- One connection ---
@@ -401,7 +455,7 @@ class WebSocketPeer(Peer):
                 self._hear(link, data)
                 continue
             self._held += _cost(data)
-            if self._held > WINDOW:
+            if self._held > (WINDOW if self._allowed is None else self._allowed.window):
                 raise self.breach("more than it was allowed to send")
             self._inbox.append(data)
             self._arrived += 1
@@ -478,8 +532,9 @@ class WebSocketPeer(Peer):
         """Why a connection broke; None, and the session ends, when an end closed it."""
         if closed.sent is not None and not closed.rcvd_then_sent:
             # This end closed it for what it received: too large, or no WebSocket frame.
-            if closed.sent.code == 1009:
-                self._finish(self.breach("a frame larger than any message"))
+            if closed.sent.code == CloseCode.MESSAGE_TOO_BIG:
+                than = "any message" if self._allowed is None else "any message that was due"
+                self._finish(self.breach(f"a frame larger than {than}"))
                 return None
             if closed.sent.code in (1002, 1007):
                 self._finish(self.breach("bytes that are no frame"))
@@ -490,21 +545,6 @@ class WebSocketPeer(Peer):
         if isinstance(closed.__cause__, OSError) and not link.broke:
             return reason_of(closed.__cause__)
         return link.broke or "it ended without a word"
-
-
-class HeardConnection(Connection):
-    """A connection that notes whether anything was heard, and why it was lost."""
-
-    heard = True
-    cause: Exception | None = None
-
-    def data_received(self, data: bytes) -> None:
-        self.heard = True
-        super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.cause = exc
-        super().connection_lost(exc)
 
 
 def _cost(frame: bytes) -> int:

@@ -1,6 +1,5 @@
-"""TLS 1.3 with both certificates pinned: contexts, and what a failed handshake means in words."""
+"""TLS 1.3 with both certificates pinned: contexts, and what comes of a handshake."""
 
-import hashlib
 import os
 import re
 import socket
@@ -11,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from vfl.errors import ConfigError, IdentityError, PeerUnreachable, VflError
+from vfl.errors import ConfigError, IdentityError
+from vfl.net.certificates import fingerprint, stated
+from vfl.net.mark import key_of, new_mark
 from vfl.net.peer import Peer
 
 # The DNS name in every party's certificate. It says nothing: parties are told apart by fingerprint.
@@ -19,7 +20,11 @@ HOST = "vfl-party"
 
 # What TLS says when the other end refuses our certificate, by OpenSSL's name.
 _REFUSALS = re.compile(r"ALERT_(UNKNOWN_CA|BAD_CERT|CERTIFICATE|UNSUPPORTED_CERT|ACCESS_DENIED)")
-_EXPIRED, _NOT_YET_VALID = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, ..._NOT_YET_VALID
+_CERTIFICATE = 11  # the type of a handshake message (RFC 8446, section 4)
+
+
+def _never_refused(der: bytes) -> str | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -32,12 +37,69 @@ class Credentials:
     pins: Mapping[str, bytes]  # a peer's name -> its certificate (DER)
     password: bytes | None = field(default=None, repr=False)  # of the key's file
     watch: Callable[[Peer], None] | None = None  # sees each session before its greeting
+    formerly: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Fingerprints that a party, this one too, had before its key was rotated, by name."""
+    refused: Callable[[bytes], str | None] = _never_refused
+    """Why a pinned certificate (DER) is not accepted any more; asked anew for each connection. Raises
+    IdentityError when that cannot be told."""
 
     def __post_init__(self) -> None:
         names: dict[bytes, str] = {}
         for name, pin in self.pins.items():
             if (other := names.setdefault(pin, name)) != name:
                 raise ConfigError(f"{other} and {name} have the same certificate: one is wrong")
+
+    def accepted(self) -> dict[str, bytes]:
+        """The pins that are accepted now. Raises IdentityError."""
+        return {name: pin for name, pin in self.pins.items() if self.refused(pin) is None}
+
+    def owner(self, der: bytes) -> str | None:
+        """The peer that a certificate is pinned for."""
+        return next((name for name, pin in self.pins.items() if pin == der), None)
+
+    def former_owner(self, der: bytes) -> str | None:
+        """The peer whose certificate this was before its key was rotated."""
+        shown = fingerprint(der)
+        return next((name for name in self.pins if shown in self.formerly.get(name, ())), None)
+
+    def namesake(self, der: bytes) -> str | None:
+        """The peer in whose name a certificate is; it proves nothing."""
+        found = stated(der) if der else None
+        return found.name if found is not None and found.name in self.pins else None
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a handshake failed: what is needed of the exception.
+
+    The exception itself must not be kept. Its traceback leads to the TLS object, and that back to its
+    context through C, where the collector does not see it: all of it would stay for ever.
+    """
+
+    reason: str  # OpenSSL's name
+    verify_code: int = 0  # why the other end's certificate was refused here; 0 if it was not
+
+    @classmethod
+    def of(cls, error: ssl.SSLError) -> "Failure":
+        code = error.verify_code if isinstance(error, ssl.SSLCertVerificationError) else 0
+        return cls(error.reason or str(error), code)
+
+    @property
+    def refused_there(self) -> bool:
+        """Whether the other end refused this one's certificate."""
+        return _REFUSALS.search(self.reason) is not None
+
+    @property
+    def words(self) -> str:
+        return f"TLS: {self.reason.replace('_', ' ').lower()}"
+
+
+@dataclass
+class Seen:
+    """What came out of a connection's handshake."""
+
+    failure: Failure | None = None
+    shown: bytes = b""  # the other end's certificate (DER), also when it was refused
 
 
 class _SSLObject(ssl.SSLObject):
@@ -49,30 +111,69 @@ class _SSLObject(ssl.SSLObject):
     """
 
     def do_handshake(self) -> None:
-        context = cast(Context, self.context)
-        if context.failure is not None:
-            raise context.failure
+        seen = cast(Context, self.context).seen
+        if seen.failure is not None:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, seen.failure.reason)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            context.failure, context.shown = error, _unverified(self)
-            if "ALERT" in (error.reason or ""):
+            seen.failure, seen.shown = Failure.of(error), _unverified(self) or seen.shown
+            if "ALERT" in seen.failure.reason:
                 raise  # the other end's alert: it is answered by closing, not by another
-            raise ssl.SSLWantReadError from None
+        else:
+            return
+        raise ssl.SSLWantReadError
 
 
 class Context(ssl.SSLContext):
-    """The TLS context of a single connection; keeps the reason when its handshake fails."""
+    """The TLS context of one connection at a time; keeps what its handshake comes to."""
 
     sslobject_class = _SSLObject
-    failure: ssl.SSLError | None = None
-    shown = b""  # the other end's certificate then (DER), where OpenSSL lets a client see it
+    seen: Seen
+    pins: tuple[bytes, ...] = ()  # that it trusts
+    _note: Callable[..., None] | None = None
+
+    def __init__(self, protocol: int) -> None:
+        # The arguments are for __new__.
+        self.seen = seen = Seen()
+        if protocol != ssl.PROTOCOL_TLS_SERVER or not hasattr(self, "_msg_callback"):
+            return
+
+        def note(tls: object, way: str, version: int, content: int, kind: int, data: bytes) -> None:
+            if way == "read" and kind == _CERTIFICATE and not seen.shown:
+                seen.shown = _first_certificate(data)
+
+        # OpenSSL lets a server see a client's certificate only once it is accepted, but shows all
+        # messages to who debugs. It does not know the context: see Failure.
+        self._note = note
+        cast(Any, self)._msg_callback = note
+
+    def stop_noting(self) -> None:
+        """The handshake is over."""
+        if self._note is not None:
+            cast(Any, self)._msg_callback = None
+
+    def renew(self) -> None:
+        """For another connection, after one that came to nothing."""
+        self.seen.failure, self.seen.shown = None, b""
+        if self._note is not None:
+            cast(Any, self)._msg_callback = self._note
+
+
+def _first_certificate(message: bytes) -> bytes:
+    """The sender's certificate (DER) in a Certificate message of TLS 1.3; empty when it has none."""
+    try:
+        at = 5 + message[4] + 3  # behind the message's header, its context and the length of the list
+        size = int.from_bytes(message[at : at + 3], "big")
+        return message[at + 3 : at + 3 + size]
+    except IndexError:
+        return b""
 
 
 def _unverified(tls: Any) -> bytes:
-    """The certificate shown in a failed handshake (DER), for the error message alone."""
+    """The certificate that a server showed in a failed handshake (DER), for the error message alone."""
     if sys.version_info >= (3, 13):
         chain = tls.get_unverified_chain()
         return chain[0] if chain else b""
@@ -81,7 +182,10 @@ def _unverified(tls: Any) -> bytes:
 
 
 def context_of(credentials: Credentials, protocol: int, pins: list[bytes]) -> Context:
-    """The context of one connection, which trusts `pins` (DER) alone. Raises IdentityError."""
+    """The context of one connection, which trusts `pins` (DER) alone. Raises IdentityError.
+
+    Who dials has one pin, and says by its mark whom it takes to be there.
+    """
     context = Context(protocol)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
@@ -94,16 +198,15 @@ def context_of(credentials: Credentials, protocol: int, pins: list[bytes]) -> Co
             f"cannot use {credentials.certificate} with {credentials.key} ({reason_of(error)})"
         ) from None
     # No authorities of the system: only these.
+    context.pins = tuple(pins)
     for pin in pins:
         context.load_verify_locations(cadata=pin)
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # a resumed session would not show its certificate again
+    elif pins:
+        key = key_of(fingerprint(own_der(credentials)), fingerprint(pins[0]))
+        context.set_alpn_protocols([new_mark(key)])
     return context
-
-
-def short_fingerprint(der: bytes) -> str:
-    """The start of a certificate's fingerprint, as people compare it."""
-    return " ".join(re.findall("....", hashlib.sha256(der).hexdigest())[:4]) + " ..."
 
 
 def own_der(credentials: Credentials) -> bytes:
@@ -121,8 +224,7 @@ def reason_of(error: BaseException) -> str:
         case ConnectionRefusedError():
             return "connection refused"
         case ssl.SSLError():
-            reason = (error.reason or str(error)).replace("_", " ").lower()
-            return f"TLS: {reason}"
+            return Failure.of(error).words
         case socket.gaierror():
             return "the name cannot be resolved"
         case TimeoutError():
@@ -132,55 +234,3 @@ def reason_of(error: BaseException) -> str:
         case OSError() if "refused" in str(error).lower():
             return "connection refused"  # by each of several addresses
     return type(error).__name__
-
-
-def tls_failure(
-    credentials: Credentials, name: str, address: str, shown: bytes, error: ssl.SSLError
-) -> VflError:
-    """What a failed TLS handshake means to the party that dialled."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
-            return IdentityError(f"the certificate of {name} is {_validity(error)}")
-        return not_pinned(name, address, shown, credentials.pins[name])
-    if _REFUSALS.search(error.reason or ""):
-        own = credentials.certificate
-        return IdentityError(
-            f"{name} refused this party's certificate (fingerprint"
-            f" {short_fingerprint(own_der(credentials))}): send {own} to {name}, where it must be pinned"
-        )
-    return PeerUnreachable(
-        f"cannot reach {name} at {address}: what listens there does not speak TLS 1.3"
-        f" ({reason_of(error)})"
-    )
-
-
-def not_pinned(name: str, address: str, shown: bytes, pin: bytes) -> IdentityError:
-    """The error for an address that shows another certificate than the pinned one (both DER)."""
-    fingerprint = f" (fingerprint {short_fingerprint(shown)})" if shown else ""
-    return IdentityError(
-        f"{address} shows another certificate{fingerprint} than the one pinned for {name}"
-        f" (fingerprint {short_fingerprint(pin)}): check the address, and the certificate file of"
-        f" [peers.{name}]"
-    )
-
-
-def _validity(error: ssl.SSLCertVerificationError) -> str:
-    if error.verify_code == _EXPIRED:
-        return "no longer valid: it needs a new one, and this machine's clock must be right"
-    return "not valid yet: check this machine's clock"
-
-
-def refusal(error: BaseException | None) -> str:
-    """Why a connection was refused, for the party that listens."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        if error.verify_code in (_EXPIRED, _NOT_YET_VALID):
-            return f"its certificate is {_validity(error)}"
-        return "its certificate is not pinned here"
-    if not isinstance(error, ssl.SSLError):
-        return "it closed the connection during the handshake"
-    reason = error.reason or ""
-    if _REFUSALS.search(reason):
-        return "it does not pin this party's certificate"
-    if "DID_NOT_RETURN_A_CERTIFICATE" in reason:
-        return "it showed no certificate"
-    return f"it does not speak TLS 1.3 ({reason_of(error)})"

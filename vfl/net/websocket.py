@@ -2,7 +2,8 @@
 
 A session opens in four steps, and nothing is said before the step above it has succeeded:
 
-    1. TCP, through an HTTP proxy where the environment names one.
+    1. TCP, through an HTTP proxy where the environment names one; who is let in from there, and when, is
+       decided in admission.py.
     2. TLS 1.3. Each end trusts the pinned certificates and no authority; then the certificate must
        equal a pinned one byte by byte. Whoever fails gets a TLS alert and nothing else.
     3. The WebSocket handshake. Its path says whether a session begins or goes on.
@@ -19,7 +20,7 @@ import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -39,31 +40,52 @@ from websockets.server import ServerProtocol
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
+from vfl.net.admission import BACKLOG, Admission, Caller
+from vfl.net.certificates import fingerprint
+from vfl.net.connection import HeardConnection
+from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
 from vfl.net.hello import Resume, Resumed
-from vfl.net.session import NO_PATIENCE, HeardConnection, NotYet, Patience, WebSocketPeer
+from vfl.net.mark import is_made_with, key_of
+from vfl.net.refusals import Refusals
+from vfl.net.session import (
+    NO_PATIENCE,
+    NotYet,
+    Opening,
+    Patience,
+    WebSocketPeer,
+)
 from vfl.net.tls import (
     HOST,
     Context,
     Credentials,
+    Failure,
+    Seen,
     context_of,
-    not_pinned,
     own_der,
     reason_of,
-    refusal,
-    short_fingerprint,
-    tls_failure,
 )
 
-__all__ = ["HOST", "Credentials", "Listener", "Patience", "WebSocketPeer", "dial", "listen"]
+__all__ = ["HOST", "Credentials", "Listener", "Opening", "Patience", "WebSocketPeer", "dial", "listen"]
 
 M = TypeVar("M", bound=wire.Message)
 
+
+class _Unpinned(Exception):
+    """A certificate was shown that is not accepted."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(refusal.why)
+        self.refusal = refusal
+
+
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
+LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
-MAX_GREETING = 64  # connections in the middle of their handshake
 MAX_READY = 16  # greeted sessions that nobody has accepted yet
 MAX_SESSIONS = 512  # open at a time
+MAX_SESSIONS_A_PEER = 16
+MAX_SPARE = 16  # contexts
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.websocket", logging.CRITICAL + 1)
@@ -82,6 +104,22 @@ class _Accepted(HeardConnection, ServerConnection):
 def _presented(connection: Connection) -> bytes:
     tls = connection.transport.get_extra_info("ssl_object")
     return cast(bytes, tls.getpeercert(binary_form=True) or b"")
+
+
+def _seen(context: Context, *errors: BaseException | None) -> Seen:
+    """What came of a connection's TLS, which may have failed after the handshake, too.
+
+    The errors lose their tracebacks, whose frames refer to them, and to the buffers of the connection:
+    these would stay until the collector comes round.
+    """
+    for error in errors:
+        if error is None:
+            continue
+        if context.seen.failure is None and isinstance(error, ssl.SSLError):
+            context.seen.failure = Failure.of(error)
+        error.__traceback__ = None
+        error.__context__ = error.__cause__ = None
+    return context.seen
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -140,17 +178,21 @@ class _Line:
     address: str
     proxy: str | None
 
-    async def connect(self, path: str, seconds: float) -> Connection:
-        """A connection through TLS and the WebSocket handshake, to the pinned certificate.
+    async def connect(self, path: str, seconds: float, frame: int = session.MAX_FRAME) -> Connection:
+        """A connection through TLS and the WebSocket handshake, to the pinned certificate, over which
+        frames of so many bytes may come after the other end's answer to what is said first.
 
         Raises NotYet, and what is final: IdentityError, PeerUnreachable, ConfigError.
         """
         pin = self.credentials.pins[self.name]
+        if (why := self.credentials.refused(pin)) is not None:
+            raise IdentityError(why)
         context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
         made: list[_Dialled] = []
 
         def make(*args: Any, **limits: Any) -> _Dialled:
             made.append(_Dialled(*args, **limits))
+            made[-1].allow(session.GREETING.frame, then=frame)
             return made[-1]
 
         try:
@@ -164,20 +206,15 @@ class _Line:
                 open_timeout=seconds,
                 ping_interval=None,
                 close_timeout=session.CLOSE,
-                max_size=session.MAX_FRAME,
                 logger=_quiet,
                 create_connection=cast(type[ClientConnection], make),
             )
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
             lost = made[-1].cause if made else None
-            tls = context.failure or (lost if isinstance(lost, ssl.SSLError) else None)
-            if tls is None and isinstance(error, ssl.SSLError):
-                tls = error
-            if tls is not None:
-                raise tls_failure(
-                    self.credentials, self.name, self.address, context.shown, tls
-                ) from None
+            seen = _seen(context, lost, error)
+            if seen.failure is not None:
+                raise tls_failure(self.credentials, self.name, self.address, seen) from None
             if self.proxy is not None and isinstance(error, InvalidProxyStatus):
                 status = error.response.status_code
                 raise NotYet(f"the proxy of HTTPS_PROXY answered {status}") from None
@@ -196,15 +233,15 @@ class _Line:
         shown = _presented(connection)
         if shown != pin:
             connection.transport.abort()
-            raise not_pinned(self.name, self.address, shown, pin)
+            raise not_pinned(self.credentials, self.name, self.address, shown)
         return connection
 
-    async def resume(self, asked: Resume) -> tuple[Connection, Resumed]:
+    async def resume(self, asked: Resume, frame: int = session.MAX_FRAME) -> tuple[Connection, Resumed]:
         """A connection on which the session goes on, and the other end's answer.
 
         Raises NotYet, PeerError for what is no answer, and what `connect` raises.
         """
-        connection = await self.connect(GO_ON, HANDSHAKE)
+        connection = await self.connect(GO_ON, HANDSHAKE, frame)
         try:
             async with asyncio.timeout(HANDSHAKE):
                 await connection.send(wire.encode(asked))
@@ -224,13 +261,14 @@ async def dial(
     wait: float,
     on_wait: Callable[[str], None] | None = None,
     patience: Patience = NO_PATIENCE,
+    opening: Opening | None = None,
 ) -> WebSocketPeer:
     """Open a session with `peer`, which listens on `address` ("host:port").
 
     Tries again for `wait` seconds (math.inf: for ever) while the address does not answer; `on_wait`
     is told the reason of a failed attempt whenever it changes. Goes through the HTTP proxy of the
     environment (HTTPS_PROXY, NO_PROXY) except to the machine itself. When the connection breaks later,
-    dials again as `patience` says.
+    dials again as `patience` says. `opening` bounds what the peer may send before a job.
 
     Raises PeerUnreachable when the address cannot be reached in time, IdentityError when either
     end's certificate is not the pinned one or is not valid today, ConfigError for an address that
@@ -248,8 +286,9 @@ async def dial(
         # An attempt gets its full time when it is the first.
         seconds = min(HANDSHAKE, max(deadline - loop.time(), 1.0))
         try:
-            connection = await line.connect(BEGIN, seconds)
-            found = WebSocketPeer(peer, connection, patience)
+            frame = session.MAX_FRAME if opening is None else opening.frame
+            connection = await line.connect(BEGIN, seconds, frame)
+            found = WebSocketPeer(peer, connection, patience, opening, first=opening)
             theirs = await _greet(credentials, found, role)
             if found.lost:
                 raise NotYet("it ended the session at once")
@@ -289,18 +328,28 @@ class Listener:
         credentials: Credentials,
         bound: socket.socket,
         role: str,
-        on_refused: Callable[[str], None],
+        refusals: Refusals,
         patience: Patience,
+        opening: Opening | None,
     ) -> None:
         self._credentials = credentials
-        self._patience = patience
+        self._patience, self._opening = patience, opening
         self._sessions: dict[bytes, WebSocketPeer] = {}  # those that can be resumed, by their keys
         self._socket = bound
         self._role = role
-        self._on_refused = on_refused
+        self._refusals = refusals
+        self.refused: dict[str, str] = {}
+        """Why the last connection of a peer was refused, by the name that it showed."""
         self._ready: asyncio.Queue[WebSocketPeer] = asyncio.Queue(MAX_READY)
-        self._greeting: set[asyncio.Task[None]] = set()
-        self._accepting = asyncio.create_task(self._serve())
+        self._leaving: set[asyncio.Task[None]] = set()
+        self._spare: list[Context] = []  # of connections whose handshake failed
+        own = fingerprint(own_der(credentials))
+        pins = {name: fingerprint(pin) for name, pin in credentials.pins.items()}
+        self._keys = [(name, key_of(pin, own)) for name, pin in pins.items()]
+        before = credentials.formerly.get(credentials.name, frozenset())
+        self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
+        self._admission = Admission(bound, self._marked, self._welcome, self._refuse)
+        self._greeting = self._admission.handshakes
 
     @property
     def port(self) -> int:
@@ -313,46 +362,60 @@ class Listener:
             peer = await self._ready.get()
             if not peer.lost:
                 return peer
-            await peer.close()
+            self.dismiss(peer)
 
-    async def _serve(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            try:
-                accepted, remote = await loop.sock_accept(self._socket)
-            except OSError:
-                # Out of file descriptors, or a client that is gone already.
-                await asyncio.sleep(0.2)
-                continue
-            if len(self._greeting) >= MAX_GREETING:
-                accepted.close()
-                self._refuse(remote[0], "too many handshakes at once")
-                continue
-            task = asyncio.create_task(self._welcome(accepted, remote[0]))
-            self._greeting.add(task)
-            task.add_done_callback(self._greeting.discard)
+    def dismiss(self, peer: WebSocketPeer) -> None:
+        """Close a session that is not wanted, without waiting for its end."""
+        task = asyncio.create_task(peer.close())
+        self._leaving.add(task)
+        task.add_done_callback(self._leaving.discard)
 
-    async def _welcome(self, accepted: socket.socket, remote: str) -> None:
-        pins = list(self._credentials.pins.values())
+    def _marked(self, mark: bytes) -> str | None:
+        return next((name for name, key in self._keys if is_made_with(mark, key)), None)
+
+    def _context(self) -> Context:
+        """A context that trusts the pins of now; to make one takes a third of a handshake's time."""
+        pins = list(self._credentials.accepted().values())
+        self._spare = [one for one in self._spare if one.pins == tuple(pins)]
+        if self._spare:
+            return self._spare.pop()
+        return context_of(self._credentials, ssl.PROTOCOL_TLS_SERVER, pins)
+
+    async def _welcome(self, caller: Caller) -> None:
         try:
-            context = context_of(self._credentials, ssl.PROTOCOL_TLS_SERVER, pins)
+            context = self._context()
         except VflError as error:
-            accepted.close()
-            self._refuse(remote, str(error))
+            caller.socket.close()
+            self._refuse(caller.address, str(error))
             return
+        name = None
         try:
             async with asyncio.timeout(HANDSHAKE):
-                name, connection = await self._connected(accepted, context)
+                name, connection = await self._connected(caller.socket, context)
                 if connection.request is not None and connection.request.path == GO_ON:
                     await self._resume(name, connection)
                 else:
                     await self._begin(name, connection)
+        except _Unpinned as unknown:
+            self._refused(caller, unknown.refusal)
         except VflError as error:
-            self._refuse(remote, str(error))
+            self._refuse(caller.address, str(error), name)
         except TimeoutError:
-            self._refuse(remote, f"no handshake within {HANDSHAKE:.0f} s")
+            self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
         except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
-            self._refuse(remote, refusal(context.failure or error))
+            self._refused(caller, self._explained(caller, _seen(context, error)))
+            if name is None and len(self._spare) < MAX_SPARE:
+                context.renew()
+                self._spare.append(context)
+
+    def _explained(self, caller: Caller, seen: Seen) -> Refusal:
+        """Why a handshake failed."""
+        if seen.failure is not None and seen.failure.refused_there:
+            for name, key in self._former_keys:
+                if caller.mark and is_made_with(caller.mark, key):
+                    return pins_former(name)
+        found = refusal(self._credentials, seen)
+        return replace(found, peer=found.peer or caller.peer)
 
     async def _connected(
         self, accepted: socket.socket, context: Context
@@ -361,7 +424,7 @@ class Listener:
 
         def make() -> _Accepted:
             return _Accepted(
-                ServerProtocol(max_size=session.MAX_FRAME, logger=_quiet),
+                ServerProtocol(max_size=session.GREETING.frame, logger=_quiet),
                 cast(Server, self),  # of which it only asks `is_serving`
                 ping_interval=None,
                 close_timeout=session.CLOSE,
@@ -370,33 +433,44 @@ class Listener:
         _, connection = await asyncio.get_running_loop().connect_accepted_socket(
             make, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE
         )
+        context.stop_noting()
         try:
             shown = _presented(connection)
-            name = next((n for n, pin in self._credentials.pins.items() if pin == shown), None)
-            if name is None:
-                raise IdentityError(f"its certificate ({short_fingerprint(shown)}) is not pinned here")
+            name = self._credentials.owner(shown)
+            if name is None or self._credentials.refused(shown) is not None:
+                raise _Unpinned(unpinned(self._credentials, shown))
             await connection.handshake(server_header=None)
             if connection.state is not State.OPEN:
-                raise PeerLost(refusal(connection.cause))
+                raise PeerLost(refusal(self._credentials, _seen(context, connection.cause)).why)
         except BaseException:
             connection.transport.abort()
             raise
         return name, connection
 
     async def _begin(self, name: str, connection: Connection) -> None:
-        peer = WebSocketPeer(name, connection, self._patience)
+        peer = WebSocketPeer(name, connection, self._patience, self._opening)
         theirs = await _greet(self._credentials, peer, self._role, answers=True)
         peer.greeted(theirs)
-        try:
-            if len(self._sessions) >= MAX_SESSIONS:
-                raise asyncio.QueueFull
-            self._ready.put_nowait(peer)
-        except asyncio.QueueFull:
+        if (why := self._no_room_for(name)) is not None:
             await peer.close()
-            raise PeerLost("too many sessions wait already") from None
+            raise PeerLost(why)
+        self._ready.put_nowait(peer)
         key = peer.key or b""
         self._sessions[key] = peer
         peer.when_over(functools.partial(self._sessions.pop, key, None))
+        self.refused.pop(name, None)
+
+    def _no_room_for(self, name: str) -> str | None:
+        """Why a peer cannot have one more session; of its own the oldest without a job gives way."""
+        if self._ready.full() or len(self._sessions) >= MAX_SESSIONS:
+            return "too many sessions wait already"
+        own = [one for one in self._sessions.values() if one.name == name and not one.lost]
+        if len(own) >= MAX_SESSIONS_A_PEER:
+            idle = next((one for one in own if not one.has_job), None)
+            if idle is None:
+                return f"{name} has too many jobs already"
+            self.dismiss(idle)
+        return None
 
     async def _resume(self, name: str, connection: Connection) -> None:
         try:
@@ -413,22 +487,30 @@ class Listener:
             raise
 
     def is_serving(self) -> bool:
-        return not self._accepting.done()
+        return self._admission.open
 
-    def _refuse(self, remote: str, why: str) -> None:
-        self._on_refused(f"refused a connection from {remote}: {why}")
+    def _refuse(self, address: str, why: str, peer: str | None = None) -> None:
+        if peer is not None:
+            self.refused[peer] = why
+        self._refusals.add(address, why)
+
+    def _refused(self, caller: Caller, found: Refusal) -> None:
+        self._refuse(caller.address, found.why, found.peer)
+        if found.peer is not None:
+            self.refused[found.peer] = found.why + found.advice
 
     async def _close(self) -> None:
-        self._accepting.cancel()
-        greeting = list(self._greeting)
-        for task in greeting:
-            task.cancel()
-        await asyncio.gather(self._accepting, *greeting, return_exceptions=True)
+        await self._admission.close()
         self._socket.close()
         while not self._ready.empty():
             await self._ready.get_nowait().close()
+        if self._leaving:
+            await asyncio.wait(self._leaving, timeout=LEAVING)
+        for task in self._leaving:
+            task.cancel()
         for peer in tuple(self._sessions.values()):
             peer.last_connection()
+        self._refusals.close()
 
 
 @contextlib.asynccontextmanager
@@ -438,12 +520,16 @@ async def listen(
     role: str,
     on_refused: Callable[[str], None],
     patience: Patience = NO_PATIENCE,
+    opening: Opening | None = None,
+    period: float = 0.0,
 ) -> AsyncIterator[Listener]:
     """Listen on `address` ("host:port"; 0.0.0.0 or [::] for all of the machine's addresses).
 
-    `on_refused` gets one line for every connection that became no session. A session whose connection
-    breaks waits as `patience` says for the other end to dial again. Leaving the block stops listening
-    and closes sessions that nobody accepted; those accepted stay open, each as long as its connection.
+    `on_refused` gets one line for every connection that became no session; with a `period`, in seconds,
+    one for all beyond the first few in it. A session whose connection breaks waits as `patience` says
+    for the other end to dial again. `opening` bounds what a peer may send before a job. Leaving the
+    block stops listening and closes sessions that nobody accepted; those accepted stay open, each as
+    long as its connection.
 
     Raises ConfigError when the address cannot be listened on, IdentityError when the key and the
     certificate cannot be used.
@@ -459,13 +545,13 @@ async def listen(
         bound = socket.create_server(
             where[:2],
             family=family,
-            backlog=MAX_GREETING,
+            backlog=BACKLOG,
             dualstack_ipv6=both,
         )
     except OSError as error:
         raise ConfigError(f"cannot listen on {address}: {reason_of(error)}") from None
     bound.setblocking(False)
-    listener = Listener(credentials, bound, role, on_refused, patience)
+    listener = Listener(credentials, bound, role, Refusals(on_refused, period), patience, opening)
     try:
         yield listener
     finally:

@@ -14,7 +14,7 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast, get_args
 
@@ -41,6 +41,7 @@ from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS, Reading
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
+MAX_KEYS = 200  # in it; it has some 40
 
 PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
 JOB_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -52,6 +53,11 @@ _PATTERN_WORDS = {
     f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
     '"plate" or "date" or "date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
 }
+
+
+def to_the_end(pattern: str) -> str:
+    """A pattern for Python's `re`, to which $ is also what stands before a newline at the end."""
+    return pattern.removesuffix("$") + r"\Z"
 
 
 def _resolved(path: object, info: ValidationInfo) -> object:
@@ -766,24 +772,39 @@ class Job(_Section):
     def from_canonical(cls, data: bytes) -> "Job":
         """The job that a peer sent as its `canonical` bytes.
 
-        Raises ConfigError, whose text may be told to the peer, when the bytes are over 64 KiB, no
-        valid job, or not in canonical form (two parties could then hold two digests of one job).
+        Raises ConfigError, whose text may be told to the peer, when the bytes are over 64 KiB or have
+        too many keys, are no valid job, or not in canonical form (two parties could then hold two
+        digests of one job). What has been read once is not read again.
         """
-        if len(data) > MAX_JOB:
-            raise _told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
-        try:
-            raw = json.loads(data.decode())
-        except (ValueError, RecursionError):
-            raise _told("the job received is no valid JSON") from None
-        if not isinstance(raw, dict):
-            raise _told("the job received is no table")
-        try:
-            job = cls.model_validate(raw, strict=True)
-        except ValidationError as error:
-            raise _told(f"the job received: {_explained(error, cls)}") from None
-        if job.canonical != data:
-            raise _told("the job received is not in canonical form: both sides need the same vfl")
-        return job
+        return _received(data)
+
+
+@lru_cache(maxsize=8)
+def _received(data: bytes) -> Job:
+    if len(data) > MAX_JOB:
+        raise _told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
+    keys = 0
+
+    def counted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        nonlocal keys
+        keys += len(pairs)
+        if keys > MAX_KEYS:
+            raise _told(f"the job received has over {MAX_KEYS} keys")
+        return dict(pairs)
+
+    try:
+        raw = json.loads(data.decode(), object_pairs_hook=counted)
+    except (ValueError, RecursionError):
+        raise _told("the job received is no valid JSON") from None
+    if not isinstance(raw, dict):
+        raise _told("the job received is no table")
+    try:
+        job = Job.model_validate(raw, strict=True)
+    except ValidationError as error:
+        raise _told(f"the job received: {_explained(error, Job)}") from None
+    if job.canonical != data:
+        raise _told("the job received is not in canonical form: both sides need the same vfl")
+    return job
 
 
 def canonical_settings(settings: Mapping[str, Any]) -> bytes:

@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vfl.errors import ConfigError, IdentityError
-from vfl.net.websocket import HOST
+from vfl.net.certificates import invalidity
+from vfl.net.tls import HOST
 from vfl.party import passphrase
 
 VALID = datetime.timedelta(days=5 * 365)
@@ -40,6 +41,7 @@ class Certificate:
     name: str
     pem: bytes = field(repr=False)
     der: bytes = field(repr=False)
+    starts: datetime.datetime
     expires: datetime.datetime
     _public: ec.EllipticCurvePublicKey = field(repr=False, compare=False)
 
@@ -52,6 +54,17 @@ class Certificate:
     def fingerprint_groups(self) -> str:
         """The fingerprint in groups of four, to be compared by phone."""
         return " ".join(re.findall("....", self.fingerprint))
+
+    def invalidity(self) -> str | None:
+        """Why it is not valid now, as what is said of it; None when it is."""
+        return invalidity(self.starts, self.expires, datetime.datetime.now(datetime.UTC))
+
+    @property
+    def remedy(self) -> str:
+        """What its owner has to do when it is not valid, or soon will not be."""
+        if datetime.datetime.now(datetime.UTC) < self.starts:
+            return "check this machine's clock"
+        return "make a new one with `vfl keys rotate` and send it to the peers"
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether the identity's key made `signature` over `data`."""
@@ -149,11 +162,8 @@ def load(
         raise IdentityError(f"{key_path} holds no private key made by `vfl keys new`") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate._public:
         raise IdentityError(f"{key_path} and {certificate_path} do not belong together")
-    if certificate.expires <= datetime.datetime.now(datetime.UTC) and not expired:
-        raise IdentityError(
-            f"{certificate_path} expired on {certificate.expires:%Y-%m-%d}: make a new one with"
-            " `vfl keys rotate` and send it to the peers"
-        )
+    if (why := certificate.invalidity()) is not None and not expired:
+        raise IdentityError(f"{certificate_path} {why}: {certificate.remedy}")
     tls_key = TlsKey(key_path) if words is None else _tls_key(key, key_path, words)
     return Identity(certificate, key_path, certificate_path, tls_key, key)
 
@@ -195,6 +205,7 @@ def parse_certificate(pem: bytes, path: Path) -> Certificate:
         name,
         found.public_bytes(serialization.Encoding.PEM),
         found.public_bytes(serialization.Encoding.DER),
+        found.not_valid_before_utc,
         found.not_valid_after_utc,
         public,  # type: ignore[arg-type]  # its curve was checked
     )

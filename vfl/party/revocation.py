@@ -45,6 +45,32 @@ def revoked_by(identity: Path) -> dict[str, Revoked]:
     return {one.fingerprint: one for one in found}
 
 
+class RevocationList:
+    """The list of the party with keys at this prefix, as it is at any moment."""
+
+    def __init__(self, identity: Path) -> None:
+        self._identity = identity
+        self._state: tuple[int, ...] | None = None  # of the file when it was read
+        self._listed: dict[str, Revoked] = {}
+
+    def now(self) -> dict[str, Revoked]:
+        """By fingerprint; read again when the file has changed.
+
+        Raises IdentityError when it is damaged: without it no certificate can be accepted.
+        """
+        try:
+            found = _path(self._identity).stat()
+            state: tuple[int, ...] = (found.st_mtime_ns, found.st_size, found.st_ino)
+        except FileNotFoundError:
+            state = ()
+        except OSError as error:
+            raise IdentityError(f"cannot read {_path(self._identity)}: {error.strerror}") from None
+        if state != self._state:
+            self._listed = revoked_by(self._identity)
+            self._state = state
+        return self._listed
+
+
 def revoke(identity: Path, pinned: Path, certificate: Certificate, reason: str, on: str) -> Path:
     """Put a pinned certificate on the list and move its file away. Returns where it is now.
 

@@ -20,6 +20,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from vfl.errors import IdentityError
+from vfl.net.certificates import in_words
 from vfl.party.identity import (
     Certificate,
     Identity,
@@ -129,7 +130,7 @@ def accept(
         )
     refuse_revoked(revoked, way, rotation)
     if wanted.expires <= datetime.datetime.now(datetime.UTC):
-        raise IdentityError(f"{new} expired on {wanted.expires:%Y-%m-%d}")
+        raise IdentityError(f"{new} expired on {in_words(wanted.expires)}")
     kept = pinned.with_name(f"{pinned.name}.replaced-{old.fingerprint[:8]}")
     # The pin last: until then nothing has changed.
     for path, content in (

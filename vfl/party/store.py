@@ -220,7 +220,7 @@ class Store:
             raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
     def _documents(self, kind: Kind) -> list[Path]:
-        return [p for p in self.folder(kind).glob("*.json") if re.match(JOB_NAME, p.stem)]
+        return [p for p in self.folder(kind).glob("*.json") if re.fullmatch(JOB_NAME, p.stem)]
 
     def _missing(self, kind: Kind, name: str | Path, path: Path) -> str:
         if path.parent != self.folder(kind):

@@ -1,0 +1,53 @@
+"""What a certificate says of itself, for messages: whose it is and when it is valid, in UTC."""
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What is stated in a certificate; nothing of it is proven by its being shown."""
+
+    name: str
+    starts: datetime
+    ends: datetime
+
+
+def stated(der: bytes) -> Stated | None:
+    """What a certificate (DER) states; None when it cannot be read."""
+    try:
+        found = x509.load_der_x509_certificate(der)
+        names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+        name = str(names[0].value) if names else ""
+        return Stated(name, found.not_valid_before_utc, found.not_valid_after_utc)
+    except ValueError:
+        return None
+
+
+def in_words(moment: datetime) -> str:
+    """A moment to the minute, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def invalidity(starts: datetime, ends: datetime, now: datetime) -> str | None:
+    """Why a certificate is not valid now, as what is said of it; None when it is."""
+    if now < starts:
+        return f"is not valid yet: it begins on {in_words(starts)}, and it is {in_words(now)} here"
+    if now >= ends:
+        return f"is no longer valid: it expired on {in_words(ends)}"
+    return None
+
+
+def fingerprint(der: bytes) -> str:
+    """SHA-256 of a certificate (DER), in hex."""
+    return hashlib.sha256(der).hexdigest()
+
+
+def short_fingerprint(der: bytes) -> str:
+    """The start of a certificate's fingerprint, as people compare it."""
+    return " ".join(re.findall("....", fingerprint(der))[:4]) + " ..."
