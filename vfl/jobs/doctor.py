@@ -1,4 +1,7 @@
-"""Checks before any job: what would fail, and what to do about it."""
+"""Checks before any job: what would fail, and what to do about it.
+
+Nothing is made or changed, but for the lines of the ledger about peers that are greeted.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -8,21 +11,26 @@ import numpy as np
 from vfl.errors import PeerUnreachable, VflError
 from vfl.jobs.alignment import ids_of
 from vfl.jobs.connect import Office
+from vfl.jobs.storage import who_serves
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
 from vfl.party.id_report import profile_ids
+from vfl.party.permissions import SETTING, check_keys, check_store
 from vfl.party.policy import allowed_columns
+from vfl.party.store import Store
 from vfl.party.table import read_table
 
 
 async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool:
-    """Report on table, keys and peers; True when a job could start now."""
+    """Report on table, store, keys and peers; True when a job could start now."""
     healthy = True
     if party.role != "coordinator":
         healthy = _check(say, "table", lambda: _table(party))
         _ids(party, say)
+    stored = _check(say, "store", lambda: _store(party))
     try:
+        check_keys(party)
         office = Office.open(party)
     except VflError as error:
         say(f"FAIL  keys: {error}")
@@ -30,13 +38,22 @@ async def examine(party: Party, wait: float, say: Callable[[str], None]) -> bool
     say(f"ok    keys: fingerprint {office.identity.certificate.fingerprint_groups}")
     for name, certificate in office.pinned.items():
         say(f"ok    certificate of {name}: fingerprint {certificate.fingerprint_groups}")
+    if stored:  # else it has been said what is wrong with the folder
+        try:
+            office.journal.ledger.check()
+        except VflError as error:
+            say(f"FAIL  ledger: {error}")
+            stored = False
+    if not stored:
+        say("note  peers are not tried: every greeting is written into the ledger")
+        return False
     dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
     reached = await together(
         [_reach(office, name, address, wait, say) for name, address in dialled.items()]
     )
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
-        return all(reached) and await _listens(office, say)
+        return healthy and all(reached) and await _listens(office, say)
     awaited = set(party.peers) - set(dialled)
     arrived = not awaited or await _await(office, awaited, wait, say)
     return healthy and all(reached) and arrived
@@ -49,6 +66,19 @@ def _check(say: Callable[[str], None], what: str, check: Callable[[], str]) -> b
         say(f"FAIL  {what}: {error}")
         return False
     return True
+
+
+def _store(party: Party) -> str:
+    store = Store(party.party.store)
+    check_store(party)
+    store.check()
+    unchecked = f"; note: who else can write there is not checked ({SETTING})"
+    serving = who_serves(store.root)
+    return (
+        f"{store.root} can be {'written' if store.root.exists() else 'made'}"
+        + (unchecked if party.party.others_may_write else "")
+        + ("" if serving is None else f"; {serving} runs in it")
+    )
 
 
 def _table(party: Party) -> str:

@@ -22,8 +22,9 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, offer_to
-from vfl.jobs.alignment import guest_alignment, matching_of, read_guest
+from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refreshed
 from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.coordinator import check_coordinator
 from vfl.jobs.halves import (
     JOB_LENGTH,
     Alignment,
@@ -31,12 +32,14 @@ from vfl.jobs.halves import (
     GuestHalf,
     save_half,
 )
+from vfl.jobs.hints import hints_held
 from vfl.jobs.learners import Learner, Run, learner_of
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
+from vfl.jobs.storage import in_store
 from vfl.learn.drift import Profile, profile, profiles
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
@@ -60,6 +63,7 @@ class Trained:
     relativities: Path | None  # of a linear model, as CSV
 
 
+@in_store
 async def train(
     office: Office,
     job: Job,
@@ -80,9 +84,12 @@ async def train(
     party, started, loss = office.party, time.monotonic(), job.loss
     if party.data.exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"[data] exposure in the party file {loss.no_exposure}")
+    if job.glm.coordinator is not None:
+        check_coordinator(party, job.glm.coordinator)
     store = Store(party.party.store)
+    named = guest_alignment(office, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss)
-    aligned = guest_alignment(office, store, alignment, ids)
+    aligned = refreshed(named, ids, table.path.name)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
     features = table.take(aligned.rows)
     learner = learner_of(job, party, features, rows, show)
@@ -91,12 +98,26 @@ async def train(
     own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
     matter = Matter.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
-    with begun(store, new, matter, fresh=fresh, show=show) as unfinished:
+    with (
+        begun(store, new, matter, fresh=fresh, show=show) as unfinished,
+        hints_held(store, aligned.name) as keeps_hints,
+    ):
         if unfinished.done:
             steps = learner.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
         work = _Work(
-            office, job, table, ids.digest, aligned, rows, held_out, learner, unfinished, show, started
+            office,
+            job,
+            table,
+            ids.digest,
+            aligned,
+            rows,
+            held_out,
+            learner,
+            unfinished,
+            keeps_hints,
+            show,
+            started,
         )
         return await persevere(
             work.attempt,
@@ -120,6 +141,7 @@ class _Work:
     held_out: NDArray[np.bool_]
     learner: Learner
     unfinished: Unfinished
+    keeps_hints: bool
     show: Show
     started: float  # of the present attempt
 
@@ -169,7 +191,7 @@ class _Work:
                     f"party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        run = Run(office, offer, agreement, self.unfinished, wait)
+        run = Run(office, offer, agreement, self.unfinished, wait, self.keeps_hints)
         model, score = await self.learner.learn(hosts, run, operations)
         metrics, evaluation = await self._evaluated(score)
         return self._kept(model, score, metrics, evaluation, agreement)

@@ -40,6 +40,7 @@ from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
 from vfl.jobs.show import Once, Show, drift_of_columns, say_unseen
+from vfl.jobs.storage import serving
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
@@ -78,15 +79,23 @@ _TRAINING = Replaceable()
 async def serve(office: Office, show: Show) -> None:
     """Serve every guest of the party file until cancelled; no job's failure ends it.
 
-    Raises DataError or ConfigError when the table or an address cannot be used from the start.
+    Raises DataError or ConfigError when the store, the table or an address cannot be used from the
+    start, Refused when another process serves from this store.
     """
     party = office.party
-    table, ids = read_host(office)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
-    show.say(
-        f"{party.name} serves {table.path.name}: {len(ids.rows):,} ids, {len(table.features)} columns"
-    )
+    with serving(office):
+        table, ids = read_host(office)
+        for warning in table.warnings:
+            show.say(f"note: {warning}")
+        show.say(
+            f"{party.name} serves {table.path.name}: {len(ids.rows):,} ids, "
+            f"{len(table.features)} columns"
+        )
+        await _serve(office, show)
+
+
+async def _serve(office: Office, show: Show) -> None:
+    party = office.party
     async with asyncio.TaskGroup() as group:
         for name in party.partners:
             if (address := party.peers[name].address) is not None:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from vfl.crypto.workers import Operations
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.hints import GuestHints
 from vfl.jobs.offer import Offer
 from vfl.jobs.resume import News, Unfinished
@@ -30,6 +30,7 @@ from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
 from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
 from vfl.protocols.lattice_boost import lattice_guest_train
+from vfl.protocols.lattice_sums import NoShelf, Shelf
 
 S = TypeVar("S", bound=State)
 
@@ -43,9 +44,12 @@ class Run:
     agreement: Agreement
     unfinished: Unfinished
     wait: float  # seconds for a party to be reached
+    keeps_hints: bool = True  # whether no other run is at those of the alignment
 
-    def hints(self, model: str) -> GuestHints:
+    def hints(self, model: str) -> Shelf:
         """Where hints of the alignment are kept, for this kind of model."""
+        if not self.keeps_hints:
+            return NoShelf()
         store = Store(self.office.party.party.store)
         return GuestHints(store, f"{self.offer.alignment} {model}", self.office.fingerprints)
 
@@ -54,7 +58,7 @@ class Learner(ABC):
     """Trains the model of a job on aligned rows.
 
     Making one prepares the guest's columns, before any host is asked; raises DataError for columns that
-    cannot be used, ConfigError for a coordinator that is not in the party file.
+    cannot be used.
     """
 
     params: BoostParams | GlmParams
@@ -167,8 +171,6 @@ class _Linear(Learner):
         super().__init__()
         self.params: GlmParams = params
         self._party, self._rows, self._show = party, rows, show
-        if params.coordinator is not None:
-            check_coordinator(party, params.coordinator)
         self._design, self._matrix = prepared(
             party.data.path.name, features, rows.train, party.glm, params.alpha
         )

@@ -22,6 +22,7 @@ from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unseen
+from vfl.jobs.storage import in_store
 from vfl.learn.explain import check_covers, reasons
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
@@ -76,6 +77,7 @@ class _Clock:
         self._since = now
 
 
+@in_store
 async def score(
     office: Office,
     model: str,

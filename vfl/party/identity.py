@@ -104,7 +104,11 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     key_path, certificate_path = paths(prefix)
     for path in (key_path, certificate_path):
         if path.exists():
-            raise IdentityError(f"{path} exists already and is not overwritten: choose another name")
+            whole = key_path.exists() and certificate_path.exists()
+            half = "" if whole else " (half of an identity, as a command leaves it that is killed)"
+            raise IdentityError(
+                f"{path} exists already and is not overwritten: choose another name{half}"
+            )
     no_core_dumps()
     key = ec.generate_private_key(ec.SECP256R1())
     pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
@@ -114,7 +118,8 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
         plain = _private_bytes(key, serialization.Encoding.DER, serialization.NoEncryption())
         secret = passphrase.seal(plain, words)
     try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
+        # Where everybody may read the certificate, and the owner alone put another one in its place.
+        prefix.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _write_new(key_path, secret, 0o600)
         try:
             _write_new(certificate_path, pem, 0o644)
@@ -266,9 +271,16 @@ def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create `path` with `mode` from its first moment on; fails when it exists."""
+    """Create `path` with `mode` from its first moment on, on disk; fails when it exists, and on any
+    failure leaves nothing behind."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _read(path: Path) -> bytes:
