@@ -615,8 +615,16 @@ def ledger_show(
 @_LEDGER
 @_CERTIFICATE
 @click.option("--head", metavar="HASH", help="A hash noted down earlier, which must still be there.")
+@click.option(
+    "--known",
+    type=click.Path(path_type=Path),
+    metavar="PARTY.toml",
+    help="Whose runs have noted seals of the ledger, which must still be there: of a copy from a peer.",
+)
 @_JSON
-def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_json: bool) -> None:
+def ledger_verify(
+    ledger: Path, certificate: Path | None, head: str | None, known: Path | None, as_json: bool
+) -> None:
     """Find every line that was changed, cut, moved or put in, and check the seals.
 
     LEDGER is a party file, or a ledger's folder, file or copy. Exit code 1 where anything is wrong.
@@ -626,9 +634,11 @@ def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_j
     from vfl.party import audit
     from vfl.party.identity import load_certificate
 
+    head = None if head is None else audit.checked_hash(head)
     path, own, earlier = _ledger_of(ledger)
+    kept, noted = _seals_known(ledger, known)
     pinned = load_certificate(certificate) if certificate is not None else own
-    found = audit.verify(path, pinned, earlier=earlier, head=head)
+    found = audit.verify(path, pinned, earlier=earlier, head=head, kept=kept, noted=noted)
     if as_json:
         _print_json(asdict(found))
     else:
@@ -663,7 +673,8 @@ def ledger_compare(ours: Path, theirs: Path, since: "datetime | None", as_json: 
     paths = []
     for given in (ours, theirs):
         path, own, earlier = _ledger_of(given)
-        if audit.verify(path, own, earlier=earlier).damage:
+        kept, noted = _seals_known(given)
+        if audit.verify(path, own, earlier=earlier, kept=kept, noted=noted).damage:
             click.echo(f"error: {path} is damaged: see `vfl ledger verify`", err=True)
             raise click.exceptions.Exit(1)
         paths.append(path)
@@ -717,6 +728,27 @@ def _ledger_of(path: Path) -> "tuple[Path, Certificate | None, frozenset[str]]":
     _, certificate = paths(settings.party.identity)
     own = load_certificate(certificate)
     return settings.party.store / FOLDER, own, formerly(own, certificate)
+
+
+def _seals_known(ledger: Path, known: Path | None = None) -> tuple[Path | None, dict[str, str]]:
+    """Where the newest seal of a party's own ledger is kept, and the seals that its runs have noted, or
+    of any ledger those of the party file `known`."""
+    from vfl.jobs.record import noted_seals
+    from vfl.party import audit
+    from vfl.party.config import load_party
+    from vfl.party.ledger import kept_beside
+    from vfl.party.store import Store
+
+    kept: Path | None = None
+    noted: dict[str, str] = {}
+    if ledger.suffix == ".toml":
+        own = load_party(ledger)
+        kept = kept_beside(own.party.identity.parent, own.name, _ledger_of(ledger)[0])
+        noted |= noted_seals(Store(own.party.store), own.name)
+    if known is not None:
+        theirs = load_party(known)
+        noted |= noted_seals(Store(theirs.party.store), audit.party_of(_ledger_of(ledger)[0]))
+    return kept, noted
 
 
 @main.command()

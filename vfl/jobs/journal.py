@@ -43,6 +43,9 @@ class Journal:
             self.ledger.seal()
         except DataError as error:
             say(f"note: no seal: {error}")
+        for note in self.ledger.notes:
+            say(f"note: {note}")
+        self.ledger.notes.clear()
 
     def type_of(self, name: str) -> type[Message] | None:
         """The message of that name."""
