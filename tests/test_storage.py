@@ -241,6 +241,63 @@ def line_of(peer: str) -> Any:
     )
 
 
+@pytest.mark.parametrize(
+    ("name", "words", "said"),
+    [
+        ("align", ("--name", "Q 4"), "--name must be up to 40 lower-case letters"),
+        ("align", ("--name", ""), "--name must be up to 40 lower-case letters"),
+        ("align", ("--name", "q4\n"), "--name must be up to 40 lower-case letters"),
+        ("align", ("--name", "x" * 41), "--name must be up to 40 lower-case letters"),
+        ("align", ("--extend", "q5"), "no alignment q5 in "),
+        ("align", ("--extend", "../q5"), "no file ../q5"),
+        ("train", ("--alignment", "q5"), "no alignment q5 in "),
+        ("train", ("--alignment", "Q5"), "no name of an alignment"),
+        ("score", ("--model", "clams"), "no model clams in "),
+        ("score", ("--out", "scores.txt"), "its name must end in .csv or .parquet"),
+    ],
+)
+def test_a_name_is_checked_before_anything_is_read_or_asked(
+    party: Party, name: str, words: tuple[str, ...], said: str
+) -> None:
+    done = command(party, name, *words)
+    (line,) = done.stderr.splitlines()
+    assert said in line and done.exit_code in (2, 3, 5) and done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        ({"binned": ["densty"]}, "[glm] binned has 'densty', which is no feature of table.csv: did you"),
+        (
+            {"base": {"area": "nowhere"}},
+            "[glm] base of column 'area' is a level that no row of table.csv",
+        ),
+    ],
+)
+def test_doctor_says_which_rule_names_what_is_not_there(
+    party: Party, rule: dict[str, Any], said: str
+) -> None:
+    party.settings["glm"] = rule
+    if "binned" in rule:
+        party.settings["data"]["categorical"] = ["area"]
+    party.write()
+    told: list[str] = []
+    assert not asyncio.run(examine(load_party(party.file), 0.0, told.append))
+    assert [line for line in told if line.startswith("FAIL  table: ") and said in line]
+
+
+def test_a_host_does_not_begin_to_serve_with_a_rule_about_no_column(tmp_path: Path, keys: Path) -> None:
+    federation = Federation(tmp_path, keys, hosts=("registry",))
+    host = federation.parties["registry"]
+    host.settings["glm"] = {"binned": ["powr"]}
+    host.write()
+    done = CliRunner().invoke(main, ["serve", str(host.file)])
+    assert done.exit_code == 2
+    assert (
+        "[glm] binned has 'powr', which is no feature of table.csv: did you mean 'power'?" in done.stderr
+    )
+
+
 # --- Who else can write ---------------------------------------------------------------------------
 
 

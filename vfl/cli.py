@@ -114,6 +114,7 @@ def keys_new(name: str, folder: Path, passphrase: bool) -> None:
     from vfl.party import identity
     from vfl.party.passphrase import choose
 
+    identity.check_new(folder / name, name)  # before a passphrase is asked for
     words = choose(folder / f"{name}.key") if passphrase else None
     made = identity.create(folder / name, name, words)
     click.echo(f"{folder / name}.key   the private key: never leaves this machine")
@@ -235,10 +236,12 @@ def policy_check(job: Path, party: Path, guest: str | None) -> None:
     """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed."""
     from vfl.errors import Refused
     from vfl.party.config import load_job, load_party
-    from vfl.party.policy import broken_by_job, today
+    from vfl.party.policy import broken_by_job, check_guest, today
 
     wanted, settings = load_job(job), load_party(party)
     _need_role(settings.role, "host", party)
+    if guest is not None:
+        check_guest(settings, guest)
     broken = broken_by_job(settings.policy, wanted, guest, today())
     for rule in broken:
         click.echo(rule)

@@ -16,6 +16,7 @@ from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
 from vfl.party.id_report import profile_ids
+from vfl.party.linear import check_levels, check_rules
 from vfl.party.permissions import SETTING, check_keys, check_store
 from vfl.party.policy import allowed_columns
 from vfl.party.store import Store
@@ -84,8 +85,11 @@ def _store(party: Party) -> str:
 def _table(party: Party) -> str:
     guest = party.role == "guest"
     table = read_table(party.data, role=party.role, need_label=guest)
+    features = table.features
     if not guest:
-        allowed_columns(party.policy, table.features, table.path.name)
+        features = allowed_columns(party.policy, features, table.path.name)
+    check_rules(party.glm, features, table.path.name)
+    check_levels(party.glm, features, table.path.name)
     ids = ids_of(table, party.data)
     kinds = [v.dtype == object for v in table.features.values()]
     label = "" if table.label is None else f", label mean {table.label.mean():.4f}"

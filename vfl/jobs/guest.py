@@ -45,6 +45,7 @@ from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
+from vfl.party.linear import check_rules
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
@@ -89,6 +90,8 @@ async def train(
     store = Store(party.party.store)
     named = guest_alignment(office, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss)
+    if job.job.model == "glm":
+        check_rules(party.glm, table.features, table.path.name)
     aligned = refreshed(named, ids, table.path.name)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
     features = table.take(aligned.rows)

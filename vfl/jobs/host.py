@@ -49,7 +49,7 @@ from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
-from vfl.party.linear import own_scores, prepared
+from vfl.party.linear import check_rules, own_scores, prepared
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -85,6 +85,7 @@ async def serve(office: Office, show: Show) -> None:
     party = office.party
     with serving(office):
         table, ids = read_host(office)
+        check_rules(party.glm, table.features, table.path.name)
         for warning in table.warnings:
             show.say(f"note: {warning}")
         show.say(
@@ -239,6 +240,8 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(office, offer)
+    if job.job.model == "glm":
+        check_rules(party.glm, table.features, table.path.name)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)

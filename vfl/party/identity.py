@@ -97,18 +97,8 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     Raises ConfigError for a name that is none, IdentityError when a file exists or cannot be
     written.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
-        )
+    check_new(prefix, name)
     key_path, certificate_path = paths(prefix)
-    for path in (key_path, certificate_path):
-        if path.exists():
-            whole = key_path.exists() and certificate_path.exists()
-            half = "" if whole else " (half of an identity, as a command leaves it that is killed)"
-            raise IdentityError(
-                f"{path} exists already and is not overwritten: choose another name{half}"
-            )
     no_core_dumps()
     key = ec.generate_private_key(ec.SECP256R1())
     pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
@@ -129,6 +119,20 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     except OSError as error:
         raise IdentityError(f"cannot write {error.filename or prefix}: {error.strerror}") from None
     return load(prefix, lambda _: words or b"")
+
+
+def check_new(prefix: Path, name: str) -> None:
+    """Raises ConfigError for a name that is none, IdentityError when a file of `create` exists."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
+        )
+    there = [path for path in paths(prefix) if path.exists()]
+    if there:
+        half = "" if len(there) == 2 else " (half of an identity, as a command leaves it that is killed)"
+        raise IdentityError(
+            f"{there[0]} exists already and is not overwritten: choose another name{half}"
+        )
 
 
 def load(

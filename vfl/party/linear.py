@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfl.errors import DataError
+from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.design import Design, Matrix, Rules
+from vfl.learn.design import MISSING, Design, Matrix, Rules
 from vfl.learn.losses import Floats, Link
-from vfl.party.config import GlmSection
+from vfl.party.config import GlmSection, did_you_mean
 from vfl.protocols.bits import Mask
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 
@@ -47,6 +47,28 @@ def prepared(
             "the job needs alpha above 0",
         )
     return design, matrix
+
+
+def check_rules(section: GlmSection, features: Features, table: str) -> None:
+    """Raises ConfigError for a rule of [glm] about a column that the table does not have."""
+    for key, names in (("binned", section.binned), ("base", tuple(section.base))):
+        for name in names:
+            if name not in features:
+                near = did_you_mean(name, features)
+                hint = f": did you mean '{near}'?" if near else ""
+                raise ConfigError(f"[glm] {key} has '{name}', which is no feature of {table}{hint}")
+
+
+def check_levels(section: GlmSection, features: Features, table: str) -> None:
+    """Raises ConfigError for a base level that no row of the table has. Rows that train may lack others,
+    which training alone shows."""
+    for name, level in section.base.items():
+        values = features[name]
+        if values.dtype == object and level != MISSING and level not in values:
+            raise ConfigError(
+                f"[glm] base of column '{name}' is a level that no row of {table} has: correct it, or "
+                "leave it out for the most frequent one"
+            )
 
 
 @dataclass(frozen=True)

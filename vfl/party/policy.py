@@ -15,7 +15,7 @@ import msgspec
 
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.learn.binning import Features
-from vfl.party.config import Engine, Job, JoinKind, PolicySection
+from vfl.party.config import Engine, Job, JoinKind, Party, PolicySection, did_you_mean
 from vfl.party.store import in_turn, make_folder, replacing
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
@@ -77,6 +77,14 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     if policy.hidden_scores and not boosts and job.glm.scores != "hidden":
         broken.append(_broken("scores", job.glm.scores, policy, "hidden_scores"))
     return broken
+
+
+def check_guest(party: Party, guest: str) -> None:
+    """Raises ConfigError for a guest that is no peer, whose jobs the party would not even hear of."""
+    if guest not in party.partners:
+        near = did_you_mean(guest, party.partners)
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(party.partners)}"
+        raise ConfigError(f"[peers] has no {_toml(guest)} that could be a guest: {hint}")
 
 
 def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:

@@ -493,7 +493,7 @@ def _checked(kind: Kind, name: str) -> str:
     """A name that is safe as a file's name and cannot be taken for a path."""
     if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
         raise ModelError(
-            f"no name of a {kind}: it is up to 64 lower-case letters, digits, dots, hyphens and "
+            f"no name of {'an' if kind == 'alignment' else 'a'} {kind}: it is up to 64 lower-case letters, digits, dots, hyphens and "
             "underscores, starts with a letter or digit and does not end in .json or .npy"
         )
     return name
