@@ -464,6 +464,8 @@ def train(
             Office.open(settings), wanted, alignment=alignment, fresh=fresh, wait=wait, show=show
         )
         done = _run(work)
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
     if as_json:
         _print_json(
             {
@@ -471,6 +473,7 @@ def train(
                 **_model_document(done),
                 "rows": done.rows,
                 "metrics": done.half.metrics,
+                "warnings": done.warnings,
                 "phases": done.phases,
                 **_account(done.account),
             }

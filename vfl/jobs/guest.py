@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refreshed
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.coordinator import check_coordinator
+from vfl.jobs.findings import Finding, NothingTrained, check_held_out, check_learnt, of_quality
 from vfl.jobs.halves import (
     JOB_LENGTH,
     Alignment,
@@ -62,6 +63,7 @@ class Trained:
     account: Account
     phases: list[dict[str, float]]  # seconds of each tree or iteration by phase
     relativities: Path | None  # of a linear model, as CSV
+    warnings: list[str] = field(default_factory=list)  # where the model is weak, and what to try
 
 
 @in_store
@@ -160,8 +162,8 @@ class _Work:
 
                 self.unfinished.measure = account
                 try:
-                    trained = await self._with(hosts, wait, operations)
-                    await together([_tell_kept(host) for host in hosts])
+                    trained, found = await self._with(hosts, wait, operations)
+                    await together([_tell_kept(host, found) for host in hosts])
                 except VflError:
                     self.unfinished.news.account += account()
                     self.started = time.monotonic()
@@ -173,7 +175,10 @@ class _Work:
             raise AssertionError("a job without an outcome")
         return trained
 
-    async def _with(self, hosts: Sequence[Peer], wait: float, operations: Operations) -> Trained:
+    async def _with(
+        self, hosts: Sequence[Peer], wait: float, operations: Operations
+    ) -> tuple[Trained, list[Finding]]:
+        """What training came to, and what the job's settings did to it."""
         office, aligned = self.office, self.aligned
         offer = Offer(
             "train",
@@ -195,9 +200,18 @@ class _Work:
                     for_peer="the parties hold different alignments",
                 )
         run = Run(office, offer, agreement, self.unfinished, wait, self.keeps_hints)
-        model, score = await self.learner.learn(hosts, run, operations)
+        params, alone = self.learner.params, f"{office.party.name} alone"
+        try:
+            model, score = await self.learner.learn(hosts, run, operations)
+            found = check_learnt(model, score, self.rows, params)
+        except NothingTrained:
+            self.unfinished.finish()  # there is nothing to go on with
+            raise
+        found += check_held_out(self.job.job.holdout, self.held_out)
         metrics, evaluation = await self._evaluated(score)
-        return self._kept(model, score, metrics, evaluation, agreement)
+        warnings = [one.text for one in found]
+        warnings += of_quality(metrics, self.rows, self.held_out, alone, params)
+        return self._kept(model, score, metrics, evaluation, agreement, warnings), found
 
     async def _evaluated(
         self, score: NDArray[np.float64]
@@ -227,6 +241,7 @@ class _Work:
         metrics: dict[str, dict[str, float]],
         evaluation: Evaluation | None,
         agreement: Agreement,
+        warnings: list[str],
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
@@ -274,17 +289,18 @@ class _Work:
             {} if isinstance(model, GuestGlm) else party.data.monotone,
             agreement,
             self.ids,
+            warnings,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, counts, account, learner.phases, relativities)
+        return Trained(half, path, counts, account, learner.phases, relativities, warnings)
 
 
-async def _tell_kept(host: Peer) -> None:
+async def _tell_kept(host: Peer, found: Sequence[Finding]) -> None:
     # Who is gone keeps its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
-        await host.send(Kept())
+        await host.send(Kept(found=[one.word for one in found]))
 
 
 def _metrics(
@@ -314,6 +330,10 @@ def _score_profile(
     return profile(alone[chosen]) if chosen.any() else None
 
 
+def _or_validation(share: float, before: str) -> str:
+    return f"{before}validation_share = {share:g} in [secureboost]" if share else ""
+
+
 def _split(
     table: Table,
     aligned: NDArray[np.int64],
@@ -339,8 +359,9 @@ def _split(
     train = ~held_out & ~validation
     if not train.any():
         raise DataError(
-            f"{table.path.name}: no aligned row is left to train on: lower holdout in [job]",
-            for_peer="too few aligned rows",
+            f"{table.path.name}: no aligned row is left to train on: lower "
+            f"holdout = {job.job.holdout:g} in [job]{_or_validation(share, ' or ')}",
+            for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
     for mask, what in ((train, "train on"), (validation, "stop by"), (held_out, "evaluate on")):
         if not mask.any():
@@ -350,7 +371,7 @@ def _split(
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {int(mask.sum()):,} aligned rows to {what}, the label "
-                f"{error}",
+                f"{error} (holdout = {job.job.holdout:g}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]

@@ -27,6 +27,7 @@ from vfl.jobs.alignment import (
 )
 from vfl.jobs.connect import Office, check_role
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.findings import own_part, words_of
 from vfl.jobs.halves import (
     Alignment,
     AnyHostHalf,
@@ -199,6 +200,7 @@ class _Work:
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
     agreement: Agreement | None = None  # once it is accepted
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
+    learnt: tuple[int | None, Any] = (None, None)  # its splits, or its coefficients
 
     @property
     def store(self) -> Store:
@@ -274,9 +276,26 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
         if job.job.model == "secureboost":
             record = replace(record, monotone=party.data.monotone)
         save_record(store, record)
-        await peer.recv(Kept)
+        try:
+            found = words_of((await peer.recv(Kept)).found)
+        except PeerStopped as error:
+            if not error.passing:  # the guest keeps no half either: this one would be of no use
+                _remove_half(store, name)
+            raise
+        own = own_part(*work.learnt)
+        warnings = [*found, *([own] if own is not None else [])]
+        for text in warnings:
+            show.say(f"note: {text}")
+        if warnings:
+            save_record(store, replace(record, warnings=warnings))
         unfinished.finish()
     return f"trained {name} with {peer.name}: {kept} are of this party's columns"
+
+
+def _remove_half(store: Store, name: str) -> None:
+    """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
+    store.remove("model", name)
+    store.remove("run", name)
 
 
 async def _boost(work: _Work) -> str:
@@ -319,6 +338,7 @@ async def _boost(work: _Work) -> str:
             machine=party.party.machine,
             minimum=party.policy.min_child_rows,
         )
+    work.learnt = len(model.splits), None
     return f"{len(model.splits)} splits"
 
 
@@ -377,6 +397,7 @@ async def _fit(work: _Work) -> str:
             keep_hint=hints.keep,
             hint_progress=lambda done, of: show.progress("making a hint", done, of),
         )
+        work.learnt = None, beta
         return f"{len(beta)} coefficients"
     reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
     async with coordinator_of(
@@ -393,6 +414,7 @@ async def _fit(work: _Work) -> str:
             **common,
             progress=lambda iteration, of, _: follow(iteration, of),
         )
+    work.learnt = None, fit.coefficients
     return f"{len(fit.coefficients)} coefficients"
 
 

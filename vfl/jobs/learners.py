@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vfl.crypto.workers import Operations
+from vfl.errors import VflError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.connect import Office
 from vfl.jobs.coordinator import coordinator_of
+from vfl.jobs.findings import check_rows, no_split, none_kept
 from vfl.jobs.hints import GuestHints
 from vfl.jobs.offer import Offer
 from vfl.jobs.resume import News, Unfinished
@@ -18,6 +20,7 @@ from vfl.jobs.show import Show
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.tree import Obstacle
 from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
@@ -119,6 +122,8 @@ class _Trees(Learner):
         monotone = party.data.monotone
         binned = bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
         self._own = {party.name: binned}
+        self._split = False  # whether any tree has a split
+        self._obstacle: Obstacle = "label"  # of the last tree without one
 
     def steps(self, done: int) -> str:
         return f"tree {done:,} of {self.params.trees:,}"
@@ -126,9 +131,12 @@ class _Trees(Learner):
     async def learn(
         self, hosts: Sequence[Peer], run: Run, operations: Operations
     ) -> tuple[GuestModel, Floats]:
+        check_rows(self.params, int(self._rows.train.sum()))
         checkpoints = self.begin(run, GuestTrees)
+        kept = [] if checkpoints.last is None else checkpoints.last.trees
+        self._split = any(tree.branches for tree in kept)
         if self.params.encryption == "lattice":
-            return await lattice_guest_train(
+            model, score = await lattice_guest_train(
                 hosts,
                 self._own,
                 self._rows,
@@ -139,23 +147,41 @@ class _Trees(Learner):
                 operations=operations,
                 checkpoints=checkpoints,
             )
-        return await guest_train(
-            hosts,
-            self._own,
-            self._rows,
-            self.params,
-            key=await asyncio.to_thread(generate_key, self.params),
-            machine=self._party.party.machine,
-            progress=self._tree,
-            operations=operations,
-            checkpoints=checkpoints,
-        )
+        else:
+            model, score = await guest_train(
+                hosts,
+                self._own,
+                self._rows,
+                self.params,
+                key=await asyncio.to_thread(generate_key, self.params),
+                machine=self._party.party.machine,
+                progress=self._tree,
+                operations=operations,
+                checkpoints=checkpoints,
+            )
+        if not any(tree.branches for tree in model.trees):
+            raise none_kept() if self._split else self._no_split()
+        return model, score
 
     async def alone(self) -> Floats:
         _, score = await guest_train([], self._own, self._rows, self.params)
         return score
 
+    def _no_split(self) -> VflError:
+        params, rows = self.params, int(self._rows.train.sum())
+        drawn = max(1, round(params.subsample * rows)) if params.subsample < 1 else rows
+        return no_split(self._obstacle, params, rows, drawn)
+
     def _tree(self, done: TreeDone) -> None:
+        params = self.params
+        if done.obstacle is None:
+            self._split = True
+        else:
+            self._obstacle = done.obstacle
+            drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
+            all_parties = done.tree > 1 or params.first_tree == "joint"
+            if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
+                raise self._no_split()
         self.phases.append(done.seconds)
         self.curve.append({"train": done.train_loss, "validation": done.validation_loss})
         measure = self._rows.loss.measure

@@ -23,6 +23,7 @@ Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
 Task = Literal["align", "train", "score"]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
 Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
 
 
@@ -130,9 +131,11 @@ class Agreed(Message, frozen=True):
 class Kept(Message, frozen=True):
     """Either -> either. Reveals: that the host has stored the alignment, and for how many days it is of
     use by its policy; the guest's own, at the end of training, that it has stored the model, so that no
-    checkpoint is needed any more."""
+    checkpoint is needed any more, and what the job's settings did to it, in a word (that its predictions
+    hardly differ, many trees have no split, no row was left to evaluate on)."""
 
     days: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    found: Annotated[list[Word], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
 
 
 def bind(peer: Peer, offer: Offer) -> None:

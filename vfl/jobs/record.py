@@ -75,6 +75,7 @@ class Record:
     monotone: dict[str, Monotone] = field(default_factory=dict)  # of the party's own columns, in trees
     agreement: Agreement | None = None  # what all parties signed; of runs since there is one
     ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
+    warnings: list[str] = field(default_factory=list)  # where the model is weak, for this party's people
 
 
 def now() -> str:

@@ -308,7 +308,10 @@ class _Output:
             "score": score,
             "base": np.full(len(score), part.base),
             **{_CONTRIBUTION + name: values for name, values in parts.items()},
-            "reasons": reasons(part.contributions, self._half.loss.link, self._top),
+            # Nothing adds to the scores of a model that learnt nothing, as earlier versions kept them.
+            "reasons": reasons(part.contributions, self._half.loss.link, self._top)
+            if part.contributions
+            else [""] * len(score),
         }
 
     def say_drift(self, show: Show) -> float | None:

@@ -120,7 +120,8 @@ def lines(model: GuestGlm | HostGlm, link: Link) -> list[Line]:
         for one in model.part.relativities()
     ]
     if isinstance(model, GuestGlm):
-        factor = float(np.exp(model.intercept))
+        with np.errstate(over="ignore"):
+            factor = float(np.exp(model.intercept))
         found.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
     if link == "identity":
         return [replace(line, relativity=None) for line in found]

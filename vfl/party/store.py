@@ -235,11 +235,13 @@ class Store:
             raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Remove a document, if there is one, its arrays, and what killed processes left of them.
+        """Remove a document, if there is one, what lies beside it, and what killed processes left.
 
         For who knows that no other process writes the document now.
         """
-        mine = re.compile(re.escape(_checked(kind, name)) + r"\.json|" + _ARRAY.format(re.escape(name)))
+        mine = re.compile(
+            re.escape(_checked(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
+        )
         for path in self.folder(kind).glob("*"):
             document = path.name.removeprefix(".")
             if path.suffix == ".tmp":
@@ -493,8 +495,9 @@ def _checked(kind: Kind, name: str) -> str:
     """A name that is safe as a file's name and cannot be taken for a path."""
     if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
         raise ModelError(
-            f"no name of {'an' if kind == 'alignment' else 'a'} {kind}: it is up to 64 lower-case letters, digits, dots, hyphens and "
-            "underscores, starts with a letter or digit and does not end in .json or .npy"
+            f"no name of {'an' if kind == 'alignment' else 'a'} {kind}: it is up to 64 lower-case "
+            "letters, digits, dots, hyphens and underscores, starts with a letter or digit and does not "
+            "end in .json or .npy"
         )
     return name
 
