@@ -13,7 +13,7 @@ from federation import GLM_JOB, JOB, Federation, make_tables, toml, write_table
 from room import Room
 
 from vfl.cli import main
-from vfl.errors import ConfigError, DataError, VflError
+from vfl.errors import DataError, PeerStopped, VflError
 from vfl.jobs import findings, guest
 from vfl.jobs.findings import NothingTrained, check_learnt, of_quality, own_part, words_of
 from vfl.jobs.halves import GuestHalf, load_half, save_half
@@ -23,8 +23,6 @@ from vfl.learn.losses import LogisticLoss, SquaredLoss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer
-from vfl.party.config import PolicySection
-from vfl.party.policy import allowed_columns
 from vfl.party.store import Store
 from vfl.protocols.glm import guest_fit, host_fit
 from vfl.protocols.grower import GuestModel, Training
@@ -215,10 +213,20 @@ def test_a_linear_model_without_any_column() -> None:
         asyncio.run(both())
 
 
-def test_a_policy_that_leaves_no_column_is_refused() -> None:
-    features = {"power": np.ones(3)}
-    with pytest.raises(ConfigError, match=r"\[policy\] columns is empty: no feature of t.csv may enter"):
-        allowed_columns(PolicySection.model_validate({"columns": ()}), features, "t.csv")
+def test_a_policy_that_leaves_no_column_is_refused(room: Room) -> None:
+    policy = room.federation.parties["registry"].settings["policy"]
+    policy["columns"] = []
+    try:
+        for job in (boost(), boost(encryption="lattice"), glm()):
+            with pytest.raises(
+                PeerStopped, match="none of its columns may enter a model, by columns of"
+            ):
+                room.train(job)
+    finally:
+        del policy["columns"]
+    assert set(room.heard["registry"]) == {
+        "[policy] columns is empty: no feature of table.csv may enter a model"
+    }
 
 
 def test_a_job_without_candidates_after_one_whose_hint_is_kept(room: Room) -> None:

@@ -10,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vfl.crypto.workers import Operations
-from vfl.errors import ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.errors import (
+    ConfigError,
+    ModelError,
+    PeerError,
+    PeerLost,
+    PeerStopped,
+    Refused,
+    VflError,
+    fault,
+)
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignment import (
@@ -242,6 +251,11 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(office, offer)
+    if not table.features:
+        raise ConfigError(
+            f"[policy] columns is empty: no feature of {table.path.name} may enter a model",
+            for_peer="none of its columns may enter a model, by columns of [policy]",
+        )
     if job.job.model == "glm":
         check_rules(party.glm, table.features, table.path.name)
     store = Store(party.party.store)

@@ -160,15 +160,12 @@ def check_batch(policy: PolicySection, rows: int) -> None:
 
 
 def allowed_columns(policy: PolicySection, features: Features, table: str) -> Features:
-    """The columns that may enter a model. Raises ConfigError for a rule about a column that is none, and
-    for one that leaves none."""
+    """The columns that may enter a model. Raises ConfigError for a rule about a column that is none."""
     if policy.columns is None:
         return features
     for name in policy.columns:
         if name not in features:
             raise ConfigError(f"[policy] columns has {name!r}, which is no feature of {table}")
-    if not policy.columns:
-        raise ConfigError(f"[policy] columns is empty: no feature of {table} may enter a model")
     return {name: column for name, column in features.items() if name in policy.columns}
 
 

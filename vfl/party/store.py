@@ -387,10 +387,11 @@ def make_folder(folder: Path) -> None:
 
 
 def _make(*folders: Path) -> None:
-    """Make folders, each in the one before, as the owner's own and on disk. Raises OSError."""
+    """Make folders, as the owner's own and on disk. Raises OSError."""
+    # One by one: the mode goes to the last folder only.
     for folder in folders:
         try:
-            folder.mkdir(mode=0o700)
+            folder.mkdir(mode=0o700, parents=True)
         except FileExistsError:
             if not folder.is_dir():
                 raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder)) from None
