@@ -464,8 +464,6 @@ def train(
             Office.open(settings), wanted, alignment=alignment, fresh=fresh, wait=wait, show=show
         )
         done = _run(work)
-    for warning in done.warnings:
-        click.echo(f"warning: {warning}", err=True)
     if as_json:
         _print_json(
             {
@@ -478,9 +476,11 @@ def train(
                 **_account(done.account),
             }
         )
-        return
-    _print_metrics(done.half.metrics, done.rows["held out"])
-    click.echo(f"model {done.half.name}: {_print_model(done)}; {_cost(done.account)}")
+    else:
+        _print_metrics(done.half.metrics, done.rows["held out"])
+        click.echo(f"model {done.half.name}: {_print_model(done)}; {_cost(done.account)}")
+    for warning in done.warnings:
+        click.echo(f"warning: {warning}", err=True)
 
 
 @main.command()
