@@ -445,7 +445,10 @@ def test_kill_9_leaves_no_half_file_and_no_lock(tmp_path: Path) -> None:
     left.write_bytes(b"half")
     orphan = store.folder("run") / f"gone.{16 * '0'}.npy"
     orphan.write_bytes(b"")
-    with Store(tmp_path / "store").in_use(), Store(tmp_path / "store").in_use():
+    (store.folder("run") / "left.lock").write_text("")
+    with store.locked("run", "held", "a test"), Store(tmp_path / "store").in_use():
+        assert (store.folder("run") / "held.lock").exists()
+        assert not (store.folder("run") / "left.lock").exists()
         assert not left.exists() and not orphan.exists()
         left.write_bytes(b"half")
         with Store(tmp_path / "store").in_use():

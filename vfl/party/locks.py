@@ -94,6 +94,16 @@ def _try(handle: int, path: Path) -> bool | None:
         return None
 
 
+def forget(path: Path) -> None:
+    """Remove the file of a lock that nobody holds. Raises OSError when it is held, or stays."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
 @contextmanager
 def still(path: Path, seconds: float = 5.0) -> Iterator[None]:
     """While nobody has the lock of a file alone, for who only reads; without where that cannot be."""

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.config import JOB_NAME, did_you_mean
-from vfl.party.locks import Held, lock, present
+from vfl.party.locks import Held, forget, lock, present
 
 Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint"]
 VERSION = 1
@@ -122,13 +122,12 @@ class Store:
             documents = {path.stem for path in folder.glob("*.json")}
             for path in folder.iterdir():
                 array = re.fullmatch(r"(.+)\.[0-9a-f]{16}\.npy", path.name)
-                if (
-                    (path.name.startswith(".") and path.suffix == ".tmp")
-                    or (array is not None and array[1] not in documents)
-                    or (path.suffix == ".lock" and folder != self.root)
-                ):
-                    with contextlib.suppress(OSError):
+                half = path.name.startswith(".") and path.suffix == ".tmp"
+                with contextlib.suppress(OSError):
+                    if half or (array is not None and array[1] not in documents):
                         path.unlink()
+                    elif path.suffix == ".lock" and folder != self.root:
+                        forget(path)
 
     def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
