@@ -40,7 +40,7 @@ _FOLDERS: dict[Kind, str] = {
 }
 _LEDGER, _SCRATCH = "ledger", "scratch"
 _PREFIX = 100  # bytes of a file's name that its unfinished one begins with
-_PROBE = 4096  # bytes that must go into a store
+_PROBE = 1024  # bytes that must go into a store
 _PATIENCE = 60.0  # seconds for locks that others hold for moments
 
 
