@@ -180,6 +180,36 @@ def test_what_the_system_says_of_a_store_is_passed_on(
     assert not fresh.root.exists()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
+def test_a_store_of_another_account(party: Party, tmp_path: Path) -> None:
+    office = Office.open(load_party(party.file))
+    for path in (tmp_path, *tmp_path.parents):
+        if path == Path(tempfile.gettempdir()):
+            break
+        path.chmod(0o755)
+    party.folder.chmod(0o755)
+    for mode, said in (
+        (0o700, "the store .*vfl-store cannot be (used|written): Permission denied"),
+        (0o755, "the store .*vfl-store cannot be (used|written): Permission denied"),
+    ):
+        party.store.chmod(mode)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(DataError, match=said):
+                check_storage(office)
+            with pytest.raises(DataError, match="Permission denied"), Store(party.store).in_use():
+                Store(party.store).write("model", "m", {})
+        finally:
+            os.seteuid(0)
+    os.chown(party.store, 1, 1)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(DataError, match=r"can be written by its owner, account .*: chown it"):
+            check_storage(office)
+    finally:
+        os.seteuid(0)
+
+
 def test_a_check_leaves_nothing_behind(party: Party, tmp_path: Path) -> None:
     office = Office.open(load_party(party.file))
     shutil.rmtree(party.store)

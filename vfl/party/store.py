@@ -65,7 +65,7 @@ class Store:
         """The folders of the store that are there, its own first."""
         names = (*_FOLDERS.values(), _LEDGER, _SCRATCH)
         every = [self.root, *(self.root / name for name in names)]
-        return [folder for folder in every if folder.is_dir()]
+        return [folder for folder in every if os.path.isdir(folder)]  # noqa: PTH112 - False, not an error
 
     def scratch(self) -> Path:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
