@@ -46,6 +46,7 @@ class Room:
         self.federation = federation
         self.said = {name: Said() for name in ("insurer", *HOSTS)}
         self.asked = dict.fromkeys(HOSTS, 0)
+        self.heard: dict[str, list[str]] = {name: [] for name in HOSTS}  # how jobs ended for hosts
         self.cut_after: int | None = None  # requests, after which the registry is lost once
 
     def office(self, name: str) -> Office:
@@ -68,6 +69,13 @@ class Room:
         try:
             yield peers
             await asyncio.gather(*tasks)
+        except VflError as error:
+            await stop_all(peers, error)
+            await asyncio.wait(tasks)
+            for task in tasks:
+                if task.done() and (fault := task.exception()) is not None:
+                    raise fault from None
+            raise
         finally:
             for task in tasks:
                 task.cancel()
@@ -90,7 +98,11 @@ class Room:
         try:
             await _TASKS[offer.task](self.office(name), peer, offer, self.said[name])
         except VflError as error:
+            self.heard[name].append(str(error))
             await stop_all([peer], error)
+        except Exception:  # a fault: the test is not to wait for ever
+            await stop_all([peer], VflError("", for_peer="it failed with an error of its own"))
+            raise
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
         """Have all jobs of this process meet the hosts here."""

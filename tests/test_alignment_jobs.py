@@ -523,9 +523,7 @@ def test_alignments_are_listed(room: Room) -> None:
     assert first.name in CliRunner().invoke(main, ["alignments", host]).output
     # The newest of a name is the one that is trained on.
     store = Store(room.federation.guest.store)
-    party = load_party(room.federation.guest.file)
-    ids = ids_of(read_table(party.data, role="guest", need_label=False), party.data)
-    found = guest_alignment(room.office("insurer"), store, "q4", ids)
+    found = guest_alignment(room.office("insurer"), store, "q4")
     assert found.name == max(first.name, third.name)
     bad = CliRunner().invoke(main, ["align", file, "--name", "Q 4"])
     assert bad.exit_code == 2 and "--name must be up to 40 lower-case letters" in bad.output

@@ -256,7 +256,7 @@ def test_doctor_says_what_is_there(federation: Federation, insurer: Party) -> No
     done = insurer.run("doctor").ok()
     lines = done.out.splitlines()
     assert all(line.startswith("ok    ") for line in lines)
-    assert len(lines) == 6  # table, keys, two certificates, two hosts
+    assert len(lines) == 7  # table, store, keys, two certificates, two hosts
     insurer.settings["peers"]["registry"]["certificate"] = "peers/new-registry.pem"
     done = insurer.run("doctor")
     assert (done.code, done.err) == (1, "")

@@ -523,7 +523,7 @@ def test_commands_of_a_coordinator(made: Federation, tmp_path: Path) -> None:
     finally:
         umpire.settings = before
         umpire.write()
-    assert [line[:4] for line in done.out.splitlines()] == ["ok  "] * 5
+    assert [line[:4] for line in done.out.splitlines()] == ["ok  "] * 6  # the store, keys, four more
     assert "ok    certificate of bureau: fingerprint " in done.out
 
 

@@ -436,6 +436,22 @@ def test_a_model_is_found_by_its_jobs_name(tmp_path: Path) -> None:
     assert resolve_model(store, "claim") == "claim"  # unknown: the error names what there is
 
 
+def test_jobs_whose_long_names_begin_alike_are_told_apart(tmp_path: Path) -> None:
+    store, begin = Store(tmp_path), "a" * 40
+    jobs = {f"{begin}-20270101-000000-aaaaaa": begin + "-one", f"{begin}-20270102-000000-aaaaaa": begin}
+    jobs |= {
+        f"{begin}-20270103-000000-aaaaaa": begin + "-two",
+        "x.json-20270103-000000-aaaaaa": "x.json",
+    }
+    for name, job in jobs.items():
+        half = dataclasses.replace(GUEST_HALF, name=name, job={"job": {"name": job}})
+        save_half(store, half)
+    for name, job in jobs.items():
+        assert resolve_model(store, job) == name
+    assert resolve_model(store, begin + "-three") == begin + "-three"  # and none of another job
+    assert resolve_model(store, "y.json") == "y.json"  # a file
+
+
 def test_a_host_overwrites_nothing(tmp_path: Path) -> None:
     store = Store(tmp_path)
     assert fresh_name(store, "model", "claims-1") == "claims-1"

@@ -136,6 +136,8 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
         "trees = 2 breaks rule max_trees = 1 of [policy]",
         "error: claims breaks 3 rules of bureau",
     ]
+    said = vfl("policy", "check", job, file, "--guest", "insurerr", code=2)
+    assert said == 'error: [peers] has no "insurerr" that could be a guest: did you mean insurer?\n'
     party["policy"] = {"purposes": ["a *"]}
     file.write_text(toml(party))
     said = vfl("policy", "check", job, file)
@@ -171,6 +173,8 @@ def test_a_passphrase_is_typed_at_a_terminal(tmp_path: Path) -> None:
 
 
 def test_keys_that_cannot_be_opened_or_rotated(tmp_path: Path) -> None:
+    said = vfl("keys", "new", "In surer", "--passphrase", folder=tmp_path, code=2)
+    assert "cannot be a party's name" in said  # before anything is typed
     said = vfl("keys", "new", "insurer", "--passphrase", folder=tmp_path, code=4)
     assert "no terminal to type a passphrase at" in said and not (tmp_path / "keys").exists()
     vfl("keys", "new", "insurer", "--passphrase", folder=tmp_path, VFL_PASSPHRASE=WORDS)

@@ -3,6 +3,7 @@ import csv
 import hashlib
 import io
 import json
+import os
 import random
 import re
 import resource
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -30,7 +31,7 @@ from vfl.errors import DataError
 from vfl.jobs.journal import Journal
 from vfl.jobs.reveals import message_types
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party import audit, ledger
+from vfl.party import audit, ledger, locks
 from vfl.party.identity import Identity, create, load
 from vfl.party.ledger import Asked, Ledger, Passed, Seal
 from vfl.party.store import Store
@@ -243,6 +244,155 @@ def test_a_chain_written_anew_needs_the_key_and_the_noted_hash(
         path.unlink()
     own.append(passed(), "nothing")
     assert audit.verify(own.folder, owner.certificate).notes == ["lines 1 to 3 are under no seal yet"]
+
+
+def cut_at_seals(own: Ledger) -> Iterator[int]:
+    """Cut a ledger back to each of its earlier seals, with the `seal.json` of then; the lines left."""
+    (path,) = ledger.months(own.folder)
+    whole, beside = path.read_bytes(), (own.folder / ledger.SEAL).read_bytes()
+    offset = 0
+    for number, line in enumerate(whole.splitlines(keepends=True), 1):
+        if b'"entry":"seal"' in line and number < whole.count(b"\n"):
+            path.write_bytes(whole[: offset + len(line)])
+            sealed = ledger.Sealed(path.name, offset, line.decode().rstrip("\n"))
+            (own.folder / ledger.SEAL).write_bytes(msgspec.json.encode(sealed))
+            yield number
+        offset += len(line)
+    path.write_bytes(whole)
+    (own.folder / ledger.SEAL).write_bytes(beside)
+
+
+def test_a_ledger_cut_back_to_an_earlier_seal_is_found(own: Ledger, owner: Identity) -> None:
+    fill(own, sessions=4)
+    own.seal()
+    kept = ledger.kept_beside(owner.key_path.parent, "insurer", own.folder)
+    assert kept.stat().st_mode & 0o777 == 0o600
+    whole = audit.verify(own.folder, owner.certificate, kept=kept)
+    assert (whole.damage, whole.notes, whole.sealed) == ([], [], whole.last)
+    cuts = 0
+    for lines in cut_at_seals(own):
+        cuts += 1
+        assert damage(own, owner) == []  # the folder alone does not tell
+        (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+        assert said == f"the ledger was cut off before line {whole.last}, the newest seal by {kept}"
+        (said,) = audit.verify(own.folder, owner.certificate, noted={whole.head: "in run x"}).damage
+        assert said.startswith("no line has the hash that was noted in run x: the ledger was cut back")
+        again = Ledger(own.folder, owner, "guest")
+        for go_on in (again.check, lambda again=again: again.append(passed(), "nothing")):
+            with pytest.raises(DataError, match=r"is not what was sealed: .*\.json has its newest seal"):
+                go_on()
+        assert whole.last > lines
+    assert cuts == 3
+    # Going on from an earlier seal makes other lines in the place of the newest.
+    kept_away = kept.read_bytes()
+    assert next(cut_at_seals(own)) < whole.last
+    kept.unlink()
+    fill(Ledger(own.folder, owner, "guest"), messages=40, sessions=2)
+    kept.write_bytes(kept_away)
+    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    assert f"line {whole.last} is not the newest seal that {kept} holds" in said
+    kept.write_text("{}")
+    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    assert said == f"{kept} is damaged: restore it from a backup, or remove it"
+
+
+def test_a_seal_that_cannot_be_kept_beside_the_key_is_said_once(
+    own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the folder of keys is read-only."""
+    replacing = ledger.replacing
+
+    def only_in_the_store(path: Path, mode: int = 0o600) -> object:
+        if path.parent == owner.key_path.parent:
+            raise DataError(f"{path} cannot be written: Read-only file system")
+        return replacing(path, mode)
+
+    monkeypatch.setattr(ledger, "replacing", only_in_the_store)
+    fill(own, sessions=4)
+    said: list[str] = []
+    journal = Journal(own, Store(own.folder.parent))
+    journal.seal(said.append)
+    own.append(passed(), "nothing")
+    journal.seal(said.append)
+    (note,) = said
+    assert note.startswith("note: the ledger's newest seal is not kept beside the key, so that")
+    assert "Read-only file system" in note
+    assert damage(own, owner) == []
+
+
+def test_a_ledger_that_was_moved_away_is_asked_after(own: Ledger, owner: Identity) -> None:
+    fill(own, sessions=2)
+    own.seal()
+    kept = ledger.kept_beside(owner.key_path.parent, "insurer", own.folder)
+    own.folder.rename(own.folder.with_name("old"))
+    again = Ledger(own.folder, owner, "guest")
+    again.append(passed(), "nothing")
+    again.seal()
+    (note,) = again.notes
+    (aside,) = ledger.replaced_of(kept)
+    assert f"another ledger was in {own.folder} before: its newest seal is kept as {aside}" in note
+    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    assert said.startswith("another ledger was here before, whose newest seal is line ")
+    assert said.endswith(f"if it was moved away on purpose, remove {aside}")
+    assert audit.verify(own.folder.with_name("old"), owner.certificate).damage == []
+    aside.unlink()
+    assert audit.verify(own.folder, owner.certificate, kept=kept).damage == []
+
+
+def test_months_in_an_archive_are_no_cut(
+    own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(own, sessions=2)
+    own.seal()
+    kept = ledger.kept_beside(owner.key_path.parent, "insurer", own.folder)
+    old = kept.read_bytes()
+
+    class Later(ledger.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Later":
+            return cls(2099, 1, 31, tzinfo=ledger.UTC)
+
+    monkeypatch.setattr(ledger, "datetime", Later)
+    own.append(passed(), "nothing")
+    own.seal()
+    kept.write_bytes(old)  # as if the folder of keys had been read-only since
+    first, _ = ledger.months(own.folder)
+    first.rename(own.folder.with_name(first.name))
+    Ledger(own.folder, owner, "guest").append(passed(), "nothing")
+
+
+def test_a_line_that_is_being_written_is_no_damage(
+    own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = fill(own)
+    line = path.read_bytes().splitlines(keepends=True)[-1]
+    path.write_bytes(path.read_bytes()[: -len(line)])
+    handle = locks.lock(ledger.lock_of(own.folder))
+    with path.open("ab") as file:
+        file.write(line[:20])
+
+    def written(seconds: float) -> None:
+        """What the writer does while `verify` waits for its lock."""
+        with path.open("ab") as file:
+            file.write(line[20:])
+        os.close(handle)
+
+    monkeypatch.setattr(locks.time, "sleep", written)
+    assert audit.verify(own.folder, owner.certificate).damage == []
+
+
+def test_a_stopped_writer_is_named(
+    own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(own)
+    handle = locks.lock(ledger.lock_of(own.folder))
+    monkeypatch.setattr(ledger, "_PATIENCE", 0.02)
+    with pytest.raises(
+        DataError, match=rf"has been locked for 0 s by .* \(process {os.getpid()}, since"
+    ):
+        own.append(passed(), "nothing")
+    os.close(handle)
+    own.append(passed(), "nothing")
 
 
 def test_an_auditor_needs_standard_tools_only(own: Ledger, owner: Identity) -> None:
@@ -587,6 +737,43 @@ def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
     assert "damaged" in vfl("compare", party, copied).output
     assert vfl("export", party, "--out", tmp_path / "x.jsonl").exit_code == 2
     assert vfl("verify", tmp_path / "nothing").exit_code == 3
+
+
+def test_what_a_peers_runs_have_noted_finds_a_ledger_written_anew(
+    run: tuple[Federation, list[Sent]], tmp_path: Path
+) -> None:
+    """By its owner, whose key seals whatever it likes."""
+    federation, _ = run
+    registry = federation.parties["registry"].file
+    copy = tmp_path / "for-registry.jsonl"
+    vfl("export", federation.guest.file, "--peer", "registry", "--out", copy)
+    whole = vfl("verify", copy, "--known", registry)
+    assert whole.exit_code == 0, whole.output
+    guest = federation.another_guest(tmp_path / "insurer")
+    guest.write()
+    folder = guest.store / ledger.FOLDER
+    (path,) = ledger.months(folder)
+    path.write_bytes(b"".join(path.read_bytes().splitlines(keepends=True)[:4]))
+    (folder / ledger.SEAL).unlink()
+    own = Ledger(folder, load(guest.folder / "keys" / "insurer"), "guest")
+    own.append(passed(), "nothing")
+    own.seal()
+    assert audit.verify(folder).damage == []
+    vfl("export", guest.file, "--peer", "registry", "--out", copy)
+    for words in (("verify", copy, "--known", registry), ("verify", guest.file)):
+        found = vfl(*words)
+        assert found.exit_code == 1, found.output
+        assert "DAMAGE no line has the hash that was noted in run claims-" in found.output
+    assert "is damaged" in vfl("compare", guest.file, registry).output
+
+
+def test_a_noted_hash_is_64_digits(run: tuple[Federation, list[Sent]]) -> None:
+    federation, _ = run
+    head = json.loads(vfl("verify", federation.guest.file, "--json").output)["head"]
+    assert vfl("verify", federation.guest.file, "--head", f" {head.upper()}").exit_code == 0
+    for bad in (head[:-1], head + "0", "g" + head[1:], ""):
+        refused = vfl("verify", federation.guest.file, "--head", bad)
+        assert refused.exit_code == 2 and "has 64 hexadecimal digits" in refused.output
 
 
 def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:

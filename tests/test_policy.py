@@ -207,6 +207,27 @@ def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir()} == {0o600}
 
 
+def test_a_clock_that_was_far_ahead_once_freezes_no_counts(tmp_path: Path) -> None:
+    policy, ahead = rules(max_jobs_a_day=3), DAY + datetime.timedelta(30_000)
+    usage, morrow = Usage(tmp_path / "store"), DAY + datetime.timedelta(1)
+    usage.count(policy, "insurer", "jobs", 1, DAY)
+    usage.count(policy, "insurer", "jobs", 1, ahead)
+    usage.count(policy, "insurer", "jobs", 1, DAY)  # what was counted meanwhile is not lost
+    with pytest.raises(Refused, match="another job on 2027-06-30 breaks"):
+        usage.count(policy, "insurer", "jobs", 1, DAY)
+    usage.count(policy, "insurer", "jobs", 3, morrow)
+    with pytest.raises(Refused, match="another job on 2027-07-01 breaks"):
+        usage.count(policy, "insurer", "jobs", 1, morrow)
+    # Of a file that an earlier version left in this state, too.
+    (tmp_path / "store" / "usage.json").write_text(
+        '{"day":"2099-01-01","guests":{"insurer":{"jobs":2}}}'
+    )
+    usage.count(policy, "insurer", "jobs", 1, morrow)
+    with pytest.raises(Refused, match="another job on 2027-07-01 breaks"):
+        usage.count(policy, "insurer", "jobs", 1, morrow)
+    usage.count(policy, "insurer", "jobs", 3, morrow + datetime.timedelta(1))
+
+
 def test_a_count_that_cannot_be_read_is_no_count_of_zero(tmp_path: Path) -> None:
     for content in (b"", b"{}", b'{"day":"2027-06-30","guests":{"insurer":{"jobs":"0"}}}', b"\xff"):
         (tmp_path / "usage.json").write_bytes(content)

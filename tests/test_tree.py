@@ -9,7 +9,18 @@ from scipy.optimize import minimize_scalar
 
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
-from vfl.learn.tree import Bounds, Branch, Frontier, Sums, Tree, best_split, gains, leaf_weight
+from vfl.learn.tree import (
+    Bounds,
+    Branch,
+    Frontier,
+    Sums,
+    Tree,
+    best_split,
+    furthest,
+    gains,
+    leaf_weight,
+    obstacle,
+)
 
 SCALES = Scales(2.0**20, 2.0**22)
 
@@ -42,6 +53,40 @@ def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
         assert saved < 0.02
     else:
         assert found == pytest.approx(saved, rel=1e-3, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("settings", "candidates", "found"),
+    [
+        ({"gamma": 1e6}, [(-30.0, 10.0)], "gamma"),
+        ({"min_child_weight": 50.0}, [(-30.0, 10.0)], "min_child_weight"),
+        ({"min_child_weight": 50.0, "gamma": 1e6}, [(-30.0, 10.0)], "min_child_weight"),
+        ({"reg_lambda": 1e300}, [(-30.0, 10.0)], "reg_lambda"),
+        ({}, [(0.0, 10.0), (0.0, 5.0)], "label"),
+        ({"gamma": 1e6}, [], "columns"),
+    ],
+)
+def test_what_stops_all_splits_of_a_node_is_told(settings, candidates, found):
+    params = BoostParams(**settings)
+    left = sums([g for g, _ in candidates], [h for _, h in candidates])
+    node, valid = sums(0.0, 20.0), np.ones(len(candidates), np.bool_)
+    assert (gains(left, node, valid, SCALES, params) == -np.inf).all()
+    assert obstacle(left, node, valid, SCALES, params) == found
+    if candidates:
+        assert obstacle(left, node, ~valid, SCALES, params) == "min_child_rows"
+
+
+def test_a_split_that_only_a_constraint_stops():
+    left, node, valid = sums([30.0], [10.0]), sums(0.0, 20.0), np.array([True])
+    params, ordered = BoostParams(), np.array([True])
+    assert (gains(left, node, valid, SCALES, params) > 0).all()
+    # The left would score lower, as it should; turned round it would not.
+    assert (gains(left, node, valid, SCALES, params, ordered=ordered) > 0).all()
+    turned = sums([-30.0], [10.0])
+    assert obstacle(turned, node, valid, SCALES, params, ordered) == "monotone"
+    assert furthest(["columns", "monotone", "label"]) == "monotone"
+    assert furthest(["label", "min_child_rows"]) == "min_child_rows"
+    assert furthest([]) == "columns"
 
 
 def test_leaf_weight_has_the_least_loss():

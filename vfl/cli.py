@@ -114,6 +114,7 @@ def keys_new(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
     from vfl.party import identity
     from vfl.party.passphrase import choose
 
+    identity.check_new(folder / name, name)  # before a passphrase is asked for
     words = choose(folder / f"{name}.key") if passphrase else None
     made = identity.create(folder / name, name, words)
     if as_json:
@@ -280,10 +281,12 @@ def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> No
     Exit code 6 where it breaks any.
     """
     from vfl.party.config import load_job, load_party
-    from vfl.party.policy import broken_by_job, today
+    from vfl.party.policy import broken_by_job, check_guest, today
 
     wanted, settings = load_job(job), load_party(party)
     _need_role(settings.role, "host", party)
+    if guest is not None:
+        check_guest(settings, guest)
     broken = broken_by_job(settings.policy, wanted, guest, today())
     days = settings.policy.alignment_days
     if as_json:
@@ -547,12 +550,15 @@ def train(
                 **model_document(done),
                 "rows": done.rows,
                 "metrics": done.half.metrics,
+                "warnings": done.warnings,
                 "phases": done.phases,
                 **account_document(done.account),
             }
         )
-        return
-    put_model(done)
+    else:
+        put_model(done)
+    for warning in done.warnings:
+        stderr.put(f"warning: {warning}")
 
 
 @main.command()
@@ -741,8 +747,16 @@ def _check_known(ledger: Path, choice: "Choice") -> None:
 @_LEDGER
 @_CERTIFICATE
 @click.option("--head", metavar="HASH", help="A hash noted down earlier, which must still be there.")
+@click.option(
+    "--known",
+    type=click.Path(path_type=Path),
+    metavar="PARTY.toml",
+    help="Whose runs have noted seals of the ledger, which must still be there: of a copy from a peer.",
+)
 @_JSON
-def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_json: bool) -> None:
+def ledger_verify(
+    ledger: Path, certificate: Path | None, head: str | None, known: Path | None, as_json: bool
+) -> None:
     """Find every line that was changed, cut, moved or put in, and check the seals.
 
     LEDGER is a party file, or a ledger's folder, file or copy. Exit code 1 where anything is wrong.
@@ -751,9 +765,11 @@ def ledger_verify(ledger: Path, certificate: Path | None, head: str | None, as_j
     from vfl.party.identity import load_certificate
     from vfl.terminal.results import put_verdict
 
+    head = None if head is None else audit.checked_hash(head)
     path, own, earlier = _ledger_of(ledger)
+    kept, noted = _seals_known(ledger, known)
     pinned = load_certificate(certificate) if certificate is not None else own
-    found = audit.verify(path, pinned, earlier=earlier, head=head)
+    found = audit.verify(path, pinned, earlier=earlier, head=head, kept=kept, noted=noted)
     if as_json:
         put_json(asdict(found))
     else:
@@ -779,7 +795,8 @@ def ledger_compare(ours: Path, theirs: Path, since: "datetime | None", as_json: 
     paths = []
     for given in (ours, theirs):
         path, own, earlier = _ledger_of(given)
-        if audit.verify(path, own, earlier=earlier).damage:
+        kept, noted = _seals_known(given)
+        if audit.verify(path, own, earlier=earlier, kept=kept, noted=noted).damage:
             stderr.put(f"error: {path} is damaged: see `vfl ledger verify`")
             raise click.exceptions.Exit(1)
         paths.append(path)
@@ -854,6 +871,27 @@ def _ledger_of(path: Path) -> "tuple[Path, Certificate | None, frozenset[str]]":
     _, certificate = paths(settings.party.identity)
     own = load_certificate(certificate)
     return settings.party.store / FOLDER, own, formerly(own, certificate)
+
+
+def _seals_known(ledger: Path, known: Path | None = None) -> tuple[Path | None, dict[str, str]]:
+    """Where the newest seal of a party's own ledger is kept, and the seals that its runs have noted, or
+    of any ledger those of the party file `known`."""
+    from vfl.jobs.record import noted_seals
+    from vfl.party import audit
+    from vfl.party.config import load_party
+    from vfl.party.ledger import kept_beside
+    from vfl.party.store import Store
+
+    kept: Path | None = None
+    noted: dict[str, str] = {}
+    if ledger.suffix == ".toml":
+        own = load_party(ledger)
+        kept = kept_beside(own.party.identity.parent, own.name, _ledger_of(ledger)[0])
+        noted |= noted_seals(Store(own.party.store), own.name)
+    if known is not None:
+        theirs = load_party(known)
+        noted |= noted_seals(Store(theirs.party.store), audit.party_of(_ledger_of(ledger)[0]))
+    return kept, noted
 
 
 @main.command(short_help="Show a linear model's factors of own columns.")

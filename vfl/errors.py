@@ -85,8 +85,8 @@ class Refused(VflError):
 
     exit_code = 6
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, for_peer=message)
+    def __init__(self, message: str, *, for_peer: str | None = None) -> None:
+        super().__init__(message, for_peer=message if for_peer is None else for_peer)
 
 
 class PeerUnreachable(VflError):

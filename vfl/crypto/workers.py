@@ -7,6 +7,7 @@ start method is spawn everywhere: a fork would copy the threads' locks of the ev
 
 import asyncio
 import contextlib
+import fcntl
 import multiprocessing
 import os
 import shutil
@@ -28,7 +29,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.errors import VflError
+from vfl.errors import DataError, VflError
 
 Operations = Counter[str]
 T = TypeVar("T")
@@ -71,7 +72,7 @@ class SharedRows:
         self._memory: SharedMemory | None = None
         self._file: Path | None = None
         if rows * width > machine.memory:
-            self._file = _scratch_file(machine.scratch, rows * width)
+            self._file, self._held = _scratch_file(machine.scratch, rows * width)
             self.array: Ciphertexts = np.memmap(self._file, np.uint8, "r+", shape=self._shape)
         elif machine.workers > 1:
             self._memory = _shared_memory(max(1, rows * width))
@@ -91,6 +92,8 @@ class SharedRows:
         self.array = np.empty((0, self._shape[1]), np.uint8)
         if self._file is not None:
             self._file.unlink(missing_ok=True)
+            os.close(self._held)
+            self._file = None
         if self._memory is not None:
             memory, self._memory = self._memory, None
             memory.unlink()
@@ -103,7 +106,7 @@ def _shared_memory(size: int) -> SharedMemory:
     """Room in shared memory. A system that has too little would kill the process at its first use."""
     room = Path("/dev/shm")  # noqa: S108 - where Linux keeps it
     if room.exists() and (free := shutil.disk_usage(room).free) < size:
-        raise VflError(
+        raise DataError(
             f"shared memory has {free / 1e6:,.0f} MB free and this job needs {size / 1e6:,.0f} MB: "
             "enlarge /dev/shm (in a container: --shm-size), or set workers = 1 in [party]",
             for_peer="it has too little shared memory",
@@ -114,43 +117,46 @@ def _shared_memory(size: int) -> SharedMemory:
 _SCRATCH = "vfl-ciphertexts-"
 
 
-def _scratch_file(folder: Path | None, size: int) -> Path:
-    """A file of that size whose room on the disk is taken at once, readable by its owner alone."""
+def _scratch_file(folder: Path | None, size: int) -> tuple[Path, int]:
+    """A file of that size whose room on the disk is taken at once, readable by its owner alone; it is
+    locked as long as the descriptor is open."""
     room = folder or Path(tempfile.gettempdir())
     try:
-        room.mkdir(parents=True, exist_ok=True)
+        room.mkdir(mode=0o700, parents=True, exist_ok=True)
         _remove_abandoned(room)
-        handle, name = tempfile.mkstemp(prefix=f"{_SCRATCH}{os.getpid()}-", dir=room)
+        handle, name = tempfile.mkstemp(prefix=_SCRATCH, dir=room)
     except OSError as error:
-        raise VflError(
+        raise DataError(
             f"no file for ciphertexts can be made in {room}: {error.strerror}",
             for_peer="it has no room for ciphertexts",
         ) from None
     try:
+        with contextlib.suppress(
+            OSError
+        ):  # without locks here, nobody removes what is not locked either
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(handle, 0, size)
         else:
             os.truncate(handle, size)
     except OSError as error:
-        Path(name).unlink()
-        raise VflError(
+        Path(name).unlink(missing_ok=True)
+        os.close(handle)
+        raise DataError(
             f"{room} has no room for {size / 1e6:,.0f} MB of ciphertexts ({error.strerror}): free some, "
             "or raise memory in [party]",
             for_peer="it has too little room on its disk",
         ) from None
-    finally:
-        os.close(handle)
-    return Path(name)
+    return Path(name), handle
 
 
 def _remove_abandoned(room: Path) -> None:
-    """Delete files of processes that were killed."""
+    """Delete files of processes that were killed: nobody has them locked, or has just made them."""
     for file in room.glob(f"{_SCRATCH}*"):
-        owner = file.name.removeprefix(_SCRATCH).split("-")[0]
-        if not Path("/proc").is_dir() or (owner.isdigit() and Path(f"/proc/{owner}").exists()):
-            continue
-        with contextlib.suppress(OSError):
-            file.unlink()
+        with contextlib.suppress(OSError), file.open("rb") as opened:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if opened.seek(0, os.SEEK_END):  # one that is empty is about to be locked
+                file.unlink()
 
 
 def rows_of(handle: Any) -> Ciphertexts:

@@ -7,11 +7,14 @@ other terms, under which no signature holds.
 
 Who pins a certificate checks its signatures, and keeps it with them: so an agreement can be verified
 later, with no other party there. Signatures of others are kept as the guest passed them on.
+
+Guest and hosts also tell each other the hash of their ledger's newest seal. Each keeps it with the run:
+a ledger that does not have the seal any more was cut back (`noted_seals`).
 """
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,15 +36,25 @@ class Agreement:
     terms: Terms
     signatures: dict[str, bytes]  # by party; a coordinator's is added when it comes
     certificates: dict[str, str]  # PEM, of parties that are pinned here, and one's own
+    ledgers: dict[str, str] = field(default_factory=dict)
+    """The hash of the newest seal of a party's ledger then, in hex, of those who told it and one's own;
+    of runs since it is told."""
 
     @classmethod
-    def of(cls, office: Office, terms: Terms, signatures: Sequence[bytes]) -> "Agreement":
+    def of(
+        cls,
+        office: Office,
+        terms: Terms,
+        signatures: Sequence[bytes],
+        ledgers: Mapping[str, bytes] | None = None,
+    ) -> "Agreement":
         """From signatures in the order of `terms.signers`."""
         known = {**office.pinned, office.party.name: office.identity.certificate}
         return cls(
             terms,
             dict(zip(terms.signers, signatures, strict=True)),
             {name: known[name].pem.decode() for name in terms.fingerprints if name in known},
+            {name: seal.hex() for name, seal in (ledgers or {}).items() if seal},
         )
 
     def add(self, name: str, signature: bytes) -> None:
@@ -63,15 +76,19 @@ async def offer_to(
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
     terms = offer.terms(office.party.name)
     own = office.identity.sign(terms.statement)
-    await together([host.send(msgspec.structs.replace(offer, signature=own)) for host in hosts])
+    offer = msgspec.structs.replace(offer, signature=own, ledger=office.journal.ledger.newest_seal)
+    await together([host.send(offer) for host in hosts])
     answers = await together([host.recv(Accept) for host in hosts])
     for host, answer in zip(hosts, answers, strict=True):
         if not office.pinned[host.name].verify(answer.signature, terms.statement):
             raise host.breach("Accept with a signature that does not hold")
+        _check_seal(host, answer)
         bind(host, offer)
     signatures = [own, *(answer.signature for answer in answers)]
     await together([host.send(Agreed(signatures)) for host in hosts])
-    return answers, Agreement.of(office, terms, signatures)
+    told = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
+    ledgers = {office.party.name: offer.ledger, **told}
+    return answers, Agreement.of(office, terms, signatures, ledgers)
 
 
 def check_offer(office: Office, guest: Peer, offer: Offer) -> None:
@@ -88,6 +105,7 @@ def check_offer(office: Office, guest: Peer, offer: Offer) -> None:
         raise guest.breach("an Offer with other certificates than those of this session")
     if not office.pinned[guest.name].verify(offer.signature, terms.statement):
         raise guest.breach("an Offer with a signature that does not hold")
+    _check_seal(guest, offer)
     check_certificates(office, terms)
 
 
@@ -98,18 +116,25 @@ async def accept_offer(office: Office, guest: Peer, offer: Offer, rows: int | No
     hold, and what sessions raise.
     """
     terms = offer.terms(guest.name)
-    own = office.identity.sign(terms.statement)
-    await guest.send(Accept(rows, own))
+    own, seal = office.identity.sign(terms.statement), office.journal.ledger.newest_seal
+    await guest.send(Accept(rows, own, seal))
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
         raise guest.breach("Agreed with another number of signatures than parties")
-    agreement = Agreement.of(office, terms, agreed.signatures)
+    ledgers = {guest.name: offer.ledger, office.party.name: seal}
+    agreement = Agreement.of(office, terms, agreed.signatures, ledgers)
     signatures = agreement.signatures
     if signatures[guest.name] != offer.signature or signatures[office.party.name] != own:
         raise guest.breach("Agreed with another signature than was given")
     check_signatures(office, guest, "Agreed", agreement)
     return agreement
+
+
+def _check_seal(peer: Peer, message: Offer | Accept) -> None:
+    """Raises PeerError for what is no hash."""
+    if len(message.ledger) not in (0, 32):
+        raise peer.breach(f"{type(message).__name__} with a hash of another size")
 
 
 def check_certificates(office: Office, terms: Terms) -> None:

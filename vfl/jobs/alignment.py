@@ -35,6 +35,7 @@ from vfl.jobs.offer import Accept, Kept, Matching, Offer, new_run, stamp
 from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
+from vfl.jobs.storage import in_store
 from vfl.learn.losses import Loss
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
@@ -106,18 +107,21 @@ class Aligned:
     kept: dict[str, int] = field(default_factory=dict)
 
 
+@in_store
 async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Aligned:
     """Match and join rows with all hosts, and keep it; all over again when a host was lost meanwhile.
 
-    Raises DataError for ids that cannot be used or an empty intersection, ModelError for an alignment
-    that cannot be extended, ConfigError for a name that is none, and what sessions raise.
+    Raises, before anything is read or asked, ConfigError for a name that is none, DataError for a store
+    that cannot be written, ModelError for an alignment that cannot be extended; DataError for ids that
+    cannot be used or an empty intersection, and what sessions raise.
     """
     party, started = office.party, time.monotonic()
-    store = Store(party.party.store)
+    _check_name(plan.name)
+    settled = _settled(office, Store(party.party.store), plan)
     table, ids = read_guest(party.data, show=show)
     for note in (*ids.notes, *unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
-    work = _Guest(office, table, ids, _settled(office, store, plan), show, plan.diagnose)
+    work = _Guest(office, table, ids, settled, show, plan.diagnose)
     spent = Account.nothing()
 
     async def attempt(wait: float) -> Aligned:
@@ -131,6 +135,15 @@ async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Align
     done = await persevere(attempt, wait=wait, reconnect=party.party.reconnect, show=show)
     say_matches(done, show)
     return replace(done, account=replace(spent, seconds=time.monotonic() - started))
+
+
+def _check_name(name: str | None) -> None:
+    """Raises ConfigError for what cannot be the name of an alignment."""
+    if name is not None and (len(name) > JOB_LENGTH or not re.fullmatch(JOB_NAME, name)):
+        raise ConfigError(
+            f"--name must be up to {JOB_LENGTH} lower-case letters, digits, dots, hyphens and "
+            "underscores, starting with a letter or digit"
+        )
 
 
 def say_matches(done: Aligned, show: Show) -> None:
@@ -175,11 +188,6 @@ class _Settled:
 def _settled(office: Office, store: Store, plan: Plan) -> _Settled:
     data, own = office.party.data, office.party.align
     earlier, base = None, plan.name
-    if base is not None and (len(base) > JOB_LENGTH or not re.fullmatch(JOB_NAME, base)):
-        raise ConfigError(
-            f"--name must be up to {JOB_LENGTH} lower-case letters, digits, dots, hyphens and "
-            "underscores, starting with a letter or digit"
-        )
     join = plan.join or own.join
     if plan.extend is not None:
         earlier = _named(store, plan.extend or None)
@@ -482,14 +490,13 @@ def _again(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
 # Finding an alignment again.
 
 
-def guest_alignment(office: Office, store: Store, name: str | None, ids: TableIds) -> Alignment:
-    """An alignment to train on, None for the latest, with its rows in the table as it is now.
+def guest_alignment(office: Office, store: Store, name: str | None) -> Alignment:
+    """An alignment to train on, None for the latest.
 
-    Raises ModelError when there is none, or it does not fit the table, its keys or the parties any more.
+    Raises ModelError when there is none, or it does not fit the table's keys or the parties any more.
     """
     alignment = _named(store, name)
     _check_keys(alignment, office.party.data)
-    alignment = refreshed(alignment, ids, office.party.data.path.name)
     _check_parties(office, alignment)
     return alignment
 

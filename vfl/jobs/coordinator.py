@@ -29,6 +29,7 @@ from vfl.jobs.halves import JOB_LENGTH
 from vfl.jobs.offer import Signature, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
+from vfl.jobs.storage import serving
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import KIB, Message
@@ -155,12 +156,20 @@ class _Gathering:
 
 
 async def coordinate(office: Office, show: Show, patience: float = _GATHERING) -> None:
-    """Serve jobs until cancelled; no job's failure ends it. Raises ConfigError for the address.
+    """Serve jobs until cancelled; no job's failure ends it.
 
-    `patience`: seconds that the first party of a job waits for the others.
+    Raises ConfigError for the address, DataError for the store, Refused when another process serves from
+    it. `patience`: seconds that the first party of a job waits for the others.
     """
     address = office.party.party.listen or ""
     gatherings: dict[bytes, _Gathering] = {}
+    with serving(office):
+        await _coordinate(office, address, gatherings, show, patience)
+
+
+async def _coordinate(
+    office: Office, address: str, gatherings: dict[bytes, _Gathering], show: Show, patience: float
+) -> None:
     async with (
         asyncio.TaskGroup() as group,
         office.listen(address, show) as listener,

@@ -1,4 +1,7 @@
-"""Checks before any job: what would fail, and what to do about it."""
+"""Checks before any job: what would fail, and what to do about it.
+
+Nothing is made or changed, but for the lines of the ledger about peers that are greeted.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -6,10 +9,13 @@ from collections.abc import Callable
 from vfl.errors import PeerUnreachable, VflError
 from vfl.jobs.connect import OPENING, PERIOD, Office
 from vfl.jobs.finding import Finding
+from vfl.jobs.storage import who_serves
 from vfl.jobs.table_check import check_table
 from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
+from vfl.party.permissions import SETTING, check_keys, check_store
+from vfl.party.store import Store
 
 Report = Callable[[Finding], None]
 
@@ -18,7 +24,9 @@ async def examine(party: Party, wait: float, report: Report) -> bool:
     """Report on table, keys and peers, each thing once; True when a job could start now."""
     report = _once(report)
     healthy = party.role == "coordinator" or check_table(party, report)
+    stored = _check_store(party, report)
     try:
+        check_keys(party)
         office = Office.open(party)
     except VflError as error:
         report(Finding("FAIL", "keys", f"keys: {error}"))
@@ -33,6 +41,16 @@ async def examine(party: Party, wait: float, report: Report) -> bool:
         healthy = False
     for line in office.ending_certificates():
         report(Finding("note", "certificates", line))
+    if stored:  # else it has been said what is wrong with the folder
+        try:
+            office.journal.ledger.check()
+        except VflError as error:
+            report(Finding("FAIL", "ledger", f"ledger: {error}"))
+            stored = False
+    if not stored:
+        text = "peers are not tried: every greeting is written into the ledger"
+        report(Finding("note", "peers", text))
+        return False
     dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
     reached = await together(
         [_reach(office, name, address, wait, report) for name, address in dialled.items()]
@@ -43,6 +61,28 @@ async def examine(party: Party, wait: float, report: Report) -> bool:
     awaited = set(party.peers) - set(dialled)
     arrived = not awaited or await _await(office, awaited, wait, report)
     return healthy and all(reached) and arrived
+
+
+def _check_store(party: Party, report: Report) -> bool:
+    try:
+        report(Finding("ok", "store", f"store: {_store(party)}"))
+    except VflError as error:
+        report(Finding("FAIL", "store", f"store: {error}"))
+        return False
+    return True
+
+
+def _store(party: Party) -> str:
+    store = Store(party.party.store)
+    check_store(party)
+    store.check()
+    unchecked = f"; note: who else can write there is not checked ({SETTING})"
+    serving = who_serves(store.root)
+    return (
+        f"{store.root} can be {'written' if store.root.exists() else 'made'}"
+        + (unchecked if party.party.others_may_write else "")
+        + ("" if serving is None else f"; {serving} runs in it")
+    )
 
 
 def _once(report: Report) -> Report:

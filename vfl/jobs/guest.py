@@ -5,7 +5,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, offer_to
-from vfl.jobs.alignment import guest_alignment, matching_of, read_guest
+from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refreshed
 from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.coordinator import check_coordinator
+from vfl.jobs.findings import Finding, NothingTrained, check_held_out, check_learnt, of_quality
 from vfl.jobs.halves import (
     JOB_LENGTH,
     Alignment,
@@ -30,18 +32,21 @@ from vfl.jobs.halves import (
     GuestHalf,
     save_half,
 )
+from vfl.jobs.hints import hints_held
 from vfl.jobs.learners import Learner, Run, learner_of
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
+from vfl.jobs.storage import in_store
 from vfl.learn.drift import Profile, profile, profiles
 from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.net.peer import Peer, together
 from vfl.party.config import USES, DataSection, Job
+from vfl.party.linear import check_rules
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
@@ -59,8 +64,10 @@ class Trained:
     account: Account
     phases: list[dict[str, float]]  # seconds of each tree or iteration by phase
     relativities: Path | None  # of a linear model, as CSV
+    warnings: list[str] = field(default_factory=list)  # where the model is weak, and what to try
 
 
+@in_store
 async def train(
     office: Office,
     job: Job,
@@ -81,9 +88,14 @@ async def train(
     party, started, loss = office.party, time.monotonic(), job.loss
     uses = job.uses(party.data)
     say_uses(show, party.data, uses)
+    if job.glm.coordinator is not None:
+        check_coordinator(party, job.glm.coordinator)
     store, unused = Store(party.party.store), set(USES) - set(uses)
+    named = guest_alignment(office, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
-    aligned = guest_alignment(office, store, alignment, ids)
+    if job.job.model == "glm":
+        check_rules(party.glm, table.features, table.path.name)
+    aligned = refreshed(named, ids, table.path.name)
     rows, held_out = _split(table, aligned.rows, job, loss, ids.entities)
     features = tidied(table.take(aligned.rows))
     learner = learner_of(job, party, features, rows, show)
@@ -92,12 +104,26 @@ async def train(
     own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
     matter = Matter.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
-    with begun(store, new, matter, fresh=fresh, show=show) as unfinished:
+    with (
+        begun(store, new, matter, fresh=fresh, show=show) as unfinished,
+        hints_held(store, aligned.name) as keeps_hints,
+    ):
         if unfinished.done:
             steps = learner.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
         work = _Work(
-            office, job, table, ids.digest, aligned, rows, held_out, learner, unfinished, show, started
+            office,
+            job,
+            table,
+            ids.digest,
+            aligned,
+            rows,
+            held_out,
+            learner,
+            unfinished,
+            keeps_hints,
+            show,
+            started,
         )
         return await persevere(
             work.attempt,
@@ -132,6 +158,7 @@ class _Work:
     held_out: NDArray[np.bool_]
     learner: Learner
     unfinished: Unfinished
+    keeps_hints: bool
     show: Show
     started: float  # of the present attempt
 
@@ -147,8 +174,8 @@ class _Work:
 
                 self.unfinished.measure = account
                 try:
-                    trained = await self._with(hosts, wait, operations)
-                    await together([_tell_kept(host) for host in hosts])
+                    trained, found = await self._with(hosts, wait, operations)
+                    await together([_tell_kept(host, found) for host in hosts])
                 except VflError:
                     self.unfinished.news.account += account()
                     self.started = time.monotonic()
@@ -160,7 +187,10 @@ class _Work:
             raise AssertionError("a job without an outcome")
         return trained
 
-    async def _with(self, hosts: Sequence[Peer], wait: float, operations: Operations) -> Trained:
+    async def _with(
+        self, hosts: Sequence[Peer], wait: float, operations: Operations
+    ) -> tuple[Trained, list[Finding]]:
+        """What training came to, and what the job's settings did to it."""
         office, aligned = self.office, self.aligned
         offer = Offer(
             "train",
@@ -181,10 +211,19 @@ class _Work:
                     f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        run = Run(office, offer, agreement, self.unfinished, wait)
-        model, score = await self.learner.learn(hosts, run, operations)
+        run = Run(office, offer, agreement, self.unfinished, wait, self.keeps_hints)
+        params, alone = self.learner.params, f"{office.party.name} alone"
+        try:
+            model, score = await self.learner.learn(hosts, run, operations)
+            found = check_learnt(model, score, self.rows, params)
+        except NothingTrained:
+            self.unfinished.finish()  # there is nothing to go on with
+            raise
+        found += check_held_out(self.job.job.holdout, self.held_out)
         metrics, evaluation = await self._evaluated(score)
-        return self._kept(model, score, metrics, evaluation, agreement)
+        warnings = [one.text for one in found]
+        warnings += of_quality(metrics, self.rows, self.held_out, alone, params)
+        return self._kept(model, score, metrics, evaluation, agreement, warnings), found
 
     async def _evaluated(
         self, score: NDArray[np.float64]
@@ -214,6 +253,7 @@ class _Work:
         metrics: dict[str, dict[str, float]],
         evaluation: Evaluation | None,
         agreement: Agreement,
+        warnings: list[str],
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
@@ -264,17 +304,18 @@ class _Work:
             {} if isinstance(model, GuestGlm) else party.data.monotone,
             agreement,
             self.ids,
+            warnings,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, counts, account, learner.phases, relativities)
+        return Trained(half, path, counts, account, learner.phases, relativities, warnings)
 
 
-async def _tell_kept(host: Peer) -> None:
+async def _tell_kept(host: Peer, found: Sequence[Finding]) -> None:
     # Who is gone keeps its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
-        await host.send(Kept())
+        await host.send(Kept(found=[one.word for one in found]))
 
 
 def _metrics(
@@ -304,6 +345,10 @@ def _score_profile(
     return profile(alone[chosen]) if chosen.any() else None
 
 
+def _or_validation(share: float, before: str) -> str:
+    return f"{before}validation_share = {share:g} in [secureboost]" if share else ""
+
+
 def _split(
     table: Table,
     aligned: NDArray[np.int64],
@@ -329,8 +374,9 @@ def _split(
     train = ~held_out & ~validation
     if not train.any():
         raise DataError(
-            f"{table.path.name}: no aligned row is left to train on: lower holdout in [job]",
-            for_peer="too few aligned rows",
+            f"{table.path.name}: no aligned row is left to train on: lower "
+            f"holdout = {job.job.holdout:g} in [job]{_or_validation(share, ' or ')}",
+            for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
     for mask, what in ((train, "train on"), (validation, "stop by"), (held_out, "evaluate on")):
         if not mask.any():
@@ -340,7 +386,7 @@ def _split(
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "
-                f"label {error}",
+                f"label {error} (holdout = {job.job.holdout:g}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]

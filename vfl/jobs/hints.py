@@ -2,18 +2,20 @@
 
 The guest keeps what a host sent it: as much as 200 KB for each of the host's split candidates. A host
 keeps a secret of 32 bytes, from which the key of its hint and the order of its candidates follow. Both
-keep the last hint of an alignment and peer, and of the last alignments alone.
+keep the last hint of an alignment and peer, and of the last alignments alone. Of two runs of a guest on
+one alignment at the same time the second keeps none: its hints lie in memory.
 """
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from vfl.errors import DataError, ModelError
+from vfl.errors import DataError, ModelError, Refused
 from vfl.party.store import Store
 from vfl.protocols.lattice_sums import HostHint, KnownHint
 
@@ -21,6 +23,20 @@ H = TypeVar("H", KnownHint, HostHint)
 
 _KEPT = 4  # hints of one peer
 _SPARE = 1 << 26  # bytes of a disk that are left to others
+
+
+@contextmanager
+def hints_held(store: Store, alignment: str) -> Iterator[bool]:
+    """Whether a run of the guest has the kept hints of an alignment to itself, as long as it lasts."""
+    with ExitStack() as stack:
+        try:
+            lock = store.locked("hint", _name(alignment, "guest"), f"a training on {alignment}")
+            stack.enter_context(lock)
+        except Refused:
+            held = False
+        else:
+            held = True
+        yield held
 
 
 class GuestHints:

@@ -10,7 +10,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vfl.crypto.workers import Operations
-from vfl.errors import DataError, ModelError, PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PeerError,
+    PeerLost,
+    PeerStopped,
+    Refused,
+    VflError,
+    fault,
+)
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignment import (
@@ -27,6 +37,7 @@ from vfl.jobs.alignment import (
 )
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.findings import own_part, words_of
 from vfl.jobs.halves import (
     Alignment,
     AnyHostHalf,
@@ -40,6 +51,7 @@ from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
 from vfl.jobs.show import Once, Show, drift_of_columns, say_unknown_levels, say_unseen
+from vfl.jobs.storage import serving
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
@@ -50,7 +62,7 @@ from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
 from vfl.party.config import Job
 from vfl.party.id_report import unmended
-from vfl.party.linear import own_scores, prepared
+from vfl.party.linear import check_rules, own_scores, prepared
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -83,19 +95,27 @@ _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log 
 async def serve(office: Office, show: Show) -> None:
     """Serve every guest of the party file until cancelled; no job's failure ends it.
 
-    Raises DataError or ConfigError when the table or an address cannot be used from the start.
+    Raises DataError or ConfigError when the store, the table or an address cannot be used from the
+    start, Refused when another process serves from this store.
     """
     party = office.party
-    table, ids = read_host(office, needed=())
-    _check_faults(office, table, show)
-    written = unmended(party.data, table.by_key(party.data))
-    notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
-    for note in (*table.warnings, *notes):
-        show.say(f"note: {note}")
-    show.say(
-        f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
-        f"{counted(len(table.features), 'column')}"
-    )
+    with serving(office):
+        table, ids = read_host(office, needed=())
+        check_rules(party.glm, {*table.features, *table.faults}, table.path.name)
+        _check_faults(office, table, show)
+        written = unmended(party.data, table.by_key(party.data))
+        notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
+        for note in (*table.warnings, *notes):
+            show.say(f"note: {note}")
+        show.say(
+            f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
+            f"{counted(len(table.features), 'column')}"
+        )
+        await _serve(office, show)
+
+
+async def _serve(office: Office, show: Show) -> None:
+    party = office.party
     async with asyncio.TaskGroup() as group:
         group.create_task(warn_daily(office, show))
         for name in party.partners:
@@ -226,6 +246,7 @@ class _Work:
     agreement: Agreement | None = None  # once it is accepted
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
     levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
+    learnt: tuple[int | None, Any] = (None, None)  # its splits, or its coefficients
 
     @property
     def store(self) -> Store:
@@ -268,6 +289,13 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(office, offer)
+    if not table.features:
+        raise ConfigError(
+            f"[policy] columns is empty: no feature of {table.path.name} may enter a model",
+            for_peer="none of its columns may enter a model, by columns of [policy]",
+        )
+    if job.job.model == "glm":
+        check_rules(party.glm, table.features, table.path.name)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
@@ -301,9 +329,26 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
         if job.job.model == "secureboost":
             record = replace(record, monotone=party.data.monotone)
         save_record(store, record)
-        await peer.recv(Kept)
+        try:
+            found = words_of((await peer.recv(Kept)).found)
+        except PeerStopped as error:
+            if not error.passing:  # the guest keeps no half either: this one would be of no use
+                _remove_half(store, name)
+            raise
+        own = own_part(*work.learnt)
+        warnings = [*found, *([own] if own is not None else [])]
+        for text in warnings:
+            show.say(f"note: {text}")
+        if warnings:
+            save_record(store, replace(record, warnings=warnings))
         unfinished.finish()
     return f"trained {name} with {peer.name}: {kept} are of this party's columns"
+
+
+def _remove_half(store: Store, name: str) -> None:
+    """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
+    store.remove("model", name)
+    store.remove("run", name)
 
 
 async def _boost(work: _Work) -> str:
@@ -346,6 +391,7 @@ async def _boost(work: _Work) -> str:
             machine=party.party.machine,
             minimum=party.policy.min_child_rows,
         )
+    work.learnt = len(model.splits), None
     return counted(len(model.splits), "split")
 
 
@@ -405,6 +451,7 @@ async def _fit(work: _Work) -> str:
             keep_hint=hints.keep,
             hint_progress=lambda done, of: show.progress("making a hint", done, of),
         )
+        work.learnt = None, beta
         return counted(len(beta), "coefficient")
     reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
     async with coordinator_of(
@@ -421,6 +468,7 @@ async def _fit(work: _Work) -> str:
             **common,
             progress=lambda iteration, of, _: follow(iteration, of),
         )
+    work.learnt = None, fit.coefficients
     return counted(len(fit.coefficients), "coefficient")
 
 

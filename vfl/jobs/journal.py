@@ -42,6 +42,9 @@ class Journal:
             self.ledger.seal()
         except DataError as error:
             say(f"note: no seal: {error}")
+        for note in self.ledger.notes:
+            say(f"note: {note}")
+        self.ledger.notes.clear()
 
     def asked(self, peer: str, kind: str, payload: bytes) -> Asked | None:
         """What an Offer or a Join asks for."""

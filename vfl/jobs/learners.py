@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 from vfl.crypto.workers import Operations
+from vfl.errors import VflError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.coordinator import coordinator_of
+from vfl.jobs.findings import check_rows, no_split, none_kept
 from vfl.jobs.hints import GuestHints
 from vfl.jobs.offer import Offer
 from vfl.jobs.resume import News, Unfinished
@@ -18,6 +20,7 @@ from vfl.jobs.show import Show
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.tree import Obstacle
 from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
@@ -30,6 +33,7 @@ from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
 from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
 from vfl.protocols.lattice_boost import lattice_guest_train
+from vfl.protocols.lattice_sums import NoShelf, Shelf
 from vfl.text import counted
 
 S = TypeVar("S", bound=State)
@@ -44,9 +48,12 @@ class Run:
     agreement: Agreement
     unfinished: Unfinished
     wait: float  # seconds for a party to be reached
+    keeps_hints: bool = True  # whether no other run is at those of the alignment
 
-    def hints(self, model: str) -> GuestHints:
+    def hints(self, model: str) -> Shelf:
         """Where hints of the alignment are kept, for this kind of model."""
+        if not self.keeps_hints:
+            return NoShelf()
         store = Store(self.office.party.party.store)
         return GuestHints(store, f"{self.offer.alignment} {model}", self.office.fingerprints)
 
@@ -55,7 +62,7 @@ class Learner(ABC):
     """Trains the model of a job on aligned rows.
 
     Making one prepares the guest's columns, before any host is asked; raises DataError for columns that
-    cannot be used, ConfigError for a coordinator that is not in the party file.
+    cannot be used.
     """
 
     params: BoostParams | GlmParams
@@ -116,6 +123,8 @@ class _Trees(Learner):
         monotone = party.data.monotone
         binned = bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
         self._own = {party.name: binned}
+        self._split = False  # whether any tree has a split
+        self._obstacle: Obstacle = "label"  # of the last tree without one
 
     def steps(self, done: int) -> str:
         return f"tree {done:,} of {self.params.trees:,}"
@@ -123,9 +132,12 @@ class _Trees(Learner):
     async def learn(
         self, hosts: Sequence[Peer], run: Run, operations: Operations
     ) -> tuple[GuestModel, Floats]:
+        check_rows(self.params, int(self._rows.train.sum()))
         checkpoints = self.begin(run, GuestTrees)
+        kept = [] if checkpoints.last is None else checkpoints.last.trees
+        self._split = any(tree.branches for tree in kept)
         if self.params.encryption == "lattice":
-            return await lattice_guest_train(
+            model, score = await lattice_guest_train(
                 hosts,
                 self._own,
                 self._rows,
@@ -136,23 +148,41 @@ class _Trees(Learner):
                 operations=operations,
                 checkpoints=checkpoints,
             )
-        return await guest_train(
-            hosts,
-            self._own,
-            self._rows,
-            self.params,
-            key=await asyncio.to_thread(generate_key, self.params),
-            machine=self._party.party.machine,
-            progress=self._tree,
-            operations=operations,
-            checkpoints=checkpoints,
-        )
+        else:
+            model, score = await guest_train(
+                hosts,
+                self._own,
+                self._rows,
+                self.params,
+                key=await asyncio.to_thread(generate_key, self.params),
+                machine=self._party.party.machine,
+                progress=self._tree,
+                operations=operations,
+                checkpoints=checkpoints,
+            )
+        if not any(tree.branches for tree in model.trees):
+            raise none_kept() if self._split else self._no_split()
+        return model, score
 
     async def alone(self) -> Floats:
         _, score = await guest_train([], self._own, self._rows, self.params)
         return score
 
+    def _no_split(self) -> VflError:
+        params, rows = self.params, int(self._rows.train.sum())
+        drawn = max(1, round(params.subsample * rows)) if params.subsample < 1 else rows
+        return no_split(self._obstacle, params, rows, drawn)
+
     def _tree(self, done: TreeDone) -> None:
+        params = self.params
+        if done.obstacle is None:
+            self._split = True
+        else:
+            self._obstacle = done.obstacle
+            drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
+            all_parties = done.tree > 1 or params.first_tree == "joint"
+            if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
+                raise self._no_split()
         self.phases.append(done.seconds)
         self.curve.append({"train": done.train_loss, "validation": done.validation_loss})
         measure = self._rows.loss.measure
@@ -168,8 +198,6 @@ class _Linear(Learner):
         super().__init__()
         self.params: GlmParams = params
         self._party, self._rows, self._show = party, rows, show
-        if params.coordinator is not None:
-            check_coordinator(party, params.coordinator)
         self._design, self._matrix = prepared(
             party.data.path.name, features, rows.train, party.glm, params.alpha
         )

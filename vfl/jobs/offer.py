@@ -30,6 +30,8 @@ Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
 Task = Literal["align", "train", "score"]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
+Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
+Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
 
 
 class Matching(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -81,7 +83,8 @@ class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
     its purpose, the names of the hosts, the rules for ids and how rows are matched, which alignment or
     model it is about; how many steps of an interrupted run the guest has kept; the fingerprints of all
-    parties' certificates. Signed by the guest."""
+    parties' certificates; the hash of the newest seal of the guest's ledger, which is random to who does
+    not have the ledger. Signed by the guest but for this hash."""
 
     task: Task
     run: Run  # random, names this run
@@ -94,6 +97,7 @@ class Offer(Message, frozen=True):
     matching: Matching = Matching()
     fingerprints: dict[PartyName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
     signature: Signature = b""
+    ledger: Sealed = b""
     limit: ClassVar[int] = 96 * KIB
 
     def terms(self, guest: str) -> Terms:
@@ -114,11 +118,13 @@ class Offer(Message, frozen=True):
 
 
 class Accept(Message, frozen=True):
-    """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows.
-    The guest's own, once ids are matched, repeats the number of matched ids."""
+    """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows; the
+    hash of the newest seal of the host's ledger, which is random to who does not have the ledger. The
+    guest's own, once ids are matched, repeats the number of matched ids."""
 
     rows: int | None = None
     signature: Signature = b""  # the host's
+    ledger: Sealed = b""  # the host's
     per_row = ("rows", 1)
 
 
@@ -132,9 +138,11 @@ class Agreed(Message, frozen=True):
 class Kept(Message, frozen=True):
     """Either -> either. Reveals: that the host has stored the alignment, and for how many days it is of
     use by its policy; the guest's own, at the end of training, that it has stored the model, so that no
-    checkpoint is needed any more."""
+    checkpoint is needed any more, and what the job's settings did to it, in a word (that its predictions
+    hardly differ, many trees have no split, no row was left to evaluate on)."""
 
     days: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    found: Annotated[list[Word], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
 
 
 def bind(peer: Peer, offer: Offer) -> None:

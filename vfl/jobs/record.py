@@ -75,6 +75,7 @@ class Record:
     monotone: dict[str, Monotone] = field(default_factory=dict)  # of the party's own columns, in trees
     agreement: Agreement | None = None  # what all parties signed; of runs since there is one
     ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
+    warnings: list[str] = field(default_factory=list)  # where the model is weak, for this party's people
 
 
 def now() -> str:
@@ -125,6 +126,20 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
     if len({len(array) for array in (*arrays.values(), *predictions.values())}) != 1:
         raise ModelError(f"the record of run {model} is damaged: its arrays differ in length")
     return record, Evaluation(**{"exposure": None, **arrays}, predictions=predictions)
+
+
+def noted_seals(store: Store, party: str) -> dict[str, str]:
+    """The hashes of seals of a party's ledger that came with the runs kept here, and where each is
+    noted, in words."""
+    found: dict[str, str] = {}
+    for name in store.names("run"):
+        try:
+            told = (store.read("run", name).get("agreement") or {}).get("ledgers", {})
+        except ModelError:
+            continue
+        if isinstance(told, dict) and isinstance(seal := told.get(party), str):
+            found.setdefault(seal, f"in run {name}")
+    return found
 
 
 def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:

@@ -22,6 +22,7 @@ from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
+from vfl.jobs.storage import in_store
 from vfl.learn.explain import check_covers, reasons
 from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
@@ -83,6 +84,7 @@ class _Clock:
         self._since = now
 
 
+@in_store
 async def score(
     office: Office,
     model: str,
@@ -364,7 +366,10 @@ class _Output:
             "score": score,
             "base": np.full(len(score), part.base),
             **{_CONTRIBUTION + name: values for name, values in parts.items()},
-            "reasons": reasons(part.contributions, self._half.loss.link, self._top),
+            # Nothing adds to the scores of a model that learnt nothing, as earlier versions kept them.
+            "reasons": reasons(part.contributions, self._half.loss.link, self._top)
+            if part.contributions
+            else [""] * len(score),
         }
 
     def say_drift(self, show: Show) -> float | None:

@@ -5,13 +5,14 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vfl.errors import DataError, VflError
+from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.alignment import ids_of
 from vfl.jobs.finding import Finding
 from vfl.learn.losses import LogisticLoss
 from vfl.party.config import DataSection, Party
 from vfl.party.id_report import ids_alone, unmended
 from vfl.party.keys import TableIds
+from vfl.party.linear import check_levels, check_rules
 from vfl.party.reading import DateColumn, merged, settings_line
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
@@ -55,6 +56,8 @@ def check_table(party: Party, report: Report) -> bool:
     ids = _ids(table, data, fail)
     if table is not None:
         for text in (*_broken_rules(party, table), *_label_faults(table, data)):
+            fail(text)
+        for text in _linear_faults(party, table):
             fail(text)
         if not found and ids is not None:
             report(Finding("ok", "table", f"table: {_summary(table, ids)}"))
@@ -170,6 +173,15 @@ def _broken_rules(party: Party, table: Table) -> Iterator[str]:
         for name in party.policy.columns or ():
             if name not in table.features:
                 yield f"[policy] columns has {name!r}, which is no feature of {table.path.name}"
+
+
+def _linear_faults(party: Party, table: Table) -> Iterator[str]:
+    """What [glm] says of columns and levels that the table has not."""
+    try:
+        check_rules(party.glm, table.features, table.path.name)
+        check_levels(party.glm, table.features, table.path.name)
+    except ConfigError as error:
+        yield str(error)
 
 
 def _label_faults(table: Table, data: DataSection) -> Iterator[str]:

@@ -112,7 +112,9 @@ class Block:
             self._changes.append(whitened - self._gradient)
         self._gradient = whitened
         vectors = self._vectors()
-        return Report(vectors @ vectors.T, float(np.abs(gradient).max(initial=0.0)))
+        with np.errstate(over="ignore", invalid="ignore"):  # who combines them sees that they diverge
+            products = vectors @ vectors.T
+        return Report(products, float(np.abs(gradient).max(initial=0.0)))
 
     def direction(self, weights: Floats) -> Move:
         """The combination of the vectors with these weights, as the next direction."""

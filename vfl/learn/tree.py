@@ -7,7 +7,9 @@ bounds gains. Nodes are numbered as in a heap: the children of i are 2 i + 1 (le
 """
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,13 @@ from vfl.learn.params import BoostParams
 
 # A gain below this is rounding.
 _LEAST_GAIN = 1e-10
+
+Obstacle = Literal[
+    "columns", "label", "min_child_rows", "min_child_weight", "reg_lambda", "monotone", "gamma"
+]
+"""Why a node has no split. "columns": there is no candidate, as of columns with one bin; "label": none
+tells anything about it; else the setting, or the constraints, that stopped those that came furthest."""
+_OBSTACLES: tuple[Obstacle, ...] = get_args(Obstacle)
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +124,49 @@ def gains(
     return np.where(allowed, gain, -np.inf)
 
 
+def obstacle(
+    left: Sums,
+    node: Sums,
+    valid: NDArray[np.bool_],
+    scales: Scales,
+    params: BoostParams,
+    ordered: NDArray[np.bool_] | None = None,
+) -> Obstacle:
+    """Why `gains` allows none of these candidates, without bounds."""
+    if not len(valid):
+        return "columns"
+    if not valid.any():
+        return "min_child_rows"
+    free = {"gamma": 0.0, "min_child_weight": 0.0}
+    looser: list[tuple[Obstacle, dict[str, float], bool]] = [
+        ("gamma", {"gamma": 0.0}, True),
+        ("monotone", {"gamma": 0.0}, False),
+        ("min_child_weight", free, False),
+        ("reg_lambda", {**free, "reg_lambda": 0.0}, False),
+    ]
+    for found, without, in_order in looser:
+        held = gains(
+            left,
+            node,
+            valid,
+            scales,
+            params.model_copy(update=without),
+            ordered=ordered if in_order else None,
+        )
+        if (held > -np.inf).any():
+            return found
+    return "label"
+
+
 def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds = FREE) -> float:
     """The score that a leaf adds to its rows."""
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
     return float(_weight(np.asarray(g), np.asarray(h), bounds, params))
+
+
+def furthest(obstacles: Iterable[Obstacle]) -> Obstacle:
+    """That of the candidates that came furthest, of all parties'."""
+    return max(obstacles, key=_OBSTACLES.index, default="columns")
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,17 @@ needed.
 
 import csv
 import itertools
+import re
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import msgspec
 
-from vfl.errors import DataError, IdentityError
+from vfl.errors import ConfigError, DataError, IdentityError
 from vfl.party.identity import Certificate, parse_certificate
 from vfl.party.ledger import (
     ORIGIN,
@@ -23,6 +24,7 @@ from vfl.party.ledger import (
     AnyEntry,
     Asked,
     Extract,
+    Kept,
     Omitted,
     Passed,
     Repair,
@@ -32,13 +34,18 @@ from vfl.party.ledger import (
     Type,
     Way,
     Written,
+    cut_back,
     decode,
     last_seal,
     link,
+    lock_of,
     months,
+    read_kept,
+    replaced_of,
     stands,
     statement,
 )
+from vfl.party.locks import still
 from vfl.party.spreadsheet import write_rows
 from vfl.text import counted
 
@@ -70,13 +77,25 @@ def _files(ledger: Path) -> list[Path]:
 
 
 def _lines(ledger: Path) -> Iterator[_Line]:
-    for path in _files(ledger):
+    """All lines as they are now: none that a process is about to write is seen half."""
+    with still(lock_of(ledger)):
+        files = [(path, _size(path)) for path in _files(ledger)]
+    for path, size in files:
         try:
             with path.open("rb") as file:
-                for number, data in enumerate(file, 1):
-                    yield _Line(path, number, data)
+                number = 0
+                while (rest := size - file.tell()) > 0:
+                    number += 1
+                    yield _Line(path, number, file.readline(rest))
         except OSError as error:
             raise _unreadable(path, error) from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise _unreadable(path, error) from None
 
 
 def _written(ledger: Path) -> Iterator[tuple[_Line, Written]]:
@@ -118,16 +137,30 @@ def verify(
     *,
     earlier: Set[str] = frozenset(),
     head: str | None = None,
+    kept: Path | None = None,
+    noted: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Whether each line is as it was written, none is missing, moved or put in, and all seals hold.
 
     `certificate`: the party's own, which seals must be of, or of one whose fingerprint is in `earlier`;
     without it those that the ledger holds serve. `head`: a hash noted down at an earlier check, which
-    the ledger must still have. An end cut off together with `seal.json` is not found, nor what the owner
-    of the key writes anew: a noted hash and the peers' ledgers (`compare`) tell. Raises DataError where
-    there is no ledger.
+    the ledger must still have; `noted`: such hashes, and where each was noted. `kept`: the file beside
+    the key that holds the newest seal. Where none of these is known, an end cut off together with
+    `seal.json` is not found, nor what the owner of the key writes anew: the peers' ledgers (`compare`)
+    tell. Raises DataError where there is no ledger.
     """
-    return _Verification(ledger, certificate, earlier, head).run()
+    hashes = {**(noted or {}), **({} if head is None else {head: "at an earlier check"})}
+    return _Verification(ledger, certificate, earlier, hashes, kept).run()
+
+
+def checked_hash(text: str) -> str:
+    """A hash as a person has noted it down. Raises ConfigError for what is none."""
+    hash_ = text.strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", hash_):
+        raise ConfigError(
+            "a hash of a ledger has 64 hexadecimal digits, as `vfl ledger verify` prints it"
+        )
+    return hash_
 
 
 class _Verification:
@@ -138,12 +171,13 @@ class _Verification:
         ledger: Path,
         certificate: Certificate | None,
         earlier: Set[str],
-        head: str | None,
+        noted: dict[str, str],
+        kept: Path | None,
     ) -> None:
         self._ledger = ledger
         self._certificate = certificate
         self._sealers = {certificate.fingerprint, *earlier} if certificate is not None else None
-        self._head = head
+        self._noted, self._kept = noted, kept
         self._found = Verdict()
         self._damage: list[tuple[int, str]] = []  # with the order of the line
         self._order = 0
@@ -162,8 +196,10 @@ class _Verification:
         if certificate := self._certificate:
             self._certificates[certificate.fingerprint] = certificate
             found.party = certificate.name
-        beside = self._read_last_seal()  # before the lines: a job may be writing
-        noted = self._head is None
+        beside, kept = (
+            self._read_last_seal(),
+            self._read_kept(),
+        )  # before the lines: a job may be writing
         lines = iter(_lines(self._ledger))
         line: _Line | None = next(lines, None)
         while line is not None:
@@ -172,16 +208,21 @@ class _Verification:
             written = self._read(line)
             if written is not None:
                 self._take(line, written, following)
-                noted = noted or written.hash == self._head
+                for hash_ in (written.hash, *(self._before or ())):
+                    self._noted.pop(hash_, None)
             line = following
         for first, last, order, place in self._missing:
             self._say(f"{_numbers(first, last)} missing before {place}", order)
         if found.last < self._copied:
             self._say(f"the copy was cut off: it went on to line {self._copied}")
-        if not noted:
-            self._say("no line has the hash that was noted: the ledger was rewritten, or is another one")
+        for where in dict.fromkeys(self._noted.values()):
+            self._say(
+                f"no line has the hash that was noted {where}: the ledger was cut back or rewritten, "
+                "or is another one"
+            )
         if self._ledger.is_dir():
             self._check_last_seal(beside)
+            self._check_kept(kept)
             self._check_torn()
         self._note_seals()
         found.damage = [text for _, text in sorted(self._damage, key=lambda damage: damage[0])]
@@ -340,6 +381,38 @@ class _Verification:
                 self._say(f"the ledger was cut off before line {n}, the last seal by {SEAL}")
             elif not self._damage or written.hash not in self._seal_hashes:
                 self._say(f"line {n} is not the last seal that {SEAL} holds: the ledger was rewritten")
+
+    def _read_kept(self) -> Kept | DataError | None:
+        try:
+            return None if self._kept is None else read_kept(self._kept)
+        except DataError as error:
+            return error
+
+    def _check_kept(self, kept: Kept | DataError | None) -> None:
+        """Hold the ledger against what lies beside the party's key."""
+        if isinstance(kept, DataError):
+            self._say(str(kept))
+        elif kept is not None and cut_back(self._ledger, kept.seal, self._found.last):
+            n = decode(kept.seal.line.encode()).entry.n
+            if n > self._found.last:
+                self._say(f"the ledger was cut off before line {n}, the newest seal by {self._kept}")
+            else:
+                self._say(
+                    f"line {n} is not the newest seal that {self._kept} holds: the ledger was cut "
+                    "back or rewritten"
+                )
+        for path in replaced_of(self._kept) if self._kept is not None else ():
+            try:
+                earlier = read_kept(path)
+            except DataError as error:
+                self._say(str(error))
+                continue
+            if earlier is not None:
+                entry = decode(earlier.seal.line.encode()).entry
+                self._say(
+                    f"another ledger was here before, whose newest seal is line {entry.n} of "
+                    f"{entry.time}: if it was moved away on purpose, remove {path}"
+                )
 
     def _check_torn(self) -> None:
         for path in sorted(self._ledger.glob("*.torn-*")):

@@ -222,6 +222,11 @@ class PartySection(_Section):
         validate_default=True,
         description="folder of models, alignments and runs",
     )
+    others_may_write: bool = Field(
+        default=False,
+        description="the folders of store, keys and certificates may be writable by other accounts: "
+        "where modes mean nothing, or all of them are trusted",
+    )
 
     @property
     def machine(self) -> Machine:

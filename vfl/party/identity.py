@@ -110,14 +110,8 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     Raises ConfigError for a name that is none, IdentityError when a file exists or cannot be
     written.
     """
-    if not _NAME.fullmatch(name):
-        raise ConfigError(
-            f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
-        )
+    check_new(prefix, name)
     key_path, certificate_path = paths(prefix)
-    for path in (key_path, certificate_path):
-        if path.exists():
-            raise IdentityError(f"{path} exists already and is not overwritten: choose another name")
     no_core_dumps()
     key = ec.generate_private_key(ec.SECP256R1())
     pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
@@ -127,7 +121,8 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
         plain = _private_bytes(key, serialization.Encoding.DER, serialization.NoEncryption())
         secret = passphrase.seal(plain, words)
     try:
-        prefix.parent.mkdir(parents=True, exist_ok=True)
+        # Where everybody may read the certificate, and the owner alone put another one in its place.
+        prefix.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _write_new(key_path, secret, 0o600)
         try:
             _write_new(certificate_path, pem, 0o644)
@@ -137,6 +132,20 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     except OSError as error:
         raise IdentityError(f"cannot write {error.filename or prefix}: {error.strerror}") from None
     return load(prefix, lambda _: words or b"")
+
+
+def check_new(prefix: Path, name: str) -> None:
+    """Raises ConfigError for a name that is none, IdentityError when a file of `create` exists."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{name!r} cannot be a party's name: write 1 to 32 of a-z, 0-9 and -, a letter first"
+        )
+    there = [path for path in paths(prefix) if path.exists()]
+    if there:
+        half = "" if len(there) == 2 else " (half of an identity, as a command leaves it that is killed)"
+        raise IdentityError(
+            f"{there[0]} exists already and is not overwritten: choose another name{half}"
+        )
 
 
 def load(
@@ -277,9 +286,16 @@ def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
 
 
 def _write_new(path: Path, data: bytes, mode: int) -> None:
-    """Create `path` with `mode` from its first moment on; fails when it exists."""
+    """Create `path` with `mode` from its first moment on, on disk; fails when it exists, and on any
+    failure leaves nothing behind."""
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
-        file.write(data)
+        try:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            path.unlink()
+            raise
 
 
 def _read(path: Path) -> bytes:

@@ -11,8 +11,10 @@ others a line can give way to its SHA-256 and the copy can still be checked. The
 what was left out from being guessed.
 
 At the end of each session the party signs the hash (`Seal`), and the signed line is kept once more in
-`seal.json`, so that a ledger cut off before its last seal is found. Against who cuts both, and the
-owner, who could write the whole chain anew and sign it, stand the peers' ledgers (audit.py).
+`seal.json`, so that a ledger cut off before its last seal is found, and beside the party's key, so that
+one is found that was cut back together with `seal.json`. At the start of a job parties tell each other
+the hash of their newest seal, which each keeps with the run (jobs/agreement.py). Against the owner, who
+could write the whole chain anew and sign it, stand these and the peers' ledgers (audit.py).
 
 A line is written before its message leaves, and reaches the disk with the next seal. Processes of one
 party share a ledger: each writes under a lock and goes on from the line it finds.
@@ -20,7 +22,6 @@ party share a ledger: each writes under a lock and goes on from the line it find
 
 import base64
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -36,6 +37,7 @@ import msgspec
 from vfl import __version__
 from vfl.errors import DataError
 from vfl.party.identity import Identity
+from vfl.party.locks import Held, lock
 from vfl.party.store import replacing
 
 Way = Literal["sent", "received"]
@@ -47,6 +49,7 @@ _LOCK = "lock"
 _MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])\.jsonl")
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 _TAIL = 1 << 16
+_PATIENCE = 60.0  # seconds for another process to have written its lines
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -201,8 +204,10 @@ def last_seal(folder: Path) -> Sealed | None:
     """What `seal.json` says, if there is one. Raises DataError when it is damaged."""
     try:
         return msgspec.json.decode((folder / SEAL).read_bytes(), type=Sealed)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise _refused(f"{folder / SEAL} cannot be read: {error.strerror}") from None
     except (msgspec.MsgspecError, UnicodeDecodeError):
         raise DataError(f"{folder / SEAL} is damaged: restore it from a backup") from None
 
@@ -216,6 +221,44 @@ def stands(folder: Path, seal: Sealed) -> bool:
             return file.read(len(line)) == line
     except (OSError, ValueError):
         return False
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The content of the file beside a party's key: the newest seal of a ledger."""
+
+    ledger: str  # its folder
+    seal: Sealed
+
+
+def kept_beside(keys: Path, party: str, folder: Path) -> Path:
+    """The file that holds the newest seal of a party's ledger, in the folder of its keys."""
+    place = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:12]
+    return keys / f"{party}.seal-{place}.json"
+
+
+def read_kept(path: Path) -> Kept | None:
+    """What the file beside the key says, if there is one. Raises DataError when it is damaged."""
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+        decode(kept.seal.line.encode())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except (msgspec.MsgspecError, UnicodeDecodeError, ValueError):
+        raise DataError(f"{path} is damaged: restore it from a backup, or remove it") from None
+    return kept
+
+
+def cut_back(folder: Path, seal: Sealed, last: int) -> bool:
+    """Whether the ledger, whose last line is number `last`, lacks a seal that it once had.
+
+    A file that went to an archive says nothing, if the ledger goes on after that seal.
+    """
+    if stands(folder, seal):
+        return False
+    archived = not (folder / Path(seal.file).name).exists()
+    return not (archived and last > decode(seal.line.encode()).entry.n)
 
 
 @dataclass
@@ -239,6 +282,36 @@ class Ledger:
         self._month = ""  # the file that this process has begun to write to
         self._told: set[str] = set()  # the types it has written down there
         self._wrote = False  # since its last seal
+        self._kept = kept_beside(identity.key_path.parent, identity.name, folder)
+        self._noted: set[str] = set()
+        self.notes: list[str] = []
+        """What there is to tell the person at this party, once."""
+
+    @property
+    def newest_seal(self) -> bytes:
+        """The hash of the last seal's line; empty where there is none yet. Raises DataError."""
+        seal = last_seal(self.folder)
+        try:
+            return b"" if seal is None else bytes.fromhex(decode(seal.line.encode()).hash)
+        except ValueError:
+            raise _refused(f"{self.folder / SEAL} is damaged: restore it from a backup") from None
+
+    def check(self) -> None:
+        """Raises DataError unless the ledger can go on: it is this party's, whole as far as its newest
+        seals tell, and its files can be written. Leaves nothing behind.
+        """
+        try:
+            if not self.folder.is_dir():
+                return  # the first line makes it
+            for path in (self.folder / _LOCK, self.folder / SEAL, *months(self.folder)[-1:]):
+                if path.exists() and not os.access(path, os.W_OK):
+                    raise _refused(
+                        f"the ledger {self.folder} cannot be written: {path.name} is another "
+                        "account's, or read-only"
+                    )
+            self._find_end(months(self.folder))
+        except OSError as error:
+            raise _refused(f"the ledger {self.folder} cannot be read: {error.strerror}") from None
 
     def append(self, entry: Asked | Passed, reveals: str) -> int:
         """Write an entry and, before the first message of its type, what the type reveals.
@@ -270,24 +343,28 @@ class Ledger:
         """Entries to be written at the end of the chain, all of them or none."""
         try:
             # Opened each time: a worker that was forked meanwhile must not keep the lock.
-            lock = self._open_lock()
+            handle = self._lock()
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX)
                 yield from self._locked()
             finally:
-                os.close(lock)
+                os.close(handle)
+        except Held as held:
+            raise _refused(
+                f"the ledger {self.folder} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, "
+                "or wait"
+            ) from None
         except OSError as error:
             raise _refused(f"the ledger {self.folder} cannot be written: {error.strerror}") from None
 
-    def _open_lock(self) -> int:
-        path, flags = self.folder / _LOCK, os.O_RDWR | os.O_CREAT
+    def _lock(self) -> int:
+        path = self.folder / _LOCK
         try:
-            return os.open(path, flags, 0o600)
+            return lock(path, _PATIENCE)
         except FileNotFoundError:
             # One by one: the mode goes to the last folder only.
             for folder in (self.folder.parent, self.folder):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            return os.open(path, flags, 0o600)
+                folder.mkdir(mode=0o700, exist_ok=True)
+            return lock(path, _PATIENCE)
 
     def _locked(self) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
@@ -345,6 +422,23 @@ class Ledger:
             sealed = Sealed(end.name, offset, lines[-1].decode().rstrip("\n"))
             with replacing(self.folder / SEAL) as beside:
                 beside.write(msgspec.json.encode(sealed) + b"\n")
+            self._keep(sealed)
+
+    def _keep(self, seal: Sealed) -> None:
+        """Keep the newest seal beside the key, where that can be."""
+        try:
+            with replacing(self._kept) as file:
+                file.write(msgspec.json.encode(Kept(str(self.folder.resolve()), seal)) + b"\n")
+        except DataError as error:
+            self._note(
+                "the ledger's newest seal is not kept beside the key, so that `vfl ledger verify` finds "
+                f"less: {error}"
+            )
+
+    def _note(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
+            self.notes.append(text)
 
     def _catch_up(self) -> Repair | None:
         """Go to the end of the chain, where another process may have written.
@@ -357,28 +451,9 @@ class Ledger:
         size = newest.stat().st_size if newest is not None else 0
         if newest is not None and (newest.name, size) == (self._end.name, self._end.size):
             return None
-        if (seal := last_seal(self.folder)) is not None and not stands(self.folder, seal):
-            raise _refused(
-                f"the ledger {self.folder} is not what was sealed: it was changed or cut; `vfl ledger "
-                "verify` shows where. Restore it from a backup, or move it away to begin another"
-            )
-        torn = b""
-        end = _End(newest.name if newest is not None else "", size)
-        for path in reversed(files):
-            last, rest = _last_line(path)
-            if path == newest:
-                torn = rest
-                end.size -= len(rest)
-            if last:
-                try:
-                    written = decode(last)
-                except ValueError:
-                    raise _refused(
-                        f"the last line of {path} is damaged: restore it from a backup, or move the "
-                        "folder away to begin another ledger"
-                    ) from None
-                end.n, end.hash = written.entry.n, written.hash
-                break
+        end, torn = self._find_end(files)
+        if not files:
+            self._begin_anew()
         if end.n < self._end.n:
             self._month = ""  # another ledger was put in its place
         self._end = end
@@ -389,6 +464,86 @@ class Ledger:
             kept.write(torn)
         os.truncate(self.folder / end.name, end.size)
         return Repair(file=beside.name, bytes=len(torn), sha256=hashlib.sha256(torn).hexdigest())
+
+    def _find_end(self, files: Sequence[Path]) -> tuple[_End, bytes]:
+        """Where the chain ends, and what a killed process has left of a line there.
+
+        Raises DataError when the ledger is not this party's or not what was sealed.
+        """
+        changed = (
+            f"the ledger {self.folder} is not what was sealed: it was changed or cut; `vfl ledger "
+            "verify` shows where. Restore it from a backup, or move it away to begin another"
+        )
+        if (seal := last_seal(self.folder)) is not None and not stands(self.folder, seal):
+            raise _refused(changed)
+        newest = files[-1] if files else None
+        torn = b""
+        end = _End(newest.name if newest is not None else "", 0)
+        for path in reversed(files):
+            last, rest = _last_line(path)
+            if path == newest:
+                torn = rest
+                end.size = path.stat().st_size - len(rest)
+            if last:
+                try:
+                    written = decode(last)
+                except ValueError:
+                    raise _refused(
+                        f"the last line of {path} is damaged: restore it from a backup, or move the "
+                        "folder away to begin another ledger"
+                    ) from None
+                end.n, end.hash = written.entry.n, written.hash
+                break
+        if newest is not None:
+            start = _first_start(newest)
+            if start is not None and start.party != self._identity.name:
+                raise _refused(
+                    f"the ledger {self.folder} is {start.party}'s: give each party a store of its own "
+                    "(store in [party])"
+                )
+            kept = read_kept(self._kept)
+            if kept is not None and cut_back(self.folder, kept.seal, end.n):
+                raise _refused(f"{changed} ({self._kept} has its newest seal)")
+        return end, torn
+
+    def _begin_anew(self) -> None:
+        """Set aside what is beside the key of a ledger that was here and is gone."""
+        if not self._kept.exists():
+            return
+        number = 1
+        while (aside := replaced(self._kept, number)).exists():
+            number += 1
+        self._note(f"another ledger was in {self.folder} before: its newest seal is kept as {aside}")
+        try:
+            self._kept.replace(aside)
+        except OSError:
+            return  # nor can a new one be kept there
+
+
+def replaced(kept: Path, number: int) -> Path:
+    """Where the newest seal of an earlier ledger in the same folder lies, beside the key."""
+    return kept.with_name(f"{kept.stem}.replaced-{number}.json")
+
+
+def replaced_of(kept: Path) -> list[Path]:
+    """All files of this kind."""
+    return sorted(kept.parent.glob(f"{kept.stem}.replaced-*.json"))
+
+
+def lock_of(ledger: Path) -> Path:
+    """The file that is locked while lines are written to a ledger, its folder or one of its files."""
+    return (ledger if ledger.is_dir() else ledger.parent) / _LOCK
+
+
+def _first_start(path: Path) -> Start | None:
+    """What the first line of a file says of who writes it."""
+    with path.open("rb") as file:
+        line = file.readline(_TAIL)
+    try:
+        entry = decode(line.rstrip(b"\n")).entry
+    except ValueError:
+        return None
+    return entry if isinstance(entry, Start) else None
 
 
 def _last_line(path: Path) -> tuple[bytes, bytes]:

@@ -1,16 +1,16 @@
 """A party's columns for a linear model, by the rules of its own party file."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfl.errors import DataError
+from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.design import MISSING, Covariate, Design, Matrix, Rules
 from vfl.learn.losses import Floats, Link
-from vfl.party.config import GlmSection
+from vfl.party.config import GlmSection, did_you_mean
 from vfl.protocols.bits import Mask
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
 from vfl.text import OrderKey, level_order
@@ -58,6 +58,28 @@ def prepared(
             "the job needs alpha above 0",
         )
     return design, matrix
+
+
+def check_rules(section: GlmSection, features: Collection[str], table: str) -> None:
+    """Raises ConfigError for a rule of [glm] about a column that the table does not have."""
+    for key, names in (("binned", section.binned), ("base", tuple(section.base))):
+        for name in names:
+            if name not in features:
+                near = did_you_mean(name, features)
+                hint = f": did you mean '{near}'?" if near else ""
+                raise ConfigError(f"[glm] {key} has '{name}', which is no feature of {table}{hint}")
+
+
+def check_levels(section: GlmSection, features: Features, table: str) -> None:
+    """Raises ConfigError for a base level that no row of the table has. Rows that train may lack others,
+    which training alone shows."""
+    for name, level in section.base.items():
+        values = features[name]
+        if values.dtype == object and level != MISSING and level not in values:
+            raise ConfigError(
+                f"[glm] base of column '{name}' is a level that no row of {table} has: correct it, or "
+                "leave it out for the most frequent one"
+            )
 
 
 @dataclass(frozen=True)
@@ -145,7 +167,8 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
     places = {line.column: place for place, line in enumerate(found)}
     found.sort(key=lambda line: (places[line.column], _level_key(line.level)))
     if isinstance(model, GuestGlm):
-        factor = float(np.exp(model.intercept))
+        with np.errstate(over="ignore"):
+            factor = float(np.exp(model.intercept))
         found.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in found]

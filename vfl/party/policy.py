@@ -4,11 +4,8 @@ The host checks them itself, whatever the guest says. Rules and limits are no se
 some is told which. What a host counts by the day lies in its store and outlives a restart; days are UTC.
 """
 
-import contextlib
-import fcntl
 import json
-import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -16,10 +13,10 @@ from typing import Literal
 
 import msgspec
 
-from vfl.errors import ConfigError, DataError, ModelError, Refused
+from vfl.errors import ConfigError, ModelError, Refused
 from vfl.learn.binning import Features
-from vfl.party.config import Engine, Job, JoinKind, PolicySection
-from vfl.party.store import replacing
+from vfl.party.config import Engine, Job, JoinKind, Party, PolicySection, did_you_mean
+from vfl.party.store import in_turn, make_folder, replacing
 from vfl.text import counted
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
@@ -81,6 +78,14 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     if policy.hidden_scores and not boosts and job.glm.scores != "hidden":
         broken.append(_broken("scores", job.glm.scores, policy, "hidden_scores"))
     return broken
+
+
+def check_guest(party: Party, guest: str) -> None:
+    """Raises ConfigError for a guest that is no peer, whose jobs the party would not even hear of."""
+    if guest not in party.partners:
+        near = did_you_mean(guest, party.partners)
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(party.partners)}"
+        raise ConfigError(f"[peers] has no {_toml(guest)} that could be a guest: {hint}")
 
 
 def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
@@ -179,6 +184,17 @@ _MORE: dict[Counted, Callable[[int], str]] = {
 }
 
 
+_Guests = dict[str, dict[Counted, int]]
+
+
+class _Used(msgspec.Struct):
+    """What is counted of a day, and of the day before it that had any counts."""
+
+    day: date
+    guests: _Guests
+    before: tuple[date, _Guests] | None = None
+
+
 class Usage:
     """What each guest has used up today, in a file of the host's store.
 
@@ -192,7 +208,8 @@ class Usage:
         """Count, before it is done. Raises Refused when it would be more than the policy's limit, and
         then counts nothing; ModelError when the file is damaged, DataError when it cannot be written.
         """
-        with _locked(self._path.with_suffix(".lock")):
+        make_folder(self._path.parent)
+        with in_turn(self._path.with_suffix(".lock")):
             used = self._read(on)
             counts = used.guests.setdefault(guest, {})
             limit: int | None = getattr(policy, _LIMITS[what])
@@ -203,7 +220,7 @@ class Usage:
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(used))
 
-    def _read(self, on: date) -> "_Used":
+    def _read(self, on: date) -> _Used:
         try:
             used = msgspec.json.decode(self._path.read_bytes(), type=_Used)
         except FileNotFoundError:
@@ -213,29 +230,22 @@ class Usage:
                 f"{self._path} is damaged: remove it to count this day anew",
                 for_peer="it cannot count the day's jobs (its log has the details)",
             ) from None
+        if on > used.day:
+            return _Used(on, {}, (used.day, used.guests))
         # A clock that is set back does not begin a day again.
-        return used if on <= used.day else _Used(on, {})
+        return used if on >= used.day - timedelta(1) else _back(used, on)
 
 
-class _Used(msgspec.Struct):
-    day: date
-    guests: dict[str, dict[Counted, int]]
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Alone among all processes that lock this file."""
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb")
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written: {error.strerror}",
-            for_peer="it could not write a file of its own (its log has the details)",
-        ) from None
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _back(used: _Used, on: date) -> _Used:
+    """Counts of a day far ahead: the clock was wrong, and would be waited for. They are today's, with
+    what had been counted today before."""
+    guests = used.guests
+    if used.before is not None and used.before[0] >= on:
+        for guest, counts in used.before[1].items():
+            own = guests.setdefault(guest, {})
+            for what, many in counts.items():
+                own[what] = own.get(what, 0) + many
+    return _Used(on, guests)
 
 
 def _literal(pattern: str) -> str:

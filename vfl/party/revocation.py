@@ -11,7 +11,7 @@ import msgspec
 
 from vfl.errors import IdentityError
 from vfl.party.identity import Certificate
-from vfl.party.store import replacing
+from vfl.party.store import in_turn, replacing
 
 _MAX_LIST = 1024 * 1024  # bytes
 
@@ -76,13 +76,14 @@ def revoke(identity: Path, pinned: Path, certificate: Certificate, reason: str, 
 
     Raises IdentityError when the list cannot be read, DataError when it cannot be written.
     """
-    listed = revoked_by(identity)
-    listed.setdefault(
-        certificate.fingerprint, Revoked(certificate.fingerprint, certificate.name, on, reason)
-    )
-    content = msgspec.json.format(msgspec.json.encode(list(listed.values())), indent=2)
-    with replacing(_path(identity), 0o644) as file:
-        file.write(content + b"\n")
+    with in_turn(_path(identity).with_suffix(".lock")):
+        listed = revoked_by(identity)
+        listed.setdefault(
+            certificate.fingerprint, Revoked(certificate.fingerprint, certificate.name, on, reason)
+        )
+        content = msgspec.json.format(msgspec.json.encode(list(listed.values())), indent=2)
+        with replacing(_path(identity), 0o644) as file:
+            file.write(content + b"\n")
     away = pinned.with_name(f"{pinned.name}.revoked-{certificate.fingerprint[:8]}")
     try:
         return pinned.replace(away)

@@ -7,6 +7,7 @@ for a person to read lie beside it under its name. Every file appears whole or n
 readable by its owner only.
 """
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.config import JOB_NAME, did_you_mean
+from vfl.party.locks import Held, forget, lock, present
 
 Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
@@ -37,6 +39,10 @@ _FOLDERS: dict[Kind, str] = {
     "hint": "hints",
     "output": "outputs",
 }
+_LEDGER, _SCRATCH = "ledger", "scratch"
+_PREFIX = 100  # bytes of a file's name that its unfinished one begins with
+_PROBE = 1024  # bytes that must go into a store
+_PATIENCE = 60.0  # seconds for locks that others hold for moments
 
 
 class ArrayRef(TypedDict):
@@ -55,15 +61,74 @@ class Store:
     def folder(self, kind: Kind) -> Path:
         return self.root / _FOLDERS[kind]
 
+    @property
+    def folders(self) -> list[Path]:
+        """The folders of the store that are there, its own first."""
+        names = (*_FOLDERS.values(), _LEDGER, _SCRATCH)
+        every = [self.root, *(self.root / name for name in names)]
+        return [folder for folder in every if os.path.isdir(folder)]  # noqa: PTH112 - False, not an error
+
     def scratch(self) -> Path:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
-        folder = self.root / "scratch"
+        folder = self.root / _SCRATCH
         try:
-            for one in (self.root, folder):
-                one.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.root, folder)
         except OSError as error:
             raise _unwritable(f"{folder} cannot be made", error) from None
         return folder
+
+    def check(self) -> None:
+        """Raises DataError, naming the cause, unless files can be written and locked in the store, or it
+        can be made. Leaves nothing behind, also where another account runs it.
+        """
+        names = (*_FOLDERS.values(), _LEDGER, _SCRATCH)
+        try:
+            if os.path.lexists(self.root):
+                _probe(self.root, f"the store {self.root} cannot be written")
+                for folder in (self.root / name for name in names):
+                    if os.path.lexists(folder):
+                        _probe(folder, f"the store's folder {folder} cannot be written")
+                return
+            folder = self.root.parent
+            if not folder.is_dir():
+                raise DataError(
+                    f"the store {self.root} cannot be made: there is no folder {folder}; make it, or "
+                    "mount the disk that it is on",
+                    for_peer=_FOR_PEER,
+                )
+            _probe(folder, f"the store {self.root} cannot be made")
+        except OSError as error:
+            raise _unwritable(f"the store {self.root} cannot be used", error) from None
+
+    @contextmanager
+    def in_use(self) -> Iterator[None]:
+        """Work in the store. Who is the only one there clears away what killed processes have left: half
+        files, arrays whose document was never written, locks.
+
+        Raises DataError when the store cannot be made.
+        """
+        with contextlib.ExitStack() as stack:
+            try:
+                _make(self.root)
+                only = stack.enter_context(present(self.root))
+                if only is not None:
+                    self._clear_away()
+                    only()
+            except OSError as error:
+                raise _unwritable(f"the store {self.root} cannot be used", error) from None
+            yield
+
+    def _clear_away(self) -> None:
+        for folder in self.folders:
+            documents = {path.stem for path in folder.glob("*.json")}
+            for path in folder.iterdir():
+                array = re.fullmatch(r"(.+)\.[0-9a-f]{16}\.npy", path.name)
+                half = path.name.startswith(".") and path.suffix == ".tmp"
+                with contextlib.suppress(OSError):
+                    if half or (array is not None and array[1] not in documents):
+                        path.unlink()
+                    elif path.suffix == ".lock" and folder != self.root:
+                        forget(path)
 
     def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
@@ -170,11 +235,13 @@ class Store:
             raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Remove a document, if there is one, its arrays, and what killed processes left of them.
+        """Remove a document, if there is one, what lies beside it, and what killed processes left.
 
         For who knows that no other process writes the document now.
         """
-        mine = re.compile(re.escape(_checked(kind, name)) + r"\.json|" + _ARRAY.format(re.escape(name)))
+        mine = re.compile(
+            re.escape(_checked(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
+        )
         for path in self.folder(kind).glob("*"):
             document = path.name.removeprefix(".")
             if path.suffix == ".tmp":
@@ -198,24 +265,17 @@ class Store:
     def locked(self, kind: Kind, name: str, what: str) -> Iterator[None]:
         """Hold the name of a document against other processes of this party.
 
-        Raises Refused, saying that `what` is at work, when another one holds it, DataError when the
-        store cannot be written. A process that is killed lets go.
+        Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when
+        the store cannot be written. A process that is killed lets go.
         """
         self.make(kind)
-        path = self.folder(kind) / f"{_checked(kind, name)}.lock"
-        handle = _lock(path, what)
-        try:
+        with alone(self.folder(kind) / f"{_checked(kind, name)}.lock", what):
             yield
-        finally:
-            path.unlink(missing_ok=True)
-            os.close(handle)
 
     def make(self, kind: Kind) -> None:
         """Make the folder of a kind, if need be. Raises DataError when it cannot be made."""
         try:
-            # One by one: the mode goes to the last folder only.
-            for folder in (self.root, self.folder(kind)):
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _make(self.root, self.folder(kind))
         except OSError as error:
             raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
@@ -244,7 +304,7 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
     DataError when the file cannot be written.
     """
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:100]}.", suffix=".tmp")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=".tmp")
     except OSError as error:
         raise _unwritable(f"{path} cannot be written", error) from None
     unfinished = Path(name)
@@ -267,32 +327,104 @@ def remove_unfinished(path: Path) -> None:
 
     Only for who knows that no process writes to the path now.
     """
-    unfinished = re.compile(re.escape(f".{path.name[:100]}.") + r"[^.]{8}\.tmp")  # as mkstemp names it
+    unfinished = re.compile(re.escape(_unfinished(path)) + r"[^.]{8}\.tmp")  # as mkstemp names it
     for found in path.parent.iterdir():
         if unfinished.fullmatch(found.name):
             found.unlink(missing_ok=True)
 
 
-def _lock(path: Path, what: str) -> int:
-    """An open file that is locked as long as it is open. Raises as `Store.locked`."""
-    while True:
-        try:
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unwritable(f"{path} cannot be written", error) from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(handle), path.stat()):
-                return handle
-        except FileNotFoundError:
-            pass  # who held it removed the file after it was opened here
-        except BlockingIOError:
-            os.close(handle)
-            raise Refused(f"{what} is at work already: wait until it has ended") from None
-        except OSError as error:
-            os.close(handle)
-            raise _unwritable(f"{path} cannot be locked", error) from None
+def _unfinished(path: Path) -> str:
+    """How the name of an unfinished file begins: never longer than a file system takes."""
+    start = os.fsencode(path.name)[:_PREFIX].decode("utf-8", "ignore")
+    return f".{start}."
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock, whose file is removed at the end, against all other processes.
+
+    Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when it
+    cannot be locked.
+    """
+    try:
+        handle = lock(path)
+    except Held as held:
+        busy = f"{what} is at work already"
+        raise Refused(f"{busy}: {held.who}; wait until it has ended", for_peer=busy) from None
+    except OSError as error:
+        raise _unwritable(f"{path} cannot be locked", error) from None
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
         os.close(handle)
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock for a moment, after whoever has it. Raises DataError when it cannot be had."""
+    try:
+        handle = lock(path, _PATIENCE)
+    except Held as held:
+        raise DataError(
+            f"{path} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, or wait",
+            for_peer=_FOR_PEER,
+        ) from None
+    except OSError as error:
+        raise _unwritable(f"{path} cannot be locked", error) from None
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for this account alone, if need be. Raises DataError when it cannot be made."""
+    try:
+        _make(folder)
+    except OSError as error:
+        raise _unwritable(f"{folder} cannot be made", error) from None
+
+
+def _make(*folders: Path) -> None:
+    """Make folders, as the owner's own and on disk. Raises OSError."""
+    # One by one: the mode goes to the last folder only.
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder)) from None
+        else:
+            _sync_folder(folder.parent)
+
+
+def _probe(folder: Path, what: str) -> None:
+    """Raises DataError unless files can be made, filled and locked in the folder."""
+    try:
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder))
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(bytes(_PROBE))
+            file.flush()
+            os.fsync(file.fileno())
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise DataError(
+                    f"{what}: {folder} is on a file system without locks ({_reason(error)}): put the "
+                    "store on another one, or mount it with locks (flock)",
+                    for_peer=_FOR_PEER,
+                ) from None
+    except OSError as error:
+        raise _unwritable(what, error) from None
+
+
+def _reason_of(path: Path) -> str:
+    """Why a path is no folder, in words."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {path.readlink()}, which is not there: is it mounted?"
+    return "a file of that name is in the way: move it, or set store in [party]"
 
 
 def _sync_folder(folder: Path) -> None:
@@ -364,8 +496,9 @@ def _checked(kind: Kind, name: str) -> str:
     """A name that is safe as a file's name and cannot be taken for a path."""
     if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
         raise ModelError(
-            f"no name of a {kind}: it is up to 64 lower-case letters, digits, dots, hyphens and "
-            "underscores, starts with a letter or digit and does not end in .json or .npy"
+            f"no name of {'an' if kind == 'alignment' else 'a'} {kind}: it is up to 64 lower-case "
+            "letters, digits, dots, hyphens and underscores, starts with a letter or digit and does not "
+            "end in .json or .npy"
         )
     return name
 
@@ -375,11 +508,11 @@ def _arrays(folder: Path, name: str) -> list[Path]:
     return [path for path in folder.iterdir() if array.fullmatch(path.name)]
 
 
+_FOR_PEER = "it could not write a file of its own (its log has the details)"
+
+
 def _unwritable(what: str, error: OSError) -> DataError:
-    return DataError(
-        f"{what}: {_reason(error)}",
-        for_peer="it could not write a file of its own (its log has the details)",
-    )
+    return DataError(f"{what}: {_reason(error)}", for_peer=_FOR_PEER)
 
 
 def _reason(error: Exception) -> str:

@@ -341,6 +341,8 @@ class FitLoop:
     async def _start(self) -> None:
         await self.gradients.greet()
         columns = await start_hosts(self.hosts, self.rows.train, self.curvature)
+        if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
+            raise no_column()
         await relay_keys(self.hosts)
         await self.gradients.meet(columns)
 
@@ -455,6 +457,12 @@ def _next(reports: Sequence[Report]) -> tuple[Floats, float]:
     return weights, _precision(math.sqrt(max(square, 0.0)))
 
 
+def no_column() -> DataError:
+    """The error of a fit to which no party brings a column."""
+    told = "nothing was trained: no party has a column to fit"
+    return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)
+
+
 def _separable() -> DataError:
     return DataError(
         "the label is separable: some columns tell it apart without error (a level without any claim, "
@@ -531,6 +539,8 @@ async def host_fit(
                 report = block.report(await gradient())
                 await checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
             # 4. What it says to the others.
+            if not np.isfinite(report.products).all():
+                raise diverges("gradients")
             told = InnerProducts(report.products.ravel().tolist(), report.greatest)
             await guest.send(told)
             # 5. and 6. The next direction and step.

@@ -25,7 +25,20 @@ from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Sums, Tree, gains, leaf_weight
+from vfl.learn.tree import (
+    FREE,
+    Bounds,
+    Branch,
+    Choice,
+    Frontier,
+    Obstacle,
+    Sums,
+    Tree,
+    furthest,
+    gains,
+    leaf_weight,
+    obstacle,
+)
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Record
 from vfl.protocols.bits import Mask, unpack_bits
@@ -151,6 +164,7 @@ class TreeDone:
     train_loss: float
     validation_loss: float | None
     seconds: dict[str, float]
+    obstacle: Obstacle | None = None  # why the tree has no split; None where it has
 
 
 @dataclass(frozen=True)
@@ -195,6 +209,7 @@ class Grower(ABC):
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
         self.seconds: dict[str, float] = defaultdict(float)
+        self.obstacle: Obstacle | None = None  # of the last tree
 
     @abstractmethod
     async def meet(self) -> None:
@@ -246,7 +261,8 @@ class Grower(ABC):
             trees.append(tree)
             score = score + tree.weights()[node_of_row]
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
-            progress(TreeDone(number + 1, params.trees, losses[0] or 0.0, losses[1], dict(self.seconds)))
+            seconds, loss = dict(self.seconds), losses[0] or 0.0
+            progress(TreeDone(number + 1, params.trees, loss, losses[1], seconds, self.obstacle))
             if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
             if number or self._hosts_of(number):  # else hosts know nothing of the tree
@@ -299,6 +315,8 @@ class Grower(ABC):
             # Candidate sums of all parties, and the best split of each node.
             await self.sums(parties, growth)
             taken = await self.split(growth, parties)
+            if level == 0:
+                self.obstacle = None if taken else self._obstacle(parties, growth)
             left = np.zeros(len(g), np.bool_)
             for node, total in growth.totals.items():
                 if node not in taken:
@@ -367,6 +385,22 @@ class Grower(ABC):
         """The gain of each of a party's candidates in a node; -inf where it may not be taken."""
         left, valid = party.candidates[node]
         return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+
+    def _obstacle(self, parties: "Sequence[OwnColumns | HostColumns]", growth: "Growth") -> Obstacle:
+        """Why nothing was split at the root, as far as the guest can tell."""
+        total, params = growth.totals[0], self.params
+        if int(growth.frontier.active.sum()) < 2 * params.min_child_rows:
+            return "min_child_rows"
+        found: list[Obstacle] = []
+        for party in parties:
+            left, valid = party.candidates[0]
+            if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
+                found.append("columns")
+            elif (self.gains(party, 0, total, FREE) > -np.inf).any():
+                found.append("min_child_rows")  # as a host says whom the guest asked
+            else:
+                found.append(obstacle(left, total, valid, self.scales, params, party.ordered))
+        return furthest(found)
 
     def _bounds(
         self,
@@ -472,6 +506,11 @@ class OwnColumns:
         counts = histograms(block, own, slots, len(nodes))
         valid = own.valid(counts, self._guest.params.min_child_rows)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
+
+    def can_split(self, frontier: Frontier) -> bool:
+        """Whether any candidate parts the drawn rows of the root, be they ever so few."""
+        counts = histograms(self._block, self._all, frontier.slots([0]), 1)
+        return bool(self._all.valid(counts, 1).any())
 
     def take(self, frontier: Frontier, node: int, choice: Choice) -> Taken:
         """How a node that it won is split."""

@@ -67,6 +67,7 @@ from vfl.protocols.glm import (
     FitKept,
     FitReady,
     HeldOutScores,
+    no_column,
     receive_scores,
     receive_training,
     restored,
@@ -393,6 +394,8 @@ class _Party:
             state = HiddenState(iterations + 1, self._score, self.block.state, self.start)
             if not known and not self.leads:
                 await self._checkpoints.keep(state)
+            if not np.isfinite(report.products).all():
+                raise diverges("gradients")
             told = PartyProducts(report.products.ravel().tolist(), report.greatest)
             await self.coordinator.send(told)
             message = await self.coordinator.recv(NextDirection, HiddenEnd)
@@ -593,7 +596,9 @@ async def hidden_guest_fit(
         log_odds = round(_STEPS * math.log(mean / (1 - mean))) / _STEPS
     # Of the Taylor series; of the mean count, about.
     curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else _curvature(log_odds)
-    await start_hosts(hosts, rows.train, curvature)
+    columns = await start_hosts(hosts, rows.train, curvature)
+    if not matrix.columns and not any(columns.values()):
+        raise no_column()
     await relay_keys(hosts)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
     if not whole.columns:

@@ -691,7 +691,8 @@ async def host_meet(
     # 1. What is kept, and a share of the seed.
     wanted = await guest.recv(HintKnown)
     matrix: Matrix | None = None
-    if kept is not None and kept.name == wanted.name and kept.vectors + shape.served <= shape.queries:
+    reusable = kept is not None and kept.name == wanted.name
+    if outputs and kept is not None and reusable and kept.vectors + shape.served <= shape.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
         if kept.matter != await asyncio.to_thread(_matter, matrix, parameters):
             matrix = None

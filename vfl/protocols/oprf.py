@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import VflError
+from vfl.errors import DataError
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 
@@ -106,7 +106,7 @@ def empty(rows: int, width: int, scratch: Path | None) -> Bytes:
     """A uint8 array (rows, width) to be filled: in memory, or a large one in a file of `scratch`.
 
     The file has no name in the folder and is gone with the array, also if the process is killed. Its
-    room on the disk is taken at once. Raises VflError when there is none.
+    room on the disk is taken at once. Raises DataError when there is none.
     """
     size = rows * width
     if scratch is None or size < IN_MEMORY:
@@ -119,7 +119,7 @@ def empty(rows: int, width: int, scratch: Path | None) -> Bytes:
                 file.truncate(size)
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=(rows, width)))
     except OSError as error:
-        raise VflError(
+        raise DataError(
             f"{scratch} has no room for {size / 1e6:,.0f} MB of an alignment "
             f"({error.strerror}): free some",
             for_peer="it has too little room on its disk",

@@ -1,0 +1,142 @@
+"""What earlier versions have kept stays of use."""
+
+import json
+import shutil
+import tomllib
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner, Result
+from federation import JOB, Party
+from room import Room
+
+from vfl.cli import main
+from vfl.jobs.alignment import listed
+from vfl.jobs.record import load_record
+from vfl.party.config import load_party
+from vfl.party.identity import load
+from vfl.party.ledger import Asked, Ledger
+from vfl.party.policy import Usage
+from vfl.party.store import Store
+
+STORES = Path(__file__).parent / "stores"
+VERSIONS = sorted(path.name for path in STORES.iterdir() if path.is_dir())
+MODELS = ("claims", "linear", "hidden")
+
+
+@pytest.fixture(params=VERSIONS)
+def room(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Room]:
+    """The parties of a version, in folders that a test may change."""
+    parties = {}
+    for home in (STORES / request.param).iterdir():
+        folder = tmp_path / home.name
+        shutil.copytree(home, folder)
+        for path in [folder, *folder.rglob("*")]:
+            path.chmod(0o700 if path.is_dir() else 0o600)
+        settings = tomllib.loads((folder / f"{home.name}.toml").read_text())
+        parties[home.name] = Party(home.name, folder, settings)
+    made = Room(SimpleNamespace(parties=parties, guest=parties["insurer"]))  # type: ignore[arg-type]
+    made.patch(monkeypatch)
+    yield made
+
+
+def command(room: Room, who: str, *words: str) -> Result:
+    party = room.federation.parties[who]
+    done = CliRunner().invoke(main, [*words[:-1], str(party.file), *words[-1].split()])
+    assert done.exit_code == 0, done.output
+    return done
+
+
+def store_of(room: Room, who: str) -> Store:
+    return Store(room.federation.parties[who].folder / "store")
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_scores_as_it_did(room: Room, model: str) -> None:
+    room.score(model)
+    expected = (room.folder / "scores" / f"{model}.csv").read_bytes()
+    assert (room.folder / "scores.csv").read_bytes() == expected
+    assert not room.said["insurer"].has("starting anew")
+
+
+def test_a_report_is_made_of_a_run(room: Room, tmp_path: Path) -> None:
+    for who, models in {"insurer": MODELS, "registry": MODELS, "umpire": ("hidden",)}.items():
+        for model in models:
+            out = tmp_path / f"{who}-{model}"
+            command(room, who, "report", f"--model {model} --out {out}")
+            assert "<html" in (out / "report.html").read_text()
+
+
+def test_a_record_and_what_was_signed(room: Room) -> None:
+    store = store_of(room, "insurer")
+    name = next(name for name in store.names("run") if name.startswith("claims"))
+    record, evaluation = load_record(store, name)
+    assert record.parties == ["insurer", "registry"] and evaluation is not None
+    assert len(evaluation.rows) == record.rows["held out"] > 0
+    assert record.metrics.keys() == {"insurer alone", "federation"}
+    for who in ("insurer", "registry", "umpire"):
+        said = json.loads(command(room, who, "policy", "agreement", "--model hidden --json").stdout)
+        expected = {"insurer": "signed", "registry": "signed", "umpire": "signed"}
+        assert said["signatures"] == expected
+
+
+def test_relativities_are_shown(room: Room) -> None:
+    for who, column in {"insurer": "density", "registry": "power"}.items():
+        shown = json.loads(command(room, who, "relativities", "--model linear --json").stdout)
+        assert column in {line["column"] for line in shown["relativities"]}
+
+
+def test_alignments_are_listed_trained_on_and_extended(room: Room) -> None:
+    rows = listed(store_of(room, "insurer"), room.office("insurer").party.policy)
+    assert {(row["join"], row["rows"]) for row in rows} == {("inner", 141), ("left", 150)}
+    assert not any("error" in row for row in rows)
+    for row in rows:
+        model = room.train(JOB, alignment=row["name"])
+        assert model in store_of(room, "registry").names("model")
+        extended = room.align(extend=row["name"])
+        assert extended.alignment.extends == row["name"]
+        assert len(extended.alignment.rows) == row["rows"]
+
+
+def test_a_ledger_is_whole_and_goes_on(room: Room) -> None:
+    for who, party in room.federation.parties.items():
+        before = json.loads(command(room, who, "ledger", "verify", "--json").stdout)
+        assert before["damage"] == [] and before["sealed"] == before["last"] > 0
+        settings = load_party(party.file)
+        own = Ledger(party.folder / "store" / "ledger", load(settings.party.identity), settings.role)
+        own.append(
+            Asked(
+                peer="registry",
+                task="align",
+                job=None,
+                purpose=None,
+                run="",
+                hosts=[],
+                alignment=None,
+                model=None,
+            ),
+            "",
+        )
+        own.seal()
+        head = f"--json --head {before['head']}"
+        after = json.loads(command(room, who, "ledger", "verify", head).stdout)
+        assert after["damage"] == [] and after["sealed"] == after["last"] > before["last"]
+    told = json.loads(
+        command(
+            room, "insurer", "ledger", "compare", f"{room.federation.parties['registry'].file} --json"
+        ).stdout
+    )
+    assert told["differences"] == [] and told["messages"] > 100
+
+
+def test_what_a_host_has_counted_is_read(room: Room) -> None:
+    folder, policy = room.federation.parties["registry"].folder, room.office("registry").party.policy
+    counted = folder / "store" / "usage.json"
+    day = date.fromisoformat(json.loads(counted.read_text())["day"])
+    Usage(folder / "store").count(policy, "insurer", "alignments", 1, day)
+    assert json.loads(counted.read_text())["guests"]["insurer"]["alignments"] == 3

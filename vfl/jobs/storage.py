@@ -1,0 +1,71 @@
+"""A party's store, made ready before any peer is waited for.
+
+What would end a job when its result is to be kept ends it here: a store that cannot be made, written or
+locked, or that others can write to; a ledger that is not whole. Processes that share a store:
+
+- any number of a guest's commands, and beside them `vfl serve`, if one party has both roles;
+- one `vfl serve`: a second would take jobs of the first one's guests;
+- one run of a job from its checkpoint, one writer of an output (Store.locked).
+"""
+
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from pathlib import Path
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+
+from vfl.jobs.connect import Office
+from vfl.party import locks
+from vfl.party.permissions import check_keys, check_store
+from vfl.party.store import Store, alone
+
+_SERVE = "serve.lock"
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextmanager
+def working(office: Office) -> Iterator[Store]:
+    """The store, checked, for as long as a command works in it.
+
+    Raises DataError for a store or ledger that cannot be used, IdentityError for keys that others can
+    replace.
+    """
+    store = check_storage(office)
+    with store.in_use():
+        yield store
+
+
+def in_store(
+    work: Callable[Concatenate[Office, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[Office, P], Coroutine[Any, Any, T]]:
+    """A job that begins and ends as `working`."""
+
+    @wraps(work)
+    async def checked(office: Office, *arguments: P.args, **named: P.kwargs) -> T:
+        with working(office):
+            return await work(office, *arguments, **named)
+
+    return cast(Callable[Concatenate[Office, P], Coroutine[Any, Any, T]], checked)
+
+
+@contextmanager
+def serving(office: Office) -> Iterator[Store]:
+    """As `working`, for `vfl serve`. Raises Refused when one serves from this store already."""
+    with working(office) as store, alone(store.root / _SERVE, f"vfl serve in {store.root}"):
+        yield store
+
+
+def check_storage(office: Office) -> Store:
+    """The store, if a job could keep its results there. Leaves nothing behind; raises as `working`."""
+    store = Store(office.party.party.store)
+    check_keys(office.party)
+    check_store(office.party)
+    store.check()
+    office.journal.ledger.check()
+    return store
+
+
+def who_serves(store: Path) -> locks.Holder | None:
+    """The `vfl serve` that runs in a store, if there is one."""
+    return locks.holder(store / _SERVE)

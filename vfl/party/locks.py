@@ -1,0 +1,204 @@
+"""Locks between processes of one party: who holds one has written down who it is.
+
+A lock is flock(2) on a file. The system lets go of it when its process ends, however it ends: one left
+by a process that was killed does not exist. What the file says counts only while it is locked.
+"""
+
+import fcntl
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+
+import msgspec
+
+_MOST = 1024  # bytes of what a holder says of itself
+_COMMAND = 160  # characters of a command that are shown
+_PAUSE = (0.001, 0.05)  # seconds between two tries for a lock, first and longest
+_STARTED = datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """A process that holds a lock."""
+
+    process: int
+    command: str
+    since: str  # ISO 8601, UTC: when it was started
+    machine: str
+
+    def __str__(self) -> str:
+        where = "" if self.machine == socket.gethostname() else f" on {self.machine}"
+        return f"{self.command} (process {self.process}{where}, since {self.since})"
+
+
+class Held(Exception):
+    """Another process holds the lock: `holder`, if it has said who it is."""
+
+    def __init__(self, holder: Holder | None) -> None:
+        super().__init__("held")
+        self.holder = holder
+
+    @property
+    def who(self) -> str:
+        """In words."""
+        return "another process" if self.holder is None else str(self.holder)
+
+
+def lock(path: Path, seconds: float = 0.0) -> int:
+    """A descriptor of the file, which is made if need be, locked for as long as it is open.
+
+    Tries for so many seconds. Raises Held while another process (or another descriptor) has the lock,
+    OSError for a file that cannot be made or locked.
+    """
+    handle = _wait(path, seconds)
+    _sign(handle)
+    return handle
+
+
+def _wait(path: Path, seconds: float) -> int:
+    deadline, pause = time.monotonic() + seconds, _PAUSE[0]
+    while True:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            held = _try(handle, path)
+        except BaseException:
+            os.close(handle)
+            raise
+        if held:
+            return handle
+        by = _read(handle)
+        os.close(handle)
+        if held is None:
+            continue  # who held it removed the file after it was opened here
+        if time.monotonic() >= deadline:
+            raise Held(by)
+        time.sleep(pause)
+        pause = min(2 * pause, _PAUSE[1])
+
+
+def _try(handle: int, path: Path) -> bool | None:
+    """Whether the file is locked now; None when it is not the one at the path any more."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(handle), path.stat()) or None
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return None
+
+
+def forget(path: Path) -> None:
+    """Remove the file of a lock that nobody holds. Raises OSError when it is held, or stays."""
+    handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def still(path: Path, seconds: float = 5.0) -> Iterator[None]:
+    """While nobody has the lock of a file alone, for who only reads; without where that cannot be."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        yield
+        return
+    try:
+        _share(handle, seconds)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def present(folder: Path, seconds: float = 5.0) -> Iterator[Callable[[], None] | None]:
+    """Be present in a folder, for as long as this lasts.
+
+    Gives what ends being the only one, where nobody else is present (others wait for that), else None;
+    None as well where folders cannot be locked. Raises OSError when there is no such folder.
+    """
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            _share(handle, seconds)
+            yield None
+        else:
+            yield lambda: fcntl.flock(handle, fcntl.LOCK_SH)
+    finally:
+        os.close(handle)
+
+
+def _share(handle: int, seconds: float) -> None:
+    """Lock an open file for reading, if that can be had in so many seconds."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() < deadline:
+                time.sleep(_PAUSE[0])
+                continue
+        except OSError:
+            pass
+        return
+
+
+def holder(path: Path) -> Holder | None:
+    """Who holds the lock of a file now, if anybody who has said so. Changes nothing."""
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return _read(handle)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return None
+
+
+def _sign(handle: int) -> None:
+    """Write down who has the lock. On a full disk it is held all the same."""
+    own = _own(os.getpid())
+    try:
+        if os.pread(handle, _MOST, 0) != own:
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, own, 0)
+    except OSError:
+        return
+
+
+def _read(handle: int) -> Holder | None:
+    try:
+        return msgspec.json.decode(os.pread(handle, _MOST, 0), type=Holder)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+@lru_cache(maxsize=1)
+def _own(process: int) -> bytes:
+    since = _STARTED.isoformat(timespec="seconds").replace("+00:00", "Z")
+    return msgspec.json.encode(Holder(process, _command(), since, socket.gethostname()[:64]))
+
+
+def _command() -> str:
+    """How this process was called, as a terminal can take it."""
+    program = Path(sys.argv[0]).name if sys.argv else ""
+    name = "vfl" if program in ("cli.py", "vfl", "") else program
+    text = " ".join([name, *sys.argv[1:]])
+    shown = "".join(c if c.isprintable() else "?" for c in text)
+    return shown if len(shown) <= _COMMAND else shown[: _COMMAND - 3] + "..."
