@@ -375,12 +375,12 @@ def test_a_host_told_of_a_name_that_does_not_resolve(tmp_path: Path, keys: Path)
 def test_another_version_of_the_protocol(federation: Federation, insurer: Party) -> None:
     host = federation.serving["registry"]
     mark = host.mark()
-    newer = "import vfl.net.hello as h, vfl.cli; h.PROTOCOL = 2; vfl.cli.main()"
+    newer = "import vfl.net.hello as h, vfl.cli; h.PROTOCOL = 3; vfl.cli.main()"
     done = insurer.start("align", "--wait", "2", program=(sys.executable, "-c", newer)).wait()
-    done.failed(10, " runs protocol 1 (vfl ", "this party protocol 2 (vfl ", "update the older one")
+    done.failed(10, " runs protocol 2 (vfl ", "this party protocol 3 (vfl ", "update the older one")
     (line,) = host.until("refused", mark)
     assert re.fullmatch(
-        r"refused a connection from 127\.0\.0\.1: insurer runs protocol 2 .*: update the older one", line
+        r"refused a connection from 127\.0\.0\.1: insurer runs protocol 3 .*: update the older one", line
     )
 
 

@@ -90,7 +90,7 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
         seen: bytes
         features: list[str]
 
-    later = Later(2, "0.3.0", "host", bytes(32), REGISTRY, INSURER, ["x"])
+    later = Later(3, "0.3.0", "host", bytes(32), REGISTRY, INSURER, ["x"])
     Later.__name__ = "Hello"
 
     async def here() -> None:
@@ -100,7 +100,7 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
     with pytest.raises(OtherProtocol) as caught:
         asyncio.run(here())
     assert str(caught.value) == (
-        f"registry runs protocol 2 (vfl 0.3.0), this party protocol 1 (vfl {vfl.__version__}):"
+        f"registry runs protocol 3 (vfl 0.3.0), this party protocol 2 (vfl {vfl.__version__}):"
         " update the older one"
     )
     assert isinstance(caught.value, PeerError)
@@ -108,10 +108,10 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
     async def there() -> None:
         left, right = pair()
         await right.send(a_hello())
-        monkeypatch.setattr(hello, "PROTOCOL", 2)
+        monkeypatch.setattr(hello, "PROTOCOL", 3)
         await insurer_greets(left)
 
-    with pytest.raises(OtherProtocol, match=r"registry runs protocol 1 .*, this party protocol 2"):
+    with pytest.raises(OtherProtocol, match=r"registry runs protocol 2 .*, this party protocol 3"):
         asyncio.run(there())
 
 
