@@ -46,7 +46,7 @@ def test_a_new_period_begins_with_lines_again() -> None:
 
     asyncio.run(run())
     each = "refused a connection from 192.0.2.1: it said nothing"
-    rest = "refused one more connection within 0 s: 1 from 192.0.2.1 (it said nothing: 1)"
+    rest = "refused 1 more connection within 0 s: 1 from 192.0.2.1 (it said nothing: 1)"
     assert said == [each, rest, each, rest]
 
 

@@ -5,6 +5,8 @@ import contextlib
 from collections import Counter
 from collections.abc import Callable
 
+from vfl.text import counted
+
 AT_ONCE = 5  # different lines in a period
 _NAMED = 5  # addresses of a summary
 _KNOWN = 1000  # addresses, and reasons, that are counted apart
@@ -55,7 +57,7 @@ class Refusals:
         if rest := count - sum(many for _, many in named):
             places.append(f"{rest:,} from other addresses")
         whys = "; ".join(f"{why}: {many:,}" for why, many in reasons.most_common(3))
-        what = "one more connection" if count == 1 else f"{count:,} more connections"
+        what = counted(count, "more connection")
         self._tell(f"refused {what} within {self._seconds:.0f} s: {', '.join(places)} ({whys})")
 
     def _tell(self, line: str) -> None:
