@@ -292,7 +292,7 @@ def test_a_job_goes_on_after_an_outage_of_two_minutes(made: Made) -> None:
     start = time.monotonic()
     hosts = {"registry": "waiting 300 s for it to dial again", "bureau": "dialling again for 300 s"}
     for name, what in hosts.items():
-        line = made.federation.serving[name].until(what, marks[name], NOTICED)[-1]
+        line = made.federation.serving[name].until(what, marks[name])[-1]
         assert line == f"the connection to insurer broke (nothing heard for 25 s): {what}"
     noticed = time.monotonic() - start
     assert noticed < NOTICED

@@ -237,7 +237,7 @@ WRITERS = {
     "nfkc": lambda n, source: _wide(f"a{n}", source),
     "digits": lambda n, source: _cut(f"{n:05d}", source, ["", "-", " ", "x"]),
     "nozeros": lambda n, source: "0" * source.randrange(4) + str(n + 1),
-    "alnum": lambda n, source: _cut(f"AB{n}", source, ["", " ", "-", "/", "."]),
+    "alnum": lambda n, source: _cut(f"AB{n}", source, ["", " ", "-", "/"]),
     "vin": _vin,
     "plate": lambda n, source: _cut(_cased(f"AB{n:03d}XY", source), source, ["", "", "-", " "]),
     "date": _date,

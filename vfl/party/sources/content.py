@@ -226,10 +226,10 @@ def _is_utf8(head: bytes) -> bool:
 
 
 _HTML = re.compile(
-    rb"\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|tr|meta|script|style)\b", re.I | re.S
+    rb"\A\s*(<!--.*?-->\s*)*<(!doctype\s+html|html|head|body|table|tr|meta|script|style)\b", re.I | re.S
 )
 _CORNERS = tuple(corner.encode() for corner in "┌╭╔┏")  # of tables drawn for a terminal
-_JSON = re.compile(rb'\{\s*(\}|"[^"]*"\s*:)|\[\s*("|\{\s*"|\[\s*["0-9{\[-]|\]\s*$)')
+_JSON = re.compile(rb'\A(\{\s*(\}|"[^"]*"\s*:)|\[\s*("|\{\s*"|\[\s*["0-9{\[-]|\]\s*\Z))')
 _LFS = b"version https://git-lfs.github.com/spec/"
 
 
@@ -237,7 +237,7 @@ def _check_text(content: Content) -> None:
     """Raises DataError for text that is no table."""
     head = content.head.removeprefix(b"\xef\xbb\xbf")
     start = head.lstrip()
-    if _HTML.match(head):
+    if _HTML.search(head):
         raise _unlike(
             content,
             "a web page (HTML)",
@@ -245,7 +245,7 @@ def _check_text(content: Content) -> None:
             f".xls: fetch the file itself, or open it and {_SAVE_AS}",
         )
     if start.startswith(b"<?xml") or (
-        re.match(rb"<[A-Za-z][\w:.-]*(\s[^<>]*)?>", start) and b"</" in head
+        re.search(rb"\A<[A-Za-z][\w:.-]*(\s[^<>]*)?>", start) and b"</" in head
     ):
         if b"urn:schemas-microsoft-com:office:spreadsheet" in head:
             raise _unlike(content, "an Excel workbook as XML", _SAVE_AS)
@@ -254,12 +254,12 @@ def _check_text(content: Content) -> None:
         raise _unlike(
             content, "a pointer of Git LFS, not the table", "run `git lfs pull` where it was cloned"
         )
-    if _JSON.match(start):
+    if _JSON.search(start):
         raise _unlike(content, "JSON", _EXPORT)
     if start.startswith(b"-----BEGIN "):
         what = "a PGP message" if start.startswith(b"-----BEGIN PGP") else "a key or certificate"
         raise _unlike(content, what, "give the table itself")
-    if re.match(rb"\+-[-+]*\+\s", start) or start.startswith(_CORNERS):
+    if re.search(rb"\A\+-[-+]*\+\s", start) or start.startswith(_CORNERS):
         raise _unlike(
             content,
             "a table drawn for a terminal",
