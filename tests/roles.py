@@ -32,7 +32,6 @@ from vfl.protocols import key
 from vfl.protocols.boost import guest_train, host_train
 from vfl.protocols.glm import Fit, guest_fit, host_fit
 from vfl.protocols.glm_scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
-from vfl.protocols.grower import Training
 from vfl.protocols.hidden_glm import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.join import (
     KeyIds,
@@ -50,6 +49,7 @@ from vfl.protocols.join import (
 from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
 from vfl.protocols.match_rates import Trial, guest_match_rates, host_match_rates
 from vfl.protocols.psi import Engine, guest_align, host_align
+from vfl.protocols.rows import Training
 from vfl.protocols.scoring import all_scores, guest_score, host_score
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"

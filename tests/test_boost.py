@@ -21,7 +21,8 @@ from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import boost
 from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.grower import GuestModel, HostModel, Training, draw_rows
+from vfl.protocols.grower import GuestModel, HostModel, draw_rows
+from vfl.protocols.rows import Training
 
 KEY = PrivateKey.generate(2048)
 

@@ -25,7 +25,8 @@ from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.glm import guest_fit, host_fit
-from vfl.protocols.grower import GuestModel, Training
+from vfl.protocols.grower import GuestModel
+from vfl.protocols.rows import Training
 
 
 @pytest.fixture(scope="module")

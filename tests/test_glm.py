@@ -32,7 +32,7 @@ from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.net.wire import Message, decode
 from vfl.protocols import fellows, glm, key, products
 from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.grower import Training
+from vfl.protocols.rows import Training
 
 KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)

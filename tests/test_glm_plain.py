@@ -17,7 +17,7 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import glm_plain, lattice_products
 from vfl.protocols.glm import Fit, guest_fit, host_fit
 from vfl.protocols.glm_plain import ExactProduct, plain_fit
-from vfl.protocols.grower import Training
+from vfl.protocols.rows import Training
 
 KEY = PrivateKey.generate(2048)
 

@@ -49,7 +49,8 @@ from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm import Fit, IterationDone
 from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.grower import GuestModel, HostModel, Training, TreeDone
+from vfl.protocols.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.rows import Training
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(

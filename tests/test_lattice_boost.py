@@ -30,7 +30,7 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.party.store import Store
 from vfl.protocols import lattice_boost, lattice_sums
 from vfl.protocols.bits import pack_bits
-from vfl.protocols.grower import Direction, GuestTrees, HostTrees, Training, TreeEnd, lattice_shape
+from vfl.protocols.grower import Direction, GuestTrees, HostTrees, TreeEnd, lattice_shape
 from vfl.protocols.lattice_boost import (
     Asked,
     NextTree,
@@ -50,6 +50,7 @@ from vfl.protocols.lattice_sums import (
     Vectors,
     VectorSums,
 )
+from vfl.protocols.rows import Training
 
 
 def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):

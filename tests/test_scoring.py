@@ -16,7 +16,8 @@ from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import scoring
 from vfl.protocols.boost import guest_train
-from vfl.protocols.grower import GuestModel, HostModel, Training
+from vfl.protocols.grower import GuestModel, HostModel
+from vfl.protocols.rows import Training
 from vfl.protocols.scoring import (
     Directions,
     MissingDirections,

@@ -17,7 +17,8 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Obstacle
 from vfl.protocols.bits import Mask
 from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, Training
+from vfl.protocols.grower import GuestModel
+from vfl.protocols.rows import Training
 from vfl.text import counted
 
 _VANISHED = 1e-6  # no two predictions differ by more: relative, or of the label's deviation

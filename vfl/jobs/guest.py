@@ -50,7 +50,8 @@ from vfl.party.linear import check_rules
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, Training
+from vfl.protocols.grower import GuestModel
+from vfl.protocols.rows import Training
 from vfl.text import counted
 
 

@@ -29,11 +29,12 @@ from vfl.protocols.boost import guest_train
 from vfl.protocols.checkpoints import Checkpoints, State
 from vfl.protocols.glm import Fit, GuestFitState, IterationDone, guest_fit
 from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
+from vfl.protocols.grower import GuestModel, GuestTrees, TreeDone
 from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
 from vfl.protocols.key import generate_key
 from vfl.protocols.lattice_boost import lattice_guest_train
 from vfl.protocols.lattice_sums import NoShelf, Shelf
+from vfl.protocols.rows import Training
 from vfl.text import counted
 
 S = TypeVar("S", bound=State)

@@ -81,7 +81,6 @@ from vfl.protocols.grower import (
     HostTrees,
     OwnColumns,
     Taken,
-    Training,
     TreeDone,
     TreeEnd,
     TreeKept,
@@ -90,6 +89,7 @@ from vfl.protocols.grower import (
 )
 from vfl.protocols.histograms import CHUNK, JointSums
 from vfl.protocols.key import receive_key, send_key
+from vfl.protocols.rows import Training
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level

@@ -69,7 +69,6 @@ from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
-from vfl.protocols.grower import Training
 from vfl.protocols.key import receive_key
 from vfl.protocols.lattice_products import lattice_guest, lattice_host
 from vfl.protocols.lattice_sums import HostHint, Progress, Shelf
@@ -81,6 +80,7 @@ from vfl.protocols.products import (
     paillier_guest,
     paillier_host,
 )
+from vfl.protocols.rows import Training
 from vfl.text import counted
 
 WHOLE = "whole iteration"  # the phase that holds all others

@@ -19,7 +19,7 @@ from vfl.learn.params import GlmParams
 from vfl.protocols import lattice_products, products
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.glm import Fit, FitLoop, IterationDone, check_columns, fixed_point, total_of
-from vfl.protocols.grower import Training
+from vfl.protocols.rows import Training
 
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15

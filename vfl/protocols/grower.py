@@ -22,7 +22,7 @@ from vfl.crypto.packing import ROW_BITS, Layout
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss, Quantiser, Scales
+from vfl.learn.losses import Floats, Integers, Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import (
@@ -44,6 +44,7 @@ from vfl.net.wire import MIB, Message, Record
 from vfl.protocols.bits import Mask, unpack_bits
 from vfl.protocols.checkpoints import Checkpoints
 from vfl.protocols.lattice_sums import MOST_OUTPUTS, Shape
+from vfl.protocols.rows import Training
 
 WHOLE = "whole tree"  # the phase that holds all others
 _DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
@@ -126,33 +127,6 @@ class HostModel:
     """A host's half: its splits by record number."""
 
     splits: tuple[Split, ...]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The guest's rows: label, weight, which train the trees, which decide when to stop.
-
-    `offset` is added to every row's score, on the scale of the loss's link; None adds nothing.
-    """
-
-    label: Floats
-    weight: Floats
-    train: Mask
-    validation: Mask
-    loss: Loss = field(default_factory=LogisticLoss)
-    offset: Floats | None = None
-
-    def start(self) -> tuple[float, Floats]:
-        """The constant of least loss on the rows that train, and every row's score with it."""
-        offset = np.zeros(len(self.label)) if self.offset is None else self.offset
-        start = self.loss.start(self.label[self.train], self.weight[self.train], offset[self.train])
-        return start, offset + start
-
-    def mean_loss(self, score: Floats, mask: Mask) -> float | None:
-        """Mean loss over some rows; None when there are none."""
-        if not mask.any():
-            return None
-        return self.loss.mean(score[mask], self.label[mask], self.weight[mask])
 
 
 @dataclass(frozen=True)

@@ -75,10 +75,10 @@ from vfl.protocols.glm import (
     start_hosts,
     total_of,
 )
-from vfl.protocols.grower import Training
 from vfl.protocols.histograms import CHUNK
 from vfl.protocols.key import receive_key, send_key
 from vfl.protocols.products import EncryptedProduct, diverges
+from vfl.protocols.rows import Training
 
 FAMILIES = ("logistic", "poisson")
 """Those whose residual can be formed under encryption."""

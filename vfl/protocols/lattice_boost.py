@@ -73,7 +73,6 @@ from vfl.protocols.grower import (
     HostTrees,
     OwnColumns,
     Taken,
-    Training,
     TreeDone,
     TreeEnd,
     TreeKept,
@@ -92,6 +91,7 @@ from vfl.protocols.lattice_sums import (
     guest_meet,
     host_meet,
 )
+from vfl.protocols.rows import Training
 
 _GROUPS = 64  # that a question about a node has at most
 _MOST_NODES = 1 << 10  # of a tree

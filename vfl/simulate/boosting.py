@@ -15,8 +15,9 @@ from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
 from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.grower import GuestModel, HostModel, Training, row_bits
+from vfl.protocols.grower import GuestModel, HostModel, row_bits
 from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
+from vfl.protocols.rows import Training
 from vfl.protocols.scoring import all_scores, guest_score, host_score
 from vfl.simulate.method import GUEST, Fitted, Method, Progress, Session
 from vfl.text import counted

@@ -25,7 +25,7 @@ from vfl.protocols.glm_scoring import (
     guest_glm_score,
     host_glm_score,
 )
-from vfl.protocols.grower import Training
+from vfl.protocols.rows import Training
 from vfl.protocols.scoring import all_scores
 from vfl.simulate.method import GUEST, Fitted, Method, Progress, Session
 

@@ -13,7 +13,7 @@ from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer
-from vfl.protocols.grower import Training
+from vfl.protocols.rows import Training
 
 GUEST = "guest"
 """The name of the party with the labels."""
