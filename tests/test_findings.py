@@ -26,6 +26,7 @@ from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.glm import guest_fit, host_fit
 from vfl.protocols.grower import GuestModel
+from vfl.protocols.participant import Participant
 from vfl.protocols.rows import Training
 
 
@@ -200,9 +201,7 @@ def test_a_linear_model_without_any_column() -> None:
                 40,
                 lambda training: empty,
                 params,
-                name="registry",
-                hosts=["registry"],
-                context=b"",
+                Participant("registry", ["registry"]),
             )
         )
         try:

@@ -17,6 +17,7 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import glm_plain, lattice_products
 from vfl.protocols.glm import Fit, guest_fit, host_fit
 from vfl.protocols.glm_plain import ExactProduct, plain_fit
+from vfl.protocols.participant import Participant
 from vfl.protocols.rows import Training
 
 KEY = PrivateKey.generate(2048)
@@ -51,14 +52,12 @@ def federated(job: Job) -> tuple[Fit, dict[str, np.ndarray]]:
                 job.count,
                 lambda train, name=name: job.matrix(name, train),
                 job.params,
-                name=name,
-                hosts=hosts,
-                context=b"job",
+                Participant(name, hosts, b"job"),
             )
             for name, (_, to_guest) in zip(hosts, pairs, strict=True)
         ]
         peers = [to_host for to_host, _ in pairs]
-        fit, *theirs = await together([guest_fit(peers, own, job.rows, job.params, key), *roles])
+        fit, *theirs = await together([guest_fit(peers, own, job.rows, job.params, key=key), *roles])
         return fit, dict(zip(hosts, theirs, strict=True))
 
     return asyncio.run(run())

@@ -15,7 +15,6 @@ from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols import scoring
-from vfl.protocols.boost import guest_train
 from vfl.protocols.grower import GuestModel, HostModel
 from vfl.protocols.rows import Training
 from vfl.protocols.scoring import (
@@ -29,6 +28,7 @@ from vfl.protocols.scoring import (
     host_score,
     missing_values,
 )
+from vfl.protocols.secureboost import guest_train
 
 ROWS = 150
 

@@ -60,7 +60,6 @@ from vfl.party.table import Table, read_table
 from vfl.protocols.join import (
     Integers,
     Matched,
-    Means,
     guest_drop,
     guest_inner,
     guest_left,
@@ -72,7 +71,8 @@ from vfl.protocols.join import (
     numbered,
 )
 from vfl.protocols.match_rates import MatchStart
-from vfl.protocols.psi import AlignKey, AlignStart
+from vfl.protocols.participant import Participant
+from vfl.protocols.psi import AlignKey, AlignStart, PsiSettings
 from vfl.text import counted
 
 
@@ -330,7 +330,8 @@ class _Guest:
         return await guest_match(
             hosts,
             self.ids.keys,
-            means_of(self.office, offer, apart, self.show),
+            context=offer.run + apart,
+            settings=psi_settings(self.office, offer, self.show),
             start=start,
             many=data.duplicates == "keep",
         )
@@ -384,12 +385,11 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_again, earlier, 0, ids))
     left = matching.join == "left"
-    own = office.party.name
     matched = await host_match(
         peer,
         ids.keys,
-        means_of(office, offer, own.encode() if left else b"", show, [own] if left else offer.hosts),
-        name=own,
+        alone(office, offer) if left else office.participant(offer.hosts, offer.run),
+        settings=psi_settings(office, offer, show),
         start=start,
     )
     agreed = await _diagnosed(office, peer, offer, table, show)
@@ -724,18 +724,15 @@ def matching_of(
     )
 
 
-def means_of(office: Office, offer: Offer, apart: bytes, show: Show, hosts: Sequence[str] = ()) -> Means:
-    """How ids are matched in a job; `apart` names the host where each is asked apart."""
-    signs = bool(hosts) and not apart
-    return Means(
-        offer.run + apart,
-        offer.matching.engine,
-        Store(office.party.party.store).scratch(),
-        show.progress,
-        office.identity.sign if signs else None,
-        office.verify if signs else None,
-        hosts,
-    )
+def psi_settings(office: Office, offer: Offer, show: Show) -> PsiSettings:
+    """How ids are matched in a job."""
+    return PsiSettings(offer.matching.engine, Store(office.party.party.store).scratch(), show.progress)
+
+
+def alone(office: Office, offer: Offer) -> Participant:
+    """This host in a matching with the guest alone, which asks each host apart."""
+    name = office.party.name
+    return Participant(name, [name], offer.run + name.encode())
 
 
 def asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:

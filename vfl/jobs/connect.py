@@ -3,11 +3,12 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.show import Show
 from vfl.net.certificates import fingerprint, in_words
@@ -28,6 +29,7 @@ from vfl.party.ledger import FOLDER, Ledger
 from vfl.party.revocation import RevocationList, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
+from vfl.protocols.participant import Participant, Resources
 
 if TYPE_CHECKING:
     from vfl.jobs.journal import Journal
@@ -89,6 +91,18 @@ class Office:
 
         store = self.party.party.store
         return Journal(Ledger(store / FOLDER, self.identity, self.party.role), Store(store))
+
+    def participant(
+        self,
+        hosts: Sequence[str],
+        context: bytes,
+        minimum: int = 1,
+        operations: Operations | None = None,
+    ) -> Participant:
+        """This party as a host of a run with these hosts; it signs as the party of its certificate."""
+        party, own = self.party, self.identity
+        resources = Resources(party.party.machine, operations)
+        return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources)
 
     @property
     def credentials(self) -> Credentials:

@@ -35,8 +35,9 @@ from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import KIB, Message
 from vfl.party.config import Job, Party
 from vfl.party.store import Store
-from vfl.protocols.hidden_glm import coordinator_fit
+from vfl.protocols.hidden_glm import BlindIteration, coordinator_fit
 from vfl.protocols.key import generate_key
+from vfl.protocols.participant import Resources
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -304,16 +305,20 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
         for party in parties:
             _bind(party, join)
         key = await asyncio.to_thread(generate_key, job.glm)
+
+        def follow(done: BlindIteration) -> None:
+            most = counted(done.of, "iteration")
+            show.progress(
+                f"{job.name}: gradient {done.gradient:.1e}, at most {most}", done.iteration, None
+            )
+
         converged = await coordinator_fit(
             parties,
             job.glm,
             job.job.family == "logistic",
             key,
-            machine=office.party.party.machine,
-            operations=operations,
-            progress=lambda i, of, gradient: show.progress(
-                f"{job.name}: gradient {gradient:.1e}, at most {counted(of, 'iteration')}", i, None
-            ),
+            Resources(office.party.party.machine, operations),
+            progress=follow,
             done=join.terms.done,
         )
         account = Account.of(started, parties, operations)

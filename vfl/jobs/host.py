@@ -25,12 +25,13 @@ from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignment import (
     accept,
+    alone,
     asked,
     count_ids,
     fresh_name,
     host_alignment,
     known_rows,
-    means_of,
+    psi_settings,
     read_host,
     serve_align,
     table_of,
@@ -56,7 +57,6 @@ from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, respelled, tidied
-from vfl.learn.losses import Floats
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import decode
@@ -74,15 +74,16 @@ from vfl.party.policy import (
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.bits import Mask
-from vfl.protocols.boost import host_train
 from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.glm import HostFitState, host_fit
+from vfl.protocols.course import HostCourse
+from vfl.protocols.glm import HostFit, HostFitState, host_fit
 from vfl.protocols.glm_scoring import HostGlm, LinearPart, host_glm_score
 from vfl.protocols.grower import HostModel, HostTrees
 from vfl.protocols.hidden_glm import HiddenState, hidden_host_fit
 from vfl.protocols.join import host_match
-from vfl.protocols.lattice_boost import lattice_host_train
+from vfl.protocols.participant import Participant
 from vfl.protocols.scoring import ScoreRows, host_score
+from vfl.protocols.secureboost import host_train
 from vfl.text import counted
 
 _REACH = 60.0  # seconds to reach a coordinator
@@ -258,6 +259,10 @@ class _Work:
         self.agreement = await accept(self.office, self.peer, self.offer, rows)
         return self.agreement
 
+    def participant(self, minimum: int) -> Participant:
+        """This host in the protocol of the training."""
+        return self.office.participant(self.offer.hosts, self.offer.run, minimum, self.operations)
+
     def hints(self, model: str) -> HostHints:
         """Where hints of the alignment are kept, for this kind of model."""
         return HostHints(self.store, f"{self.alignment.name} {model}", self.alignment.guest)
@@ -363,34 +368,21 @@ async def _boost(work: _Work) -> str:
     )
     checkpoints = work.unfinished.checkpoints(HostTrees, work.offer.done)
     await work.accept()
-    common: dict[str, Any] = {
-        "name": party.name,
-        "shown": _shown(work.office, work.table),
-        "operations": work.operations,
-        "keep": lambda model: save_half(work.store, work.half(model)),
-        "progress": lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
-        "checkpoints": checkpoints,
-    }
-    if params.encryption == "lattice":
-        hints = work.hints("secureboost")
-        model = await lattice_host_train(
-            work.peer,
-            binned,
-            params,
-            **common,
-            kept=hints.known(),
-            keep_hint=hints.keep,
-            hint_progress=lambda done, of: work.show.progress("making a hint", done, of),
-        )
-    else:
-        model = await host_train(
-            work.peer,
-            binned,
-            params,
-            **common,
-            machine=party.party.machine,
-            minimum=party.policy.min_child_rows,
-        )
+    course = HostCourse[HostModel, HostTrees](
+        keep=lambda model: save_half(work.store, work.half(model)),
+        progress=lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
+        checkpoints=checkpoints,
+        hints=work.hints("secureboost"),
+        hint_progress=lambda done, of: work.show.progress("making a hint", done, of),
+    )
+    model = await host_train(
+        work.peer,
+        binned,
+        params,
+        work.participant(party.policy.min_child_rows),
+        shown=_shown(work.office, work.table),
+        course=course,
+    )
     work.learnt = len(model.splits), None
     return counted(len(model.splits), "split")
 
@@ -409,13 +401,14 @@ async def _fit(work: _Work) -> str:
         designs.append(design)
         return matrix
 
-    def keep(coefficients: Floats, converged: bool) -> None:
+    def keep(fit: HostFit) -> None:
         (design,) = designs
-        half = work.half(HostGlm(LinearPart(design, tuple(coefficients.tolist())), converged))
+        part = LinearPart(design, tuple(fit.coefficients.tolist()))
+        half = work.half(HostGlm(part, fit.converged))
         save_half(work.store, half)
         path = save_relativities(work.store, half, party.glm.step)
         show.say(f"relativities are in {path}")
-        if not converged:
+        if not fit.converged:
             show.say(f"note: the fit had not converged when {work.peer.name} ended it")
 
     def follow(iteration: int, of: int) -> None:
@@ -425,32 +418,16 @@ async def _fit(work: _Work) -> str:
     kind = HostFitState if params.coordinator is None else HiddenState
     checkpoints: Checkpoints[Any] = unfinished.checkpoints(kind, done)
     agreement = await work.accept()
-    common: dict[str, Any] = {
-        "name": party.name,
-        "hosts": work.offer.hosts,
-        "context": work.offer.run,
-        "minimum": party.policy.min_intersection,
-        "sign": office.identity.sign,
-        "verify": office.verify,
-        "machine": party.party.machine,
-        "operations": work.operations,
-        "keep": keep,
-        "checkpoints": checkpoints,
-    }
+    participant = work.participant(party.policy.min_intersection)
+    course = HostCourse[HostFit, Any](keep, follow, checkpoints)
     rows = len(work.alignment.rows)
     if params.coordinator is None:
-        hints = work.hints("glm")
-        beta = await host_fit(
-            work.peer,
-            rows,
-            prepare,
-            params,
-            **common,
-            progress=follow,
-            kept=hints.known(),
-            keep_hint=hints.keep,
+        course = replace(
+            course,
+            hints=work.hints("glm"),
             hint_progress=lambda done, of: show.progress("making a hint", done, of),
         )
+        beta = await host_fit(work.peer, rows, prepare, params, participant, course)
         work.learnt = None, beta
         return counted(len(beta), "coefficient")
     reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
@@ -465,8 +442,8 @@ async def _fit(work: _Work) -> str:
             prepare,
             params,
             work.job.job.family or "",
-            **common,
-            progress=lambda iteration, of, _: follow(iteration, of),
+            participant,
+            course,
         )
     work.learnt = None, fit.coefficients
     return counted(len(fit.coefficients), "coefficient")
@@ -489,9 +466,8 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(office, peer, offer)
     count_ids(peer, policy, usage)
-    own = office.party.name
-    means = means_of(office, offer, own.encode(), show, [own])
-    rows = (await host_match(peer, ids.keys, means, name=own)).rows
+    settings = psi_settings(office, offer, show)
+    rows = (await host_match(peer, ids.keys, alone(office, offer), settings=settings)).rows
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
     features, unknown = await asyncio.to_thread(respelled, table.take(rows), half.levels)

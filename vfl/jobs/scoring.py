@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.alignment import matching_of, means_of
+from vfl.jobs.alignment import matching_of, psi_settings
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
@@ -305,7 +305,8 @@ class _Job:
                 guest_match(
                     [host],
                     keys,
-                    means_of(self.office, offer, host.name.encode(), self.show),
+                    context=offer.run + host.name.encode(),
+                    settings=psi_settings(self.office, offer, self.show),
                     many=True,
                 )
                 for host in hosts

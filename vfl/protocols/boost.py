@@ -55,19 +55,19 @@ import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
-from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
+from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
-from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
+from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import Choice, Frontier, Sums, best_split
+from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.checkpoints import Checkpoints
+from vfl.protocols.course import GuestCourse, HostCourse
 from vfl.protocols.grower import (
     Direction,
     Finish,
@@ -85,10 +85,11 @@ from vfl.protocols.grower import (
     TreeEnd,
     TreeKept,
     draw_columns,
-    row_bits,
 )
 from vfl.protocols.histograms import CHUNK, JointSums
-from vfl.protocols.key import receive_key, send_key
+from vfl.protocols.key import generate_key, receive_key, send_key
+from vfl.protocols.participant import Participant, Resources
+from vfl.protocols.quantisation import quantisation_of
 from vfl.protocols.rows import Training
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
@@ -150,40 +151,28 @@ class Advance(Message, frozen=True):
 # --------------------------------------------------------------------------------------- guest
 
 
-async def guest_train(
+async def paillier_guest_train(
     hosts: Sequence[Peer],
     blocks: Mapping[str, Binned],
     rows: Training,
     params: BoostParams,
-    key: PrivateKey | None = None,
-    machine: Machine = ONE_PROCESS,
-    progress: Callable[[TreeDone], None] = lambda _: None,
-    operations: Operations | None = None,
-    checkpoints: Checkpoints[GuestTrees] | None = None,
+    key: PrivateKey | None,
+    resources: Resources,
+    course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """The guest's half of the model and the score of every aligned row, shape (rows,).
-
-    `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
-    blocks of all parties and no hosts this is the plaintext oracle. `key` is needed with hosts;
-    `operations` counts those on ciphertexts. With `checkpoints` every host goes on from as many trees as
-    the guest. Raises PeerError when a host breaks the protocol.
-    """
-    if hosts and key is None:
-        raise ValueError("training with hosts needs a key")
-    if key is not None and type(key) is not PRIVATE_KEYS.get(params.encryption):
-        raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
+    """As `guest_train` of secureboost.py. Without `key` one is made, as the job says."""
     if key is None:
-        return await _Guest([], blocks, rows, params, None).train(progress, Checkpoints())
-    async with Workers(key, machine, operations) as pool:
+        key = await asyncio.to_thread(generate_key, params)
+    async with Workers(key, resources.machine, resources.operations) as pool:
         guest = _Guest(list(hosts), blocks, rows, params, pool)
         try:
-            return await guest.train(progress, checkpoints or Checkpoints())
+            return await guest.train(course.progress, course.checkpoints)
         finally:
             guest.reserve.end()
 
 
 class _Guest(Grower):
-    """The guest under Paillier's encryption, or Okamoto-Uchiyama's; or without hosts."""
+    """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
 
     def __init__(
         self,
@@ -191,20 +180,12 @@ class _Guest(Grower):
         blocks: Mapping[str, Binned],
         rows: Training,
         params: BoostParams,
-        workers: Workers[PrivateKey] | None,
+        workers: Workers[PrivateKey],
     ) -> None:
-        super().__init__(hosts, blocks, rows, params, row_bits(len(rows.label), params))
-        self._workers = workers
-        if workers is not None:
-            self.layout = _layout(len(rows.label), params)
-            self.reserve = Reserve(workers, int(rows.train.sum()))
-
-    @property
-    def workers(self) -> Workers[PrivateKey]:
-        """Those who encrypt and decrypt; there are some whenever there are hosts."""
-        if self._workers is None:
-            raise ValueError("no key: training without hosts encrypts nothing")
-        return self._workers
+        super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
+        self.workers = workers
+        self.layout = _layout(len(rows.label), params)
+        self.reserve = Reserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
@@ -213,7 +194,7 @@ class _Guest(Grower):
     async def begin(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
     ) -> "list[_HostColumns]":
-        # 2. Encrypted gradients to every host.
+        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
         if hosts:
             await self._send_gradients(hosts, number, g, h, active)
         return [_HostColumns(self, i, host) for i, host in enumerate(hosts, first)]
@@ -247,11 +228,7 @@ class _Guest(Grower):
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
         # 5. The best split of each node.
-        chosen: dict[int, Choice] = {}
-        for node, total in growth.totals.items():
-            choice = best_split([self.gains(p, node, total, growth.bounds[node]) for p in parties])
-            if choice is not None:
-                chosen[node] = choice
+        chosen = self.best(growth, parties)
 
         # 6. The winners say which rows go left.
         won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
@@ -346,40 +323,32 @@ class _HostColumns(HostColumns):
 # ---------------------------------------------------------------------------------------- host
 
 
-async def host_train(
+async def paillier_host_train(
     guest: Peer,
     binned: Binned,
     params: BoostParams,
-    *,
-    name: str,
+    participant: Participant,
     shown: Callable[[str], str],
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    minimum: int = 1,
-    keep: Callable[[HostModel], None] = lambda _: None,
-    progress: Callable[[int, int], None] = lambda tree, of: None,
+    course: HostCourse[HostModel, HostTrees],
     shuffle: Callable[[list[int]], None] = _shuffle,
-    checkpoints: Checkpoints[HostTrees] | None = None,
 ) -> HostModel:
-    """A host's half of the model.
+    """As `host_train` of secureboost.py.
 
-    `shown` gives the name under which the guest may see a column; `keep` stores the half before the
-    guest is told that it is safe; `operations` counts those on ciphertexts. The rows drawn for two trees
-    are the same or differ in `minimum` at least. Raises PeerError when the guest breaks the protocol,
+    The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
     Refused for trees of rows that differ in fewer.
     """
-    checkpoints = checkpoints or Checkpoints()
-    draws = _Draws(minimum)
+    draws = _Draws(participant.minimum)
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
-    if (last := checkpoints.last) is not None:
+    if (last := course.checkpoints.last) is not None:
         splits, first_record = [*last.splits], {**last.first_record}
         draws.restore(last.drawn)
 
     # 1. The guest's key.
     key = await receive_key(guest, params)
 
-    async with Workers(key, machine, operations) as pool:
+    resources = participant.resources
+    async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
         try:
             while True:
@@ -389,8 +358,8 @@ async def host_train(
                 if not max(first_record, default=-1) < start.tree < params.trees:
                     raise guest.breach("a TreeStart out of turn")
                 first_record[start.tree] = len(splits)
-                progress(start.tree + 1, params.trees)
-                drawn = draw_columns(binned, name, params, start.tree)
+                course.progress(start.tree + 1, params.trees)
+                drawn = draw_columns(binned, participant.name, params, start.tree)
                 tree = _HostTree(guest, pool, store, params, drawn, shuffle)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
@@ -399,14 +368,14 @@ async def host_train(
                     sums = await tree.sums()
                 # 8. What goes on is safe.
                 done = start.tree + 1
-                await checkpoints.keep(HostTrees(done, [*splits], {**first_record}, [*draws.seen]))
+                kept = HostTrees(done, [*splits], {**first_record}, [*draws.seen])
+                await course.checkpoints.keep(kept)
                 await guest.send(TreeKept())
         finally:
             store.close()
 
-    kept = min((r for t, r in first_record.items() if t >= start.trees), default=len(splits))
-    model = HostModel(tuple(splits[:kept]))
-    keep(model)
+    model = HostModel.of(splits, first_record, start.trees)
+    course.keep(model)
     await guest.send(Finished())
     return model
 

@@ -10,7 +10,7 @@ the sum and nothing else (Bonawitz et al., CCS 2017, section 4, without drop-out
 
 import hashlib
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -21,10 +21,7 @@ from numpy.typing import NDArray
 
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-
-Sign = Callable[[bytes], bytes]
-# (who signed, signature, data); raises a VflError, ValueError or InvalidSignature.
-Verify = Callable[[str, bytes, bytes], None]
+from vfl.protocols.participant import Participant
 
 
 class FellowKey(Message, frozen=True):
@@ -54,25 +51,18 @@ async def relay_keys(hosts: Sequence[Peer]) -> None:
     await together([host.send(message) for host in hosts])
 
 
-async def exchange_keys(
-    guest: Peer,
-    hosts: Sequence[str],
-    name: str,
-    context: bytes,
-    sign: Sign | None = None,
-    verify: Verify | None = None,
-) -> dict[str, bytes]:
+async def exchange_keys(guest: Peer, own: Participant) -> dict[str, bytes]:
     """A host's part: a secret of 32 bytes with each other host, by name."""
-    if len(hosts) < 2:
+    if own.name not in own.hosts:
+        raise ValueError("the names of all hosts are needed")
+    if len(own.hosts) < 2:
         return {}
     private = X25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
     public = private.public_key().public_bytes_raw()
-    await guest.send(FellowKey(public, sign(signed(context, hosts, name, public)) if sign else b""))
+    await guest.send(FellowKey(public, signature(own, public)))
     keys = await guest.recv(FellowKeys)
     try:
-        return secrets_with_fellows(
-            private, keys.public_keys, keys.signatures, hosts, name, context, verify
-        )
+        return secrets_with_fellows(private, keys.public_keys, keys.signatures, own)
     except ValueError as error:
         raise guest.breach(f"FellowKeys with {error}") from None
 
@@ -103,27 +93,25 @@ def secrets_with_fellows(
     private: X25519PrivateKey,
     public_keys: Sequence[bytes],
     signatures: Sequence[bytes],
-    hosts: Sequence[str],
-    name: str,
-    context: bytes,
-    verify: Verify | None,
+    own: Participant,
 ) -> dict[str, bytes]:
     """A secret with each other host, 32 bytes, the same at both ends.
 
     Raises ValueError, in words fit for an error about the message, for keys that cannot be.
     """
+    hosts, name, context = own.hosts, own.name, own.context
     if not len(public_keys) == len(signatures) == len(hosts):
         raise ValueError("another number of keys than hosts")
     public = private.public_key().public_bytes_raw()
     if public_keys[hosts.index(name)] != public:
         raise ValueError("another key than this host's own")
     found = {}
-    for host, theirs, signature in zip(hosts, public_keys, signatures, strict=True):
+    for host, theirs, theirs_signed in zip(hosts, public_keys, signatures, strict=True):
         if host == name:
             continue
         try:
-            if verify:
-                verify(host, signature, signed(context, hosts, host, theirs))
+            if own.verify:
+                own.verify(host, theirs_signed, signed(context, hosts, host, theirs))
             shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
         except (ValueError, InvalidSignature):
             raise ValueError("an invalid key or signature of a host") from None
@@ -131,6 +119,13 @@ def secrets_with_fellows(
         parts = [part for end in ends for part in end]
         found[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
     return found
+
+
+def signature(own: Participant, public: bytes) -> bytes:
+    """A host's signature of its fresh key; empty where it was given nothing to sign with."""
+    if own.sign is None:
+        return b""
+    return own.sign(signed(own.context, own.hosts, own.name, public))
 
 
 def signed(context: bytes, hosts: Sequence[str], name: str, public: bytes) -> bytes:

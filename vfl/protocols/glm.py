@@ -58,7 +58,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import PrivateKey
-from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 from vfl.errors import DataError, ModelError, Refused
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockState, Move, Report, Scores, combination
@@ -68,10 +67,11 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
+from vfl.protocols.course import GuestCourse, HostCourse
+from vfl.protocols.fellows import Masks, exchange_keys, relay_keys
 from vfl.protocols.key import receive_key
 from vfl.protocols.lattice_products import lattice_guest, lattice_host
-from vfl.protocols.lattice_sums import HostHint, Progress, Shelf
+from vfl.protocols.participant import Participant, Resources
 from vfl.protocols.products import (
     Clock,
     Gradient,
@@ -211,6 +211,14 @@ class GuestFitState:
 
 
 @dataclass(frozen=True)
+class HostFit:
+    """A host's half of a fit."""
+
+    coefficients: Floats  # shape (columns,)
+    converged: bool
+
+
+@dataclass(frozen=True)
 class HostFitState:
     """What a host keeps of a fit."""
 
@@ -228,34 +236,29 @@ async def guest_fit(
     blocks: Mapping[str, Matrix],
     rows: Training,
     params: GlmParams,
+    *,
     key: PrivateKey | None = None,
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    shelf: Shelf | None = None,
-    progress: Callable[[IterationDone], None] = lambda _: None,
-    hint_progress: Progress = lambda done, of: None,
-    checkpoints: Checkpoints[GuestFitState] | None = None,
+    resources: Resources = Resources(),
+    course: GuestCourse[IterationDone, GuestFitState] = GuestCourse(),
 ) -> Fit:
     """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
 
-    With the blocks of all parties and no hosts this is the pooled fit. `key` is needed with hosts, but
-    not over the lattice engine; there `shelf` keeps hints for later jobs, and `hint_progress` follows
-    the parts of hints as they come in. With `checkpoints` every host goes on from as many gradients as
-    the guest. Raises PeerError when a host breaks the protocol, DataError for a label without a finite
-    optimum, ConfigError for more rows than the lattice engine can sum over.
+    With the blocks of all parties and no hosts this is the pooled fit. `key`: made for the job where it
+    is not given. Raises PeerError when a host breaks the protocol, DataError for a label without a
+    finite optimum, ConfigError for more rows than the lattice engine can sum over.
     """
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     if not hosts:
-        return await guest.fit(progress, Checkpoints())
+        return await guest.fit(course.progress, Checkpoints())
     made: AbstractAsyncContextManager[GuestGradients]
     if params.encryption == "lattice":
-        made = lattice_guest(hosts, count, params, operations, guest.clock, shelf, hint_progress)
-    elif key is None:
-        raise ValueError("a fit with hosts needs a key")
+        made = lattice_guest(
+            hosts, count, params, resources, guest.clock, course.hints, course.hint_progress
+        )
     else:
-        made = paillier_guest(hosts, count, params, key, machine, operations, guest.clock)
+        made = paillier_guest(hosts, count, params, key, resources, guest.clock)
     async with made as guest.gradients:
-        return await guest.fit(progress, checkpoints or Checkpoints())
+        return await guest.fit(course.progress, course.checkpoints)
 
 
 class FitLoop:
@@ -483,61 +486,47 @@ async def host_fit(
     rows: int,
     prepare: Callable[[Mask], Matrix],
     params: GlmParams,
-    *,
-    name: str,
-    hosts: Sequence[str],
-    context: bytes,
-    minimum: int = 1,
-    sign: Sign | None = None,
-    verify: Verify | None = None,
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    kept: HostHint | None = None,
-    keep_hint: Callable[[HostHint], None] = lambda hint: None,
-    keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
-    progress: Callable[[int, int], None] = lambda iteration, of: None,
-    hint_progress: Progress = lambda done, of: None,
-    checkpoints: Checkpoints[HostFitState] | None = None,
+    participant: Participant,
+    course: HostCourse[HostFit, HostFitState] = HostCourse(),
 ) -> Floats:
     """A host's coefficients, shape (columns,).
 
-    `prepare` makes the design matrix of all `rows` aligned rows, given which of them train; `minimum` is
-    the least number of these. name, hosts, context, sign and verify are as in `host_align`. `keep`
-    stores the coefficients (and whether the fit converged) before the guest is told that they are safe.
-    Over the lattice engine `kept` is the hint that was kept last, and `keep_hint` keeps one.
-    Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
+    `prepare` makes the design matrix of all `rows` aligned rows, given which of them train: the
+    participant's `minimum` at least. Raises PeerError when the guest breaks the protocol, Refused for
+    too few rows, what `prepare` raises.
     """
     # 1. Key, rows, keys of the other hosts.
     key = None if params.encryption == "lattice" else await receive_key(guest, params)
-    training, curvature, start = await receive_training(guest, rows, minimum)
+    training, curvature, start = await receive_training(guest, rows, participant.minimum)
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
-    masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
+    masks = Masks(participant.name, await exchange_keys(guest, participant))
     own = matrix.take(training)
     block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
-    checkpoints = checkpoints or Checkpoints()
     iteration, way, known = 0, 0.0, None
-    if (last := checkpoints.last) is not None:
+    if (last := course.checkpoints.last) is not None:
         if last.start != start:
             raise guest.breach("a FitStart of other rows than the fit began with")
         iteration, way, known = last.done - 1, last.way, restored(block, last.block)
 
     made: AbstractAsyncContextManager[Gradient]
     if key is None:
-        made = lattice_host(guest, own, params, operations, kept, keep_hint, hint_progress)
+        made = lattice_host(
+            guest, own, params, participant.resources, course.hints, course.hint_progress
+        )
     else:
-        made = paillier_host(guest, own, key, machine, operations)
+        made = paillier_host(guest, own, key, participant.resources)
     async with made as gradient:
         while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
             if iteration > params.max_iterations:
                 raise guest.breach("a FitNext beyond the last iteration")
-            progress(iteration, params.max_iterations)
+            course.progress(iteration, params.max_iterations)
             if known:
                 report, known = known, None
             else:
                 # 3. The gradient.
                 report = block.report(await gradient())
-                await checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
+                await course.checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
             # 4. What it says to the others.
             if not np.isfinite(report.products).all():
                 raise diverges("gradients")
@@ -565,7 +554,7 @@ async def host_fit(
 
     held_out = matrix.take(~training).times(block.beta)
     await send_scores(guest, HeldOutScores, held_out, _precision(way), masks)
-    keep(block.beta, end.converged)
+    course.keep(HostFit(block.beta, end.converged))
     await guest.send(FitKept())
     return block.beta
 

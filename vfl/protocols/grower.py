@@ -17,9 +17,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.lattice.parameters import widest
-from vfl.crypto.packing import ROW_BITS, Layout
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers, Quantiser, Scales
@@ -34,6 +31,7 @@ from vfl.learn.tree import (
     Obstacle,
     Sums,
     Tree,
+    best_split,
     furthest,
     gains,
     leaf_weight,
@@ -43,13 +41,12 @@ from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Record
 from vfl.protocols.bits import Mask, unpack_bits
 from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.lattice_sums import MOST_OUTPUTS, Shape
+from vfl.protocols.quantisation import Quantisation, quantisation_of
 from vfl.protocols.rows import Training
 
 WHOLE = "whole tree"  # the phase that holds all others
 _DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
 _MOST_NODES = 2 << 10  # of a tree, for no job has deeper ones
-_LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
 
 
 class Direction(Message, frozen=True):
@@ -128,6 +125,12 @@ class HostModel:
 
     splits: tuple[Split, ...]
 
+    @classmethod
+    def of(cls, splits: Sequence[Split], first_record: Mapping[int, int], trees: int) -> "HostModel":
+        """The half of so many trees, by each tree's first record."""
+        kept = min((r for t, r in first_record.items() if t >= trees), default=len(splits))
+        return cls(tuple(splits[:kept]))
+
 
 @dataclass(frozen=True)
 class TreeDone:
@@ -171,14 +174,11 @@ class Grower(ABC):
         blocks: Mapping[str, Binned],
         rows: Training,
         params: BoostParams,
-        row_bits: int,
+        quantisation: Quantisation,
     ) -> None:
-        """`blocks`: the binned columns that the guest holds, by party name, its own first.
-
-        `row_bits`: of a quantised gradient, sign not counted.
-        """
+        """`blocks`: the binned columns that the guest holds, by party name, its own first."""
         self.hosts, self.blocks, self.rows, self.params = hosts, blocks, rows, params
-        self.row_bits = row_bits
+        self.quantisation = quantisation
         self.scales = Scales(1.0, 1.0)  # of the tree that grows
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
@@ -267,8 +267,8 @@ class Grower(ABC):
         hosts = self._hosts_of(number)
         alone = number == 0 and params.first_tree == "guest"
         active, counts_for = draw_rows(train, params, number, gradient, hessian)
-        few = params.encryption == "lattice"
-        dither = np.random.default_rng([params.seed, number, 0, 0]) if few else None
+        dithered = self.quantisation.dithered
+        dither = np.random.default_rng([params.seed, number, 0, 0]) if dithered else None
         g, h = self.quantise(gradient, hessian, active, counts_for, dither)
 
         held = list(self.blocks.items())[: 1 if alone else None]
@@ -328,9 +328,8 @@ class Grower(ABC):
     ) -> tuple[Integers, Integers]:
         """Gradients and hessians of the drawn rows as integers, 0 for the others; sets the scales.
 
-        With `dither`, for few bits, values are rounded up or down at random. Each has the scale that its
-        own largest value allows. Hosts need none of it: what they add up
-        stays within the bits.
+        With `dither` values are rounded up or down at random. Each has the scale that its own largest
+        value allows. Hosts need none of it: what they add up stays within the bits.
         """
         integers = []
         scales = []
@@ -345,10 +344,10 @@ class Grower(ABC):
                 )
             whole = np.zeros(len(values), np.int64)
             if dither is None:
-                quantiser = Quantiser.for_bound(bound, self.row_bits)
+                quantiser = Quantiser.for_bound(bound, self.quantisation.bits)
                 whole[active] = quantiser.integers(drawn)
             else:
-                quantiser = Quantiser.filling(bound, self.row_bits)
+                quantiser = Quantiser.filling(bound, self.quantisation.bits)
                 whole[active] = quantiser.dithered(drawn, dither.random(len(drawn)))
             integers.append(whole)
             scales.append(quantiser.scale)
@@ -359,6 +358,16 @@ class Grower(ABC):
         """The gain of each of a party's candidates in a node; -inf where it may not be taken."""
         left, valid = party.candidates[node]
         return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+
+    def best(self, growth: "Growth", parties: "Sequence[OwnColumns | HostColumns]") -> dict[int, Choice]:
+        """The best candidate of each open node that has any: the first party's among equal gains."""
+        found = {}
+        for node, total in growth.totals.items():
+            bounds = growth.bounds[node]
+            choice = best_split([self.gains(party, node, total, bounds) for party in parties])
+            if choice is not None:
+                found[node] = choice
+        return found
 
     def _obstacle(self, parties: "Sequence[OwnColumns | HostColumns]", growth: "Growth") -> Obstacle:
         """Why nothing was split at the root, as far as the guest can tell."""
@@ -397,6 +406,38 @@ class Grower(ABC):
         started = time.perf_counter()
         yield
         self.seconds[phase] += time.perf_counter() - started
+
+
+class Pooled(Grower):
+    """All columns in one place: the plaintext oracle, and the guest's trees by its own columns."""
+
+    def __init__(self, blocks: Mapping[str, Binned], rows: Training, params: BoostParams) -> None:
+        """Raises ValueError for more rows than the sums of the job's encryption could hold."""
+        super().__init__([], blocks, rows, params, quantisation_of(len(rows.label), params))
+
+    async def meet(self) -> None:
+        return
+
+    async def begin(
+        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+    ) -> "Sequence[HostColumns]":
+        return []
+
+    async def sums(self, parties: "Sequence[OwnColumns | HostColumns]", growth: "Growth") -> None:
+        own = (party for party in parties if isinstance(party, OwnColumns))
+        await together([party.sums(growth.frontier) for party in own])
+
+    async def split(
+        self, growth: "Growth", parties: "Sequence[OwnColumns | HostColumns]"
+    ) -> dict[int, "Taken"]:
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        chosen = self.best(growth, own)
+        # By party, as a protocol takes them: the order of the guest's records.
+        ordered = sorted(chosen.items(), key=lambda item: item[1].party)
+        return {n: own[c.party].take(growth.frontier, n, c) for n, c in ordered}
+
+    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+        return
 
 
 @dataclass
@@ -495,30 +536,6 @@ class OwnColumns:
         branch = Branch(self.party, len(self._guest.splits), split.column, choice.gain)
         self._guest.splits.append(split)
         return Taken(branch, candidate, left)
-
-
-def lattice_shape(rows: int, params: BoostParams) -> Shape:
-    """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
-    precise gradients. Raises ValueError, with the numbers, for too many rows."""
-    vectors = params.trees << params.depth
-    wide = Shape(rows, 1, vectors)
-    bits = min(ROW_BITS + 1, widest(rows, MOST_OUTPUTS, wide.queries))
-    if bits < _LEAST_BITS + 1:
-        raise ValueError(
-            f"sums over {rows:,} rows leave {bits - 1} bits a row, fewer than {_LEAST_BITS}"
-        )
-    return Shape(rows, bits, vectors)
-
-
-def row_bits(rows: int, params: BoostParams) -> int:
-    """Bits of a quantised gradient, sign not counted: what the sums of the job's encryption hold.
-
-    Raises ValueError, with the numbers, for too many rows.
-    """
-    if params.encryption == "lattice":
-        return lattice_shape(rows, params).value_bits - 1
-    bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)
-    return Layout.for_rows(rows, bits).row_bits
 
 
 def draw_rows(

@@ -52,7 +52,7 @@ import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.sums import conceal, decrypt, times_and_conceal
-from vfl.crypto.workers import ONE_PROCESS, Machine, Operations, SharedRows, Workers
+from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError, ModelError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockState, Report, combination
@@ -61,12 +61,13 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.bits import Mask
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.fellows import Masks, Sign, Verify, exchange_keys, relay_keys
+from vfl.protocols.course import GuestCourse, HostCourse
+from vfl.protocols.fellows import Masks, exchange_keys, relay_keys
 from vfl.protocols.glm import (
     FitKept,
     FitReady,
     HeldOutScores,
+    HostFit,
     no_column,
     receive_scores,
     receive_training,
@@ -77,6 +78,7 @@ from vfl.protocols.glm import (
 )
 from vfl.protocols.histograms import CHUNK
 from vfl.protocols.key import receive_key, send_key
+from vfl.protocols.participant import Participant, Resources
 from vfl.protocols.products import EncryptedProduct, diverges
 from vfl.protocols.rows import Training
 
@@ -189,6 +191,15 @@ class HiddenFit:
 
 
 @dataclass(frozen=True)
+class BlindIteration:
+    """What can be told of an iteration by who sees no scores."""
+
+    iteration: int
+    of: int  # at most
+    gradient: float  # its greatest component
+
+
+@dataclass(frozen=True)
 class HiddenState:
     """What a data party keeps of a fit; scores have shape (rows that train,)."""
 
@@ -206,21 +217,19 @@ async def coordinator_fit(
     params: GlmParams,
     quadratic: bool,
     key: PrivateKey,
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
+    resources: Resources = Resources(),
+    progress: Callable[[BlindIteration], None] = lambda _: None,
     done: int = 0,
 ) -> bool:
     """Lead a fit of these data parties; whether it converged.
 
-    `quadratic`: whether the loss is, as logistic's approximation. `progress` gets the iteration, their
-    greatest number and the gradient's greatest component. `done`: the steps of an interrupted fit that
-    all parties have kept. Raises PeerError for a party that breaks the protocol.
+    `quadratic`: whether the loss is, as logistic's approximation. `done`: the steps of an interrupted
+    fit that all parties have kept. Raises PeerError for a party that breaks the protocol.
     """
     # 1. The key, and the model to begin with.
     await send_key(parties, params.encryption, key)
     await together([party.send(Begin(0.0, done)) for party in parties])
-    async with Workers(key, machine, operations) as workers:
+    async with Workers(key, resources.machine, resources.operations) as workers:
         opening = _Opening(workers)
         if not done:
             await _slope(parties, opening, 0.0)
@@ -230,7 +239,7 @@ async def coordinator_fit(
         for iteration in range(first, params.max_iterations + 1):
             # 7. The next direction, or the end.
             greatest = max(report.greatest for report in reports)
-            progress(iteration, params.max_iterations, greatest)
+            progress(BlindIteration(iteration, params.max_iterations, greatest))
             converged = greatest <= params.tolerance
             if converged or iteration == params.max_iterations:
                 break
@@ -346,14 +355,12 @@ class _Party:
         params: GlmParams,
         family: str,
         hosts: int,
-        progress: Callable[[int, int, float], None],
-        checkpoints: Checkpoints[HiddenState] | None,
+        course: GuestCourse[BlindIteration, HiddenState],
     ) -> None:
         self.coordinator, self.pool, self.store, self.block = coordinator, pool, store, block
         self.quadratic = family == "logistic"
         self.hosts = hosts
-        self._params, self._progress = params, progress
-        self._checkpoints = checkpoints or Checkpoints()
+        self._params, self._progress, self._checkpoints = params, course.progress, course.checkpoints
         part = _FIXED_BITS + _LARGEST_BITS
         # The sum of all scores times a weight, or the product of all exponentials.
         row_bits = (
@@ -402,7 +409,8 @@ class _Party:
             if not math.isfinite(message.greatest):
                 raise self.coordinator.breach(f"{type(message).__name__} of no number")
             if not known:
-                self._progress(iterations, self._params.max_iterations, message.greatest)
+                most = self._params.max_iterations
+                self._progress(BlindIteration(iterations, most, message.greatest))
                 if self.leads:  # all hosts have kept this step, or nobody could know what comes next
                     await self._checkpoints.keep(state)
             known = None
@@ -577,11 +585,8 @@ async def hidden_guest_fit(
     matrix: Matrix,
     rows: Training,
     params: GlmParams,
-    *,
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
-    checkpoints: Checkpoints[HiddenState] | None = None,
+    resources: Resources = Resources(),
+    course: GuestCourse[BlindIteration, HiddenState] = GuestCourse(),
 ) -> tuple[HiddenFit, Floats]:
     """The guest's coefficients, and the score of every aligned row, NaN where it trained.
 
@@ -611,12 +616,10 @@ async def hidden_guest_fit(
     block = await asyncio.to_thread(
         Block, own, params.alpha, False, curvature, int(params.fit_intercept)
     )
-    async with Workers(key, machine, operations) as pool:
+    async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            guest = _HiddenGuest(
-                coordinator, pool, store, block, params, family, len(hosts), progress, checkpoints
-            )
+            guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), course)
             guest.prepare(hosts, rows, offset, log_odds)
             fit = await guest.follow()
         finally:
@@ -638,44 +641,36 @@ async def hidden_host_fit(
     prepare: Callable[[Mask], Matrix],
     params: GlmParams,
     family: str,
-    *,
-    name: str,
-    hosts: Sequence[str],
-    context: bytes,
-    minimum: int = 1,
-    sign: Sign | None = None,
-    verify: Verify | None = None,
-    machine: Machine = ONE_PROCESS,
-    operations: Operations | None = None,
-    keep: Callable[[Floats, bool], None] = lambda beta, converged: None,
-    progress: Callable[[int, int, float], None] = lambda iteration, of, gradient: None,
-    checkpoints: Checkpoints[HiddenState] | None = None,
+    participant: Participant,
+    course: HostCourse[HostFit, HiddenState] = HostCourse(),
 ) -> HiddenFit:
     """A host's coefficients; arguments as in `host_fit`, which the coordinator's session joins.
 
     Raises PeerError when another party breaks the protocol, Refused for too few rows, and what
     `prepare` raises.
     """
-    key = await receive_key(coordinator, params)
-    training, curvature, start = await receive_training(guest, rows, minimum)
+    key, resources = await receive_key(coordinator, params), participant.resources
+    training, curvature, start = await receive_training(guest, rows, participant.minimum)
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
-    masks = Masks(name, await exchange_keys(guest, hosts, name, context, sign, verify))
+    masks = Masks(participant.name, await exchange_keys(guest, participant))
     own = matrix.take(training)
     block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
-    async with Workers(key, machine, operations) as pool:
+    async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            host = _HiddenHost(
-                coordinator, pool, store, block, params, family, len(hosts), progress, checkpoints
+            followed = GuestCourse[BlindIteration, HiddenState](
+                lambda done: course.progress(done.iteration, done.of), course.checkpoints
             )
+            fellows = len(participant.hosts)
+            host = _HiddenHost(coordinator, pool, store, block, params, family, fellows, followed)
             host.guest, host.start = guest, start
             fit = await host.follow()
         finally:
             store.close()
     held_out = matrix.take(~training).times(fit.coefficients)
     await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
-    keep(fit.coefficients, fit.converged)
+    course.keep(HostFit(fit.coefficients, fit.converged))
     await guest.send(FitKept())
     return fit
 

@@ -27,8 +27,7 @@ trains on rows of its own making, and learns of hosts' columns what it would by 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -37,9 +36,9 @@ from numpy.typing import NDArray
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.fellows import Sign, Verify
-from vfl.protocols.oprf import Entropy, Progress
-from vfl.protocols.psi import Engine, guest_align, host_align
+from vfl.protocols.oprf import Entropy
+from vfl.protocols.participant import Participant
+from vfl.protocols.psi import PsiSettings, guest_align, host_align
 
 MAX_ROWS = 100_000_000
 CHUNK = 65_536  # rows a message
@@ -131,35 +130,25 @@ class Matched:
         return rows[np.argsort(self.of_row[rows], kind="stable")]
 
 
-@dataclass(frozen=True)
-class Means:
-    """How ids are matched, the same for all keys."""
-
-    context: bytes
-    engine: Engine = "ecdh"
-    scratch: Path | None = None
-    progress: Progress | None = None
-    sign: Sign | None = None  # of a host
-    verify: Verify | None = None
-    hosts: Sequence[str] = field(default=())  # all hosts of the job, for a host to check
-
-    def of_key(self, number: int) -> bytes:
-        """The context of a key's intersection."""
-        return self.context + bytes([number])
+def _of_key(context: bytes, number: int) -> bytes:
+    """The context of a key's intersection."""
+    return context + bytes([number])
 
 
 async def guest_match(
     hosts: Sequence[Peer],
     keys: Sequence[KeyIds],
-    means: Means,
     *,
+    context: bytes,
+    settings: PsiSettings = PsiSettings(),
     start: Matched | None = None,
     many: bool = False,
 ) -> Matched:
     """The guest's part of 1.: its rows matched to ids that all `hosts` have.
 
-    start: what is matched already (None: nothing). many: whether several rows may have the same id.
-    Raises what `guest_align` raises but for an empty intersection, which is none here.
+    context: as in `guest_align`. start: what is matched already (None: nothing). many: whether several
+    rows may have the same id. Raises what `guest_align` raises but for an empty intersection, which is
+    none here.
     """
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
@@ -169,22 +158,25 @@ async def guest_match(
         found = await guest_align(
             hosts,
             _chosen(key, asked),
-            context=means.of_key(number),
+            context=_of_key(context, number),
             allow_empty=True,
-            engine=means.engine,
-            scratch=means.scratch,
-            progress=means.progress,
+            settings=settings,
         )
         matched = _with(matched, key, number, asked[found], ambiguous)
     return matched
 
 
 async def host_match(
-    guest: Peer, keys: Sequence[KeyIds], means: Means, *, name: str, start: Matched | None = None
+    guest: Peer,
+    keys: Sequence[KeyIds],
+    participant: Participant,
+    *,
+    settings: PsiSettings = PsiSettings(),
+    start: Matched | None = None,
 ) -> Matched:
     """A host's part of 1.: its rows matched to ids that all parties have; each id has one row.
 
-    name: this host's name in the job. Raises what `host_align` raises.
+    Raises what `host_align` raises.
     """
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
@@ -192,15 +184,9 @@ async def host_match(
         found = await host_align(
             guest,
             _chosen(key, asked),
-            context=means.of_key(number),
-            name=name,
-            hosts=means.hosts,
+            replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
-            sign=means.sign,
-            verify=means.verify,
-            engine=means.engine,
-            scratch=means.scratch,
-            progress=means.progress,
+            settings=settings,
         )
         matched = _with(matched, key, number, asked[found], ambiguous)
     return matched

@@ -49,7 +49,6 @@ import msgspec
 import numpy as np
 
 from vfl.crypto.lattice.matrix import Column, Matrix, Outputs
-from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
@@ -59,7 +58,7 @@ from vfl.learn.tree import Choice, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
 from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.checkpoints import Checkpoints
+from vfl.protocols.course import GuestCourse, HostCourse
 from vfl.protocols.grower import (
     Direction,
     Finish,
@@ -77,20 +76,17 @@ from vfl.protocols.grower import (
     TreeEnd,
     TreeKept,
     draw_columns,
-    lattice_shape,
-    row_bits,
 )
 from vfl.protocols.lattice_sums import (
     BATCH,
     MOST_OUTPUTS,
     GuestProducts,
-    HostHint,
-    Progress,
     Query,
-    Shelf,
     guest_meet,
     host_meet,
 )
+from vfl.protocols.participant import Participant, Resources
+from vfl.protocols.quantisation import lattice_shape, quantisation_of
 from vfl.protocols.rows import Training
 
 _GROUPS = 64  # that a question about a node has at most
@@ -145,22 +141,13 @@ async def lattice_guest_train(
     blocks: Mapping[str, Binned],
     rows: Training,
     params: BoostParams,
-    *,
-    shelf: Shelf | None = None,
-    progress: Callable[[TreeDone], None] = lambda _: None,
-    hint_progress: Progress = lambda done, of: None,
-    operations: Operations | None = None,
-    checkpoints: Checkpoints[GuestTrees] | None = None,
+    resources: Resources,
+    course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """`guest_train` of boost.py without a key. `shelf` keeps hints for later jobs on the same rows and
-    bins; `hint_progress` follows the parts of hints as they come in.
-
-    Raises PeerError when a host breaks the protocol, ConfigError for more rows than the sums can have.
-    """
-    guest = _Guest(list(hosts), blocks, rows, params)
-    guest.shelf, guest.hint_progress, guest.operations = shelf, hint_progress, operations
+    """As `guest_train` of secureboost.py. Raises ConfigError for more rows than the sums can have."""
+    guest = _Guest(list(hosts), blocks, rows, params, resources, course)
     try:
-        return await guest.train(progress, checkpoints or Checkpoints())
+        return await guest.train(course.progress, course.checkpoints)
     finally:
         guest.end()
 
@@ -168,20 +155,24 @@ async def lattice_guest_train(
 class _Guest(Grower):
     """The guest over the lattice engine."""
 
-    shelf: Shelf | None = None
-    hint_progress: Progress
-    operations: Operations | None = None
     products: GuestProducts | None = None
 
     def __init__(
-        self, hosts: list[Peer], blocks: Mapping[str, Binned], rows: Training, params: BoostParams
+        self,
+        hosts: list[Peer],
+        blocks: Mapping[str, Binned],
+        rows: Training,
+        params: BoostParams,
+        resources: Resources,
+        course: GuestCourse[TreeDone, GuestTrees],
     ) -> None:
         try:
-            bits = row_bits(len(rows.label), params)
+            quantisation = quantisation_of(len(rows.label), params)
         except ValueError as error:
             text = f'encryption = "lattice" of [secureboost] is not for so many rows: {error}'
             raise ConfigError(text, for_peer="its job has too many rows for its encryption") from None
-        super().__init__(hosts, blocks, rows, params, bits)
+        super().__init__(hosts, blocks, rows, params, quantisation)
+        self._resources, self._course = resources, course
         self._ordered: list[Mask] = []  # by host
 
     async def meet(self) -> None:
@@ -190,10 +181,10 @@ class _Guest(Grower):
         self.products, outputs = await guest_meet(
             self.hosts,
             shape,
-            shelf=self.shelf,
-            operations=self.operations,
+            shelf=self._course.hints,
+            operations=self._resources.operations,
             timed=self.timed,
-            progress=self.hint_progress,
+            progress=self._course.hint_progress,
         )
         for host, count, said in zip(
             self.hosts,
@@ -253,7 +244,7 @@ class _Guest(Grower):
             for host, sums in zip(self.products.hosts, answers, strict=True):
                 self.seconds[host.name] += self.products.seconds.pop(host.name, 0.0)
                 # 4. The sibling's by subtraction.
-                parties[host.name].learn(part, sums, len(slot) << self.row_bits)
+                parties[host.name].learn(part, sums, len(slot) << self.quantisation.bits)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -401,25 +392,14 @@ async def lattice_host_train(
     guest: Peer,
     binned: Binned,
     params: BoostParams,
-    *,
-    name: str,
+    participant: Participant,
     shown: Callable[[str], str],
-    kept: HostHint | None = None,
-    keep_hint: Callable[[HostHint], None] = lambda hint: None,
-    operations: Operations | None = None,
-    keep: Callable[[HostModel], None] = lambda _: None,
-    progress: Callable[[int, int], None] = lambda tree, of: None,
-    hint_progress: Progress = lambda done, of: None,
-    checkpoints: Checkpoints[HostTrees] | None = None,
+    course: HostCourse[HostModel, HostTrees],
 ) -> HostModel:
-    """`host_train` of boost.py. `kept` is the hint that was kept last, `keep_hint` keeps one.
-
-    Raises PeerError when the guest breaks the protocol, Refused for a table that is too large.
-    """
-    checkpoints = checkpoints or Checkpoints()
+    """As `host_train` of secureboost.py. Raises Refused for a table that is too large."""
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
-    if (last := checkpoints.last) is not None:
+    if (last := course.checkpoints.last) is not None:
         splits, first_record = [*last.splits], {**last.first_record}
 
     # 1. The hint.
@@ -434,10 +414,10 @@ async def lattice_host_train(
         offered.matrix,
         len(offered.candidates),
         lattice_shape(binned.rows, params),
-        kept=kept,
-        keep=keep_hint,
-        operations=operations,
-        progress=hint_progress,
+        kept=course.hints.known(),
+        keep=course.hints.keep,
+        operations=participant.resources.operations,
+        progress=course.hint_progress,
     )
     order = offered.order(products.secret)
     ordered = offered.all.ordered[order]
@@ -447,8 +427,8 @@ async def lattice_host_train(
             if not max(first_record, default=-1) < start.tree < params.trees:
                 raise guest.breach("a NextTree out of turn")
             first_record[start.tree] = len(splits)
-            progress(start.tree + 1, params.trees)
-            drawn = draw_columns(binned, name, params, start.tree)
+            course.progress(start.tree + 1, params.trees)
+            drawn = draw_columns(binned, participant.name, params, start.tree)
             names = {column.name for column in drawn.columns}
             tree = _HostTree(guest, params, offered, order, names)
             while not isinstance(message := await guest.recv(Query, Asked, TreeEnd), TreeEnd):
@@ -460,14 +440,14 @@ async def lattice_host_train(
                     # 5. The best candidates with enough rows.
                     await tree.answer(message, splits, shown)
             # 6. What goes on is safe.
-            await checkpoints.keep(HostTrees(start.tree + 1, [*splits], {**first_record}, []))
+            kept = HostTrees(start.tree + 1, [*splits], {**first_record}, [])
+            await course.checkpoints.keep(kept)
             await guest.send(TreeKept())
     finally:
         products.end()
 
-    kept_splits = min((r for t, r in first_record.items() if t >= start.trees), default=len(splits))
-    model = HostModel(tuple(splits[:kept_splits]))
-    keep(model)
+    model = HostModel.of(splits, first_record, start.trees)
+    course.keep(model)
     await guest.send(Finished())
     return model
 

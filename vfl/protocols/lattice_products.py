@@ -23,7 +23,7 @@ sums on: the trial on zeros finds such a hint (lattice_sums.py).
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import ClassVar
@@ -32,7 +32,6 @@ import numpy as np
 
 from vfl.crypto.lattice.matrix import Column, Matrix, Outputs
 from vfl.crypto.lattice.parameters import widest
-from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
 from vfl.learn.design import FRACTION_BITS
@@ -40,10 +39,10 @@ from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
+from vfl.protocols.course import HostHints
 from vfl.protocols.lattice_sums import (
     MOST_OUTPUTS,
     GuestProducts,
-    HostHint,
     Progress,
     Query,
     Shape,
@@ -51,6 +50,7 @@ from vfl.protocols.lattice_sums import (
     guest_meet,
     host_meet,
 )
+from vfl.protocols.participant import Resources
 from vfl.protocols.products import Clock, Gradient, GuestGradients, quantised
 
 ROW_BITS = 40
@@ -135,13 +135,14 @@ async def lattice_guest(
     hosts: Sequence[Peer],
     rows: int,
     params: GlmParams,
-    operations: Operations | None,
+    resources: Resources,
     clock: Clock,
-    shelf: Shelf | None,
+    hints: Shelf,
     hint_progress: Progress,
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Raises ConfigError for too many of them."""
-    gradients = _LatticeGuest(hosts, rows, params, operations, clock, shelf, hint_progress)
+    gradients = _LatticeGuest(hosts, rows, params, resources, clock)
+    gradients.hints, gradients.hint_progress = hints, hint_progress
     try:
         yield gradients
     finally:
@@ -149,19 +150,20 @@ async def lattice_guest(
 
 
 class _LatticeGuest(GuestGradients):
+    hints: Shelf
+    hint_progress: Progress
+
     def __init__(
         self,
         hosts: Sequence[Peer],
         rows: int,
         params: GlmParams,
-        operations: Operations | None,
+        resources: Resources,
         clock: Clock,
-        shelf: Shelf | None,
-        hint_progress: Progress,
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = fit_shape(rows, params)
-        self._operations, self._shelf, self._hint_progress = operations, shelf, hint_progress
+        self._operations = resources.operations
         self._products: GuestProducts | None = None
 
     async def greet(self) -> None:
@@ -176,10 +178,10 @@ class _LatticeGuest(GuestGradients):
         self._products, _ = await guest_meet(
             self._hosts,
             self._shape,
-            shelf=self._shelf,
+            shelf=self.hints,
             operations=self._operations,
             timed=self._clock.timed,
-            progress=self._hint_progress,
+            progress=self.hint_progress,
             accept=accept,
         )
 
@@ -214,12 +216,11 @@ async def lattice_host(
     guest: Peer,
     matrix: design.Matrix,
     params: GlmParams,
-    operations: Operations | None,
-    kept: HostHint | None,
-    keep_hint: Callable[[HostHint], None],
+    resources: Resources,
+    hints: HostHints,
     hint_progress: Progress,
 ) -> AsyncIterator[Gradient]:
-    """The host's side, for the matrix of the rows that train; hints as in `lattice_host_train`.
+    """The host's side, for the matrix of the rows that train.
 
     Raises DataError for a matrix that is too large, ConfigError for too many rows.
     """
@@ -233,9 +234,9 @@ async def lattice_host(
         lambda secret: bits.matrix,
         len(bits.matrix.outputs),
         shape,
-        kept=kept,
-        keep=keep_hint,
-        operations=operations,
+        kept=hints.known(),
+        keep=hints.keep,
+        operations=resources.operations,
         progress=hint_progress,
     )
 

@@ -28,7 +28,7 @@ import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
-from vfl.crypto.workers import Machine, Operations, SharedRows, Workers
+from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.losses import Floats, Integers, Quantiser
@@ -36,7 +36,8 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
 from vfl.protocols.histograms import CHUNK, JointSums
-from vfl.protocols.key import send_key
+from vfl.protocols.key import generate_key, send_key
+from vfl.protocols.participant import Resources
 
 ROW_BITS = 50
 """Bits of a row's quantised residual, sign not counted."""
@@ -131,13 +132,14 @@ async def paillier_guest(
     hosts: Sequence[Peer],
     rows: int,
     params: GlmParams,
-    key: PrivateKey,
-    machine: Machine,
-    operations: Operations | None,
+    key: PrivateKey | None,
+    resources: Resources,
     clock: Clock,
 ) -> AsyncIterator[GuestGradients]:
-    """The guest's side for so many rows that train."""
-    async with Workers(key, machine, operations) as workers:
+    """The guest's side for so many rows that train. Without `key` one is made, as the job says."""
+    if key is None:
+        key = await asyncio.to_thread(generate_key, params)
+    async with Workers(key, resources.machine, resources.operations) as workers:
         gradients = _PaillierGuest(hosts, rows, params, workers, clock)
         try:
             yield gradients
@@ -214,14 +216,14 @@ Gradient = Callable[[], Awaitable[Floats]]
 
 @asynccontextmanager
 async def paillier_host(
-    guest: Peer, matrix: Matrix, key: PublicKey, machine: Machine, operations: Operations | None
+    guest: Peer, matrix: Matrix, key: PublicKey, resources: Resources
 ) -> AsyncIterator[Gradient]:
     """The host's side, for the matrix of the rows that train.
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
     width = key.bits // 8
-    async with Workers(key, machine, operations) as pool:
+    async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:

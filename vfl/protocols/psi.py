@@ -45,6 +45,7 @@ variant for augmented semi-honest parties. The store: `vfl.crypto.okvs`. Of each
 import asyncio
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -57,7 +58,7 @@ from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols import dh_oprf, ot_oprf
-from vfl.protocols.fellows import Sign, Verify, keyed_hash, secrets_with_fellows, signed
+from vfl.protocols.fellows import keyed_hash, secrets_with_fellows, signature
 from vfl.protocols.oprf import (
     Bytes,
     Entropy,
@@ -69,6 +70,7 @@ from vfl.protocols.oprf import (
     parts,
     receive_rows,
 )
+from vfl.protocols.participant import Participant
 from vfl.text import counted
 
 SLOTS = 32768  # slots of a store, or tags, a message
@@ -141,6 +143,23 @@ class CommonTags(Message, frozen=True):
     per_row = ("tags", 8 * HALF)
 
 
+def _quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class PsiSettings:
+    """How ids are matched, whoever does it."""
+
+    engine: Engine = "ecdh"
+    """As all parties have agreed; who was told another one breaks the protocol."""
+    scratch: Path | None = None
+    """A folder in whose files large arrays of the run may lie, instead of in memory."""
+    progress: Progress = _quiet
+    max_ids: int = MAX_IDS
+    entropy: Entropy = secrets.token_bytes
+
+
 async def guest_align(
     hosts: Sequence[Peer],
     ids: Sequence[bytes],
@@ -148,38 +167,33 @@ async def guest_align(
     context: bytes,
     minimum: int = 1,
     allow_empty: bool = False,
-    max_ids: int = MAX_IDS,
-    engine: Engine = "ecdh",
-    scratch: Path | None = None,
-    entropy: Entropy = secrets.token_bytes,
-    progress: Progress | None = None,
+    settings: PsiSettings = PsiSettings(),
 ) -> Rows:
     """The guest's role: the numbers of the rows whose id all parties have, in the common order.
 
     ids: one a row, distinct, normalised as the job says. context: names the run, the same at all
     parties; runs of different contexts cannot be joined. minimum: fewer common rows are Refused.
-    allow_empty: no common id at all is then not an error (for scoring). engine: as all parties have
-    agreed; who was told another one breaks the protocol. scratch: a folder in whose files large
-    arrays of the run may lie, instead of in memory.
+    allow_empty: no common id at all is then not an error (for scoring).
 
     Returns int64 (common,). Raises PeerError for a host that breaks the protocol, DataError when no
     id is common, Refused, PeerStopped, PeerLost; ValueError for ids that are not distinct.
     """
-    await asyncio.to_thread(_check_own, ids, max_ids)
+    report, scratch = settings.progress, settings.scratch
+    await asyncio.to_thread(_check_own, ids, settings.max_ids)
     if not 1 <= len(hosts) <= MAX_HOSTS or len({host.name for host in hosts}) < len(hosts):
         raise ValueError(f"1 to {MAX_HOSTS} hosts of different names are due")
-    n, report = len(ids), progress or _quiet
+    n = len(ids)
 
     # 1. Sizes, and the hosts' keys for each other.
     names = [host.name for host in hosts]
     await together([host.send(AlignStart(names, n)) for host in hosts])
-    keys = await together([_receive_key(host, max_ids) for host in hosts])
+    keys = await together([_receive_key(host, settings.max_ids) for host in hosts])
     relayed = AlignKeys([key.public_key for key in keys], [key.signature for key in keys])
     await together([host.send(relayed) for host in hosts])
 
     # 2. to 4. The hosts' functions at the guest's ids.
-    outputs = await _GUEST[engine](
-        hosts, ids, context=context, entropy=entropy, report=report, scratch=scratch
+    outputs = await _GUEST[settings.engine](
+        hosts, ids, context=context, entropy=settings.entropy, report=report, scratch=scratch
     )
 
     # 5. and 6. Look all ids up in all stores.
@@ -220,51 +234,40 @@ async def guest_align(
 async def host_align(
     guest: Peer,
     ids: Sequence[bytes],
+    participant: Participant,
     *,
-    context: bytes,
-    name: str,
-    hosts: Sequence[str] | None = None,
-    minimum: int = 1,
     allow_empty: bool = False,
-    max_ids: int = MAX_IDS,
-    sign: Sign | None = None,
-    verify: Verify | None = None,
-    engine: Engine = "ecdh",
-    scratch: Path | None = None,
-    entropy: Entropy = secrets.token_bytes,
-    progress: Progress | None = None,
+    settings: PsiSettings = PsiSettings(),
 ) -> Rows:
     """A host's role: the numbers of its rows whose id all parties have, in the common order.
 
-    name: this host's name in the job. hosts: the names of all hosts as the job has them; a guest
-    that says otherwise breaks the protocol (None: take the guest's word). sign(data) signs this
-    host's fresh key, verify(name, signature, data) checks another host's and raises; without them
-    a guest that does not follow the protocol can learn pairwise intersections. The others as in
-    `guest_align`.
+    participant: without names of hosts the guest's word is taken, otherwise a guest that says others
+    breaks the protocol; without signatures a guest that does not follow the protocol can learn pairwise
+    intersections. The others as in `guest_align`.
 
     Returns int64 (common,). Raises PeerError for a guest that breaks the protocol, Refused for
-    fewer common rows than `minimum`, PeerStopped, PeerLost; ValueError for ids not distinct.
+    fewer common rows than the participant's `minimum`, PeerStopped, PeerLost; ValueError for ids not
+    distinct.
     """
-    await asyncio.to_thread(_check_own, ids, max_ids)
-    n, report = len(ids), progress or _quiet
+    await asyncio.to_thread(_check_own, ids, settings.max_ids)
+    n, report, entropy = len(ids), settings.progress, settings.entropy
+    name, context = participant.name, participant.context
 
     # 1. Sizes, and a key with every other host.
     start = await guest.recv(AlignStart)
-    _check_start(guest, start, name, hosts, max_ids)
+    _check_start(guest, start, participant, settings.max_ids)
+    own_place = replace(participant, hosts=start.hosts)
     private = X25519PrivateKey.from_private_bytes(entropy(32))
     public = private.public_key().public_bytes_raw()
-    signature = sign(signed(context, start.hosts, name, public)) if sign else b""
-    await guest.send(AlignKey(n, public, signature))
+    await guest.send(AlignKey(n, public, signature(own_place, public)))
     keys = await guest.recv(AlignKeys)
     try:
-        pairwise = secrets_with_fellows(
-            private, keys.public_keys, keys.signatures, start.hosts, name, context, verify
-        )
+        pairwise = secrets_with_fellows(private, keys.public_keys, keys.signatures, own_place)
     except ValueError as error:
         raise guest.breach(f"AlignKeys with {error}") from None
 
     # 2. to 4. This host's function at the guest's ids and its own.
-    own = await _HOST[engine](
+    own = await _HOST[settings.engine](
         guest,
         ids,
         start.ids,
@@ -272,7 +275,7 @@ async def host_align(
         name=name,
         entropy=entropy,
         report=report,
-        scratch=scratch,
+        scratch=settings.scratch,
     )
 
     # 5. The store of masks and shares of zero.
@@ -291,7 +294,7 @@ async def host_align(
     if not 0 <= common <= min(n, start.ids):
         raise guest.breach("CommonRows with more rows than there are")
     if common or not allow_empty:
-        _check_minimum(common, minimum)
+        _check_minimum(common, participant.minimum)
     found = await asyncio.to_thread(_Tags, _tags(own))
     rows, taken = np.empty(common, np.int64), np.zeros(n, np.bool_)
     async for first, stop, tags in receive_rows(
@@ -319,14 +322,12 @@ async def _receive_key(host: Peer, max_ids: int) -> AlignKey:
     return key
 
 
-def _check_start(
-    guest: Peer, start: AlignStart, name: str, hosts: Sequence[str] | None, max_ids: int
-) -> None:
+def _check_start(guest: Peer, start: AlignStart, own: Participant, max_ids: int) -> None:
     if not 0 <= start.ids <= max_ids:
         raise guest.breach(f"AlignStart with a number of ids that is not 0 to {max_ids:,}")
     if len(set(start.hosts)) < len(start.hosts) or len(start.hosts) > MAX_HOSTS:
         raise guest.breach(f"AlignStart with a host twice or more than {MAX_HOSTS} hosts")
-    if name not in start.hosts or (hosts is not None and set(hosts) != set(start.hosts)):
+    if own.name not in start.hosts or (own.hosts and set(own.hosts) != set(start.hosts)):
         raise guest.breach("AlignStart with other hosts than this job has")
 
 
@@ -421,7 +422,3 @@ def _ordered(common: Rows, outputs: Sequence[Bytes]) -> Rows:
     ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
     ordered: Rows = common[np.argsort(ranks.view(np.uint64)[:, 0])]
     return ordered
-
-
-def _quiet(what: str, done: int, total: int) -> None:
-    pass
