@@ -18,8 +18,8 @@ from vfl.crypto.paillier import PrivateKey, PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import Gathered, Join, coordinator_of
-from vfl.jobs.offer import Offer
+from vfl.jobs.coordinator import coordinator_of
+from vfl.jobs.offer import Gathered, Join, Offer
 from vfl.jobs.show import Silent
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix, Rules

@@ -6,10 +6,10 @@ import datetime
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
+from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
 from vfl.net.certificates import fingerprint, in_words
 from vfl.net.peer import Peer, stop_all, together
@@ -30,10 +30,6 @@ from vfl.party.revocation import RevocationList, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
 from vfl.protocols.participant import Participant, Resources
-
-if TYPE_CHECKING:
-    from vfl.jobs.journal import Journal
-
 
 OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest first message
 PERIOD = 60.0  # seconds between two lines about many refused connections
@@ -85,10 +81,8 @@ class Office:
         return cls(party, identity, pinned, before)
 
     @cached_property
-    def journal(self) -> "Journal":
+    def journal(self) -> Journal:
         """What writes this party's ledger."""
-        from vfl.jobs.journal import Journal  # which knows messages of jobs, and they an office
-
         store = self.party.party.store
         return Journal(Ledger(store / FOLDER, self.identity, self.party.role), Store(store))
 

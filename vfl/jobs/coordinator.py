@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from vfl.errors import (
     ConfigError,
@@ -26,13 +26,12 @@ from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
 from vfl.jobs.halves import JOB_LENGTH
-from vfl.jobs.offer import Signature, Terms, stamp
+from vfl.jobs.offer import Gathered, Join, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
-from vfl.net.wire import KIB, Message
 from vfl.party.config import Job, Party
 from vfl.party.store import Store
 from vfl.protocols.hidden_glm import BlindIteration, coordinator_fit
@@ -43,29 +42,6 @@ from vfl.text import counted
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
 _JOIN = 60.0  # seconds for which a session may be without a job
-
-
-class Join(Message, frozen=True):
-    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
-    of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
-    is about, as all of them have signed it."""
-
-    terms: Terms
-    signatures: list[Signature]  # in the order of Terms.signers
-    job: bytes  # canonical
-    limit: ClassVar[int] = 128 * KIB
-
-    @property
-    def parties(self) -> list[str]:
-        """All who hold data, the guest first."""
-        return self.terms.signers
-
-
-class Gathered(Message, frozen=True):
-    """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
-    what they agreed to."""
-
-    signature: Signature
 
 
 def check_coordinator(party: Party, name: str) -> str:

@@ -8,8 +8,7 @@ import msgspec
 
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import DataError, VflError
-from vfl.jobs.coordinator import Join
-from vfl.jobs.offer import Offer
+from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode

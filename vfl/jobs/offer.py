@@ -145,6 +145,29 @@ class Kept(Message, frozen=True):
     found: Annotated[list[Word], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
 
 
+class Join(Message, frozen=True):
+    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
+    of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
+    is about, as all of them have signed it."""
+
+    terms: Terms
+    signatures: list[Signature]  # in the order of Terms.signers
+    job: bytes  # canonical
+    limit: ClassVar[int] = 128 * KIB
+
+    @property
+    def parties(self) -> list[str]:
+        """All who hold data, the guest first."""
+        return self.terms.signers
+
+
+class Gathered(Message, frozen=True):
+    """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
+    what they agreed to."""
+
+    signature: Signature
+
+
 def bind(peer: Peer, offer: Offer) -> None:
     """Bind what follows to this run and this job; both ends call it after Accept."""
     peer.bind(b"job", offer.run, offer.task.encode(), offer.job)
