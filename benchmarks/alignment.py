@@ -28,8 +28,8 @@ from vfl.jobs.memory import peak_memory
 from vfl.net.peer import Peer, together
 from vfl.net.websocket import Credentials, dial, listen
 from vfl.party import identity
-from vfl.protocols.participant import Participant
-from vfl.protocols.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.common.participant import Participant
 
 GUEST = "insurer"
 WAIT = 600  # seconds for the others to make their ids

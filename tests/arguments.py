@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.psi import PsiSettings
+from vfl.protocols.align.psi import PsiSettings
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant, Resources
 
 
 def _taken(options: dict[str, Any], *names: str) -> dict[str, Any]:

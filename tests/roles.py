@@ -28,11 +28,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.hello import greet
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import Job, load_party
-from vfl.protocols import key
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.glm_scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
-from vfl.protocols.hidden_glm import coordinator_fit, hidden_guest_fit, hidden_host_fit
-from vfl.protocols.join import (
+from vfl.protocols.align.join import (
     KeyIds,
     Matched,
     guest_drop,
@@ -44,12 +40,17 @@ from vfl.protocols.join import (
     host_left,
     host_match,
 )
-from vfl.protocols.match_rates import Trial, guest_match_rates, host_match_rates
-from vfl.protocols.participant import Participant
-from vfl.protocols.psi import Engine, PsiSettings, guest_align, host_align
-from vfl.protocols.rows import Training
-from vfl.protocols.scoring import all_scores, guest_score, host_score
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.align.match_rates import Trial, guest_match_rates, host_match_rates
+from vfl.protocols.align.psi import Engine, PsiSettings, guest_align, host_align
+from vfl.protocols.common import key
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.training import guest_train, host_train
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40

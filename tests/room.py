@@ -19,7 +19,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.scoring import Scored, score
 from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.party.config import Job, load_party
-from vfl.protocols.scoring import ScoreRows
+from vfl.protocols.common.batches import ScoreRows
 
 HOSTS = ("registry", "bureau")
 

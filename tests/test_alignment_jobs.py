@@ -29,7 +29,7 @@ from vfl.learn.binning import bin_columns
 from vfl.party.config import Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.secureboost import guest_train
+from vfl.protocols.trees.training import guest_train
 
 ID = {"insurer": "plate", "registry": "registration", "bureau": "plate_no"}
 TABLES = make_tables(rows=160, seed=11)

@@ -19,12 +19,12 @@ from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import boost
-from vfl.protocols.grower import GuestModel, HostModel, Pooled, draw_rows
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.quantisation import Quantisation
-from vfl.protocols.rows import Training
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import paillier as boost
+from vfl.protocols.trees.grower import GuestModel, HostModel, Pooled, draw_rows
+from vfl.protocols.trees.quantisation import Quantisation
+from vfl.protocols.trees.training import guest_train, host_train
 
 KEY = PrivateKey.generate(2048)
 

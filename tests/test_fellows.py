@@ -13,8 +13,8 @@ from scipy.stats import chisquare
 
 from vfl.errors import PeerError, VflError
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.fellows import FellowKey, FellowKeys, Masks, exchange_keys, relay_keys, signed
-from vfl.protocols.participant import Participant
+from vfl.protocols.common.fellows import FellowKey, FellowKeys, Masks, exchange_keys, relay_keys, signed
+from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 FOREIGN = X25519PrivateKey.generate().public_key().public_bytes_raw()

@@ -24,10 +24,10 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.glm import guest_fit, host_fit
-from vfl.protocols.grower import GuestModel
-from vfl.protocols.participant import Participant
-from vfl.protocols.rows import Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.trees.grower import GuestModel
 
 
 @pytest.fixture(scope="module")

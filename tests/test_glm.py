@@ -31,11 +31,13 @@ from vfl.learn.losses import FAMILIES, Loss, loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.net.wire import Message, decode
-from vfl.protocols import fellows, glm, key, products
-from vfl.protocols.course import GuestCourse
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.rows import Training
+from vfl.protocols.common import fellows, key
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import fitting as glm
+from vfl.protocols.linear import products
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 
 KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)

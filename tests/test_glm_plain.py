@@ -14,11 +14,12 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import glm_plain, lattice_products
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.glm_plain import ExactProduct, plain_fit
-from vfl.protocols.participant import Participant
-from vfl.protocols.rows import Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import lattice_products
+from vfl.protocols.linear import plain as glm_plain
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
 KEY = PrivateKey.generate(2048)
 

@@ -43,8 +43,10 @@ from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped,
 from vfl.learn.glm import PAIRS
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.net.wire import Message, decode
-from vfl.protocols import fellows, glm, hidden_glm, key
-from vfl.protocols.hidden_glm import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.common import fellows, key
+from vfl.protocols.linear import fitting as glm
+from vfl.protocols.linear import hidden as hidden_glm
+from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 
 MODULUS = KEY.public.modulus
 LEAD = "coordinator"

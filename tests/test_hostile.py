@@ -31,10 +31,10 @@ from vfl.learn.params import BoostParams
 from vfl.net.hello import PROTOCOL, Hello
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import Message, WireError, decode
-from vfl.protocols import boost
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.boost import Advance, TreeStart
-from vfl.protocols.key import Key, receive_key, send_key
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.key import Key, receive_key, send_key
+from vfl.protocols.trees import paillier as boost
+from vfl.protocols.trees.paillier import Advance, TreeStart
 
 
 @pytest.fixture(autouse=True)

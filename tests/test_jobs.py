@@ -47,10 +47,10 @@ from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party.config import DataSection, GlmSection, Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.glm import Fit, IterationDone
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.grower import GuestModel, HostModel, TreeDone
-from vfl.protocols.rows import Training
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, IterationDone
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
+from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(

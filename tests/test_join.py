@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer, Peer, together
-from vfl.protocols import join
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.join import (
+from vfl.protocols.align import join
+from vfl.protocols.align.join import (
     DroppedRows,
     JoinRows,
     KeyIds,
@@ -32,7 +31,8 @@ from vfl.protocols.join import (
     host_match,
     numbered,
 )
-from vfl.protocols.participant import Participant
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.participant import Participant
 
 Cells = Sequence[str]  # one key of a table, "" where a row has none
 

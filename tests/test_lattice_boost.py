@@ -30,17 +30,10 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
 from vfl.net.peer import MemoryPeer, together
 from vfl.party.store import Store
-from vfl.protocols import lattice_boost, lattice_sums
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.grower import Direction, GuestTrees, HostTrees, TreeEnd
-from vfl.protocols.lattice_boost import (
-    Asked,
-    NextTree,
-    Offering,
-    TooFew,
-)
-from vfl.protocols.lattice_sums import (
+from vfl.protocols.common import lattice_sums
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.lattice_sums import (
     GuestProducts,
     HintAgreed,
     HintHeader,
@@ -51,10 +44,18 @@ from vfl.protocols.lattice_sums import (
     Vectors,
     VectorSums,
 )
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.quantisation import lattice_shape
-from vfl.protocols.rows import Training
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import lattice as lattice_boost
+from vfl.protocols.trees.grower import Direction, GuestTrees, HostTrees, TreeEnd
+from vfl.protocols.trees.lattice import (
+    Asked,
+    NextTree,
+    Offering,
+    TooFew,
+)
+from vfl.protocols.trees.quantisation import lattice_shape
+from vfl.protocols.trees.training import guest_train, host_train
 
 
 def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):

@@ -36,13 +36,14 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
 from vfl.net.wire import Message, decode
 from vfl.party.store import Store
-from vfl.protocols import lattice_products, lattice_sums, products
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.course import NO_HINTS, GuestCourse
-from vfl.protocols.glm import GuestFitState, HostFitState, guest_fit
-from vfl.protocols.lattice_products import Digits, OpenedSums, _Bits, _most_bits, fit_shape
-from vfl.protocols.lattice_sums import HintOffered, Query, Vectors, VectorSums
-from vfl.protocols.participant import Resources
+from vfl.protocols.common import lattice_sums
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import NO_HINTS, GuestCourse
+from vfl.protocols.common.lattice_sums import HintOffered, Query, Vectors, VectorSums
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.lattice_products import Digits, OpenedSums, _Bits, _most_bits, fit_shape
 
 
 def lattice(job: Job) -> Job:

@@ -20,11 +20,11 @@ from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.errors import PeerError
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
-from vfl.protocols.bits import pack_bits, unpack_bits
-from vfl.protocols.boost import CandidateSums, Gradients, TreeStart
-from vfl.protocols.key import Key, generate_key
-from vfl.protocols.participant import Participant
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.common.bits import pack_bits, unpack_bits
+from vfl.protocols.common.key import Key, generate_key
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees.paillier import CandidateSums, Gradients, TreeStart
+from vfl.protocols.trees.training import guest_train, host_train
 
 SIZES = [2048, 3072, 4096]
 

@@ -25,10 +25,9 @@ from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.party.ids import normalise
-from vfl.protocols import dh_oprf, fellows, oprf, ot_oprf, psi
-from vfl.protocols.dh_oprf import BlindedIds, EvaluatedIds
-from vfl.protocols.participant import Participant
-from vfl.protocols.psi import (
+from vfl.protocols.align import dh_oprf, oprf, ot_oprf, psi
+from vfl.protocols.align.dh_oprf import BlindedIds, EvaluatedIds
+from vfl.protocols.align.psi import (
     AlignKey,
     AlignKeys,
     AlignStart,
@@ -38,6 +37,8 @@ from vfl.protocols.psi import (
     guest_align,
     host_align,
 )
+from vfl.protocols.common import fellows
+from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 KINDS = {

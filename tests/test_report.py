@@ -41,7 +41,7 @@ from vfl.party.linear import Line
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import TreeStart
+from vfl.protocols.trees.paillier import TreeStart
 from vfl.report.evidence import Dependence
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.report.words import shares

@@ -60,14 +60,14 @@ from vfl.learn.glm import BlockState
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols import key
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.glm import GuestFitState, HostFitState, guest_fit
-from vfl.protocols.grower import GuestTrees, HostTrees
-from vfl.protocols.hidden_glm import HiddenState
-from vfl.protocols.participant import Participant
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.common import key
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.hidden import HiddenState
+from vfl.protocols.trees.grower import GuestTrees, HostTrees
+from vfl.protocols.trees.training import guest_train, host_train
 
 MATTER = Matter("digest", "claims", "aligned", "guest", ["a", "b"], "own")
 LEAD = "coordinator"

@@ -45,7 +45,7 @@ from vfl.party.config import DataSection
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
-from vfl.protocols.rows import Training
+from vfl.protocols.common.rows import Training
 from vfl.simulate.method import GUEST, Engine, Method
 from vfl.simulate.parties import score, train
 from vfl.text import counted

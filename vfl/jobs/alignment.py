@@ -3,7 +3,7 @@
 An alignment is kept by each party with what finds its rows again in a table that has changed since
 (party/keys.py: identities). It may be extended: what is matched stays, the rest is matched anew, under
 another name, so that models of the earlier one stay of use. How rows are matched is written in
-protocols/join.py, what that means for people in docs/alignment.md.
+protocols/align/join.py, what that means for people in docs/alignment.md.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ from vfl.party.policy import (
 )
 from vfl.party.store import Kind, Store
 from vfl.party.table import Table, read_table
-from vfl.protocols.join import (
+from vfl.protocols.align.join import (
     Integers,
     Matched,
     guest_drop,
@@ -70,9 +70,9 @@ from vfl.protocols.join import (
     host_match,
     numbered,
 )
-from vfl.protocols.match_rates import MatchStart
-from vfl.protocols.participant import Participant
-from vfl.protocols.psi import AlignKey, AlignStart, PsiSettings
+from vfl.protocols.align.match_rates import MatchStart
+from vfl.protocols.align.psi import AlignKey, AlignStart, PsiSettings
+from vfl.protocols.common.participant import Participant
 from vfl.text import counted
 
 

@@ -29,7 +29,7 @@ from vfl.party.ledger import FOLDER, Ledger
 from vfl.party.revocation import RevocationList, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
-from vfl.protocols.participant import Participant, Resources
+from vfl.protocols.common.participant import Participant, Resources
 
 OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest first message
 PERIOD = 60.0  # seconds between two lines about many refused connections

@@ -34,9 +34,9 @@ from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.config import Job, Party
 from vfl.party.store import Store
-from vfl.protocols.hidden_glm import BlindIteration, coordinator_fit
-from vfl.protocols.key import generate_key
-from vfl.protocols.participant import Resources
+from vfl.protocols.common.key import generate_key
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.hidden import BlindIteration, coordinator_fit
 from vfl.text import counted
 
 T = TypeVar("T")

@@ -49,9 +49,9 @@ from vfl.party.config import USES, DataSection, Job
 from vfl.party.linear import check_rules
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel
-from vfl.protocols.rows import Training
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.scoring import GuestGlm
+from vfl.protocols.trees.grower import GuestModel
 from vfl.text import counted
 
 

@@ -73,17 +73,18 @@ from vfl.party.policy import (
 )
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.bits import Mask
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.course import HostCourse
-from vfl.protocols.glm import HostFit, HostFitState, host_fit
-from vfl.protocols.glm_scoring import HostGlm, LinearPart, host_glm_score
-from vfl.protocols.grower import HostModel, HostTrees
-from vfl.protocols.hidden_glm import HiddenState, hidden_host_fit
-from vfl.protocols.join import host_match
-from vfl.protocols.participant import Participant
-from vfl.protocols.scoring import ScoreRows, host_score
-from vfl.protocols.secureboost import host_train
+from vfl.protocols.align.join import host_match
+from vfl.protocols.common.batches import ScoreRows
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import HostCourse
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.linear.fitting import HostFit, HostFitState, host_fit
+from vfl.protocols.linear.hidden import HiddenState, hidden_host_fit
+from vfl.protocols.linear.scoring import HostGlm, LinearPart, host_glm_score
+from vfl.protocols.trees.grower import HostModel, HostTrees
+from vfl.protocols.trees.scoring import host_score
+from vfl.protocols.trees.training import host_train
 from vfl.text import counted
 
 _REACH = 60.0  # seconds to reach a coordinator

@@ -15,7 +15,7 @@ from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
 from vfl.party.config import JOB_NAME, to_the_end
 from vfl.party.ledger import Asked, Ledger, Passed, Way
 from vfl.party.store import Store
-from vfl.protocols.key import Key
+from vfl.protocols.common.key import Key
 
 _RUN = 12  # hex digits of a run's name, of which the first six are in its models'
 _KEYS = 64  # runs whose key's width is known

@@ -24,16 +24,16 @@ from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
 from vfl.party.store import Store
-from vfl.protocols.checkpoints import Checkpoints, State
-from vfl.protocols.course import GuestCourse
-from vfl.protocols.glm import Fit, GuestFitState, IterationDone, guest_fit
-from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, GuestTrees, TreeDone
-from vfl.protocols.hidden_glm import BlindIteration, HiddenState, hidden_guest_fit
-from vfl.protocols.lattice_sums import NoShelf, Shelf
-from vfl.protocols.participant import Resources
-from vfl.protocols.rows import Training
-from vfl.protocols.secureboost import guest_train
+from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, GuestFitState, IterationDone, guest_fit
+from vfl.protocols.linear.hidden import BlindIteration, HiddenState, hidden_guest_fit
+from vfl.protocols.linear.scoring import GuestGlm
+from vfl.protocols.trees.grower import GuestModel, GuestTrees, TreeDone
+from vfl.protocols.trees.training import guest_train
 from vfl.text import counted
 
 S = TypeVar("S", bound=State)

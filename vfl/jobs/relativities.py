@@ -11,7 +11,7 @@ from vfl.party.config import Role
 from vfl.party.linear import COLUMNS, Line, lines
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 
 
 def lines_of(half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None = None) -> list[Line]:

@@ -33,11 +33,12 @@ from vfl.party.linear import own_scores
 from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
 from vfl.party.store import Store
 from vfl.party.table import Table, read_table
-from vfl.protocols.checkpoints import to_the_end
-from vfl.protocols.glm_scoring import guest_glm_score
-from vfl.protocols.grower import GuestModel
-from vfl.protocols.join import KeyIds, guest_match
-from vfl.protocols.scoring import ROWS, ScoredPart, UnknownLevels, guest_score
+from vfl.protocols.align.join import KeyIds, guest_match
+from vfl.protocols.common.batches import ROWS, ScoredPart, UnknownLevels
+from vfl.protocols.common.checkpoints import to_the_end
+from vfl.protocols.linear.scoring import guest_glm_score
+from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.scoring import guest_score
 from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")

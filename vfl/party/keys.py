@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import HEADER, SHOWN, normalise
-from vfl.protocols.join import KeyIds
+from vfl.protocols.align.join import KeyIds
 
 WIDTH = 16  # bytes of an identity
 

@@ -13,13 +13,14 @@ from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
-from vfl.protocols.course import GuestCourse
-from vfl.protocols.grower import GuestModel, HostModel
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.quantisation import quantisation_of
-from vfl.protocols.rows import Training
-from vfl.protocols.scoring import all_scores, guest_score, host_score
-from vfl.protocols.secureboost import guest_train, host_train
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.training import guest_train, host_train
 from vfl.simulate.method import GUEST, Fitted, Method, Progress
 from vfl.text import counted
 

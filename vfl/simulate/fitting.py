@@ -15,19 +15,19 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
 from vfl.party.config import GlmSection
 from vfl.party.linear import own_scores, prepared
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.glm import HostFit, HostFitState, guest_fit, host_fit
-from vfl.protocols.glm_plain import plain_fit
-from vfl.protocols.glm_scoring import (
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import HostFit, HostFitState, guest_fit, host_fit
+from vfl.protocols.linear.plain import plain_fit
+from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
     LinearPart,
     guest_glm_score,
     host_glm_score,
 )
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.rows import Training
-from vfl.protocols.scoring import all_scores
 from vfl.simulate.method import GUEST, Fitted, Method, Progress
 
 

@@ -12,8 +12,8 @@ from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer
-from vfl.protocols.participant import Participant
-from vfl.protocols.rows import Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
 
 GUEST = "guest"
 """The name of the party with the labels."""

@@ -15,9 +15,9 @@ from vfl.errors import ConfigError, DataError
 from vfl.frames.features import Rows, Table
 from vfl.learn.losses import BadLabel, Floats
 from vfl.net.peer import MemoryPeer, Peer, together
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.psi import guest_align, host_align
-from vfl.protocols.rows import Training
+from vfl.protocols.align.psi import guest_align, host_align
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
 from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress
 from vfl.text import counted
 

@@ -33,7 +33,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 
 def model_document(done: "Trained") -> dict[str, Any]:
     """What the JSON says about a model, by its kind."""
-    from vfl.protocols.grower import GuestModel
+    from vfl.protocols.trees.grower import GuestModel
 
     model = done.half.model
     if isinstance(model, GuestModel):
@@ -43,7 +43,7 @@ def model_document(done: "Trained") -> dict[str, Any]:
 
 def put_model(done: "Trained") -> None:
     """The model's name first: whatever becomes of the rest, it can be used."""
-    from vfl.protocols.grower import GuestModel
+    from vfl.protocols.trees.grower import GuestModel
 
     half = done.half
     if isinstance(half.model, GuestModel):

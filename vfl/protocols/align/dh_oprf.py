@@ -1,7 +1,7 @@
 """The oblivious pseudorandom function by exponents: 32 bytes an id of the guest each way.
 
 Written with exponents, as the papers are; the group is ristretto255 and H a hash onto it that includes
-the run's `context`. The steps are 2 to 4 of `vfl.protocols.psi`.
+the run's `context`. The steps are 2 to 4 of `vfl.protocols.align.psi`.
 
   2. The guest draws a scalar a and sends H(x)^a of its ids, shuffled, the same to every host.
   3. Host j draws a scalar b_j and returns each element to the power b_j, in the same order.
@@ -30,7 +30,7 @@ from vfl.crypto import group
 from vfl.crypto.digests import digests
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.oprf import (
+from vfl.protocols.align.oprf import (
     OUTPUT,
     Bytes,
     Entropy,

@@ -1,7 +1,7 @@
 """SecureBoost: trees of all parties' columns, under the encryption of the job.
 
-The sums of gradients come from boost.py, under Paillier's encryption or Okamoto-Uchiyama's, or from
-lattice_boost.py. Without hosts nothing is encrypted, and the trees are, bit for bit, those that the same
+The sums of gradients come from paillier.py, under Paillier's encryption or Okamoto-Uchiyama's, or from
+lattice.py. Without hosts nothing is encrypted, and the trees are, bit for bit, those that the same
 columns give with hosts.
 """
 
@@ -13,12 +13,12 @@ from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
-from vfl.protocols.boost import paillier_guest_train, paillier_host_train
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.grower import GuestModel, GuestTrees, HostModel, HostTrees, Pooled, TreeDone
-from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.rows import Training
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import GuestModel, GuestTrees, HostModel, HostTrees, Pooled, TreeDone
+from vfl.protocols.trees.lattice import lattice_guest_train, lattice_host_train
+from vfl.protocols.trees.paillier import paillier_guest_train, paillier_host_train
 
 
 async def guest_train(

@@ -1,6 +1,6 @@
 """A host's X^T r for the guest's residuals r, which only the host may know; by Paillier's encryption.
 
-The steps 2 and 3 of glm.py; lattice_products.py takes the same ones over the lattice engine.
+The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over the lattice engine.
 
  a. The guest rounds r to integers, encrypts it row by row and sends it to every host.
  b. A host forms X^T r under encryption, adds masks uniform among all plaintexts, re-randomises, sends.
@@ -35,9 +35,9 @@ from vfl.learn.losses import Floats, Integers, Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.histograms import CHUNK, JointSums
-from vfl.protocols.key import generate_key, send_key
-from vfl.protocols.participant import Resources
+from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.key import generate_key, send_key
+from vfl.protocols.common.participant import Resources
 
 ROW_BITS = 50
 """Bits of a row's quantised residual, sign not counted."""

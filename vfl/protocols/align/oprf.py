@@ -5,8 +5,8 @@ other, the host learns nothing of them. Then the host computes F of its own ids 
 a module with both roles, `guest_outputs` and `host_outputs`, which are called when both sides know each
 other's number of ids:
 
-- `vfl.protocols.dh_oprf`, by exponents: few bytes, much computing;
-- `vfl.protocols.ot_oprf`, by oblivious transfers: more bytes, little computing.
+- `vfl.protocols.align.dh_oprf`, by exponents: few bytes, much computing;
+- `vfl.protocols.align.ot_oprf`, by oblivious transfers: more bytes, little computing.
 
 The guest speaks first in both, and no message of one is a message of the other: a host that was told
 of the other engine refuses the first message.

@@ -1,10 +1,10 @@
 """SecureBoost over the lattice engine: hosts see no gradients, and nodes only where they may win.
 
-Same trees as boost.py, bit for bit those of the plaintext oracle. The sums are those of
-lattice_sums.py, for the price of plain ones (docs/lattice.md).
+Same trees as paillier.py, bit for bit those of the plaintext oracle. The sums are those of
+common/lattice_sums.py, for the price of plain ones (docs/lattice.md).
 
- 1. Guest and hosts make or reuse the hints of the hosts' matrices (lattice_sums.py). A host's matrix
-    gives the left sums of its split candidates, those with `min_child_rows` rows at least on both
+ 1. Guest and hosts make or reuse the hints of the hosts' matrices (common/lattice_sums.py). A host's
+    matrix gives the left sums of its split candidates, those with `min_child_rows` rows at least on both
     sides among all aligned rows, in a random order of the hint. It says which of them split monotone
     columns.
 For each tree:
@@ -24,19 +24,19 @@ For each level:
     the guest does not learn which candidates share a column.
  6. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
 
-Ties as in boost.py: the guest's own first, then the lowest host's, then the first in canonical order.
+Ties as in paillier.py: the guest's own first, then the lowest host's, then the first in canonical order.
 
-A host learns the rows of nodes that it is asked about, in boost.py those of all nodes; and its
+A host learns the rows of nodes that it is asked about, in paillier.py those of all nodes; and its
 candidates' ranking there. The guest learns the sums of all candidates that have enough rows in all, in
-boost.py those that have enough in the node; can follow a candidate, not its column, from tree to tree,
-as the order is the hint's; and learns of each it asks about whether it has enough rows. A guest that
-does not follow the protocol can ask for sums of any rows, single ones too, which no host can see or
-count: docs/protocols.md says what this means. A host answers so many vectors as trees of the job's
+paillier.py those that have enough in the node; can follow a candidate, not its column, from tree to
+tree, as the order is the hint's; and learns of each it asks about whether it has enough rows. A guest
+that does not follow the protocol can ask for sums of any rows, single ones too, which no host can see
+or count: docs/protocols.md says what this means. A host answers so many vectors as trees of the job's
 depth need, and what it is asked about must be a tree: rows of a node lie within those of its parent, a
 child has the rows that its split sent there, which rows are drawn does not change.
 
 Who goes on after a kill begins with 1, as a rule with the hint that is kept, and goes on after the
-last tree that all have kept (protocols/checkpoints.py).
+last tree that all have kept (protocols/common/checkpoints.py).
 """
 
 import asyncio
@@ -57,9 +57,19 @@ from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import Choice, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
-from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.grower import (
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.lattice_sums import (
+    BATCH,
+    MOST_OUTPUTS,
+    GuestProducts,
+    Query,
+    guest_meet,
+    host_meet,
+)
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import (
     Direction,
     Finish,
     Finished,
@@ -77,17 +87,7 @@ from vfl.protocols.grower import (
     TreeKept,
     draw_columns,
 )
-from vfl.protocols.lattice_sums import (
-    BATCH,
-    MOST_OUTPUTS,
-    GuestProducts,
-    Query,
-    guest_meet,
-    host_meet,
-)
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.quantisation import lattice_shape, quantisation_of
-from vfl.protocols.rows import Training
+from vfl.protocols.trees.quantisation import lattice_shape, quantisation_of
 
 _GROUPS = 64  # that a question about a node has at most
 _MOST_NODES = 1 << 10  # of a tree
@@ -144,7 +144,7 @@ async def lattice_guest_train(
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """As `guest_train` of secureboost.py. Raises ConfigError for more rows than the sums can have."""
+    """As `guest_train` of training.py. Raises ConfigError for more rows than the sums can have."""
     guest = _Guest(list(hosts), blocks, rows, params, resources, course)
     try:
         return await guest.train(course.progress, course.checkpoints)
@@ -396,7 +396,7 @@ async def lattice_host_train(
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees],
 ) -> HostModel:
-    """As `host_train` of secureboost.py. Raises Refused for a table that is too large."""
+    """As `host_train` of training.py. Raises Refused for a table that is too large."""
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
     if (last := course.checkpoints.last) is not None:

@@ -37,7 +37,7 @@ and few rows could solve for labels (arXiv 2205.04166): the guest refuses hosts 
 fifth of the rows. Also the weights of 5 and the steps.
 
 Who goes on after a kill begins with 1, under a new key, and with what the hosts told in 4 of the last
-gradient that all have kept (protocols/checkpoints.py): a step of the checkpoints is a gradient.
+gradient that all have kept (protocols/common/checkpoints.py): a step of the checkpoints is a gradient.
 
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send the ciphertext of a single row and learn its residual, which tells the label.
@@ -65,14 +65,15 @@ from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.fellows import Masks, exchange_keys, relay_keys
-from vfl.protocols.key import receive_key
-from vfl.protocols.lattice_products import lattice_guest, lattice_host
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.products import (
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.key import receive_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
+from vfl.protocols.linear.products import (
     Clock,
     Gradient,
     GuestGradients,
@@ -80,7 +81,6 @@ from vfl.protocols.products import (
     paillier_guest,
     paillier_host,
 )
-from vfl.protocols.rows import Training
 from vfl.text import counted
 
 WHOLE = "whole iteration"  # the phase that holds all others
@@ -264,7 +264,7 @@ async def guest_fit(
 class FitLoop:
     """The guest's iterations, and what it keeps from one to the next.
 
-    What is asked of hosts are methods of their own, which glm_plain.py answers without any.
+    What is asked of hosts are methods of their own, which plain.py answers without any.
     """
 
     gradients: GuestGradients  # of hosts, if there are any

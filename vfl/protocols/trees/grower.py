@@ -1,7 +1,7 @@
 """How the guest grows trees, whatever its hosts' sums are encrypted with.
 
 Gradients, quantised to integers; level by level the sums of all candidates, the best split of each node,
-who goes left; leaf weights. What is said to hosts is the protocol's own: boost.py, lattice_boost.py.
+who goes left; leaf weights. What is said to hosts is the protocol's own: paillier.py, lattice.py.
 Without hosts this is the plaintext oracle that both equal, bit for bit.
 """
 
@@ -39,10 +39,10 @@ from vfl.learn.tree import (
 )
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Record
-from vfl.protocols.bits import Mask, unpack_bits
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.quantisation import Quantisation, quantisation_of
-from vfl.protocols.rows import Training
+from vfl.protocols.common.bits import Mask, unpack_bits
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.quantisation import Quantisation, quantisation_of
 
 WHOLE = "whole tree"  # the phase that holds all others
 _DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree

@@ -1,9 +1,9 @@
-"""The fit of glm.py with the columns of all parties in one place: no message, no key, the same numbers.
+"""The fit of fitting.py with all parties' columns in one place: no message, no key, the same numbers.
 
-What glm.py rounds is rounded here as well: residuals to integers, of as many bits as the encryption of
-the job has room for, their products with a host's columns exact; the hosts' part of the scores in fixed
-point. All is added up in the same order. So the model equals, bit for bit, the one that the parties
-would fit apart: for who holds all tables anyway (vfl/simulate).
+What fitting.py rounds is rounded here as well: residuals to integers, of as many bits as the encryption
+of the job has room for, their products with a host's columns exact; the hosts' part of the scores in
+fixed point. All is added up in the same order. So the model equals, bit for bit, the one that the
+parties would fit apart: for who holds all tables anyway (vfl/simulate).
 """
 
 import asyncio
@@ -16,10 +16,17 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.glm import Block, Move, Report
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
-from vfl.protocols import lattice_products, products
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.glm import Fit, FitLoop, IterationDone, check_columns, fixed_point, total_of
-from vfl.protocols.rows import Training
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.fitting import (
+    Fit,
+    FitLoop,
+    IterationDone,
+    check_columns,
+    fixed_point,
+    total_of,
+)
 
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.participant import Participant
+from vfl.protocols.common.participant import Participant
 
 
 class FellowKey(Message, frozen=True):

@@ -1,8 +1,8 @@
 """Alignment: which rows have an id that all parties know, in one order common to all.
 
 One guest and k >= 1 hosts, each host connected to the guest only. What a host gives of an id is an
-oblivious pseudorandom function of it; two engines compute it, by exponents (`vfl.protocols.dh_oprf`)
-or by oblivious transfers (`vfl.protocols.ot_oprf`), with any number of hosts.
+oblivious pseudorandom function of it; two engines compute it, by exponents (`dh_oprf.py`) or by
+oblivious transfers (`ot_oprf.py`), with any number of hosts.
 
   1. The guest names the hosts and says how many ids it has. Each host says how many it has and
      gives a fresh X25519 public key, signed if the caller can sign; the guest relays the keys. Each
@@ -57,9 +57,8 @@ from vfl.crypto.digests import digests
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols import dh_oprf, ot_oprf
-from vfl.protocols.fellows import keyed_hash, secrets_with_fellows, signature
-from vfl.protocols.oprf import (
+from vfl.protocols.align import dh_oprf, ot_oprf
+from vfl.protocols.align.oprf import (
     Bytes,
     Entropy,
     GuestOutputs,
@@ -70,7 +69,8 @@ from vfl.protocols.oprf import (
     parts,
     receive_rows,
 )
-from vfl.protocols.participant import Participant
+from vfl.protocols.common.fellows import keyed_hash, secrets_with_fellows, signature
+from vfl.protocols.common.participant import Participant
 from vfl.text import counted
 
 SLOTS = 32768  # slots of a store, or tags, a message

@@ -35,10 +35,10 @@ from numpy.typing import NDArray
 
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.oprf import Entropy
-from vfl.protocols.participant import Participant
-from vfl.protocols.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.align.oprf import Entropy
+from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.participant import Participant
 
 MAX_ROWS = 100_000_000
 CHUNK = 65_536  # rows a message

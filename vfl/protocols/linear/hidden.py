@@ -25,7 +25,7 @@ For each iteration:
 At the end the hosts send the guest their part of the scores of rows held out, behind masks that cancel.
 
 Who goes on after a kill begins with 1, under a new key, and with what the data parties told in 7 of the
-last step that all have kept (protocols/checkpoints.py). The coordinator keeps nothing.
+last step that all have kept (protocols/common/checkpoints.py). The coordinator keeps nothing.
 
 Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
 and find what was done. Against who lacks the key short exponents do; what goes to the coordinator is
@@ -60,10 +60,14 @@ from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
-from vfl.protocols.bits import Mask
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.fellows import Masks, exchange_keys, relay_keys
-from vfl.protocols.glm import (
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.histograms import CHUNK
+from vfl.protocols.common.key import receive_key, send_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import (
     FitKept,
     FitReady,
     HeldOutScores,
@@ -76,11 +80,7 @@ from vfl.protocols.glm import (
     start_hosts,
     total_of,
 )
-from vfl.protocols.histograms import CHUNK
-from vfl.protocols.key import receive_key, send_key
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.products import EncryptedProduct, diverges
-from vfl.protocols.rows import Training
+from vfl.protocols.linear.products import EncryptedProduct, diverges
 
 FAMILIES = ("logistic", "poisson")
 """Those whose residual can be formed under encryption."""

@@ -6,7 +6,7 @@ from vfl.crypto.lattice.parameters import widest
 from vfl.crypto.packing import ROW_BITS, Layout
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.params import BoostParams
-from vfl.protocols.lattice_sums import MOST_OUTPUTS, Shape
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Shape
 
 _LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
 

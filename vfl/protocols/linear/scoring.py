@@ -1,7 +1,7 @@
 """Scoring with a generalised linear model: the hosts say what their columns add to each row's score.
 
-The rows of a batch have been aligned with each host apart (protocols/psi.py), so that the guest knows
-which rows each host knows. For each host:
+The rows of a batch have been aligned with each host apart (protocols/align/psi.py), so that the guest
+knows which rows each host knows. For each host:
  1. The guest starts a batch. The host answers with the score that its columns give a row it does not
     know: one of missing values alone.
  2. Chunk by chunk, the guest names rows by their place in the alignment with this host, and the host
@@ -32,8 +32,7 @@ from vfl.learn.explain import own_name
 from vfl.learn.losses import Floats, Integers
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Rows
-from vfl.protocols.glm import Fit
-from vfl.protocols.scoring import (
+from vfl.protocols.common.batches import (
     ROWS,
     Places,
     ScoredPart,
@@ -44,6 +43,7 @@ from vfl.protocols.scoring import (
     request,
     requests,
 )
+from vfl.protocols.linear.fitting import Fit
 
 _BYTES = 8 * MIB  # of a message of parts at most
 _ROUNDING = 1e-9  # by which parts may miss their sum, relative to their size

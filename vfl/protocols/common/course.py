@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
-from vfl.protocols.checkpoints import Checkpoints, State
-from vfl.protocols.lattice_sums import HostHint, NoShelf, Shelf
+from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.protocols.common.lattice_sums import HostHint, NoShelf, Shelf
 
 D = TypeVar("D")  # what is told of a step
 M = TypeVar("M")  # a host's half of a model

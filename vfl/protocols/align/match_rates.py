@@ -54,7 +54,7 @@ from vfl.crypto.digests import digests
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.fellows import keyed_hash
+from vfl.protocols.common.fellows import keyed_hash
 
 SAMPLE = 2_000  # ids that the smaller side's sample is to have
 MOST = 20_000  # and that the larger one's may have, both on average

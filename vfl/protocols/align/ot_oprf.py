@@ -4,7 +4,7 @@ Pinkas, Rosulek, Trieu, Yanai, "PSI from PaXoS: Fast, Malicious Private Set Inte
 2020), with the store of `vfl.crypto.okvs`, the code C of `vfl.crypto.linear_code`, the transfers of
 `vfl.crypto.base_ot` and their extension and check of `vfl.crypto.ot_extension`. All but the few hundred
 base transfers is symmetric: AES, BLAKE2b, XOR. (+ is XOR, & is AND.) The steps are 2 to 4 of
-`vfl.protocols.psi`.
+`vfl.protocols.align.psi`.
 
   2. Of each id x both sides hash v(x), which picks slots of a store, and h(x), 76 bits. The guest
      makes a store D with <v(x), D> = h(x) for its ids, <v, D> being the XOR of the slots of D that v
@@ -44,8 +44,8 @@ from vfl.crypto.linear_code import WORD as ROW
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.fellows import keyed_hash
-from vfl.protocols.oprf import OUTPUT, Bytes, Entropy, Progress, empty, parts, repeats
+from vfl.protocols.align.oprf import OUTPUT, Bytes, Entropy, Progress, empty, parts, repeats
+from vfl.protocols.common.fellows import keyed_hash
 
 BLOCK = 65536  # slots a message
 SLICE = 65536  # ids that are hashed at a time

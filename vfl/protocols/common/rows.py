@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vfl.learn.losses import Floats, LogisticLoss, Loss
-from vfl.protocols.bits import Mask
+from vfl.protocols.common.bits import Mask
 
 
 @dataclass(frozen=True)

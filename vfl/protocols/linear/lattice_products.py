@@ -1,7 +1,7 @@
 """A host's X^T r for the guest's residuals r, which only the host may know; over the lattice engine.
 
-The same steps as in products.py, with the sums of lattice_sums.py. X and r are integers, as there, and
-cut into digits, so that sums fit beside noise and flooding:
+The same steps as in products.py, with the sums of common/lattice_sums.py. X and r are integers, as
+there, and cut into digits, so that sums fit beside noise and flooding:
 
  - the guest rounds r to ROW_BITS and cuts it into a few digits, as long as the rows allow: each is a
    vector;
@@ -18,7 +18,7 @@ The guest cannot see into what it decrypts for a host, as under Paillier's encry
 follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
 its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
 the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
-sums on: the trial on zeros finds such a hint (lattice_sums.py).
+sums on: the trial on zeros finds such a hint (common/lattice_sums.py).
 """
 
 import asyncio
@@ -39,8 +39,8 @@ from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
-from vfl.protocols.course import HostHints
-from vfl.protocols.lattice_sums import (
+from vfl.protocols.common.course import HostHints
+from vfl.protocols.common.lattice_sums import (
     MOST_OUTPUTS,
     GuestProducts,
     Progress,
@@ -50,8 +50,8 @@ from vfl.protocols.lattice_sums import (
     guest_meet,
     host_meet,
 )
-from vfl.protocols.participant import Resources
-from vfl.protocols.products import Clock, Gradient, GuestGradients, quantised
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.products import Clock, Gradient, GuestGradients, quantised
 
 ROW_BITS = 40
 """Bits of a row's quantised residual, sign not counted: as precise as scores are."""

@@ -21,7 +21,7 @@ For each level:
  8. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
 
 Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
-have kept (protocols/checkpoints.py): a step of the checkpoints is a tree.
+have kept (protocols/common/checkpoints.py): a step of the checkpoints is a tree.
 
 Monotone columns (LightGBM's basic method, learn/tree.py): at the root of a tree a host says which of its
 candidates split the known values of one. It has turned decreasing columns round, so that the guest need
@@ -66,9 +66,13 @@ from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.course import GuestCourse, HostCourse
-from vfl.protocols.grower import (
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.key import generate_key, receive_key, send_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import (
     Direction,
     Finish,
     Finished,
@@ -86,11 +90,7 @@ from vfl.protocols.grower import (
     TreeKept,
     draw_columns,
 )
-from vfl.protocols.histograms import CHUNK, JointSums
-from vfl.protocols.key import generate_key, receive_key, send_key
-from vfl.protocols.participant import Participant, Resources
-from vfl.protocols.quantisation import quantisation_of
-from vfl.protocols.rows import Training
+from vfl.protocols.trees.quantisation import quantisation_of
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level
@@ -160,7 +160,7 @@ async def paillier_guest_train(
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """As `guest_train` of secureboost.py. Without `key` one is made, as the job says."""
+    """As `guest_train` of training.py. Without `key` one is made, as the job says."""
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     async with Workers(key, resources.machine, resources.operations) as pool:
@@ -332,7 +332,7 @@ async def paillier_host_train(
     course: HostCourse[HostModel, HostTrees],
     shuffle: Callable[[list[int]], None] = _shuffle,
 ) -> HostModel:
-    """As `host_train` of secureboost.py.
+    """As `host_train` of training.py.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
     Refused for trees of rows that differ in fewer.
