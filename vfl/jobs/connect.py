@@ -11,6 +11,7 @@ from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
+from vfl.jobs.telling import telling
 from vfl.net.certificates import fingerprint, in_words
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import (
@@ -342,16 +343,6 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        try:
+        async with telling(hosts, VflError("", for_peer="it was interrupted by its operator")):
             yield hosts
-        except VflError as error:
-            await stop_all(hosts, error)
-            raise
-        except asyncio.CancelledError:
-            await stop_all(hosts, VflError("", for_peer="it was interrupted by its operator"))
-            raise
-        except Exception:
-            await stop_all(hosts, VflError("", for_peer="it failed with an error of its own"))
-            raise
-        else:
-            await together([host.close() for host in hosts])
+        await together([host.close() for host in hosts])

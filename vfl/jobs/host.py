@@ -5,7 +5,7 @@ import contextlib
 import math
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,12 +14,10 @@ from vfl.errors import (
     ConfigError,
     DataError,
     ModelError,
-    PeerError,
     PeerLost,
     PeerStopped,
     Refused,
     VflError,
-    fault,
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement
@@ -53,6 +51,7 @@ from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, limit_runs, opened
 from vfl.jobs.show import Once, Show, drift_of_columns, say_unknown_levels, say_unseen
 from vfl.jobs.storage import serving
+from vfl.jobs.telling import serving_on, while_here
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
@@ -177,57 +176,32 @@ async def _listen_forever(office: Office, address: str, group: asyncio.TaskGroup
 async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None:
     """One session: a guest's job, or its wish to leave. Says how it ended and tells the guest."""
     try:
-        check_role(peer, "guest")
-        try:
-            async with asyncio.timeout(_OFFER):
-                offer = await peer.recv(Offer)
-        except PeerLost:
-            return  # connected to see whether this party is there
-        except TimeoutError:
-            await stop_all([peer], no_job(peer, _OFFER))
-            return
-        office.check_not_revoked([peer.name])
-        started = time.monotonic()
-        done = await _while_connected(peer, _TASKS[offer.task](office, peer, offer, show))
-        traffic = peer.traffic
-        show.say(
-            f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
-            f"received {traffic.bytes_received:,}"
-        )
-    except (PeerStopped, PeerLost) as error:
-        show.say(f"job ended: {error}")
-        await stop_all([peer], error)  # it may have been another party
-    except VflError as error:
-        not_ours = isinstance(error, PeerError | Refused)
-        show.say(f"{'job ended' if not_ours else 'error'}: {error}")
-        await stop_all([peer], error)
-    except asyncio.CancelledError:
-        await stop_all([peer], VflError("", for_peer="it is shutting down", passing=True))
-        raise
-    except Exception as error:
-        # A bug here must not end the service for the next job.
-        show.say(f"error: {fault(error)}")
-        await stop_all([peer], VflError(""))
+        async with serving_on([peer], show):
+            await _attend(office, peer, show)
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
         office.journal.seal(show.say)
 
 
-async def _while_connected(peer: WebSocketPeer, job: Awaitable[str]) -> str:
-    """The job's outcome; ends early when the guest is gone while this party computes."""
-    working = asyncio.ensure_future(job)
+async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
+    check_role(peer, "guest")
     try:
-        while not working.done():
-            await asyncio.wait([working], timeout=0.5)
-            if peer.lost and not working.done():
-                await asyncio.wait([working], timeout=0.5)  # it may be reading the guest's last words
-                break
-        if not working.done():
-            raise peer.last_words(PeerLost(f"{peer.name} is gone"))
-        return working.result()
-    finally:
-        working.cancel()
+        async with asyncio.timeout(_OFFER):
+            offer = await peer.recv(Offer)
+    except PeerLost:
+        return  # connected to see whether this party is there
+    except TimeoutError:
+        await stop_all([peer], no_job(peer, _OFFER))
+        return
+    office.check_not_revoked([peer.name])
+    started = time.monotonic()
+    done = await while_here([peer], _TASKS[offer.task](office, peer, offer, show))
+    traffic = peer.traffic
+    show.say(
+        f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
+        f"received {traffic.bytes_received:,}"
+    )
 
 
 @dataclass
@@ -506,7 +480,7 @@ async def _score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     return f"scored {counted(scored, 'row')} for {peer.name}"
 
 
-_TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Awaitable[str]]] = {
+_TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Coroutine[Any, Any, str]]] = {
     "align": serve_align,
     "train": _train,
     "score": _score,
