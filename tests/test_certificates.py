@@ -228,7 +228,7 @@ async def diagnosed(made: Federation, *hosts: Credentials) -> list[str]:
     lines: list[str] = []
     address = made.guest.settings["party"]["listen"]
     calling = [asyncio.create_task(call(own, address)) for own in hosts]
-    healthy = await examine(load_party(made.guest.file), 2.0, lines.append)
+    healthy = await examine(load_party(made.guest.file), 2.0, lambda it: lines.append(it.line))
     assert not healthy
     for task in calling:
         task.cancel()

@@ -129,7 +129,7 @@ def test_a_store_that_cannot_be_used_is_said_at_once(party: Party, what: str) ->
         assert done.exit_code == 3 and line.startswith("error: the store") and said in line, done.output
         assert done.stdout == ""
     told: list[str] = []
-    assert not asyncio.run(examine(load_party(party.file), 0.0, told.append))
+    assert not asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     (failed,) = [line for line in told if line.startswith("FAIL")]
     assert failed.startswith("FAIL  store: ") and said in failed
 
@@ -310,7 +310,7 @@ def test_doctor_says_which_rule_names_what_is_not_there(
         party.settings["data"]["categorical"] = ["area"]
     party.write()
     told: list[str] = []
-    assert not asyncio.run(examine(load_party(party.file), 0.0, told.append))
+    assert not asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     assert [line for line in told if line.startswith("FAIL  table: ") and said in line]
 
 
@@ -357,13 +357,13 @@ def test_a_folder_that_others_can_write_is_refused(party: Party, which: str, mod
         assert f"{path} (" in line and f"can be written by {who}" in line
         assert f"run chmod go-w {path}, or set others_may_write = true in [party]" in line
     told: list[str] = []
-    assert not asyncio.run(examine(load_party(party.file), 0.0, told.append))
+    assert not asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     assert [line for line in told if line.startswith("FAIL") and f"can be written by {who}" in line]
     party.settings["party"]["others_may_write"] = True
     party.write()
     check_storage(Office.open(load_party(party.file)))
     told.clear()
-    asyncio.run(examine(load_party(party.file), 0.0, told.append))
+    asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     assert any("who else can write there is not checked (others_may_write)" in line for line in told)
     path.chmod(before)
 

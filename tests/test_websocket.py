@@ -566,8 +566,8 @@ def test_what_is_no_tls_is_refused(parties: Parties, said: bytes, why: str) -> N
     def talk(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
             raw.sendall(said)
-            raw.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(ConnectionResetError):
+            with contextlib.suppress(OSError):  # the listener may have hung up at the first bytes
+                raw.shutdown(socket.SHUT_WR)
                 assert len(raw.recv(65536)) < 10
 
     async def run() -> None:

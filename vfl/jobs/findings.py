@@ -18,6 +18,7 @@ from vfl.learn.tree import Obstacle
 from vfl.protocols.bits import Mask
 from vfl.protocols.glm_scoring import GuestGlm
 from vfl.protocols.grower import GuestModel, Training
+from vfl.text import counted
 
 _VANISHED = 1e-6  # no two predictions differ by more: relative, or of the label's deviation
 _FLAT = 0.01
@@ -57,7 +58,7 @@ class Finding:
 def no_split(obstacle: Obstacle, params: BoostParams, rows: int, drawn: int) -> NothingTrained:
     """The error of trees without any split. `drawn`: of the rows that train, those of a tree."""
     few = f"min_child_rows = {params.min_child_rows:,} in [secureboost] leaves no split of the "
-    of = f"{rows:,} rows that train"
+    of = f"{counted(rows, 'row')} to train on"
     few += of if drawn == rows else f"{drawn:,} that a tree draws of {of}"
     few += ": lower it" if drawn == rows else f": lower it, or raise subsample = {params.subsample:g}"
     if drawn >= 2 * params.min_child_rows:
@@ -113,7 +114,8 @@ def check_learnt(
     if isinstance(model, GuestModel) and isinstance(params, BoostParams):
         bare = sum(not tree.branches for tree in model.trees)
         if bare > _MANY * len(model.trees):
-            text = f"{bare:,} of {len(model.trees):,} trees have no split: fewer trees do as well"
+            share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
+            text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
             found.append(Finding("no_split", text))
         if params.first_tree == "guest" and len(model.trees) == 1:
             text = 'first_tree = "guest" leaves the hosts out of the only tree: raise trees'
