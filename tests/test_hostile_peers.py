@@ -22,7 +22,7 @@ from vfl.jobs.connect import OPENING, Office, connect_hosts
 from vfl.jobs.coordinator import Gathered, Join
 from vfl.jobs.offer import Accept, Offer, new_run
 from vfl.jobs.show import Silent
-from vfl.net import session, websocket
+from vfl.net import open_sessions, session, websocket
 from vfl.net.connection import PIECES
 from vfl.net.hello import Hello, Resume, Resumed
 from vfl.net.peer import HEADER, Stop
@@ -327,7 +327,7 @@ def test_one_byte_at_a_time_is_too_slow(ends: Ends, monkeypatch: pytest.MonkeyPa
 
 def test_the_sessions_of_one_peer_are_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest that has no job gives way; one with a job never does."""
-    monkeypatch.setattr(websocket, "MAX_SESSIONS_A_PEER", 4)
+    monkeypatch.setattr(open_sessions, "A_PEER", 4)
     lines: list[str] = []
 
     async def run() -> None:

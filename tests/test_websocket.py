@@ -33,7 +33,7 @@ from vfl.errors import (
     PeerStopped,
     PeerUnreachable,
 )
-from vfl.net import hello, session, websocket, wire
+from vfl.net import hello, open_sessions, session, websocket, wire
 from vfl.net.hello import OtherProtocol, Resume, Resumed
 from vfl.net.peer import stop_all, together
 from vfl.net.session import NO_PATIENCE
@@ -458,7 +458,7 @@ def test_a_party_that_is_not_pinned_is_told_so(parties: Parties) -> None:
                 assert "registry refused this party's certificate" in str(caught.value)
                 assert own in str(caught.value)
             await until(lambda: len(refused) == 5)
-            assert listener._ready.empty()
+            assert not listener._sessions.waiting
 
     asyncio.run(run())
     assert set(refused) == {"refused a connection from 127.0.0.1: its certificate is not pinned here"}
@@ -545,7 +545,7 @@ def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tm
             with pytest.raises(IdentityError, match="registry refused"):
                 await dial(own, "registry", f"127.0.0.1:{listener.port}", "guest", 60)
             await until(lambda: len(refused) == 1)
-            assert listener._ready.empty()
+            assert not listener._sessions.waiting
 
     asyncio.run(run())
 
@@ -1256,7 +1256,7 @@ def test_an_answer_that_cannot_be_is_a_breach(parties: Parties, monkeypatch) -> 
 
 
 def test_sessions_are_bounded(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(open_sessions, "MOST", 3)
 
     async def run() -> None:
         refused: list[str] = []
