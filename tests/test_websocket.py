@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -717,6 +717,70 @@ def test_what_cannot_be_reached_is_named_with_the_reason(parties: Parties) -> No
     for address in ("registry", "registry:x", "registry:70000", ":1", "a@b:1", "x:1/y", "::1:1"):
         with pytest.raises(ConfigError, match="is no address"):
             asyncio.run(attempt(address))
+
+
+def test_an_address_that_does_not_answer_is_passed_over(parties: Parties, monkeypatch) -> None:
+    """A name may have several, of IPv6 and IPv4: the first is not waited for until time is up."""
+    resolve = socket.getaddrinfo
+
+    async def run() -> None:
+        with contextlib.ExitStack() as stack:
+            # Nobody accepts, and the queue is full: the system lets further calls wait.
+            deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(3):
+                caller = stack.enter_context(socket.socket())
+                caller.setblocking(False)
+                caller.connect_ex(deaf.getsockname())
+            async with registry(parties) as listener:
+
+                def both(host: str, *args: object, **named: object) -> list[Any]:
+                    if host != "registry.example":
+                        return resolve(host, *args, **named)
+                    kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+                    return [
+                        (*kind, ("127.0.0.1", port)) for port in (deaf.getsockname()[1], listener.port)
+                    ]
+
+                monkeypatch.setattr(socket, "getaddrinfo", both)
+                own = parties.credentials("insurer", "registry")
+                peer = await dial(own, "registry", "registry.example:7443", "guest", 0)
+                assert (await listener.accept()).name == "insurer"
+                peer.drop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "to", ["wss://{other}/", "wss://[/", "wss://a:b@{other}/", "/resume", "ws://{other}/"]
+)
+def test_no_redirect_is_followed(parties: Parties, to: str) -> None:
+    """A peer cannot have this party's machine dial addresses of its choice."""
+    own, host = parties.credentials("insurer", "registry"), parties.credentials("registry", "insurer")
+    context = context_of(host, ssl.PROTOCOL_TLS_SERVER, list(host.pins.values()))
+    dialled = 0
+
+    async def run() -> None:
+        def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal dialled
+            dialled += 1
+            writer.close()
+
+        async with await asyncio.start_server(count, "127.0.0.1", 0) as elsewhere:
+            where = to.format(other=f"127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}")
+
+            async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 307 Elsewhere\r\nLocation: {where}\r\n\r\n".encode())
+                await writer.drain()
+                writer.close()
+
+            async with await asyncio.start_server(redirect, "127.0.0.1", 0, ssl=context) as server:
+                address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                with pytest.raises(PeerUnreachable, match="it answered with HTTP status 307"):
+                    await dial(own, "registry", address, "guest", 0)
+
+    asyncio.run(run())
+    assert dialled == 0
 
 
 def test_a_port_that_speaks_no_tls_is_named(parties: Parties) -> None:

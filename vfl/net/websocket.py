@@ -81,6 +81,7 @@ class _Unpinned(Exception):
 
 
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
+NEXT_ADDRESS = 0.25  # until a name's next address is tried beside one that does not answer (RFC 8305)
 LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
@@ -92,6 +93,12 @@ _quiet = logging.Logger("vfl.net.websocket", logging.CRITICAL + 1)
 
 class _Dialled(HeardConnection, ClientConnection):
     pass
+
+
+class _Connecting(connect):
+    def process_redirect(self, exc: Exception) -> Exception:
+        """No redirect is followed: it would have this machine dial wherever a peer says."""
+        return exc
 
 
 class _Accepted(HeardConnection, ServerConnection):
@@ -199,7 +206,7 @@ class _Line:
             return made[-1]
 
         try:
-            connection = await connect(
+            connection = await _Connecting(
                 f"wss://{self.address}{path}",
                 ssl=context,
                 server_hostname=HOST,
@@ -211,6 +218,7 @@ class _Line:
                 close_timeout=session.CLOSE,
                 logger=_quiet,
                 create_connection=cast(type[ClientConnection], make),
+                happy_eyeballs_delay=NEXT_ADDRESS,
             )
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
