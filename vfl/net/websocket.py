@@ -495,7 +495,7 @@ class Listener:
     def _refuse(self, address: str, why: str, peer: str | None = None) -> None:
         if peer is not None:
             self.refused[peer] = why
-        self._refusals.add(address, why)
+        self._refusals.add(address, why, of_peer=peer is not None)
 
     def _refused(self, caller: Caller, found: Refusal) -> None:
         self._refuse(caller.address, found.why, found.peer)
