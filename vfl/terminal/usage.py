@@ -149,6 +149,12 @@ class Group(click.Group, _Helpful):
         sys.exit(code)
 
 
+class _Interrupted(KeyboardInterrupt):
+    """Not the one of Ctrl-C itself: where that passes through `exec`, as in modules that are imported
+    while a command starts, Python ends by SIGINT whatever the exit code was.
+    """
+
+
 @contextlib.contextmanager
 def interrupted_by_signals() -> Iterator[None]:
     """SIGTERM, and a terminal that goes away, interrupt the command as Ctrl-C does.
@@ -158,7 +164,7 @@ def interrupted_by_signals() -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
+        raise _Interrupted
 
     before = {}
     if threading.current_thread() is threading.main_thread():
