@@ -43,6 +43,7 @@ from vfl.net.wire import MAX_MESSAGE, MIB, Message
 from vfl.party import identity
 
 LOCAL = "127.0.0.1:0"
+NO_NAMES = (f"{'a' * 64}.example:1", "a..b:1", "a\0b:1", "a b:1", "a\u2028b:1")
 
 
 class Block(Message, frozen=True):
@@ -714,7 +715,16 @@ def test_what_cannot_be_reached_is_named_with_the_reason(parties: Parties) -> No
         pytest.raises(PeerUnreachable, match="timed out"),
     ):
         asyncio.run(attempt(f"127.0.0.1:{silent.getsockname()[1]}", 0.01))
-    for address in ("registry", "registry:x", "registry:70000", ":1", "a@b:1", "x:1/y", "::1:1"):
+    for address in (
+        "registry",
+        "registry:x",
+        "registry:70000",
+        ":1",
+        "a@b:1",
+        "x:1/y",
+        "::1:1",
+        *NO_NAMES,
+    ):
         with pytest.raises(ConfigError, match="is no address"):
             asyncio.run(attempt(address))
 
@@ -879,8 +889,9 @@ def test_an_address_that_cannot_be_listened_on_is_named(parties: Parties) -> Non
             asyncio.run(attempt(address))
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:7443: cannot assign"):
         asyncio.run(attempt("192.0.2.1:7443"))
-    with pytest.raises(ConfigError, match="is no address"):
-        asyncio.run(attempt("7443"))
+    for address in ("7443", *NO_NAMES):
+        with pytest.raises(ConfigError, match="is no address"):
+            asyncio.run(attempt(address))
 
 
 def test_credentials_that_cannot_be_used_are_named(parties: Parties, tmp_path: Path) -> None:

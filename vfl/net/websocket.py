@@ -136,9 +136,12 @@ def _split(address: str) -> tuple[str, int]:
     """Host and port of "host:port". Raises ConfigError."""
     try:
         parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # as it will be looked up; raises UnicodeError
+        if not host.isprintable() or " " in host:
+            host = ""
     except ValueError:
-        host = port = None
+        host, port = "", None
     if not host or port is None or parts.netloc != address or parts.username is not None:
         raise ConfigError(
             f"{address!r} is no address: write host:port, such as registry.example:7443,"
