@@ -226,6 +226,19 @@ def test_pings_are_a_breach(ends: Ends, opcode: int) -> None:
     asyncio.run(run())
 
 
+def test_flow_reports_without_end_are_a_breach(ends: Ends) -> None:
+    """They cost little to send and keep the event loop from all others."""
+
+    async def run() -> None:
+        async with opened(ends) as (here, there):
+            assert here._link is not None
+            here._link.connection.transport.write(frame(1, b"0") * 5000)
+            with pytest.raises(PeerError, match="insurer broke the protocol: it sent flow reports"):
+                await there.recv(Number)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("piece", [b"", b"x"])
 def test_a_message_in_too_many_pieces_is_refused(ends: Ends, piece: bytes) -> None:
     async def run() -> None:

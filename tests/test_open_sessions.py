@@ -8,6 +8,7 @@ from ends import Ends, Number, call, exchange, made_in, registry, until
 
 from vfl.errors import PeerUnreachable
 from vfl.net import open_sessions, websocket
+from vfl.net.pace import Pace
 from vfl.net.session import Opening
 from vfl.net.websocket import Listener, WebSocketPeer, dial
 from vfl.net.wire import KIB
@@ -159,10 +160,8 @@ def test_resumptions_count_as_well(ends: Ends, monkeypatch: pytest.MonkeyPatch) 
     assert said[0] == "refused a connection from 127.0.0.1: insurer connects too often"
 
 
-def test_a_pace_comes_back_with_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_sessions, "AT_ONCE", 2)
-    monkeypatch.setattr(open_sessions, "A_SECOND", 0.5)
-    pace = open_sessions._Pace(100.0)
+def test_a_pace_comes_back_with_time() -> None:
+    pace = Pace(2, 0.5, 100.0)
     assert [pace.take(100.0) for _ in range(3)] == [True, True, False]
     assert [pace.take(101.0), pace.take(102.0), pace.take(102.0)] == [False, True, False]
     assert [pace.take(1e6) for _ in range(3)] == [True, True, False]

@@ -16,28 +16,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from vfl.errors import PeerLost
+from vfl.net.pace import Pace
 from vfl.net.session import WebSocketPeer
 
 MOST = 512
 A_PEER = 16
 AT_ONCE = 256  # connections of a peer after a long rest
 A_SECOND = 2.0
-
-
-class _Pace:
-    """How many connections a peer has left for now."""
-
-    def __init__(self, now: float) -> None:
-        self._left, self._since = float(AT_ONCE), now
-
-    def take(self, now: float) -> bool:
-        """Take one of those left, if there is one."""
-        self._left = min(AT_ONCE, self._left + A_SECOND * (now - self._since))
-        self._since = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
 
 
 class OpenSessions:
@@ -47,7 +32,7 @@ class OpenSessions:
         self._by_key: dict[bytes, WebSocketPeer] = {}  # the oldest first
         self._waiting: dict[WebSocketPeer, None] = {}
         self._came = asyncio.Event()
-        self._paces: dict[str, _Pace] = {}
+        self._paces: dict[str, Pace] = {}
 
     def __len__(self) -> int:
         return len(self._by_key)
@@ -67,7 +52,7 @@ class OpenSessions:
     def take_turn(self, name: str) -> bool:
         """Count a connection of a peer; False when it connects too often."""
         now = asyncio.get_running_loop().time()
-        return self._paces.setdefault(name, _Pace(now)).take(now)
+        return self._paces.setdefault(name, Pace(AT_ONCE, A_SECOND, now)).take(now)
 
     def add(self, peer: WebSocketPeer) -> WebSocketPeer | None:
         """Keep a greeted session; returns another one that has to be closed for it.
