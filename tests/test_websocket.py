@@ -556,10 +556,18 @@ def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tm
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "does not speak TLS 1.3"),
         (b"\x00\xff" * 500, "does not speak TLS 1.3"),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "it begins with the PROXY protocol: switch",
+        ),
+        (
+            b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c",
+            "it begins with the PROXY protocol: switch",
+        ),
         (b"\x16\x03\x01\x40\x00" + b"x" * 100, ""),
         (b"", "closed the connection"),
     ],
-    ids=["http", "garbage", "half a record", "nothing"],
+    ids=["http", "garbage", "a balancer", "a newer balancer", "half a record", "nothing"],
 )
 def test_what_is_no_tls_is_refused(parties: Parties, said: bytes, why: str) -> None:
     refused: list[str] = []
