@@ -185,8 +185,8 @@ class Store:
     def latest(self, kind: Kind) -> str:
         """The name of the document made last. Raises ModelError when there is none.
 
-        It says itself when that was: files of a store that was copied, or came back from a backup, may all
-        have the time of the copy.
+        It says itself when that was: files of a store that was copied, or came back from a backup, may
+        all have the time of the copy.
         """
         documents = self._documents(kind)
         if not documents:
