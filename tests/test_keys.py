@@ -46,7 +46,7 @@ def test_which_row_stands_for_others() -> None:
         ids_of(vins, plates, duplicates="refuse")
     # A further key may repeat: it names no row then.
     assert len(ids_of([None, None], ["q", "q"], duplicates="refuse").rows) == 2
-    with pytest.raises(DataError, match=r"t.csv: 1 row has no id by any key once normalised \(rows 7\)"):
+    with pytest.raises(DataError, match=r"t.csv: 1 row has no id by any key once normalised \(row 7\)"):
         ids_of(vins, plates, empty="refuse")
 
 

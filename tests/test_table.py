@@ -481,7 +481,7 @@ def test_a_misspelt_column(tmp_path, changes, said):
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8, ...)"),
+        ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8 and 1 more)"),
         ("0 - 1", "is missing in 1 row (row 3)"),
         ("0 1 77 1 -77", "must be 0 or 1 but is something else in row 4 (and 1 more row): correct"),
         ("0 1 77", "must be 0 or 1 but is something else in row 4: correct it or choose another loss"),

@@ -18,7 +18,7 @@ import click
 from vfl.errors import ConfigError, Refused, VflError
 from vfl.terminal.news import telling
 from vfl.terminal.streams import put_json, stderr, stdout
-from vfl.terminal.usage import Group, Number, put_version
+from vfl.terminal.usage import ENDING, Group, Number, put_version
 from vfl.text import counted
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def main() -> None:
 
     \b
     Exit codes:
-        0  done (a host: ended by Ctrl-C or SIGTERM)
+        0  done (a host: ended by Ctrl-C, SIGTERM or SIGHUP)
         1  a fault of vfl itself, or what was checked is not in order
         2  configuration or command line
         3  table or storage
@@ -385,7 +385,12 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
 @main.command(short_help="Serve jobs as a host or coordinator.")
 @_PARTY
 def serve(party: Path) -> None:
-    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C or SIGTERM."""
+    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C, SIGTERM or SIGHUP."""
+    with contextlib.suppress(KeyboardInterrupt):  # it may come before anything is served
+        _serve(party)
+
+
+def _serve(party: Path) -> None:
     from vfl.jobs.connect import Office
     from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
@@ -954,14 +959,16 @@ def _need_role(role: str, needed: str, path: Path) -> None:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM ends it like Ctrl-C, so that peers are told."""
+    """Run to the end; SIGTERM and SIGHUP end it like Ctrl-C, so that peers are told."""
 
     async def supervised() -> T:
         asyncio.get_running_loop().set_default_executor(_Threads())
         task = asyncio.current_task()
         if task is not None:
-            with contextlib.suppress(NotImplementedError):  # Windows has no such signal
-                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            for number in ENDING:
+                with contextlib.suppress(NotImplementedError):  # on Windows
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await work
 
     try:

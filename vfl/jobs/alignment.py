@@ -682,7 +682,15 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
     if rule == "refuse" or rule == "keep" or rule == "last":
         stands = rule
     rules = [key.normalise for key in data.keys]
-    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name, data.id_readings)
+    return all_keys(
+        table.by_key(data),
+        rules,
+        stands,
+        data.empty,
+        table.path.name,
+        data.id_readings,
+        table.row_numbers,
+    )
 
 
 async def table_of(

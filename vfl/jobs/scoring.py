@@ -445,7 +445,13 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
-        found.by_key(section), rules, "keep", section.empty, found.path.name, section.id_readings
+        found.by_key(section),
+        rules,
+        "keep",
+        section.empty,
+        found.path.name,
+        section.id_readings,
+        found.row_numbers,
     )
     named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids

@@ -23,6 +23,7 @@ from vfl.learn.levels import spelled_alike
 from vfl.learn.losses import BadLabel, Loss
 from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
+from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source
@@ -39,7 +40,7 @@ class Table:
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
-    needs them.
+    needs them. `row_numbers` says where rows are in the file; it reads that again if it has to.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Table:
     faults: Mapping[str, DataError] = field(default_factory=dict)
     exposure: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
+    row_numbers: RowNumbers = below_header
 
     def take(self, rows: Rows) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -214,6 +216,7 @@ def examine_table(
         faults=aside,
         exposure=exposure,
         offset=offset,
+        row_numbers=source.row_numbers,
     )
     return table, []
 
@@ -484,11 +487,7 @@ def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: L
 
 
 def _no_gaps(source: Source, what: str, values: NDArray[np.float64]) -> None:
-    gaps = np.flatnonzero(np.isnan(values))
-    if len(gaps):
-        rows = ", ".join(str(n) for n in source.row_numbers([int(g) for g in gaps[:5]]))
-        several = len(gaps) > 1
-        raise source.error(
-            f"{what} is missing in {len(gaps):,} row{'s' if several else ''} "
-            f"({'rows' if several else 'row'} {rows}{', ...' if len(gaps) > 5 else ''})"
-        )
+    gaps = np.flatnonzero(np.isnan(values)).tolist()
+    if gaps:
+        rows = rows_in_words(gaps, source.row_numbers)
+        raise source.error(f"{what} is missing in {counted(len(gaps), 'row')} ({rows})")

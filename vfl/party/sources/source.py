@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, merged
+from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 
@@ -77,9 +78,10 @@ class Source:
             return self._of_dates(name, what, rule)
         return self._numbers(name, what, advice, feature)
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        """The numbers that a person finds these data rows (from 0, ascending) by."""
-        raise NotImplementedError
+    @property
+    def row_numbers(self) -> RowNumbers:
+        """What numbers the rows that were read; it holds none of their columns, and can be kept."""
+        return below_header
 
     @property
     def for_arrow(self) -> Path | BinaryIO:
