@@ -347,11 +347,14 @@ def test_columns_go_by_name_and_models_leave_tables_alone():
     assert np.array_equal(model.predict_proba(X[["kind", "size", "age"]]), model.predict_proba(X))
     strange = X.assign(kind=pd.Categorical(["c"] * ROWS))
     given = strange.copy()
+    with pytest.raises(DataError, match=r"column 'kind' has a level .* in 240 of 240 rows"):
+        model.predict_proba(strange)
+    model.set_params(unknown_levels=1)
     assert np.isfinite(model.predict_proba(strange)).all()  # a level that nobody saw
     pd.testing.assert_frame_equal(strange, given)
     pd.testing.assert_frame_equal(X, before)
     with pytest.raises(DataError, match="guest: column 'size' is of type str, not of numbers"):
-        model.predict(X.astype({"size": str}))
+        model.predict(X.assign(size="large"))
 
 
 def test_one_row_is_scored_as_among_others():

@@ -1,7 +1,7 @@
 """What every source of rows offers: its columns' names, then the columns asked for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -32,6 +32,17 @@ class TableError(DataError):
         self.settings = dict(settings or {})
 
 
+def row_labels(names: Iterable[str]) -> frozenset[str]:
+    """The names of columns by which a data frame's index without a name is written."""
+    return frozenset(name for name in names if re.fullmatch(_ROW_LABELS, name))
+
+
+def labels_in_words(name: str) -> str:
+    """What is said of such a column."""
+    what = f"column '{name}' holds" if name else "the first column, without a name, holds"
+    return f"{what} the labels of a data frame's rows (its index): left out"
+
+
 class Source:
     """An open file: the names of its columns at first, then the columns asked for."""
 
@@ -55,7 +66,7 @@ class Source:
     @property
     def row_labels(self) -> frozenset[str]:
         """The columns that hold the labels of a data frame's rows (its index), by their names."""
-        return frozenset(name for name in self.names if re.fullmatch(_ROW_LABELS, name))
+        return row_labels(self.names)
 
     def read(self, names: list[str]) -> None:
         raise NotImplementedError
