@@ -23,7 +23,8 @@ from reports import NASTY, made_up
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.halves import GuestHalf, HostHalf, load_half, resolve_model
+from vfl.jobs.halves import GuestHalf, HostHalf, load_half
+from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.report import gather, write_report

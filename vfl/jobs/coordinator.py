@@ -25,7 +25,7 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
-from vfl.jobs.halves import JOB_LENGTH
+from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Signature, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show

@@ -25,15 +25,10 @@ from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refresh
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.coordinator import check_coordinator
 from vfl.jobs.findings import Finding, NothingTrained, check_held_out, check_learnt, of_quality
-from vfl.jobs.halves import (
-    JOB_LENGTH,
-    Alignment,
-    AnyGuestHalf,
-    GuestHalf,
-    save_half,
-)
+from vfl.jobs.halves import Alignment, AnyGuestHalf, GuestHalf, save_half
 from vfl.jobs.hints import hints_held
 from vfl.jobs.learners import Learner, Run, learner_of
+from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities

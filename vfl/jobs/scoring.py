@@ -18,7 +18,8 @@ from vfl.jobs.agreement import offer_to
 from vfl.jobs.alignment import matching_of, means_of
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
-from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
+from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half
+from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen

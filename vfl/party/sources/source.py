@@ -19,7 +19,7 @@ from vfl.party.sources.misfits import Misfit, about_dates
 # As pandas and R write an index without a name, and as pandas reads that again.
 _ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+__"
 
-MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null")
 
 Mask = NDArray[np.bool_]
 
@@ -61,7 +61,7 @@ class Source:
         self.table: Any = None
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
-        self.missing = pa.array([*MISSING.to_pylist(), *reading.missing])
+        self.missing = pa.array([*MISSING, *reading.missing])
 
     @property
     def row_labels(self) -> frozenset[str]:
