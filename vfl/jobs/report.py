@@ -148,6 +148,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         curve=record.curve,
         phases=record.phases,
         ending=record.ending,
+        warnings=record.warnings,
         **found,
     )
 
