@@ -5,6 +5,7 @@ type is guessed: whatever is not plainly one of the three is an error that names
 and the rows as a spreadsheet shows them (the header is row 1, for Parquet too), and never a value.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from vfl.learn.suspects import suspicions
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
+from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
 from vfl.text import counted
@@ -67,8 +69,16 @@ class Table:
         return taken
 
     def by_key(self, data: DataSection) -> list[list[list[str | None]]]:
-        """The id columns of each key."""
-        column = dict(zip(data.id_columns, self.ids, strict=True))
+        """The id columns of each key, None in a cell that `missing` of [data] says is none.
+
+        A spelling that is a number says so of features alone: 999 may be an id.
+        """
+        number = re.compile(grammar(data.decimal, data.thousands))
+        none = frozenset(text.strip() for text in data.missing if not number.match(text.strip()))
+        column = {
+            name: cells if name in data.as_text else _without(cells, none)
+            for name, cells in zip(data.id_columns, self.ids, strict=True)
+        }
         return [[column[name] for name in key.id] for key in data.keys]
 
     def aggregated(
@@ -377,6 +387,13 @@ def _categories(source: Source, name: str) -> NDArray[np.object_]:
     codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     objects: NDArray[np.object_] = np.array([*names, None], dtype=object)
     return cast(NDArray[np.object_], objects[codes])
+
+
+def _without(cells: list[str | None], none: Collection[str]) -> list[str | None]:
+    """The cells, None where they are one of these texts."""
+    if not none:
+        return cells
+    return [None if cell is not None and cell.strip() in none else cell for cell in cells]
 
 
 def _aggregate(
