@@ -76,7 +76,7 @@ NOTHING: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "min_child_rows over the lattice engine": (
         boost(min_child_rows=60, encryption="lattice"),
-        "min_child_rows = 60 in [secureboost] leaves no split of the 97 rows that train: lower it",
+        "min_child_rows = 60 in [secureboost] leaves no split of the 97 rows to train on: lower it",
         "no tree has a split (min_child_rows of [secureboost])",
     ),
     "gamma": (
@@ -106,7 +106,7 @@ NOTHING: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "subsample": (
         boost(subsample=1e-6),
-        "leaves no split of the 1 that a tree draws of 97 rows that train: lower it, or raise subsample",
+        "leaves no split of the 1 that a tree draws of 97 rows to train on: lower it, or raise subsample",
         "no tree has a split (min_child_rows of [secureboost])",
     ),
     "alpha": (
@@ -160,7 +160,7 @@ def nobody_knows_anything(folder: Path, keys: Path) -> Room:
 @pytest.mark.parametrize(
     ("job", "said"),
     [
-        (boost(), "leaves no split of the 97 rows that train: lower it, unless every column has one"),
+        (boost(), "leaves no split of the 97 rows to train on: lower it, unless every column has one"),
         (
             boost(min_bin_rows=1000),
             "since no column of any party can be split: each has one value alone",
