@@ -198,7 +198,7 @@ def of_quality(
     if "federation" not in metrics:
         return []
     label, weight = rows.label[held_out], rows.weight[held_out]
-    many = f"on the {len(label):,} held-out rows"
+    many = f"on the {counted(len(label), 'held-out row')}"
     found = []
     for name in ("federation", alone):
         of = metrics.get(name, {})
