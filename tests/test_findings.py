@@ -106,7 +106,7 @@ NOTHING: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "subsample": (
         boost(subsample=1e-6),
-        "leaves no split of the 1 that a tree draws of 97 rows to train on: lower it, or raise subsam",
+        "leaves no split of the 1 that a tree draws of 97 rows to train on: lower it, or raise sub",
         "no tree has a split (min_child_rows of [secureboost])",
     ),
     "alpha": (

@@ -133,7 +133,7 @@ def changed(name: str) -> dict:
         ("y of one class", DataError, "y has only one class"),
         ("y of two columns", DataError, "y must have one value a row, not 2 dimensions"),
         ("y in another order", DataError, "y has the rows in another order than the table"),
-        ("weight negative", DataError, "sample_weight must not be negative but is in 1 row"),
+        ("weight negative", DataError, "sample_weight must not be negative but is in 1 row$"),
         ("weights all zero", DataError, "sample_weight is zero in every row: no row is left to train"),
         ("weight missing", DataError, "sample_weight is missing in 40 rows"),
         ("one class aligned", DataError, "in the 40 aligned rows to train on, y has only one class"),

@@ -259,7 +259,7 @@ def test_parquet_types(tmp_path):
             "i": pa.array([1, None, 3], pa.int32()),
             "u": pa.array([1, 2, 2**63], pa.uint64()),
             "f": pa.array([0.1, float("nan"), None], pa.float64()),
-            "h": pa.array([0.5, 2, None], pa.float16()),
+            "h": pa.array([np.float16(0.5), np.float16(2), None]),
             "b": pa.array([True, False, None]),
             "d": pa.array([Decimal("1.25"), None, Decimal("-3.50")]),
             "a.b": pa.array([1, 2, 3]),

@@ -98,6 +98,9 @@ class FederatedGLM(Regressor, _Linear):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, base, min_level_rows, step
@@ -173,6 +176,7 @@ class FederatedGLM(Regressor, _Linear):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
@@ -190,6 +194,7 @@ class FederatedGLM(Regressor, _Linear):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
@@ -221,6 +226,9 @@ class FederatedLogisticRegression(Classifier, _Linear):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, base, min_level_rows, step
@@ -293,6 +301,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
@@ -309,6 +318,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.rules = rules
         self.engine = engine
         self.alpha = alpha

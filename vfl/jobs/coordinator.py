@@ -25,8 +25,9 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
-from vfl.jobs.halves import JOB_LENGTH
-from vfl.jobs.offer import Signature, Terms, stamp
+from vfl.jobs.findings import words_of
+from vfl.jobs.names import JOB_LENGTH
+from vfl.jobs.offer import Kept, Signature, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
@@ -316,6 +317,10 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
             ),
             done=join.terms.done,
         )
+        # A model that says the same of every row is none: the guest finds that out, and others do.
+        found = words_of((await gathering.came[join.terms.guest].recv(Kept)).found)
+        for text in found:
+            show.say(f"note: {text}")
         account = Account.of(started, parties, operations)
         record = Record(
             _record_name(store, job, join.terms),
@@ -328,6 +333,7 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
             now(),
             account,
             agreement=agreement,
+            warnings=found,
         )
         save_record(store, record)
         sent, received = (sum(of.values()) for of in (account.sent, account.received))

@@ -25,15 +25,10 @@ from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refresh
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.coordinator import check_coordinator
 from vfl.jobs.findings import Finding, NothingTrained, check_held_out, check_learnt, of_quality
-from vfl.jobs.halves import (
-    JOB_LENGTH,
-    Alignment,
-    AnyGuestHalf,
-    GuestHalf,
-    save_half,
-)
+from vfl.jobs.halves import Alignment, AnyGuestHalf, GuestHalf, save_half
 from vfl.jobs.hints import hints_held
 from vfl.jobs.learners import Learner, Run, learner_of
+from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
@@ -166,7 +161,10 @@ class _Work:
         """Connect to all parties, go on where they are, to the end."""
         trained = None
         try:
-            async with hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts:
+            async with (
+                hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts,
+                contextlib.AsyncExitStack() as sessions,
+            ):
                 operations: Operations = Counter()
 
                 def account() -> Account:
@@ -174,8 +172,9 @@ class _Work:
 
                 self.unfinished.measure = account
                 try:
-                    trained, found = await self._with(hosts, wait, operations)
-                    await together([_tell_kept(host, found) for host in hosts])
+                    trained, found = await self._with(hosts, wait, sessions, operations)
+                    parties = (*hosts, *self.learner.others)
+                    await together([_tell_kept(party, found) for party in parties])
                 except VflError:
                     self.unfinished.news.account += account()
                     self.started = time.monotonic()
@@ -188,7 +187,11 @@ class _Work:
         return trained
 
     async def _with(
-        self, hosts: Sequence[Peer], wait: float, operations: Operations
+        self,
+        hosts: Sequence[Peer],
+        wait: float,
+        sessions: contextlib.AsyncExitStack,
+        operations: Operations,
     ) -> tuple[Trained, list[Finding]]:
         """What training came to, and what the job's settings did to it."""
         office, aligned = self.office, self.aligned
@@ -211,7 +214,7 @@ class _Work:
                     f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        run = Run(office, offer, agreement, self.unfinished, wait, self.keeps_hints)
+        run = Run(office, offer, agreement, self.unfinished, wait, sessions, self.keeps_hints)
         params, alone = self.learner.params, f"{office.party.name} alone"
         try:
             model, score = await self.learner.learn(hosts, run, operations)
@@ -312,10 +315,10 @@ class _Work:
         return Trained(half, path, counts, account, learner.phases, relativities, warnings)
 
 
-async def _tell_kept(host: Peer, found: Sequence[Finding]) -> None:
-    # Who is gone keeps its checkpoint until its next run of the job.
+async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:
+    # A host that is gone keeps its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
-        await host.send(Kept(found=[one.word for one in found]))
+        await party.send(Kept(found=[one.word for one in found]))
 
 
 def _metrics(

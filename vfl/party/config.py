@@ -1035,7 +1035,8 @@ def _range(node: Mapping[str, Any]) -> str:
     if least is not None and most is not None:
         return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
     parts = [
-        f" {words} {bound}"
+        # Some versions of pydantic have 0.0 for 0.
+        f" {words} {f'{bound:g}' if isinstance(bound, float) else bound}"
         for words, bound in (
             ("of at least", least),
             ("above", above),

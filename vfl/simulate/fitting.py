@@ -37,6 +37,10 @@ class Fitting(Method):
     params: GlmParams
     rules: Mapping[str, GlmSection]
 
+    def named(self, party: str) -> frozenset[str]:
+        rules = self.rules.get(party, GlmSection())
+        return frozenset((*rules.binned, *rules.base, *rules.step))
+
     async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
         designs: dict[str, Design] = {}
         matrices: dict[str, Matrix] = {}

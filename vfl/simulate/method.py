@@ -48,6 +48,10 @@ class Method(ABC):
     params: Any
 
     @abstractmethod
+    def named(self, party: str) -> frozenset[str]:
+        """The columns of a party that a parameter names: they are meant to be features."""
+
+    @abstractmethod
     async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
         """The model by everybody's columns in one place, by party's name, the guest's first."""
 
