@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import suspicions
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
@@ -448,6 +448,11 @@ def _guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
     _no_gaps(source, what, values)
     if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
+    if key == "weight" and (strange := out_of_range(values)).any():
+        raise source.error(
+            f"{what} must be from {1 / LARGEST:g} to {LARGEST:g} but is not {source.in_rows(strange)}: "
+            "give it in another unit"
+        )
     return values
 
 
