@@ -213,12 +213,12 @@ def test_trees_damp_poisson_alone(loss):
         (SquaredLoss(), [np.nan, 7.7], "must be a finite number but is not in 1 row"),
         (
             SquaredLoss(),
-            [-7.7e100, 7.7, 1e101],
-            "must not be beyond 1e+100 but is in 2 rows: give it in",
+            [-7.7e50, 7.7, 1e51],
+            "must not be beyond 1e+50 but is in 2 rows: give it in",
         ),
-        (SquaredLoss(), [7.7e-102, -1e-101], "is below 1e-100 in every row: give it in another unit"),
-        (GammaLoss(), [7.7e100, 1], "must not be beyond 1e+100 but is in 1 row"),
-        (PoissonLoss(), [0, 7.7e-102], "is below 1e-100 in every row"),
+        (SquaredLoss(), [7.7e-52, -1e-51], "is below 1e-50 in every row: give it in another unit"),
+        (GammaLoss(), [7.7e50, 1], "must not be beyond 1e+50 but is in 1 row"),
+        (PoissonLoss(), [0, 7.7e-52], "is below 1e-50 in every row"),
     ],
 )
 def test_a_label_that_a_loss_cannot_take(loss, label, said):

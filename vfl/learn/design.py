@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.learn.binning import Column, Features, bin_columns
-from vfl.learn.losses import LARGEST, Floats, Integers
+from vfl.learn.losses import Floats, Integers
 from vfl.text import counted
 
 FRACTION_BITS = 24
@@ -27,6 +27,8 @@ MISSING = "(missing)"
 
 _SCALE = 2.0**FRACTION_BITS
 _MOST_LEVELS = 65_535  # codes are uint16; more levels are those of an id
+
+_LARGEST = 1e100  # squares of such numbers, and of their inverses, can still be summed
 
 # A column is dependent when the part of it that no earlier column explains has a mean square of at most
 # this share of its own: 6e-5 of its spread, or two columns of which one is the other rounded. It lies
@@ -363,10 +365,10 @@ def _covariate(name: str, values: Floats, rules: Rules) -> Covariate:
     if low == high:
         besides = " besides missing ones" if missing else ""
         raise ValueError(f"column '{name}' holds one value only{besides}: leave it out (ignore)")
-    if max(-low, high) > LARGEST:
-        raise ValueError(f"column '{name}' holds numbers beyond {LARGEST:g}: give it in another unit")
+    if max(-low, high) > _LARGEST:
+        raise ValueError(f"column '{name}' holds numbers beyond {_LARGEST:g}: give it in another unit")
     mean, deviation = float(present.mean()), float(present.std())
-    if deviation < 1 / LARGEST:
+    if deviation < 1 / _LARGEST:
         raise ValueError(f"column '{name}' spreads over too little: give it in another unit")
     return Covariate(
         name,

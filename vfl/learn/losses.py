@@ -24,8 +24,8 @@ Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
 
-LARGEST = 1e100
-"""Squares of such numbers, and of their inverses, can still be summed."""
+LARGEST = 1e50
+"""Of a label or weight: fourth powers of such numbers, and of their inverses, can still be summed."""
 
 
 class BadLabel(ValueError):
