@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 
@@ -512,3 +513,25 @@ def test_too_many_columns_of_a_host_for_its_rows():
         lender = hosts["lender"].assign(a=hosts["lender"]["debt"] ** 2)
         with pytest.raises(DataError, match="lender has 3 columns to fit 12 rows with"):
             model.fit(insurer, y, hosts={"lender": lender})
+
+
+@pytest.mark.parametrize("family", ["poisson", "logistic"])
+def test_a_level_without_any_claim_is_told(family):
+    """Of so few rows that the loss hardly feels how far its coefficient goes; a penalty holds it."""
+    rng = np.random.default_rng(0)
+    zone = np.where(np.arange(20_000) < 40, "none", "some")
+    age = rng.normal(size=len(zone))
+    claims = rng.poisson(0.1 * np.exp(0.3 * age)) * (zone == "some")
+    X = pd.DataFrame({"zone": zone, "age": age})
+    kind = vfl.FederatedLogisticRegression
+    model = kind(hosts={}) if family == "logistic" else vfl.FederatedGLM(family=family, hosts={})
+    y = np.minimum(claims, 1) if family == "logistic" else claims
+    with pytest.warns(
+        VflWarning, match=r"best coefficient is infinite.*set alpha above 0, raise min_le"
+    ):
+        model.fit(X, y)
+    assert model.coef_["guest"]["zone", "none"] < -15
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_params(alpha=0.001).fit(X, y)
+        model.set_params(alpha=0.0).fit(X[zone == "some"].drop(columns="zone"), y[zone == "some"])

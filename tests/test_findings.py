@@ -1,6 +1,7 @@
 """Models that learn nothing, or little: what is said of them, by which setting, to whom."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -441,6 +442,12 @@ def test_early_stopping_that_keeps_no_split() -> None:
     # Scores that nobody knows are judged by those that are known, if there are two.
     unknown = np.full(4, np.nan)
     assert check_learnt(whole, unknown, rows, params) == []
+    far = np.array([0.1, -0.1, 0.1, -15.0])
+    free = GlmParams.model_validate({})
+    assert [found.word for found in check_learnt(whole, far, rows, free)] == ["apart"]
+    assert check_learnt(whole, far, rows, GlmParams.model_validate({"alpha": 0.1})) == []
+    label = dataclasses.replace(rows, loss=SquaredLoss())
+    assert check_learnt(whole, far, label, free) == []
     assert findings.none_kept().exit_code == 3
 
 

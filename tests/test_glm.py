@@ -346,7 +346,7 @@ def test_blocks_of_other_columns_have_the_same_optimum():
         assert fit.intercept == pytest.approx(found[0][1].intercept, abs=1e-7)
 
 
-@pytest.mark.parametrize("scale", [1e-20, 1e-9, 1e-4, 1e6, 1e12, 1e45])
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 1e6, 1e12, 1e45])
 @pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma", "tweedie"])
 def test_labels_of_any_size(family, scale):
     """Amounts in any unit: the model is the same in that unit, after as many iterations."""

@@ -280,6 +280,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         self._told()
         if trained.idle is not None:
             warn(f"all rows get the same score: {trained.idle}")
+        if trained.doubts is not None:
+            warn(_of_parameters(trained.doubts))
 
     # Scoring.
 

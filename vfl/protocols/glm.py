@@ -459,7 +459,7 @@ class FitLoop:
             square = float(weights @ products @ weights)
         if not np.isfinite([*weights, square]).all():
             raise diverges("gradients")
-        # In the blocks' coordinates the loss has a second derivative of one, scores have the curvature's.
+        # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
         return weights, _precision(math.sqrt(max(square, 0.0) / self.curvature))
 
     def _label_unit(self) -> "_Unit":

@@ -87,6 +87,10 @@ class Method(ABC):
     async def idle(self, features: Mapping[str, Features], rows: Training, model: Any) -> str:
         """Why a model gives all rows the same score: the parameter at fault, and what to do."""
 
+    def doubts(self, scores: Floats, rows: Training) -> str | None:
+        """What to say of a model by the scores, without offset, that rows get."""
+        return None
+
     def drawn(self, whole: Training, rows: Rows) -> Training:
         """The aligned rows, of the guest's; all of them train unless the method keeps some back."""
         validation = np.zeros(len(rows), np.bool_)

@@ -35,6 +35,7 @@ class Trained:
 
     features: of these rows, by party. traffic: bytes between guest and host, both ways together, by
     host's name; None where nothing was sent. idle: why all rows have the same score, if they have.
+    doubts: what else there is to say.
     """
 
     rows: Rows
@@ -42,6 +43,7 @@ class Trained:
     fitted: Fitted
     traffic: dict[str, int] | None
     idle: str | None
+    doubts: str | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,8 @@ async def _plain(
     drawn = _checked_shares(method, whole, rows[0])
     features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
     fitted = await method.plain(features, drawn, done)
-    return Trained(rows[0], features, fitted, None, await _idle(method, features, drawn, fitted))
+    idle, doubts = await _judged(method, features, drawn, fitted)
+    return Trained(rows[0], features, fitted, None, idle, doubts)
 
 
 async def _apart(
@@ -157,7 +160,8 @@ async def _apart(
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
     } or None
-    return Trained(rows[0], features, fitted, traffic, await _idle(method, features, drawn, fitted))
+    idle, doubts = await _judged(method, features, drawn, fitted)
+    return Trained(rows[0], features, fitted, traffic, idle, doubts)
 
 
 def common_rows(tables: Sequence[Table]) -> list[Rows]:
@@ -219,11 +223,18 @@ def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
     return drawn
 
 
-async def _idle(
+async def _judged(
     method: Method, features: Mapping[str, Any], drawn: Training, fitted: Fitted
-) -> str | None:
-    """Why all rows have the same score, if they have."""
+) -> tuple[str | None, str | None]:
+    """Why all rows have the same score, if they have, and what else there is to say of scores."""
     own = fitted.score if drawn.offset is None else fitted.score - drawn.offset
+    return await _idle(method, features, drawn, fitted.model, own), method.doubts(own, drawn)
+
+
+async def _idle(
+    method: Method, features: Mapping[str, Any], drawn: Training, model: Any, own: Floats
+) -> str | None:
+    """Why all rows have the same score, if they have; `own` are the scores without offset."""
     label = drawn.label[drawn.train]
     size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
     if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
@@ -232,7 +243,7 @@ async def _idle(
         return "there is one row to train on"
     if drawn.offset is None and (label == label[0]).all():
         return f"y is the same in all {counted(len(label), 'row')} to train on"
-    return await method.idle(features, drawn, fitted.model)
+    return await method.idle(features, drawn, model)
 
 
 # Scoring.
