@@ -535,3 +535,18 @@ def test_a_level_without_any_claim_is_told(family):
         warnings.simplefilter("error")
         model.set_params(alpha=0.001).fit(X, y)
         model.set_params(alpha=0.0).fit(X[zone == "some"].drop(columns="zone"), y[zone == "some"])
+
+
+def test_an_exposure_that_is_given_as_offset_is_told():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"age": rng.normal(size=200)})
+    days = rng.integers(1, 366, 200).astype(float)
+    claims = rng.poisson(days / 365)
+    model = vfl.FederatedGLM(family="poisson", hosts={})
+    with pytest.warns(VflWarning, match="over a billion times others: give exposure=, or its logarithm"):
+        model.fit(X, claims, offset=days)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_offset = model.fit(X, claims, offset=np.log(days)).intercept_
+        assert model.fit(X, claims, exposure=days).intercept_ == by_offset
+        vfl.FederatedGLM(hosts={}).fit(X, claims, offset=days)  # which has no factor

@@ -442,7 +442,7 @@ def test_early_stopping_that_keeps_no_split() -> None:
     # Scores that nobody knows are judged by those that are known, if there are two.
     unknown = np.full(4, np.nan)
     assert check_learnt(whole, unknown, rows, params) == []
-    far = np.array([0.1, -0.1, 0.1, -15.0])
+    far = np.array([0.1, -0.1, 0.1, -15.1])
     free = GlmParams.model_validate({})
     assert [found.word for found in check_learnt(whole, far, rows, free)] == ["apart"]
     assert check_learnt(whole, far, rows, GlmParams.model_validate({"alpha": 0.1})) == []

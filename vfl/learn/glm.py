@@ -39,7 +39,7 @@ PAIRS = 10
 # Of the line search: Newton steps and halvings of one at most, and the square of the relative precision.
 _NEWTON_STEPS, _HALVINGS, _DECREMENT = 50, 40, 1e-20
 
-_APART = 15.0  # predictions or odds that differ by a factor of three million
+_APART = 15.0  # predictions or odds that differ from the usual ones by a factor of three million
 APART = (
     "some predictions are millions of times others: a column may tell some rows' label without error (a "
     "level without any claim, say), so that its best coefficient is infinite: look at the largest "
@@ -275,14 +275,14 @@ class Scores:
 
 
 def are_apart(scores: Floats, loss: Loss, alpha: float) -> bool:
-    """Whether scores, without offset, lie so far apart that a coefficient may have no finite best value.
+    """Whether some scores, without offset, lie so far off that a coefficient may have no finite best.
 
     A level without any claim has none without a penalty: the search ends where its last claim in a
     million is rounding. Scores of an identity link have no measure of far.
     """
     if alpha > 0 or loss.link == "identity" or not len(scores):
         return False
-    return float(np.ptp(scores)) > _APART
+    return float(np.abs(scores - np.median(scores)).max()) > _APART
 
 
 def _ratio(a: float, b: float) -> float:
