@@ -17,8 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 from federation import Party, Running, free_port, toml
@@ -337,15 +335,3 @@ def test_the_guides_commands_say_what_the_guide_shows(
     finally:
         for party in walk.parties.values():
             party.close([])
-
-
-def test_the_model_in_readme_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = [block for block in blocks(README) if block.language == "python"]
-    source = "\n".join(block.lines)
-    assert "trees=10" in source
-    monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {}
-    exec(source.replace("trees=10", "trees=1"), names)  # noqa: S102
-    assert len(names["probability"]) == len(names["new"]) == 1_000
-    assert np.isfinite(names["probability"]).all()
-    assert isinstance(names["model"].feature_importances_, pd.DataFrame)
