@@ -174,7 +174,7 @@ class Walk:
         return self.serving[name]
 
     def run(self, command: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """A command of the guide, at a wide terminal in the folder of the company whose file it names."""
+        """A command of the guide, at a wide terminal, in the folder of the company it names."""
         words, _, comment = command.partition("#")
         arguments = shlex.split(words)
         named = [stem for word in arguments if (stem := word.removesuffix(".toml")) in self.parties]

@@ -99,9 +99,8 @@ def profile(values: NDArray[np.generic]) -> Profile:
 def profile_of_scores(scores: Floats) -> Profile:
     """The profile of finite scores.
 
-    Many may be the same but for rounding, as those of trees are once an offset has been taken off them. No
-    edge lies among these: in a batch all of them would be on one side of it. Raises ValueError without
-    scores.
+    Many may be the same but for rounding, as those of trees are once an offset has been taken off. No
+    edge lies among these: in a batch all would be on one side of it. Raises ValueError without scores.
     """
     if not len(scores):
         raise ValueError("no scores to make a profile of")
