@@ -5,9 +5,11 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); left out with
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reports import made_up
 from selenium import webdriver
@@ -146,10 +148,18 @@ def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
         ),
         Line("sum_insured", "", -0.1, -1e-6, 1.0, 12_345, 50_000.0, -0.05, 0.9512),
         Line("kw", "", 0.1, 0.1, 1.1, 12_345, 0.2815, -0.05, 0.9512, is_deviation=True),
+        Line("region", "Northern", -0.1, None, 0.9048, 12_345),
     ]
     job = {"job": {**made_up().job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
     linear = made_up(role="host", party="registry", job=job, lines=lines)
-    for content in (render(made_up()), render(linear)):
+    counts = {
+        "job": {**made_up().job["job"], "objective": "poisson"},
+        "secureboost": {"tweedie_power": 1.5},
+    }
+    held_out = made_up().held_out
+    years = np.linspace(0.1, 1, len(held_out.label))
+    exposed = made_up(job=counts, held_out=replace(held_out, years=years, weight=years))
+    for content in (render(made_up()), render(linear), render(exposed)):
         (tmp_path / "report.html").write_bytes(content["report.html"])
         show(browser, (tmp_path / "report.html").as_uri(), 390)
         cut = browser.execute_script(
@@ -160,6 +170,19 @@ def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
             """
         )
         assert cut == []
+        broken = browser.execute_script(
+            """
+            const lines = one => {
+              const range = document.createRange();
+              range.selectNodeContents(one);
+              return new Set([...range.getClientRects()].map(box => box.top)).size;
+            };
+            const cells = [...document.querySelectorAll("td.text")];
+            const words = cells.filter(one => /^\\S{1,8}$/.test(one.textContent.trim()));
+            return words.filter(one => lines(one) > 1).map(one => one.textContent);
+            """
+        )
+        assert broken == []
     browser.get_log("performance")
     browser.get(page)
 
