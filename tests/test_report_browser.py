@@ -136,6 +136,23 @@ def test_no_width_scrolls_sideways_or_makes_figures_small(browser: Any, page: st
     )
     assert len(sizes) > 100 and min(sizes) >= (9 if width >= 390 else 7.5)
     assert outside == []
+    # No number lies on another one.
+    over = browser.execute_script(
+        """
+        const over = [];
+        for (const svg of document.querySelectorAll("svg")) {
+          const texts = [...svg.querySelectorAll("text")].map(one => [one.textContent,
+            one.getBoundingClientRect()]).filter(([text]) => /^[\\d.,%\\s−]+$/.test(text));
+          for (const [i, [text, a]] of texts.entries()) for (const [other, b] of texts.slice(i + 1)) {
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > 0.5 && high > 0.15 * Math.min(a.height, b.height)) over.push([text, other]);
+          }
+        }
+        return over;
+        """
+    )
+    assert over == []
 
 
 def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
