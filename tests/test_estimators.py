@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from glum import GeneralizedLinearRegressor
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -74,6 +75,34 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert names["auc"].mean() > names["alone"].mean()
     again = vfl.load("claim.json").predict_proba(names["new"], names["hosts"])[:, 1]
     assert np.array_equal(again, names["probability"]) and len(again) == 1000
+
+
+@pytest.mark.filterwarnings("ignore::vfl.errors.VflWarning")  # the exposure is a column as well
+def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[1] / "docs" / "python.md"
+    insurer, claim, hosts = samples()
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "vfl": vfl,
+        "policies": insurer[:600],
+        "claim": claim[:600],
+        "claims": claim[:600],
+        "years": insurer["exposure"][:600],
+        "weight": np.ones(600),
+        "new_policies": insurer[600:700],
+        "hosts": hosts,
+        "both": hosts,
+        "vehicles": hosts["registry"],
+        "drivers": hosts["bureau"],
+        "ids": IDS,
+    }
+    with sklearn.config_context():
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            if ".save(" in code:
+                names["model"].fit(names["policies"], names["claims"])
+            fewer = re.sub(r"\b(id=(?:ids|\{))", r"trees=2, \1", code)
+            exec(fewer, names)  # noqa: S102 - our own
+    assert (tmp_path / "claim.json").exists() and names["model"].n_aligned_ > 400
 
 
 def test_the_guest_alone_trains_on_all_its_rows():

@@ -155,10 +155,13 @@ def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
     from vfl.party import identity, rotation
     from vfl.party.config import load_party
     from vfl.party.passphrase import choose
+    from vfl.party.reading import settings_line
 
     prefix = load_party(party).party.identity
     old = identity.load(prefix, expired=True)
-    name = rotation.next_prefix(prefix).name
+    following, folder = rotation.next_prefix(prefix), party.parent.resolve()
+    name = following.name
+    where = following.relative_to(folder) if following.is_relative_to(folder) else following
     sealed = old.tls_key.password is not None if passphrase is None else passphrase
     words = choose(prefix.with_name(f"{name}.key")) if sealed else None
     new, path = rotation.rotate(old, words)
@@ -171,8 +174,8 @@ def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
         f"{path}   what vouches for it: give both to the other parties",
         f"fingerprint  {new.certificate.fingerprint_groups}",
         f"The others run `vfl keys accept THEIRS.toml {name}.pem --rotation {name}.rotation`.",
-        f"At a time agreed with them set identity in [party] to the new files ({name}) and restart; "
-        "keep the old ones until then.",
+        f"At a time agreed with them set {settings_line('identity', where.as_posix())} in [party] and "
+        "restart what runs; keep the old files.",
     )
 
 

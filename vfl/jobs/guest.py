@@ -35,7 +35,7 @@ from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.drift import Profile, profile, profiles
+from vfl.learn.drift import Profile, profile_of_scores, profiles
 from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
@@ -345,7 +345,7 @@ def _score_profile(
     all rows if none is held out. None if nobody knows them."""
     chosen = np.isfinite(score) & (held_out if held_out.any() else True)
     alone = score if rows.offset is None else score - rows.offset
-    return profile(alone[chosen]) if chosen.any() else None
+    return profile_of_scores(alone[chosen]) if chosen.any() else None
 
 
 def _or_validation(share: float, before: str) -> str:
