@@ -520,7 +520,12 @@ def test_alignments_are_listed(room: Room) -> None:
     assert by_name[first.name]["keys"] == [["nfkc", "trim", "upper", "alnum"]]
     # A host sees its own.
     host = str(room.federation.parties["registry"].file)
-    assert first.name in CliRunner().invoke(main, ["alignments", host]).output
+    heads, *rows = CliRunner().invoke(main, ["alignments", host]).output.splitlines()
+    shown = [dict(zip(heads.split("\t"), row.split("\t"), strict=True)) for row in rows]
+    many = {one["alignment"]: (one["rows"], one["known"]) for one in shown}
+    known = (kept(room, "registry", second.name).rows >= 0).sum()
+    assert many[first.name] == (str(len(first.rows)), "")
+    assert many[second.name] == ("160", str(known)) and 0 < known < 160
     # The newest of a name is the one that is trained on.
     store = Store(room.federation.guest.store)
     found = guest_alignment(room.office("insurer"), store, "q4")

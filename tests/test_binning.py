@@ -156,3 +156,13 @@ def test_most_bins_and_missing_fit_a_byte():
 def test_no_columns_at_all():
     block = bin_columns({}, 8, 1)
     assert (block.columns, block.codes.shape) == ((), (0, 0))
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_whose_difference_is_beyond_floats():
+    most = np.finfo(np.float64).max
+    values = np.repeat([-most, -1.0, 1.0, most], 5)
+    binned = bin_columns({"x": values}, 4, 1)
+    assert binned.codes[0].tolist() == np.repeat([0, 1, 2, 3], 5).tolist()
+    two = bin_columns({"x": np.repeat([-most, most], 5)}, 4, 1)
+    assert two.columns[0].edges.tolist() == [0.0]

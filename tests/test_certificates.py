@@ -400,3 +400,32 @@ def test_the_list_is_read_again_when_its_file_has_changed_and_only_then(
     file.unlink()
     assert listed.now() == {}
     assert len(reads) == 6
+
+
+@pytest.mark.parametrize("when", ["expired", "early"])
+def test_a_guest_does_not_wait_for_a_host_whose_certificate_is_not_valid(
+    made: Federation, when: str
+) -> None:
+    replace_certificate(made, "registry", *(EXPIRED if when == "expired" else EARLY))
+    where = made.guest.folder
+    said = vfl("align", made.guest.file, "--wait", "600", code=4, folder=where, failing=False)
+    last = said.splitlines()[-1]
+    if when == "expired":
+        assert "error: the certificate of registry is no longer valid" in last
+        assert "registry has to make a new one with `vfl keys rotate`" in last
+    else:
+        assert "error: the certificate of registry is not valid yet" in last
+        assert last.endswith("check the clocks of both machines")
+
+
+def test_the_doctor_names_every_certificate_that_cannot_be_used(made: Federation) -> None:
+    guest = made.guest
+    (guest.folder / "peers" / "registry.pem").unlink()
+    (guest.folder / "peers" / "bureau.pem").write_bytes(b"garbage")
+    (guest.folder / "keys" / "insurer.key").chmod(0o644)
+    said = vfl("doctor", guest.file, "--wait", "0", code=1, folder=guest.folder, failing=False)
+    lines = [line for line in said.splitlines() if line.startswith("FAIL  keys: ")]
+    assert len(lines) == 3
+    assert "others can read the private key" in lines[0]
+    assert "registry.pem does not exist" in lines[1]
+    assert "bureau.pem is not a certificate made by" in lines[2]

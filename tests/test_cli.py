@@ -127,7 +127,7 @@ def test_two_hosts_that_dial(tmp_path: Path, keys: Path) -> None:
         assert sum(federation.guest.train().ok().json["rows"].values()) > 300
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_a_guest_that_is_interrupted_tells_the_hosts(
     federation: Federation, insurer: Party, number: signal.Signals
 ) -> None:
@@ -144,7 +144,7 @@ def test_a_guest_that_is_interrupted_tells_the_hosts(
     insurer.align().ok()
 
 
-@pytest.mark.parametrize(("number", "workers"), [(signal.SIGINT, 1), (signal.SIGTERM, 2)])
+@pytest.mark.parametrize(("number", "workers"), [(signal.SIGHUP, 1), (signal.SIGTERM, 2)])
 def test_a_host_that_is_interrupted_tells_the_others(
     tmp_path: Path, keys: Path, number: signal.Signals, workers: int
 ) -> None:

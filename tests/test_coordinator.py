@@ -264,6 +264,23 @@ def test_two_jobs_at_once(made: Federation, insurer: Party, tmp_path: Path) -> N
         second.close(private_words(made.tables))
 
 
+def test_the_coordinator_is_told_what_settings_did_to_the_model(
+    made: Federation, insurer: Party
+) -> None:
+    """As hosts are: in words without values, in its log and its record."""
+    marks = {name: made.serving[name].mark() for name in SERVING}
+    trained = insurer.train(job(name="flat", alpha=1000.0)).ok().json
+    assert any("differ by less than 1 %: lower alpha" in text for text in trained["warnings"])
+    told = "the model's predictions hardly differ: its penalty or its learning rate flattens it"
+    for name in SERVING:
+        lines = made.serving[name].until(
+            "coordinated flat" if name == "umpire" else "trained flat", marks[name]
+        )
+        assert f"note: {told}" in lines
+        record, _ = load_record(Store(made.parties[name].store), trained["model"])
+        assert record.warnings[:1] == [told]
+
+
 # --- What goes wrong: one line on every side, an exit code, nobody hangs. -------------------------
 
 
@@ -275,6 +292,17 @@ def test_no_coordinator_there(made: Federation, insurer: Party, ends: Ends) -> N
         assert ends(name) == ("job ended: insurer stopped the job: another party cannot be reached")
     # It was at another address: the hosts came to it.
     assert ends("umpire").endswith(" stopped the job: its part of the job was cancelled")
+
+
+def test_a_job_that_trains_nothing(made: Federation, insurer: Party, ends: Ends) -> None:
+    """The coordinator is told why, as hosts are, and keeps no record of a run without a model."""
+    before = Store(made.parties["umpire"].store).names("run")
+    line = insurer.train(job(name="nothing", alpha=1e9)).failed(2, "nothing was trained: alpha = 1e+09")
+    assert line.endswith("in [glm] leaves no coefficient: lower it")
+    told = "nothing was trained: all coefficients vanish (alpha of [glm])"
+    for name in SERVING:
+        assert ends(name) == f"job ended: insurer stopped the job: {told}"
+    assert Store(made.parties["umpire"].store).names("run") == before
 
 
 def test_a_guest_without_the_coordinator(made: Federation, insurer: Party) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from vfl.learn.drift import Profile, drifted, profile, profiles
+from vfl.learn.drift import Profile, drifted, profile, profile_of_scores, profiles
 from vfl.learn.metrics import psi
 
 
@@ -106,6 +106,27 @@ def test_a_column_that_has_changed_its_kind():
         profile(np.arange(50.0)).psi(words({"a": 3}))
     with pytest.raises(ValueError, match="was categorical in training and is numeric now"):
         profile(words({"a": 50})).psi(np.arange(3.0))
+
+
+def test_scores_that_differ_by_rounding_are_one_value():
+    leaves = np.array([-2.7, -1.3, -0.1, 0.0, 1e-4, 0.2, 0.21, 1.7])
+    for values in (leaves, leaves[:2], leaves[2:3]):
+        scores = rng(1).choice(values, 2000)
+        offset = np.log(rng(2).uniform(0.01, 1, 2000))
+        noisy = (scores + offset) - offset
+        assert len(values) < len(set(noisy.tolist()))
+        kept = profile_of_scores(noisy)
+        assert kept.psi(scores) == kept.psi(noisy) == 0
+        assert msgspec.json.decode(msgspec.json.encode(kept), type=Profile) == kept
+        assert verdict(kept, scores + 5) == verdict(kept, scores - 5) == "large"
+    few = profile_of_scores(np.array([0.1, 0.2]))
+    assert few == profile(np.array([0.1, 0.2])) and few.psi(np.array([9.0])) == 0
+    # Scores that are apart are kept as any numbers.
+    scores = rng(3).normal(size=5000)
+    kept, plain = profile_of_scores(scores), profile(scores)
+    assert kept.shares == plain.shares and kept.edges == pytest.approx(plain.edges, abs=1e-9)
+    with pytest.raises(ValueError, match="no scores"):
+        profile_of_scores(np.zeros(0))
 
 
 @pytest.mark.parametrize("batch", [40, 150, 600])

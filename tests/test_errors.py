@@ -141,7 +141,7 @@ OWN_FAULTS: dict[str, tuple[Spoil, int, list[str]]] = {
         3,
         [
             "table.csv: column 'density' has text that is no number in row 4",
-            "write a number there, or nothing",
+            "correct it, or leave the cell empty where the value is missing",
         ],
     ),
     "a column without values": (
@@ -441,7 +441,7 @@ def test_rules_for_ids_that_differ(insurer: Party, at_registry: Callable[[], str
 HOST_FAULTS: dict[str, tuple[Callable[[Table], Table], str]] = {
     "text in a numeric column": (
         lambda t: with_cell(t, "power", 2, PLANTED),
-        "error: table.csv: column 'power' has text that is no number in row 4: write a number there",
+        "error: table.csv: column 'power' has text that is no number in row 4: correct it, or ",
     ),
     "no such column": (
         lambda t: renamed(t, "registration", "plates"),

@@ -2,12 +2,14 @@
 
 import pickle
 import re
+import warnings
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
 from glum import GeneralizedLinearRegressor
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
@@ -73,6 +75,34 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
     assert names["auc"].mean() > names["alone"].mean()
     again = vfl.load("claim.json").predict_proba(names["new"], names["hosts"])[:, 1]
     assert np.array_equal(again, names["probability"]) and len(again) == 1000
+
+
+@pytest.mark.filterwarnings("ignore::vfl.errors.VflWarning")  # the exposure is a column as well
+def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
+    page = Path(__file__).resolve().parents[1] / "docs" / "python.md"
+    insurer, claim, hosts = samples()
+    monkeypatch.chdir(tmp_path)
+    names = {
+        "vfl": vfl,
+        "policies": insurer[:600],
+        "claim": claim[:600],
+        "claims": claim[:600],
+        "years": insurer["exposure"][:600],
+        "weight": np.ones(600),
+        "new_policies": insurer[600:700],
+        "hosts": hosts,
+        "both": hosts,
+        "vehicles": hosts["registry"],
+        "drivers": hosts["bureau"],
+        "ids": IDS,
+    }
+    with sklearn.config_context():
+        for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            if ".save(" in code:
+                names["model"].fit(names["policies"], names["claims"])
+            fewer = re.sub(r"\b(id=(?:ids|\{))", r"trees=2, \1", code)
+            exec(fewer, names)  # noqa: S102 - our own
+    assert (tmp_path / "claim.json").exists() and names["model"].n_aligned_ > 400
 
 
 def test_the_guest_alone_trains_on_all_its_rows():
@@ -512,3 +542,40 @@ def test_too_many_columns_of_a_host_for_its_rows():
         lender = hosts["lender"].assign(a=hosts["lender"]["debt"] ** 2)
         with pytest.raises(DataError, match="lender has 3 columns to fit 12 rows with"):
             model.fit(insurer, y, hosts={"lender": lender})
+
+
+@pytest.mark.parametrize("family", ["poisson", "logistic"])
+def test_a_level_without_any_claim_is_told(family):
+    """Of so few rows that the loss hardly feels how far its coefficient goes; a penalty holds it."""
+    rng = np.random.default_rng(0)
+    zone = np.where(np.arange(20_000) < 40, "none", "some")
+    age = rng.normal(size=len(zone))
+    claims = rng.poisson(0.1 * np.exp(0.3 * age)) * (zone == "some")
+    X = pd.DataFrame({"zone": zone, "age": age})
+    kind = vfl.FederatedLogisticRegression
+    model = kind(hosts={}) if family == "logistic" else vfl.FederatedGLM(family=family, hosts={})
+    y = np.minimum(claims, 1) if family == "logistic" else claims
+    with pytest.warns(
+        VflWarning, match=r"best coefficient is infinite.*set alpha above 0, raise min_le"
+    ):
+        model.fit(X, y)
+    assert model.coef_["guest"]["zone", "none"] < -15
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_params(alpha=0.001).fit(X, y)
+        model.set_params(alpha=0.0).fit(X[zone == "some"].drop(columns="zone"), y[zone == "some"])
+
+
+def test_an_exposure_that_is_given_as_offset_is_told():
+    rng = np.random.default_rng(0)
+    X = pd.DataFrame({"age": rng.normal(size=200)})
+    days = rng.integers(1, 366, 200).astype(float)
+    claims = rng.poisson(days / 365)
+    model = vfl.FederatedGLM(family="poisson", hosts={})
+    with pytest.warns(VflWarning, match="over a billion times others: give exposure=, or its logarithm"):
+        model.fit(X, claims, offset=days)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        by_offset = model.fit(X, claims, offset=np.log(days)).intercept_
+        assert model.fit(X, claims, exposure=days).intercept_ == by_offset
+        vfl.FederatedGLM(hosts={}).fit(X, claims, offset=days)  # which has no factor

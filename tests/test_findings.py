@@ -1,6 +1,7 @@
 """Models that learn nothing, or little: what is said of them, by which setting, to whom."""
 
 import asyncio
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -108,7 +109,7 @@ NOTHING: dict[str, tuple[dict[str, Any], str, str]] = {
     ),
     "subsample": (
         boost(subsample=1e-6),
-        "leaves no split of the 1 that a tree draws of 97 rows to train on: lower it, or raise subsam",
+        "leaves no split of the 1 that a tree draws of 97 rows to train on: lower it, or raise sub",
         "no tree has a split (min_child_rows of [secureboost])",
     ),
     "alpha": (
@@ -441,6 +442,12 @@ def test_early_stopping_that_keeps_no_split() -> None:
     # Scores that nobody knows are judged by those that are known, if there are two.
     unknown = np.full(4, np.nan)
     assert check_learnt(whole, unknown, rows, params) == []
+    far = np.array([0.1, -0.1, 0.1, -15.1])
+    free = GlmParams.model_validate({})
+    assert [found.word for found in check_learnt(whole, far, rows, free)] == ["apart"]
+    assert check_learnt(whole, far, rows, GlmParams.model_validate({"alpha": 0.1})) == []
+    label = dataclasses.replace(rows, loss=SquaredLoss())
+    assert check_learnt(whole, far, label, free) == []
     assert findings.none_kept().exit_code == 3
 
 

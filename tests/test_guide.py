@@ -11,21 +11,18 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import click
-import numpy as np
-import pandas as pd
 import pytest
 from click.testing import CliRunner
 from federation import Party, Running, free_port, toml
 
 from vfl.cli import main
-from vfl.terminal.streams import Stream
+from vfl.terminal.streams import Stream, stdout
 
 ROOT = Path(__file__).parent.parent
 GUIDE = (ROOT / "docs" / "guide.md").read_text()
@@ -106,7 +103,6 @@ def normal(line: str) -> str:
     line = re.sub(r"\S*/(?=(?:insurer|registry|bureau)/)", ".../", line)
     line = re.sub(r"\d{8}-\d{6}-[0-9a-f]{6}", "RUN", line)
     line = re.sub(r"(fingerprint) .*", r"\1", line)
-    line = re.sub(r"\d+\.\d+(?:e[-+]\d+)?", "#", line)
     line = re.sub(r"\b[0-9a-f]{16,}\b|\d{4}-\d\d-\d\dT[\d:.]+Z", "DIGEST", line)
     line = re.sub(r"-?\d[\d,]*(?:\.\d+)?(?:e[-+]\d+)?", "#", line)
     line = line.replace("bureau and registry", "registry and bureau")
@@ -128,14 +124,15 @@ def cells(line: str) -> list[str]:
 
 
 def assert_said(shown: list[str], printed: str) -> None:
-    """Every line that the guide shows was printed, in whatever numbers."""
-    found = {normal(line) for line in printed.splitlines()}
+    """Every line that the guide shows was printed, in whatever numbers, and as often as there."""
+    found = Counter(normal(line) for line in printed.splitlines())
     headings = [cells(line) for line in printed.splitlines() if line.startswith("┃")]
     for line in shown:
         if line.startswith("┃"):
             assert cells(line) in headings, printed
         elif line and line[0] not in "┏┡│└" and not line.startswith(SKIPPED):
-            assert normal(line) in found, f"{line}\nnot in\n{printed}"
+            assert found[normal(line)] > 0, f"{line}\nnot in\n{printed}"
+            found[normal(line)] -= 1
 
 
 @dataclass
@@ -177,7 +174,7 @@ class Walk:
         return self.serving[name]
 
     def run(self, command: str, shown: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-        """A command of the guide in the folder of the company whose file it names."""
+        """A command of the guide, at a wide terminal, in the folder of the company it names."""
         words, _, comment = command.partition("#")
         arguments = shlex.split(words)
         named = [stem for word in arguments if (stem := word.removesuffix(".toml")) in self.parties]
@@ -192,13 +189,10 @@ class Walk:
             printed = "\n".join(self.serve(name).until(opening(shown[-1])))
         else:
             self.parties[name].write()
-            with monkeypatch.context() as patched:
-                patched.setattr(Stream, "isatty", lambda _: True)
-                patched.setenv("COLUMNS", "120")
-                done = CliRunner().invoke(main, arguments[1:])
+            done = CliRunner().invoke(main, arguments[1:])
             code = re.search(r"exit code (\d+)", comment)
             assert done.exit_code == (int(code[1]) if code else 0), (command, done.output)
-            printed = click.unstyle(done.output)
+            printed = done.output
         assert_said(shown, printed)
 
 
@@ -280,8 +274,7 @@ def test_the_guides_commands_say_what_the_guide_shows(
         """As by a spreadsheet."""
         header, *rows = whole.splitlines()
         ids, rest = zip(*(row.split(",", 1) for row in rows), strict=True)
-        lost = [f"4.{10 + i % 14}E+08" for i in range(15)]
-        cells = [*lost, *["unknown"] * 18, *(f" {one}" for one in ids[33:186]), *ids[186:]]
+        cells = ["4.12E+08"] * 15 + ["unknown"] * 18 + [f" {one}" for one in ids[33:186]] + [*ids[186:]]
         lines = [",".join(row) for row in zip(cells, rest, strict=True)]
         drivers.write_text("\n".join([header, *lines, ""]))
 
@@ -317,6 +310,9 @@ def test_the_guides_commands_say_what_the_guide_shows(
     def handed_over() -> None:
         shutil.copy(walk.folder / "registry" / "from-registry.jsonl", walk.folder / "insurer")
 
+    for name, value in {"TERM": "dumb", "COLUMNS": "200", "LINES": "50"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Stream, "isatty", lambda stream: stream is stdout)
     walk.before = {
         "vfl align --dry-run bureau.toml 0": spoiled,
         "vfl serve registry.toml 0": mended,
@@ -344,15 +340,3 @@ def test_the_guides_commands_say_what_the_guide_shows(
     finally:
         for party in walk.parties.values():
             party.close([])
-
-
-def test_the_model_in_readme_is_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = [block for block in blocks(README) if block.language == "python"]
-    source = "\n".join(block.lines)
-    assert "trees=10" in source
-    monkeypatch.chdir(ROOT)
-    names: dict[str, Any] = {}
-    exec(source.replace("trees=10", "trees=1"), names)  # noqa: S102
-    assert len(names["probability"]) == len(names["new"]) == 1_000
-    assert np.isfinite(names["probability"]).all()
-    assert isinstance(names["model"].importance_table_, pd.DataFrame)

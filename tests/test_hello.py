@@ -1,4 +1,5 @@
 import asyncio
+from pathlib import Path
 from typing import ClassVar
 
 import msgspec
@@ -113,6 +114,11 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
 
     with pytest.raises(OtherProtocol, match=r"registry runs protocol 2 .*, this party protocol 3"):
         asyncio.run(there())
+
+
+def test_operations_names_the_protocol_number() -> None:
+    text = (Path(__file__).parents[1] / "docs" / "operations.md").read_text()
+    assert f"speak the same protocol number work together; now it is {hello.PROTOCOL}." in text
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from vfl.jobs import connect, coordinator, host, journal
 from vfl.jobs.connect import OPENING, Office, connect_hosts
 from vfl.jobs.offer import Accept, Gathered, Join, Offer, new_run
 from vfl.jobs.show import Silent
-from vfl.net import session, websocket
+from vfl.net import open_sessions, session, websocket
 from vfl.net.connection import PIECES
 from vfl.net.hello import Hello, Resume, Resumed
 from vfl.net.peer import HEADER, Stop
@@ -225,6 +225,19 @@ def test_pings_are_a_breach(ends: Ends, opcode: int) -> None:
     asyncio.run(run())
 
 
+def test_flow_reports_without_end_are_a_breach(ends: Ends) -> None:
+    """They cost little to send and keep the event loop from all others."""
+
+    async def run() -> None:
+        async with opened(ends) as (here, there):
+            assert here._link is not None
+            here._link.connection.transport.write(frame(1, b"0") * 5000)
+            with pytest.raises(PeerError, match="insurer broke the protocol: it sent flow reports"):
+                await there.recv(Number)
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("piece", [b"", b"x"])
 def test_a_message_in_too_many_pieces_is_refused(ends: Ends, piece: bytes) -> None:
     async def run() -> None:
@@ -326,7 +339,7 @@ def test_one_byte_at_a_time_is_too_slow(ends: Ends, monkeypatch: pytest.MonkeyPa
 
 def test_the_sessions_of_one_peer_are_bounded(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     """The oldest that has no job gives way; one with a job never does."""
-    monkeypatch.setattr(websocket, "MAX_SESSIONS_A_PEER", 4)
+    monkeypatch.setattr(open_sessions, "A_PEER", 4)
     lines: list[str] = []
 
     async def run() -> None:

@@ -30,11 +30,11 @@ from vfl.jobs.halves import (
     ids_digest,
     load_alignment,
     load_half,
-    resolve_model,
     save_alignment,
     save_half,
 )
 from vfl.jobs.learners import learner_of
+from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
 from vfl.jobs.scoring import _as_trained, predictions

@@ -1,6 +1,7 @@
 """All keys of a table: which row goes by which id, which stands for others, which is which later."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.errors import DataError
+from vfl.party.config import DataSection
 from vfl.party.keys import TableIds, all_keys, found, identities
+from vfl.party.table import read_table
 
 SECRET = bytes(range(32))
 Cells = list[str | None]
@@ -46,7 +49,7 @@ def test_which_row_stands_for_others() -> None:
         ids_of(vins, plates, duplicates="refuse")
     # A further key may repeat: it names no row then.
     assert len(ids_of([None, None], ["q", "q"], duplicates="refuse").rows) == 2
-    with pytest.raises(DataError, match=r"t.csv: 1 row has no id by any key once normalised \(rows 7\)"):
+    with pytest.raises(DataError, match=r"t.csv: 1 row has no id by any key once normalised \(row 7\)"):
         ids_of(vins, plates, empty="refuse")
 
 
@@ -117,3 +120,55 @@ def test_a_table_that_has_changed_is_another() -> None:
     others = [["b", None, "a"], ["a", "b"], ["a", "b", None], ["a", "a", "b"], ["a", None, "bb"]]
     assert len({same.digest, *(ids_of(one).digest for one in others)}) == 6
     assert ids_of(["a"], ["b"]).digest != ids_of(["b"], ["a"]).digest
+
+
+def test_spellings_of_a_missing_value_are_no_ids(tmp_path: Path) -> None:
+    """Those of [data] as well as those of programs; a number may be an id, under as_text anything."""
+    cells = ["k.A.", "N/A", " unbekannt ", "999", "-1,5", "17", "", "K.A.", "unbekannte"]
+    lines = [f'"{cell}";{row}' for row, cell in enumerate(cells)]
+    (tmp_path / "t.csv").write_text("\n".join(["plate;x", *lines]) + "\n")
+    section = DataSection(
+        path=tmp_path / "t.csv",
+        id=("plate",),
+        decimal=",",
+        missing=("k.A.", "unbekannt", "999", "-1,5"),
+        empty="drop",
+    )
+    table = read_table(section, role="guest", need_label=False)
+    assert table.ids[0][0] == "k.A."  # as it is written, as scores have it
+    [[column]] = table.by_key(section)
+    assert column == [None, "N/A", None, "999", "-1,5", "17", None, "K.A.", "unbekannte"]
+    ids = all_keys(
+        table.by_key(section), [("upper", "alnum")], "refuse", "drop", "t.csv", section.id_readings
+    )
+    assert ids.without_id.tolist() == [0, 1, 2, 4, 6]  # what is no whole number is no id under this rule
+    assert [one[4:].decode() for one in ids.keys[0].ids] == ["999", "17", "KA", "UNBEKANNTE"]
+    text = section.model_copy(update={"as_text": ("plate",)})
+    [[column]] = table.by_key(text)
+    assert column[:3] == ["k.A.", "N/A", " unbekannt "]
+    with pytest.raises(DataError, match=r"t.csv: 4 rows have no id .*rows 2, 3, 4, 8"):
+        all_keys(table.by_key(section), [()], "refuse", "refuse", "t.csv")
+
+
+def test_rows_without_an_id_never_match_each_other(tmp_path: Path) -> None:
+    """At two parties that write it alike, by every key."""
+    found = []
+    for party in ("guest", "host"):
+        rows = ["k.A.,N/A", "k.A.,NULL", "A1,k.A.", f"{party},B2"]
+        (tmp_path / f"{party}.csv").write_text("\n".join(["vin,plate", *rows]) + "\n")
+        section = DataSection(
+            path=tmp_path / f"{party}.csv",
+            id=("vin",),
+            fallback=[{"id": ("plate",), "normalise": ("alnum",)}],
+            normalise=("alnum",),
+            missing=("k.A.",),
+            empty="drop",
+        )
+        table = read_table(section, role="guest", need_label=False, expect=())
+        rules = [key.normalise for key in section.keys]
+        found.append(
+            all_keys(table.by_key(section), rules, "refuse", "drop", party, section.id_readings)
+        )
+    for guest, host in zip(found[0].keys, found[1].keys, strict=True):
+        assert len(set(guest.ids) & set(host.ids)) == 1
+    assert found[0].without_id.tolist() == found[1].without_id.tolist() == [0, 1]

@@ -78,7 +78,7 @@ def test_a_rotated_key_under_a_passphrase_and_a_policy(
         assert load_half(store, store.latest("model"), HostHalf).columns == ("power",)
 
         said = vfl("keys", "rotate", registry.file, "--passphrase", VFL_PASSPHRASE=WORDS)
-        assert "set identity in [party] to the new files (registry.2)" in said
+        assert 'set identity = "keys/registry.2" in [party] and restart' in said
         (fingerprint,) = re.findall(r"fingerprint  (.*)", said)
         new = registry.folder / "keys" / "registry.2"
         assert stat.S_IMODE(new.with_name("registry.2.key").stat().st_mode) == 0o600

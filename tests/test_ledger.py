@@ -749,6 +749,9 @@ def test_what_a_peers_runs_have_noted_finds_a_ledger_written_anew(
     vfl("export", federation.guest.file, "--peer", "registry", "--out", copy)
     whole = vfl("verify", copy, "--known", registry)
     assert whole.exit_code == 0, whole.output
+    other = vfl("verify", copy, "--certificate", federation.keys / "registry" / "registry.pem")
+    assert other.exit_code == 1 and other.output.count("DAMAGE") == 1
+    assert "DAMAGE the ledger is of insurer, the certificate is of registry" in other.output
     guest = federation.another_guest(tmp_path / "insurer")
     guest.write()
     folder = guest.store / ledger.FOLDER
@@ -764,6 +767,8 @@ def test_what_a_peers_runs_have_noted_finds_a_ledger_written_anew(
         found = vfl(*words)
         assert found.exit_code == 1, found.output
         assert "DAMAGE no line has the hash that was noted in run claims-" in found.output
+        older = "or this copy was made before: ask for a new one"
+        assert (older in found.output) == (words[1] == copy)
     assert "is damaged" in vfl("compare", guest.file, registry).output
 
 

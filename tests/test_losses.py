@@ -126,6 +126,14 @@ def test_start_without_offset_predicts_the_mean(loss):
     assert loss.predict(np.array([start])) == pytest.approx(np.average(label, weights=weight), rel=1e-12)
 
 
+@pytest.mark.parametrize("ratio", [1e-100, 1e-20, 1e20, 1e100])
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_classes_of_very_different_weight(ratio, offset):
+    label = np.array([0.0, 1.0, 0.0, 1.0, 1.0])
+    start = LogisticLoss().start(label, np.where(label, ratio, 1.0), np.full(5, offset))
+    assert start == pytest.approx(math.log(1.5 * ratio) - offset, rel=1e-12)
+
+
 @given(
     seed=st.integers(0, 2**32),
     loss=st.sampled_from(LOSSES),
@@ -203,6 +211,14 @@ def test_trees_damp_poisson_alone(loss):
         (TweedieLoss(), [-7.7, 1], "must not be negative but is in 1 row"),
         (TweedieLoss(), [0, 0], "is 0 in every row"),
         (SquaredLoss(), [np.nan, 7.7], "must be a finite number but is not in 1 row"),
+        (
+            SquaredLoss(),
+            [-7.7e50, 7.7, 1e51],
+            "must not be beyond 1e+50 but is in 2 rows: give it in",
+        ),
+        (SquaredLoss(), [7.7e-52, -1e-51], "is below 1e-50 in every row: give it in another unit"),
+        (GammaLoss(), [7.7e50, 1], "must not be beyond 1e+50 but is in 1 row"),
+        (PoissonLoss(), [0, 7.7e-52], "is below 1e-50 in every row"),
     ],
 )
 def test_a_label_that_a_loss_cannot_take(loss, label, said):

@@ -1,10 +1,13 @@
 """The notebook of the car insurance scenario runs from top to bottom."""
 
+import html
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from vfl.jobs.reveals import message_types, reveals
 
 NOTEBOOK = Path(__file__).parent.parent / "scenarios" / "car_insurance" / "claim_probability.ipynb"
 
@@ -31,6 +34,21 @@ def test_the_kept_outputs_are_of_this_notebook() -> None:
     assert pictures == 2
     assert NOTEBOOK.stat().st_size < 1_000_000
     assert str(Path.home()) not in NOTEBOOK.read_text()
+
+
+def test_the_kept_outputs_say_what_messages_reveal() -> None:
+    notebook = nbformat.read(NOTEBOOK, as_version=4)
+    (table,) = [
+        html.unescape(output.data["text/html"])
+        for cell in notebook.cells
+        if cell.cell_type == "code" and "message_types()" in cell.source
+        for output in cell.outputs
+    ]
+    known = message_types()
+    sent = [kind for kind in known if f"<td>{kind}</td>" in table]
+    assert {"Offer", "TreeStart", "Gradients", "CandidateSums", "Direction"} <= set(sent)
+    for kind in sent:
+        assert f"<td>{reveals(known[kind])}</td>" in table
 
 
 def outputs(notebook: nbformat.NotebookNode) -> str:

@@ -3,9 +3,11 @@
 import locale
 import math
 import re
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -136,3 +138,19 @@ def test_the_locale_does_not_matter() -> None:
 def test_points_that_may_stand_between_thousands(cells: list[str | None], doubt: bool) -> None:
     assert may_be_grouped(pa.array(cells), PLAIN) == doubt
     assert not may_be_grouped(pa.array(cells), GERMAN)
+
+
+def test_a_number_too_large_for_a_float_where_arrow_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Arrow 23 does; with it are other cells of the column that are read as before."""
+    cast = pc.cast
+
+    def refusing(text: Any, kind: Any) -> Any:
+        found = cast(text, kind)
+        if np.isinf(found.to_numpy(zero_copy_only=False)).any():
+            raise pa.ArrowInvalid("Failed to parse string")
+        return found
+
+    monkeypatch.setattr(pc, "cast", refusing)
+    values, strange = parse(pa.array(["7e777", "-1e999", " 0.1", None, "x", "+1e22"]), Reading())
+    np.testing.assert_array_equal(values, [np.inf, -np.inf, 0.1, np.nan, np.nan, 1e22])
+    assert strange.tolist() == [False, False, False, False, True, False]

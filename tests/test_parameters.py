@@ -32,6 +32,7 @@ SHARED = {
     "hosts": None,
     "id": None,
     "normalise": ("nfkc", "trim", "upper", "alnum"),
+    "unknown_levels": 0.1,
     "engine": "plain",
     "workers": 1,
     "progress": None,
@@ -117,7 +118,7 @@ def test_help_is_readable(kind):
         (
             vfl.SecureBoost,
             "xyz",
-            "no parameter 'xyz'; there are hosts, id, normalise, monotone, engine, ",
+            "no parameter 'xyz'; there are hosts, id, normalise, unknown_levels, monotone, ",
         ),
         (vfl.FederatedGLM, "alhpa", "FederatedGLM has no parameter 'alhpa'; did you mean 'alpha'?"),
         (vfl.SecureBoost, "n_estimators", "did you mean 'trees'"),

@@ -1,8 +1,7 @@
 """Lines about refused connections."""
 
 import asyncio
-
-from ends import until
+from collections.abc import Awaitable, Callable
 
 from vfl.net.refusals import AT_ONCE, Refusals
 
@@ -33,21 +32,85 @@ def test_few_refusals_have_a_line_each_many_one_a_period() -> None:
     assert said[-1].endswith("(it said nothing: 999; its certificate is not pinned here: 996)")
 
 
-def test_a_new_period_begins_with_lines_again() -> None:
-    said: list[str] = []
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose time passes when a test says so."""
 
-    async def run() -> None:
-        refusals = Refusals(said.append, 0.05)
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+    async def pass_(self, seconds: float) -> None:
+        self.now += seconds
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+def told(work: Callable[[Refusals, Clock], Awaitable[None]], seconds: float = 60) -> list[str]:
+    """What is said of refusals."""
+    said: list[str] = []
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        clock = runner.get_loop()
+        assert isinstance(clock, Clock)
+
+        async def run() -> None:
+            await work(Refusals(said.append, seconds), clock)
+
+        runner.run(run())
+    return said
+
+
+def test_a_new_period_begins_with_lines_again() -> None:
+    async def work(refusals: Refusals, clock: Clock) -> None:
         for _ in range(2):
             refusals.add("192.0.2.1", "it said nothing")
             refusals.add("192.0.2.1", "it said nothing")
-            count = len(said)
-            await until(lambda n=count: len(said) > n)
+            await clock.pass_(60)
+            await clock.pass_(61)
 
-    asyncio.run(run())
     each = "refused a connection from 192.0.2.1: it said nothing"
-    rest = "refused 1 more connection within 0 s: 1 from 192.0.2.1 (it said nothing: 1)"
-    assert said == [each, rest, each, rest]
+    rest = "refused 1 more connection within 60 s: 1 from 192.0.2.1 (it said nothing: 1)"
+    assert told(work) == [each, rest, each, rest]
+
+
+def test_a_health_check_is_said_less_and_less() -> None:
+    """A day of one every five seconds; what else happens is said all the same."""
+
+    async def work(refusals: Refusals, clock: Clock) -> None:
+        for number in range(86_400 // 5):
+            refusals.add("192.0.2.1", "it closed the connection during the handshake")
+            if number in (9_000, 17_000):
+                refusals.add("198.51.100.7", "its certificate is not pinned here")
+            await clock.pass_(5)
+
+    lines = told(work)
+    checks = [line for line in lines if "closed the connection" in line]
+    assert (
+        checks[0] == "refused a connection from 192.0.2.1: it closed the connection during the handshake"
+    )
+    assert [line.split(" s: ")[0].split()[-1] for line in checks[1:8]] == [
+        *("60", "120", "240", "480", "960", "1920", "3600")
+    ]
+    assert len(checks) < 35
+    assert [line for line in lines if line not in checks] == [
+        "refused a connection from 198.51.100.7: its certificate is not pinned here"
+    ] * 2
+
+
+def test_what_peers_are_refused_for_is_said_in_each_period() -> None:
+    """However many strangers come; but not more often."""
+
+    async def work(refusals: Refusals, clock: Clock) -> None:
+        for _ in range(40):
+            for number in range(20):
+                refusals.add(f"198.51.100.{number}", "it said nothing")
+                refusals.add("192.0.2.1", "its certificate is not pinned here", of_peer=True)
+            await clock.pass_(5)
+
+    lines = [
+        line for line in told(work) if line.endswith("192.0.2.1: its certificate is not pinned here")
+    ]
+    assert len(lines) == 3  # at 0, 60 and 180 s
 
 
 def test_what_is_counted_is_bounded_and_a_broken_log_stops_nobody() -> None:

@@ -23,7 +23,8 @@ from reports import NASTY, made_up
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.halves import GuestHalf, HostHalf, load_half, resolve_model
+from vfl.jobs.halves import GuestHalf, HostHalf, load_half
+from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.report import gather, write_report
@@ -395,6 +396,39 @@ def test_no_rows_held_out() -> None:
     page = checked(text)
     assert "No rows were held out (holdout is 0 in the job file): the quality is not known." in page.text
     assert "times the average" not in page.text and not page.all("select")
+
+
+@pytest.mark.parametrize("role", ["guest", "host", "coordinator"])
+def test_what_training_warned_of_stands_at_the_top(role: str) -> None:
+    """As text, each warning for itself; a run without any has no such box."""
+    told = [f"the model does worse than {NASTY} alone", "\u202eraise trees, 3 of 4 have no split"]
+    text = render(made_up(role=role, warnings=told))[PAGE].decode()
+    assert NASTY not in text and "\u202e" not in text
+    page = checked(text)
+    (box,) = page.all("aside")
+    assert [one.text for one in page.all("li")] == [
+        f"The model does worse than {NASTY} alone",
+        "\\u202eraise trees, 3 of 4 have no split",
+    ]
+    assert box.text.startswith("What training warned of")
+    first, *others = page.titles
+    assert page.text.index(first) < page.text.index("What training warned of")
+    assert page.text.index("What training warned of") < page.text.rindex(others[0])
+    assert checked(render(made_up(role=role))[PAGE].decode()).all("aside") == []
+
+
+def test_a_reports_warnings_are_those_of_the_record(federation: Federation) -> None:
+    for name in ("insurer", "registry"):
+        federation.parties[name].write()
+        party = load_party(federation.parties[name].file)
+        store = Store(party.party.store)
+        record, _ = load_record(store, resolve_model(store, "claims", "run"))
+        save_record(store, replace(record, warnings=["many trees have no split"]))
+        try:
+            assert gather(party, "claims").warnings == ["many trees have no split"]
+        finally:
+            save_record(store, record)
+        assert gather(party, "claims").warnings == record.warnings
 
 
 def test_a_guest_without_columns() -> None:

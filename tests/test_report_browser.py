@@ -5,9 +5,11 @@ Needs Chromium and its driver (Debian: chromium, chromium-driver); left out with
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from reports import made_up
 from selenium import webdriver
@@ -134,6 +136,23 @@ def test_no_width_scrolls_sideways_or_makes_figures_small(browser: Any, page: st
     )
     assert len(sizes) > 100 and min(sizes) >= (9 if width >= 390 else 7.5)
     assert outside == []
+    # No number lies on another one.
+    over = browser.execute_script(
+        """
+        const over = [];
+        for (const svg of document.querySelectorAll("svg")) {
+          const texts = [...svg.querySelectorAll("text")].map(one => [one.textContent,
+            one.getBoundingClientRect()]).filter(([text]) => /^[\\d.,%\\s−]+$/.test(text));
+          for (const [i, [text, a]] of texts.entries()) for (const [other, b] of texts.slice(i + 1)) {
+            const wide = Math.min(a.right, b.right) - Math.max(a.left, b.left);
+            const high = Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top);
+            if (wide > 0.5 && high > 0.15 * Math.min(a.height, b.height)) over.push([text, other]);
+          }
+        }
+        return over;
+        """
+    )
+    assert over == []
 
 
 def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
@@ -146,10 +165,18 @@ def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
         ),
         Line("sum_insured", "", -0.1, -1e-6, 1.0, 12_345, 50_000.0, -0.05, 0.9512),
         Line("kw", "", 0.1, 0.1, 1.1, 12_345, 0.2815, -0.05, 0.9512, is_deviation=True),
+        Line("region", "Northern", -0.1, None, 0.9048, 12_345),
     ]
     job = {"job": {**made_up().job["job"], "model": "glm", "family": "poisson"}, "glm": {}}
     linear = made_up(role="host", party="registry", job=job, lines=lines)
-    for content in (render(made_up()), render(linear)):
+    counts = {
+        "job": {**made_up().job["job"], "objective": "poisson"},
+        "secureboost": {"tweedie_power": 1.5},
+    }
+    held_out = made_up().held_out
+    years = np.linspace(0.1, 1, len(held_out.label))
+    exposed = made_up(job=counts, held_out=replace(held_out, years=years, weight=years))
+    for content in (render(made_up()), render(linear), render(exposed)):
         (tmp_path / "report.html").write_bytes(content["report.html"])
         show(browser, (tmp_path / "report.html").as_uri(), 390)
         cut = browser.execute_script(
@@ -160,6 +187,19 @@ def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
             """
         )
         assert cut == []
+        broken = browser.execute_script(
+            """
+            const lines = one => {
+              const range = document.createRange();
+              range.selectNodeContents(one);
+              return new Set([...range.getClientRects()].map(box => box.top)).size;
+            };
+            const cells = [...document.querySelectorAll("td.text")];
+            const words = cells.filter(one => /^\\S{1,8}$/.test(one.textContent.trim()));
+            return words.filter(one => lines(one) > 1).map(one => one.textContent);
+            """
+        )
+        assert broken == []
     browser.get_log("performance")
     browser.get(page)
 

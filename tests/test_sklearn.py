@@ -6,6 +6,8 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+import sklearn
+from packaging.version import Version
 from scipy.stats import loguniform, randint
 from sklearn import config_context
 from sklearn.base import clone, is_classifier, is_regressor
@@ -232,7 +234,8 @@ def test_metadata_with_routing():
         )
         pipeline = make_pipeline(FunctionTransformer(feature_names_out="one-to-one"), asking)
         search = GridSearchCV(pipeline, {"secureboostregressor__depth": [1, 3]}, cv=2)
-        assert np.isfinite(search.fit(X, COUNTS, **given).best_score_)
+        if Version(sklearn.__version__) >= Version("1.8"):  # whose pipelines pass metadata on to a score
+            assert np.isfinite(search.fit(X, COUNTS, **given).best_score_)
         scorer = make_scorer(mean_poisson_deviance, greater_is_better=False)
         scorer.set_score_request(sample_weight=True)
         asking.set_fit_request(exposure=True, sample_weight=False)
@@ -347,11 +350,14 @@ def test_columns_go_by_name_and_models_leave_tables_alone():
     assert np.array_equal(model.predict_proba(X[["kind", "size", "age"]]), model.predict_proba(X))
     strange = X.assign(kind=pd.Categorical(["c"] * ROWS))
     given = strange.copy()
+    with pytest.raises(DataError, match=r"column 'kind' has a level .* in 240 of 240 rows"):
+        model.predict_proba(strange)
+    model.set_params(unknown_levels=1)
     assert np.isfinite(model.predict_proba(strange)).all()  # a level that nobody saw
     pd.testing.assert_frame_equal(strange, given)
     pd.testing.assert_frame_equal(X, before)
-    with pytest.raises(DataError, match="guest: column 'size' is of type str, not of numbers"):
-        model.predict(X.astype({"size": str}))
+    with pytest.raises(DataError, match=r"guest: column 'size' is of type (str|object), not of numbers"):
+        model.predict(X.assign(size="large"))
 
 
 def test_one_row_is_scored_as_among_others():

@@ -84,6 +84,19 @@ def test_names_and_the_latest(store):
     assert store.names("model") == []
 
 
+def test_the_latest_of_a_store_that_was_copied(store):
+    """Copied without times, or back from a backup, files are as old as the copy."""
+    for name, made in (("first", "2026-03-01"), ("newest", "2026-03-03"), ("second", "2026-03-02")):
+        path = store.write("alignment", name, {"made": f"{made}T08:00:00+00:00"})
+        os.utime(path, (1_900_000_000, 1_900_000_000 - len(name)))
+    assert store.latest("alignment") == "newest"
+    path = store.write("alignment", "without", {})  # of an earlier version
+    os.utime(path, (1_772_000_000, 1_772_000_000))
+    assert store.latest("alignment") == "newest"
+    os.utime(path, (1_900_000_000, 1_900_000_000))
+    assert store.latest("alignment") == "without"
+
+
 def test_a_missing_document(store, tmp_path):
     with pytest.raises(ModelError, match=r"no model claim in .*models: there is none yet"):
         store.read("model", "claim")

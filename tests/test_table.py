@@ -259,7 +259,7 @@ def test_parquet_types(tmp_path):
             "i": pa.array([1, None, 3], pa.int32()),
             "u": pa.array([1, 2, 2**63], pa.uint64()),
             "f": pa.array([0.1, float("nan"), None], pa.float64()),
-            "h": pa.array([0.5, 2, None], pa.float16()),
+            "h": pa.array([np.float16(0.5), np.float16(2), None]),
             "b": pa.array([True, False, None]),
             "d": pa.array([Decimal("1.25"), None, Decimal("-3.50")]),
             "a.b": pa.array([1, 2, 3]),
@@ -481,7 +481,7 @@ def test_a_misspelt_column(tmp_path, changes, said):
 @pytest.mark.parametrize(
     ("cells", "said"),
     [
-        ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8, ...)"),
+        ("0 1 - - - - - - 1", "is missing in 6 rows (rows 4, 5, 6, 7, 8 and 1 more)"),
         ("0 - 1", "is missing in 1 row (row 3)"),
         ("0 1 77 1 -77", "must be 0 or 1 but is something else in row 4 (and 1 more row): correct"),
         ("0 1 77", "must be 0 or 1 but is something else in row 4: correct it or choose another loss"),
@@ -503,6 +503,7 @@ def test_a_label_that_is_none(tmp_path, cells, said):
         (PoissonLoss(), "0 -77 1 -1", "must not be negative but is in row 3 (and 1 more row): correct"),
         (PoissonLoss(), "0 0 0", "is 0 in every row: a model needs rows above 0"),
         (GammaLoss(), "77 0 1", "must be above 0 but is not in row 3: leave out the rows without an"),
+        (GammaLoss(), "1 77e49 1", "must not be beyond 1e+50 but is in row 3: give it in another unit"),
     ],
 )
 def test_a_label_that_a_loss_cannot_take(tmp_path, loss, cells, said):
@@ -533,6 +534,8 @@ def test_a_label_that_is_needed_but_not_named(tmp_path):
         ("inf", "has an infinite number in row 3"),
         ("", "is missing in 1 row (row 3)"),
         ("7x7", "has text that is no number in row 3: a weight is a positive number"),
+        ("7.7e50", "must be from 1e-50 to 1e+50 but is not in row 3: give it in another unit"),
+        ("7.7e-52", "must be from 1e-50 to 1e+50 but is not in row 3"),
     ],
 )
 def test_a_weight_that_is_none(tmp_path, cell, said):

@@ -1,9 +1,12 @@
 """What commands print: names as they are on any terminal, whole on a narrow one; lost readers."""
 
+import errno
+import fcntl
 import io
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,6 +29,7 @@ from vfl.terminal import results
 from vfl.terminal.news import News
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import finite, put_json, stderr, stdout
+from vfl.terminal.usage import ENDING, INTERRUPTED, interrupted_by_signals
 from vfl.text import shown, shown_in
 
 HOSTILE = [
@@ -302,6 +306,86 @@ def test_a_stream_that_fails_does_not_end_what_is_printed(
             assert (stdout.failure is error) != stdout.left
 
     on_screen(monkeypatch, put)
+
+
+def test_news_go_on_when_there_is_room_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service is told from the results of a command: its log outlives a full disk."""
+    full = True
+
+    class Disk(Screen):
+        def write(self, text: str) -> int:
+            if full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(text)
+
+    disk = Disk()
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", disk)
+        stderr.start()
+        stderr.put("lost", "lost")
+        stderr.put("lost")
+        full = False
+        stderr.put("there", "again")
+        full = True
+        stderr.put("lost")
+        full = False
+        stderr.put("back")
+    assert disk.text.splitlines() == [
+        "note: 3 lines could not be written (No space left on device)",
+        "there",
+        "again",
+        "note: 1 line could not be written (No space left on device)",
+        "back",
+    ]
+
+
+def test_a_pipe_that_does_not_wait_loses_nothing() -> None:
+    """As a parent leaves one that reads and writes by an event loop of its own."""
+    reading, writing = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):  # elsewhere pipes are small enough
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    os.set_blocking(writing, False)
+    command = [sys.executable, "-m", "vfl.cli", "config", "schema", "party"]
+    with subprocess.Popen(command, stdout=writing, stderr=subprocess.PIPE) as process:
+        os.close(writing)
+        with os.fdopen(reading, "rb") as pipe:
+            written = pipe.read()
+        assert process.wait() == 0 and process.stderr is not None and process.stderr.read() == b""
+    assert len(written) > 8192 and json.loads(written)["title"]
+
+
+# --- Signals. ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", ENDING)
+def test_a_signal_interrupts_a_command_wherever_it_is(number: signal.Signals) -> None:
+    """Also before it waits for its peers, and as the first process of a container."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        with pytest.raises(KeyboardInterrupt) as raised, interrupted_by_signals():
+            signal.raise_signal(number)
+        assert raised.type is not KeyboardInterrupt  # for which Python has an exit code of its own
+        assert signal.getsignal(number) is signal.SIG_DFL
+        signal.signal(number, signal.SIG_IGN)  # as nohup does
+        with interrupted_by_signals():
+            signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, before)
+
+
+@pytest.mark.parametrize("command", ["serve", "train"])
+def test_a_signal_while_a_command_starts(tmp_path: Path, command: str) -> None:
+    """A service that is told to end has ended well; a job is interrupted."""
+    os.mkfifo(tmp_path / "party.toml")
+    arguments = [sys.executable, "-m", "vfl.cli", command, "party.toml", "job.toml"]
+    arguments = arguments[:5] if command == "serve" else arguments
+    with subprocess.Popen(arguments, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+        with (tmp_path / "party.toml").open("w"):  # it is there and reads
+            process.send_signal(signal.SIGTERM)
+            assert process.wait() == (0 if command == "serve" else INTERRUPTED)
+        assert process.stderr is not None
+        assert process.stderr.read() == ("" if command == "serve" else "interrupted\n")
 
 
 # --- Usage. --------------------------------------------------------------------------------------

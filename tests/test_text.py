@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.text import counted, level_order, shown, shown_in
+from vfl.text import counted, level_order, near_file, shown, shown_in
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,18 @@ def test_hostile_levels_are_ordered_at_once() -> None:
         "\u0301" * 50_000,
     ]
     assert len(sorted(hostile, key=level_order)) == len(hostile)
+
+
+@pytest.mark.parametrize(
+    ("name", "there", "near"),
+    [
+        ("insurr.toml", ["insurer.toml", "job.toml"], "insurer.toml"),
+        ("nosuch.toml", ["insurer.toml"], None),  # the ending is all that they share
+        ("nwe.csv", ["new.csv", "scores.csv"], "new.csv"),
+        ("policies.xlsx", ["policies.csv", "vehicles.xlsx"], "policies.csv"),
+        ("policies.csv", ["Policies.CSV.gz", "policies.parquet"], "Policies.CSV.gz"),
+        ("x.csv", [], None),
+    ],
+)
+def test_a_file_is_meant_by_its_name_and_not_by_its_ending(name, there, near):
+    assert near_file(name, there) == near

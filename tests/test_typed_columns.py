@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
+from packaging.version import Version
 from tables import features, read, refused, write
 
 from vfl.errors import DataError
@@ -48,7 +49,9 @@ def column(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Any]
         other = pa.array([str(i) for i in range(len(values))])
         table = pa.table({"x": other.cast(pa.int64()), "id": other, name: values})
         try:
-            write(tmp_path / request.param, lambda path: WRITERS[request.param](table, path))
+            path = write(tmp_path / request.param, lambda path: WRITERS[request.param](table, path))
+            if request.param == "t.parquet":
+                pq.read_table(path)  # which some versions cannot do with what they have written
         except (pa.ArrowException, OSError):
             pytest.skip("this kind of file cannot hold the type")
         names = {"categorical": ["x"]} if use == "names" else {}
@@ -89,7 +92,7 @@ LONG = Decimal("0." + "1" * 40)
 NUMBERS: list[tuple[pa.Array, list[float]]] = [
     (pa.array([1, None, -3], pa.int8()), [1, NAN, -3]),
     (pa.array([1, None, 2**63], pa.uint64()), [1, NAN, 2.0**63]),
-    (pa.array([0.5, None, -1], pa.float16()), [0.5, NAN, -1]),
+    (pa.array([np.float16(0.5), None, np.float16(-1)]), [0.5, NAN, -1]),
     (pa.array([0.5, NAN, None], pa.float32()), [0.5, NAN, NAN]),
     (pa.array([True, None, False]), [1, NAN, 0]),
     (pa.array([Decimal("1.25"), None, Decimal("-3")], pa.decimal128(9, 2)), [1.25, NAN, -3]),
@@ -227,6 +230,8 @@ def test_old_timestamps_beyond_the_range_of_nanoseconds(tmp_path: Path, schema: 
     """As Spark and Impala write them: 9999-12-31 must not come back as 1816."""
     days = [dt.datetime(1200, 1, 1, 0, 0, 59), dt.datetime(9999, 12, 31, 23, 59), None]
     table = pa.table({"id": list("ABC"), "x": pa.array(days, pa.timestamp("us"))})
+    if Version(pa.__version__) < Version("23"):
+        pytest.skip("earlier versions write other times, though they read these")
     found = read(
         tmp_path / "t.parquet",
         lambda path: pq.write_table(

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -33,7 +33,7 @@ from vfl.errors import (
     PeerStopped,
     PeerUnreachable,
 )
-from vfl.net import hello, session, websocket, wire
+from vfl.net import hello, open_sessions, session, websocket, wire
 from vfl.net.hello import OtherProtocol, Resume, Resumed
 from vfl.net.peer import stop_all, together
 from vfl.net.session import NO_PATIENCE
@@ -43,6 +43,7 @@ from vfl.net.wire import MAX_MESSAGE, MIB, Message
 from vfl.party import identity
 
 LOCAL = "127.0.0.1:0"
+NO_NAMES = (f"{'a' * 64}.example:1", "a..b:1", "a\0b:1", "a b:1", "a\u2028b:1")
 
 
 class Block(Message, frozen=True):
@@ -458,7 +459,7 @@ def test_a_party_that_is_not_pinned_is_told_so(parties: Parties) -> None:
                 assert "registry refused this party's certificate" in str(caught.value)
                 assert own in str(caught.value)
             await until(lambda: len(refused) == 5)
-            assert listener._ready.empty()
+            assert not listener._sessions.waiting
 
     asyncio.run(run())
     assert set(refused) == {"refused a connection from 127.0.0.1: its certificate is not pinned here"}
@@ -545,7 +546,7 @@ def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tm
             with pytest.raises(IdentityError, match="registry refused"):
                 await dial(own, "registry", f"127.0.0.1:{listener.port}", "guest", 60)
             await until(lambda: len(refused) == 1)
-            assert listener._ready.empty()
+            assert not listener._sessions.waiting
 
     asyncio.run(run())
 
@@ -555,10 +556,18 @@ def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tm
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", "does not speak TLS 1.3"),
         (b"\x00\xff" * 500, "does not speak TLS 1.3"),
+        (
+            b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+            "it begins with the PROXY protocol: switch",
+        ),
+        (
+            b"\r\n\r\n\x00\r\nQUIT\n\x21\x11\x00\x0c",
+            "it begins with the PROXY protocol: switch",
+        ),
         (b"\x16\x03\x01\x40\x00" + b"x" * 100, ""),
         (b"", "closed the connection"),
     ],
-    ids=["http", "garbage", "half a record", "nothing"],
+    ids=["http", "garbage", "a balancer", "a newer balancer", "half a record", "nothing"],
 )
 def test_what_is_no_tls_is_refused(parties: Parties, said: bytes, why: str) -> None:
     refused: list[str] = []
@@ -714,9 +723,82 @@ def test_what_cannot_be_reached_is_named_with_the_reason(parties: Parties) -> No
         pytest.raises(PeerUnreachable, match="timed out"),
     ):
         asyncio.run(attempt(f"127.0.0.1:{silent.getsockname()[1]}", 0.01))
-    for address in ("registry", "registry:x", "registry:70000", ":1", "a@b:1", "x:1/y", "::1:1"):
+    for address in (
+        "registry",
+        "registry:x",
+        "registry:70000",
+        ":1",
+        "a@b:1",
+        "x:1/y",
+        "::1:1",
+        *NO_NAMES,
+    ):
         with pytest.raises(ConfigError, match="is no address"):
             asyncio.run(attempt(address))
+
+
+def test_an_address_that_does_not_answer_is_passed_over(parties: Parties, monkeypatch) -> None:
+    """A name may have several, of IPv6 and IPv4: the first is not waited for until time is up."""
+    resolve = socket.getaddrinfo
+
+    async def run() -> None:
+        with contextlib.ExitStack() as stack:
+            # Nobody accepts, and the queue is full: the system lets further calls wait.
+            deaf = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+            for _ in range(3):
+                caller = stack.enter_context(socket.socket())
+                caller.setblocking(False)
+                caller.connect_ex(deaf.getsockname())
+            async with registry(parties) as listener:
+
+                def both(host: str, *args: object, **named: object) -> list[Any]:
+                    if host != "registry.example":
+                        return resolve(host, *args, **named)
+                    kind = (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "")
+                    return [
+                        (*kind, ("127.0.0.1", port)) for port in (deaf.getsockname()[1], listener.port)
+                    ]
+
+                monkeypatch.setattr(socket, "getaddrinfo", both)
+                own = parties.credentials("insurer", "registry")
+                peer = await dial(own, "registry", "registry.example:7443", "guest", 0)
+                assert (await listener.accept()).name == "insurer"
+                peer.drop()
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    "to", ["wss://{other}/", "wss://[/", "wss://a:b@{other}/", "/resume", "ws://{other}/"]
+)
+def test_no_redirect_is_followed(parties: Parties, to: str) -> None:
+    """A peer cannot have this party's machine dial addresses of its choice."""
+    own, host = parties.credentials("insurer", "registry"), parties.credentials("registry", "insurer")
+    context = context_of(host, ssl.PROTOCOL_TLS_SERVER, list(host.pins.values()))
+    dialled = 0
+
+    async def run() -> None:
+        def count(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal dialled
+            dialled += 1
+            writer.close()
+
+        async with await asyncio.start_server(count, "127.0.0.1", 0) as elsewhere:
+            where = to.format(other=f"127.0.0.1:{elsewhere.sockets[0].getsockname()[1]}")
+
+            async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                await reader.readuntil(b"\r\n\r\n")
+                writer.write(f"HTTP/1.1 307 Elsewhere\r\nLocation: {where}\r\n\r\n".encode())
+                await writer.drain()
+                writer.close()
+
+            async with await asyncio.start_server(redirect, "127.0.0.1", 0, ssl=context) as server:
+                address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                with pytest.raises(PeerUnreachable, match="it answered with HTTP status 307"):
+                    await dial(own, "registry", address, "guest", 0)
+
+    asyncio.run(run())
+    assert dialled == 0
 
 
 def test_a_port_that_speaks_no_tls_is_named(parties: Parties) -> None:
@@ -815,8 +897,9 @@ def test_an_address_that_cannot_be_listened_on_is_named(parties: Parties) -> Non
             asyncio.run(attempt(address))
     with pytest.raises(ConfigError, match=r"cannot listen on 192\.0\.2\.1:7443: cannot assign"):
         asyncio.run(attempt("192.0.2.1:7443"))
-    with pytest.raises(ConfigError, match="is no address"):
-        asyncio.run(attempt("7443"))
+    for address in ("7443", *NO_NAMES):
+        with pytest.raises(ConfigError, match="is no address"):
+            asyncio.run(attempt(address))
 
 
 def test_credentials_that_cannot_be_used_are_named(parties: Parties, tmp_path: Path) -> None:
@@ -1256,7 +1339,7 @@ def test_an_answer_that_cannot_be_is_a_breach(parties: Parties, monkeypatch) -> 
 
 
 def test_sessions_are_bounded(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(websocket, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(open_sessions, "MOST", 3)
 
     async def run() -> None:
         refused: list[str] = []

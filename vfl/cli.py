@@ -18,7 +18,7 @@ import click
 from vfl.errors import ConfigError, Refused, VflError
 from vfl.terminal.news import telling
 from vfl.terminal.streams import put_json, stderr, stdout
-from vfl.terminal.usage import Group, Number, put_version
+from vfl.terminal.usage import ENDING, Group, Number, put_version
 from vfl.text import counted
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def main() -> None:
 
     \b
     Exit codes:
-        0  done (a host: ended by Ctrl-C or SIGTERM)
+        0  done (a host: ended by Ctrl-C, SIGTERM or SIGHUP)
         1  a fault of vfl itself, or what was checked is not in order
         2  configuration or command line
         3  table or storage
@@ -155,10 +155,13 @@ def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
     from vfl.party import identity, rotation
     from vfl.party.config import load_party
     from vfl.party.passphrase import choose
+    from vfl.party.reading import settings_line
 
     prefix = load_party(party).party.identity
     old = identity.load(prefix, expired=True)
-    name = rotation.next_prefix(prefix).name
+    following, folder = rotation.next_prefix(prefix), party.parent.resolve()
+    name = following.name
+    where = following.relative_to(folder) if following.is_relative_to(folder) else following
     sealed = old.tls_key.password is not None if passphrase is None else passphrase
     words = choose(prefix.with_name(f"{name}.key")) if sealed else None
     new, path = rotation.rotate(old, words)
@@ -171,8 +174,8 @@ def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
         f"{path}   what vouches for it: give both to the other parties",
         f"fingerprint  {new.certificate.fingerprint_groups}",
         f"The others run `vfl keys accept THEIRS.toml {name}.pem --rotation {name}.rotation`.",
-        f"At a time agreed with them set identity in [party] to the new files ({name}) and restart; "
-        "keep the old ones until then.",
+        f"At a time agreed with them set {settings_line('identity', where.as_posix())} in [party] and "
+        "restart what runs; keep the old files.",
     )
 
 
@@ -385,7 +388,12 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
 @main.command(short_help="Serve jobs as a host or coordinator.")
 @_PARTY
 def serve(party: Path) -> None:
-    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C or SIGTERM."""
+    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C, SIGTERM or SIGHUP."""
+    with contextlib.suppress(KeyboardInterrupt):  # it may come before anything is served
+        _serve(party)
+
+
+def _serve(party: Path) -> None:
     from vfl.jobs.connect import Office
     from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
@@ -954,14 +962,16 @@ def _need_role(role: str, needed: str, path: Path) -> None:
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:
-    """Run to the end; SIGTERM ends it like Ctrl-C, so that peers are told."""
+    """Run to the end; SIGTERM and SIGHUP end it like Ctrl-C, so that peers are told."""
 
     async def supervised() -> T:
         asyncio.get_running_loop().set_default_executor(_Threads())
         task = asyncio.current_task()
         if task is not None:
-            with contextlib.suppress(NotImplementedError):  # Windows has no such signal
-                asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            for number in ENDING:
+                with contextlib.suppress(NotImplementedError):  # on Windows
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         return await work
 
     try:

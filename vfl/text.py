@@ -5,13 +5,17 @@ line around, characters without width make two names look alike. Whatever is sho
 through `shown`; what programs read (JSON, CSV) holds the text as it is.
 """
 
+import difflib
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 MOST = 200
 """Characters of a name that a terminal or a page shows; longer ones are cut."""
+
+_ALIKE = 0.6  # how alike two files' names are, from 0 to 1, of which one may be meant by the other
 
 _MARKS = 6  # combining marks on one character; more grow over the lines above and below
 
@@ -126,3 +130,17 @@ def _number(text: str) -> float:
     if re.fullmatch(r"[-+]?\d+,\d+", plain) and not re.fullmatch(r"[-+]?\d{1,3}(,\d{3})+", plain):
         plain = plain.replace(",", ".")  # a decimal comma
     return float(re.sub(r"[,'\u2009\u00a0]", "", plain))
+
+
+def near_file(name: str, there: Iterable[str]) -> str | None:
+    """The file that was most likely meant by `name`, if one comes near, whatever its ending."""
+
+    def alike(one: str, other: str) -> float:
+        return difflib.SequenceMatcher(None, one.casefold(), other.casefold()).ratio()
+
+    def stem(file: str) -> str:
+        return file.partition(".")[0]
+
+    found = [(alike(stem(name), stem(one)), alike(name, one), one) for one in there]
+    nearest = max(found, default=(0.0, 0.0, ""))
+    return nearest[2] if nearest[0] >= _ALIKE else None

@@ -2,9 +2,9 @@
 
 import numbers
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Self, cast, get_args
 
 import numpy as np
@@ -21,6 +21,7 @@ from vfl.estimators.bar import watched
 from vfl.estimators.hosts import Hosts, HostsParameter, checked_hosts
 from vfl.estimators.parameters import (
     check_names,
+    check_share,
     check_steps,
     check_whole,
     checked_seed,
@@ -40,14 +41,17 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
+from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Floats, Loss
+from vfl.learn.suspects import suspicions, tells_label
 from vfl.party.config import DataSection
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
+from vfl.party.sources.source import labels_in_words, row_labels
 from vfl.protocols.common.rows import Training
 from vfl.simulate.method import GUEST, Engine, Method
-from vfl.simulate.parties import score, train
+from vfl.simulate.parties import Known, score, train
 from vfl.text import counted
 
 Progress = Callable[[Any], None]
@@ -81,6 +85,7 @@ def complaints() -> Iterator[None]:
 
 
 _OF_FILES = {
+    r"ignore it in \[data\]": "leave it out",
     r' = "lattice"': "='lattice'",
     r" (in|of) \[(secureboost|glm|data)\]| \(ignore\)|the job's ": "",
     r"name the exposure as weight": "give the exposure as sample_weight",
@@ -101,6 +106,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     hosts = HostsParameter()
     id: IdColumns | Mapping[str, IdColumns]
     normalise: Steps
+    unknown_levels: float
     engine: Engine
     workers: int
     progress: bool | None
@@ -124,6 +130,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     _categorical: dict[str, dict[str, bool]]  # features by party, and which are categorical
     _columns: dict[str, list[str]]  # of the tables of the training, by party
     _named: dict[str, bool]  # whether these had names of their own
+    _levels: dict[str, dict[str, Levels]]  # of the aligned rows, by party and categorical column
     _loss: Loss
 
     # fit's progress is no metadata of rows.
@@ -222,10 +229,18 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
         machine = Machine(check_whole("workers", self.workers, 1))
         engine = self._engine()
+        check_share("unknown_levels", self.unknown_levels)
         method = self._method([GUEST, *hosts])
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
-        own, *others = (self._table(name, one, None, hosts) for name, one in frames.items())
-        _same_columns_of_ids([own, *others])
+        tables = [
+            self._table(name, one, None, hosts, method.named(name)) for name, one in frames.items()
+        ]
+        _same_columns_of_ids(tables)
+        for table in tables:
+            label = target.label if table.name == GUEST else None
+            suspects = {name: suspicions(one, label) for name, one in table.features.items()}
+            _warn_of_columns(table.name, suspects)
+        own, *others = (replace(table, features=tidied(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
         weighing = np.flatnonzero(target.weight > 0)
         if len(weighing) < len(target.weight):
@@ -242,6 +257,12 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             trained = train(own, others, rows, method, engine, machine, done)
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
+        label = target.label[trained.rows]
+        for table in others:  # the rows of whose columns have labels once they are aligned
+            aligned = trained.features[table.name]
+            telling = {name: tells_label(one, label) for name, one in aligned.items()}
+            _warn_of_columns(table.name, telling)
+        self._levels = {name: levels_of(features) for name, features in trained.features.items()}
         self.model_, self.halves_ = trained.fitted.model, trained.fitted.halves
         self.traffic_ = trained.traffic
         self.train_log_ = log
@@ -259,6 +280,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         self._told()
         if trained.idle is not None:
             warn(f"all rows get the same score: {trained.idle}")
+        if trained.doubts is not None:
+            warn(_of_parameters(trained.doubts))
 
     # Scoring.
 
@@ -288,7 +311,10 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         _same_columns_of_ids([own, *others])
         if not own.rows:
             return np.empty(0)
-        found = score(own, others, self._SCORING, self._engine(), (self.model_, self.halves_))
+        known = Known(self._levels, check_share("unknown_levels", self.unknown_levels))
+        found = score(own, others, self._SCORING, self._engine(), (self.model_, self.halves_), known)
+        for text in found.unusual:
+            warn(text)
         for table in others:
             if table.rows and not found.known[table.name]:
                 warn(
@@ -338,8 +364,18 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     # Tables.
 
-    def _table(self, party: str, frame: Frame, expect: Mapping[str, bool] | None, hosts: Hosts) -> Table:
-        """A party's table; `expect` has the columns of the training and which are categorical."""
+    def _table(
+        self,
+        party: str,
+        frame: Frame,
+        expect: Mapping[str, bool] | None,
+        hosts: Hosts,
+        meant: Collection[str] = (),
+    ) -> Table:
+        """A party's table; `expect` has the columns of the training and which are categorical.
+
+        meant: columns of a training that are features, whatever their names.
+        """
         columns, with_ids = frame.columns, bool(hosts)
         names = self._id_of(party, columns)
         if names is None and with_ids and not frame.indexed:
@@ -354,7 +390,10 @@ class Federation(BaseEstimator):  # type: ignore[misc]
                 f"{party}: its ids are the row numbers 0, 1, 2, ...; name the column with id= or "
                 "set the index unless the row numbers are the ids"
             )
-        features = features_of(party, columns.drop(columns=names or [], errors="ignore"), expect)
+        others = columns.drop(columns=names or [], errors="ignore")
+        if expect is None:
+            others = others.drop(columns=_row_labels(party, others, meant))
+        features = features_of(party, others, expect)
         if not features and party != GUEST:
             raise DataError(f"{party}: no column is left to use as a feature")
         if not ids:
@@ -396,6 +435,22 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if party == GUEST:
             return make()
         return hosts.ids(party, digest_of(columns, self.normalise), make)
+
+
+def _row_labels(party: str, table: pd.DataFrame, meant: Collection[str]) -> list[str]:
+    """The columns that were an index and that nobody means, each of which is warned of."""
+    unmeant = row_labels(table.columns) - {*meant}
+    for name in table.columns:
+        if name in unmeant:
+            warn(f"{party}: {labels_in_words(name)}; rename it where it is meant as a feature")
+    return sorted(unmeant)
+
+
+def _warn_of_columns(party: str, said: Mapping[str, Sequence[str]]) -> None:
+    """Warn of what speaks against columns as features."""
+    for name, texts in said.items():
+        for text in texts:
+            warn(_of_parameters(f"{party}: column '{name}' {text}"))
 
 
 def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:

@@ -98,6 +98,9 @@ class FederatedGLM(Regressor, _Linear):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, base, min_level_rows, step
@@ -114,7 +117,7 @@ class FederatedGLM(Regressor, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component at which to stop, glum's gradient_tol
+        greatest gradient component, in the label's unit, at which to stop
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
         host that does not can learn the residuals, and so the labels, of one or two rows for each of its
@@ -173,6 +176,7 @@ class FederatedGLM(Regressor, _Linear):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
@@ -190,6 +194,7 @@ class FederatedGLM(Regressor, _Linear):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
@@ -221,6 +226,9 @@ class FederatedLogisticRegression(Classifier, _Linear):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, base, min_level_rows, step
@@ -237,7 +245,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component at which to stop, glum's gradient_tol
+        greatest gradient component, in the label's unit, at which to stop
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
         host that does not can learn the residuals, and so the labels, of one or two rows for each of its
@@ -293,6 +301,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
@@ -309,6 +318,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.rules = rules
         self.engine = engine
         self.alpha = alpha

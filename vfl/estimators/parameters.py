@@ -240,6 +240,14 @@ def check_whole(name: str, value: object, least: int) -> int:
     return value
 
 
+def check_share(name: str, value: object) -> float:
+    """Raises ConfigError for anything but a number from 0 to 1."""
+    value = plain_value(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ConfigError(f"{name} must be a number from 0 to 1, not {shown(value)}")
+    return value
+
+
 def check_steps(normalise: object) -> None:
     """Raises ConfigError for what is no list of steps, or one such list for each column of the id."""
     lists = (list, tuple)

@@ -7,7 +7,7 @@ given to the constructor nor positions of rows. Floats come back bit for bit.
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar, cast
 
@@ -21,6 +21,7 @@ from vfl.estimators.federation import Federation
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
+from vfl.learn.levels import Levels
 from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
 from vfl.party.store import replacing
 from vfl.protocols.linear.fitting import IterationDone
@@ -79,6 +80,9 @@ class _Saved(Generic[G, H, S]):
     aligned: int
     traffic: dict[str, int] | None
     log: list[S]
+    levels: dict[str, dict[str, Levels]] = field(default_factory=dict)
+    """Of the rows that trained, by party and categorical column; of no party in files before there were
+    any."""
 
 
 _Trees = _Saved[GuestModel, HostModel, TreeDone]
@@ -112,6 +116,7 @@ def write(estimator: Federation, path: Any) -> None:
         aligned=estimator.n_aligned_,
         traffic=estimator.traffic_,
         log=estimator.train_log_,
+        levels=estimator._levels,
     )
     body = _canonical(msgspec.to_builtins(saved, str_keys=True))
     head = f'{{"format":"{FORMAT}","version":{VERSION},"digest":"{_digest(body)}","body":'
@@ -160,7 +165,7 @@ def _restore(estimator: Any, saved: Any) -> None:
     estimator.n_aligned_, estimator.traffic_ = saved.aligned, saved.traffic
     estimator.train_log_ = saved.log
     estimator._columns, estimator._named = saved.columns, saved.named
-    estimator._categorical = saved.categorical
+    estimator._categorical, estimator._levels = saved.categorical, saved.levels
     estimator.n_features_in_ = len(own)
     if saved.named[GUEST]:
         estimator.feature_names_in_ = np.array(own, dtype=object)
@@ -210,7 +215,9 @@ def _check(saved: Any, kind: type[Federation]) -> None:
         steps = parameters["normalise"]
         parameters["normalise"] = tuple(tuple(s) if isinstance(s, list) else s for s in steps)
     parties = list(model.parties)
-    by_party = (saved.columns, saved.named, saved.categorical)
+    by_party = [saved.columns, saved.named, saved.categorical]
+    if saved.levels:
+        by_party.append(saved.levels)
     if parties[:1] != [GUEST] or set(halves) != set(parties[1:]):
         raise ValueError("it lacks the half of a party")
     if any(set(one) != set(parties) for one in by_party):
@@ -219,6 +226,9 @@ def _check(saved: Any, kind: type[Federation]) -> None:
         raise ValueError("its classes are not those of its kind")
     if saved.objective not in (OBJECTIVES if isinstance(model, GuestModel) else FAMILIES):
         raise ValueError("it has no objective of its kind")
+    for party, levels in saved.levels.items():
+        if not all(saved.categorical[party][column] for column in levels):
+            raise ValueError("it has levels of a numeric column")
     if isinstance(model, GuestModel):
         model.check([len(halves[name].splits) for name in parties[1:]])
     for party, half in zip(parties, [model, *(halves[name] for name in parties[1:])], strict=True):

@@ -21,6 +21,7 @@ from vfl.frames.rows import (
     without,
 )
 from vfl.frames.tables import Frame, frame_of
+from vfl.frames.warnings import warn
 from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
 from vfl.simulate.method import GUEST
 
@@ -189,11 +190,19 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
 
 
+_WIDE = 21.0  # of offsets: a factor of a billion on the mean
+
+
 def _added(loss: Loss, guest: Frame, exposure: Any, offset: Any) -> Floats | None:
     """What is added to each row's score: the offset, and the exposure's logarithm."""
     if exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"exposure= {loss.no_exposure}")
     added = None if offset is None else given_numbers(offset, guest.columns, "offset")
+    if added is not None and loss.link == "log" and np.ptp(added) > _WIDE:
+        warn(
+            "offset= is added to the mean's logarithm, and by it some means are over a billion times "
+            "others: give exposure=, or its logarithm as offset="
+        )
     if exposure is None:
         return added
     known = np.log(positive(exposure, guest.columns, "exposure"))

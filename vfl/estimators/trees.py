@@ -78,6 +78,9 @@ class SecureBoost(Classifier, _Trees):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     monotone : dict of dicts, default=None
         by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
         score may change with a column's known values, all others being equal
@@ -173,6 +176,7 @@ class SecureBoost(Classifier, _Trees):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
         engine: Engine = "plain",
         trees: int = 50,
@@ -203,6 +207,7 @@ class SecureBoost(Classifier, _Trees):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.monotone = monotone
         self.engine = engine
         self.trees = trees
@@ -251,6 +256,9 @@ class SecureBoostRegressor(Regressor, _Trees):
         is "guest"). None takes the index. Ids are never features
     normalise : list of steps, default=('nfkc', 'trim', 'upper', 'alnum')
         what makes the same id equal at all parties (`vfl.party.ids`)
+    unknown_levels : float, default=0.1
+        share of a batch's rows with a level that was not in training, above which scoring stops; 1:
+        never
     monotone : dict of dicts, default=None
         by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
         score may change with a column's known values, all others being equal
@@ -349,6 +357,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         hosts: Mapping[str, Any] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
+        unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
         engine: Engine = "plain",
         trees: int = 50,
@@ -380,6 +389,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.hosts = hosts
         self.id = id
         self.normalise = normalise
+        self.unknown_levels = unknown_levels
         self.monotone = monotone
         self.engine = engine
         self.trees = trees

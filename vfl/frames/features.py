@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.api import types
 
@@ -24,6 +26,8 @@ from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.party.config import did_you_mean
 from vfl.party.id_cells import whole_text
+from vfl.party.reading import Reading
+from vfl.party.sources.numerals import parse
 from vfl.party.table import MAX_CATEGORIES
 
 _NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
@@ -58,6 +62,7 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
     Raises DataError for a column that cannot be used, is missing, or has no value in any row of a
     training.
     """
+    training = expect is None
     if expect is None:
         expect = {str(name): is_categorical(frame[name]) for name in frame.columns}
         for name in expect:
@@ -69,10 +74,14 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
                 f"{party}: no column '{name}', which the model was trained on; "
                 f"{hint(name, frame.columns)}"
             )
-    return {
-        name: (_categories if categorical else finite)(frame[name], f"{party}: column '{name}'")
-        for name, categorical in expect.items()
-    }
+    found: dict[str, NDArray[Any]] = {}
+    for name, categorical in expect.items():
+        values, what = frame[name], f"{party}: column '{name}'"
+        if training:
+            found[name] = _categories(values, what) if categorical else finite(values, what)
+        else:
+            found[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
+    return found
 
 
 def is_categorical(values: "pd.Series[Any]") -> bool:
@@ -141,18 +150,39 @@ def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
     return values.to_numpy(np.float64, na_value=np.nan)
 
 
+def _days(values: "pd.Series[Any]") -> "pd.Series[Any]":
+    """A column of a batch whose days were text in training."""
+    return values.astype(str).where(values.notna(), None) if _has_dates(values) else values
+
+
+def _numeric(values: "pd.Series[Any]", what: str) -> Floats:
+    """A numeric feature of a batch, in which numbers, true and false may be text.
+
+    Raises DataError as `finite` does.
+    """
+    if types.infer_dtype(values.astype(object), skipna=True) == "string":
+        text = pa.array(values.astype(object), pa.large_string(), from_pandas=True)
+        parsed, strange = parse(pc.if_else(pc.equal(text, ""), None, text), Reading())
+        if not strange.any():
+            values = pd.Series(parsed)
+    return finite(values, what)
+
+
 def _known(values: "pd.Series[Any]") -> Iterable[tuple[Any, bool]]:
     return zip(values, values.isna(), strict=True)
 
 
 def _no_dates(values: "pd.Series[Any]", what: str) -> None:
-    dtype: Any = values.dtype
-    distinct = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else values
-    seen = types.infer_dtype(distinct, skipna=True)
-    if seen.startswith(("date", "time", "period")):
+    if _has_dates(values):
         raise DataError(
             f"{what} holds dates or times: turn it into a number, such as an age in years, or drop it"
         )
+
+
+def _has_dates(values: "pd.Series[Any]") -> bool:
+    dtype: Any = values.dtype
+    distinct = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else values
+    return types.infer_dtype(distinct, skipna=True).startswith(("date", "time", "period"))
 
 
 # Ids.

@@ -18,7 +18,7 @@ from vfl.errors import DataError
 from vfl.frames.features import finite
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
-from vfl.learn.losses import BadLabel, Floats, Loss
+from vfl.learn.losses import LARGEST, BadLabel, Floats, Loss, out_of_range
 from vfl.text import counted
 
 
@@ -174,6 +174,11 @@ def weights(given: object, table: pd.DataFrame) -> Floats:
         raise DataError(f"sample_weight must not be negative but is in {counted(rows, 'row')}")
     if len(found) and not found.any():
         raise DataError("sample_weight is zero in every row: no row is left to train on")
+    if (strange := out_of_range(found)).any():
+        raise DataError(
+            f"sample_weight must be from {1 / LARGEST:g} to {LARGEST:g} but is not in "
+            f"{counted(int(strange.sum()), 'row')}: give it in another unit"
+        )
     return found
 
 

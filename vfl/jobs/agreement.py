@@ -145,7 +145,8 @@ def check_certificates(office: Office, terms: Terms) -> None:
         if terms.fingerprints.get(party, fingerprint) != fingerprint:
             raise Refused(
                 f"{terms.guest} and {office.party.name} have pinned different certificates of {party}: "
-                "compare fingerprints by phone"
+                "compare fingerprints by phone; after a rotation who is behind runs `vfl keys accept` "
+                "and starts `vfl serve` again"
             )
 
 

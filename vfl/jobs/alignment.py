@@ -23,14 +23,8 @@ from vfl.jobs.account import Account
 from vfl.jobs.agreement import accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, few, guest_diagnosis, host_diagnosis
-from vfl.jobs.halves import (
-    JOB_LENGTH,
-    Alignment,
-    ids_digest,
-    load_alignment,
-    resolve_model,
-    save_alignment,
-)
+from vfl.jobs.halves import Alignment, ids_digest, load_alignment, save_alignment
+from vfl.jobs.names import JOB_LENGTH, resolve_model
 from vfl.jobs.offer import Accept, Kept, Matching, Offer, new_run, stamp
 from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
@@ -682,7 +676,15 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
     if rule == "refuse" or rule == "keep" or rule == "last":
         stands = rule
     rules = [key.normalise for key in data.keys]
-    return all_keys(table.by_key(data), rules, stands, data.empty, table.path.name, data.id_readings)
+    return all_keys(
+        table.by_key(data),
+        rules,
+        stands,
+        data.empty,
+        table.path.name,
+        data.id_readings,
+        table.row_numbers,
+    )
 
 
 async def table_of(

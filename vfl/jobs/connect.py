@@ -27,7 +27,7 @@ from vfl.net.wire import KIB
 from vfl.party.config import Party
 from vfl.party.identity import Certificate, Identity, load, load_certificate
 from vfl.party.ledger import FOLDER, Ledger
-from vfl.party.revocation import RevocationList, refuse_revoked
+from vfl.party.revocation import RevocationList, Revoked, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant, Resources
@@ -57,28 +57,12 @@ class Office:
     @classmethod
     def open(cls, party: Party) -> "Office":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
-        identity = load(party.party.identity)
-        if identity.name != party.name:
-            raise IdentityError(
-                f"{party.party.identity}.pem is the certificate of {identity.name}, "
-                f"but the party file is {party.name}'s: check identity in [party]"
-            )
-        pinned, revoked = {}, RevocationList(party.party.identity).now()
+        identity = _own(party)
+        revoked = RevocationList(party.party.identity).now()
+        pinned = {name: _pinned(party, name, identity, revoked) for name in party.peers}
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
-        for name, peer in party.peers.items():
-            certificate = load_certificate(peer.certificate)
-            refuse_revoked(revoked, [certificate], peer.certificate)
-            if certificate.der == identity.certificate.der:
-                raise IdentityError(
-                    f"{peer.certificate} is this party's own certificate: put {name}'s there"
-                )
-            if certificate.name != name:
-                raise IdentityError(
-                    f"{peer.certificate} is the certificate of {certificate.name}: "
-                    f"pin {name}'s under [peers.{name}]"
-                )
-            pinned[name] = certificate
-            before[name] = formerly(certificate, peer.certificate)
+        for name, certificate in pinned.items():
+            before[name] = formerly(certificate, party.peers[name].certificate)
         return cls(party, identity, pinned, before)
 
     @cached_property
@@ -147,8 +131,15 @@ class Office:
         own = self.identity.certificate
         found = [(f"this party's certificate {self.identity.certificate_path}", own, own.remedy)]
         for name, one in self.pinned.items():
-            found.append((f"the certificate of {name}", one, f"{name} has to {one.remedy}"))
+            found.append((f"the certificate of {name}", one, _remedy(name, one)))
         return found
+
+    def check_valid(self, names: Iterable[str]) -> None:
+        """Raises IdentityError when the certificate pinned for one of these peers is not valid now."""
+        for name in names:
+            if (why := self.pinned[name].invalidity()) is not None:
+                remedy = _remedy(name, self.pinned[name])
+                raise IdentityError(f"the certificate of {name} {why}: {remedy}")
 
     def warn(self, show: Show) -> None:
         """Say which certificates are not valid now, or will not be in 30 days."""
@@ -207,6 +198,60 @@ class Office:
             raise ValueError("a signature that is not of the pinned certificate")
 
 
+def _own(party: Party) -> Identity:
+    identity = load(party.party.identity)
+    if identity.name != party.name:
+        raise IdentityError(
+            f"{party.party.identity}.pem is the certificate of {identity.name}, "
+            f"but the party file is {party.name}'s: check identity in [party]"
+        )
+    return identity
+
+
+def _pinned(
+    party: Party, name: str, identity: Identity | None, revoked: dict[str, Revoked]
+) -> Certificate:
+    """The certificate that is pinned for a peer. Raises IdentityError."""
+    path = party.peers[name].certificate
+    certificate = load_certificate(path)
+    refuse_revoked(revoked, [certificate], path)
+    if identity is not None and certificate.der == identity.certificate.der:
+        raise IdentityError(f"{path} is this party's own certificate: put {name}'s there")
+    if certificate.name != name:
+        raise IdentityError(
+            f"{path} is the certificate of {certificate.name}: pin {name}'s under [peers.{name}]"
+        )
+    return certificate
+
+
+def faults_of_keys(party: Party) -> list[VflError]:
+    """All that keeps the office of a party from opening, where `Office.open` raises the first."""
+    faults: list[VflError] = []
+    identity: Identity | None = None
+    revoked: dict[str, Revoked] = {}
+    try:
+        identity = _own(party)
+    except VflError as error:
+        faults.append(error)
+    try:
+        revoked = RevocationList(party.party.identity).now()
+    except VflError as error:
+        faults.append(error)
+    for name in party.peers:
+        try:
+            _pinned(party, name, identity, revoked)
+        except VflError as error:
+            faults.append(error)
+    return faults
+
+
+def _remedy(name: str, certificate: Certificate) -> str:
+    """What is to be done about a peer's certificate that is not valid, or soon will not be."""
+    if datetime.datetime.now(datetime.UTC) < certificate.starts:
+        return "check the clocks of both machines"
+    return f"{name} has to {certificate.remedy}"
+
+
 def check_role(peer: WebSocketPeer, role: str) -> None:
     """Raises Refused when the peer is not what this party expects."""
     if peer.hello.role != role:
@@ -236,8 +281,9 @@ async def connect_hosts(
     """A session with each host, in the order of `names`; those without an address dial `listener`.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
-    certificate that is not the pinned one.
+    certificate that is not the pinned one, or not valid now.
     """
+    office.check_valid(names)
     found: dict[str, WebSocketPeer] = {}
     awaited = _awaited(office, names)
     loop = asyncio.get_running_loop()

@@ -22,8 +22,9 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
-from vfl.jobs.halves import JOB_LENGTH
-from vfl.jobs.offer import Gathered, Join, Terms, stamp
+from vfl.jobs.findings import words_of
+from vfl.jobs.names import JOB_LENGTH
+from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
@@ -272,6 +273,11 @@ async def _fit(
         progress=follow,
         done=join.terms.done,
     )
+    # A model that says the same of every row is none: the guest finds that out, and others do.
+    (guest,) = (party for party in parties if party.name == join.terms.guest)
+    found = words_of((await guest.recv(Kept)).found)
+    for text in found:
+        show.say(f"note: {text}")
     account = Account.of(started, parties, operations)
     record = Record(
         _record_name(store, job, join.terms),
@@ -284,6 +290,7 @@ async def _fit(
         now(),
         account,
         agreement=agreement,
+        warnings=found,
     )
     save_record(store, record)
     sent, received = (sum(of.values()) for of in (account.sent, account.received))

@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import Callable
 
 from vfl.errors import PeerUnreachable, VflError
-from vfl.jobs.connect import OPENING, PERIOD, Office
+from vfl.jobs.connect import OPENING, PERIOD, Office, faults_of_keys
 from vfl.jobs.finding import Finding
 from vfl.jobs.storage import who_serves
 from vfl.jobs.table_check import check_table
@@ -29,7 +29,8 @@ async def examine(party: Party, wait: float, report: Report) -> bool:
         check_keys(party)
         office = Office.open(party)
     except VflError as error:
-        report(Finding("FAIL", "keys", f"keys: {error}"))
+        for fault in (error, *faults_of_keys(party)):  # the first is among these, but for a folder's
+            report(Finding("FAIL", "keys", f"keys: {fault}"))
         return False
     own = office.identity.certificate.fingerprint_groups
     report(Finding("ok", "keys", f"keys: fingerprint {own}"))

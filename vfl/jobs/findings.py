@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from vfl.errors import ConfigError, DataError, VflError
+from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Obstacle
@@ -28,6 +29,7 @@ _SAME = 1e-9  # of two losses
 
 TOLD = {
     "flat": "the model's predictions hardly differ: its penalty or its learning rate flattens it",
+    "apart": "some predictions are millions of times others: columns may separate the label",
     "no_split": "many trees have no split",
     "guest_alone": "the only tree is of the guest's columns alone (first_tree)",
     "no_validation_rows": "no row is left to decide when to stop (validation_share)",
@@ -112,6 +114,8 @@ def check_learnt(
         found.append(
             Finding("flat", f"the predictions of any two rows differ by less than 1 %: lower {which}")
         )
+    if isinstance(params, GlmParams) and are_apart(_known(score, rows), rows.loss, params.alpha):
+        found.append(Finding("apart", APART))
     if isinstance(model, GuestModel) and isinstance(params, BoostParams):
         bare = sum(not tree.branches for tree in model.trees)
         if bare > _MANY * len(model.trees):
@@ -141,14 +145,19 @@ def check_held_out(holdout: float, held_out: Mask) -> list[Finding]:
 def _range(score: Floats, rows: Training) -> float | None:
     """By how much the scores without offset differ among the rows where they are known, in units of the
     label's deviation where there is no link; None where nobody knows two of them."""
-    alone = score if rows.offset is None else score - rows.offset
-    known = alone[np.isfinite(alone)]
+    known = _known(score, rows)
     if len(known) < 2:
         return None
     unit = 1.0
     if rows.loss.link == "identity":
         unit = float(rows.label[rows.train].std()) or 1.0
     return float(np.ptp(known)) / unit
+
+
+def _known(score: Floats, rows: Training) -> Floats:
+    """The scores without offset of the rows where they are known."""
+    alone = score if rows.offset is None else score - rows.offset
+    return np.asarray(alone[np.isfinite(alone)])
 
 
 def _constant(model: GuestModel | GuestGlm, params: BoostParams | GlmParams) -> NothingTrained:

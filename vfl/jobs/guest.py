@@ -25,22 +25,17 @@ from vfl.jobs.alignment import guest_alignment, matching_of, read_guest, refresh
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.coordinator import check_coordinator
 from vfl.jobs.findings import Finding, NothingTrained, check_held_out, check_learnt, of_quality
-from vfl.jobs.halves import (
-    JOB_LENGTH,
-    Alignment,
-    AnyGuestHalf,
-    GuestHalf,
-    save_half,
-)
+from vfl.jobs.halves import Alignment, AnyGuestHalf, GuestHalf, save_half
 from vfl.jobs.hints import hints_held
 from vfl.jobs.learners import Learner, Run, learner_of
+from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Unfinished, begun, persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.drift import Profile, profile, profiles
+from vfl.learn.drift import Profile, profile_of_scores, profiles
 from vfl.learn.levels import levels_of, tidied
 from vfl.learn.losses import BadLabel, LogisticLoss, Loss
 from vfl.learn.metrics import binary_metrics, regression_metrics
@@ -167,7 +162,10 @@ class _Work:
         """Connect to all parties, go on where they are, to the end."""
         trained = None
         try:
-            async with hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts:
+            async with (
+                hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts,
+                contextlib.AsyncExitStack() as sessions,
+            ):
                 operations: Operations = Counter()
 
                 def account() -> Account:
@@ -175,8 +173,9 @@ class _Work:
 
                 self.unfinished.measure = account
                 try:
-                    trained, found = await self._with(hosts, wait, operations)
-                    await together([_tell_kept(host, found) for host in hosts])
+                    trained, found = await self._with(hosts, wait, sessions, operations)
+                    parties = (*hosts, *self.learner.others)
+                    await together([_tell_kept(party, found) for party in parties])
                 except VflError:
                     self.unfinished.news.account += account()
                     self.started = time.monotonic()
@@ -189,7 +188,11 @@ class _Work:
         return trained
 
     async def _with(
-        self, hosts: Sequence[Peer], wait: float, operations: Operations
+        self,
+        hosts: Sequence[Peer],
+        wait: float,
+        sessions: contextlib.AsyncExitStack,
+        operations: Operations,
     ) -> tuple[Trained, list[Finding]]:
         """What training came to, and what the job's settings did to it."""
         office, aligned = self.office, self.aligned
@@ -212,7 +215,7 @@ class _Work:
                     f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        run = Run(office, offer, agreement, self.unfinished, wait, self.keeps_hints)
+        run = Run(office, offer, agreement, self.unfinished, wait, sessions, self.keeps_hints)
         params, alone = self.learner.params, f"{office.party.name} alone"
         try:
             model, score = await self.learner.learn(hosts, run, operations)
@@ -313,10 +316,10 @@ class _Work:
         return Trained(half, path, counts, account, learner.phases, relativities, warnings)
 
 
-async def _tell_kept(host: Peer, found: Sequence[Finding]) -> None:
-    # Who is gone keeps its checkpoint until its next run of the job.
+async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:
+    # A host that is gone keeps its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
-        await host.send(Kept(found=[one.word for one in found]))
+        await party.send(Kept(found=[one.word for one in found]))
 
 
 def _metrics(
@@ -343,7 +346,7 @@ def _score_profile(
     all rows if none is held out. None if nobody knows them."""
     chosen = np.isfinite(score) & (held_out if held_out.any() else True)
     alone = score if rows.offset is None else score - rows.offset
-    return profile(alone[chosen]) if chosen.any() else None
+    return profile_of_scores(alone[chosen]) if chosen.any() else None
 
 
 def _or_validation(share: float, before: str) -> str:

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -48,6 +49,7 @@ class Run:
     agreement: Agreement
     unfinished: Unfinished
     wait: float  # seconds for a party to be reached
+    sessions: AsyncExitStack  # beside those with hosts; they end with the attempt, and are told how
     keeps_hints: bool = True  # whether no other run is at those of the alignment
 
     def hints(self, model: str) -> Shelf:
@@ -71,7 +73,7 @@ class Learner(ABC):
         self._show = show
         self.news = News()
         self.others: list[Peer] = []
-        """Sessions beside those with hosts."""
+        """Those of the run's sessions that are beside those with hosts."""
 
     @property
     def phases(self) -> list[dict[str, float]]:
@@ -222,19 +224,19 @@ class _Linear(Learner):
         """The fit in which a coordinator has the key."""
         party, signed = self._party, run.agreement
         checkpoints = self.begin(run, HiddenState)
-        async with coordinator_of(
-            run.office, signed, run.offer.job, coordinator, run.wait, self._show, hosts
-        ) as session:
-            self.others.append(session)
-            fit, score = await hidden_guest_fit(
-                session,
-                hosts,
-                self._matrix,
-                self._rows,
-                self.params,
-                Resources(party.party.machine, operations),
-                GuestCourse(self._blind_iteration, checkpoints),
-            )
+        session = await run.sessions.enter_async_context(
+            coordinator_of(run.office, signed, run.offer.job, coordinator, run.wait, self._show, hosts)
+        )
+        self.others.append(session)
+        fit, score = await hidden_guest_fit(
+            session,
+            hosts,
+            self._matrix,
+            self._rows,
+            self.params,
+            Resources(party.party.machine, operations),
+            GuestCourse(self._blind_iteration, checkpoints),
+        )
         free = int(self.params.fit_intercept)
         return Fit(
             float(fit.coefficients[:free].sum()),

@@ -13,7 +13,7 @@ import msgspec
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, verified
-from vfl.jobs.halves import resolve_model
+from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import Floats, Integers
 from vfl.party.config import Party

@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vfl.errors import ModelError
-from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load_half, resolve_model
+from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load_half
+from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
 from vfl.party.config import Role
 from vfl.party.linear import COLUMNS, Line, lines

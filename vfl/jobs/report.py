@@ -15,14 +15,8 @@ from numpy.typing import NDArray
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
 from vfl.jobs.alignment import ids_of, is_of
-from vfl.jobs.halves import (
-    AnyGuestHalf,
-    GuestHalf,
-    HostHalf,
-    load_alignment,
-    load_half,
-    resolve_model,
-)
+from vfl.jobs.halves import AnyGuestHalf, GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_type, reveals
@@ -154,6 +148,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         curve=record.curve,
         phases=record.phases,
         ending=record.ending,
+        warnings=record.warnings,
         **found,
     )
 

@@ -18,7 +18,8 @@ from vfl.jobs.agreement import offer_to
 from vfl.jobs.alignment import matching_of, psi_settings
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
-from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half, resolve_model
+from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half
+from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
@@ -33,6 +34,7 @@ from vfl.party.linear import own_scores
 from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
 from vfl.party.store import Store
 from vfl.party.table import Table, read_table
+from vfl.party.unknown_levels import check_of_host, check_own, of_host
 from vfl.protocols.align.join import KeyIds, guest_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
@@ -44,8 +46,6 @@ from vfl.text import counted
 _PREDICTIONS = ("probability", "prediction", "expected")
 _EXPLAINED = ("score", "base", "reasons")
 _CONTRIBUTION = "contribution:"
-_LEAST_UNKNOWN = 20  # rows with unknown levels, below which nothing stops
-_TOO_MANY = "too many rows have levels that were not in training"
 
 
 @dataclass(frozen=True)
@@ -281,17 +281,9 @@ class _Job:
         if not rows:
             return
         self.unknown_levels[host.name] = max(rows, self.unknown_levels.get(host.name, 0))
-        said = (
-            f"{rows:,} of the {counted(known, 'row')} that {host.name} knows have a level of its "
-            "columns that was not in training"
-        )
-        self.show.say(f"note: {said}, more than chance makes")
-        if too_many(rows, known, self.section.unknown_levels):
-            raise DataError(
-                f"{said}, more than unknown_levels = {self.section.unknown_levels:g} of [data] allows: "
-                f"{host.name}'s log says in which columns; it may write its table in another way",
-                for_peer=_TOO_MANY,
-            )
+        self.show.say(f"note: {of_host(host.name, rows, known)}, more than chance makes")
+        advice = f"{host.name}'s log says in which columns; it may write its table in another way"
+        check_of_host(host.name, rows, known, self.section.unknown_levels, advice)
 
     async def _align(self, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Integers], dict[str, int]]:
         """The place of each row that is left in the alignment with each host, -1 where it is unknown,
@@ -422,23 +414,10 @@ def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _
     return _Rows(table, named, ids, unknown)
 
 
-def too_many(rows: int, of: int, share: float) -> bool:
-    """Whether so many of a batch's rows have levels that were not in training that it is not scored."""
-    return rows >= _LEAST_UNKNOWN and rows > share * of
-
-
 def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
     """Raises DataError for too many rows with levels that were not in training."""
     say_unknown_levels(show, rows.unknown, half.levels)
-    for column, which in rows.unknown.items():
-        unknown, of = int(which.sum()), rows.table.rows
-        if half.levels[column].are_more(unknown, of) and too_many(unknown, of, section.unknown_levels):
-            raise DataError(
-                f"{rows.table.path.name}: column '{column}' has a level that was not in training in "
-                f"{unknown:,} of {counted(of, 'row')}, more than unknown_levels = "
-                f"{section.unknown_levels:g} of [data] allows: write the levels as in training, or "
-                "raise unknown_levels"
-            )
+    check_own(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
 
 
 def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
@@ -447,7 +426,13 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
-        found.by_key(section), rules, "keep", section.empty, found.path.name, section.id_readings
+        found.by_key(section),
+        rules,
+        "keep",
+        section.empty,
+        found.path.name,
+        section.id_readings,
+        found.row_numbers,
     )
     named = zip(section.id_columns, found.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids

@@ -11,6 +11,7 @@ from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.drift import Profile, drifted
 from vfl.learn.levels import Levels
+from vfl.party.unknown_levels import in_any, notes, strange
 
 Mask = NDArray[np.bool_]
 
@@ -52,18 +53,9 @@ def say_unknown_levels(show: Show, unknown: Mapping[str, Mask], levels: Mapping[
     unknown: by column, which rows have one. Returns how many rows have one in a column in which they are
     more than chance makes.
     """
-    strange = [np.zeros(0, np.bool_)]
-    for column, which in unknown.items():
-        rows, of = int(which.sum()), len(which)
-        more = levels[column].are_more(rows, of)
-        show.say(
-            f"note: column '{column}' has a level that was not in training in {rows:,} of {of:,} "
-            f"row{'' if of == 1 else 's'}{', more than chance makes' if more else ''}: scored as levels "
-            "without an effect of their own"
-        )
-        if more:
-            strange.append(which)
-    return int(np.any(strange[1:], axis=0).sum())
+    for text in notes(unknown, levels).values():
+        show.say(f"note: {text}")
+    return in_any(strange(unknown, levels))
 
 
 def drift_of_columns(

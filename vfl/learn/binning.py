@@ -114,7 +114,9 @@ def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: in
     low = distinct[groups[:-1] - 1]
     # The next value present, not the next one kept: the rows in between belong above the edge.
     high = present[np.searchsorted(present, low, side="right")]
-    middle = low + (high - low) / 2
+    with np.errstate(over="ignore"):
+        middle = low + (high - low) / 2
+    middle = np.where(np.isfinite(middle), middle, low / 2 + high / 2)
     # Between neighbouring floats the middle may round up to `high`, which must stay above the edge.
     return Column(name, np.where(middle < high, middle, low), (), len(present) < len(values))
 

@@ -27,6 +27,7 @@ MISSING = "(missing)"
 
 _SCALE = 2.0**FRACTION_BITS
 _MOST_LEVELS = 65_535  # codes are uint16; more levels are those of an id
+
 _LARGEST = 1e100  # squares of such numbers, and of their inverses, can still be summed
 
 # A column is dependent when the part of it that no earlier column explains has a mean square of at most

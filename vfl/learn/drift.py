@@ -11,7 +11,7 @@ Validation 14, 2020). `drifted` holds it against that.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
 
@@ -26,6 +26,9 @@ Verdict = Literal["none", "moderate", "large"]
 
 # Groups of a profile, and the rows that each has at least, so that chance moves its share little.
 _QUANTILES, _CATEGORIES, _LEAST_ROWS = 10, 20, 20
+
+# How near two scores are, relatively or below 1 absolutely, that differ by rounding alone.
+_NEAR = 1e-9
 
 _BY_CHANCE = 0.001  # share of batches whose index is above the bound of noise where nothing changed
 
@@ -91,6 +94,31 @@ def profile(values: NDArray[np.generic]) -> Profile:
         edges = _around(values.astype(np.float64))
     column = Column("", None if edges is None else np.array(edges), column.categories, has_missing=True)
     return Profile(edges, column.categories, tuple(_shares(column, values).tolist()), len(values))
+
+
+def profile_of_scores(scores: Floats) -> Profile:
+    """The profile of finite scores.
+
+    Many may be the same but for rounding, as those of trees are once an offset has been taken off. No
+    edge lies among these: in a batch all would be on one side of it. Raises ValueError without scores.
+    """
+    if not len(scores):
+        raise ValueError("no scores to make a profile of")
+    order = np.argsort(scores)
+    ordered = scores[order]
+    apart = np.diff(ordered) > _NEAR * np.maximum(1, np.abs(ordered[1:]))
+    highest = np.append(ordered[:-1][apart], ordered[-1])  # of each run of scores that are the same
+    same = np.empty_like(ordered)
+    same[order] = highest[np.append(0, np.cumsum(apart))]
+    found = profile(same)
+    if len(highest) == 1:
+        low, high = float(ordered[0]), float(ordered[-1])
+        return replace(found, edges=(low - _margin(low), high + _margin(high)))
+    return replace(found, edges=tuple(edge + _margin(edge) for edge in found.edges or ()))
+
+
+def _margin(score: float) -> float:
+    return _NEAR / 2 * max(1.0, abs(score))
 
 
 def profiles(features: Features) -> dict[str, Profile]:

@@ -39,6 +39,14 @@ PAIRS = 10
 # Of the line search: Newton steps and halvings of one at most, and the square of the relative precision.
 _NEWTON_STEPS, _HALVINGS, _DECREMENT = 50, 40, 1e-20
 
+_APART = 15.0  # predictions or odds that differ from the usual ones by a factor of three million
+APART = (
+    "some predictions are millions of times others: a column may tell some rows' label without error (a "
+    "level without any claim, say), so that its best coefficient is infinite: look at the largest "
+    "coefficients, and set alpha above 0 in [glm], raise min_level_rows or join levels"
+)
+"""What to say of scores that `are_apart`."""
+
 _FLAT = 1e-12  # least eigenvalue of a block's Gram matrix, relative to the greatest
 
 
@@ -264,6 +272,17 @@ class Scores:
         score = self.score + size * move.scores + constant
         penalty = alpha * (size * move.linear + size * size * move.square / 2)
         return self.loss.mean(score, self.label, self.weight) + penalty
+
+
+def are_apart(scores: Floats, loss: Loss, alpha: float) -> bool:
+    """Whether some scores, without offset, lie so far off that a coefficient may have no finite best.
+
+    A level without any claim has none without a penalty: the search ends where its last claim in a
+    million is rounding. Scores of an identity link have no measure of far.
+    """
+    if alpha > 0 or loss.link == "identity" or not len(scores):
+        return False
+    return float(np.abs(scores - np.median(scores)).max()) > _APART
 
 
 def _ratio(a: float, b: float) -> float:

@@ -24,6 +24,9 @@ Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
 
+LARGEST = 1e50
+"""Of a label or weight: fourth powers of such numbers, and of their inverses, can still be summed."""
+
 
 class BadLabel(ValueError):
     """A label that a loss cannot take, in words without a value.
@@ -36,6 +39,11 @@ class BadLabel(ValueError):
         count = 0 if rows is None else int(rows.sum())
         where = f" in {count:,} row{'s' if count > 1 else ''}" if count else ""
         super().__init__(f"{what}{where}: {advice}")
+
+
+def out_of_range(weight: Floats) -> NDArray[np.bool_]:
+    """Which weights above 0 are too large or too small to be summed."""
+    return (weight > LARGEST) | ((weight > 0) & (weight < 1 / LARGEST))
 
 
 class Loss(ABC):
@@ -104,8 +112,9 @@ class LogisticLoss(Loss):
             raise BadLabel("has only one class", "a model needs rows of both")
 
     def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
-        mean = float(np.average(label, weights=weight))
-        odds = math.log(mean / (1 - mean))
+        # Each class by its own sum: a share of the whole may round to 1.
+        ones, zeros = (float(weight[label == value].sum()) for value in (1, 0))
+        odds = math.log(ones) - math.log(zeros)
         # Between what would be right if all offsets were the greatest, and if the least.
         low, high = odds - float(offset.max()), odds - float(offset.min())
         at = min(max(odds - float(np.average(offset, weights=weight)), low), high)
@@ -341,6 +350,11 @@ def _refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:
 
 def _refuse_infinite(label: Floats) -> None:
     _refuse(~np.isfinite(label), "must be a finite number but is not", "correct it")
+    size = np.abs(label)
+    unit = "give it in another unit"
+    _refuse(size > LARGEST, f"must not be beyond {LARGEST:g} but is", unit)
+    if 0 < size.max(initial=0.0) < 1 / LARGEST:
+        raise BadLabel(f"is below {1 / LARGEST:g} in every row", unit)
 
 
 def _refuse_negative(label: Floats) -> None:

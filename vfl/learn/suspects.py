@@ -8,7 +8,9 @@ is worth nothing. All checks are of one column at a time and cost a few sorts of
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.learn.levels import spelled_alike
 from vfl.learn.losses import Floats
+from vfl.text import counted
 
 SAMPLE = 100_000  # rows that a check looks at
 TOLD = 0.96  # an area under the ROC curve of 0.98
@@ -23,6 +25,43 @@ _BINS = 64
 _FEW = 0.1  # of the ties that chance makes at least
 _TIES = 10  # that chance makes at least, for their absence to say anything
 _DIGITS = 7  # of a number that names something
+
+
+def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
+    """What speaks against a column as a feature, after its name; `label` None is one that nobody has."""
+    missing = values == np.array(None) if values.dtype == object else np.isnan(values.astype(np.float64))
+    if not missing.any() and len(values) and (values == values[0]).all():
+        return ["has the same value in every row"]
+    found = []
+    if values.dtype == object:
+        if levels := levels_of_rows(values):
+            found.append(
+                f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
+                "can be learned: if it is an id, ignore it in [data]"
+            )
+        if alike := spelled_alike(values):
+            found.append(
+                f"has {counted(alike, 'level')} different from others only in how they are written, as "
+                "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
+                "are one"
+            )
+    elif why := numbers_rows(values.astype(np.float64)):
+        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
+    return found if label is None else [*found, *tells_label(values, label)]
+
+
+def tells_label(values: NDArray[np.generic], label: Floats) -> list[str]:
+    """That a column tells the label almost alone, after its name, if it does."""
+    share = told(values, label)
+    if share < TOLD:
+        return []
+    how = (
+        f"AUC {(1 + share) / 2:.3f}" if len(np.unique(label)) == 2 else f"{share:.0%} of the best order"
+    )
+    return [
+        f"tells the label almost alone ({how}): unless it is known before the label is, ignore it in "
+        "[data]"
+    ]
 
 
 def numbers_rows(values: Floats) -> str | None:
@@ -96,7 +135,8 @@ def told(values: NDArray[np.generic], label: Floats) -> float:
     mean = np.where(rows > 0, sums / np.maximum(rows, 1), label[half].mean())
     held = label[~half]
     best = np.cov(held, _ranks(held))[0, 1]
-    return float(np.cov(held, _ranks(mean[group[~half]]))[0, 1] / best) if best > 0 else 0.0
+    _, place = np.unique(mean, return_inverse=True)  # of groups, which are few
+    return float(np.cov(held, _mean_ranks(place[group[~half]]))[0, 1] / best) if best > 0 else 0.0
 
 
 def sample(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -122,6 +162,11 @@ def _groups(values: NDArray[np.generic]) -> NDArray[np.int64]:
 
 def _ranks(values: Floats) -> Floats:
     """Ranks from 0, of equal values their mean."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
+    return _mean_ranks(np.unique(values, return_inverse=True)[1])
+
+
+def _mean_ranks(place: NDArray[np.int64]) -> Floats:
+    """The mean rank of each row among all, by its place in their order, which others may share."""
+    count = np.bincount(place)
     ends = np.cumsum(count)
     return ((ends - count + ends - 1) / 2)[place]

@@ -24,6 +24,8 @@ LENGTH = 2 * (NONCE + 16)  # of a mark, in hex
 
 MOST = 4096  # bytes of a first message; our own has some 350
 
+_OF_BALANCERS = (b"PROXY ", b"\r\n\r\n\0\r\nQUIT\n")  # the PROXY protocol, version 1 and 2
+
 _HANDSHAKE, _CLIENT_HELLO, _ALPN = 22, 1, 16  # RFC 8446, sections 5.1, 4 and 4.2
 
 
@@ -57,6 +59,8 @@ def read_hello(data: bytes) -> bytes | None:
     None when more of it has to come. Raises NoHello when it is none, or a longer one than parties
     send.
     """
+    if data.startswith(_OF_BALANCERS):
+        raise NoHello("it begins with the PROXY protocol: switch that off at the load balancer")
     header = bytes([_HANDSHAKE, 3])
     if not header.startswith(data[:2]) or data[5:6] not in (b"", bytes([_CLIENT_HELLO])):
         raise NoHello("it does not speak TLS 1.3")

@@ -46,6 +46,7 @@ from vfl.errors import PeerError, PeerLost, VflError
 from vfl.net import wire
 from vfl.net.connection import HeardConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
+from vfl.net.pace import Pace
 from vfl.net.peer import Peer
 from vfl.net.tls import reason_of
 from vfl.net.wire import KIB, MAX_MESSAGE
@@ -54,6 +55,8 @@ MAX_FRAME = MAX_MESSAGE + KIB
 WINDOW = 2 * MAX_FRAME
 PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the line is
 OVERHEAD = 256  # what a frame costs in memory beside its bytes
+
+REPORTS = 64  # flow reports at once; then five a beat, where one is due
 
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 BEAT = 5.0
@@ -113,6 +116,7 @@ class _Link:
     next: int = 0  # number of the frame that goes out next
     opening: bytes = b""  # goes out before any frame
     broke: str = ""  # why this end gave it up
+    reports: Pace | None = None  # of the other end's
 
 
 class WebSocketPeer(Peer):
@@ -462,12 +466,18 @@ class WebSocketPeer(Peer):
             self._news.set()
 
     def _hear(self, link: _Link, report: str) -> None:
+        now = asyncio.get_running_loop().time()
+        link.reports = link.reports or Pace(REPORTS, 5 / BEAT, now)
+        if not link.reports.take(now):
+            raise self.breach("flow reports without end")
         consumed = int(report) if re.fullmatch(r"[0-9]{1,18}", report, re.ASCII) else -1
         begun = self._outbox[link.next].start if link.next in self._outbox else self._queued_cost
         if not self._consumed_there <= consumed <= begun:
             raise self.breach("a flow report that cannot be")
         if consumed > self._consumed_there:
             self._progress += 1
+        if consumed >= self._consumed_there + WINDOW // 4:
+            link.reports = None  # it is due, however soon
         self._consumed_there = consumed
         while self._first in self._outbox and self._outbox[self._first].end <= consumed:
             del self._outbox[self._first]

@@ -12,7 +12,6 @@ A session opens in four steps, and nothing is said before the step above it has 
 
 import asyncio
 import contextlib
-import functools
 import hashlib
 import ipaddress
 import logging
@@ -21,6 +20,7 @@ import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -35,6 +35,7 @@ from websockets.exceptions import (
     InvalidStatus,
     ProxyError,
 )
+from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -46,6 +47,7 @@ from vfl.net.connection import HeardConnection
 from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
 from vfl.net.hello import Resume, Resumed
 from vfl.net.mark import is_made_with, key_of
+from vfl.net.open_sessions import OpenSessions
 from vfl.net.refusals import Refusals
 from vfl.net.session import (
     NO_PATIENCE,
@@ -79,12 +81,10 @@ class _Unpinned(Exception):
 
 
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
+NEXT_ADDRESS = 0.25  # until a name's next address is tried beside one that does not answer (RFC 8305)
 LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
-MAX_READY = 16  # greeted sessions that nobody has accepted yet
-MAX_SESSIONS = 512  # open at a time
-MAX_SESSIONS_A_PEER = 16
 MAX_SPARE = 16  # contexts
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
@@ -95,10 +95,20 @@ class _Dialled(HeardConnection, ClientConnection):
     pass
 
 
+class _Connecting(connect):
+    def process_redirect(self, exc: Exception) -> Exception:
+        """No redirect is followed: it would have this machine dial wherever a peer says."""
+        return exc
+
+
 class _Accepted(HeardConnection, ServerConnection):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # Not ServerConnection's, which starts a handler: the listener runs the handshake itself.
         Connection.connection_made(self, transport)
+
+
+def _too_often(connection: ServerConnection, request: Request) -> Response:
+    return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "")
 
 
 def _presented(connection: Connection) -> bytes:
@@ -126,9 +136,12 @@ def _split(address: str) -> tuple[str, int]:
     """Host and port of "host:port". Raises ConfigError."""
     try:
         parts = urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
+        host, port = parts.hostname or "", parts.port
+        host.encode("idna")  # as it will be looked up; raises UnicodeError
+        if not host.isprintable() or " " in host:
+            host = ""
     except ValueError:
-        host = port = None
+        host, port = "", None
     if not host or port is None or parts.netloc != address or parts.username is not None:
         raise ConfigError(
             f"{address!r} is no address: write host:port, such as registry.example:7443,"
@@ -196,7 +209,7 @@ class _Line:
             return made[-1]
 
         try:
-            connection = await connect(
+            connection = await _Connecting(
                 f"wss://{self.address}{path}",
                 ssl=context,
                 server_hostname=HOST,
@@ -208,6 +221,7 @@ class _Line:
                 close_timeout=session.CLOSE,
                 logger=_quiet,
                 create_connection=cast(type[ClientConnection], make),
+                happy_eyeballs_delay=NEXT_ADDRESS,
             )
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
@@ -221,6 +235,8 @@ class _Line:
             if isinstance(error, InvalidProxy | ProxyError | ImportError):
                 raise ConfigError("the proxy of HTTPS_PROXY cannot be used: is it http://?") from None
             if isinstance(error, InvalidStatus):
+                if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
+                    raise NotYet("it was connected to too often in a short time") from None
                 status = error.response.status_code
                 raise NotYet(f"it answered with HTTP status {status}") from None
             if isinstance(error, InvalidHandshake | EOFError) or isinstance(lost, OSError):
@@ -334,13 +350,12 @@ class Listener:
     ) -> None:
         self._credentials = credentials
         self._patience, self._opening = patience, opening
-        self._sessions: dict[bytes, WebSocketPeer] = {}  # those that can be resumed, by their keys
+        self._sessions = OpenSessions()
         self._socket = bound
         self._role = role
         self._refusals = refusals
         self.refused: dict[str, str] = {}
         """Why the last connection of a peer was refused, by the name that it showed."""
-        self._ready: asyncio.Queue[WebSocketPeer] = asyncio.Queue(MAX_READY)
         self._leaving: set[asyncio.Task[None]] = set()
         self._spare: list[Context] = []  # of connections whose handshake failed
         own = fingerprint(own_der(credentials))
@@ -359,7 +374,7 @@ class Listener:
     async def accept(self) -> WebSocketPeer:
         """The next greeted session of any pinned peer, which now belongs to the caller."""
         while True:
-            peer = await self._ready.get()
+            peer = await self._sessions.next()
             if not peer.lost:
                 return peer
             self.dismiss(peer)
@@ -439,6 +454,9 @@ class Listener:
             name = self._credentials.owner(shown)
             if name is None or self._credentials.refused(shown) is not None:
                 raise _Unpinned(unpinned(self._credentials, shown))
+            if not self._sessions.take_turn(name):
+                await connection.handshake(process_request=_too_often, server_header=None)
+                raise PeerLost(f"{name} connects too often")
             await connection.handshake(server_header=None)
             if connection.state is not State.OPEN:
                 raise PeerLost(refusal(self._credentials, _seen(context, connection.cause)).why)
@@ -451,26 +469,14 @@ class Listener:
         peer = WebSocketPeer(name, connection, self._patience, self._opening)
         theirs = await _greet(self._credentials, peer, self._role, answers=True)
         peer.greeted(theirs)
-        if (why := self._no_room_for(name)) is not None:
+        try:
+            idle = self._sessions.add(peer)
+        except PeerLost:
             await peer.close()
-            raise PeerLost(why)
-        self._ready.put_nowait(peer)
-        key = peer.key or b""
-        self._sessions[key] = peer
-        peer.when_over(functools.partial(self._sessions.pop, key, None))
-        self.refused.pop(name, None)
-
-    def _no_room_for(self, name: str) -> str | None:
-        """Why a peer cannot have one more session; of its own the oldest without a job gives way."""
-        if self._ready.full() or len(self._sessions) >= MAX_SESSIONS:
-            return "too many sessions wait already"
-        own = [one for one in self._sessions.values() if one.name == name and not one.lost]
-        if len(own) >= MAX_SESSIONS_A_PEER:
-            idle = next((one for one in own if not one.has_job), None)
-            if idle is None:
-                return f"{name} has too many jobs already"
+            raise
+        if idle is not None:
             self.dismiss(idle)
-        return None
+        self.refused.pop(name, None)
 
     async def _resume(self, name: str, connection: Connection) -> None:
         try:
@@ -492,7 +498,7 @@ class Listener:
     def _refuse(self, address: str, why: str, peer: str | None = None) -> None:
         if peer is not None:
             self.refused[peer] = why
-        self._refusals.add(address, why)
+        self._refusals.add(address, why, of_peer=peer is not None)
 
     def _refused(self, caller: Caller, found: Refusal) -> None:
         self._refuse(caller.address, found.why, found.peer)
@@ -502,13 +508,13 @@ class Listener:
     async def _close(self) -> None:
         await self._admission.close()
         self._socket.close()
-        while not self._ready.empty():
-            await self._ready.get_nowait().close()
+        for peer in self._sessions.waiting:
+            self.dismiss(peer)
         if self._leaving:
             await asyncio.wait(self._leaving, timeout=LEAVING)
         for task in self._leaving:
             task.cancel()
-        for peer in tuple(self._sessions.values()):
+        for peer in self._sessions:
             peer.last_connection()
         self._refusals.close()
 

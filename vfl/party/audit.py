@@ -190,6 +190,7 @@ class _Verification:
         self._seal_hashes: set[str] = set()
         self._copied = 0  # lines that a copy must have
         self._repairs: set[str] = set()
+        self._elses = False  # whether it is of another party than the certificate
 
     def run(self) -> Verdict:
         found = self._found
@@ -215,10 +216,11 @@ class _Verification:
             self._say(f"{_numbers(first, last)} missing before {place}", order)
         if found.last < self._copied:
             self._say(f"the copy was cut off: it went on to line {self._copied}")
+        copied = self._copied > 0
         for where in dict.fromkeys(self._noted.values()):
             self._say(
                 f"no line has the hash that was noted {where}: the ledger was cut back or rewritten, "
-                "or is another one"
+                + ("or this copy was made before: ask for a new one" if copied else "or is another one")
             )
         if self._ledger.is_dir():
             self._check_last_seal(beside)
@@ -249,7 +251,7 @@ class _Verification:
             if self._order > 1:
                 self._say(f"{line.place} was put in: a copy begins there")
             self._begin(entry.n + 1)
-            found.party = found.party or entry.party
+            self._check_party(entry.party)
             self._copied = entry.last
             found.notes.append(f"a copy for {entry.peer}: other lines are represented by their digests")
             return
@@ -319,7 +321,7 @@ class _Verification:
     def _look_at(self, line: _Line, written: Written, linked: bool) -> None:
         entry, found = written.entry, self._found
         if isinstance(entry, Start):
-            found.party = found.party or entry.party
+            self._check_party(entry.party)
             try:
                 certificate = parse_certificate(entry.certificate.encode(), line.path)
             except IdentityError:
@@ -336,6 +338,14 @@ class _Verification:
             self._seal_hashes.add(written.hash)
             self._check_seal(line, entry, linked)
 
+    def _check_party(self, party: str) -> None:
+        """Whose ledger it is, by its own word."""
+        found = self._found
+        found.party = found.party or party
+        if party != found.party and not self._elses:
+            self._elses = True
+            self._say(f"the ledger is of {party}, the certificate is of {found.party}")
+
     def _check_seal(self, line: _Line, seal: Seal, linked: bool) -> None:
         found = self._found
         found.seals += 1
@@ -343,6 +353,8 @@ class _Verification:
         if certificate is None:
             self._say(f"{line.place}: sealed with a certificate that the ledger does not hold")
             return
+        if self._elses:
+            return  # of whom it is has been said
         if self._sealers is None:
             self._own_word.add(seal.certificate)
         elif seal.certificate not in self._sealers:

@@ -38,6 +38,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import STEP, compose
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS, Reading
+from vfl.text import near_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -903,7 +904,7 @@ def _others(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     there = sorted(p.name for p in path.parent.glob("*.toml"))
-    near = did_you_mean(path.name, there)
+    near = near_file(path.name, there)
     if near:
         return f": did you mean {near}?"
     return f": the folder has {', '.join(there[:5])}" if there else ""
@@ -1035,7 +1036,8 @@ def _range(node: Mapping[str, Any]) -> str:
     if least is not None and most is not None:
         return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
     parts = [
-        f" {words} {bound}"
+        # Some versions of pydantic have 0.0 for 0.
+        f" {words} {f'{bound:g}' if isinstance(bound, float) else bound}"
         for words, bound in (
             ("of at least", least),
             ("above", above),

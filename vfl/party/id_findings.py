@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from vfl.party.id_cells import Cells, IdReading, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
-from vfl.party.ids import HEADER, SHOWN, clean, unversioned
+from vfl.party.ids import clean, unversioned
+from vfl.party.rows import SHOWN
 
 COMMON = 10  # rows that share what is shown of them
 
@@ -30,7 +31,7 @@ class Finding:
     kind: str
     rows: int
     share: float  # of the rows that are not empty
-    first: list[int]  # rows as a spreadsheet counts them, five at most
+    first: list[int]  # of the rows, from 0 until `numbered`; five at most
     what: str  # after "12 rows "
     advice: str
     mended: bool  # whether the column's rule takes care of it
@@ -359,8 +360,8 @@ def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[Find
     def add(kind: str, mask: Mask, what: str, advice: str, mended: bool) -> None:
         rows = values.rows[mask[values.code]]
         if len(rows):
-            first = (rows[:SHOWN] + HEADER + 1).tolist()
             share = len(rows) / len(values.rows)
+            first = rows[:SHOWN].tolist()
             found.append(Finding(kind, len(rows), share, first, what, advice, mended))
 
     if not len(values.rows):

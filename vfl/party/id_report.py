@@ -20,6 +20,7 @@ from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import COMMON, Codes, Finding, Mask, Values, findings_of, mask_of
 from vfl.party.ids import by_column, digest, in_words
 from vfl.party.keys import all_keys
+from vfl.party.rows import RowNumbers, below_header
 from vfl.party.table import Table, read_table
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
@@ -76,7 +77,13 @@ def profile_ids(data: DataSection) -> IdReport:
     table = ids_alone(data)
     by_key, readings = table.by_key(data), data.id_readings
     reports = [
-        profile(dict(zip(key.id, columns, strict=True)), key.normalise, table.path.name, reading)
+        profile(
+            dict(zip(key.id, columns, strict=True)),
+            key.normalise,
+            table.path.name,
+            reading,
+            table.row_numbers,
+        )
         for key, columns, reading in zip(data.keys, by_key, readings, strict=True)
     ]
     ids = all_keys(
@@ -159,10 +166,12 @@ def profile(
     rule: Sequence[str],
     file: str,
     reading: IdReading = _AS_THEY_ARE,
+    row_numbers: RowNumbers = below_header,
 ) -> IdReport:
     """The report on the columns of an id, one value a row, under a rule as `ids.compose` makes it.
 
-    Raises ConfigError for a rule that does not fit them.
+    row_numbers: by which a person finds the rows in the file. Raises ConfigError for a rule that does
+    not fit the columns.
     """
     rules = by_column(rule, len(columns))
     made = [
@@ -174,9 +183,22 @@ def profile(
         missing = missing | empty
         whole = np.unique(whole * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
     counts = _counts(whole, missing)
-    return IdReport(
-        file, len(whole), in_words(rule), digest(rule), [column for column, _, _ in made], counts
-    )
+    found = _numbered([column for column, _, _ in made], row_numbers)
+    return IdReport(file, len(whole), in_words(rule), digest(rule), found, counts)
+
+
+def _numbered(columns: Sequence[IdColumn], row_numbers: RowNumbers) -> list[IdColumn]:
+    """The columns with the rows of their findings as people find them: all at once, since a file may
+    have to be read for it."""
+    places = sorted({row for column in columns for finding in column.findings for row in finding.first})
+    number = dict(zip(places, row_numbers(places), strict=True))
+    return [
+        replace(
+            column,
+            findings=[replace(f, first=[number[row] for row in f.first]) for f in column.findings],
+        )
+        for column in columns
+    ]
 
 
 def _column(name: str, values: Values, alone: bool) -> tuple[IdColumn, Codes, Mask]:

@@ -48,10 +48,9 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark, read_cells
 from vfl.party.id_merges import merged
+from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.text import counted
 
-SHOWN = 5  # row numbers named in an error
-HEADER = 1  # rows above the data: the first data row is row 2, as a spreadsheet shows it
 NEXT = "|"  # between the steps of two columns
 _AS_THEY_ARE = IdReading()
 
@@ -90,6 +89,7 @@ def normalise(
     *,
     empties: Literal["refuse", "drop"] = "refuse",
     reading: IdReading = _AS_THEY_ARE,
+    row_numbers: RowNumbers = below_header,
 ) -> NormalisedIds:
     """The ids that the rows of `columns` have under `rule`.
 
@@ -97,11 +97,11 @@ def normalise(
     such list for each column, or as `compose` makes it. duplicates: what to do with rows whose id an
     earlier row has. empties: what to do with rows where any column is empty, for part of an id fits
     many; a date or a number that cannot be read is empty. where: the file's name, for errors. reading:
-    what the party's file says of cells.
+    what the party's file says of cells. row_numbers: by which a person finds the rows in the file.
 
     Raises ConfigError for an unknown step, DataError for dates and numbers that cannot be read, empty
-    ids, different ids that the rule makes equal and duplicates, with their number and first rows (as a
-    spreadsheet counts them), never a value.
+    ids, different ids that the rule makes equal and duplicates, with their number and first rows, never
+    a value.
     """
     rules = by_column(rule, len(columns))
     if len({len(column) for column in columns}) != 1:
@@ -110,16 +110,17 @@ def normalise(
     for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
         one = _cleaned(column, steps, reading.decimal, i in reading.as_text)
         if empties == "refuse":
-            one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where)
+            one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where, row_numbers)
         cleaned.append(one)
     values = [one.values for one in cleaned]
     rows = range(len(values[0]))
     empty = [i for i in rows if not all(column[i] for column in values)]
     if empty and empties == "refuse":
         raise DataError(
-            f"{where}: {_count(empty, 'row has', 'rows have')} no id once normalised "
-            f"({_row_numbers(empty)}), where NULL, nan and the like are none; fill in the id or remove "
-            f'the {_plural(empty, "row")}, or say empty = "drop" in [data]'
+            f"{where}: {counted(len(empty), 'row has', 'rows have')} no id once normalised "
+            f"({rows_in_words(empty, row_numbers)}), where NULL, nan and the like are none; fill in the "
+            f"id or remove the {'row' if len(empty) == 1 else 'rows'}, or say "
+            'empty = "drop" in [data]'
         )
     skipped = set(empty)
     # Of millions of rows only the distinct ids are held, in one dictionary.
@@ -141,16 +142,16 @@ def normalise(
     if different and reading.merging == "refuse":
         raise DataError(
             f"{where}: normalise makes different ids equal, as it would 1-23 and 12-3, in "
-            f"{_count(different, 'row', 'rows')} ({_row_numbers(different)}); take out steps (alnum and "
-            'digits take out the most), mend the rows, or say merging = "allow" in [data] to take them '
-            "for spellings of one id"
+            f"{counted(len(different), 'row')} ({rows_in_words(different, row_numbers)}); take out "
+            "steps (alnum and digits take out the most), mend the rows, or say merging = "
+            '"allow" in [data] to take them for spellings of one id'
         )
     if repeats and duplicates == "refuse":
         raise DataError(
-            f"{where}: {_count(repeats, 'row repeats', 'rows repeat')} the id of an earlier row "
-            f'({_row_numbers(repeats)}); say duplicates = "first" in [data] to keep the first row of '
-            'each id (a guest may say "keep" for all, a host "sum" or another way to make them one), or '
-            "clean the file"
+            f"{where}: {counted(len(repeats), 'row repeats', 'rows repeat')} the id of an earlier row "
+            f'({rows_in_words(repeats, row_numbers)}); say duplicates = "first" in [data] to keep the '
+            'first row of each id (a guest may say "keep" for all, a host "sum" or another way to make '
+            "them one), or clean the file"
         )
     unread = len(set().union(*(one.unread for one in cleaned)))
     return NormalisedIds(
@@ -336,7 +337,7 @@ class _Cleaned:
     def unread(self) -> set[int]:
         return {*self.undated, *self.fractions, *self.lost}
 
-    def check(self, where: str) -> None:
+    def check(self, where: str, row_numbers: RowNumbers) -> None:
         """Raises DataError for rows that cannot be read."""
         for rows, what, todo in (
             (
@@ -357,8 +358,8 @@ class _Cleaned:
             ),
         ):
             if rows:
-                count = _count(rows, "row has", "rows have")
-                raise DataError(f"{where}: {count} {what} ({_row_numbers(rows)}); {todo}")
+                count = counted(len(rows), "row has", "rows have")
+                raise DataError(f"{where}: {count} {what} ({rows_in_words(rows, row_numbers)}); {todo}")
 
 
 def _cleaned(
@@ -536,20 +537,3 @@ def _function(step: str) -> Callable[[str], str]:
     if name == "phone":
         return partial(_phone, country=parameter)
     return _PLAIN[name]
-
-
-# Errors: rows, never values.
-
-
-def _row_numbers(rows: Sequence[int]) -> str:
-    shown = ", ".join(str(i + HEADER + 1) for i in rows[:SHOWN])
-    more = f" and {len(rows) - SHOWN:,} more" if len(rows) > SHOWN else ""
-    return f"{_plural(rows, 'row')} {shown}{more}"
-
-
-def _count(rows: Sequence[int], one: str, many: str) -> str:
-    return f"{len(rows):,} {one if len(rows) == 1 else many}"
-
-
-def _plural(rows: Sequence[int], noun: str) -> str:
-    return noun if len(rows) == 1 else noun + "s"

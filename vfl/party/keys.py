@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.id_cells import IdReading
-from vfl.party.ids import HEADER, SHOWN, normalise
+from vfl.party.ids import normalise
+from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.protocols.align.join import KeyIds
+from vfl.text import counted
 
 WIDTH = 16  # bytes of an identity
 
@@ -73,13 +75,14 @@ def all_keys(
     empty: Literal["refuse", "drop"] = "refuse",
     where: str = "the table",
     readings: Sequence[IdReading] = (),
+    row_numbers: RowNumbers = below_header,
 ) -> TableIds:
     """What all keys say of the rows of a table.
 
     columns, rules: by key, as `normalise` takes them. duplicates: "refuse" is about the first key
     alone; of "first" and "last", one row stands for all with the same id, by the first key that each
     has. empty: what to do with rows that have no id by any key. readings: by key, what the party's
-    file says of cells. Raises as `normalise`.
+    file says of cells. row_numbers: by which a person finds the rows in the file. Raises as `normalise`.
     """
     several = len(columns) > 1
     found = []
@@ -93,6 +96,7 @@ def all_keys(
                 where,
                 empties="drop" if several else empty,
                 reading=reading,
+                row_numbers=row_numbers,
             )
         )
     rows = len(found[0].id_of_row)
@@ -103,11 +107,10 @@ def all_keys(
         offset += len(key.ids)
     without = np.flatnonzero(group < 0)
     if len(without) and empty == "refuse":
-        rows_ = "row has" if len(without) == 1 else "rows have"
-        first = ", ".join(str(row + 1 + HEADER) for row in without[:SHOWN].tolist())
         raise DataError(
-            f"{where}: {len(without):,} {rows_} no id by any key once normalised (rows {first}"
-            f'{", ..." if len(without) > SHOWN else ""}); fill in an id, or say empty = "drop" in [data]'
+            f"{where}: {counted(len(without), 'row has', 'rows have')} no id by any key once normalised "
+            f"({rows_in_words(without.tolist(), row_numbers)}); fill in an id, or say "
+            'empty = "drop" in [data]'
         )
     stands = np.arange(rows)
     if duplicates in ("first", "last"):
@@ -119,22 +122,27 @@ def all_keys(
     taking = stands == np.arange(rows)
     notes = []
     if len(without):
-        notes.append(f"{_rows(len(without))} without an id{' of any key' if several else ''}: no match")
+        notes.append(
+            f"{counted(len(without), 'row')} without an id{' of any key' if several else ''}: no match"
+        )
     if unread := max(key.unread for key in found):
         notes.append(
-            f"{_rows(unread)} with a number or a date that cannot be read as {_an_id(unread)}: as if "
-            "empty"
+            f"{counted(unread, 'row')} with a number or a date that cannot be read as "
+            f"{'an id' if unread == 1 else 'ids'}: as if empty"
         )
     merged = max(key.merged for key in found)
     if merged:
         notes.append(
-            f"normalise makes different ids equal in {_rows(merged)}: taken for spellings of one id "
-            "(merging)"
+            f"normalise makes different ids equal in {counted(merged, 'row')}: taken for spellings of "
+            "one id (merging)"
         )
     if several and (short := int((found[0].id_of_row < 0).sum()) - len(without)):
-        notes.append(f"{_rows(short)} without the first key: matched by a further one")
+        notes.append(f"{counted(short, 'row')} without the first key: matched by a further one")
     if repeated := rows - len(without) - int(taking.sum()):
-        notes.append(f"{_rows(repeated)} with the id of another row, which stands for {_them(repeated)}")
+        notes.append(
+            f"{counted(repeated, 'row')} with the id of another row, which stands for "
+            f"{'it' if repeated == 1 else 'them'}"
+        )
     keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1)) for key in found)
     return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
 
@@ -203,15 +211,3 @@ def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
 def _binary(rows: NDArray[np.uint8]) -> Any:
     data = np.ascontiguousarray(rows)
     return pa.Array.from_buffers(pa.binary(WIDTH), len(data), [None, pa.py_buffer(data.tobytes())])
-
-
-def _rows(many: int) -> str:
-    return f"{many:,} row{'' if many == 1 else 's'}"
-
-
-def _an_id(many: int) -> str:
-    return "an id" if many == 1 else "ids"
-
-
-def _them(many: int) -> str:
-    return "it" if many == 1 else "them"

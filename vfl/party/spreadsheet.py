@@ -14,13 +14,14 @@ import io
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import BinaryIO, cast
+from typing import TYPE_CHECKING, BinaryIO, cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from vfl.text import escape
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 # Character classes, for Python's expressions and Arrow's alike.
 _SIGNS = "=+\\-@\uff1d\uff0b\uff0d\uff20\u2212\ufe62\ufe63\ufe66\ufe6b"  # with their other widths
@@ -80,12 +81,15 @@ def unescaped(text: str) -> str:
     return _TAKE.sub("", text)
 
 
-def escaped_column(texts: pa.Array) -> tuple[pa.Array, int]:
+def escaped_column(texts: "pa.Array") -> tuple["pa.Array", int]:
     """The texts of a file of scores, ids above all, and how many of them got an apostrophe.
 
     Numbers and telephone numbers keep their sign in front: all that a spreadsheet can compute from them
     is another number, and a program finds them as they were.
     """
+    import pyarrow as pa  # which commands that write no scores do without
+    import pyarrow.compute as pc
+
     suspect = pc.fill_null(pc.match_substring_regex(texts, _SUSPECT), False)
     places = np.flatnonzero(suspect.to_numpy(zero_copy_only=False)).tolist()
     if not places:

@@ -17,6 +17,7 @@ import re
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, TypedDict, cast
 
@@ -182,11 +183,24 @@ class Store:
         return sorted(path.stem for path in self._documents(kind))
 
     def latest(self, kind: Kind) -> str:
-        """The name of the document written last. Raises ModelError when there is none."""
+        """The name of the document made last. Raises ModelError when there is none.
+
+        It says itself when that was: files of a store that was copied, or came back from a backup, may
+        all have the time of the copy.
+        """
         documents = self._documents(kind)
         if not documents:
             raise ModelError(f"no {kind} yet in {self.folder(kind)}")
-        return max(documents, key=lambda path: (path.stat().st_mtime_ns, path.stem)).stem
+        return max(documents, key=lambda path: self._age(kind, path)).stem
+
+    def _age(self, kind: Kind, path: Path) -> tuple[str, int, str]:
+        changed = path.stat().st_mtime_ns
+        made = None
+        with contextlib.suppress(ModelError):  # told when it is used
+            made = self.read(kind, path.stem).get("made")
+        if not isinstance(made, str) or not made:
+            made = datetime.fromtimestamp(changed / 1e9, UTC).isoformat(timespec="seconds")
+        return made, changed, path.stem
 
     def write_array(self, kind: Kind, name: str, array: NDArray[Any]) -> ArrayRef:
         """Write an array beside the document `name`; its reference belongs into the body.

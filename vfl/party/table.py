@@ -5,6 +5,7 @@ type is guessed: whatever is not plainly one of the three is an error that names
 and the rows as a spreadsheet shows them (the header is row 1, for Parquet too), and never a value.
 """
 
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -19,13 +20,14 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.levels import spelled_alike
-from vfl.learn.losses import BadLabel, Loss
-from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
+from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
+from vfl.learn.suspects import suspicions
 from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
+from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
+from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source
-from vfl.party.sources.source import Source
+from vfl.party.sources.source import Source, labels_in_words
 from vfl.text import counted
 
 Rows = NDArray[np.integer[Any]] | slice
@@ -39,7 +41,7 @@ class Table:
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
-    needs them.
+    needs them. `row_numbers` says where rows are in the file; it reads that again if it has to.
     """
 
     path: Path
@@ -52,6 +54,7 @@ class Table:
     faults: Mapping[str, DataError] = field(default_factory=dict)
     exposure: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
+    row_numbers: RowNumbers = below_header
 
     def take(self, rows: Rows) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -66,8 +69,16 @@ class Table:
         return taken
 
     def by_key(self, data: DataSection) -> list[list[list[str | None]]]:
-        """The id columns of each key."""
-        column = dict(zip(data.id_columns, self.ids, strict=True))
+        """The id columns of each key, None in a cell that `missing` of [data] says is none.
+
+        A spelling that is a number says so of features alone: 999 may be an id.
+        """
+        number = re.compile(grammar(data.decimal, data.thousands))
+        none = frozenset(text.strip() for text in data.missing if not number.match(text.strip()))
+        column = {
+            name: cells if name in data.as_text else _without(cells, none)
+            for name, cells in zip(data.id_columns, self.ids, strict=True)
+        }
         return [[column[name] for name in key.id] for key in data.keys]
 
     def aggregated(
@@ -199,7 +210,7 @@ def examine_table(
         if label is None and data.label is not None:
             label = _label_if_fine(source, data.label)
         for name, values in features.items():
-            warnings += [f"{path.name}: column '{name}' {why}" for why in _suspicions(values, label)]
+            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, label)]
     exposure, offset = found.get("exposure"), found.get("offset")
     if exposure is not None:
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
@@ -214,6 +225,7 @@ def examine_table(
         faults=aside,
         exposure=exposure,
         offset=offset,
+        row_numbers=source.row_numbers,
     )
     return table, []
 
@@ -301,11 +313,8 @@ def _meant(source: Source, data: DataSection, columns: Sequence[str], warnings: 
     unmeant = source.row_labels - {*data.categorical, *data.monotone, *data.aggregate}
     for name in columns:
         if name in unmeant:
-            what = f"column '{name}' holds" if name else "the first column, without a name, holds"
-            warnings.append(
-                f"{source.path.name}: {what} the labels of a data frame's rows (its index): left out"
-                + (", unless columns in [data] lists it" if name else "")
-            )
+            unless = ", unless columns in [data] lists it" if name else ""
+            warnings.append(f"{source.path.name}: {labels_in_words(name)}{unless}")
     return [name for name in columns if name not in unmeant]
 
 
@@ -380,6 +389,13 @@ def _categories(source: Source, name: str) -> NDArray[np.object_]:
     return cast(NDArray[np.object_], objects[codes])
 
 
+def _without(cells: list[str | None], none: Collection[str]) -> list[str | None]:
+    """The cells, None where they are one of these texts."""
+    if not none:
+        return cells
+    return [None if cell is not None and cell.strip() in none else cell for cell in cells]
+
+
 def _aggregate(
     values: NDArray[Any], of: NDArray[np.int64], groups: int, rule: Aggregate
 ) -> NDArray[Any]:
@@ -418,36 +434,6 @@ def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[
     return made
 
 
-def _suspicions(values: NDArray[Any], label: NDArray[np.float64] | None) -> list[str]:
-    """What speaks against a column as a feature, after its name."""
-    missing = values == np.array(None) if values.dtype == object else np.isnan(values)
-    if not missing.any() and (values == values[0]).all():
-        return ["has the same value in every row"]
-    found = []
-    if values.dtype == object:
-        if levels := levels_of_rows(values):
-            found.append(
-                f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
-                "can be learned: if it is an id, ignore it in [data]"
-            )
-        if alike := spelled_alike(values):
-            found.append(
-                f"has {counted(alike, 'level')} different from others only in how they are written, as "
-                "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
-                "are one"
-            )
-    elif why := numbers_rows(values):
-        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
-    if label is not None and (share := told(values, label)) >= TOLD:
-        ones = len(np.unique(label)) == 2
-        how = f"AUC {(1 + share) / 2:.3f}" if ones else f"{share:.0%} of the best order"
-        found.append(
-            f"tells the label almost alone ({how}): unless it is known before the label is, ignore it "
-            "in [data]"
-        )
-    return found
-
-
 _GUESTS_ADVICE = {
     "label": "a label is a number, such as 0 or 1",
     "weight": "a weight is a positive number",
@@ -462,6 +448,11 @@ def _guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
     _no_gaps(source, what, values)
     if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
+    if key == "weight" and (strange := out_of_range(values)).any():
+        raise source.error(
+            f"{what} must be from {1 / LARGEST:g} to {LARGEST:g} but is not {source.in_rows(strange)}: "
+            "give it in another unit"
+        )
     return values
 
 
@@ -484,11 +475,7 @@ def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: L
 
 
 def _no_gaps(source: Source, what: str, values: NDArray[np.float64]) -> None:
-    gaps = np.flatnonzero(np.isnan(values))
-    if len(gaps):
-        rows = ", ".join(str(n) for n in source.row_numbers([int(g) for g in gaps[:5]]))
-        several = len(gaps) > 1
-        raise source.error(
-            f"{what} is missing in {len(gaps):,} row{'s' if several else ''} "
-            f"({'rows' if several else 'row'} {rows}{', ...' if len(gaps) > 5 else ''})"
-        )
+    gaps = np.flatnonzero(np.isnan(values)).tolist()
+    if gaps:
+        rows = rows_in_words(gaps, source.row_numbers)
+        raise source.error(f"{what} is missing in {counted(len(gaps), 'row')} ({rows})")

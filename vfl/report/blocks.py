@@ -63,6 +63,15 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Warned:
+    """What a run warned of, each of it a text."""
+
+    kind: ClassVar[str] = "warned"
+    title: str
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Facts:
     kind: ClassVar[str] = "facts"
     pairs: list[tuple[str, str]]
@@ -97,7 +106,7 @@ class Picker:
     items: list[tuple[str, "Block"]]
 
 
-Block = Gallery | Cells | Messages | Pair | Note | Facts | Tiles | Code | Picker
+Block = Gallery | Cells | Messages | Pair | Note | Warned | Facts | Tiles | Code | Picker
 
 
 @dataclass(frozen=True)

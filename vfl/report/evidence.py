@@ -70,6 +70,7 @@ class Evidence:
     peak_memory: int  # bytes
     operations: dict[str, int]
     exchanges: list[Exchange]
+    warnings: list[str] = field(default_factory=list)  # of the training, where the model is weak
     label: str = ""  # name of the guest's column
     rows: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)

@@ -33,6 +33,7 @@ _WIDTH, _HEIGHT, _TALL = 360, 270, 345  # units of the SVG: pixels on a phone, a
 _POINTS_PER_INCH = 72
 _BELOW, _BESIDE = 16, 24  # characters of a name below an axis and beside one
 _ROOM = 42  # characters that names below an axis can have together, side by side
+_CORNER = 9  # below a horizontal axis, clear of the other axis's number in the corner
 _FLAT = 0.05  # a range of this share of the mean fills the axis; smaller ones do not, and look flat
 
 # What matplotlib draws with, and the variable of the page that takes its place.
@@ -397,7 +398,7 @@ def _square(axes: Axes, ends: tuple[float, float]) -> None:
     axes.set_xlim(*ends)
     axes.set_ylim(*ends)
     axes.set_aspect("equal")
-    axes.tick_params(axis="x", pad=9)  # clear of the other axis's number in the corner
+    axes.tick_params(axis="x", pad=_CORNER)
     axes.grid(axis="x", linewidth=0.8)
 
 
@@ -410,6 +411,7 @@ def _stretches(shares: Sequence[float]) -> tuple[Floats, Floats]:
 def _shares(axes: Axes) -> None:
     """The horizontal axis is of shares of all."""
     axes.set_xlim(0, 1)
+    axes.tick_params(axis="x", pad=_CORNER)
     axes.set_xticks([0, 0.2, 0.4, 0.6, 0.8, 1])
     axes.xaxis.set_major_formatter(_percent)
 

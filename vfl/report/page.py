@@ -47,6 +47,7 @@ from vfl.report.blocks import (
     Section,
     Tile,
     Tiles,
+    Warned,
 )
 from vfl.report.evidence import TOGETHER, Dependence, Evidence, HeldOut
 from vfl.report.words import fixed, listed, number, share
@@ -192,6 +193,11 @@ class _Page:
         what = "run here" if one.role == "coordinator" else "model"
         pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
         return Facts(pairs)
+
+    def warned(self) -> list[Block]:
+        """What training warned this party of, if it did."""
+        texts = [text[:1].upper() + text[1:] for text in self.evidence.warnings]
+        return [Warned("What training warned of", texts)] if texts else []
 
     def cost_blocks(self) -> list[Block]:
         """Time, memory, operations on ciphertexts."""
@@ -361,7 +367,7 @@ class _GuestPage(_Page):
                 f"{words.volume(sent)} out, {words.volume(received)} in",
             )
         )
-        return Section("summary", "Summary", lead, [Tiles(tiles), self.asked()])
+        return Section("summary", "Summary", lead, [*self.warned(), Tiles(tiles), self.asked()])
 
     def _lift_words(self, ours: list[Lift], theirs: list[Lift]) -> str:
         return (
@@ -728,7 +734,7 @@ class _HostPage(_Page):
             f"This party, {one.party}, was asked by {one.parties[0]} to train {one.job['job']['name']} "
             f"with it, for {one.job['job']['purpose']}. {self.cost}"
         )
-        asked = Section("asked", "What was asked", [lead], [self.asked()])
+        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
         return [asked, self._columns(), self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
 
     def _columns(self) -> Section:
@@ -765,7 +771,7 @@ class _CoordinatorPage(_Page):
             f"{listed(one.parties)} fit {one.job['job']['name']}, for {one.job['job']['purpose']}. "
             f"{self.cost}"
         )
-        asked = Section("asked", "What was asked", [lead], [self.asked()])
+        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
         return [asked, self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
 
 

@@ -32,6 +32,9 @@ class Boosting(Method):
     params: BoostParams
     monotone: Mapping[str, Mapping[str, Monotone]]
 
+    def named(self, party: str) -> frozenset[str]:
+        return frozenset(self.monotone.get(party, ()))
+
     async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
         model, score = await self._pooled(features, rows, self.params, done)
         own, halves = divided(model)

@@ -10,6 +10,7 @@ from vfl.crypto.workers import Machine
 from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Matrix
+from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
@@ -37,6 +38,10 @@ class Fitting(Method):
 
     params: GlmParams
     rules: Mapping[str, GlmSection]
+
+    def named(self, party: str) -> frozenset[str]:
+        rules = self.rules.get(party, GlmSection())
+        return frozenset((*rules.binned, *rules.base, *rules.step))
 
     async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
         designs: dict[str, Design] = {}
@@ -96,6 +101,9 @@ class Fitting(Method):
         if self.params.alpha:
             return f"alpha={self.params.alpha:g} keeps all coefficients at 0: lower it"
         return "no column tells the rows apart by their label"
+
+    def doubts(self, scores: Floats, rows: Training) -> str | None:
+        return APART if are_apart(scores, rows.loss, self.params.alpha) else None
 
     def _prepared(self, name: str, features: Features, rows: int) -> tuple[Design, Matrix]:
         every = np.ones(rows, np.bool_)

@@ -38,6 +38,10 @@ class Method(ABC):
     params: Any
 
     @abstractmethod
+    def named(self, party: str) -> frozenset[str]:
+        """The columns of a party that a parameter names: they are meant to be features."""
+
+    @abstractmethod
     async def plain(self, features: Mapping[str, Features], rows: Training, done: Progress) -> Fitted:
         """The model by everybody's columns in one place, by party's name, the guest's first."""
 
@@ -71,6 +75,10 @@ class Method(ABC):
     @abstractmethod
     async def idle(self, features: Mapping[str, Features], rows: Training, model: Any) -> str:
         """Why a model gives all rows the same score: the parameter at fault, and what to do."""
+
+    def doubts(self, scores: Floats, rows: Training) -> str | None:
+        """What to say of a model by the scores, without offset, that rows get."""
+        return None
 
     def drawn(self, whole: Training, rows: Rows) -> Training:
         """The aligned rows, of the guest's; all of them train unless the method keeps some back."""

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -13,8 +13,11 @@ import numpy as np
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.frames.features import Rows, Table
+from vfl.learn.binning import Features
+from vfl.learn.levels import Levels, respelled
 from vfl.learn.losses import BadLabel, Floats
 from vfl.net.peer import MemoryPeer, Peer, together
+from vfl.party.unknown_levels import check_of_host, check_own, in_any, notes, strange
 from vfl.protocols.align.psi import guest_align, host_align
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -30,22 +33,38 @@ _ROUNDING = 1e-13  # relative: scores that differ by less are the same
 class Trained:
     """What comes of a training. `rows` are the guest's that all parties know, ascending.
 
-    traffic: bytes between guest and host, both ways together, by host's name; None where nothing was
-    sent. idle: why all rows have the same score, if they have.
+    features: of these rows, by party. traffic: bytes between guest and host, both ways together, by
+    host's name; None where nothing was sent. idle: why all rows have the same score, if they have.
+    doubts: what else there is to say.
     """
 
     rows: Rows
+    features: Mapping[str, Features]
     fitted: Fitted
     traffic: dict[str, int] | None
     idle: str | None
+    doubts: str | None
 
 
 @dataclass(frozen=True)
 class Scored:
-    """The score of each row of a batch, and how many of them each host knows, by name."""
+    """The score of each row of a batch, and how many of them each host knows, by name.
+
+    unusual: what to say of levels that were not in training, more of them than chance makes.
+    """
 
     scores: Floats
     known: dict[str, int]
+    unusual: list[str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a model was trained on: levels by party and column, and the share of a batch's rows with
+    others above which it is not scored."""
+
+    levels: Mapping[str, Mapping[str, Levels]]
+    unknown_levels: float
 
 
 def train(
@@ -72,9 +91,13 @@ def score(
     method: Method,
     engine: Engine,
     fitted: tuple[Any, Mapping[str, Any]],
+    known: Known,
 ) -> Scored:
-    """Score the guest's rows by all halves; a host's columns are missing in a row it does not know."""
-    return run(_score(guest, hosts, method, engine, *fitted))
+    """Score the guest's rows by all halves; a host's columns are missing in a row it does not know.
+
+    Raises DataError as the protocols do, and for too many rows with levels that were not in training.
+    """
+    return run(_score(guest, hosts, method, engine, fitted, known))
 
 
 # Training.
@@ -92,7 +115,8 @@ async def _plain(
     drawn = _checked_shares(method, whole, rows[0])
     features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
     fitted = await method.plain(features, drawn, done)
-    return Trained(rows[0], fitted, None, await _idle(method, features, drawn, fitted))
+    idle, doubts = await _judged(method, features, drawn, fitted)
+    return Trained(rows[0], features, fitted, None, idle, doubts)
 
 
 async def _apart(
@@ -132,7 +156,8 @@ async def _apart(
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
     } or None
-    return Trained(rows[0], fitted, traffic, await _idle(method, features, drawn, fitted))
+    idle, doubts = await _judged(method, features, drawn, fitted)
+    return Trained(rows[0], features, fitted, traffic, idle, doubts)
 
 
 def common_rows(tables: Sequence[Table]) -> list[Rows]:
@@ -194,11 +219,18 @@ def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
     return drawn
 
 
-async def _idle(
+async def _judged(
     method: Method, features: Mapping[str, Any], drawn: Training, fitted: Fitted
-) -> str | None:
-    """Why all rows have the same score, if they have."""
+) -> tuple[str | None, str | None]:
+    """Why all rows have the same score, if they have, and what else there is to say of scores."""
     own = fitted.score if drawn.offset is None else fitted.score - drawn.offset
+    return await _idle(method, features, drawn, fitted.model, own), method.doubts(own, drawn)
+
+
+async def _idle(
+    method: Method, features: Mapping[str, Any], drawn: Training, model: Any, own: Floats
+) -> str | None:
+    """Why all rows have the same score, if they have; `own` are the scores without offset."""
     label = drawn.label[drawn.train]
     size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
     if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
@@ -207,7 +239,7 @@ async def _idle(
         return "there is one row to train on"
     if drawn.offset is None and (label == label[0]).all():
         return f"y is the same in all {counted(len(label), 'row')} to train on"
-    return await method.idle(features, drawn, fitted.model)
+    return await method.idle(features, drawn, model)
 
 
 # Scoring.
@@ -218,10 +250,11 @@ async def _score(
     hosts: Sequence[Table],
     method: Method,
     engine: Engine,
-    model: Any,
-    halves: Mapping[str, Any],
+    fitted: tuple[Any, Mapping[str, Any]],
+    trained: Known,
 ) -> Scored:
     """As each host knows other rows, each is aligned with on its own."""
+    model, halves = fitted
     context = secrets.token_bytes(16)
     pairs = [MemoryPeer.pair(GUEST, host.name) for host in hosts]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
@@ -241,16 +274,42 @@ async def _score(
         place_of_id = np.full(len(guest.ids), -1, np.int64)
         place_of_id[own] = np.arange(len(own))
         places.append(place_of_id[guest.id_of_row])
+    # Levels as training had them, of the rows that each host is asked for.
+    batch = {GUEST: guest.features} | {
+        table.name: table.take(own) for table, (_, own) in zip(hosts, rows, strict=True)
+    }
+    batch, unusual = _respelled(batch, trained)
     roles: list[Coroutine[Any, Any, Any]] = [
-        method.guest_scores(peers, model, guest, places),
+        method.guest_scores(peers, model, replace(guest, features=batch[GUEST]), places),
         *(
-            method.host_scores(to_guest, halves[table.name], table.name, table.take(own), len(own))
-            for (_, to_guest), table, (_, own) in zip(pairs, hosts, rows, strict=True)
+            method.host_scores(to_guest, halves[host.name], host.name, batch[host.name], len(own))
+            for host, (_, to_guest), (_, own) in zip(hosts, pairs, rows, strict=True)
         ),
     ]
     scores, *_ = await together(roles)
     known = {table.name: int((place >= 0).sum()) for table, place in zip(hosts, places, strict=True)}
-    return Scored(cast(Floats, scores), known)
+    return Scored(cast(Floats, scores), known, unusual)
+
+
+def _respelled(batch: Mapping[str, Features], trained: Known) -> tuple[dict[str, Features], list[str]]:
+    """The rows of all parties with the levels of training, and what to say of those that it had not.
+
+    Raises DataError where these are too many, by the rules of a job.
+    """
+    found, unusual = {}, []
+    for party, features in batch.items():
+        levels = trained.levels.get(party, {})
+        found[party], unknown = respelled(features, levels)
+        more, said = strange(unknown, levels), notes(unknown, levels)
+        if party == GUEST:
+            check_own(party, unknown, levels, trained.unknown_levels)
+        elif more:
+            of = len(next(iter(more.values())))
+            columns = ", ".join(f"'{name}'" for name in more)
+            advice = f"write those of {columns} as in training, or raise unknown_levels"
+            check_of_host(party, in_any(more), of, trained.unknown_levels, advice)
+        unusual += [f"{party}: {said[column]}" for column in more]
+    return found, unusual
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:

@@ -151,6 +151,7 @@ def put_alignments(found: list[dict[str, Any]]) -> None:
         "alignment",
         "made (UTC)",
         "rows",
+        "known",
         "parties",
         "join",
         "engine",
@@ -163,15 +164,13 @@ def put_alignments(found: list[dict[str, Any]]) -> None:
     for one in found:
         if "error" in one:
             continue
-        many = f"{one['rows']:,}"
-        if one["known"] < one["rows"]:
-            many += f" ({one['known']:,} known)"
         expires = one["expires"] or "never"
         rows.append(
             [
                 one["name"],
                 one["made"][:16].replace("T", " "),
-                many,
+                one["rows"],
+                one["known"] if one["known"] < one["rows"] else None,
                 ", ".join(one["parties"]),
                 one["join"] + (", many to one" if one["many"] else ""),
                 one["engine"],
@@ -181,7 +180,7 @@ def put_alignments(found: list[dict[str, Any]]) -> None:
             ]
         )
     if rows:
-        put_sheet(Sheet(heads, rows, numbers=frozenset(("rows",))))
+        put_sheet(Sheet(heads, rows, numbers=frozenset(("rows", "known"))))
     for one in broken:
         stdout.put(f"{one['name']} cannot be read: {one['error']}")
 

@@ -1,8 +1,9 @@
 """stdout and stderr, which take any text and outlive their readers.
 
 A reader may go away (`| head`), a disk may be full, a stream may be closed from the start, a terminal
-may not have all characters. None of these ends a job: what could not be written is known at the end,
-when the exit code says so.
+may not have all characters. None of these ends a job: what could not be written of a result is known at
+the end, when the exit code says so. News that could not be written are counted, and those that follow
+are written again as soon as there is room: a service outlives a full disk, and so does its log.
 """
 
 import errno
@@ -14,7 +15,7 @@ import sys
 from contextlib import suppress
 from typing import Any, Literal
 
-from vfl.text import shown, shown_in
+from vfl.text import counted, shown, shown_in
 
 _MOST = 4000  # characters of a line
 
@@ -24,6 +25,7 @@ class Stream:
 
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
         self._name = name
+        self._missed, self._why = 0, ""
         self.left = False
         """Whether nobody reads it any more: its reader went away, or it was closed from the start."""
         self.failure: OSError | None = None
@@ -34,8 +36,12 @@ class Stream:
     def start(self) -> None:
         """Forget what happened to an earlier command of this process."""
         self.left, self.failure, self.beginning = self._file is None, None, ""
+        self._missed = 0
         if isinstance(self._file, io.TextIOWrapper):
             self._file.reconfigure(errors="backslashreplace")
+        with suppress(OSError, ValueError):  # it has no descriptor
+            # A parent that shares it may have set it so; half of a line would be lost when it is full.
+            os.set_blocking(self.fileno(), True)
 
     def put(self, *lines: str) -> None:
         """Write lines. What is no plain text in one is escaped: it cannot become two lines."""
@@ -53,9 +59,12 @@ class Stream:
         if file is None or self.left or self.failure is not None:
             return len(text)
         try:
+            if self._missed:
+                file.write(f"note: {counted(self._missed, 'line')} could not be written ({self._why})\n")
+                self._missed = 0
             file.write(text)
         except OSError as error:
-            self._lose(error)
+            self._lose(error, text)
         except ValueError:  # closed meanwhile
             self.left = True
         return len(text)
@@ -93,10 +102,15 @@ class Stream:
     def _file(self) -> Any:
         return getattr(sys, self._name)
 
-    def _lose(self, error: OSError) -> None:
-        """Nothing more is written; what lies in buffers must not fail again when the process ends."""
+    def _lose(self, error: OSError, text: str = "") -> None:
+        """Write no more of a result that will not be whole; what lies in buffers must not fail again
+        when the process ends.
+        """
         if error.errno in (errno.EPIPE, errno.EBADF):
             self.left = True
+        elif self._name == "stderr":
+            self._missed, self._why = self._missed + text.count("\n"), error.strerror or ""
+            return
         else:
             self.failure = error
         with suppress(OSError, ValueError):

@@ -3,8 +3,11 @@
 Every failure ends in one line on stderr and its exit code, whatever has become of stdout and stderr.
 """
 
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -15,6 +18,8 @@ from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import MOST, counted, shown
 
 INTERRUPTED = 130
+ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Signals that end a command as Ctrl-C does."""
 
 
 class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
@@ -131,7 +136,8 @@ class Group(click.Group, _Helpful):
         open_closed()
         stdout.start()
         stderr.start()
-        code = _ended(run)
+        with interrupted_by_signals():
+            code = _ended(run)
         stdout.flush()
         if stdout.failure is not None:
             stderr.put(
@@ -141,6 +147,34 @@ class Group(click.Group, _Helpful):
             code = code or DataError.exit_code
         stderr.flush()
         sys.exit(code)
+
+
+class _Interrupted(KeyboardInterrupt):
+    """Not the one of Ctrl-C itself: where that passes through `exec`, as in modules that are imported
+    while a command starts, Python ends by SIGINT whatever the exit code was.
+    """
+
+
+@contextlib.contextmanager
+def interrupted_by_signals() -> Iterator[None]:
+    """SIGTERM, and a terminal that goes away, interrupt the command as Ctrl-C does.
+
+    By default they would end it on the spot, without a word to any peer; process 1 of a container would
+    not even hear of them. Who started it with nohup wants it to stay.
+    """
+
+    def interrupt(number: int, frame: object) -> None:
+        raise _Interrupted
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        wanted = [number for number in ENDING if signal.getsignal(number) is signal.SIG_DFL]
+        before = {number: signal.signal(number, interrupt) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _ended(run: Callable[[], Any]) -> int:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
+from vfl.party.rows import RowNumbers
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
@@ -193,7 +194,7 @@ class Excel(Columnar):
                 for name, place in places.items():
                     values = [row[place] if place < len(row) else None for _, row in piece]
                     pieces[name].append(_Cells.of(values))
-        self._numbers_of_rows = np.array(numbers, np.int64)
+        self._numbers_of_rows = np.array(numbers, np.int32)
         self.rows = len(numbers)
         self._check_merged(marks, set(places.values()), self._header, numbers[-1])
         for column in set(places.values()) & marks.without_result:
@@ -204,8 +205,10 @@ class Excel(Columnar):
         self._cells = {name: _Cells.joined(own) for name, own in pieces.items()}
         self.table = pa.table({name: cells.as_arrow() for name, cells in self._cells.items()})
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        return [int(self._numbers_of_rows[place]) for place in places]
+    @property
+    def row_numbers(self) -> RowNumbers:
+        numbers = self._numbers_of_rows
+        return lambda places: numbers[list(places)].tolist()
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         cells = self._cells[name]

@@ -44,8 +44,17 @@ def parse(text: Any, reading: Reading) -> tuple[Floats, Mask]:
         text = pc.replace_substring_regex(text, _GROUPS[reading.thousands], "")
     text = _pointed(text, reading.decimal)
     text = pc.replace_substring_regex(text, r"^\+", "")
-    values, strange = _known(pc.cast(text, pa.float64()), text)
+    values, strange = _known(_floats(text), text)
     return values, strange | ~_filled(good, True)
+
+
+def _floats(text: Any) -> Any:
+    """Numbers of the grammar as floats, infinite where they are too large for one."""
+    try:
+        return pc.cast(text, pa.float64())
+    except pa.ArrowInvalid:  # some versions of Arrow refuse those
+        found = [None if cell is None else float(cell) for cell in text.to_pylist()]
+        return pa.array(found, pa.float64())
 
 
 def may_be_grouped(text: Any, reading: Reading) -> bool:

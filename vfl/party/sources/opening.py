@@ -1,6 +1,5 @@
 """The source of a path, by what the file holds."""
 
-import difflib
 import re
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from vfl.party.sources.excel import Excel
 from vfl.party.sources.parquet import Ipc, Parquet
 from vfl.party.sources.source import Source
 from vfl.party.sources.text import Csv
+from vfl.text import near_file
 
 _TEXT = (".csv", ".tsv", ".tab", ".txt", ".psv", ".dat")
 _BINARY = {
@@ -91,5 +91,5 @@ def _similar(path: Path) -> str:
         return f": there is no folder {path.parent}"
     known = (*_TEXT, *_BINARY, *_PACKED)
     there = [p.name for p in path.parent.iterdir() if p.suffix.lower() in known]
-    near = difflib.get_close_matches(path.name, there, n=1)
-    return f": did you mean {near[0]}?" if near else ""
+    near = near_file(path.name, there)
+    return f": did you mean {near}?" if near else ""

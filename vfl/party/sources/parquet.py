@@ -99,9 +99,6 @@ class Columnar(Source):
         missing = pc.is_in(pc.utf8_trim_whitespace(text), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), text)
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        return [place + 2 for place in places]
-
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         column = self._plain(name)
         kind = column.type

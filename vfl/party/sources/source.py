@@ -1,7 +1,7 @@
 """What every source of rows offers: its columns' names, then the columns asked for."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, merged
+from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 
 # As pandas and R write an index without a name, and as pandas reads that again.
 _ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+__"
 
-MISSING = pa.array(["", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null"])
+MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null")
 
 Mask = NDArray[np.bool_]
 
@@ -29,6 +30,17 @@ class TableError(DataError):
     def __init__(self, text: str, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(printable(text))
         self.settings = dict(settings or {})
+
+
+def row_labels(names: Iterable[str]) -> frozenset[str]:
+    """The names of columns by which a data frame's index without a name is written."""
+    return frozenset(name for name in names if re.fullmatch(_ROW_LABELS, name))
+
+
+def labels_in_words(name: str) -> str:
+    """What is said of such a column."""
+    what = f"column '{name}' holds" if name else "the first column, without a name, holds"
+    return f"{what} the labels of a data frame's rows (its index): left out"
 
 
 class Source:
@@ -49,12 +61,12 @@ class Source:
         self.table: Any = None
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
-        self.missing = pa.array([*MISSING.to_pylist(), *reading.missing])
+        self.missing = pa.array([*MISSING, *reading.missing])
 
     @property
     def row_labels(self) -> frozenset[str]:
         """The columns that hold the labels of a data frame's rows (its index), by their names."""
-        return frozenset(name for name in self.names if re.fullmatch(_ROW_LABELS, name))
+        return row_labels(self.names)
 
     def read(self, names: list[str]) -> None:
         raise NotImplementedError
@@ -77,9 +89,10 @@ class Source:
             return self._of_dates(name, what, rule)
         return self._numbers(name, what, advice, feature)
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        """The numbers that a person finds these data rows (from 0, ascending) by."""
-        raise NotImplementedError
+    @property
+    def row_numbers(self) -> RowNumbers:
+        """What numbers the rows that were read; it holds none of their columns, and can be kept."""
+        return below_header
 
     @property
     def for_arrow(self) -> Path | BinaryIO:

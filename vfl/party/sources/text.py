@@ -5,6 +5,8 @@ import csv
 import io
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -15,8 +17,10 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
+from vfl.party.rows import RowNumbers
 from vfl.party.sources.content import Content
 from vfl.party.sources.dialect import (
+    Dialect,
     bare_zero,
     dialect_of,
     foreign_signs,
@@ -26,7 +30,7 @@ from vfl.party.sources.dialect import (
 )
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import may_be_grouped, parse
-from vfl.party.sources.source import Source, heading
+from vfl.party.sources.source import Source, TableError, heading
 
 csv.field_size_limit(2**31 - 1)  # of a cell, which Arrow reads whatever its length
 
@@ -37,7 +41,8 @@ class Csv(Source):
         self.content = content
         try:
             self._dialect = dialect_of(content, reading)
-            records = self._records()
+            self._records = _Records(content, self._dialect)
+            records = self._records.read()
             header, self._blank_lines = next(records)
             if next(records, None) is None:
                 raise self.error("the file has a header but no rows")
@@ -119,15 +124,9 @@ class Csv(Source):
         missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
-    def row_numbers(self, places: Sequence[int]) -> list[int]:
-        # Read again, since blank lines count for a person and quoted line breaks do not.
-        found: list[int] = []
-        for place, (_, number) in enumerate(self._records(), start=-1):
-            if len(found) == len(places):
-                break
-            if place == places[len(found)]:
-                found.append(number + 1)
-        return found
+    @property
+    def row_numbers(self) -> RowNumbers:
+        return self._records.numbers
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         text = self._known(name)
@@ -151,25 +150,6 @@ class Csv(Source):
         missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
         return pc.if_else(missing, pa.scalar(None, pa.string()), column)
 
-    def _records(self, strict: bool = False) -> Iterator[tuple[list[str], int]]:
-        """The records that are not blank, each with the number of records before it."""
-        with (
-            self.content.open() as file,
-            io.TextIOWrapper(file, encoding=self._dialect.decoder, newline="") as text,
-        ):
-            if self._dialect.directive:
-                text.readline()
-            reader = csv.reader(text, delimiter=self._dialect.separator, strict=strict)
-            last: tuple[list[str], int] | None = None
-            for number, record in enumerate(reader):
-                if last is not None:
-                    yield last
-                    last = None
-                if len(record) == 1 and _LAST.fullmatch(record[0]):
-                    last = record, number  # left out if nothing comes behind it
-                elif record:
-                    yield record, number
-
     def _has_breaks_in_quotes(self) -> bool:
         """Whether there are more lines than rows, blank ones not counted."""
         with (
@@ -183,7 +163,7 @@ class Csv(Source):
         """Raises TableError where a quote has no partner or has text behind it; notes rows in quotes."""
         sign, joined = self._dialect.separator, 0
         try:
-            for record, number in self._records(strict=True):
+            for record, number in self._records.read(strict=True):
                 if not joined and any("\n" in cell and sign in cell for cell in record):
                     joined = number + 1
         except csv.Error:
@@ -200,7 +180,7 @@ class Csv(Source):
         wrong: list[tuple[int, int]] = []  # the rows with another number of cells, and that number
         number = -1
         try:
-            for record, number in self._records(strict=True):
+            for record, number in self._records.read(strict=True):
                 if len(record) != due:
                     wrong.append((number + 1, len(record)))
         except UnicodeDecodeError:
@@ -230,6 +210,51 @@ class Csv(Source):
             sign = self._dialect.separator
             return f": cells with {named(sign)} in them need quotes, and no line ends in it"
         return ""
+
+
+@dataclass(frozen=True)
+class _Records:
+    """The records of a text file, which is read again whenever they are asked for."""
+
+    content: Content
+    dialect: Dialect
+
+    def read(self, strict: bool = False) -> Iterator[tuple[list[str], int]]:
+        """The records that are not blank, each with the number of records before it."""
+        with (
+            self.content.open() as file,
+            io.TextIOWrapper(file, encoding=self.dialect.decoder, newline="") as text,
+        ):
+            if self.dialect.directive:
+                text.readline()
+            reader = csv.reader(text, delimiter=self.dialect.separator, strict=strict)
+            last: tuple[list[str], int] | None = None
+            for number, record in enumerate(reader):
+                if last is not None:
+                    yield last
+                    last = None
+                if len(record) == 1 and _LAST.fullmatch(record[0]):
+                    last = record, number  # left out if nothing comes behind it
+                elif record:
+                    yield record, number
+
+    def numbers(self, places: Sequence[int]) -> list[int]:
+        """As `RowNumbers`: blank lines count for a person, and line breaks in quotes do not.
+
+        Raises DataError where the file has changed since it was read.
+        """
+        found: list[int] = []
+        with suppress(OSError, UnicodeError, csv.Error):
+            for place, (_, number) in enumerate(self.read(), start=-1):
+                if len(found) == len(places):
+                    break
+                if place == places[len(found)]:
+                    found.append(number + 1)
+        if len(found) < len(places):
+            raise TableError(
+                f"{self.content.path.name}: the file has changed while it was read: start again"
+            )
+        return found
 
 
 _TWICE = re.compile(b"\xc3[\x82\x83]\xc2[\x80-\xbf]")

@@ -46,7 +46,8 @@ CHUNK = 8192  # elements a message
 
 
 class BlindedIds(Message, frozen=True):
-    """guest -> host, H(x)^a, 32 bytes each. Reveals: nothing; without `a` they are random."""
+    """guest -> host, H(x)^a, 32 bytes each. Reveals: nothing; to who lacks the guest's secret a they are
+    random."""
 
     limit: ClassVar[int] = CHUNK * group.POINT + KIB
     points: bytes
@@ -56,7 +57,7 @@ class BlindedIds(Message, frozen=True):
 class EvaluatedIds(Message, frozen=True):
     """host -> guest, H(x)^(a b), 32 bytes each, in the order received. Reveals: nothing yet.
 
-    With them the guest can evaluate the host's function F_j at the ids it sent, and at no other.
+    With them the guest can compute the host's secret function of the ids that it sent, and of no other.
     """
 
     limit: ClassVar[int] = CHUNK * group.POINT + KIB

@@ -73,8 +73,8 @@ class RowPlaces(Message, frozen=True):
 
 
 class VanishedRows(Message, frozen=True):
-    """host -> guest, a bit an id of the alignment that is extended. Reveals: which of them are no longer
-    in the host's table."""
+    """host -> guest, a bit an id of the alignment that is extended. Reveals: which ids of
+    the alignment are no longer in the host's table."""
 
     limit: ClassVar[int] = 16 * MIB
     vanished: bytes
@@ -82,8 +82,9 @@ class VanishedRows(Message, frozen=True):
 
 
 class DroppedRows(Message, frozen=True):
-    """guest -> host, a bit an id of the alignment that is extended. Reveals: which of them are dropped:
-    the guest or a host no longer has them (of a left join: the guest or this host)."""
+    """guest -> host, a bit an id of the alignment that is extended. Reveals: which ids of
+    the alignment are dropped: the guest or a host no longer has them (of a left join: the guest or this
+    host)."""
 
     limit: ClassVar[int] = 16 * MIB
     dropped: bytes

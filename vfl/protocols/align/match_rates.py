@@ -137,7 +137,8 @@ class MatchSizes(Message, frozen=True):
 
 
 class MatchSample(Message, frozen=True):
-    """guest -> host, H(x)^a of a sample. Reveals: nothing; without `a` they are random."""
+    """guest -> host, H(x)^a of a sample. Reveals: nothing; to who lacks the guest's secret a they are
+    random."""
 
     limit: ClassVar[int] = _LARGEST * group.POINT + KIB
     points: bytes

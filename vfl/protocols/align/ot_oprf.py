@@ -66,7 +66,7 @@ class TransferChoices(Message, frozen=True):
 class ExtensionColumns(Message, frozen=True):
     """guest -> host, a bit of 468 for each slot, by columns. Reveals: nothing; they look random.
 
-    `sums` shows that they are what they should be, and nothing else.
+    The sums beside them show that they are what they should be, and nothing else.
     """
 
     limit: ClassVar[int] = LENGTH * column_bytes(BLOCK) + SUMS + KIB

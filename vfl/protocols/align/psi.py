@@ -95,7 +95,7 @@ class AlignStart(Message, frozen=True):
 class AlignKey(Message, frozen=True):
     """host -> guest. Reveals: how many ids the host has. The key is fresh and its signature public.
 
-    `signature` is empty when the host was given nothing to sign with.
+    The signature is empty when the host was given nothing to sign with.
     """
 
     ids: int

@@ -14,7 +14,7 @@ For each iteration:
     that nothing else can be told from it. The guest decrypts and sends it back, and the host takes the
     masks off. Both steps are in products.py, and for the lattice engine in lattice_products.py.
  4. Each host sends the inner products of its parts of L-BFGS's vectors and the greatest component of its
-    gradient. The guest adds the products up, and ends when the greatest is small enough.
+    gradient. The guest adds the products up, and ends when the greatest is small enough for the label.
  5. The guest sends the weights with which the vectors combine into the next direction p. Each host sends
     X_k p_k, with several hosts behind masks, and two products that the penalty needs.
  6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
@@ -180,7 +180,7 @@ class IterationDone:
     of: int
     deviance: float  # mean, weighted, of the rows that train
     explained: float  # D-squared: the share of the null model's deviance that is gone
-    gradient: float  # greatest component
+    gradient: float  # greatest component, in the label's unit
     seconds: dict[str, float]  # by phase, of the step before and of this gradient
 
 
@@ -196,6 +196,14 @@ class Fit:
     deviance: float | None  # None where nobody knows: with hidden scores
     explained: float | None
     gradient: float
+
+
+@dataclass(frozen=True)
+class _Unit:
+    """What is 1 for a label."""
+
+    gradient: float
+    score: float
 
 
 @dataclass(frozen=True)
@@ -292,6 +300,7 @@ class FitLoop:
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
+        self._unit = self._label_unit()
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
 
@@ -315,9 +324,10 @@ class FitLoop:
             # 4. Small enough?
             deviance = scores.deviance()
             explained = 1 - deviance / null if null > 0 else 0.0
-            greatest = max((report.greatest for report in reports), default=0.0)
+            greatest = max((report.greatest for report in reports), default=0.0) / self._unit.gradient
             moved = float(np.abs(scores.score - first).max(initial=0.0))
-            converged = greatest <= params.tolerance and scores.change <= _SETTLED * max(1.0, moved)
+            settled = scores.change <= _SETTLED * max(self._unit.score, moved)
+            converged = greatest <= params.tolerance and settled
             if not self._settles(moved):
                 raise _separable()
             if not known:
@@ -334,7 +344,7 @@ class FitLoop:
                 break
 
             # 5. The direction, and 6. the best step along it.
-            weights, precision = _next(reports)
+            weights, precision = self._next(reports)
             move = await self.direction(weights, precision)
             with self.clock.timed("step"):
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
@@ -444,20 +454,30 @@ class FitLoop:
         await together([host.recv(FitKept) for host in self.hosts])
         return total_of(shares, held_out, precision)
 
+    def _next(self, reports: Sequence[Report]) -> tuple[Floats, float]:
+        """The weights of the vectors in the next direction, and the precision of its scores."""
+        products = sum((report.products for report in reports), start=np.zeros((1, 1)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            weights = combination(products)
+            square = float(weights @ products @ weights)
+        if not np.isfinite([*weights, square]).all():
+            raise diverges("gradients")
+        # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
+        return weights, _precision(math.sqrt(max(square, 0.0) / self.curvature))
+
+    def _label_unit(self) -> "_Unit":
+        """What gradients and scores are measured in, so that a fit ends alike in any unit of the label.
+
+        The square of a gradient over the curvature is twice what a step along it gains. So a gradient is
+        small beside the root of the curvature times the null model's deviance: for an identity link the
+        label's deviation, of which scores are multiples; under other links scores have no unit.
+        """
+        size = math.sqrt(self.curvature * self.scores.deviance()) or 1.0
+        return _Unit(size, size if self.rows.loss.link == "identity" else 1.0)
+
     def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
         return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
-
-
-def _next(reports: Sequence[Report]) -> tuple[Floats, float]:
-    """The weights of the vectors in the next direction, and the precision of its scores."""
-    products = sum((report.products for report in reports), start=np.zeros((1, 1)))
-    with np.errstate(over="ignore", invalid="ignore"):
-        weights = combination(products)
-        square = float(weights @ products @ weights)
-    if not np.isfinite([*weights, square]).all():
-        raise diverges("gradients")
-    return weights, _precision(math.sqrt(max(square, 0.0)))
 
 
 def no_column() -> DataError:
@@ -565,7 +585,7 @@ async def host_fit(
 def _precision(length: float) -> float:
     """What scores are multiplied by and rounded that lie along a direction, or a way, of this length.
 
-    In the coordinates in which columns have unit variance, it is about the spread of the scores.
+    In coordinates in which columns have unit variance: there it is about the spread of the scores.
     """
     return 2.0 ** (_FIXED_BITS - math.frexp(max(length, 2.0**-450))[1])
 

@@ -1,0 +1,33 @@
+"""Names of what a party keeps, found from what a person types."""
+
+from typing import Literal
+
+from vfl.errors import ModelError
+from vfl.party.store import Store
+
+JOB_LENGTH = 40
+"""How much of a job's name the names of its models take over."""
+
+
+def resolve_model(store: Store, model: str, kind: Literal["model", "run", "alignment"] = "model") -> str:
+    """A model's full name from that, from a path, or from its job's name (the newest one).
+
+    Among the runs for who has no halves: the coordinator. An alignment's from the name it was given.
+    """
+    names = store.names(kind)
+    if model in names or "/" in model:
+        return model
+    of_job = [n for n in names if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
+    if len(model) >= JOB_LENGTH and kind != "alignment":
+        # Names of models have the beginning of a long name, which other jobs may share.
+        exact = [name for name in of_job if _job_name(store, kind, name) == model]
+        of_job = exact if exact or len(model) > JOB_LENGTH else of_job
+    return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
+
+
+def _job_name(store: Store, kind: Literal["model", "run"], name: str) -> object:
+    """The name of the job in a document, as far as it can be read."""
+    try:
+        return store.read(kind, name)["job"]["job"]["name"]
+    except (ModelError, KeyError, TypeError):
+        return None

@@ -1,0 +1,76 @@
+"""Levels of a batch that no row of training had: what there is to say, and when they are too many."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.errors import DataError
+from vfl.learn.levels import Levels
+from vfl.text import counted
+
+Mask = NDArray[np.bool_]
+Unknown = Mapping[str, Mask]
+"""By column, which rows of a batch have a level that was not in training."""
+
+_TOLD = "too many rows have levels that were not in training"
+_LEAST = 20  # rows with unknown levels, below which nothing stops
+
+
+def notes(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, str]:
+    """What to tell the owner of the columns, by column."""
+    more = strange(unknown, levels)
+    return {
+        column: f"column '{column}' has a level that was not in training in {int(which.sum()):,} of "
+        f"{counted(len(which), 'row')}{', more than chance makes' if column in more else ''}: scored as "
+        "levels without an effect of their own"
+        for column, which in unknown.items()
+    }
+
+
+def strange(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, Mask]:
+    """The columns in which such rows are more than chance makes."""
+    return {
+        column: which
+        for column, which in unknown.items()
+        if levels[column].are_more(int(which.sum()), len(which))
+    }
+
+
+def in_any(unknown: Unknown) -> int:
+    """How many rows have such a level in one column or more."""
+    return int(np.any([*unknown.values()], axis=0).sum()) if unknown else 0
+
+
+def check_own(table: str, unknown: Unknown, levels: Mapping[str, Levels], share: float) -> None:
+    """Raises DataError for a column of the guest with too many such rows, above `share` of the batch."""
+    for column, which in strange(unknown, levels).items():
+        rows, of = int(which.sum()), len(which)
+        if _too_many(rows, of, share):
+            raise DataError(
+                f"{table}: column '{column}' has a level that was not in training in {rows:,} of "
+                f"{counted(of, 'row')}, more than unknown_levels = {share:g} of [data] allows: write "
+                "the levels as in training, or raise unknown_levels"
+            )
+
+
+def of_host(host: str, rows: int, known: int) -> str:
+    """What to say of `rows` of those that a host knows, each with such a level in a strange column."""
+    return (
+        f"{rows:,} of the {counted(known, 'row')} that {host} knows have a level of its columns that "
+        "was not in training"
+    )
+
+
+def check_of_host(host: str, rows: int, known: int, share: float, advice: str) -> None:
+    """Raises DataError where these are too many; `advice` says what to do."""
+    if _too_many(rows, known, share):
+        raise DataError(
+            f"{of_host(host, rows, known)}, more than unknown_levels = {share:g} of [data] allows: "
+            f"{advice}",
+            for_peer=_TOLD,
+        )
+
+
+def _too_many(rows: int, of: int, share: float) -> bool:
+    return rows >= _LEAST and rows > share * of
