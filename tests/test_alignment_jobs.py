@@ -21,9 +21,10 @@ from test_boost import resolved
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
 from vfl.jobs import alignment as job
-from vfl.jobs.alignment import guest_alignment, ids_of, listed
-from vfl.jobs.guest import _split
+from vfl.jobs.alignments import guest_alignment, listed
+from vfl.jobs.evaluation import _split
 from vfl.jobs.halves import Alignment, GuestHalf, HostHalf, load_alignment, load_half, save_alignment
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.report import gather
 from vfl.learn.binning import bin_columns
 from vfl.party.config import Job, load_party

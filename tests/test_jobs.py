@@ -20,9 +20,9 @@ from vfl.errors import (
     PeerStopped,
     Refused,
 )
-from vfl.jobs.alignment import fresh_name
+from vfl.jobs.admission import fresh_name
 from vfl.jobs.connect import Office
-from vfl.jobs.guest import _split
+from vfl.jobs.evaluation import _split
 from vfl.jobs.halves import (
     Alignment,
     GuestHalf,

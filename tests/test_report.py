@@ -683,7 +683,7 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
 
 
 def test_other_commands_do_not_wait_for_matplotlib() -> None:
-    code = "import sys, vfl.cli, vfl.jobs.guest, vfl.jobs.host; print('matplotlib' in sys.modules)"
+    code = "import sys, vfl.cli, vfl.jobs.training, vfl.jobs.host; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -15,8 +15,8 @@ from tables import Written, refused, write
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.alignment import ids_of
 from vfl.jobs.finding import Finding
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.table_check import check_table
 from vfl.party.config import DataSection, load_party
 from vfl.party.id_report import profile_ids

@@ -22,6 +22,7 @@ from vfl.jobs import resume, scoring
 from vfl.learn.losses import Floats
 from vfl.party import store
 from vfl.party.store import Store
+from vfl.protocols.common import batches
 from vfl.protocols.linear import scoring as glm_scoring
 from vfl.protocols.trees import scoring as protocol
 
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Tr
     room.federation.guest.settings["party"]["reconnect"] = 60
     room.patch(patch)
     patch.setattr(resume, "_PAUSE", 0.0)
-    for module in (protocol, glm_scoring, scoring):
+    for module in (batches, protocol, glm_scoring, scoring):
         patch.setattr(module, "ROWS", ROWS)
     room.align()
     models = {"trees": room.train(JOB), "linear": room.train(GLM_JOB)}

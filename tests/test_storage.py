@@ -26,8 +26,8 @@ from room import Room
 from vfl.cli import main
 from vfl.errors import DataError, ModelError, Refused
 from vfl.jobs import alignment as alignments
-from vfl.jobs import guest as trainings
 from vfl.jobs import scoring
+from vfl.jobs import training as trainings
 from vfl.jobs.connect import Office
 from vfl.jobs.doctor import examine
 from vfl.jobs.hints import hints_held

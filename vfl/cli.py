@@ -509,7 +509,7 @@ def align(
 @_JSON
 def alignments(party: Path, as_json: bool) -> None:
     """List the alignments that this party keeps, the oldest first."""
-    from vfl.jobs.alignment import listed
+    from vfl.jobs.alignments import listed
     from vfl.party.config import load_party
     from vfl.party.store import Store
     from vfl.terminal.results import put_alignments
@@ -540,7 +540,7 @@ def train(
 ) -> None:
     """Train the model of a job file together with the hosts."""
     from vfl.jobs.connect import Office
-    from vfl.jobs.guest import train as train_guest
+    from vfl.jobs.training import train as train_guest
     from vfl.party.config import load_job, load_party
     from vfl.terminal.results import account_document, model_document, put_model
 

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
-from vfl.jobs.alignment import ids_of, is_of
+from vfl.jobs.alignments import is_of
 from vfl.jobs.halves import AnyGuestHalf, GuestHalf, HostHalf, load_alignment, load_half
 from vfl.jobs.names import resolve_model
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_type, reveals

@@ -6,8 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from vfl.errors import ConfigError, DataError, VflError
-from vfl.jobs.alignment import ids_of
 from vfl.jobs.finding import Finding
+from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
 from vfl.party.config import DataSection, Party
 from vfl.party.id_report import ids_alone, unmended

@@ -12,8 +12,8 @@ from vfl.text import counted
 
 if TYPE_CHECKING:
     from vfl.jobs.account import Account
-    from vfl.jobs.guest import Trained
     from vfl.jobs.scoring import Scored
+    from vfl.jobs.training import Trained
     from vfl.party.audit import Comparison, Row, Total, Verdict
     from vfl.party.id_report import Counts, IdColumn, IdReport
     from vfl.party.linear import Line
