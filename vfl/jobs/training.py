@@ -1,4 +1,4 @@
-"""A training, the guest and a host side by side: rows of an alignment, the protocol, what is kept of it."""
+"""A training, the guest and a host side by side: rows, the protocol, what each keeps of it."""
 
 import asyncio
 import contextlib
