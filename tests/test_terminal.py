@@ -22,7 +22,7 @@ from test_jobs import GUEST_HALF
 
 from vfl.cli import main
 from vfl.jobs.account import Account
-from vfl.party.audit import Total
+from vfl.party.audit.tables import Total
 from vfl.party.linear import Line
 from vfl.protocols.trees.grower import GuestModel
 from vfl.terminal import results

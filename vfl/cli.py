@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from vfl.jobs.finding import Finding
-    from vfl.party.audit import Choice
+    from vfl.party.audit.tables import Choice
     from vfl.party.config import Engine, JoinKind
     from vfl.party.identity import Certificate, Identity
 
@@ -709,12 +709,12 @@ def ledger_show(
     """
     import msgspec
 
-    from vfl.party import audit
+    from vfl.party.audit import tables
     from vfl.terminal.results import put_messages, put_totals
 
     path, *_ = _ledger_of(ledger)
-    choice = audit.Choice(job, peer, kind, since.isoformat() if since else None)
-    found = audit.rows(path, choice)
+    choice = tables.Choice(job, peer, kind, since.isoformat() if since else None)
+    found = tables.rows(path, choice)
     first = next(found, None)
     if first is None:
         _check_known(path, choice)
@@ -725,17 +725,17 @@ def ledger_show(
     if lines:
         put_messages(rows, as_json)
     elif as_json:
-        put_json({"totals": msgspec.to_builtins(audit.totals(rows))})
+        put_json({"totals": msgspec.to_builtins(tables.totals(rows))})
     else:
-        put_totals(audit.totals(rows))
+        put_totals(tables.totals(rows))
 
 
 def _check_known(ledger: Path, choice: "Choice") -> None:
     """Raises ConfigError for a job, peer or type of which a ledger has nothing at all."""
-    from vfl.party import audit
+    from vfl.party.audit import tables
     from vfl.party.config import did_you_mean
 
-    found = audit.known(ledger)
+    found = tables.known(ledger)
     for option, name, there in (
         ("job", choice.job, found.jobs),
         ("peer", choice.peer, found.peers),
@@ -769,15 +769,15 @@ def ledger_verify(
 
     LEDGER is a party file, or a ledger's folder, file or copy. Exit code 1 where anything is wrong.
     """
-    from vfl.party import audit
+    from vfl.party.audit import verify
     from vfl.party.identity import load_certificate
     from vfl.terminal.results import put_verdict
 
-    head = None if head is None else audit.checked_hash(head)
+    head = None if head is None else verify.checked_hash(head)
     path, own, earlier = _ledger_of(ledger)
     kept, noted = _seals_known(ledger, known)
     pinned = load_certificate(certificate) if certificate is not None else own
-    found = audit.verify(path, pinned, earlier=earlier, head=head, kept=kept, noted=noted)
+    found = verify.verify(path, pinned, earlier=earlier, head=head, kept=kept, noted=noted)
     if as_json:
         put_json(asdict(found))
     else:
@@ -797,18 +797,18 @@ def ledger_compare(ours: Path, theirs: Path, since: "datetime | None", as_json: 
     Each is a party file, or a ledger's folder, file or copy. Exit code 1 where they differ or one is
     damaged.
     """
-    from vfl.party import audit
+    from vfl.party.audit import compare, verify
     from vfl.terminal.results import put_comparison
 
     paths = []
     for given in (ours, theirs):
         path, own, earlier = _ledger_of(given)
         kept, noted = _seals_known(given)
-        if audit.verify(path, own, earlier=earlier, kept=kept, noted=noted).damage:
+        if verify.verify(path, own, earlier=earlier, kept=kept, noted=noted).damage:
             stderr.put(f"error: {path} is damaged: see `vfl ledger verify`")
             raise click.exceptions.Exit(1)
         paths.append(path)
-    found = audit.compare(paths[0], paths[1], since.isoformat() if since else "")
+    found = compare.compare(paths[0], paths[1], since.isoformat() if since else "")
     if as_json:
         put_json(asdict(found))
     else:
@@ -834,7 +834,7 @@ def ledger_export(ledger: Path, out: Path, peer: str | None, force: bool, as_jso
 
     LEDGER is a party file, or a ledger's folder or file.
     """
-    from vfl.party import audit
+    from vfl.party.audit import compare, tables
     from vfl.party.config import load_party
     from vfl.party.output import Target
 
@@ -842,23 +842,23 @@ def ledger_export(ledger: Path, out: Path, peer: str | None, force: bool, as_jso
         raise ConfigError("--out must end in .csv, or in .jsonl with --peer: a copy for this party")
     path, *_ = _ledger_of(ledger)
     if peer is not None:
-        _check_known(path, audit.Choice(peer=peer))
-    owner = audit.party_of(path)
+        _check_known(path, tables.Choice(peer=peer))
+    owner = compare.party_of(path)
     target = Target.of(
         out,
         "ledger export",
         party=load_party(ledger) if ledger.suffix == ".toml" else None,
         reads={path: "the ledger", ledger: "the party file or ledger that was named"},
         is_former=lambda there: (
-            audit.is_table(there) if out.suffix == ".csv" else audit.is_copy(there, owner, peer or "")
+            tables.is_table(there) if out.suffix == ".csv" else tables.is_copy(there, owner, peer or "")
         ),
         force=force,
     )
     with target.writing() as file:
         if out.suffix == ".csv":
-            count = audit.export_csv(path, file, audit.Choice(peer=peer))
+            count = tables.export_csv(path, file, tables.Choice(peer=peer))
         else:
-            count = audit.export_copy(path, peer or "", file)
+            count = tables.export_copy(path, peer or "", file)
     if as_json:
         put_json({"out": str(out.resolve()), "messages": count})
         return
@@ -885,7 +885,7 @@ def _seals_known(ledger: Path, known: Path | None = None) -> tuple[Path | None, 
     """Where the newest seal of a party's own ledger is kept, and the seals that its runs have noted, or
     of any ledger those of the party file `known`."""
     from vfl.jobs.record import noted_seals
-    from vfl.party import audit
+    from vfl.party.audit import compare
     from vfl.party.config import load_party
     from vfl.party.ledger import kept_beside
     from vfl.party.store import Store
@@ -898,7 +898,7 @@ def _seals_known(ledger: Path, known: Path | None = None) -> tuple[Path | None, 
         noted |= noted_seals(Store(own.party.store), own.name)
     if known is not None:
         theirs = load_party(known)
-        noted |= noted_seals(Store(theirs.party.store), audit.party_of(_ledger_of(ledger)[0]))
+        noted |= noted_seals(Store(theirs.party.store), compare.party_of(_ledger_of(ledger)[0]))
     return kept, noted
 
 

@@ -1,4 +1,4 @@
-"""A batch, the guest and a host side by side: scored part by part, and gone on with after a run ended."""
+"""A batch, the guest and a host side by side: scored in parts, and gone on with after a run ended."""
 
 import asyncio
 import time

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from vfl.jobs.account import Account
     from vfl.jobs.scoring import Scored
     from vfl.jobs.training import Trained
-    from vfl.party.audit import Comparison, Row, Total, Verdict
+    from vfl.party.audit.compare import Comparison
+    from vfl.party.audit.tables import Row, Total
+    from vfl.party.audit.verify import Verdict
     from vfl.party.id_report import Counts, IdColumn, IdReport
     from vfl.party.linear import Line
 
