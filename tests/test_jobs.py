@@ -44,7 +44,8 @@ from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party.config import DataSection, GlmSection, Job, load_party
+from vfl.party.config import Job, load_party
+from vfl.party.sections import DataSection, GlmSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from vfl.jobs.finding import Finding
     from vfl.party.audit.tables import Choice
-    from vfl.party.config import Engine, JoinKind
+    from vfl.party.config_values import Engine, JoinKind
     from vfl.party.identity import Certificate, Identity
 
 T = TypeVar("T")
@@ -733,7 +733,7 @@ def ledger_show(
 def _check_known(ledger: Path, choice: "Choice") -> None:
     """Raises ConfigError for a job, peer or type of which a ledger has nothing at all."""
     from vfl.party.audit import tables
-    from vfl.party.config import did_you_mean
+    from vfl.party.config_errors import did_you_mean
 
     found = tables.known(ledger)
     for option, name, there in (

@@ -16,8 +16,8 @@ from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.warnings import warn
 from vfl.learn.losses import FAMILIES
 from vfl.learn.params import GlmParams
-from vfl.party.config import GlmSection
 from vfl.party.linear import COLUMNS, lines
+from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
 from vfl.simulate.fitting import Fitting
 from vfl.simulate.method import GUEST, Engine, Method

@@ -9,11 +9,12 @@ from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.net.wire import decode
-from vfl.party.config import DataSection, Engine, JoinKind, PolicySection
+from vfl.party.config_values import Engine, JoinKind
 from vfl.party.policy import (
     Usage,
     today,
 )
+from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Kind, Store
 from vfl.protocols.align.psi import AlignStart, PsiSettings
 from vfl.protocols.common.participant import Participant

@@ -41,7 +41,8 @@ from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
-from vfl.party.config import JOB_NAME, Engine, JoinKind
+from vfl.party.config_values import Engine, JoinKind
+from vfl.party.config_words import JOB_NAME
 from vfl.party.id_report import unmended
 from vfl.party.id_trials import OwnKey
 from vfl.party.keys import TableIds, found, identities

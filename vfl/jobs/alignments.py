@@ -12,7 +12,6 @@ from vfl.jobs.halves import Alignment, ids_digest, load_alignment
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
-from vfl.party.config import DataSection, PolicySection
 from vfl.party.keys import TableIds, found
 from vfl.party.policy import (
     check_age,
@@ -20,6 +19,7 @@ from vfl.party.policy import (
     last_day,
     today,
 )
+from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import (
     Integers,

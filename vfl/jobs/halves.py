@@ -18,7 +18,7 @@ from vfl.errors import ModelError
 from vfl.learn.drift import Profile
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.party.config import Engine, JoinKind
+from vfl.party.config_values import Engine, JoinKind
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import GuestModel, HostModel

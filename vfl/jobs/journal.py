@@ -12,7 +12,8 @@ from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
-from vfl.party.config import JOB_NAME, to_the_end
+from vfl.party.config_values import to_the_end
+from vfl.party.config_words import JOB_NAME
 from vfl.party.ledger import Asked, Ledger, Passed, Way
 from vfl.party.store import Store
 from vfl.protocols.common.key import Key

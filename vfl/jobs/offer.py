@@ -13,14 +13,9 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import (
-    JOB_NAME,
-    PARTY_NAME,
-    Engine,
-    JoinKind,
-    canonical_settings,
-    to_the_end,
-)
+from vfl.party.config import canonical_settings
+from vfl.party.config_values import Engine, JoinKind, to_the_end
+from vfl.party.config_words import JOB_NAME, PARTY_NAME
 
 Name = Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
 PartyName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]

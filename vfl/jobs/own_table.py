@@ -9,12 +9,12 @@ from vfl.jobs.connect import Office
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Show
 from vfl.learn.losses import Loss
-from vfl.party.config import DataSection
 from vfl.party.ids import disagreement
 from vfl.party.keys import Stands, TableIds, all_keys
 from vfl.party.policy import (
     allowed_columns,
 )
+from vfl.party.sections import DataSection
 from vfl.party.table import Table, read_table
 
 

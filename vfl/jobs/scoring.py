@@ -49,7 +49,7 @@ from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
-from vfl.party.config import DataSection, Party
+from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
 from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
@@ -59,6 +59,7 @@ from vfl.party.policy import (
     check_score,
     today,
 )
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.party.unknown_levels import check_of_host, check_own, of_host

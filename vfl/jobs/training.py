@@ -59,13 +59,14 @@ from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.net.peer import Peer, together
-from vfl.party.config import USES, DataSection, Job
+from vfl.party.config import Job
 from vfl.party.linear import check_rules, prepared
 from vfl.party.policy import (
     check_intersection,
     check_job,
     today,
 )
+from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.bits import Mask

@@ -14,8 +14,8 @@ from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
-from vfl.party.config import GlmSection
 from vfl.party.linear import own_scores, prepared
+from vfl.party.sections import GlmSection
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Participant, Resources
