@@ -1,0 +1,5 @@
+"""python -m vfl.cli"""
+
+from vfl.cli import main
+
+main()
