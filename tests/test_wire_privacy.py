@@ -399,7 +399,7 @@ def test_the_coordinator_has_a_session_with_each_party_and_hears_no_row(hidden: 
     links = {frozenset((m.sender, m.receiver)) for m in sent if "umpire" in (m.sender, m.receiver)}
     assert links == {frozenset((name, "umpire")) for name in parties}
     heard = {m.kind for m in sent if m.receiver == "umpire"}
-    assert heard == {"Hello", "Join", "BlindGradient", "Slope", "PartyProducts"}
+    assert heard == {"Hello", "Join", "BlindGradient", "Slope", "PartyProducts", "Kept"}
     assert {m.job for m in sent if m.receiver == "umpire"} == {"train"}
 
 
