@@ -689,9 +689,9 @@ def test_a_fault_of_vfl_names_the_place_and_no_value() -> None:
 
 def test_a_fault_of_vfl_is_one_line(insurer: Party) -> None:
     broken = (
-        "import vfl.cli, vfl.jobs.alignment as alignment\n"
+        "import vfl.cli, vfl.jobs.own_table as own_table\n"
         f"def broken(*args, **kwargs): raise KeyError('{PLANTED}')\n"
-        "alignment.read_table = broken\n"
+        "own_table.read_table = broken\n"
         "vfl.cli.main()\n"
     )
     done = insurer.start("align", program=(sys.executable, "-c", broken)).wait()
