@@ -28,7 +28,8 @@ from vfl.jobs.memory import peak_memory
 from vfl.net.peer import Peer, together
 from vfl.net.websocket import Credentials, dial, listen
 from vfl.party import identity
-from vfl.protocols.psi import guest_align, host_align
+from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.common.participant import Participant
 
 GUEST = "insurer"
 WAIT = 600  # seconds for the others to make their ids
@@ -117,7 +118,7 @@ async def party(options: argparse.Namespace) -> dict[str, float]:
         ]
         begun = time.perf_counter(), time.process_time()
         rows = await guest_align(
-            peers, ids, context=b"benchmark", engine=options.engine, scratch=scratch
+            peers, ids, context=b"benchmark", settings=PsiSettings(options.engine, scratch)
         )
         ended = time.perf_counter(), time.process_time()
     else:
@@ -129,10 +130,8 @@ async def party(options: argparse.Namespace) -> dict[str, float]:
             rows = await host_align(
                 peers[0],
                 ids,
-                context=b"benchmark",
-                name=options.party,
-                engine=options.engine,
-                scratch=scratch,
+                Participant(options.party, context=b"benchmark"),
+                settings=PsiSettings(options.engine, scratch),
             )
             ended = time.perf_counter(), time.process_time()
             await together([peer.close() for peer in peers])

@@ -25,7 +25,7 @@ from parties import set_up, show, uniform
 from vfl import local
 from vfl.cli import main as vfl
 from vfl.jobs import journal
-from vfl.party.audit import rows
+from vfl.party.audit.tables import rows
 from vfl.party.ledger import FOLDER, Ledger
 
 COST = "ledger-seconds.json"

@@ -30,7 +30,7 @@ from vfl.crypto.schemes import PRIVATE_KEYS
 from vfl.crypto.sums import sum_rows
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.binning import bin_columns
-from vfl.protocols.histograms import JointSums
+from vfl.protocols.common.histograms import JointSums
 
 
 def main() -> None:

@@ -29,8 +29,8 @@ from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.websocket import Credentials, WebSocketPeer, dial, listen
 from vfl.party.identity import load_certificate
-from vfl.protocols.grower import GuestModel, HostModel
-from vfl.protocols.scoring import guest_score, host_score
+from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.scoring import guest_score, host_score
 
 PARTIES = ("insurer", "registry", "bureau")
 MISSING = 0.1

@@ -36,8 +36,8 @@ from vfl.learn.params import BoostParams
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import guest_train
-from vfl.protocols.grower import Training
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.training import guest_train
 
 TREES = BoostParams(trees=60, depth=4, learning_rate=0.1, min_child_rows=100, min_child_weight=1e-3)
 ALPHA, TOLERANCE, HOLDOUT = 1e-4, 1e-8, 0.3

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import prepared
 import pyarrow as pa
 import pyarrow.parquet as pq
 from processes import die_with_parent
@@ -233,17 +234,19 @@ class Running:
         self._err = party.folder / f"{number}.err"
         self._started = time.monotonic()
         self.own: list[str] = []  # what it may show its own people
-        command = [*(program or (sys.executable, "-m", "vfl.cli")), *arguments]
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            self.process = subprocess.Popen(
-                command,
-                stdout=out,
-                stderr=err,
-                stdin=subprocess.DEVNULL,
-                cwd=party.folder,
-                env=_env(),
-                preexec_fn=die_with_parent,
-            )
+            if not program and sys.platform == "linux":
+                self.process = prepared.start(arguments, party.folder, _env(), out, err)
+            else:
+                self.process = subprocess.Popen(
+                    [*(program or (sys.executable, "-m", "vfl.cli")), *arguments],
+                    stdout=out,
+                    stderr=err,
+                    stdin=subprocess.DEVNULL,
+                    cwd=party.folder,
+                    env=_env(),
+                    preexec_fn=die_with_parent,
+                )
         party.processes.append(self)
 
     @property

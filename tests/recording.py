@@ -15,7 +15,7 @@ from unittest import mock
 import msgspec
 from federation import JOB, Federation, toml
 
-from vfl.jobs import alignment, coordinator, guest, host, scoring
+from vfl.jobs import alignment, coordinator, host, scoring, training
 from vfl.jobs.connect import Office
 from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
@@ -114,7 +114,9 @@ async def _record(
             for one in wanted:
                 job = "train"
                 (home / "job.toml").write_text(toml(one))
-                trained = await guest.train(office, load_job(home / "job.toml"), wait=60, show=Silent())
+                trained = await training.train(
+                    office, load_job(home / "job.toml"), wait=60, show=Silent()
+                )
                 job = "score"
                 await scoring.score(
                     office, trained.half.name, home / "new.csv", home / "s.csv", wait=60, show=Silent()

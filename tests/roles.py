@@ -18,8 +18,8 @@ from vfl.crypto.paillier import PrivateKey, PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import Gathered, Join, coordinator_of
-from vfl.jobs.offer import Offer
+from vfl.jobs.coordinator import coordinator_of
+from vfl.jobs.offer import Gathered, Join, Offer
 from vfl.jobs.show import Silent
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix, Rules
@@ -28,16 +28,9 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.hello import greet
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import Job, load_party
-from vfl.protocols import key
-from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.glm_scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
-from vfl.protocols.grower import Training
-from vfl.protocols.hidden_glm import coordinator_fit, hidden_guest_fit, hidden_host_fit
-from vfl.protocols.join import (
+from vfl.protocols.align.join import (
     KeyIds,
     Matched,
-    Means,
     guest_drop,
     guest_inner,
     guest_left,
@@ -47,10 +40,17 @@ from vfl.protocols.join import (
     host_left,
     host_match,
 )
-from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
-from vfl.protocols.match_rates import Trial, guest_match_rates, host_match_rates
-from vfl.protocols.psi import Engine, guest_align, host_align
-from vfl.protocols.scoring import all_scores, guest_score, host_score
+from vfl.protocols.align.match_rates import Trial, guest_match_rates, host_match_rates
+from vfl.protocols.align.psi import Engine, PsiSettings, guest_align, host_align
+from vfl.protocols.common import key
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.training import guest_train, host_train
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
@@ -213,10 +213,17 @@ def alignment(hosts: tuple[str, ...], engine: Engine = "ecdh") -> Scenario:
     }
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        common: dict[str, Any] = {"context": b"run", "minimum": 5, "engine": engine}
-        guest = guest_align(list(peers[GUEST].values()), ids[GUEST], **common)
+        settings = PsiSettings(engine)
+        guest = guest_align(
+            list(peers[GUEST].values()), ids[GUEST], context=b"run", minimum=5, settings=settings
+        )
         return {GUEST: guest} | {
-            host: host_align(peers[host][GUEST], ids[host], name=host, hosts=hosts, **common)
+            host: host_align(
+                peers[host][GUEST],
+                ids[host],
+                Participant(host, hosts, b"run", minimum=5),
+                settings=settings,
+            )
             for host in hosts
         }
 
@@ -241,14 +248,14 @@ def joining() -> Scenario:
     async def guest(peers: Peers) -> None:
         hosts = list(peers.values())
         begun = await guest_drop(hosts, start(GUEST))
-        matched = await guest_match(hosts, keys[GUEST], Means(b"run"), start=begun, many=True)
+        matched = await guest_match(hosts, keys[GUEST], context=b"run", start=begun, many=True)
         await guest_inner(hosts, matched, many=True)
         await guest_left(hosts, [matched] * len(hosts), np.arange(len(rows[GUEST])), bytes)
 
     async def host(name: str, peer: Peer) -> None:
         begun = await host_drop(peer, start(name))
-        means = Means(b"run", hosts=HOSTS)
-        matched = await host_match(peer, keys[name], means, name=name, start=begun)
+        own = Participant(name, HOSTS, b"run")
+        matched = await host_match(peer, keys[name], own, start=begun)
         await host_inner(peer, matched, many=True)
         await host_left(peer, matched, many=True)
 
@@ -287,7 +294,7 @@ def boosting(**settings: Any) -> Scenario:
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params, key=KEY)
         return {GUEST: guest} | {
-            host: host_train(peers[host][GUEST], binned(host), params, name=host, shown=str)
+            host: host_train(peers[host][GUEST], binned(host), params, Participant(host), shown=str)
             for host in HOSTS
         }
 
@@ -305,9 +312,9 @@ def lattice_boosting() -> Scenario:
         return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        guest = lattice_guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params)
+        guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params)
         return {GUEST: guest} | {
-            host: lattice_host_train(peers[host][GUEST], binned(host), params, name=host, shown=str)
+            host: host_train(peers[host][GUEST], binned(host), params, Participant(host), shown=str)
             for host in HOSTS
         }
 
@@ -326,17 +333,14 @@ def fitting(encryption: str = "paillier") -> Scenario:
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         matrix = {GUEST: _matrix(GUEST, rows.train)}
-        guest = guest_fit(list(peers[GUEST].values()), matrix, rows, params, KEY)
+        guest = guest_fit(list(peers[GUEST].values()), matrix, rows, params, key=KEY)
         return {GUEST: guest} | {
             host: host_fit(
                 peers[host][GUEST],
                 ROWS,
                 lambda train, host=host: _matrix(host, train),
                 params,
-                name=host,
-                hosts=HOSTS,
-                context=b"run",
-                minimum=10,
+                Participant(host, HOSTS, b"run", minimum=10),
             )
             for host in HOSTS
         }
@@ -348,12 +352,11 @@ def hidden_fitting(family: str) -> Scenario:
     steps = 2 if family == "logistic" else 1  # poisson takes several gradients a step
     params = GlmParams(max_iterations=steps, alpha=0.01, scores="hidden", coordinator=LEAD)
     rows = training(family)
-    common: dict[str, Any] = {"params": params}
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         own = peers[GUEST]
         guest = hidden_guest_fit(
-            own[LEAD], [own[host] for host in HOSTS], _matrix(GUEST, rows.train), rows, **common
+            own[LEAD], [own[host] for host in HOSTS], _matrix(GUEST, rows.train), rows, params
         )
         lead = coordinator_fit(list(peers[LEAD].values()), params, family == "logistic", KEY)
         return {LEAD: lead, GUEST: guest} | {
@@ -362,11 +365,9 @@ def hidden_fitting(family: str) -> Scenario:
                 peers[host][LEAD],
                 ROWS,
                 lambda train, host=host: _matrix(host, train),
-                family=family,
-                name=host,
-                hosts=HOSTS,
-                context=b"run",
-                **common,
+                params,
+                family,
+                Participant(host, HOSTS, b"run"),
             )
             for host in HOSTS
         }

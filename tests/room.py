@@ -10,8 +10,7 @@ import pytest
 from federation import Federation
 
 from vfl.errors import PeerLost, VflError
-from vfl.jobs import alignment, scoring
-from vfl.jobs import guest as guest_jobs
+from vfl.jobs import alignment, scoring, training
 from vfl.jobs.alignment import Aligned, Plan
 from vfl.jobs.connect import Office
 from vfl.jobs.host import _TASKS
@@ -19,7 +18,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.scoring import Scored, score
 from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.party.config import Job, load_party
-from vfl.protocols.scoring import ScoreRows
+from vfl.protocols.common.batches import ScoreRows
 
 HOSTS = ("registry", "bureau")
 
@@ -106,7 +105,7 @@ class Room:
 
     def patch(self, patch: pytest.MonkeyPatch) -> None:
         """Have all jobs of this process meet the hosts here."""
-        for module in (alignment, guest_jobs, scoring):
+        for module in (alignment, training, scoring):
             patch.setattr(module, "hosts_of", self.hosts_of)
 
     def align(self, **plan: Any) -> Aligned:
@@ -118,7 +117,7 @@ class Room:
 
     def train(self, job: dict[str, Any], **options: Any) -> str:
         done = asyncio.run(
-            guest_jobs.train(
+            training.train(
                 self.office("insurer"),
                 Job.model_validate(job),
                 wait=1,

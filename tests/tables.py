@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from vfl.errors import DataError
-from vfl.party.config import DataSection
+from vfl.party.sections import DataSection
 from vfl.party.sources.source import TableError
 from vfl.party.table import Table, read_table
 

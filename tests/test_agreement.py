@@ -16,8 +16,8 @@ from recording import record
 from vfl.errors import ModelError, PeerError, Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verified
 from vfl.jobs.connect import Office
-from vfl.jobs.coordinator import Join, _checked
-from vfl.jobs.offer import Accept, Agreed, Offer, Terms
+from vfl.jobs.coordinator import _checked
+from vfl.jobs.offer import Accept, Agreed, Join, Offer, Terms
 from vfl.jobs.record import load_record, verified_agreement
 from vfl.net.peer import MemoryPeer
 from vfl.party import identity

@@ -20,16 +20,25 @@ from test_boost import resolved
 
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
-from vfl.jobs import alignment as job
-from vfl.jobs.alignment import guest_alignment, ids_of, listed
-from vfl.jobs.guest import _split
-from vfl.jobs.halves import Alignment, GuestHalf, HostHalf, load_alignment, load_half, save_alignment
+from vfl.jobs import alignments, own_table
+from vfl.jobs.alignments import guest_alignment, listed
+from vfl.jobs.evaluation import split_rows
+from vfl.jobs.halves import (
+    Alignment,
+    GuestHalf,
+    HostHalf,
+    ids_digest,
+    load_alignment,
+    load_half,
+    save_alignment,
+)
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.report import gather
 from vfl.learn.binning import bin_columns
 from vfl.party.config import Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import guest_train
+from vfl.protocols.trees.training import guest_train
 
 ID = {"insurer": "plate", "registry": "registration", "bureau": "plate_no"}
 TABLES = make_tables(rows=160, seed=11)
@@ -63,7 +72,7 @@ def now_at(room: Room, name: str, alignment: str) -> np.ndarray:
     party = load_party(room.federation.parties[name].file)
     table = read_table(party.data, role=party.role, need_label=False)
     one = kept(room, name, alignment)
-    return job.refreshed(one, ids_of(table, party.data), party.data.path.name).rows
+    return alignments.refreshed(one, ids_of(table, party.data), party.data.path.name).rows
 
 
 def joined(room: Room, tables: Mapping[str, Table], alignment: str) -> list[tuple[str | None, ...]]:
@@ -121,7 +130,7 @@ def test_a_left_join_trains_as_the_pooled_table_does(room: Room) -> None:
     settings = Job.model_validate(wanted)
     party = load_party(room.federation.guest.file)
     table = read_table(party.data, role="guest", need_label=True)
-    rows, _ = _split(table, done.alignment.rows, settings, settings.loss)
+    rows, _ = split_rows(table, done.alignment.rows, settings, settings.loss)
     params = settings.secureboost
     blocks = {
         name: bin_columns(one, params.max_bins, params.min_bin_rows) for name, one in features.items()
@@ -165,7 +174,7 @@ def test_many_rows_to_one(room: Room, join: str) -> None:
     table = read_table(party.data, role="guest", need_label=True)
     ids = ids_of(table, party.data)
     settings = Job.model_validate({**JOB, "secureboost": {"validation_share": 0.3}})
-    rows, held_out = _split(table, done.alignment.rows, settings, settings.loss, ids.entities)
+    rows, held_out = split_rows(table, done.alignment.rows, settings, settings.loss, ids.entities)
     where = {}
     for one, *masks in zip(found, rows.train, rows.validation, held_out, strict=True):
         assert where.setdefault(one[0], masks) == masks
@@ -186,7 +195,7 @@ def test_a_hosts_repeated_ids_become_one_row(room: Room) -> None:
     done = room.align()
     party = load_party(room.federation.parties["registry"].file)
     office = room.office("registry")
-    whole, ids = job.read_host(office)
+    whole, ids = own_table.read_host(office)
     assert len(ids.rows) == len(TABLES["registry"]["power"])
     taken = whole.take(kept(room, "registry", done.alignment.name).rows)
     plates = cleaned(table["registration"])
@@ -492,7 +501,7 @@ def test_an_alignment_of_an_earlier_version(room: Room) -> None:
         settings = load_party(room.federation.parties[party].file)
         table = read_table(settings.data, role=settings.role, need_label=False)
         old = {key: body[key] for key in ("name", "guest", "parties", "normalise", "rows")}
-        old["ids"] = job.ids_digest(ids_of(table, settings.data).keys[0].ids)
+        old["ids"] = ids_digest(ids_of(table, settings.data).keys[0].ids)
         store.write("alignment", name, old)
     room.train({**JOB, "secureboost": {**JOB["secureboost"], "trees": 1}})
     with pytest.raises(ModelError, match="by an earlier version of vfl and cannot be extended"):

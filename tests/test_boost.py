@@ -19,9 +19,12 @@ from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import boost
-from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.grower import GuestModel, HostModel, Training, draw_rows
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import paillier as boost
+from vfl.protocols.trees.grower import GuestModel, HostModel, Pooled, draw_rows
+from vfl.protocols.trees.quantisation import Quantisation
+from vfl.protocols.trees.training import guest_train, host_train
 
 KEY = PrivateKey.generate(2048)
 
@@ -57,17 +60,16 @@ class Job:
                 {guest_name: self.blocks[guest_name]},
                 self.rows,
                 self.params,
-                KEY,
-                Machine(workers),
+                key=KEY,
+                resources=Resources(Machine(workers)),
             )
             hosts = [
                 host_train(
                     theirs,
                     self.blocks[name],
                     self.params,
-                    name=name,
+                    Participant(name, resources=Resources(Machine(workers))),
                     shown=str,
-                    machine=Machine(workers),
                 )
                 for name, (_, theirs) in zip(host_names, pairs, strict=True)
             ]
@@ -504,15 +506,13 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
     """Whatever a drawn row counts for, its plaintext and sums of any rows stay within the layout."""
     g = np.array(gradient)
     n = len(g)
-    guest = boost._Guest(
-        [],
+    guest = Pooled(
         {"guest": bin_columns({}, 2, 1)},
         Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
         BoostParams(),
-        None,
     )
     layout = boost._layout(max(rows, n), BoostParams())
-    guest.row_bits = layout.row_bits
+    guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters
     g_int, h_int = guest.quantise(g, np.abs(g) * share, active, counts_for)

@@ -14,6 +14,7 @@ from room import Room, Said
 
 from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
+from vfl.jobs import own_table, scoring
 from vfl.jobs.connect import Office
 from vfl.jobs.halves import GuestHalf, HostHalf, load_half
 from vfl.party.config import load_party
@@ -141,7 +142,7 @@ def test_the_guests_own_unknown_levels_stop_it_before_any_host_is_asked(
 def test_a_host_cannot_have_more_such_rows_than_rows(
     trained: Trained, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(host_jobs, "say_unknown_levels", lambda *_: 10_000)
+    monkeypatch.setattr(scoring, "say_unknown_levels", lambda *_: 10_000)
     with pytest.raises(
         PeerError, match="broke the protocol: it sent more rows with unknown levels than"
     ):
@@ -197,7 +198,7 @@ def test_a_model_that_does_without_a_column_is_served_without_it(
         room.score(models["linear"])
     # When it starts to serve, the host hears which models need it.
     show, office = Said(), room.office("registry")
-    table, _ = host_jobs.read_host(office, needed=())
+    table, _ = own_table.read_host(office, needed=())
     host_jobs._check_faults(office, table, show)
     if what != "gone":  # else nobody knows that it has been there
         (line,) = show.lines
@@ -216,17 +217,17 @@ def test_a_host_whose_models_all_need_the_column_does_not_begin_to_serve(
 ) -> None:
     put(room, {name: ["x"] * ROWS if name == "power" else cells for name, cells in REGISTRY.items()})
     office = room.office("registry")
-    table, _ = host_jobs.read_host(office, needed=())
+    table, _ = own_table.read_host(office, needed=())
     store = Store(room.federation.parties["registry"].store)
     does_without = "power" not in load_half(store, trained[1]["trees"], HostHalf).needed
     if not does_without:
         with pytest.raises(DataError, match="column 'power' has text that is no number"):
             host_jobs._check_faults(office, table, Said())
     with pytest.raises(DataError, match="column 'power' has text that is no number"):
-        host_jobs.read_host(office)  # as for a training
+        own_table.read_host(office)  # as for a training
     # A column that the party file names and that is gone: of two models one does without it.
     put(room, {name: cells for name, cells in REGISTRY.items() if name != "flag"})
-    table, _ = host_jobs.read_host(office, needed=("power",))
+    table, _ = own_table.read_host(office, needed=("power",))
     assert set(table.faults) == {"flag"}
 
 

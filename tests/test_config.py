@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
-from vfl.party.config import DataSection, Job, Party, load_job, load_party, schema
+from vfl.party.config import Job, Party, load_job, load_party, schema
 from vfl.party.id_cells import IdReading
+from vfl.party.sections import DataSection
 
 GUEST = """
 [party]

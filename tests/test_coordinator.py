@@ -29,7 +29,7 @@ from glum import GeneralizedLinearRegressor
 
 from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
 from vfl.jobs.record import load_record
-from vfl.party import audit
+from vfl.party.audit import tables
 from vfl.party.config import load_party
 from vfl.party.ledger import FOLDER
 from vfl.party.store import Store
@@ -462,7 +462,7 @@ def test_a_host_that_dies_before_all_have_come(made: Federation, insurer: Party,
 def opened(made: Federation) -> int:
     """How many gradients the coordinator has opened so far."""
     own = made.parties["umpire"].store / FOLDER
-    return sum(1 for _ in audit.rows(own, audit.Choice(type="OpenedGradient")))
+    return sum(1 for _ in tables.rows(own, tables.Choice(type="OpenedGradient")))
 
 
 def killed(made: Federation, insurer: Party, name: str) -> str:

@@ -556,13 +556,13 @@ def test_a_job_that_a_hosts_policy_refuses(tmp_path: Path, keys: Path) -> None:
 
 # A file may not grow past this many bytes: as on a full disk, for one process alone.
 FULL_FOR_ALL = """
-import resource, vfl.cli, vfl.jobs.guest, vfl.jobs.host
+import resource, vfl.cli, vfl.jobs.training, vfl.jobs.host
 resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
 vfl.cli.main()
 """
 # Full for arrays alone: the ledger, which is written before, has room.
 FULL_DISK = """
-import resource, vfl.cli, vfl.jobs.guest, vfl.jobs.host
+import resource, vfl.cli, vfl.jobs.training, vfl.jobs.host
 from vfl.party.store import Store
 
 endless, write = resource.RLIM_INFINITY, Store.write_array
@@ -689,9 +689,9 @@ def test_a_fault_of_vfl_names_the_place_and_no_value() -> None:
 
 def test_a_fault_of_vfl_is_one_line(insurer: Party) -> None:
     broken = (
-        "import vfl.cli, vfl.jobs.alignment as alignment\n"
+        "import vfl.cli, vfl.jobs.own_table as own_table\n"
         f"def broken(*args, **kwargs): raise KeyError('{PLANTED}')\n"
-        "alignment.read_table = broken\n"
+        "own_table.read_table = broken\n"
         "vfl.cli.main()\n"
     )
     done = insurer.start("align", program=(sys.executable, "-c", broken)).wait()

@@ -15,7 +15,7 @@ from small_tables import alone, quick, small
 
 import vfl
 from vfl.errors import ConfigError, DataError, InputError, VflWarning
-from vfl.party.config import DataSection
+from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
 ROWS = 200

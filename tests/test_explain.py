@@ -20,8 +20,9 @@ from vfl.learn.forest import Forest
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.grower import GuestModel
-from vfl.protocols.scoring import ScoredPart, guest_score, host_score
+from vfl.protocols.common.batches import ScoredPart
+from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.scoring import guest_score, host_score
 
 SPLITS = [MODEL.splits, *(half.splits for half in HALVES)]
 FEATURES = [columns(party) for party in range(3)]

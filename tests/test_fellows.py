@@ -13,7 +13,8 @@ from scipy.stats import chisquare
 
 from vfl.errors import PeerError, VflError
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.fellows import FellowKey, FellowKeys, Masks, exchange_keys, relay_keys, signed
+from vfl.protocols.common.fellows import FellowKey, FellowKeys, Masks, exchange_keys, relay_keys, signed
+from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 FOREIGN = X25519PrivateKey.generate().public_key().public_bytes_raw()
@@ -45,11 +46,13 @@ def exchange(count, guest=relay_keys, contexts=None, sign=None, verify=None, wat
         hosts = [
             exchange_keys(
                 to_guest,
-                names,
-                name,
-                (contexts or {}).get(name, CONTEXT),
-                sign[name] if sign else None,
-                verify,
+                Participant(
+                    name,
+                    names,
+                    (contexts or {}).get(name, CONTEXT),
+                    sign[name] if sign else None,
+                    verify,
+                ),
             )
             for name, (_, to_guest) in zip(names, pairs, strict=True)
         ]

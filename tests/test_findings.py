@@ -15,7 +15,8 @@ from room import Room
 
 from vfl.cli import main
 from vfl.errors import DataError, PeerStopped, VflError
-from vfl.jobs import findings, guest
+from vfl.jobs import findings
+from vfl.jobs import training as job_of_training
 from vfl.jobs.findings import NothingTrained, check_learnt, of_quality, own_part, words_of
 from vfl.jobs.halves import GuestHalf, load_half, save_half
 from vfl.jobs.record import load_record
@@ -25,8 +26,10 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.glm import guest_fit, host_fit
-from vfl.protocols.grower import GuestModel, Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.trees.grower import GuestModel
 
 
 @pytest.fixture(scope="module")
@@ -200,9 +203,7 @@ def test_a_linear_model_without_any_column() -> None:
                 40,
                 lambda training: empty,
                 params,
-                name="registry",
-                hosts=["registry"],
-                context=b"",
+                Participant("registry", ["registry"]),
             )
         )
         try:
@@ -404,12 +405,12 @@ def test_a_number_that_is_worse_than_the_mean() -> None:
 
 def test_a_weak_model_ends_with_warnings_everywhere(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """In what the command prints, its JSON and the record; hosts learn nothing of how good it is."""
-    weak = guest._metrics
+    weak = job_of_training.held_out_metrics
 
     def worse(*arguments: Any) -> dict[str, float]:
         return {**weak(*arguments), "auc": 0.45, "log_loss": 0.8}
 
-    monkeypatch.setattr(guest, "_metrics", worse)
+    monkeypatch.setattr(job_of_training, "held_out_metrics", worse)
     job = room.folder / "job.toml"
     job.write_text(toml(boost()))
     words = ["train", str(room.federation.guest.file), str(job)]

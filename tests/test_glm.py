@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any
 from unittest import mock
 
+import arguments
 import glum
 import msgspec
 import numpy as np
@@ -30,9 +31,13 @@ from vfl.learn.losses import FAMILIES, Loss, loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.net.wire import Message, decode
-from vfl.protocols import fellows, glm, key, products
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.grower import Training
+from vfl.protocols.common import fellows, key
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import fitting as glm
+from vfl.protocols.linear import products
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 
 KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)
@@ -91,7 +96,7 @@ class Job:
     def guest(self, peers: Sequence[Peer], machine: Machine = ONE_PROCESS) -> Any:
         name = next(iter(self.tables))
         own = {name: self.matrices[name]}
-        return guest_fit(peers, own, self.rows, self.params, KEY, machine)
+        return guest_fit(peers, own, self.rows, self.params, key=KEY, resources=Resources(machine))
 
     def host(self, peer: Peer, name: str, **options: Any) -> Any:
         options = {"params": self.params, "context": b"job 7"} | options
@@ -100,9 +105,8 @@ class Job:
             self.count,
             lambda train: self.matrix(name, train),
             options.pop("params"),
-            name=name,
-            hosts=list(self.tables)[1:],
-            **options,
+            arguments.participant(name, list(self.tables)[1:], options),
+            arguments.host_course(options),
         )
 
     def federated(
@@ -584,22 +588,22 @@ def test_the_model_of_the_last_iteration_is_kept(most):
 
     fit, beta = job.federated(
         watch=watch,
-        keep=lambda own, converged: kept.append((own, converged)),
+        keep=kept.append,
         progress=lambda done, of: told.append((done, of)),
     )
     assert not fit.converged and fit.iterations == most
     assert ends == [False, False]
-    assert [converged for _, converged in kept] == [False, False]
+    assert [own.converged for own in kept] == [False, False]
     assert sorted(told) == sorted([(k, most) for k in range(most + 1)] * 2)
     own = len(next(iter(fit.coefficients.values())))
-    assert {tuple(of) for of, _ in kept} == {tuple(of) for of in np.split(beta[own:], 2)}
+    assert {tuple(own.coefficients) for own in kept} == {tuple(of) for of in np.split(beta[own:], 2)}
     assert_same(job, (fit, beta))
 
 
 def test_progress_is_told_each_iteration():
     job = make_job("poisson", 1, rows=300, tolerance=1e-7)
     seen: list[glm.IterationDone] = []
-    fit = asyncio.run(guest_fit([], job.matrices, job.rows, job.params, progress=seen.append))
+    fit = asyncio.run(guest_fit([], job.matrices, job.rows, job.params, course=GuestCourse(seen.append)))
     assert [done.iteration for done in seen] == list(range(fit.iterations + 1))
     deviances = [done.deviance for done in seen]
     assert deviances == sorted(deviances, reverse=True)
@@ -1052,9 +1056,7 @@ def test_a_number_too_large_for_the_key_is_an_error_of_the_hosts_own_data():
             SMALL.count,
             lambda train: far,
             SMALL.params,
-            name="host1",
-            hosts=["host1"],
-            context=b"",
+            Participant("host1", ["host1"]),
         )
         await together([SMALL.guest([to_host]), host])
 

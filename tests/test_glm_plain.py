@@ -14,10 +14,12 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import glm_plain, lattice_products
-from vfl.protocols.glm import Fit, guest_fit, host_fit
-from vfl.protocols.glm_plain import ExactProduct, plain_fit
-from vfl.protocols.grower import Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import lattice_products
+from vfl.protocols.linear import plain as glm_plain
+from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
 KEY = PrivateKey.generate(2048)
 
@@ -51,14 +53,12 @@ def federated(job: Job) -> tuple[Fit, dict[str, np.ndarray]]:
                 job.count,
                 lambda train, name=name: job.matrix(name, train),
                 job.params,
-                name=name,
-                hosts=hosts,
-                context=b"job",
+                Participant(name, hosts, b"job"),
             )
             for name, (_, to_guest) in zip(hosts, pairs, strict=True)
         ]
         peers = [to_host for to_host, _ in pairs]
-        fit, *theirs = await together([guest_fit(peers, own, job.rows, job.params, key), *roles])
+        fit, *theirs = await together([guest_fit(peers, own, job.rows, job.params, key=key), *roles])
         return fit, dict(zip(hosts, theirs, strict=True))
 
     return asyncio.run(run())

@@ -8,8 +8,9 @@ import pytest
 from vfl.errors import PeerError
 from vfl.learn.design import Design, Rules
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import glm_scoring
-from vfl.protocols.glm_scoring import (
+from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, all_scores
+from vfl.protocols.linear import scoring as glm_scoring
+from vfl.protocols.linear.scoring import (
     GuestGlm,
     LinearPart,
     MissingScore,
@@ -17,7 +18,6 @@ from vfl.protocols.glm_scoring import (
     guest_glm_score,
     host_glm_score,
 )
-from vfl.protocols.scoring import ScoreEnd, ScoreRows, ScoreStart, all_scores
 
 ROWS = 50
 RNG = np.random.default_rng(1)

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import Any
 from unittest import mock
 
+import arguments
 import gmpy2
 import numpy as np
 import pytest
@@ -42,8 +43,10 @@ from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped,
 from vfl.learn.glm import PAIRS
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.net.wire import Message, decode
-from vfl.protocols import fellows, glm, hidden_glm, key
-from vfl.protocols.hidden_glm import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.common import fellows, key
+from vfl.protocols.linear import fitting as glm
+from vfl.protocols.linear import hidden as hidden_glm
+from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 
 MODULUS = KEY.public.modulus
 LEAD = "coordinator"
@@ -91,12 +94,13 @@ def role(job: Job, name: str, peers: dict[str, MemoryPeer], **options: Any) -> A
     """What a party does in the job."""
     family = job.rows.loss.link
     if name == LEAD:
-        options = {"key": KEY} | options
+        options = {"key": KEY, "resources": arguments.resources(options)} | options
         return coordinator_fit(list(peers.values()), job.params, family == "logit", **options)
     if name == next(iter(job.tables)):
         hosts = [peers[host] for host in list(job.tables)[1:]]
         own = job.matrices[name]
-        return hidden_guest_fit(peers[LEAD], hosts, own, job.rows, job.params, **options)
+        lent, course = arguments.resources(options), arguments.guest_course(options)
+        return hidden_guest_fit(peers[LEAD], hosts, own, job.rows, job.params, lent, course, **options)
     guest, *hosts = job.tables
     return hidden_host_fit(
         peers[guest],
@@ -105,10 +109,8 @@ def role(job: Job, name: str, peers: dict[str, MemoryPeer], **options: Any) -> A
         lambda train: job.matrix(name, train),
         job.params,
         "logistic" if family == "logit" else "poisson",
-        name=name,
-        hosts=hosts,
-        context=b"job 7",
-        **options,
+        arguments.participant(name, hosts, {"context": b"job 7"} | options),
+        arguments.host_course(options),
     )
 
 
@@ -271,7 +273,11 @@ def test_rows_in_several_messages_and_none_held_out(family):
 def test_the_model_of_the_last_iteration_is_kept(family):
     job = hidden_job(family, 3, rows=150, max_iterations=2, tolerance=1e-12)
     told: list[tuple[int, int]] = []
-    ran = run(job, progress=lambda done, of, gradient: told.append((done, of)))
+
+    def follow(done: Any, of: int | None = None) -> None:  # a host is told numbers alone
+        told.append((done.iteration, done.of) if of is None else (done, of))
+
+    ran = run(job, progress=follow)
     assert ran.converged is False
     assert [(fit.iterations, fit.converged) for fit in ran.fits.values()] == [(2, False)] * 3
     assert sorted(told) == [(k, 2) for k in (0, 1, 2) for _ in range(4)]
@@ -1013,15 +1019,12 @@ def test_a_host_refuses_fewer_rows_than_its_policy():
 def test_the_model_is_kept_before_the_guest_is_told():
     job, kept = FAMILIES["logistic"], []
 
-    def keep(*model: Any) -> None:
-        kept.append(model)
-
     def told(message: Message) -> Message:
         assert kept
         return message
 
-    ends = against("host1", glm.FitKept, told, job, host1={"keep": keep})
-    assert len(kept) == 1 and kept[0][0].tolist() == ends["host1"].coefficients.tolist()
+    ends = against("host1", glm.FitKept, told, job, host1={"keep": kept.append})
+    assert len(kept) == 1 and kept[0].coefficients.tolist() == ends["host1"].coefficients.tolist()
     assert isinstance(ends["guest"], tuple)
 
 

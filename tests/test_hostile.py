@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,11 @@ from vfl.learn.params import BoostParams
 from vfl.net.hello import PROTOCOL, Hello
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import Message, WireError, decode
-from vfl.protocols import boost
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.boost import Advance, TreeStart
-from vfl.protocols.key import Key, receive_key, send_key
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.key import Key, receive_key, send_key
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees import paillier as boost
+from vfl.protocols.trees.paillier import Advance, TreeStart
 
 
 @pytest.fixture(autouse=True)
@@ -263,8 +265,8 @@ def test_nodes_beyond_the_depth_are_refused() -> None:
     with pytest.MonkeyPatch.context() as patch:
         train = roles.host_train
 
-        def short(peer: Any, binned: Any, params: BoostParams, **options: Any) -> Any:
-            return train(peer, binned, params.model_copy(update={"depth": flat.depth}), **options)
+        def short(peer: Any, binned: Any, params: BoostParams, *rest: Any, **options: Any) -> Any:
+            return train(peer, binned, params.model_copy(update={"depth": flat.depth}), *rest, **options)
 
         patch.setattr(roles, "host_train", short)
         ends = play(scenario).ends
@@ -288,7 +290,11 @@ def test_a_guest_that_leaves_one_row_out_of_a_tree_is_refused() -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         train = roles.host_train
-        patch.setattr(roles, "host_train", lambda *a, **k: train(*a, minimum=2, **k))
+
+        def careful(peer: Any, binned: Any, params: Any, own: Participant, **options: Any) -> Any:
+            return train(peer, binned, params, replace(own, minimum=2), **options)
+
+        patch.setattr(roles, "host_train", careful)
         ends = lied(change, TreeStart)
     assert any(isinstance(end, Refused) for end in ends.values()), ends
 

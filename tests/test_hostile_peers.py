@@ -19,8 +19,7 @@ from websockets.exceptions import ConnectionClosedError
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import connect, coordinator, host, journal
 from vfl.jobs.connect import OPENING, Office, connect_hosts
-from vfl.jobs.coordinator import Gathered, Join
-from vfl.jobs.offer import Accept, Offer, new_run
+from vfl.jobs.offer import Accept, Gathered, Join, Offer, new_run
 from vfl.jobs.show import Silent
 from vfl.net import open_sessions, session, websocket
 from vfl.net.connection import PIECES

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from vfl.cli import main
 from vfl.errors import Refused
-from vfl.jobs.alignment import table_of
 from vfl.jobs.connect import Office
 from vfl.jobs.offer import Offer
+from vfl.jobs.own_table import table_of
 from vfl.party.config import load_party
 from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import Finding

@@ -14,8 +14,8 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, OwnKey, Way, advise, attempts, combined, trials
 from vfl.party.ids import compose, normalise
-from vfl.protocols import match_rates
-from vfl.protocols.match_rates import MatchStart, Rate
+from vfl.protocols.align import match_rates
+from vfl.protocols.align.match_rates import MatchStart, Rate
 
 RULE = ("nfkc", "trim", "upper", "alnum")
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"

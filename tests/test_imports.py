@@ -22,7 +22,7 @@ print(json.dumps({name: found for name, found in loaded.items() if found}), file
 """
 WORK = """
 import sys, vfl.cli
-import vfl.jobs.coordinator, vfl.jobs.doctor, vfl.jobs.guest, vfl.jobs.host, vfl.jobs.scoring
+import vfl.jobs.coordinator, vfl.jobs.doctor, vfl.jobs.training, vfl.jobs.host, vfl.jobs.scoring
 print({"lightgbm", "matplotlib", "pandas", "polars", "sklearn"} & {*sys.modules})
 """
 

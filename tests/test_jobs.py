@@ -20,9 +20,9 @@ from vfl.errors import (
     PeerStopped,
     Refused,
 )
-from vfl.jobs.alignment import fresh_name
+from vfl.jobs.admission import fresh_name
 from vfl.jobs.connect import Office
-from vfl.jobs.guest import _split
+from vfl.jobs.evaluation import split_rows
 from vfl.jobs.halves import (
     Alignment,
     GuestHalf,
@@ -44,12 +44,14 @@ from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party.config import DataSection, GlmSection, Job, load_party
+from vfl.party.config import Job, load_party
+from vfl.party.sections import DataSection, GlmSection
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.glm import Fit, IterationDone
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.grower import GuestModel, HostModel, Training, TreeDone
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, IterationDone
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
+from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(
@@ -319,33 +321,33 @@ def test_rows_are_split_with_what_belongs_to_them() -> None:
     rows = np.random.default_rng(0).permutation(200)[:150]
     label, offset = np.arange(200.0), np.arange(200.0) / 7
     whole = table(200, label=label, weight=label + 1, offset=offset)
-    made, held_out = _split(whole, rows, made_job(validation_share=0.5), PoissonLoss())
+    made, held_out = split_rows(whole, rows, made_job(validation_share=0.5), PoissonLoss())
     assert np.array_equal(made.label, label[rows])
     assert np.array_equal(made.weight, label[rows] + 1)
     assert made.offset is not None and np.array_equal(made.offset, offset[rows])
     assert made.loss == PoissonLoss()
     assert np.array_equal(made.train.astype(int) + made.validation + held_out, np.ones(150))
     assert all(25 < mask.sum() < 80 for mask in (made.train, made.validation, held_out))
-    made, _ = _split(table(200, label=label), rows, made_job(), PoissonLoss())
+    made, _ = split_rows(table(200, label=label), rows, made_job(), PoissonLoss())
     assert made.offset is None and (made.weight == 1).all()
 
 
 def test_rows_that_cannot_be_learnt_from_or_evaluated_on() -> None:
     rows = np.arange(100)
     one_class = np.ones(100)
-    _split(table(100, label=one_class), rows, made_job(), PoissonLoss())  # of counts all may be 1
+    split_rows(table(100, label=one_class), rows, made_job(), PoissonLoss())  # of counts all may be 1
     for label, loss, said in (
         (one_class, LogisticLoss(), r"new.csv: in the \d+ aligned rows to train on, the label has only"),
         (one_class * 0, PoissonLoss(), "to train on, the label is 0 in every row: a model needs"),
     ):
         with pytest.raises(DataError, match=said) as raised:
-            _split(table(100, label=label), rows, made_job(), loss)
+            split_rows(table(100, label=label), rows, made_job(), loss)
         assert raised.value.for_peer == "too few aligned rows, or all with the same label"
     draw = np.random.default_rng([0, 1]).random(100)
     with pytest.raises(DataError, match="to evaluate on, the label is 0 in every row"):
-        _split(table(100, label=(draw > 0.4) * 1.0), rows, made_job(), PoissonLoss())
+        split_rows(table(100, label=(draw > 0.4) * 1.0), rows, made_job(), PoissonLoss())
     with pytest.raises(DataError, match="no aligned row is left to train on: lower holdout"):
-        _split(table(100, label=one_class), rows[:1], made_job(holdout=0.999), PoissonLoss())
+        split_rows(table(100, label=one_class), rows[:1], made_job(holdout=0.999), PoissonLoss())
 
 
 def test_news_of_training_name_the_loss() -> None:

@@ -12,14 +12,12 @@ from hypothesis import strategies as st
 
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer, Peer, together
-from vfl.protocols import join
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.join import (
+from vfl.protocols.align import join
+from vfl.protocols.align.join import (
     DroppedRows,
     JoinRows,
     KeyIds,
     Matched,
-    Means,
     RowCounts,
     RowPlaces,
     VanishedRows,
@@ -33,6 +31,8 @@ from vfl.protocols.join import (
     host_match,
     numbered,
 )
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.participant import Participant
 
 Cells = Sequence[str]  # one key of a table, "" where a row has none
 
@@ -65,14 +65,14 @@ def run_match(
         if not left:
             start = starts.get("insurer")
             start = None if start is None else await guest_drop(peers, start)
-            matched = await guest_match(peers, guest, Means(b"run"), start=start, many=many)
+            matched = await guest_match(peers, guest, context=b"run", start=start, many=many)
             return await guest_inner(peers, matched, many=many), [matched]
 
         async def one(peer: Peer) -> Matched:
             start = starts.get(f"insurer {peer.name}")
             start = None if start is None else await guest_drop([peer], start)
-            means = Means(b"run" + peer.name.encode())
-            return await guest_match([peer], guest, means, start=start, many=many)
+            context = b"run" + peer.name.encode()
+            return await guest_match([peer], guest, context=context, start=start, many=many)
 
         apart = await together([one(peer) for peer in peers])
         every = np.arange(len(guest[0].of_row))
@@ -82,8 +82,8 @@ def run_match(
         peer, start = pairs[name][1], starts.get(name)
         start = None if start is None else await host_drop(peer, start)
         names = [name] if left else list(hosts)
-        means = Means(b"run" + (name.encode() if left else b""), hosts=names)
-        matched = await host_match(peer, hosts[name], means, name=name, start=start)
+        own = Participant(name, names, b"run" + (name.encode() if left else b""))
+        matched = await host_match(peer, hosts[name], own, start=start)
         return await (host_left if left else host_inner)(peer, matched, many=many)
 
     async def play() -> list:

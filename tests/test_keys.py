@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.errors import DataError
-from vfl.party.config import DataSection
 from vfl.party.keys import TableIds, all_keys, found, identities
+from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
 SECRET = bytes(range(32))

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
+import arguments
 import msgspec
 import numpy as np
 import pytest
@@ -28,18 +30,10 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
 from vfl.net.peer import MemoryPeer, together
 from vfl.party.store import Store
-from vfl.protocols import lattice_boost, lattice_sums
-from vfl.protocols.bits import pack_bits
-from vfl.protocols.grower import Direction, GuestTrees, HostTrees, Training, TreeEnd, lattice_shape
-from vfl.protocols.lattice_boost import (
-    Asked,
-    NextTree,
-    Offering,
-    TooFew,
-    lattice_guest_train,
-    lattice_host_train,
-)
-from vfl.protocols.lattice_sums import (
+from vfl.protocols.common import lattice_sums
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.lattice_sums import (
     GuestProducts,
     HintAgreed,
     HintHeader,
@@ -50,6 +44,18 @@ from vfl.protocols.lattice_sums import (
     Vectors,
     VectorSums,
 )
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import lattice as lattice_boost
+from vfl.protocols.trees.grower import Direction, GuestTrees, HostTrees, TreeEnd
+from vfl.protocols.trees.lattice import (
+    Asked,
+    NextTree,
+    Offering,
+    TooFew,
+)
+from vfl.protocols.trees.quantisation import lattice_shape
+from vfl.protocols.trees.training import guest_train, host_train
 
 
 def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):
@@ -58,21 +64,21 @@ def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):
 
     async def run():
         pairs = [MemoryPeer.pair(name, host) for host in names]
-        guest = lattice_guest_train(
+        guest = guest_train(
             [ours for ours, _ in pairs],
             {name: job.blocks[name]},
             job.rows,
             job.params,
-            **(guest_options or {}),
+            course=arguments.guest_course(dict(guest_options or {})),
         )
         hosts = [
-            lattice_host_train(
+            host_train(
                 theirs,
                 job.blocks[host],
                 job.params,
-                name=host,
+                Participant(host),
                 shown=str,
-                **(host_options(host) if host_options else {}),
+                course=arguments.host_course(dict(host_options(host) if host_options else {})),
             )
             for host, (_, theirs) in zip(names, pairs, strict=True)
         ]
@@ -239,7 +245,7 @@ def test_more_rows_than_the_sums_can_have_are_refused():
     label = np.lib.stride_tricks.as_strided(np.zeros(1), (n,), (0,))
     rows = Training(label, label, label, label)
     with pytest.raises(ConfigError, match="is not for so many rows"):
-        lattice_boost._Guest([], {}, rows, settings_of())
+        lattice_boost._Guest([], {}, rows, settings_of(), Resources(), GuestCourse())
 
 
 # --- Hints. ---------------------------------------------------------------------------------------
@@ -254,9 +260,9 @@ def kept_in(folder: Path, job: Job, progress: Callable[[int, int], None]) -> dic
 
     def of_host(name: str) -> dict[str, Any]:
         hints = HostHints(Store(folder / name), "aligned-1", "guest")
-        return {"kept": hints.known(), "keep_hint": hints.keep}
+        return {"hints": hints}
 
-    return {"guest_options": {"shelf": shelf, "hint_progress": progress}, "host_options": of_host}
+    return {"guest_options": {"hints": shelf, "hint_progress": progress}, "host_options": of_host}
 
 
 def test_hints_are_kept_and_used_again(tmp_path):
@@ -323,7 +329,7 @@ def test_the_file_of_a_hint_has_the_size_that_was_asked_for(tmp_path):
     shelf = GuestHints(Store(tmp_path), "aligned-1", {"party1": "print"})
     clear = shelf.clear
     shelf.clear = lambda host, size: (asked.append(size), clear(host, size))
-    federated(job, guest_options={"shelf": shelf})
+    federated(job, guest_options={"hints": shelf})
     assert 0 <= shelf.file("party1").stat().st_size - asked[0] <= 4096
 
 
@@ -364,19 +370,18 @@ def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
         def guest(ends: Ends, kept: Any, done: int) -> Any:
             own = {name: job.blocks[name]}
             peers = [ends[host] for host in hosts]
-            return lattice_guest_train(peers, own, job.rows, params, shelf=shelf, checkpoints=kept)
+            course = GuestCourse(checkpoints=kept, hints=shelf)
+            return guest_train(peers, own, job.rows, params, course=course)
 
         def host(own: str) -> Role:
             hints = HostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
-            return lambda ends, kept, done: lattice_host_train(
+            return lambda ends, kept, done: host_train(
                 ends[name],
                 job.blocks[own],
                 params,
-                name=own,
+                Participant(own),
                 shown=str,
-                kept=hints.known(),
-                keep_hint=hints.keep,
-                checkpoints=kept,
+                course=HostCourse(checkpoints=kept, hints=hints),
             )
 
         roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}
@@ -542,7 +547,7 @@ def test_questions_that_no_tree_asks_are_refused(what):
 
     async def run() -> None:
         ours, theirs = MemoryPeer.pair("guest", "party1")
-        host = asyncio.create_task(lattice_host_train(theirs, binned, params, name="party1", shown=str))
+        host = asyncio.create_task(host_train(theirs, binned, params, Participant("party1"), shown=str))
         await ours.send(HintKnown(b""))
         offer = await ours.recv(HintOffered)
         shares = [offer.share, b"s" * 32]
@@ -586,10 +591,8 @@ def test_a_host_that_says_stop_ends_the_job_in_one_line():
     job = make_job(150, 1, 1, settings_of())
 
     def broken(name: str) -> dict[str, Any]:
-        def keep(hint: Any) -> None:
-            raise PeerStopped("its disk is full", for_peer="its disk is full")
-
-        return {"keep_hint": keep}
+        full = PeerStopped("its disk is full", for_peer="its disk is full")
+        return {"hints": Mock(known=lambda: None, keep=Mock(side_effect=full))}
 
     with pytest.raises(PeerStopped, match="its disk is full"):
         federated(job, host_options=broken)

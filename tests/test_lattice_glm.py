@@ -36,10 +36,14 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
 from vfl.net.wire import Message, decode
 from vfl.party.store import Store
-from vfl.protocols import lattice_products, lattice_sums, products
-from vfl.protocols.glm import GuestFitState, HostFitState, guest_fit
-from vfl.protocols.lattice_products import Digits, OpenedSums, _Bits, _most_bits, fit_shape
-from vfl.protocols.lattice_sums import HintOffered, Query, Vectors, VectorSums
+from vfl.protocols.common import lattice_sums
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import NO_HINTS, GuestCourse
+from vfl.protocols.common.lattice_sums import HintOffered, Query, Vectors, VectorSums
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.lattice_products import Digits, OpenedSums, _Bits, _most_bits, fit_shape
 
 
 def lattice(job: Job) -> Job:
@@ -294,7 +298,7 @@ def test_columns_of_too_many_sums_are_an_error_of_the_hosts_own_data() -> None:
 async def _serve(matrix: Matrix) -> None:
     _, to_guest = MemoryPeer.pair("guest", "host1")
     made = lattice_products.lattice_host(
-        to_guest, matrix, GlmParams(), None, None, lambda hint: None, lambda done, of: None
+        to_guest, matrix, GlmParams(), Resources(), NO_HINTS, lambda done, of: None
     )
     async with made:
         pass
@@ -314,16 +318,12 @@ def run_of(job: Job, folder: Path, made: Callable[[int, int], None] = lambda don
             {name: job.matrices[name]},
             job.rows,
             job.params,
-            shelf=shelf,
-            hint_progress=made,
-            checkpoints=kept,
+            course=GuestCourse(checkpoints=kept, hints=shelf, hint_progress=made),
         )
 
     def host(own: str) -> Role:
         hints = HostHints(Store(folder / f"hints of {own}"), "aligned-1 glm", name)
-        return lambda ends, kept, done: job.host(
-            ends[name], own, kept=hints.known(), keep_hint=hints.keep, checkpoints=kept
-        )
+        return lambda ends, kept, done: job.host(ends[name], own, hints=hints, checkpoints=kept)
 
     roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}
     return Run(roles, {name: GuestFitState, **dict.fromkeys(hosts, HostFitState)}, folder)
@@ -349,8 +349,8 @@ def test_hints_are_used_again_for_the_same_rows_and_columns(tmp_path: Path) -> N
         to_host, to_guest = MemoryPeer.pair("guest", "host1")
         await together(
             [
-                run.roles["guest"]({"host1": to_host}, None, 0),
-                run.roles["host1"]({"guest": to_guest}, None, 0),
+                run.roles["guest"]({"host1": to_host}, Checkpoints(), 0),
+                run.roles["host1"]({"guest": to_guest}, Checkpoints(), 0),
             ]
         )
         return len(made)

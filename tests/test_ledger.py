@@ -31,7 +31,8 @@ from vfl.errors import DataError
 from vfl.jobs.journal import Journal
 from vfl.jobs.reveals import message_types
 from vfl.net.peer import MemoryPeer, Stop, stop_all
-from vfl.party import audit, ledger, locks
+from vfl.party import ledger, locks
+from vfl.party.audit import compare, tables, verify
 from vfl.party.identity import Identity, create, load
 from vfl.party.ledger import Asked, Ledger, Passed, Seal
 from vfl.party.store import Store
@@ -76,7 +77,7 @@ def fill(own: Ledger, messages: int = 8, sessions: int = 3) -> Path:
 
 
 def damage(own: Ledger, owner: Identity) -> list[str]:
-    return audit.verify(own.folder, owner.certificate).damage
+    return verify.verify(own.folder, owner.certificate).damage
 
 
 # --- The chain ------------------------------------------------------------------------------------
@@ -104,7 +105,7 @@ def test_a_line_has_its_number_and_the_chain_goes_on_over_processes_and_months(
     again.seal()
     files = ledger.months(own.folder)
     assert len(files) == 2 and files[1].name == "2099-01.jsonl"
-    found = audit.verify(own.folder, owner.certificate)
+    found = verify.verify(own.folder, owner.certificate)
     kinds = [
         [ledger.decode(line).entry.__struct_config__.tag for line in file.read_bytes().splitlines()]
         for file in files
@@ -115,7 +116,7 @@ def test_a_line_has_its_number_and_the_chain_goes_on_over_processes_and_months(
         ["start", "type", "message", "message", "seal"],
     ]
     assert (found.damage, found.notes, found.lines, found.seals, found.sealed) == ([], [], 13, 2, 13)
-    alone = audit.verify(files[1], owner.certificate)
+    alone = verify.verify(files[1], owner.certificate)
     assert alone.damage == [] and "begins with line 9" in alone.notes[0]
     assert stat.S_IMODE(own.folder.stat().st_mode) == 0o700
     for path in own.folder.iterdir():
@@ -216,8 +217,8 @@ def test_a_chain_written_anew_needs_the_key_and_the_noted_hash(
     own: Ledger, owner: Identity, tmp_path: Path
 ) -> None:
     path = fill(own, sessions=2)
-    head = audit.verify(own.folder, owner.certificate).head
-    assert audit.verify(own.folder, owner.certificate, head=head).damage == []
+    head = verify.verify(own.folder, owner.certificate).head
+    assert verify.verify(own.folder, owner.certificate, head=head).damage == []
     entries = [ledger.decode(line).entry for line in path.read_bytes().splitlines()]
     before, lines = ledger.ORIGIN, []
     for entry in entries:
@@ -233,17 +234,17 @@ def test_a_chain_written_anew_needs_the_key_and_the_noted_hash(
     shutil.rmtree(own.folder)
     fill(own_again := Ledger(own.folder, owner, "guest"), sessions=2)
     assert damage(own_again, owner) == []
-    assert "noted" in audit.verify(own.folder, owner.certificate, head=head).damage[0]
+    assert "noted" in verify.verify(own.folder, owner.certificate, head=head).damage[0]
     other = create(tmp_path / "other", "insurer")
-    said = audit.verify(own.folder, other.certificate).damage
+    said = verify.verify(own.folder, other.certificate).damage
     assert len(said) == 1 and "another certificate than the party's" in said[0]
     rotated = frozenset({owner.certificate.fingerprint})
-    assert audit.verify(own.folder, other.certificate, earlier=rotated).damage == []
+    assert verify.verify(own.folder, other.certificate, earlier=rotated).damage == []
     # Who has no key could leave the seals out: it is told. A process that had the old one open goes on.
     for path in own.folder.iterdir():
         path.unlink()
     own.append(passed(), "nothing")
-    assert audit.verify(own.folder, owner.certificate).notes == ["lines 1 to 3 are under no seal yet"]
+    assert verify.verify(own.folder, owner.certificate).notes == ["lines 1 to 3 are under no seal yet"]
 
 
 def cut_at_seals(own: Ledger) -> Iterator[int]:
@@ -267,15 +268,15 @@ def test_a_ledger_cut_back_to_an_earlier_seal_is_found(own: Ledger, owner: Ident
     own.seal()
     kept = ledger.kept_beside(owner.key_path.parent, "insurer", own.folder)
     assert kept.stat().st_mode & 0o777 == 0o600
-    whole = audit.verify(own.folder, owner.certificate, kept=kept)
+    whole = verify.verify(own.folder, owner.certificate, kept=kept)
     assert (whole.damage, whole.notes, whole.sealed) == ([], [], whole.last)
     cuts = 0
     for lines in cut_at_seals(own):
         cuts += 1
         assert damage(own, owner) == []  # the folder alone does not tell
-        (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+        (said,) = verify.verify(own.folder, owner.certificate, kept=kept).damage
         assert said == f"the ledger was cut off before line {whole.last}, the newest seal by {kept}"
-        (said,) = audit.verify(own.folder, owner.certificate, noted={whole.head: "in run x"}).damage
+        (said,) = verify.verify(own.folder, owner.certificate, noted={whole.head: "in run x"}).damage
         assert said.startswith("no line has the hash that was noted in run x: the ledger was cut back")
         again = Ledger(own.folder, owner, "guest")
         for go_on in (again.check, lambda again=again: again.append(passed(), "nothing")):
@@ -289,10 +290,10 @@ def test_a_ledger_cut_back_to_an_earlier_seal_is_found(own: Ledger, owner: Ident
     kept.unlink()
     fill(Ledger(own.folder, owner, "guest"), messages=40, sessions=2)
     kept.write_bytes(kept_away)
-    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    (said,) = verify.verify(own.folder, owner.certificate, kept=kept).damage
     assert f"line {whole.last} is not the newest seal that {kept} holds" in said
     kept.write_text("{}")
-    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    (said,) = verify.verify(own.folder, owner.certificate, kept=kept).damage
     assert said == f"{kept} is damaged: restore it from a backup, or remove it"
 
 
@@ -331,12 +332,12 @@ def test_a_ledger_that_was_moved_away_is_asked_after(own: Ledger, owner: Identit
     (note,) = again.notes
     (aside,) = ledger.replaced_of(kept)
     assert f"another ledger was in {own.folder} before: its newest seal is kept as {aside}" in note
-    (said,) = audit.verify(own.folder, owner.certificate, kept=kept).damage
+    (said,) = verify.verify(own.folder, owner.certificate, kept=kept).damage
     assert said.startswith("another ledger was here before, whose newest seal is line ")
     assert said.endswith(f"if it was moved away on purpose, remove {aside}")
-    assert audit.verify(own.folder.with_name("old"), owner.certificate).damage == []
+    assert verify.verify(own.folder.with_name("old"), owner.certificate).damage == []
     aside.unlink()
-    assert audit.verify(own.folder, owner.certificate, kept=kept).damage == []
+    assert verify.verify(own.folder, owner.certificate, kept=kept).damage == []
 
 
 def test_months_in_an_archive_are_no_cut(
@@ -378,7 +379,7 @@ def test_a_line_that_is_being_written_is_no_damage(
         os.close(handle)
 
     monkeypatch.setattr(locks.time, "sleep", written)
-    assert audit.verify(own.folder, owner.certificate).damage == []
+    assert verify.verify(own.folder, owner.certificate).damage == []
 
 
 def test_a_stopped_writer_is_named(
@@ -427,7 +428,7 @@ def test_a_torn_line_is_set_aside_by_the_next_start(own: Ledger, owner: Identity
         path.write_bytes(whole[:length])
         assert "is not finished" in damage(own, owner)[-1]
         Ledger(own.folder, owner, "guest").append(passed(), "nothing")
-        found = audit.verify(own.folder, owner.certificate)
+        found = verify.verify(own.folder, owner.certificate)
         assert found.damage == [] and "set aside" in found.notes[0] and len(found.notes) == 2
         (torn,) = own.folder.glob("*.torn-*")
         assert torn.read_bytes() == whole[len(whole) - last : length]
@@ -486,9 +487,9 @@ def test_processes_share_a_ledger_and_may_be_killed(own: Ledger, owner: Identity
         assert process.stdout is not None
         process.stdout.close()
     own.append(passed(kind="Last"), "nothing")
-    found = audit.verify(own.folder, owner.certificate)
+    found = verify.verify(own.folder, owner.certificate)
     assert found.damage == []
-    counts = Counter(row.type for row in audit.rows(own.folder))
+    counts = Counter(row.type for row in tables.rows(own.folder))
     assert counts["Last"] == 1 and all(counts[f"Kind{i}"] >= 80 for i in range(5))
 
 
@@ -555,9 +556,9 @@ def test_every_message_is_in_both_ledgers(request: pytest.FixtureRequest, name: 
     federation, sent = request.getfixturevalue(name)
     digests = {direction: Counter() for direction in ("sent", "received")}
     for party in federation.parties:
-        found = audit.verify(of(federation, party), load(federation.keys / party / party).certificate)
+        found = verify.verify(of(federation, party), load(federation.keys / party / party).certificate)
         assert (found.damage, found.notes) == ([], []) and found.sealed == found.last
-        for row in audit.rows(of(federation, party)):
+        for row in tables.rows(of(federation, party)):
             ends = (party, row.peer) if row.direction == "sent" else (row.peer, party)
             digests[row.direction][*ends, row.type, row.bytes, row.sha256] += 1
             assert row.reveals and "no such message" not in row.reveals
@@ -570,7 +571,7 @@ def test_every_message_is_in_both_ledgers(request: pytest.FixtureRequest, name: 
     parties = list(federation.parties)
     for i, one in enumerate(parties):
         for other in parties[:i]:
-            same = audit.compare(of(federation, one), of(federation, other))
+            same = compare.compare(of(federation, one), of(federation, other))
             assert (same.differences, same.in_flight) == ([], [])
             between = sum(set(m) >= {one, other} for m in wire)
             assert bool(same.messages) == bool(between)
@@ -585,7 +586,7 @@ def test_what_speaks_of_rows_is_a_field() -> None:
 
 def test_lines_say_job_purpose_and_rows(run: tuple[Federation, list[Sent]]) -> None:
     federation, _ = run
-    found = list(audit.rows(of(federation, "registry")))
+    found = list(tables.rows(of(federation, "registry")))
     jobs = {(row.task, row.job, row.purpose) for row in found if row.type != "Hello"}
     title = ("claims", "a test")
     assert jobs == {("align", None, None), ("train", *title), ("score", *title)}
@@ -631,20 +632,20 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
                 forger.append(entry, "nothing")
             elif isinstance(entry, Seal):
                 forger.seal()
-        assert audit.verify(folder, identity.certificate).damage == []
+        assert verify.verify(folder, identity.certificate).damage == []
         return folder
 
-    same = audit.compare(ours, forged("same", lambda _: None))
+    same = compare.compare(ours, forged("same", lambda _: None))
     assert (same.differences, same.in_flight) == ([], []) and same.messages > 50
     at = gradients[0]
-    without = audit.compare(ours, forged("without", lambda e: e.pop(at)))
+    without = compare.compare(ours, forged("without", lambda e: e.pop(at)))
     (said,) = without.differences
     assert "insurer's line" in said and "Direction" in said and "received from registry" in said
 
     def change(changed: list[ledger.Entry]) -> None:
         changed[at] = msgspec.structs.replace(changed[at], sha256=DIGEST)
 
-    said_both = audit.compare(ours, forged("changed", change)).differences
+    said_both = compare.compare(ours, forged("changed", change)).differences
     assert len(said_both) == 2 and any("registry's line" in text for text in said_both)
     received = [
         i
@@ -656,19 +657,19 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
         i, j = received[-4], received[-3]
         changed[i], changed[j] = changed[j], changed[i]
 
-    assert audit.compare(ours, forged("swapped", swap)).differences
+    assert compare.compare(ours, forged("swapped", swap)).differences
     session = entries[at].session
 
     def forget(changed: list[ledger.Entry]) -> None:
         changed[:] = [e for e in changed if getattr(e, "session", None) != session]
 
-    forgot = audit.compare(ours, forged("forgot", forget))
+    forgot = compare.compare(ours, forged("forgot", forget))
     assert len(forgot.differences) > 10 and forgot.in_flight == []
     # The end of a session may have been in flight when its connection broke: told, and no difference.
-    late = audit.compare(ours, forged("late", lambda e: e.pop(received[-1])))
+    late = compare.compare(ours, forged("late", lambda e: e.pop(received[-1])))
     assert late.differences == [] and len(late.in_flight) == 1
     with pytest.raises(DataError, match="both ledgers are insurer's"):
-        audit.compare(ours, ours)
+        compare.compare(ours, ours)
 
 
 def test_a_copy_for_a_peer_is_whole_and_shows_nothing_of_others(
@@ -678,28 +679,28 @@ def test_a_copy_for_a_peer_is_whole_and_shows_nothing_of_others(
     ours, copy = of(federation, "insurer"), tmp_path / "for-registry.jsonl"
     own = load(federation.keys / "insurer" / "insurer").certificate
     written = io.BytesIO()
-    assert audit.export_copy(ours, "registry", written) > 50
+    assert tables.export_copy(ours, "registry", written) > 50
     data = written.getvalue()
     copy.write_bytes(data)
     assert b"registry" in data and b'"peer":"bureau"' not in data and b"omitted" in data
-    found = audit.verify(copy, own)
+    found = verify.verify(copy, own)
     assert found.damage == [] and found.seals == found.lines - found.last + found.seals
-    same = audit.compare(copy, of(federation, "registry"))
+    same = compare.compare(copy, of(federation, "registry"))
     assert (same.differences, same.in_flight) == ([], []) and same.parties == ("insurer", "registry")
     rng = random.Random(1)
     lines = data.splitlines(keepends=True)
     last = max(i for i, line in enumerate(lines) if b'"seal"' in line)
     for i in [*rng.sample(range(1, last), 40), last]:
         copy.write_bytes(b"".join(lines[:i] + lines[i + 1 :]))
-        assert audit.verify(copy, own).damage, i
+        assert verify.verify(copy, own).damage, i
         position = rng.randrange(20, len(lines[i]) - 10)
         swapped = bytes([lines[i][position] ^ 1])
         line = lines[i][:position] + swapped + lines[i][position + 1 :]
         copy.write_bytes(b"".join([*lines[:i], line, *lines[i + 1 :]]))
-        assert audit.verify(copy, own).damage, i
+        assert verify.verify(copy, own).damage, i
     with pytest.raises(DataError, match="is a copy for registry"):
         copy.write_bytes(data)
-        audit.export_copy(copy, "registry", io.BytesIO())
+        tables.export_copy(copy, "registry", io.BytesIO())
 
 
 def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
@@ -726,7 +727,7 @@ def test_commands(run: tuple[Federation, list[Sent]], tmp_path: Path) -> None:
     assert vfl("export", party, "--out", out).exit_code == 0
     with out.open(newline="") as file:
         table = list(csv.DictReader(file))
-    assert len(table) == len(list(audit.rows(of(federation, "insurer"))))
+    assert len(table) == len(list(tables.rows(of(federation, "insurer"))))
     assert {row["purpose"] for row in table} == {"a test", ""}
     copied = tmp_path / "ledger"
     shutil.copytree(peer, copied)
@@ -761,7 +762,7 @@ def test_what_a_peers_runs_have_noted_finds_a_ledger_written_anew(
     own = Ledger(folder, load(guest.folder / "keys" / "insurer"), "guest")
     own.append(passed(), "nothing")
     own.seal()
-    assert audit.verify(folder).damage == []
+    assert verify.verify(folder).damage == []
     vfl("export", guest.file, "--peer", "registry", "--out", copy)
     for words in (("verify", copy, "--known", registry), ("verify", guest.file)):
         found = vfl(*words)
@@ -794,7 +795,7 @@ def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:
     )
     own.append(passed(own.append(asked, "")), "nothing")
     written = io.BytesIO()
-    assert audit.export_csv(own.folder, written) == 1
+    assert tables.export_csv(own.folder, written) == 1
     assert b",'=1+1," in written.getvalue()
 
 
@@ -832,15 +833,15 @@ def test_a_job_refused_and_a_host_killed_in_the_middle(tmp_path: Path, keys: Pat
         boost = JOB["secureboost"]
         assert made.guest.train({**JOB, "secureboost": {**boost, "min_child_rows": 5}}).code == 9
         theirs = of(made, "registry")
-        (stop,) = audit.rows(theirs, audit.Choice(type="Stop"))
+        (stop,) = tables.rows(theirs, tables.Choice(type="Stop"))
         assert (stop.direction, stop.job, stop.purpose) == ("sent", "claims", "a test")
         training = made.guest.start_train({**JOB, "secureboost": {**boost, "trees": 500}})
-        while not any(audit.rows(theirs, audit.Choice(type="Gradients"))):
+        while not any(tables.rows(theirs, tables.Choice(type="Gradients"))):
             assert training.process.poll() is None
             time.sleep(0.05)
         kill(made.serving["registry"])
         assert training.wait().code == 8
-        same = audit.compare(of(made, "insurer"), theirs)
+        same = compare.compare(of(made, "insurer"), theirs)
         assert same.differences == [] and same.sessions == 3
         for party in made.parties:
-            assert audit.verify(of(made, party)).damage == []
+            assert verify.verify(of(made, party)).damage == []

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vfl.learn.levels import Levels, levels_of, respelled, spelled_alike, tidied, tidy
-from vfl.party.config import DataSection
+from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
 

@@ -30,8 +30,9 @@ from sklearn.metrics import roc_auc_score
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
-from vfl.protocols.boost import guest_train
-from vfl.protocols.grower import Grower, Training
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import Grower
+from vfl.protocols.trees.training import guest_train
 
 ROOT = Path(__file__).resolve().parents[1]
 SAMPLES = ROOT / "data_samples"

@@ -5,9 +5,9 @@ import pytest
 
 from vfl.errors import DataError
 from vfl.learn.design import Design, Rules
-from vfl.party.config import GlmSection
 from vfl.party.linear import own_scores, prepared
-from vfl.protocols.glm_scoring import LinearPart
+from vfl.party.sections import GlmSection
+from vfl.protocols.linear.scoring import LinearPart
 
 ROWS = 200
 RNG = np.random.default_rng(0)

@@ -15,8 +15,8 @@ from vfl.crypto import group
 from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, stop_all, together
-from vfl.protocols import match_rates
-from vfl.protocols.match_rates import (
+from vfl.protocols.align import match_rates
+from vfl.protocols.align.match_rates import (
     MatchAnswer,
     MatchCounts,
     MatchSample,

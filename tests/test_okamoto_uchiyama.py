@@ -20,9 +20,11 @@ from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.errors import PeerError
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
-from vfl.protocols.bits import pack_bits, unpack_bits
-from vfl.protocols.boost import CandidateSums, Gradients, TreeStart, guest_train, host_train
-from vfl.protocols.key import Key, generate_key
+from vfl.protocols.common.bits import pack_bits, unpack_bits
+from vfl.protocols.common.key import Key, generate_key
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees.paillier import CandidateSums, Gradients, TreeStart
+from vfl.protocols.trees.training import guest_train, host_train
 
 SIZES = [2048, 3072, 4096]
 
@@ -303,7 +305,7 @@ def test_the_model_is_that_of_paillier():
 def test_the_guest_refuses_a_key_of_another_scheme():
     job = make_job(50, 1, 1, BoostParams(trees=1, depth=1))
     with pytest.raises(ValueError, match="a key of another scheme than encryption = 'paillier'"):
-        asyncio.run(guest_train([], job.blocks, job.rows, job.params, key()))
+        asyncio.run(guest_train([], job.blocks, job.rows, job.params, key=key()))
 
 
 def host_that_gets(message: Key) -> str:
@@ -313,7 +315,7 @@ def host_that_gets(message: Key) -> str:
     async def run() -> None:
         guest, host = MemoryPeer.pair("guest", "host")
         await guest.send(message)
-        await host_train(host, job.blocks["party1"], job.params, name="host", shown=str)
+        await host_train(host, job.blocks["party1"], job.params, Participant("host"), shown=str)
 
     with pytest.raises(PeerError) as caught:
         asyncio.run(run())
@@ -357,7 +359,7 @@ def test_what_a_host_is_told_of_sums_refused(scheme, wrong):
 
         other = asyncio.create_task(hostile())
         blocks = {"party0": job.blocks["party0"]}
-        await asyncio.gather(other, guest_train([to_host], blocks, job.rows, job.params, private))
+        await asyncio.gather(other, guest_train([to_host], blocks, job.rows, job.params, key=private))
 
     with pytest.raises(PeerError) as caught:
         asyncio.run(guest_and_host())

@@ -14,7 +14,7 @@ from federation import JOB, Party
 from room import Room
 
 from vfl.cli import main
-from vfl.jobs.alignment import listed
+from vfl.jobs.alignments import listed
 from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.identity import load

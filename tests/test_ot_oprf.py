@@ -12,9 +12,9 @@ from vfl.crypto.linear_code import LENGTH
 from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import ot_oprf
-from vfl.protocols.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
-from vfl.protocols.psi import AlignKey, AlignKeys, AlignStart
+from vfl.protocols.align import ot_oprf
+from vfl.protocols.align.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
+from vfl.protocols.align.psi import AlignKey, AlignKeys, AlignStart
 
 
 def entropy(seed):

@@ -16,8 +16,9 @@ import pytest
 
 from vfl.errors import DataError
 from vfl.party import identity, store
-from vfl.party.config import DataSection, Party, load_party
+from vfl.party.config import Party, load_party
 from vfl.party.output import Target, check_scores, columns_of, write_scores
+from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
 FILE = """

@@ -19,8 +19,8 @@ import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
 from vfl.estimators.bar import watched
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.protocols.glm import IterationDone
-from vfl.protocols.grower import TreeDone
+from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.trees.grower import TreeDone
 
 KINDS = (
     vfl.SecureBoost,

@@ -25,7 +25,9 @@ from vfl.jobs.offer import Name, Offer, PartyName
 from vfl.net import wire
 from vfl.net.wire import WireError
 from vfl.party import config
-from vfl.party.config import JOB_NAME, PARTY_NAME, Job, to_the_end
+from vfl.party.config import Job
+from vfl.party.config_values import to_the_end
+from vfl.party.config_words import JOB_NAME, PARTY_NAME
 from vfl.party.store import Store
 
 _CALLS = {"compile", "match", "search", "fullmatch", "sub", "subn", "split", "findall", "finditer"}

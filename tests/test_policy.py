@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from vfl.errors import ConfigError, ModelError, Refused
-from vfl.party.config import Job, PolicySection, load_party
+from vfl.party.config import Job, load_party
 from vfl.party.policy import (
     Usage,
     allowed_columns,
@@ -24,6 +24,7 @@ from vfl.party.policy import (
     check_score,
     last_day,
 )
+from vfl.party.sections import PolicySection
 
 DAY = datetime.date(2027, 6, 30)
 

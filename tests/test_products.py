@@ -15,8 +15,8 @@ from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.sums import Reserve, positional_sums
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.protocols import products
-from vfl.protocols.products import ROW_BITS, EncryptedProduct
+from vfl.protocols.linear import products
+from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
 
 KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)

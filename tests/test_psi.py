@@ -10,6 +10,7 @@ import os
 import random
 import time
 
+import arguments
 import msgspec
 import numpy as np
 import pytest
@@ -24,9 +25,9 @@ from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.party.ids import normalise
-from vfl.protocols import dh_oprf, fellows, oprf, ot_oprf, psi
-from vfl.protocols.dh_oprf import BlindedIds, EvaluatedIds
-from vfl.protocols.psi import (
+from vfl.protocols.align import dh_oprf, oprf, ot_oprf, psi
+from vfl.protocols.align.dh_oprf import BlindedIds, EvaluatedIds
+from vfl.protocols.align.psi import (
     AlignKey,
     AlignKeys,
     AlignStart,
@@ -36,6 +37,8 @@ from vfl.protocols.psi import (
     guest_align,
     host_align,
 )
+from vfl.protocols.common import fellows
+from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 KINDS = {
@@ -48,7 +51,18 @@ HOST = "host0"
 ENGINES = ["ecdh", "ot"]
 
 
-def align(sets, *, context=CONTEXT, watch=None, guest=None, hosts=None, **both):
+def guest(peers, ids, **options):
+    settings = arguments.psi_settings(options)
+    return guest_align(peers, ids, **{"context": CONTEXT} | options, settings=settings)
+
+
+def host(peer, ids, name=HOST, hosts=(), **options):
+    own = arguments.participant(name, hosts, options := {"context": CONTEXT} | options)
+    settings = arguments.psi_settings(options)
+    return host_align(peer, ids, own, **options, settings=settings)
+
+
+def align(sets, *, context=CONTEXT, watch=None, of_guest=None, of_hosts=None, **both):
     """Rows of every party, guest first; `hosts` are further arguments by host's number."""
     names = [f"host{j}" for j in range(len(sets) - 1)]
 
@@ -59,16 +73,16 @@ def align(sets, *, context=CONTEXT, watch=None, guest=None, hosts=None, **both):
                 to_host.observers.append(watch)
         return await together(
             [
-                guest_align([p[0] for p in pairs], sets[0], context=context, **both, **(guest or {})),
+                guest([p[0] for p in pairs], sets[0], context=context, **both, **(of_guest or {})),
                 *(
-                    host_align(
+                    host(
                         to_guest,
                         ids,
+                        name,
+                        names,
                         context=context,
-                        name=name,
-                        hosts=names,
                         **both,
-                        **(hosts or {}).get(j, {}),
+                        **(of_hosts or {}).get(j, {}),
                     )
                     for j, (name, (_, to_guest), ids) in enumerate(
                         zip(names, pairs, sets[1:], strict=True)
@@ -147,7 +161,7 @@ def test_several_chunks(monkeypatch, tmp_path, engine):
     seen = []
     rows = align(
         sets,
-        guest={"progress": lambda *step: seen.append(step)},
+        of_guest={"progress": lambda *step: seen.append(step)},
         engine=engine,
         scratch=tmp_path,  # large arrays in files, of which none is left
     )
@@ -293,8 +307,8 @@ def test_entropy_fixes_the_transcript(engine):
             [numbered(*range(20)), numbered(*range(5, 25))],
             context=context,
             engine=engine,
-            guest={"entropy": np.random.default_rng(1).bytes},
-            hosts={0: {"entropy": np.random.default_rng(2).bytes}},
+            of_guest={"entropy": np.random.default_rng(1).bytes},
+            of_hosts={0: {"entropy": np.random.default_rng(2).bytes}},
             watch=lambda direction, kind, payload: seen.append((kind, payload)),
         )
         return seen
@@ -325,10 +339,10 @@ def test_minimum():
     check(sets, align(sets, minimum=12))
     text = "the intersection has 12 rows, fewer than this party's minimum of 100"
     with pytest.raises(Refused, match=text) as refused:
-        align(sets, hosts={0: {"minimum": 100}})
+        align(sets, of_hosts={0: {"minimum": 100}})
     assert refused.value.for_peer == text
     with pytest.raises(Refused, match=text):
-        align(sets, guest={"minimum": 100})
+        align(sets, of_guest={"minimum": 100})
 
 
 def test_own_ids_are_checked():
@@ -435,7 +449,7 @@ def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
                 [
                     psi._share(key, ids)
                     for key in fellows.secrets_with_fellows(
-                        own, keys.public_keys, keys.signatures, names, name, context, None
+                        own, keys.public_keys, keys.signatures, Participant(name, names, context)
                     ).values()
                 ]
             )
@@ -488,8 +502,8 @@ def test_the_event_loop_stays_alive(engine):
         ids = numbered(*range(4000))
         await together(
             [
-                guest_align([to_host], ids, context=CONTEXT, engine=engine),
-                host_align(to_guest, ids, context=CONTEXT, name=HOST, engine=engine),
+                guest([to_host], ids, engine=engine),
+                host(to_guest, ids, engine=engine),
             ]
         )
         watching.cancel()
@@ -519,17 +533,17 @@ def signing(names):
 
 def test_signed_keys():
     sets = [numbered(*range(j, 20)) for j in range(4)]
-    check(sets, align(sets, hosts=signing(["host0", "host1", "host2"])))
+    check(sets, align(sets, of_hosts=signing(["host0", "host1", "host2"])))
 
 
 def test_unsigned_or_foreign_keys_are_refused():
     sets = [numbered(1, 2), numbered(1), numbered(1)]
     options = signing(["host0", "host1"])
     with pytest.raises(PeerError, match=r"guest broke the protocol.*AlignKeys"):
-        align(sets, hosts={0: options[0], 1: {}})
+        align(sets, of_hosts={0: options[0], 1: {}})
     foreign = signing(["host0", "host1"])
     with pytest.raises(PeerError, match=r"guest broke the protocol.*AlignKeys"):
-        align(sets, hosts={0: options[0], 1: foreign[1]})
+        align(sets, of_hosts={0: options[0], 1: foreign[1]})
 
 
 def test_what_a_host_signs_binds_run_hosts_name_and_key():
@@ -547,7 +561,7 @@ def test_what_a_host_signs_binds_run_hosts_name_and_key():
 def test_parties_of_different_engines_refuse_each_other(of_guest, of_host):
     sets = [numbered(1, 2), numbered(1, 2)]
     with pytest.raises(PeerError, match=r"broke the protocol: it sent \w+ where \w+ or Stop was due"):
-        align(sets, guest={"engine": of_guest}, hosts={0: {"engine": of_host}})
+        align(sets, of_guest={"engine": of_guest}, of_hosts={0: {"engine": of_host}})
 
 
 # Hostile peers.
@@ -560,7 +574,7 @@ def against_guest(script, ids=None, **options):
         to_host, to_guest = MemoryPeer.pair("guest", HOST)
         hostile = asyncio.create_task(script(to_guest))
         try:
-            return await guest_align([to_host], ids or numbered(1, 2, 3), context=CONTEXT, **options)
+            return await guest([to_host], ids or numbered(1, 2, 3), **options)
         finally:
             hostile.cancel()
             with contextlib.suppress(asyncio.CancelledError, VflError):
@@ -576,9 +590,7 @@ def against_host(script, ids=None, **options):
         to_host, to_guest = MemoryPeer.pair("guest", HOST)
         hostile = asyncio.create_task(script(to_host))
         try:
-            return await host_align(
-                to_guest, ids or numbered(1, 2, 3), context=CONTEXT, name=HOST, **options
-            )
+            return await host(to_guest, ids or numbered(1, 2, 3), **options)
         finally:
             hostile.cancel()
             with contextlib.suppress(asyncio.CancelledError, VflError):

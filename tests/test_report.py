@@ -42,7 +42,7 @@ from vfl.party.linear import Line
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import TreeStart
+from vfl.protocols.trees.paillier import TreeStart
 from vfl.report.evidence import Dependence
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.report.words import shares
@@ -683,7 +683,7 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
 
 
 def test_other_commands_do_not_wait_for_matplotlib() -> None:
-    code = "import sys, vfl.cli, vfl.jobs.guest, vfl.jobs.host; print('matplotlib' in sys.modules)"
+    code = "import sys, vfl.cli, vfl.jobs.training, vfl.jobs.host; print('matplotlib' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
 

@@ -60,12 +60,14 @@ from vfl.learn.glm import BlockState
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols import key
-from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.checkpoints import Checkpoints
-from vfl.protocols.glm import GuestFitState, HostFitState, guest_fit
-from vfl.protocols.grower import GuestTrees, HostTrees
-from vfl.protocols.hidden_glm import HiddenState
+from vfl.protocols.common import key
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.hidden import HiddenState
+from vfl.protocols.trees.grower import GuestTrees, HostTrees
+from vfl.protocols.trees.training import guest_train, host_train
 
 MATTER = Matter("digest", "claims", "aligned", "guest", ["a", "b"], "own")
 LEAD = "coordinator"
@@ -163,11 +165,17 @@ def of_trees(job: BoostJob, folder: Path) -> Run:
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         peers = [ends[host] for host in hosts]
         own = {name: blocks[name]}
-        return guest_train(peers, own, job.rows, job.params, KEY, checkpoints=kept)
+        course = GuestCourse(checkpoints=kept)
+        return guest_train(peers, own, job.rows, job.params, key=KEY, course=course)
 
     def host(own: str) -> Role:
         return lambda ends, kept, done: host_train(
-            ends[name], blocks[own], job.params, name=own, shown=str, checkpoints=kept
+            ends[name],
+            blocks[own],
+            job.params,
+            Participant(own),
+            shown=str,
+            course=HostCourse(checkpoints=kept),
         )
 
     roles = {name: guest, **{own: host(own) for own in hosts}}
@@ -180,7 +188,8 @@ def of_glm(job: GlmJob, folder: Path) -> Run:
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         own = {name: job.matrices[name]}
         peers = [ends[host] for host in hosts]
-        return guest_fit(peers, own, job.rows, job.params, GLM_KEY, checkpoints=kept)
+        course = GuestCourse(checkpoints=kept)
+        return guest_fit(peers, own, job.rows, job.params, key=GLM_KEY, course=course)
 
     def host(own: str) -> Role:
         return lambda ends, kept, done: job.host(ends[name], own, checkpoints=kept)

@@ -60,8 +60,8 @@ def test_what_draws_reports_is_not_imported() -> None:
 def test_only_a_message_that_is_not_there_takes_the_import_of_all() -> None:
     program = (
         "import sys, vfl.net.hello; from vfl.jobs.reveals import message_type; message_type('Hello')\n"
-        "print('vfl.protocols.hidden_glm' in sys.modules)\n"
+        "print('vfl.protocols.linear.hidden' in sys.modules)\n"
         "message_type('Gossip')\n"
-        "print('vfl.protocols.hidden_glm' in sys.modules)"
+        "print('vfl.protocols.linear.hidden' in sys.modules)"
     )
     assert printed(program) == ["False", "True"]

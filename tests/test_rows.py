@@ -15,13 +15,14 @@ from tables import Written, refused, write
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.alignment import ids_of
 from vfl.jobs.finding import Finding
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.table_check import check_table
-from vfl.party.config import DataSection, load_party
+from vfl.party.config import load_party
 from vfl.party.id_report import profile_ids
 from vfl.party.reading import settings_line
 from vfl.party.rows import below_header, rows_in_words
+from vfl.party.sections import DataSection
 from vfl.party.sources.opening import open_source
 from vfl.party.table import read_table
 

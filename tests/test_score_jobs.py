@@ -22,8 +22,9 @@ from vfl.jobs import resume, scoring
 from vfl.learn.losses import Floats
 from vfl.party import store
 from vfl.party.store import Store
-from vfl.protocols import glm_scoring
-from vfl.protocols import scoring as protocol
+from vfl.protocols.common import batches
+from vfl.protocols.linear import scoring as glm_scoring
+from vfl.protocols.trees import scoring as protocol
 
 ROWS = 24  # of a part in these tests
 FREQUENCY = {
@@ -47,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Tr
     room.federation.guest.settings["party"]["reconnect"] = 60
     room.patch(patch)
     patch.setattr(resume, "_PAUSE", 0.0)
-    for module in (protocol, glm_scoring, scoring):
+    for module in (batches, protocol, glm_scoring, scoring):
         patch.setattr(module, "ROWS", ROWS)
     room.align()
     models = {"trees": room.train(JOB), "linear": room.train(GLM_JOB)}
@@ -351,7 +352,7 @@ def test_an_id_that_is_called_as_a_column_of_the_output(trained: Trained) -> Non
 
 # A guest that stops for long when so many parts of eight rows are kept.
 SLOW_GUEST = """
-import time, vfl.cli, vfl.jobs.batch as batch, vfl.protocols.scoring as scoring
+import time, vfl.cli, vfl.jobs.batch as batch, vfl.protocols.trees.scoring as scoring
 scoring.ROWS = 8
 keep = batch.Batch.keep
 def slow(self, *args):

@@ -14,20 +14,12 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols import scoring
-from vfl.protocols.boost import guest_train
-from vfl.protocols.grower import GuestModel, HostModel, Training
-from vfl.protocols.scoring import (
-    Directions,
-    MissingDirections,
-    ScoreEnd,
-    ScoreRows,
-    ScoreStart,
-    all_scores,
-    guest_score,
-    host_score,
-    missing_values,
-)
+from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, all_scores, missing_values
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import scoring
+from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.scoring import Directions, MissingDirections, guest_score, host_score
+from vfl.protocols.trees.training import guest_train
 
 ROWS = 150
 

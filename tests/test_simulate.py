@@ -18,8 +18,8 @@ from vfl.errors import ConfigError, DataError, VflWarning
 from vfl.frames.features import Table
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
-from vfl.protocols.boost import guest_train
-from vfl.protocols.grower import Training
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.training import guest_train
 from vfl.simulate.parties import common_rows
 
 SETTINGS = {"trees": 3, "depth": 3, "learning_rate": 0.5}

@@ -26,8 +26,8 @@ from room import Room
 from vfl.cli import main
 from vfl.errors import DataError, ModelError, Refused
 from vfl.jobs import alignment as alignments
-from vfl.jobs import guest as trainings
-from vfl.jobs import scoring
+from vfl.jobs import own_table, scoring
+from vfl.jobs import training as trainings
 from vfl.jobs.connect import Office
 from vfl.jobs.doctor import examine
 from vfl.jobs.hints import hints_held
@@ -84,7 +84,7 @@ def command(guest: Party, name: str, *more: str) -> Result:
     with pytest.MonkeyPatch.context() as patch:
         for module in (alignments, trainings, scoring):
             patch.setattr(module, "hosts_of", nobody)
-        for module, reader in ((alignments, "read_table"), (trainings, "read_guest")):
+        for module, reader in ((own_table, "read_table"), (trainings, "read_guest")):
             patch.setattr(module, reader, nobody)  # nor is a table read for minutes first
         done = CliRunner().invoke(main, [name, str(guest.file), *words, *more])
     assert not reached

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.losses import GammaLoss, LogisticLoss, PoissonLoss
-from vfl.party.config import DataSection
 from vfl.party.output import write_scores
+from vfl.party.sections import DataSection
 from vfl.party.spreadsheet import unescaped
 from vfl.party.table import Table, read_table
 

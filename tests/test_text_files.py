@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tables import features, read, refused
 
-from vfl.party.config import DataSection
+from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
 ROWS = "id,x,y\nA,1,2\nB,2.5,3\nC,4,5\n"

@@ -28,13 +28,14 @@ from vfl.jobs.record import load_record
 from vfl.jobs.reveals import message_types
 from vfl.learn.binning import bin_columns
 from vfl.net.wire import Message, decode
-from vfl.party.config import DataSection, load_party
+from vfl.party.config import load_party
 from vfl.party.id_trials import OwnKey, attempts, trials
 from vfl.party.ids import normalise
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.boost import CandidateSums
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
+from vfl.protocols.trees.paillier import CandidateSums
 
 IDS = {"insurer": "plate", "registry": "registration", "bureau": "plate_no", "new": "plate"}
 ID_COLUMNS = ("vin", *IDS.values())

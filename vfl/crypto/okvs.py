@@ -15,7 +15,7 @@ of all of these. So the table solves n linear equations over GF(2):
        each the slot that it was peeled at.
 
 Decoding is linear: it is the XOR of the same slots whatever a slot holds. So `decode` also takes tables
-of wider slots than `encode` makes, such as a linear image of one (`vfl.protocols.ot_oprf`).
+of wider slots than `encode` makes, such as a linear image of one (`vfl.protocols.align.ot_oprf`).
 
 Given random values the table is uniform whatever the keys are: the equations are independent, each
 solution is as likely as any other. The table's size depends on n alone.

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vfl.errors import ConfigError
 from vfl.estimators.parameters import shown
-from vfl.protocols.grower import TreeDone
+from vfl.protocols.trees.grower import TreeDone
 
 Told = Callable[[Any], None]
 

@@ -44,12 +44,12 @@ from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Floats, Loss
 from vfl.learn.suspects import suspicions, tells_label
-from vfl.party.config import DataSection
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
+from vfl.party.sections import DataSection
 from vfl.party.sources.source import labels_in_words, row_labels
-from vfl.protocols.grower import Training
+from vfl.protocols.common.rows import Training
 from vfl.simulate.method import GUEST, Engine, Method
 from vfl.simulate.parties import Known, score, train
 from vfl.text import counted

@@ -1,6 +1,6 @@
 """Generalised linear models over the columns of several parties, at the optimum of all columns.
 
-Source: Yang et al., arXiv 1911.09824, with L-BFGS across parties (`vfl.protocols.glm`).
+Source: Yang et al., arXiv 1911.09824, with L-BFGS across parties (`vfl.protocols.linear.fitting`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.warnings import warn
 from vfl.learn.losses import FAMILIES
 from vfl.learn.params import GlmParams
-from vfl.party.config import GlmSection
 from vfl.party.linear import COLUMNS, lines
-from vfl.protocols.glm_scoring import LinearPart
+from vfl.party.sections import GlmSection
+from vfl.protocols.linear.scoring import LinearPart
 from vfl.simulate.fitting import Fitting
 from vfl.simulate.method import GUEST, Engine, Method
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vfl.errors import ConfigError, UnknownParameter
 from vfl.frames.features import hint
-from vfl.party.config import expected
+from vfl.party.config_errors import expected
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")

@@ -24,9 +24,9 @@ from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
 from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
 from vfl.party.store import replacing
-from vfl.protocols.glm import IterationDone
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm
-from vfl.protocols.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
 from vfl.simulate.method import GUEST
 
 G = TypeVar("G", bound=GuestModel | GuestGlm)

@@ -1,6 +1,6 @@
 """Gradient-boosted trees over the columns of several parties.
 
-Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.boost`).
+Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.trees.paillier`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -24,7 +24,7 @@ from vfl.errors import DataError
 from vfl.frames.tables import SHOWN
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
-from vfl.party.config import did_you_mean
+from vfl.party.config_errors import did_you_mean
 from vfl.party.id_cells import whole_text
 from vfl.party.reading import Reading
 from vfl.party.sources.numerals import parse

@@ -3,7 +3,7 @@
 An alignment is kept by each party with what finds its rows again in a table that has changed since
 (party/keys.py: identities). It may be extended: what is matched stays, the rest is matched anew, under
 another name, so that models of the earlier one stay of use. How rows are matched is written in
-protocols/join.py, what that means for people in docs/alignment.md.
+protocols/align/join.py, what that means for people in docs/alignment.md.
 """
 
 import asyncio
@@ -11,50 +11,54 @@ import contextlib
 import re
 import secrets
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
-from typing import Any
 
 import numpy as np
 
-from vfl.errors import ConfigError, DataError, ModelError, Refused
+from vfl.errors import ConfigError, DataError, ModelError
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import accept_offer, check_offer, offer_to
+from vfl.jobs.admission import (
+    accept,
+    alone,
+    check_asked,
+    count_ids,
+    fresh_name,
+    matching_of,
+    psi_settings,
+)
+from vfl.jobs.agreement import offer_to
+from vfl.jobs.alignments import check_keys, check_parties, made_on, made_with, named_alignment
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, few, guest_diagnosis, host_diagnosis
-from vfl.jobs.halves import Alignment, ids_digest, load_alignment, save_alignment
-from vfl.jobs.names import JOB_LENGTH, resolve_model
-from vfl.jobs.offer import Accept, Kept, Matching, Offer, new_run, stamp
+from vfl.jobs.halves import Alignment, save_alignment
+from vfl.jobs.names import JOB_LENGTH
+from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
+from vfl.jobs.own_table import read_guest, table_of
 from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.losses import Loss
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
-from vfl.party.config import JOB_NAME, DataSection, Engine, JoinKind, PolicySection
+from vfl.party.config_values import Engine, JoinKind
+from vfl.party.config_words import JOB_NAME
 from vfl.party.id_report import unmended
 from vfl.party.id_trials import OwnKey
-from vfl.party.ids import disagreement
-from vfl.party.keys import Stands, TableIds, all_keys, found, identities
+from vfl.party.keys import TableIds, found, identities
 from vfl.party.policy import (
     Usage,
-    allowed_columns,
     check_age,
     check_align,
     check_intersection,
-    check_join,
     check_repeats,
-    last_day,
     today,
 )
-from vfl.party.store import Kind, Store
-from vfl.party.table import Table, read_table
-from vfl.protocols.join import (
+from vfl.party.store import Store
+from vfl.party.table import Table
+from vfl.protocols.align.join import (
     Integers,
     Matched,
-    Means,
     guest_drop,
     guest_inner,
     guest_left,
@@ -65,8 +69,8 @@ from vfl.protocols.join import (
     host_match,
     numbered,
 )
-from vfl.protocols.match_rates import MatchStart
-from vfl.protocols.psi import AlignKey, AlignStart
+from vfl.protocols.align.match_rates import MatchStart
+from vfl.protocols.align.psi import AlignKey, AlignStart
 from vfl.text import counted
 
 
@@ -184,9 +188,9 @@ def _settled(office: Office, store: Store, plan: Plan) -> _Settled:
     earlier, base = None, plan.name
     join = plan.join or own.join
     if plan.extend is not None:
-        earlier = _named(store, plan.extend or None)
-        _check_parties(office, earlier)
-        _check_keys(earlier, data)
+        earlier = named_alignment(store, plan.extend or None)
+        check_parties(office, earlier)
+        check_keys(earlier, data)
         if not earlier.key:
             raise ModelError(
                 f"alignment {earlier.name} was made by an earlier version of vfl and cannot be "
@@ -324,7 +328,8 @@ class _Guest:
         return await guest_match(
             hosts,
             self.ids.keys,
-            means_of(self.office, offer, apart, self.show),
+            context=offer.run + apart,
+            settings=psi_settings(self.office, offer, self.show),
             start=start,
             many=data.duplicates == "keep",
         )
@@ -361,14 +366,16 @@ class _Guest:
 async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
     """A host's part; what it came to, in words."""
     policy, matching = office.party.policy, offer.matching
-    asked(office, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids")
+    check_asked(
+        office, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids"
+    )
     check_align(policy, peer.name, today(), matching.engine, matching.join)
     table, ids = await table_of(office, offer)
     store = Store(office.party.party.store)
     name = fresh_name(store, "alignment", offer.alignment)
     earlier = None
     if matching.extends is not None:
-        earlier = _made_with(office, store, peer, offer, matching.extends)
+        earlier = made_with(office, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
     usage = Usage(office.party.party.store)
     usage.count(policy, peer.name, "alignments", 1, today())
@@ -378,12 +385,11 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_again, earlier, 0, ids))
     left = matching.join == "left"
-    own = office.party.name
     matched = await host_match(
         peer,
         ids.keys,
-        means_of(office, offer, own.encode() if left else b"", show, [own] if left else offer.hosts),
-        name=own,
+        alone(office, offer) if left else office.participant(offer.hosts, offer.run),
+        settings=psi_settings(office, offer, show),
         start=start,
     )
     agreed = await _diagnosed(office, peer, offer, table, show)
@@ -479,299 +485,6 @@ def _again(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
     of_row = np.append(number, -1)[at]
     key = np.append(earlier.keys[channel].astype(np.int64), -1)[at]
     return Matched(of_row, np.where(of_row < 0, -1, key), count)
-
-
-# Finding an alignment again.
-
-
-def guest_alignment(office: Office, store: Store, name: str | None) -> Alignment:
-    """An alignment to train on, None for the latest.
-
-    Raises ModelError when there is none, or it does not fit the table's keys or the parties any more.
-    """
-    alignment = _named(store, name)
-    _check_keys(alignment, office.party.data)
-    _check_parties(office, alignment)
-    return alignment
-
-
-def host_alignment(office: Office, store: Store, peer: Peer, offer: Offer, ids: TableIds) -> Alignment:
-    """The alignment that the offer names, if it is with this guest, these hosts and this table's rows,
-    with its rows in the table as it is now. Raises ModelError and Refused."""
-    if offer.alignment is None:
-        raise peer.breach("an Offer to train without an alignment")
-    alignment = _made_with(office, store, peer, offer, offer.alignment)
-    check_age(office.party.policy, alignment.name, made_on(store, alignment), today())
-    check_join(office.party.policy, alignment.join)
-    try:
-        return refreshed(alignment, ids, office.party.data.path.name)
-    except ModelError as error:
-        raise ModelError(
-            str(error),
-            for_peer=f"its table changed since alignment {alignment.name}: run `vfl align --extend`"
-            if alignment.key
-            else f"its table changed since alignment {alignment.name}: run `vfl align` again",
-        ) from None
-
-
-def refreshed(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
-    """An alignment with its rows in the table as it is now.
-
-    Raises ModelError when rows of it are gone, or one of them has become several.
-    """
-    if is_of(alignment, ids):
-        return alignment
-    if not alignment.key or alignment.digests is None:
-        raise ModelError(
-            f"{file} has other ids (or another order) than when alignment {alignment.name} was made: "
-            "run `vfl align` again"
-        )
-    rows = found(ids, bytes.fromhex(alignment.key), alignment.digests).rows
-    if gone := int((rows < 0).sum()):
-        raise ModelError(
-            f"{file} has {gone:,} of the rows of alignment {alignment.name} no more, or in another "
-            f"number: run `vfl align --extend {alignment.name}`, which leaves them out"
-        )
-    if alignment.matched is None:  # a host's: an identity for each of its rows
-        rows = np.append(rows, -1)[numbered(alignment.rows)[0]]
-    return replace(alignment, rows=rows)
-
-
-def is_of(alignment: Alignment, ids: TableIds) -> bool:
-    """Whether the table has the same ids in the same rows as when it was aligned."""
-    if alignment.key:
-        return alignment.ids == ids.digest
-    return not alignment.fallback and alignment.ids == ids_digest(ids.keys[0].ids)
-
-
-def made_on(store: Store, alignment: Alignment) -> date:
-    """The day (UTC) on which an alignment was made or extended."""
-    if alignment.made:
-        return datetime.fromisoformat(alignment.made).date()
-    return datetime.fromtimestamp(store.path("alignment", alignment.name).stat().st_mtime, UTC).date()
-
-
-def listed(store: Store, policy: PolicySection) -> list[dict[str, Any]]:
-    """All alignments of a party that can be read, the oldest first, for `vfl alignments`."""
-    rows: list[dict[str, Any]] = []
-    for name in store.names("alignment"):
-        try:
-            alignment = load_alignment(store, name)
-        except ModelError as error:
-            rows.append({"name": name, "made": "", "error": str(error)})
-            continue
-        days = [d for d in (alignment.days, policy.alignment_days) if d is not None]
-        last = last_day(made_on(store, alignment), min(days, default=None))
-        rows.append(
-            {
-                "name": name,
-                "made": alignment.made or made_on(store, alignment).isoformat(),
-                "rows": len(alignment.rows),
-                "known": int((alignment.rows >= 0).sum()),
-                "parties": list(alignment.parties),
-                "join": alignment.join,
-                "engine": alignment.engine,
-                "keys": [list(rule) for rule in alignment.rules],
-                "many": alignment.many,
-                "by_key": {who: list(counts) for who, counts in alignment.by_key.items()},
-                "extends": alignment.extends,
-                "expires": None if last is None else last.isoformat(),
-                "expired": last is not None and last < today(),
-            }
-        )
-    return sorted(rows, key=lambda row: (row["made"], row["name"]))
-
-
-def _named(store: Store, name: str | None) -> Alignment:
-    if name is None:
-        if not store.names("alignment"):
-            raise ModelError("there is no alignment yet: run `vfl align` first")
-        name = store.latest("alignment")
-    return load_alignment(store, resolve_model(store, name, "alignment"))
-
-
-def _check_parties(office: Office, alignment: Alignment) -> None:
-    changed = [n for n, print_ in alignment.parties.items() if not office.same_party(n, print_)]
-    if changed:
-        raise ModelError(
-            f"alignment {alignment.name} was made with another certificate of {' and '.join(changed)}: "
-            "align again"
-        )
-
-
-def _check_keys(alignment: Alignment, data: DataSection) -> None:
-    if alignment.rules != [key.normalise for key in data.keys]:
-        raise ModelError(
-            f"alignment {alignment.name} was made by other keys, or other rules for ids, than [data] "
-            "has: align again"
-        )
-
-
-def _made_with(office: Office, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
-    """The host's alignment of that name, if it is with this guest and these hosts."""
-    if name not in store.names("alignment"):
-        raise ModelError(
-            f"there is no alignment {name} here",
-            for_peer=f"it has no alignment {name}: run `vfl align` again",
-        )
-    alignment = load_alignment(store, name)
-    if not office.same_party(peer.name, alignment.guest) or set(alignment.parties) != {
-        peer.name,
-        *offer.hosts,
-    }:
-        raise Refused(f"alignment {alignment.name} was made with other parties")
-    rules = [tuple(offer.normalise), *map(tuple, offer.matching.fallback)]
-    if offer.task == "align" and (
-        (alignment.join, alignment.many) != (offer.matching.join, offer.matching.many)
-        or alignment.rules != rules
-        or not alignment.key
-    ):
-        raise Refused(f"alignment {alignment.name} joins rows in another way: align anew")
-    return alignment
-
-
-# What alignments, trainings and batches have in common.
-
-
-def known_rows(rows: Integers) -> int:
-    """How many rows of a party's own an alignment, or part of it, is of."""
-    return len(np.unique(rows[rows >= 0]))
-
-
-def read_guest(
-    data: DataSection, *, show: Show, loss: Loss | None = None, unused: Collection[str] = ()
-) -> tuple[Table, TableIds]:
-    """The guest's table, with its label if there is a `loss` to check it, and its ids.
-
-    unused: uses of columns that the job does without.
-    """
-    table = read_table(data, role="guest", need_label=loss is not None, loss=loss, unused=unused)
-    for warning in table.warnings:
-        show.say(f"note: {warning}")
-    return table, ids_of(table, data)
-
-
-def read_host(
-    office: Office, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
-) -> tuple[Table, TableIds]:
-    """A host's table, of which one row stands for all with the same id, and its ids.
-
-    expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
-    """
-    data = office.party.data
-    table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
-    if expect is None:
-        features = allowed_columns(office.party.policy, table.features, table.path.name, table.faults)
-        table = replace(table, features=features)
-    ids = ids_of(table, data)
-    if data.duplicates != "refuse" and data.duplicates != "keep":
-        table = table.aggregated(ids.group, data.duplicates, data.aggregate)
-    return table, ids
-
-
-def ids_of(table: Table, data: DataSection) -> TableIds:
-    """The ids of a table by all keys of its party file."""
-    rule = data.duplicates
-    stands: Stands = "first"
-    if rule == "refuse" or rule == "keep" or rule == "last":
-        stands = rule
-    rules = [key.normalise for key in data.keys]
-    return all_keys(
-        table.by_key(data),
-        rules,
-        stands,
-        data.empty,
-        table.path.name,
-        data.id_readings,
-        table.row_numbers,
-    )
-
-
-async def table_of(
-    office: Office,
-    offer: Offer,
-    expect: Sequence[str] | None = None,
-    needed: Collection[str] | None = None,
-) -> tuple[Table, TableIds]:
-    """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
-    keys = office.party.data.keys
-    why = disagreement(
-        office.party.name,
-        [key.normalise for key in keys],
-        [offer.normalise, *offer.matching.fallback],
-        ([len(key.id) for key in keys], offer.matching.columns),
-    )
-    if why is not None:
-        raise Refused(why)
-    # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(read_host, office, expect, needed)
-
-
-def matching_of(
-    data: DataSection,
-    *,
-    engine: Engine = "ecdh",
-    join: JoinKind = "inner",
-    many: bool = False,
-    extends: str | None = None,
-) -> Matching:
-    """What a guest's Offer says of its keys and of how rows are matched."""
-    return Matching(
-        [list(key.normalise) for key in data.fallback],
-        [len(key.id) for key in data.keys],
-        engine,
-        join,
-        many,
-        extends,
-    )
-
-
-def means_of(office: Office, offer: Offer, apart: bytes, show: Show, hosts: Sequence[str] = ()) -> Means:
-    """How ids are matched in a job; `apart` names the host where each is asked apart."""
-    signs = bool(hosts) and not apart
-    return Means(
-        offer.run + apart,
-        offer.matching.engine,
-        Store(office.party.party.store).scratch(),
-        show.progress,
-        office.identity.sign if signs else None,
-        office.verify if signs else None,
-        hosts,
-    )
-
-
-def asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:
-    """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
-    show.say(f"{peer.name} asks to {what}")
-    check_offer(office, peer, offer)
-
-
-async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Any:
-    """Count the job, which starts here, and tell the guest that this host takes part.
-
-    A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.
-    """
-    Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
-    return await accept_offer(office, peer, offer, rows)
-
-
-def fresh_name(store: Store, kind: Kind, name: str | None) -> str:
-    """The name for a new document. Raises Refused when it is taken: nothing is overwritten."""
-    if name is None or name in store.names(kind):
-        raise Refused(f"the {kind} that the guest names exists already at the host")
-    return name
-
-
-def count_ids(peer: Peer, policy: PolicySection, usage: Usage) -> None:
-    """Count ids as the guest announces them, before any is looked for."""
-
-    def count(direction: str, kind: str, payload: bytes) -> None:
-        if (direction, kind) == ("received", AlignStart.__name__):
-            message = decode(payload, [AlignStart])
-            many = message.ids if isinstance(message, AlignStart) else 0
-            usage.count(policy, peer.name, "ids", max(0, many), today())
-
-    peer.observers.append(count)
 
 
 def ambiguities(matched: Sequence[Matched]) -> list[str]:

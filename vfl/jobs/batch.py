@@ -18,10 +18,10 @@ import numpy as np
 from vfl import __version__
 from vfl.errors import DataError, ModelError
 from vfl.jobs.halves import AnyGuestHalf
-from vfl.party.config import DataSection
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
-from vfl.protocols.bits import Mask
-from vfl.protocols.scoring import ScoredPart
+from vfl.protocols.common.batches import ScoredPart
+from vfl.protocols.common.bits import Mask
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,15 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING
 
+from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
+from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
+from vfl.jobs.telling import telling
 from vfl.net.certificates import fingerprint, in_words
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import (
@@ -28,10 +30,7 @@ from vfl.party.ledger import FOLDER, Ledger
 from vfl.party.revocation import RevocationList, Revoked, refuse_revoked
 from vfl.party.rotation import formerly
 from vfl.party.store import Store
-
-if TYPE_CHECKING:
-    from vfl.jobs.journal import Journal
-
+from vfl.protocols.common.participant import Participant, Resources
 
 OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest first message
 PERIOD = 60.0  # seconds between two lines about many refused connections
@@ -67,12 +66,22 @@ class Office:
         return cls(party, identity, pinned, before)
 
     @cached_property
-    def journal(self) -> "Journal":
+    def journal(self) -> Journal:
         """What writes this party's ledger."""
-        from vfl.jobs.journal import Journal  # which knows messages of jobs, and they an office
-
         store = self.party.party.store
         return Journal(Ledger(store / FOLDER, self.identity, self.party.role), Store(store))
+
+    def participant(
+        self,
+        hosts: Sequence[str],
+        context: bytes,
+        minimum: int = 1,
+        operations: Operations | None = None,
+    ) -> Participant:
+        """This party as a host of a run with these hosts; it signs as the party of its certificate."""
+        party, own = self.party, self.identity
+        resources = Resources(party.party.machine, operations)
+        return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources)
 
     @property
     def credentials(self) -> Credentials:
@@ -380,16 +389,6 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        try:
+        async with telling(hosts, VflError("", for_peer="it was interrupted by its operator")):
             yield hosts
-        except VflError as error:
-            await stop_all(hosts, error)
-            raise
-        except asyncio.CancelledError:
-            await stop_all(hosts, VflError("", for_peer="it was interrupted by its operator"))
-            raise
-        except Exception:
-            await stop_all(hosts, VflError("", for_peer="it failed with an error of its own"))
-            raise
-        else:
-            await together([host.close() for host in hosts])
+        await together([host.close() for host in hosts])

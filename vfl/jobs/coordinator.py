@@ -8,64 +8,39 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, TypeVar
+from typing import TypeVar
 
 from vfl.errors import (
     ConfigError,
-    PeerError,
     PeerLost,
-    PeerStopped,
     PeerUnreachable,
     Refused,
     VflError,
-    fault,
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, no_job, warn_daily
 from vfl.jobs.findings import words_of
 from vfl.jobs.names import JOB_LENGTH
-from vfl.jobs.offer import Kept, Signature, Terms, stamp
+from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
+from vfl.jobs.telling import serving_on, telling, while_here
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
-from vfl.net.wire import KIB, Message
 from vfl.party.config import Job, Party
 from vfl.party.store import Store
-from vfl.protocols.hidden_glm import coordinator_fit
-from vfl.protocols.key import generate_key
+from vfl.protocols.common.key import generate_key
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.hidden import BlindIteration, coordinator_fit
 from vfl.text import counted
 
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
 _JOIN = 60.0  # seconds for which a session may be without a job
-
-
-class Join(Message, frozen=True):
-    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
-    of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
-    is about, as all of them have signed it."""
-
-    terms: Terms
-    signatures: list[Signature]  # in the order of Terms.signers
-    job: bytes  # canonical
-    limit: ClassVar[int] = 128 * KIB
-
-    @property
-    def parties(self) -> list[str]:
-        """All who hold data, the guest first."""
-        return self.terms.signers
-
-
-class Gathered(Message, frozen=True):
-    """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
-    what they agreed to."""
-
-    signature: Signature
 
 
 def check_coordinator(party: Party, name: str) -> str:
@@ -99,42 +74,18 @@ async def coordinator_of(
     address = check_coordinator(office.party, name)
     terms = agreement.terms
     join = Join(terms, [agreement.signatures[signer] for signer in terms.signers], job)
-    session = await _while_here(hosts, office.dial(name, address, wait, show))
-    try:
+    session = await while_here(hosts, office.dial(name, address, wait, show))
+    cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
+    async with telling([session], cancelled):
         check_role(session, "coordinator")
         await session.send(join)
-        gathered = await _while_here(hosts, session.recv(Gathered))
+        gathered = await while_here(hosts, session.recv(Gathered))
         if not office.pinned[name].verify(gathered.signature, terms.statement):
             raise session.breach("Gathered with a signature that does not hold")
         agreement.add(name, gathered.signature)
         _bind(session, join)
         yield session
-    except VflError as error:
-        await stop_all([session], error)
-        raise
-    except asyncio.CancelledError:
-        cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
-        await stop_all([session], cancelled)
-        raise
-    except Exception:
-        await stop_all([session], VflError("", for_peer="it failed with an error of its own"))
-        raise
-    else:
-        await session.close()
-
-
-async def _while_here(hosts: Sequence[Peer], work: Coroutine[Any, Any, T]) -> T:
-    """The work's outcome; ends early when a host is gone, who may have said why."""
-    working = asyncio.create_task(work)
-    try:
-        while not working.done():
-            await asyncio.wait([working], timeout=0.5)
-            for host in hosts:
-                if isinstance(host, WebSocketPeer) and host.lost and not working.done():
-                    raise host.last_words(PeerLost(f"{host.name} is gone"))
-        return working.result()
-    finally:
-        working.cancel()
+    await session.close()
 
 
 def _bind(peer: Peer, join: Join) -> None:
@@ -193,53 +144,47 @@ async def _session(
 ) -> None:
     """One party's session: who comes last leads the job, the others' sessions wait for its end."""
     try:
-        try:
-            async with asyncio.timeout(_JOIN):
-                join = await peer.recv(Join)
-        except PeerLost:
-            return  # connected to see whether this party is there
-        except TimeoutError:
-            await stop_all([peer], no_job(peer, _JOIN))
-            return
-        office.check_not_revoked([peer.name])
-        await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
-        job = _checked(office, peer, join)
-        gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
-        if gathering.join != join:
-            raise peer.breach("a Join of another job than the other parties'")
-        if peer.name in gathering.came:
-            raise peer.breach("a second Join")
-        gathering.came[peer.name] = peer
-        if not gathering.missing:
-            del gatherings[join.terms.run]
-            await _lead(office, gathering, job, show)
-        elif error := await _wait(peer, gathering, gatherings, patience):
-            if gathering.error is None:  # the first to see it says it
-                gathering.error = error
-                gathering.done.set()
-                show.say(f"job ended: {error}")
-            await stop_all([peer], error)
-    except (PeerStopped, PeerLost) as error:
-        show.say(f"job ended: {error}")
-    except VflError as error:
-        _say_ended(show, error)
-        await stop_all([peer], error)
-    except asyncio.CancelledError:
-        await stop_all([peer], VflError("", for_peer="it is shutting down", passing=True))
-        raise
-    except Exception as error:
-        # A bug here must not end the service for the next job.
-        show.say(f"error: {fault(error)}")
-        await stop_all([peer], VflError(""))
+        async with serving_on([peer], show):
+            await _attend(office, peer, gatherings, show, patience)
     finally:
         with contextlib.suppress(PeerLost):
             await peer.close()
         office.journal.seal(show.say)
 
 
-def _say_ended(show: Show, error: VflError) -> None:
-    not_ours = isinstance(error, PeerError | PeerStopped | PeerLost | Refused)
-    show.say(f"{'job ended' if not_ours else 'error'}: {error}")
+async def _attend(
+    office: Office,
+    peer: WebSocketPeer,
+    gatherings: dict[bytes, _Gathering],
+    show: Show,
+    patience: float,
+) -> None:
+    try:
+        async with asyncio.timeout(_JOIN):
+            join = await peer.recv(Join)
+    except PeerLost:
+        return  # connected to see whether this party is there
+    except TimeoutError:
+        await stop_all([peer], no_job(peer, _JOIN))
+        return
+    office.check_not_revoked([peer.name])
+    await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
+    job = _checked(office, peer, join)
+    gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
+    if gathering.join != join:
+        raise peer.breach("a Join of another job than the other parties'")
+    if peer.name in gathering.came:
+        raise peer.breach("a second Join")
+    gathering.came[peer.name] = peer
+    if not gathering.missing:
+        del gatherings[join.terms.run]
+        await _lead(office, gathering, job, show)
+    elif error := await _wait(peer, gathering, gatherings, patience):
+        if gathering.error is None:  # the first to see it says it
+            gathering.error = error
+            gathering.done.set()
+            show.say(f"job ended: {error}")
+        await stop_all([peer], error)
 
 
 def _checked(office: Office, peer: Peer, join: Join) -> Job:
@@ -293,67 +238,67 @@ async def _wait(
 
 async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> None:
     """The job, with all its parties here; whatever ends it, all are told."""
-    join, started, operations = gathering.join, time.monotonic(), Counter[str]()
-    parties = [gathering.came[name] for name in join.parties]
-    store = Store(office.party.party.store)
+    parties = [gathering.came[name] for name in gathering.join.parties]
     try:
-        show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
-        agreement = Agreement.of(office, join.terms, join.signatures)
-        own = office.identity.sign(join.terms.statement)
-        agreement.add(office.party.name, own)
-        await together([party.send(Gathered(own)) for party in parties])
-        for party in parties:
-            _bind(party, join)
-        key = await asyncio.to_thread(generate_key, job.glm)
-        converged = await coordinator_fit(
-            parties,
-            job.glm,
-            job.job.family == "logistic",
-            key,
-            machine=office.party.party.machine,
-            operations=operations,
-            progress=lambda i, of, gradient: show.progress(
-                f"{job.name}: gradient {gradient:.1e}, at most {counted(of, 'iteration')}", i, None
-            ),
-            done=join.terms.done,
-        )
-        # A model that says the same of every row is none: the guest finds that out, and others do.
-        found = words_of((await gathering.came[join.terms.guest].recv(Kept)).found)
-        for text in found:
-            show.say(f"note: {text}")
-        account = Account.of(started, parties, operations)
-        record = Record(
-            _record_name(store, job, join.terms),
-            office.party.name,
-            office.party.role,
-            join.parties,
-            job.settings,
-            "",
-            0,
-            now(),
-            account,
-            agreement=agreement,
-            warnings=found,
-        )
-        save_record(store, record)
-        sent, received = (sum(of.values()) for of in (account.sent, account.received))
-        show.say(
-            f"coordinated {job.name} in {account.seconds:.1f} s: "
-            f"{'converged' if converged else 'not converged'}; sent {counted(sent, 'byte')}, "
-            f"received {received:,}"
-        )
-    except VflError as error:
-        _say_ended(show, error)
-        await stop_all(parties, error)
-    except asyncio.CancelledError:
-        await stop_all(parties, VflError("", for_peer="it is shutting down", passing=True))
-        raise
-    except Exception as error:
-        # A bug here must not end the service for the next job.
-        show.say(f"error: {fault(error)}")
-        await stop_all(parties, VflError(""))
+        async with serving_on(parties, show):
+            await _fit(office, gathering.join, parties, job, show)
     finally:
         gathering.done.set()
+
+
+async def _fit(
+    office: Office, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show
+) -> None:
+    started, operations = time.monotonic(), Counter[str]()
+    store = Store(office.party.party.store)
+    show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
+    agreement = Agreement.of(office, join.terms, join.signatures)
+    own = office.identity.sign(join.terms.statement)
+    agreement.add(office.party.name, own)
+    await together([party.send(Gathered(own)) for party in parties])
+    for party in parties:
+        _bind(party, join)
+    key = await asyncio.to_thread(generate_key, job.glm)
+
+    def follow(done: BlindIteration) -> None:
+        most = counted(done.of, "iteration")
+        show.progress(f"{job.name}: gradient {done.gradient:.1e}, at most {most}", done.iteration, None)
+
+    converged = await coordinator_fit(
+        parties,
+        job.glm,
+        job.job.family == "logistic",
+        key,
+        Resources(office.party.party.machine, operations),
+        progress=follow,
+        done=join.terms.done,
+    )
+    # A model that says the same of every row is none: the guest finds that out, and others do.
+    (guest,) = (party for party in parties if party.name == join.terms.guest)
+    found = words_of((await guest.recv(Kept)).found)
+    for text in found:
+        show.say(f"note: {text}")
+    account = Account.of(started, parties, operations)
+    record = Record(
+        _record_name(store, job, join.terms),
+        office.party.name,
+        office.party.role,
+        join.parties,
+        job.settings,
+        "",
+        0,
+        now(),
+        account,
+        agreement=agreement,
+        warnings=found,
+    )
+    save_record(store, record)
+    sent, received = (sum(of.values()) for of in (account.sent, account.received))
+    show.say(
+        f"coordinated {job.name} in {account.seconds:.1f} s: "
+        f"{'converged' if converged else 'not converged'}; sent {counted(sent, 'byte')}, "
+        f"received {received:,}"
+    )
 
 
 def _record_name(store: Store, job: Job, terms: Terms) -> str:

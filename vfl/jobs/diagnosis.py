@@ -16,7 +16,7 @@ from vfl.party.id_trials import (
     named_alike,
     trials,
 )
-from vfl.protocols.match_rates import MatchStart, Rate, guest_match_rates, host_match_rates
+from vfl.protocols.align.match_rates import MatchStart, Rate, guest_match_rates, host_match_rates
 
 FEW = 0.5  # of the smaller table's ids: when fewer match, the guest asks for a diagnosis
 

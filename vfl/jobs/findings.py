@@ -16,9 +16,10 @@ from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Obstacle
-from vfl.protocols.bits import Mask
-from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, Training
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.scoring import GuestGlm
+from vfl.protocols.trees.grower import GuestModel
 from vfl.text import counted
 
 _VANISHED = 1e-6  # no two predictions differ by more: relative, or of the label's deviation

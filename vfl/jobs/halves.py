@@ -18,10 +18,10 @@ from vfl.errors import ModelError
 from vfl.learn.drift import Profile
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.party.config import Engine, JoinKind
+from vfl.party.config_values import Engine, JoinKind
 from vfl.party.store import Store
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm
-from vfl.protocols.grower import GuestModel, HostModel
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.trees.grower import GuestModel, HostModel
 
 T = TypeVar("T")
 G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)

@@ -8,15 +8,15 @@ import msgspec
 
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import DataError, VflError
-from vfl.jobs.coordinator import Join
-from vfl.jobs.offer import Offer
+from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
-from vfl.party.config import JOB_NAME, to_the_end
+from vfl.party.config_values import to_the_end
+from vfl.party.config_words import JOB_NAME
 from vfl.party.ledger import Asked, Ledger, Passed, Way
 from vfl.party.store import Store
-from vfl.protocols.key import Key
+from vfl.protocols.common.key import Key
 
 _RUN = 12  # hex digits of a run's name, of which the first six are in its models'
 _KEYS = 64  # runs whose key's width is known

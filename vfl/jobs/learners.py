@@ -1,6 +1,5 @@
 """The guest's part of training, by kind of model: what is prepared alone, what is done with hosts."""
 
-import asyncio
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -26,15 +25,16 @@ from vfl.net.peer import Peer
 from vfl.party.config import Job, Party
 from vfl.party.linear import prepared
 from vfl.party.store import Store
-from vfl.protocols.boost import guest_train
-from vfl.protocols.checkpoints import Checkpoints, State
-from vfl.protocols.glm import Fit, GuestFitState, IterationDone, guest_fit
-from vfl.protocols.glm_scoring import GuestGlm
-from vfl.protocols.grower import GuestModel, GuestTrees, Training, TreeDone
-from vfl.protocols.hidden_glm import HiddenState, hidden_guest_fit
-from vfl.protocols.key import generate_key
-from vfl.protocols.lattice_boost import lattice_guest_train
-from vfl.protocols.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import Fit, GuestFitState, IterationDone, guest_fit
+from vfl.protocols.linear.hidden import BlindIteration, HiddenState, hidden_guest_fit
+from vfl.protocols.linear.scoring import GuestGlm
+from vfl.protocols.trees.grower import GuestModel, GuestTrees, TreeDone
+from vfl.protocols.trees.training import guest_train
 from vfl.text import counted
 
 S = TypeVar("S", bound=State)
@@ -69,7 +69,8 @@ class Learner(ABC):
 
     params: BoostParams | GlmParams
 
-    def __init__(self) -> None:
+    def __init__(self, show: Show) -> None:
+        self._show = show
         self.news = News()
         self.others: list[Peer] = []
         """Those of the run's sessions that are beside those with hosts."""
@@ -83,6 +84,9 @@ class Learner(ABC):
     def curve(self) -> list[dict[str, float | None]]:
         """The losses, of each tree or iteration."""
         return self.news.curve
+
+    def _receiving_hints(self, done: int, of: int) -> None:
+        self._show.progress("receiving hints", done, of)
 
     def begin(self, run: Run, kind: type[S]) -> Checkpoints[S]:
         """Where the run goes on from; what there is to tell of it so far. Raises ModelError."""
@@ -119,9 +123,9 @@ class _Trees(Learner):
     def __init__(
         self, params: BoostParams, party: Party, features: Features, rows: Training, show: Show
     ) -> None:
-        super().__init__()
+        super().__init__(show)
         self.params: BoostParams = params
-        self._party, self._rows, self._show = party, rows, show
+        self._party, self._rows = party, rows
         monotone = party.data.monotone
         binned = bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
         self._own = {party.name: binned}
@@ -138,30 +142,14 @@ class _Trees(Learner):
         checkpoints = self.begin(run, GuestTrees)
         kept = [] if checkpoints.last is None else checkpoints.last.trees
         self._split = any(tree.branches for tree in kept)
-        if self.params.encryption == "lattice":
-            model, score = await lattice_guest_train(
-                hosts,
-                self._own,
-                self._rows,
-                self.params,
-                shelf=run.hints("secureboost"),
-                progress=self._tree,
-                hint_progress=lambda done, of: self._show.progress("receiving hints", done, of),
-                operations=operations,
-                checkpoints=checkpoints,
-            )
-        else:
-            model, score = await guest_train(
-                hosts,
-                self._own,
-                self._rows,
-                self.params,
-                key=await asyncio.to_thread(generate_key, self.params),
-                machine=self._party.party.machine,
-                progress=self._tree,
-                operations=operations,
-                checkpoints=checkpoints,
-            )
+        model, score = await guest_train(
+            hosts,
+            self._own,
+            self._rows,
+            self.params,
+            resources=Resources(self._party.party.machine, operations),
+            course=GuestCourse(self._tree, checkpoints, run.hints("secureboost"), self._receiving_hints),
+        )
         if not any(tree.branches for tree in model.trees):
             raise none_kept() if self._split else self._no_split()
         return model, score
@@ -197,9 +185,9 @@ class _Linear(Learner):
     def __init__(
         self, params: GlmParams, party: Party, features: Features, rows: Training, show: Show
     ) -> None:
-        super().__init__()
+        super().__init__(show)
         self.params: GlmParams = params
-        self._party, self._rows, self._show = party, rows, show
+        self._party, self._rows = party, rows
         self._design, self._matrix = prepared(
             party.data.path.name, features, rows.train, party.glm, params.alpha
         )
@@ -221,19 +209,13 @@ class _Linear(Learner):
         if self.params.coordinator is not None:
             return await self._hidden(hosts, run, self.params.coordinator, operations)
         checkpoints = self.begin(run, GuestFitState)
-        lattice = self.params.encryption == "lattice"
         return await guest_fit(
             hosts,
             {self._party.name: self._matrix},
             self._rows,
             self.params,
-            key=None if lattice else await asyncio.to_thread(generate_key, self.params),
-            machine=self._party.party.machine,
-            operations=operations,
-            shelf=run.hints("glm"),
-            progress=self._iteration,
-            hint_progress=lambda done, of: self._show.progress("receiving hints", done, of),
-            checkpoints=checkpoints,
+            resources=Resources(self._party.party.machine, operations),
+            course=GuestCourse(self._iteration, checkpoints, run.hints("glm"), self._receiving_hints),
         )
 
     async def _hidden(
@@ -252,10 +234,8 @@ class _Linear(Learner):
             self._matrix,
             self._rows,
             self.params,
-            machine=party.party.machine,
-            operations=operations,
-            progress=self._blind_iteration,
-            checkpoints=checkpoints,
+            Resources(party.party.machine, operations),
+            GuestCourse(self._blind_iteration, checkpoints),
         )
         free = int(self.params.fit_intercept)
         return Fit(
@@ -284,10 +264,11 @@ class _Linear(Learner):
         expected = expected_iterations(done, first, self.params.tolerance)
         self._show.progress(news, done.iteration, expected)
 
-    def _blind_iteration(self, iteration: int, of: int, gradient: float) -> None:
-        self.curve.append({"gradient": gradient})
+    def _blind_iteration(self, done: BlindIteration) -> None:
+        self.curve.append({"gradient": done.gradient})
+        most = counted(done.of, "iteration")
         self._show.progress(
-            f"fitting, gradient {gradient:.1e}, at most {counted(of, 'iteration')}", iteration, None
+            f"fitting, gradient {done.gradient:.1e}, at most {most}", done.iteration, None
         )
 
     def _say_how_it_ended(self, fit: Fit) -> None:

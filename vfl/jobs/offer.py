@@ -13,14 +13,9 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import (
-    JOB_NAME,
-    PARTY_NAME,
-    Engine,
-    JoinKind,
-    canonical_settings,
-    to_the_end,
-)
+from vfl.party.config import canonical_settings
+from vfl.party.config_values import Engine, JoinKind, to_the_end
+from vfl.party.config_words import JOB_NAME, PARTY_NAME
 
 Name = Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
 PartyName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]
@@ -143,6 +138,29 @@ class Kept(Message, frozen=True):
 
     days: Annotated[int, msgspec.Meta(ge=1)] | None = None
     found: Annotated[list[Word], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
+
+
+class Join(Message, frozen=True):
+    """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
+    of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
+    is about, as all of them have signed it."""
+
+    terms: Terms
+    signatures: list[Signature]  # in the order of Terms.signers
+    job: bytes  # canonical
+    limit: ClassVar[int] = 128 * KIB
+
+    @property
+    def parties(self) -> list[str]:
+        """All who hold data, the guest first."""
+        return self.terms.signers
+
+
+class Gathered(Message, frozen=True):
+    """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
+    what they agreed to."""
+
+    signature: Signature
 
 
 def bind(peer: Peer, offer: Offer) -> None:

@@ -18,7 +18,7 @@ from vfl.learn.binning import Monotone
 from vfl.learn.losses import Floats, Integers
 from vfl.party.config import Party
 from vfl.party.store import Store
-from vfl.protocols.bits import Mask
+from vfl.protocols.common.bits import Mask
 
 _ARRAYS = ("rows", "label", "weight", "exposure")
 

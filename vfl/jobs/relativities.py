@@ -8,11 +8,11 @@ from vfl.errors import ModelError
 from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load_half
 from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
-from vfl.party.config import Role
+from vfl.party.config_values import Role
 from vfl.party.linear import COLUMNS, Line, lines
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 
 
 def lines_of(half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None = None) -> list[Line]:

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
-from vfl.jobs.alignment import ids_of, is_of
+from vfl.jobs.alignments import is_of
 from vfl.jobs.halves import AnyGuestHalf, GuestHalf, HostHalf, load_alignment, load_half
 from vfl.jobs.names import resolve_model
+from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_type, reveals
@@ -29,7 +30,7 @@ from vfl.party.config import Party
 from vfl.party.output import Target
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.grower import GuestModel, HostModel
+from vfl.protocols.trees.grower import GuestModel, HostModel
 from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.text import level_order

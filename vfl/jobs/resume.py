@@ -1,7 +1,7 @@
 """Training that goes on where it was when a party was killed, lost or out of disk.
 
 Each party keeps a document of kind "checkpoint" under the model's name from the first step on: what the
-run is about, and its last states (protocols/checkpoints.py). It goes when the model is kept, and
+run is about, and its last states (protocols/common/checkpoints.py). It goes when the model is kept, and
 with it those of earlier runs of the same job. A guest that loses a peer connects to all again and goes
 on by itself (`persevere`); one that was killed is started again with the same command and finds its
 checkpoint.
@@ -24,7 +24,7 @@ from vfl.jobs.show import Show
 from vfl.learn.binning import Features
 from vfl.party.config import Job, Party, canonical_settings
 from vfl.party.store import Store
-from vfl.protocols.checkpoints import Checkpoints, State
+from vfl.protocols.common.checkpoints import Checkpoints, State
 
 T = TypeVar("T")
 S = TypeVar("S", bound=State)

@@ -11,9 +11,9 @@ import vfl.net
 import vfl.protocols
 from vfl.net.wire import Message
 
-# Messages are defined in these rooms, and in these modules of a room that has much else.
+# Messages are defined in these rooms, and in this module of a room that has much else.
 _ROOMS = (vfl.net, vfl.protocols)
-_MODULES = ("vfl.jobs.coordinator", "vfl.jobs.offer")
+_MODULES = ("vfl.jobs.offer",)
 
 UNKNOWN = "this version of vfl has no such message"
 
@@ -23,7 +23,7 @@ def message_types() -> dict[str, type[Message]]:
     """All messages of this version by name, whichever of their modules have been imported so far."""
     names = list(_MODULES)
     for room in _ROOMS:
-        names += [module.name for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}.")]
+        names += [module.name for module in pkgutil.walk_packages(room.__path__, f"{room.__name__}.")]
     for name in names:
         importlib.import_module(name)
     return _imported()

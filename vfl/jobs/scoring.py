@@ -1,4 +1,4 @@
-"""The guest's batch job: score a file of rows part by part, and go on after whatever ended a run."""
+"""A batch, the guest and a host side by side: scored in parts, and gone on with after a run ended."""
 
 import asyncio
 import time
@@ -12,15 +12,35 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from vfl.errors import ConfigError, DataError, ModelError, PeerStopped, VflError
+from vfl.errors import (
+    ConfigError,
+    DataError,
+    ModelError,
+    PeerStopped,
+    Refused,
+    VflError,
+)
 from vfl.jobs.account import Account
+from vfl.jobs.admission import (
+    accept,
+    alone,
+    check_asked,
+    count_ids,
+    matching_of,
+    psi_settings,
+)
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.alignment import matching_of, means_of
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
-from vfl.jobs.halves import AnyGuestHalf, GuestHalf, load_half
+from vfl.jobs.halves import (
+    AnyGuestHalf,
+    GuestHalf,
+    HostHalf,
+    load_half,
+)
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
+from vfl.jobs.own_table import table_of
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
@@ -28,18 +48,27 @@ from vfl.learn.explain import check_covers, reasons
 from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
-from vfl.party.config import DataSection, Party
+from vfl.net.wire import decode
+from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
 from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
+from vfl.party.policy import (
+    Usage,
+    check_batch,
+    check_score,
+    today,
+)
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.party.unknown_levels import check_of_host, check_own, of_host
-from vfl.protocols.checkpoints import to_the_end
-from vfl.protocols.glm_scoring import guest_glm_score
-from vfl.protocols.grower import GuestModel
-from vfl.protocols.join import KeyIds, guest_match
-from vfl.protocols.scoring import ROWS, ScoredPart, UnknownLevels, guest_score
+from vfl.protocols.align.join import KeyIds, guest_match, host_match
+from vfl.protocols.common.batches import ROWS, ScoredPart, ScoreRows, UnknownLevels
+from vfl.protocols.common.checkpoints import to_the_end
+from vfl.protocols.linear.scoring import guest_glm_score, host_glm_score
+from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")
@@ -297,7 +326,8 @@ class _Job:
                 guest_match(
                     [host],
                     keys,
-                    means_of(self.office, offer, host.name.encode(), self.show),
+                    context=offer.run + host.name.encode(),
+                    settings=psi_settings(self.office, offer, self.show),
                     many=True,
                 )
                 for host in hosts
@@ -468,3 +498,62 @@ def _check_parties(office: Office, half: AnyGuestHalf) -> None:
                 f"model {half.name} was trained with another {name} (its certificate differs from the "
                 "one in the party file)"
             )
+
+
+_NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log has the details)"
+
+
+async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
+    policy, usage = office.party.policy, Usage(office.party.party.store)
+    check_asked(office, peer, offer, show, f"score a batch with {offer.model}")
+    check_score(policy, peer.name, today(), offer.matching.engine)
+    half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
+    if not office.same_party(peer.name, half.guest):
+        raise Refused(f"model {half.name} was not trained with this {peer.name}")
+    if policy.columns is not None and not set(half.columns) <= set(policy.columns):
+        raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
+    try:
+        table, ids = await table_of(office, offer, half.columns, half.needed)
+    except DataError as error:
+        raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
+    for column in table.faults:
+        show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
+    await accept(office, peer, offer)
+    count_ids(peer, policy, usage)
+    settings = psi_settings(office, offer, show)
+    rows = (await host_match(peer, ids.keys, alone(office, offer), settings=settings)).rows
+    check_batch(policy, len(rows))
+    # These are the rows that it will be asked for.
+    features, unknown = await asyncio.to_thread(respelled, table.take(rows), half.levels)
+    strange = say_unknown_levels(show, unknown, half.levels)
+    await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
+
+    def follow(done: int, of: int) -> None:
+        show.progress("scoring", done, of)
+
+    def count(direction: str, kind: str, payload: bytes) -> None:
+        """Rows as they are asked for, before any answer."""
+        if (direction, kind) == ("received", ScoreRows.__name__):
+            message = decode(payload, [ScoreRows])
+            many = len(message.places) // 4 if isinstance(message, ScoreRows) else 0
+            usage.count(policy, peer.name, "scored_rows", many, today())
+
+    peer.observers.append(count)
+    if isinstance(half.model, HostModel):
+        scored = await host_score(peer, half.model, features, len(rows), follow, unknown_levels=strange)
+    else:
+        part = half.model.part
+        scores = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
+        say_unseen(show, scores.unseen, half.levels)
+        shows = policy.show_names and policy.explain
+        scored = await host_glm_score(
+            peer,
+            part,
+            features,
+            scores.rows,
+            scores.missing,
+            follow,
+            show_columns=shows,
+            unknown_levels=strange,
+        )
+    return f"scored {counted(scored, 'row')} for {peer.name}"

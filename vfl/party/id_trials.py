@@ -16,10 +16,10 @@ from typing import Literal
 
 import msgspec
 
-from vfl.party.config import DataSection
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import by_column, clean, in_words, unversioned
-from vfl.protocols.match_rates import Rate, Trial
+from vfl.party.sections import DataSection
+from vfl.protocols.align.match_rates import Rate, Trial
 
 Cells = Sequence[str | None]
 Steps = tuple[str, ...]

@@ -14,7 +14,7 @@ from vfl.errors import DataError
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import normalise
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
-from vfl.protocols.join import KeyIds
+from vfl.protocols.align.join import KeyIds
 from vfl.text import counted
 
 WIDTH = 16  # bytes of an identity

@@ -10,9 +10,10 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.design import MISSING, Covariate, Design, Matrix, Rules
 from vfl.learn.losses import Floats, Link
-from vfl.party.config import GlmSection, did_you_mean
-from vfl.protocols.bits import Mask
-from vfl.protocols.glm_scoring import GuestGlm, HostGlm, LinearPart
+from vfl.party.config_errors import did_you_mean
+from vfl.party.sections import GlmSection
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.text import OrderKey, level_order
 
 INTERCEPT = "(intercept)"

@@ -15,7 +15,10 @@ import msgspec
 
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.learn.binning import Features
-from vfl.party.config import Engine, Job, JoinKind, Party, PolicySection, did_you_mean
+from vfl.party.config import Job, Party
+from vfl.party.config_errors import did_you_mean
+from vfl.party.config_values import Engine, JoinKind
+from vfl.party.sections import PolicySection
 from vfl.party.store import in_turn, make_folder, replacing
 from vfl.text import counted
 

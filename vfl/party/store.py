@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError, Refused
-from vfl.party.config import JOB_NAME, did_you_mean
+from vfl.party.config_errors import did_you_mean
+from vfl.party.config_words import JOB_NAME
 from vfl.party.locks import Held, forget, lock, present
 
 Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]

@@ -22,8 +22,10 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import suspicions
-from vfl.party.config import Aggregate, DataSection, Role, did_you_mean
+from vfl.party.config_errors import did_you_mean
+from vfl.party.config_values import Aggregate, Role
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
+from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source

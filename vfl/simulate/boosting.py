@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.frames.features import Rows, Table, hint
@@ -14,11 +13,15 @@ from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
-from vfl.protocols.boost import guest_train, host_train
-from vfl.protocols.grower import GuestModel, HostModel, Training, row_bits
-from vfl.protocols.lattice_boost import lattice_guest_train, lattice_host_train
-from vfl.protocols.scoring import all_scores, guest_score, host_score
-from vfl.simulate.method import GUEST, Fitted, Method, Progress, Session
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.training import guest_train, host_train
+from vfl.simulate.method import GUEST, Fitted, Method, Progress
 from vfl.text import counted
 
 
@@ -42,36 +45,30 @@ class Boosting(Method):
     ) -> tuple[GuestModel, Floats]:
         blocks = {name: self._binned(name, own, params) for name, own in features.items()}
         try:
-            row_bits(len(rows.label), params)
+            quantisation_of(len(rows.label), params)
         except ValueError as error:
             raise ConfigError(
                 f"encryption={params.encryption!r} is not for so many rows: {error}"
             ) from None
-        return await guest_train([], blocks, rows, params, progress=done)
+        return await guest_train([], blocks, rows, params, course=GuestCourse(done))
 
     async def guest(
         self,
         hosts: list[Peer],
         features: Features,
         rows: Training,
-        key: PrivateKey | None,
         machine: Machine,
         done: Progress,
     ) -> tuple[GuestModel, Floats]:
         own = {GUEST: self._binned(GUEST, features, self.params)}
-        if hosts and self.params.encryption == "lattice":
-            return await lattice_guest_train(hosts, own, rows, self.params, progress=done)
-        return await guest_train(hosts, own, rows, self.params, key=key, machine=machine, progress=done)
-
-    async def host(self, session: Session, features: Features, rows: int, machine: Machine) -> HostModel:
-        binned = self._binned(session.name, features, self.params)
-        if self.params.encryption == "lattice":
-            return await lattice_host_train(
-                session.guest, binned, self.params, name=session.name, shown=str
-            )
-        return await host_train(
-            session.guest, binned, self.params, name=session.name, shown=str, machine=machine
+        resources = Resources(machine)
+        return await guest_train(
+            hosts, own, rows, self.params, resources=resources, course=GuestCourse(done)
         )
+
+    async def host(self, guest: Peer, own: Participant, features: Features, rows: int) -> HostModel:
+        binned = self._binned(own.name, features, self.params)
+        return await host_train(guest, binned, self.params, own, shown=str)
 
     async def guest_scores(
         self, hosts: list[Peer], model: GuestModel, table: Table, places: list[Rows]

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
@@ -15,20 +14,22 @@ from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
-from vfl.party.config import GlmSection
 from vfl.party.linear import own_scores, prepared
-from vfl.protocols.glm import guest_fit, host_fit
-from vfl.protocols.glm_plain import plain_fit
-from vfl.protocols.glm_scoring import (
+from vfl.party.sections import GlmSection
+from vfl.protocols.common.batches import all_scores
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import HostFit, HostFitState, guest_fit, host_fit
+from vfl.protocols.linear.plain import plain_fit
+from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
     LinearPart,
     guest_glm_score,
     host_glm_score,
 )
-from vfl.protocols.grower import Training
-from vfl.protocols.scoring import all_scores
-from vfl.simulate.method import GUEST, Fitted, Method, Progress, Session
+from vfl.simulate.method import GUEST, Fitted, Method, Progress
 
 
 @dataclass(frozen=True)
@@ -61,32 +62,28 @@ class Fitting(Method):
         hosts: list[Peer],
         features: Features,
         rows: Training,
-        key: PrivateKey | None,
         machine: Machine,
         done: Progress,
     ) -> tuple[GuestGlm, Floats]:
         design, matrix = self._prepared(GUEST, features, len(rows.label))
         fit = await guest_fit(
-            hosts, {GUEST: matrix}, rows, self.params, key=key, machine=machine, progress=done
+            hosts,
+            {GUEST: matrix},
+            rows,
+            self.params,
+            resources=Resources(machine),
+            course=GuestCourse(done),
         )
         parties = (GUEST, *(host.name for host in hosts))
         return GuestGlm.of(parties, design, fit.coefficients[GUEST], fit), fit.score
 
-    async def host(self, session: Session, features: Features, rows: int, machine: Machine) -> HostGlm:
-        design, matrix = self._prepared(session.name, features, rows)
-        ended: list[bool] = []
-        coefficients = await host_fit(
-            session.guest,
-            rows,
-            lambda training: matrix,
-            self.params,
-            name=session.name,
-            hosts=session.hosts,
-            context=session.context,
-            machine=machine,
-            keep=lambda _, converged: ended.append(converged),
-        )
-        return HostGlm(LinearPart(design, tuple(coefficients.tolist())), ended[0])
+    async def host(self, guest: Peer, own: Participant, features: Features, rows: int) -> HostGlm:
+        design, matrix = self._prepared(own.name, features, rows)
+        kept: list[HostFit] = []
+        course = HostCourse[HostFit, HostFitState](kept.append)
+        await host_fit(guest, rows, lambda training: matrix, self.params, own, course)
+        (fit,) = kept
+        return HostGlm(LinearPart(design, tuple(fit.coefficients.tolist())), fit.converged)
 
     async def guest_scores(
         self, hosts: list[Peer], model: GuestGlm, table: Table, places: list[Rows]

@@ -7,13 +7,13 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer
-from vfl.protocols.grower import Training
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
 
 GUEST = "guest"
 """The name of the party with the labels."""
@@ -21,16 +21,6 @@ GUEST = "guest"
 Engine = Literal["plain", "protocol"]
 Progress = Callable[[Any], None]
 """Told of each tree (TreeDone) or iteration (IterationDone)."""
-
-
-@dataclass(frozen=True)
-class Session:
-    """A host's session with the guest in a training."""
-
-    guest: Peer
-    name: str
-    hosts: list[str]
-    context: bytes
 
 
 @dataclass(frozen=True)
@@ -61,14 +51,13 @@ class Method(ABC):
         hosts: list[Peer],
         features: Features,
         rows: Training,
-        key: PrivateKey | None,
         machine: Machine,
         done: Progress,
     ) -> tuple[Any, Floats]:
         """The guest's half, and the score of every row."""
 
     @abstractmethod
-    async def host(self, session: Session, features: Features, rows: int, machine: Machine) -> Any:
+    async def host(self, guest: Peer, own: Participant, features: Features, rows: int) -> Any:
         """A host's half."""
 
     @abstractmethod

@@ -18,10 +18,10 @@ from vfl.learn.levels import Levels, respelled
 from vfl.learn.losses import BadLabel, Floats
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.unknown_levels import check_of_host, check_own, in_any, notes, strange
-from vfl.protocols.grower import Training
-from vfl.protocols.key import generate_key
-from vfl.protocols.psi import guest_align, host_align
-from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress, Session
+from vfl.protocols.align.psi import guest_align, host_align
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -129,30 +129,26 @@ async def _apart(
 ) -> Trained:
     """Each party in its role, over memory."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
+    own_of = [Participant(name, names, context, resources=Resources(machine)) for name in names]
     pairs = [MemoryPeer.pair(GUEST, name) for name in names]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
 
     rows = common_rows([guest])
     if hosts:
         aligning = [
-            host_align(
-                to_guest, table.ids, context=context, name=table.name, hosts=names, allow_empty=True
-            )
-            for (_, to_guest), table in zip(pairs, hosts, strict=True)
+            host_align(to_guest, table.ids, own, allow_empty=True)
+            for (_, to_guest), table, own in zip(pairs, hosts, own_of, strict=True)
         ]
-        own = guest_align(peers, guest.ids, context=context, allow_empty=True)
-        rows = _in_order(await together([own, *aligning]))
+        asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
+        rows = _in_order(await together([asking, *aligning]))
     rows = _checked(rows)
     drawn = _checked_shares(method, whole, rows[0])
     features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
-    key = None
-    if hosts and method.params.encryption != "lattice":
-        key = await asyncio.to_thread(generate_key, method.params)
     roles: list[Coroutine[Any, Any, Any]] = [
-        method.guest(peers, features[GUEST], drawn, key, machine, done),
+        method.guest(peers, features[GUEST], drawn, machine, done),
         *(
-            method.host(Session(to_guest, name, names, context), features[name], len(rows[0]), machine)
-            for name, (_, to_guest) in zip(names, pairs, strict=True)
+            method.host(to_guest, own, features[own.name], len(rows[0]))
+            for own, (_, to_guest) in zip(own_of, pairs, strict=True)
         ),
     ]
     (model, score), *halves = await together(roles)
@@ -268,9 +264,8 @@ async def _score(
             distinct = Table(GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids))
             return common_rows([distinct, table])
         own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
-        theirs = host_align(
-            to_guest, table.ids, context=context, name=table.name, hosts=[table.name], allow_empty=True
-        )
+        apart = Participant(table.name, [table.name], context)
+        theirs = host_align(to_guest, table.ids, apart, allow_empty=True)
         return await together([own, theirs])
 
     rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])

@@ -12,9 +12,11 @@ from vfl.text import counted
 
 if TYPE_CHECKING:
     from vfl.jobs.account import Account
-    from vfl.jobs.guest import Trained
     from vfl.jobs.scoring import Scored
-    from vfl.party.audit import Comparison, Row, Total, Verdict
+    from vfl.jobs.training import Trained
+    from vfl.party.audit.compare import Comparison
+    from vfl.party.audit.tables import Row, Total
+    from vfl.party.audit.verify import Verdict
     from vfl.party.id_report import Counts, IdColumn, IdReport
     from vfl.party.linear import Line
 
@@ -33,7 +35,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 
 def model_document(done: "Trained") -> dict[str, Any]:
     """What the JSON says about a model, by its kind."""
-    from vfl.protocols.grower import GuestModel
+    from vfl.protocols.trees.grower import GuestModel
 
     model = done.half.model
     if isinstance(model, GuestModel):
@@ -43,7 +45,7 @@ def model_document(done: "Trained") -> dict[str, Any]:
 
 def put_model(done: "Trained") -> None:
     """The model's name first: whatever becomes of the rest, it can be used."""
-    from vfl.protocols.grower import GuestModel
+    from vfl.protocols.trees.grower import GuestModel
 
     half = done.half
     if isinstance(half.model, GuestModel):

@@ -254,7 +254,7 @@ def _allowed(param: click.Parameter) -> str:
 
 
 def _instead(name: str, known: list[str]) -> str:
-    from vfl.party.config import did_you_mean
+    from vfl.party.config_errors import did_you_mean
 
     near = did_you_mean(name, known)
     if near:

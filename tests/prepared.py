@@ -1,0 +1,139 @@
+"""Parties forked from a process that has loaded vfl already, which takes most of a short command's time.
+
+Linux alone. The process that forks is a child of the tests; what it forks becomes a child of theirs, too
+(PR_SET_CHILD_SUBREAPER), so that it is waited for and signalled as one that they had started themselves.
+"""
+
+import ctypes
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from processes import die_with_parent
+
+_SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl
+_MOST = 1 << 20
+_server: tuple[int, socket.socket] | None = None  # the tests' process, and the way to the forking one
+
+MODULES = ("alignment", "coordinator", "doctor", "host", "scoring", "training")
+
+
+class Forked(subprocess.Popen[bytes]):
+    """A process that this one has not started, but is the parent of."""
+
+    def __init__(self, pid: int, arguments: Sequence[str]) -> None:
+        self.args, self.pid, self.returncode = arguments, pid, None  # type: ignore[assignment]
+        self.stdin = self.stdout = self.stderr = None
+        self._child_created = True
+        self._waitpid_lock = threading.Lock()
+        self._input = None
+        self._communication_started = False
+
+
+def start(
+    arguments: Sequence[str], cwd: Path, env: Mapping[str, str], out: BinaryIO, err: BinaryIO
+) -> subprocess.Popen[bytes]:
+    """`python -m vfl.cli` with these arguments."""
+    way = _way()
+    request = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}).encode()
+    socket.send_fds(way, [request], [out.fileno(), err.fileno()])
+    return Forked(int(way.recv(32)), arguments)
+
+
+def _way() -> socket.socket:
+    global _server
+    if _server is None or _server[0] != os.getpid():
+        _prctl(_SUBREAPER, 1)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        subprocess.Popen(
+            [sys.executable, __file__, str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            stdin=subprocess.DEVNULL,
+            preexec_fn=die_with_parent,
+        )
+        theirs.close()
+        _server = os.getpid(), ours
+    return _server[1]
+
+
+def _prctl(what: int, value: int) -> None:
+    if ctypes.CDLL(None, use_errno=True).prctl(what, value, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+# --- The process that forks. ----------------------------------------------------------------------
+
+
+def serve(way: socket.socket) -> None:
+    """Fork whenever asked to, until the tests are gone."""
+    import importlib
+
+    for name in MODULES:
+        importlib.import_module(f"vfl.jobs.{name}")
+    tests = os.getppid()
+    while True:
+        request, (out, err), *_ = socket.recv_fds(way, _MOST, 2)
+        if not request:
+            return
+        reading, writing = os.pipe()
+        between = os.fork()
+        if between == 0:
+            way.close()
+            pid = os.fork()
+            if pid:
+                os.write(writing, str(pid).encode())
+                os._exit(0)  # the party is the tests' child from now on
+            os.close(reading)
+            os.close(writing)
+            _become(json.loads(request), out, err, tests)
+        for one in (out, err, writing):
+            os.close(one)
+        os.waitpid(between, 0)
+        way.send(os.read(reading, 32))
+        os.close(reading)
+
+
+def _become(request: Mapping[str, Any], out: int, err: int, tests: int) -> None:
+    """The party's process, to its end."""
+    import random
+    import signal
+    import time
+
+    while os.getppid() != tests:
+        time.sleep(0.001)
+    _prctl(_DEATH_SIGNAL, signal.SIGKILL)
+    os.dup2(out, 1)
+    os.dup2(err, 2)
+    os.close(out)
+    os.close(err)
+    os.chdir(request["cwd"])
+    os.environ.clear()
+    os.environ.update(request["env"])
+    random.seed()
+    sys.argv = ["vfl", *request["arguments"]]
+    # What multiprocessing would look for in the main module of a process that it starts.
+    sys.modules["__main__"] = type(sys)("__main__")
+    import atexit
+
+    from vfl.cli import main
+
+    code: Any = 0
+    try:
+        main()
+    except SystemExit as ending:
+        code = ending.code
+    finally:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+if __name__ == "__main__":
+    serve(socket.socket(fileno=int(sys.argv[1])))

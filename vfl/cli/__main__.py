@@ -1,0 +1,6 @@
+"""python -m vfl.cli"""
+
+from vfl.cli import main
+
+if __name__ == "__main__":
+    main()

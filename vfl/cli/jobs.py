@@ -1,0 +1,335 @@
+"""Commands that need peers: doctor, serve, align, train, score."""
+
+import contextlib
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vfl.cli.options import FORCE, JSON, MODEL, PARTY, WAIT
+from vfl.cli.running import need_role, run
+from vfl.errors import ConfigError
+from vfl.terminal.news import telling
+from vfl.terminal.streams import put_json, stderr, stdout
+from vfl.terminal.usage import Number
+
+if TYPE_CHECKING:
+    from vfl.jobs.finding import Finding
+    from vfl.party.config_values import Engine, JoinKind
+from vfl.cli.group import main
+
+
+@main.command()
+@PARTY
+@click.option(
+    "--wait",
+    type=Number(0, 3600),
+    metavar="SECONDS",
+    default=5.0,
+    show_default=True,
+    help="How long to wait for each peer.",
+)
+@JSON
+def doctor(party: Path, wait: float, as_json: bool) -> None:
+    """Check files, keys, table and peers before any job.
+
+    Exit code 1 where a line begins with FAIL.
+    """
+    from vfl.jobs.doctor import examine
+    from vfl.party.config import load_party
+
+    findings = []
+
+    def report(finding: "Finding") -> None:
+        findings.append(asdict(finding))
+        if not as_json:
+            stdout.put(finding.line)
+            stdout.flush()
+
+    healthy = run(examine(load_party(party), wait, report))
+    if as_json:
+        put_json({"healthy": healthy, "findings": findings})
+    if not healthy:
+        raise click.exceptions.Exit(1)
+
+
+@main.command(short_help="Serve jobs as a host or coordinator.")
+@PARTY
+def serve(party: Path) -> None:
+    """Serve jobs as a host or coordinator, one after the other, until Ctrl-C, SIGTERM or SIGHUP."""
+    with contextlib.suppress(KeyboardInterrupt):  # it may come before anything is served
+        _serve(party)
+
+
+def _serve(party: Path) -> None:
+    from vfl.jobs.connect import Office
+    from vfl.jobs.coordinator import coordinate
+    from vfl.jobs.host import serve as serve_host
+    from vfl.party.config import load_party
+
+    settings = load_party(party)
+    if settings.role == "guest":
+        need_role(settings.role, "host", party)
+    work = serve_host if settings.role == "host" else coordinate
+    with telling(times=True) as show:
+        try:
+            run(work(Office.open(settings), show))
+        except KeyboardInterrupt:
+            show.say(f"{settings.name} stops serving")
+
+
+@main.command(short_help="Find the rows that all parties know.")
+@PARTY
+@WAIT
+@click.option(
+    "--name", metavar="NAME", help="What to call it; its time is added. Only its time by default."
+)
+@click.option(
+    "--join",
+    type=click.Choice(["inner", "left"]),
+    help="Rows that all parties know, or all of this party's; as [align] says by default.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["ecdh", "ot"]),
+    help="ecdh sends least, ot takes least time; as [align] says by default.",
+)
+@click.option(
+    "--extend",
+    metavar="[NAME]",
+    is_flag=False,
+    flag_value="",
+    help="Match only what an alignment (the latest by default) has not: new and late rows.",
+)
+@click.option(
+    "--diagnose",
+    is_flag=True,
+    help="Try other rules for ids on a sample; else only if fewer than half of the ids match.",
+)
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Only report on this party's own ids (a host can, too); no peer needed.",
+)
+@JSON
+def align(
+    party: Path,
+    wait: float,
+    name: str | None,
+    join: "JoinKind | None",
+    engine: "Engine | None",
+    extend: str | None,
+    diagnose: bool,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Find the rows that all parties know, by private set intersection."""
+    from vfl.jobs.alignment import Plan
+    from vfl.jobs.alignment import align as align_guest
+    from vfl.jobs.connect import Office
+    from vfl.party.config import load_party
+    from vfl.terminal.results import account_document, cost, put_ids
+
+    settings = load_party(party)
+    if dry_run and settings.role != "coordinator":
+        from vfl.party.id_report import profile_ids
+
+        found = profile_ids(settings.data)
+        if as_json:
+            put_json(asdict(found))
+        else:
+            put_ids(found)
+        return
+    need_role(settings.role, "guest", party)
+    with telling() as show:
+        plan = Plan(name, join, engine, extend, diagnose)
+        office = Office.open(settings)
+        office.warn(show)
+        done = run(align_guest(office, plan, wait=wait, show=show))
+    alignment = done.alignment
+    if as_json:
+        put_json(
+            {
+                "alignment": alignment.name,
+                "rows": len(alignment.rows),
+                "of_rows": done.rows,
+                "join": alignment.join,
+                "engine": alignment.engine,
+                "extends": alignment.extends,
+                "known": done.known,
+                "matched_by_key": {who or "all": counts for who, counts in alignment.by_key.items()},
+                "kept": {who or "all": count for who, count in done.kept.items()},
+                "ids": done.asked,
+                "ids_of_hosts": done.have,
+                "notes": done.notes,
+                "match_rates": {
+                    host: [one.as_json() for one in of_keys] for host, of_keys in done.diagnoses.items()
+                },
+                **account_document(done.account),
+            }
+        )
+    else:
+        stdout.put(f"alignment {alignment.name} is kept; {cost(done.account)}")
+
+
+@main.command()
+@PARTY
+@JSON
+def alignments(party: Path, as_json: bool) -> None:
+    """List the alignments that this party keeps, the oldest first."""
+    from vfl.jobs.alignments import listed
+    from vfl.party.config import load_party
+    from vfl.party.store import Store
+    from vfl.terminal.results import put_alignments
+
+    settings = load_party(party)
+    found = listed(Store(settings.party.store), settings.policy)
+    if as_json:
+        put_json({"alignments": found})
+    elif not found:
+        stdout.put("there is no alignment yet")
+    else:
+        put_alignments(found)
+
+
+@main.command()
+@PARTY
+@click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
+@click.option(
+    "--alignment",
+    metavar="NAME",
+    help="An alignment, or what --name called it (the newest); the latest by default.",
+)
+@click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
+@WAIT
+@JSON
+def train(
+    party: Path, job: Path, alignment: str | None, fresh: bool, wait: float, as_json: bool
+) -> None:
+    """Train the model of a job file together with the hosts."""
+    from vfl.jobs.connect import Office
+    from vfl.jobs.training import train as train_guest
+    from vfl.party.config import load_job, load_party
+    from vfl.terminal.results import account_document, model_document, put_model
+
+    settings, wanted = load_party(party), load_job(job)
+    need_role(settings.role, "guest", party)
+    with telling() as show:
+        office = Office.open(settings)
+        office.warn(show)
+        work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
+        done = run(work)
+    if as_json:
+        put_json(
+            {
+                "model": done.half.name,
+                **model_document(done),
+                "rows": done.rows,
+                "metrics": done.half.metrics,
+                "warnings": done.warnings,
+                "phases": done.phases,
+                **account_document(done.account),
+            }
+        )
+    else:
+        put_model(done)
+    for warning in done.warnings:
+        stderr.put(f"warning: {warning}")
+
+
+@main.command()
+@PARTY
+@MODEL
+@click.option(
+    "--data",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="The rows to score, .csv or .parquet.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    required=True,
+    help="Where the scores go, .csv or .parquet.",
+)
+@click.option("--explain", is_flag=True, help="Add what each column or party adds, and reasons.")
+@click.option(
+    "--top",
+    type=Number(1, 100, whole=True),
+    metavar="NUMBER",
+    help="How many reasons, with --explain.  [default: 3]",
+)
+@click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
+@FORCE
+@WAIT
+@JSON
+def score(
+    party: Path,
+    model: str,
+    data: Path,
+    out: Path,
+    explain: bool,
+    top: int | None,
+    fresh: bool,
+    force: bool,
+    wait: float,
+    as_json: bool,
+) -> None:
+    """Score a file of rows without labels.
+
+    After any failure or kill the same command goes on where it was; the output appears only when all
+    rows are scored, in place of earlier scores. In .csv an apostrophe stands before text that a
+    spreadsheet would take for a formula; .parquet has all text as it is.
+
+    Exit codes: 0 all rows scored; 7, 8 a host cannot be reached or was lost: run it again; 6 another run
+    writes the output; 9 a host ended the job, such as by its limit of rows a day; all others need a
+    person (vfl --help).
+    """
+    from vfl.jobs.connect import Office
+    from vfl.jobs.scoring import score as score_batch
+    from vfl.party.config import load_party
+    from vfl.terminal.results import account_document, put_scored
+
+    if top is not None and not explain:
+        raise ConfigError("--top goes with --explain: add it, or leave --top out")
+    settings = load_party(party)
+    need_role(settings.role, "guest", party)
+    with telling() as show:
+        office = Office.open(settings)
+        office.warn(show)
+        done = run(
+            score_batch(
+                office,
+                model,
+                data,
+                out,
+                explain=explain,
+                top=top or 3,
+                fresh=fresh,
+                force=force,
+                wait=wait,
+                show=show,
+            )
+        )
+    if as_json:
+        put_json(
+            {
+                "out": str(out.resolve()),
+                "rows": done.rows,
+                "unknown": done.unknown,
+                "resumed_from": done.resumed_from,
+                "rows_per_second": done.rows_per_second,
+                "seconds_by_phase": done.seconds,
+                "drift": done.drift,
+                "unknown_levels": done.unknown_levels,
+                "score_psi": done.score_psi,
+                "replaced": done.replaced,
+                "escaped": done.escaped,
+                **account_document(done.account),
+            }
+        )
+        return
+    put_scored(done, out)

@@ -1,0 +1,33 @@
+"""Options that several commands have."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vfl.terminal.usage import Number
+
+if TYPE_CHECKING:
+    pass
+
+PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
+WAIT = click.option(
+    "--wait",
+    type=Number(0, 86400),
+    metavar="SECONDS",
+    default=30.0,
+    show_default=True,
+    help="How long to wait for the other parties to be there.",
+)
+MODEL = click.option(
+    "--model",
+    metavar="NAME",
+    required=True,
+    help="A model, or its job (the newest model of it), or a path.",
+)
+JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+FORCE = click.option(
+    "--force",
+    is_flag=True,
+    help="Replace what is there also if it is no earlier output of this command.",
+)

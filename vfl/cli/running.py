@@ -1,0 +1,64 @@
+"""What runs a job from the command line."""
+
+import asyncio
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vfl.errors import ConfigError, VflError
+from vfl.terminal.usage import ENDING
+
+if TYPE_CHECKING:
+    pass
+from vfl.cli.group import T
+
+
+def need_role(role: str, needed: str, path: Path) -> None:
+    if role != needed:
+        command = "align, train and score" if role == "guest" else "serve"
+        raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run to the end; SIGTERM and SIGHUP end it like Ctrl-C, so that peers are told."""
+
+    async def supervised() -> T:
+        asyncio.get_running_loop().set_default_executor(_Threads())
+        task = asyncio.current_task()
+        if task is not None:
+            for number in ENDING:
+                with contextlib.suppress(NotImplementedError):  # on Windows
+                    if signal.getsignal(number) is not signal.SIG_IGN:
+                        asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(supervised())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    except BaseExceptionGroup as failures:
+        first = failures.exceptions[0]
+        if isinstance(first, VflError):
+            raise first from None
+        raise
+
+
+class _Threads(ThreadPoolExecutor):
+    """A thread for each call, for which nobody waits when a job is interrupted."""
+
+    def submit(self, call: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+        outcome: Future[T] = Future()
+
+        def compute() -> None:
+            try:
+                outcome.set_result(call(*arguments, **named))
+            except BaseException as error:
+                outcome.set_exception(error)
+
+        outcome.set_running_or_notify_cancel()
+        threading.Thread(target=compute, daemon=True).start()
+        return outcome

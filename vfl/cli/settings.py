@@ -1,0 +1,102 @@
+"""vfl policy and vfl config: what this party allows, and the files that say so."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from vfl.cli.options import JSON, MODEL, PARTY
+from vfl.cli.running import need_role
+from vfl.errors import Refused
+from vfl.terminal.streams import put_json, stdout
+from vfl.text import counted
+
+if TYPE_CHECKING:
+    pass
+from vfl.cli.group import main
+
+
+@main.group()
+def policy() -> None:
+    """What this party allows, and what all parties have signed."""
+
+
+@policy.command("check", short_help="Say which rules of a host a job breaks.")
+@click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
+@PARTY
+@click.option(
+    "--guest", metavar="NAME", help="Who would start the job; without it rule guests is not checked."
+)
+@JSON
+def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> None:
+    """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed.
+
+    Exit code 6 where it breaks any.
+    """
+    from vfl.party.config import load_job, load_party
+    from vfl.party.policy import broken_by_job, check_guest, today
+
+    wanted, settings = load_job(job), load_party(party)
+    need_role(settings.role, "host", party)
+    if guest is not None:
+        check_guest(settings, guest)
+    broken = broken_by_job(settings.policy, wanted, guest, today())
+    days = settings.policy.alignment_days
+    if as_json:
+        allowed = {"allowed": not broken, "broken_rules": broken, "alignment_days": days}
+        put_json({"job": wanted.name, "job_digest": wanted.digest, "host": settings.name, **allowed})
+    else:
+        stdout.put(*broken)
+    if broken:
+        rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
+        raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")
+    if as_json:
+        return
+    stdout.put(f"{settings.name} allows {wanted.name}, whose digest is {wanted.digest}")
+    if days is not None:
+        stdout.put(f"on alignments of at most {counted(days, 'day')} (alignment_days)")
+
+
+@policy.command("agreement", short_help="Show and check what all parties have signed.")
+@PARTY
+@MODEL
+@JSON
+def policy_agreement(party: Path, model: str, as_json: bool) -> None:
+    """Show what all parties of a model's training have signed, and check the signatures, offline."""
+    from vfl.jobs.record import verified_agreement
+    from vfl.party.config import load_party
+
+    name, agreement, signed = verified_agreement(load_party(party), model)
+    terms = agreement.terms
+    if as_json:
+        put_json(
+            {
+                "model": name,
+                "job_digest": terms.job.hex(),
+                "alignment": terms.alignment,
+                "run": terms.run.hex(),
+                "guest": terms.guest,
+                "hosts": terms.hosts,
+                "fingerprints": terms.fingerprints,
+                "signatures": signed,
+            }
+        )
+        return
+    stdout.put(f"model {name}, alignment {terms.alignment}", f"job digest {terms.job.hex()}")
+    for who, words in signed.items():
+        stdout.put(f"{who}: {words}; fingerprint {terms.fingerprints[who]}")
+
+
+@main.group("config")
+def config_group() -> None:
+    """The files a person writes."""
+
+
+@config_group.command("schema")
+@click.argument("kind", metavar="party|job", type=click.Choice(["party", "job"]))
+def config_schema(kind: str) -> None:
+    """Print the JSON Schema of a party or job file."""
+    from vfl.party import config
+
+    stdout.write(json.dumps(config.schema("party" if kind == "party" else "job"), indent=2) + "\n")

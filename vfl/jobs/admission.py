@@ -1,0 +1,84 @@
+"""What a job asks of a host, and what a host lets in."""
+
+from typing import Any
+
+from vfl.errors import Refused
+from vfl.jobs.agreement import accept_offer, check_offer
+from vfl.jobs.connect import Office
+from vfl.jobs.offer import Matching, Offer
+from vfl.jobs.show import Show
+from vfl.net.peer import Peer
+from vfl.net.wire import decode
+from vfl.party.config_values import Engine, JoinKind
+from vfl.party.policy import (
+    Usage,
+    today,
+)
+from vfl.party.sections import DataSection, PolicySection
+from vfl.party.store import Kind, Store
+from vfl.protocols.align.psi import AlignStart, PsiSettings
+from vfl.protocols.common.participant import Participant
+
+
+def matching_of(
+    data: DataSection,
+    *,
+    engine: Engine = "ecdh",
+    join: JoinKind = "inner",
+    many: bool = False,
+    extends: str | None = None,
+) -> Matching:
+    """What a guest's Offer says of its keys and of how rows are matched."""
+    return Matching(
+        [list(key.normalise) for key in data.fallback],
+        [len(key.id) for key in data.keys],
+        engine,
+        join,
+        many,
+        extends,
+    )
+
+
+def psi_settings(office: Office, offer: Offer, show: Show) -> PsiSettings:
+    """How ids are matched in a job."""
+    return PsiSettings(offer.matching.engine, Store(office.party.party.store).scratch(), show.progress)
+
+
+def alone(office: Office, offer: Offer) -> Participant:
+    """This host in a matching with the guest alone, which asks each host apart."""
+    name = office.party.name
+    return Participant(name, [name], offer.run + name.encode())
+
+
+def check_asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:
+    """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
+    show.say(f"{peer.name} asks to {what}")
+    check_offer(office, peer, offer)
+
+
+async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Any:
+    """Count the job, which starts here, and tell the guest that this host takes part.
+
+    A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.
+    """
+    Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
+    return await accept_offer(office, peer, offer, rows)
+
+
+def fresh_name(store: Store, kind: Kind, name: str | None) -> str:
+    """The name for a new document. Raises Refused when it is taken: nothing is overwritten."""
+    if name is None or name in store.names(kind):
+        raise Refused(f"the {kind} that the guest names exists already at the host")
+    return name
+
+
+def count_ids(peer: Peer, policy: PolicySection, usage: Usage) -> None:
+    """Count ids as the guest announces them, before any is looked for."""
+
+    def count(direction: str, kind: str, payload: bytes) -> None:
+        if (direction, kind) == ("received", AlignStart.__name__):
+            message = decode(payload, [AlignStart])
+            many = message.ids if isinstance(message, AlignStart) else 0
+            usage.count(policy, peer.name, "ids", max(0, many), today())
+
+    peer.observers.append(count)

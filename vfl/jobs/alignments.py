@@ -1,0 +1,178 @@
+"""Alignments that this party keeps: found again, with their rows in the table as it is now."""
+
+from dataclasses import replace
+from datetime import UTC, date, datetime
+from typing import Any
+
+import numpy as np
+
+from vfl.errors import ModelError, Refused
+from vfl.jobs.connect import Office
+from vfl.jobs.halves import Alignment, ids_digest, load_alignment
+from vfl.jobs.names import resolve_model
+from vfl.jobs.offer import Offer
+from vfl.net.peer import Peer
+from vfl.party.keys import TableIds, found
+from vfl.party.policy import (
+    check_age,
+    check_join,
+    last_day,
+    today,
+)
+from vfl.party.sections import DataSection, PolicySection
+from vfl.party.store import Store
+from vfl.protocols.align.join import (
+    Integers,
+    numbered,
+)
+
+
+def guest_alignment(office: Office, store: Store, name: str | None) -> Alignment:
+    """An alignment to train on, None for the latest.
+
+    Raises ModelError when there is none, or it does not fit the table's keys or the parties any more.
+    """
+    alignment = named_alignment(store, name)
+    check_keys(alignment, office.party.data)
+    check_parties(office, alignment)
+    return alignment
+
+
+def host_alignment(office: Office, store: Store, peer: Peer, offer: Offer, ids: TableIds) -> Alignment:
+    """The alignment that the offer names, if it is with this guest, these hosts and this table's rows,
+    with its rows in the table as it is now. Raises ModelError and Refused."""
+    if offer.alignment is None:
+        raise peer.breach("an Offer to train without an alignment")
+    alignment = made_with(office, store, peer, offer, offer.alignment)
+    check_age(office.party.policy, alignment.name, made_on(store, alignment), today())
+    check_join(office.party.policy, alignment.join)
+    try:
+        return refreshed(alignment, ids, office.party.data.path.name)
+    except ModelError as error:
+        raise ModelError(
+            str(error),
+            for_peer=f"its table changed since alignment {alignment.name}: run `vfl align --extend`"
+            if alignment.key
+            else f"its table changed since alignment {alignment.name}: run `vfl align` again",
+        ) from None
+
+
+def refreshed(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
+    """An alignment with its rows in the table as it is now.
+
+    Raises ModelError when rows of it are gone, or one of them has become several.
+    """
+    if is_of(alignment, ids):
+        return alignment
+    if not alignment.key or alignment.digests is None:
+        raise ModelError(
+            f"{file} has other ids (or another order) than when alignment {alignment.name} was made: "
+            "run `vfl align` again"
+        )
+    rows = found(ids, bytes.fromhex(alignment.key), alignment.digests).rows
+    if gone := int((rows < 0).sum()):
+        raise ModelError(
+            f"{file} has {gone:,} of the rows of alignment {alignment.name} no more, or in another "
+            f"number: run `vfl align --extend {alignment.name}`, which leaves them out"
+        )
+    if alignment.matched is None:  # a host's: an identity for each of its rows
+        rows = np.append(rows, -1)[numbered(alignment.rows)[0]]
+    return replace(alignment, rows=rows)
+
+
+def is_of(alignment: Alignment, ids: TableIds) -> bool:
+    """Whether the table has the same ids in the same rows as when it was aligned."""
+    if alignment.key:
+        return alignment.ids == ids.digest
+    return not alignment.fallback and alignment.ids == ids_digest(ids.keys[0].ids)
+
+
+def made_on(store: Store, alignment: Alignment) -> date:
+    """The day (UTC) on which an alignment was made or extended."""
+    if alignment.made:
+        return datetime.fromisoformat(alignment.made).date()
+    return datetime.fromtimestamp(store.path("alignment", alignment.name).stat().st_mtime, UTC).date()
+
+
+def listed(store: Store, policy: PolicySection) -> list[dict[str, Any]]:
+    """All alignments of a party that can be read, the oldest first, for `vfl alignments`."""
+    rows: list[dict[str, Any]] = []
+    for name in store.names("alignment"):
+        try:
+            alignment = load_alignment(store, name)
+        except ModelError as error:
+            rows.append({"name": name, "made": "", "error": str(error)})
+            continue
+        days = [d for d in (alignment.days, policy.alignment_days) if d is not None]
+        last = last_day(made_on(store, alignment), min(days, default=None))
+        rows.append(
+            {
+                "name": name,
+                "made": alignment.made or made_on(store, alignment).isoformat(),
+                "rows": len(alignment.rows),
+                "known": int((alignment.rows >= 0).sum()),
+                "parties": list(alignment.parties),
+                "join": alignment.join,
+                "engine": alignment.engine,
+                "keys": [list(rule) for rule in alignment.rules],
+                "many": alignment.many,
+                "by_key": {who: list(counts) for who, counts in alignment.by_key.items()},
+                "extends": alignment.extends,
+                "expires": None if last is None else last.isoformat(),
+                "expired": last is not None and last < today(),
+            }
+        )
+    return sorted(rows, key=lambda row: (row["made"], row["name"]))
+
+
+def named_alignment(store: Store, name: str | None) -> Alignment:
+    if name is None:
+        if not store.names("alignment"):
+            raise ModelError("there is no alignment yet: run `vfl align` first")
+        name = store.latest("alignment")
+    return load_alignment(store, resolve_model(store, name, "alignment"))
+
+
+def check_parties(office: Office, alignment: Alignment) -> None:
+    changed = [n for n, print_ in alignment.parties.items() if not office.same_party(n, print_)]
+    if changed:
+        raise ModelError(
+            f"alignment {alignment.name} was made with another certificate of {' and '.join(changed)}: "
+            "align again"
+        )
+
+
+def check_keys(alignment: Alignment, data: DataSection) -> None:
+    if alignment.rules != [key.normalise for key in data.keys]:
+        raise ModelError(
+            f"alignment {alignment.name} was made by other keys, or other rules for ids, than [data] "
+            "has: align again"
+        )
+
+
+def made_with(office: Office, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
+    """The host's alignment of that name, if it is with this guest and these hosts."""
+    if name not in store.names("alignment"):
+        raise ModelError(
+            f"there is no alignment {name} here",
+            for_peer=f"it has no alignment {name}: run `vfl align` again",
+        )
+    alignment = load_alignment(store, name)
+    if not office.same_party(peer.name, alignment.guest) or set(alignment.parties) != {
+        peer.name,
+        *offer.hosts,
+    }:
+        raise Refused(f"alignment {alignment.name} was made with other parties")
+    rules = [tuple(offer.normalise), *map(tuple, offer.matching.fallback)]
+    if offer.task == "align" and (
+        (alignment.join, alignment.many) != (offer.matching.join, offer.matching.many)
+        or alignment.rules != rules
+        or not alignment.key
+    ):
+        raise Refused(f"alignment {alignment.name} joins rows in another way: align anew")
+    return alignment
+
+
+def known_rows(rows: Integers) -> int:
+    """How many rows of a party's own an alignment, or part of it, is of."""
+    return len(np.unique(rows[rows >= 0]))

@@ -1,0 +1,87 @@
+"""A party's own table and its ids, as a job reads them."""
+
+import asyncio
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from vfl.errors import Refused
+from vfl.jobs.connect import Office
+from vfl.jobs.offer import Offer
+from vfl.jobs.show import Show
+from vfl.learn.losses import Loss
+from vfl.party.ids import disagreement
+from vfl.party.keys import Stands, TableIds, all_keys
+from vfl.party.policy import (
+    allowed_columns,
+)
+from vfl.party.sections import DataSection
+from vfl.party.table import Table, read_table
+
+
+def read_guest(
+    data: DataSection, *, show: Show, loss: Loss | None = None, unused: Collection[str] = ()
+) -> tuple[Table, TableIds]:
+    """The guest's table, with its label if there is a `loss` to check it, and its ids.
+
+    unused: uses of columns that the job does without.
+    """
+    table = read_table(data, role="guest", need_label=loss is not None, loss=loss, unused=unused)
+    for warning in table.warnings:
+        show.say(f"note: {warning}")
+    return table, ids_of(table, data)
+
+
+def read_host(
+    office: Office, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
+) -> tuple[Table, TableIds]:
+    """A host's table, of which one row stands for all with the same id, and its ids.
+
+    expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
+    """
+    data = office.party.data
+    table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
+    if expect is None:
+        features = allowed_columns(office.party.policy, table.features, table.path.name, table.faults)
+        table = replace(table, features=features)
+    ids = ids_of(table, data)
+    if data.duplicates != "refuse" and data.duplicates != "keep":
+        table = table.aggregated(ids.group, data.duplicates, data.aggregate)
+    return table, ids
+
+
+def ids_of(table: Table, data: DataSection) -> TableIds:
+    """The ids of a table by all keys of its party file."""
+    rule = data.duplicates
+    stands: Stands = "first"
+    if rule == "refuse" or rule == "keep" or rule == "last":
+        stands = rule
+    rules = [key.normalise for key in data.keys]
+    return all_keys(
+        table.by_key(data),
+        rules,
+        stands,
+        data.empty,
+        table.path.name,
+        data.id_readings,
+        table.row_numbers,
+    )
+
+
+async def table_of(
+    office: Office,
+    offer: Offer,
+    expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+) -> tuple[Table, TableIds]:
+    """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
+    keys = office.party.data.keys
+    why = disagreement(
+        office.party.name,
+        [key.normalise for key in keys],
+        [offer.normalise, *offer.matching.fallback],
+        ([len(key.id) for key in keys], offer.matching.columns),
+    )
+    if why is not None:
+        raise Refused(why)
+    # In a thread: the guest would hold a host for dead that says nothing while it reads.
+    return await asyncio.to_thread(read_host, office, expect, needed)

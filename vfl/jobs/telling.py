@@ -1,0 +1,67 @@
+"""Whatever ends a job, all its peers are told why, and a party that serves goes on."""
+
+import asyncio
+from collections.abc import AsyncIterator, Collection, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from vfl.errors import PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.jobs.show import Show
+from vfl.net.peer import Peer, stop_all
+from vfl.net.websocket import WebSocketPeer
+
+T = TypeVar("T")
+_LOOK = 0.5  # seconds
+
+
+@asynccontextmanager
+async def telling(peers: Collection[Peer], interrupted: VflError) -> AsyncIterator[None]:
+    """What ends the block ends the peers' sessions, which hear why.
+
+    `interrupted`: what they hear where this party's part was cancelled.
+    """
+    try:
+        yield
+    except VflError as error:
+        await stop_all(peers, error)
+        raise
+    except asyncio.CancelledError:
+        await stop_all(peers, interrupted)
+        raise
+    except Exception:
+        await stop_all(peers, VflError("", for_peer="it failed with an error of its own"))
+        raise
+
+
+@asynccontextmanager
+async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]:
+    """As `telling`, by a party that serves: how the job ended is said, and only a shutdown goes on."""
+    try:
+        yield
+    except VflError as error:
+        not_ours = isinstance(error, PeerError | PeerStopped | PeerLost | Refused)
+        show.say(f"{'job ended' if not_ours else 'error'}: {error}")
+        await stop_all(peers, error)  # what it was told may have come from another party
+    except asyncio.CancelledError:
+        await stop_all(peers, VflError("", for_peer="it is shutting down", passing=True))
+        raise
+    except Exception as error:
+        # A bug here must not end the service for the next job.
+        show.say(f"error: {fault(error)}")
+        await stop_all(peers, VflError(""))
+
+
+async def while_here(peers: Collection[Peer], work: Coroutine[Any, Any, T]) -> T:
+    """The work's outcome; ends early when a peer is gone, who may have said why."""
+    working = asyncio.create_task(work)
+    try:
+        while not working.done():
+            await asyncio.wait([working], timeout=_LOOK)
+            gone = [peer for peer in peers if isinstance(peer, WebSocketPeer) and peer.lost]
+            if gone and not working.done():
+                await asyncio.wait([working], timeout=_LOOK)  # it may be reading the last words
+                if not working.done():
+                    raise gone[0].last_words(PeerLost(f"{gone[0].name} is gone"))
+        return working.result()
+    finally:
+        working.cancel()

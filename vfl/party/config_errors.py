@@ -1,0 +1,100 @@
+"""What is wrong with a party file or a job file, in sentences that name the key and say what to do."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, cast
+
+from pydantic import (
+    BaseModel,
+    ValidationError,
+)
+
+from vfl.errors import ConfigError
+from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, allowed, followed, seen
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, if any comes near."""
+    names = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
+    return names[near[0]] if near else None
+
+
+def told(text: str) -> ConfigError:
+    return ConfigError(text, for_peer=text)
+
+
+def explained(error: ValidationError, model: type[BaseModel]) -> str:
+    """The first problem in words, and how many more there are."""
+    full = model.model_json_schema(mode="validation")
+    problems: list[dict[str, Any]] = [
+        dict(e) for e in error.errors(include_input=False, include_url=False)
+    ]
+    unknown = [p for p in problems if p["type"] == "extra_forbidden"]
+    # A misspelt key is the cause of the missing one: it goes first and stands for both.
+    meant = {(*p["loc"][:-1], _meant(p, full)) for p in unknown}
+    rest = [
+        p
+        for p in problems
+        if p["type"] != "extra_forbidden" and not (p["type"] == "missing" and p["loc"] in meant)
+    ]
+    texts = list(dict.fromkeys(_sentence(p, full) for p in unknown + rest))
+    more = len(texts) - 1
+    return texts[0] + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
+
+
+def _meant(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
+    *parents, key = problem["loc"]
+    return did_you_mean(str(key), _properties(parents, full))
+
+
+def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+    kind, loc = problem["type"], tuple(problem["loc"])
+    if kind == "value_error" and len(loc) <= 1:
+        # A rule over several keys says itself where it applies.
+        return f"[{loc[0]}] {_own(problem)}" if loc else _own(problem)
+    *parents, key = loc
+    if key == "[key]":
+        return f"[{seen(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
+    if isinstance(key, int):  # an entry of a list: the list is what the person looks for
+        *parents, key = parents
+    place = ".".join(seen(p) for p in parents)
+    here = f"[{place}] {seen(key)}" if place else f"section [{seen(key)}]"
+    if kind == "extra_forbidden":
+        known = _properties(parents, full)
+        near = _meant(problem, full)
+        what = f"unknown key '{seen(key)}' in [{place}]" if place else f"unknown {here}"
+        return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
+    if kind == "missing":
+        return f"{here} is missing"
+    if kind == "value_error":
+        return f"{here} {_own(problem)}"
+    return f"{here} must be {allowed(_lookup((*parents, key), full), full)}"
+
+
+def _own(problem: Mapping[str, Any]) -> str:
+    return str(problem["ctx"]["error"])
+
+
+def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema of what `loc` points at, or an empty one."""
+    node = cast(dict[str, Any], full)
+    for key in loc:
+        node = followed(node, full)
+        if "properties" in node:
+            node = node["properties"].get(key, {})
+        else:
+            # Peers are named freely: their sections share one schema.
+            patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
+            node = next(iter(patterns.values()))
+    return followed(node, full)
+
+
+def _properties(loc: Sequence[object], full: Mapping[str, Any]) -> list[str]:
+    return list(_lookup(loc, full).get("properties", {}))
+
+
+def expected(model: type[BaseModel], key: str) -> str:
+    """What a key of a section may be, in words: 'a whole number from 1 to 5000'."""
+    full = model.model_json_schema(mode="validation")
+    return allowed(_lookup((key,), full), full)

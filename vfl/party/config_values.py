@@ -1,0 +1,142 @@
+"""What a key of a party file or a job file may hold."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationInfo,
+    WithJsonSchema,
+)
+
+from vfl.learn.losses import Family, Objective
+from vfl.party.config_words import JOB_NAME, PARTY_NAME, allowed, seen
+from vfl.party.ids import STEP, compose
+
+
+def to_the_end(pattern: str) -> str:
+    """A pattern for Python's `re`, to which $ is also what stands before a newline at the end."""
+    return pattern.removesuffix("$") + r"\Z"
+
+
+def _resolved(path: object, info: ValidationInfo) -> object:
+    """Text as a path, from the party file's folder when that is known."""
+    if not isinstance(path, str | Path):
+        return path
+    if not str(path) or "\0" in str(path):
+        raise ValueError("must be a path")
+    return Path((info.context or {}).get("folder", "")) / _on_disk(path)
+
+
+def _on_disk(path: str | Path) -> str | Path:
+    """The path with the bytes of UTF-8 for letters that this system's locale lacks (LC_ALL=C)."""
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return os.fsdecode(str(path).encode())
+    return path
+
+
+def _several(value: object) -> object:
+    """One name as a list of one; a list as a tuple, which a frozen model can hold."""
+    if isinstance(value, str):
+        return (value,)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _as_tuple(value: object) -> object:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names):
+        raise ValueError("must not name anything twice")
+    return names
+
+
+def _endpoint(least_port: int, words: str) -> AfterValidator:
+    def check(text: str) -> str:
+        host, _, port = text.rpartition(":")
+        plain = re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host)
+        digits = re.fullmatch(r"[0-9]{1,5}", port)
+        if not plain or not digits or not least_port <= int(port) <= 65535:
+            raise ValueError(f"must be {words}")
+        return text
+
+    return AfterValidator(check)
+
+
+def _one_line(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError("must be one line of printable text")
+    return text
+
+
+def _rule(value: object, info: ValidationInfo) -> object:
+    """Steps for all id columns, or a list by column, as the one list that the parties compare."""
+    if isinstance(value, dict):
+        columns = info.data.get("id", tuple(value))  # a bad id has its own error
+        if set(value) != set(columns):
+            raise ValueError(
+                f"must have a list of steps for each id column: {', '.join(map(seen, columns))}"
+            )
+        lists = [value[column] for column in columns]
+    else:
+        lists = [value]
+    for steps in lists:
+        known = isinstance(steps, list | tuple) and all(
+            isinstance(step, str) and re.fullmatch(STEP, step) for step in steps
+        )
+        if not known:
+            raise ValueError(f"must be {allowed(_STEPS, {})}")
+        _distinct(tuple(steps))
+    return compose(lists)
+
+
+_STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
+_LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
+Kind = Literal["party", "job"]
+Role = Literal["guest", "host", "coordinator"]
+Duplicates = Literal["refuse", "first", "keep", "last", "sum", "mean", "max", "min"]
+Aggregate = Literal["first", "last", "sum", "mean", "max", "min", "mode"]
+PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
+JobName = Annotated[str, Field(pattern=JOB_NAME)]
+Column = Annotated[str, Field(min_length=1)]
+Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
+OneOrMoreColumns = Annotated[
+    tuple[Column, ...],
+    Field(min_length=1),
+    BeforeValidator(_several),
+    AfterValidator(_distinct),
+    WithJsonSchema({"anyOf": [{"type": "string", "minLength": 1}, _LIST_OF_TEXT]}),
+]
+Names = Annotated[
+    tuple[PartyName, ...], Field(min_length=1), BeforeValidator(_as_tuple), AfterValidator(_distinct)
+]
+Patterns = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Models = Annotated[
+    tuple[Literal["secureboost", "glm"], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Objectives = Annotated[
+    tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
+]
+Encryption = Literal["paillier", "ou", "lattice"]
+Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Engine = Literal["ecdh", "ot"]
+JoinKind = Literal["inner", "left"]
+Engines = Annotated[tuple[Engine, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Joins = Annotated[tuple[JoinKind, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Rule = Annotated[
+    tuple[str, ...],
+    BeforeValidator(_rule),
+    WithJsonSchema({"anyOf": [_STEPS, {"type": "object", "additionalProperties": _STEPS}]}),
+]
+LocalPath = Annotated[Path, BeforeValidator(_resolved)]
+Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
+Listen = Annotated[str, _endpoint(0, "host:port with a port from 0 (any free one) to 65535")]

@@ -1,0 +1,396 @@
+"""The sections of a party file: what each key means, checked by itself and with its neighbours."""
+
+import itertools
+import os
+from datetime import date
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from vfl.crypto.workers import Machine
+from vfl.learn.binning import Monotone
+from vfl.party.config_values import (
+    Address,
+    Aggregate,
+    Column,
+    Columns,
+    Duplicates,
+    Encryptions,
+    Engine,
+    Engines,
+    JoinKind,
+    Joins,
+    Listen,
+    LocalPath,
+    Models,
+    Names,
+    Objectives,
+    OneOrMoreColumns,
+    PartyName,
+    Patterns,
+    Role,
+    Rule,
+    _as_tuple,
+)
+from vfl.party.config_words import seen
+from vfl.party.id_cells import IdReading
+from vfl.party.reading import Reading
+
+_STEPS_OF_ID = ("nfkc", "trim", "upper", "alnum")
+_NUMBERS_ALONE = ("sum", "mean", "max", "min")  # rules for repeated ids that names cannot follow
+USES = ("exposure", "offset", "weight")
+"""Columns of a guest that a job may use, or leave alone."""
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class PartySection(Section):
+    """Who this organisation is."""
+
+    name: PartyName = Field(description="the name that peers know this party by")
+    role: Role = Field(description="guest holds the labels, host adds columns, coordinator has no data")
+    identity: LocalPath = Field(description="path of the keys without .key and .pem")
+    listen: Listen | None = Field(default=None, description="address to listen on")
+    workers: int | None = Field(
+        default=None,
+        ge=1,
+        le=1024,
+        description="processes for encrypted arithmetic; all cores if absent",
+    )
+    memory: int = Field(
+        default=2048,
+        ge=16,
+        le=1_000_000,
+        description="MB of ciphertexts kept in memory; more of them lie in a file in the store",
+    )
+    reconnect: float = Field(
+        default=300,
+        ge=0,
+        le=86400,
+        description="seconds for which a party that was lost is waited for before a job ends; 0: none",
+    )
+    store: LocalPath = Field(
+        default=Path("vfl-store"),
+        validate_default=True,
+        description="folder of models, alignments and runs",
+    )
+    others_may_write: bool = Field(
+        default=False,
+        description="the folders of store, keys and certificates may be writable by other accounts: "
+        "where modes mean nothing, or all of them are trusted",
+    )
+
+    @property
+    def machine(self) -> Machine:
+        """What this party lends to encrypted arithmetic."""
+        workers = self.workers or os.cpu_count() or 1
+        return Machine(workers, self.memory << 20, self.store / "scratch")
+
+
+class KeySection(Section):
+    """A further key, for rows that no earlier key has matched."""
+
+    id: OneOrMoreColumns = Field(description="columns that name a row where earlier keys do not")
+    normalise: Rule = Field(
+        default=_STEPS_OF_ID, description="steps that make the same id equal on both sides"
+    )
+
+
+class DataSection(Reading):
+    """The party's own table, how its file is written and what its columns are."""
+
+    path: LocalPath = Field(
+        description="table: .csv (also .tsv, .txt; compressed as .csv.gz), .parquet, .feather or .xlsx"
+    )
+    id: OneOrMoreColumns = Field(description="columns that name a row")
+    normalise: Rule = Field(
+        default=_STEPS_OF_ID,
+        description="steps that make the same id equal on both sides; by id column, if they differ",
+    )
+    fallback: Annotated[tuple[KeySection, ...], Field(max_length=7), BeforeValidator(_as_tuple)] = Field(
+        default=(), description="further keys, in order, for rows that no earlier key has matched"
+    )
+    duplicates: Duplicates = Field(
+        default="refuse",
+        description="if an id comes twice; \"keep\" is the guest's, what follows it a host's",
+    )
+    aggregate: dict[str, Aggregate] = Field(
+        default_factory=dict, description="by column, the rule for repeated ids, where it is another one"
+    )
+    empty: Literal["refuse", "drop"] = Field(default="refuse", description="if a row has no id at all")
+    merging: Literal["refuse", "allow"] = Field(
+        default="refuse",
+        description="if normalise makes different ids equal; allow takes them for spellings of one id",
+    )
+    as_text: Columns = Field(
+        default=(),
+        description="id columns whose cells are text alone: no number and no word for a missing id is "
+        "read in them",
+    )
+    label: Column | None = Field(default=None, description="column to predict (guest)")
+    weight: Column | None = Field(default=None, description="column of row weights (guest)")
+    exposure: Column | None = Field(
+        default=None, description="column of time at risk, for counts: poisson (guest)"
+    )
+    offset: Column | None = Field(
+        default=None, description="column added to the score, on the scale of the link (guest)"
+    )
+    categorical: Columns = Field(default=(), description="columns whose values are names")
+    unknown_levels: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="share of a batch's rows with a level that was not in training, above which scoring "
+        "stops; 1: never (guest)",
+    )
+    monotone: dict[str, Monotone] = Field(
+        default_factory=dict,
+        description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
+        "with its known values",
+    )
+    columns: Columns | None = Field(default=None, description="the only columns used as features")
+    ignore: Columns | None = Field(default=None, description="columns never used as features")
+
+    @property
+    def keys(self) -> tuple[KeySection, ...]:
+        """All keys in order."""
+        first = KeySection.model_construct(id=self.id, normalise=self.normalise)  # checked already
+        return (first, *self.fallback)
+
+    @property
+    def id_columns(self) -> tuple[str, ...]:
+        """The columns of all keys, each once."""
+        return tuple(dict.fromkeys(name for key in self.keys for name in key.id))
+
+    @property
+    def id_readings(self) -> list[IdReading]:
+        """How the cells of each key's columns are read."""
+        return [
+            IdReading(
+                self.decimal,
+                as_text=frozenset(i for i, name in enumerate(key.id) if name in self.as_text),
+                merging=self.merging,
+            )
+            for key in self.keys
+        ]
+
+    @property
+    def guests(self) -> dict[str, str | None]:
+        """The columns that only a guest has, by use; none of them is a feature."""
+        return {key: getattr(self, key) for key in ("label", "weight", "exposure", "offset")}
+
+    @model_validator(mode="after")
+    def _one_use_a_column(self) -> "DataSection":
+        if self.columns is not None and self.ignore is not None:
+            raise ValueError("columns and ignore exclude each other: keep one of them")
+        named = [(key, name) for key, name in self.guests.items() if name is not None]
+        for (key, name), (other, same) in itertools.combinations(named, 2):
+            if name == same:
+                raise ValueError(f"{key} and {other} must be two different columns")
+        for key, name in named:
+            for use, names in (
+                ("id", self.id_columns),
+                ("categorical", self.categorical),
+                ("dates", tuple(self.dates)),
+                ("monotone", tuple(self.monotone)),
+                ("columns", self.columns or ()),
+            ):
+                if name in names:
+                    raise ValueError(f"{key} must not be listed under {use} as well")
+        for use, names in (
+            ("categorical", self.categorical),
+            ("dates", tuple(self.dates)),
+            ("monotone", tuple(self.monotone)),
+            ("columns", self.columns or ()),
+        ):
+            if set(self.id_columns) & set(names):
+                raise ValueError(f"an id column is never a feature: take it out of {use}")
+        for name in self.dates:
+            if name in self.categorical:
+                raise ValueError(
+                    f"dates has '{seen(name)}', which is under categorical: dates become numbers, "
+                    "take it out of one of the two"
+                )
+            if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
+                raise ValueError(
+                    f"dates has '{seen(name)}', which is no feature by columns or ignore: "
+                    "take it out of dates"
+                )
+        for name in self.monotone:
+            if name in self.categorical:
+                raise ValueError(
+                    f"monotone has '{seen(name)}', which is under categorical: names have no order, "
+                    "take it out of one of the two"
+                )
+            if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
+                raise ValueError(
+                    f"monotone has '{seen(name)}', which is no feature by columns or ignore: "
+                    "take it out of monotone"
+                )
+        for name in self.as_text:
+            if name not in self.id_columns:
+                raise ValueError(f"as_text has '{seen(name)}', which is no id column")
+        self._check_duplicates()
+        return self
+
+    def _check_duplicates(self) -> None:
+        """Raises ValueError for keys that are the same and for rules that columns cannot follow."""
+        if len({key.id for key in self.keys}) < len(self.keys):
+            raise ValueError("two keys have the same id columns: keep one of them")
+        rule = self.duplicates
+        if self.aggregate and rule in ("refuse", "keep"):
+            raise ValueError(
+                "aggregate goes with a rule for repeated ids: set duplicates to "
+                f'"first" or another rule in place of "{rule}"'
+            )
+        for name, own in self.aggregate.items():
+            names = name in self.categorical
+            if name in (*self.id_columns, *self.guests.values(), *(self.ignore or ())) or (
+                self.columns is not None and name not in self.columns
+            ):
+                raise ValueError(f"aggregate has '{seen(name)}', which is no feature")
+            if names and own in _NUMBERS_ALONE:
+                raise ValueError(
+                    f"aggregate has '{seen(name)}', which is under categorical: names have first, "
+                    "last and mode alone"
+                )
+            if not names and own == "mode":
+                raise ValueError(
+                    f"aggregate has '{seen(name)}' with mode, which is for columns under categorical"
+                )
+        left = [name for name in self.categorical if name not in self.aggregate]
+        if rule in _NUMBERS_ALONE and left:
+            raise ValueError(
+                f"duplicates = \"{rule}\" says nothing of categorical column '{seen(left[0])}': add "
+                "first, last or mode for it under aggregate"
+            )
+
+
+class AlignSection(Section):
+    """How a guest matches rows."""
+
+    engine: Engine = Field(
+        default="ecdh", description="ecdh sends least, ot takes least time (docs/alignment.md)"
+    )
+    join: JoinKind = Field(
+        default="inner", description="inner: rows that all parties know; left: all rows of the guest"
+    )
+
+
+class PolicySection(Section):
+    """What a host allows, whatever a guest's job asks for; vfl/party/policy.py holds jobs against it."""
+
+    guests: Names | None = Field(default=None, description="the only peers that may start jobs")
+    purposes: Patterns | None = Field(
+        default=None, description="the only purposes of jobs; * stands for any text"
+    )
+    models: Models | None = Field(default=None, description="the only kinds of model")
+    objectives: Objectives | None = Field(
+        default=None, description="the only objectives (trees) and families (linear models)"
+    )
+    columns: Columns | None = Field(
+        default=None, description="the only own columns that enter a model, of those that [data] has"
+    )
+    min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
+    max_intersection: int | None = Field(default=None, ge=1, description="most rows of an alignment")
+    max_rows_an_id: int | None = Field(
+        default=None, ge=1, description="most rows that the guest may join to one of this party's"
+    )
+    engines: Engines = Field(
+        default=("ecdh", "ot"), description="the engines of alignment it takes part in"
+    )
+    joins: Joins = Field(default=("inner", "left"), description="the kinds of join it takes part in")
+    alignment_days: int | None = Field(
+        default=None, ge=1, description="days for which an alignment is of use; for ever if absent"
+    )
+    max_alignments_a_day: int | None = Field(
+        default=24, ge=1, description="most alignments of a guest in a day (UTC), extended ones included"
+    )
+    max_ids_a_day: int | None = Field(
+        default=None, ge=1, description="most ids that a guest may ask about in a day (UTC), for any job"
+    )
+    min_child_rows: int = Field(
+        default=10, ge=1, description="least rows on either side of a split that it offers"
+    )
+    min_bin_rows: int | None = Field(
+        default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
+    )
+    encryptions: Encryptions = Field(
+        default=("paillier", "ou"),
+        description="the encryptions it takes part in; lattice is for guests that it trusts to follow "
+        "the protocol: one that does not can ask for sums of single rows",
+    )
+    key_bits: Literal[2048, 3072, 4096] = Field(
+        default=2048, description="least modulus of the guest's key, which lattice does not have"
+    )
+    max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
+    max_iterations: int | None = Field(
+        default=None, ge=1, description="most iterations of a linear model's fit"
+    )
+    hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
+    max_jobs_a_day: int | None = Field(
+        default=None, ge=1, description="most jobs of a guest in a day (UTC), of any kind"
+    )
+    scoring: bool = Field(default=True, description="the guest may score rows with its models")
+    min_scored_rows: int | None = Field(
+        default=None, ge=1, description="least rows of a batch that this party knows"
+    )
+    max_scored_rows_a_day: int | None = Field(
+        default=None, ge=1, description="most rows scored for a guest in a day (UTC)"
+    )
+    show_names: bool = Field(default=True, description="the guest may see column names in importances")
+    explain: bool = Field(
+        default=True, description="the guest may see what each column adds to a linear model's scores"
+    )
+    diagnose: bool = Field(
+        default=True,
+        description="the guest may count, on a sample, how many ids match by other rules when few match",
+    )
+    expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
+
+
+class GlmSection(Section):
+    """How this party's columns enter a linear model."""
+
+    binned: Columns = Field(default=(), description="numeric columns cut at quantiles, each bin a level")
+    bins: int = Field(default=10, ge=2, le=255, description="bins of such a column")
+    missing: Literal["mean", "median", "level"] = Field(
+        default="mean",
+        description="what takes the place of a missing number; level: a column that marks it, too",
+    )
+    base: dict[str, str] = Field(
+        default_factory=dict,
+        description="by column, the level that others are compared with; the most frequent if absent",
+    )
+    min_level_rows: int = Field(
+        default=20, ge=1, description="levels with fewer rows are joined to the base level"
+    )
+    step: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict,
+        description="by numeric column, of how many units relativities are shown; a standard deviation "
+        "if absent",
+    )
+
+    @property
+    def rules(self) -> dict[str, Any]:
+        """What shapes the model; a step only says how it is shown."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name != "step"}
+
+
+class PeerSection(Section):
+    """Another party: where it is and what proves that it is the one."""
+
+    address: Address | None = Field(default=None, description="where it listens, if it does")
+    certificate: LocalPath = Field(description="its certificate, handed over out of band")
+    role: Literal["coordinator"] | None = Field(
+        default=None, description="for a coordinator: it is dialled for jobs that name it, and no other"
+    )

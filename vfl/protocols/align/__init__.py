@@ -1,0 +1,1 @@
+"""Which rows of the parties' tables are about the same thing."""

@@ -1,0 +1,192 @@
+"""The oblivious pseudorandom function by exponents: 32 bytes an id of the guest each way.
+
+Written with exponents, as the papers are; the group is ristretto255 and H a hash onto it that includes
+the run's `context`. The steps are 2 to 4 of `vfl.protocols.align.psi`.
+
+  2. The guest draws a scalar a and sends H(x)^a of its ids, shuffled, the same to every host.
+  3. Host j draws a scalar b_j and returns each element to the power b_j, in the same order.
+  4. The guest takes a off, and has F_j(x) = Hash(H(x)^b_j, x) of each of its ids. The host computes
+     F_j(y) of its own.
+
+To the host the elements are random: for each a there is one H(x)^a of a random element. To the guest
+F_j is random wherever it has not asked, if Diffie-Hellman with one more element than were asked is hard
+(one-more gap Diffie-Hellman; H and Hash are random functions). A guest that deviates can ask for
+elements of any kind, and still has F_j at no more ids than it sent elements; a host can only answer
+wrongly, which makes it lose ids. Every element must be a canonical encoding and not the identity, and
+the guest's must be distinct: one that comes twice is an id that comes twice.
+
+Sources: Meadows (S&P 1986) and Huberman, Franklin, Hogg (EC 1999); as an oblivious pseudorandom
+function, Jarecki, Liu (SCN 2010).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from vfl.crypto import group
+from vfl.crypto.digests import digests
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, Message
+from vfl.protocols.align.oprf import (
+    OUTPUT,
+    Bytes,
+    Entropy,
+    Progress,
+    Rows,
+    empty,
+    parts,
+    receive_rows,
+    repeats,
+)
+
+CHUNK = 8192  # elements a message
+
+
+class BlindedIds(Message, frozen=True):
+    """guest -> host, H(x)^a, 32 bytes each. Reveals: nothing; to who lacks the guest's secret a they are
+    random."""
+
+    limit: ClassVar[int] = CHUNK * group.POINT + KIB
+    points: bytes
+    per_row = ("points", 8 * group.POINT)
+
+
+class EvaluatedIds(Message, frozen=True):
+    """host -> guest, H(x)^(a b), 32 bytes each, in the order received. Reveals: nothing yet.
+
+    With them the guest can compute the host's secret function of the ids that it sent, and of no other.
+    """
+
+    limit: ClassVar[int] = CHUNK * group.POINT + KIB
+    points: bytes
+    per_row = ("points", 8 * group.POINT)
+
+
+async def guest_outputs(
+    hosts: Sequence[Peer],
+    ids: Sequence[bytes],
+    *,
+    context: bytes,
+    entropy: Entropy,
+    report: Progress,
+    scratch: Path | None = None,
+) -> list[Bytes]:
+    """The guest's role; see `vfl.protocols.oprf.GuestOutputs`."""
+    n = len(ids)
+    # 2. Blind the ids in an order that is nobody's: a chunk goes out as soon as it is ready.
+    scalar = group.random_scalar(entropy)
+    order = await asyncio.to_thread(_shuffled, n, entropy)
+    blinded = empty(n, group.POINT, scratch)
+    ready: list[asyncio.Future[None]] = [
+        asyncio.get_running_loop().create_future() for _ in parts(n, CHUNK)
+    ]
+
+    def named(start: int, stop: int) -> list[bytes]:
+        return [ids[row] for row in order[start:stop]]
+
+    async def blind() -> None:
+        for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
+            blinded[start:stop] = await asyncio.to_thread(_blind, named(start, stop), context, scalar)
+            done.set_result(None)
+            report("blinding ids", stop, n)
+
+    async def send(host: Peer) -> None:
+        for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
+            await done
+            await host.send(BlindedIds(blinded[start:stop].tobytes()))
+
+    # 4. Unblind what comes back (3 is the host's).
+    inverse = group.invert(scalar)
+    outputs = [empty(n, OUTPUT, scratch) for _ in hosts]
+
+    async def receive(host: Peer, own: Bytes) -> None:
+        async for start, stop, points in receive_rows(
+            host, EvaluatedIds, lambda m: m.points, n, CHUNK, group.POINT
+        ):
+            try:
+                own[order[start:stop]] = await asyncio.to_thread(
+                    _evaluate, points, inverse, named(start, stop), context
+                )
+            except group.InvalidPoint:
+                raise host.breach("EvaluatedIds with an invalid element") from None
+            report(f"matching ids with {host.name}", stop, n)
+
+    await together(
+        [
+            blind(),
+            *(send(host) for host in hosts),
+            *(receive(host, own) for host, own in zip(hosts, outputs, strict=True)),
+        ]
+    )
+    return outputs
+
+
+async def host_outputs(
+    guest: Peer,
+    ids: Sequence[bytes],
+    theirs: int,
+    *,
+    context: bytes,
+    name: str,
+    entropy: Entropy,
+    report: Progress,
+    scratch: Path | None = None,
+) -> Bytes:
+    """A host's role; see `vfl.protocols.oprf.HostOutputs`."""
+    scalar = group.random_scalar(entropy)
+    blinded = empty(theirs, group.POINT, scratch)
+    own = empty(len(ids), OUTPUT, scratch)
+
+    # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
+    async def serve() -> None:
+        async for start, stop, points in receive_rows(
+            guest, BlindedIds, lambda m: m.points, theirs, CHUNK, group.POINT
+        ):
+            blinded[start:stop] = points
+            try:
+                answer = await asyncio.to_thread(group.multiply, points, scalar)
+            except group.InvalidPoint:
+                raise guest.breach("BlindedIds with an invalid element") from None
+            await guest.send(EvaluatedIds(answer.tobytes()))
+            report(f"matching ids with {guest.name}", stop, theirs)
+        # A repeated element is a repeated id, or a try to test what this host does with it.
+        if await asyncio.to_thread(repeats, blinded):
+            raise guest.breach("BlindedIds with an element twice")
+
+    async def evaluate() -> None:
+        for start, stop in parts(len(ids), CHUNK):
+            own[start:stop] = await asyncio.to_thread(_evaluate_own, ids[start:stop], scalar, context)
+            report("evaluating own ids", stop, len(ids))
+
+    await together([serve(), evaluate()])
+    return own
+
+
+def _shuffled(n: int, entropy: Entropy) -> Rows:
+    """A random order of n rows."""
+    # Of two equal numbers (once in 2^64 / n^2 runs) the first stays first, which tells nobody much.
+    numbers = np.frombuffer(entropy(8 * n), np.uint64)
+    return np.argsort(numbers, kind="stable").astype(np.int64)
+
+
+def _blind(ids: Sequence[bytes], context: bytes, scalar: bytes) -> Bytes:
+    return group.multiply(group.hash_to_group(ids, context), scalar)
+
+
+def _evaluate(points: Bytes, inverse: bytes, ids: Sequence[bytes], context: bytes) -> Bytes:
+    """F(x), (n, 32), from the host's answers H(x)^(a b) and 1/a."""
+    return _output(ids, group.multiply(points, inverse), context)
+
+
+def _evaluate_own(ids: Sequence[bytes], scalar: bytes, context: bytes) -> Bytes:
+    """F(y), (n, 32), by the host itself."""
+    return _output(ids, group.multiply(group.hash_to_group(ids, context), scalar), context)
+
+
+def _output(ids: Sequence[bytes], points: Bytes, context: bytes) -> Bytes:
+    """F: Hash(context, H(x)^b, x). The element comes first, since its size is fixed."""
+    prefix = len(context).to_bytes(8, "big") + context
+    return digests(ids, points, domain=b"vfl psi output", prefix=prefix, size=OUTPUT)

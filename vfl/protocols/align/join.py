@@ -1,0 +1,388 @@
+"""From ids that are matched to rows that are joined: several keys, many rows to one, left joins.
+
+One guest and k >= 1 hosts, each with one or more keys of its rows, the same number in the same order.
+
+  1. For key 1, 2, ... in order, private set intersection (`psi.py`) over the ids of rows that no earlier
+     key has matched. What it finds are the matched ids of all parties, numbered in the order in which
+     they are found; a party's row is matched once. An id of a further key that several of a party's
+     remaining rows have names none of them and is left out, unless the guest joins many rows to one.
+  2. Inner join (with all hosts at once): the matched ids in their order are the rows. Where the guest
+     joins many to one it says how many rows it has of each (RowCounts), and each host repeats its row.
+  3. Left join (with each host apart, so that each has matched ids of its own): the guest puts all its
+     rows in a random order and tells each host which matched id each has, or that it has none of that
+     host's (JoinRows, RowPlaces).
+
+An alignment that is extended begins with what it has: each host says which of its matched rows it no
+longer has (VanishedRows), the guest which are dropped (DroppedRows: those that vanished at any party of
+an inner join), and 1. runs over what is not matched then.
+
+What each side learns. As in psi.py for each key, so also by which key a row is matched and how many ids
+of each key are still open. Of an inner join of many to one each host learns how often each matched id
+occurs at the guest. Of a left join each host learns how many rows the guest has, and which places of an
+order that says nothing it knows no row for; hosts that put this together learn which of their matched
+rows are the same one's, as they can from the ids. The guest learns its intersection with each host.
+
+Against whom. As in psi.py. A guest can say counts and places that are not those of its table: it then
+trains on rows of its own making, and learns of hosts' columns what it would by such a table.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols.align.oprf import Entropy
+from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.participant import Participant
+
+MAX_ROWS = 100_000_000
+CHUNK = 65_536  # rows a message
+_NONE = 2**32 - 1  # in RowPlaces: a row that the host does not know
+
+Integers = NDArray[np.int64]
+
+
+class RowCounts(Message, frozen=True):
+    """guest -> host, four bytes a matched id, in their order. Reveals: how many rows the guest joins to
+    each row of the host's that is matched."""
+
+    limit: ClassVar[int] = 4 * CHUNK + KIB
+    counts: bytes
+    per_row = ("counts", 32)
+
+
+class JoinRows(Message, frozen=True):
+    """guest -> host. Reveals: how many rows the guest has, of a left join."""
+
+    rows: int
+    per_row = ("rows", 1)
+
+
+class RowPlaces(Message, frozen=True):
+    """guest -> host, four bytes a row of a left join, in a random order. Reveals: which of the host's
+    matched rows is joined to each row, and which rows the host does not know."""
+
+    limit: ClassVar[int] = 4 * CHUNK + KIB
+    places: bytes
+    per_row = ("places", 32)
+
+
+class VanishedRows(Message, frozen=True):
+    """host -> guest, a bit an id of the alignment that is extended. Reveals: which ids of
+    the alignment are no longer in the host's table."""
+
+    limit: ClassVar[int] = 16 * MIB
+    vanished: bytes
+    per_row = ("vanished", 1)
+
+
+class DroppedRows(Message, frozen=True):
+    """guest -> host, a bit an id of the alignment that is extended. Reveals: which ids of
+    the alignment are dropped: the guest or a host no longer has them (of a left join: the guest or this
+    host)."""
+
+    limit: ClassVar[int] = 16 * MIB
+    dropped: bytes
+    per_row = ("dropped", 1)
+
+
+@dataclass(frozen=True)
+class KeyIds:
+    """One key of a table: distinct ids, and of each row the place of its id among them, -1 for none."""
+
+    ids: Sequence[bytes]
+    of_row: Integers
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Which rows of a table are matched to which ids.
+
+    of_row, key_of_row: int64 (rows,), the number of the matched id of each row and the number of the key
+    it was matched by, -1 for none. by_key: how many ids each key has matched in this run. ambiguous: by
+    key, rows left out since others have the same id. earlier: ids matched before, the first numbers.
+    """
+
+    of_row: Integers
+    key_of_row: Integers
+    earlier: int = 0
+    by_key: tuple[int, ...] = ()
+    ambiguous: tuple[int, ...] = ()
+
+    @classmethod
+    def none(cls, rows: int) -> "Matched":
+        """Of a table of so many rows, before any run."""
+        return cls(np.full(rows, -1, np.int64), np.full(rows, -1, np.int64))
+
+    @property
+    def ids(self) -> int:
+        """How many ids are matched."""
+        return self.earlier + sum(self.by_key)
+
+    @property
+    def rows(self) -> Integers:
+        """The matched rows by their ids, those of one id in the table's order: int64."""
+        rows = np.flatnonzero(self.of_row >= 0)
+        return rows[np.argsort(self.of_row[rows], kind="stable")]
+
+
+def _of_key(context: bytes, number: int) -> bytes:
+    """The context of a key's intersection."""
+    return context + bytes([number])
+
+
+async def guest_match(
+    hosts: Sequence[Peer],
+    keys: Sequence[KeyIds],
+    *,
+    context: bytes,
+    settings: PsiSettings = PsiSettings(),
+    start: Matched | None = None,
+    many: bool = False,
+) -> Matched:
+    """The guest's part of 1.: its rows matched to ids that all `hosts` have.
+
+    context: as in `guest_align`. start: what is matched already (None: nothing). many: whether several
+    rows may have the same id. Raises what `guest_align` raises but for an empty intersection, which is
+    none here.
+    """
+    matched = start or Matched.none(len(keys[0].of_row))
+    for number, key in enumerate(keys):
+        if many:
+            matched = _attached(matched, key, number)
+        asked, ambiguous = _open(matched, key, many)
+        found = await guest_align(
+            hosts,
+            _chosen(key, asked),
+            context=_of_key(context, number),
+            allow_empty=True,
+            settings=settings,
+        )
+        matched = _with(matched, key, number, asked[found], ambiguous)
+    return matched
+
+
+async def host_match(
+    guest: Peer,
+    keys: Sequence[KeyIds],
+    participant: Participant,
+    *,
+    settings: PsiSettings = PsiSettings(),
+    start: Matched | None = None,
+) -> Matched:
+    """A host's part of 1.: its rows matched to ids that all parties have; each id has one row.
+
+    Raises what `host_align` raises.
+    """
+    matched = start or Matched.none(len(keys[0].of_row))
+    for number, key in enumerate(keys):
+        asked, ambiguous = _open(matched, key, many=False)
+        found = await host_align(
+            guest,
+            _chosen(key, asked),
+            replace(participant, context=_of_key(participant.context, number)),
+            allow_empty=True,
+            settings=settings,
+        )
+        matched = _with(matched, key, number, asked[found], ambiguous)
+    return matched
+
+
+async def guest_inner(hosts: Sequence[Peer], matched: Matched, *, many: bool) -> Integers:
+    """The guest's part of 2.: its rows in the common order, int64."""
+    rows = matched.rows
+    if many:
+        counts = np.bincount(matched.of_row[rows], minlength=matched.ids)
+        await together([_send(host, RowCounts, counts) for host in hosts])
+    return rows
+
+
+async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
+    """A host's part of 2.: its rows in the common order, int64, each as often as the guest has it."""
+    rows = matched.rows
+    if not many:
+        return rows
+    counts = np.empty(len(rows), np.int64)
+    total = 0
+    for first, stop in _parts(len(rows)):
+        part = _numbers(guest, "RowCounts", (await guest.recv(RowCounts)).counts, stop - first)
+        total += int(part.sum())
+        if not part.all() or total > MAX_ROWS:
+            raise guest.breach(f"RowCounts of no row or of more than {MAX_ROWS:,}")
+        counts[first:stop] = part
+    return np.repeat(rows, counts)
+
+
+async def guest_left(
+    hosts: Sequence[Peer], matched: Sequence[Matched], rows: Integers, entropy: Entropy
+) -> Integers:
+    """The guest's part of 3.: its `rows` in a random order, int64; `matched` with each host apart."""
+    # Of two equal numbers the first stays first: once in 2^64 / n^2 runs, and it tells nobody much.
+    draw = np.frombuffer(entropy(8 * len(rows)), np.uint64)
+    rows = rows[np.argsort(draw, kind="stable")]
+
+    async def tell(host: Peer, one: Matched) -> None:
+        await host.send(JoinRows(len(rows)))
+        places = one.of_row[rows]
+        await _send(host, RowPlaces, np.where(places < 0, _NONE, places))
+
+    await together([tell(host, one) for host, one in zip(hosts, matched, strict=True)])
+    return rows
+
+
+async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
+    """A host's part of 3.: of each row of the join its own row, -1 where it knows none; int64."""
+    total, ids = (await guest.recv(JoinRows)).rows, matched.ids
+    if not ids <= total <= MAX_ROWS:
+        raise guest.breach(f"JoinRows of fewer rows than are matched or of more than {MAX_ROWS:,}")
+    joined = np.empty(total, np.int64)
+    times = np.zeros(ids, np.int64)
+    row_of_id = np.append(matched.rows, -1)  # the last one is for rows that are not known
+    for first, stop in _parts(total):
+        places = _numbers(guest, "RowPlaces", (await guest.recv(RowPlaces)).places, stop - first)
+        known = places != _NONE
+        if known.any() and int(places[known].max()) >= ids:
+            raise guest.breach("RowPlaces with an id that is not matched")
+        times += np.bincount(places[known], minlength=ids)
+        joined[first:stop] = row_of_id[np.where(known, places, ids)]
+    if not times.all() or (not many and times.max(initial=1) > 1):
+        raise guest.breach("RowPlaces that leave out a matched id or repeat one")
+    return joined
+
+
+async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
+    """The guest's part of extending: what is left of the earlier alignment with `hosts`.
+
+    matched: its ids, and which rows of the table as it is now have them; ids without a row are gone.
+    """
+    gone = _without_row(matched)
+
+    async def receive(host: Peer) -> Mask:
+        return _bits(host, "VanishedRows", (await host.recv(VanishedRows)).vanished, len(gone))
+
+    for vanished in await together([receive(host) for host in hosts]):
+        gone = gone | vanished
+    await together([host.send(DroppedRows(pack_bits(gone))) for host in hosts])
+    return _left_of(matched, gone)
+
+
+async def host_drop(guest: Peer, matched: Matched) -> Matched:
+    """A host's part of extending; as in `guest_drop`."""
+    gone = _without_row(matched)
+    await guest.send(VanishedRows(pack_bits(gone)))
+    dropped = _bits(guest, "DroppedRows", (await guest.recv(DroppedRows)).dropped, len(gone))
+    if (gone & ~dropped).any():
+        raise guest.breach("DroppedRows that keep a row which this party no longer has")
+    return _left_of(matched, dropped)
+
+
+def numbered(values: Integers) -> tuple[Integers, Integers]:
+    """Numbers by first occurrence: of each entry (-1 of negative ones), and where each number is first.
+
+    Two parties whose entries are equal at the same places number them alike.
+    """
+    known = np.flatnonzero(values >= 0)
+    _, first, inverse = np.unique(values[known], return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    order = np.argsort(first)
+    rank[order] = np.arange(len(first))
+    numbers = np.full(len(values), -1, np.int64)
+    numbers[known] = rank[inverse]
+    return numbers, known[first[order]]
+
+
+# The steps that both sides take alike.
+
+
+def _open(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
+    """The places of a key's ids that are still to be matched, and how many rows are left out since
+    others have the same id."""
+    open_ = key.of_row[(matched.of_row < 0) & (key.of_row >= 0)]
+    times = np.bincount(open_, minlength=len(key.ids))
+    if many:
+        return np.flatnonzero(times), 0
+    return np.flatnonzero(times == 1), int(times[times > 1].sum())
+
+
+def _chosen(key: KeyIds, places: Integers) -> Sequence[bytes]:
+    if len(places) == len(key.ids):
+        return key.ids
+    return [key.ids[place] for place in places.tolist()]
+
+
+def _with(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
+    """With the ids that a key has matched, at the places `found`, in their order."""
+    id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
+    id_at[found] = matched.ids + np.arange(len(found))
+    new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
+    return replace(
+        matched,
+        of_row=np.where(new >= 0, new, matched.of_row),
+        key_of_row=np.where(new >= 0, number, matched.key_of_row),
+        by_key=(*matched.by_key, len(found)),
+        ambiguous=(*matched.ambiguous, ambiguous),
+    )
+
+
+def _attached(matched: Matched, key: KeyIds, number: int) -> Matched:
+    """With further rows of ids that this key matched before: nobody need be asked."""
+    known = (matched.key_of_row == number) & (key.of_row >= 0)
+    if not known.any():
+        return matched
+    id_at = np.full(len(key.ids) + 1, -1, np.int64)
+    id_at[key.of_row[known]] = matched.of_row[known]
+    new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
+    return replace(
+        matched,
+        of_row=np.where(new >= 0, new, matched.of_row),
+        key_of_row=np.where(new >= 0, number, matched.key_of_row),
+    )
+
+
+def _without_row(matched: Matched) -> Mask:
+    """Which of the earlier ids have no row any more."""
+    there = matched.of_row[matched.of_row >= 0]
+    gone: Mask = np.bincount(there, minlength=matched.earlier) == 0
+    return gone
+
+
+def _left_of(matched: Matched, dropped: Mask) -> Matched:
+    """Without the ids that are dropped; the others keep their order."""
+    number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1)
+    of_row = number[matched.of_row]
+    return replace(
+        matched,
+        of_row=of_row,
+        key_of_row=np.where(of_row < 0, -1, matched.key_of_row),
+        earlier=int((~dropped).sum()),
+    )
+
+
+# On the wire.
+
+
+async def _send(host: Peer, kind: type[RowCounts] | type[RowPlaces], values: Integers) -> None:
+    for first, stop in _parts(len(values)):
+        await host.send(kind(values[first:stop].astype("<u4").tobytes()))
+
+
+def _numbers(guest: Peer, what: str, data: bytes, count: int) -> Integers:
+    if len(data) != 4 * count:
+        raise guest.breach(f"{what} of another number of rows than due")
+    return np.frombuffer(data, "<u4").astype(np.int64)
+
+
+def _bits(peer: Peer, what: str, data: bytes, count: int) -> Mask:
+    try:
+        return unpack_bits(data, count)
+    except ValueError:
+        raise peer.breach(f"{what} of another number of ids than the alignment has") from None
+
+
+def _parts(rows: int) -> list[tuple[int, int]]:
+    return [(first, min(first + CHUNK, rows)) for first in range(0, rows, CHUNK)]

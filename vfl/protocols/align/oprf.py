@@ -1,0 +1,126 @@
+"""An oblivious pseudorandom function (OPRF), as the alignment uses it: what its engines have in common.
+
+A host has a function F that looks random to everybody else. The guest learns F at its ids and at no
+other, the host learns nothing of them. Then the host computes F of its own ids by itself. An engine is
+a module with both roles, `guest_outputs` and `host_outputs`, which are called when both sides know each
+other's number of ids:
+
+- `vfl.protocols.align.dh_oprf`, by exponents: few bytes, much computing;
+- `vfl.protocols.align.ot_oprf`, by oblivious transfers: more bytes, little computing.
+
+The guest speaks first in both, and no message of one is a message of the other: a host that was told
+of the other engine refuses the first message.
+"""
+
+import os
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.errors import DataError
+from vfl.net.peer import Peer
+from vfl.net.wire import Message
+
+OUTPUT = 32  # bytes of F(x)
+IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
+
+Rows = NDArray[np.int64]
+Bytes = NDArray[np.uint8]
+Entropy = Callable[[int], bytes]
+# What is being done, how many are done, of how many.
+Progress = Callable[[str, int, int], None]
+
+M = TypeVar("M", bound=Message)
+
+
+class GuestOutputs(Protocol):
+    """F_j(x) of all the guest's ids, uint8 (n, OUTPUT) for each host, in the order of `ids`.
+
+    Raises PeerError for a host that breaks the protocol. `scratch` is a folder for large arrays.
+    """
+
+    async def __call__(
+        self,
+        hosts: Sequence[Peer],
+        ids: Sequence[bytes],
+        *,
+        context: bytes,
+        entropy: Entropy,
+        report: Progress,
+        scratch: Path | None,
+    ) -> list[Bytes]: ...
+
+
+class HostOutputs(Protocol):
+    """F_j(y) of all the host's own ids, uint8 (n, OUTPUT), while it serves the guest's `theirs` ids.
+
+    Raises PeerError for a guest that breaks the protocol. name: this host's own.
+    """
+
+    async def __call__(
+        self,
+        guest: Peer,
+        ids: Sequence[bytes],
+        theirs: int,
+        *,
+        context: bytes,
+        name: str,
+        entropy: Entropy,
+        report: Progress,
+        scratch: Path | None,
+    ) -> Bytes: ...
+
+
+async def receive_rows(
+    peer: Peer, kind: type[M], content: Callable[[M], bytes], rows: int, chunk: int, width: int
+) -> AsyncIterator[tuple[int, int, Bytes]]:
+    """(first, end, rows as uint8 (m, width)) of each chunk, whose size must be the one due."""
+    for start, stop in parts(rows, chunk):
+        data = content(await peer.recv(kind))
+        if len(data) != (stop - start) * width:
+            raise peer.breach(f"{kind.__name__} with another number of rows than announced")
+        yield start, stop, np.frombuffer(data, np.uint8).reshape(-1, width)
+
+
+def parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
+    """(first, end) of each chunk of so many rows."""
+    for start in range(0, rows, chunk):
+        yield start, min(start + chunk, rows)
+
+
+def repeats(rows: Bytes) -> bool:
+    """Whether any two rows of 32 bytes are equal."""
+    words = rows.view(np.uint64)
+    first = np.sort(words[:, 0])
+    suspect = np.unique(first[1:][first[1:] == first[:-1]])
+    # Equal in their first eight bytes: as a rule none.
+    some = words[np.isin(words[:, 0], suspect)]
+    return len(np.unique(some, axis=0)) < len(some)
+
+
+def empty(rows: int, width: int, scratch: Path | None) -> Bytes:
+    """A uint8 array (rows, width) to be filled: in memory, or a large one in a file of `scratch`.
+
+    The file has no name in the folder and is gone with the array, also if the process is killed. Its
+    room on the disk is taken at once. Raises DataError when there is none.
+    """
+    size = rows * width
+    if scratch is None or size < IN_MEMORY:
+        return np.empty((rows, width), np.uint8)
+    try:
+        with tempfile.TemporaryFile(dir=scratch) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            else:
+                file.truncate(size)
+            return np.asarray(np.memmap(file, np.uint8, "r+", shape=(rows, width)))
+    except OSError as error:
+        raise DataError(
+            f"{scratch} has no room for {size / 1e6:,.0f} MB of an alignment "
+            f"({error.strerror}): free some",
+            for_peer="it has too little room on its disk",
+        ) from None

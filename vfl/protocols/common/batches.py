@@ -1,0 +1,101 @@
+"""Batches that are scored, whatever the kind of model: which rows the guest asks for, chunk by chunk."""
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.binning import Features
+from vfl.learn.losses import Floats, Integers
+from vfl.net.peer import Peer
+from vfl.net.wire import MIB, Message
+
+ROWS = 65_536  # of a chunk at most
+
+Places = NDArray[np.uint32]
+
+UnknownLevels = Callable[[Peer, int], None]
+"""Told of each host how many of its rows have a level that was not in training; may end the scoring."""
+
+
+class ScoreStart(Message, frozen=True):
+    """guest -> host. Reveals: that a batch is scored, which of the host's splits the trees use, and of a
+    linear model whether the scores are explained."""
+
+    splits: bytes = b""  # uint32 little-endian, ascending; none of a linear model
+    explain: bool = False  # of a linear model alone
+    limit: ClassVar[int] = 24 * MIB
+
+
+class ScoreRows(Message, frozen=True):
+    """guest -> host. Reveals: which of the aligned rows are scored now."""
+
+    places: bytes  # uint32 little-endian, the place of each row in the common order
+    limit: ClassVar[int] = 1 * MIB
+    per_row = ("places", 32)
+
+
+class ScoreEnd(Message, frozen=True):
+    """guest -> host. Reveals: that the batch is done."""
+
+
+@dataclass(frozen=True)
+class ScoredPart:
+    """Some rows of a batch: their scores, and what each column or party adds to them if that was asked.
+
+    A column of the guest goes by its name, a host by the party's; a host whose policy shows its columns'
+    names by "party:column" for each of them. Contributions and `base` add up to the scores.
+    """
+
+    rows: slice  # of the batch
+    scores: Floats  # shape (rows,)
+    contributions: Mapping[str, Floats] | None  # shape (rows,) each
+    base: float  # 0 without contributions
+
+
+async def all_scores(parts: AsyncIterator[ScoredPart]) -> Floats:
+    """The scores of a whole batch, shape (rows,)."""
+    return np.concatenate([np.empty(0), *[part.scores async for part in parts]])
+
+
+async def request(
+    hosts: Sequence[Peer | None], places: Sequence[Integers], rows: int, chunk: int
+) -> AsyncGenerator[slice, None]:
+    """Ask the hosts about the rows chunk by chunk; yields a chunk when the next one has been asked for.
+
+    A host that is None, or knows no row of a chunk, is not asked.
+    """
+    chunks = [slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk)]
+    for ahead, part in zip_longest(chunks, [None, *chunks]):
+        if ahead is not None:
+            for host, place in zip(hosts, places, strict=True):
+                known = place[ahead][place[ahead] >= 0]
+                if host is not None and len(known):
+                    await host.send(ScoreRows(known.astype("<u4").tobytes()))
+        if part is not None:
+            yield part
+
+
+async def requests(guest: Peer, rows: int) -> AsyncIterator[Places]:
+    """The places of the rows that the guest asks for, chunk by chunk, until the batch is done.
+
+    `rows` is the number of aligned rows. Raises PeerError for a place beyond them.
+    """
+    while isinstance(message := await guest.recv(ScoreRows, ScoreEnd), ScoreRows):
+        if len(message.places) % 4:
+            raise guest.breach("ScoreRows cut short")
+        places: Places = np.frombuffer(message.places, "<u4")
+        if len(places) > ROWS or (places >= rows).any():
+            raise guest.breach("ScoreRows with rows that are not in the alignment")
+        yield places
+
+
+def missing_values(features: Features) -> Features:
+    """A row of these columns in which every value is missing."""
+    return {
+        name: np.array([None if column.dtype == object else np.nan], dtype=column.dtype)
+        for name, column in features.items()
+    }

@@ -1,0 +1,68 @@
+"""How the roles of a long protocol are followed, and where they go on from."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.protocols.common.lattice_sums import HostHint, NoShelf, Shelf
+
+D = TypeVar("D")  # what is told of a step
+M = TypeVar("M")  # a host's half of a model
+S = TypeVar("S", bound=State)
+
+
+class HostHints(Protocol):
+    """Where a host keeps its hint for later jobs on the same rows and bins."""
+
+    def known(self) -> HostHint | None:
+        """The hint that was kept last."""
+
+    def keep(self, hint: HostHint) -> None:
+        """Keep a hint in place of the last one."""
+
+
+class _NoHints:
+    """Keeps nothing."""
+
+    def known(self) -> HostHint | None:
+        return None
+
+    def keep(self, hint: HostHint) -> None:
+        return
+
+
+NO_HINTS = _NoHints()
+
+
+def _quiet(done: int, of: int) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class GuestCourse(Generic[D, S]):
+    """How the guest follows a training, and where it goes on from.
+
+    With checkpoints every host goes on from as many steps as the guest.
+    """
+
+    progress: Callable[[D], None] = lambda _: None
+    """Told of each tree or iteration."""
+    checkpoints: Checkpoints[S] = Checkpoints()
+    hints: Shelf = NoShelf()
+    """Keeps hints for later jobs on the same rows and bins."""
+    hint_progress: Callable[[int, int], None] = _quiet
+    """Follows the parts of hints as they come in: how many, of how many."""
+
+
+@dataclass(frozen=True)
+class HostCourse(Generic[M, S]):
+    """How a host follows a training, where it goes on from, and what keeps its half of the model."""
+
+    keep: Callable[[M], None] = lambda _: None
+    """Stores the half before the guest is told that it is safe."""
+    progress: Callable[[int, int], None] = _quiet
+    """The number of the tree or iteration that begins, and how many there are at most."""
+    checkpoints: Checkpoints[S] = Checkpoints()
+    hints: HostHints = NO_HINTS
+    hint_progress: Callable[[int, int], None] = _quiet

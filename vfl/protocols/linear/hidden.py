@@ -1,0 +1,709 @@
+"""Generalised linear models where nobody sees another's scores: a coordinator holds the key.
+
+Hardy et al., arXiv 1711.10677, for any number of hosts, with L-BFGS (learn/glm.py) in place of gradient
+descent. Beside guest and hosts, who hold the data, a coordinator makes the key, decrypts what was masked
+and leads the optimisation; it sees no data, and each data party has a session with it. The guest speaks
+to each host as well.
+
+ 1. The coordinator sends its public key to all. The guest says to the hosts which rows train. The
+    intercept is a column of the guest's. All coefficients are zero at first, as the coordinator says.
+To evaluate the gradient at beta + t p, when the coordinator asks for it, chunk of rows by chunk:
+ 2. logistic: each host encrypts its scores and sends them to the guest, who adds them up with its own
+    and forms r = w (score / 4 + 1/2 - y), the derivative of the log loss's second-order Taylor series.
+    poisson: the guest encrypts w e^(its score); each host in turn multiplies by e^(its score), which is
+    exact, since the log link makes the mean a product; the guest takes w y off.
+ 3. The guest sends the encrypted r to the hosts.
+ 4. Each data party, the guest too, forms X_k^T r, adds masks uniform among all plaintexts, re-randomises
+    and sends it to the coordinator, who decrypts and sends it back. The masks are taken off.
+ 5. Each tells the coordinator its part of the slope along p, and its gradient's greatest component.
+For each iteration:
+ 6. The coordinator adds the slopes up and settles on a step: for logistic, whose approximated loss is
+    quadratic, from the slopes at 0 and 1 without another gradient; for poisson where the slope has
+    fallen to half, by secants.
+ 7. Each data party takes the step and sends the inner products of its parts of L-BFGS's vectors; the
+    coordinator sends the weights of the next direction p, or ends.
+At the end the hosts send the guest their part of the scores of rows held out, behind masks that cancel.
+
+Who goes on after a kill begins with 1, under a new key, and with what the data parties told in 7 of the
+last step that all have kept (protocols/common/checkpoints.py). The coordinator keeps nothing.
+
+Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
+and find what was done. Against who lacks the key short exponents do; what goes to the coordinator is
+re-randomised in full.
+
+Learned by the coordinator: slopes, inner products and greatest components by party, and how many
+ciphertexts each needs for its columns. By the guest: of the rows that train, nothing but its own
+gradient; of rows held out, the hosts' total part of each score (with one host, this host's). By a host:
+its own gradient, as many equations about the labels as it has columns, each iteration (arXiv
+2205.04166), and the sum of weights relative to the largest.
+
+The coordinator colludes with nobody: with its key the guest could read the hosts' scores, and a host the
+residuals, which tell the labels. All follow the protocol: the coordinator cannot see what it decrypts.
+"""
+
+import asyncio
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import ClassVar
+
+import numpy as np
+
+from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.sums import conceal, decrypt, times_and_conceal
+from vfl.crypto.workers import SharedRows, Workers
+from vfl.errors import DataError, ModelError
+from vfl.learn.design import Matrix
+from vfl.learn.glm import PAIRS, Block, BlockState, Report, combination
+from vfl.learn.losses import Floats, LogisticLoss
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.histograms import CHUNK
+from vfl.protocols.common.key import receive_key, send_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import (
+    FitKept,
+    FitReady,
+    HeldOutScores,
+    HostFit,
+    no_column,
+    receive_scores,
+    receive_training,
+    restored,
+    send_scores,
+    start_hosts,
+    total_of,
+)
+from vfl.protocols.linear.products import EncryptedProduct, diverges
+
+FAMILIES = ("logistic", "poisson")
+"""Those whose residual can be formed under encryption."""
+
+_FIXED_BITS = 40  # precision of scores and of their exponentials
+_FIXED = 2.0**_FIXED_BITS
+_LARGEST_BITS = 22  # a score, or its exponential, is below 2^22
+_WEIGHT_BITS = 16  # precision of weights relative to the largest
+_HELD_OUT = 2.0**30  # precision of scores of rows held out
+_FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
+_EVALUATIONS = 20  # of a search at most
+_STEPS = 4  # of log odds, to which the mean label is rounded, since hosts learn the curvature there
+
+
+class Begin(Message, frozen=True):
+    """coordinator -> party. Reveals: the model to begin with: what all coefficients are at first, and
+    how many steps of an interrupted fit all parties have kept."""
+
+    coefficients: float
+    done: int = 0
+
+
+class Evaluate(Message, frozen=True):
+    """coordinator -> party. Reveals: how far along the direction the gradient is wanted."""
+
+    size: float
+
+
+class ScorePart(Message, frozen=True):
+    """Either -> either, guest and host. Reveals: nothing to who lacks the key; encrypted scores of
+    rows that train (poisson: products of their exponentials)."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class HiddenResiduals(Message, frozen=True):
+    """guest -> host. Reveals: nothing of a row to who lacks the key; the sum of weights relative to
+    the largest one."""
+
+    ciphertexts: bytes
+    scale: float
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class BlindGradient(Message, frozen=True):
+    """party -> coordinator. Reveals: nothing but how many ciphertexts there are: under the encryption
+    are sums plus masks uniform among all plaintexts."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedGradient(Message, frozen=True):
+    """coordinator -> party. Reveals: with the masks that only this party knows, its own gradient: the
+    product of its columns with the residuals, which depend on the labels."""
+
+    plaintexts: bytes  # as wide as the key, big-endian
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Slope(Message, frozen=True):
+    """party -> coordinator. Reveals: the party's part of the slope along the direction."""
+
+    slope: float
+
+
+class Settle(Message, frozen=True):
+    """coordinator -> party. Reveals: how far to go along the direction."""
+
+    size: float
+
+
+class PartyProducts(Message, frozen=True):
+    """party -> coordinator. Reveals: the inner products of the party's parts of past steps, changes of
+    the gradient and the gradient, and its gradient's greatest component."""
+
+    products: list[float]  # of a square, row by row
+    greatest: float
+
+
+class NextDirection(Message, frozen=True):
+    """coordinator -> party. Reveals: with which weights the vectors combine, and the greatest component
+    of all parties' gradients."""
+
+    weights: list[float]
+    greatest: float
+
+
+class HiddenEnd(Message, frozen=True):
+    """coordinator -> party. Reveals: that the fit has ended, whether it converged, and the greatest
+    component of all parties' gradients."""
+
+    converged: bool
+    greatest: float
+
+
+@dataclass(frozen=True)
+class HiddenFit:
+    """What a data party has at the end."""
+
+    coefficients: Floats  # the guest's begin with the intercept, if there is one
+    iterations: int
+    converged: bool
+    gradient: float
+
+
+@dataclass(frozen=True)
+class BlindIteration:
+    """What can be told of an iteration by who sees no scores."""
+
+    iteration: int
+    of: int  # at most
+    gradient: float  # its greatest component
+
+
+@dataclass(frozen=True)
+class HiddenState:
+    """What a data party keeps of a fit; scores have shape (rows that train,)."""
+
+    done: int  # steps settled, the first of size zero
+    score: Floats  # its own part
+    block: BlockState
+    start: str = ""  # at a host: digest of FitStart
+
+
+# --------------------------------------------------------------------------------- coordinator
+
+
+async def coordinator_fit(
+    parties: Sequence[Peer],
+    params: GlmParams,
+    quadratic: bool,
+    key: PrivateKey,
+    resources: Resources = Resources(),
+    progress: Callable[[BlindIteration], None] = lambda _: None,
+    done: int = 0,
+) -> bool:
+    """Lead a fit of these data parties; whether it converged.
+
+    `quadratic`: whether the loss is, as logistic's approximation. `done`: the steps of an interrupted
+    fit that all parties have kept. Raises PeerError for a party that breaks the protocol.
+    """
+    # 1. The key, and the model to begin with.
+    await send_key(parties, params.encryption, key)
+    await together([party.send(Begin(0.0, done)) for party in parties])
+    async with Workers(key, resources.machine, resources.operations) as workers:
+        opening = _Opening(workers)
+        if not done:
+            await _slope(parties, opening, 0.0)
+            await together([party.send(Settle(0.0)) for party in parties])
+        first = max(0, done - 1)
+        reports = await _reports(parties, first)
+        for iteration in range(first, params.max_iterations + 1):
+            # 7. The next direction, or the end.
+            greatest = max(report.greatest for report in reports)
+            progress(BlindIteration(iteration, params.max_iterations, greatest))
+            converged = greatest <= params.tolerance
+            if converged or iteration == params.max_iterations:
+                break
+            products = sum((report.products for report in reports), start=np.zeros((1, 1)))
+            weights = combination(products)
+            if not np.isfinite(weights).all():
+                raise diverges("gradients")
+            direction = NextDirection(weights.tolist(), greatest)
+            await together([party.send(direction) for party in parties])
+            # 6. How far.
+            slope = float(weights @ products[-1])
+            if quadratic:
+                after = await _slope(parties, opening, 1.0)
+                size = slope / (slope - after) if after > slope else 1.0
+            else:
+                length = math.sqrt(max(float(weights @ products @ weights), 0.0))
+                size = await _search(parties, opening, slope, 1 / max(1.0, length))
+            await together([party.send(Settle(size)) for party in parties])
+            reports = await _reports(parties, iteration + 1)
+    await together([party.send(HiddenEnd(converged, greatest)) for party in parties])
+    return converged
+
+
+class _Opening:
+    """What decrypts for the parties, no more for each at a time than for its first gradient."""
+
+    def __init__(self, workers: Workers[PrivateKey]) -> None:
+        self._workers = workers
+        self._counts: dict[str, int] = {}  # ciphertexts of a gradient, by party
+
+    async def open(self, party: Peer, message: BlindGradient) -> list[bytes]:
+        """The plaintexts, as wide as the key. Raises PeerError."""
+        key = self._workers.key.public
+        try:
+            ciphertexts = key.parse(message.ciphertexts)
+            # A party's columns do not change: more would be opened for another purpose.
+            if len(ciphertexts) != self._counts.setdefault(party.name, len(ciphertexts)):
+                raise party.breach("BlindGradient of another number of ciphertexts than the first")
+            opened = await decrypt(self._workers, ciphertexts)
+        except ValueError as error:
+            raise party.breach(f"BlindGradient with {error}") from None
+        return [(value % int(key.n)).to_bytes(key.bits // 8, "big") for value in opened]
+
+
+async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size: float) -> float:
+    """Where along the direction half of the slope is gone: towards its zero, by secants."""
+    if slope > 0:
+        raise diverges("slopes")
+    low, high = (0.0, slope), (math.inf, math.inf)
+    for _ in range(_EVALUATIONS):
+        at = await _slope(parties, opening, size)
+        if abs(at) <= _FLAT_ENOUGH * abs(slope):
+            return size
+        low, high = ((size, at), high) if at < 0 else (low, (size, at))
+        if high[0] == math.inf:
+            grown = size * slope / (slope - at) if at > slope else math.inf
+            size = min(max(grown, 1.5 * size), 8 * size)
+        else:
+            width = high[0] - low[0]
+            zero = low[0] - low[1] * width / (high[1] - low[1])
+            size = min(max(zero, low[0] + width / 10), high[0] - width / 10)
+    raise diverges("slopes")
+
+
+async def _slope(parties: Sequence[Peer], opening: _Opening, size: float) -> float:
+    """The slope so far along the direction, all parties together; everybody's gradient is opened."""
+    await together([party.send(Evaluate(size)) for party in parties])
+    slope = sum(await together([_open(party, opening) for party in parties]))
+    if not math.isfinite(slope):
+        raise diverges("slopes")
+    return slope
+
+
+async def _open(party: Peer, opening: _Opening) -> float:
+    """4. Decrypt what a party has masked; 5. its part of the slope."""
+    plaintexts = await opening.open(party, await party.recv(BlindGradient))
+    await party.send(OpenedGradient(b"".join(plaintexts)))
+    told = await party.recv(Slope)
+    if not math.isfinite(told.slope):
+        raise party.breach("a Slope that is no number")
+    return told.slope
+
+
+async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
+    """What each party tells of its gradient after so many steps."""
+    vectors = 2 * min(steps, PAIRS) + 1
+    reports = []
+    for party, told in zip(
+        parties, await together([party.recv(PartyProducts) for party in parties]), strict=True
+    ):
+        numbers = np.array([*told.products, told.greatest])
+        if len(told.products) != vectors**2 or not np.isfinite(numbers).all():
+            raise party.breach("PartyProducts of another number of vectors, or none")
+        reports.append(Report(numbers[:-1].reshape(vectors, vectors), told.greatest))
+    return reports
+
+
+# ------------------------------------------------------------------------------------- parties
+
+
+class _Party:
+    """What guest and hosts have in common: a block, encrypted residuals, the coordinator's lead."""
+
+    leads = False  # whether the job's steps are counted by what this party has kept
+    start = ""
+
+    def __init__(
+        self,
+        coordinator: Peer,
+        pool: Workers[PublicKey],
+        store: SharedRows,
+        block: Block,
+        params: GlmParams,
+        family: str,
+        hosts: int,
+        course: GuestCourse[BlindIteration, HiddenState],
+    ) -> None:
+        self.coordinator, self.pool, self.store, self.block = coordinator, pool, store, block
+        self.quadratic = family == "logistic"
+        self.hosts = hosts
+        self._params, self._progress, self._checkpoints = params, course.progress, course.checkpoints
+        part = _FIXED_BITS + _LARGEST_BITS
+        # The sum of all scores times a weight, or the product of all exponentials.
+        row_bits = (
+            part + (hosts + 1).bit_length() + _WEIGHT_BITS if self.quadratic else (hosts + 1) * part
+        )
+        try:
+            self._product = EncryptedProduct(pool, store, block.matrix, row_bits)
+        except ValueError as error:
+            raise DataError(f"a numeric column cannot be used under this key: {error}") from None
+        self._score = np.zeros(block.matrix.rows)  # X beta
+        self._change = np.zeros(block.matrix.rows)  # X p
+
+    async def residuals(self, score: Floats) -> float:
+        """2. and 3. The encrypted residuals at this own part of the scores; what scales them."""
+        raise NotImplementedError
+
+    async def follow(self) -> HiddenFit:
+        """Do as the coordinator says, to the end."""
+        begin = await self.coordinator.recv(Begin)
+        if begin.coefficients != 0.0:
+            raise self.coordinator.breach("a Begin with coefficients other than zero")
+        if begin.done != self._checkpoints.done:
+            raise self.coordinator.breach(
+                "a Begin of another number of steps than this party goes on from"
+            )
+        await asyncio.to_thread(self._product.group)
+        iterations, known = 0, None
+        if (last := self._checkpoints.last) is not None:
+            if last.score.shape != self._score.shape or last.start != self.start:
+                raise ModelError(
+                    "the checkpoint is of other rows than the guest says now: start the job anew",
+                    for_peer="it began the fit with other rows: start the job anew",
+                )
+            iterations, known = last.done - 1, restored(self.block, last.block)
+            self._score = last.score
+        while True:
+            report = known or await self._settle()
+            state = HiddenState(iterations + 1, self._score, self.block.state, self.start)
+            if not known and not self.leads:
+                await self._checkpoints.keep(state)
+            if not np.isfinite(report.products).all():
+                raise diverges("gradients")
+            told = PartyProducts(report.products.ravel().tolist(), report.greatest)
+            await self.coordinator.send(told)
+            message = await self.coordinator.recv(NextDirection, HiddenEnd)
+            if not math.isfinite(message.greatest):
+                raise self.coordinator.breach(f"{type(message).__name__} of no number")
+            if not known:
+                most = self._params.max_iterations
+                self._progress(BlindIteration(iterations, most, message.greatest))
+                if self.leads:  # all hosts have kept this step, or nobody could know what comes next
+                    await self._checkpoints.keep(state)
+            known = None
+            if isinstance(message, HiddenEnd):
+                return HiddenFit(self.block.beta, iterations, message.converged, message.greatest)
+            weights = np.array(message.weights)
+            if len(weights) != 2 * min(iterations, PAIRS) + 1 or not np.isfinite(weights).all():
+                raise self.coordinator.breach("NextDirection of another number of vectors, or none")
+            self._change = (await asyncio.to_thread(self.block.direction, weights)).scores
+            iterations += 1
+            if iterations > self._params.max_iterations:
+                raise self.coordinator.breach("NextDirection beyond the last iteration")
+
+    async def _settle(self) -> Report:
+        """Gradients along the direction as they are asked for, until the step is settled; what there is
+        to tell of the last."""
+        at: dict[float, Floats] = {}
+        most = 1 if self.quadratic else _EVALUATIONS
+        for evaluations in count():
+            message = await self.coordinator.recv(Evaluate, Settle)
+            if not math.isfinite(message.size):
+                raise self.coordinator.breach(f"{type(message).__name__} of no number")
+            if isinstance(message, Settle):
+                break
+            if evaluations == most:
+                raise self.coordinator.breach("Evaluate too often")
+            at[message.size] = await self._gradient(message.size)
+        if message.size in at:
+            gradient = at[message.size]
+        elif self.quadratic and any(at):
+            # A quadratic loss has a linear gradient.
+            (size, there), known = at.popitem(), self.block.known
+            gradient = known + message.size / size * (there - known)
+        else:
+            raise self.coordinator.breach("Settle where no gradient was asked for")
+        self._score = self._score + message.size * self._change
+        self.block.step(message.size)
+        return self.block.take(gradient)
+
+    async def _gradient(self, size: float) -> Floats:
+        """2. to 5. The gradient so far along the direction."""
+        scale = await self.residuals(self._score + size * self._change)
+        # 4. Masked, opened by the coordinator, unmasked.
+        try:
+            await self._product.sums.add(0, self.block.matrix.rows)
+        except InvalidCiphertext as error:
+            raise self.coordinator.breach(f"residuals with {error}") from None
+        ciphertexts, masks = await self._product.masked()
+        await self.coordinator.send(BlindGradient(ciphertexts.tobytes()))
+        opened = (await self.coordinator.recv(OpenedGradient)).plaintexts
+        width = self.pool.key.bits // 8
+        if len(opened) != width * len(masks):
+            raise self.coordinator.breach("OpenedGradient of another number than asked for")
+        plaintexts = [int.from_bytes(opened[i : i + width], "big") for i in range(0, len(opened), width)]
+        try:
+            product = self._product.unmask(plaintexts, masks, scale)
+        except ValueError as error:
+            raise self.coordinator.breach(f"OpenedGradient with {error}") from None
+        # 5. Its part of the slope.
+        gradient = self.block.gradient(size, product)
+        await self.coordinator.send(Slope(self.block.slope(gradient)))
+        return gradient
+
+    def parse(self, peer: Peer, message: ScorePart | HiddenResiduals, rows: int) -> Ciphertexts:
+        """The ciphertexts of a message, which must be of so many rows."""
+        try:
+            ciphertexts = self.pool.key.parse(message.ciphertexts)
+        except InvalidCiphertext as error:
+            raise peer.breach(f"{type(message).__name__} with {error}") from None
+        if len(ciphertexts) != rows:
+            raise peer.breach(f"{type(message).__name__} of another number of rows")
+        return ciphertexts
+
+
+class _HiddenGuest(_Party):
+    """The guest: forms the residuals from everybody's encrypted scores."""
+
+    leads = True
+
+    def prepare(
+        self, hosts: Sequence[Peer], rows: Training, offset: Floats, log_odds: float | None
+    ) -> None:
+        """What it needs of the rows that train; logistic: where its loss's Taylor series is."""
+        train = rows.train
+        self._peers = hosts
+        self._offset = offset[train]
+        share = rows.weight[train] / rows.weight[train].max()
+        self._label, self._share = rows.label[train], share
+        if log_odds is not None:
+            # Of a score of zero, over the curvature.
+            self._curvature = _curvature(log_odds)
+            self._residual = (_share(log_odds) - self._label) / self._curvature - log_odds
+        # Equal weights need no multiplication.
+        self._weights = (
+            np.rint(share * 2.0**_WEIGHT_BITS).astype(np.int64) if (share != 1).any() else None
+        )
+
+    async def residuals(self, score: Floats) -> float:
+        score = score + self._offset
+        form = self._logistic if self.quadratic else self._poisson
+        if self.quadratic:
+            total = len(score) if self._weights is None else int(self._weights.sum())
+            scale = _FIXED * total / self._curvature
+        else:
+            scale = _FIXED ** (self.hosts + 1) * float(self._share.sum())
+        for first in range(0, len(score), CHUNK):
+            part = slice(first, min(first + CHUNK, len(score)))
+            ciphertexts = await form(part, score[part])
+            self.store.array[part] = ciphertexts
+            message = HiddenResiduals(ciphertexts.tobytes(), scale)
+            await together([host.send(message) for host in self._peers])
+        return scale
+
+    async def _logistic(self, part: slice, score: Floats) -> Ciphertexts:
+        """w (score - s + (p - y) / (p (1 - p))) in fixed point: r over the curvature."""
+        rows = len(score)
+        parts = await together([host.recv(ScorePart) for host in self._peers])
+        total = self.parse(self._peers[0], parts[0], rows)
+        for host, more in zip(self._peers[1:], parts[1:], strict=True):
+            total = self.pool.key.add(total, self.parse(host, more, rows))
+        own = _fixed(score + self._residual[part])
+        if self._weights is None:
+            return await times_and_conceal(self.pool, total, None, own)
+        weights = self._weights[part].tolist()
+        return await times_and_conceal(
+            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)]
+        )
+
+    async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
+        """w (e^score - y) in fixed point; each host multiplies its part in."""
+        share, label = self._share[part], self._label[part]
+        ciphertexts = await conceal(self.pool, _fixed(share * np.exp(score)))
+        for host in self._peers:
+            await host.send(ScorePart(ciphertexts.tobytes()))
+            ciphertexts = self.parse(host, await host.recv(ScorePart), len(score))
+        scale = 1 << _FIXED_BITS * self.hosts
+        paid = [-scale * y for y in _fixed(share * label)]
+        return await times_and_conceal(self.pool, ciphertexts, None, paid)
+
+
+class _HiddenHost(_Party):
+    """A host: encrypts its scores, or multiplies their exponentials in."""
+
+    guest: Peer
+
+    async def residuals(self, score: Floats) -> float:
+        scale = None
+        for first in range(0, len(score), CHUNK):
+            part = slice(first, min(first + CHUNK, len(score)))
+            rows = part.stop - first
+            if self.quadratic:
+                ciphertexts = await conceal(self.pool, _fixed(score[part]))
+            else:
+                came = self.parse(self.guest, await self.guest.recv(ScorePart), rows)
+                factors = _fixed(np.exp(score[part]))
+                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows)
+            await self.guest.send(ScorePart(ciphertexts.tobytes()))
+            message = await self.guest.recv(HiddenResiduals)
+            self.store.array[part] = self.parse(self.guest, message, rows)
+            if not (math.isfinite(message.scale) and message.scale > 0) or scale not in (
+                None,
+                message.scale,
+            ):
+                raise self.guest.breach("HiddenResiduals without a scale")
+            scale = message.scale
+        return scale or 1.0
+
+
+async def hidden_guest_fit(
+    coordinator: Peer,
+    hosts: Sequence[Peer],
+    matrix: Matrix,
+    rows: Training,
+    params: GlmParams,
+    resources: Resources = Resources(),
+    course: GuestCourse[BlindIteration, HiddenState] = GuestCourse(),
+) -> tuple[HiddenFit, Floats]:
+    """The guest's coefficients, and the score of every aligned row, NaN where it trained.
+
+    matrix: the guest's columns of all aligned rows. Raises PeerError when another party breaks the
+    protocol.
+    """
+    key = await receive_key(coordinator, params)
+    family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
+    mean = _mean(rows)
+    log_odds = None
+    if family == "logistic":
+        log_odds = round(_STEPS * math.log(mean / (1 - mean))) / _STEPS
+    # Of the Taylor series; of the mean count, about.
+    curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else _curvature(log_odds)
+    columns = await start_hosts(hosts, rows.train, curvature)
+    if not matrix.columns and not any(columns.values()):
+        raise no_column()
+    await relay_keys(hosts)
+    whole = matrix.with_intercept() if params.fit_intercept else matrix
+    if not whole.columns:
+        raise DataError(
+            "the guest has neither a column nor a constant: set fit_intercept in [glm]",
+            for_peer="it has no column of its own",
+        )
+    own = whole.take(rows.train)
+    offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
+    block = await asyncio.to_thread(
+        Block, own, params.alpha, False, curvature, int(params.fit_intercept)
+    )
+    async with Workers(key, resources.machine, resources.operations) as pool:
+        store = pool.rows(own.rows, key.width)
+        try:
+            guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), course)
+            guest.prepare(hosts, rows, offset, log_odds)
+            fit = await guest.follow()
+        finally:
+            store.close()
+    held_out = ~rows.train
+    rest = int(held_out.sum())
+    shares = await together([receive_scores(host, HeldOutScores, rest) for host in hosts])
+    await together([host.recv(FitKept) for host in hosts])
+    score = np.full(len(rows.label), np.nan)
+    score[held_out] = offset[held_out] + whole.take(held_out).times(fit.coefficients)
+    score[held_out] += total_of(shares, rest, _HELD_OUT)
+    return fit, score
+
+
+async def hidden_host_fit(
+    guest: Peer,
+    coordinator: Peer,
+    rows: int,
+    prepare: Callable[[Mask], Matrix],
+    params: GlmParams,
+    family: str,
+    participant: Participant,
+    course: HostCourse[HostFit, HiddenState] = HostCourse(),
+) -> HiddenFit:
+    """A host's coefficients; arguments as in `host_fit`, which the coordinator's session joins.
+
+    Raises PeerError when another party breaks the protocol, Refused for too few rows, and what
+    `prepare` raises.
+    """
+    key, resources = await receive_key(coordinator, params), participant.resources
+    training, curvature, start = await receive_training(guest, rows, participant.minimum)
+    matrix = await asyncio.to_thread(prepare, training)
+    await guest.send(FitReady(matrix.columns))
+    masks = Masks(participant.name, await exchange_keys(guest, participant))
+    own = matrix.take(training)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    async with Workers(key, resources.machine, resources.operations) as pool:
+        store = pool.rows(own.rows, key.width)
+        try:
+            followed = GuestCourse[BlindIteration, HiddenState](
+                lambda done: course.progress(done.iteration, done.of), course.checkpoints
+            )
+            fellows = len(participant.hosts)
+            host = _HiddenHost(coordinator, pool, store, block, params, family, fellows, followed)
+            host.guest, host.start = guest, start
+            fit = await host.follow()
+        finally:
+            store.close()
+    held_out = matrix.take(~training).times(fit.coefficients)
+    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
+    course.keep(HostFit(fit.coefficients, fit.converged))
+    await guest.send(FitKept())
+    return fit
+
+
+def _mean(rows: Training) -> float:
+    """The mean label. Raises DataError where there is nothing to learn."""
+    mean = float(np.average(rows.label[rows.train], weights=rows.weight[rows.train]))
+    if not mean > 0:
+        raise DataError(
+            "all labels of the rows that train are zero, so that there is nothing to learn",
+            for_peer="its rows that train have one label only",
+        )
+    if isinstance(rows.loss, LogisticLoss) and mean == 1:
+        raise DataError(
+            "all labels of the rows that train are one, so that there is nothing to learn",
+            for_peer="its rows that train have one label only",
+        )
+    return mean
+
+
+def _share(log_odds: float) -> float:
+    """Of ones, p."""
+    return 1 / (1 + math.exp(-log_odds))
+
+
+def _curvature(log_odds: float) -> float:
+    """The log loss's second derivative there: p (1 - p)."""
+    return _share(log_odds) * _share(-log_odds)
+
+
+def _fixed(values: Floats) -> list[int]:
+    """Numbers in fixed point. Raises ConfigError for those that are too large."""
+    if not np.abs(values).max(initial=0.0) < 2.0**_LARGEST_BITS:
+        raise diverges("scores")
+    integers: list[int] = np.rint(values * _FIXED).astype(np.int64).tolist()
+    return integers

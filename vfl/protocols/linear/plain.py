@@ -1,0 +1,159 @@
+"""The fit of fitting.py with all parties' columns in one place: no message, no key, the same numbers.
+
+What fitting.py rounds is rounded here as well: residuals to integers, of as many bits as the encryption
+of the job has room for, their products with a host's columns exact; the hosts' part of the scores in
+fixed point. All is added up in the same order. So the model equals, bit for bit, the one that the
+parties would fit apart: for who holds all tables anyway (vfl/simulate).
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from vfl.errors import DataError
+from vfl.learn.design import FRACTION_BITS, Matrix
+from vfl.learn.glm import Block, Move, Report
+from vfl.learn.losses import Floats, Integers
+from vfl.learn.params import GlmParams
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.fitting import (
+    Fit,
+    FitLoop,
+    IterationDone,
+    check_columns,
+    fixed_point,
+    total_of,
+)
+
+# Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
+_NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15
+_HALF_BITS = 26  # of a residual: sums of halves over 2^26 rows are below 2^53
+
+
+async def plain_fit(
+    own: Mapping[str, Matrix],
+    hosts: Mapping[str, Matrix],
+    rows: Training,
+    params: GlmParams,
+    progress: Callable[[IterationDone], None] = lambda _: None,
+) -> tuple[Fit, dict[str, Floats]]:
+    """The guest's fit, and each host's coefficients. The matrices are of all aligned rows.
+
+    Raises DataError and ConfigError as `guest_fit` and `host_fit` do.
+    """
+    loop = _PlainLoop(own, hosts, rows, params)
+    fit = await loop.fit(progress, Checkpoints())
+    return fit, {name: block.beta for name, block in loop.theirs.items()}
+
+
+class _PlainLoop(FitLoop):
+    """The guest's iterations with the hosts' blocks at hand."""
+
+    def __init__(
+        self,
+        own: Mapping[str, Matrix],
+        hosts: Mapping[str, Matrix],
+        rows: Training,
+        params: GlmParams,
+    ) -> None:
+        super().__init__([], own, rows, params)
+        count = int(rows.train.sum())
+        self._bits = products.ROW_BITS
+        if hosts and params.encryption == "lattice":
+            lattice_products.fit_shape(count, params)  # refuses too many rows
+            self._bits = lattice_products.ROW_BITS
+        self._held_out = {name: matrix.take(~rows.train) for name, matrix in hosts.items()}
+        self.theirs: dict[str, Block] = {}
+        self._products: dict[str, ExactProduct] = {}
+        for name, matrix in hosts.items():
+            training = matrix.take(rows.train)
+            check_columns(name, training.columns, count)
+            block = Block(training, params.alpha, params.fit_intercept, self.curvature)
+            self.theirs[name], self._products[name] = block, ExactProduct(training)
+
+    async def reports(self, residuals: Floats) -> list[Report]:
+        own = await super().reports(residuals)
+        if not self.theirs:
+            return own
+        integers, scale = products.quantised(residuals, self._bits)
+        return own + [
+            await asyncio.to_thread(self._report, name, integers, scale) for name in self.theirs
+        ]
+
+    def _report(self, name: str, integers: Integers, scale: float) -> Report:
+        return self.theirs[name].report(self._products[name].times(integers, scale))
+
+    async def direction(self, weights: Floats, precision: float) -> Move:
+        own = await super().direction(weights, precision)
+        moves = [await asyncio.to_thread(block.direction, weights) for block in self.theirs.values()]
+        shares = [fixed_point(move.scores, precision) for move in moves]
+        return Move(
+            total_of(shares, len(own.scores), precision) + own.scores,
+            own.linear + sum(move.linear for move in moves),
+            own.square + sum(move.square for move in moves),
+        )
+
+    async def step(self, size: float, precision: float) -> None:
+        await super().step(size, precision)
+        for block in self.theirs.values():
+            block.step(size)
+
+    async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
+        shares = [
+            fixed_point(self._held_out[name].times(block.beta), precision)
+            for name, block in self.theirs.items()
+        ]
+        return total_of(shares, held_out, precision)
+
+
+class ExactProduct:
+    """X^T r of one X and one r of integers after the other, with no rounding before the last step."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        """Raises DataError for numbers too large."""
+        self._matrix = matrix
+        try:
+            self._integers = matrix.integers
+        except ValueError as error:
+            raise DataError(f"a numeric column cannot be used: {error}") from None
+
+    def times(self, integers: Integers, scale: float) -> Floats:
+        """X^T r, shape (columns,), where r times `scale` is `integers`, below 2^51."""
+        levels = np.array([float(value) for value in self._of_levels(integers)]) / scale
+        numbers = np.array([float(value) for value in self._of_numbers(integers)])
+        return np.concatenate([levels, numbers / (scale * 2.0**FRACTION_BITS)])
+
+    def _of_levels(self, integers: Integers) -> list[int]:
+        low, high = integers & ((1 << _HALF_BITS) - 1), integers >> _HALF_BITS
+        sums: list[int] = []
+        for codes, levels in zip(self._matrix.codes, self._matrix.levels, strict=True):
+            parts = [np.bincount(codes, half, levels + 1)[1:].tolist() for half in (low, high)]
+            sums += [int(a) + (int(b) << _HALF_BITS) for a, b in zip(*parts, strict=True)]
+        return sums
+
+    def _of_numbers(self, integers: Integers) -> list[int]:
+        count = len(self._integers)
+        sums = [0] * count
+        widths = [self._matrix.bits, [int(np.abs(integers).max(initial=0)).bit_length()]]
+        most, deep = (max(bits, default=0) for bits in widths)
+        for first in range(0, len(integers), _ROWS):
+            x = _parts(self._integers[:, first : first + _ROWS], most, _NUMBER_BITS)
+            r = _parts(integers[first : first + _ROWS], deep, _RESIDUAL_BITS)
+            for i, part in enumerate(x):
+                for j, other in enumerate(r):
+                    shift = i * _NUMBER_BITS + j * _RESIDUAL_BITS
+                    for k, value in enumerate((part @ other).tolist()):
+                        sums[k] += int(value) << shift
+        return sums
+
+
+def _parts(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
+    """Integers below 2^bits in magnitude by parts of `width` bits, lowest first; the last is signed."""
+    mask, parts = (1 << width) - 1, []
+    while bits > width:
+        parts.append((integers & mask).astype(np.float64))
+        integers, bits = integers >> width, bits - width
+    return [*parts, integers.astype(np.float64)]

@@ -1,0 +1,382 @@
+"""A host's X^T r for the guest's residuals r, which only the host may know; by Paillier's encryption.
+
+The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over the lattice engine.
+
+ a. The guest rounds r to integers, encrypts it row by row and sends it to every host.
+ b. A host forms X^T r under encryption, adds masks uniform among all plaintexts, re-randomises, sends.
+ c. The guest decrypts and sends it back, and the host takes the masks off.
+
+The columns of X that are 0 or 1 for the levels of a factor need sums of r by level: a histogram, the
+kernel of the trees. A numeric column's numbers are integers (multiples of 2^-FRACTION_BITS); written in
+digits of w bits they are histograms as well, of 2^w cells, and the sum of d times cell d is a running
+sum. So a number costs a product a row and digit, fewer where columns share joint cells
+(learn/grouping.py), instead of a power a row.
+"""
+
+import asyncio
+import math
+import secrets
+import time
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.workers import SharedRows, Workers
+from vfl.errors import ConfigError, DataError
+from vfl.learn.design import FRACTION_BITS, Matrix
+from vfl.learn.losses import Floats, Integers, Quantiser
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.key import generate_key, send_key
+from vfl.protocols.common.participant import Resources
+
+ROW_BITS = 50
+"""Bits of a row's quantised residual, sign not counted."""
+
+_WINDOWS = range(4, 17)  # bits of a digit; codes are uint16
+_MOST_BITS = 62  # of a number's magnitude, so that the least can be subtracted from the greatest
+
+
+class Residuals(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted residuals of rows that train."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class MaskedProducts(Message, frozen=True):
+    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
+    uniform among all plaintexts."""
+
+    ciphertexts: bytes
+    seconds: Seconds
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedProducts(Message, frozen=True):
+    """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
+    its columns with the residuals, which depend on the labels."""
+
+    plaintexts: bytes  # as wide as the key, big-endian
+    scale: float  # of the residuals
+    limit: ClassVar[int] = 16 * MIB
+
+
+def diverges(what: str) -> ConfigError:
+    return ConfigError(
+        f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
+        for_peer="its part of the fit diverges, the job needs other settings",
+    )
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+@dataclass(frozen=True)
+class Clock:
+    """Seconds by phase; of what a host took itself, by its name."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Add the seconds spent inside to a phase."""
+        started = time.perf_counter()
+        yield
+        self.seconds[phase] += time.perf_counter() - started
+
+
+class GuestGradients(ABC):
+    """The guest's side, under whichever encryption."""
+
+    @abstractmethod
+    async def greet(self) -> None:
+        """What comes before all else: the key, if there is one."""
+
+    @abstractmethod
+    async def meet(self, columns: Mapping[str, int]) -> None:
+        """Once hosts, by name, have said how many columns they have."""
+
+    @abstractmethod
+    async def open(self, residuals: Floats) -> None:
+        """Let every host have X^T r, for residuals of shape (rows that train,).
+
+        Raises ConfigError for infinite ones, PeerError when a host breaks the protocol.
+        """
+
+
+def quantised(residuals: Floats, bits: int) -> tuple[Integers, float]:
+    """Integers of at most so many bits, and what residuals were multiplied by.
+
+    Raises ConfigError for infinite ones.
+    """
+    bound = float(np.abs(residuals).max(initial=0.0))
+    if not math.isfinite(bound):
+        raise diverges("residuals")
+    quantiser = Quantiser.for_bound(bound, bits)
+    return quantiser.integers(residuals), quantiser.scale
+
+
+@asynccontextmanager
+async def paillier_guest(
+    hosts: Sequence[Peer],
+    rows: int,
+    params: GlmParams,
+    key: PrivateKey | None,
+    resources: Resources,
+    clock: Clock,
+) -> AsyncIterator[GuestGradients]:
+    """The guest's side for so many rows that train. Without `key` one is made, as the job says."""
+    if key is None:
+        key = await asyncio.to_thread(generate_key, params)
+    async with Workers(key, resources.machine, resources.operations) as workers:
+        gradients = _PaillierGuest(hosts, rows, params, workers, clock)
+        try:
+            yield gradients
+        finally:
+            gradients.reserve.end()
+
+
+class _PaillierGuest(GuestGradients):
+    def __init__(
+        self,
+        hosts: Sequence[Peer],
+        rows: int,
+        params: GlmParams,
+        workers: Workers[PrivateKey],
+        clock: Clock,
+    ) -> None:
+        self._hosts, self._rows, self._params = hosts, rows, params
+        self._workers, self._clock = workers, clock
+        self._columns: Mapping[str, int] = {}
+        self.reserve = Reserve(workers, rows)
+
+    async def greet(self) -> None:
+        await send_key(self._hosts, self._params.encryption, self._workers.key)
+
+    async def meet(self, columns: Mapping[str, int]) -> None:
+        self._columns = columns
+
+    async def open(self, residuals: Floats) -> None:
+        integers, scale = quantised(residuals, ROW_BITS)
+        self.reserve.end()
+        # a. Encrypted residuals.
+        chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
+        encrypted = encrypt(self._workers, _integers, chunks, self.reserve)
+        while True:
+            with self._clock.timed("encrypt"):
+                ciphertexts = await anext(encrypted, None)
+            if ciphertexts is None:
+                break
+            with self._clock.timed("transfer"):
+                message = Residuals(ciphertexts.tobytes())
+                await together([host.send(message) for host in self._hosts])
+        self.reserve.begin()
+        await together([self._open(host, scale) for host in self._hosts])
+
+    async def _open(self, host: Peer, scale: float) -> None:
+        """c. Open a host's masked products for it."""
+        key = self._workers.key.public
+        with self._clock.timed(f"{host.name} and transfer"):
+            message = await host.recv(MaskedProducts)
+        self._clock.seconds[host.name] += message.seconds
+        # More would be opened for another purpose than its columns.
+        most = most_ciphertexts(key.bits, self._columns[host.name], self._rows)
+        if len(message.ciphertexts) > most * key.width:
+            raise host.breach("MaskedProducts of more products than it has columns")
+        with self._clock.timed("decrypt"):
+            try:
+                opened = await decrypt(self._workers, key.parse(message.ciphertexts))
+            except ValueError as error:
+                raise host.breach(f"MaskedProducts with {error}") from None
+        width = key.bits // 8
+        plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
+        await host.send(OpenedProducts(plaintexts, scale))
+
+
+def _integers(values: Integers) -> list[int]:
+    return [int(value) for value in values.tolist()]
+
+
+# ---------------------------------------------------------------------------------------- host
+
+Gradient = Callable[[], Awaitable[Floats]]
+"""A host's side: X^T r of the next residuals, shape (columns,). Raises PeerError."""
+
+
+@asynccontextmanager
+async def paillier_host(
+    guest: Peer, matrix: Matrix, key: PublicKey, resources: Resources
+) -> AsyncIterator[Gradient]:
+    """The host's side, for the matrix of the rows that train.
+
+    Raises DataError for numbers whose products would not fit in a plaintext.
+    """
+    width = key.bits // 8
+    async with Workers(key, resources.machine, resources.operations) as pool:
+        store = pool.rows(matrix.rows, key.width)
+        try:
+            try:
+                product = EncryptedProduct(pool, store, matrix)
+            except ValueError as error:
+                raise DataError(f"a numeric column cannot be used under this key: {error}") from None
+            await asyncio.to_thread(product.group)
+
+            async def gradient() -> Floats:
+                # b. Masked; opened by the guest; unmasked.
+                await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
+                started = time.perf_counter()
+                ciphertexts, masks = await product.masked()
+                seconds = time.perf_counter() - started
+                await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+                opened = await guest.recv(OpenedProducts)
+                data = opened.plaintexts
+                if len(data) != width * len(masks) or not (
+                    math.isfinite(opened.scale) and opened.scale > 0
+                ):
+                    raise guest.breach("OpenedProducts of another number than asked for")
+                plaintexts = [
+                    int.from_bytes(data[i : i + width], "big") for i in range(0, len(data), width)
+                ]
+                try:
+                    return product.unmask(plaintexts, masks, opened.scale)
+                except ValueError as error:
+                    raise guest.breach(f"OpenedProducts with {error}") from None
+
+            yield gradient
+        finally:
+            store.close()
+
+
+@dataclass(frozen=True)
+class _Number:
+    """A numeric column: where its digits' histograms lie, and its least integer."""
+
+    digits: range  # of the columns that are summed
+    window: int
+    least: int
+
+
+class EncryptedProduct:
+    """X^T r for one X and one r after the other."""
+
+    def __init__(
+        self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix, row_bits: int = ROW_BITS
+    ) -> None:
+        """`matrix` has a column at least. `row_bits`: of a row's residual, sign not counted.
+
+        Raises ValueError, with the numbers, when a product would not fit in a plaintext.
+        """
+        self._workers, self._matrix = workers, matrix
+        if max(matrix.bits, default=0) > _MOST_BITS:
+            raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
+        integers = matrix.integers
+        self._numbers: list[_Number] = []
+        codes = list(matrix.codes)
+        sizes = [levels + 1 for levels in matrix.levels]
+        for own in integers:
+            least = min(0, int(own.min(initial=0)))
+            bits = max(1, int((own - least).max(initial=0)).bit_length())
+            window = _window(bits, matrix.rows)
+            digits = -(-bits // window)
+            self._numbers.append(_Number(range(len(codes), len(codes) + digits), window, least))
+            for k in range(digits):
+                codes.append(((own - least) >> (k * window) & ((1 << window) - 1)).astype(np.uint16))
+                sizes.append(1 << min(window, bits - k * window))
+        self._offsets = np.cumsum([0, *sizes])
+        self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
+        self.sums = JointSums(workers, store, sizes, 1)
+        self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
+
+    def group(self) -> None:
+        """Find the joint cells: once, before the first rows are added to `sums`."""
+        self.sums.group(self._codes, np.zeros(self._matrix.rows, np.int64))
+
+    async def masked(self) -> tuple[Ciphertexts, list[int]]:
+        """The product of the rows added to `sums`, packed and masked; and the masks.
+
+        Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing.
+        """
+        histogram = (await self.sums.histograms())[0]
+        parts = [
+            histogram[start + 1 : start + 1 + levels]
+            for start, levels in zip(self._offsets.tolist(), self._matrix.levels, strict=False)
+        ]
+        tasks = [
+            ([histogram[self._offsets[k] : self._offsets[k + 1]] for k in n.digits], n.window, n.least)
+            for n in self._numbers
+        ]
+        products = np.concatenate([*parts, await positional_sums(self._workers, tasks)])
+        n = int(self._workers.key.n)
+        masks = [secrets.randbelow(n) for _ in range(-(-len(products) // self._slots))]
+        return (
+            await pack_and_mask(self._workers, products, self._slot_bits, self._slots, masks),
+            masks,
+        )
+
+    def unmask(self, decrypted: Sequence[int], masks: Sequence[int], scale: float) -> Floats:
+        """X^T r, shape (columns,), from what the key's owner sent back; r was multiplied by `scale`.
+
+        Raises ValueError for plaintexts that hold no such product.
+        """
+        n = int(self._workers.key.n)
+        if len(decrypted) != len(masks):
+            raise ValueError("a wrong number of plaintexts")
+        values: list[int] = []
+        for plaintext, mask in zip(decrypted, masks, strict=True):
+            count = min(self._slots, self._matrix.columns - len(values))
+            values += _unpack((plaintext - mask) % n, n, self._slot_bits, count)
+        levels = sum(self._matrix.levels)
+        unit = np.repeat([scale, scale * 2.0**FRACTION_BITS], [levels, len(self._numbers)])
+        return np.asarray(np.array([float(value) for value in values]) / unit)
+
+
+def most_ciphertexts(key_bits: int, columns: int, rows: int) -> int:
+    """Of a product with residuals of ROW_BITS, whatever the numbers in these columns are."""
+    slots = (key_bits - 2) // _slot_bits(_MOST_BITS, rows, ROW_BITS)
+    return -(-columns // max(1, slots))
+
+
+def _window(bits: int, rows: int) -> int:
+    """Bits of a digit that make the least products: one a row and digit, two a cell."""
+    return min(_WINDOWS, key=lambda w: -(-bits // w) * (rows + (2 << w)))
+
+
+def _slots(key_bits: int, matrix: Matrix, row_bits: int) -> tuple[int, int]:
+    """Bits of a product and its sign, and how many lie side by side in a plaintext."""
+    number_bits = max([1, *matrix.bits])
+    slot_bits = _slot_bits(number_bits, matrix.rows, row_bits)
+    slots = (key_bits - 2) // slot_bits
+    if slots < 1:
+        raise ValueError(
+            f"products of {matrix.rows:,} rows and numbers of {number_bits} bits take {slot_bits} bits, "
+            f"a plaintext has {key_bits - 2}"
+        )
+    return slot_bits, slots
+
+
+def _slot_bits(number_bits: int, rows: int, row_bits: int) -> int:
+    return row_bits + number_bits + rows.bit_length() + 2
+
+
+def _unpack(plaintext: int, n: int, slot_bits: int, count: int) -> Iterator[int]:
+    """The signed numbers that lie side by side in a plaintext modulo n."""
+    half = 1 << (slot_bits - 1)
+    biased = (plaintext if plaintext <= n // 2 else plaintext - n) + sum(
+        half << (slot_bits * i) for i in range(count)
+    )
+    if biased < 0 or biased >> (slot_bits * count):
+        raise ValueError("a plaintext that is no masked product")
+    mask = (1 << slot_bits) - 1
+    for i in range(count):
+        yield (biased >> (slot_bits * i) & mask) - half

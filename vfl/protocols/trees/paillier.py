@@ -1,0 +1,573 @@
+"""SecureBoost: one guest with the labels, any number of hosts with columns.
+
+Cheng et al., arXiv 1901.08755; packing and smaller-child-only as in SecureBoost+ (Chen et al., arXiv
+2110.10927). All parties hold the same aligned rows in the same order and have binned their columns.
+
+ 1. The guest sends its public key once.
+For each tree:
+ 2. The guest draws rows, computes their gradients and hessians, quantises them to integers, packs both
+    in one plaintext, encrypts it and sends it to every host.
+For each level:
+ 3. Each host sums ciphertexts by (node, column, bin), for the smaller child of each pair only, and
+    turns bins into left sums of split candidates.
+ 4. It shuffles the candidates in an order fresh for the tree, packs many sums into one ciphertext,
+    re-randomises and sends them. Never without re-randomising: the guest knows every ciphertext that
+    went in and could test which rows were added.
+ 5. The guest decrypts, gets the sibling's sums by subtraction, and takes the best split of all
+    parties: its own first among equal gains, then the lowest host's.
+ 6. It names the candidate (all that tie) to the winner, who takes the first in its own order, so that
+    shuffling cannot change the model, keeps the split in its half, and says which rows go left.
+ 7. All hosts learn which rows go left.
+ 8. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
+
+Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
+have kept (protocols/common/checkpoints.py): a step of the checkpoints is a tree.
+
+Monotone columns (LightGBM's basic method, learn/tree.py): at the root of a tree a host says which of its
+candidates split the known values of one. It has turned decreasing columns round, so that the guest need
+not know more: the left of such a candidate must not score higher than its right.
+
+A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
+of it. The guest checks that the rows sent left add up to the sums that won.
+
+Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
+
+Encryption is Paillier's, or Okamoto-Uchiyama's (`encryption = "ou"`), under which a host must be trusted
+to follow the protocol. No decrypted value goes back to hosts, but how the guest reacts does: a host that
+sends made-up ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and
+in 6 which of its candidates won, and each is about a bit of the secret p (crypto/okamoto_uchiyama.py).
+Made-up sums within bounds that do not win go unnoticed; a check that fails ends the job, and its key is
+never used again, but by then p may be known, and every gradient of the job with it, the labels included.
+Under "ou" the host is not told which check on its sums failed, which slows this down and no more.
+No way is known to learn a Paillier key so: there, such a host gets single bits about the gradients that
+it made its ciphertexts of.
+"""
+
+import asyncio
+import secrets
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.packing import Layout
+from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
+from vfl.crypto.workers import SharedRows, Workers
+from vfl.errors import PeerError, Refused
+from vfl.learn.binning import Binned
+from vfl.learn.losses import Floats, Integers
+from vfl.learn.params import BoostParams
+from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.tree import Choice, Frontier, Sums
+from vfl.net.peer import Peer, together
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.key import generate_key, receive_key, send_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import (
+    Direction,
+    Finish,
+    Finished,
+    Grower,
+    Growth,
+    GuestModel,
+    GuestTrees,
+    HostColumns,
+    HostModel,
+    HostTrees,
+    OwnColumns,
+    Taken,
+    TreeDone,
+    TreeEnd,
+    TreeKept,
+    draw_columns,
+)
+from vfl.protocols.trees.quantisation import quantisation_of
+
+_MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
+_MOST_NODES = 1 << 10  # of a level
+
+_shuffle = secrets.SystemRandom().shuffle
+
+
+class TreeStart(Message, frozen=True):
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out).
+    With goss_top these are the rows with large gradients and some others: over the trees hosts see which
+    rows the model finds hard, with rare claims those that claimed."""
+
+    tree: int
+    active: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("active", 1)
+
+
+class Gradients(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted gradients of drawn rows."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class CandidateSums(Message, frozen=True):
+    """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
+    have enough rows; which of them split the known values of monotone columns, not which columns these
+    are nor whether they increase or decrease; the time it took."""
+
+    node: int
+    candidates: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CANDIDATES)]
+    valid: bytes  # a bit a candidate: may be taken in the summed child
+    sibling_valid: bytes  # the same for its sibling
+    ciphertexts: bytes
+    seconds: Seconds
+    ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
+    limit: ClassVar[int] = 16 * MIB
+
+
+class Winners(Message, frozen=True):
+    """guest -> host. Reveals: in which nodes this host's candidates won, and which candidates tie."""
+
+    candidates: Annotated[dict[int, list[int]], msgspec.Meta(max_length=_MOST_NODES)]
+    limit: ClassVar[int] = 4 * MIB
+
+
+class Advance(Message, frozen=True):
+    """guest -> host. Reveals: which rows share a node of the next level."""
+
+    split: Annotated[list[int], msgspec.Meta(max_length=_MOST_NODES)]
+    left: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("left", 1)
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+async def paillier_guest_train(
+    hosts: Sequence[Peer],
+    blocks: Mapping[str, Binned],
+    rows: Training,
+    params: BoostParams,
+    key: PrivateKey | None,
+    resources: Resources,
+    course: GuestCourse[TreeDone, GuestTrees],
+) -> tuple[GuestModel, Floats]:
+    """As `guest_train` of training.py. Without `key` one is made, as the job says."""
+    if key is None:
+        key = await asyncio.to_thread(generate_key, params)
+    async with Workers(key, resources.machine, resources.operations) as pool:
+        guest = _Guest(list(hosts), blocks, rows, params, pool)
+        try:
+            return await guest.train(course.progress, course.checkpoints)
+        finally:
+            guest.reserve.end()
+
+
+class _Guest(Grower):
+    """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
+
+    def __init__(
+        self,
+        hosts: list[Peer],
+        blocks: Mapping[str, Binned],
+        rows: Training,
+        params: BoostParams,
+        workers: Workers[PrivateKey],
+    ) -> None:
+        super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
+        self.workers = workers
+        self.layout = _layout(len(rows.label), params)
+        self.reserve = Reserve(workers, int(rows.train.sum()))
+
+    async def meet(self) -> None:
+        # 1. The key, once.
+        await send_key(self.hosts, self.params.encryption, self.workers.key)
+
+    async def begin(
+        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+    ) -> "list[_HostColumns]":
+        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        if hosts:
+            await self._send_gradients(hosts, number, g, h, active)
+        return [_HostColumns(self, i, host) for i, host in enumerate(hosts, first)]
+
+    async def _send_gradients(
+        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
+    ) -> None:
+        self.reserve.end()
+        await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
+        rows = np.flatnonzero(active)
+        chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
+        pairs = ((g[chunk], h[chunk]) for chunk in chunks)
+        encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
+        while True:
+            with self.timed("encrypt"):
+                ciphertexts = await anext(encrypted, None)
+            if ciphertexts is None:
+                break
+            with self.timed("transfer"):
+                message = Gradients(ciphertexts.tobytes())
+                await together([host.send(message) for host in hosts])
+        if number + 1 < self.params.trees:
+            self.reserve.begin()
+
+    async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
+        # 3 and 4. Candidate sums of all parties.
+        learnt = (party for party in parties if isinstance(party, OwnColumns | _HostColumns))
+        await together([party.sums(growth.frontier) for party in learnt])
+
+    async def split(
+        self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
+    ) -> dict[int, Taken]:
+        # 5. The best split of each node.
+        chosen = self.best(growth, parties)
+
+        # 6. The winners say which rows go left.
+        won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
+        taken = await together(
+            [self._take(party, growth, nodes) for party, nodes in zip(parties, won, strict=True)]
+        )
+        return {node: split for nodes in taken for node, split in nodes.items()}
+
+    async def _take(
+        self, party: OwnColumns | HostColumns, growth: Growth, nodes: dict[int, Choice]
+    ) -> dict[int, Taken]:
+        """How each node that a party won is split, as that party says."""
+        if isinstance(party, OwnColumns):
+            return {node: party.take(growth.frontier, node, choice) for node, choice in nodes.items()}
+        if not nodes:
+            return {}
+        await party.host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
+        taken = {}
+        for node, choice in nodes.items():
+            answer = await party.host.recv(Direction)
+            taken[node] = party.taken(growth, choice, node, answer, self.params.min_child_rows)
+        return taken
+
+    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+        # 7. Everyone learns which rows share a node.
+        message = Advance(split, pack_bits(left))
+        await together([host.send(message) for host in hosts])
+
+
+class _HostColumns(HostColumns):
+    def __init__(self, guest: _Guest, party: int, host: Peer) -> None:
+        super().__init__(party, host)
+        self._guest = guest
+
+    async def sums(self, frontier: Frontier) -> None:
+        """Left sums of the candidates of every open node, and which may be taken.
+
+        The host sends those of the summed child; the sibling's are the parent's less these.
+        """
+        parents, self.candidates = self.candidates, {}
+        for summed, sibling in frontier.pairs:
+            with self._guest.timed(f"{self.host.name} and transfer"):
+                message = await self.host.recv(CandidateSums)
+            self._guest.seconds[self.host.name] += message.seconds
+            with self._guest.timed("decrypt"):
+                left, valid, sibling_valid = await self._open(message, summed)
+            self.candidates[summed] = left, valid
+            if sibling is None:
+                if sibling_valid.any():
+                    raise self._breach("with a sibling of the root")
+                continue
+            whole, known = parents[(summed - 1) // 2]
+            if len(known) != len(valid) or ((valid | sibling_valid) & ~known).any():
+                raise self._breach("that its sums of the parent rule out")
+            self.candidates[sibling] = whole - left, sibling_valid
+
+    async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
+        """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
+        workers, layout = self._guest.workers, self._guest.layout
+        if message.node != node:
+            raise self._breach("of another node")
+        try:
+            valid = unpack_bits(message.valid, message.candidates)
+            sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
+            sent = np.flatnonzero(valid | sibling_valid)
+            ciphertexts = workers.key.public.parse(message.ciphertexts)
+            if len(ciphertexts) != layout.ciphertexts(len(sent)):
+                raise ValueError("a wrong number of ciphertexts")
+            g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
+            if node == 0:
+                self.ordered = np.zeros(message.candidates, np.bool_)
+            if message.ordered:
+                if node > 0:
+                    raise ValueError("constraints below the root")
+                self.ordered[sent] = unpack_bits(message.ordered, len(sent))
+        except ValueError as error:
+            raise self._breach(f"with {error}") from None
+        left = Sums(np.zeros(message.candidates, np.int64), np.zeros(message.candidates, np.int64))
+        left.gradient[sent], left.hessian[sent] = g, h
+        return left, valid, sibling_valid
+
+    def _breach(self, what: str) -> PeerError:
+        """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
+        error = self.host.breach(f"CandidateSums {what}")
+        if self._guest.params.encryption == "ou":
+            return PeerError(
+                str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
+            )
+        return error
+
+
+# ---------------------------------------------------------------------------------------- host
+
+
+async def paillier_host_train(
+    guest: Peer,
+    binned: Binned,
+    params: BoostParams,
+    participant: Participant,
+    shown: Callable[[str], str],
+    course: HostCourse[HostModel, HostTrees],
+    shuffle: Callable[[list[int]], None] = _shuffle,
+) -> HostModel:
+    """As `host_train` of training.py.
+
+    The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
+    Refused for trees of rows that differ in fewer.
+    """
+    draws = _Draws(participant.minimum)
+    splits: list[Split] = []
+    first_record: dict[int, int] = {}  # of each tree
+    if (last := course.checkpoints.last) is not None:
+        splits, first_record = [*last.splits], {**last.first_record}
+        draws.restore(last.drawn)
+
+    # 1. The guest's key.
+    key = await receive_key(guest, params)
+
+    resources = participant.resources
+    async with Workers(key, resources.machine, resources.operations) as pool:
+        store = pool.rows(binned.rows, key.width)
+        try:
+            while True:
+                start = await guest.recv(TreeStart, Finish)
+                if isinstance(start, Finish):
+                    break
+                if not max(first_record, default=-1) < start.tree < params.trees:
+                    raise guest.breach("a TreeStart out of turn")
+                first_record[start.tree] = len(splits)
+                course.progress(start.tree + 1, params.trees)
+                drawn = draw_columns(binned, participant.name, params, start.tree)
+                tree = _HostTree(guest, pool, store, params, drawn, shuffle)
+                # 2. Encrypted gradients.
+                sums = await tree.receive_gradients(start, draws)
+                # 3 to 7.
+                while await tree.level(sums, splits, shown):
+                    sums = await tree.sums()
+                # 8. What goes on is safe.
+                done = start.tree + 1
+                kept = HostTrees(done, [*splits], {**first_record}, [*draws.seen])
+                await course.checkpoints.keep(kept)
+                await guest.send(TreeKept())
+        finally:
+            store.close()
+
+    model = HostModel.of(splits, first_record, start.trees)
+    course.keep(model)
+    await guest.send(Finished())
+    return model
+
+
+class _Draws:
+    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
+
+    Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
+    change from tree to tree (a small learning_rate).
+    """
+
+    _REMEMBERED = 64
+
+    def __init__(self, minimum: int) -> None:
+        self._minimum = minimum
+        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
+        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
+
+    def restore(self, seen: Sequence[bytes]) -> None:
+        """Remember what an earlier attempt at the job has seen."""
+        for active in seen:
+            self._add(active, int.from_bytes(active, "big"))
+
+    def check(self, active: bytes) -> None:
+        """Raises Refused for rows that differ by too few from those of an earlier tree."""
+        rows = int.from_bytes(active, "big")
+        if rows in self._seen:
+            return
+        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
+            raise Refused(
+                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
+                "min_child_rows of [policy]: set subsample to 1, or lower"
+            )
+        self._add(active, rows)
+
+    def _add(self, active: bytes, rows: int) -> None:
+        self.seen.append(active)
+        self._seen.append(rows)
+
+
+class _HostTree:
+    """A tree under growth, as a host sees it."""
+
+    def __init__(
+        self,
+        guest: Peer,
+        workers: Workers[PublicKey],
+        store: SharedRows,
+        params: BoostParams,
+        binned: Binned,
+        shuffle: Callable[[list[int]], None],
+    ) -> None:
+        self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._layout = _layout(binned.rows, params)
+        self._store = store  # the ciphertexts of the drawn rows, in their order
+        self._candidates = Candidates.of(binned.columns)
+        self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
+        order = list(range(len(self._candidates)))
+        shuffle(order)
+        self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
+        self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
+        self._seconds = 0.0  # spent since the last sums were sent
+
+    async def receive_gradients(self, start: TreeStart, draws: _Draws) -> list[Ciphertexts]:
+        """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
+        try:
+            active = unpack_bits(start.active, self._binned.rows)
+        except ValueError as error:
+            raise self._guest.breach(f"a TreeStart with {error}") from None
+        self._frontier.active[:] = active
+        expected = int(active.sum())
+        if not expected:
+            raise self._guest.breach("a TreeStart without rows")
+        await asyncio.to_thread(draws.check, pack_bits(active))
+        joint = JointSums(self._workers, self._store, self._sizes, 1)
+        codes = self._binned.codes[:, active]
+        await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
+        await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
+        started = time.perf_counter()
+        sums = await joint.histograms()
+        self._seconds = time.perf_counter() - started
+        return sums
+
+    async def sums(self) -> list[Ciphertexts]:
+        """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
+        frontier, started = self._frontier, time.perf_counter()
+        summed = [pair[0] for pair in frontier.pairs]
+        slot = frontier.slots(summed)[frontier.active]
+        rows = np.flatnonzero(slot >= 0)
+        joint = JointSums(self._workers, self._store, self._sizes, len(summed))
+        codes = self._binned.codes[:, frontier.active][:, rows]
+        await asyncio.to_thread(joint.group, codes, slot[rows])
+        await joint.add(0, len(rows), rows)
+        sums = await joint.histograms()
+        self._seconds = time.perf_counter() - started
+        return sums
+
+    async def level(
+        self, sums: list[Ciphertexts], splits: list[Split], shown: Callable[[str], str]
+    ) -> bool:
+        """One level, given the histograms of its summed nodes; False when the tree ends with it."""
+        frontier, own = self._frontier, self._candidates
+        nodes = frontier.nodes
+        counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))
+        valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
+
+        # 4. Shuffled, packed, re-randomised.
+        for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
+            started = time.perf_counter()
+            here = valid[summed][self._order]
+            there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
+            sent = self._order[here | there]
+            ordered = own.ordered[sent] & (sibling is None)
+            sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
+            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._layout)
+            answer = CandidateSums(
+                node=summed,
+                candidates=len(own),
+                valid=pack_bits(here),
+                sibling_valid=pack_bits(there),
+                ciphertexts=ciphertexts.tobytes(),
+                seconds=self._seconds + time.perf_counter() - started,
+                ordered=pack_bits(ordered) if ordered.any() else b"",
+            )
+            await self._guest.send(answer)
+            self._seconds = 0.0
+
+        # 6. The splits won.
+        message = await self._guest.recv(Winners, Advance, TreeEnd)
+        if isinstance(message, Winners):
+            for node, numbers in message.candidates.items():
+                await self._guest.send(self._win(node, numbers, valid, splits, shown))
+            message = await self._guest.recv(Advance, TreeEnd)
+        if isinstance(message, TreeEnd):
+            return False
+
+        # 7. Which rows share a node.
+        if not message.split or not set(message.split) <= set(nodes):
+            raise self._guest.breach("an Advance of nodes that are not open")
+        if max(nodes) + 1 >= 1 << self._params.depth - 1:
+            raise self._guest.breach("an Advance beyond the depth of the job")
+        try:
+            left = unpack_bits(message.left, self._binned.rows)
+        except ValueError as error:
+            raise self._guest.breach(f"an Advance with {error}") from None
+        frontier.advance(sorted(set(message.split)), left)
+        # Sums of nodes that differ by few rows would tell of these few by subtraction.
+        if min(frontier.covers().values()) < self._params.min_child_rows:
+            raise self._guest.breach("an Advance to a node of too few rows")
+        return True
+
+    def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
+        """Left sums of the candidates `sent`."""
+        own, key = self._candidates, self._workers.key
+        running = histogram.copy()
+        for column, start in zip(own.columns, own.offsets.tolist(), strict=True):
+            if column.edges is not None:
+                part = slice(start, start + column.bins)
+                running[part] = key.running(histogram[part])
+        left = running[own.cell[sent]]
+        with_missing = own.missing_left[sent]
+        missing = histogram[own.missing_cell[sent[with_missing]]]
+        left[with_missing] = key.add(left[with_missing], missing)
+        numeric = sum(column.bins for column in own.columns if column.edges is not None)
+        self._workers.operations["add"] += numeric + len(missing)
+        return left
+
+    def _win(
+        self,
+        node: int,
+        numbers: list[int],
+        valid: dict[int, Mask],
+        splits: list[Split],
+        shown: Callable[[str], str],
+    ) -> Direction:
+        """Take the first of the tied candidates in canonical order."""
+        if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
+            raise self._guest.breach("Winners of a node or candidate that was not offered")
+        number = min(numbers, key=lambda i: int(self._order[i]))
+        candidate = int(self._order[number])
+        if not valid[node][candidate]:
+            raise self._guest.breach("Winners of a candidate with too few rows")
+        frontier = self._frontier
+        split, left = self._candidates.take(
+            candidate, self._binned.codes, frontier.inside(node), frontier.active
+        )
+        splits.append(split)
+        return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+
+
+# ------------------------------------------------------------------------------- what both share
+
+
+def _layout(rows: int, params: BoostParams) -> Layout:
+    return Layout.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))

@@ -1,0 +1,40 @@
+"""How precise gradients are: as precise as the sums of the job's encryption can hold."""
+
+from dataclasses import dataclass
+
+from vfl.crypto.lattice.parameters import widest
+from vfl.crypto.packing import ROW_BITS, Layout
+from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.learn.params import BoostParams
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Shape
+
+_LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How gradients and hessians become integers."""
+
+    bits: int  # sign not counted
+    dithered: bool = False  # rounded up or down at random, as few bits need it
+
+
+def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
+    """That of a job. Raises ValueError, with the numbers, for too many rows."""
+    if params.encryption == "lattice":
+        return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
+    bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)
+    return Quantisation(Layout.for_rows(rows, bits).row_bits)
+
+
+def lattice_shape(rows: int, params: BoostParams) -> Shape:
+    """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
+    precise gradients. Raises ValueError, with the numbers, for too many rows."""
+    vectors = params.trees << params.depth
+    wide = Shape(rows, 1, vectors)
+    bits = min(ROW_BITS + 1, widest(rows, MOST_OUTPUTS, wide.queries))
+    if bits < _LEAST_BITS + 1:
+        raise ValueError(
+            f"sums over {rows:,} rows leave {bits - 1} bits a row, fewer than {_LEAST_BITS}"
+        )
+    return Shape(rows, bits, vectors)

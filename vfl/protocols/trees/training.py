@@ -1,0 +1,64 @@
+"""SecureBoost: trees of all parties' columns, under the encryption of the job.
+
+The sums of gradients come from paillier.py, under Paillier's encryption or Okamoto-Uchiyama's, or from
+lattice.py. Without hosts nothing is encrypted, and the trees are, bit for bit, those that the same
+columns give with hosts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.schemes import PRIVATE_KEYS
+from vfl.learn.binning import Binned
+from vfl.learn.losses import Floats
+from vfl.learn.params import BoostParams
+from vfl.net.peer import Peer
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import GuestModel, GuestTrees, HostModel, HostTrees, Pooled, TreeDone
+from vfl.protocols.trees.lattice import lattice_guest_train, lattice_host_train
+from vfl.protocols.trees.paillier import paillier_guest_train, paillier_host_train
+
+
+async def guest_train(
+    hosts: Sequence[Peer],
+    blocks: Mapping[str, Binned],
+    rows: Training,
+    params: BoostParams,
+    *,
+    key: PrivateKey | None = None,
+    resources: Resources = Resources(),
+    course: GuestCourse[TreeDone, GuestTrees] = GuestCourse(),
+) -> tuple[GuestModel, Floats]:
+    """The guest's half of the model and the score of every aligned row, shape (rows,).
+
+    `blocks` are the binned columns that the guest holds itself, by party name, its own first; with the
+    blocks of all parties and no hosts this is the plaintext oracle. `key`: made for the job where it is
+    not given. Raises PeerError when a host breaks the protocol, ConfigError for settings that cannot be.
+    """
+    if key is not None and type(key) is not PRIVATE_KEYS.get(params.encryption):
+        raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
+    if not hosts:
+        return await Pooled(blocks, rows, params).train(course.progress, course.checkpoints)
+    if params.encryption == "lattice":
+        return await lattice_guest_train(hosts, blocks, rows, params, resources, course)
+    return await paillier_guest_train(hosts, blocks, rows, params, key, resources, course)
+
+
+async def host_train(
+    guest: Peer,
+    binned: Binned,
+    params: BoostParams,
+    participant: Participant,
+    *,
+    shown: Callable[[str], str],
+    course: HostCourse[HostModel, HostTrees] = HostCourse(),
+) -> HostModel:
+    """A host's half of the model. `shown` gives the name under which the guest may see a column.
+
+    Raises PeerError when the guest breaks the protocol, Refused for what the host does not allow.
+    """
+    if params.encryption == "lattice":
+        return await lattice_host_train(guest, binned, params, participant, shown, course)
+    return await paillier_host_train(guest, binned, params, participant, shown, course)

@@ -1,0 +1,240 @@
+"""The sections of a page, and the tables beside it: every party's, a host's, the coordinator's."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from markupsafe import Markup
+
+from vfl.party.linear import COLUMNS
+from vfl.report import figures, words
+from vfl.report.blocks import (
+    Block,
+    Cell,
+    Cells,
+    Code,
+    Drawn,
+    Facts,
+    Gallery,
+    Messages,
+    Note,
+    Pair,
+    Section,
+    Tile,
+    Tiles,
+    Warned,
+)
+from vfl.report.evidence import Evidence
+from vfl.report.words import fixed, listed, number
+from vfl.text import counted
+
+_MOST_ROWS = 200  # of a table
+Row = Sequence[object]
+
+
+class Page:
+    """Sections of a page, and the tables that they leave beside it."""
+
+    def __init__(self, evidence: Evidence) -> None:
+        self.evidence = evidence
+        self.sheets: dict[str, list[Row]] = {}
+        """By name, the header first."""
+
+    def sections(self) -> list[Section]:
+        raise NotImplementedError
+
+    def sheet(self, name: str, head: Row, rows: Iterable[Row]) -> str:
+        """Leave a table beside the page; the name of its file."""
+        self.sheets[name] = [head, *rows]
+        return f"{name}.csv"
+
+    @property
+    def cost(self) -> str:
+        """Time and traffic, in words."""
+        one = self.evidence
+        sent, received = sum(one.sent.values()), sum(one.received.values())
+        return (
+            f"It took {words.duration(one.seconds)}; {words.volume(sent)} left this party and "
+            f"{words.volume(received)} came."
+        )
+
+    def asked(self) -> Facts:
+        """Who wanted what, and when."""
+        one, said = self.evidence, self.evidence.job["job"]
+        pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
+        coordinator = one.job.get("glm", {}).get("coordinator")
+        if coordinator:
+            pairs.append(("coordinator", coordinator))
+        pairs += [("purpose", said["purpose"]), ("kind of model", words.model_words(one))]
+        if one.aligned_rows:
+            pairs.append(("rows that all parties know", f"{one.aligned_rows:,}"))
+        what = "run here" if one.role == "coordinator" else "model"
+        pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
+        return Facts(pairs)
+
+    def warned(self) -> list[Block]:
+        """What training warned this party of, if it did."""
+        texts = [text[:1].upper() + text[1:] for text in self.evidence.warnings]
+        return [Warned("What training warned of", texts)] if texts else []
+
+    def cost_blocks(self) -> list[Block]:
+        """Time, memory, operations on ciphertexts."""
+        one = self.evidence
+        tiles = [
+            Tile("Time", words.duration(one.seconds), "in all"),
+            Tile("Memory", words.volume(one.peak_memory), "at most, in the main process"),
+        ]
+        for kind, count in sorted(one.operations.items(), key=lambda item: -item[1]):
+            tiles.append(Tile("Ciphertexts", f"{count:,}", words.OPERATIONS.get(kind, kind)))
+        return [Tiles(tiles)]
+
+    def exchange(self) -> Section:
+        """What left and what came, by peer and type of message."""
+        one = self.evidence
+        sheet = self.sheet(
+            "messages",
+            ("peer", "direction", "message", "messages", "bytes", "reveals"),
+            [(e.peer, e.direction, e.kind, e.messages, e.bytes, e.reveals) for e in one.exchanges],
+        )
+        blocks: list[Block] = []
+        for direction, way in (("sent", "left"), ("received", "came")):
+            found = [e for e in one.exchanges if e.direction == direction]
+            types = [
+                (
+                    kind,
+                    reveals,
+                    [
+                        (e.peer, f"{e.messages:,}", words.volume(e.bytes))
+                        for e in found
+                        if e.kind == kind
+                    ],
+                )
+                for kind, reveals in dict.fromkeys((e.kind, e.reveals) for e in found)
+            ]
+            caption = f"What {way}: {words.volume(sum(e.bytes for e in found))}"
+            blocks.append(Messages(caption, types, sheet))
+        text = words.job_file(one.job)
+        blocks.append(Code("The job file as all parties got it, defaults written out", text))
+        lead = (
+            "Every message of this run by type, as the code that sends it describes it. Sizes are those "
+            "before TLS. The alignment of ids that came before is a run of its own and not counted here."
+        )
+        return Section("exchange", "What left and what came", [lead], blocks)
+
+    def relativity_blocks(self) -> list[Block]:
+        """The coefficients of this party's own columns."""
+        one = self.evidence
+        if not one.lines:
+            return [Note("The model has no column of this party.")]
+        relative = any(line.relativity is not None for line in one.lines)
+        name = "relativity" if relative else "coefficient"
+        sheet = self.sheet(
+            "relativities",
+            COLUMNS,
+            [line.cells for line in one.lines],
+        )
+        drawn = []
+        for column in dict.fromkeys(line.column for line in one.lines):
+            levels = [line for line in one.lines if line.column == column and line.level]
+            largest = sorted(levels, key=lambda line: -(line.rows or 0))[:MOST_LEVELS]
+            levels = [line for line in levels if line in largest]
+            values = [line.relativity if relative else line.coefficient for line in levels]
+            known = [value for value in values if value is not None]
+            if len(levels) < 2 or len(known) < len(levels):
+                continue
+            least, most = int(np.argmin(known)), int(np.argmax(known))
+            message = (
+                f"The {name} of {column} goes from {number(known[least])} at {levels[least].level} to "
+                f"{number(known[most])} at {levels[most].level}."
+            )
+            svg = figures.relativities(
+                [line.level for line in levels],
+                known,
+                [line.rows or 0 for line in levels],
+                name,
+                message,
+            )
+            drawn.append(figure_of(column, message, svg, sheet))
+        rows: list[list[Cell]] = [
+            [
+                line.column,
+                line.place,
+                fixed(line.coefficient, 4),
+                relativity_or_blank(line.factor) if relative else fixed(line.effect, 4),
+                "" if line.rows is None else f"{line.rows:,}",
+            ]
+            for line in one.lines
+        ]
+        head = ["column", "level or step", "coefficient", name if relative else "effect", "rows"]
+        table = cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
+        return [Gallery(drawn[:MOST_FACTORS]), table] if drawn else [table]
+
+
+class HostPage(Page):
+    def sections(self) -> list[Section]:
+        one = self.evidence
+        lead = (
+            f"This party, {one.party}, was asked by {one.parties[0]} to train {one.job['job']['name']} "
+            f"with it, for {one.job['job']['purpose']}. {self.cost}"
+        )
+        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
+        return [asked, self._columns(), self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+
+    def _columns(self) -> Section:
+        one, title = self.evidence, "Which columns were used"
+        if one.linear:
+            lead = f"Relativities of the columns of {one.party}; no other party has them."
+            return Section("columns", title, [lead], self.relativity_blocks())
+        if not one.splits:
+            return Section("columns", title, [f"The model uses no column of {one.party}."], [])
+        ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
+        sheet = self.sheet("splits", ("column", "splits"), ordered)
+        total = sum(one.splits.values())
+        most, own = ordered[0], counted(total, "split")
+        message = f"{most[0]} has {most[1]:,} of this party's {own}, the most."
+        svg = figures.bars([(name, count) for name, count in ordered[:MOST_BARS]], "splits", message)
+        parts = words.shares([count for _, count in ordered], 1)
+        rows: list[list[Cell]] = [
+            [name, f"{count:,}", part] for (name, count), part in zip(ordered, parts, strict=True)
+        ]
+        table = cells("Splits of all columns", ["column", "splits", "of all"], rows)
+        lead = (
+            f"The model splits {counted(total, 'time')} on columns of {one.party}. Thresholds and "
+            "categories stay with this party."
+        )
+        pair = Pair([Gallery([figure_of("Splits by column", message, svg, sheet)]), table])
+        return Section("columns", title, [lead], [pair])
+
+
+class CoordinatorPage(Page):
+    def sections(self) -> list[Section]:
+        one = self.evidence
+        lead = (
+            f"This party, {one.party}, was asked by {one.parties[0]} to hold the key while "
+            f"{listed(one.parties)} fit {one.job['job']['name']}, for {one.job['job']['purpose']}. "
+            f"{self.cost}"
+        )
+        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
+        return [asked, self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+
+
+def figure_of(title: str, message: str, svg: str, sheet: str) -> Drawn:
+    return Drawn(title, message, Markup(svg), sheet)  # noqa: S704 - made by matplotlib, which escapes
+
+
+def cells(
+    caption: str, head: list[str], rows: list[list[Cell]], text: int = 1, sheet: str = ""
+) -> Cells:
+    """A table of as many rows as a page holds; its caption says when these are not all."""
+    if len(rows) > _MOST_ROWS:
+        caption += f" (the first {_MOST_ROWS} of {len(rows):,})"
+    return Cells(caption, head, rows[:_MOST_ROWS], text, sheet)
+
+
+# What a page shows at most; the tables beside it hold all.
+MOST_BARS = 15  # of a figure of importance
+MOST_FACTORS = 40  # figures of columns, in a section
+MOST_LEVELS = 30  # of a figure of a factor
+
+
+def relativity_or_blank(value: float | None) -> str:
+    return "" if value is None else words.relativity(value)
