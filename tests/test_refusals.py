@@ -110,7 +110,7 @@ def test_what_peers_are_refused_for_is_said_in_each_period() -> None:
     lines = [
         line for line in told(work) if line.endswith("192.0.2.1: its certificate is not pinned here")
     ]
-    assert len(lines) == 3  # at 0, 60 and 180 s
+    assert len(lines) == 4  # at 0, 60, 120 and 180 s
 
 
 def test_what_is_counted_is_bounded_and_a_broken_log_stops_nobody() -> None:
@@ -125,3 +125,25 @@ def test_what_is_counted_is_bounded_and_a_broken_log_stops_nobody() -> None:
         refusals.close()
 
     asyncio.run(run())
+
+
+def test_a_flood_is_summed_up_each_minute() -> None:
+    """Also where it begins after hours of a load balancer that looks whether the port is open."""
+
+    async def work(refusals: Refusals, clock: Clock) -> None:
+        for _ in range(3 * 720):
+            refusals.add("192.0.2.1", "it closed the connection during the handshake")
+            await clock.pass_(5)
+        refusals.add("203.0.113.9", "here it begins")
+        for second in range(600):
+            for number in range(10):
+                refusals.add(f"198.51.100.{number}", f"it said {second % 7}")
+            await clock.pass_(1)
+
+    lines = told(work)
+    first = next(i for i, line in enumerate(lines) if "203.0.113.9" in line)
+    sums = [line for line in lines[first:] if " more connections within " in line]
+    assert 9 <= len(sums) <= 11
+    assert all("within 60 s" in line for line in sums[1:])
+    many = sum(int(line.split()[1].replace(",", "")) for line in sums[1:])
+    assert many > 4_500  # of 6,000, without the first minute and the last

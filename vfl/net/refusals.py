@@ -1,8 +1,9 @@
 """The lines about refused connections: at once while they are few, one a period when they are many.
 
 Some never end: a load balancer looks every few seconds whether the port is open. So a period that
-follows one with refusals is twice as long, up to LONGEST, and what both have is said in the first alone.
-Those of peers, by what they showed, have lines of their own in each: somebody waits for them.
+follows one with few refusals is twice as long, up to LONGEST, and what both have is said in the first
+alone. A flood is summed up once a first period, also where it begins in a longer one. Those of peers, by
+what they showed, have lines of their own in each: somebody waits for them.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from vfl.text import counted
 
 AT_ONCE = 5  # different lines in a period, and as many about peers
 LONGEST = 60  # times the first period
+FEW = 60  # refusals in a first period; a flood has more
 _NAMED = 5  # addresses of a summary
 _KNOWN = 1000  # addresses, and reasons, that are counted apart
 
@@ -33,6 +35,9 @@ class Refusals:
         self._reasons: Counter[str] = Counter()
         self._others = 0
         self._due: asyncio.TimerHandle | None = None
+        self._began = 0.0
+        self._window, self._lately = -math.inf, 0  # refusals in a first period, since when
+        self._flooded = False  # in this period, or the last
 
     def add(self, address: str, why: str, of_peer: bool = False) -> None:
         """A connection was refused, which may have been a peer's."""
@@ -53,15 +58,33 @@ class Refusals:
             if key in counts or len(counts) < _KNOWN:
                 counts[key] += 1
         self._others += 1
+        self._look_for_flood()
 
     def _begin(self) -> None:
         loop = asyncio.get_running_loop()
         if loop.time() - self._ended <= self._period:
-            self._period = min(2 * self._period, LONGEST * self._seconds)
+            longer = min(2 * self._period, LONGEST * self._seconds)
+            self._period = self._seconds if self._flooded else longer
         else:
             self._period = self._seconds
             self._before.clear()
+        self._began, self._flooded = loop.time(), False
         self._due = loop.call_later(self._period, self._summarise)
+
+    def _look_for_flood(self) -> None:
+        """Of a flood a long period ends soon."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        if now - self._window > self._seconds:
+            self._window, self._lately = now, 0
+        self._lately += 1
+        if self._lately <= FEW or self._flooded:
+            return
+        self._flooded = True
+        if self._due is not None and self._began + self._period > now + self._seconds:
+            self._due.cancel()
+            self._period = now + self._seconds - self._began
+            self._due = loop.call_later(self._seconds, self._summarise)
 
     def close(self) -> None:
         """Tell what has not been told."""
