@@ -262,12 +262,6 @@ def _days(left: datetime.timedelta) -> str:
     return "a day" if left.days == 1 else f"{left.days} days" if left.days else "less than a day"
 
 
-def no_job(peer: Peer, seconds: float) -> PeerLost:
-    """What a peer is told that has been connected for so long without asking for anything."""
-    text = f"{peer.name} asked for nothing within {seconds:.0f} s"
-    return PeerLost(text, for_peer="no job came in time")
-
-
 async def warn_daily(office: Office, show: Show) -> None:
     """Say which certificates are about to end, now and once a day."""
     while True:

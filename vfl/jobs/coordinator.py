@@ -21,14 +21,14 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
-from vfl.jobs.connect import Office, check_role, no_job, warn_daily
+from vfl.jobs.connect import Office, check_role, warn_daily
 from vfl.jobs.findings import words_of
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
-from vfl.jobs.telling import serving_on, telling, while_here
+from vfl.jobs.telling import attending, first_message, serving_on, telling, while_here
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.config import Job, Party
@@ -143,13 +143,8 @@ async def _session(
     patience: float,
 ) -> None:
     """One party's session: who comes last leads the job, the others' sessions wait for its end."""
-    try:
-        async with serving_on([peer], show):
-            await _attend(office, peer, gatherings, show, patience)
-    finally:
-        with contextlib.suppress(PeerLost):
-            await peer.close()
-        office.journal.seal(show.say)
+    async with attending(peer, office.journal, show):
+        await _attend(office, peer, gatherings, show, patience)
 
 
 async def _attend(
@@ -159,13 +154,8 @@ async def _attend(
     show: Show,
     patience: float,
 ) -> None:
-    try:
-        async with asyncio.timeout(_JOIN):
-            join = await peer.recv(Join)
-    except PeerLost:
-        return  # connected to see whether this party is there
-    except TimeoutError:
-        await stop_all([peer], no_job(peer, _JOIN))
+    join = await first_message(peer, Join, _JOIN)
+    if join is None:
         return
     office.check_not_revoked([peer.name])
     await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again

@@ -9,11 +9,10 @@ from typing import Any
 
 from vfl.errors import (
     ModelError,
-    PeerLost,
     VflError,
 )
 from vfl.jobs.alignment import serve_align
-from vfl.jobs.connect import Office, check_role, no_job, warn_daily
+from vfl.jobs.connect import Office, check_role, warn_daily
 from vfl.jobs.halves import (
     HostHalf,
     load_half,
@@ -23,9 +22,9 @@ from vfl.jobs.own_table import read_host
 from vfl.jobs.scoring import serve_score
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
-from vfl.jobs.telling import serving_on, while_here
+from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
-from vfl.net.peer import Peer, stop_all
+from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import unmended
 from vfl.party.linear import check_rules
@@ -119,24 +118,14 @@ async def _listen_forever(office: Office, address: str, group: asyncio.TaskGroup
 
 async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None:
     """One session: a guest's job, or its wish to leave. Says how it ended and tells the guest."""
-    try:
-        async with serving_on([peer], show):
-            await _attend(office, peer, show)
-    finally:
-        with contextlib.suppress(PeerLost):
-            await peer.close()
-        office.journal.seal(show.say)
+    async with attending(peer, office.journal, show):
+        await _attend(office, peer, show)
 
 
 async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
     check_role(peer, "guest")
-    try:
-        async with asyncio.timeout(_OFFER):
-            offer = await peer.recv(Offer)
-    except PeerLost:
-        return  # connected to see whether this party is there
-    except TimeoutError:
-        await stop_all([peer], no_job(peer, _OFFER))
+    offer = await first_message(peer, Offer, _OFFER)
+    if offer is None:
         return
     office.check_not_revoked([peer.name])
     started = time.monotonic()

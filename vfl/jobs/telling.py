@@ -2,15 +2,18 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeVar
 
 from vfl.errors import PeerError, PeerLost, PeerStopped, Refused, VflError, fault
+from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
+from vfl.net.wire import Message
 
 T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 _LOOK = 0.5  # seconds
 
 
@@ -31,6 +34,32 @@ async def telling(peers: Collection[Peer], interrupted: VflError) -> AsyncIterat
     except Exception:
         await stop_all(peers, VflError("", for_peer="it failed with an error of its own"))
         raise
+
+
+@asynccontextmanager
+async def attending(peer: Peer, journal: Journal, show: Show) -> AsyncIterator[None]:
+    """A session of a party that serves, as `serving_on`; then it is closed and the ledger sealed."""
+    try:
+        async with serving_on([peer], show):
+            yield
+    finally:
+        with suppress(PeerLost):
+            await peer.close()
+        journal.seal(show.say)
+
+
+async def first_message(peer: Peer, kind: type[M], seconds: float) -> M | None:
+    """What a session begins with; None where the peer has only looked whether this party is there, or
+    asks for nothing so long, which it is told."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await peer.recv(kind)
+    except PeerLost:
+        return None
+    except TimeoutError:
+        text = f"{peer.name} asked for nothing within {seconds:.0f} s"
+        await stop_all([peer], PeerLost(text, for_peer="no job came in time"))
+        return None
 
 
 @asynccontextmanager
