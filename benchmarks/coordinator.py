@@ -22,8 +22,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from vfl import local
-from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import load_record
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table

@@ -24,9 +24,11 @@ import numpy as np
 from parties import DATA, Memory, Split, frequency, operations, set_up, show
 
 from vfl import local
-from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import load_record
 from vfl.learn.losses import loss_of
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table

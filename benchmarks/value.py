@@ -27,12 +27,14 @@ from rich.console import Console
 from rich.table import Table
 
 from vfl import local
-from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import Evaluation, load_record
 from vfl.learn.binning import bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.metrics import gini, lift_table, lorenz, totals
 from vfl.learn.params import BoostParams
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table

@@ -14,7 +14,7 @@ from typing import Any
 
 from federation import WAIT, Federation, Running, free_port, kill, toml
 
-from vfl.jobs.halves import load_alignment
+from vfl.jobs.alignments import load_alignment
 from vfl.party.store import Store
 
 RECONNECT = 60.0

@@ -7,7 +7,8 @@ import numpy as np
 
 from vfl.learn.losses import Floats
 from vfl.learn.metrics import binary_metrics
-from vfl.report.evidence import TOGETHER, Dependence, Evidence, Exchange, HeldOut
+from vfl.models.dependence import Dependence
+from vfl.report.evidence import TOGETHER, Evidence, Exchange, HeldOut
 
 NASTY = "<script>alert('x')</script>"
 """What a foreign name may be."""

@@ -21,20 +21,20 @@ from test_boost import resolved
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
 from vfl.jobs import alignments, own_table
-from vfl.jobs.alignments import guest_alignment, listed
-from vfl.jobs.evaluation import split_rows
-from vfl.jobs.halves import (
+from vfl.jobs.alignments import (
     Alignment,
-    GuestHalf,
-    HostHalf,
+    guest_alignment,
     ids_digest,
+    listed,
     load_alignment,
-    load_half,
     save_alignment,
 )
+from vfl.jobs.evaluation import split_rows
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.report import gather
 from vfl.learn.binning import bin_columns
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table

@@ -16,7 +16,8 @@ from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
 from vfl.jobs import own_table, scoring
 from vfl.jobs.connect import Office
-from vfl.jobs.halves import GuestHalf, HostHalf, load_half
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import load_party
 from vfl.party.store import Store
 

@@ -31,7 +31,7 @@ from federation import (
 )
 
 from vfl.errors import DataError, PeerStopped, Refused, VflError, fault
-from vfl.jobs.halves import load_alignment, save_alignment
+from vfl.jobs.alignments import load_alignment, save_alignment
 from vfl.party.store import Store
 
 PLANTED = "PLANTEDSECRET"  # what a test puts into a cell; no process may print it
@@ -633,7 +633,7 @@ def test_a_guest_that_dies_while_it_trains(
 def test_a_host_that_dies_while_the_guest_trains(tmp_path: Path, keys: Path, computing: bool) -> None:
     """With `computing` the guest is busy meanwhile, and learns of it when that is done."""
     slow = (
-        "import asyncio, sys, time, vfl.cli, vfl.jobs.learners as guest\n"
+        "import asyncio, sys, time, vfl.cli, vfl.models.trees as guest\n"
         "train = guest.guest_train\n"
         "async def busy(*args, **named):\n"
         "    print('computing', file=sys.stderr, flush=True)\n"

@@ -15,20 +15,24 @@ from room import Room
 
 from vfl.cli import main
 from vfl.errors import DataError, PeerStopped, VflError
-from vfl.jobs import findings
 from vfl.jobs import training as job_of_training
-from vfl.jobs.findings import NothingTrained, check_learnt, of_quality, own_part, words_of
-from vfl.jobs.halves import GuestHalf, load_half, save_half
 from vfl.jobs.record import load_record
 from vfl.learn.design import Design, Rules
 from vfl.learn.losses import LogisticLoss, SquaredLoss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Branch, Tree
+from vfl.models.findings import TOLD, NothingTrained, of_quality, says_nothing, words_of
+from vfl.models.halves import GuestHalf
+from vfl.models.kinds import load_half, save_half
+from vfl.models.linear import Linear
+from vfl.models.trees import Trees
+from vfl.models.unsplit import none_kept
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.scoring import GuestGlm, LinearPart
 from vfl.protocols.trees.grower import GuestModel
 
 
@@ -303,22 +307,22 @@ def test_settings_that_hold_a_model_back_are_a_warning_at_all_parties(room: Room
     record, _ = load_record(stores(room)["insurer"], model)
     assert any(said in text for text in record.warnings)
     host, _ = load_record(stores(room)["registry"], model)
-    assert findings.TOLD[word] in host.warnings
-    assert room.said["registry"].has(f"note: {findings.TOLD[word]}")
-    assert not any(char.isdigit() for char in findings.TOLD[word])
+    assert TOLD[word] in host.warnings
+    assert room.said["registry"].has(f"note: {TOLD[word]}")
+    assert not any(char.isdigit() for char in TOLD[word])
 
 
 def test_a_host_is_told_of_its_own_half_that_says_nothing(room: Room) -> None:
     model = room.train(boost(first_tree="guest", trees=1))
     host, _ = load_record(stores(room)["registry"], model)
     assert any(text.startswith("no split is of this party's columns") for text in host.warnings)
-    assert own_part(3) is None and own_part(None, np.array([0.1, 0.0])) is None
-    assert "all coefficients of this party's columns vanish" in (own_part(None, np.zeros(2)) or "")
-    assert own_part(None, np.zeros(0)) == "this party has no column in the model"
+    assert says_nothing(np.array([0.1, 0.0])) is None
+    assert "all coefficients of this party's columns vanish" in (says_nothing(np.zeros(2)) or "")
+    assert says_nothing(np.zeros(0)) == "this party has no column in the model"
 
 
 def test_words_of_another_version_are_left_out() -> None:
-    assert words_of(["flat", "of_tomorrow"]) == [findings.TOLD["flat"]]
+    assert words_of(["flat", "of_tomorrow"]) == [TOLD["flat"]]
 
 
 # --- Weak on the rows held out --------------------------------------------------------------------
@@ -331,10 +335,17 @@ def training(label: list[float], loss: Any) -> Training:
     return Training(values, np.ones(len(values)), BEFORE[: len(values)], BEFORE[: len(values)], loss)
 
 
-def judged(metrics: dict[str, dict[str, float]], loss: Any = None, params: Any = None) -> list[str]:
+TREES = Trees(BoostParams.model_validate({}))
+
+
+def linear(**settings: float) -> Linear:
+    return Linear(GlmParams.model_validate(settings), "poisson")
+
+
+def judged(metrics: dict[str, dict[str, float]], loss: Any = None, kind: Any = TREES) -> list[str]:
     rows = training([0, 1, 0, 1], loss or LogisticLoss())
     held_out = np.ones(4, np.bool_)
-    return of_quality(metrics, rows, held_out, "insurer alone", params or BoostParams.model_validate({}))
+    return of_quality(metrics, rows, held_out, "insurer alone", kind.advice)
 
 
 GOOD = {"auc": 0.8, "log_loss": 0.5}
@@ -390,7 +401,7 @@ def test_a_number_that_is_worse_than_the_mean() -> None:
         "federation": {"d2": -0.04, "deviance": 1.04},
         "insurer alone": {"d2": 0.01, "deviance": 0.99},
     }
-    mean, alone, advice = judged(metrics, SquaredLoss(), GlmParams.model_validate({}))
+    mean, alone, advice = judged(metrics, SquaredLoss(), linear())
     assert mean == "the model does worse than the mean on the 4 held-out rows (D² -0.0400)"
     assert alone.startswith(
         "the model does worse than insurer alone on the 4 held-out rows (deviance 1.0"
@@ -435,21 +446,21 @@ def test_early_stopping_that_keeps_no_split() -> None:
     bare = GuestModel(("insurer",), 0.0, (Tree({}, {0: 0.1}),), ())
     split = Tree({0: Branch(0, 0, "x", 1.0)}, {1: 0.1, 2: -0.1})
     rows = training([0, 1, 0, 1], LogisticLoss())
-    params = BoostParams.model_validate({})
     with pytest.raises(NothingTrained):
-        check_learnt(bare, np.full(4, 0.1), rows, params)
+        TREES.check_learnt(bare, np.full(4, 0.1), rows)
     whole = GuestModel(("insurer",), 0.0, (split,) * 9 + (bare.trees[0],), ())
-    assert check_learnt(whole, np.array([0.1, -0.1, 0.1, -0.1]), rows, params) == []
+    assert TREES.check_learnt(whole, np.array([0.1, -0.1, 0.1, -0.1]), rows) == []
     # Scores that nobody knows are judged by those that are known, if there are two.
     unknown = np.full(4, np.nan)
-    assert check_learnt(whole, unknown, rows, params) == []
+    assert TREES.check_learnt(whole, unknown, rows) == []
     far = np.array([0.1, -0.1, 0.1, -15.1])
-    free = GlmParams.model_validate({})
-    assert [found.word for found in check_learnt(whole, far, rows, free)] == ["apart"]
-    assert check_learnt(whole, far, rows, GlmParams.model_validate({"alpha": 0.1})) == []
+    free, tied = linear(), linear(alpha=0.1)
+    fit = GuestGlm(("insurer",), 0.0, LinearPart(Design((), ()), ()), 7, True, 0.5, 0.25, 3e-7)
+    assert [found.word for found in free.check_learnt(fit, far, rows)] == ["apart"]
+    assert tied.check_learnt(fit, far, rows) == []
     label = dataclasses.replace(rows, loss=SquaredLoss())
-    assert check_learnt(whole, far, label, free) == []
-    assert findings.none_kept().exit_code == 3
+    assert free.check_learnt(fit, far, label) == []
+    assert none_kept().exit_code == 3
 
 
 def test_reasons_of_a_model_that_learnt_nothing(room: Room) -> None:

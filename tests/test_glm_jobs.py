@@ -21,8 +21,10 @@ from federation import (
 )
 from glum import GeneralizedLinearRegressor
 
-from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import load_record
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.party.config import load_party
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store

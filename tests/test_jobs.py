@@ -3,8 +3,8 @@
 import asyncio
 import dataclasses
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,19 +21,9 @@ from vfl.errors import (
     Refused,
 )
 from vfl.jobs.admission import fresh_name
+from vfl.jobs.alignments import Alignment, ids_digest, load_alignment, save_alignment
 from vfl.jobs.connect import Office
 from vfl.jobs.evaluation import split_rows
-from vfl.jobs.halves import (
-    Alignment,
-    GuestHalf,
-    HostHalf,
-    ids_digest,
-    load_alignment,
-    load_half,
-    save_alignment,
-    save_half,
-)
-from vfl.jobs.learners import learner_of
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
@@ -41,15 +31,21 @@ from vfl.jobs.scoring import _as_trained, predictions
 from vfl.jobs.show import Once
 from vfl.learn.design import Covariate, Design, Factor
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kind import OwnColumns
+from vfl.models.kinds import load_half, save_half
+from vfl.models.linear import Linear
+from vfl.models.trees import Trees
 from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party.config import Job, load_party
-from vfl.party.sections import DataSection, GlmSection
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import Fit, IterationDone
+from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
 
@@ -311,8 +307,10 @@ def test_a_batch_is_read_as_the_model_was_trained() -> None:
         _as_trained(without, half_of("poisson", offset=True))
 
 
-def made_job(model: str = "secureboost", holdout: float = 0.4, **settings: object) -> Job:
-    kind = {"objective": "poisson"} if model == "secureboost" else {"family": "poisson"}
+def made_job(
+    model: str = "secureboost", holdout: float = 0.4, objective: str = "poisson", **settings: object
+) -> Job:
+    kind = {"objective": objective} if model == "secureboost" else {"family": "poisson"}
     section = {"name": "a", "purpose": "a test", "model": model, "holdout": holdout, **kind}
     return Job.model_validate({"job": section, model: settings})
 
@@ -321,88 +319,70 @@ def test_rows_are_split_with_what_belongs_to_them() -> None:
     rows = np.random.default_rng(0).permutation(200)[:150]
     label, offset = np.arange(200.0), np.arange(200.0) / 7
     whole = table(200, label=label, weight=label + 1, offset=offset)
-    made, held_out = split_rows(whole, rows, made_job(validation_share=0.5), PoissonLoss())
+    made, held_out = split_rows(whole, rows, made_job(validation_share=0.5))
     assert np.array_equal(made.label, label[rows])
     assert np.array_equal(made.weight, label[rows] + 1)
     assert made.offset is not None and np.array_equal(made.offset, offset[rows])
     assert made.loss == PoissonLoss()
     assert np.array_equal(made.train.astype(int) + made.validation + held_out, np.ones(150))
     assert all(25 < mask.sum() < 80 for mask in (made.train, made.validation, held_out))
-    made, _ = split_rows(table(200, label=label), rows, made_job(), PoissonLoss())
+    made, _ = split_rows(table(200, label=label), rows, made_job())
     assert made.offset is None and (made.weight == 1).all()
 
 
 def test_rows_that_cannot_be_learnt_from_or_evaluated_on() -> None:
     rows = np.arange(100)
     one_class = np.ones(100)
-    split_rows(table(100, label=one_class), rows, made_job(), PoissonLoss())  # of counts all may be 1
-    for label, loss, said in (
-        (one_class, LogisticLoss(), r"new.csv: in the \d+ aligned rows to train on, the label has only"),
-        (one_class * 0, PoissonLoss(), "to train on, the label is 0 in every row: a model needs"),
+    split_rows(table(100, label=one_class), rows, made_job())  # of counts all may be 1
+    for label, objective, said in (
+        (one_class, "binary", r"new.csv: in the \d+ aligned rows to train on, the label has only"),
+        (one_class * 0, "poisson", "to train on, the label is 0 in every row: a model needs"),
     ):
         with pytest.raises(DataError, match=said) as raised:
-            split_rows(table(100, label=label), rows, made_job(), loss)
+            split_rows(table(100, label=label), rows, made_job(objective=objective))
         assert raised.value.for_peer == "too few aligned rows, or all with the same label"
     draw = np.random.default_rng([0, 1]).random(100)
     with pytest.raises(DataError, match="to evaluate on, the label is 0 in every row"):
-        split_rows(table(100, label=(draw > 0.4) * 1.0), rows, made_job(), PoissonLoss())
+        split_rows(table(100, label=(draw > 0.4) * 1.0), rows, made_job())
     with pytest.raises(DataError, match="no aligned row is left to train on: lower holdout"):
-        split_rows(table(100, label=one_class), rows[:1], made_job(holdout=0.999), PoissonLoss())
+        split_rows(table(100, label=one_class), rows[:1], made_job(holdout=0.999))
 
 
-def test_news_of_training_name_the_loss() -> None:
-    said: list[tuple[str, int, int]] = []
-
-    class Kept:
-        def say(self, line: str) -> None: ...
-
-        def progress(self, what: str, done: int, of: int) -> None:
-            said.append((what, done, of))
-
+def test_reports_of_trees_name_the_loss() -> None:
     every = np.ones(3, bool)
-    for loss in (LogisticLoss(), PoissonLoss()):
+    columns = OwnColumns("insurer", "t.csv", {"a": np.ones(3)})
+    for loss, said in (
+        (LogisticLoss(), "training, log loss 0.2169, validation 0.3000"),
+        (PoissonLoss(), "training, half deviance 0.2169, validation 0.3000"),
+    ):
         rows = Training(np.ones(3), np.ones(3), every, ~every, loss)
-        learner = learner_of(
-            made_job(),
-            SimpleNamespace(name="insurer", data=SimpleNamespace(monotone={})),
-            {"a": np.ones(3)},
-            rows,
-            Kept(),
-        )
-        learner._tree(TreeDone(3, 30, 0.21694, 0.3, {"encrypt": 1.5}))
-        assert learner.phases == [{"encrypt": 1.5}]
-    assert said == [
-        ("training, log loss 0.2169, validation 0.3000", 3, 30),
-        ("training, half deviance 0.2169, validation 0.3000", 3, 30),
-    ]
+        role = Trees(BoostParams.model_validate({})).guest(columns, rows)
+        report = role.report(TreeDone(3, 30, 0.21694, 0.3, {"encrypt": 1.5}), [])
+        assert (report.what, report.step, report.of) == (said, 3, 30)
+        assert report.seconds == {"encrypt": 1.5}
 
 
-def test_news_of_a_fit_say_how_far_it_is() -> None:
-    said: list[tuple[str, int, int | None]] = []
-    lines: list[str] = []
-
-    class Kept:
-        def say(self, line: str) -> None:
-            lines.append(line)
-
-        def progress(self, what: str, done: int, of: int | None) -> None:
-            said.append((what, done, of))
-
+def test_reports_of_a_fit_say_how_far_it_is() -> None:
     every = np.ones(60, bool)
     rows = Training(np.ones(60), np.ones(60), every, ~every, PoissonLoss())
-    party = SimpleNamespace(name="insurer", data=SimpleNamespace(path=Path("t.csv")), glm=GlmSection())
-    job = made_job("glm", tolerance=1e-6)
-    learner = learner_of(job, party, {"a": np.arange(60.0)}, rows, Kept())
+    kind = Linear(GlmParams.model_validate({"tolerance": 1e-6}), "poisson")
+    role = kind.guest(OwnColumns("insurer", "t.csv", {"a": np.arange(60.0)}), rows)
+    curve: list[Mapping[str, float | None]] = []
+    reports = []
     for iteration, gradient in enumerate([1e-2, 1e-3, 1e-4, 2e-2, 1e-6]):
-        learner._iteration(IterationDone(iteration, 5, 0.5, 0.25, gradient, {}))
+        reports.append(role.report(IterationDone(iteration, 5, 0.5, 0.25, gradient, {}), curve))
+        curve.append(reports[-1].losses)
     # A decade an iteration: four in all; None where the gradient is no smaller than at first.
-    assert [of for _, _, of in said] == [None, 4, 4, None, 5]
-    assert said[1][:2] == ("fitting, deviance 0.5000, D² 0.2500, gradient 1.0e-03", 1)
-    for converged in (True, False):
-        learner._say_how_it_ended(Fit(0.0, {}, np.ones(60), 7, converged, 0.5, 0.25, 3e-7))
-    assert lines[0] == "converged after 7 iterations: deviance 0.5000, D² 0.2500, gradient 3.0e-07"
-    assert lines[1].startswith("note: not converged after 7 iterations: ")
-    assert "the model is kept as it is: raise max_iterations or alpha in [glm]" in lines[1]
+    assert [report.of for report in reports] == [None, 4, 4, None, 5]
+    assert reports[1].what == "fitting, deviance 0.5000, D² 0.2500, gradient 1.0e-03"
+    part = LinearPart(Design((), ()), ())
+    done, cut = (
+        role.ending(GuestGlm(("insurer",), 0.0, part, 7, converged, 0.5, 0.25, 3e-7))
+        for converged in (True, False)
+    )
+    assert done == "converged after 7 iterations: deviance 0.5000, D² 0.2500, gradient 3.0e-07"
+    assert cut is not None and cut.startswith("note: not converged after 7 iterations: ")
+    assert "the model is kept as it is: raise max_iterations or alpha in [glm]" in cut
 
 
 def test_an_alignment_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

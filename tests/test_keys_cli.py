@@ -21,7 +21,8 @@ from federation import JOB, Federation, ended, make_tables, toml
 from vfl.cli import main
 from vfl.errors import IdentityError
 from vfl.jobs.connect import Office
-from vfl.jobs.halves import HostHalf, load_half
+from vfl.models.halves import HostHalf
+from vfl.models.kinds import load_half
 from vfl.party import identity, rotation
 from vfl.party.config import load_party
 from vfl.party.identity import Identity, load_certificate

@@ -29,7 +29,7 @@ from test_resume import Ends, Role, Run, plain
 
 from vfl.crypto import ciphertexts
 from vfl.errors import ConfigError, DataError, PeerError
-from vfl.jobs.halves import load_alignment
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.hints import GuestHints, HostHints
 from vfl.learn.design import Matrix
 from vfl.learn.params import GlmParams

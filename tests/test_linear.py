@@ -5,7 +5,7 @@ import pytest
 
 from vfl.errors import DataError
 from vfl.learn.design import Design, Rules
-from vfl.party.linear import own_scores, prepared
+from vfl.models.linear_columns import own_scores, prepared
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
 

@@ -10,7 +10,8 @@ from federation import GLM_JOB, JOB, Federation, make_tables, write_table
 from room import Room
 
 import vfl
-from vfl.jobs.halves import GuestHalf, load_half
+from vfl.models.halves import GuestHalf
+from vfl.models.kinds import load_half
 from vfl.party.store import Store
 
 TABLES = make_tables(rows=300, seed=9)

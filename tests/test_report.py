@@ -23,7 +23,6 @@ from reports import NASTY, made_up
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.halves import GuestHalf, HostHalf, load_half
 from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
@@ -37,13 +36,15 @@ from vfl.learn.metrics import (
     roc,
     totals,
 )
+from vfl.models.dependence import Dependence
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
+from vfl.models.relativities import Line
 from vfl.party.config import load_party
-from vfl.party.linear import Line
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
-from vfl.report.evidence import Dependence
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.report.words import shares
 

@@ -17,7 +17,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from vfl.party.linear import Line
+from vfl.models.relativities import Line
 from vfl.report.page import render
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")

@@ -20,7 +20,7 @@ from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.training import guest_train
-from vfl.simulate.parties import common_rows
+from vfl.simulate import common_rows
 
 SETTINGS = {"trees": 3, "depth": 3, "learning_rate": 0.5}
 

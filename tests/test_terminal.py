@@ -22,8 +22,8 @@ from test_jobs import GUEST_HALF
 
 from vfl.cli import main
 from vfl.jobs.account import Account
+from vfl.models.relativities import Line
 from vfl.party.audit.tables import Total
-from vfl.party.linear import Line
 from vfl.protocols.trees.grower import GuestModel
 from vfl.terminal import results
 from vfl.terminal.news import News

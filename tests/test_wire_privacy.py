@@ -23,10 +23,12 @@ from federation import GLM_JOB, HIDDEN_JOB, JOB, NUMERIC, Federation, Table, end
 from recording import Proxy, Sent, record
 
 from vfl.jobs.alignment import Plan
-from vfl.jobs.halves import GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import load_record
 from vfl.jobs.reveals import message_types
 from vfl.learn.binning import bin_columns
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kinds import load_half
 from vfl.net.wire import Message, decode
 from vfl.party.config import load_party
 from vfl.party.id_trials import OwnKey, attempts, trials

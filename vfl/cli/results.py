@@ -24,8 +24,8 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     standard deviation (SD), or what step in [glm] of the party file says.
     """
     from vfl.jobs.relativities import load_lines
+    from vfl.models.relativities import COLUMNS
     from vfl.party.config import load_party
-    from vfl.party.linear import COLUMNS
     from vfl.party.store import Store
     from vfl.terminal.results import put_relativities
 

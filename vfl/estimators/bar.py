@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
-from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vfl.errors import ConfigError
 from vfl.estimators.parameters import shown
+from vfl.models.kind import Step
+from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.trees.grower import TreeDone
 
-Told = Callable[[Any], None]
+Told = Callable[[Step], None]
 
 _PATIENCE = 1.0  # seconds before there is a bar: most fits are over by then
 
@@ -55,7 +56,7 @@ class _Bar:
         self._due = time.monotonic() + patience
         self._bar: Progress | None = None
 
-    def __call__(self, step: Any) -> None:
+    def __call__(self, step: Step) -> None:
         if self._bar is None:
             if time.monotonic() < self._due:
                 return
@@ -76,10 +77,12 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _news(step: Any) -> tuple[str, int, int | None]:
+def _news(step: Step) -> tuple[str, int, int | None]:
     """A step in words, which it is, of how many if that is known."""
     if isinstance(step, TreeDone):
         validation = "" if step.validation_loss is None else f", validation {step.validation_loss:.4f}"
         return f"loss {step.train_loss:.4f}{validation}", step.tree, step.of
+    if isinstance(step, BlindIteration):
+        return f"gradient {step.gradient:.1e}", step.iteration, None
     news = f"deviance {step.deviance:.4f}, gradient {step.gradient:.1e}"
     return news, step.iteration, None

@@ -5,13 +5,14 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self, cast, get_args
+from typing import ClassVar, Self, TypeVar, cast, get_args
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
 from sklearn.base import BaseEstimator
+from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
@@ -44,17 +45,19 @@ from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Floats, Loss
 from vfl.learn.suspects import suspicions, tells_label
+from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, Step
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.sections import DataSection
 from vfl.party.sources.source import labels_in_words, row_labels
 from vfl.protocols.common.rows import Training
-from vfl.simulate.method import GUEST, Engine, Method
-from vfl.simulate.parties import Known, score, train
+from vfl.simulate import GUEST, Engine, Known, Task, score, train
 from vfl.text import counted
 
-Progress = Callable[[Any], None]
+P = TypeVar("P", bound=BaseModel)
+
+Progress = Callable[[Step], None]
 IdColumns = str | int | Sequence[str | int] | None
 Steps = Sequence[str] | Sequence[Sequence[str]]
 
@@ -112,20 +115,19 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     progress: bool | None
 
     aligned_: Rows
-    classes_: NDArray[Any]
+    classes_: NDArray[np.generic]
     feature_names_in_: NDArray[np.object_]
-    halves_: dict[str, Any]
-    model_: Any
+    halves_: Mapping[str, AnyHostModel]
+    model_: AnyGuestModel
     n_aligned_: int
     n_features_in_: int
     traffic_: dict[str, int] | None
-    train_log_: list[Any]
+    train_log_: list[Step]
 
     _SETTINGS: ClassVar[type[BaseModel]]
     """Settings of the kind of model, which fit checks."""
     _LEFT_OUT: ClassVar[frozenset[str]] = frozenset()
     """Settings without a meaning in one process."""
-    _SCORING: ClassVar[Method]
 
     _categorical: dict[str, dict[str, bool]]  # features by party, and which are categorical
     _columns: dict[str, list[str]]  # of the tables of the training, by party
@@ -134,14 +136,14 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     _loss: Loss
 
     # fit's progress is no metadata of rows.
-    __metadata_request__fit: ClassVar[dict[str, Any]] = {"progress": UNUSED}
+    __metadata_request__fit: ClassVar[dict[str, object]] = {"progress": UNUSED}
 
-    def __new__(cls, *positional: Any, **parameters: Any) -> Self:
+    def __new__(cls, *positional: object, **parameters: object) -> Self:
         """Raises UnknownParameter for a parameter that does not exist; values are checked by fit."""
         check_names(cls, positional, parameters)
         return cast(Self, super().__new__(cls))
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         tags.input_tags.categorical = True
@@ -153,7 +155,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         """The names of the parameters that a job file has as well."""
         return [name for name in cls._SETTINGS.model_fields if name not in cls._LEFT_OUT]
 
-    def save(self, path: Any) -> None:
+    def save(self, path: object) -> None:
         """Write the fitted model to a file of JSON, for `load`, without any table.
 
         Raises NotFittedError, DataError when the file cannot be written.
@@ -164,7 +166,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         write(self, path)
 
     @classmethod
-    def load(cls, path: Any) -> Self:
+    def load(cls, path: object) -> Self:
         """A model that was saved, which predicts bit for bit the same.
 
         Its hosts= are None: give the hosts' tables when it predicts, or set the parameter. Raises
@@ -176,27 +178,34 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     # Fitting.
 
-    def _method(self, parties: Sequence[str]) -> Method:
-        """How the kind of model is trained. Raises ConfigError for impossible settings."""
+    def _kind(self) -> AnyKind:
+        """The kind of model with its settings. Raises ConfigError for impossible ones."""
         raise NotImplementedError
+
+    def _rules(self, parties: Sequence[str]) -> Mapping[str, ColumnRules]:
+        """What parameters say of the parties' columns. Raises ConfigError."""
+        raise NotImplementedError
+
+    def _check_columns(self, tables: Sequence[Table]) -> None:
+        """Raises DataError for a parameter that does not fit the parties' columns."""
 
     def _told(self) -> None:
         """What a kind of model tells besides, once it is fitted."""
 
-    def _params(self) -> Any:
+    def _params(self, settings: type[P]) -> P:
         """The settings, checked. Raises ConfigError."""
         values = {name: getattr(self, name) for name in self.settings()}
         if "seed" in values:
-            default = self._SETTINGS.model_fields["seed"].default
+            default = settings.model_fields["seed"].default
             values["seed"] = checked_seed(getattr(self, "random_state", None), values["seed"], default)
-        return validated(self._SETTINGS, values)
+        return validated(settings, values)
 
     def _engine(self) -> Engine:
         if isinstance(self.engine, str) and self.engine in get_args(Engine):
             return self.engine
         raise ConfigError(f'engine must be "plain" or "protocol", not {shown(self.engine)}')
 
-    def _guest_frame(self, X: Any, hosts: Any) -> tuple[Frame, Hosts]:
+    def _guest_frame(self, X: object, hosts: object) -> tuple[Frame, Hosts]:
         """The guest's table for a fit, and the hosts' as they were given."""
         others = self._hosts_to_fit(hosts)
         frame = frame_of(X, GUEST)
@@ -213,7 +222,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             )
         return frame, others
 
-    def _hosts_to_fit(self, given: Any) -> Hosts:
+    def _hosts_to_fit(self, given: object) -> Hosts:
         found = self.hosts if given is None else given
         if found is not None:
             return checked_hosts(found)
@@ -230,12 +239,15 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         machine = Machine(check_whole("workers", self.workers, 1))
         engine = self._engine()
         check_share("unknown_levels", self.unknown_levels)
-        method = self._method([GUEST, *hosts])
+        rules = self._rules([GUEST, *hosts])
+        kind = self._kind()
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
         tables = [
-            self._table(name, one, None, hosts, method.named(name)) for name, one in frames.items()
+            self._table(name, one, None, hosts, rules[name].named if name in rules else ())
+            for name, one in frames.items()
         ]
         _same_columns_of_ids(tables)
+        self._check_columns(tables)
         for table in tables:
             label = target.label if table.name == GUEST else None
             suspects = {name: suspicions(one, label) for name, one in table.features.items()}
@@ -247,14 +259,14 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             own, target = _only(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
-        log: list[Any] = []
+        log: list[Step] = []
         with watched(progress, self.progress, type(self).__name__) as told:
 
-            def done(step: Any) -> None:
+            def done(step: Step) -> None:
                 log.append(step)
                 told(step)
 
-            trained = train(own, others, rows, method, engine, machine, done)
+            trained = train(own, others, Task(kind, rules, rows, engine, machine, done))
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
         label = target.label[trained.rows]
@@ -285,7 +297,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     # Scoring.
 
-    def decision_function(self, X: Any, hosts: Any = None) -> Floats:
+    def decision_function(self, X: object, hosts: object = None) -> Floats:
         """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
         mean or the mean, by the loss's link, without any offset.
 
@@ -300,7 +312,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         with complaints():
             return self._scored(frame_of(X, GUEST), hosts)
 
-    def _scored(self, guest: Frame, hosts: Any) -> Floats:
+    def _scored(self, guest: Frame, hosts: object) -> Floats:
         names = self.model_.parties[1:]
         tables = self._hosts_to_score(hosts, names)
         given = {GUEST: guest} | {name: frame_of(tables[name], name) for name in names}
@@ -312,7 +324,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not own.rows:
             return np.empty(0)
         known = Known(self._levels, check_share("unknown_levels", self.unknown_levels))
-        found = score(own, others, self._SCORING, self._engine(), (self.model_, self.halves_), known)
+        found = score(own, others, self._engine(), (self.model_, self.halves_), known)
         for text in found.unusual:
             warn(text)
         for table in others:
@@ -323,7 +335,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
                 )
         return found.scores
 
-    def _hosts_to_score(self, given: Any, names: Sequence[str]) -> Hosts:
+    def _hosts_to_score(self, given: object, names: Sequence[str]) -> Hosts:
         own = self.hosts if names and self.hosts is not None else {}
         found = checked_hosts(own if given is None else given)
         # The parameter may have more of them than a model of fewer hosts.
@@ -405,7 +417,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""
-        names: Any = self.id
+        names: object = self.id
         if isinstance(names, Mapping):
             if party not in names:
                 raise ConfigError(
@@ -415,8 +427,10 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         names = plain_value(names)
         if names is None:
             return None
-        several = isinstance(names, Sequence | np.ndarray) and not isinstance(names, str | bytes)
-        listed = list(names) if several else [names]
+        if isinstance(names, Sequence | np.ndarray) and not isinstance(names, str | bytes):
+            listed = [*names]
+        else:
+            listed = [names]
         texts = [_as_text(name, table) for name in listed if isinstance(name, str | numbers.Integral)]
         if not listed or len(texts) < len(listed):
             raise ConfigError(

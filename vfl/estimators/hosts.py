@@ -6,22 +6,22 @@ that is shared instead of copied and tells no more than how large its tables are
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Self
 
 from vfl.errors import ConfigError
 from vfl.party.ids import NormalisedIds
-from vfl.simulate.method import GUEST
+from vfl.simulate import GUEST
 from vfl.text import counted
 
 
-class Hosts(Mapping[str, Any]):
+class Hosts(Mapping[str, object]):
     """Tables by the host's name: copies and clones are the same object.
 
     To normalise ids takes longer than many a fit. What is made of each host's is kept for the next fold,
     as long as its ids stay what they are.
     """
 
-    def __init__(self, tables: Mapping[str, Any]) -> None:
+    def __init__(self, tables: Mapping[str, object]) -> None:
         self._tables = dict(tables)
         self._kept: dict[str, tuple[bytes, NormalisedIds]] = {}
 
@@ -34,10 +34,10 @@ class Hosts(Mapping[str, Any]):
             known = self._kept[name] = digest, make()
         return known[1]
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {"_tables": self._tables, "_kept": {}}
 
-    def __getitem__(self, name: str) -> Any:
+    def __getitem__(self, name: str) -> object:
         return self._tables[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -69,7 +69,7 @@ class Hosts(Mapping[str, Any]):
 class HostsParameter:
     """The attribute of an estimator in which a dict of tables becomes Hosts, whoever sets it."""
 
-    def __get__(self, estimator: Any, owner: type | None = None) -> Any:
+    def __get__(self, estimator: object, owner: type | None = None) -> object:
         if estimator is None:
             return self
         try:
@@ -77,9 +77,10 @@ class HostsParameter:
         except KeyError:
             raise AttributeError("hosts") from None
 
-    def __set__(self, estimator: Any, given: Any) -> None:
-        known = isinstance(given, Mapping) and not isinstance(given, Hosts)
-        vars(estimator)["hosts"] = Hosts(given) if known else given
+    def __set__(self, estimator: object, given: object) -> None:
+        if isinstance(given, Mapping) and not isinstance(given, Hosts):
+            given = Hosts(given)
+        vars(estimator)["hosts"] = given
 
 
 def checked_hosts(given: object) -> Hosts:

@@ -4,29 +4,35 @@ Source: Yang et al., arXiv 1911.09824, with L-BFGS across parties (`vfl.protocol
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
+from vfl.estimators.federation import STEPS, Federation, IdColumns, Progress, Steps, Target
+from vfl.estimators.hosts import Hosts
 from vfl.estimators.parameters import check_by_party, check_parties, validated
 from vfl.estimators.tasks import Classifier, Regressor
+from vfl.frames.tables import Frame
 from vfl.frames.warnings import warn
 from vfl.learn.losses import FAMILIES
 from vfl.learn.params import GlmParams
-from vfl.party.linear import COLUMNS, lines
+from vfl.models.kind import ColumnRules
+from vfl.models.linear import Linear
+from vfl.models.relativities import COLUMNS, lines
 from vfl.party.sections import GlmSection
-from vfl.protocols.linear.scoring import LinearPart
-from vfl.simulate.fitting import Fitting
-from vfl.simulate.method import GUEST, Engine, Method
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
+from vfl.simulate import GUEST, Engine
 
 
 class _Linear(Federation):
     """What both linear models share."""
 
-    rules: Mapping[str, Mapping[str, Any]] | None
+    rules: Mapping[str, Mapping[str, object]] | None
+
+    model_: GuestGlm
+    halves_: Mapping[str, HostGlm]
 
     intercept_: float
     coef_: "dict[str, pd.Series[float]]"
@@ -36,12 +42,11 @@ class _Linear(Federation):
 
     _SETTINGS = GlmParams
     _LEFT_OUT = frozenset({"scores", "coordinator", "seed"})
-    _SCORING: ClassVar[Method] = Fitting(GlmParams.model_validate({}), {})
 
     def _told(self) -> None:
         self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
         self.converged_ = self.model_.converged
-        parties = {GUEST: self.model_, **self.halves_}
+        parties: dict[str, GuestGlm | HostGlm] = {GUEST: self.model_, **self.halves_}
         self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
         self.relativities_ = {
             name: pd.DataFrame(
@@ -53,23 +58,26 @@ class _Linear(Federation):
 
     def _steps(self, party: str) -> Mapping[str, float]:
         """By column, how many units relativities of this party are of."""
-        steps: Mapping[str, float] = (self.rules or {}).get(party, {}).get("step", {})
-        return steps
+        return validated(GlmSection, (self.rules or {}).get(party, {})).step
 
-    def _fit(self, *args: Any) -> None:
-        super()._fit(*args)
+    def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
+        super()._fit(guest, hosts, target, progress)
         if not self.converged_:
             warn(
                 f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
                 ConvergenceWarning,
             )
 
-    def _method(self, parties: Sequence[str]) -> Fitting:
-        sections, by_party = {}, check_by_party("rules", self.rules)
+    def _kind(self) -> Linear:
+        return Linear(self._params(GlmParams), getattr(self, "family", "logistic"))
+
+    def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
+        by_party = check_by_party("rules", self.rules)
         check_parties("rules", by_party, parties)
-        for party, rules in by_party.items():
-            sections[party] = validated(GlmSection, rules, f"rules of {party}: ")
-        return Fitting(self._params(), sections)
+        return {
+            party: ColumnRules(glm=validated(GlmSection, rules, f"rules of {party}: "))
+            for party, rules in by_party.items()
+        }
 
 
 def _coefficients(part: LinearPart) -> "pd.Series[float]":
@@ -173,11 +181,11 @@ class FederatedGLM(Regressor, _Linear):
         self,
         *,
         family: Literal["gaussian", "poisson", "gamma", "tweedie"] = "gaussian",
-        hosts: Mapping[str, Any] | None = None,
+        hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
         unknown_levels: float = 0.1,
-        rules: Mapping[str, Mapping[str, Any]] | None = None,
+        rules: Mapping[str, Mapping[str, object]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
         tweedie_power: float = 1.5,
@@ -298,11 +306,11 @@ class FederatedLogisticRegression(Classifier, _Linear):
     def __init__(
         self,
         *,
-        hosts: Mapping[str, Any] | None = None,
+        hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
         unknown_levels: float = 0.1,
-        rules: Mapping[str, Mapping[str, Any]] | None = None,
+        rules: Mapping[str, Mapping[str, object]] | None = None,
         engine: Engine = "plain",
         alpha: float = 0.0,
         tweedie_power: float = 1.5,

@@ -5,7 +5,7 @@ import numbers
 import reprlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import wraps
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -186,7 +186,7 @@ def advice(name: str, known: Sequence[str]) -> str:
     return hint(name, known)
 
 
-def validated(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
+def validated(model: type[M], values: Mapping[str, object], where: str = "") -> M:
     """Settings as strict as in a file, but for NumPy's numbers. Raises ConfigError naming one."""
     plain = {name: plain_value(value) for name, value in values.items()}
     try:
@@ -217,7 +217,7 @@ def plain_value(value: object) -> object:
 class _Short(reprlib.Repr):
     """Values for an error: a few of many, and of tables and the like no more than what they are."""
 
-    def repr_instance(self, x: Any, level: int) -> str:
+    def repr_instance(self, x: object, level: int) -> str:
         plain = x is None or isinstance(x, bool | float | complex | bytes | np.generic)
         return repr(x)[:_SHOWN] if plain else f"<{type(x).__name__}>"
 
@@ -261,7 +261,7 @@ def check_steps(normalise: object) -> None:
     )
 
 
-def check_by_party(name: str, value: object) -> dict[str, dict[str, Any]]:
+def check_by_party(name: str, value: object) -> dict[str, dict[str, object]]:
     """A parameter that has a dict for each party. Raises ConfigError."""
     if value is None:
         return {}
@@ -280,7 +280,7 @@ def check_parties(name: str, by_party: Iterable[str], parties: Sequence[str]) ->
             raise ConfigError(f"{name}= names {party!r}, which is no party; {hint(party, parties)}")
 
 
-def checked_seed(random_state: Any, seed: Any, default: object) -> Any:
+def checked_seed(random_state: object, seed: object, default: object) -> object:
     """The seed: scikit-learn's name for it if that is given. Raises ConfigError where both are."""
     if random_state is None:
         return seed

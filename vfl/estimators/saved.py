@@ -6,10 +6,11 @@ given to the constructor nor positions of rows. Floats come back bit for bit.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeVar, cast
+from typing import Generic, Literal, TypeVar, cast
 
 import msgspec
 import numpy as np
@@ -22,16 +23,18 @@ from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
-from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
+from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.models.kind import AnyGuestModel, AnyHostModel, Step
+from vfl.models.kinds import kind_of_model
 from vfl.party.store import replacing
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
-from vfl.simulate.method import GUEST
+from vfl.simulate import GUEST
 
-G = TypeVar("G", bound=GuestModel | GuestGlm)
-H = TypeVar("H", bound=HostModel | HostGlm)
-S = TypeVar("S", bound=TreeDone | IterationDone)
+G = TypeVar("G", bound=AnyGuestModel, covariant=True)
+H = TypeVar("H", bound=AnyHostModel, covariant=True)
+S = TypeVar("S", bound=Step, covariant=True)
 E = TypeVar("E", bound=Federation)
 
 FORMAT, VERSION = "vfl/estimator", 1
@@ -45,7 +48,7 @@ class _Classes:
     values: tuple[bool | int | float | str, bool | int | float | str]
 
     @classmethod
-    def of(cls, classes: NDArray[Any]) -> "_Classes":
+    def of(cls, classes: NDArray[np.generic]) -> "_Classes":
         kinds: Mapping[str, Literal["bool", "int", "float"]] = {
             "b": "bool",
             "i": "int",
@@ -56,7 +59,7 @@ class _Classes:
         return cls(kinds.get(classes.dtype.kind, "text"), (first, second))
 
     @property
-    def array(self) -> NDArray[Any]:
+    def array(self) -> NDArray[np.generic]:
         dtype = {"bool": np.bool_, "int": np.int64, "float": np.float64, "text": object}[self.kind]
         return np.array(self.values, dtype)
 
@@ -67,7 +70,7 @@ class _Saved(Generic[G, H, S]):
 
     vfl: str  # the version that wrote it
     estimator: str
-    parameters: dict[str, Any]
+    parameters: dict[str, object]
     objective: Objective | Family
     tweedie_power: float
     classes: _Classes | None
@@ -76,10 +79,10 @@ class _Saved(Generic[G, H, S]):
     named: dict[str, bool]
     categorical: dict[str, dict[str, bool]]
     model: G
-    halves: dict[str, H]
+    halves: Mapping[str, H]
     aligned: int
     traffic: dict[str, int] | None
-    log: list[S]
+    log: Sequence[S]
     levels: dict[str, dict[str, Levels]] = field(default_factory=dict)
     """Of the rows that trained, by party and categorical column; of no party in files before there were
     any."""
@@ -87,6 +90,7 @@ class _Saved(Generic[G, H, S]):
 
 _Trees = _Saved[GuestModel, HostModel, TreeDone]
 _Linear = _Saved[GuestGlm, HostGlm, IterationDone]
+_AnySaved = _Saved[AnyGuestModel, AnyHostModel, Step]
 _KINDS: Mapping[type[Federation], type[_Trees] | type[_Linear]] = {
     SecureBoost: _Trees,
     SecureBoostRegressor: _Trees,
@@ -95,16 +99,17 @@ _KINDS: Mapping[type[Federation], type[_Trees] | type[_Linear]] = {
 }
 
 
-def write(estimator: Federation, path: Any) -> None:
+def write(estimator: Federation, path: object) -> None:
     """Write a fitted estimator. Raises DataError when the file cannot be written."""
-    names = OBJECTIVES if isinstance(estimator.model_, GuestModel) else FAMILIES
-    loss = estimator._loss
+    loss, losses = estimator._loss, kind_of_model(estimator.model_).losses
     classes = getattr(estimator, "classes_", None)
-    saved: Any = _Saved(
+    saved: _AnySaved = _Saved(
         vfl=__version__,
         estimator=_kind_of(estimator).__name__,
         parameters=_parameters_of(estimator),
-        objective=cast(Any, next(name for name, kind in names.items() if kind is type(loss))),
+        objective=cast(
+            Objective | Family, next(name for name, of in losses.items() if of is type(loss))
+        ),
         tweedie_power=getattr(loss, "power", None) or 1.5,
         classes=None if classes is None else _Classes.of(classes),
         with_offset=getattr(estimator, "with_offset_", False),
@@ -124,7 +129,11 @@ def write(estimator: Federation, path: Any) -> None:
         file.write(head.encode() + body + b"}\n")
 
 
-def load(path: Any) -> Federation:
+def _objective_of(loss: Loss, losses: Mapping[str, type[Loss]]) -> Objective | Family:
+    return cast(Objective | Family, next(name for name, kind in losses.items() if kind is type(loss)))
+
+
+def load(path: object) -> Federation:
     """A model that `save` wrote, of whichever estimator; it predicts bit for bit the same.
 
     Its hosts= are None: give the hosts' tables when it predicts, or set the parameter. Raises
@@ -133,7 +142,7 @@ def load(path: Any) -> Federation:
     return read(path, Federation)
 
 
-def read(path: Any, kind: type[E]) -> E:
+def read(path: object, kind: type[E]) -> E:
     """`load` for an estimator of this kind."""
     where = _as_path(path)
     body = _body_of(where)
@@ -146,7 +155,7 @@ def read(path: Any, kind: type[E]) -> E:
     if not issubclass(kind, found) and not issubclass(found, kind):
         raise ModelError(f"{where} holds a {found.__name__}, where a {kind.__name__} is due")
     try:
-        saved: Any = msgspec.convert(body, _KINDS[found], str_keys=True)
+        saved: _AnySaved = msgspec.convert(body, _KINDS[found], str_keys=True)
         _check(saved, found)
         loss = loss_of(saved.objective, saved.tweedie_power)
     except (msgspec.ValidationError, ValueError, KeyError) as error:
@@ -158,12 +167,12 @@ def read(path: Any, kind: type[E]) -> E:
     return cast(E, estimator)
 
 
-def _restore(estimator: Any, saved: Any) -> None:
+def _restore(estimator: Federation, saved: _AnySaved) -> None:
     own = saved.columns[GUEST]
     estimator.model_ = saved.model
     estimator.halves_ = {name: saved.halves[name] for name in saved.model.parties[1:]}
     estimator.n_aligned_, estimator.traffic_ = saved.aligned, saved.traffic
-    estimator.train_log_ = saved.log
+    estimator.train_log_ = [*saved.log]
     estimator._columns, estimator._named = saved.columns, saved.named
     estimator._categorical, estimator._levels = saved.categorical, saved.levels
     estimator.n_features_in_ = len(own)
@@ -182,7 +191,7 @@ def _kind_of(estimator: Federation) -> type[Federation]:
 # Parameters.
 
 
-def _parameters_of(estimator: Federation) -> dict[str, Any]:
+def _parameters_of(estimator: Federation) -> dict[str, object]:
     """All but the hosts' tables, and generators, which have no value to keep."""
     found = {}
     for name, value in estimator.get_params(deep=False).items():
@@ -192,7 +201,7 @@ def _parameters_of(estimator: Federation) -> dict[str, Any]:
     return found
 
 
-def _of_json(value: Any) -> Any:
+def _of_json(value: object) -> object:
     value = plain_value(value)
     if isinstance(value, Mapping):
         return {str(key): _of_json(one) for key, one in value.items()}
@@ -204,7 +213,7 @@ def _of_json(value: Any) -> Any:
 # Checks.
 
 
-def _check(saved: Any, kind: type[Federation]) -> None:
+def _check(saved: _AnySaved, kind: type[Federation]) -> None:
     """Raises ValueError or KeyError for what no fit could have made."""
     model, halves = saved.model, saved.halves
     known = {*kind().get_params(deep=False)} - {"hosts"}
@@ -215,7 +224,7 @@ def _check(saved: Any, kind: type[Federation]) -> None:
         steps = parameters["normalise"]
         parameters["normalise"] = tuple(tuple(s) if isinstance(s, list) else s for s in steps)
     parties = list(model.parties)
-    by_party = [saved.columns, saved.named, saved.categorical]
+    by_party: list[Mapping[str, object]] = [saved.columns, saved.named, saved.categorical]
     if saved.levels:
         by_party.append(saved.levels)
     if parties[:1] != [GUEST] or set(halves) != set(parties[1:]):
@@ -224,39 +233,29 @@ def _check(saved: Any, kind: type[Federation]) -> None:
         raise ValueError("it does not have the columns of every party")
     if (saved.classes is None) == hasattr(kind, "predict_proba"):
         raise ValueError("its classes are not those of its kind")
-    if saved.objective not in (OBJECTIVES if isinstance(model, GuestModel) else FAMILIES):
+    if saved.objective not in kind_of_model(model).losses:
         raise ValueError("it has no objective of its kind")
     for party, levels in saved.levels.items():
         if not all(saved.categorical[party][column] for column in levels):
             raise ValueError("it has levels of a numeric column")
-    if isinstance(model, GuestModel):
-        model.check([len(halves[name].splits) for name in parties[1:]])
-    for party, half in zip(parties, [model, *(halves[name] for name in parties[1:])], strict=True):
-        for column, categorical in _columns_of(half):
+    others = [halves[name] for name in parties[1:]]
+    kind_of_model(model).check_half(model, others)
+    for party, half in zip(parties, [model, *others], strict=True):
+        for column, categorical in kind_of_model(half).uses(half):
             if saved.categorical[party][column] != categorical:
                 raise ValueError("a column is categorical in one place and numeric in another")
-
-
-def _columns_of(half: Any) -> Iterable[tuple[str, bool]]:
-    """The columns that a half uses, and whether it takes each for categorical."""
-    if isinstance(half, GuestModel | HostModel):
-        return [(split.column, split.categorical) for split in half.splits]
-    design = half.part.design
-    factors = [(factor.name, factor.edges is None) for factor in design.factors]
-    return [*factors, *((covariate.name, False) for covariate in design.covariates)]
 
 
 # Files.
 
 
-def _as_path(path: Any) -> Path:
-    try:
-        return Path(path)
-    except TypeError:
-        raise InputError(f"a path is due, not {type(path).__name__}") from None
+def _as_path(path: object) -> Path:
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"a path is due, not {type(path).__name__}")
+    return Path(path)
 
 
-def _body_of(path: Path) -> dict[str, Any]:
+def _body_of(path: Path) -> dict[str, object]:
     try:
         document = json.loads(path.read_bytes())
     except FileNotFoundError:

@@ -1,11 +1,12 @@
 """What a model is for: two classes, or counts, amounts and any numbers."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.errors import ConfigError, DataError
@@ -23,13 +24,13 @@ from vfl.frames.rows import (
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
-from vfl.simulate.method import GUEST
+from vfl.simulate import GUEST
 
 
 class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
     """A model of two classes."""
 
-    def __sklearn_tags__(self) -> Any:
+    def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
@@ -37,10 +38,10 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
     @checked_arguments
     def fit(
         self,
-        X: Any,
-        y: Any,
-        hosts: Mapping[str, Any] | None = None,
-        sample_weight: Any = None,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
         progress: Progress | bool | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
@@ -63,19 +64,23 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         self.classes_ = classes
         return self
 
-    def predict_proba(self, X: Any, hosts: Mapping[str, Any] | None = None) -> Floats:
+    def predict_proba(self, X: object, hosts: Mapping[str, object] | None = None) -> Floats:
         """Probabilities of both classes, in the order of classes_, shape (rows, 2); rows and errors as
         in decision_function."""
         second = LogisticLoss().predict(self.decision_function(X, hosts))
         return np.column_stack([1 - second, second])
 
-    def predict(self, X: Any, hosts: Mapping[str, Any] | None = None) -> NDArray[Any]:
+    def predict(self, X: object, hosts: Mapping[str, object] | None = None) -> NDArray[np.generic]:
         """The likelier class, shape (rows,); rows and errors as in decision_function."""
         second = self.decision_function(X, hosts) > 0
         return np.asarray(self.classes_[second.astype(np.int64)])
 
     def score(
-        self, X: Any, y: Any, hosts: Mapping[str, Any] | None = None, sample_weight: Any = None
+        self,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
     ) -> float:
         """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
         with complaints():
@@ -99,12 +104,12 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
     @checked_arguments
     def fit(
         self,
-        X: Any,
-        y: Any,
-        hosts: Mapping[str, Any] | None = None,
-        sample_weight: Any = None,
-        exposure: Any = None,
-        offset: Any = None,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
+        exposure: object = None,
+        offset: object = None,
         progress: Progress | bool | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
@@ -130,7 +135,9 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         self.with_offset_ = offset is not None
         return self
 
-    def predict(self, X: Any, hosts: Mapping[str, Any] | None = None, offset: Any = None) -> Floats:
+    def predict(
+        self, X: object, hosts: Mapping[str, object] | None = None, offset: object = None
+    ) -> Floats:
         """The mean of the label, per unit of exposure, shape (rows,), at each row's offset.
 
         Rows and errors as in decision_function; ConfigError for an offset where the training had none,
@@ -143,12 +150,12 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
 
     def score(
         self,
-        X: Any,
-        y: Any,
-        hosts: Mapping[str, Any] | None = None,
-        sample_weight: Any = None,
-        exposure: Any = None,
-        offset: Any = None,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
+        exposure: object = None,
+        offset: object = None,
     ) -> float:
         """D^2, the share of deviance explained; R^2 with squared errors. Errors as in predict.
 
@@ -171,7 +178,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         return 1 - deviance / null if null > 0 else float(deviance == 0)
 
     def _with_offset(
-        self, guest: Frame, hosts: Any, exposure: Any, offset: Any
+        self, guest: Frame, hosts: object, exposure: object, offset: object
     ) -> tuple[Floats, Floats | None]:
         """Scores with what is added to them, and that alone."""
         if self.with_offset_ != (offset is not None):
@@ -193,7 +200,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
 _WIDE = 21.0  # of offsets: a factor of a billion on the mean
 
 
-def _added(loss: Loss, guest: Frame, exposure: Any, offset: Any) -> Floats | None:
+def _added(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats | None:
     """What is added to each row's score: the offset, and the exposure's logarithm."""
     if exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"exposure= {loss.no_exposure}")

@@ -4,21 +4,24 @@ Source: SecureBoost, Cheng et al., arXiv 1901.08755 (`vfl.protocols.trees.pailli
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, get_args
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
-from vfl.errors import ConfigError
+from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
 from vfl.estimators.parameters import check_by_party, check_parties, shown
 from vfl.estimators.tasks import Classifier, Regressor
+from vfl.frames.features import Table, hint
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES, Floats
 from vfl.learn.params import BoostParams
-from vfl.simulate.boosting import Boosting
-from vfl.simulate.method import GUEST, Engine, Method
+from vfl.models.kind import ColumnRules
+from vfl.models.trees import Trees
+from vfl.protocols.trees.grower import GuestModel
+from vfl.simulate import GUEST, Engine
 
 
 class _Trees(Federation):
@@ -26,20 +29,31 @@ class _Trees(Federation):
 
     monotone: Mapping[str, Mapping[str, Monotone]] | None
 
-    _SETTINGS = BoostParams
-    _SCORING: ClassVar[Method] = Boosting(BoostParams.model_validate({}), {})
+    model_: GuestModel
 
-    def _method(self, parties: Sequence[str]) -> Boosting:
-        monotone = check_by_party("monotone", self.monotone)
-        check_parties("monotone", monotone, parties)
-        for party, columns in monotone.items():
-            for column, way in columns.items():
-                if way not in get_args(Monotone):
-                    raise ConfigError(
-                        f'monotone= of {party}: {column!r} must be "increasing" or "decreasing", not '
-                        f"{shown(way)}"
+    _SETTINGS = BoostParams
+
+    def _kind(self) -> Trees:
+        return Trees(self._params(BoostParams))
+
+    def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
+        by_party = check_by_party("monotone", self.monotone)
+        check_parties("monotone", by_party, parties)
+        return {party: ColumnRules(_ways(party, columns)) for party, columns in by_party.items()}
+
+    def _check_columns(self, tables: Sequence[Table]) -> None:
+        """Raises DataError for a constraint on a column that is not there or has no order."""
+        for table in tables:
+            for column, way in (self.monotone or {}).get(table.name, {}).items():
+                if column not in table.features:
+                    near = hint(column, table.features)
+                    raise DataError(
+                        f"{table.name}: monotone= names {column!r}, which is no column; {near}"
                     )
-        return Boosting(self._params(), monotone)
+                if table.features[column].dtype == object:
+                    raise DataError(
+                        f"{table.name}: monotone=: column '{column}' is categorical: it cannot be {way}"
+                    )
 
     @property
     def importance_table_(self) -> pd.DataFrame:
@@ -59,6 +73,18 @@ class _Trees(Federation):
         total = table["gain"].sum() if len(table) else 1.0
         gains = own.reindex(self._columns[GUEST]).fillna(0.0) / total
         return gains.to_numpy(np.float64)
+
+
+def _ways(party: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
+    ways: dict[str, Monotone] = {}
+    for column, way in columns.items():
+        if way != "increasing" and way != "decreasing":
+            raise ConfigError(
+                f'monotone= of {party}: {column!r} must be "increasing" or "decreasing", not '
+                f"{shown(way)}"
+            )
+        ways[column] = way
+    return ways
 
 
 class SecureBoost(Classifier, _Trees):
@@ -173,7 +199,7 @@ class SecureBoost(Classifier, _Trees):
     def __init__(
         self,
         *,
-        hosts: Mapping[str, Any] | None = None,
+        hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
         unknown_levels: float = 0.1,
@@ -354,7 +380,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self,
         *,
         objective: Literal["squared", "poisson", "gamma", "tweedie"] = "squared",
-        hosts: Mapping[str, Any] | None = None,
+        hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: Steps = STEPS,
         unknown_levels: float = 0.1,

@@ -28,10 +28,17 @@ from vfl.jobs.admission import (
     psi_settings,
 )
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.alignments import check_keys, check_parties, made_on, made_with, named_alignment
+from vfl.jobs.alignments import (
+    Alignment,
+    check_keys,
+    check_parties,
+    made_on,
+    made_with,
+    named_alignment,
+    save_alignment,
+)
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, few, guest_diagnosis, host_diagnosis
-from vfl.jobs.halves import Alignment, save_alignment
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of

@@ -1,17 +1,21 @@
 """Alignments that this party keeps: found again, with their rows in the table as it is now."""
 
-from dataclasses import replace
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Office
-from vfl.jobs.halves import Alignment, ids_digest, load_alignment
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
+from vfl.party.config_values import Engine, JoinKind
+from vfl.party.documents import converted
 from vfl.party.keys import TableIds, found
 from vfl.party.policy import (
     check_age,
@@ -25,6 +29,79 @@ from vfl.protocols.align.join import (
     Integers,
     numbered,
 )
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """Which rows of the party's table are joined to those of the others, in the common order.
+
+    `rows` are -1 where a host has none (left join). So that rows are found again in a table that has
+    changed, `digests` has 16 bytes of each row, or at a host of each of its rows in the order in which
+    they come first: a hash of their ids under `key`, which is random and stays here. A guest keeps for
+    each channel (one with all hosts, or of a left join one with each host, by name) and row the number
+    of the matched id and of the key that matched it, -1 for none; a host the keys of its rows.
+    Alignments of earlier versions have none of these.
+    """
+
+    name: str
+    guest: str  # fingerprint
+    parties: dict[str, str]  # names, and fingerprints as far as this party knows them
+    normalise: tuple[str, ...]
+    ids: str  # digest of the normalised ids of the table that was aligned
+    rows: NDArray[np.int64]
+    made: str = ""  # ISO 8601, UTC
+    join: JoinKind = "inner"
+    engine: Engine = "ecdh"
+    fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
+    many: bool = False  # whether the guest joins several rows to one of a host's
+    extends: str | None = None
+    days: int | None = None  # for which it is of use, by the policies of all hosts that set a limit
+    by_key: dict[str, tuple[int, ...]] = field(default_factory=dict)  # ids that each key matched
+    key: str = ""  # of the digests, in hex
+    digests: NDArray[np.uint8] | None = None  # shape (rows or ids, 16)
+    matched: NDArray[np.int32] | None = None  # shape (channels, rows)
+    keys: NDArray[np.int8] | None = None  # shape (channels, rows)
+
+    def __repr__(self) -> str:
+        return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
+
+    @property
+    def rules(self) -> list[tuple[str, ...]]:
+        """The rules of all keys."""
+        return [self.normalise, *self.fallback]
+
+
+_ARRAYS = ("rows", "digests", "matched", "keys")
+
+
+def save_alignment(store: Store, alignment: Alignment) -> None:
+    """Keep an alignment. Raises DataError when the store cannot be written."""
+    name = alignment.name
+    body = {
+        field.name: value
+        for field in fields(alignment)
+        if (value := getattr(alignment, field.name)) is not None and field.name not in _ARRAYS
+    }
+    for array in _ARRAYS:
+        if (values := getattr(alignment, array)) is not None:
+            body[array] = dict(store.write_array("alignment", name, values))
+    store.write("alignment", name, body)
+
+
+def load_alignment(store: Store, name: str) -> Alignment:
+    """The alignment of that name. Raises ModelError when it is missing or damaged."""
+    body = store.read("alignment", name)
+    refs = {array: body.pop(array) for array in _ARRAYS if array in body}
+    body |= {array: store.read_array("alignment", ref) for array, ref in refs.items()}
+    return converted(body, Alignment, f"alignment {name}")
+
+
+def ids_digest(ids: Sequence[bytes]) -> str:
+    """SHA-256 of a table's normalised ids in their order: tells a changed table from the same one."""
+    digest = hashlib.sha256()
+    for one in ids:
+        digest.update(len(one).to_bytes(4, "big") + one)
+    return digest.hexdigest()
 
 
 def guest_alignment(office: Office, store: Store, name: str | None) -> Alignment:

@@ -17,7 +17,7 @@ import numpy as np
 
 from vfl import __version__
 from vfl.errors import DataError, ModelError
-from vfl.jobs.halves import AnyGuestHalf
+from vfl.models.halves import AnyGuestHalf
 from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.protocols.common.batches import ScoredPart

@@ -22,13 +22,14 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
 from vfl.jobs.connect import Office, check_role, warn_daily
-from vfl.jobs.findings import words_of
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, serving_on, telling, while_here
+from vfl.models.findings import words_of
+from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.config import Job, Party
@@ -182,7 +183,7 @@ def _checked(office: Office, peer: Peer, join: Join) -> Job:
     job = Job.from_canonical(join.job)
     if len(set(join.parties)) < len(join.parties) or peer.name not in join.parties:
         raise peer.breach("a Join that does not name it once")
-    if job.job.model != "glm" or job.glm.coordinator != office.party.name:
+    if kind_of_job(job).coordinator != office.party.name:
         raise Refused("the job names another coordinator, or none")
     strangers = [name for name in join.parties if name not in office.party.peers]
     if strangers:

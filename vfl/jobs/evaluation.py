@@ -9,8 +9,9 @@ from vfl.errors import (
     DataError,
 )
 from vfl.learn.drift import Profile, profile_of_scores
-from vfl.learn.losses import BadLabel, LogisticLoss, Loss
+from vfl.learn.losses import BadLabel, LogisticLoss
 from vfl.learn.metrics import binary_metrics, regression_metrics
+from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
@@ -52,7 +53,6 @@ def split_rows(
     table: Table,
     aligned: NDArray[np.int64],
     job: Job,
-    loss: Loss,
     entities: NDArray[np.int64] | None = None,
 ) -> tuple[Training, NDArray[np.bool_]]:
     """The rows that train, that decide when to stop and that are held out, drawn by the job's seed.
@@ -62,10 +62,9 @@ def split_rows(
     """
     if table.label is None:
         raise ValueError("training needs a label")
-    linear = job.job.model == "glm"
-    seed = job.glm.seed if linear else job.secureboost.seed
-    share = 0.0 if linear else job.secureboost.validation_share
-    draw = np.random.default_rng([seed, 1]).random(table.rows)
+    kind, loss = kind_of_job(job), job.loss
+    share = kind.validation_share
+    draw = np.random.default_rng([kind.seed, 1]).random(table.rows)
     draw = draw[aligned if entities is None else entities[aligned]]
     held_out = draw < job.job.holdout
     validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * share)

@@ -13,10 +13,6 @@ from vfl.errors import (
 )
 from vfl.jobs.alignment import serve_align
 from vfl.jobs.connect import Office, check_role, warn_daily
-from vfl.jobs.halves import (
-    HostHalf,
-    load_half,
-)
 from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import read_host
 from vfl.jobs.scoring import serve_score
@@ -24,10 +20,12 @@ from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
+from vfl.models.halves import HostHalf
+from vfl.models.kinds import kind_of_model, load_half
+from vfl.models.linear_columns import check_rules
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import unmended
-from vfl.party.linear import check_rules
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.text import counted
@@ -79,7 +77,8 @@ def _check_faults(office: Office, table: Table, show: Show) -> None:
     store, needed = Store(office.party.party.store), {}
     for name in store.names("model"):
         with contextlib.suppress(ModelError):  # another party's half, or a damaged one
-            needed[name] = load_half(store, name, HostHalf).needed & table.faults.keys()
+            half = load_half(store, name, HostHalf)
+            needed[name] = kind_of_model(half.model).needed(half.model) & table.faults.keys()
     if all(needed.values()):
         raise next(iter(table.faults.values()))
     for column, error in table.faults.items():

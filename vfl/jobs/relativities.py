@@ -5,11 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from vfl.errors import ModelError
-from vfl.jobs.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, load_half
 from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.kinds import load_half
+from vfl.models.relativities import COLUMNS, Line, lines
 from vfl.party.config_values import Role
-from vfl.party.linear import COLUMNS, Line, lines
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm

@@ -3,37 +3,29 @@
 import hashlib
 import shutil
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
-from vfl.jobs.alignments import is_of
-from vfl.jobs.halves import AnyGuestHalf, GuestHalf, HostHalf, load_alignment, load_half
+from vfl.jobs.alignments import is_of, load_alignment
 from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
-from vfl.jobs.relativities import lines_of
 from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
-from vfl.learn.explain import partial_dependence
 from vfl.learn.levels import respelled
-from vfl.learn.metrics import OTHER
-from vfl.learn.splits import Split
+from vfl.learn.losses import Link, loss_of
+from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
+from vfl.models.kinds import kind_of_model, load_half, rules_of
 from vfl.party.config import Party
 from vfl.party.output import Target
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.trees.grower import GuestModel, HostModel
-from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
+from vfl.report.evidence import Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
-from vfl.text import level_order
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
 _ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown
@@ -88,30 +80,32 @@ def gather(party: Party, model: str) -> Evidence:
     if party.role == "host":
         theirs = load_half(store, name, HostHalf)
         record, _ = _record(store, theirs.name)
-        if isinstance(theirs.model, HostModel):
-            splits = Counter(split.column for split in theirs.model.splits)
-            return _evidence(party, record, splits=dict(splits))
-        return _evidence(party, record, lines=lines_of(theirs, party.glm.step))
+        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), _link(record))
+        return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits))
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
     factors, no_factors = _factors(party, store, half, record, evaluation)
-    found: dict[str, Any] = {
-        "label": party.data.label or "",
-        "held_out": None if evaluation is None else _held_out(evaluation),
-        "factors": factors,
-        "no_factors": no_factors,
-    }
-    if not isinstance(half.model, GuestModel):
-        return _evidence(party, record, **found, lines=lines_of(half, party.glm.step))
-    dependence, no_dependence = _dependence(half.model, half.columns, factors)
+    shown = kind_of_model(half.model).explain_guest(
+        half.model, half.columns, factors, rules_of(party), half.loss.link
+    )
     return _evidence(
         party,
         record,
-        **found,
-        importance=half.model.importance(),
-        dependence=dependence,
-        no_dependence=no_dependence,
+        label=party.data.label or "",
+        held_out=None if evaluation is None else _held_out(evaluation),
+        factors=factors,
+        no_factors=no_factors,
+        lines=[*shown.lines],
+        importance=[*shown.importance],
+        dependence=dict(shown.dependence),
+        no_dependence=shown.no_dependence,
     )
+
+
+def _link(record: Record) -> Link:
+    """The link of what the job minimised."""
+    said = record.job["job"]
+    return loss_of(said.get("objective") or said.get("family") or "binary").link
 
 
 def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:
@@ -183,51 +177,6 @@ def _factors(
             "when the model was trained."
         )
     return respelled(table.take(evaluation.rows), half.levels)[0], ""
-
-
-def _dependence(
-    model: GuestModel, columns: Sequence[str], factors: Features
-) -> tuple[dict[str, Dependence], str]:
-    """Partial dependence on the guest's columns that have splits; if there is none, why."""
-    found = {}
-    for column in columns:
-        splits = [split for split in model.splits if split.column == column]
-        if not splits:
-            continue
-        values = factors.get(column)
-        if values is not None and (values.dtype == object) != splits[0].categorical:
-            values = None  # the party file says otherwise by now
-        grid = _grid(splits, values)
-        try:
-            found[column] = Dependence(grid, partial_dependence(model, column, grid))
-        except ModelError as error:
-            return {}, f"Partial dependence is not shown: {error}."
-    return found, ""
-
-
-def _grid(splits: Sequence[Split], values: NDArray[np.generic] | None) -> NDArray[np.generic]:
-    """The values at which a column's dependence changes, and where the column has them, its ends and a
-    missing value."""
-    if splits[0].categorical:
-        # Categories without a split of their own are all alike.
-        named = {split.category for split in splits}
-        rest = {OTHER} if values is None else {OTHER if value else None for value in set(values) - named}
-        known = [
-            level for group in (named, rest) for level in sorted(filter(None, group), key=level_order)
-        ]
-        return np.array([*known, *([None] if None in named | rest else [])], dtype=object)
-    edges = np.unique([split.threshold for split in splits if split.threshold is not None])
-    present = edges if values is None else values.astype(np.float64)
-    missing = bool(np.isnan(present).any()) or not len(edges)
-    present = present[~np.isnan(present)]
-    ends = np.quantile(present, _ENDS) if len(present) else np.zeros(2)
-    low, high = min(ends[0], *edges[:1]), max(ends[1], *edges[-1:])
-    margin = (high - low) * 0.05 or 1.0
-    if values is None:
-        low, high = low - margin, high + margin
-    # A step lies right above its edge.
-    grid = [low, *np.nextafter(edges, np.inf), max(high, edges[-1] + margin) if len(edges) else high]
-    return np.array([*grid, *([np.nan] if missing else [])])
 
 
 def _check_folder(folder: Path) -> None:

@@ -32,26 +32,22 @@ from vfl.jobs.admission import (
 from vfl.jobs.agreement import offer_to
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.connect import Office, hosts_of
-from vfl.jobs.halves import (
-    AnyGuestHalf,
-    GuestHalf,
-    HostHalf,
-    load_half,
-)
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import table_of
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
-from vfl.learn.explain import check_covers, reasons
+from vfl.learn.explain import reasons
 from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
+from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
+from vfl.models.kind import GuestBatch, HostBatch
+from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
-from vfl.party.linear import own_scores
 from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
 from vfl.party.policy import (
     Usage,
@@ -66,9 +62,6 @@ from vfl.party.unknown_levels import check_of_host, check_own, of_host
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, ScoreRows, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
-from vfl.protocols.linear.scoring import guest_glm_score, host_glm_score
-from vfl.protocols.trees.grower import GuestModel, HostModel
-from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.text import counted
 
 _PREDICTIONS = ("probability", "prediction", "expected")
@@ -144,8 +137,8 @@ async def score(
     store = Store(party.party.store)
     half = load_half(store, resolve_model(store, model), GuestHalf)
     _check_parties(office, half)
-    if explain and isinstance(half.model, GuestModel):
-        check_covers(half.model.trees)
+    if explain:
+        kind_of_model(half.model).check_explains(half.model)
     section = _as_trained(party.data, half)
     _check_names(section.id_columns, half, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
@@ -245,11 +238,9 @@ class _Job:
 
     def __post_init__(self) -> None:
         model, table = self.half.model, self.table
-        self._own = np.empty(0)  # what the guest's columns add to each row's score, of a linear model
-        if not isinstance(model, GuestModel):
-            own = own_scores(table.path.name, model.part, table.features, table.rows)
-            say_unseen(self.show, own.unseen, self.half.levels)
-            self._own = own.rows
+        self._kind = kind_of_model(model)
+        self._own = self._kind.own_scores(model, table.path.name, table.features, table.rows)
+        say_unseen(self.show, self._own.unseen, self.half.levels)
 
     async def run(self, wait: float) -> None:
         """Score what is left, again and again while hosts are lost. Raises what sessions raise."""
@@ -346,10 +337,16 @@ class _Job:
         def follow(done: int, _: int) -> None:
             self.show.progress("scoring", first + done, of)
 
-        options: dict[str, Any] = {"explain": self.explain, "unknown_levels": unknown_levels}
-        if isinstance(model, GuestModel):
-            return guest_score(hosts, model, features, places, of - first, follow, **options)
-        return guest_glm_score(hosts, model, features, self._own[first:], places, follow, **options)
+        batch = GuestBatch(
+            features,
+            of - first,
+            self._own.after(first),
+            places,
+            follow,
+            explain=self.explain,
+            unknown_levels=unknown_levels,
+        )
+        return self._kind.guest_parts(hosts, model, batch)
 
 
 class _Output:
@@ -428,8 +425,9 @@ def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _
     for note in ids.notes:
         show.say(f"note: {path.name}: {note}")
     columns = section.model_copy(update={"id": (), "fallback": ()})
+    needed = kind_of_model(half.model).needed(half.model)
     table = read_table(
-        columns, role="guest", need_label=False, path=path, expect=half.columns, needed=half.needed
+        columns, role="guest", need_label=False, path=path, expect=half.columns, needed=needed
     )
     for error in table.faults.values():
         show.say(f"note: {error} (model {half.name} does without it)")
@@ -508,12 +506,13 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     check_asked(office, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
     half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
+    kind = kind_of_model(half.model)
     if not office.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     if policy.columns is not None and not set(half.columns) <= set(policy.columns):
         raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
     try:
-        table, ids = await table_of(office, offer, half.columns, half.needed)
+        table, ids = await table_of(office, offer, half.columns, kind.needed(half.model))
     except DataError as error:
         raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
     for column in table.faults:
@@ -539,21 +538,15 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
             usage.count(policy, peer.name, "scored_rows", many, today())
 
     peer.observers.append(count)
-    if isinstance(half.model, HostModel):
-        scored = await host_score(peer, half.model, features, len(rows), follow, unknown_levels=strange)
-    else:
-        part = half.model.part
-        scores = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
-        say_unseen(show, scores.unseen, half.levels)
-        shows = policy.show_names and policy.explain
-        scored = await host_glm_score(
-            peer,
-            part,
-            features,
-            scores.rows,
-            scores.missing,
-            follow,
-            show_columns=shows,
-            unknown_levels=strange,
-        )
+    own = await asyncio.to_thread(kind.own_scores, half.model, table.path.name, features, len(rows))
+    say_unseen(show, own.unseen, half.levels)
+    batch = HostBatch(
+        features,
+        len(rows),
+        own,
+        follow,
+        shows_columns=policy.show_names and policy.explain,
+        unknown_levels=strange,
+    )
+    scored = await kind.host_parts(peer, half.model, batch)
     return f"scored {counted(scored, 'row')} for {peer.name}"

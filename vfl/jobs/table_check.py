@@ -9,10 +9,10 @@ from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.finding import Finding
 from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
+from vfl.models.linear_columns import check_levels, check_rules
 from vfl.party.config import Party
 from vfl.party.id_report import ids_alone, unmended
 from vfl.party.keys import TableIds
-from vfl.party.linear import check_levels, check_rules
 from vfl.party.reading import DateColumn, merged, settings_line
 from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import set_it

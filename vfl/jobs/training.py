@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,29 +22,11 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_asked, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
-from vfl.jobs.alignments import guest_alignment, host_alignment, known_rows, refreshed
+from vfl.jobs.alignments import Alignment, guest_alignment, host_alignment, known_rows, refreshed
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
-from vfl.jobs.findings import (
-    Finding,
-    NothingTrained,
-    check_held_out,
-    check_learnt,
-    of_quality,
-    own_part,
-    words_of,
-)
-from vfl.jobs.halves import (
-    Alignment,
-    AnyGuestHalf,
-    AnyHostHalf,
-    GuestHalf,
-    HostHalf,
-    save_half,
-)
-from vfl.jobs.hints import HostHints, hints_held
-from vfl.jobs.learners import Learner, Run, learner_of
+from vfl.jobs.hints import GuestHints, HostHints, hints_held
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -54,13 +35,24 @@ from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import Matter, Replaceable, Unfinished, begun, limit_runs, opened, persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.binning import Features, bin_columns
-from vfl.learn.design import Design, Matrix
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidied
+from vfl.models.findings import Finding, NothingTrained, check_held_out, of_quality, words_of
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.kind import (
+    AnyGuestModel,
+    AnyHostModel,
+    AnyKind,
+    GuestRole,
+    GuestRun,
+    HostOutcome,
+    HostRun,
+    OwnColumns,
+    Step,
+)
+from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
-from vfl.party.linear import check_rules, prepared
 from vfl.party.policy import (
     check_intersection,
     check_job,
@@ -70,15 +62,9 @@ from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.bits import Mask
-from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import HostCourse
-from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import HostFit, HostFitState, host_fit
-from vfl.protocols.linear.hidden import HiddenState, hidden_host_fit
-from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.trees.grower import GuestModel, HostModel, HostTrees
-from vfl.protocols.trees.training import host_train
 from vfl.text import counted
 
 
@@ -116,17 +102,18 @@ async def train(
     party, started, loss = office.party, time.monotonic(), job.loss
     uses = job.uses(party.data)
     say_uses(show, party.data, uses)
-    if job.glm.coordinator is not None:
-        check_coordinator(party, job.glm.coordinator)
+    kind = kind_of_job(job)
+    if kind.coordinator is not None:
+        check_coordinator(party, kind.coordinator)
     store, unused = Store(party.party.store), set(USES) - set(uses)
     named = guest_alignment(office, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
-    if job.job.model == "glm":
-        check_rules(party.glm, table.features, table.path.name)
+    columns = OwnColumns(party.name, table.path.name, table.features, rules_of(party))
+    kind.check_rules(columns)
     aligned = refreshed(named, ids, table.path.name)
-    rows, held_out = split_rows(table, aligned.rows, job, loss, ids.entities)
+    rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
     features = tidied(table.take(aligned.rows))
-    learner = learner_of(job, party, features, rows, show)
+    role = kind.guest(replace(columns, features=features), rows)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
     own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
@@ -137,21 +124,22 @@ async def train(
         hints_held(store, aligned.name) as keeps_hints,
     ):
         if unfinished.done:
-            steps = learner.steps(unfinished.done)
+            steps = kind.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
         work = _GuestTraining(
-            office,
-            job,
-            table,
-            ids.digest,
-            aligned,
-            rows,
-            held_out,
-            learner,
-            unfinished,
-            keeps_hints,
-            show,
-            started,
+            office=office,
+            job=job,
+            kind=kind,
+            role=role,
+            table=table,
+            ids=ids.digest,
+            aligned=aligned,
+            rows=rows,
+            held_out=held_out,
+            unfinished=unfinished,
+            keeps_hints=keeps_hints,
+            show=show,
+            started=started,
         )
         return await persevere(
             work.attempt,
@@ -179,16 +167,18 @@ class _GuestTraining:
 
     office: Office
     job: Job
+    kind: AnyKind
+    role: GuestRole[AnyGuestModel]
     table: Table
     ids: str  # digest of the table's ids
     aligned: Alignment
     rows: Training
     held_out: NDArray[np.bool_]
-    learner: Learner
     unfinished: Unfinished
     keeps_hints: bool
     show: Show
     started: float  # of the present attempt
+    others: list[Peer] = field(default_factory=list)  # its sessions beside those with hosts
 
     async def attempt(self, wait: float) -> Trained:
         """Connect to all parties, go on where they are, to the end."""
@@ -199,14 +189,15 @@ class _GuestTraining:
                 contextlib.AsyncExitStack() as sessions,
             ):
                 operations: Operations = Counter()
+                self.others = []
 
                 def account() -> Account:
-                    return Account.of(self.started, [*hosts, *self.learner.others], operations)
+                    return Account.of(self.started, [*hosts, *self.others], operations)
 
                 self.unfinished.measure = account
                 try:
                     trained, found = await self._with(hosts, wait, sessions, operations)
-                    parties = (*hosts, *self.learner.others)
+                    parties = (*hosts, *self.others)
                     await together([_tell_kept(party, found) for party in parties])
                 except VflError:
                     self.unfinished.news.account += account()
@@ -247,19 +238,64 @@ class _GuestTraining:
                     f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        run = Run(office, offer, agreement, self.unfinished, wait, sessions, self.keeps_hints)
-        params, alone = self.learner.params, f"{office.party.name} alone"
+        alone = f"{office.party.name} alone"
         try:
-            model, score = await self.learner.learn(hosts, run, operations)
-            found = check_learnt(model, score, self.rows, params)
+            model, score = await self._trained(hosts, offer, agreement, wait, sessions, operations)
+            found = self.kind.check_learnt(model, score, self.rows)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
         found += check_held_out(self.job.job.holdout, self.held_out)
         metrics, evaluation = await self._evaluated(score)
         warnings = [one.text for one in found]
-        warnings += of_quality(metrics, self.rows, self.held_out, alone, params)
+        warnings += of_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
         return self._kept(model, score, metrics, evaluation, agreement, warnings), found
+
+    async def _trained(
+        self,
+        hosts: Sequence[Peer],
+        offer: Offer,
+        agreement: Agreement,
+        wait: float,
+        sessions: contextlib.AsyncExitStack,
+        operations: Operations,
+    ) -> tuple[AnyGuestModel, NDArray[np.float64]]:
+        """The guest's half and every aligned row's score."""
+        office, kind, role, show = self.office, self.kind, self.role, self.show
+        role.check_rows()
+        checkpoints = self.unfinished.checkpoints(kind.guest_state, offer.done)
+        coordinator = None
+        if kind.coordinator is not None:
+            meeting = coordinator_of(office, agreement, offer.job, kind.coordinator, wait, show, hosts)
+            coordinator = await sessions.enter_async_context(meeting)
+            self.others.append(coordinator)
+        hints: Shelf = NoShelf()
+        if self.keeps_hints:
+            store = Store(office.party.party.store)
+            hints = GuestHints(store, f"{self.aligned.name} {kind.name}", office.fingerprints)
+        run = GuestRun(
+            Resources(office.party.party.machine, operations),
+            self._follow,
+            checkpoints,
+            hints,
+            lambda done, of: show.progress("receiving hints", done, of),
+            coordinator,
+        )
+        model, score = await role.train(hosts, run)
+        role.check_model(model)
+        if (ending := role.ending(model)) is not None:
+            show.say(ending)
+        return model, score
+
+    def _follow(self, step: Step) -> None:
+        """Keep what the record says of a step, and show it. Raises NothingTrained."""
+        self.role.check_step(step)
+        news = self.unfinished.news
+        report = self.role.report(step, news.curve)
+        if report.seconds is not None:
+            news.phases.append(report.seconds)
+        news.curve.append(dict(report.losses))
+        self.show.progress(report.what, report.step, report.of)
 
     async def _evaluated(
         self, score: NDArray[np.float64]
@@ -268,7 +304,7 @@ class _GuestTraining:
         rows, held_out, name = self.rows, self.held_out, self.office.party.name
         if not held_out.any():
             return {}, None
-        scores = {f"{name} alone": await self.learner.alone(), "federation": score}
+        scores = {f"{name} alone": await self.role.alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
         evaluation = Evaluation.of(
@@ -286,7 +322,7 @@ class _GuestTraining:
 
     def _kept(
         self,
-        model: GuestModel | GuestGlm,
+        model: AnyGuestModel,
         score: NDArray[np.float64],
         metrics: dict[str, dict[str, float]],
         evaluation: Evaluation | None,
@@ -295,18 +331,18 @@ class _GuestTraining:
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
-        table, learner, store = self.table, self.learner, Store(self.office.party.party.store)
+        table, kind, store = self.table, self.kind, Store(self.office.party.party.store)
         features = tidied(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
-            self.unfinished.name,
-            job.settings,
-            tuple(table.features),
-            aligned.normalise,
-            self.office.fingerprints,
-            model,
-            metrics,
-            job.job.objective or job.job.family or "binary",
-            learner.params.tweedie_power,
+            name=self.unfinished.name,
+            job=job.settings,
+            columns=tuple(table.features),
+            normalise=aligned.normalise,
+            fingerprints=self.office.fingerprints,
+            model=model,
+            metrics=metrics,
+            objective=job.job.objective or job.job.family or "binary",
+            tweedie_power=kind.tweedie_power,
             exposure=table.exposure is not None,
             offset="offset" in job.uses(party.data),
             profiles=profiles(features),
@@ -315,39 +351,39 @@ class _GuestTraining:
             levels=levels_of(features),
         )
         save_half(store, half)
-        steps = party.glm.step
-        relativities = save_relativities(store, half, steps) if isinstance(model, GuestGlm) else None
-        account = self.unfinished.news.account + self.unfinished.measure()
+        relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None
+        news = self.unfinished.news
+        account = news.account + self.unfinished.measure()
         counts = {
             "train": int(rows.train.sum()),
             "validation": int(rows.validation.sum()),
             "held out": int(self.held_out.sum()),
         }
         record = Record(
-            half.name,
-            party.name,
-            party.role,
-            [party.name, *self.unfinished.matter.hosts],
-            job.settings,
-            aligned.name,
-            len(aligned.rows),
-            now(),
-            account,
-            counts,
-            metrics,
-            rows.loss.measure,
-            learner.curve,
-            learner.phases,
-            model.ending if isinstance(model, GuestGlm) else {},
-            {} if isinstance(model, GuestGlm) else party.data.monotone,
-            agreement,
-            self.ids,
-            warnings,
+            model=half.name,
+            party=party.name,
+            role=party.role,
+            parties=[party.name, *self.unfinished.matter.hosts],
+            job=job.settings,
+            alignment=aligned.name,
+            aligned_rows=len(aligned.rows),
+            ended=now(),
+            account=account,
+            rows=counts,
+            metrics=metrics,
+            measure=rows.loss.measure,
+            curve=news.curve,
+            phases=news.phases,
+            ending=dict(kind.ending(model)),
+            monotone=dict(kind.recorded_rules(rules_of(party))),
+            agreement=agreement,
+            ids=self.ids,
+            warnings=warnings,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, counts, account, learner.phases, relativities, warnings)
+        return Trained(half, path, counts, account, news.phases, relativities, warnings)
 
 
 async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:
@@ -368,49 +404,84 @@ class _HostTraining:
     peer: Peer
     offer: Offer
     job: Job
+    kind: AnyKind
     unfinished: Unfinished
     alignment: Alignment
     table: Table
-    features: Features  # of the aligned rows
+    columns: OwnColumns  # of the aligned rows
     show: Show
     operations: Operations = field(default_factory=Counter)
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
-    agreement: Agreement | None = None  # once it is accepted
+    agreement: Agreement | None = None  # once the job is accepted
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
     levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
-    learnt: tuple[int | None, Any] = (None, None)  # its splits, or its coefficients
 
     @property
     def store(self) -> Store:
         return Store(self.office.party.party.store)
 
-    async def accept(self) -> Agreement:
-        """Tell the guest that this host takes part; what all parties have signed."""
-        rows = len(self.alignment.rows)
-        self.agreement = await accept(self.office, self.peer, self.offer, rows)
-        return self.agreement
+    async def train(self) -> HostOutcome:
+        """Prepare the columns, accept the job, train; what this host has kept, in words."""
+        office, kind, policy, show = self.office, self.kind, self.office.party.policy, self.show
+        if kind.coordinator is not None:
+            check_coordinator(office.party, kind.coordinator)
+        role = await asyncio.to_thread(kind.host, self.columns)
+        checkpoints = self.unfinished.checkpoints(kind.host_state, self.offer.done)
+        rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
+        self.agreement = await accept(office, self.peer, self.offer, rows)
+        async with contextlib.AsyncExitStack() as sessions:
+            coordinator = None
+            if kind.coordinator is not None:
+                coordinator = await sessions.enter_async_context(
+                    self._coordinator(self.agreement, kind.coordinator)
+                )
+                self.others.append(coordinator)
+            run = HostRun[AnyHostModel](
+                office.participant(self.offer.hosts, self.offer.run, minimum, self.operations),
+                rows,
+                self._keep,
+                job=self.job.name,
+                progress=show.progress,
+                checkpoints=checkpoints,
+                hints=HostHints(self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest),
+                hint_progress=lambda done, of: show.progress("making a hint", done, of),
+                coordinator=coordinator,
+                shown=_shown(office, self.table),
+                admit=self._admit,
+            )
+            return await role.train(self.peer, run)
 
-    def participant(self, minimum: int) -> Participant:
-        """This host in the protocol of the training."""
-        return self.office.participant(self.offer.hosts, self.offer.run, minimum, self.operations)
+    def _coordinator(
+        self, agreement: Agreement, name: str
+    ) -> contextlib.AbstractAsyncContextManager[Peer]:
+        """The session with the coordinator; one of a job that goes on may be about to come back."""
+        again = self.office.party.party.reconnect if self.offer.done else 0.0
+        reach = max(_REACH, again)
+        return coordinator_of(self.office, agreement, self.offer.job, name, reach, self.show)
 
-    def hints(self, model: str) -> HostHints:
-        """Where hints of the alignment are kept, for this kind of model."""
-        return HostHints(self.store, f"{self.alignment.name} {model}", self.alignment.guest)
+    def _admit(self, training: Mask) -> None:
+        known = known_rows(self.alignment.rows[training])
+        check_intersection(self.office.party.policy, known, most=False)
 
-    def half(self, model: HostModel | HostGlm) -> AnyHostHalf:
-        """This host's half, which it keeps."""
-        return HostHalf(
-            self.unfinished.name,
-            self.job.settings,
-            tuple(self.table.features),
-            self.alignment.normalise,
-            self.alignment.guest,
-            self.office.identity.certificate.fingerprint,
-            model,
-            self.profiles,
-            self.levels,
+    def _keep(self, model: AnyHostModel) -> None:
+        """Store this host's half."""
+        half: AnyHostHalf = HostHalf(
+            name=self.unfinished.name,
+            job=self.job.settings,
+            columns=tuple(self.table.features),
+            normalise=self.alignment.normalise,
+            guest=self.alignment.guest,
+            host=self.office.identity.certificate.fingerprint,
+            model=model,
+            profiles=self.profiles,
+            levels=self.levels,
         )
+        save_half(self.store, half)
+        if self.kind.has_relativities:
+            path = save_relativities(self.store, half, self.office.party.glm.step)
+            self.show.say(f"relativities are in {path}")
+        if (remark := self.kind.remark(model, self.peer.name)) is not None:
+            self.show.say(remark)
 
 
 async def serve_train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
@@ -430,8 +501,9 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
             f"[policy] columns is empty: no feature of {table.path.name} may enter a model",
             for_peer="none of its columns may enter a model, by columns of [policy]",
         )
-    if job.job.model == "glm":
-        check_rules(party.glm, table.features, table.path.name)
+    kind = kind_of_job(job)
+    columns = OwnColumns(party.name, table.path.name, table.features, rules_of(party))
+    kind.check_rules(columns)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
@@ -443,27 +515,37 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
     )
     limit_runs(store, alignment.guest)
     with opened(store, name, matter, new=not offer.done) as unfinished:
-        work = _HostTraining(office, peer, offer, job, unfinished, alignment, table, features, show)
+        work = _HostTraining(
+            office=office,
+            peer=peer,
+            offer=offer,
+            job=job,
+            kind=kind,
+            unfinished=unfinished,
+            alignment=alignment,
+            table=table,
+            columns=replace(columns, features=features),
+            show=show,
+        )
         # Of the rows it knows: in a batch there are no others.
         known_features = tidied(table.take(alignment.rows[alignment.rows >= 0]))
         work.profiles = await asyncio.to_thread(profiles, known_features)
         work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
-        kept = await (_fit if job.job.model == "glm" else _boost)(work)
+        outcome = await work.train()
         record = Record(
-            name,
-            party.name,
-            party.role,
-            [peer.name, *offer.hosts],
-            job.settings,
-            alignment.name,
-            len(alignment.rows),
-            now(),
-            unfinished.news.account + unfinished.measure(),
+            model=name,
+            party=party.name,
+            role=party.role,
+            parties=[peer.name, *offer.hosts],
+            job=job.settings,
+            alignment=alignment.name,
+            aligned_rows=len(alignment.rows),
+            ended=now(),
+            account=unfinished.news.account + unfinished.measure(),
+            monotone=dict(kind.recorded_rules(columns.rules)),
             agreement=work.agreement,
         )
-        if job.job.model == "secureboost":
-            record = replace(record, monotone=party.data.monotone)
         save_record(store, record)
         try:
             found = words_of((await peer.recv(Kept)).found)
@@ -471,113 +553,19 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
             if not error.passing:  # the guest keeps no half either: this one would be of no use
                 _remove_half(store, name)
             raise
-        own = own_part(*work.learnt)
-        warnings = [*found, *([own] if own is not None else [])]
+        warnings = [*found, *([outcome.remark] if outcome.remark is not None else [])]
         for text in warnings:
             show.say(f"note: {text}")
         if warnings:
             save_record(store, replace(record, warnings=warnings))
         unfinished.finish()
-    return f"trained {name} with {peer.name}: {kept} are of this party's columns"
+    return f"trained {name} with {peer.name}: {outcome.kept} are of this party's columns"
 
 
 def _remove_half(store: Store, name: str) -> None:
     """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
     store.remove("model", name)
     store.remove("run", name)
-
-
-async def _boost(work: _HostTraining) -> str:
-    """Train trees; what this host has kept, in words."""
-    party, params = work.office.party, work.job.secureboost
-    binned = await asyncio.to_thread(
-        bin_columns,
-        work.features,
-        params.max_bins,
-        max(params.min_bin_rows, party.policy.min_bin_rows or party.policy.min_child_rows),
-        party.data.monotone,
-    )
-    checkpoints = work.unfinished.checkpoints(HostTrees, work.offer.done)
-    await work.accept()
-    course = HostCourse[HostModel, HostTrees](
-        keep=lambda model: save_half(work.store, work.half(model)),
-        progress=lambda tree, of: work.show.progress(f"training {work.job.name}", tree, of),
-        checkpoints=checkpoints,
-        hints=work.hints("secureboost"),
-        hint_progress=lambda done, of: work.show.progress("making a hint", done, of),
-    )
-    model = await host_train(
-        work.peer,
-        binned,
-        params,
-        work.participant(party.policy.min_child_rows),
-        shown=_shown(work.office, work.table),
-        course=course,
-    )
-    work.learnt = len(model.splits), None
-    return counted(len(model.splits), "split")
-
-
-async def _fit(work: _HostTraining) -> str:
-    """Fit a linear model; what this host has kept, in words."""
-    office, params, show = work.office, work.job.glm, work.show
-    party = office.party
-    if params.coordinator is not None:
-        check_coordinator(party, params.coordinator)
-    designs: list[Design] = []
-
-    def prepare(training: Mask) -> Matrix:
-        check_intersection(party.policy, known_rows(work.alignment.rows[training]), most=False)
-        design, matrix = prepared(work.table.path.name, work.features, training, party.glm, params.alpha)
-        designs.append(design)
-        return matrix
-
-    def keep(fit: HostFit) -> None:
-        (design,) = designs
-        part = LinearPart(design, tuple(fit.coefficients.tolist()))
-        half = work.half(HostGlm(part, fit.converged))
-        save_half(work.store, half)
-        path = save_relativities(work.store, half, party.glm.step)
-        show.say(f"relativities are in {path}")
-        if not fit.converged:
-            show.say(f"note: the fit had not converged when {work.peer.name} ended it")
-
-    def follow(iteration: int, of: int) -> None:
-        show.progress(f"fitting {work.job.name}, at most {counted(of, 'iteration')}", iteration, None)
-
-    unfinished, done = work.unfinished, work.offer.done
-    kind = HostFitState if params.coordinator is None else HiddenState
-    checkpoints: Checkpoints[Any] = unfinished.checkpoints(kind, done)
-    agreement = await work.accept()
-    participant = work.participant(party.policy.min_intersection)
-    course = HostCourse[HostFit, Any](keep, follow, checkpoints)
-    rows = len(work.alignment.rows)
-    if params.coordinator is None:
-        course = replace(
-            course,
-            hints=work.hints("glm"),
-            hint_progress=lambda done, of: show.progress("making a hint", done, of),
-        )
-        beta = await host_fit(work.peer, rows, prepare, params, participant, course)
-        work.learnt = None, beta
-        return counted(len(beta), "coefficient")
-    reach = max(_REACH, party.party.reconnect) if done else _REACH  # it may be about to come back
-    async with coordinator_of(
-        office, agreement, work.offer.job, params.coordinator, reach, show
-    ) as coordinator:
-        work.others.append(coordinator)
-        fit = await hidden_host_fit(
-            work.peer,
-            coordinator,
-            rows,
-            prepare,
-            params,
-            work.job.job.family or "",
-            participant,
-            course,
-        )
-    work.learnt = None, fit.coefficients
-    return counted(len(fit.coefficients), "coefficient")
 
 
 def _shown(office: Office, table: Table) -> Callable[[str], str]:

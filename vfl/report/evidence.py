@@ -6,13 +6,11 @@ No id and no row's number is among it.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.learn.metrics import Totals, totals
-from vfl.party.linear import Line
+from vfl.models.dependence import Dependence
+from vfl.models.relativities import Line
 
 TOGETHER = "federation"
 """The name of the parties' common model beside that of the guest alone."""
@@ -42,14 +40,6 @@ class HeldOut:
     def totals(self, model: str) -> Totals:
         """What happened, what a model expected, and exposure, weighted."""
         return totals(self.label, self.predictions[model], self.weight, self.years)
-
-
-@dataclass(frozen=True)
-class Dependence:
-    """Partial dependence on one column of the guest."""
-
-    grid: NDArray[np.generic]  # float64, or objects (str, None) for categories
-    scores: Floats  # on the link scale, shape (points,)
 
 
 @dataclass(frozen=True)

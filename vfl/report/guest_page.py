@@ -22,6 +22,7 @@ from vfl.learn.metrics import (
     lorenz,
     roc,
 )
+from vfl.models.dependence import Dependence
 from vfl.report import figures, words
 from vfl.report.blocks import (
     Block,
@@ -36,7 +37,7 @@ from vfl.report.blocks import (
     Tile,
     Tiles,
 )
-from vfl.report.evidence import TOGETHER, Dependence, Evidence, HeldOut
+from vfl.report.evidence import TOGETHER, Evidence, HeldOut
 from vfl.report.sections import MOST_BARS, MOST_FACTORS, Page, Row, cells, figure_of
 from vfl.report.words import fixed, listed, number, share
 from vfl.text import OrderKey, counted, level_order

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vfl.party.linear import COLUMNS
+from vfl.models.relativities import COLUMNS
 from vfl.report import figures, words
 from vfl.report.blocks import (
     Block,

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from vfl.jobs.account import Account
     from vfl.jobs.scoring import Scored
     from vfl.jobs.training import Trained
+    from vfl.models.relativities import Line
     from vfl.party.audit.compare import Comparison
     from vfl.party.audit.tables import Row, Total
     from vfl.party.audit.verify import Verdict
     from vfl.party.id_report import Counts, IdColumn, IdReport
-    from vfl.party.linear import Line
 
 _MOST_IMPORTANT = 15  # columns of a model of trees that are shown
 _METRICS = {  # those of the models' documents that the terminal shows, in words
@@ -35,30 +35,24 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 
 def model_document(done: "Trained") -> dict[str, Any]:
     """What the JSON says about a model, by its kind."""
-    from vfl.protocols.trees.grower import GuestModel
+    from vfl.models.kinds import kind_of_model
 
-    model = done.half.model
-    if isinstance(model, GuestModel):
-        return {"trees": len(model.trees), "importance": model.importance()}
-    return {**model.ending, "relativities": str(done.relativities)}
+    document = kind_of_model(done.half.model).document(done.half.model)
+    return document if done.relativities is None else document | {"relativities": str(done.relativities)}
 
 
 def put_model(done: "Trained") -> None:
     """The model's name first: whatever becomes of the rest, it can be used."""
-    from vfl.protocols.trees.grower import GuestModel
+    from vfl.models.kinds import kind_of_model
 
     half = done.half
-    if isinstance(half.model, GuestModel):
-        size = counted(len(half.model.trees), "tree")
-    else:
-        many = counted(half.model.iterations, "iteration")
-        size = f"{'' if half.model.converged else 'NOT '}converged after {many}"
+    size = kind_of_model(half.model).size(half.model)
     stdout.put(f"model {half.name}: {size}; {cost(done.account)}")
     _put_metrics(half.metrics, done.rows["held out"])
-    if isinstance(half.model, GuestModel):
-        _put_importance(half.model.importance())
-    else:
+    if done.relativities is not None:
         stdout.put(f"relativities are in {done.relativities}")
+    else:
+        _put_importance(kind_of_model(half.model).importance(half.model))
 
 
 def _put_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:

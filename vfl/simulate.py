@@ -2,11 +2,11 @@
 
 import asyncio
 import secrets
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
@@ -16,15 +16,34 @@ from vfl.frames.features import Rows, Table
 from vfl.learn.binning import Features
 from vfl.learn.levels import Levels, respelled
 from vfl.learn.losses import BadLabel, Floats
+from vfl.models.kind import (
+    AnyGuestModel,
+    AnyHostModel,
+    AnyKind,
+    ColumnRules,
+    Fitted,
+    GuestBatch,
+    GuestRun,
+    HostBatch,
+    HostRun,
+    OwnColumns,
+    Step,
+)
+from vfl.models.kinds import kind_of_model
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.unknown_levels import check_of_host, check_own, in_any, notes, strange
 from vfl.protocols.align.psi import guest_align, host_align
+from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
-from vfl.simulate.method import GUEST, Engine, Fitted, Method, Progress
 from vfl.text import counted
 
 T = TypeVar("T")
+Engine = Literal["plain", "protocol"]
+Progress = Callable[[Step], None]
+
+GUEST = "guest"
+"""The name of the party with the labels."""
 
 _ROUNDING = 1e-13  # relative: scores that differ by less are the same
 
@@ -40,7 +59,7 @@ class Trained:
 
     rows: Rows
     features: Mapping[str, Features]
-    fitted: Fitted
+    fitted: Fitted[AnyGuestModel, AnyHostModel]
     traffic: dict[str, int] | None
     idle: str | None
     doubts: str | None
@@ -67,69 +86,59 @@ class Known:
     unknown_levels: float
 
 
-def train(
-    guest: Table,
-    hosts: Sequence[Table],
-    whole: Training,
-    method: Method,
-    engine: Engine,
-    machine: Machine,
-    done: Progress,
-) -> Trained:
-    """Align the rows and train on those that all parties know; `whole` is of all the guest's rows.
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained: the kind of model, each party's rules for its columns, and on what.
+
+    `rows` are all the guest's. `progress` is told of each step.
+    """
+
+    kind: AnyKind
+    rules: Mapping[str, ColumnRules]
+    rows: Training
+    engine: Engine
+    machine: Machine
+    progress: Progress
+
+
+def train(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
+    """Align the rows and train on those that all parties know.
 
     Raises ConfigError and DataError as the protocols do, for no common row, and for shares that leave
     no row to train on or to stop by.
     """
-    work = _plain if engine == "plain" else _apart
-    return run(work(guest, hosts, whole, method, machine, done))
+    work = _plain if task.engine == "plain" else _apart
+    return run(work(guest, hosts, task))
 
 
 def score(
     guest: Table,
     hosts: Sequence[Table],
-    method: Method,
     engine: Engine,
-    fitted: tuple[Any, Mapping[str, Any]],
+    fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     known: Known,
 ) -> Scored:
     """Score the guest's rows by all halves; a host's columns are missing in a row it does not know.
 
     Raises DataError as the protocols do, and for too many rows with levels that were not in training.
     """
-    return run(_score(guest, hosts, method, engine, fitted, known))
+    return run(_score(guest, hosts, engine, fitted, known))
 
 
 # Training.
 
 
-async def _plain(
-    guest: Table,
-    hosts: Sequence[Table],
-    whole: Training,
-    method: Method,
-    machine: Machine,
-    done: Progress,
-) -> Trained:
-    rows = _checked(common_rows([guest, *hosts]))
-    drawn = _checked_shares(method, whole, rows[0])
-    features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
-    fitted = await method.plain(features, drawn, done)
-    idle, doubts = await _judged(method, features, drawn, fitted)
-    return Trained(rows[0], features, fitted, None, idle, doubts)
+async def _plain(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
+    aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
+    fitted = await task.kind.pooled(aligned.parties, aligned.drawn, task.progress)
+    return await aligned.trained(fitted, None)
 
 
-async def _apart(
-    guest: Table,
-    hosts: Sequence[Table],
-    whole: Training,
-    method: Method,
-    machine: Machine,
-    done: Progress,
-) -> Trained:
+async def _apart(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
     """Each party in its role, over memory."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
-    own_of = [Participant(name, names, context, resources=Resources(machine)) for name in names]
+    resources = Resources(task.machine)
+    own_of = [Participant(name, names, context, resources=resources) for name in names]
     pairs = [MemoryPeer.pair(GUEST, name) for name in names]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
 
@@ -141,23 +150,87 @@ async def _apart(
         ]
         asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
         rows = _in_order(await together([asking, *aligning]))
-    rows = _checked(rows)
-    drawn = _checked_shares(method, whole, rows[0])
-    features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
+    aligned = _Aligned.of(task, [guest, *hosts], rows)
+    own_columns, *theirs = aligned.parties
+    halves: dict[str, AnyHostModel] = {}
+
+    async def of_guest() -> tuple[AnyGuestModel, Floats]:
+        role = task.kind.guest(own_columns, aligned.drawn)
+        return await role.train(peers, GuestRun(resources, task.progress))
+
+    async def of_host(own: Participant, to_guest: Peer, columns: OwnColumns) -> None:
+        def keep(half: AnyHostModel) -> None:
+            halves[own.name] = half
+
+        await task.kind.host(columns).train(to_guest, HostRun(own, len(rows[0]), keep))
+
     roles: list[Coroutine[Any, Any, Any]] = [
-        method.guest(peers, features[GUEST], drawn, machine, done),
+        of_guest(),
         *(
-            method.host(to_guest, own, features[own.name], len(rows[0]))
-            for own, (_, to_guest) in zip(own_of, pairs, strict=True)
+            of_host(own, to_guest, columns)
+            for own, (_, to_guest), columns in zip(own_of, pairs, theirs, strict=True)
         ),
     ]
-    (model, score), *halves = await together(roles)
-    fitted = Fitted(model, dict(zip(names, halves, strict=True)), score)
+    (model, score), *_ = await together(roles)
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
     } or None
-    idle, doubts = await _judged(method, features, drawn, fitted)
-    return Trained(rows[0], features, fitted, traffic, idle, doubts)
+    return await aligned.trained(Fitted(model, {name: halves[name] for name in names}, score), traffic)
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """The rows that all parties know."""
+
+    task: Task
+    rows: Rows  # the guest's
+    parties: Sequence[OwnColumns]
+    drawn: Training
+
+    @classmethod
+    def of(cls, task: Task, tables: Sequence[Table], rows: Sequence[Rows]) -> "_Aligned":
+        """Raises DataError for no common row or none with something to learn, ConfigError for shares."""
+        if not len(rows[0]):
+            raise DataError(
+                "no id is common to all parties: check that id= names the ids, that normalise= fits how "
+                "each party writes them (case, spaces, leading zeros, dates), and that they are the "
+                "same ids"
+            )
+        drawn = _drawn(task, rows[0])
+        parties = [
+            OwnColumns(
+                table.name, table.name, table.take(own), task.rules.get(table.name, ColumnRules())
+            )
+            for table, own in zip(tables, rows, strict=True)
+        ]
+        return cls(task, rows[0], parties, drawn)
+
+    async def trained(
+        self, fitted: Fitted[AnyGuestModel, AnyHostModel], traffic: dict[str, int] | None
+    ) -> Trained:
+        """What came of it, and what there is to say of the scores."""
+        own = fitted.score if self.drawn.offset is None else fitted.score - self.drawn.offset
+        return Trained(
+            self.rows,
+            {party.party: party.features for party in self.parties},
+            fitted,
+            traffic,
+            await self._idle(fitted.model, own),
+            self.task.kind.doubts(own, self.drawn),
+        )
+
+    async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:
+        """Why all rows have the same score, if they have; `own` are the scores without offset."""
+        drawn = self.drawn
+        label = drawn.label[drawn.train]
+        size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
+        if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
+            return None
+        if len(label) == 1:
+            return "there is one row to train on"
+        if drawn.offset is None and (label == label[0]).all():
+            return f"y is the same in all {counted(len(label), 'row')} to train on"
+        return await self.task.kind.idle(self.parties, drawn, model)
 
 
 def common_rows(tables: Sequence[Table]) -> list[Rows]:
@@ -184,25 +257,22 @@ def _in_order(rows: list[Rows]) -> list[Rows]:
     return [own[order] for own in rows]
 
 
-def _checked(rows: list[Rows]) -> list[Rows]:
-    if not len(rows[0]):
-        raise DataError(
-            "no id is common to all parties: check that id= names the ids, that normalise= fits how "
-            "each party writes them (case, spaces, leading zeros, dates), and that they are the same ids"
-        )
-    return rows
+def _drawn(task: Task, rows: Rows) -> Training:
+    """The aligned rows; those that decide when to stop are drawn by the seed, as in a job.
 
-
-def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
-    """The aligned rows, if there is something to learn from their label. Raises DataError."""
-    drawn = method.drawn(whole, rows)
-    share = getattr(method.params, "validation_share", 0.0)
+    Raises DataError where their label has nothing to teach, ConfigError for shares that leave no row.
+    """
+    kind, whole = task.kind, task.rows
+    share = kind.validation_share
+    validation = np.random.default_rng([kind.seed, 1]).random(len(whole.label))[rows] < share
+    offset = None if whole.offset is None else whole.offset[rows]
+    drawn = Training(whole.label[rows], whole.weight[rows], ~validation, validation, whole.loss, offset)
     if not drawn.train.any():
         raise ConfigError(
             f"validation_share={share} leaves none of the {counted(len(rows), 'aligned row')} to train "
             "on: lower it"
         )
-    if getattr(method.params, "early_stopping_rounds", 0) and not drawn.validation.any():
+    if kind.stops_early and not drawn.validation.any():
         raise ConfigError(
             f"validation_share={share} keeps none of the {counted(len(rows), 'aligned row')} for "
             "early_stopping_rounds to stop by: raise it"
@@ -219,42 +289,19 @@ def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
     return drawn
 
 
-async def _judged(
-    method: Method, features: Mapping[str, Any], drawn: Training, fitted: Fitted
-) -> tuple[str | None, str | None]:
-    """Why all rows have the same score, if they have, and what else there is to say of scores."""
-    own = fitted.score if drawn.offset is None else fitted.score - drawn.offset
-    return await _idle(method, features, drawn, fitted.model, own), method.doubts(own, drawn)
-
-
-async def _idle(
-    method: Method, features: Mapping[str, Any], drawn: Training, model: Any, own: Floats
-) -> str | None:
-    """Why all rows have the same score, if they have; `own` are the scores without offset."""
-    label = drawn.label[drawn.train]
-    size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
-    if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
-        return None
-    if len(label) == 1:
-        return "there is one row to train on"
-    if drawn.offset is None and (label == label[0]).all():
-        return f"y is the same in all {counted(len(label), 'row')} to train on"
-    return await method.idle(features, drawn, model)
-
-
 # Scoring.
 
 
 async def _score(
     guest: Table,
     hosts: Sequence[Table],
-    method: Method,
     engine: Engine,
-    fitted: tuple[Any, Mapping[str, Any]],
+    fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     trained: Known,
 ) -> Scored:
     """As each host knows other rows, each is aligned with on its own."""
     model, halves = fitted
+    kind = kind_of_model(model)
     context = secrets.token_bytes(16)
     pairs = [MemoryPeer.pair(GUEST, host.name) for host in hosts]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
@@ -279,10 +326,17 @@ async def _score(
         table.name: table.take(own) for table, (_, own) in zip(hosts, rows, strict=True)
     }
     batch, unusual = _respelled(batch, trained)
+    own_scores = kind.own_scores(model, GUEST, batch[GUEST], guest.rows)
+    of_guest = GuestBatch(batch[GUEST], guest.rows, own_scores, places)
+
+    async def of_host(to_guest: Peer, name: str, rows: int) -> None:
+        own = kind.own_scores(halves[name], name, batch[name], rows)
+        await kind.host_parts(to_guest, halves[name], HostBatch(batch[name], rows, own))
+
     roles: list[Coroutine[Any, Any, Any]] = [
-        method.guest_scores(peers, model, replace(guest, features=batch[GUEST]), places),
+        all_scores(kind.guest_parts(peers, model, of_guest)),
         *(
-            method.host_scores(to_guest, halves[host.name], host.name, batch[host.name], len(own))
+            of_host(to_guest, host.name, len(own))
             for host, (_, to_guest), (_, own) in zip(hosts, pairs, rows, strict=True)
         ),
     ]

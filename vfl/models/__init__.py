@@ -1,0 +1,1 @@
+"""Kinds of models: trees and linear models, each in one place."""

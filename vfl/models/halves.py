@@ -1,0 +1,64 @@
+"""Halves of models: what each party keeps, as documents of its store.
+
+A document names the model and both parties by the fingerprints of their certificates, so that a half
+of another model or another guest is refused. `kind` says which kind of model it is. Format version 1;
+old versions stay loadable (a half without a kind is of trees, one without an objective of a 0/1 label).
+kinds.py reads and writes them.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from vfl.learn.drift import Profile
+from vfl.learn.levels import Levels
+from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.trees.grower import GuestModel, HostModel
+
+G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)
+H = TypeVar("H", bound=HostModel | HostGlm, covariant=True)
+
+
+@dataclass(frozen=True)
+class GuestHalf(Generic[G]):
+    """The guest's half of a model."""
+
+    name: str
+    job: dict[str, Any]
+    columns: tuple[str, ...]
+    normalise: tuple[str, ...]
+    fingerprints: dict[str, str]  # of all parties
+    model: G
+    metrics: dict[str, dict[str, float]]
+    objective: Objective | Family = "binary"  # of trees or of a linear model
+    tweedie_power: float = 1.5
+    exposure: bool = False  # whether it was trained with an exposure
+    offset: bool = False  # and with an offset column
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
+    score_profile: Profile | None = None  # of scores without offset, of rows held out if there are any
+    fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
+    levels: dict[str, Levels] = field(default_factory=dict)  # of the aligned rows, by categorical column
+
+    @property
+    def loss(self) -> Loss:
+        """What the model minimised, whose link turns scores into predictions."""
+        return loss_of(self.objective, self.tweedie_power)
+
+
+@dataclass(frozen=True)
+class HostHalf(Generic[H]):
+    """A host's half of a model."""
+
+    name: str
+    job: dict[str, Any]
+    columns: tuple[str, ...]
+    normalise: tuple[str, ...]
+    guest: str  # fingerprint
+    host: str  # fingerprint
+    model: H
+    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
+    levels: dict[str, Levels] = field(default_factory=dict)  # of these, by categorical column
+
+
+AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
+AnyHostHalf = HostHalf[HostModel | HostGlm]

@@ -1,0 +1,431 @@
+"""What a kind of model is: how guest and host train and score it, and what there is to say of it.
+
+trees.py and linear.py are the kinds; kinds.py finds that of a job or of a half. Sessions, checkpoints,
+hints and who looks on are handed in: by jobs, over TLS and from the store, and by a simulation, in
+memory.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Generic, Literal, TypeVar
+
+import numpy as np
+
+from vfl.learn.binning import Features, Monotone
+from vfl.learn.losses import Floats, Integers, Link, Loss
+from vfl.models.dependence import Dependence
+from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf
+from vfl.models.relativities import Line
+from vfl.net.peer import Peer
+from vfl.party.sections import GlmSection, PolicySection
+from vfl.protocols.common.batches import ScoredPart, UnknownLevels
+from vfl.protocols.common.bits import Mask
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import NO_HINTS, HostHints
+from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.hidden import BlindIteration
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
+
+KindName = Literal["secureboost", "glm"]
+"""As job files and documents have it."""
+AnyGuestModel = GuestModel | GuestGlm
+AnyHostModel = HostModel | HostGlm
+Step = TreeDone | IterationDone | BlindIteration
+G = TypeVar("G", bound=AnyGuestModel)
+H = TypeVar("H", bound=AnyHostModel)
+
+_VANISHED = 1e-6  # no two predictions differ by more: relative, or of the label's deviation
+_FLAT = 0.01
+
+# --- What is handed in ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ColumnRules:
+    """A party's own rules for its columns in models."""
+
+    monotone: Mapping[str, Monotone] = field(default_factory=dict)  # of trees
+    min_bin_rows: int = 1  # by its policy
+    glm: GlmSection = field(default_factory=GlmSection)
+
+    @property
+    def named(self) -> frozenset[str]:
+        """The columns that a rule names."""
+        return frozenset((*self.monotone, *self.glm.binned, *self.glm.base, *self.glm.step))
+
+
+@dataclass(frozen=True)
+class OwnColumns:
+    """A party's columns of the aligned rows, of which there may be none."""
+
+    party: str
+    table: str  # as errors name it
+    features: Features
+    rules: ColumnRules = field(default_factory=ColumnRules)
+
+
+def _ignore(step: Step) -> None:
+    return
+
+
+def _quiet(done: int, of: int) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class GuestRun:
+    """What the guest's role works with, and who follows it. `progress` is told of each step."""
+
+    resources: Resources = Resources()
+    progress: Callable[[Step], None] = _ignore
+    checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `guest_state`
+    hints: Shelf = NoShelf()
+    hint_progress: Callable[[int, int], None] = _quiet
+    coordinator: Peer | None = None  # the session with the kind's, if it has one
+
+
+@dataclass(frozen=True)
+class HostRun(Generic[H]):
+    """What a host's role works with, and who follows it."""
+
+    participant: Participant
+    rows: int  # aligned
+    keep: Callable[[H], None]
+    """Stores the half before the guest is told that it is safe."""
+    job: str = "a model"
+    progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
+    checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
+    hints: HostHints = NO_HINTS
+    hint_progress: Callable[[int, int], None] = _quiet
+    coordinator: Peer | None = None
+    shown: Callable[[str], str] = str
+    """The name under which the guest may see a column."""
+    admit: Callable[[Mask], None] = lambda training: None
+    """Refuses a model of which too few rows train, by which of the aligned ones do."""
+
+
+@dataclass(frozen=True)
+class OwnScores:
+    """What a party's columns add to the score of each row of a table, as far as it knows beforehand."""
+
+    rows: Floats  # shape (rows,); none of trees
+    missing: float = 0.0  # to that of a row of which the party knows nothing
+    unseen: Mapping[str, int] = field(default_factory=dict)
+    """Rows with a level that was not in training, by column."""
+
+    def after(self, first: int) -> "OwnScores":
+        """Without the first rows."""
+        return OwnScores(self.rows[first:], self.missing, self.unseen)
+
+
+@dataclass(frozen=True)
+class GuestBatch:
+    """A batch as the guest has it. `places`: of each host, where the alignment has each row, or -1."""
+
+    features: Features
+    rows: int
+    own: OwnScores
+    places: Sequence[Integers]
+    progress: Callable[[int, int], None] = _quiet
+    explain: bool = False
+    unknown_levels: UnknownLevels = lambda host, rows: None
+
+
+@dataclass(frozen=True)
+class HostBatch:
+    """The rows of a batch that a host knows, in the common order."""
+
+    features: Features
+    rows: int
+    own: OwnScores
+    progress: Callable[[int, int], None] = _quiet
+    shows_columns: bool = False  # whether the guest may see what each column adds
+    unknown_levels: int = 0  # rows with levels that were not in training, if more than chance makes
+
+
+# --- What comes of it -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fitted(Generic[G, H]):
+    """A model as the parties keep it, and the score of every aligned row, shape (rows,)."""
+
+    model: G
+    halves: dict[str, H]  # of hosts, by name
+    score: Floats
+
+
+@dataclass(frozen=True)
+class StepReport:
+    """A step of a training, for who looks on and for the record."""
+
+    what: str
+    step: int
+    of: int | None  # how many there will be, where that is known
+    losses: Mapping[str, float | None]
+    seconds: dict[str, float] | None = None  # by phase
+
+
+@dataclass(frozen=True)
+class HostOutcome:
+    """What a host keeps of a training, in words."""
+
+    kept: str
+    remark: str | None = None  # of a half that says nothing
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What a half says of its model, for a report."""
+
+    lines: Sequence[Line] = ()
+    splits: Mapping[str, int] = field(default_factory=dict)
+    importance: Sequence[tuple[str, str, int, float]] = ()
+    dependence: Mapping[str, Dependence] = field(default_factory=dict)
+    no_dependence: str = ""
+
+
+# --- Roles ------------------------------------------------------------------------------------------
+
+
+class GuestRole(ABC, Generic[G]):
+    """The guest of a training. Making one prepares its columns, before any host is asked."""
+
+    @abstractmethod
+    async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[G, Floats]:
+        """The guest's half and every aligned row's score, shape (rows,), NaN where nobody knows it.
+
+        May be called again, when an attempt has failed.
+        """
+
+    @abstractmethod
+    async def alone(self) -> Floats:
+        """Every aligned row's score by the guest's own columns, in the same way, without any host."""
+
+    @abstractmethod
+    def report(self, step: Step, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
+        """A step in words; `curve` has the losses of those before."""
+
+    def check_rows(self) -> None:
+        """Raises NothingTrained where so few rows can teach nothing."""
+
+    def check_step(self, step: Step) -> None:
+        """Raises NothingTrained where a step shows that all later ones come to nothing."""
+
+    def check_model(self, model: G) -> None:
+        """Raises NothingTrained for a model without any content."""
+
+    def ending(self, model: G) -> str | None:
+        """How the training ended, if there is anything to say of it."""
+        return None
+
+
+class HostRole(ABC, Generic[H]):
+    """A host of a training. Making one prepares what it can before the guest is answered."""
+
+    @abstractmethod
+    async def train(self, guest: Peer, run: HostRun[H]) -> HostOutcome:
+        """Train to the end; the half goes to the run's `keep`."""
+
+
+# --- Kinds ------------------------------------------------------------------------------------------
+
+
+class ModelKind(ABC, Generic[G, H]):
+    """A kind of model with the settings of a job."""
+
+    name: ClassVar[KindName]
+    guest_half: ClassVar[type[AnyGuestHalf]]
+    host_half: ClassVar[type[AnyHostHalf]]
+    losses: ClassVar[Mapping[str, type[Loss]]]
+    """By what the label may be."""
+    has_relativities: ClassVar[bool] = False
+    guest_state: type[Any]
+    """What the guest's checkpoints hold."""
+    host_state: type[Any]
+
+    # Settings.
+
+    @property
+    def coordinator(self) -> str | None:
+        """The party beside guest and hosts that the training needs."""
+        return None
+
+    @property
+    @abstractmethod
+    def seed(self) -> int:
+        """Draws the rows that train."""
+
+    @property
+    def validation_share(self) -> float:
+        """Of the rows, those kept to decide when to stop."""
+        return 0.0
+
+    @property
+    def stops_early(self) -> bool:
+        """Whether these rows decide."""
+        return False
+
+    @property
+    def tweedie_power(self) -> float:
+        """Of the loss, where that has one."""
+        return 1.5
+
+    @abstractmethod
+    def least_rows(self, policy: PolicySection) -> int:
+        """The least number of rows of which a host of this policy says anything."""
+
+    @abstractmethod
+    def steps(self, done: int) -> str:
+        """So many steps of checkpoints, in words."""
+
+    # A party's columns.
+
+    def check_rules(self, columns: OwnColumns) -> None:
+        """Raises ConfigError for a rule about a column that the table does not have."""
+
+    def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
+        """What a record of the run keeps of them."""
+        return {}
+
+    # Training.
+
+    @abstractmethod
+    def guest(self, own: OwnColumns, rows: Training) -> GuestRole[G]:
+        """The guest's role. Raises DataError for columns that cannot be used."""
+
+    @abstractmethod
+    def host(self, own: OwnColumns) -> HostRole[H]:
+        """A host's role."""
+
+    @abstractmethod
+    async def pooled(
+        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+    ) -> Fitted[G, H]:
+        """The same model by all parties' columns in one place, the guest's first."""
+
+    # What there is to say of a model.
+
+    def check_learnt(self, model: G, score: Floats, rows: Training) -> list[Finding]:
+        """What holds the model back. Raises NothingTrained where it says the same of all rows."""
+        differs = range_of(score, rows)
+        if differs is not None and differs <= _VANISHED:
+            raise self.constant(model)
+        found = []
+        if differs is not None and differs <= _FLAT:
+            text = f"the predictions of any two rows differ by less than 1 %: lower {self.flatteners}"
+            found.append(Finding("flat", text))
+        return found + self.findings(model, known_scores(score, rows), rows)
+
+    @property
+    @abstractmethod
+    def flatteners(self) -> str:
+        """The settings that make predictions alike, with their values."""
+
+    @property
+    @abstractmethod
+    def advice(self) -> str:
+        """What may make a better model."""
+
+    @abstractmethod
+    def constant(self, model: G) -> NothingTrained:
+        """The error of a model that says the same of all rows."""
+
+    @abstractmethod
+    def findings(self, model: G, known: Floats, rows: Training) -> list[Finding]:
+        """What settings do to the model; `known` are the scores without offset where they are known."""
+
+    @abstractmethod
+    async def idle(self, parties: Sequence[OwnColumns], rows: Training, model: G) -> str:
+        """Why a model of a simulation gives all rows the same score: the parameter at fault, and what to
+        do."""
+
+    def doubts(self, known: Floats, rows: Training) -> str | None:
+        """What to say of a simulation's model by the scores, without offset, that rows get."""
+        return None
+
+    # Halves, as what a person reads.
+
+    @classmethod
+    @abstractmethod
+    def size(cls, model: G) -> str:
+        """How large the model is, or how it came to its end."""
+
+    @classmethod
+    @abstractmethod
+    def document(cls, model: G) -> dict[str, object]:
+        """What the JSON of a command says of the model."""
+
+    @classmethod
+    def importance(cls, model: G) -> list[tuple[str, str, int, float]]:
+        """Party, column as its owner shows it, number of splits and sum of gains, most gain first."""
+        return []
+
+    @classmethod
+    def ending(cls, model: G) -> Mapping[str, float | None]:
+        """How the training ended, for a record."""
+        return {}
+
+    @classmethod
+    def remark(cls, half: H, guest: str) -> str | None:
+        """What a host's people are told of the half that is kept."""
+        return None
+
+    @classmethod
+    @abstractmethod
+    def explain_guest(
+        cls, model: G, columns: Collection[str], values: Features, rules: ColumnRules, link: Link
+    ) -> Explanation:
+        """What the guest's half says; `values` are its columns of the rows held out."""
+
+    @classmethod
+    @abstractmethod
+    def explain_host(cls, half: H, rules: ColumnRules, link: Link) -> Explanation:
+        """What a host's half says."""
+
+    # Scoring.
+
+    @classmethod
+    @abstractmethod
+    def uses(cls, half: G | H) -> Sequence[tuple[str, bool]]:
+        """The columns that a half uses, each time it does, and whether it takes them for categorical."""
+
+    @classmethod
+    def needed(cls, half: G | H) -> frozenset[str]:
+        """The columns without which no row can be scored, of those that it was trained with."""
+        return frozenset(column for column, _ in cls.uses(half))
+
+    @classmethod
+    def check_half(cls, model: G, hosts: Sequence[H] | None = None) -> None:
+        """Raises ValueError for a half that no training could have made, with these of the hosts if they
+        are known."""
+
+    @classmethod
+    def check_explains(cls, model: G) -> None:
+        """Raises ModelError where the model cannot say what adds up to a score."""
+
+    @classmethod
+    def own_scores(cls, half: G | H, table: str, features: Features, rows: int) -> OwnScores:
+        """Raises DataError naming the table and the column for one that is not as it was in training."""
+        return OwnScores(np.empty(0))
+
+    @classmethod
+    @abstractmethod
+    def guest_parts(
+        cls, hosts: Sequence[Peer], model: G, batch: GuestBatch
+    ) -> AsyncGenerator[ScoredPart, None]:
+        """The scores of the batch, part by part."""
+
+    @classmethod
+    @abstractmethod
+    async def host_parts(cls, guest: Peer, half: H, batch: HostBatch) -> int:
+        """A host's part in these; how many rows it was asked for."""
+
+
+AnyKind = ModelKind[Any, Any]

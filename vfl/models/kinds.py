@@ -1,0 +1,75 @@
+"""The kinds of models there are: that of a job, and that of a half in the store."""
+
+from collections.abc import Mapping
+from typing import Any, overload
+
+import msgspec
+
+from vfl.errors import ModelError
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.kind import AnyKind, ColumnRules, KindName
+from vfl.models.linear import Linear
+from vfl.models.trees import Trees
+from vfl.party.config import Job, Party
+from vfl.party.documents import converted
+from vfl.party.store import Store
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.trees.grower import GuestModel, HostModel
+
+KINDS: Mapping[KindName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
+
+
+def kind_of_job(job: Job) -> AnyKind:
+    """The kind of model that a job is about, with its settings."""
+    if job.job.model == "glm":
+        if job.job.family is None:
+            raise ValueError("a linear model has a family")
+        return Linear(job.glm, job.job.family)
+    return Trees(job.secureboost)
+
+
+def kind_of_model(model: GuestModel | GuestGlm | HostModel | HostGlm) -> type[AnyKind]:
+    """The kind of a half's model."""
+    return Linear if isinstance(model, GuestGlm | HostGlm) else Trees
+
+
+def rules_of(party: Party) -> ColumnRules:
+    """What a party's files say of its columns; a host's policy says of bins as well."""
+    policy = party.policy
+    least = (policy.min_bin_rows or policy.min_child_rows) if party.role == "host" else 1
+    return ColumnRules(party.data.monotone, least, party.glm)
+
+
+def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
+    """Keep a half. Raises DataError when the store cannot be written."""
+    kind = kind_of_model(half.model).name
+    store.write("model", half.name, {"kind": kind, **msgspec.to_builtins(half, str_keys=True)})
+
+
+@overload
+def load_half(store: Store, name: str, role: type[GuestHalf[Any]]) -> AnyGuestHalf: ...
+@overload
+def load_half(store: Store, name: str, role: type[HostHalf[Any]]) -> AnyHostHalf: ...
+def load_half(
+    store: Store, name: str, role: type[GuestHalf[Any]] | type[HostHalf[Any]]
+) -> AnyGuestHalf | AnyHostHalf:
+    """The half of that name or path, GuestHalf or HostHalf as `role` says.
+
+    Raises ModelError when it is missing, damaged, foreign or of a kind that this version lacks.
+    """
+    body = store.read("model", name)
+    kind = KINDS.get(body.pop("kind", "secureboost"))
+    if kind is None:
+        raise ModelError(f"model {name} is of a kind that this version of vfl does not know: update vfl")
+    if role is HostHalf:
+        return converted(body, kind.host_half, f"model {name}")
+    half = converted(body, kind.guest_half, f"model {name}")
+    if half.objective not in kind.losses:
+        raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind.name}")
+    try:
+        kind.check_half(half.model)
+    except ValueError as error:
+        raise ModelError(f"model {name} is damaged: {error}") from None
+    if not 1 < half.tweedie_power < 2:
+        raise ModelError(f"model {name} is damaged: no such tweedie_power")
+    return half

@@ -1,0 +1,110 @@
+"""The coefficients of a linear model for their owner to read: relativities, and the effect of a step."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfl.learn.design import MISSING, Covariate
+from vfl.learn.losses import Link
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.text import OrderKey, level_order
+
+INTERCEPT = "(intercept)"
+COLUMNS = (
+    *("column", "level", "coefficient", "per_unit", "relativity", "rows"),
+    *("step", "per_step", "relativity_per_step"),
+)
+"""Of the relativities, in the order in which they are written."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A coefficient as `Relativity` has it, and of a numeric column the effect of a step of it.
+
+    A unit of a column (a kilogram, a euro) may change hardly anything: a step is as many units as its
+    owner says, or a standard deviation. The intercept has no rows. Under an identity link nothing is
+    multiplied: there are no relativities.
+    """
+
+    column: str
+    level: str
+    coefficient: float
+    per_unit: float | None
+    relativity: float | None
+    rows: int | None
+    step: float | None = None  # units of the column; slopes only
+    per_step: float | None = None  # what a step adds to the score
+    relativity_per_step: float | None = None
+    is_deviation: bool = False
+    """Whether the step is the standard deviation of the rows that trained."""
+
+    @property
+    def cells(self) -> tuple[str | float | None, ...]:
+        """In the order of COLUMNS."""
+        return tuple(getattr(self, name) for name in COLUMNS)
+
+    @property
+    def place(self) -> str:
+        """The level, or of what step: 'per 10,000', 'per 8.214 (SD)'."""
+        if self.step is None:
+            return self.level
+        if not self.is_deviation:
+            return f"per {self.step:,}".removesuffix(".0")
+        digits = 3 - math.floor(math.log10(self.step))
+        short = f"{self.step:,.{max(digits, 0)}f}" if -12 <= digits <= 8 else f"{self.step:.3e}"
+        return f"per {short} (SD)"
+
+    @property
+    def factor(self) -> float | None:
+        """The relativity of the level, or of a step."""
+        return self.relativity if self.step is None else self.relativity_per_step
+
+    @property
+    def effect(self) -> float:
+        """What the level, or a step, adds to the score."""
+        return self.coefficient if self.per_step is None else self.per_step
+
+
+def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | None = None) -> list[Line]:
+    """What a half of a model says, for its owner to read: the guest's intercept, then each column's.
+
+    `steps` are the owner's, in units, by numeric column. Levels stand in their own order, missing last.
+    """
+    slopes = {one.name: one for one in model.part.design.covariates}
+    found = [
+        Line(one.column, one.level, one.coefficient, one.per_unit, one.relativity, one.rows)
+        if one.per_unit is None
+        else _slope(slopes[one.column], one.coefficient, one.relativity, (steps or {}).get(one.column))
+        for one in model.part.relativities()
+    ]
+    places = {line.column: place for place, line in enumerate(found)}
+    found.sort(key=lambda line: (places[line.column], _level_key(line.level)))
+    if isinstance(model, GuestGlm):
+        with np.errstate(over="ignore"):
+            factor = float(np.exp(model.intercept))
+        found.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
+    if link == "identity":
+        return [replace(line, relativity=None, relativity_per_step=None) for line in found]
+    return found
+
+
+def _slope(column: Covariate, coefficient: float, relativity: float, step: float | None) -> Line:
+    """The line of a numeric column, whose coefficient is that of a standard deviation."""
+    size = column.deviation if step is None else step
+    effect = coefficient if step is None else coefficient / column.deviation * step
+    try:
+        factor = math.exp(effect)
+    except OverflowError:
+        factor = math.inf
+    unit = coefficient / column.deviation
+    return Line(
+        *(column.name, "", coefficient, unit, relativity, column.rows),
+        *(size, effect, factor, step is None),
+    )
+
+
+def _level_key(level: str) -> tuple[int, OrderKey]:
+    """The slope of a column first, missing values last."""
+    return (0, ()) if not level else (2, ()) if level == MISSING else (1, level_order(level))

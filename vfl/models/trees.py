@@ -1,0 +1,342 @@
+"""Trees: SecureBoost over the columns of all parties."""
+
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from vfl.errors import ConfigError
+from vfl.learn.binning import Binned, Features, Monotone, bin_columns
+from vfl.learn.explain import check_covers
+from vfl.learn.losses import OBJECTIVES, Floats, Link
+from vfl.learn.params import BoostParams
+from vfl.learn.splits import Split
+from vfl.learn.tree import Obstacle
+from vfl.models.dependence import dependence_on
+from vfl.models.findings import Finding, NothingTrained
+from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.kind import (
+    ColumnRules,
+    Explanation,
+    Fitted,
+    GuestBatch,
+    GuestRole,
+    GuestRun,
+    HostBatch,
+    HostOutcome,
+    HostRole,
+    HostRun,
+    ModelKind,
+    OwnColumns,
+    Step,
+    StepReport,
+)
+from vfl.models.unsplit import no_split, none_kept, why_unsplit
+from vfl.net.peer import Peer
+from vfl.party.sections import PolicySection
+from vfl.protocols.common.batches import ScoredPart
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import GuestModel, GuestTrees, HostModel, HostTrees, TreeDone
+from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.training import guest_train, host_train
+from vfl.text import counted
+
+_MANY = 0.1  # of the trees
+
+
+class _Guest(GuestRole[GuestModel]):
+    def __init__(self, params: BoostParams, own: OwnColumns, rows: Training) -> None:
+        self._params, self._rows = params, rows
+        self._own = {own.party: _binned(own, params)}
+        self._split = False  # whether any tree has a split
+        self._obstacle: Obstacle = "label"  # of the last tree without one
+
+    async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestModel, Floats]:
+        kept = [] if run.checkpoints.last is None else run.checkpoints.last.trees
+        self._split = any(tree.branches for tree in kept)
+        course = GuestCourse[TreeDone, GuestTrees](
+            run.progress, run.checkpoints, run.hints, run.hint_progress
+        )
+        return await guest_train(
+            hosts, self._own, self._rows, self._params, resources=run.resources, course=course
+        )
+
+    async def alone(self) -> Floats:
+        _, score = await guest_train([], self._own, self._rows, self._params)
+        return score
+
+    def report(self, step: Step, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
+        done = _tree_done(step)
+        validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
+        what = f"training, {self._rows.loss.measure} {done.train_loss:.4f}{validation}"
+        losses = {"train": done.train_loss, "validation": done.validation_loss}
+        return StepReport(what, done.tree, done.of, losses, done.seconds)
+
+    def check_rows(self) -> None:
+        if self._drawn < 2 * self._params.min_child_rows:
+            raise no_split("min_child_rows", self._params, self._count, self._drawn)
+
+    def check_step(self, step: Step) -> None:
+        done, params = _tree_done(step), self._params
+        if done.obstacle is None:
+            self._split = True
+            return
+        self._obstacle = done.obstacle
+        drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
+        all_parties = done.tree > 1 or params.first_tree == "joint"
+        if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
+            raise self._no_split()
+
+    def check_model(self, model: GuestModel) -> None:
+        if not any(tree.branches for tree in model.trees):
+            raise none_kept() if self._split else self._no_split()
+
+    def _no_split(self) -> NothingTrained:
+        return no_split(self._obstacle, self._params, self._count, self._drawn)
+
+    @property
+    def _count(self) -> int:
+        """Of the rows that train."""
+        return int(self._rows.train.sum())
+
+    @property
+    def _drawn(self) -> int:
+        """Of those of a tree."""
+        share = self._params.subsample
+        return self._count if share == 1 else max(1, round(share * self._count))
+
+
+class _Host(HostRole[HostModel]):
+    def __init__(self, params: BoostParams, own: OwnColumns) -> None:
+        self._params, self._binned = params, _binned(own, params)
+
+    async def train(self, guest: Peer, run: HostRun[HostModel]) -> HostOutcome:
+        course = HostCourse[HostModel, HostTrees](
+            keep=run.keep,
+            progress=lambda tree, of: run.progress(f"training {run.job}", tree, of),
+            checkpoints=run.checkpoints,
+            hints=run.hints,
+            hint_progress=run.hint_progress,
+        )
+        model = await host_train(
+            guest, self._binned, self._params, run.participant, shown=run.shown, course=course
+        )
+        remark = None
+        if not model.splits:
+            remark = (
+                "no split is of this party's columns: its half of the model says nothing (min_bin_rows "
+                "and min_child_rows in [policy] and in the job may leave none)"
+            )
+        return HostOutcome(counted(len(model.splits), "split"), remark)
+
+
+@dataclass(frozen=True)
+class Trees(ModelKind[GuestModel, HostModel]):
+    """Gradient-boosted trees with these settings."""
+
+    params: BoostParams
+
+    name = "secureboost"
+    guest_half = GuestHalf[GuestModel]
+    host_half = HostHalf[HostModel]
+    losses = OBJECTIVES
+    guest_state = GuestTrees
+    host_state = HostTrees
+
+    @property
+    def seed(self) -> int:
+        return self.params.seed
+
+    @property
+    def validation_share(self) -> float:
+        return self.params.validation_share
+
+    @property
+    def stops_early(self) -> bool:
+        return self.params.early_stopping_rounds > 0
+
+    @property
+    def tweedie_power(self) -> float:
+        return self.params.tweedie_power
+
+    def least_rows(self, policy: PolicySection) -> int:
+        return policy.min_child_rows
+
+    def steps(self, done: int) -> str:
+        return f"tree {done:,} of {self.params.trees:,}"
+
+    def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
+        return rules.monotone
+
+    def guest(self, own: OwnColumns, rows: Training) -> _Guest:
+        return _Guest(self.params, own, rows)
+
+    def host(self, own: OwnColumns) -> _Host:
+        return _Host(self.params, own)
+
+    async def pooled(
+        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+    ) -> Fitted[GuestModel, HostModel]:
+        model, score = await self._pooled(parties, rows, progress)
+        return Fitted(*divided(model), score)
+
+    async def _pooled(
+        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+    ) -> tuple[GuestModel, Floats]:
+        blocks = {own.party: _binned(own, self.params) for own in parties}
+        try:
+            quantisation_of(len(rows.label), self.params)
+        except ValueError as error:
+            raise ConfigError(
+                f"encryption={self.params.encryption!r} is not for so many rows: {error}"
+            ) from None
+        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+
+    @property
+    def flatteners(self) -> str:
+        return (
+            f"learning_rate = {self.params.learning_rate:g} and reg_lambda = {self.params.reg_lambda:g} "
+            "in [secureboost]"
+        )
+
+    @property
+    def advice(self) -> str:
+        early = self.params.early_stopping_rounds
+        stop = "" if early else ", early_stopping_rounds with a validation_share"
+        return (
+            "try fewer trees, less depth or a lower learning_rate, a higher min_child_rows or "
+            f"reg_lambda{stop}, or more rows; a larger holdout tells more surely"
+        )
+
+    def constant(self, model: GuestModel) -> NothingTrained:
+        return NothingTrained(
+            f"all leaves vanish: {self.flatteners} make every prediction the same",
+            "all leaves vanish (learning_rate and reg_lambda of [secureboost])",
+        )
+
+    def findings(self, model: GuestModel, known: Floats, rows: Training) -> list[Finding]:
+        found = []
+        bare = sum(not tree.branches for tree in model.trees)
+        if bare > _MANY * len(model.trees):
+            share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
+            text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
+            found.append(Finding("no_split", text))
+        if self.params.first_tree == "guest" and len(model.trees) == 1:
+            text = 'first_tree = "guest" leaves the hosts out of the only tree: raise trees'
+            found.append(Finding("guest_alone", text))
+        if self.params.early_stopping_rounds and not rows.validation.any():
+            text = (
+                f"validation_share = {self.params.validation_share:g} leaves no row to decide when to "
+                "stop: training went on to the last tree"
+            )
+            found.append(Finding("no_validation_rows", text))
+        return found
+
+    async def idle(self, parties: Sequence[OwnColumns], rows: Training, model: GuestModel) -> str:
+        if any(tree.branches for tree in model.trees):
+            rate = f"learning_rate={self.params.learning_rate:g}"
+            return f"{rate} is so small that no score changes: raise it"
+
+        async def splits(params: BoostParams) -> bool:
+            model, _ = await Trees(params)._pooled(parties, rows, lambda step: None)
+            return bool(model.trees[0].branches)
+
+        return await why_unsplit(self.params, int(rows.train.sum()), splits)
+
+    @classmethod
+    def size(cls, model: GuestModel) -> str:
+        return counted(len(model.trees), "tree")
+
+    @classmethod
+    def document(cls, model: GuestModel) -> dict[str, object]:
+        return {"trees": len(model.trees), "importance": model.importance()}
+
+    @classmethod
+    def importance(cls, model: GuestModel) -> list[tuple[str, str, int, float]]:
+        return model.importance()
+
+    @classmethod
+    def explain_guest(
+        cls,
+        model: GuestModel,
+        columns: Collection[str],
+        values: Features,
+        rules: ColumnRules,
+        link: Link,
+    ) -> Explanation:
+        dependence, no_dependence = dependence_on(model, columns, values)
+        return Explanation(
+            importance=model.importance(), dependence=dependence, no_dependence=no_dependence
+        )
+
+    @classmethod
+    def explain_host(cls, half: HostModel, rules: ColumnRules, link: Link) -> Explanation:
+        return Explanation(splits=Counter(split.column for split in half.splits))
+
+    @classmethod
+    def uses(cls, half: GuestModel | HostModel) -> Sequence[tuple[str, bool]]:
+        """Those that have a split."""
+        return [(split.column, split.categorical) for split in half.splits]
+
+    @classmethod
+    def check_half(cls, model: GuestModel, hosts: Sequence[HostModel] | None = None) -> None:
+        model.check(None if hosts is None else [len(half.splits) for half in hosts])
+
+    @classmethod
+    def check_explains(cls, model: GuestModel) -> None:
+        check_covers(model.trees)
+
+    @classmethod
+    def guest_parts(
+        cls, hosts: Sequence[Peer], model: GuestModel, batch: GuestBatch
+    ) -> AsyncGenerator[ScoredPart, None]:
+        return guest_score(
+            hosts,
+            model,
+            batch.features,
+            batch.places,
+            batch.rows,
+            batch.progress,
+            explain=batch.explain,
+            unknown_levels=batch.unknown_levels,
+        )
+
+    @classmethod
+    async def host_parts(cls, guest: Peer, half: HostModel, batch: HostBatch) -> int:
+        return await host_score(
+            guest,
+            half,
+            batch.features,
+            batch.rows,
+            batch.progress,
+            unknown_levels=batch.unknown_levels,
+        )
+
+
+def _binned(own: OwnColumns, params: BoostParams) -> Binned:
+    least = max(params.min_bin_rows, own.rules.min_bin_rows)
+    return bin_columns(own.features, params.max_bins, least, own.rules.monotone)
+
+
+def _tree_done(step: Step) -> TreeDone:
+    if not isinstance(step, TreeDone):
+        raise TypeError("a step of another kind of model")
+    return step
+
+
+def divided(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]:
+    """The model that the guest has made of everybody's columns, as the parties keep it apart."""
+    splits: list[list[Split]] = [[] for _ in model.parties]
+    trees = []
+    for tree in model.trees:
+        branches = dict(tree.branches)
+        # In the order in which splits were taken.
+        for node, branch in sorted(tree.branches.items(), key=lambda item: item[1].record):
+            own = splits[branch.party]
+            branches[node] = replace(branch, record=len(own))
+            own.append(model.splits[branch.record])
+        trees.append(replace(tree, branches=branches))
+    guest, *hosts = (tuple(own) for own in splits)
+    half = GuestModel(model.parties, model.start, tuple(trees), guest)
+    return half, {name: HostModel(own) for name, own in zip(model.parties[1:], hosts, strict=True)}
