@@ -15,7 +15,7 @@ from vfl.jobs.alignment import Aligned, Plan
 from vfl.jobs.connect import Office
 from vfl.jobs.host import _TASKS
 from vfl.jobs.offer import Offer
-from vfl.jobs.scoring import Scored, score
+from vfl.jobs.scoring import Scored, ScoreOptions, score
 from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.party.config import Job, load_party
 from vfl.protocols.common.batches import ScoreRows
@@ -139,9 +139,9 @@ class Room:
             model,
             folder / data,
             folder / out,
+            ScoreOptions(**options),
             wait=1,
             show=self.said["insurer"],
-            **options,
         )
         return asyncio.run(work)
 

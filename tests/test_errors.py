@@ -32,6 +32,7 @@ from federation import (
 
 from vfl.errors import DataError, PeerStopped, Refused, VflError, fault
 from vfl.jobs.alignments import load_alignment, save_alignment
+from vfl.net.hello import PROTOCOL
 from vfl.party.store import Store
 
 PLANTED = "PLANTEDSECRET"  # what a test puts into a cell; no process may print it
@@ -375,12 +376,19 @@ def test_a_host_told_of_a_name_that_does_not_resolve(tmp_path: Path, keys: Path)
 def test_another_version_of_the_protocol(federation: Federation, insurer: Party) -> None:
     host = federation.serving["registry"]
     mark = host.mark()
-    newer = "import vfl.net.hello as h, vfl.cli; h.PROTOCOL = 3; vfl.cli.main()"
+    newer = f"import vfl.net.hello as h, vfl.cli; h.PROTOCOL = {PROTOCOL + 1}; vfl.cli.main()"
     done = insurer.start("align", "--wait", "2", program=(sys.executable, "-c", newer)).wait()
-    done.failed(10, " runs protocol 2 (vfl ", "this party protocol 3 (vfl ", "update the older one")
+    done.failed(
+        10,
+        f" runs protocol {PROTOCOL} (vfl ",
+        f"this party protocol {PROTOCOL + 1} (vfl ",
+        "update the older one",
+    )
     (line,) = host.until("refused", mark)
     assert re.fullmatch(
-        r"refused a connection from 127\.0\.0\.1: insurer runs protocol 3 .*: update the older one", line
+        rf"refused a connection from 127\.0\.0\.1: insurer runs protocol {PROTOCOL + 1} .*: update the "
+        "older one",
+        line,
     )
 
 

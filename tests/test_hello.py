@@ -79,6 +79,8 @@ def test_the_nonces_come_from_the_entropy_given() -> None:
 
 
 def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
+    mine = hello.PROTOCOL
+
     class Later(Message, frozen=True):
         """Hello as a later version may have it: a field more."""
 
@@ -91,7 +93,7 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
         seen: bytes
         features: list[str]
 
-    later = Later(3, "0.3.0", "host", bytes(32), REGISTRY, INSURER, ["x"])
+    later = Later(hello.PROTOCOL + 1, "0.3.0", "host", bytes(32), REGISTRY, INSURER, ["x"])
     Later.__name__ = "Hello"
 
     async def here() -> None:
@@ -101,7 +103,8 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
     with pytest.raises(OtherProtocol) as caught:
         asyncio.run(here())
     assert str(caught.value) == (
-        f"registry runs protocol 3 (vfl 0.3.0), this party protocol 2 (vfl {vfl.__version__}):"
+        f"registry runs protocol {mine + 1} (vfl 0.3.0), this party protocol {mine} "
+        f"(vfl {vfl.__version__}):"
         " update the older one"
     )
     assert isinstance(caught.value, PeerError)
@@ -109,10 +112,12 @@ def test_another_protocol_is_named_at_both_ends(monkeypatch) -> None:
     async def there() -> None:
         left, right = pair()
         await right.send(a_hello())
-        monkeypatch.setattr(hello, "PROTOCOL", 3)
+        monkeypatch.setattr(hello, "PROTOCOL", mine + 1)
         await insurer_greets(left)
 
-    with pytest.raises(OtherProtocol, match=r"registry runs protocol 2 .*, this party protocol 3"):
+    with pytest.raises(
+        OtherProtocol, match=rf"registry runs protocol {mine} .*, this party protocol {mine + 1}"
+    ):
         asyncio.run(there())
 
 

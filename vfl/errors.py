@@ -41,6 +41,8 @@ class VflError(Exception):
     for_peer = "it failed with an error of its own (its log has the details)"
     passing = False
     """Whether the job may go on from its last checkpoint, once the parties are connected again."""
+    until_tomorrow = False
+    """Whether a limit of the day alone stands against it."""
 
     def __init__(
         self, message: str, *, for_peer: str | None = None, passing: bool | None = None
@@ -87,6 +89,12 @@ class Refused(VflError):
 
     def __init__(self, message: str, *, for_peer: str | None = None) -> None:
         super().__init__(message, for_peer=message if for_peer is None else for_peer)
+
+
+class DayIsFull(Refused):
+    """A job that would be more than this party's rules allow on one day (UTC)."""
+
+    until_tomorrow = True
 
 
 class PeerUnreachable(VflError):

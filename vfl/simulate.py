@@ -164,7 +164,7 @@ async def _apart(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
 
         await task.kind.host(columns).train(to_guest, HostRun(own, len(rows[0]), keep))
 
-    roles: list[Coroutine[Any, Any, Any]] = [
+    roles: list[Coroutine[object, None, Any]] = [
         of_guest(),
         *(
             of_host(own, to_guest, columns)
@@ -333,7 +333,7 @@ async def _score(
         own = kind.own_scores(halves[name], name, batch[name], rows)
         await kind.host_parts(to_guest, halves[name], HostBatch(batch[name], rows, own))
 
-    roles: list[Coroutine[Any, Any, Any]] = [
+    roles: list[Coroutine[object, None, Any]] = [
         all_scores(kind.guest_parts(peers, model, of_guest)),
         *(
             of_host(to_guest, host.name, len(own))
@@ -366,7 +366,7 @@ def _respelled(batch: Mapping[str, Features], trained: Known) -> tuple[dict[str,
     return found, unusual
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[object, None, T]) -> T:
     """Run in a thread with a loop of its own: a notebook's thread has one running already."""
     runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
     loop = runner.get_loop()

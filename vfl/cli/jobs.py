@@ -289,6 +289,7 @@ def score(
     person (vfl --help).
     """
     from vfl.jobs.connect import Office
+    from vfl.jobs.scoring import ScoreOptions
     from vfl.jobs.scoring import score as score_batch
     from vfl.party.config import load_party
     from vfl.terminal.results import account_document, put_scored
@@ -306,10 +307,7 @@ def score(
                 model,
                 data,
                 out,
-                explain=explain,
-                top=top or 3,
-                fresh=fresh,
-                force=force,
+                ScoreOptions(explain, top or 3, fresh, force),
                 wait=wait,
                 show=show,
             )

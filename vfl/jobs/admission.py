@@ -1,9 +1,7 @@
 """What a job asks of a host, and what a host lets in."""
 
-from typing import Any
-
 from vfl.errors import Refused
-from vfl.jobs.agreement import accept_offer, check_offer
+from vfl.jobs.agreement import Agreement, accept_offer, check_offer
 from vfl.jobs.connect import Office
 from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
@@ -56,7 +54,7 @@ def check_asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str)
     check_offer(office, peer, offer)
 
 
-async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Any:
+async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
     """Count the job, which starts here, and tell the guest that this host takes part.
 
     A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.

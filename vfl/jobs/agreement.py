@@ -16,7 +16,6 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
@@ -159,7 +158,7 @@ def check_signatures(office: Office, peer: Peer, message: str, agreement: Agreem
             raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
 
 
-def verified(agreement: Agreement, job: Mapping[str, Any], party: Party, what: str) -> dict[str, str]:
+def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what: str) -> dict[str, str]:
     """What is known of each party's signature, in words, now and without any other party.
 
     `job` is the job as the record has it. Raises ModelError when it is not the job that was signed, or

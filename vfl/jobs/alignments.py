@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, date, datetime
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -171,9 +170,9 @@ def made_on(store: Store, alignment: Alignment) -> date:
     return datetime.fromtimestamp(store.path("alignment", alignment.name).stat().st_mtime, UTC).date()
 
 
-def listed(store: Store, policy: PolicySection) -> list[dict[str, Any]]:
+def listed(store: Store, policy: PolicySection) -> list[dict[str, object]]:
     """All alignments of a party that can be read, the oldest first, for `vfl alignments`."""
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for name in store.names("alignment"):
         try:
             alignment = load_alignment(store, name)

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from numba.core import event
 
@@ -23,7 +22,7 @@ class _Teller(event.Listener):
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._said = say, False
 
-    def on_start(self, event: Any) -> None:
+    def on_start(self, event: event.Event) -> None:
         """A kernel is about to be compiled."""
         if self._said:
             return
@@ -36,5 +35,5 @@ class _Teller(event.Listener):
         else:
             self._say("compiling for this machine what was not needed before, some 10 s")
 
-    def on_end(self, event: Any) -> None:
+    def on_end(self, event: event.Event) -> None:
         """A kernel is compiled."""

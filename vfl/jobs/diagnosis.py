@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer, together
@@ -49,7 +48,7 @@ class Diagnosis:
         ]
         return [*(heading if rows else []), *rows, f"advice: {self.advice.text}"]
 
-    def as_json(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, object]:
         """The same for a program."""
         rule = self.advice.normalise
         return {

@@ -5,7 +5,6 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Coroutine
-from typing import Any
 
 from vfl.errors import (
     ModelError,
@@ -136,7 +135,7 @@ async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
     )
 
 
-_TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Coroutine[Any, Any, str]]] = {
+_TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Coroutine[object, None, str]]] = {
     "align": serve_align,
     "train": serve_train,
     "score": serve_score,

@@ -71,7 +71,7 @@ class Record:
     measure: str = ""  # what the curve's loss is
     curve: list[dict[str, float | None]] = field(default_factory=list)  # of each tree or iteration
     phases: list[dict[str, float]] = field(default_factory=list)  # seconds of each, by phase
-    ending: dict[str, Any] = field(default_factory=dict)  # how a linear fit ended
+    ending: dict[str, object] = field(default_factory=dict)  # how a linear fit ended
     monotone: dict[str, Monotone] = field(default_factory=dict)  # of the party's own columns, in trees
     agreement: Agreement | None = None  # what all parties signed; of runs since there is one
     ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
@@ -117,15 +117,16 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
         ) from None
     if held_out is None:
         return record, None
-    arrays: dict[str, Any] = {
-        name: store.read_array("run", held_out[name]) for name in _ARRAYS if name in held_out
-    }
+    arrays = {name: store.read_array("run", held_out[name]) for name in _ARRAYS if name in held_out}
     predictions = {
         name: store.read_array("run", reference) for name, reference in held_out["predictions"].items()
     }
     if len({len(array) for array in (*arrays.values(), *predictions.values())}) != 1:
         raise ModelError(f"the record of run {model} is damaged: its arrays differ in length")
-    return record, Evaluation(**{"exposure": None, **arrays}, predictions=predictions)
+    evaluation = Evaluation(
+        arrays["rows"], arrays["label"], arrays["weight"], arrays.get("exposure"), predictions
+    )
+    return record, evaluation
 
 
 def noted_seals(store: Store, party: str) -> dict[str, str]:

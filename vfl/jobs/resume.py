@@ -12,10 +12,11 @@ import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl import __version__
 from vfl.errors import ModelError, PeerLost, Refused, VflError
@@ -54,7 +55,7 @@ class Matter:
         guest: str,
         hosts: Iterable[str],
         features: Features,
-        *others: np.ndarray[Any, Any] | None,
+        *others: NDArray[np.generic] | None,
     ) -> "Matter":
         """`features` are those of the aligned rows, `others` what else the party has of them."""
         digest = hashlib.sha256()
@@ -73,7 +74,7 @@ class Matter:
         return cls(job.digest, job.name, alignment, guest, list(hosts), digest.hexdigest())
 
 
-def _add(digest: "hashlib._Hash", name: str, values: np.ndarray[Any, Any]) -> None:
+def _add(digest: "hashlib._Hash", name: str, values: NDArray[np.generic]) -> None:
     content = (
         msgspec.msgpack.encode(values.tolist())
         if values.dtype == object
@@ -100,12 +101,19 @@ class _Kept:
     news: News
 
 
+class _KeptState(TypedDict):
+    """A state in the checkpoint's document: the steps done, and the reference of its array."""
+
+    done: int
+    state: dict[str, Any]
+
+
 class Unfinished:
     """A run of this party whose model is not kept yet; `opened` makes one."""
 
     def __init__(self, store: Store, name: str, matter: Matter, keep: int) -> None:
         self._store, self.name, self.matter, self._keep = store, name, matter, keep
-        self._states: list[dict[str, Any]] = []  # by age: steps done, and the reference of the array
+        self._states: list[_KeptState] = []  # by age
         self.news = News()
         self.measure: Callable[[], Account] = Account.nothing
         """What the present attempt has cost so far."""
@@ -155,7 +163,8 @@ class Unfinished:
         body = msgspec.Raw(msgspec.msgpack.encode(state, enc_hook=_parts))
         data = msgspec.msgpack.encode(_Kept(body, news))
         ref = store.write_array("checkpoint", name, np.frombuffer(data, np.uint8))
-        states = [*self._states, {"done": state.done, "state": dict(ref)}][-self._keep :]
+        kept: _KeptState = {"done": state.done, "state": dict(ref)}
+        states = [*self._states, kept][-self._keep :]
         store.write("checkpoint", name, {"matter": msgspec.to_builtins(self.matter), "states": states})
         self._states = states
 
@@ -282,17 +291,17 @@ class Replaceable:
     """
 
     def __init__(self) -> None:
-        self._jobs: dict[str, asyncio.Task[Any]] = {}
+        self._jobs: dict[str, asyncio.Task[object]] = {}
 
-    async def run(self, name: str, job: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    async def run(self, name: str, job: Callable[[], Coroutine[object, None, T]]) -> T:
         """The job's outcome, begun once an older one of that name has ended. Raises PeerLost in that."""
         while (older := self._jobs.get(name)) is not None:
             older.cancel()
             await asyncio.wait([older])
-        task = self._jobs[name] = asyncio.create_task(job())
+        task = asyncio.create_task(job())
+        self._jobs[name] = task
         try:
-            outcome: T = await task
-            return outcome
+            return await task
         except asyncio.CancelledError:
             own = asyncio.current_task()
             if own is None or own.cancelling():
@@ -303,12 +312,12 @@ class Replaceable:
                 del self._jobs[name]
 
 
-def _read(store: Store, name: str) -> tuple[Matter, list[dict[str, Any]]]:
+def _read(store: Store, name: str) -> tuple[Matter, list[_KeptState]]:
     """What a checkpoint is about and its states. Raises ModelError."""
     body = store.read("checkpoint", name)
     try:
         return msgspec.convert(body.get("matter"), Matter), msgspec.convert(
-            body.get("states"), list[dict[str, Any]]
+            body.get("states"), list[_KeptState]
         )
     except msgspec.ValidationError:
         raise _start_anew(f"the checkpoint of {name} is of another version") from None
@@ -334,13 +343,13 @@ def _start_anew(what: str) -> ModelError:
     return ModelError(text, for_peer=text)
 
 
-def _parts(value: object) -> dict[str, Any]:
+def _parts(value: object) -> dict[str, object]:
     """An array in MessagePack."""
     if not isinstance(value, np.ndarray) or value.dtype.hasobject:
         raise TypeError("no array")
     return {"type": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
 
 
-def _array(kind: type[Any], value: Any) -> np.ndarray[Any, Any]:
+def _array(kind: type[object], value: Any) -> NDArray[np.generic]:
     """The array again."""
     return np.frombuffer(value["data"], np.dtype(value["type"])).reshape(value["shape"])

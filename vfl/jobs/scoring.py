@@ -6,17 +6,14 @@ from collections.abc import AsyncGenerator, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
 from vfl.errors import (
     ConfigError,
     DataError,
     ModelError,
-    PeerStopped,
     Refused,
     VflError,
 )
@@ -48,7 +45,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import decode
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
-from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
+from vfl.party.output import Cells, Columns, Target, check_scores, columns_of, write_scores
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -106,17 +103,24 @@ class _Clock:
         self._since = now
 
 
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is asked of a batch besides."""
+
+    explain: bool = False  # what adds up to each score
+    top: int = 3  # reasons in words, with `explain`
+    fresh: bool = False  # not to go on with an unfinished batch
+    force: bool = False  # to replace any file
+
+
 @in_store
 async def score(
     office: Office,
     model: str,
     data: Path,
     out: Path,
+    options: ScoreOptions = ScoreOptions(),
     *,
-    explain: bool = False,
-    top: int = 3,
-    fresh: bool = False,
-    force: bool = False,
     wait: float,
     show: Show,
 ) -> Scored:
@@ -124,7 +128,7 @@ async def score(
 
     A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
     `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
-    scale of the model's link, what each column or party adds to it, and the `top` reasons in words.
+    scale of the model's link, what each column or party adds to it, and reasons in words.
 
     Parts that are done are kept in the store until the output is written: the same call after a kill
     goes on behind them, unless `fresh`, to the same output. Earlier scores there are replaced, any other
@@ -133,7 +137,8 @@ async def score(
     Refused when another process writes the output, and what sessions raise.
     """
     party, started, clock = office.party, time.monotonic(), _Clock()
-    target = _target(party, data, out, force)
+    explain = options.explain
+    target = _target(party, data, out, options.force)
     store = Store(party.party.store)
     half = load_half(store, resolve_model(store, model), GuestHalf)
     _check_parties(office, half)
@@ -149,28 +154,40 @@ async def score(
         _check_own_levels(rows, half, section, show)
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
-        resumed_from = _opened(batch, fresh, show)
-        job = _Job(office, half, table, section, rows.ids, batch, explain, show, clock)
+        resumed_from = _opened(batch, options.fresh, show)
+        job = _Job(
+            office=office,
+            half=half,
+            table=table,
+            section=section,
+            ids=rows.ids,
+            batch=batch,
+            explain=explain,
+            show=show,
+            clock=clock,
+        )
         clock.add("reading")
         await job.run(wait)
-        output = _Output(half, rows, top)
+        output = _Output(half, rows, options.top)
         clock.add(None)
         replaced = target.check()
         escaped = await asyncio.to_thread(_write, target, out.suffix, map(output.columns, batch.parts()))
         score_psi = output.say_drift(show)
         batch.remove()
         clock.add("writing")
+    seconds = time.monotonic() - started
+    own_unknown = {name: int(which.sum()) for name, which in rows.unknown.items()}
     return Scored(
-        table.rows,
-        output.unknown,
-        replace(job.account + Account.of(started, []), seconds=time.monotonic() - started),
-        resumed_from,
-        clock.seconds,
-        drift,
-        {name: int(which.sum()) for name, which in rows.unknown.items()} | job.unknown_levels,
-        score_psi,
-        replaced,
-        escaped,
+        rows=table.rows,
+        unknown=output.unknown,
+        account=replace(job.account + Account.of(started, []), seconds=seconds),
+        resumed_from=resumed_from,
+        seconds=clock.seconds,
+        drift=drift,
+        unknown_levels=own_unknown | job.unknown_levels,
+        score_psi=score_psi,
+        replaced=replaced,
+        escaped=escaped,
     )
 
 
@@ -254,7 +271,7 @@ class _Job:
             )
         except (VflError, asyncio.CancelledError) as error:
             if batch.rows:
-                day = isinstance(error, PeerStopped) and "_a_day" in str(error)  # a rule of its policy
+                day = isinstance(error, VflError) and error.until_tomorrow
                 done, one = f"{batch.rows:,} of {counted(batch.of, 'row')}", batch.rows == 1
                 self.show.say(
                     f"{done} {'is' if one else 'are'} done and kept: the same command goes on after "
@@ -357,7 +374,7 @@ class _Output:
         self._scores: list[Floats] = []
         self.unknown = dict.fromkeys(half.model.parties[1:], 0)
 
-    def columns(self, part: KeptPart) -> dict[str, Sequence[Any] | NDArray[Any]]:
+    def columns(self, part: KeptPart) -> dict[str, Cells]:
         """Those of a part's rows."""
         rows, scores = part.scored.rows, part.scored.scores
         self._scores.append(scores.copy())  # of a view, which would hold all contributions
@@ -370,7 +387,7 @@ class _Output:
         ids = {name: cells[rows].to_pylist() for name, cells in self._ids.items()}
         return ids | columns | self._explained(part.scored)
 
-    def _explained(self, part: ScoredPart) -> dict[str, Any]:
+    def _explained(self, part: ScoredPart) -> dict[str, Cells]:
         """The score of the prediction, what adds up to it, and reasons; none if that was not asked."""
         if part.contributions is None:
             return {}
@@ -401,7 +418,7 @@ class _Output:
 
 def predictions(
     half: AnyGuestHalf, scores: Floats, table: Table, rows: slice = slice(None)
-) -> dict[str, Any]:
+) -> dict[str, Floats]:
     """The predictions of some rows of a table, from their scores without offset."""
     offset, exposure = table.offset, table.exposure
     expected = half.loss.predict(scores if offset is None else scores + offset[rows])

@@ -12,7 +12,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar, cast
+from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vfl.jobs.connect import Office
 from vfl.party import locks
@@ -37,8 +37,8 @@ def working(office: Office) -> Iterator[Store]:
 
 
 def in_store(
-    work: Callable[Concatenate[Office, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[Office, P], Coroutine[Any, Any, T]]:
+    work: Callable[Concatenate[Office, P], Coroutine[object, None, T]],
+) -> Callable[Concatenate[Office, P], Coroutine[object, None, T]]:
     """A job that begins and ends as `working`."""
 
     @wraps(work)
@@ -46,7 +46,7 @@ def in_store(
         with working(office):
             return await work(office, *arguments, **named)
 
-    return cast(Callable[Concatenate[Office, P], Coroutine[Any, Any, T]], checked)
+    return cast(Callable[Concatenate[Office, P], Coroutine[object, None, T]], checked)
 
 
 @contextmanager

@@ -23,7 +23,7 @@ from vfl.text import counted
 _SHOWN = 5  # rows that a fault names
 _ROUNDS = 6  # readings, each with what those before it proposed
 
-_NO_FEATURES: dict[str, Any] = {
+_NO_FEATURES: dict[str, object] = {
     "columns": (),
     "ignore": None,
     "categorical": (),
@@ -92,7 +92,7 @@ def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
     return None, data
 
 
-def _settings(fault: DataError) -> Mapping[str, Any]:
+def _settings(fault: DataError) -> Mapping[str, object]:
     return fault.settings if isinstance(fault, TableError) else {}
 
 
@@ -108,7 +108,7 @@ def _holds(told: str, text: str) -> bool:
 
 def _changed(data: DataSection, settings: Mapping[str, Any]) -> DataSection:
     """[data] with some keys more."""
-    update: dict[str, Any] = {}
+    update: dict[str, object] = {}
     for key, value in settings.items():
         if key == "ignore" and data.columns is not None:
             update["columns"] = tuple(name for name in data.columns if name not in value)

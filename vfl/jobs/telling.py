@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Collection, Coroutine
 from contextlib import asynccontextmanager, suppress
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from vfl.errors import PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.journal import Journal
@@ -80,7 +80,7 @@ async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]
         await stop_all(peers, VflError(""))
 
 
-async def while_here(peers: Collection[Peer], work: Coroutine[Any, Any, T]) -> T:
+async def while_here(peers: Collection[Peer], work: Coroutine[object, None, T]) -> T:
     """The work's outcome; ends early when a peer is gone, who may have said why."""
     working = asyncio.create_task(work)
     try:

@@ -27,7 +27,7 @@ from vfl.errors import PeerError, PeerLost
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 
-PROTOCOL = 2
+PROTOCOL = 3
 SECONDS = 10.0  # for the whole greeting
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

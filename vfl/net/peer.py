@@ -30,11 +30,12 @@ class Stop(Message, frozen=True):
     """Either -> either: the job ends here, and why.
 
     Reveals: the kind of failure, in words that hold no value, id or path; whether the job may go on
-    later.
+    later, or on the next day.
     """
 
     reason: str
     passing: bool = False
+    until_tomorrow: bool = False
 
 
 @dataclass
@@ -159,11 +160,13 @@ class Peer(ABC):
         return message if isinstance(message, Stop) else None
 
     def _stopped(self, stop: Stop) -> PeerStopped:
-        return PeerStopped(
+        stopped = PeerStopped(
             f"{self.name} stopped the job: {one_line(stop.reason)}",
             for_peer=f"{self.name} stopped it",
             passing=stop.passing,
         )
+        stopped.until_tomorrow = stop.until_tomorrow
+        return stopped
 
     def breach(self, what: str) -> PeerError:
         """The error for a peer that broke the protocol; `what` names the message, never a value."""
@@ -240,7 +243,7 @@ async def stop_all(peers: Iterable[Peer], error: VflError, seconds: float = 2.0)
     async def tell(peer: Peer) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await peer.send(Stop(error.for_peer, error.passing))
+                await peer.send(Stop(error.for_peer, error.passing, error.until_tomorrow))
                 await peer.close()
         except DataError:
             await peer.close()  # what cannot be written into the ledger is not sent

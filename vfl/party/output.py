@@ -29,7 +29,8 @@ from vfl.party.spreadsheet import escaped_column, named
 from vfl.party.store import Store, remove_unfinished, replacing
 from vfl.text import shown
 
-Columns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]
+Cells = Sequence[str | None] | NDArray[np.float64]
+Columns = Mapping[str, Cells]
 
 _HEAD = 1024 * 1024  # bytes of a file that are looked at to know what it is
 _KNOWN = 2  # outputs of one place that are known: the one before is still there after a kill

@@ -13,7 +13,7 @@ from typing import Literal
 
 import msgspec
 
-from vfl.errors import ConfigError, ModelError, Refused
+from vfl.errors import ConfigError, DayIsFull, ModelError, Refused
 from vfl.learn.binning import Features
 from vfl.party.config import Job, Party
 from vfl.party.config_errors import did_you_mean
@@ -218,7 +218,7 @@ class Usage:
             limit: int | None = getattr(policy, _LIMITS[what])
             if limit is not None and counts.get(what, 0) + many > limit:
                 more = _MORE[what](many)
-                _refuse([f"{more} on {used.day} breaks {_rule(policy, _LIMITS[what])}"])
+                raise DayIsFull(f"{more} on {used.day} breaks {_rule(policy, _LIMITS[what])}")
             counts[what] = counts.get(what, 0) + many
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(used))
