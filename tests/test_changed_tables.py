@@ -16,8 +16,8 @@ from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
 from vfl.jobs import own_table, scoring
 from vfl.jobs.connect import Office
-from vfl.models.halves import GuestHalf, HostHalf
-from vfl.models.kinds import load_half
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.kinds import kind_of_model, load_half
 from vfl.party.config import load_party
 from vfl.party.store import Store
 
@@ -37,6 +37,11 @@ REGISTRY = {**TABLES["registry"], "flag": FLAG, "rare": ["1", *["0"] * (ROWS - 1
 TREES = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 3, "depth": 3}}
 
 Trained = tuple[Room, dict[str, str]]
+
+
+def needed_of(half: AnyGuestHalf | AnyHostHalf) -> frozenset[str]:
+    """The columns without which no row can be scored."""
+    return kind_of_model(half.model).needed(half.model)
 
 
 @pytest.fixture(scope="module")
@@ -189,7 +194,7 @@ def test_a_model_that_does_without_a_column_is_served_without_it(
 ) -> None:
     models = trained[1]
     store = Store(room.federation.parties["registry"].store)
-    needed = {kind: load_half(store, name, HostHalf).needed for kind, name in models.items()}
+    needed = {kind: needed_of(load_half(store, name, HostHalf)) for kind, name in models.items()}
     assert "rare" not in needed["trees"] and needed["linear"] == {"power", "brand", "flag", "rare"}
     before = scores(room, models["trees"])
     said, without = BROKEN[what]
@@ -220,7 +225,7 @@ def test_a_host_whose_models_all_need_the_column_does_not_begin_to_serve(
     office = room.office("registry")
     table, _ = own_table.read_host(office, needed=())
     store = Store(room.federation.parties["registry"].store)
-    does_without = "power" not in load_half(store, trained[1]["trees"], HostHalf).needed
+    does_without = "power" not in needed_of(load_half(store, trained[1]["trees"], HostHalf))
     if not does_without:
         with pytest.raises(DataError, match="column 'power' has text that is no number"):
             host_jobs._check_faults(office, table, Said())
@@ -234,7 +239,7 @@ def test_a_host_whose_models_all_need_the_column_does_not_begin_to_serve(
 
 def test_a_batch_needs_the_columns_of_the_guests_splits_alone(trained: Trained, room: Room) -> None:
     store, model = Store(room.federation.guest.store), trained[1]["trees"]
-    needed = load_half(store, model, GuestHalf).needed
+    needed = needed_of(load_half(store, model, GuestHalf))
     before = scores(room, model)
     for column in ("density", "area"):
         batch = {name: cells for name, cells in TABLES["new"].items() if name != column}
