@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lattice_reference import (
+from numpy.typing import NDArray
+from reference.lattice import (
     Q64,
     Q96,
     Key,
@@ -27,8 +28,7 @@ from lattice_reference import (
     rounded,
     schoolbook,
 )
-from lattice_reference import hint as slow_hint
-from numpy.typing import NDArray
+from reference.lattice import hint as slow_hint
 
 from vfl.crypto.lattice import answers, parameters, randomness, ring, words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
