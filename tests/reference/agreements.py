@@ -135,6 +135,12 @@ def _statement(given: dict) -> dict:
     return {"statement": statement(given["terms"]).hex()}
 
 
+def _rotation(given: dict) -> dict:
+    """What the old key and the new one sign, with fingerprints in hex and the day."""
+    parts = "\0".join([given["name"], given["old"], given["new"], given["on"]])
+    return {"statement": (b"vfl key rotation\0" + hashlib.sha256(parts.encode()).digest()).hex()}
+
+
 def _signature(given: dict) -> dict:
     private, message = int(given["private"], 16), data(given["message"])
     public = times(G, private)
@@ -223,6 +229,15 @@ CASES = [
     ),
     ("signature", {"private": _PRIVATE, "message": b"sample".hex()}),
     ("signature", {"private": _PRIVATE, "message": statement(_TERMS).hex()}),
+    (
+        "statement of a rotation",
+        {
+            "name": "insurer",
+            "old": hashlib.sha256(b"the old certificate").hexdigest(),
+            "new": hashlib.sha256(b"the new certificate").hexdigest(),
+            "on": "2026-01-31",
+        },
+    ),
     ("chain of a ledger", {"texts": [_TYPE, _MESSAGE]}),
     (
         "seal of a ledger",
@@ -240,6 +255,7 @@ CASES = [
 ANSWERS = {
     "canonical JSON": _canonical,
     "statement of an agreement": _statement,
+    "statement of a rotation": _rotation,
     "signature": _signature,
     "chain of a ledger": _chain,
     "seal of a ledger": _seal,

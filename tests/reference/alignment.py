@@ -68,6 +68,13 @@ def _order(given: dict) -> dict:
     return {"rows": sorted(range(given["rows"]), key=ranks.__getitem__)}
 
 
+def _bits(given: dict) -> dict:
+    """The first row is the highest bit of the first byte."""
+    filled = given["mask"] + [0] * (-len(given["mask"]) % 8)
+    groups = [filled[i : i + 8] for i in range(0, len(filled), 8)]
+    return {"bytes": bytes(int("".join(map(str, group)), 2) for group in groups).hex()}
+
+
 CASES = [
     (
         "by exponents",
@@ -84,6 +91,7 @@ CASES = [
         {"keys": ["shake256 32 with bureau", "shake256 32 with club"], "ids": ["AB-123", "", "CD-456"]},
     ),
     ("seed of a store", {"context": "shake256 32 an alignment", "host": "registry"}),
+    ("bits of rows", {"mask": [1, 0, 1, 1, 0, 0, 0, 0, 0, 1, 1]}),
     ("common order", {"rows": 7, "hosts": ["registry", "bureau"]}),
 ]
 ANSWERS = {
@@ -91,4 +99,5 @@ ANSWERS = {
     "shares of zero": _shares,
     "seed of a store": _store_seed,
     "common order": _order,
+    "bits of rows": _bits,
 }

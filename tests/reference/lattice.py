@@ -494,6 +494,21 @@ def _answered(
     }
 
 
+def _seed(given: dict) -> dict:
+    """Of the guest's share and those of the hosts, in the order of HintAgreed."""
+    joined_shares = b"".join(data(share) for share in given["shares"])
+    return {"seed": hashlib.sha256(b"vfl lattice seed\0" + joined_shares).hexdigest()}
+
+
+def _zeros(given: dict) -> dict:
+    """A digest of the host's masks modulo 2^(64 - scale_bits), and a commitment to it."""
+    top = 1 << 64 - given["scale_bits"]
+    read = b"".join((int(mask, 16) % top).to_bytes(8, "little") for mask in given["masks"])
+    digest = hashlib.sha256(read).digest()
+    commitment = hashlib.sha256(b"vfl lattice zeros\0" + data(given["nonce"]) + digest).hexdigest()
+    return {"digest": digest.hex(), "commitment": commitment}
+
+
 def joined(lists: list[list[int]]) -> list[int]:
     return [one for each in lists for one in each]
 
@@ -521,6 +536,15 @@ CASES = [
             (5_000_000, 10, 620, 3200, 1),
         )
     ),
+    ("joint seed", {"shares": ["shake256 32 share of the guest", "shake256 32 share of a host"]}),
+    (
+        "trial of zeros",
+        {
+            "scale_bits": 42,
+            "masks": ["0000000000200001", "00000000003fffff", "ffffffffffffffff", "0000000000000000"],
+            "nonce": "shake256 32 a nonce",
+        },
+    ),
     (
         "scheme",
         {
@@ -547,6 +571,8 @@ CASES = [
     ),
 ]
 ANSWERS = {
+    "joint seed": _seed,
+    "trial of zeros": _zeros,
     "streams": _streams,
     "uniform words of 96 bits": _uniform,
     "parameters": _parameters,
