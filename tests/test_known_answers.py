@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 from gmpy2 import gcd, mpz, primorial
+from hypothesis import given
+from hypothesis import strategies as st
 from reference import agreements, paillier
 from reference.write import FOLDER, MODULES, document
 from test_group import HASHED, INVALID, MULTIPLES
 
 from vfl.crypto.ciphertexts import fit_together
+from vfl.party.config import canonical_settings
 from vfl.party.identity import create
 
 
@@ -104,3 +107,15 @@ def test_the_reference_signs_as_rfc_6979_and_takes_signatures_of_the_package(tmp
     made = agreements.read_der(identity.sign(b"terms"))
     assert agreements.holds((numbers.x, numbers.y), *made, b"terms")
     assert not agreements.holds((numbers.x, numbers.y), *made, b"other terms")
+
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+)
+
+
+@given(st.dictionaries(texts, values))
+def test_the_reference_writes_any_settings_as_the_package_does(settings: dict[str, Any]) -> None:
+    assert agreements.canonical(settings).encode() == canonical_settings(settings)

@@ -1,5 +1,7 @@
 """What the package answers about encrypted sums over lattices."""
 
+from unittest import mock
+
 import numpy as np
 from reference import lattice as slow_lattice
 from reference.data import data, sha256
@@ -71,6 +73,34 @@ def matrix_of(given: Given) -> Matrix:
     matrix = Matrix(columns, Outputs(starts, entries[:, 0], entries[:, 1], given["running"]))
     assert matrix.weight == given["weight"]
     return matrix
+
+
+@ANSWERS.of("several groups")
+def _(given: Given) -> object:
+    outputs, seed = given["outputs"], data(given["seed"])
+    with mock.patch.object(parameters, "_shape", lambda _: (given["groups"], 0)):
+        p = parameters.choose(1, 1, outputs, 1)
+        found = randomness.words(data(given["hint"]), "hint", outputs * parameters.DEGREE)
+        key = HintKey(p, seed, data(given["secret"]), data(given["context"]))
+        parts = list(key.encrypt(found.reshape(outputs, -1)))
+        encrypted = EncryptedHint(p, seed, key.header())
+        for part, content in enumerate(parts):
+            encrypted.load(part, content)
+        drawn = Secrets.draw(1, fixed(data(given["secrets"])))
+        products, masks = encrypted.multiply(drawn, fixed(data(given["products"])))
+        opened = key.open(products, 1)
+    return {
+        "group": -(-outputs // given["groups"]),
+        "width": p.width,
+        "depth": p.depth,
+        "parts": [sha256(part) for part in parts],
+        "HintProducts": {"last": products[-10 * outputs :].hex(), "sha256": sha256(products)},
+        "masks": [f"{word:016x}" for word in masks[0].tolist()],
+        "opened": [
+            f"{w:016x}{f:08x}"
+            for w, f in zip(opened.whole[0].tolist(), opened.fraction[0].tolist(), strict=True)
+        ],
+    }
 
 
 @ANSWERS.of("scheme")

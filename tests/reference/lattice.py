@@ -281,10 +281,12 @@ class Key:
         ]
 
     def open(self, a: list[int], b: list[int]) -> list[int]:
-        """Masked products modulo 2^96 of one vector and group: a and b' of 80 bits."""
-        p = self.p
-        az = product([x << 16 for x in a], self.z, Q96)
-        return [((y << 16) - az[i * p.width + p.width - 1]) % Q96 for i, y in enumerate(b)]
+        """Masked products modulo 2^96 of one vector: a' of all groups and b', of 80 bits."""
+        p, inner = self.p, []
+        for group in range(p.groups):
+            az = product([x << 16 for x in a[group * DEGREE :][:DEGREE]], self.z, Q96)
+            inner += az[p.width - 1 :: p.width][: p.group]
+        return [((y << 16) - x) % Q96 for x, y in zip(inner, b, strict=False)]
 
 
 def multiply(
@@ -296,28 +298,36 @@ def multiply(
     v: int,
     count: int,
 ) -> tuple[list[int], list[int], list[int]]:
-    """a' and b' (of 80 bits) and the masks (of 96) of vector v of `count`, for a hint of one group."""
-    again = ternary(entropy, "again", count * DEGREE)[v * DEGREE :][:DEGREE]
-    noise = errors(entropy, "noise", count * DEGREE)[v * DEGREE :][:DEGREE]
+    """a' of all groups and b' (of 80 bits), and the masks (of 96), of vector v of `count`."""
     masks = words(entropy, "masks", count * p.outputs)[v * p.outputs :][: p.outputs]
     below = halves(words(entropy, "fractions", -(-count * p.outputs // 2)))[v * p.outputs :]
-    small = packed(again)
-    a = packed96(key.seed, "public key", 0) * small
-    b = packed([x << 16 for x in key.public_key()]) * small
+    whole = [(m << 32) + f for m, f in zip(masks, below, strict=False)]
+    again = ternary(entropy, "again", count * p.groups * DEGREE)
+    noise = errors(entropy, "noise", count * p.groups * DEGREE)
+    public_key = packed([x << 16 for x in key.public_key()])
+    pieces = []
     for d in range(p.depth):
         piece = [0] * p.width
         for k, s in enumerate(secret[d * p.width : (d + 1) * p.width]):
             piece[p.width - 1 - k] = s
-        small = packed(piece)
-        a += packed96(key.public, "hint", d) * small
-        b += packed([x << 16 for x in parts[d]]) * small
-    a_sent, b_whole = folded(a, DEGREE, Q96), folded(b, DEGREE, Q96)
-    whole = [(m << 32) + f for m, f in zip(masks, below, strict=False)]
-    return (
-        [rounded((x + e) % Q96, 96, 80) for x, e in zip(a_sent, noise, strict=True)],
-        [rounded((b_whole[i * p.width + p.width - 1] + u) % Q96, 96, 80) for i, u in enumerate(whole)],
-        whole,
-    )
+        pieces.append(packed(piece))
+    a_sent, b_sent = [], []
+    for group in range(p.groups):
+        at = (v * p.groups + group) * DEGREE  # vector by vector, group by group
+        small = packed(again[at : at + DEGREE])
+        a, b = packed96(key.seed, "public key", 0) * small, public_key * small
+        for d, piece in enumerate(pieces):
+            number = group * p.depth + d
+            a += packed96(key.public, "hint", number) * piece
+            b += packed([x << 16 for x in parts[number]]) * piece
+        a_sent += [
+            rounded((x + e) % Q96, 96, 80)
+            for x, e in zip(folded(a, DEGREE, Q96), noise[at : at + DEGREE], strict=True)
+        ]
+        products = folded(b, DEGREE, Q96)[p.width - 1 :: p.width]
+        for x, u in zip(products, whole[group * p.group :][: p.group], strict=False):
+            b_sent.append(rounded((x + u) % Q96, 96, 80))
+    return a_sent, b_sent, whole
 
 
 def seal(p: Parameters, sums: list[int], opened: list[int], key: bytes) -> list[int]:
@@ -402,6 +412,40 @@ def _parameters(given: dict) -> dict:
     }
 
 
+@dataclass(frozen=True)
+class Grouped(Parameters):
+    """With outputs in so many groups, of which `choose` makes more than one for thousands of outputs."""
+
+    forced: int = 1
+
+    @cached_property
+    def groups(self) -> int:
+        return self.forced
+
+
+def _groups(given: dict) -> dict:
+    """The encrypted hint and its products with one secret, for outputs in several groups."""
+    outputs, seed = given["outputs"], data(given["seed"])
+    p = Grouped(1, 1, outputs, 64, 1, 0.0, 0, given["groups"])
+    drawn = words(data(given["hint"]), "hint", outputs * DEGREE)
+    hints = [drawn[i * DEGREE : (i + 1) * DEGREE] for i in range(outputs)]
+    key = Key(p, seed, data(given["secret"]), data(given["context"]))
+    polynomials = [key.polynomial(hints, number) for number in range(p.groups * p.depth)]
+    secret = ternary(data(given["secrets"]), "secrets", DEGREE)
+    a, b, masks = multiply(p, key, polynomials, secret, data(given["products"]), 0, 1)
+    sent = planes(a, 80) + planes(b, 80)
+    parts = [planes(joined(polynomials[i : i + 32]), 80) for i in range(0, p.groups * p.depth, 32)]
+    return {
+        "group": p.group,
+        "width": p.width,
+        "depth": p.depth,
+        "parts": [sha256(part) for part in parts],
+        "HintProducts": {"last": sent[-10 * outputs :].hex(), "sha256": sha256(sent)},
+        "masks": [f"{u >> 32:016x}" for u in masks],
+        "opened": [f"{one:024x}" for one in key.open(a, b)],
+    }
+
+
 def _scheme(given: dict) -> dict:
     """All steps: hint, its encryption, products; by length of words vectors, sums and answers."""
     seed, rows, count = data(given["seed"]), given["rows"], len(given["vectors"])
@@ -416,10 +460,7 @@ def _scheme(given: dict) -> dict:
     key = Key(p, seed, data(given["secret"]), data(given["context"]))
     polynomials = [key.polynomial(hints, number) for number in range(p.depth)]
     # Polynomials travel 32 in a part, the planes of all their words together.
-    parts = [
-        planes([word for one in polynomials[i : i + 32] for word in one], 80)
-        for i in range(0, p.depth, 32)
-    ]
+    parts = [planes(joined(polynomials[i : i + 32]), 80) for i in range(0, p.depth, 32)]
     secrets = ternary(data(given["secrets"]), "secrets", count * DEGREE)
     secrets = [secrets[v * DEGREE : (v + 1) * DEGREE] for v in range(count)]
     products = [
@@ -546,6 +587,19 @@ CASES = [
         },
     ),
     (
+        "several groups",
+        {
+            "outputs": 5,
+            "groups": 2,
+            "hint": "shake256 32 a hint",
+            "seed": "shake256 32 the joint seed",
+            "secret": "shake256 32 secret of a hint",
+            "context": "shake256 32 what the hint is of",
+            "secrets": "shake256 32 entropy of secrets",
+            "products": "shake256 32 entropy of products",
+        },
+    ),
+    (
         "scheme",
         {
             "rows": 4099,
@@ -576,5 +630,6 @@ ANSWERS = {
     "streams": _streams,
     "uniform words of 96 bits": _uniform,
     "parameters": _parameters,
+    "several groups": _groups,
     "scheme": _scheme,
 }
