@@ -135,6 +135,14 @@ CASES = [
         "message",
         {"kind": "HintOffered", "fields": {"known": True, "outputs": 300, "share": {"bytes": ""}}},
     ),
+    # Two kinds leave out a number that is 0, as parties wrote them before there was such a number.
+    (
+        "message",
+        {
+            "kind": "MissingDirections",
+            "fields": {"same": {"bytes": "01000000"}, "left": {"bytes": "80"}},
+        },
+    ),
     (
         "frames",
         {
