@@ -22,7 +22,7 @@ LOCKING = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-p
 PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
 PYTHONS := 3.11 3.12 3.13 3.14
 
-.PHONY: demo test test-slow lint lock bench clean help
+.PHONY: demo test test-slow lint lock known-answers bench clean help
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -73,6 +73,9 @@ lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIB
 bench: $(VENV)/dev   ## the benchmarks, see benchmarks/README.md
 	$(BIN)/python benchmarks/paillier.py
 	$(BIN)/python benchmarks/secureboost.py uniform --depth 5 --trees 3
+
+known-answers: $(VENV)/dev  ## tests/known_answers anew, by the slow reference
+	$(BIN)/python -m tests.reference.write
 
 clean:               ## remove the virtual environment and what was built
 	rm -rf $(VENV) build *.egg-info

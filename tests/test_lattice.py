@@ -16,19 +16,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lattice_reference import (
-    Q64,
-    Q96,
-    Key,
-    encrypt,
-    integers80,
-    multiply,
-    product,
-    rounded,
-    schoolbook,
-)
-from lattice_reference import hint as slow_hint
 from numpy.typing import NDArray
+from reference.lattice import Key, encrypt, integers80, multiply, rounded
+from reference.lattice import hint as slow_hint
+from reference.polynomials import Q64, Q96, product, schoolbook
 
 from vfl.crypto.lattice import answers, parameters, randomness, ring, words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened

@@ -53,6 +53,8 @@ def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     if kind == "value_error" and len(loc) <= 1:
         # A rule over several keys says itself where it applies.
         return f"[{loc[0]}] {_own(problem)}" if loc else _own(problem)
+    if not loc:  # JSON can escape half a character; pydantic does not say where
+        return "the name of a section is no text"
     *parents, key = loc
     if key == "[key]":
         return f"[{seen(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"

@@ -1,7 +1,8 @@
 """Random words, secrets and errors from AES-256 in counter mode.
 
 A stream is a key and a label. Public polynomials come from public keys, so that both parties have the
-same; secrets and errors from keys out of the system's generator. Draws are the same on any platform.
+same; secrets and errors from keys out of the system's generator. Draws are the same on any platform, but
+for Gaussians, which one party alone draws: wide ones may differ by one where a library rounds otherwise.
 """
 
 import hashlib

@@ -1,0 +1,45 @@
+"""What the package answers about secrets that hosts share."""
+
+from reference.data import data
+
+from answered.given import Answers, Given
+from vfl.protocols.common import fellows
+from vfl.protocols.common.participant import Participant
+
+ANSWERS = Answers()
+
+
+@ANSWERS.of("pairs of hosts")
+def _(given: Given) -> object:
+    context, hosts = data(given["context"]), list(given["keys"])
+    private = {
+        host: fellows.X25519PrivateKey.from_private_bytes(data(key))
+        for host, key in given["keys"].items()
+    }
+    public = {host: key.public_key().public_bytes_raw() for host, key in private.items()}
+    found = {}
+    for host in hosts:
+        own = Participant(host, hosts, context)
+        keys = list(public.values())
+        for other, secret in fellows.secrets_with_fellows(private[host], keys, [b""] * 3, own).items():
+            name = " and ".join(sorted((host, other)))
+            assert found.setdefault(name, secret.hex()) == secret.hex()
+    return {
+        "public keys": {host: key.hex() for host, key in public.items()},
+        "signed": {host: fellows.signed(context, hosts, host, public[host]).hex() for host in hosts},
+        "secrets": found,
+    }
+
+
+@ANSWERS.of("masks")
+def _(given: Given) -> object:
+    found = {}
+    for name in given["hosts"]:
+        secrets = {
+            other: data(f"shake256 32 {min(name, other)} and {max(name, other)}")
+            for other in given["hosts"]
+            if other != name
+        }
+        masks = fellows.Masks(name, secrets)
+        found[name] = [[f"{word:016x}" for word in masks.draw(n).tolist()] for n in given["draws"]]
+    return {"masks": found}
