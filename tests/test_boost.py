@@ -22,7 +22,9 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
-from vfl.protocols.trees.grower import GuestModel, HostModel, Pooled, draw_rows
+from vfl.protocols.trees.draws import draw_rows
+from vfl.protocols.trees.grower import Pooled
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import Quantisation
 from vfl.protocols.trees.training import guest_train, host_train
 

@@ -39,7 +39,8 @@ from vfl.party.store import Store
 from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, GuestCourse
-from vfl.protocols.common.lattice_sums import HintOffered, Query, Vectors, VectorSums
+from vfl.protocols.common.lattice_hints import HintOffered
+from vfl.protocols.common.lattice_sums import Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit

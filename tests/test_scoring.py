@@ -17,7 +17,7 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, all_scores, missing_values
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import scoring
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.scoring import Directions, MissingDirections, guest_score, host_score
 from vfl.protocols.trees.training import guest_train
 

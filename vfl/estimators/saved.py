@@ -26,7 +26,8 @@ from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
 from vfl.party.store import replacing
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.simulate.method import GUEST
 
 G = TypeVar("G", bound=GuestModel | GuestGlm)

@@ -19,7 +19,7 @@ from vfl.learn.tree import Obstacle
 from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.scoring import GuestGlm
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 from vfl.text import counted
 
 _VANISHED = 1e-6  # no two predictions differ by more: relative, or of the label's deviation

@@ -21,7 +21,7 @@ from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 T = TypeVar("T")
 G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)

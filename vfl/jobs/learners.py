@@ -27,13 +27,14 @@ from vfl.party.linear import prepared
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import Checkpoints, State
 from vfl.protocols.common.course import GuestCourse
-from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import NoShelf, Shelf
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import Fit, GuestFitState, IterationDone, guest_fit
 from vfl.protocols.linear.hidden import BlindIteration, HiddenState, hidden_guest_fit
 from vfl.protocols.linear.scoring import GuestGlm
-from vfl.protocols.trees.grower import GuestModel, GuestTrees, TreeDone
+from vfl.protocols.trees.grower import GuestTrees, TreeDone
+from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.training import guest_train
 from vfl.text import counted
 

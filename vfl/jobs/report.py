@@ -30,7 +30,7 @@ from vfl.party.config import Party
 from vfl.party.output import Target
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.report.evidence import Dependence, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.text import level_order

@@ -67,7 +67,7 @@ from vfl.protocols.align.join import KeyIds, guest_match, host_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, ScoreRows, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.linear.scoring import guest_glm_score, host_glm_score
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.text import counted
 

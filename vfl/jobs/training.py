@@ -77,7 +77,8 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import HostFit, HostFitState, host_fit
 from vfl.protocols.linear.hidden import HiddenState, hidden_host_fit
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.trees.grower import GuestModel, HostModel, HostTrees
+from vfl.protocols.trees.grower import HostTrees
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.training import host_train
 from vfl.text import counted
 

@@ -67,6 +67,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
 from vfl.protocols.common.key import receive_key
@@ -74,7 +75,6 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
 from vfl.protocols.linear.products import (
-    Clock,
     Gradient,
     GuestGradients,
     diverges,

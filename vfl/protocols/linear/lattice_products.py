@@ -18,7 +18,7 @@ The guest cannot see into what it decrypts for a host, as under Paillier's encry
 follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
 its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
 the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
-sums on: the trial on zeros finds such a hint (common/lattice_sums.py).
+sums on: the trial on zeros finds such a hint (common/lattice_hints.py).
 """
 
 import asyncio
@@ -39,19 +39,12 @@ from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import HostHints
-from vfl.protocols.common.lattice_sums import (
-    MOST_OUTPUTS,
-    GuestProducts,
-    Progress,
-    Query,
-    Shape,
-    Shelf,
-    guest_meet,
-    host_meet,
-)
+from vfl.protocols.common.lattice_hints import HintProgress, Shelf, guest_meet, host_meet
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.products import Clock, Gradient, GuestGradients, quantised
+from vfl.protocols.linear.products import Gradient, GuestGradients, quantised
 
 ROW_BITS = 40
 """Bits of a row's quantised residual, sign not counted: as precise as scores are."""
@@ -138,7 +131,7 @@ async def lattice_guest(
     resources: Resources,
     clock: Clock,
     hints: Shelf,
-    hint_progress: Progress,
+    hint_progress: HintProgress,
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Raises ConfigError for too many of them."""
     gradients = _LatticeGuest(hosts, rows, params, resources, clock)
@@ -151,7 +144,7 @@ async def lattice_guest(
 
 class _LatticeGuest(GuestGradients):
     hints: Shelf
-    hint_progress: Progress
+    hint_progress: HintProgress
 
     def __init__(
         self,
@@ -218,7 +211,7 @@ async def lattice_host(
     params: GlmParams,
     resources: Resources,
     hints: HostHints,
-    hint_progress: Progress,
+    hint_progress: HintProgress,
 ) -> AsyncIterator[Gradient]:
     """The host's side, for the matrix of the rows that train.
 

@@ -18,10 +18,9 @@ import math
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +34,7 @@ from vfl.learn.losses import Floats, Integers, Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -80,20 +80,6 @@ def diverges(what: str) -> ConfigError:
 
 
 # --------------------------------------------------------------------------------------- guest
-
-
-@dataclass(frozen=True)
-class Clock:
-    """Seconds by phase; of what a host took itself, by its name."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds spent inside to a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - started
 
 
 class GuestGradients(ABC):

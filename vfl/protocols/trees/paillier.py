@@ -46,7 +46,6 @@ it made its ciphertexts of.
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
@@ -58,7 +57,7 @@ from vfl.crypto.packing import Layout
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
-from vfl.errors import PeerError, Refused
+from vfl.errors import PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
@@ -72,24 +71,19 @@ from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.draws import Draws, draw_columns
 from vfl.protocols.trees.grower import (
-    Direction,
     Finish,
     Finished,
     Grower,
-    Growth,
-    GuestModel,
     GuestTrees,
-    HostColumns,
-    HostModel,
     HostTrees,
-    OwnColumns,
-    Taken,
     TreeDone,
     TreeEnd,
     TreeKept,
-    draw_columns,
 )
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
@@ -164,14 +158,14 @@ async def paillier_guest_train(
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     async with Workers(key, resources.machine, resources.operations) as pool:
-        guest = _Guest(list(hosts), blocks, rows, params, pool)
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, pool)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
             guest.reserve.end()
 
 
-class _Guest(Grower):
+class _PaillierGrower(Grower):
     """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
 
     def __init__(
@@ -193,11 +187,11 @@ class _Guest(Grower):
 
     async def begin(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
-    ) -> "list[_HostColumns]":
+    ) -> "list[_PaillierHostColumns]":
         # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
         if hosts:
             await self._send_gradients(hosts, number, g, h, active)
-        return [_HostColumns(self, i, host) for i, host in enumerate(hosts, first)]
+        return [_PaillierHostColumns(self, i, host) for i, host in enumerate(hosts, first)]
 
     async def _send_gradients(
         self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
@@ -209,11 +203,11 @@ class _Guest(Grower):
         pairs = ((g[chunk], h[chunk]) for chunk in chunks)
         encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
         while True:
-            with self.timed("encrypt"):
+            with self.clock.timed("encrypt"):
                 ciphertexts = await anext(encrypted, None)
             if ciphertexts is None:
                 break
-            with self.timed("transfer"):
+            with self.clock.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
         if number + 1 < self.params.trees:
@@ -221,7 +215,7 @@ class _Guest(Grower):
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
-        learnt = (party for party in parties if isinstance(party, OwnColumns | _HostColumns))
+        learnt = (party for party in parties if isinstance(party, OwnColumns | _PaillierHostColumns))
         await together([party.sums(growth.frontier) for party in learnt])
 
     async def split(
@@ -258,8 +252,8 @@ class _Guest(Grower):
         await together([host.send(message) for host in hosts])
 
 
-class _HostColumns(HostColumns):
-    def __init__(self, guest: _Guest, party: int, host: Peer) -> None:
+class _PaillierHostColumns(HostColumns):
+    def __init__(self, guest: _PaillierGrower, party: int, host: Peer) -> None:
         super().__init__(party, host)
         self._guest = guest
 
@@ -270,10 +264,10 @@ class _HostColumns(HostColumns):
         """
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
-            with self._guest.timed(f"{self.host.name} and transfer"):
+            with self._guest.clock.timed(f"{self.host.name} and transfer"):
                 message = await self.host.recv(CandidateSums)
-            self._guest.seconds[self.host.name] += message.seconds
-            with self._guest.timed("decrypt"):
+            self._guest.clock.seconds[self.host.name] += message.seconds
+            with self._guest.clock.timed("decrypt"):
                 left, valid, sibling_valid = await self._open(message, summed)
             self.candidates[summed] = left, valid
             if sibling is None:
@@ -337,7 +331,7 @@ async def paillier_host_train(
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
     Refused for trees of rows that differ in fewer.
     """
-    draws = _Draws(participant.minimum)
+    draws = Draws(participant.minimum)
     splits: list[Split] = []
     first_record: dict[int, int] = {}  # of each tree
     if (last := course.checkpoints.last) is not None:
@@ -380,42 +374,6 @@ async def paillier_host_train(
     return model
 
 
-class _Draws:
-    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
-
-    Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
-    change from tree to tree (a small learning_rate).
-    """
-
-    _REMEMBERED = 64
-
-    def __init__(self, minimum: int) -> None:
-        self._minimum = minimum
-        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
-        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
-
-    def restore(self, seen: Sequence[bytes]) -> None:
-        """Remember what an earlier attempt at the job has seen."""
-        for active in seen:
-            self._add(active, int.from_bytes(active, "big"))
-
-    def check(self, active: bytes) -> None:
-        """Raises Refused for rows that differ by too few from those of an earlier tree."""
-        rows = int.from_bytes(active, "big")
-        if rows in self._seen:
-            return
-        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
-            raise Refused(
-                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
-                "min_child_rows of [policy]: set subsample to 1, or lower"
-            )
-        self._add(active, rows)
-
-    def _add(self, active: bytes, rows: int) -> None:
-        self.seen.append(active)
-        self._seen.append(rows)
-
-
 class _HostTree:
     """A tree under growth, as a host sees it."""
 
@@ -439,7 +397,7 @@ class _HostTree:
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._seconds = 0.0  # spent since the last sums were sent
 
-    async def receive_gradients(self, start: TreeStart, draws: _Draws) -> list[Ciphertexts]:
+    async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         try:
             active = unpack_bits(start.active, self._binned.rows)

@@ -41,7 +41,7 @@ from vfl.protocols.common.batches import (
     requests,
 )
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 
 class MissingDirections(Message, frozen=True, omit_defaults=True):
