@@ -19,14 +19,9 @@ from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
-from vfl.protocols.linear.fitting import (
-    Fit,
-    FitLoop,
-    IterationDone,
-    check_columns,
-    fixed_point,
-    total_of,
-)
+from vfl.protocols.linear.fitting import Fit, FitLoop, IterationDone
+from vfl.protocols.linear.masked_scores import fixed_point, total_of
+from vfl.protocols.linear.start import check_columns
 
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15

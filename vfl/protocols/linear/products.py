@@ -72,7 +72,7 @@ class OpenedProducts(Message, frozen=True):
     limit: ClassVar[int] = 16 * MIB
 
 
-def diverges(what: str) -> ConfigError:
+def divergence(what: str) -> ConfigError:
     return ConfigError(
         f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
         for_peer="its part of the fit diverges, the job needs other settings",
@@ -108,7 +108,7 @@ def quantised(residuals: Floats, bits: int) -> tuple[Integers, float]:
     """
     bound = float(np.abs(residuals).max(initial=0.0))
     if not math.isfinite(bound):
-        raise diverges("residuals")
+        raise divergence("residuals")
     quantiser = Quantiser.for_bound(bound, bits)
     return quantiser.integers(residuals), quantiser.scale
 
