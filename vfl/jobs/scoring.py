@@ -25,7 +25,7 @@ from vfl.jobs.admission import (
     accept,
     alone,
     check_asked,
-    count_ids,
+    id_counter,
     matching_of,
     psi_settings,
 )
@@ -48,7 +48,6 @@ from vfl.learn.explain import check_covers, reasons
 from vfl.learn.levels import respelled
 from vfl.learn.losses import Floats, Integers, LogisticLoss
 from vfl.net.peer import Peer, together
-from vfl.net.wire import decode
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
@@ -64,7 +63,7 @@ from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.party.unknown_levels import check_of_host, check_own, of_host
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
-from vfl.protocols.common.batches import ROWS, ScoredPart, ScoreRows, UnknownLevels
+from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.linear.scoring import guest_glm_score, host_glm_score
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -519,8 +518,7 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     for column in table.faults:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(office, peer, offer)
-    count_ids(peer, policy, usage)
-    settings = psi_settings(office, offer, show)
+    settings = psi_settings(office, offer, show, id_counter(policy, usage))
     rows = (await host_match(peer, ids.keys, alone(office, offer), settings=settings)).rows
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
@@ -531,16 +529,12 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     def follow(done: int, of: int) -> None:
         show.progress("scoring", done, of)
 
-    def count(direction: str, kind: str, payload: bytes) -> None:
-        """Rows as they are asked for, before any answer."""
-        if (direction, kind) == ("received", ScoreRows.__name__):
-            message = decode(payload, [ScoreRows])
-            many = len(message.places) // 4 if isinstance(message, ScoreRows) else 0
-            usage.count(policy, peer.name, "scored_rows", many, today())
+    def admit(many: int) -> None:
+        usage.count(policy, peer.name, "scored_rows", many, today())
 
-    peer.observers.append(count)
+    course = ScoringCourse(follow, admit)
     if isinstance(half.model, HostModel):
-        scored = await host_score(peer, half.model, features, len(rows), follow, unknown_levels=strange)
+        scored = await host_score(peer, half.model, features, len(rows), course, unknown_levels=strange)
     else:
         part = half.model.part
         scores = await asyncio.to_thread(own_scores, table.path.name, part, features, len(rows))
@@ -552,7 +546,7 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
             features,
             scores.rows,
             scores.missing,
-            follow,
+            course,
             show_columns=shows,
             unknown_levels=strange,
         )

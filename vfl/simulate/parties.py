@@ -140,7 +140,7 @@ async def _apart(
             for (_, to_guest), table, own in zip(pairs, hosts, own_of, strict=True)
         ]
         asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
-        rows = _in_order(await together([asking, *aligning]))
+        rows = _in_order([common.rows for common in await together([asking, *aligning])])
     rows = _checked(rows)
     drawn = _checked_shares(method, whole, rows[0])
     features = {table.name: table.take(own) for table, own in zip((guest, *hosts), rows, strict=True)}
@@ -266,7 +266,7 @@ async def _score(
         own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
         apart = Participant(table.name, [table.name], context)
         theirs = host_align(to_guest, table.ids, apart, allow_empty=True)
-        return await together([own, theirs])
+        return [common.rows for common in await together([own, theirs])]
 
     rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])
     places = []

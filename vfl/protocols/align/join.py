@@ -26,7 +26,7 @@ Against whom. As in psi.py. A guest can say counts and places that are not those
 trains on rows of its own making, and learns of hosts' columns what it would by such a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align.oprf import Entropy
-from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.participant import Participant
 
@@ -106,6 +106,7 @@ class Matched:
     of_row, key_of_row: int64 (rows,), the number of the matched id of each row and the number of the key
     it was matched by, -1 for none. by_key: how many ids each key has matched in this run. ambiguous: by
     key, rows left out since others have the same id. earlier: ids matched before, the first numbers.
+    asked, asked_of: by key of this run, how many ids this party and, by name, each peer asked about.
     """
 
     of_row: Integers
@@ -113,6 +114,8 @@ class Matched:
     earlier: int = 0
     by_key: tuple[int, ...] = ()
     ambiguous: tuple[int, ...] = ()
+    asked: tuple[int, ...] = ()
+    asked_of: tuple[Mapping[str, int], ...] = ()
 
     @classmethod
     def none(cls, rows: int) -> "Matched":
@@ -156,14 +159,15 @@ async def guest_match(
         if many:
             matched = _attached(matched, key, number)
         asked, ambiguous = _open(matched, key, many)
-        found = await guest_align(
+        common = await guest_align(
             hosts,
             _chosen(key, asked),
             context=_of_key(context, number),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[found], ambiguous)
+        matched = _with(matched, key, number, asked[common.rows], ambiguous)
+        matched = _counted(matched, common)
     return matched
 
 
@@ -182,14 +186,15 @@ async def host_match(
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
         asked, ambiguous = _open(matched, key, many=False)
-        found = await host_align(
+        common = await host_align(
             guest,
             _chosen(key, asked),
             replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[found], ambiguous)
+        matched = _with(matched, key, number, asked[common.rows], ambiguous)
+        matched = _counted(matched, common)
     return matched
 
 
@@ -326,6 +331,13 @@ def _with(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous
         key_of_row=np.where(new >= 0, number, matched.key_of_row),
         by_key=(*matched.by_key, len(found)),
         ambiguous=(*matched.ambiguous, ambiguous),
+    )
+
+
+def _counted(matched: Matched, common: Intersection) -> Matched:
+    """With the numbers of ids that the parties asked about."""
+    return replace(
+        matched, asked=(*matched.asked, common.ids), asked_of=(*matched.asked_of, common.ids_of)
     )
 
 

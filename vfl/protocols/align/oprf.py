@@ -31,8 +31,8 @@ IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
 Rows = NDArray[np.int64]
 Bytes = NDArray[np.uint8]
 Entropy = Callable[[int], bytes]
-# What is being done, how many are done, of how many.
 Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
 
 M = TypeVar("M", bound=Message)
 

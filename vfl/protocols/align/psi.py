@@ -44,7 +44,7 @@ variant for augmented semi-honest parties. The store: `vfl.crypto.okvs`. Of each
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -143,7 +143,15 @@ class CommonTags(Message, frozen=True):
     per_row = ("tags", 8 * HALF)
 
 
+Admit = Callable[[Peer, int], None]
+"""Told how many ids a peer announces, as it says, before it gets any answer; may end the run."""
+
+
 def _quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _let_in(peer: Peer, ids: int) -> None:
     pass
 
 
@@ -158,6 +166,19 @@ class PsiSettings:
     progress: Progress = _quiet
     max_ids: int = MAX_IDS
     entropy: Entropy = secrets.token_bytes
+    admit: Admit = _let_in
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """What a run came to at one party."""
+
+    rows: Rows
+    """The numbers of its rows whose id all parties have, in the common order: int64 (common,)."""
+    ids: int
+    """How many ids it announced."""
+    ids_of: dict[str, int]
+    """How many ids its peers announced, by name."""
 
 
 async def guest_align(
@@ -168,15 +189,15 @@ async def guest_align(
     minimum: int = 1,
     allow_empty: bool = False,
     settings: PsiSettings = PsiSettings(),
-) -> Rows:
-    """The guest's role: the numbers of the rows whose id all parties have, in the common order.
+) -> Intersection:
+    """The guest's role: which of its rows have an id that all parties have.
 
     ids: one a row, distinct, normalised as the job says. context: names the run, the same at all
     parties; runs of different contexts cannot be joined. minimum: fewer common rows are Refused.
     allow_empty: no common id at all is then not an error (for scoring).
 
-    Returns int64 (common,). Raises PeerError for a host that breaks the protocol, DataError when no
-    id is common, Refused, PeerStopped, PeerLost; ValueError for ids that are not distinct.
+    Raises PeerError for a host that breaks the protocol, DataError when no id is common, Refused,
+    PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that are not distinct.
     """
     report, scratch = settings.progress, settings.scratch
     await asyncio.to_thread(_check_own, ids, settings.max_ids)
@@ -187,7 +208,7 @@ async def guest_align(
     # 1. Sizes, and the hosts' keys for each other.
     names = [host.name for host in hosts]
     await together([host.send(AlignStart(names, n)) for host in hosts])
-    keys = await together([_receive_key(host, settings.max_ids) for host in hosts])
+    keys = await together([_receive_key(host, settings) for host in hosts])
     relayed = AlignKeys([key.public_key for key in keys], [key.signature for key in keys])
     await together([host.send(relayed) for host in hosts])
 
@@ -228,7 +249,7 @@ async def guest_align(
             await host.send(CommonTags(_tags(own[common[start:stop]]).tobytes()))
 
     await together([tell(host, own) for host, own in zip(hosts, outputs, strict=True)])
-    return common
+    return Intersection(common, n, {host.name: key.ids for host, key in zip(hosts, keys, strict=True)})
 
 
 async def host_align(
@@ -238,16 +259,16 @@ async def host_align(
     *,
     allow_empty: bool = False,
     settings: PsiSettings = PsiSettings(),
-) -> Rows:
-    """A host's role: the numbers of its rows whose id all parties have, in the common order.
+) -> Intersection:
+    """A host's role: which of its rows have an id that all parties have.
 
     participant: without names of hosts the guest's word is taken, otherwise a guest that says others
     breaks the protocol; without signatures a guest that does not follow the protocol can learn pairwise
     intersections. The others as in `guest_align`.
 
-    Returns int64 (common,). Raises PeerError for a guest that breaks the protocol, Refused for
-    fewer common rows than the participant's `minimum`, PeerStopped, PeerLost; ValueError for ids not
-    distinct.
+    Raises PeerError for a guest that breaks the protocol, Refused for fewer common rows than the
+    participant's `minimum`, PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that
+    are not distinct.
     """
     await asyncio.to_thread(_check_own, ids, settings.max_ids)
     n, report, entropy = len(ids), settings.progress, settings.entropy
@@ -255,6 +276,7 @@ async def host_align(
 
     # 1. Sizes, and a key with every other host.
     start = await guest.recv(AlignStart)
+    settings.admit(guest, start.ids)
     _check_start(guest, start, participant, settings.max_ids)
     own_place = replace(participant, hosts=start.hosts)
     private = X25519PrivateKey.from_private_bytes(entropy(32))
@@ -307,16 +329,17 @@ async def host_align(
         taken[known] = True
         rows[first:stop] = some
         report("receiving the common rows", stop, common)
-    return rows
+    return Intersection(rows, n, {guest.name: start.ids})
 
 
 # Checks of what the other side says.
 
 
-async def _receive_key(host: Peer, max_ids: int) -> AlignKey:
+async def _receive_key(host: Peer, settings: PsiSettings) -> AlignKey:
     key = await host.recv(AlignKey)
-    if not 0 <= key.ids <= max_ids:
-        raise host.breach(f"AlignKey with a number of ids that is not 0 to {max_ids:,}")
+    settings.admit(host, key.ids)
+    if not 0 <= key.ids <= settings.max_ids:
+        raise host.breach(f"AlignKey with a number of ids that is not 0 to {settings.max_ids:,}")
     if len(key.public_key) != 32 or len(key.signature) > 8 * KIB:
         raise host.breach("AlignKey with a key or signature of the wrong size")
     return key

@@ -38,6 +38,7 @@ from vfl.protocols.common.batches import (
     ScoredPart,
     ScoreEnd,
     ScoreStart,
+    ScoringCourse,
     UnknownLevels,
     missing_values,
     request,
@@ -223,7 +224,7 @@ async def host_glm_score(
     features: Features,
     own: Floats,
     missing: float,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    course: ScoringCourse = ScoringCourse(),
     *,
     show_columns: bool = False,
     unknown_levels: int = 0,
@@ -233,7 +234,7 @@ async def host_glm_score(
 
     `unknown_levels` of these rows have a level that was not in training. With `show_columns` a guest
     that asks for explained scores gets what each column adds, by its name. Returns how many rows were
-    scored. Raises PeerError when the guest breaks the protocol.
+    scored. Raises PeerError when the guest breaks the protocol, and what the course raises.
     """
     # 1. What a row adds that this host does not know.
     start = await guest.recv(ScoreStart)
@@ -250,13 +251,12 @@ async def host_glm_score(
 
     # 2. What each row adds.
     done, width = 0, 8 * (1 + len(columns))
-    async for places in requests(guest, len(own)):
+    async for places in requests(guest, len(own), course):
         if width * len(places) > max(_BYTES, width):
             raise guest.breach("ScoreRows of too many rows at once")
         terms = await asyncio.to_thread(terms_of, places)
         await guest.send(PartialScores(own[places].astype("<f8").tobytes(), terms))
         done += len(places)
-        progress(done, len(own))
     return done
 
 
