@@ -49,6 +49,7 @@ from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
 from vfl.protocols.trees.lattice import NextTree, Offering
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import Answers, Asked, TooFew
+from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
 
@@ -573,13 +574,14 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     order = offered.order(b"s" * 32)
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("a", "b")[0]
-    answers = Answers(guest, binned, params, offered.all, order, names)
+    records = Records(guest, params.trees, str, HostCourse())
+    answers = Answers(guest, binned, params, offered.all, order, names, records)
     answers._learn(ROOT)
-    answer = answers._take(0, [[4, 2, 7], [1]], [], str)
+    answer = answers._take(0, [[4, 2, 7], [1]])
     assert isinstance(answer, Direction)
     assert answer.candidate == min([4, 2, 7], key=lambda number: int(order[number]))
     with pytest.raises(PeerError, match="no open node"):
-        answers._take(0, [[3]], [], str)  # it is split
+        answers._take(0, [[3]])  # it is split
 
 
 def test_a_host_that_says_stop_ends_the_job_in_one_line():

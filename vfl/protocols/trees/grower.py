@@ -123,7 +123,7 @@ class Grower(ABC):
 
     @abstractmethod
     async def begin(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+        self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> Sequence[HostColumns]:
         """What hosts need once a tree; their candidates in it, numbered as parties from `first` on."""
 
@@ -210,8 +210,8 @@ class Grower(ABC):
             for i, block in enumerate(blocks)
         ]
         parties: list[OwnColumns | HostColumns] = [*own]
-        parties += await self.begin(hosts, number, g, h, active, len(own))
         growth = Growth(g, h, Frontier(np.zeros(len(g), np.int64), active))
+        parties += await self.begin(hosts, number, growth, len(own))
         frontier, bounds = growth.frontier, growth.bounds
         branches: dict[int, Branch] = {}
         leaves: dict[int, float] = {}
@@ -347,7 +347,7 @@ class Pooled(Grower):
         return
 
     async def begin(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+        self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> Sequence[HostColumns]:
         return []
 

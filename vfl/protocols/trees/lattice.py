@@ -48,7 +48,7 @@ from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
@@ -62,17 +62,16 @@ from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
 from vfl.protocols.trees.draws import draw_columns
 from vfl.protocols.trees.grower import (
     Finish,
-    Finished,
     Grower,
     GuestTrees,
     HostTrees,
     TreeDone,
     TreeEnd,
-    TreeKept,
 )
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import lattice_shape, quantisation_of
 from vfl.protocols.trees.questions import Answers, Asked, Questions, Ranking
+from vfl.protocols.trees.records import Records
 
 
 class Offering(Message, frozen=True):
@@ -161,7 +160,7 @@ class _LatticeGrower(Grower):
             self.products.end()
 
     async def begin(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+        self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_LatticeHostColumns]":
         await together([host.send(NextTree(number)) for host in hosts])
         self._questions = Questions(self.params.min_child_rows, self.clock)
@@ -258,10 +257,7 @@ async def lattice_host_train(
     course: HostCourse[HostModel, HostTrees],
 ) -> HostModel:
     """As `host_train` of training.py. Raises Refused for a table that is too large."""
-    splits: list[Split] = []
-    first_record: dict[int, int] = {}  # of each tree
-    if (last := course.checkpoints.last) is not None:
-        splits, first_record = [*last.splits], {**last.first_record}
+    records = Records(guest, params.trees, shown, course)
 
     # 1. The hint.
     offered = await asyncio.to_thread(_Offered.of, binned, params)
@@ -285,13 +281,10 @@ async def lattice_host_train(
     await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):
-            if not max(first_record, default=-1) < start.tree < params.trees:
-                raise guest.breach("a NextTree out of turn")
-            first_record[start.tree] = len(splits)
-            course.progress(start.tree + 1, params.trees)
+            records.begin(start.tree, NextTree)
             drawn = draw_columns(binned, participant.name, params, start.tree)
             names = {column.name for column in drawn.columns}
-            answers = Answers(guest, binned, params, offered.all, order, names)
+            answers = Answers(guest, binned, params, offered.all, order, names, records)
             vectors = 0
             while not isinstance(message := await guest.recv(Query, Asked, TreeEnd), TreeEnd):
                 if isinstance(message, Query):
@@ -302,18 +295,13 @@ async def lattice_host_train(
                     await products.serve(message)
                 else:
                     # 5. The best candidates with enough rows.
-                    await answers.answer(message, splits, shown)
+                    await answers.answer(message)
             # 6. What goes on is safe.
-            kept = HostTrees(start.tree + 1, [*splits], {**first_record}, [])
-            await course.checkpoints.keep(kept)
-            await guest.send(TreeKept())
+            await records.keep()
     finally:
         products.end()
 
-    model = HostModel.of(splits, first_record, start.trees)
-    course.keep(model)
-    await guest.send(Finished())
-    return model
+    return await records.end(start.trees)
 
 
 @dataclass(frozen=True)

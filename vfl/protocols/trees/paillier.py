@@ -61,7 +61,7 @@ from vfl.errors import PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
@@ -75,16 +75,15 @@ from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColum
 from vfl.protocols.trees.draws import Draws, draw_columns
 from vfl.protocols.trees.grower import (
     Finish,
-    Finished,
     Grower,
     GuestTrees,
     HostTrees,
     TreeDone,
     TreeEnd,
-    TreeKept,
 )
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.records import Records
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level
@@ -186,21 +185,20 @@ class _PaillierGrower(Grower):
         await send_key(self.hosts, self.params.encryption, self.workers.key)
 
     async def begin(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
+        self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
         # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
         if hosts:
-            await self._send_gradients(hosts, number, g, h, active)
+            await self._send_gradients(hosts, number, growth)
         return [_PaillierHostColumns(self, i, host) for i, host in enumerate(hosts, first)]
 
-    async def _send_gradients(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
-    ) -> None:
+    async def _send_gradients(self, hosts: list[Peer], number: int, growth: Growth) -> None:
         self.reserve.end()
+        active = growth.frontier.active
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         rows = np.flatnonzero(active)
         chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-        pairs = ((g[chunk], h[chunk]) for chunk in chunks)
+        pairs = ((growth.g[chunk], growth.h[chunk]) for chunk in chunks)
         encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
         while True:
             with self.clock.timed("encrypt"):
@@ -332,10 +330,8 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer.
     """
     draws = Draws(participant.minimum)
-    splits: list[Split] = []
-    first_record: dict[int, int] = {}  # of each tree
+    records = Records(guest, params.trees, shown, course)
     if (last := course.checkpoints.last) is not None:
-        splits, first_record = [*last.splits], {**last.first_record}
         draws.restore(last.drawn)
 
     # 1. The guest's key.
@@ -349,29 +345,20 @@ async def paillier_host_train(
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
-                if not max(first_record, default=-1) < start.tree < params.trees:
-                    raise guest.breach("a TreeStart out of turn")
-                first_record[start.tree] = len(splits)
-                course.progress(start.tree + 1, params.trees)
+                records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, shuffle)
+                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
-                while await tree.level(sums, splits, shown):
+                while await tree.level(sums):
                     sums = await tree.sums()
                 # 8. What goes on is safe.
-                done = start.tree + 1
-                kept = HostTrees(done, [*splits], {**first_record}, [*draws.seen])
-                await course.checkpoints.keep(kept)
-                await guest.send(TreeKept())
+                await records.keep(draws.seen)
         finally:
             store.close()
 
-    model = HostModel.of(splits, first_record, start.trees)
-    course.keep(model)
-    await guest.send(Finished())
-    return model
+    return await records.end(start.trees)
 
 
 class _HostTree:
@@ -384,9 +371,11 @@ class _HostTree:
         store: SharedRows,
         params: BoostParams,
         binned: Binned,
+        records: Records,
         shuffle: Callable[[list[int]], None],
     ) -> None:
         self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._records = records
         self._layout = _layout(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
@@ -431,9 +420,7 @@ class _HostTree:
         self._seconds = time.perf_counter() - started
         return sums
 
-    async def level(
-        self, sums: list[Ciphertexts], splits: list[Split], shown: Callable[[str], str]
-    ) -> bool:
+    async def level(self, sums: list[Ciphertexts]) -> bool:
         """One level, given the histograms of its summed nodes; False when the tree ends with it."""
         frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
@@ -465,7 +452,7 @@ class _HostTree:
         message = await self._guest.recv(Winners, Advance, TreeEnd)
         if isinstance(message, Winners):
             for node, numbers in message.candidates.items():
-                await self._guest.send(self._win(node, numbers, valid, splits, shown))
+                await self._guest.send(self._win(node, numbers, valid))
             message = await self._guest.recv(Advance, TreeEnd)
         if isinstance(message, TreeEnd):
             return False
@@ -501,14 +488,7 @@ class _HostTree:
         self._workers.operations["add"] += numeric + len(missing)
         return left
 
-    def _win(
-        self,
-        node: int,
-        numbers: list[int],
-        valid: dict[int, Mask],
-        splits: list[Split],
-        shown: Callable[[str], str],
-    ) -> Direction:
+    def _win(self, node: int, numbers: list[int], valid: dict[int, Mask]) -> Direction:
         """Take the first of the tied candidates in canonical order."""
         if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
             raise self._guest.breach("Winners of a node or candidate that was not offered")
@@ -520,8 +500,7 @@ class _HostTree:
         split, left = self._candidates.take(
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
-        splits.append(split)
-        return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+        return self._records.add(node, number, split, left)
 
 
 # ------------------------------------------------------------------------------- what both share

@@ -18,7 +18,7 @@ rows that its split sent there, which rows are drawn does not change. No candida
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -27,7 +27,7 @@ import numpy as np
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Choice
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
@@ -35,6 +35,7 @@ from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.records import Records
 
 _GROUPS = 64  # that a question about a node has at most
 _MOST_NODES = 1 << 10  # of a tree
@@ -191,10 +192,11 @@ class Answers:
         candidates: Candidates,
         order: Integers,
         columns: set[str],
+        records: Records,
     ) -> None:
         """`order`: of `candidates`, those at each place on the wire. `columns`: drawn for the tree."""
         self._guest, self._binned, self._params = guest, binned, params
-        self._candidates, self._order = candidates, order
+        self._candidates, self._order, self._records = candidates, order, records
         drawn = np.array([column.name in columns for column in candidates.columns], np.bool_)
         self._in_tree = drawn[candidates.column[order]]
         rows = binned.rows
@@ -208,11 +210,11 @@ class Answers:
         self._tried: dict[int, Mask] = {}
         self._taken: set[int] = set()
 
-    async def answer(self, message: Asked, splits: list[Split], shown: Callable[[str], str]) -> None:
+    async def answer(self, message: Asked) -> None:
         """Answer a question."""
         await asyncio.to_thread(self._learn, message)
         for node, groups in message.groups.items():
-            answer = await asyncio.to_thread(self._take, node, groups, splits, shown)
+            answer = await asyncio.to_thread(self._take, node, groups)
             await self._guest.send(answer)
 
     def _learn(self, message: Asked) -> None:
@@ -270,9 +272,7 @@ class Answers:
             (node, np.zeros_like(of)) for node, of in zip(message.nodes, valid, strict=True)
         )
 
-    def _take(
-        self, node: int, groups: list[list[int]], splits: list[Split], shown: Callable[[str], str]
-    ) -> Direction | TooFew:
+    def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
         """Take, of the first group with any that has enough rows, the first in canonical order."""
         asked = np.array([number for group in groups for number in group], np.int64)
         tried = self._tried.get(node)
@@ -297,5 +297,4 @@ class Answers:
         )
         self._taken.add(node)
         self._nodes[level + 1][inside] = np.where(left, 2 * node + 1, 2 * node + 2)
-        splits.append(split)
-        return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+        return self._records.add(node, number, split, left)
