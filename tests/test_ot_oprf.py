@@ -13,6 +13,7 @@ from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.align import ot_oprf
+from vfl.protocols.align.oprf import OprfRun
 from vfl.protocols.align.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
 from vfl.protocols.align.psi import AlignKey, AlignKeys, AlignStart
 
@@ -27,17 +28,16 @@ def outputs(guest_ids, hosts_ids, **changes):
 
     async def run():
         pairs = [MemoryPeer.pair("guest", name) for name in names]
-        common = {"context": CONTEXT, "report": lambda *step: None}
-        guest = ot_oprf.guest_outputs(
-            [pair[0] for pair in pairs], guest_ids, entropy=entropy(1), **common
-        )
+
+        def seeded(seed):
+            return OprfRun(CONTEXT, entropy(seed), lambda *step: None)
+
+        guest = ot_oprf.guest_outputs([pair[0] for pair in pairs], guest_ids, seeded(1))
         return await together(
             [
                 guest,
                 *(
-                    ot_oprf.host_outputs(
-                        pair[1], ids, len(guest_ids), name=name, entropy=entropy(2 + j), **common
-                    )
+                    ot_oprf.host_outputs(pair[1], ids, len(guest_ids), name, seeded(2 + j))
                     for j, (pair, name, ids) in enumerate(zip(pairs, names, hosts_ids, strict=True))
                 ),
             ]

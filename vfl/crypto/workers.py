@@ -29,6 +29,7 @@ from typing import Any, Generic, TypeVar
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.errors import DataError, VflError
 
 Operations = Counter[str]
@@ -135,18 +136,12 @@ def _scratch_file(folder: Path | None, size: int) -> tuple[Path, int]:
             OSError
         ):  # without locks here, nobody removes what is not locked either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, size)
-        else:
-            os.truncate(handle, size)
+        take_room(handle, size)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         os.close(handle)
-        raise DataError(
-            f"{room} has no room for {size / 1e6:,.0f} MB of ciphertexts ({error.strerror}): free some, "
-            "or raise memory in [party]",
-            for_peer="it has too little room on its disk",
-        ) from None
+        text = no_room(room, size, "ciphertexts", error) + ", or raise memory in [party]"
+        raise DataError(text, for_peer=NO_ROOM) from None
     return Path(name), handle
 
 

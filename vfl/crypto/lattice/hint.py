@@ -30,6 +30,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.cores import each
+from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
@@ -273,21 +274,15 @@ class EncryptedHint:
         return self._room(_unfinished(self._file), size)
 
     def _room(self, path: Path, size: int) -> NDArray[np.float64]:
-        """A new file, mapped. A disk that had no room for a page of it later would kill the process."""
+        """A new file, mapped."""
         try:
             with path.open("w+b") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
+                take_room(file.fileno(), size)
                 return np.memmap(file, np.float64, "r+", KEY, self._shape)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise VflError(
-                f"{path.parent} has no room for {size / 1e6:,.0f} MB of a host's hint "
-                f"({error.strerror}): free some",
-                for_peer="it has too little room on its disk",
-            ) from None
+            text = no_room(path.parent, size, "a host's hint", error)
+            raise VflError(text, for_peer=NO_ROOM) from None
 
     def _keep(self, file: Path) -> None:
         """Give the complete file its name, so that a later job finds it."""

@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.align.oprf import Entropy
+from vfl.protocols.align.oprf import Entropy, parts
 from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.participant import Participant
@@ -214,7 +214,7 @@ async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
         return rows
     counts = np.empty(len(rows), np.int64)
     total = 0
-    for first, stop in _parts(len(rows)):
+    for first, stop in parts(len(rows), CHUNK):
         part = _numbers(guest, "RowCounts", (await guest.recv(RowCounts)).counts, stop - first)
         total += int(part.sum())
         if not part.all() or total > MAX_ROWS:
@@ -248,7 +248,7 @@ async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
     joined = np.empty(total, np.int64)
     times = np.zeros(ids, np.int64)
     row_of_id = np.append(matched.rows, -1)  # the last one is for rows that are not known
-    for first, stop in _parts(total):
+    for first, stop in parts(total, CHUNK):
         places = _numbers(guest, "RowPlaces", (await guest.recv(RowPlaces)).places, stop - first)
         known = places != _NONE
         if known.any() and int(places[known].max()) >= ids:
@@ -379,7 +379,7 @@ def _left_of(matched: Matched, dropped: Mask) -> Matched:
 
 
 async def _send(host: Peer, kind: type[RowCounts] | type[RowPlaces], values: Integers) -> None:
-    for first, stop in _parts(len(values)):
+    for first, stop in parts(len(values), CHUNK):
         await host.send(kind(values[first:stop].astype("<u4").tobytes()))
 
 
@@ -394,7 +394,3 @@ def _bits(peer: Peer, what: str, data: bytes, count: int) -> Mask:
         return unpack_bits(data, count)
     except ValueError:
         raise peer.breach(f"{what} of another number of ids than the alignment has") from None
-
-
-def _parts(rows: int) -> list[tuple[int, int]]:
-    return [(first, min(first + CHUNK, rows)) for first in range(0, rows, CHUNK)]

@@ -54,6 +54,7 @@ from vfl.crypto.digests import digests
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
+from vfl.protocols.align.oprf import Bytes, Entropy, Progress
 from vfl.protocols.common.fellows import keyed_hash
 
 SAMPLE = 2_000  # ids that the smaller side's sample is to have
@@ -67,11 +68,6 @@ WIDE = 1 << 64  # values of the hash that samples
 _PART = 65_536  # rows that are hashed at a time
 
 _LARGEST = MOST + SPREAD * math.isqrt(MOST) + 2 * SPREAD
-
-Bytes = NDArray[np.uint8]
-Entropy = Callable[[int], bytes]
-# What is being done, how many are done, of how many.
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)

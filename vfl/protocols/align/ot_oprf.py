@@ -32,7 +32,6 @@ the same code shortened to 65 bits has 457 places, 2 % fewer bytes.
 import asyncio
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -44,7 +43,7 @@ from vfl.crypto.linear_code import WORD as ROW
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, Bytes, Entropy, Progress, empty, parts, repeats
+from vfl.protocols.align.oprf import OUTPUT, Bytes, OprfRun, empty, parts, repeats
 from vfl.protocols.common.fellows import keyed_hash
 
 BLOCK = 65536  # slots a message
@@ -77,22 +76,20 @@ class ExtensionColumns(Message, frozen=True):
 async def guest_outputs(
     hosts: Sequence[Peer],
     ids: Sequence[bytes],
-    *,
-    context: bytes,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> list[Bytes]:
-    """The guest's role; see `vfl.protocols.oprf.GuestOutputs`."""
+    """The guest's role: `GuestOutputs` of oprf.py."""
     # 2. A store of the ids, one for all hosts: each sees it behind columns of its own.
-    hashed = await asyncio.to_thread(_hashed, ids, context)
+    hashed = await asyncio.to_thread(_hashed, ids, run.context)
     store = await asyncio.to_thread(
-        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(context), entropy
+        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(run.context), run.entropy
     )
 
     async def evaluate(host: Peer) -> Bytes:
         # 2. Transfers whose keys the host chooses by its secret.
-        sender = await asyncio.to_thread(base_ot.Sender, LENGTH, _bound(context, host.name), entropy)
+        sender = await asyncio.to_thread(
+            base_ot.Sender, LENGTH, _bound(run.context, host.name), run.entropy
+        )
         await host.send(TransferKeys(sender.points.tobytes()))
         choices = (await host.recv(TransferChoices)).points
         elements = _elements(host, TransferChoices, choices, 2 * LENGTH)
@@ -102,21 +99,21 @@ async def guest_outputs(
             raise host.breach("TransferChoices with an invalid element") from None
 
         # 3. Extend them over the slots.
-        seen = _seen(context, host.name, sender.points.tobytes(), choices)
-        chooser = Chooser(keys, seen, entropy)
-        rows = empty(len(store), ROW, scratch)
+        seen = _seen(run.context, host.name, sender.points.tobytes(), choices)
+        chooser = Chooser(keys, seen, run.entropy)
+        rows = empty(len(store), ROW, run.scratch)
         for start, stop in parts(len(store), BLOCK):
             rows[start:stop], columns, sums = await asyncio.to_thread(chooser.extend, store[start:stop])
             await host.send(ExtensionColumns(columns, sums))
-            report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
+            run.report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
 
         # 4. The host's function at the guest's ids.
-        key = _output_key(context, host.name)
-        outputs = empty(len(ids), OUTPUT, scratch)
+        key = _output_key(run.context, host.name)
+        outputs = empty(len(ids), OUTPUT, run.scratch)
         for start, stop in parts(len(ids), SLICE):
             some = hashed[start:stop]
             outputs[start:stop] = await asyncio.to_thread(
-                _outputs, rows, some, None, len(ids), context, key
+                _outputs, rows, some, None, len(ids), run.context, key
             )
         return outputs
 
@@ -127,21 +124,19 @@ async def host_outputs(
     guest: Peer,
     ids: Sequence[bytes],
     theirs: int,
-    *,
-    context: bytes,
     name: str,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> Bytes:
-    """A host's role; see `vfl.protocols.oprf.HostOutputs`."""
-    hashed = await asyncio.to_thread(_hashed, ids, context)
+    """A host's role: `HostOutputs` of oprf.py."""
+    hashed = await asyncio.to_thread(_hashed, ids, run.context)
 
     # 2. Choose the keys of the transfers by a secret.
-    chosen = np.unpackbits(np.frombuffer(entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
+    chosen = np.unpackbits(np.frombuffer(run.entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
     points = (await guest.recv(TransferKeys)).points
     elements = _elements(guest, TransferKeys, points, LENGTH)
-    receiver = await asyncio.to_thread(base_ot.Receiver, chosen.tolist(), _bound(context, name), entropy)
+    receiver = await asyncio.to_thread(
+        base_ot.Receiver, chosen.tolist(), _bound(run.context, name), run.entropy
+    )
     try:
         keys = await asyncio.to_thread(receiver.keys, elements)
     except group.InvalidPoint:
@@ -150,8 +145,8 @@ async def host_outputs(
     await guest.send(TransferChoices(choices))
 
     # 3. Extend them over the slots of the guest's store.
-    keeper = Keeper(chosen, keys, _seen(context, name, points, choices))
-    rows = empty(okvs.slots(theirs), ROW, scratch)
+    keeper = Keeper(chosen, keys, _seen(run.context, name, points, choices))
+    rows = empty(okvs.slots(theirs), ROW, run.scratch)
     for start, stop in parts(len(rows), BLOCK):
         message = await guest.recv(ExtensionColumns)
         if len(message.columns) != LENGTH * column_bytes(stop - start) or len(message.sums) != SUMS:
@@ -162,15 +157,17 @@ async def host_outputs(
             )
         except Inconsistent:
             raise guest.breach("ExtensionColumns that fail the check") from None
-        report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)
+        run.report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)
 
     # 4. The function at its own ids.
-    key = _output_key(context, name)
-    outputs = empty(len(ids), OUTPUT, scratch)
+    key = _output_key(run.context, name)
+    outputs = empty(len(ids), OUTPUT, run.scratch)
     for start, stop in parts(len(ids), SLICE):
         some = hashed[start:stop]
-        outputs[start:stop] = await asyncio.to_thread(_outputs, rows, some, keeper, theirs, context, key)
-        report("evaluating own ids", stop, len(ids))
+        outputs[start:stop] = await asyncio.to_thread(
+            _outputs, rows, some, keeper, theirs, run.context, key
+        )
+        run.report("evaluating own ids", stop, len(ids))
     return outputs
 
 

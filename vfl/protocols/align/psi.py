@@ -63,6 +63,7 @@ from vfl.protocols.align.oprf import (
     Entropy,
     GuestOutputs,
     HostOutputs,
+    OprfRun,
     Progress,
     Rows,
     empty,
@@ -213,9 +214,8 @@ async def guest_align(
     await together([host.send(relayed) for host in hosts])
 
     # 2. to 4. The hosts' functions at the guest's ids.
-    outputs = await _GUEST[settings.engine](
-        hosts, ids, context=context, entropy=settings.entropy, report=report, scratch=scratch
-    )
+    run = OprfRun(context, settings.entropy, report, scratch)
+    outputs = await _GUEST[settings.engine](hosts, ids, run)
 
     # 5. and 6. Look all ids up in all stores.
     async def look_up(host: Peer, size: int, own: Bytes) -> Bytes:
@@ -289,16 +289,8 @@ async def host_align(
         raise guest.breach(f"AlignKeys with {error}") from None
 
     # 2. to 4. This host's function at the guest's ids and its own.
-    own = await _HOST[settings.engine](
-        guest,
-        ids,
-        start.ids,
-        context=context,
-        name=name,
-        entropy=entropy,
-        report=report,
-        scratch=settings.scratch,
-    )
+    run = OprfRun(context, entropy, report, settings.scratch)
+    own = await _HOST[settings.engine](guest, ids, start.ids, name, run)
 
     # 5. The store of masks and shares of zero.
     shares = np.zeros((n, HALF), np.uint8)

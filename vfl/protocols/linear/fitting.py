@@ -66,7 +66,7 @@ from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -85,7 +85,7 @@ from vfl.protocols.linear.products import (
     paillier_guest,
     paillier_host,
 )
-from vfl.protocols.linear.start import FitReady, no_column, receive_training, restore_block, start_hosts
+from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -477,25 +477,21 @@ async def host_fit(
     """
     # 1. Key, rows, keys of the other hosts.
     key = None if params.encryption == "lattice" else await receive_key(guest, params)
-    training, curvature, start = await receive_training(guest, rows, participant.minimum)
-    matrix = await asyncio.to_thread(prepare, training)
-    await guest.send(FitReady(matrix.columns))
-    masks = Masks(participant.name, await exchange_keys(guest, participant))
-    own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant)
+    block = begun.block
     iteration, way, known = 0, 0.0, None
     if (last := course.checkpoints.last) is not None:
-        if last.start != start:
+        if last.start != begun.digest:
             raise guest.breach("a FitStart of other rows than the fit began with")
         iteration, way, known = last.done - 1, last.way, restore_block(block, last.block)
 
     made: AbstractAsyncContextManager[Gradient]
     if key is None:
         made = lattice_host(
-            guest, own, params, participant.resources, course.hints, course.hint_progress
+            guest, block.matrix, params, participant.resources, course.hints, course.hint_progress
         )
     else:
-        made = paillier_host(guest, own, key, participant.resources)
+        made = paillier_host(guest, block.matrix, key, participant.resources)
     async with made as gradient:
         while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
             if iteration > params.max_iterations:
@@ -506,7 +502,9 @@ async def host_fit(
             else:
                 # 3. The gradient.
                 report = block.report(await gradient())
-                await course.checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
+                await course.checkpoints.keep(
+                    HostFitState(iteration + 1, way, block.state, begun.digest)
+                )
             # 4. What it says to the others.
             if not np.isfinite(report.products).all():
                 raise divergence("gradients")
@@ -523,7 +521,7 @@ async def host_fit(
             if not (math.isfinite(combine.precision) and combine.precision > 0):
                 raise guest.breach("Combine without a precision")
             move = await asyncio.to_thread(block.direction, weights)
-            await send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
+            await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
             await guest.send(PenaltyProducts(move.linear, move.square))
             step = await guest.recv(Step)
             if not math.isfinite(step.size):
@@ -532,8 +530,8 @@ async def host_fit(
             way += _length(step.size, combine.precision)
             iteration += 1
 
-    held_out = matrix.take(~training).times(block.beta)
-    await send_scores(guest, HeldOutScores, held_out, _precision(way), masks)
+    held_out = begun.held_out.times(block.beta)
+    await send_scores(guest, HeldOutScores, held_out, _precision(way), begun.masks)
     course.keep(HostFit(block.beta, end.converged))
     await guest.send(FitKept())
     return block.beta

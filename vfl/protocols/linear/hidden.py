@@ -62,7 +62,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -70,13 +70,7 @@ from vfl.protocols.linear.fitting import FitKept, HostFit
 from vfl.protocols.linear.hidden_residuals import GuestResiduals, HostResiduals, curvature_at
 from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of
 from vfl.protocols.linear.products import EncryptedProduct, divergence
-from vfl.protocols.linear.start import (
-    FitReady,
-    no_column,
-    receive_training,
-    restore_block,
-    start_hosts,
-)
+from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 FAMILIES = ("logistic", "poisson")
 """Those whose residual can be formed under encryption."""
@@ -508,25 +502,21 @@ async def hidden_host_fit(
     `prepare` raises.
     """
     key, resources = await receive_key(coordinator, params), participant.resources
-    training, curvature, start = await receive_training(guest, rows, participant.minimum)
-    matrix = await asyncio.to_thread(prepare, training)
-    await guest.send(FitReady(matrix.columns))
-    masks = Masks(participant.name, await exchange_keys(guest, participant))
-    own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant)
     async with Workers(key, resources.machine, resources.operations) as pool:
-        store = pool.rows(own.rows, key.width)
+        store = pool.rows(begun.block.matrix.rows, key.width)
         try:
             followed = GuestCourse[BlindIteration, HiddenState](
                 lambda done: course.progress(done.iteration, done.of), course.checkpoints
             )
             quadratic, fellows = family == "logistic", len(participant.hosts)
             residuals = HostResiduals(pool, store, guest, quadratic, fellows)
-            fit = await _Party(coordinator, block, residuals, params, followed, start).follow()
+            party = _Party(coordinator, begun.block, residuals, params, followed, begun.digest)
+            fit = await party.follow()
         finally:
             store.close()
-    held_out = matrix.take(~training).times(fit.coefficients)
-    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
+    held_out = begun.held_out.times(fit.coefficients)
+    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, begun.masks)
     course.keep(HostFit(fit.coefficients, fit.converged))
     await guest.send(FitKept())
     return fit

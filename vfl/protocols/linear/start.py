@@ -4,16 +4,22 @@ The guest says which rows train and how the loss curves; each host says how many
 must be few beside the rows.
 """
 
+import asyncio
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 from vfl.errors import DataError, ModelError, Refused
+from vfl.learn.design import Matrix
 from vfl.learn.glm import Block, BlockState, Report
+from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.fellows import Masks, exchange_keys
+from vfl.protocols.common.participant import Participant
 from vfl.text import counted
 
 _ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
@@ -70,7 +76,44 @@ def restore_block(block: Block, state: BlockState) -> Report:
         ) from None
 
 
-async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
+@dataclass(frozen=True)
+class HostStart:
+    """What a host has once a fit has begun."""
+
+    matrix: Matrix  # of all aligned rows
+    training: Mask  # which of them train
+    digest: str  # of FitStart
+    block: Block  # of the rows that train
+    masks: Masks  # of its scores
+
+    @property
+    def held_out(self) -> Matrix:
+        """The matrix of the rows held out."""
+        return self.matrix.take(~self.training)
+
+
+async def begin_host_fit(
+    guest: Peer,
+    rows: int,
+    prepare: Callable[[Mask], Matrix],
+    params: GlmParams,
+    participant: Participant,
+) -> HostStart:
+    """A host's part. `prepare` makes the design matrix of all `rows` aligned rows, given which of them
+    train: the participant's `minimum` at least.
+
+    Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
+    """
+    training, curvature, digest = await _receive_training(guest, rows, participant.minimum)
+    matrix = await asyncio.to_thread(prepare, training)
+    await guest.send(FitReady(matrix.columns))
+    masks = Masks(participant.name, await exchange_keys(guest, participant))
+    own = matrix.take(training)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    return HostStart(matrix, training, digest, block, masks)
+
+
+async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
     """Which of the aligned rows train, and the loss's curvature; a digest of both.
 
     Raises Refused for fewer rows than `minimum`.
