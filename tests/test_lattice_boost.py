@@ -44,6 +44,7 @@ from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, Vec
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import lattice as lattice_boost
+from vfl.protocols.trees import questions
 from vfl.protocols.trees.columns import Direction
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
 from vfl.protocols.trees.lattice import NextTree, Offering
@@ -175,8 +176,8 @@ def test_too_few_rows_are_found_out_by_asking(monkeypatch):
 
 
 def test_questions_are_cut_to_size(monkeypatch):
-    monkeypatch.setattr(lattice_boost, "_GROUPS", 2)
-    monkeypatch.setattr(lattice_boost, "_MOST_ASKED", 1)
+    monkeypatch.setattr(questions, "_GROUPS", 2)
+    monkeypatch.setattr(questions, "_MOST_ASKED", 1)
     job = make_job(300, 2, 13, settings_of(depth=4, min_child_rows=12, trees=2))
     assert_same_model(job)
 
@@ -536,7 +537,7 @@ def guest_of(
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_questions_that_no_tree_asks_are_refused(what):
-    questions, text = REFUSED[what]
+    asked, text = REFUSED[what]
     params = settings_of(min_child_rows=5, min_bin_rows=1)
     binned = make_job(ROWS, 1, 3, params, missing=0.0).blocks["party1"]
 
@@ -555,9 +556,9 @@ def test_questions_that_no_tree_asks_are_refused(what):
         products.end()
         await ours.recv(Offering)
         await ours.send(NextTree(0))
-        for one in questions:
+        for one in asked:
             await ours.send(one)
-            if one is not questions[-1]:
+            if one is not asked[-1]:
                 for _ in one.groups:
                     await ours.recv(Direction, TooFew)
         await host
