@@ -4,14 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import Layout
-from vfl.crypto.workers import SharedRows, Workers, rows_of
+from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 Integers = NDArray[np.int64]
 
@@ -34,7 +33,9 @@ async def sum_rows(
     return await add_all(workers, await workers.map(_sum_part, tasks))
 
 
-def _sum_part(key: PublicKey, handle: Any, rows: Integers, cells: Integers, count: int) -> Ciphertexts:
+def _sum_part(
+    key: PublicKey, handle: Handle, rows: Integers, cells: Integers, count: int
+) -> Ciphertexts:
     return key.sum_cells(rows_of(handle), rows, list(cells), count)
 
 
@@ -88,7 +89,7 @@ def _sum_runs(key: PublicKey, ciphertexts: Ciphertexts, ends: Integers) -> Ciphe
     return key.sum_runs(ciphertexts, ends)
 
 
-def check_rows(key: PublicKey, handle: Any, start: int, stop: int) -> None:
+def check_rows(key: PublicKey, handle: Handle, start: int, stop: int) -> None:
     """Raises ValueError unless the rows are units of the modulus."""
     key.check(rows_of(handle)[start:stop])
 
@@ -252,7 +253,7 @@ async def encrypt(
 ) -> AsyncIterator[Ciphertexts]:
     """Encrypted rows, chunk by chunk: of `plaintexts(*chunk)`, an integer a row."""
 
-    def tasks() -> Iterator[tuple[Any, ...]]:
+    def tasks() -> Iterator[tuple[object, ...]]:
         for chunk in chunks:
             ready = reserve.take(len(chunk[0]))
             kind = "encrypt" if ready is None else "encrypt, obfuscator ready"

@@ -24,7 +24,7 @@ from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
@@ -33,6 +33,8 @@ from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.errors import DataError, VflError
 
 Operations = Counter[str]
+Handle = Ciphertexts | tuple[str | Path, int, int]
+"""Ciphertexts, or the name of the shared memory or file in which they lie, and their shape."""
 T = TypeVar("T")
 K = TypeVar("K", PublicKey, PrivateKey)
 
@@ -82,7 +84,7 @@ class SharedRows:
             self.array = np.zeros(self._shape, np.uint8)
 
     @property
-    def handle(self) -> Any:
+    def handle(self) -> Handle:
         """What a task carries: the name of a file or in shared memory, or the array itself."""
         if self._file is not None:
             return self._file, *self._shape
@@ -154,7 +156,7 @@ def _remove_abandoned(room: Path) -> None:
                 file.unlink()
 
 
-def rows_of(handle: Any) -> Ciphertexts:
+def rows_of(handle: Handle) -> Ciphertexts:
     """The rows behind a handle, in whichever process."""
     return handle if isinstance(handle, np.ndarray) else _attached(*handle)[1]
 
@@ -201,7 +203,7 @@ class Workers(Generic[K]):
         """Room for ciphertexts that all workers read."""
         return SharedRows(rows, width, self.machine)
 
-    async def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, kernel: Callable[..., T], *arguments: object) -> T:
         """One task. Raises WorkerDied, and what the kernel raises."""
         if self._pool is None:
             return await asyncio.to_thread(kernel, self.key, *arguments)
@@ -211,12 +213,12 @@ class Workers(Generic[K]):
         except BrokenProcessPool:
             raise WorkerDied from None
 
-    async def map(self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> list[T]:
+    async def map(self, kernel: Callable[..., T], tasks: Iterable[tuple[object, ...]]) -> list[T]:
         """All tasks, side by side; results in the tasks' order."""
         return [result async for result in self.stream(kernel, tasks)]
 
     async def stream(
-        self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]
+        self, kernel: Callable[..., T], tasks: Iterable[tuple[object, ...]]
     ) -> AsyncIterator[T]:
         """Results in the tasks' order while later tasks run; only a few are under way at once."""
         under_way: deque[asyncio.Task[T]] = deque()
@@ -259,5 +261,5 @@ def _end_with(sentinel: int) -> None:
     os._exit(1)
 
 
-def _call(kernel: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+def _call(kernel: Callable[..., T], arguments: tuple[object, ...]) -> T:
     return kernel(_key, *arguments)
