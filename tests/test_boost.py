@@ -513,7 +513,7 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
         Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
         BoostParams(),
     )
-    layout = boost._layout(max(rows, n), BoostParams())
+    layout = boost._packing(max(rows, n), BoostParams())
     guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters

@@ -63,7 +63,7 @@ def test_digits_fit_and_join(rows: int, values: list[int]) -> None:
     cut = digits.cut(np.array([*values, 1 << 40, -(1 << 40)]))
     assert cut.shape == (digits.count, len(values) + 2)
     assert np.abs(cut).max() < 1 << (digits.value_bits - 1)
-    assert digits.joined(cut) == [*values, 1 << 40, -(1 << 40)]
+    assert digits.join(cut) == [*values, 1 << 40, -(1 << 40)]
     assert digits.count <= lattice_sums.BATCH
 
 

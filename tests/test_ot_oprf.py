@@ -78,7 +78,7 @@ def test_ids_of_other_parties_give_nothing_without_the_secret():
         patch.setattr(ot_oprf, "_outputs", spy)
         _, (own,) = outputs(numbered(*range(30)), [numbered(*range(60))])
     rows, key, count = keep["guest"]
-    all_ids = ot_oprf._hashed(numbered(*range(60)), CONTEXT)
+    all_ids = ot_oprf._hash_ids(numbered(*range(60)), CONTEXT)
     tried = ot_oprf._outputs(rows, all_ids, None, count, CONTEXT, key)
     assert (tried == own).all(axis=1).tolist() == [True] * 30 + [False] * 30
 
@@ -97,7 +97,7 @@ def guest_script(change_points=None, change_columns=None, change_sums=None, ids=
         await peer.send(TransferKeys(change_points(points) if change_points else points))
         choices = (await peer.recv(TransferChoices)).points
         keys = sender.keys(np.frombuffer(choices, np.uint8).reshape(LENGTH, 2, 32))
-        seen = ot_oprf._seen(CONTEXT, HOST, points, choices)
+        seen = ot_oprf._transcript(CONTEXT, HOST, points, choices)
         chooser = ot_extension.Chooser(keys, seen, entropy(2))
         slots = np.zeros((okvs.slots(ids), 16), np.uint8)
         _, columns, sums = chooser.extend(slots)

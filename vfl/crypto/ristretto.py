@@ -65,7 +65,7 @@ from numpy.typing import NDArray
 
 from vfl.kernels import kernel
 
-Words = NDArray[np.int64]
+SignedWords = NDArray[np.int64]
 Compiled = Callable[..., Any]
 """A function that compiled code can call, on values of the types below."""
 Compiler = Callable[..., Callable[[Compiled], Compiled]]
@@ -731,7 +731,7 @@ def _elligator(layout: Layout, words: FourLanes) -> Point:
 
 
 @_inline
-def _words(layout: Layout, words: Words, at: int) -> FourLanes:
+def _words(layout: Layout, words: SignedWords, at: int) -> FourLanes:
     return (
         _load_lanes(layout, words, at),
         _load_lanes(layout, words, at + 1),
@@ -741,13 +741,13 @@ def _words(layout: Layout, words: Words, at: int) -> FourLanes:
 
 
 @_inline
-def _store_words(words: Words, at: int, made: FourLanes) -> None:
+def _store_words(words: SignedWords, at: int, made: FourLanes) -> None:
     for i in range(4):
         _store(words, at + i, made[i])
 
 
 @_once
-def _choose(layout: Layout, table: Words, size: Lanes, sign: Lanes) -> Point:
+def _choose(layout: Layout, table: SignedWords, size: Lanes, sign: Lanes) -> Point:
     """The table's entry for a digit: |digit| in `size`, a mask of the negative ones in `sign`.
 
     All entries are read, and none of them depending on the digit.
@@ -765,7 +765,12 @@ def _choose(layout: Layout, table: Words, size: Lanes, sign: Lanes) -> Point:
 
 @kernel
 def multiply_blocks(
-    layout: Layout, points: Words, digits: Words, table: Words, products: Words, valid: Words
+    layout: Layout,
+    points: SignedWords,
+    digits: SignedWords,
+    table: SignedWords,
+    products: SignedWords,
+    valid: SignedWords,
 ) -> None:
     """Every point times the scalar of which `digits` (2, 64, lanes) holds sizes and signs.
 
@@ -799,7 +804,7 @@ def multiply_blocks(
 
 
 @kernel
-def map_blocks(layout: Layout, uniform: Words, points: Words) -> None:
+def map_blocks(layout: Layout, uniform: SignedWords, points: SignedWords) -> None:
     """The one-way map on eight words a lane: MAP(first half) + MAP(second half)."""
     for block in range(uniform.shape[0]):
         e, f, g, h = _elligator(layout, _words(layout, uniform, 8 * block))
@@ -810,7 +815,7 @@ def map_blocks(layout: Layout, uniform: Words, points: Words) -> None:
 
 
 @kernel
-def field_blocks(layout: Layout, a: Words, b: Words, results: Words) -> None:
+def field_blocks(layout: Layout, a: SignedWords, b: SignedWords, results: SignedWords) -> None:
     """a + b, a - b, a b, a^2, a^(2^252 - 3), (a + b)(b - a) and (a - b)^2, for tests."""
     for block in range(a.shape[0]):
         x, y = from_words(_words(layout, a, 4 * block)), from_words(_words(layout, b, 4 * block))
@@ -821,7 +826,7 @@ def field_blocks(layout: Layout, a: Words, b: Words, results: Words) -> None:
 
 # --- Rows of bytes to blocks and back.
 
-Rows = NDArray[np.uint8]
+Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -830,7 +835,7 @@ class Kernels:
 
     layout: Layout
 
-    def multiply(self, points: Rows, scalar: bytes) -> tuple[Rows, NDArray[np.bool_]]:
+    def multiply(self, points: Bytes, scalar: bytes) -> tuple[Bytes, NDArray[np.bool_]]:
         """Elements (n, 32) times a scalar below the order; which rows are elements but the identity."""
         layout, blocks = self.layout, to_blocks(self.layout, points)
         products = np.empty_like(blocks)
@@ -839,7 +844,7 @@ class Kernels:
         multiply_blocks(layout, blocks, digits(layout, scalar), table, products, valid)
         return to_rows(products, len(points)), valid.reshape(-1)[: len(points)] != 0
 
-    def from_uniform(self, uniform: Rows) -> Rows:
+    def from_uniform(self, uniform: Bytes) -> Bytes:
         """The one-way map, (n, 64) to (n, 32)."""
         blocks = to_blocks(self.layout, uniform)
         points = np.empty((len(blocks), 4, self.layout.lanes), np.int64)
@@ -860,7 +865,7 @@ def fastest() -> Kernels | None:
     return Kernels(WIDE) if "+avx2" in has else None
 
 
-def to_blocks(layout: Layout, rows: Rows) -> Words:
+def to_blocks(layout: Layout, rows: Bytes) -> SignedWords:
     """Rows of bytes as words (blocks, words a row, lanes); the last block is filled up with zeros."""
     blocks = -(-len(rows) // layout.lanes)
     filled = np.zeros((blocks * layout.lanes, rows.shape[1]), np.uint8)
@@ -869,13 +874,13 @@ def to_blocks(layout: Layout, rows: Rows) -> Words:
     return np.ascontiguousarray(words.transpose(0, 2, 1))
 
 
-def to_rows(blocks: Words, rows: int) -> Rows:
+def to_rows(blocks: SignedWords, rows: int) -> Bytes:
     """The first `rows` rows of bytes of words (blocks, words a row, lanes)."""
     words = np.ascontiguousarray(blocks.transpose(0, 2, 1))
     return words.view(np.uint8).reshape(words.shape[0] * words.shape[1], words.shape[2] * 8)[:rows]
 
 
-def digits(layout: Layout, scalar: bytes) -> Words:
+def digits(layout: Layout, scalar: bytes) -> SignedWords:
     """A scalar in 64 digits from -8 to 7, lowest first: their sizes and masks of the negative ones."""
     # 8 more at every digit, carried, and then 8 less at each without.
     raised = int.from_bytes(scalar, "little") + int("8" * WINDOWS, 16)

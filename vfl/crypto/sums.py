@@ -6,13 +6,11 @@ from functools import reduce
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Integers
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import Packing
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
-
-Integers = NDArray[np.int64]
 
 _TASK = 512  # products of a task at least
 _FEW = 128  # powers of a task
@@ -95,12 +93,12 @@ def check_rows(key: PublicKey, handle: Handle, start: int, stop: int) -> None:
 
 
 async def pack_and_rerandomise(
-    workers: Workers[PublicKey], ciphertexts: Ciphertexts, layout: Layout
+    workers: Workers[PublicKey], ciphertexts: Ciphertexts, packing: Packing
 ) -> Ciphertexts:
     """Many sums in each ciphertext, under fresh obfuscators: fit to leave the host."""
-    slots = layout.slots
+    slots = packing.slots
     tasks = [
-        (ciphertexts[start : start + slots], layout.slot_bits, slots)
+        (ciphertexts[start : start + slots], packing.slot_bits, slots)
         for start in range(0, len(ciphertexts), slots)
     ]
     workers.operations["pack"] += len(ciphertexts) - len(tasks)
@@ -274,10 +272,10 @@ def _encrypt(
 
 
 async def decrypt_sums(
-    workers: Workers[PrivateKey], layout: Layout, ciphertexts: Ciphertexts, count: int
+    workers: Workers[PrivateKey], packing: Packing, ciphertexts: Ciphertexts, count: int
 ) -> tuple[Integers, Integers]:
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
-    return layout.unpack(await decrypt(workers, ciphertexts), count)
+    return packing.unpack(await decrypt(workers, ciphertexts), count)
 
 
 async def decrypt(workers: Workers[PrivateKey], ciphertexts: Ciphertexts) -> list[int]:

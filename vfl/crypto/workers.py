@@ -158,11 +158,11 @@ def _remove_abandoned(room: Path) -> None:
 
 def rows_of(handle: Handle) -> Ciphertexts:
     """The rows behind a handle, in whichever process."""
-    return handle if isinstance(handle, np.ndarray) else _attached(*handle)[1]
+    return handle if isinstance(handle, np.ndarray) else _attach(*handle)[1]
 
 
 @lru_cache(maxsize=2)
-def _attached(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
+def _attach(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
     if isinstance(name, Path):
         return None, np.memmap(name, np.uint8, "r", shape=(rows, width))
     memory = SharedMemory(name)

@@ -38,6 +38,7 @@ from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.config_words import JOB_NAME
@@ -55,7 +56,6 @@ from vfl.party.policy import (
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.align.join import (
-    Integers,
     Matched,
     guest_drop,
     guest_inner,

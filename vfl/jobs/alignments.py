@@ -11,6 +11,7 @@ from vfl.jobs.connect import Office
 from vfl.jobs.halves import Alignment, ids_digest, load_alignment
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer
 from vfl.party.keys import TableIds, found
 from vfl.party.policy import (
@@ -22,7 +23,6 @@ from vfl.party.policy import (
 from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import (
-    Integers,
     numbered,
 )
 

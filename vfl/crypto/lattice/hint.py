@@ -29,17 +29,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy, Words
 from vfl.crypto.cores import each
 from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
-from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
+from vfl.crypto.lattice.randomness import KEY, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
 from vfl.errors import VflError
 from vfl.kernels import kernel
 
-Words = NDArray[np.uint64]
 Fractions = NDArray[np.uint32]
 W = TypeVar("W", np.uint64, np.uint32)
 
@@ -79,7 +79,7 @@ class HintKey:
 
     def header(self) -> bytes:
         """The seed of the hint's uniform halves and the public key."""
-        whole, fraction = self._encrypted(*_uniform(self._seed, "public key", 0), "public key errors", 0)
+        whole, fraction = self._encrypt(*_uniform(self._seed, "public key", 0), "public key errors", 0)
         return self._public + words.pack80(whole, fraction)
 
     def encrypt(self, hint: Words) -> Iterator[bytes]:
@@ -93,7 +93,7 @@ class HintKey:
             rows = hint[group * p.group :][: p.group, column * p.width :][:, : p.width]
             message = np.zeros((p.group, p.width), np.uint64)
             message[: rows.shape[0], : rows.shape[1]] = rows
-            whole, fraction = self._encrypted(*_uniform(self._public, "hint", number), "errors", number)
+            whole, fraction = self._encrypt(*_uniform(self._public, "hint", number), "errors", number)
             whole[: message.size] += message.reshape(-1)
             return whole, fraction
 
@@ -115,7 +115,7 @@ class HintKey:
 
         def product(v: int) -> tuple[Words, Fractions]:
             w, f = ring.settle96(ring.words96(a_whole[v], a_fraction[v]) * self._z)
-            return _chosen(p, w), _chosen(p, f)
+            return _choose(p, w), _choose(p, f)
 
         for v, (w, f) in enumerate(each(product, range(count))):
             difference = fraction[v].astype(np.int64) - f
@@ -123,7 +123,7 @@ class HintKey:
             whole[v] += (difference >> _FRACTION_BITS).view(np.uint64) - w
         return Opened(whole, fraction)
 
-    def _encrypted(
+    def _encrypt(
         self, a_whole: Words, a_fraction: Fractions, label: str, number: int
     ) -> tuple[Words, Fractions]:
         """a z + e for the uniform a."""
@@ -219,10 +219,10 @@ class EncryptedHint:
             a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
             b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
             b_whole, b_fraction = ring.settle96(b)
-            total = _chosen(p, b_fraction).astype(np.uint64) + below[v]
+            total = _choose(p, b_fraction).astype(np.uint64) + below[v]
             return (
                 *_plus(*ring.settle96(a), noise[v]),
-                _chosen(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
+                _choose(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
                 total.astype(np.uint32),
             )
 
@@ -320,7 +320,7 @@ def _plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[
     return whole + (total >> _FRACTION_BITS).view(np.uint64), (total & 0xFFFFFFFF).astype(np.uint32)
 
 
-def _chosen(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
+def _choose(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
     """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
     return polynomials[:, ends].reshape(-1)[: p.outputs]

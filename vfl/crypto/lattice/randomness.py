@@ -6,7 +6,6 @@ same; secrets and errors from keys out of the system's generator. Draws are the 
 
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -15,7 +14,6 @@ from numpy.typing import NDArray
 from vfl.crypto.lattice.parameters import ERROR_BITS
 from vfl.kernels import inlined, kernel
 
-Entropy = Callable[[int], bytes]
 KEY = 32
 
 _BLOCK = 16

@@ -26,20 +26,11 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.crypto import group
+from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.digests import digests
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import (
-    OUTPUT,
-    Bytes,
-    Entropy,
-    OprfRun,
-    Rows,
-    empty,
-    parts,
-    receive_rows,
-    repeats,
-)
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, RowNumbers, empty, parts, receive_rows, repeats
 
 CHUNK = 8192  # elements a message
 
@@ -73,7 +64,7 @@ async def guest_outputs(
     n = len(ids)
     # 2. Blind the ids in an order that is nobody's: a chunk goes out as soon as it is ready.
     scalar = group.random_scalar(run.entropy)
-    order = await asyncio.to_thread(_shuffled, n, run.entropy)
+    order = await asyncio.to_thread(_random_order, n, run.entropy)
     blinded = empty(n, group.POINT, run.scratch)
     ready: list[asyncio.Future[None]] = [
         asyncio.get_running_loop().create_future() for _ in parts(n, CHUNK)
@@ -160,7 +151,7 @@ async def host_outputs(
     return own
 
 
-def _shuffled(n: int, entropy: Entropy) -> Rows:
+def _random_order(n: int, entropy: Entropy) -> RowNumbers:
     """A random order of n rows."""
     # Of two equal numbers (once in 2^64 / n^2 runs) the first stays first, which tells nobody much.
     numbers = np.frombuffer(entropy(8 * n), np.uint64)

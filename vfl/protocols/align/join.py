@@ -31,11 +31,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.align.oprf import Entropy, parts
+from vfl.protocols.align.oprf import parts
 from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.participant import Participant
@@ -43,8 +44,6 @@ from vfl.protocols.common.participant import Participant
 MAX_ROWS = 100_000_000
 CHUNK = 65_536  # rows a message
 _NONE = 2**32 - 1  # in RowPlaces: a row that the host does not know
-
-Integers = NDArray[np.int64]
 
 
 class RowCounts(Message, frozen=True):
@@ -157,17 +156,17 @@ async def guest_match(
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
         if many:
-            matched = _attached(matched, key, number)
-        asked, ambiguous = _open(matched, key, many)
+            matched = _attach_rows(matched, key, number)
+        asked, ambiguous = _open_ids(matched, key, many)
         common = await guest_align(
             hosts,
-            _chosen(key, asked),
+            _ids_at(key, asked),
             context=_of_key(context, number),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[common.rows], ambiguous)
-        matched = _counted(matched, common)
+        matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
+        matched = _add_counts(matched, common)
     return matched
 
 
@@ -185,16 +184,16 @@ async def host_match(
     """
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
-        asked, ambiguous = _open(matched, key, many=False)
+        asked, ambiguous = _open_ids(matched, key, many=False)
         common = await host_align(
             guest,
-            _chosen(key, asked),
+            _ids_at(key, asked),
             replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[common.rows], ambiguous)
-        matched = _counted(matched, common)
+        matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
+        matched = _add_counts(matched, common)
     return matched
 
 
@@ -273,7 +272,7 @@ async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
     for vanished in await together([receive(host) for host in hosts]):
         gone = gone | vanished
     await together([host.send(DroppedRows(pack_bits(gone))) for host in hosts])
-    return _left_of(matched, gone)
+    return _drop_ids(matched, gone)
 
 
 async def host_drop(guest: Peer, matched: Matched) -> Matched:
@@ -283,7 +282,7 @@ async def host_drop(guest: Peer, matched: Matched) -> Matched:
     dropped = _bits(guest, "DroppedRows", (await guest.recv(DroppedRows)).dropped, len(gone))
     if (gone & ~dropped).any():
         raise guest.breach("DroppedRows that keep a row which this party no longer has")
-    return _left_of(matched, dropped)
+    return _drop_ids(matched, dropped)
 
 
 def numbered(values: Integers) -> tuple[Integers, Integers]:
@@ -304,7 +303,7 @@ def numbered(values: Integers) -> tuple[Integers, Integers]:
 # The steps that both sides take alike.
 
 
-def _open(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
+def _open_ids(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
     """The places of a key's ids that are still to be matched, and how many rows are left out since
     others have the same id."""
     open_ = key.of_row[(matched.of_row < 0) & (key.of_row >= 0)]
@@ -314,13 +313,13 @@ def _open(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
     return np.flatnonzero(times == 1), int(times[times > 1].sum())
 
 
-def _chosen(key: KeyIds, places: Integers) -> Sequence[bytes]:
+def _ids_at(key: KeyIds, places: Integers) -> Sequence[bytes]:
     if len(places) == len(key.ids):
         return key.ids
     return [key.ids[place] for place in places.tolist()]
 
 
-def _with(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
+def _add_matched(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
     """With the ids that a key has matched, at the places `found`, in their order."""
     id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
     id_at[found] = matched.ids + np.arange(len(found))
@@ -334,14 +333,14 @@ def _with(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous
     )
 
 
-def _counted(matched: Matched, common: Intersection) -> Matched:
+def _add_counts(matched: Matched, common: Intersection) -> Matched:
     """With the numbers of ids that the parties asked about."""
     return replace(
         matched, asked=(*matched.asked, common.ids), asked_of=(*matched.asked_of, common.ids_of)
     )
 
 
-def _attached(matched: Matched, key: KeyIds, number: int) -> Matched:
+def _attach_rows(matched: Matched, key: KeyIds, number: int) -> Matched:
     """With further rows of ids that this key matched before: nobody need be asked."""
     known = (matched.key_of_row == number) & (key.of_row >= 0)
     if not known.any():
@@ -363,7 +362,7 @@ def _without_row(matched: Matched) -> Mask:
     return gone
 
 
-def _left_of(matched: Matched, dropped: Mask) -> Matched:
+def _drop_ids(matched: Matched, dropped: Mask) -> Matched:
     """Without the ids that are dropped; the others keep their order."""
     number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1)
     of_row = number[matched.of_row]

@@ -50,11 +50,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto import group
+from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.digests import digests
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import Bytes, Entropy, Progress
+from vfl.protocols.align.oprf import Progress
 from vfl.protocols.common.fellows import keyed_hash
 
 SAMPLE = 2_000  # ids that the smaller side's sample is to have
@@ -79,7 +80,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Rate:
+class MatchRate:
     """How well ids match in a trial. Pairs are (guest's, host's).
 
     ids: distinct ones. filled: per cent of the rows that have one. sample: the ids compared. common: how
@@ -163,7 +164,7 @@ async def guest_match_rates(
     context: bytes,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
-) -> dict[str, list[Rate] | None]:
+) -> dict[str, list[MatchRate] | None]:
     """The guest's role: by host, a rate for each trial, or None for a host that takes no part.
 
     trials: the same at all parties, by name. context: names the run, the same at all parties.
@@ -171,9 +172,9 @@ async def guest_match_rates(
     """
     report = progress or _quiet
     drawn = await _draw_all(trials, context, report)
-    start = MatchStart(_digest(trials), *_announced(drawn))
+    start = MatchStart(_digest(trials), *_sizes_of(drawn))
 
-    async def with_host(host: Peer) -> list[Rate] | None:
+    async def with_host(host: Peer) -> list[MatchRate] | None:
         # 1. Sizes.
         await host.send(start)
         theirs = await host.recv(MatchSizes)
@@ -196,7 +197,7 @@ async def guest_match_rates(
                 await host.send(MatchSample(points.tobytes()))
 
         # 4. Count what comes back.
-        rates: list[Rate] = []
+        rates: list[MatchRate] = []
 
         async def receive() -> None:
             for done, number in enumerate(plan.run, 1):
@@ -235,7 +236,7 @@ async def host_match_rates(
     start: MatchStart | None = None,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
-) -> list[Rate] | None:
+) -> list[MatchRate] | None:
     """A host's role: a rate for each trial, as the guest has counted; None if the guest tries other
     ways to write ids than this version of vfl.
 
@@ -251,7 +252,7 @@ async def host_match_rates(
         return None
     _check_sizes(guest, start, len(trials))
     drawn = await _draw_all(trials, context, report)
-    sizes = MatchSizes(*_announced(drawn))
+    sizes = MatchSizes(*_sizes_of(drawn))
     await guest.send(sizes)
     plan = _plan(trials, start, sizes)
 
@@ -304,7 +305,7 @@ class _Drawn:
 class _Plan:
     """Which trials are run, and with what samples."""
 
-    rates: list[Rate]  # of all trials, without what is to be found out
+    rates: list[MatchRate]  # of all trials, without what is to be found out
     thresholds: dict[int, int]  # of those that are run
     like: list[int]  # by trial, the one that stands for it
 
@@ -321,7 +322,7 @@ class _Plan:
         slack = SPREAD * math.sqrt(expected) + SPREAD
         return max(0, math.floor(expected - slack)), min(ids, math.ceil(expected + slack))
 
-    def all_rates(self, found: Sequence[Rate]) -> list[Rate]:
+    def all_rates(self, found: Sequence[MatchRate]) -> list[MatchRate]:
         """A rate for each trial from those that were run."""
         known = dict(zip(self.run, found, strict=True))
         return [
@@ -332,7 +333,7 @@ class _Plan:
 
 def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan:
     rates = [
-        Rate(trial.name, ids, filled)
+        MatchRate(trial.name, ids, filled)
         for trial, ids, filled in zip(
             trials,
             zip(guest.ids, host.ids, strict=True),
@@ -398,7 +399,7 @@ def _draw(trial: Trial, context: bytes) -> _Drawn:
     )
 
 
-def _announced(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
+def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
     """Sizes, per cent of rows, and the first trial with the same ids."""
     first: dict[bytes, int] = {}
     same = [first.setdefault(one.mark, number) for number, one in enumerate(drawn)]
@@ -429,15 +430,15 @@ def _elements(peer: Peer, kind: str, data: bytes, width: int, least: int, most: 
 
 
 def _blind(sample: Sequence[bytes], prefix: bytes, scalar: bytes, entropy: Entropy) -> Points:
-    return group.multiply(_shuffled(group.hash_to_group(sample, prefix), entropy), scalar)
+    return group.multiply(_shuffle(group.hash_to_group(sample, prefix), entropy), scalar)
 
 
 def _answer(points: Points, sample: Sequence[bytes], prefix: bytes, entropy: Entropy) -> MatchAnswer:
     """Raises InvalidPoint."""
     scalar = group.random_scalar(entropy)
-    evaluated = _shuffled(group.multiply(points, scalar), entropy)
+    evaluated = _shuffle(group.multiply(points, scalar), entropy)
     own = _tags(group.multiply(group.hash_to_group(sample, prefix), scalar))
-    return MatchAnswer(evaluated.tobytes(), _shuffled(own, entropy).tobytes())
+    return MatchAnswer(evaluated.tobytes(), _shuffle(own, entropy).tobytes())
 
 
 def _tags(points: Points) -> Bytes:
@@ -450,7 +451,7 @@ def _tags(points: Points) -> Bytes:
     return np.frombuffer(out, np.uint8).reshape(-1, TAG)
 
 
-def _shuffled(rows: Bytes, entropy: Entropy) -> Bytes:
+def _shuffle(rows: Bytes, entropy: Entropy) -> Bytes:
     keys = np.frombuffer(entropy(8 * len(rows)), np.uint64)
     return rows[np.argsort(keys, kind="stable")]
 

@@ -37,13 +37,14 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.crypto import base_ot, group, okvs
+from vfl.crypto.arrays import Bytes
 from vfl.crypto.digests import digests
 from vfl.crypto.linear_code import LENGTH
 from vfl.crypto.linear_code import WORD as ROW
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, Bytes, OprfRun, empty, parts, repeats
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, repeats
 from vfl.protocols.common.fellows import keyed_hash
 
 BLOCK = 65536  # slots a message
@@ -80,7 +81,7 @@ async def guest_outputs(
 ) -> list[Bytes]:
     """The guest's role: `GuestOutputs` of oprf.py."""
     # 2. A store of the ids, one for all hosts: each sees it behind columns of its own.
-    hashed = await asyncio.to_thread(_hashed, ids, run.context)
+    hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
     store = await asyncio.to_thread(
         okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(run.context), run.entropy
     )
@@ -99,7 +100,7 @@ async def guest_outputs(
             raise host.breach("TransferChoices with an invalid element") from None
 
         # 3. Extend them over the slots.
-        seen = _seen(run.context, host.name, sender.points.tobytes(), choices)
+        seen = _transcript(run.context, host.name, sender.points.tobytes(), choices)
         chooser = Chooser(keys, seen, run.entropy)
         rows = empty(len(store), ROW, run.scratch)
         for start, stop in parts(len(store), BLOCK):
@@ -128,7 +129,7 @@ async def host_outputs(
     run: OprfRun,
 ) -> Bytes:
     """A host's role: `HostOutputs` of oprf.py."""
-    hashed = await asyncio.to_thread(_hashed, ids, run.context)
+    hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
 
     # 2. Choose the keys of the transfers by a secret.
     chosen = np.unpackbits(np.frombuffer(run.entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
@@ -145,7 +146,7 @@ async def host_outputs(
     await guest.send(TransferChoices(choices))
 
     # 3. Extend them over the slots of the guest's store.
-    keeper = Keeper(chosen, keys, _seen(run.context, name, points, choices))
+    keeper = Keeper(chosen, keys, _transcript(run.context, name, points, choices))
     rows = empty(okvs.slots(theirs), ROW, run.scratch)
     for start, stop in parts(len(rows), BLOCK):
         message = await guest.recv(ExtensionColumns)
@@ -181,7 +182,7 @@ def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Byt
     return elements
 
 
-def _hashed(ids: Sequence[bytes], context: bytes) -> Bytes:
+def _hash_ids(ids: Sequence[bytes], context: bytes) -> Bytes:
     """Of each id 32 bytes: what v(x) is made of, and h(x)."""
     return digests(ids, domain=b"vfl ot id", key=keyed_hash(b"vfl ot run", context).digest())
 
@@ -192,7 +193,7 @@ def _outputs(
     """F of hashed ids, (n, 32): from R and nothing else, or from Q and the host's secret."""
     values = okvs.decode(rows, hashed[:, :16], count, _store_seed(context))
     if keeper is not None:
-        values ^= keeper.masked(hashed[:, 16:])
+        values ^= keeper.mask(hashed[:, 16:])
     return digests(rows=np.concatenate([hashed, values], axis=1), domain=b"vfl ot output", key=key)
 
 
@@ -209,6 +210,6 @@ def _bound(context: bytes, host: str) -> bytes:
     return keyed_hash(b"vfl ot transfers", context, host.encode()).digest()
 
 
-def _seen(context: bytes, host: str, points: bytes, choices: bytes) -> bytes:
+def _transcript(context: bytes, host: str, points: bytes, choices: bytes) -> bytes:
     """All that both sides have seen before the extension, hashed."""
     return sha256(_bound(context, host) + points + choices).digest()

@@ -53,19 +53,18 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vfl.crypto import okvs
+from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.digests import digests
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align import dh_oprf, ot_oprf
 from vfl.protocols.align.oprf import (
-    Bytes,
-    Entropy,
     GuestOutputs,
     HostOutputs,
     OprfRun,
     Progress,
-    Rows,
+    RowNumbers,
     empty,
     parts,
     receive_rows,
@@ -174,7 +173,7 @@ class PsiSettings:
 class Intersection:
     """What a run came to at one party."""
 
-    rows: Rows
+    rows: RowNumbers
     """The numbers of its rows whose id all parties have, in the common order: int64 (common,)."""
     ids: int
     """How many ids it announced."""
@@ -241,7 +240,7 @@ async def guest_align(
         _check_minimum(len(common), minimum)
 
     # 7. One order for all.
-    common = await asyncio.to_thread(_ordered, common, outputs)
+    common = await asyncio.to_thread(_in_common_order, common, outputs)
 
     async def tell(host: Peer, own: Bytes) -> None:
         await host.send(CommonRows(len(common)))
@@ -391,7 +390,7 @@ class _Tags:
         self._order = np.argsort(self._tags[:, 0])
         self._first = self._tags[self._order, 0]
 
-    def rows(self, wanted: Bytes) -> Rows:
+    def rows(self, wanted: Bytes) -> RowNumbers:
         """The row of each tag, -1 for a tag that is none: int64 (m,)."""
         words = np.ascontiguousarray(wanted).view(np.uint64)
         rows = np.full(len(words), -1, np.int64)
@@ -425,15 +424,15 @@ def _store_seed(host: str, context: bytes) -> bytes:
     return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
-def _common(shares: Sequence[Bytes]) -> Rows:
+def _common(shares: Sequence[Bytes]) -> RowNumbers:
     """The rows where the shares of all hosts cancel."""
     left = np.bitwise_xor.reduce(shares).view(np.uint64)
     return np.flatnonzero((left[:, 0] | left[:, 1]) == 0)
 
 
-def _ordered(common: Rows, outputs: Sequence[Bytes]) -> Rows:
+def _in_common_order(common: RowNumbers, outputs: Sequence[Bytes]) -> RowNumbers:
     """The common rows sorted by a hash of all that the hosts' functions give there."""
     joined = np.concatenate([own[common] for own in outputs], axis=1)
     ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
-    ordered: Rows = common[np.argsort(ranks.view(np.uint64)[:, 0])]
+    ordered: RowNumbers = common[np.argsort(ranks.view(np.uint64)[:, 0])]
     return ordered

@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.matrix import Matrix, hint
+from vfl.crypto.lattice.matrix import CellMatrix, hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.workers import Operations
@@ -195,7 +195,7 @@ async def guest_meet(
     outputs = [offer.outputs for offer in offers]
     parameters = [shape.parameters(count) for count in outputs]
     # 2. The hints.
-    opened = [_reopened(shelf, *one) for one in zip(hosts, known, offers, parameters, strict=True)]
+    opened = [_reopen(shelf, *one) for one in zip(hosts, known, offers, parameters, strict=True)]
     kept = all(hint is not None or not count for hint, count in zip(opened, outputs, strict=True))
     shares = [] if kept else [secrets.token_bytes(_SEED), *(offer.share for offer in offers)]
     await together([host.send(HintAgreed(shares)) for host in hosts])
@@ -243,7 +243,7 @@ async def guest_meet(
     return products, outputs
 
 
-def _reopened(
+def _reopen(
     shelf: Shelf, host: Peer, known: KnownHint | None, offer: HintOffered, parameters: Parameters
 ) -> EncryptedHint | None:
     """A hint that the guest keeps and its host still holds for valid."""
@@ -318,7 +318,7 @@ class HostHint:
 
 async def host_meet(
     guest: Peer,
-    matrix_of: Callable[[bytes], Matrix],
+    matrix_of: Callable[[bytes], CellMatrix],
     outputs: int,
     shape: Shape,
     *,
@@ -337,7 +337,7 @@ async def host_meet(
     serving = HostProducts(guest, shape, parameters, Counter() if operations is None else operations)
     # 1. What is kept, and a share of the seed.
     wanted = await guest.recv(HintKnown)
-    matrix: Matrix | None = None
+    matrix: CellMatrix | None = None
     reusable = kept is not None and kept.name == wanted.name
     if outputs and kept is not None and reusable and kept.vectors + shape.served <= shape.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
@@ -385,7 +385,7 @@ async def host_meet(
     return serving
 
 
-async def _hint(matrix: Matrix, seed: bytes, progress: HintProgress) -> NDArray[np.uint64]:
+async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDArray[np.uint64]:
     """The hint of a matrix; `progress` is called in this thread."""
     loop = asyncio.get_running_loop()
 
@@ -408,7 +408,7 @@ def _transforms(parameters: Parameters) -> int:
     return 48 * parameters.groups * parameters.depth * DEGREE
 
 
-def _matter(matrix: Matrix, parameters: Parameters) -> bytes:
+def _matter(matrix: CellMatrix, parameters: Parameters) -> bytes:
     """What a hint is of."""
     return hashlib.sha256(matrix.digest() + repr(parameters).encode()).digest()
 

@@ -30,9 +30,9 @@ from numpy.typing import NDArray
 
 from vfl.crypto.lattice.answers import seal, unseal
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
-from vfl.crypto.lattice.matrix import Matrix, Sums
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
-from vfl.crypto.lattice.vectors import Encryption, PublicRows, Secrets
+from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
 from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
@@ -163,7 +163,7 @@ class GuestProducts:
         if not self.hosts or self._public is None:
             return []
         drawn, masks = await self._take(count)
-        encryption = Encryption(self._parameters[0], self._public, drawn)
+        encryption = VectorEncryption(self._parameters[0], self._public, drawn)
         self._operations["encrypt vector"] += count
 
         def encrypted(start: int, stop: int) -> bytes:
@@ -295,13 +295,13 @@ class HostProducts:
     ) -> None:
         self._guest, self._shape, self._parameters = guest, shape, parameters
         self._operations = operations
-        self._hint: tuple[Matrix, HintKey] | None = None
+        self._hint: tuple[CellMatrix, HintKey] | None = None
         self.secret = b""
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
         self._served = 0
 
-    def use(self, matrix: Matrix, key: HintKey, secret: bytes) -> None:
+    def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
         self._hint, self.secret = (matrix, key), secret
 
@@ -318,7 +318,7 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
-        sums, seconds = Sums(parameters, matrix, count), 0.0
+        sums, seconds = Accumulator(parameters, matrix, count), 0.0
 
         def add(start: int, data: bytes) -> float:
             started = time.perf_counter()

@@ -57,7 +57,7 @@ import numpy as np
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.errors import DataError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, BlockState, Move, Report, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
 from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
@@ -335,7 +335,7 @@ class FitLoop:
             {name: block.state for name, block in self.own.items()},
         )
 
-    async def _restore_block(self, state: GuestFitState) -> list[Report]:
+    async def _restore_block(self, state: GuestFitState) -> list[BlockReport]:
         """Be as when the state was kept; what each block then told of its gradient."""
         scores = self.scores
         if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
@@ -343,9 +343,9 @@ class FitLoop:
         scores.score, scores.intercept, scores.change = state.score, state.intercept, state.change
         self._steps, self._way = state.done - 1, state.way
         reports = [restore_block(block, state.blocks[name]) for name, block in self.own.items()]
-        return reports + await together([self._told(host) for host in self.hosts])
+        return reports + await together([self._receive_report(host) for host in self.hosts])
 
-    async def reports(self, residuals: Floats) -> list[Report]:
+    async def reports(self, residuals: Floats) -> list[BlockReport]:
         """What each block tells of its gradient."""
         with self.clock.timed("own columns"):
             reports = [
@@ -355,16 +355,16 @@ class FitLoop:
             return reports
         await together([host.send(FitNext()) for host in self.hosts])
         await self.gradients.open(residuals)
-        return reports + await together([self._told(host) for host in self.hosts])
+        return reports + await together([self._receive_report(host) for host in self.hosts])
 
-    async def _told(self, host: Peer) -> Report:
+    async def _receive_report(self, host: Peer) -> BlockReport:
         """4. What a host tells of its gradient."""
         told = await host.recv(InnerProducts)
         vectors = 2 * min(self._steps, PAIRS) + 1
         products = np.array(told.products)
         if len(products) != vectors**2 or not np.isfinite([*told.products, told.greatest]).all():
             raise host.breach("InnerProducts of another number of vectors, or none")
-        return Report(products.reshape(vectors, vectors), told.greatest)
+        return BlockReport(products.reshape(vectors, vectors), told.greatest)
 
     async def direction(self, weights: Floats, precision: float) -> Move:
         """How the scores change along the direction, all parties together."""
@@ -420,7 +420,7 @@ class FitLoop:
         await together([host.recv(FitKept) for host in self.hosts])
         return total_of(shares, held_out, precision)
 
-    def _next(self, reports: Sequence[Report]) -> tuple[Floats, float]:
+    def _next(self, reports: Sequence[BlockReport]) -> tuple[Floats, float]:
         """The weights of the vectors in the next direction, and the precision of its scores."""
         products = sum((report.products for report in reports), start=np.zeros((1, 1)))
         with np.errstate(over="ignore", invalid="ignore"):
@@ -454,7 +454,7 @@ def _separable() -> DataError:
     )
 
 
-def _own_report(block: Block, residuals: Floats) -> Report:
+def _own_report(block: Block, residuals: Floats) -> BlockReport:
     return block.report(block.matrix.transposed_times(residuals))
 
 

@@ -55,7 +55,7 @@ from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, BlockState, Report, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, combination
 from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
@@ -290,7 +290,7 @@ async def _open(party: Peer, opening: _Opening) -> float:
     return told.slope
 
 
-async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
+async def _reports(parties: Sequence[Peer], steps: int) -> list[BlockReport]:
     """What each party tells of its gradient after so many steps."""
     vectors = 2 * min(steps, PAIRS) + 1
     reports = []
@@ -300,7 +300,7 @@ async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
         numbers = np.array([*told.products, told.greatest])
         if len(told.products) != vectors**2 or not np.isfinite(numbers).all():
             raise party.breach("PartyProducts of another number of vectors, or none")
-        reports.append(Report(numbers[:-1].reshape(vectors, vectors), told.greatest))
+        reports.append(BlockReport(numbers[:-1].reshape(vectors, vectors), told.greatest))
     return reports
 
 
@@ -380,7 +380,7 @@ class _Party:
             if iterations > self._params.max_iterations:
                 raise self.coordinator.breach("NextDirection beyond the last iteration")
 
-    async def _settle(self) -> Report:
+    async def _settle(self) -> BlockReport:
         """Gradients along the direction as they are asked for, until the step is settled; what there is
         to tell of the last."""
         at: dict[float, Floats] = {}
@@ -415,7 +415,7 @@ class _Party:
             await self._product.sums.add(0, self.block.matrix.rows)
         except InvalidCiphertext as error:
             raise self.coordinator.breach(f"residuals with {error}") from None
-        ciphertexts, masks = await self._product.masked()
+        ciphertexts, masks = await self._product.mask()
         await self.coordinator.send(BlindGradient(ciphertexts.tobytes()))
         opened = (await self.coordinator.recv(OpenedGradient)).plaintexts
         width = self._pool.key.bits // 8

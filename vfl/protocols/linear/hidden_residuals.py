@@ -130,7 +130,7 @@ class GuestResiduals(_UnderKey):
         total = self._parse(self._peers[0], parts[0], rows)
         for host, more in zip(self._peers[1:], parts[1:], strict=True):
             total = self.pool.key.add(total, self._parse(host, more, rows))
-        own = _fixed(score + self._residual[part])
+        own = _fixed_point(score + self._residual[part])
         if self._weights is None:
             return await times_and_conceal(self.pool, total, None, own)
         weights = self._weights[part].tolist()
@@ -141,12 +141,12 @@ class GuestResiduals(_UnderKey):
     async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
         """w (e^score - y) in fixed point; each host multiplies its part in."""
         share, label = self._share[part], self._label[part]
-        ciphertexts = await conceal(self.pool, _fixed(share * np.exp(score)))
+        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)))
         for host in self._peers:
             await host.send(ScorePart(ciphertexts.tobytes()))
             ciphertexts = self._parse(host, await host.recv(ScorePart), len(score))
         scale = 1 << _FIXED_BITS * self._hosts
-        paid = [-scale * y for y in _fixed(share * label)]
+        paid = [-scale * y for y in _fixed_point(share * label)]
         return await times_and_conceal(self.pool, ciphertexts, None, paid)
 
 
@@ -171,10 +171,10 @@ class HostResiduals(_UnderKey):
             part = slice(first, min(first + CHUNK, len(score)))
             rows = part.stop - first
             if self.quadratic:
-                ciphertexts = await conceal(self.pool, _fixed(score[part]))
+                ciphertexts = await conceal(self.pool, _fixed_point(score[part]))
             else:
                 came = self._parse(self._guest, await self._guest.recv(ScorePart), rows)
-                factors = _fixed(np.exp(score[part]))
+                factors = _fixed_point(np.exp(score[part]))
                 ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows)
             await self._guest.send(ScorePart(ciphertexts.tobytes()))
             message = await self._guest.recv(HiddenResiduals)
@@ -198,7 +198,7 @@ def curvature_at(log_odds: float) -> float:
     return _probability(log_odds) * _probability(-log_odds)
 
 
-def _fixed(values: Floats) -> list[int]:
+def _fixed_point(values: Floats) -> list[int]:
     """Numbers in fixed point. Raises ConfigError for those that are too large."""
     if not np.abs(values).max(initial=0.0) < 2.0**_LARGEST_BITS:
         raise divergence("scores")

@@ -30,7 +30,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs
+from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import widest
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
@@ -44,7 +44,7 @@ from vfl.protocols.common.course import HostHints
 from vfl.protocols.common.lattice_hints import HintProgress, Shelf, guest_meet, host_meet
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.products import Gradient, GuestGradients, quantised
+from vfl.protocols.linear.products import Gradient, GuestGradients, quantise
 
 ROW_BITS = 40
 """Bits of a row's quantised residual, sign not counted: as precise as scores are."""
@@ -106,7 +106,7 @@ class Digits:
             integers = (integers - digit) // self.base
         return np.array(digits)
 
-    def joined(self, sums: Integers) -> list[int]:
+    def join(self, sums: Integers) -> list[int]:
         """What the sums (count, outputs) of digits are the sums of."""
         return [
             sum(value * self.base**place for place, value in enumerate(column))
@@ -179,7 +179,7 @@ class _LatticeGuest(GuestGradients):
         )
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = quantised(residuals, ROW_BITS)
+        integers, scale = quantise(residuals, ROW_BITS)
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
         # a. Encrypted digits.
@@ -248,7 +248,7 @@ async def lattice_host(
             )
         except ValueError as error:
             raise guest.breach(f"OpenedSums with {error}") from None
-        return bits.product(digits.joined(sums), opened.scale)
+        return bits.product(digits.join(sums), opened.scale)
 
     try:
         yield gradient
@@ -260,7 +260,7 @@ async def lattice_host(
 class _Bits:
     """A design matrix by bits: the matrix of what is summed, and how its sums make a product."""
 
-    matrix: Matrix
+    matrix: CellMatrix
     levels: int
     bits: tuple[int, ...]  # of each number, its sign counted
 
@@ -276,7 +276,7 @@ class _Bits:
             raise ValueError(
                 f"{count:,} sums, one a level and some 30 a number, are more than {MOST_OUTPUTS:,}"
             )
-        columns: list[Column] = []
+        columns: list[CodedColumn] = []
         cells: list[list[int]] = []  # that each sum adds up
         first = 0
         for codes, levels in zip(own.codes, own.levels, strict=True):
@@ -292,7 +292,7 @@ class _Bits:
                 first += 1 << digit
         starts = np.cumsum([0, *map(len, cells)])
         at = np.array([cell for one in cells for cell in one], np.int64)
-        return cls(Matrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
+        return cls(CellMatrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
 
     def product(self, sums: Sequence[int], scale: float) -> Floats:
         """X^T r, shape (columns,), of all sums of r, which was multiplied by `scale`."""
@@ -307,8 +307,8 @@ class _Bits:
         return np.array(values)
 
 
-def _column(codes: Integers, bins: int) -> Column:
-    return Column(codes.astype(np.uint8 if bins <= 1 << 8 else np.uint16), bins)
+def _column(codes: Integers, bins: int) -> CodedColumn:
+    return CodedColumn(codes.astype(np.uint8 if bins <= 1 << 8 else np.uint16), bins)
 
 
 def _most_bits(rows: int) -> int:

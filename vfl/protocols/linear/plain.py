@@ -13,7 +13,7 @@ import numpy as np
 
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.glm import Block, Move, Report
+from vfl.learn.glm import Block, BlockReport, Move
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
@@ -69,16 +69,16 @@ class _PlainLoop(FitLoop):
             block = Block(training, params.alpha, params.fit_intercept, self.curvature)
             self.theirs[name], self._products[name] = block, ExactProduct(training)
 
-    async def reports(self, residuals: Floats) -> list[Report]:
+    async def reports(self, residuals: Floats) -> list[BlockReport]:
         own = await super().reports(residuals)
         if not self.theirs:
             return own
-        integers, scale = products.quantised(residuals, self._bits)
+        integers, scale = products.quantise(residuals, self._bits)
         return own + [
             await asyncio.to_thread(self._report, name, integers, scale) for name in self.theirs
         ]
 
-    def _report(self, name: str, integers: Integers, scale: float) -> Report:
+    def _report(self, name: str, integers: Integers, scale: float) -> BlockReport:
         return self.theirs[name].report(self._products[name].times(integers, scale))
 
     async def direction(self, weights: Floats, precision: float) -> Move:
@@ -135,8 +135,8 @@ class ExactProduct:
         widths = [self._matrix.bits, [int(np.abs(integers).max(initial=0)).bit_length()]]
         most, deep = (max(bits, default=0) for bits in widths)
         for first in range(0, len(integers), _ROWS):
-            x = _parts(self._integers[:, first : first + _ROWS], most, _NUMBER_BITS)
-            r = _parts(integers[first : first + _ROWS], deep, _RESIDUAL_BITS)
+            x = _limbs(self._integers[:, first : first + _ROWS], most, _NUMBER_BITS)
+            r = _limbs(integers[first : first + _ROWS], deep, _RESIDUAL_BITS)
             for i, part in enumerate(x):
                 for j, other in enumerate(r):
                     shift = i * _NUMBER_BITS + j * _RESIDUAL_BITS
@@ -145,7 +145,7 @@ class ExactProduct:
         return sums
 
 
-def _parts(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
+def _limbs(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
     """Integers below 2^bits in magnitude by parts of `width` bits, lowest first; the last is signed."""
     mask, parts = (1 << width) - 1, []
     while bits > width:

@@ -101,7 +101,7 @@ class GuestGradients(ABC):
         """
 
 
-def quantised(residuals: Floats, bits: int) -> tuple[Integers, float]:
+def quantise(residuals: Floats, bits: int) -> tuple[Integers, float]:
     """Integers of at most so many bits, and what residuals were multiplied by.
 
     Raises ConfigError for infinite ones.
@@ -154,7 +154,7 @@ class _PaillierGuest(GuestGradients):
         self._columns = columns
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = quantised(residuals, ROW_BITS)
+        integers, scale = quantise(residuals, ROW_BITS)
         self.reserve.end()
         # a. Encrypted residuals.
         chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
@@ -222,7 +222,7 @@ async def paillier_host(
                 # b. Masked; opened by the guest; unmasked.
                 await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
                 started = time.perf_counter()
-                ciphertexts, masks = await product.masked()
+                ciphertexts, masks = await product.mask()
                 seconds = time.perf_counter() - started
                 await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
                 opened = await guest.recv(OpenedProducts)
@@ -288,7 +288,7 @@ class EncryptedProduct:
         """Find the joint cells: once, before the first rows are added to `sums`."""
         self.sums.group(self._codes, np.zeros(self._matrix.rows, np.int64))
 
-    async def masked(self) -> tuple[Ciphertexts, list[int]]:
+    async def mask(self) -> tuple[Ciphertexts, list[int]]:
         """The product of the rows added to `sums`, packed and masked; and the masks.
 
         Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing.

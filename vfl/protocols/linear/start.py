@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from vfl.errors import DataError, ModelError, Refused
 from vfl.learn.design import Matrix
-from vfl.learn.glm import Block, BlockState, Report
+from vfl.learn.glm import Block, BlockReport, BlockState
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
@@ -65,7 +65,7 @@ def check_columns(host: str, columns: int, rows: int) -> None:
         )
 
 
-def restore_block(block: Block, state: BlockState) -> Report:
+def restore_block(block: Block, state: BlockState) -> BlockReport:
     """What a block told when its state was kept. Raises ModelError for one of other columns."""
     try:
         return block.restore(state)

@@ -63,8 +63,10 @@ class HostColumns:
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
         """By open node: left sums, and which may be taken, as far as the guest knows."""
 
-    def taken(self, growth: Growth, choice: Choice, node: int, answer: Direction, minimum: int) -> Taken:
-        """A split as the host says it, checked."""
+    def check_direction(
+        self, growth: Growth, choice: Choice, node: int, answer: Direction, minimum: int
+    ) -> Taken:
+        """The split of a node as the host says it. Raises PeerError for one that cannot be."""
         inside = growth.frontier.inside(node)
         if answer.node != node or answer.candidate not in choice.candidates:
             raise self.host.breach("a Direction that was not asked for")

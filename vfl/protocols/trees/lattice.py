@@ -43,7 +43,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs
+from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
@@ -325,10 +325,10 @@ class _Offered:
         stream = hashlib.shake_256(b"vfl candidate order\0" + secret).digest(8 * count)
         return self.candidates[np.argsort(np.frombuffer(stream, "<u8"), kind="stable")]
 
-    def matrix(self, secret: bytes) -> Matrix:
+    def matrix(self, secret: bytes) -> CellMatrix:
         """What gives the left sums of the candidates, in this order."""
         columns = [
-            Column(codes, column.bins + 1)
+            CodedColumn(codes, column.bins + 1)
             for codes, column in zip(self.binned.codes, self.all.columns, strict=True)
         ]
         at: list[int] = []
@@ -348,4 +348,4 @@ class _Offered:
                 weights += [1, -1]
             starts.append(len(at))
         first, cells, by = (np.array(values, np.int64) for values in (starts, at, weights))
-        return Matrix(columns, Outputs(first, cells, by, running=True))
+        return CellMatrix(columns, Outputs(first, cells, by, running=True))

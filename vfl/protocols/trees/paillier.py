@@ -53,7 +53,7 @@ import msgspec
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import Packing
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
@@ -177,7 +177,7 @@ class _PaillierGrower(Grower):
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers = workers
-        self.layout = _layout(len(rows.label), params)
+        self.packing = _packing(len(rows.label), params)
         self.reserve = Reserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
@@ -199,7 +199,7 @@ class _PaillierGrower(Grower):
         rows = np.flatnonzero(active)
         chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
         pairs = ((growth.g[chunk], growth.h[chunk]) for chunk in chunks)
-        encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
+        encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
         while True:
             with self.clock.timed("encrypt"):
                 ciphertexts = await anext(encrypted, None)
@@ -241,7 +241,7 @@ class _PaillierGrower(Grower):
         taken = {}
         for node, choice in nodes.items():
             answer = await party.host.recv(Direction)
-            taken[node] = party.taken(growth, choice, node, answer, self.params.min_child_rows)
+            taken[node] = party.check_direction(growth, choice, node, answer, self.params.min_child_rows)
         return taken
 
     async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
@@ -279,7 +279,7 @@ class _PaillierHostColumns(HostColumns):
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
         """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
-        workers, layout = self._guest.workers, self._guest.layout
+        workers, packing = self._guest.workers, self._guest.packing
         if message.node != node:
             raise self._breach("of another node")
         try:
@@ -287,9 +287,9 @@ class _PaillierHostColumns(HostColumns):
             sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
             sent = np.flatnonzero(valid | sibling_valid)
             ciphertexts = workers.key.public.parse(message.ciphertexts)
-            if len(ciphertexts) != layout.ciphertexts(len(sent)):
+            if len(ciphertexts) != packing.ciphertexts(len(sent)):
                 raise ValueError("a wrong number of ciphertexts")
-            g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
+            g, h = await decrypt_sums(workers, packing, ciphertexts, len(sent))
             if node == 0:
                 self.ordered = np.zeros(message.candidates, np.bool_)
             if message.ordered:
@@ -376,7 +376,7 @@ class _HostTree:
     ) -> None:
         self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
         self._records = records
-        self._layout = _layout(binned.rows, params)
+        self._packing = _packing(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -435,7 +435,7 @@ class _HostTree:
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
             sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._layout)
+            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._packing)
             answer = CandidateSums(
                 node=summed,
                 candidates=len(own),
@@ -506,5 +506,5 @@ class _HostTree:
 # ------------------------------------------------------------------------------- what both share
 
 
-def _layout(rows: int, params: BoostParams) -> Layout:
-    return Layout.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
+def _packing(rows: int, params: BoostParams) -> Packing:
+    return Packing.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))

@@ -174,7 +174,7 @@ class Questions:
                 continue
             choices = [own.choice(i) for i in range(many)]
             choice = next((c for c in choices if answer.candidate in c.candidates), choices[0])
-            taken[node] = party.taken(growth, choice, node, answer, self._minimum)
+            taken[node] = party.check_direction(growth, choice, node, answer, self._minimum)
         return taken
 
 
