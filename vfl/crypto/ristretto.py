@@ -517,7 +517,7 @@ def _address(
     layout: Layout,
     n: int,
 ) -> ir.Value:
-    """Of the index-th group of n vectors in a contiguous array of 64-bit integers."""
+    """The address of the index-th group of n vectors in a contiguous array of 64-bit integers."""
     data = context.make_array(kind)(context, builder, array).data
     start = builder.mul(index, ir.Constant(_I64, n * layout.lanes))
     return builder.bitcast(builder.gep(data, [start]), layout.vector.as_pointer())

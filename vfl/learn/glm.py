@@ -137,11 +137,12 @@ class Block:
 
     @property
     def state(self) -> BlockState:
-        """As it is now, after `take`."""
+        """The block as it is now, after `take`."""
         return BlockState(self.beta, self.known, [*self._steps], [*self._changes])
 
     def restore(self, state: BlockState) -> BlockReport:
-        """Be as when `state` was taken, which a new block can; what it then told of its gradient.
+        """Go back to where `state` was taken, as a new block can; returns what it then told of its
+        gradient.
 
         Raises ValueError for the state of a block of other columns.
         """
@@ -218,7 +219,7 @@ class Scores:
         return cls(loss, label, weight, offset + intercept, intercept)
 
     def residuals(self) -> Floats:
-        """r, shape (rows,)."""
+        """The residuals r, shape (rows,)."""
         gradient, _ = self.loss.gradients(self.score, self.label, self.weight)
         return np.asarray(gradient / self.weight.sum())
 

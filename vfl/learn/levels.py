@@ -57,7 +57,7 @@ class Levels:
 
     @classmethod
     def of(cls, values: Objects) -> "Levels":
-        """Of a column that is `tidied`."""
+        """The levels of a column that is `tidied`."""
         rows = Counter(value for value in values.tolist() if value is not None)
         return cls(tuple(sorted(rows)), sum(n == 1 for n in rows.values()), sum(rows.values()))
 

@@ -128,7 +128,7 @@ def regression_metrics(
 
 
 def _slope(loss: Loss, label: Floats, weight: Floats, score: Floats, offset: Floats) -> float:
-    """b of the best g(mean of label) = offset + a + b score; NaN where there is none.
+    """The slope b of the best g(mean of label) = offset + a + b score; NaN where there is none.
 
     There is none where b can grow for ever: where scores are all equal, or one score parts the labels
     above 0 from the others (Albert and Anderson, Biometrika 71, 1984; a count has no upper end, so
@@ -311,7 +311,7 @@ def _largest_levels(values: NDArray[np.generic], exposure: Floats) -> tuple[Inte
 
 
 def _numeric_levels(values: Floats, exposure: Floats, bins: int) -> tuple[Integers, list[str]]:
-    """As `_largest_levels`, of numbers."""
+    """The place of each number's level, and the levels' labels."""
     known = ~np.isnan(values)
     numbers = values[known]
     distinct, found = np.unique(numbers, return_inverse=True)
@@ -357,7 +357,7 @@ def _cumulated(parts: Floats, ends: Integers) -> Floats:
 
 
 def _area(x: Floats, y: Floats) -> float:
-    """Under a curve, by trapezoids."""
+    """The area under a curve, by trapezoids."""
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
 
 

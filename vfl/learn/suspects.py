@@ -51,8 +51,8 @@ def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
 
 
 def tells_label(values: NDArray[np.generic], label: Floats) -> list[str]:
-    """That a column tells the label almost alone, after its name, if it does."""
-    share = told(values, label)
+    """What there is to say of a column that tells the label almost alone, after its name."""
+    share = share_of_order(values, label)
     if share < TOLD:
         return []
     how = (
@@ -114,7 +114,7 @@ def levels_of_rows(values: NDArray[np.generic]) -> tuple[int, int] | None:
     return (levels, len(known)) if 2 * levels > len(known) else None
 
 
-def told(values: NDArray[np.generic], label: Floats) -> float:
+def share_of_order(values: NDArray[np.generic], label: Floats) -> float:
     """How well one column alone puts rows in the order of their labels: 1 as well as the labels do.
 
     It is the ratio of two covariances, of the labels with the ranks by the column and with their own

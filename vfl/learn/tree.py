@@ -63,7 +63,7 @@ class Bounds:
     high: float = math.inf
 
     def below(self, left: float, right: float) -> tuple["Bounds", "Bounds"]:
-        """Those of the two children when no leaf on the left may weigh more than one on the right.
+        """The bounds of the two children when no leaf on the left may weigh more than one on the right.
 
         `left` and `right` are the children's own weights, within these bounds and in order.
         """
@@ -165,7 +165,7 @@ def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds 
 
 
 def furthest(obstacles: Iterable[Obstacle]) -> Obstacle:
-    """That of the candidates that came furthest, of all parties'."""
+    """What stopped the candidates that came furthest, of all parties'."""
     return max(obstacles, key=_OBSTACLES.index, default="columns")
 
 

@@ -65,7 +65,7 @@ class HintKey:
     def __init__(self, parameters: Parameters, seed: bytes, secret: bytes, context: bytes) -> None:
         """`seed`: the joint seed. `secret`: 32 bytes, kept owner-only. `context`: what the hint is of.
 
-        The context names the matrix (Matrix.digest): one key must never encrypt two hints, since the
+        The context names the matrix (CellMatrix.digest): one key must never encrypt two hints, since the
         difference of the two ciphertexts would be that of the hints.
         """
         if len(secret) != KEY:
@@ -126,7 +126,7 @@ class HintKey:
     def _encrypt(
         self, a_whole: Words, a_fraction: Fractions, label: str, number: int
     ) -> tuple[Words, Fractions]:
-        """a z + e for the uniform a."""
+        """Zero under the key: a z + e for the uniform a."""
         whole, fraction = ring.settle96(ring.words96(a_whole, a_fraction) * self._z)
         drawn = errors(derive(self._key, f"{label} {number}"), "errors", DEGREE)
         return _plus(whole, fraction, drawn)
@@ -274,7 +274,7 @@ class EncryptedHint:
         return self._room(_unfinished(self._file), size)
 
     def _room(self, path: Path, size: int) -> NDArray[np.float64]:
-        """A new file, mapped."""
+        """Make a file of this size and map it."""
         try:
             with path.open("w+b") as file:
                 take_room(file.fileno(), size)

@@ -118,7 +118,7 @@ class Matched:
 
     @classmethod
     def none(cls, rows: int) -> "Matched":
-        """Of a table of so many rows, before any run."""
+        """A table of so many rows, none of which is matched yet."""
         return cls(np.full(rows, -1, np.int64), np.full(rows, -1, np.int64))
 
     @property
@@ -147,7 +147,7 @@ async def guest_match(
     start: Matched | None = None,
     many: bool = False,
 ) -> Matched:
-    """The guest's part of 1.: its rows matched to ids that all `hosts` have.
+    """The guest's part of step 1: match its rows to ids that all `hosts` have.
 
     context: as in `guest_align`. start: what is matched already (None: nothing). many: whether several
     rows may have the same id. Raises what `guest_align` raises but for an empty intersection, which is
@@ -178,7 +178,7 @@ async def host_match(
     settings: PsiSettings = PsiSettings(),
     start: Matched | None = None,
 ) -> Matched:
-    """A host's part of 1.: its rows matched to ids that all parties have; each id has one row.
+    """A host's part of step 1: match its rows to ids that all parties have; each id has one row.
 
     Raises what `host_align` raises.
     """
@@ -198,7 +198,7 @@ async def host_match(
 
 
 async def guest_inner(hosts: Sequence[Peer], matched: Matched, *, many: bool) -> Integers:
-    """The guest's part of 2.: its rows in the common order, int64."""
+    """The guest's part of step 2: its rows in the common order, int64."""
     rows = matched.rows
     if many:
         counts = np.bincount(matched.of_row[rows], minlength=matched.ids)
@@ -207,7 +207,8 @@ async def guest_inner(hosts: Sequence[Peer], matched: Matched, *, many: bool) ->
 
 
 async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
-    """A host's part of 2.: its rows in the common order, int64, each as often as the guest has it."""
+    """A host's part of step 2: its rows in the common order, int64, each as often as the guest has
+    it."""
     rows = matched.rows
     if not many:
         return rows
@@ -225,7 +226,8 @@ async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
 async def guest_left(
     hosts: Sequence[Peer], matched: Sequence[Matched], rows: Integers, entropy: Entropy
 ) -> Integers:
-    """The guest's part of 3.: its `rows` in a random order, int64; `matched` with each host apart."""
+    """The guest's part of step 3: its `rows` in a random order, int64; `matched` with each host
+    apart."""
     # Of two equal numbers the first stays first: once in 2^64 / n^2 runs, and it tells nobody much.
     draw = np.frombuffer(entropy(8 * len(rows)), np.uint64)
     rows = rows[np.argsort(draw, kind="stable")]
@@ -240,7 +242,7 @@ async def guest_left(
 
 
 async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
-    """A host's part of 3.: of each row of the join its own row, -1 where it knows none; int64."""
+    """A host's part of step 3: its own row for each row of the join, -1 where it has none; int64."""
     total, ids = (await guest.recv(JoinRows)).rows, matched.ids
     if not ids <= total <= MAX_ROWS:
         raise guest.breach(f"JoinRows of fewer rows than are matched or of more than {MAX_ROWS:,}")
@@ -260,7 +262,7 @@ async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
 
 
 async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
-    """The guest's part of extending: what is left of the earlier alignment with `hosts`.
+    """The guest's part where an alignment is extended: what is left of the earlier one with `hosts`.
 
     matched: its ids, and which rows of the table as it is now have them; ids without a row are gone.
     """
@@ -276,7 +278,7 @@ async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
 
 
 async def host_drop(guest: Peer, matched: Matched) -> Matched:
-    """A host's part of extending; as in `guest_drop`."""
+    """A host's part where an alignment is extended; see `guest_drop`."""
     gone = _without_row(matched)
     await guest.send(VanishedRows(pack_bits(gone)))
     dropped = _bits(guest, "DroppedRows", (await guest.recv(DroppedRows)).dropped, len(gone))
@@ -286,7 +288,8 @@ async def host_drop(guest: Peer, matched: Matched) -> Matched:
 
 
 def numbered(values: Integers) -> tuple[Integers, Integers]:
-    """Numbers by first occurrence: of each entry (-1 of negative ones), and where each number is first.
+    """Number values by their first occurrence: the number of each entry (-1 for negative ones), and
+    where each number comes first.
 
     Two parties whose entries are equal at the same places number them alike.
     """
@@ -320,7 +323,7 @@ def _ids_at(key: KeyIds, places: Integers) -> Sequence[bytes]:
 
 
 def _add_matched(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
-    """With the ids that a key has matched, at the places `found`, in their order."""
+    """Add the ids that a key has matched, at the places `found`, in their order."""
     id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
     id_at[found] = matched.ids + np.arange(len(found))
     new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
@@ -334,14 +337,14 @@ def _add_matched(matched: Matched, key: KeyIds, number: int, found: Integers, am
 
 
 def _add_counts(matched: Matched, common: Intersection) -> Matched:
-    """With the numbers of ids that the parties asked about."""
+    """Add how many ids each party asked about."""
     return replace(
         matched, asked=(*matched.asked, common.ids), asked_of=(*matched.asked_of, common.ids_of)
     )
 
 
 def _attach_rows(matched: Matched, key: KeyIds, number: int) -> Matched:
-    """With further rows of ids that this key matched before: nobody need be asked."""
+    """Match further rows that have an id which this key matched before: nobody need be asked."""
     known = (matched.key_of_row == number) & (key.of_row >= 0)
     if not known.any():
         return matched
@@ -363,7 +366,7 @@ def _without_row(matched: Matched) -> Mask:
 
 
 def _drop_ids(matched: Matched, dropped: Mask) -> Matched:
-    """Without the ids that are dropped; the others keep their order."""
+    """Drop these ids; the others keep their order."""
     number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1)
     of_row = number[matched.of_row]
     return replace(

@@ -95,7 +95,7 @@ class MatchRate:
 
     @property
     def share(self) -> float | None:
-        """Common ids by those of the smaller sample, 0 to 1."""
+        """The share of the smaller sample's ids that are common, from 0 to 1."""
         return None if self.common is None else self.common / max(1, min(self.sample))
 
     @property
@@ -353,7 +353,7 @@ def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan
 
 
 def _threshold(one: int, other: int) -> int:
-    """Of hashes in a sample, for tables of so many ids; 0 if they can not be compared."""
+    """Hashes below this are sampled, from tables of so many ids; 0 if they cannot be compared."""
     fewer, more = sorted((one, other))
     if not fewer:
         return 0
@@ -370,7 +370,7 @@ async def _draw_all(trials: Sequence[Trial], context: bytes, report: Progress) -
 
 
 def _draw(trial: Trial, context: bytes) -> _Drawn:
-    """One pass over the rows; of the ids themselves a bounded number is held."""
+    """Hash the ids of a trial in one pass over the rows; no more than a sample of them is held."""
     key = keyed_hash(b"vfl match draw", context).digest()
     hashes, rows = [np.empty(0, np.uint64)], 0
     kept: dict[int, bytes] = {}
@@ -400,7 +400,7 @@ def _draw(trial: Trial, context: bytes) -> _Drawn:
 
 
 def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
-    """Sizes, per cent of rows, and the first trial with the same ids."""
+    """What is announced of each trial: ids, per cent of rows, the first trial with the same ids."""
     first: dict[bytes, int] = {}
     same = [first.setdefault(one.mark, number) for number, one in enumerate(drawn)]
     return [one.ids for one in drawn], [one.filled for one in drawn], same
@@ -420,7 +420,8 @@ def _check_sizes(peer: Peer, said: MatchStart | MatchSizes, trials: int) -> None
 
 
 def _elements(peer: Peer, kind: str, data: bytes, width: int, least: int, most: int) -> Bytes:
-    """The rows of a sample, (n, width), whose number can be and which are distinct."""
+    """The rows of a sample, (n, width). Raises PeerError unless their number can be and none comes
+    twice."""
     if len(data) % width or not least <= len(data) // width <= most:
         raise peer.breach(f"{kind} with a sample of another size than is due")
     rows = np.frombuffer(data, np.uint8).reshape(-1, width)
@@ -434,7 +435,7 @@ def _blind(sample: Sequence[bytes], prefix: bytes, scalar: bytes, entropy: Entro
 
 
 def _answer(points: Points, sample: Sequence[bytes], prefix: bytes, entropy: Entropy) -> MatchAnswer:
-    """Raises InvalidPoint."""
+    """Evaluate the guest's sample and the own one. Raises InvalidPoint."""
     scalar = group.random_scalar(entropy)
     evaluated = _shuffle(group.multiply(points, scalar), entropy)
     own = _tags(group.multiply(group.hash_to_group(sample, prefix), scalar))

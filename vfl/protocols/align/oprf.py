@@ -80,7 +80,7 @@ class HostOutputs(Protocol):
 async def receive_rows(
     peer: Peer, kind: type[M], content: Callable[[M], bytes], rows: int, chunk: int, width: int
 ) -> AsyncIterator[tuple[int, int, Bytes]]:
-    """(first, end, rows as uint8 (m, width)) of each chunk, whose size must be the one due."""
+    """Each chunk as (first, end, rows as uint8 (m, width)). Raises PeerError for one of a wrong size."""
     for start, stop in parts(rows, chunk):
         data = content(await peer.recv(kind))
         if len(data) != (stop - start) * width:
@@ -89,7 +89,7 @@ async def receive_rows(
 
 
 def parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """(first, end) of each chunk of so many rows."""
+    """Each chunk of so many rows, as (first, end)."""
     for start in range(0, rows, chunk):
         yield start, min(start + chunk, rows)
 

@@ -173,7 +173,8 @@ async def host_outputs(
 
 
 def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Bytes:
-    """The rows of elements that a message must have, none twice: they come of fresh random numbers."""
+    """The elements of a message, a row each. Raises PeerError for another number of them or one that
+    comes twice: all are made of fresh random numbers."""
     if len(points) != count * group.POINT:
         raise peer.breach(f"{kind.__name__} with another number of elements than due")
     elements = np.frombuffer(points, np.uint8).reshape(count, group.POINT)
@@ -183,14 +184,14 @@ def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Byt
 
 
 def _hash_ids(ids: Sequence[bytes], context: bytes) -> Bytes:
-    """Of each id 32 bytes: what v(x) is made of, and h(x)."""
+    """Hash each id to 32 bytes: 16 that v(x) is made of, and h(x)."""
     return digests(ids, domain=b"vfl ot id", key=keyed_hash(b"vfl ot run", context).digest())
 
 
 def _outputs(
     rows: Bytes, hashed: Bytes, keeper: Keeper | None, count: int, context: bytes, key: bytes
 ) -> Bytes:
-    """F of hashed ids, (n, 32): from R and nothing else, or from Q and the host's secret."""
+    """F at hashed ids, (n, 32): from R alone, or from Q and the host's secret."""
     values = okvs.decode(rows, hashed[:, :16], count, _store_seed(context))
     if keeper is not None:
         values ^= keeper.mask(hashed[:, 16:])

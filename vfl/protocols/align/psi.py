@@ -372,7 +372,7 @@ def _masks(outputs: Bytes) -> Bytes:
 
 
 def _distinct(ids: Sequence[bytes]) -> bool:
-    """Whether no id comes twice; by Python's hashes, which each id has kept once asked."""
+    """Whether no id comes twice: by Python's hashes, which ids keep once they were computed."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
     found = np.sort(hashes)
     suspect = found[1:][found[1:] == found[:-1]]

@@ -246,7 +246,7 @@ async def guest_meet(
 def _reopen(
     shelf: Shelf, host: Peer, known: KnownHint | None, offer: HintOffered, parameters: Parameters
 ) -> EncryptedHint | None:
-    """A hint that the guest keeps and its host still holds for valid."""
+    """The hint that the guest keeps, if its host still holds it for valid."""
     if known is None or not offer.known or (file := shelf.file(host.name)) is None or not file.exists():
         return None
     try:
@@ -288,7 +288,7 @@ async def _receive_hint(
 
 
 async def _check_zeros(products: GuestProducts, parameters: Sequence[Parameters]) -> None:
-    """Whether new hints are of matrices: sums of zeros are their masks. Raises PeerError if not."""
+    """Raises PeerError unless new hints are of matrices: their sums of zeros are the hosts' masks."""
 
     def zeros(start: int, stop: int) -> Integers:
         return np.zeros((ZEROS, stop - start), np.int64)
@@ -409,12 +409,12 @@ def _transforms(parameters: Parameters) -> int:
 
 
 def _matter(matrix: CellMatrix, parameters: Parameters) -> bytes:
-    """What a hint is of."""
+    """A digest of what a hint is made of."""
     return hashlib.sha256(matrix.digest() + repr(parameters).encode()).digest()
 
 
 def _digest(parameters: Parameters, masks: NDArray[np.uint64]) -> bytes:
-    """Of numbers that are known modulo what sums are."""
+    """A digest of numbers, modulo what sums are known modulo."""
     kept = masks & np.uint64((1 << MODULUS_BITS - parameters.scale_bits) - 1)
     return hashlib.sha256(kept.astype("<u8").tobytes()).digest()
 

@@ -166,7 +166,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is 1 for a label."""
+    """What gradients and scores are measured in."""
 
     gradient: float
     score: float
@@ -336,7 +336,7 @@ class FitLoop:
         )
 
     async def _restore_block(self, state: GuestFitState) -> list[BlockReport]:
-        """Be as when the state was kept; what each block then told of its gradient."""
+        """Go back to where the state was kept; returns what each block then told of its gradient."""
         scores = self.scores
         if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
             raise ValueError("the state of a fit of other rows or blocks")
@@ -549,5 +549,5 @@ def _precision(length: float) -> float:
 
 
 def _length(size: float, precision: float) -> float:
-    """Of a step, up to a factor of two: as all parties know it."""
+    """The length of a step, up to a factor of two, as all parties know it."""
     return abs(size) * 2.0**_FIXED_BITS / precision

@@ -165,7 +165,7 @@ class HostResiduals(_UnderKey):
         self._guest = guest
 
     async def form(self, score: Floats) -> float:
-        """As the guest's."""
+        """The residuals that the guest has formed go into the store; returns what scales them."""
         scale = None
         for first in range(0, len(score), CHUNK):
             part = slice(first, min(first + CHUNK, len(score)))

@@ -94,7 +94,7 @@ class Digits:
 
     @property
     def bits(self) -> int:
-        """No integer of so many bits, its sign not counted, needs more digits."""
+        """Bits that an integer may have, its sign not counted, without needing more digits."""
         return int((self.base**self.count - 1) // 2).bit_length() - 1
 
     def cut(self, integers: Integers) -> Integers:
@@ -107,7 +107,7 @@ class Digits:
         return np.array(digits)
 
     def join(self, sums: Integers) -> list[int]:
-        """What the sums (count, outputs) of digits are the sums of."""
+        """The sums of whole numbers, from the sums (count, outputs) of their digits."""
         return [
             sum(value * self.base**place for place, value in enumerate(column))
             for column in sums.T.tolist()
@@ -266,7 +266,7 @@ class _Bits:
 
     @classmethod
     def of(cls, own: design.Matrix) -> "_Bits":
-        """Raises ValueError, with the numbers, for more sums than there may be."""
+        """Cut a design matrix. Raises ValueError, with the numbers, for more sums than there may be."""
         most = _most_bits(own.rows)
         if max(own.bits, default=0) >= most:
             raise ValueError(f"a number of {max(own.bits)} bits, where {most - 1} are the most")
@@ -312,6 +312,6 @@ def _column(codes: Integers, bins: int) -> CodedColumn:
 
 
 def _most_bits(rows: int) -> int:
-    """Of a number with its sign: of so many rows none is further from their mean than their root times
-    the deviation."""
+    """The most bits that a number has, with its sign: among so many rows none is further from their mean
+    than the root of their number times the deviation."""
     return FRACTION_BITS + math.isqrt(rows).bit_length() + 2

@@ -105,7 +105,7 @@ class _PlainLoop(FitLoop):
 
 
 class ExactProduct:
-    """X^T r of one X and one r of integers after the other, with no rounding before the last step."""
+    """X^T r for one X and any number of r of integers, with no rounding before the last step."""
 
     def __init__(self, matrix: Matrix) -> None:
         """Raises DataError for numbers too large."""

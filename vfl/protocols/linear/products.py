@@ -87,11 +87,11 @@ class GuestGradients(ABC):
 
     @abstractmethod
     async def greet(self) -> None:
-        """What comes before all else: the key, if there is one."""
+        """Send what comes before all else: the key, if there is one."""
 
     @abstractmethod
     async def meet(self, columns: Mapping[str, int]) -> None:
-        """Once hosts, by name, have said how many columns they have."""
+        """Be told how many columns each host has, by name."""
 
     @abstractmethod
     async def open(self, residuals: Floats) -> None:
@@ -254,7 +254,7 @@ class _Number:
 
 
 class EncryptedProduct:
-    """X^T r for one X and one r after the other."""
+    """X^T r under encryption, for one X and any number of r."""
 
     def __init__(
         self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix, row_bits: int = ROW_BITS
@@ -328,7 +328,7 @@ class EncryptedProduct:
 
 
 def most_ciphertexts(key_bits: int, columns: int, rows: int) -> int:
-    """Of a product with residuals of ROW_BITS, whatever the numbers in these columns are."""
+    """The most ciphertexts that a product needs, whatever the numbers in these columns are."""
     slots = (key_bits - 2) // _slot_bits(_MOST_BITS, rows, ROW_BITS)
     return -(-columns // max(1, slots))
 

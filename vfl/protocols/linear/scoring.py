@@ -129,7 +129,7 @@ class GuestGlm:
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":
-        """From a fit."""
+        """The half that a fit came to."""
         return cls(
             parties,
             fit.intercept,
@@ -287,8 +287,8 @@ async def _receive(host: Peer, default: MissingScore, places: Integers) -> Float
 
 
 def _check_parts(host: Peer, message: Message, parts: Floats) -> None:
-    """`parts` are a whole and, where there are any, the columns' parts of it; shape (1 + columns,
-    rows)."""
+    """Raises PeerError unless `parts`, shape (1 + columns, rows), are a whole and, where there are any,
+    the columns' parts of it."""
     kind = type(message).__name__
     if not np.isfinite(parts).all():
         raise host.breach(f"{kind} with what is no number")

@@ -43,7 +43,7 @@ class FitReady(Message, frozen=True):
 
 
 async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:
-    """Say which rows train; each host's number of columns. Raises DataError for too many."""
+    """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
     start, count = FitStart(pack_bits(train), curvature), int(train.sum())
     await together([host.send(start) for host in hosts])
     found = await together([host.recv(FitReady) for host in hosts])
@@ -66,7 +66,8 @@ def check_columns(host: str, columns: int, rows: int) -> None:
 
 
 def restore_block(block: Block, state: BlockState) -> BlockReport:
-    """What a block told when its state was kept. Raises ModelError for one of other columns."""
+    """Give a block its state back; returns what it told when that was kept. Raises ModelError for a
+    state of other columns."""
     try:
         return block.restore(state)
     except ValueError as error:

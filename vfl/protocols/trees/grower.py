@@ -119,13 +119,14 @@ class Grower(ABC):
 
     @abstractmethod
     async def meet(self) -> None:
-        """What hosts need once a job."""
+        """Send hosts what they need once a job."""
 
     @abstractmethod
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> Sequence[HostColumns]:
-        """What hosts need once a tree; their candidates in it, numbered as parties from `first` on."""
+        """Send hosts what they need once a tree; returns their candidates in it, numbered as parties
+        from `first` on."""
 
     @abstractmethod
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
@@ -144,7 +145,7 @@ class Grower(ABC):
     async def train(
         self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
     ) -> tuple[GuestModel, Floats]:
-        """All trees."""
+        """Grow all trees; returns the guest's half and every row's score."""
         rows, params = self.rows, self.params
         start, score = rows.start()
         trees: list[Tree] = []
@@ -194,7 +195,7 @@ class Grower(ABC):
     async def grow(
         self, number: int, gradient: Floats, hessian: Floats, train: Mask
     ) -> tuple[Tree, Integers]:
-        """One tree, and the leaf of every row."""
+        """Grow a tree; returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
         alone = number == 0 and params.first_tree == "guest"
@@ -261,7 +262,7 @@ class Grower(ABC):
         counts_for: Floats,
         dither: np.random.Generator | None = None,
     ) -> tuple[Integers, Integers]:
-        """Gradients and hessians of the drawn rows as integers, 0 for the others; sets the scales.
+        """Round gradients and hessians of the drawn rows to integers, 0 for the others; sets the scales.
 
         With `dither` values are rounded up or down at random. Each has the scale that its own largest
         value allows. Hosts need none of it: what they add up stays within the bits.
@@ -328,7 +329,7 @@ class Grower(ABC):
         total: Sums,
         bounds: Bounds,
     ) -> tuple[Bounds, Bounds]:
-        """Of the children of a node by the candidate taken."""
+        """Where the weights below the two children of a node must be, given the candidate taken."""
         if not party.ordered[candidate]:
             return bounds, bounds
         left = party.candidates[node][0].at(candidate)

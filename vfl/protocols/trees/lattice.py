@@ -99,7 +99,8 @@ async def lattice_guest_train(
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """As `guest_train` of training.py. Raises ConfigError for more rows than the sums can have."""
+    """Play the guest, as `guest_train` of training.py says. Raises ConfigError for more rows than the
+    sums can have."""
     guest = _LatticeGrower(list(hosts), blocks, rows, params, resources, course)
     try:
         return await guest.train(course.progress, course.checkpoints)
@@ -155,7 +156,7 @@ class _LatticeGrower(Grower):
             self._ordered.append(ordered)
 
     def end(self) -> None:
-        """Training is over, whatever it came to."""
+        """End the training, whatever it came to."""
         if self.products is not None:
             self.products.end()
 
@@ -226,14 +227,15 @@ class _LatticeHostColumns(HostColumns):
         self._parents: dict[int, tuple[Sums, Mask]] = {}
 
     def advance(self, nodes: list[int]) -> None:
-        """These are the open nodes of the next level."""
+        """Be told the open nodes of the next level."""
         self._parents, self.candidates = self.candidates, {}
         if not len(self.ordered):  # a host without candidates is asked for no sums
             nothing = np.zeros(0, np.int64)
             self.candidates = dict.fromkeys(nodes, (Sums(nothing, nothing), self.ordered))
 
     def learn(self, pairs: Sequence[tuple[int, int | None]], sums: Integers, bound: int) -> None:
-        """The sums of these pairs' first nodes, shape (2 pairs, candidates); by them, of the second."""
+        """Take the sums of these pairs' first nodes, shape (2 pairs, candidates), and by them the
+        second's."""
         if len(sums) and (np.abs(sums).max(initial=0) > bound or sums[1::2].min(initial=0) < 0):
             raise self.host.breach("VectorSums beyond what rows can add up to")
         known = np.ones(sums.shape[1], np.bool_)
@@ -256,7 +258,7 @@ async def lattice_host_train(
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees],
 ) -> HostModel:
-    """As `host_train` of training.py. Raises Refused for a table that is too large."""
+    """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
     records = Records(guest, params.trees, shown, course)
 
     # 1. The hint.
@@ -314,7 +316,7 @@ class _Offered:
 
     @classmethod
     def of(cls, binned: Binned, params: BoostParams) -> "_Offered":
-        """Those that may have enough rows in a node."""
+        """The candidates that may have enough rows in a node."""
         every = Candidates.of(binned.columns)
         counts = histograms(binned, every, np.zeros(binned.rows, np.int64), 1)
         return cls(binned, every, np.flatnonzero(every.valid(counts, params.min_child_rows)[0]))
@@ -326,7 +328,7 @@ class _Offered:
         return self.candidates[np.argsort(np.frombuffer(stream, "<u8"), kind="stable")]
 
     def matrix(self, secret: bytes) -> CellMatrix:
-        """What gives the left sums of the candidates, in this order."""
+        """The matrix that gives the left sums of the candidates, in the order that the secret makes."""
         columns = [
             CodedColumn(codes, column.bins + 1)
             for codes, column in zip(self.binned.codes, self.all.columns, strict=True)

@@ -153,7 +153,7 @@ async def paillier_guest_train(
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """As `guest_train` of training.py. Without `key` one is made, as the job says."""
+    """Play the guest, as `guest_train` of training.py says. Without `key` one is made for the job."""
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     async with Workers(key, resources.machine, resources.operations) as pool:
@@ -324,7 +324,7 @@ async def paillier_host_train(
     course: HostCourse[HostModel, HostTrees],
     shuffle: Callable[[list[int]], None] = _shuffle,
 ) -> HostModel:
-    """As `host_train` of training.py.
+    """Play a host, as `host_train` of training.py says.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
     Refused for trees of rows that differ in fewer.
@@ -421,7 +421,7 @@ class _HostTree:
         return sums
 
     async def level(self, sums: list[Ciphertexts]) -> bool:
-        """One level, given the histograms of its summed nodes; False when the tree ends with it."""
+        """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
         frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
         counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))

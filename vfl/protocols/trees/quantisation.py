@@ -20,7 +20,7 @@ class Quantisation:
 
 
 def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
-    """That of a job. Raises ValueError, with the numbers, for too many rows."""
+    """How a job quantises. Raises ValueError, with the numbers, for too many rows."""
     if params.encryption == "lattice":
         return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
     bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)

@@ -89,7 +89,7 @@ class Ranking:
         return float(self._gains[self.left[group][0]])
 
     def choice(self, group: int) -> Choice:
-        """A group as the one to take from."""
+        """The candidates of a group, as what to take from."""
         return Choice(self.party.party, tuple(self.left[group].tolist()), self._gain(group))
 
     def ahead_of(self, others: "Sequence[Ranking]") -> int:
@@ -136,7 +136,8 @@ class Questions:
         return taken
 
     async def _ask(self, growth: Growth, about: Mapping[int, list[Ranking]]) -> dict[int, Taken]:
-        """The splits that a host takes of nodes it is asked about; their first ranking is its own."""
+        """Ask a host about nodes; returns the splits that it takes. The first ranking of each is its
+        own."""
         frontier = growth.frontier
         groups: dict[int, int] = {}  # how many, by node
         count = 0
@@ -218,7 +219,8 @@ class Answers:
             await self._guest.send(answer)
 
     def _learn(self, message: Asked) -> None:
-        """The rows of the nodes asked about for the first time, and which candidates are for them."""
+        """Learn the rows of the nodes asked about for the first time, and which candidates have
+        enough."""
         nodes, drawn = np.array(message.nodes, np.int64), self._drawn
         if not len(nodes):
             if message.rows or message.drawn:

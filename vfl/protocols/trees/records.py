@@ -29,26 +29,28 @@ class Records:
         self._first: dict[int, int] = {} if last is None else {**last.first_record}  # by tree
 
     def begin(self, tree: int, message: type[Message]) -> None:
-        """The records of a tree begin. Raises PeerError, naming the message, for a tree out of turn."""
+        """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn."""
         if not max(self._first, default=-1) < tree < self._trees:
             raise self._guest.breach(f"a {message.__name__} out of turn")
         self._first[tree] = len(self._splits)
         self._course.progress(tree + 1, self._trees)
 
     def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
-        """Keep a split that was won; what there is to tell of it. `left`: which rows of the node go."""
+        """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node
+        go."""
         self._splits.append(split)
         record = len(self._splits) - 1
         return Direction(node, candidate, record, self._shown(split.column), pack_bits(left))
 
     async def keep(self, drawn: Sequence[bytes] = ()) -> None:
-        """The tree is done: keep what goes on from here, and say so. `drawn`: as in HostTrees."""
+        """End a tree: keep what goes on from here, and say so. `drawn`: as in HostTrees."""
         state = HostTrees(max(self._first) + 1, [*self._splits], {**self._first}, [*drawn])
         await self._course.checkpoints.keep(state)
         await self._guest.send(TreeKept())
 
     async def end(self, trees: int) -> HostModel:
-        """The half of a model of so many trees, kept before the guest hears of it."""
+        """End the job; returns the half of a model of so many trees, kept before the guest hears of
+        it."""
         model = HostModel.of(self._splits, self._first, trees)
         self._course.keep(model)
         await self._guest.send(Finished())
