@@ -30,7 +30,7 @@ class Packing:
 
     @classmethod
     def for_rows(cls, rows: int, plaintext_bits: int) -> "Packing":
-        """The layout with the most precise rows (ROW_BITS at most) whose sums are exact.
+        """The packing with the most precise rows (ROW_BITS at most) whose sums are exact.
 
         `plaintext_bits` are those of the number of plaintexts (PublicKey.plaintext_bits). Raises
         ValueError, with the numbers, when not one sum fits.

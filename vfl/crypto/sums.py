@@ -219,11 +219,11 @@ class Reserve:
             self._blocks += await self._workers.map(_obfuscators, round_)
 
     def begin(self) -> None:
-        """Spare time begins: fill up beside whatever else is done."""
+        """Fill up in spare time, beside whatever else is done."""
         self._filling = asyncio.create_task(self.fill())
 
     def end(self) -> None:
-        """Spare time is over. Raises what filling up has failed with."""
+        """End the spare time. Raises what filling up has failed with."""
         filling, self._filling = self._filling, None
         if filling is not None and filling.done():
             filling.result()

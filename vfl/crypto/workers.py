@@ -256,7 +256,7 @@ def _adopt(kind: type[PublicKey] | type[PrivateKey], parts: tuple[int, ...]) -> 
 
 
 def _end_with(sentinel: int) -> None:
-    """A worker whose party was killed must not stay behind."""
+    """End with the party: a worker must not stay behind when it was killed."""
     wait([sentinel])
     os._exit(1)
 

@@ -244,7 +244,7 @@ class GuestProducts:
                 raise host.breach(f"VectorSums with {error}") from None
 
     def begin(self) -> None:
-        """Spare time: make products beside whatever else is done, if there are few."""
+        """Make products in spare time, beside whatever else is done, if there are few."""
         if self.hosts and (self._making is None or self._making.done()):
             if self._making is not None:
                 self._making.result()
@@ -258,7 +258,7 @@ class GuestProducts:
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
     def end(self) -> None:
-        """No more queries."""
+        """End: there are no more queries."""
         if self._making is not None:
             self._making.cancel()
 
@@ -391,7 +391,7 @@ class HostProducts:
         )
 
     def end(self) -> None:
-        """No more queries."""
+        """End: there are no more queries."""
         for batch in self._products:
             batch.opening.cancel()
 

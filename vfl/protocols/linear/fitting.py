@@ -273,7 +273,7 @@ class FitLoop:
     async def fit(
         self, progress: Callable[[IterationDone], None], checkpoints: Checkpoints[GuestFitState]
     ) -> Fit:
-        """All iterations."""
+        """Iterate to the end; returns what the fit came to."""
         params, scores, last = self.params, self.scores, checkpoints.last
         null, first = scores.deviance(), scores.score
 
@@ -385,7 +385,7 @@ class FitLoop:
         )
 
     async def step(self, size: float, precision: float) -> None:
-        """Go so far along the direction."""
+        """Go so far along the direction, and tell the hosts."""
         self._steps += 1
         self._way += _length(size, precision)
         for block in self.own.values():
