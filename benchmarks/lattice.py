@@ -21,7 +21,7 @@ from rich.table import Table
 
 from vfl.crypto.lattice import answers
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, hint
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 
@@ -78,7 +78,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     matrix = left_sums(generator, rows, columns, bins)
     p = choose(rows, options.bits, len(matrix.outputs), 3200)
     public = timed("public_rows", lambda: PublicRows(bytes(32), rows))
-    made = timed("hint", lambda: hint(matrix, public))
+    made = timed("hint", lambda: make_hint(matrix, public))
     key = HintKey(p, bytes(32), bytes(32), matrix.digest())
     parts = timed("encrypt_hint", lambda: list(key.encrypt(made)))
     encrypted = EncryptedHint(p, bytes(32), key.header())

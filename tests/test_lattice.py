@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from vfl.crypto.lattice import answers, parameters, randomness, ring, words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
-from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, hint
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.errors import VflError
@@ -93,7 +93,7 @@ def federated(
     public = PublicRows(SEED, matrix.rows)
     key = HintKey(p, SEED, SECRET, matrix.digest())
     encrypted = EncryptedHint(p, SEED, key.header())
-    for number, part in enumerate(key.encrypt(hint(matrix, public))):
+    for number, part in enumerate(key.encrypt(make_hint(matrix, public))):
         encrypted.load(number, part)
     drawn = Secrets.draw(len(values), draw)
     products, masks = encrypted.multiply(drawn, draw)
@@ -226,7 +226,7 @@ def mixed_matrix(rows: int, most: int = 2**15) -> CellMatrix:
 def test_hint_and_sums(matrix: CellMatrix) -> None:
     public = PublicRows(SEED, matrix.rows)
     seen: list[tuple[int, int]] = []
-    found = hint(matrix, public, lambda done, of: seen.append((done, of)))
+    found = make_hint(matrix, public, lambda done, of: seen.append((done, of)))
     entries = dense(matrix)
     for row, expected in zip(found.tolist(), entries.tolist(), strict=True):
         assert row == slow_hint(SEED, expected)
@@ -267,7 +267,7 @@ def test_a_hint_times_a_secret_is_the_sum_of_masks() -> None:
             for b in range(2)
         ]
     )[: matrix.rows]
-    assert np.array_equal(hint(matrix, public) @ s, dense(matrix).astype(np.uint64) @ masks)
+    assert np.array_equal(make_hint(matrix, public) @ s, dense(matrix).astype(np.uint64) @ masks)
 
 
 def test_a_bound_of_entries() -> None:
@@ -830,7 +830,7 @@ def test_noise_and_flooding_are_what_parameters_say(value_bits: int) -> None:
     public, drawn = PublicRows(SEED, rows), Secrets.draw(count, draw)
     sums = Accumulator(p, matrix, count)
     sums.add(0, VectorEncryption(p, public, drawn, draw).rows(0, np.zeros((count, rows), np.int64)))
-    hinted = (hint(matrix, public) @ drawn.values.T.astype(np.int64).view(np.uint64)).T
+    hinted = (make_hint(matrix, public) @ drawn.values.T.astype(np.int64).view(np.uint64)).T
     noise = (sums.result() - hinted).view(np.int64)[:, 0]
     # 64 samples of a variance: within 40 in the hundred at four deviations.
     assert 0.5 < noise.std() / p.noise < 1.5
@@ -1008,7 +1008,7 @@ def test_known_answers() -> None:
     p = choose(matrix.rows, 13, 3, 100)
     public = PublicRows(SEED, matrix.rows)
     key = HintKey(p, SEED, SECRET, b"context")
-    found = hint(matrix, public)
+    found = make_hint(matrix, public)
     parts = list(key.encrypt(found))
     encrypted = EncryptedHint(p, SEED, key.header())
     for number, part in enumerate(parts):

@@ -90,9 +90,9 @@ def hash_to_group(ids: Sequence[bytes], context: bytes) -> Points:
     """
     prefix = hashlib.sha512(_HASH_DOMAIN + len(context).to_bytes(8, "big") + context)
     uniform = bytearray()
-    for one in ids:
+    for id_ in ids:
         digest = prefix.copy()
-        digest.update(one)
+        digest.update(id_)
         uniform += digest.digest()
     return from_uniform(np.frombuffer(uniform, np.uint8).reshape(-1, UNIFORM))
 

@@ -148,11 +148,11 @@ def numbers(planes: Planes, rows: int) -> Integers:
 
 def _bytes(planes: Planes, rows: int) -> NDArray[np.uint8]:
     """At most 8 planes read across."""
-    found = np.zeros(rows, np.uint8)
+    bits = np.zeros(rows, np.uint8)
     for plane in planes:
-        found += found  # a shift, but several times faster
-        found |= np.unpackbits(plane, count=rows)
-    return found
+        bits += bits  # a shift, but several times faster
+        bits |= np.unpackbits(plane, count=rows)
+    return bits
 
 
 def _level(node: int) -> int:

@@ -62,9 +62,9 @@ def group_columns(
         best: tuple[int, int] | None = None  # extra products, place
         for place, (columns, key, cells) in enumerate(groups):
             before = _marginals([sizes[c] for c in columns], cells, slots)
-            found = _distinct(key * size + own, cells * size, (worth + before) // 2)
-            if found is not None:
-                extra = _marginals([*(sizes[c] for c in columns), size], found, slots) - before
+            distinct = _distinct(key * size + own, cells * size, (worth + before) // 2)
+            if distinct is not None:
+                extra = _marginals([*(sizes[c] for c in columns), size], distinct, slots) - before
                 best = min(best, (extra, place)) if best else (extra, place)
         if best is None or best[0] >= worth:
             groups.append(([column], *_number(slot * size + own, slots * size)))

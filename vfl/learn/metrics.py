@@ -314,10 +314,10 @@ def _numeric_levels(values: Floats, exposure: Floats, bins: int) -> tuple[Intege
     """The place of each number's level, and the levels' labels."""
     known = ~np.isnan(values)
     numbers = values[known]
-    distinct, found = np.unique(numbers, return_inverse=True)
+    distinct, inverse = np.unique(numbers, return_inverse=True)
     if len(distinct) <= bins:
         places = np.full(len(values), len(distinct))
-        places[known] = found
+        places[known] = inverse
         return places, [*(repr(x).removesuffix(".0") for x in distinct.tolist()), MISSING]
     group = _quantiles(numbers, exposure[known], bins)
     lowest, highest = np.full(group.max() + 1, np.inf), np.full(group.max() + 1, -np.inf)
@@ -384,9 +384,9 @@ def _quantiles(values: Floats, exposure: Floats, groups: int) -> Integers:
     # A middle on the edge of two groups belongs to the upper one, whichever way its sum was rounded.
     number = np.minimum(middle / upper[-1] * groups + 1e-9, groups - 1).astype(np.int64)
     _, number = np.unique(number, return_inverse=True)
-    found = np.empty(len(values), np.int64)
-    found[order] = np.repeat(number, np.diff(ends, prepend=0))
-    return found
+    group = np.empty(len(values), np.int64)
+    group[order] = np.repeat(number, np.diff(ends, prepend=0))
+    return group
 
 
 def _sums(group: Integers, *columns: Floats) -> list[tuple[int, list[float]]]:

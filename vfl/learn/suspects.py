@@ -32,22 +32,24 @@ def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
     missing = values == np.array(None) if values.dtype == object else np.isnan(values.astype(np.float64))
     if not missing.any() and len(values) and (values == values[0]).all():
         return ["has the same value in every row"]
-    found = []
+    suspected = []
     if values.dtype == object:
         if levels := levels_of_rows(values):
-            found.append(
+            suspected.append(
                 f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
                 "can be learned: if it is an id, ignore it in [data]"
             )
         if alike := spelled_alike(values):
-            found.append(
+            suspected.append(
                 f"has {counted(alike, 'level')} different from others only in how they are written, as "
                 "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
                 "are one"
             )
     elif why := numbers_rows(values.astype(np.float64)):
-        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
-    return found if label is None else [*found, *tells_label(values, label)]
+        suspected.append(
+            f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant"
+        )
+    return suspected if label is None else [*suspected, *tells_label(values, label)]
 
 
 def tells_label(values: NDArray[np.generic], label: Floats) -> list[str]:

@@ -144,7 +144,7 @@ def obstacle(
         ("min_child_weight", free, False),
         ("reg_lambda", {**free, "reg_lambda": 0.0}, False),
     ]
-    for found, without, in_order in looser:
+    for stopped_by, without, in_order in looser:
         held = gains(
             left,
             node,
@@ -154,7 +154,7 @@ def obstacle(
             ordered=ordered if in_order else None,
         )
         if (held > -np.inf).any():
-            return found
+            return stopped_by
     return "label"
 
 

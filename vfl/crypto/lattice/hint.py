@@ -267,8 +267,8 @@ class EncryptedHint:
         size = KEY + 8 * int(np.prod(self._shape))
         if self._file.exists() and self._file.stat().st_size == size:
             with self._file.open("rb") as file:
-                found = file.read(KEY)
-            if found == self._name:
+                name = file.read(KEY)
+            if name == self._name:
                 self._loaded[:] = True
                 return np.memmap(self._file, np.float64, "r", KEY, self._shape)
         return self._room(_unfinished(self._file), size)

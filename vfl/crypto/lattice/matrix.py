@@ -159,7 +159,7 @@ class CellMatrix:
         return out.reshape(-1, *cells.shape[1:])
 
 
-def hint(
+def make_hint(
     matrix: CellMatrix, public: PublicRows, progress: Callable[[int, int], None] | None = None
 ) -> Words:
     """The hint, (outputs, DEGREE): the matrix times the public one, modulo 2^64. All cores.
@@ -177,7 +177,7 @@ def hint(
         for first in range(0, column.cells, _SLICE)
     ]
 
-    def one(piece: tuple[CodedColumn, int, Words]) -> None:
+    def hint_of(piece: tuple[CodedColumn, int, Words]) -> None:
         column, first, out = piece
         if column.bins:
             _hint_of_bins(column.codes, first, public, out)
@@ -190,7 +190,7 @@ def hint(
             _hint_of_values(high, public, top)
             out[0] += top << np.uint64(8)
 
-    for done, _ in enumerate(each(one, pieces), 1):
+    for done, _ in enumerate(each(hint_of, pieces), 1):
         if progress is not None:
             progress(done, len(pieces))
     return matrix.map(cells)
@@ -231,7 +231,7 @@ class Accumulator:
             self._done[blocks.start : blocks.stop] = True
         view = memoryview(data)
 
-        def one(block: int) -> None:
+        def add_block(block: int) -> None:
             first = block * DEGREE
             last = min(first + DEGREE, self._matrix.rows)
             part = view[(first - start) * row : (last - start) * row]
@@ -242,7 +242,7 @@ class Accumulator:
                 (_add_bins if column.bins else _add_values)(codes, tile, out)
             self._spare.put(sums)
 
-        for _ in each(one, blocks):
+        for _ in each(add_block, blocks):
             pass
 
     def result(self) -> Words:

@@ -232,12 +232,12 @@ async def guest_left(
     draw = np.frombuffer(entropy(8 * len(rows)), np.uint64)
     rows = rows[np.argsort(draw, kind="stable")]
 
-    async def tell(host: Peer, one: Matched) -> None:
+    async def tell(host: Peer, own: Matched) -> None:
         await host.send(JoinRows(len(rows)))
-        places = one.of_row[rows]
+        places = own.of_row[rows]
         await _send(host, RowPlaces, np.where(places < 0, _NONE, places))
 
-    await together([tell(host, one) for host, one in zip(hosts, matched, strict=True)])
+    await together([tell(host, own) for host, own in zip(hosts, matched, strict=True)])
     return rows
 
 
@@ -322,16 +322,18 @@ def _ids_at(key: KeyIds, places: Integers) -> Sequence[bytes]:
     return [key.ids[place] for place in places.tolist()]
 
 
-def _add_matched(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
-    """Add the ids that a key has matched, at the places `found`, in their order."""
+def _add_matched(
+    matched: Matched, key: KeyIds, number: int, places: Integers, ambiguous: int
+) -> Matched:
+    """Add the ids that a key has matched, at these places, in their order."""
     id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
-    id_at[found] = matched.ids + np.arange(len(found))
+    id_at[places] = matched.ids + np.arange(len(places))
     new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
     return replace(
         matched,
         of_row=np.where(new >= 0, new, matched.of_row),
         key_of_row=np.where(new >= 0, number, matched.key_of_row),
-        by_key=(*matched.by_key, len(found)),
+        by_key=(*matched.by_key, len(places)),
         ambiguous=(*matched.ambiguous, ambiguous),
     )
 

@@ -223,8 +223,8 @@ async def guest_match_rates(
         await host.send(MatchCounts([rate.common or 0 for rate in rates]))
         return plan.all_rates(rates)
 
-    found = await together([with_host(host) for host in hosts])
-    return {host.name: rates for host, rates in zip(hosts, found, strict=True)}
+    rates_of = await together([with_host(host) for host in hosts])
+    return {host.name: rates for host, rates in zip(hosts, rates_of, strict=True)}
 
 
 async def host_match_rates(
@@ -322,9 +322,9 @@ class _Plan:
         slack = SPREAD * math.sqrt(expected) + SPREAD
         return max(0, math.floor(expected - slack)), min(ids, math.ceil(expected + slack))
 
-    def all_rates(self, found: Sequence[MatchRate]) -> list[MatchRate]:
+    def all_rates(self, compared: Sequence[MatchRate]) -> list[MatchRate]:
         """A rate for each trial from those that were run."""
-        known = dict(zip(self.run, found, strict=True))
+        known = dict(zip(self.run, compared, strict=True))
         return [
             replace(known[like], trial=rate.trial) if like in known else rate
             for rate, like in zip(self.rates, self.like, strict=True)
@@ -352,9 +352,9 @@ def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan
     return _Plan(rates, thresholds, like)
 
 
-def _threshold(one: int, other: int) -> int:
+def _threshold(first: int, second: int) -> int:
     """Hashes below this are sampled, from tables of so many ids; 0 if they cannot be compared."""
-    fewer, more = sorted((one, other))
+    fewer, more = sorted((first, second))
     if not fewer:
         return 0
     threshold = min(WIDE, -(-WIDE * SAMPLE // fewer), -(-WIDE * MOST // more))
@@ -402,8 +402,8 @@ def _draw(trial: Trial, context: bytes) -> _Drawn:
 def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
     """What is announced of each trial: ids, per cent of rows, the first trial with the same ids."""
     first: dict[bytes, int] = {}
-    same = [first.setdefault(one.mark, number) for number, one in enumerate(drawn)]
-    return [one.ids for one in drawn], [one.filled for one in drawn], same
+    same = [first.setdefault(trial.mark, number) for number, trial in enumerate(drawn)]
+    return [trial.ids for trial in drawn], [trial.filled for trial in drawn], same
 
 
 def _check_sizes(peer: Peer, said: MatchStart | MatchSizes, trials: int) -> None:

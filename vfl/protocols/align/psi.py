@@ -308,12 +308,12 @@ async def host_align(
         raise guest.breach("CommonRows with more rows than there are")
     if common or not allow_empty:
         _check_minimum(common, participant.minimum)
-    found = await asyncio.to_thread(_Tags, _tags(own))
+    row_of_tag = await asyncio.to_thread(_Tags, _tags(own))
     rows, taken = np.empty(common, np.int64), np.zeros(n, np.bool_)
     async for first, stop, tags in receive_rows(
         guest, CommonTags, lambda m: m.tags, common, SLOTS, HALF
     ):
-        some = found.rows(tags)
+        some = row_of_tag.rows(tags)
         known = some[some >= 0]
         if len(known) < len(some) or taken[known].any() or len(np.unique(known)) < len(known):
             raise guest.breach("CommonTags with a tag that is unknown or repeated")
@@ -374,8 +374,8 @@ def _masks(outputs: Bytes) -> Bytes:
 def _distinct(ids: Sequence[bytes]) -> bool:
     """Whether no id comes twice: by Python's hashes, which ids keep once they were computed."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-    found = np.sort(hashes)
-    suspect = found[1:][found[1:] == found[:-1]]
+    ordered = np.sort(hashes)
+    suspect = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(suspect):
         return True
     some = [ids[int(row)] for row in np.flatnonzero(np.isin(hashes, suspect))]

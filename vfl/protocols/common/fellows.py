@@ -105,7 +105,7 @@ def secrets_with_fellows(
     public = private.public_key().public_bytes_raw()
     if public_keys[hosts.index(name)] != public:
         raise ValueError("another key than this host's own")
-    found = {}
+    shared_with = {}
     for host, theirs, theirs_signed in zip(hosts, public_keys, signatures, strict=True):
         if host == name:
             continue
@@ -117,8 +117,8 @@ def secrets_with_fellows(
             raise ValueError("an invalid key or signature of a host") from None
         ends = sorted([(name.encode(), public), (host.encode(), theirs)])
         parts = [part for end in ends for part in end]
-        found[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
-    return found
+        shared_with[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
+    return shared_with
 
 
 def signature(own: Participant, public: bytes) -> bytes:

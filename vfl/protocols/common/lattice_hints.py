@@ -38,7 +38,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.matrix import CellMatrix, hint
+from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.workers import Operations
@@ -179,27 +179,29 @@ async def guest_meet(
     any are asked nothing. Raises PeerError when a host breaks the protocol.
     """
     shelf = shelf or NoShelf()
-    found = [shelf.known(host.name) for host in hosts]
-    known = [
-        one if one and len({other.seed for other in found if other}) == 1 else None for one in found
-    ]
+    on_shelf = [shelf.known(host.name) for host in hosts]
+    seeds = {hint.seed for hint in on_shelf if hint}
+    known = [hint if len(seeds) == 1 else None for hint in on_shelf]
     # 1. What is kept, and shares of a seed.
     await together(
-        [host.send(HintKnown(one.name if one else b"")) for host, one in zip(hosts, known, strict=True)]
+        [
+            host.send(HintKnown(hint.name if hint else b""))
+            for host, hint in zip(hosts, known, strict=True)
+        ]
     )
     offers = await together([host.recv(HintOffered) for host in hosts])
-    for host, one, offer in zip(hosts, known, offers, strict=True):
-        if len(offer.share) != _SEED or (offer.known and (not one or one.outputs != offer.outputs)):
+    for host, hint, offer in zip(hosts, known, offers, strict=True):
+        if len(offer.share) != _SEED or (offer.known and (not hint or hint.outputs != offer.outputs)):
             raise host.breach("a HintOffered of another size, or of a hint that is not known")
         accept(host, offer.outputs)
     outputs = [offer.outputs for offer in offers]
     parameters = [shape.parameters(count) for count in outputs]
     # 2. The hints.
-    opened = [_reopen(shelf, *one) for one in zip(hosts, known, offers, parameters, strict=True)]
+    opened = [_reopen(shelf, *each) for each in zip(hosts, known, offers, parameters, strict=True)]
     kept = all(hint is not None or not count for hint, count in zip(opened, outputs, strict=True))
     shares = [] if kept else [secrets.token_bytes(_SEED), *(offer.share for offer in offers)]
     await together([host.send(HintAgreed(shares)) for host in hosts])
-    seed = next((one.seed for one in known if one), b"")
+    seed = next((hint.seed for hint in known if hint), b"")
     received: list[tuple[EncryptedHint, KnownHint] | None] = []
     if not kept:
         seed = _seed(shares)
@@ -354,7 +356,7 @@ async def host_meet(
         elif outputs:
             raise guest.breach("HintAgreed to a hint that this host does not have")
         return serving
-    if share not in agreed.shares or {len(one) for one in agreed.shares} != {_SEED}:
+    if share not in agreed.shares or {len(given) for given in agreed.shares} != {_SEED}:
         raise guest.breach("HintAgreed without this host's share, or with one of another size")
     if not outputs:
         return serving
@@ -392,7 +394,7 @@ async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDAr
     def follow(done: int, of: int) -> None:
         loop.call_soon_threadsafe(progress, done, of)
 
-    return await asyncio.to_thread(lambda: hint(matrix, PublicRows(seed, matrix.rows), follow))
+    return await asyncio.to_thread(lambda: make_hint(matrix, PublicRows(seed, matrix.rows), follow))
 
 
 # ------------------------------------------------------------------------------- what both share

@@ -104,9 +104,9 @@ class LinearPart:
         owners = [column for column, _ in design.coefficients]
         return {
             name: LinearPart(
-                one, tuple(b for b, of in zip(self.coefficients, owners, strict=True) if of == name)
+                single, tuple(b for b, of in zip(self.coefficients, owners, strict=True) if of == name)
             )
-            for name, one in alone
+            for name, single in alone
         }
 
     def relativities(self) -> list[Relativity]:
@@ -188,15 +188,15 @@ async def guest_glm_score(
 
     def terms(part: slice, theirs: Sequence[Floats]) -> dict[str, Floats]:
         """Each column's or host's part of the scores."""
-        found = {
+        term_of = {
             own_name(name, model.parties[0], taken): column.scores(
                 {name: features[name][part]}, part.stop - part.start
             )
             for name, column in mine.items()
         }
         for names, parts in zip(theirs_by_name, theirs, strict=True):
-            found |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
-        return found
+            term_of |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
+        return term_of
 
     # 2. What each row adds, chunk by chunk.
     rows = len(own)

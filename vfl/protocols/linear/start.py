@@ -46,12 +46,12 @@ async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> d
     """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
     start, count = FitStart(pack_bits(train), curvature), int(train.sum())
     await together([host.send(start) for host in hosts])
-    found = await together([host.recv(FitReady) for host in hosts])
-    for host, ready in zip(hosts, found, strict=True):
+    answers = await together([host.recv(FitReady) for host in hosts])
+    for host, ready in zip(hosts, answers, strict=True):
         if ready.columns < 0:
             raise host.breach("FitReady with a negative number of columns")
         check_columns(host.name, ready.columns, count)
-    return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
+    return {host.name: ready.columns for host, ready in zip(hosts, answers, strict=True)}
 
 
 def check_columns(host: str, columns: int, rows: int) -> None:

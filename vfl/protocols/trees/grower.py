@@ -297,29 +297,29 @@ class Grower(ABC):
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
         """The best candidate of each open node that has any: the first party's among equal gains."""
-        found = {}
+        choices = {}
         for node, total in growth.totals.items():
             bounds = growth.bounds[node]
             choice = best_split([self.gains(party, node, total, bounds) for party in parties])
             if choice is not None:
-                found[node] = choice
-        return found
+                choices[node] = choice
+        return choices
 
     def _obstacle(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> Obstacle:
         """Why nothing was split at the root, as far as the guest can tell."""
         total, params = growth.totals[0], self.params
         if int(growth.frontier.active.sum()) < 2 * params.min_child_rows:
             return "min_child_rows"
-        found: list[Obstacle] = []
+        obstacles: list[Obstacle] = []
         for party in parties:
             left, valid = party.candidates[0]
             if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
-                found.append("columns")
+                obstacles.append("columns")
             elif (self.gains(party, 0, total, FREE) > -np.inf).any():
-                found.append("min_child_rows")  # as a host says whom the guest asked
+                obstacles.append("min_child_rows")  # as a host says whom the guest asked
             else:
-                found.append(obstacle(left, total, valid, self.scales, params, party.ordered))
-        return furthest(found)
+                obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
+        return furthest(obstacles)
 
     def _bounds(
         self,
