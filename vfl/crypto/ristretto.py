@@ -63,6 +63,7 @@ from numba.extending import (
 )
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes
 from vfl.kernels import kernel
 
 SignedWords = NDArray[np.int64]
@@ -825,8 +826,6 @@ def field_blocks(layout: Layout, a: SignedWords, b: SignedWords, results: Signed
 
 
 # --- Rows of bytes to blocks and back.
-
-Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vfl.crypto.arrays import Integers
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Packing
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 _TASK = 512  # products of a task at least
@@ -93,7 +93,7 @@ def check_rows(key: PublicKey, handle: Handle, start: int, stop: int) -> None:
 
 
 async def pack_and_rerandomise(
-    workers: Workers[PublicKey], ciphertexts: Ciphertexts, packing: Packing
+    workers: Workers[PublicKey], ciphertexts: Ciphertexts, packing: SumPacking
 ) -> Ciphertexts:
     """Many sums in each ciphertext, under fresh obfuscators: fit to leave the host."""
     slots = packing.slots
@@ -272,7 +272,7 @@ def _encrypt(
 
 
 async def decrypt_sums(
-    workers: Workers[PrivateKey], packing: Packing, ciphertexts: Ciphertexts, count: int
+    workers: Workers[PrivateKey], packing: SumPacking, ciphertexts: Ciphertexts, count: int
 ) -> tuple[Integers, Integers]:
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
     return packing.unpack(await decrypt(workers, ciphertexts), count)

@@ -26,11 +26,11 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.crypto import group
-from vfl.crypto.arrays import Bytes, Entropy
+from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, OprfRun, RowNumbers, empty, parts, receive_rows, repeats
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, repeats
 
 CHUNK = 8192  # elements a message
 
@@ -151,7 +151,7 @@ async def host_outputs(
     return own
 
 
-def _random_order(n: int, entropy: Entropy) -> RowNumbers:
+def _random_order(n: int, entropy: Entropy) -> Integers:
     """A random order of n rows."""
     # Of two equal numbers (once in 2^64 / n^2 runs) the first stays first, which tells nobody much.
     numbers = np.frombuffer(entropy(8 * n), np.uint64)

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.disk import NO_ROOM, no_room, take_room
@@ -30,8 +29,6 @@ from vfl.net.wire import Message
 OUTPUT = 32  # bytes of F(x)
 IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
 
-RowNumbers = NDArray[np.int64]
-"""Rows of a table, by their place in it."""
 Progress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 

@@ -53,7 +53,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vfl.crypto import okvs
-from vfl.crypto.arrays import Bytes, Entropy
+from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
@@ -64,7 +64,6 @@ from vfl.protocols.align.oprf import (
     HostOutputs,
     OprfRun,
     Progress,
-    RowNumbers,
     empty,
     parts,
     receive_rows,
@@ -173,7 +172,7 @@ class PsiSettings:
 class Intersection:
     """What a run came to at one party."""
 
-    rows: RowNumbers
+    rows: Integers
     """The numbers of its rows whose id all parties have, in the common order: int64 (common,)."""
     ids: int
     """How many ids it announced."""
@@ -390,7 +389,7 @@ class _Tags:
         self._order = np.argsort(self._tags[:, 0])
         self._first = self._tags[self._order, 0]
 
-    def rows(self, wanted: Bytes) -> RowNumbers:
+    def rows(self, wanted: Bytes) -> Integers:
         """The row of each tag, -1 for a tag that is none: int64 (m,)."""
         words = np.ascontiguousarray(wanted).view(np.uint64)
         rows = np.full(len(words), -1, np.int64)
@@ -424,15 +423,15 @@ def _store_seed(host: str, context: bytes) -> bytes:
     return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
-def _common(shares: Sequence[Bytes]) -> RowNumbers:
+def _common(shares: Sequence[Bytes]) -> Integers:
     """The rows where the shares of all hosts cancel."""
     left = np.bitwise_xor.reduce(shares).view(np.uint64)
     return np.flatnonzero((left[:, 0] | left[:, 1]) == 0)
 
 
-def _in_common_order(common: RowNumbers, outputs: Sequence[Bytes]) -> RowNumbers:
+def _in_common_order(common: Integers, outputs: Sequence[Bytes]) -> Integers:
     """The common rows sorted by a hash of all that the hosts' functions give there."""
     joined = np.concatenate([own[common] for own in outputs], axis=1)
     ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
-    ordered: RowNumbers = common[np.argsort(ranks.view(np.uint64)[:, 0])]
+    ordered: Integers = common[np.argsort(ranks.view(np.uint64)[:, 0])]
     return ordered

@@ -245,7 +245,7 @@ async def paillier_host(
 
 
 @dataclass(frozen=True)
-class _Number:
+class _NumericColumn:
     """A numeric column: where its digits' histograms lie, and its least integer."""
 
     digits: range  # of the columns that are summed
@@ -267,7 +267,7 @@ class EncryptedProduct:
         if max(matrix.bits, default=0) > _MOST_BITS:
             raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
         integers = matrix.integers
-        self._numbers: list[_Number] = []
+        self._numbers: list[_NumericColumn] = []
         codes = list(matrix.codes)
         sizes = [levels + 1 for levels in matrix.levels]
         for own in integers:
@@ -275,7 +275,7 @@ class EncryptedProduct:
             bits = max(1, int((own - least).max(initial=0)).bit_length())
             window = _window(bits, matrix.rows)
             digits = -(-bits // window)
-            self._numbers.append(_Number(range(len(codes), len(codes) + digits), window, least))
+            self._numbers.append(_NumericColumn(range(len(codes), len(codes) + digits), window, least))
             for k in range(digits):
                 codes.append(((own - least) >> (k * window) & ((1 << window) - 1)).astype(np.uint16))
                 sizes.append(1 << min(window, bits - k * window))

@@ -53,7 +53,7 @@ import msgspec
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Packing
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
@@ -506,5 +506,5 @@ class _HostTree:
 # ------------------------------------------------------------------------------- what both share
 
 
-def _packing(rows: int, params: BoostParams) -> Packing:
-    return Packing.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
+def _packing(rows: int, params: BoostParams) -> SumPacking:
+    return SumPacking.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from vfl.crypto.lattice.parameters import widest
-from vfl.crypto.packing import ROW_BITS, Packing
+from vfl.crypto.packing import ROW_BITS, SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Shape
@@ -24,7 +24,7 @@ def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
     if params.encryption == "lattice":
         return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
     bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)
-    return Quantisation(Packing.for_rows(rows, bits).row_bits)
+    return Quantisation(SumPacking.for_rows(rows, bits).row_bits)
 
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
