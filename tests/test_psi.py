@@ -381,7 +381,7 @@ def test_no_id_on_the_wire(engine):
             for prefix in (b"", CONTEXT)
         ]
         element = group.hash_to_group([one], CONTEXT).tobytes()
-        for digest in [*hashed, element, ot_oprf._hashed([one], CONTEXT).tobytes()]:
+        for digest in [*hashed, element, ot_oprf._hash_ids([one], CONTEXT).tobytes()]:
             assert digest not in frames
             assert digest[:16] not in frames
 
