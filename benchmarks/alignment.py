@@ -117,7 +117,7 @@ async def party(options: argparse.Namespace) -> dict[str, float]:
             for host, port in options.ports.items()
         ]
         begun = time.perf_counter(), time.process_time()
-        rows = await guest_align(
+        common = await guest_align(
             peers, ids, context=b"benchmark", settings=PsiSettings(options.engine, scratch)
         )
         ended = time.perf_counter(), time.process_time()
@@ -127,7 +127,7 @@ async def party(options: argparse.Namespace) -> dict[str, float]:
         async with listen(own, address, "host", lambda line: None) as listener:
             peers = [await listener.accept()]
             begun = time.perf_counter(), time.process_time()
-            rows = await host_align(
+            common = await host_align(
                 peers[0],
                 ids,
                 Participant(options.party, context=b"benchmark"),
@@ -137,7 +137,7 @@ async def party(options: argparse.Namespace) -> dict[str, float]:
             await together([peer.close() for peer in peers])
     await together([peer.close() for peer in peers])
     return {
-        "rows": len(rows),
+        "rows": len(common.rows),
         "wall_s": ended[0] - begun[0],
         "cpu_s": ended[1] - begun[1],
         "sent": sum(peer.traffic.bytes_sent for peer in peers),

@@ -21,9 +21,9 @@ from rich.table import Table
 
 from vfl.crypto.lattice import answers
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs, Sums, hint
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, choose
-from vfl.crypto.lattice.vectors import Encryption, PublicRows, Secrets
+from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 
 T = TypeVar("T")
 PIECE = 8 * DEGREE
@@ -78,7 +78,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     matrix = left_sums(generator, rows, columns, bins)
     p = choose(rows, options.bits, len(matrix.outputs), 3200)
     public = timed("public_rows", lambda: PublicRows(bytes(32), rows))
-    made = timed("hint", lambda: hint(matrix, public))
+    made = timed("hint", lambda: make_hint(matrix, public))
     key = HintKey(p, bytes(32), bytes(32), matrix.digest())
     parts = timed("encrypt_hint", lambda: list(key.encrypt(made)))
     encrypted = EncryptedHint(p, bytes(32), key.header())
@@ -86,7 +86,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
 
     drawn = Secrets.draw(batch)
     products, masks = timed("multiply", lambda: encrypted.multiply(drawn), batch)
-    encryption, sums = Encryption(p, public, drawn), Sums(p, matrix, batch)
+    encryption, sums = VectorEncryption(p, public, drawn), Accumulator(p, matrix, batch)
     most = 1 << (options.bits - 1)
     exact = np.zeros((batch, columns * bins), np.int64)
     sent = 0
@@ -118,13 +118,13 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     }
 
 
-def left_sums(generator: np.random.Generator, rows: int, columns: int, bins: int) -> Matrix:
+def left_sums(generator: np.random.Generator, rows: int, columns: int, bins: int) -> CellMatrix:
     """Uniform bins, and the left sums of all edges of all columns."""
     codes = [generator.integers(0, bins, rows).astype(np.uint8) for _ in range(columns)]
     at = (np.arange(columns)[:, np.newaxis] * bins + np.arange(bins - 1)).reshape(-1)
     ones = np.ones(len(at), np.int64)
-    return Matrix(
-        [Column(c, bins) for c in codes], Outputs(np.arange(len(at) + 1), at, ones, running=True)
+    return CellMatrix(
+        [CodedColumn(c, bins) for c in codes], Outputs(np.arange(len(at) + 1), at, ones, running=True)
     )
 
 

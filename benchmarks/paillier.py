@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vfl.crypto.ciphertexts import PrivateKey
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PRIVATE_KEYS
 from vfl.crypto.sums import sum_rows
 from vfl.crypto.workers import Machine, Workers
@@ -70,7 +70,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     theirs, their_private = phe.generate_paillier_keypair(n_length=options.key_bits)
     codes, sizes = columns(options)
     rows = codes.shape[1]
-    layout = Layout.for_rows(rows, public.plaintext_bits(options.key_bits))
+    layout = SumPacking.for_rows(rows, public.plaintext_bits(options.key_bits))
     few = key.encrypt(range(64))
     their_ciphertexts = [theirs.raw_encrypt(m) for m in range(4)]
     figures = {

@@ -29,7 +29,7 @@ from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.websocket import Credentials, WebSocketPeer, dial, listen
 from vfl.party.identity import load_certificate
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.scoring import guest_score, host_score
 
 PARTIES = ("insurer", "registry", "bureau")

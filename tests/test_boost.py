@@ -22,7 +22,9 @@ from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
-from vfl.protocols.trees.grower import GuestModel, HostModel, Pooled, draw_rows
+from vfl.protocols.trees.draws import draw_rows
+from vfl.protocols.trees.grower import Pooled
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import Quantisation
 from vfl.protocols.trees.training import guest_train, host_train
 
@@ -511,7 +513,7 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
         Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
         BoostParams(),
     )
-    layout = boost._layout(max(rows, n), BoostParams())
+    layout = boost._packing(max(rows, n), BoostParams())
     guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters

@@ -21,7 +21,7 @@ from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.batches import ScoredPart
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.scoring import guest_score, host_score
 
 SPLITS = [MODEL.splits, *(half.splits for half in HALVES)]

@@ -13,7 +13,14 @@ from scipy.stats import chisquare
 
 from vfl.errors import PeerError, VflError
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.common.fellows import FellowKey, FellowKeys, Masks, exchange_keys, relay_keys, signed
+from vfl.protocols.common.fellows import (
+    FellowKey,
+    FellowKeys,
+    Masks,
+    exchange_keys,
+    key_statement,
+    relay_keys,
+)
 from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
@@ -201,7 +208,7 @@ def test_what_is_signed_names_run_hosts_signer_and_key():
         (CONTEXT, ["a", "b"], "b", bytes(32)),
         (CONTEXT, ["a", "b"], "a", b"\1" * 32),
     ]
-    assert len({signed(*case) for case in [base, *others]}) == len(others) + 1
+    assert len({key_statement(*case) for case in [base, *others]}) == len(others) + 1
 
 
 # Hostile peers.

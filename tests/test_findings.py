@@ -33,7 +33,7 @@ from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import fitting as glm
-from vfl.protocols.linear import products
+from vfl.protocols.linear import masked_scores, products, start
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 
 KEY = PrivateKey.generate(2048)
@@ -615,9 +615,9 @@ def test_progress_is_told_each_iteration():
 
 KINDS = [
     kind
-    for module in (glm, products, key, fellows)
+    for module in (glm, start, masked_scores, products, key, fellows)
     for kind in vars(module).values()
-    if isinstance(kind, type) and issubclass(kind, Message) and kind is not Message
+    if isinstance(kind, type) and issubclass(kind, Message) and kind.__module__ == module.__name__
 ]
 
 
@@ -688,7 +688,7 @@ def test_what_the_guest_opens_is_uniform(runs):
     assert binomtest(sum(value % 2 for value in values), len(values)).pvalue > 1e-9
 
 
-@pytest.mark.parametrize("kind", [glm.ScoreChange, glm.HeldOutScores])
+@pytest.mark.parametrize("kind", [masked_scores.ScoreChange, masked_scores.HeldOutScores])
 def test_scores_of_a_host_are_hidden_and_their_sum_is_not(runs, kind):
     run = runs[0]
     shares = {host: run.shares(kind, host) for host in ("host1", "host2")}
@@ -697,7 +697,7 @@ def test_scores_of_a_host_are_hidden_and_their_sum_is_not(runs, kind):
         every = np.concatenate(own)
         assert len(np.unique(every)) == len(every)
     totals = [(a + b).view(np.int64) for a, b in zip(*shares.values(), strict=True)]
-    if kind is glm.ScoreChange:
+    if kind is masked_scores.ScoreChange:
         combines, steps = run.of(glm.Combine, "host1"), run.of(glm.Step, "host1")
         assert len(totals) == len(steps) == run.fit.iterations
         found = sum(
@@ -716,7 +716,7 @@ def test_scores_of_a_host_are_hidden_and_their_sum_is_not(runs, kind):
 def test_scores_of_a_single_host_are_not_hidden():
     """The control of the test above: what the guest learns of one host, it shows."""
     run = record(make_job("poisson", 2, rows=300, tolerance=1e-3))
-    for kind in (glm.ScoreChange, glm.HeldOutScores):
+    for kind in (masked_scores.ScoreChange, masked_scores.HeldOutScores):
         assert uniform_bytes(b"".join(share.tobytes() for share in run.shares(kind, "host1"))) < 1e-12
 
 
@@ -738,8 +738,8 @@ def test_two_runs_share_nothing_that_is_hidden(runs):
         (products.Residuals, "ciphertexts"),
         (products.MaskedProducts, "ciphertexts"),
         (products.OpenedProducts, "plaintexts"),
-        (glm.ScoreChange, "scores"),
-        (glm.HeldOutScores, "scores"),
+        (masked_scores.ScoreChange, "scores"),
+        (masked_scores.HeldOutScores, "scores"),
     ):
         parts = [
             {
@@ -834,10 +834,15 @@ BAD_CIPHERTEXTS = {
 }
 
 LIES = [
-    ("guest", glm.FitStart, {"training": lambda t: t + b"\0"}, "a FitStart with a wrong number of bits"),
-    ("guest", glm.FitStart, {"training": lambda t: t[:-1]}, "a FitStart with a wrong number of bits"),
-    ("guest", glm.FitStart, {"curvature": lambda c: 0.0}, "a FitStart without a curvature"),
-    ("guest", glm.FitStart, {"curvature": lambda c: math.nan}, "a FitStart without a curvature"),
+    (
+        "guest",
+        start.FitStart,
+        {"training": lambda t: t + b"\0"},
+        "a FitStart with a wrong number of bits",
+    ),
+    ("guest", start.FitStart, {"training": lambda t: t[:-1]}, "a FitStart with a wrong number of bits"),
+    ("guest", start.FitStart, {"curvature": lambda c: 0.0}, "a FitStart without a curvature"),
+    ("guest", start.FitStart, {"curvature": lambda c: math.nan}, "a FitStart without a curvature"),
     (
         "guest",
         products.Residuals,
@@ -893,7 +898,7 @@ LIES = [
     ),
     ("guest", glm.Step, {"size": NAN}, "a Step that is no number"),
     ("guest", glm.Step, {"size": -INF}, "a Step that is no number"),
-    ("host1", glm.FitReady, {"columns": -1}, "FitReady with a negative number of columns"),
+    ("host1", start.FitReady, {"columns": -1}, "FitReady with a negative number of columns"),
     (
         "host1",
         products.MaskedProducts,
@@ -920,19 +925,24 @@ LIES = [
         {"greatest": NAN},
         "InnerProducts of another number of vectors, or none",
     ),
-    ("host1", glm.ScoreChange, {"scores": lambda s: s[:-8]}, "ScoreChange of another number of rows"),
     (
         "host1",
-        glm.ScoreChange,
+        masked_scores.ScoreChange,
+        {"scores": lambda s: s[:-8]},
+        "ScoreChange of another number of rows",
+    ),
+    (
+        "host1",
+        masked_scores.ScoreChange,
         {"scores": lambda s: s + bytes(8)},
         "ScoreChange of another number of rows",
     ),
-    ("host1", glm.ScoreChange, {"scores": b""}, "ScoreChange of another number of rows"),
+    ("host1", masked_scores.ScoreChange, {"scores": b""}, "ScoreChange of another number of rows"),
     ("host1", glm.PenaltyProducts, {"linear": NAN}, "PenaltyProducts that are no numbers"),
     ("host1", glm.PenaltyProducts, {"square": INF}, "PenaltyProducts that are no numbers"),
     (
         "host1",
-        glm.HeldOutScores,
+        masked_scores.HeldOutScores,
         {"scores": lambda s: s[:-1]},
         "HeldOutScores of another number of rows",
     ),
@@ -953,19 +963,19 @@ def test_a_lie_is_refused_by_name(liar, kind, fields, what):
     ("liar", "kind", "other", "due"),
     [
         ("guest", key.Key, glm.FitNext(), "Key"),
-        ("guest", glm.FitStart, glm.FitNext(), "FitStart"),
+        ("guest", start.FitStart, glm.FitNext(), "FitStart"),
         ("guest", glm.FitNext, glm.Step(1.0), "FitNext or FitEnd"),
         ("guest", products.Residuals, glm.FitEnd(True), "Residuals"),
         ("guest", products.OpenedProducts, glm.FitEnd(True), "OpenedProducts"),
         ("guest", glm.Combine, glm.FitNext(), "Combine or FitEnd"),
         ("guest", glm.Step, glm.FitEnd(True), "Step"),
-        ("host1", glm.FitReady, glm.FitKept(), "FitReady"),
+        ("host1", start.FitReady, glm.FitKept(), "FitReady"),
         ("host1", products.MaskedProducts, glm.FitKept(), "MaskedProducts"),
         ("host1", glm.InnerProducts, glm.FitKept(), "InnerProducts"),
-        ("host1", glm.ScoreChange, glm.HeldOutScores(b""), "ScoreChange"),
+        ("host1", masked_scores.ScoreChange, masked_scores.HeldOutScores(b""), "ScoreChange"),
         ("host1", glm.PenaltyProducts, glm.FitKept(), "PenaltyProducts"),
-        ("host1", glm.HeldOutScores, glm.ScoreChange(b""), "HeldOutScores"),
-        ("host1", glm.FitKept, glm.FitReady(1), "FitKept"),
+        ("host1", masked_scores.HeldOutScores, masked_scores.ScoreChange(b""), "HeldOutScores"),
+        ("host1", glm.FitKept, start.FitReady(1), "FitKept"),
     ],
 )
 def test_a_message_out_of_turn_is_refused(liar, kind, other, due):
@@ -1007,8 +1017,8 @@ def test_numbers_beyond_all_bounds_end_the_fit(liar, kind, fields):
 @pytest.mark.parametrize(
     ("kind", "fields"),
     [
-        (glm.ScoreChange, {"scores": lambda s: b"\x7f" * len(s)}),
-        (glm.ScoreChange, {"scores": lambda s: np.random.default_rng(0).bytes(len(s))}),
+        (masked_scores.ScoreChange, {"scores": lambda s: b"\x7f" * len(s)}),
+        (masked_scores.ScoreChange, {"scores": lambda s: np.random.default_rng(0).bytes(len(s))}),
         (glm.PenaltyProducts, {"linear": 1e308, "square": -1e308}),
         (glm.InnerProducts, {"products": lambda p: [-1.0] * len(p), "greatest": -1.0}),
         (glm.InnerProducts, {"products": lambda p: [1e308] * len(p)}),
@@ -1028,7 +1038,7 @@ def test_a_host_with_too_many_columns_is_refused():
     with pytest.raises(
         DataError, match=r"^host1 has 31 columns to fit \d+ rows with, .* needs 5 rows a column"
     ) as refused:
-        against("host1", glm.FitReady, replaced(columns=31))
+        against("host1", start.FitReady, replaced(columns=31))
     assert "host1 has too many columns for" in refused.value.for_peer
     rng = np.random.default_rng(0)
     wide = {"guest": mixed(rng, 100, 0), "host1": mixed(rng, 100, 1, levels=40)}
@@ -1128,4 +1138,7 @@ def test_who_is_left_alone_ends(who, kind):
     asyncio.run(run())
     assert isinstance(ends["host1" if who == "guest" else "guest"], PeerLost)
     # A host that has nothing to wait for any more has kept its half.
-    assert isinstance(ends["host2"], PeerLost | PeerStopped) or kind in (glm.HeldOutScores, glm.FitKept)
+    assert isinstance(ends["host2"], PeerLost | PeerStopped) or kind in (
+        masked_scores.HeldOutScores,
+        glm.FitKept,
+    )

@@ -5,10 +5,10 @@ import asyncio
 import numpy as np
 import pytest
 
-from vfl.errors import PeerError
+from vfl.errors import PeerError, Refused
 from vfl.learn.design import Design, Rules
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, all_scores
+from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, ScoringCourse, all_scores
 from vfl.protocols.linear import scoring as glm_scoring
 from vfl.protocols.linear.scoring import (
     GuestGlm,
@@ -220,3 +220,24 @@ def test_a_hostile_guest_is_named(monkeypatch: pytest.MonkeyPatch, requests, nam
             await host_glm_score(theirs, PARTS[1], FEATURES[1], THEIRS[0], MISSING[0], show_columns=True)
 
     asyncio.run(run())
+
+
+def test_rows_are_counted_before_any_is_answered() -> None:
+    counted: list[tuple[int, int]] = []  # rows asked for, answers sent before
+
+    async def run() -> None:
+        ours, theirs = MemoryPeer.pair("guest", "registry")
+
+        def admit(rows: int) -> None:
+            counted.append((rows, theirs.traffic.sent_messages["PartialScores"]))
+            if len(counted) == 3:
+                raise Refused("too many rows today")
+
+        for request in (ScoreStart(), places(0, 1), places(2), places(3)):
+            await ours.send(request)
+        course = ScoringCourse(admit=admit)
+        with pytest.raises(Refused, match="too many rows today"):
+            await host_glm_score(theirs, PARTS[1], FEATURES[1], THEIRS[0], MISSING[0], course)
+
+    asyncio.run(run())
+    assert counted == [(2, 0), (1, 1), (1, 2)]

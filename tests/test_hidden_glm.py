@@ -38,6 +38,7 @@ from test_glm import (
 
 from vfl.crypto.ciphertexts import SHORT_EXPONENT
 from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.learn.glm import PAIRS
@@ -46,6 +47,7 @@ from vfl.net.wire import Message, decode
 from vfl.protocols.common import fellows, key
 from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import hidden as hidden_glm
+from vfl.protocols.linear import hidden_residuals, masked_scores, start
 from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 
 MODULUS = KEY.public.modulus
@@ -66,15 +68,14 @@ Seen = tuple[str, str, Message]  # who sent it, to whom, what
 KINDS = [
     *(
         kind
-        for kind in vars(hidden_glm).values()
-        if isinstance(kind, type)
-        and issubclass(kind, Message)
-        and kind.__module__ == hidden_glm.__name__
+        for module in (hidden_glm, hidden_residuals)
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, Message) and kind.__module__ == module.__name__
     ),
-    glm.FitStart,
-    glm.FitReady,
+    start.FitStart,
+    start.FitReady,
     glm.FitKept,
-    glm.HeldOutScores,
+    masked_scores.HeldOutScores,
     fellows.FellowKey,
     fellows.FellowKeys,
     key.Key,
@@ -261,11 +262,11 @@ def test_rows_in_several_messages_and_none_held_out(family):
     rng = np.random.default_rng(1)
     tables = {"guest": {}, "host1": mixed(rng, 150, 1)}
     job = hidden_job(family, tables, seed=1, rows=150, held_out=0.0, tolerance=1e-7)
-    with mock.patch.object(hidden_glm, "CHUNK", 64):
+    with mock.patch.object(hidden_residuals, "CHUNK", 64):
         ran = run(job)
     assert_fits(ran, of_taylor(job) if family == "logistic" else of_glum(job), 1e-4)
     width = KEY.public.width
-    parts = [len(m.ciphertexts) // width for m in ran.of(hidden_glm.ScorePart, "host1", "guest")]
+    parts = [len(m.ciphertexts) // width for m in ran.of(hidden_residuals.ScorePart, "host1", "guest")]
     assert parts == [64, 64, 22] * (len(parts) // 3)
 
 
@@ -448,7 +449,7 @@ def test_held_out_scores_of_a_host_are_hidden_and_their_sum_is_not(recorded):
     job = recorded.job
     shares = []
     for host in ("host1", "host2"):
-        (message,) = recorded.of(glm.HeldOutScores, host, "guest")
+        (message,) = recorded.of(masked_scores.HeldOutScores, host, "guest")
         assert uniform_bytes(message.scores) > 1e-9
         shares.append(np.frombuffer(message.scores, "<u8"))
         assert len(np.unique(shares[-1])) == len(shares[-1]) == (~job.rows.train).sum()
@@ -460,16 +461,19 @@ def test_held_out_scores_of_a_host_are_hidden_and_their_sum_is_not(recorded):
 
 def test_held_out_scores_of_a_single_host_are_not_hidden(standing):
     """The control of the test above."""
-    (message,) = standing.of(glm.HeldOutScores, "host1")
+    (message,) = standing.of(masked_scores.HeldOutScores, "host1")
     assert uniform_bytes(message.scores) < 1e-12
 
 
 def test_the_same_scores_are_never_the_same_ciphertexts(standing):
     """Of a party, a row's score is twice the same."""
     count = int(standing.job.rows.train.sum())
-    ways = [("host1", "guest", hidden_glm.ScorePart), ("guest", "host1", hidden_glm.HiddenResiduals)]
+    ways = [
+        ("host1", "guest", hidden_residuals.ScorePart),
+        ("guest", "host1", hidden_residuals.HiddenResiduals),
+    ]
     if standing.job.rows.loss.link == "log":
-        ways.append(("guest", "host1", hidden_glm.ScorePart))
+        ways.append(("guest", "host1", hidden_residuals.ScorePart))
     for sender, to, kind in ways:
         first, second = standing.rows(kind, sender, to)
         assert KEY.decrypt(KEY.public.array(first[:20])) == KEY.decrypt(KEY.public.array(second[:20]))
@@ -480,7 +484,7 @@ def test_no_row_is_sent_twice(recorded):
     """But the residuals, which all hosts get alike, and what is only passed on to the next host."""
     rows: dict[type[Message], list[int]] = {}
     for sender, to, m in recorded.messages:
-        if isinstance(m, hidden_glm.ScorePart | hidden_glm.BlindGradient) and (sender, to) != (
+        if isinstance(m, hidden_residuals.ScorePart | hidden_glm.BlindGradient) and (sender, to) != (
             "guest",
             "host2",
         ):
@@ -489,7 +493,9 @@ def test_no_row_is_sent_twice(recorded):
         assert len(set(own)) == len(own)
         # A ciphertext without an obfuscator is 1 modulo n.
         assert all(c % N != 1 for c in own)
-    received = [recorded.of(hidden_glm.HiddenResiduals, "guest", host) for host in ("host1", "host2")]
+    received = [
+        recorded.of(hidden_residuals.HiddenResiduals, "guest", host) for host in ("host1", "host2")
+    ]
     assert received[0] == received[1]
 
 
@@ -500,9 +506,9 @@ def quotient(a: int, b: int) -> int:
 
 def test_what_a_host_multiplies_by_is_concealed(poisson_run):
     """The guest knows what it sent and what came back; neither a small power nor the true one fits."""
-    sent = poisson_run.rows(hidden_glm.ScorePart, "guest", "host1")
-    back = poisson_run.rows(hidden_glm.ScorePart, "host1", "guest")
-    onward = poisson_run.rows(hidden_glm.ScorePart, "guest", "host2")
+    sent = poisson_run.rows(hidden_residuals.ScorePart, "guest", "host1")
+    back = poisson_run.rows(hidden_residuals.ScorePart, "host1", "guest")
+    onward = poisson_run.rows(hidden_residuals.ScorePart, "guest", "host2")
     for evaluation, (a, b, c) in enumerate(zip(sent, back, onward, strict=True)):
         assert list(b) == list(c)
         plain = KEY.decrypt(KEY.public.array(a[:4])), KEY.decrypt(KEY.public.array(b[:4]))
@@ -518,8 +524,8 @@ def test_what_a_host_multiplies_by_is_concealed(poisson_run):
 
 def test_what_the_guest_adds_is_concealed_of_poisson(poisson_run):
     """Every host could take the labels out of the difference to what it sent."""
-    sent = poisson_run.rows(hidden_glm.ScorePart, "host2", "guest")
-    residuals = poisson_run.rows(hidden_glm.HiddenResiduals, "guest", "host2")
+    sent = poisson_run.rows(hidden_residuals.ScorePart, "host2", "guest")
+    residuals = poisson_run.rows(hidden_residuals.HiddenResiduals, "guest", "host2")
     rows = poisson_run.job.rows
     for a, b in zip(sent, residuals, strict=True):
         assert all(quotient(y, x) != 1 for x, y in zip(a, b, strict=True))
@@ -537,8 +543,8 @@ def test_what_the_guest_adds_and_multiplies_by_is_concealed_of_logistic(weights)
         np.rint(share / share.max() * 2.0**16).astype(int).tolist() if weights else [1] * len(share)
     )
     (_, sent), (first, residuals) = (
-        ran.rows(hidden_glm.ScorePart, "host1", "guest"),
-        ran.rows(hidden_glm.HiddenResiduals, "guest", "host1"),
+        ran.rows(hidden_residuals.ScorePart, "host1", "guest"),
+        ran.rows(hidden_residuals.HiddenResiduals, "guest", "host1"),
     )
     for x, y, weight in zip(sent, residuals, integers, strict=True):
         assert quotient(y, gmpy2.powmod(x, weight, MODULUS)) != 1
@@ -714,7 +720,7 @@ LIES: list[tuple[str, str, type[Message], dict[str, Any], int, str, str]] = [
     ("logistic", LEAD, H.NextDirection, {"greatest": NAN}, 1, "host1", "NextDirection of no number"),
     ("logistic", LEAD, H.HiddenEnd, {"greatest": INF}, 1, "host1", "HiddenEnd of no number"),
     *(
-        (family, liar, H.ScorePart, {"ciphertexts": bad}, 0, victim, f"ScorePart {what}")
+        (family, liar, hidden_residuals.ScorePart, {"ciphertexts": bad}, 0, victim, f"ScorePart {what}")
         for family, liar, victim in (
             ("logistic", "host1", "guest"),
             ("poisson", "host1", "guest"),
@@ -732,7 +738,7 @@ LIES: list[tuple[str, str, type[Message], dict[str, Any], int, str, str]] = [
         (
             "logistic",
             "guest",
-            H.HiddenResiduals,
+            hidden_residuals.HiddenResiduals,
             {"ciphertexts": bad},
             0,
             "host1",
@@ -748,7 +754,7 @@ LIES: list[tuple[str, str, type[Message], dict[str, Any], int, str, str]] = [
         (
             family,
             "guest",
-            H.HiddenResiduals,
+            hidden_residuals.HiddenResiduals,
             {"scale": bad},
             0,
             "host1",
@@ -802,11 +808,19 @@ LIES: list[tuple[str, str, type[Message], dict[str, Any], int, str, str]] = [
             {"greatest": INF},
         )
     ),
-    ("logistic", "host1", glm.FitReady, {"columns": -1}, 0, "guest", "FitReady with a negative number"),
+    (
+        "logistic",
+        "host1",
+        start.FitReady,
+        {"columns": -1},
+        0,
+        "guest",
+        "FitReady with a negative number",
+    ),
     (
         "logistic",
         "guest",
-        glm.FitStart,
+        start.FitStart,
         {"curvature": NAN},
         0,
         "host1",
@@ -815,7 +829,7 @@ LIES: list[tuple[str, str, type[Message], dict[str, Any], int, str, str]] = [
     (
         "logistic",
         "host1",
-        glm.HeldOutScores,
+        masked_scores.HeldOutScores,
         {"scores": lambda s: s[:-1]},
         0,
         "guest",
@@ -852,8 +866,10 @@ def test_a_lie_is_refused_by_name(family, liar, kind, fields, skip, victim, text
 
 @pytest.mark.parametrize("family", list(FAMILIES))
 def test_another_scale_in_the_next_message_is_refused(family):
-    with mock.patch.object(hidden_glm, "CHUNK", 32):
-        ends = against("guest", H.HiddenResiduals, replaced(scale=Once()), FAMILIES[family])
+    with mock.patch.object(hidden_residuals, "CHUNK", 32):
+        ends = against(
+            "guest", hidden_residuals.HiddenResiduals, replaced(scale=Once()), FAMILIES[family]
+        )
     assert_refused(ends, "guest", "host1", "HiddenResiduals without a scale")
 
 
@@ -929,14 +945,26 @@ def test_more_iterations_than_the_job_says_are_refused():
         ("logistic", LEAD, H.OpenedGradient, H.Settle(0.0), "OpenedGradient"),
         ("logistic", LEAD, H.Settle, H.NextDirection([], 0.0), "Evaluate or Settle"),
         ("logistic", LEAD, H.NextDirection, H.Evaluate(1.0), "NextDirection or HiddenEnd"),
-        ("logistic", "guest", H.HiddenResiduals, H.ScorePart(b""), "HiddenResiduals"),
-        ("poisson", "guest", H.ScorePart, H.HiddenResiduals(b"", 1.0), "ScorePart"),
-        ("logistic", "host1", H.ScorePart, glm.FitKept(), "ScorePart"),
+        (
+            "logistic",
+            "guest",
+            hidden_residuals.HiddenResiduals,
+            hidden_residuals.ScorePart(b""),
+            "HiddenResiduals",
+        ),
+        (
+            "poisson",
+            "guest",
+            hidden_residuals.ScorePart,
+            hidden_residuals.HiddenResiduals(b"", 1.0),
+            "ScorePart",
+        ),
+        ("logistic", "host1", hidden_residuals.ScorePart, glm.FitKept(), "ScorePart"),
         ("logistic", "host1", H.BlindGradient, H.Slope(0.0), "BlindGradient"),
         ("logistic", "guest", H.Slope, H.PartyProducts([], 0.0), "Slope"),
         ("logistic", "host1", H.PartyProducts, H.Slope(0.0), "PartyProducts"),
-        ("logistic", "host1", glm.HeldOutScores, glm.FitKept(), "HeldOutScores"),
-        ("logistic", "host1", glm.FitKept, glm.FitReady(1), "FitKept"),
+        ("logistic", "host1", masked_scores.HeldOutScores, glm.FitKept(), "HeldOutScores"),
+        ("logistic", "host1", glm.FitKept, start.FitReady(1), "FitKept"),
     ],
 )
 def test_a_message_out_of_turn_is_refused(family, liar, kind, other, due):
@@ -1050,10 +1078,13 @@ LEAVES = [
     *(
         (n, k)
         for n in ("guest", "host1")
-        for k in (H.ScorePart, H.BlindGradient, H.Slope, H.PartyProducts)
+        for k in (hidden_residuals.ScorePart, H.BlindGradient, H.Slope, H.PartyProducts)
     ),
-    *(("guest", k) for k in (glm.FitStart, fellows.FellowKeys, H.HiddenResiduals)),
-    *(("host1", k) for k in (glm.FitReady, fellows.FellowKey, glm.HeldOutScores, glm.FitKept)),
+    *(("guest", k) for k in (start.FitStart, fellows.FellowKeys, hidden_residuals.HiddenResiduals)),
+    *(
+        ("host1", k)
+        for k in (start.FitReady, fellows.FellowKey, masked_scores.HeldOutScores, glm.FitKept)
+    ),
 ]
 
 
@@ -1064,7 +1095,7 @@ def test_who_is_left_alone_ends(who, kind):
     """One party's connections break just before it sends its first message of a kind. As in a job, a
     party that ends tells the others why."""
     # Only poisson's guest sends parts of scores.
-    job = SMALL_OF_THREE["poisson" if kind is H.ScorePart else "logistic"]
+    job = SMALL_OF_THREE["poisson" if kind is hidden_residuals.ScorePart else "logistic"]
     ends: dict[str, VflError | None] = {}
 
     async def party(name: str, peers: dict[str, MemoryPeer]) -> None:
@@ -1090,7 +1121,7 @@ def test_who_is_left_alone_ends(who, kind):
     left = {name: end for name, end in ends.items() if name != who}
     assert any(isinstance(end, PeerLost) for end in left.values())
     # Whoever has nothing to wait for any more is done.
-    done = {glm.HeldOutScores: {LEAD, "host2"}, glm.FitKept: {LEAD, "host2"}}.get(kind, set())
+    done = {masked_scores.HeldOutScores: {LEAD, "host2"}, glm.FitKept: {LEAD, "host2"}}.get(kind, set())
     for name, end in left.items():
         assert isinstance(end, PeerLost | PeerStopped) or (name in done and end is None)
 
@@ -1150,9 +1181,9 @@ def test_products_and_sums_of_many(public, count, with_factors):
 
     async def work() -> Any:
         async with hidden_glm.Workers(public, ONE_PROCESS, operations) as pool:
-            encrypted = await hidden_glm.conceal(pool, plain)
+            encrypted = await conceal(pool, plain)
             other = factors if with_factors else None
-            return encrypted, await hidden_glm.times_and_conceal(pool, encrypted, other, summands)
+            return encrypted, await times_and_conceal(pool, encrypted, other, summands)
 
     encrypted, found = asyncio.run(work())
     assert KEY.decrypt(encrypted) == plain

@@ -9,7 +9,7 @@ import pytest
 from vfl.jobs.compiling import told
 from vfl.jobs.hints import GuestHints
 from vfl.party.store import Store
-from vfl.protocols.common.lattice_sums import KnownHint
+from vfl.protocols.common.lattice_hints import KnownHint
 
 HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
 

@@ -35,7 +35,7 @@ from vfl.net.wire import Message, WireError, decode
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.key import Key, receive_key, send_key
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.trees import paillier as boost
+from vfl.protocols.trees.draws import Draws
 from vfl.protocols.trees.paillier import Advance, TreeStart
 
 
@@ -275,7 +275,7 @@ def test_nodes_beyond_the_depth_are_refused() -> None:
 
 
 def test_trees_of_rows_that_differ_by_few_are_refused() -> None:
-    draws = boost._Draws(3)
+    draws = Draws(3)
     draws.check(bits(*range(20)))
     draws.check(bits(*range(20)))
     draws.check(bits(*range(17)))

@@ -15,7 +15,7 @@ from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, OwnKey, Way, advise, attempts, combined, trials
 from vfl.party.ids import compose, normalise
 from vfl.protocols.align import match_rates
-from vfl.protocols.align.match_rates import MatchStart, Rate
+from vfl.protocols.align.match_rates import MatchRate, MatchStart
 
 RULE = ("nfkc", "trim", "upper", "alnum")
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
@@ -249,7 +249,7 @@ def test_what_is_combined_follows_from_the_rates_alone():
 
     def rates(helping):
         return [
-            Rate(a.name, (500, 500), (100, 100), (300, 300), 290 if a.name in helping else 3)
+            MatchRate(a.name, (500, 500), (100, 100), (300, 300), 290 if a.name in helping else 3)
             for a in tried
         ]
 
@@ -265,8 +265,8 @@ def test_what_joins_ids_is_not_advised():
     digits = Attempt(None, (Way(("digits",), ("digits",)),))
 
     def advice(ids, common):
-        rates = [Rate("", (5_000, 5_000), (100, 100), (2_000, 2_000), 0)]
-        rates.append(Rate("", (ids, ids), (100, 100), (2_000, 2_000), common))
+        rates = [MatchRate("", (5_000, 5_000), (100, 100), (2_000, 2_000), 0)]
+        rates.append(MatchRate("", (ids, ids), (100, 100), (2_000, 2_000), common))
         return advise([tried[0], digits], rates, ["id"], "registry").normalise
 
     assert advice(4_400, 1_900) is None  # a tenth is gone

@@ -47,7 +47,8 @@ from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
-from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 SPLIT = Split("density", 0.1 + 0.2, None, False, True)
 TREE = Tree(

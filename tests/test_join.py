@@ -195,6 +195,19 @@ def started(cells: Sequence[KeyIds], rows: Sequence[int], keys: Sequence[int]) -
     return replace(none, of_row=of_row, key_of_row=by, earlier=len(rows))
 
 
+def test_what_is_asked_about_is_counted_by_key() -> None:
+    """Of a further key the ids of rows that no earlier one has matched, at each party."""
+    guest = table(["a", "b", "c", ""], ["p", "q", "r", "s"])
+    hosts = {
+        "registry": table(["a", "b", "", "d", "e"], ["x", "y", "r", "s", "s"]),
+        "bureau": table(["a", "c"], ["p", "r"]),
+    }
+    _, _, (matched,) = run_match(guest, hosts)
+    assert matched.by_key == (1, 1)
+    assert matched.asked == (3, 3)
+    assert matched.asked_of == ({"registry": 4, "bureau": 2}, {"registry": 2, "bureau": 1})
+
+
 def test_an_extension_keeps_what_is_matched_and_drops_what_is_gone() -> None:
     own = table(["a", "b", "d", "n"])
     first, second = table(["n", "d", "c", "b", "a"]), table(["a", "b", "n", "d"])

@@ -23,9 +23,9 @@ from reference.polynomials import Q64, Q96, product, schoolbook
 
 from vfl.crypto.lattice import answers, parameters, randomness, ring, words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs, Sums, hint
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
-from vfl.crypto.lattice.vectors import Encryption, PublicRows, Secrets
+from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.errors import VflError
 
 SEED = bytes(range(32))
@@ -40,20 +40,20 @@ def entropy(seed: int) -> Callable[[int], bytes]:
     return lambda n: generator.bytes(n)
 
 
-def bins_matrix(rows: int, bins: list[int], seed: int = 0, running: bool = True) -> Matrix:
+def bins_matrix(rows: int, bins: list[int], seed: int = 0, running: bool = True) -> CellMatrix:
     """Columns of random bins, and every running sum of each but the last as an output."""
     generator = np.random.default_rng(seed)
     columns = [
-        Column(generator.integers(0, b, rows).astype(np.uint8 if b <= 256 else np.uint16), b)
+        CodedColumn(generator.integers(0, b, rows).astype(np.uint8 if b <= 256 else np.uint16), b)
         for b in bins
     ]
     ends = np.cumsum([0, *bins])
     at = np.concatenate([np.arange(a, b - 1) for a, b in pairwise(ends)]).astype(np.int64)
     ones = np.ones(len(at), np.int64)
-    return Matrix(columns, Outputs(np.arange(len(at) + 1), at, ones, running))
+    return CellMatrix(columns, Outputs(np.arange(len(at) + 1), at, ones, running))
 
 
-def dense(matrix: Matrix) -> NDArray[np.int64]:
+def dense(matrix: CellMatrix) -> NDArray[np.int64]:
     """The matrix itself, (outputs, rows)."""
     cells = []
     for column in matrix.columns:
@@ -72,23 +72,23 @@ def dense(matrix: Matrix) -> NDArray[np.int64]:
     )
 
 
-def plaintext(matrix: Matrix, values: NDArray[np.int64]) -> NDArray[np.int64]:
+def plaintext(matrix: CellMatrix, values: NDArray[np.int64]) -> NDArray[np.int64]:
     return np.asarray(values @ dense(matrix).T)
 
 
 def federated(
-    p: Parameters, matrix: Matrix, values: NDArray[np.int64], seed: int = 0
+    p: Parameters, matrix: CellMatrix, values: NDArray[np.int64], seed: int = 0
 ) -> NDArray[np.int64]:
     """The whole scheme: what the guest gets."""
     draw = entropy(seed)
     public = PublicRows(SEED, matrix.rows)
     key = HintKey(p, SEED, SECRET, matrix.digest())
     encrypted = EncryptedHint(p, SEED, key.header())
-    for number, part in enumerate(key.encrypt(hint(matrix, public))):
+    for number, part in enumerate(key.encrypt(make_hint(matrix, public))):
         encrypted.load(number, part)
     drawn = Secrets.draw(len(values), draw)
     products, masks = encrypted.multiply(drawn, draw)
-    encryption, sums = Encryption(p, public, drawn, draw), Sums(p, matrix, len(values))
+    encryption, sums = VectorEncryption(p, public, drawn, draw), Accumulator(p, matrix, len(values))
     for start in range(0, matrix.rows, 2 * DEGREE):
         data = encryption.rows(start, values[:, start : start + 2 * DEGREE])
         assert len(data) == p.rows_bytes(min(2 * DEGREE, matrix.rows - start), len(values))
@@ -196,28 +196,28 @@ def test_packed_words(values: list[int]) -> None:
 # --- hint and sums ----------------------------------------------------------------------------------
 
 
-def mixed_matrix(rows: int, most: int = 2**15) -> Matrix:
+def mixed_matrix(rows: int, most: int = 2**15) -> CellMatrix:
     """Bins beyond one slice, two-byte codes, values of every kind, weights of both signs."""
     generator = np.random.default_rng(5)
     columns = [
-        Column(generator.integers(0, 5, rows).astype(np.uint8), 5),
-        Column(generator.integers(0, 300, rows).astype(np.uint16), 300),
-        Column(generator.integers(-128, 128, rows).astype(np.int8), 0),
-        Column(generator.integers(-most, most, rows).astype(np.int16), 0),
-        Column(generator.integers(0, 2 * most, rows).astype(np.uint16), 0),
+        CodedColumn(generator.integers(0, 5, rows).astype(np.uint8), 5),
+        CodedColumn(generator.integers(0, 300, rows).astype(np.uint16), 300),
+        CodedColumn(generator.integers(-128, 128, rows).astype(np.int8), 0),
+        CodedColumn(generator.integers(-most, most, rows).astype(np.int16), 0),
+        CodedColumn(generator.integers(0, 2 * most, rows).astype(np.uint16), 0),
     ]
     starts = np.array([0, 2, 4, 5, 6, 8, 8])
     at = np.array([1, 4, 5 + 17, 5 + 280, 305, 306, 307, 2])
-    return Matrix(columns, Outputs(starts, at, np.array([1, -1, 1, 1, 1, -3, 1, 2])))
+    return CellMatrix(columns, Outputs(starts, at, np.array([1, -1, 1, 1, 1, -3, 1, 2])))
 
 
 @pytest.mark.parametrize(
     "matrix", [mixed_matrix(DEGREE + 700), bins_matrix(2000, [3, 2]), bins_matrix(2 * DEGREE, [4])]
 )
-def test_hint_and_sums(matrix: Matrix) -> None:
+def test_hint_and_sums(matrix: CellMatrix) -> None:
     public = PublicRows(SEED, matrix.rows)
     seen: list[tuple[int, int]] = []
-    found = hint(matrix, public, lambda done, of: seen.append((done, of)))
+    found = make_hint(matrix, public, lambda done, of: seen.append((done, of)))
     entries = dense(matrix)
     for row, expected in zip(found.tolist(), entries.tolist(), strict=True):
         assert row == slow_hint(SEED, expected)
@@ -230,7 +230,7 @@ def test_hint_and_sums(matrix: Matrix) -> None:
     c = np.random.default_rng(2).integers(0, 2**64, (matrix.rows, 3), dtype=np.uint64)
     c >>= np.uint64(64 - p.word_bits)
     c <<= np.uint64(64 - p.word_bits)
-    sums = Sums(p, matrix, 3)
+    sums = Accumulator(p, matrix, 3)
     starts = list(range(0, matrix.rows, DEGREE))[::-1]
     for start in starts:
         with pytest.raises(ValueError, match="blocks of rows came"):
@@ -258,12 +258,12 @@ def test_a_hint_times_a_secret_is_the_sum_of_masks() -> None:
             for b in range(2)
         ]
     )[: matrix.rows]
-    assert np.array_equal(hint(matrix, public) @ s, dense(matrix).astype(np.uint64) @ masks)
+    assert np.array_equal(make_hint(matrix, public) @ s, dense(matrix).astype(np.uint64) @ masks)
 
 
 def test_a_bound_of_entries() -> None:
-    column = Column(np.array([0, 1, 2], np.uint8), 3)
-    running = Matrix(
+    column = CodedColumn(np.array([0, 1, 2], np.uint8), 3)
+    running = CellMatrix(
         [column, column],
         Outputs(np.array([0, 2, 4]), np.array([0, 2, 1, 4]), np.array([1, -3, 1, 1]), True),
     )
@@ -271,8 +271,8 @@ def test_a_bound_of_entries() -> None:
     assert running.weight == 3
     assert np.abs(dense(running)).max() == 3
     assert (
-        Matrix(
-            [Column(np.array([-7, 3], np.int8), 0)],
+        CellMatrix(
+            [CodedColumn(np.array([-7, 3], np.int8), 0)],
             Outputs(np.array([0, 1]), np.array([0]), np.array([-2])),
         ).weight
         == 14
@@ -283,8 +283,8 @@ def test_a_digest_changes_with_any_entry() -> None:
     first = mixed_matrix(100)
     codes = first.columns[0].codes.copy()
     codes[17] = (codes[17] + 1) % 5
-    other = Matrix([Column(codes, 5), *first.columns[1:]], first.outputs)
-    turned = Matrix(
+    other = CellMatrix([CodedColumn(codes, 5), *first.columns[1:]], first.outputs)
+    turned = CellMatrix(
         first.columns, Outputs(first.outputs.starts, first.outputs.at, -first.outputs.weights)
     )
     assert len({m.digest() for m in (first, other, turned, mixed_matrix(101))}) == 4
@@ -294,16 +294,18 @@ def test_a_digest_changes_with_any_entry() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Column(np.array([0, 3], np.uint8), 3),
-        lambda: Column(np.array([0, 1], np.int8), 3),
-        lambda: Column(np.array([0.0]), 0),
-        lambda: Column(np.array([], np.uint8), 1),
-        lambda: Matrix([], Outputs(np.array([0, 0]), np.array([], int), np.array([], int))),
-        lambda: Matrix(
-            [Column(np.array([0], np.uint8), 1)], Outputs(np.array([0, 1]), np.array([1]), np.array([1]))
+        lambda: CodedColumn(np.array([0, 3], np.uint8), 3),
+        lambda: CodedColumn(np.array([0, 1], np.int8), 3),
+        lambda: CodedColumn(np.array([0.0]), 0),
+        lambda: CodedColumn(np.array([], np.uint8), 1),
+        lambda: CellMatrix([], Outputs(np.array([0, 0]), np.array([], int), np.array([], int))),
+        lambda: CellMatrix(
+            [CodedColumn(np.array([0], np.uint8), 1)],
+            Outputs(np.array([0, 1]), np.array([1]), np.array([1])),
         ),
-        lambda: Matrix(
-            [Column(np.array([0], np.uint8), 1)], Outputs(np.array([0, 2]), np.array([0]), np.array([1]))
+        lambda: CellMatrix(
+            [CodedColumn(np.array([0], np.uint8), 1)],
+            Outputs(np.array([0, 2]), np.array([0]), np.array([1])),
         ),
     ],
 )
@@ -326,7 +328,7 @@ def test_encryption(value_bits: int, word_bits: int) -> None:
     values[0, :3] = most, -most, 0
     draw, again = entropy(9), entropy(9)
     drawn = Secrets.draw(count, draw)
-    encryption = Encryption(p, PublicRows(SEED, rows), drawn, draw)
+    encryption = VectorEncryption(p, PublicRows(SEED, rows), drawn, draw)
     # The last block first: what is drawn belongs to the block, not to the order.
     last = encryption.rows(DEGREE, values[:, DEGREE:])
     first = encryption.rows(0, values[:, :DEGREE])
@@ -350,7 +352,7 @@ def test_encryption(value_bits: int, word_bits: int) -> None:
 def test_rows_are_encrypted_once_and_in_whole_blocks() -> None:
     rows = 2 * DEGREE + 10
     p = choose(rows, 8, 3, 10)
-    encryption = Encryption(p, PublicRows(SEED, rows), Secrets.draw(1))
+    encryption = VectorEncryption(p, PublicRows(SEED, rows), Secrets.draw(1))
     block = np.zeros((1, DEGREE), np.int64)
     with pytest.raises(ValueError, match="8 bits"):
         encryption.rows(0, block + 128)
@@ -374,7 +376,7 @@ def test_rows_are_encrypted_once_and_in_whole_blocks() -> None:
 def test_sums_take_each_row_once() -> None:
     matrix = bins_matrix(DEGREE + 8, [3])
     p = choose(matrix.rows, 8, 2, 10)
-    sums = Sums(p, matrix, 2)
+    sums = Accumulator(p, matrix, 2)
     block, tail = bytes(p.rows_bytes(DEGREE, 2)), bytes(p.rows_bytes(8, 2))
     for start, data in [
         (0, block[:-1]),
@@ -810,16 +812,16 @@ def test_flooding_is_gaussian() -> None:
 def test_noise_and_flooding_are_what_parameters_say(value_bits: int) -> None:
     # One row of ones: each of its sums carries the noise of every row.
     rows, count = DEGREE, 64
-    matrix = Matrix(
-        [Column(np.zeros(rows, np.uint8), 1)],
+    matrix = CellMatrix(
+        [CodedColumn(np.zeros(rows, np.uint8), 1)],
         Outputs(np.arange(41), np.zeros(40, np.int64), np.ones(40, np.int64)),
     )
     p = choose(rows, value_bits, 40, 1000)
     draw = entropy(value_bits)
     public, drawn = PublicRows(SEED, rows), Secrets.draw(count, draw)
-    sums = Sums(p, matrix, count)
-    sums.add(0, Encryption(p, public, drawn, draw).rows(0, np.zeros((count, rows), np.int64)))
-    hinted = (hint(matrix, public) @ drawn.values.T.astype(np.int64).view(np.uint64)).T
+    sums = Accumulator(p, matrix, count)
+    sums.add(0, VectorEncryption(p, public, drawn, draw).rows(0, np.zeros((count, rows), np.int64)))
+    hinted = (make_hint(matrix, public) @ drawn.values.T.astype(np.int64).view(np.uint64)).T
     noise = (sums.result() - hinted).view(np.int64)[:, 0]
     # 64 samples of a variance: within 40 in the hundred at four deviations.
     assert 0.5 < noise.std() / p.noise < 1.5
@@ -997,7 +999,7 @@ def test_known_answers() -> None:
     p = choose(matrix.rows, 13, 3, 100)
     public = PublicRows(SEED, matrix.rows)
     key = HintKey(p, SEED, SECRET, b"context")
-    found = hint(matrix, public)
+    found = make_hint(matrix, public)
     parts = list(key.encrypt(found))
     encrypted = EncryptedHint(p, SEED, key.header())
     for number, part in enumerate(parts):
@@ -1005,7 +1007,7 @@ def test_known_answers() -> None:
     drawn = Secrets.draw(2, lambda n: b"s" * n)
     products, masks = encrypted.multiply(drawn, lambda n: b"m" * n)
     values = np.arange(-2100, -2100 + matrix.rows, dtype=np.int64) % 4095 - 2047
-    rows = Encryption(p, public, drawn, lambda n: b"r" * n).rows(0, np.stack([values, -values]))
+    rows = VectorEncryption(p, public, drawn, lambda n: b"r" * n).rows(0, np.stack([values, -values]))
     assert {
         "words": digest(randomness.words(SEED, "rows", 64)),
         "secrets": digest(drawn.values),

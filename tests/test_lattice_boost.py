@@ -30,31 +30,27 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
 from vfl.net.peer import MemoryPeer, together
 from vfl.party.store import Store
-from vfl.protocols.common import lattice_sums
+from vfl.protocols.common import lattice_hints, lattice_sums
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.lattice_sums import (
-    GuestProducts,
+from vfl.protocols.common.lattice_hints import (
     HintAgreed,
     HintHeader,
     HintKnown,
     HintOffered,
     HintPart,
-    Query,
-    Vectors,
-    VectorSums,
 )
+from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import lattice as lattice_boost
-from vfl.protocols.trees.grower import Direction, GuestTrees, HostTrees, TreeEnd
-from vfl.protocols.trees.lattice import (
-    Asked,
-    NextTree,
-    Offering,
-    TooFew,
-)
+from vfl.protocols.trees import questions
+from vfl.protocols.trees.columns import Direction
+from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
+from vfl.protocols.trees.lattice import NextTree, Offering
 from vfl.protocols.trees.quantisation import lattice_shape
+from vfl.protocols.trees.questions import Answers, Asked, TooFew
+from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
 
@@ -180,8 +176,8 @@ def test_too_few_rows_are_found_out_by_asking(monkeypatch):
 
 
 def test_questions_are_cut_to_size(monkeypatch):
-    monkeypatch.setattr(lattice_boost, "_GROUPS", 2)
-    monkeypatch.setattr(lattice_boost, "_MOST_ASKED", 1)
+    monkeypatch.setattr(questions, "_GROUPS", 2)
+    monkeypatch.setattr(questions, "_MOST_ASKED", 1)
     job = make_job(300, 2, 13, settings_of(depth=4, min_child_rows=12, trees=2))
     assert_same_model(job)
 
@@ -245,7 +241,7 @@ def test_more_rows_than_the_sums_can_have_are_refused():
     label = np.lib.stride_tricks.as_strided(np.zeros(1), (n,), (0,))
     rows = Training(label, label, label, label)
     with pytest.raises(ConfigError, match="is not for so many rows"):
-        lattice_boost._Guest([], {}, rows, settings_of(), Resources(), GuestCourse())
+        lattice_boost._LatticeGrower([], {}, rows, settings_of(), Resources(), GuestCourse())
 
 
 # --- Hints. ---------------------------------------------------------------------------------------
@@ -309,7 +305,7 @@ def test_old_hints_are_removed(tmp_path):
     for hint in hints:
         hint.clear("bureau", 5)
         hint.file("bureau").write_bytes(b"parts")
-        hint.keep("bureau", lattice_sums.KnownHint(b"n" * 32, b"s" * 32, b"header", 3))
+        hint.keep("bureau", lattice_hints.KnownHint(b"n" * 32, b"s" * 32, b"header", 3))
     known = [hint.known("bureau") is not None for hint in hints]
     assert known == [False] * 3 + [True] * 4
     assert [hint.file("bureau").exists() for hint in hints] == known
@@ -541,7 +537,7 @@ def guest_of(
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_questions_that_no_tree_asks_are_refused(what):
-    questions, text = REFUSED[what]
+    asked, text = REFUSED[what]
     params = settings_of(min_child_rows=5, min_bin_rows=1)
     binned = make_job(ROWS, 1, 3, params, missing=0.0).blocks["party1"]
 
@@ -555,14 +551,14 @@ def test_questions_that_no_tree_asks_are_refused(what):
         header = (await ours.recv(HintHeader)).header
         parameters = lattice_shape(ROWS, params).parameters(offer.outputs)
         parts = [(await ours.recv(HintPart)).data for _ in range(parameters.hint_parts)]
-        products = guest_of(ours, parameters, lattice_sums._seed(shares), header, parts)
-        await products.check()
+        products = guest_of(ours, parameters, lattice_hints._seed(shares), header, parts)
+        await lattice_hints._check_zeros(products, [parameters])
         products.end()
         await ours.recv(Offering)
         await ours.send(NextTree(0))
-        for one in questions:
+        for one in asked:
             await ours.send(one)
-            if one is not questions[-1]:
+            if one is not asked[-1]:
                 for _ in one.groups:
                     await ours.recv(Direction, TooFew)
         await host
@@ -578,13 +574,15 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     offered = lattice_boost._Offered.of(binned, params)
     order = offered.order(b"s" * 32)
     names = {column.name for column in binned.columns}
-    tree = lattice_boost._HostTree(MemoryPeer.pair("a", "b")[0], params, offered, order, names)
-    tree._learn(ROOT)
-    answer = tree._take(0, [[4, 2, 7], [1]], [], str)
+    guest = MemoryPeer.pair("a", "b")[0]
+    records = Records(guest, params.trees, str, HostCourse())
+    answers = Answers(guest, binned, params, offered.all, order, names, records)
+    answers._learn(ROOT)
+    answer = answers._take(0, [[4, 2, 7], [1]])
     assert isinstance(answer, Direction)
     assert answer.candidate == min([4, 2, 7], key=lambda number: int(order[number]))
     with pytest.raises(PeerError, match="no open node"):
-        tree._take(0, [[3]], [], str)  # it is split
+        answers._take(0, [[3]])  # it is split
 
 
 def test_a_host_that_says_stop_ends_the_job_in_one_line():
@@ -609,12 +607,17 @@ class Crooked(HintKey):
         return super().encrypt(hint)
 
 
+def use_crooked_hints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lattice_hints, "HintKey", Crooked)
+    for module in (lattice_hints, lattice_sums):
+        monkeypatch.setattr(module, "ZEROS", 8)  # one in 6,561 secrets' coefficients are all zero
+
+
 @pytest.mark.parametrize("quarters", [2, 4])
 def test_a_hint_of_no_matrix_is_found_out(monkeypatch, quarters):
     """It would give the secrets of vectors away, by how the guest ranks what depends on them."""
     monkeypatch.setattr(Crooked, "quarters", quarters)
-    monkeypatch.setattr(lattice_sums, "HintKey", Crooked)
-    monkeypatch.setattr(lattice_sums, "_ZEROS", 8)  # one in 6,561 secrets' coefficients are all zero
+    use_crooked_hints(monkeypatch)
     with pytest.raises(PeerError, match=r"of no matrix|ZerosRead of other|what sums of these"):
         federated(make_job(150, 1, 1, settings_of()))
 
@@ -622,8 +625,7 @@ def test_a_hint_of_no_matrix_is_found_out(monkeypatch, quarters):
 def test_a_hint_that_was_not_checked_is_not_kept(tmp_path, monkeypatch):
     job = make_job(100, 1, 6, settings_of(trees=1, depth=2))
     with monkeypatch.context() as within:
-        within.setattr(lattice_sums, "HintKey", Crooked)
-        within.setattr(lattice_sums, "_ZEROS", 8)
+        use_crooked_hints(within)
         with pytest.raises(PeerError, match=r"of no matrix|ZerosRead of other"):
             federated(job, **kept_in(tmp_path, job, lambda done, of: None))
     made: list[int] = []

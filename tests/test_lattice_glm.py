@@ -39,7 +39,8 @@ from vfl.party.store import Store
 from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, GuestCourse
-from vfl.protocols.common.lattice_sums import HintOffered, Query, Vectors, VectorSums
+from vfl.protocols.common.lattice_hints import HintOffered
+from vfl.protocols.common.lattice_sums import Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
@@ -62,7 +63,7 @@ def test_digits_fit_and_join(rows: int, values: list[int]) -> None:
     cut = digits.cut(np.array([*values, 1 << 40, -(1 << 40)]))
     assert cut.shape == (digits.count, len(values) + 2)
     assert np.abs(cut).max() < 1 << (digits.value_bits - 1)
-    assert digits.joined(cut) == [*values, 1 << 40, -(1 << 40)]
+    assert digits.join(cut) == [*values, 1 << 40, -(1 << 40)]
     assert digits.count <= lattice_sums.BATCH
 
 

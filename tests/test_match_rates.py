@@ -19,10 +19,10 @@ from vfl.protocols.align import match_rates
 from vfl.protocols.align.match_rates import (
     MatchAnswer,
     MatchCounts,
+    MatchRate,
     MatchSample,
     MatchSizes,
     MatchStart,
-    Rate,
     Trial,
     guest_match_rates,
     host_match_rates,
@@ -149,7 +149,7 @@ def test_intervals_hold_the_rates_of_whole_tables(monkeypatch):
         threshold = match_rates._threshold(2_000, 1_600)
         samples = [set(one.below(threshold)) for one in drawn]
         assert samples[0] & set(host) == samples[1] & set(guest)
-        rate = Rate(
+        rate = MatchRate(
             "", (2_000, 1_600), (100, 100), tuple(map(len, samples)), len(set.intersection(*samples))
         )
         covered += rate.interval[0] <= 600 / 1_600 <= rate.interval[1]

@@ -15,7 +15,7 @@ from test_boost import make_job
 
 from vfl.crypto import paillier
 from vfl.crypto.okamoto_uchiyama import PrivateKey, PublicKey
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
 from vfl.errors import PeerError
 from vfl.learn.params import BoostParams
@@ -232,7 +232,7 @@ def test_rerandomise_changes_every_ciphertext_and_no_plaintext():
 @pytest.mark.parametrize("bits", SIZES)
 @pytest.mark.parametrize("rows", [100, 678_013, 2**44 - 1])
 def test_packed_sums_at_their_bounds(bits, rows):
-    k, layout = key(bits), Layout.for_rows(rows, PublicKey.plaintext_bits(bits))
+    k, layout = key(bits), SumPacking.for_rows(rows, PublicKey.plaintext_bits(bits))
     most, count = rows << layout.row_bits, layout.slots + 1
     # Every packed plaintext fits, whatever the primes of the size.
     assert 1 << (layout.slots * layout.slot_bits) < k._p // 2
@@ -245,7 +245,7 @@ def test_packed_sums_at_their_bounds(bits, rows):
 
 def test_a_slot_that_does_not_fit_is_refused():
     with pytest.raises(ValueError, match="sums over 1,000 rows take 70 bits, a plaintext has 69"):
-        Layout.for_rows(1000, 71)
+        SumPacking.for_rows(1000, 71)
 
 
 def test_repr_leaks_nothing():

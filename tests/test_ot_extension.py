@@ -42,7 +42,7 @@ def test_rows_are_those_of_the_equation(counts, seed):
         masked = np.packbits(bits[:, :LENGTH] & secret, axis=1, bitorder="little")
         assert np.array_equal((rows ^ own)[:, : masked.shape[1]], masked)
         assert not (rows | own)[:, masked.shape[1] :].any()
-        assert np.array_equal(keeper.masked(sent), rows ^ own)
+        assert np.array_equal(keeper.mask(sent), rows ^ own)
         seen.append(columns)
     assert len(set(seen)) == len(seen)
 
@@ -61,7 +61,7 @@ def test_columns_are_the_streams_of_the_keys():
 @settings(max_examples=20)
 def test_a_matrix_is_turned(rows, width, seed):
     bits = np.random.default_rng(seed).integers(0, 256, (64 * rows, 8 * width), dtype=np.uint8)
-    turned = ot_extension._transposed(bits)
+    turned = ot_extension._transpose(bits)
     both = [np.unpackbits(matrix, axis=1, bitorder="little") for matrix in (turned, bits)]
     assert np.array_equal(both[0], both[1].T)
 

@@ -13,6 +13,7 @@ from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.align import ot_oprf
+from vfl.protocols.align.oprf import OprfRun
 from vfl.protocols.align.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
 from vfl.protocols.align.psi import AlignKey, AlignKeys, AlignStart
 
@@ -27,17 +28,16 @@ def outputs(guest_ids, hosts_ids, **changes):
 
     async def run():
         pairs = [MemoryPeer.pair("guest", name) for name in names]
-        common = {"context": CONTEXT, "report": lambda *step: None}
-        guest = ot_oprf.guest_outputs(
-            [pair[0] for pair in pairs], guest_ids, entropy=entropy(1), **common
-        )
+
+        def seeded(seed):
+            return OprfRun(CONTEXT, entropy(seed), lambda *step: None)
+
+        guest = ot_oprf.guest_outputs([pair[0] for pair in pairs], guest_ids, seeded(1))
         return await together(
             [
                 guest,
                 *(
-                    ot_oprf.host_outputs(
-                        pair[1], ids, len(guest_ids), name=name, entropy=entropy(2 + j), **common
-                    )
+                    ot_oprf.host_outputs(pair[1], ids, len(guest_ids), name, seeded(2 + j))
                     for j, (pair, name, ids) in enumerate(zip(pairs, names, hosts_ids, strict=True))
                 ),
             ]
@@ -78,7 +78,7 @@ def test_ids_of_other_parties_give_nothing_without_the_secret():
         patch.setattr(ot_oprf, "_outputs", spy)
         _, (own,) = outputs(numbered(*range(30)), [numbered(*range(60))])
     rows, key, count = keep["guest"]
-    all_ids = ot_oprf._hashed(numbered(*range(60)), CONTEXT)
+    all_ids = ot_oprf._hash_ids(numbered(*range(60)), CONTEXT)
     tried = ot_oprf._outputs(rows, all_ids, None, count, CONTEXT, key)
     assert (tried == own).all(axis=1).tolist() == [True] * 30 + [False] * 30
 
@@ -97,7 +97,7 @@ def guest_script(change_points=None, change_columns=None, change_sums=None, ids=
         await peer.send(TransferKeys(change_points(points) if change_points else points))
         choices = (await peer.recv(TransferChoices)).points
         keys = sender.keys(np.frombuffer(choices, np.uint8).reshape(LENGTH, 2, 32))
-        seen = ot_oprf._seen(CONTEXT, HOST, points, choices)
+        seen = ot_oprf._transcript(CONTEXT, HOST, points, choices)
         chooser = ot_extension.Chooser(keys, seen, entropy(2))
         slots = np.zeros((okvs.slots(ids), 16), np.uint8)
         _, columns, sums = chooser.extend(slots)

@@ -1,17 +1,17 @@
-"""Packing at its bounds: what goes in comes out, what is out of bounds is refused."""
+"""SumPacking at its bounds: what goes in comes out, what is out of bounds is refused."""
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 
 MOST_ROWS = 2**44 - 1  # leaves 8 bits a row
 KEYS = st.sampled_from([2048, 3072, 4096])
 
 
-def joined(layout: Layout, gradient: list[int], hessian: list[int]) -> list[int]:
+def joined(layout: SumPacking, gradient: list[int], hessian: list[int]) -> list[int]:
     """The packed plaintexts as a host makes them, from sums."""
     sums = [(g << layout.sum_bits) + h for g, h in zip(gradient, hessian, strict=True)]
     groups = [sums[i : i + layout.slots] for i in range(0, len(sums), layout.slots)]
@@ -21,7 +21,9 @@ def joined(layout: Layout, gradient: list[int], hessian: list[int]) -> list[int]
 @st.composite
 def sums_at_the_bounds(draw):
     """(layout, gradient sums, hessian sums), often at the bounds."""
-    layout = Layout.for_rows(draw(st.one_of(st.integers(1, MOST_ROWS), st.just(MOST_ROWS))), draw(KEYS))
+    layout = SumPacking.for_rows(
+        draw(st.one_of(st.integers(1, MOST_ROWS), st.just(MOST_ROWS))), draw(KEYS)
+    )
     most = layout.rows << layout.row_bits
     gradients = st.one_of(st.sampled_from([-most, -1, 0, 1, most]), st.integers(-most, most))
     hessians = st.one_of(st.sampled_from([0, 1, most]), st.integers(0, most))
@@ -43,7 +45,7 @@ def test_sums_come_back(case):
 
 @given(rows=st.integers(1, MOST_ROWS), key_bits=KEYS)
 def test_layouts_keep_what_they_promise(rows, key_bits):
-    layout = Layout.for_rows(rows, key_bits)
+    layout = SumPacking.for_rows(rows, key_bits)
     most = rows << layout.row_bits
     assert 8 <= layout.row_bits <= 24
     assert most < 2**53  # exact in float64
@@ -53,7 +55,7 @@ def test_layouts_keep_what_they_promise(rows, key_bits):
 
 
 def test_every_row_at_its_bound_adds_up():
-    layout = Layout.for_rows(1000, 2048)
+    layout = SumPacking.for_rows(1000, 2048)
     most = 1 << layout.row_bits
     for sign in (-1, 1):
         plaintexts = layout.pair(np.full(1000, sign * most), np.full(1000, most))
@@ -62,15 +64,15 @@ def test_every_row_at_its_bound_adds_up():
 
 
 def test_most_rows():
-    assert Layout.for_rows(MOST_ROWS, 2048).row_bits == 8
+    assert SumPacking.for_rows(MOST_ROWS, 2048).row_bits == 8
     with pytest.raises(ValueError, match=r"17,592,186,044,416 rows leave 7 bits a row, fewer than 8"):
-        Layout.for_rows(MOST_ROWS + 1, 2048)
+        SumPacking.for_rows(MOST_ROWS + 1, 2048)
 
 
 @pytest.mark.parametrize("rows", [0, -1])
 def test_no_rows_are_refused(rows):
     with pytest.raises(ValueError, match=f"{rows} rows"):
-        Layout.for_rows(rows, 2048)
+        SumPacking.for_rows(rows, 2048)
 
 
 @pytest.mark.parametrize(
@@ -78,13 +80,13 @@ def test_no_rows_are_refused(rows):
     [(2**24 + 1, 0), (-(2**24) - 1, 0), (-(2**63), 0), (0, 2**24 + 1), (0, -1), (0, -(2**63))],
 )
 def test_a_row_out_of_bounds_is_refused(g, h):
-    layout = Layout.for_rows(100, 2048)
+    layout = SumPacking.for_rows(100, 2048)
     with pytest.raises(ValueError, match=r"beyond 2\^24"):
         layout.pair(np.array([0, g, 5]), np.array([1, h, 5]))
 
 
 def test_a_row_at_the_bounds_is_not():
-    layout = Layout.for_rows(100, 2048)
+    layout = SumPacking.for_rows(100, 2048)
     plaintexts = layout.pair(np.array([2**24, -(2**24)]), np.array([0, 2**24]))
     assert plaintexts == [2**24 << layout.sum_bits, (-(2**24) << layout.sum_bits) + 2**24]
     empty = np.array([], np.int64)
@@ -93,7 +95,7 @@ def test_a_row_at_the_bounds_is_not():
 
 @pytest.mark.parametrize("which", ["gradient", "-gradient", "hessian"])
 def test_a_sum_out_of_bounds_is_refused(which):
-    layout = Layout.for_rows(100, 2048)
+    layout = SumPacking.for_rows(100, 2048)
     above = (100 << layout.row_bits) + 1
     sums = {"gradient": ([above], [0]), "-gradient": ([-above], [0]), "hessian": ([0], [above])}
     with pytest.raises(ValueError, match=r"a sum out of bounds: over 100 rows of 2\^24"):
@@ -102,14 +104,14 @@ def test_a_sum_out_of_bounds_is_refused(which):
 
 @pytest.mark.parametrize("sign", [-1, 1])
 def test_a_plaintext_out_of_bounds_is_refused(sign):
-    layout = Layout.for_rows(100, 2048)
+    layout = SumPacking.for_rows(100, 2048)
     for count in (1, layout.slots):
         with pytest.raises(ValueError, match=f"out of bounds: not {count} slots"):
             layout.unpack([sign << (layout.slot_bits * count)], count)
 
 
 def test_another_number_of_plaintexts_is_refused():
-    layout = Layout.for_rows(100, 2048)
+    layout = SumPacking.for_rows(100, 2048)
     with pytest.raises(ValueError, match="1 packed plaintexts for 0 sums"):
         layout.unpack([0], 0)
     with pytest.raises(ValueError, match=f"1 packed plaintexts for {layout.slots + 1} sums"):
@@ -118,7 +120,7 @@ def test_another_number_of_plaintexts_is_refused():
 
 @given(plaintext=st.integers(-(2**2046), 2**2046), count=st.integers(1, 30))
 def test_any_plaintext_is_read_within_bounds_or_refused(plaintext, count):
-    layout = Layout.for_rows(5000, 2048)
+    layout = SumPacking.for_rows(5000, 2048)
     most = 5000 << layout.row_bits
     try:
         g, h = layout.unpack([plaintext], count)

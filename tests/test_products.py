@@ -77,7 +77,7 @@ def multiply(matrix, residuals, encrypt=KEY.encrypt, times=1):
             opened = []
             for _ in range(times):
                 await product.sums.add(0, matrix.rows)
-                ciphertexts, masks = await product.masked()
+                ciphertexts, masks = await product.mask()
                 plaintexts = [value % N for value in KEY.decrypt(ciphertexts)]
                 opened.append(Opened(ciphertexts, masks, plaintexts, product))
             return opened

@@ -34,6 +34,7 @@ from vfl.protocols.align.psi import (
     AlignStore,
     CommonRows,
     CommonTags,
+    PsiSettings,
     guest_align,
     host_align,
 )
@@ -51,15 +52,15 @@ HOST = "host0"
 ENGINES = ["ecdh", "ot"]
 
 
-def guest(peers, ids, **options):
+async def guest(peers, ids, **options):
     settings = arguments.psi_settings(options)
-    return guest_align(peers, ids, **{"context": CONTEXT} | options, settings=settings)
+    return (await guest_align(peers, ids, **{"context": CONTEXT} | options, settings=settings)).rows
 
 
-def host(peer, ids, name=HOST, hosts=(), **options):
+async def host(peer, ids, name=HOST, hosts=(), **options):
     own = arguments.participant(name, hosts, options := {"context": CONTEXT} | options)
     settings = arguments.psi_settings(options)
-    return host_align(peer, ids, own, **options, settings=settings)
+    return (await host_align(peer, ids, own, **options, settings=settings)).rows
 
 
 def align(sets, *, context=CONTEXT, watch=None, of_guest=None, of_hosts=None, **both):
@@ -380,7 +381,7 @@ def test_no_id_on_the_wire(engine):
             for prefix in (b"", CONTEXT)
         ]
         element = group.hash_to_group([one], CONTEXT).tobytes()
-        for digest in [*hashed, element, ot_oprf._hashed([one], CONTEXT).tobytes()]:
+        for digest in [*hashed, element, ot_oprf._hash_ids([one], CONTEXT).tobytes()]:
             assert digest not in frames
             assert digest[:16] not in frames
 
@@ -554,7 +555,7 @@ def test_what_a_host_signs_binds_run_hosts_name_and_key():
         (CONTEXT, ["a", "b"], "b", bytes(32)),
         (CONTEXT, ["a", "b"], "a", b"\1" * 32),
     ]
-    assert len({fellows.signed(*case) for case in [base, *others]}) == 5
+    assert len({fellows.key_statement(*case) for case in [base, *others]}) == 5
 
 
 @pytest.mark.parametrize(("of_guest", "of_host"), [("ecdh", "ot"), ("ot", "ecdh")])
@@ -876,3 +877,65 @@ def test_guest_needs_hosts_of_different_names():
     for names in ([], ["a", "a"]):
         with pytest.raises(ValueError, match="hosts"):
             asyncio.run(run(names))
+
+
+# Who is let in.
+
+
+def test_each_side_hears_how_many_ids_the_other_has():
+    asked = []
+
+    async def run():
+        to_host, to_guest = MemoryPeer.pair("guest", HOST)
+        settings = PsiSettings(admit=lambda peer, ids: asked.append((peer.name, ids)))
+        own = Participant(HOST, (), CONTEXT)
+        return await together(
+            [
+                guest_align([to_host], numbered(1, 2, 3), context=CONTEXT, settings=settings),
+                host_align(to_guest, numbered(2, 3, 4, 5), own, settings=settings),
+            ]
+        )
+
+    of_guest, of_host = asyncio.run(run())
+    assert asked == [("guest", 3), (HOST, 4)]
+    assert (of_guest.ids, of_guest.ids_of) == (3, {HOST: 4})
+    assert (of_host.ids, of_host.ids_of) == (4, {"guest": 3})
+
+
+def refuse(peer: Peer, ids: int) -> None:
+    raise Refused(f"{ids} ids of {peer.name} are too many")
+
+
+def test_a_guest_that_is_not_let_in_gets_no_answer():
+    """Not even the number of the host's ids; whatever else is wrong with what it said."""
+    for ids, hosts in ((3, [HOST]), (-1, [HOST]), (3, ["stranger"])):
+
+        async def run(ids=ids, hosts=hosts):
+            to_host, to_guest = MemoryPeer.pair("guest", HOST)
+            await to_host.send(AlignStart(hosts, ids))
+            own = Participant(HOST, (), CONTEXT)
+            with pytest.raises(Refused, match=f"^{ids} ids of guest are too many"):
+                await host_align(to_guest, numbered(1, 2), own, settings=PsiSettings(admit=refuse))
+            return to_guest.traffic.sent_messages.total()
+
+        assert asyncio.run(run()) == 0
+
+
+def test_a_host_that_is_not_let_in_gets_no_key():
+    async def host(peer):
+        await peer.recv(AlignStart)
+        await peer.send(AlignKey(7, bytes(32), b""))
+        with pytest.raises(PeerError):
+            await peer.recv(AlignKey)
+
+    async def run():
+        to_host, to_guest = MemoryPeer.pair("guest", HOST)
+        hostile = asyncio.create_task(host(to_guest))
+        with pytest.raises(Refused, match=f"^7 ids of {HOST} are too many"):
+            await guest_align(
+                [to_host], numbered(1), context=CONTEXT, settings=PsiSettings(admit=refuse)
+            )
+        hostile.cancel()
+        return dict(to_host.traffic.sent_messages)
+
+    assert asyncio.run(run()) == {"AlignStart": 1}

@@ -7,17 +7,24 @@ import numpy as np
 import pytest
 import walk
 
-from vfl.errors import DataError, ModelError, PeerError, PeerLost
+from vfl.errors import DataError, ModelError, PeerError, PeerLost, Refused
 from vfl.learn.binning import bin_columns
 from vfl.learn.forest import Forest, Sides, missing_left
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.net.peer import MemoryPeer, together
-from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, all_scores, missing_values
+from vfl.protocols.common.batches import (
+    ScoreEnd,
+    ScoreRows,
+    ScoreStart,
+    ScoringCourse,
+    all_scores,
+    missing_values,
+)
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import scoring
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.scoring import Directions, MissingDirections, guest_score, host_score
 from vfl.protocols.trees.training import guest_train
 
@@ -71,9 +78,7 @@ def score(places, known=None, rows: int = ROWS, progress=lambda done, of: None):
         parts = guest_score([ours for ours, _ in pairs], MODEL, columns(0), places, rows, progress)
         guest = all_scores(parts)
         hosts = [
-            host_score(
-                theirs, half, {n: v[own] for n, v in columns(p).items()}, len(own), lambda done, of: None
-            )
+            host_score(theirs, half, {n: v[own] for n, v in columns(p).items()}, len(own))
             for p, (_, theirs), half, own in zip((1, 2), pairs, HALVES, known, strict=True)
         ]
         return await together([guest, *hosts])
@@ -295,6 +300,36 @@ def test_a_batch_can_be_left_and_its_rest_scored_later(monkeypatch):
 
     (first,), rest = asyncio.run(scored(0, 1)), asyncio.run(scored(64, None))
     assert np.array_equal(np.concatenate([first, *rest]), SCORES)
+
+
+def test_rows_are_counted_before_any_is_answered():
+    """As they are asked for, also those that are no rows; and a host may let in no more."""
+    answered: list[tuple[int, int]] = []  # rows asked for, answers sent before
+    done: list[int] = []
+
+    async def run(most: int) -> None:
+        ours, theirs = MemoryPeer.pair("party0", "party1")
+
+        def admit(rows: int) -> None:
+            answered.append((rows, theirs.traffic.sent_messages["Directions"]))
+            if sum(count for count, _ in answered) > most:
+                raise Refused("too many rows today")
+
+        course = ScoringCourse(lambda rows, of: done.append(rows), admit)
+        host = host_score(theirs, HALVES[0], columns(1), ROWS, course)
+        await ours.send(ScoreStart(np.arange(len(HALVES[0].splits), dtype="<u4").tobytes()))
+        for first in range(0, 96, 32):
+            await ours.send(ScoreRows(np.arange(first, first + 32, dtype="<u4").tobytes()))
+        await ours.send(ScoreRows(np.full(3, ROWS, "<u4").tobytes()))
+        await host
+
+    with pytest.raises(Refused, match="too many rows today"):
+        asyncio.run(run(70))
+    assert answered == [(32, 0), (32, 1), (32, 2)] and done == [32, 64]
+    answered.clear()
+    with pytest.raises(PeerError, match="not in the alignment"):
+        asyncio.run(run(1000))
+    assert answered[-1] == (3, 3)
 
 
 def test_an_explanation_needs_a_model_with_covers():

@@ -24,7 +24,7 @@ from vfl.cli import main
 from vfl.jobs.account import Account
 from vfl.models.relativities import Line
 from vfl.party.audit.tables import Total
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 from vfl.terminal import results
 from vfl.terminal.news import News
 from vfl.terminal.sheets import Sheet, put_sheet

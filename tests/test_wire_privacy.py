@@ -111,7 +111,9 @@ def of_numbers(values: Floats, what: str) -> Iterator[Needle]:
     for order in "<>":
         for start in range(0, len(present) - 16, 16):
             piece = present[start : start + 16]
-            yield Needle(f"{what} as float32", piece[:4].astype(f"{order}f4").tobytes())
+            # Four cells without a value are zeros, which masks of rows have by chance.
+            few = piece[:4] if piece[:4].any() else piece
+            yield Needle(f"{what} as float32", few.astype(f"{order}f4").tobytes())
             yield Needle(f"{what} as float16", piece.astype(f"{order}f2").tobytes())
             whole = np.round(piece)
             if len(np.unique(whole)) > 2:  # else it could be in there by chance
@@ -119,7 +121,7 @@ def of_numbers(values: Floats, what: str) -> Iterator[Needle]:
                     yield Needle(f"{what} as int{8 * width}", whole.astype(f"{order}i{width}").tobytes())
             # Fixed point, as a quantised value would be.
             for width, scale in ((4, 1e6), (8, 1e9), (8, 2**32)):
-                scaled = np.round(piece[:4] * scale).astype(f"{order}i{width}")
+                scaled = np.round(few * scale).astype(f"{order}i{width}")
                 yield Needle(f"{what} in fixed point", scaled.tobytes())
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import InvalidCiphertext, PrivateKey, PublicKey
 from vfl.crypto.sums import (
     Reserve,
@@ -66,7 +66,7 @@ def test_encrypt_sum_pack_decrypt(count):
     """The whole way of a histogram, against NumPy."""
     rng = np.random.default_rng(0)
     rows, cells = 600, 40
-    layout = Layout.for_rows(rows, 2048)
+    layout = SumPacking.for_rows(rows, 2048)
     g = rng.integers(-(2**layout.row_bits), 2**layout.row_bits, rows, endpoint=True)
     h = rng.integers(0, 2**layout.row_bits, rows, endpoint=True)
     cell = rng.integers(0, cells - 5, rows)  # the last five stay empty
@@ -150,7 +150,7 @@ def alive(pid: int) -> bool:
 
 
 def test_obfuscators_made_in_spare_time_are_used_once():
-    layout = Layout.for_rows(200, 2048)
+    layout = SumPacking.for_rows(200, 2048)
     g, h = np.arange(200), np.arange(200)
 
     async def run():

@@ -149,7 +149,7 @@ async def _apart(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
             for (_, to_guest), table, own in zip(pairs, hosts, own_of, strict=True)
         ]
         asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
-        rows = _in_order(await together([asking, *aligning]))
+        rows = _in_order([common.rows for common in await together([asking, *aligning])])
     aligned = _Aligned.of(task, [guest, *hosts], rows)
     own_columns, *theirs = aligned.parties
     halves: dict[str, AnyHostModel] = {}
@@ -313,7 +313,7 @@ async def _score(
         own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
         apart = Participant(table.name, [table.name], context)
         theirs = host_align(to_guest, table.ids, apart, allow_empty=True)
-        return await together([own, theirs])
+        return [common.rows for common in await together([own, theirs])]
 
     rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])
     places = []

@@ -23,14 +23,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import rbcl
-from numpy.typing import NDArray
 
 from vfl.crypto import group
+from vfl.crypto.arrays import Bytes, Entropy
 
 KEY = 16  # bytes of a key
-
-Bytes = NDArray[np.uint8]
-Entropy = Callable[[int], bytes]
 
 
 class Sender:

@@ -314,13 +314,16 @@ class PrivateKey(ABC):
     def __init__(
         self,
         public: PublicKey,
+        plaintexts: mpz,
         unit: mpz,
         halves: "tuple[Half, Half]",
         random_bits: RandomBits,
         full_exponents: bool,
     ) -> None:
-        """`unit`: 1 + m unit carries the plaintext m modulo the ciphertexts' modulus."""
+        """`plaintexts`: how many there are. `unit`: 1 + m unit carries the plaintext m modulo the
+        ciphertexts' modulus."""
         self.public = public
+        self._plaintexts = plaintexts
         self._unit = unit
         self._halves = halves
         self._random_bits = random_bits
@@ -332,7 +335,6 @@ class PrivateKey(ABC):
         return f"PrivateKey({self.public.bits} bits)"
 
     @classmethod
-    @abstractmethod
     def generate(
         cls,
         bits: int,
@@ -340,6 +342,14 @@ class PrivateKey(ABC):
         full_exponents: bool = False,
     ) -> Self:
         """A key with a modulus of exactly `bits` bits."""
+        if bits not in KEY_BITS:
+            raise ValueError(f"a modulus of {bits} bits; allowed are {KEY_BITS}")
+        return cls._of_bits(bits, random_bits, full_exponents)
+
+    @classmethod
+    @abstractmethod
+    def _of_bits(cls, bits: int, random_bits: RandomBits, full_exponents: bool) -> Self:
+        """A key with a modulus of this many bits, which are allowed."""
 
     def encrypt(self, plaintexts: Sequence[int], obfuscators: Ciphertexts | None = None) -> Ciphertexts:
         """Encryptions of integers (negative ones modulo the number of plaintexts).
@@ -360,9 +370,15 @@ class PrivateKey(ABC):
         """What `PublicKey.check_proof` accepts."""
         return b""
 
-    @abstractmethod
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
         """The plaintexts, centred: below half their number in size."""
+        number, half = self._plaintexts, self._plaintexts // 2
+        plaintexts = map(self._plaintext, self.public.integers(ciphertexts))
+        return [int(m if m <= half else m - number) for m in plaintexts]
+
+    @abstractmethod
+    def _plaintext(self, c: mpz) -> mpz:
+        """The plaintext of a ciphertext, not below zero and below their number."""
 
     @abstractmethod
     def parts(self) -> tuple[int, ...]:

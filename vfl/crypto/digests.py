@@ -11,11 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import inlined, kernel
-
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint64]
 
 FEW = 4096  # messages that are left to hashlib
 _BLOCK = 128

@@ -78,7 +78,7 @@ def random_scalar(entropy: Callable[[int], bytes] = secrets.token_bytes) -> byte
 
 def invert(scalar: bytes) -> bytes:
     """1 / scalar modulo the group's order. Raises ValueError for 0."""
-    inverse: bytes = rbcl.crypto_core_ristretto255_scalar_invert(_reduced(scalar))
+    inverse: bytes = rbcl.crypto_core_ristretto255_scalar_invert(_reduce(scalar))
     return inverse
 
 
@@ -90,9 +90,9 @@ def hash_to_group(ids: Sequence[bytes], context: bytes) -> Points:
     """
     prefix = hashlib.sha512(_HASH_DOMAIN + len(context).to_bytes(8, "big") + context)
     uniform = bytearray()
-    for one in ids:
+    for id_ in ids:
         digest = prefix.copy()
-        digest.update(one)
+        digest.update(id_)
         uniform += digest.digest()
     return from_uniform(np.frombuffer(uniform, np.uint8).reshape(-1, UNIFORM))
 
@@ -113,7 +113,7 @@ def multiply(points: Points, scalar: bytes) -> Points:
     ValueError for a scalar that is 0 or of the wrong size.
     """
     rows = _rows(points, POINT)
-    return _multiply(rows, _reduced(scalar), _kernels(len(rows)))
+    return _multiply(rows, _reduce(scalar), _kernels(len(rows)))
 
 
 def _from_uniform(rows: NDArray[np.uint8], kernels: "Kernels | None") -> Points:
@@ -180,7 +180,7 @@ def _fastest() -> "Kernels | None":
     return ristretto.fastest()
 
 
-def _reduced(scalar: bytes) -> bytes:
+def _reduce(scalar: bytes) -> bytes:
     if len(scalar) != SCALAR or not 0 < int.from_bytes(scalar, "little") < ORDER:
         raise ValueError("a scalar must be 32 bytes, more than 0 and less than the group's order")
     return scalar

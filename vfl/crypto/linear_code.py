@@ -12,8 +12,8 @@ words are rows of 64 bytes, whose bits from 468 on are zero.
 import functools
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import kernel
 
@@ -23,8 +23,6 @@ DISTANCE = 128
 MESSAGE = 16  # bytes of a message
 WORD = 64  # bytes of a word
 
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint64]
 
 _FULL = 511  # places before some are left out
 _ZEROS = 170

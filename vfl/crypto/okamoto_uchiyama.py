@@ -31,7 +31,6 @@ from gmpy2 import mpz
 
 from vfl.crypto import ciphertexts
 from vfl.crypto.ciphertexts import (
-    KEY_BITS,
     Ciphertexts,
     Half,
     RandomBits,
@@ -102,18 +101,10 @@ class PrivateKey(ciphertexts.PrivateKey):
         # k p modulo p^2 and 0 modulo q
         square = self._p**2
         unit = self._q * (k * self._p * gmpy2.invert(self._q, square) % square)
-        super().__init__(public, unit, halves, random_bits, full_exponents)
+        super().__init__(public, self._p, unit, halves, random_bits, full_exponents)
 
     @classmethod
-    def generate(
-        cls,
-        bits: int,
-        random_bits: RandomBits = secrets.randbits,
-        full_exponents: bool = False,
-    ) -> Self:
-        """A key with a modulus of exactly `bits` bits."""
-        if bits not in KEY_BITS:
-            raise ValueError(f"a modulus of {bits} bits; allowed are {KEY_BITS}")
+    def _of_bits(cls, bits: int, random_bits: RandomBits, full_exponents: bool) -> Self:
         p_bits = PublicKey.plaintext_bits(bits)
         while True:
             p, q = random_prime(p_bits, random_bits), random_prime(bits - 2 * p_bits, random_bits)
@@ -126,14 +117,8 @@ class PrivateKey(ciphertexts.PrivateKey):
             if gmpy2.gcd(g, n) == 1 and gmpy2.powmod(g, p - 1, p * p) != 1:
                 return cls(int(p), int(q), int(g), random_bits, full_exponents)
 
-    def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
-        """The plaintexts, each in (-p/2, p/2)."""
-        p, half = self._p, self._p // 2
-        plaintexts = []
-        for c in self.public.integers(ciphertexts):
-            m = self._at_p.decrypt(c)
-            plaintexts.append(int(m if m <= half else m - p))
-        return plaintexts
+    def _plaintext(self, c: mpz) -> mpz:
+        return self._at_p.decrypt(c)
 
     def parts(self) -> tuple[int, ...]:
         """What `from_parts` makes the same key of in a worker process: secret."""

@@ -36,6 +36,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import kernel
 
@@ -44,8 +45,6 @@ DENSE = 64
 BLOCKS = 3
 SPARE = 16  # slots a block beyond 1.3 n / 3
 
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint64]
 Slots = NDArray[np.uint32]
 
 

@@ -29,14 +29,13 @@ Sources of the check and its analysis: the paper above; Keller, Orsini, Scholl (
 """
 
 import hashlib
-from collections.abc import Callable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from numpy.typing import NDArray
 
 from vfl.crypto import linear_code
+from vfl.crypto.arrays import Bytes, Entropy, Words
 from vfl.crypto.linear_code import LENGTH, MESSAGE
 from vfl.crypto.linear_code import WORD as ROW
 from vfl.kernels import kernel
@@ -46,10 +45,6 @@ SUM = MASKING // 8
 _STEP = 128  # rows come in multiples of a block of GHASH
 
 SUMS = (LENGTH + linear_code.DIMENSION) * SUM  # bytes of a part's sums
-
-Bytes = NDArray[np.uint8]
-Words = NDArray[np.uint64]
-Entropy = Callable[[int], bytes]
 
 
 class Inconsistent(ValueError):
@@ -78,9 +73,9 @@ class Chooser:
         first = _columns([pair[0] for pair in self._streams], size)
         sent = _columns([pair[1] for pair in self._streams], size)
         sent ^= first
-        sent ^= _transposed(linear_code.encode(rows))[:LENGTH]
+        sent ^= _transpose(linear_code.encode(rows))[:LENGTH]
         self._transcript, keys = _challenge(self._transcript, sent)
-        of_messages = _transposed(rows)[: linear_code.DIMENSION]
+        of_messages = _transpose(rows)[: linear_code.DIMENSION]
         sums = _sums(first, keys).tobytes() + _sums(of_messages, keys).tobytes()
         return _rows(first)[masking:], sent.tobytes(), sums
 
@@ -105,12 +100,12 @@ class Keeper:
         claimed = np.frombuffer(sums, np.uint8).reshape(-1, SUM)
         of_messages = np.zeros((8 * MESSAGE, SUM), np.uint8)
         of_messages[: linear_code.DIMENSION] = claimed[LENGTH:]
-        words = _transposed(linear_code.encode(_transposed(of_messages)))[:LENGTH]
+        words = _transpose(linear_code.encode(_transpose(of_messages)))[:LENGTH]
         if not np.array_equal(_sums(own, keys), claimed[:LENGTH] ^ (words & self._chosen)):
             raise Inconsistent("the columns are of no words of the code")
         return _rows(own)[8 * size - rows :]
 
-    def masked(self, messages: Bytes) -> Bytes:
+    def mask(self, messages: Bytes) -> Bytes:
         """s & C(m) of messages (n, 16): (n, 64)."""
         return linear_code.encode(messages) & self.secret
 
@@ -156,19 +151,19 @@ def _rows(columns: Bytes) -> Bytes:
     """Columns (l, m / 8) as rows (m, 64), whose last bits are zero."""
     full = np.zeros((8 * ROW, columns.shape[1]), np.uint8)
     full[: len(columns)] = columns
-    return _transposed(full)
+    return _transpose(full)
 
 
-def _transposed(bits: Bytes) -> Bytes:
+def _transpose(bits: Bytes) -> Bytes:
     """A matrix of bits, the lowest of a byte first, the other way round; both sides in 64s."""
     rows, width = bits.shape
     turned = np.empty((8 * width, rows // 64), np.uint64)
-    _transpose(np.require(bits, requirements=["C", "W"]).view(np.uint64), turned)
+    _transpose_squares(np.require(bits, requirements=["C", "W"]).view(np.uint64), turned)
     return turned.view(np.uint8)
 
 
 @kernel
-def _transpose(source: Words, target: Words) -> None:
+def _transpose_squares(source: Words, target: Words) -> None:
     """Squares of 64 by 64 bits; within one, halves are swapped at each power of two (Warren,
     "Hacker's Delight", section 7-3).
     """

@@ -19,7 +19,7 @@ ROW_BITS = 24
 
 
 @dataclass(frozen=True)
-class Layout:
+class SumPacking:
     """How sums over at most `rows` rows are packed in one plaintext."""
 
     rows: int
@@ -29,8 +29,8 @@ class Layout:
     slots: int
 
     @classmethod
-    def for_rows(cls, rows: int, plaintext_bits: int) -> "Layout":
-        """The layout with the most precise rows (ROW_BITS at most) whose sums are exact.
+    def for_rows(cls, rows: int, plaintext_bits: int) -> "SumPacking":
+        """The packing with the most precise rows (ROW_BITS at most) whose sums are exact.
 
         `plaintext_bits` are those of the number of plaintexts (PublicKey.plaintext_bits). Raises
         ValueError, with the numbers, when not one sum fits.

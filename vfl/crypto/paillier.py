@@ -16,7 +16,6 @@ from gmpy2 import mpz
 
 from vfl.crypto import ciphertexts
 from vfl.crypto.ciphertexts import (
-    KEY_BITS,
     Ciphertexts,
     InvalidCiphertext,
     RandomBits,
@@ -113,33 +112,20 @@ class PrivateKey(ciphertexts.PrivateKey):
         # 1 + n is 1 + q p modulo p^2 and 1 + p q modulo q^2 (Paillier 1999, section 7).
         self._at_p = SquareHalf(self._p, self._q, public.n, root)
         self._at_q = SquareHalf(self._q, self._p, public.n, root)
-        super().__init__(public, public.n, (self._at_p, self._at_q), random_bits, full_exponents)
+        halves = self._at_p, self._at_q
+        super().__init__(public, public.n, public.n, halves, random_bits, full_exponents)
         self._p_inverse = gmpy2.invert(self._p, self._q)
 
     @classmethod
-    def generate(
-        cls,
-        bits: int,
-        random_bits: RandomBits = secrets.randbits,
-        full_exponents: bool = False,
-    ) -> Self:
-        """A key with a modulus of exactly `bits` bits."""
-        if bits not in KEY_BITS:
-            raise ValueError(f"a modulus of {bits} bits; allowed are {KEY_BITS}")
+    def _of_bits(cls, bits: int, random_bits: RandomBits, full_exponents: bool) -> Self:
         p = random_prime(bits // 2, random_bits)
         while not fit_together(p, q := random_prime(bits // 2, random_bits)):
             pass
         return cls(int(p), int(q), random_bits, full_exponents)
 
-    def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
-        """The plaintexts, each in (-n/2, n/2)."""
-        n, half = self.public.n, self.public.n // 2
-        plaintexts = []
-        for c in self.public.integers(ciphertexts):
-            m_p, m_q = self._at_p.decrypt(c), self._at_q.decrypt(c)
-            m = m_p + self._p * ((m_q - m_p) * self._p_inverse % self._q)
-            plaintexts.append(int(m if m <= half else m - n))
-        return plaintexts
+    def _plaintext(self, c: mpz) -> mpz:
+        m_p, m_q = self._at_p.decrypt(c), self._at_q.decrypt(c)
+        return m_p + self._p * ((m_q - m_p) * self._p_inverse % self._q)
 
     def proof(self) -> bytes:
         """The n-th roots of the challenges: `PublicKey.check_proof`."""

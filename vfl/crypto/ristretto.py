@@ -42,14 +42,16 @@ import operator
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.base import BaseContext
 from numba.core.registry import cpu_target
+from numba.core.typing.templates import Signature
 from numba.extending import (
     NativeValue,
     intrinsic,
@@ -61,7 +63,13 @@ from numba.extending import (
 )
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes
 from vfl.kernels import kernel
+
+SignedWords = NDArray[np.int64]
+Compiled = Callable[..., Any]
+"""A function that compiled code can call, on values of the types below."""
+Compiler = Callable[..., Callable[[Compiled], Compiled]]
 
 P = 2**255 - 19
 WINDOWS = 64  # of 4 bits in a scalar
@@ -69,7 +77,7 @@ _TABLE = 8  # entries: one to eight times a point
 
 _I64 = ir.IntType(64)
 
-njit: Any = numba.njit  # its stub lacks some options
+njit: Compiler = numba.njit  # its stub lacks some options
 
 
 @dataclass(frozen=True)
@@ -126,30 +134,36 @@ register_model(_LayoutType)(models.OpaqueModel)
 
 @register_model(_LanesType)
 class _LanesModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: _LanesType) -> None:
+    def __init__(self, manager: object, kind: _LanesType) -> None:
         super().__init__(manager, kind, kind.layout.vector)
 
 
 @register_model(_FieldType)
 class _FieldModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, kind: _FieldType) -> None:
+    def __init__(self, manager: object, kind: _FieldType) -> None:
         layout = kind.layout
         super().__init__(manager, kind, ir.ArrayType(layout.vector, len(layout.bits)))
 
 
 @typeof_impl.register(Layout)
-def _type_of_layout(layout: Layout, context: Any) -> _LayoutType:
+def _type_of_layout(layout: Layout, context: object) -> _LayoutType:
     return _LayoutType(layout)
 
 
+class _Unboxing(Protocol):
+    """What numba gives to who takes a Python object apart."""
+
+    context: BaseContext
+
+
 @unbox(_LayoutType)
-def _unbox_layout(kind: _LayoutType, value: Any, context: Any) -> NativeValue:
+def _unbox_layout(kind: _LayoutType, value: object, context: _Unboxing) -> NativeValue:
     return NativeValue(context.context.get_dummy_value())
 
 
 # --- Emission of vector code. `Vector` is one limb of all lanes, a `Field` a list of them.
 
-Vector = Any
+Vector: TypeAlias = ir.Value
 _Products = Iterable[tuple[int, int, Vector, Vector]]  # the limbs' numbers, and the limbs
 
 
@@ -253,7 +267,7 @@ class _Emitter:
     def is_odd(self, a: list[Vector]) -> Vector:
         return self.mask(self.shift(self.freeze(a)[0], 63))
 
-    def equal(self, a: Vector, number: Any) -> Vector:
+    def equal(self, a: Vector, number: ir.Value) -> Vector:
         """A mask of where small non-negative lanes equal one number."""
         lane = self.ir.insert_element(self.splat(0), number, ir.Constant(ir.IntType(32), 0))
         first = ir.Constant(ir.VectorType(ir.IntType(32), self.layout.lanes), [0] * self.layout.lanes)
@@ -400,14 +414,23 @@ _EMITTERS: dict[str, type[_Emitter]] = {IFMA.name: _Ifma, WIDE.name: _Wide, WIDE
 
 # --- The same as functions that compiled code can call.
 
+# What numba asks of an intrinsic: its signature, and what writes its code.
+_Typed = tuple[Signature, Callable[..., ir.Value]]
 
-def _function(result: Any, emit: Callable[..., Any], arguments: int) -> Any:
+
+def _function(
+    result: Callable[[Layout], types.Type],
+    emit: Callable[..., Vector | list[Vector]],
+    arguments: int,
+) -> Compiled:
     """A function of fields and lanes, whose code `emit(emitter, ...)` writes."""
 
-    def typed(*kinds: _LayoutType) -> Any:
+    def typed(*kinds: _LayoutType) -> _Typed:
         layout = (kinds[0].dtype if isinstance(kinds[0], types.UniTuple) else kinds[0]).layout
 
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[ir.Value]
+        ) -> ir.Value:
             emitter = _EMITTERS[layout.name](builder, layout)
             unpacked = [
                 cgutils.unpack_tuple(builder, v) if isinstance(k, _FieldType | types.BaseTuple) else v
@@ -416,15 +439,19 @@ def _function(result: Any, emit: Callable[..., Any], arguments: int) -> Any:
             made = emit(emitter, *unpacked)
             return cgutils.pack_array(builder, made) if isinstance(made, list) else made
 
-        kind = types.UniTuple(_LanesType(layout), 4) if result is types.UniTuple else result(layout)
-        return kind(*kinds), generate
+        return result(layout)(*kinds), generate
 
-    one = {
+    by_arguments: dict[int, Compiled] = {
         1: lambda context, a: typed(a),
         2: lambda context, a, b: typed(a, b),
         3: lambda context, a, b, c: typed(a, b, c),
     }
-    return intrinsic(one[arguments])
+    function: Compiled = intrinsic(by_arguments[arguments])
+    return function
+
+
+def _four_lanes(layout: Layout) -> types.Type:
+    return types.UniTuple(_LanesType(layout), 4)
 
 
 _add = _function(_FieldType, lambda e, *of: e.add(*of), 2)
@@ -436,7 +463,7 @@ select = _function(_FieldType, lambda e, *of: e.select(*of), 3)
 is_zero = _function(_LanesType, lambda e, *of: e.is_zero(*of), 1)
 is_odd = _function(_LanesType, lambda e, *of: e.is_odd(*of), 1)
 from_words = _function(_FieldType, lambda e, *of: e.unpack(*of), 1)
-to_words = _function(types.UniTuple, lambda e, *of: e.pack(*of), 1)
+to_words = _function(_four_lanes, lambda e, *of: e.pack(*of), 1)
 _and = _function(_LanesType, lambda e, a, b: e.ir.and_(a, b), 2)
 _or = _function(_LanesType, lambda e, a, b: e.ir.or_(a, b), 2)
 _xor = _function(_LanesType, lambda e, a, b: e.ir.xor(a, b), 2)
@@ -445,7 +472,7 @@ _equal = _function(_LanesType, lambda e, *of: e.equal(*of), 2)
 _differ = _function(_LanesType, lambda e, *of: e.differ(*of), 2)
 
 
-def _operator(which: Any, kind: type[_LayoutType], function: Any) -> None:
+def _operator(which: Compiled, kind: type[_LayoutType], function: Compiled) -> None:
     if which is operator.invert:
 
         @overload(which, jit_options={"forceinline": True})
@@ -459,7 +486,7 @@ def _operator(which: Any, kind: type[_LayoutType], function: Any) -> None:
         return (lambda a, b: function(a, b)) if type(a) is kind and type(b) is kind else None
 
 
-for _which, _kind, _made in [
+_OPERATORS: list[tuple[Compiled, type[_LayoutType], Compiled]] = [
     (operator.add, _FieldType, _add),
     (operator.sub, _FieldType, _sub),
     (operator.mul, _FieldType, _mul),
@@ -468,40 +495,43 @@ for _which, _kind, _made in [
     (operator.xor, _LanesType, _xor),
     (operator.invert, _LanesType, _invert),
     (operator.ne, _LanesType, _differ),
-]:
+]
+for _which, _kind, _made in _OPERATORS:
     _operator(_which, _kind, _made)
 
 
-def _constant(number: int) -> Any:
+def _constant(number: int) -> Compiled:
     """A function of a layout that gives `number` in every lane."""
 
-    def emit(e: _Emitter, _: Any) -> list[Vector]:
+    def emit(e: _Emitter, _: object) -> list[Vector]:
         return [e.splat(limb) for limb in e.layout.limbs(number % P)]
 
     return _function(_FieldType, emit, 1)
 
 
 def _address(
-    context: Any,
+    context: BaseContext,
     builder: ir.IRBuilder,
     kind: types.Array,
-    array: Any,
-    index: Any,
+    array: ir.Value,
+    index: ir.Value,
     layout: Layout,
     n: int,
-) -> Any:
-    """Of the index-th group of n vectors in a contiguous array of 64-bit integers."""
+) -> ir.Value:
+    """The address of the index-th group of n vectors in a contiguous array of 64-bit integers."""
     data = context.make_array(kind)(context, builder, array).data
     start = builder.mul(index, ir.Constant(_I64, n * layout.lanes))
     return builder.bitcast(builder.gep(data, [start]), layout.vector.as_pointer())
 
 
-def _loader(kind_of: type[_LayoutType], count: Callable[[Layout], int]) -> Any:
+def _loader(kind_of: type[_LayoutType], count: Callable[[Layout], int]) -> Compiled:
     @intrinsic
-    def load(context: Any, layout: Any, array: Any, index: Any) -> Any:
+    def load(context: object, layout: _LayoutType, array: types.Array, index: types.Type) -> _Typed:
         n = count(layout.layout)
 
-        def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[ir.Value]
+        ) -> ir.Value:
             at = _address(context, builder, array, values[1], values[2], layout.layout, n)
             loaded = [builder.load(builder.gep(at, [ir.Constant(_I64, i)]), align=8) for i in range(n)]
             return loaded[0] if kind_of is _LanesType else cgutils.pack_array(builder, loaded)
@@ -511,11 +541,13 @@ def _loader(kind_of: type[_LayoutType], count: Callable[[Layout], int]) -> Any:
     return load
 
 
-def _typed_store(context: Any, array: Any, index: Any, value: Any) -> Any:
+def _typed_store(context: object, array: types.Array, index: types.Type, value: _LayoutType) -> _Typed:
     layout = value.layout
     n = len(layout.bits) if isinstance(value, _FieldType) else 1
 
-    def generate(context: Any, builder: ir.IRBuilder, signature: Any, values: Any) -> ir.Value:
+    def generate(
+        context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[ir.Value]
+    ) -> ir.Value:
         at = _address(context, builder, array, values[0], values[1], layout, n)
         limbs = (
             cgutils.unpack_tuple(builder, values[2]) if isinstance(value, _FieldType) else [values[2]]
@@ -527,7 +559,7 @@ def _typed_store(context: Any, array: Any, index: Any, value: Any) -> Any:
     return types.void(array, types.intp, value), generate
 
 
-_store: Any = intrinsic(_typed_store)
+_store: Compiled = intrinsic(_typed_store)
 _load_lanes = _loader(_LanesType, lambda layout: 1)
 _load_field = _loader(_FieldType, lambda layout: len(layout.bits))
 
@@ -539,6 +571,7 @@ _once = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)  # too long to be i
 Field = Any
 Lanes = Any
 Point = tuple[Field, Field, Field, Field]
+FourLanes = tuple[Lanes, Lanes, Lanes, Lanes]
 
 # --- Constants of RFC 9496, section 4.1.
 
@@ -638,7 +671,7 @@ def _sum(p: Point, q: Point) -> Point:
 
 
 @_once
-def _decode(layout: Layout, words: Any) -> tuple[Lanes, Point]:
+def _decode(layout: Layout, words: FourLanes) -> tuple[Lanes, Point]:
     """RFC 9496, section 4.3.1. Lanes that are no element, or the identity, are masked out."""
     s = from_words(words)
     again = to_words(s)
@@ -659,7 +692,7 @@ def _decode(layout: Layout, words: Any) -> tuple[Lanes, Point]:
 
 
 @_once
-def _encode(layout: Layout, p: Point) -> Any:
+def _encode(layout: Layout, p: Point) -> FourLanes:
     """RFC 9496, section 4.3.2."""
     x, y, z, t = p
     u1, u2 = (z + y) * (z - y), x * y
@@ -674,11 +707,12 @@ def _encode(layout: Layout, p: Point) -> Any:
         select(rotate, den1 * _INVSQRT_A_MINUS_D(layout), den2),
     )
     y = select(is_odd(x * z_inverse), _negative(y), y)
-    return to_words(_absolute(den * (z - y)))
+    words: FourLanes = to_words(_absolute(den * (z - y)))
+    return words
 
 
 @_once
-def _elligator(layout: Layout, words: Any) -> Point:
+def _elligator(layout: Layout, words: FourLanes) -> Point:
     """The factors of MAP(t) in RFC 9496, section 4.3.4."""
     one, d, i = _ONE(layout), _D(layout), _SQRT_M1(layout)
     t = from_words(words)
@@ -698,7 +732,7 @@ def _elligator(layout: Layout, words: Any) -> Point:
 
 
 @_inline
-def _words(layout: Layout, words: Any, at: int) -> Any:
+def _words(layout: Layout, words: SignedWords, at: int) -> FourLanes:
     return (
         _load_lanes(layout, words, at),
         _load_lanes(layout, words, at + 1),
@@ -708,13 +742,13 @@ def _words(layout: Layout, words: Any, at: int) -> Any:
 
 
 @_inline
-def _store_words(words: Any, at: int, made: Any) -> None:
+def _store_words(words: SignedWords, at: int, made: FourLanes) -> None:
     for i in range(4):
         _store(words, at + i, made[i])
 
 
 @_once
-def _choose(layout: Layout, table: Any, size: Lanes, sign: Lanes) -> Point:
+def _choose(layout: Layout, table: SignedWords, size: Lanes, sign: Lanes) -> Point:
     """The table's entry for a digit: |digit| in `size`, a mask of the negative ones in `sign`.
 
     All entries are read, and none of them depending on the digit.
@@ -732,7 +766,12 @@ def _choose(layout: Layout, table: Any, size: Lanes, sign: Lanes) -> Point:
 
 @kernel
 def multiply_blocks(
-    layout: Layout, points: Any, digits: Any, table: Any, products: Any, valid: Any
+    layout: Layout,
+    points: SignedWords,
+    digits: SignedWords,
+    table: SignedWords,
+    products: SignedWords,
+    valid: SignedWords,
 ) -> None:
     """Every point times the scalar of which `digits` (2, 64, lanes) holds sizes and signs.
 
@@ -766,7 +805,7 @@ def multiply_blocks(
 
 
 @kernel
-def map_blocks(layout: Layout, uniform: Any, points: Any) -> None:
+def map_blocks(layout: Layout, uniform: SignedWords, points: SignedWords) -> None:
     """The one-way map on eight words a lane: MAP(first half) + MAP(second half)."""
     for block in range(uniform.shape[0]):
         e, f, g, h = _elligator(layout, _words(layout, uniform, 8 * block))
@@ -777,7 +816,7 @@ def map_blocks(layout: Layout, uniform: Any, points: Any) -> None:
 
 
 @kernel
-def field_blocks(layout: Layout, a: Any, b: Any, results: Any) -> None:
+def field_blocks(layout: Layout, a: SignedWords, b: SignedWords, results: SignedWords) -> None:
     """a + b, a - b, a b, a^2, a^(2^252 - 3), (a + b)(b - a) and (a - b)^2, for tests."""
     for block in range(a.shape[0]):
         x, y = from_words(_words(layout, a, 4 * block)), from_words(_words(layout, b, 4 * block))
@@ -788,9 +827,6 @@ def field_blocks(layout: Layout, a: Any, b: Any, results: Any) -> None:
 
 # --- Rows of bytes to blocks and back.
 
-Rows = NDArray[np.uint8]
-Words = NDArray[np.int64]
-
 
 @dataclass(frozen=True)
 class Kernels:
@@ -798,7 +834,7 @@ class Kernels:
 
     layout: Layout
 
-    def multiply(self, points: Rows, scalar: bytes) -> tuple[Rows, NDArray[np.bool_]]:
+    def multiply(self, points: Bytes, scalar: bytes) -> tuple[Bytes, NDArray[np.bool_]]:
         """Elements (n, 32) times a scalar below the order; which rows are elements but the identity."""
         layout, blocks = self.layout, to_blocks(self.layout, points)
         products = np.empty_like(blocks)
@@ -807,7 +843,7 @@ class Kernels:
         multiply_blocks(layout, blocks, digits(layout, scalar), table, products, valid)
         return to_rows(products, len(points)), valid.reshape(-1)[: len(points)] != 0
 
-    def from_uniform(self, uniform: Rows) -> Rows:
+    def from_uniform(self, uniform: Bytes) -> Bytes:
         """The one-way map, (n, 64) to (n, 32)."""
         blocks = to_blocks(self.layout, uniform)
         points = np.empty((len(blocks), 4, self.layout.lanes), np.int64)
@@ -828,7 +864,7 @@ def fastest() -> Kernels | None:
     return Kernels(WIDE) if "+avx2" in has else None
 
 
-def to_blocks(layout: Layout, rows: Rows) -> Words:
+def to_blocks(layout: Layout, rows: Bytes) -> SignedWords:
     """Rows of bytes as words (blocks, words a row, lanes); the last block is filled up with zeros."""
     blocks = -(-len(rows) // layout.lanes)
     filled = np.zeros((blocks * layout.lanes, rows.shape[1]), np.uint8)
@@ -837,13 +873,13 @@ def to_blocks(layout: Layout, rows: Rows) -> Words:
     return np.ascontiguousarray(words.transpose(0, 2, 1))
 
 
-def to_rows(blocks: Words, rows: int) -> Rows:
+def to_rows(blocks: SignedWords, rows: int) -> Bytes:
     """The first `rows` rows of bytes of words (blocks, words a row, lanes)."""
     words = np.ascontiguousarray(blocks.transpose(0, 2, 1))
     return words.view(np.uint8).reshape(words.shape[0] * words.shape[1], words.shape[2] * 8)[:rows]
 
 
-def digits(layout: Layout, scalar: bytes) -> Words:
+def digits(layout: Layout, scalar: bytes) -> SignedWords:
     """A scalar in 64 digits from -8 to 7, lowest first: their sizes and masks of the negative ones."""
     # 8 more at every digit, carried, and then 8 less at each without.
     raised = int.from_bytes(scalar, "little") + int("8" * WINDOWS, 16)

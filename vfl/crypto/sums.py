@@ -4,16 +4,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Integers
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Layout
-from vfl.crypto.workers import SharedRows, Workers, rows_of
-
-Integers = NDArray[np.int64]
+from vfl.crypto.packing import SumPacking
+from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 _TASK = 512  # products of a task at least
 _FEW = 128  # powers of a task
@@ -34,7 +31,9 @@ async def sum_rows(
     return await add_all(workers, await workers.map(_sum_part, tasks))
 
 
-def _sum_part(key: PublicKey, handle: Any, rows: Integers, cells: Integers, count: int) -> Ciphertexts:
+def _sum_part(
+    key: PublicKey, handle: Handle, rows: Integers, cells: Integers, count: int
+) -> Ciphertexts:
     return key.sum_cells(rows_of(handle), rows, list(cells), count)
 
 
@@ -88,18 +87,18 @@ def _sum_runs(key: PublicKey, ciphertexts: Ciphertexts, ends: Integers) -> Ciphe
     return key.sum_runs(ciphertexts, ends)
 
 
-def check_rows(key: PublicKey, handle: Any, start: int, stop: int) -> None:
+def check_rows(key: PublicKey, handle: Handle, start: int, stop: int) -> None:
     """Raises ValueError unless the rows are units of the modulus."""
     key.check(rows_of(handle)[start:stop])
 
 
 async def pack_and_rerandomise(
-    workers: Workers[PublicKey], ciphertexts: Ciphertexts, layout: Layout
+    workers: Workers[PublicKey], ciphertexts: Ciphertexts, packing: SumPacking
 ) -> Ciphertexts:
     """Many sums in each ciphertext, under fresh obfuscators: fit to leave the host."""
-    slots = layout.slots
+    slots = packing.slots
     tasks = [
-        (ciphertexts[start : start + slots], layout.slot_bits, slots)
+        (ciphertexts[start : start + slots], packing.slot_bits, slots)
         for start in range(0, len(ciphertexts), slots)
     ]
     workers.operations["pack"] += len(ciphertexts) - len(tasks)
@@ -220,11 +219,11 @@ class Reserve:
             self._blocks += await self._workers.map(_obfuscators, round_)
 
     def begin(self) -> None:
-        """Spare time begins: fill up beside whatever else is done."""
+        """Fill up in spare time, beside whatever else is done."""
         self._filling = asyncio.create_task(self.fill())
 
     def end(self) -> None:
-        """Spare time is over. Raises what filling up has failed with."""
+        """End the spare time. Raises what filling up has failed with."""
         filling, self._filling = self._filling, None
         if filling is not None and filling.done():
             filling.result()
@@ -252,7 +251,7 @@ async def encrypt(
 ) -> AsyncIterator[Ciphertexts]:
     """Encrypted rows, chunk by chunk: of `plaintexts(*chunk)`, an integer a row."""
 
-    def tasks() -> Iterator[tuple[Any, ...]]:
+    def tasks() -> Iterator[tuple[object, ...]]:
         for chunk in chunks:
             ready = reserve.take(len(chunk[0]))
             kind = "encrypt" if ready is None else "encrypt, obfuscator ready"
@@ -273,10 +272,10 @@ def _encrypt(
 
 
 async def decrypt_sums(
-    workers: Workers[PrivateKey], layout: Layout, ciphertexts: Ciphertexts, count: int
+    workers: Workers[PrivateKey], packing: SumPacking, ciphertexts: Ciphertexts, count: int
 ) -> tuple[Integers, Integers]:
     """The gradient and hessian sums in packed ciphertexts. Raises ValueError out of bounds."""
-    return layout.unpack(await decrypt(workers, ciphertexts), count)
+    return packing.unpack(await decrypt(workers, ciphertexts), count)
 
 
 async def decrypt(workers: Workers[PrivateKey], ciphertexts: Ciphertexts) -> list[int]:

@@ -24,14 +24,17 @@ from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.errors import DataError, VflError
 
 Operations = Counter[str]
+Handle = Ciphertexts | tuple[str | Path, int, int]
+"""Ciphertexts, or the name of the shared memory or file in which they lie, and their shape."""
 T = TypeVar("T")
 K = TypeVar("K", PublicKey, PrivateKey)
 
@@ -81,7 +84,7 @@ class SharedRows:
             self.array = np.zeros(self._shape, np.uint8)
 
     @property
-    def handle(self) -> Any:
+    def handle(self) -> Handle:
         """What a task carries: the name of a file or in shared memory, or the array itself."""
         if self._file is not None:
             return self._file, *self._shape
@@ -135,18 +138,12 @@ def _scratch_file(folder: Path | None, size: int) -> tuple[Path, int]:
             OSError
         ):  # without locks here, nobody removes what is not locked either
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(handle, 0, size)
-        else:
-            os.truncate(handle, size)
+        take_room(handle, size)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
         os.close(handle)
-        raise DataError(
-            f"{room} has no room for {size / 1e6:,.0f} MB of ciphertexts ({error.strerror}): free some, "
-            "or raise memory in [party]",
-            for_peer="it has too little room on its disk",
-        ) from None
+        text = no_room(room, size, "ciphertexts", error) + ", or raise memory in [party]"
+        raise DataError(text, for_peer=NO_ROOM) from None
     return Path(name), handle
 
 
@@ -159,13 +156,13 @@ def _remove_abandoned(room: Path) -> None:
                 file.unlink()
 
 
-def rows_of(handle: Any) -> Ciphertexts:
+def rows_of(handle: Handle) -> Ciphertexts:
     """The rows behind a handle, in whichever process."""
-    return handle if isinstance(handle, np.ndarray) else _attached(*handle)[1]
+    return handle if isinstance(handle, np.ndarray) else _attach(*handle)[1]
 
 
 @lru_cache(maxsize=2)
-def _attached(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
+def _attach(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
     if isinstance(name, Path):
         return None, np.memmap(name, np.uint8, "r", shape=(rows, width))
     memory = SharedMemory(name)
@@ -206,7 +203,7 @@ class Workers(Generic[K]):
         """Room for ciphertexts that all workers read."""
         return SharedRows(rows, width, self.machine)
 
-    async def run(self, kernel: Callable[..., T], *arguments: Any) -> T:
+    async def run(self, kernel: Callable[..., T], *arguments: object) -> T:
         """One task. Raises WorkerDied, and what the kernel raises."""
         if self._pool is None:
             return await asyncio.to_thread(kernel, self.key, *arguments)
@@ -216,12 +213,12 @@ class Workers(Generic[K]):
         except BrokenProcessPool:
             raise WorkerDied from None
 
-    async def map(self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]) -> list[T]:
+    async def map(self, kernel: Callable[..., T], tasks: Iterable[tuple[object, ...]]) -> list[T]:
         """All tasks, side by side; results in the tasks' order."""
         return [result async for result in self.stream(kernel, tasks)]
 
     async def stream(
-        self, kernel: Callable[..., T], tasks: Iterable[tuple[Any, ...]]
+        self, kernel: Callable[..., T], tasks: Iterable[tuple[object, ...]]
     ) -> AsyncIterator[T]:
         """Results in the tasks' order while later tasks run; only a few are under way at once."""
         under_way: deque[asyncio.Task[T]] = deque()
@@ -259,10 +256,10 @@ def _adopt(kind: type[PublicKey] | type[PrivateKey], parts: tuple[int, ...]) -> 
 
 
 def _end_with(sentinel: int) -> None:
-    """A worker whose party was killed must not stay behind."""
+    """End with the party: a worker must not stay behind when it was killed."""
     wait([sentinel])
     os._exit(1)
 
 
-def _call(kernel: Callable[..., T], arguments: tuple[Any, ...]) -> T:
+def _call(kernel: Callable[..., T], arguments: tuple[object, ...]) -> T:
     return kernel(_key, *arguments)

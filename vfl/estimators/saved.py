@@ -29,7 +29,8 @@ from vfl.models.kinds import kind_of_model
 from vfl.party.store import replacing
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.simulate import GUEST
 
 G = TypeVar("G", bound=AnyGuestModel, covariant=True)

@@ -20,7 +20,7 @@ from vfl.learn.losses import OBJECTIVES, Floats
 from vfl.learn.params import BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 from vfl.simulate import GUEST, Engine
 
 

@@ -1,12 +1,13 @@
 """What a job asks of a host, and what a host lets in."""
 
+from dataclasses import replace
+
 from vfl.errors import Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer
 from vfl.jobs.connect import Office
 from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
-from vfl.net.wire import decode
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.policy import (
     Usage,
@@ -14,7 +15,7 @@ from vfl.party.policy import (
 )
 from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Kind, Store
-from vfl.protocols.align.psi import AlignStart, PsiSettings
+from vfl.protocols.align.psi import Admit, PsiSettings
 from vfl.protocols.common.participant import Participant
 
 
@@ -37,9 +38,11 @@ def matching_of(
     )
 
 
-def psi_settings(office: Office, offer: Offer, show: Show) -> PsiSettings:
-    """How ids are matched in a job."""
-    return PsiSettings(offer.matching.engine, Store(office.party.party.store).scratch(), show.progress)
+def psi_settings(office: Office, offer: Offer, show: Show, admit: Admit | None = None) -> PsiSettings:
+    """How ids are matched in a job; `admit` is told how many a peer announces."""
+    scratch = Store(office.party.party.store).scratch()
+    settings = PsiSettings(offer.matching.engine, scratch, show.progress)
+    return settings if admit is None else replace(settings, admit=admit)
 
 
 def alone(office: Office, offer: Offer) -> Participant:
@@ -70,13 +73,10 @@ def fresh_name(store: Store, kind: Kind, name: str | None) -> str:
     return name
 
 
-def count_ids(peer: Peer, policy: PolicySection, usage: Usage) -> None:
-    """Count ids as the guest announces them, before any is looked for."""
+def id_counter(policy: PolicySection, usage: Usage) -> Admit:
+    """What counts ids as the guest announces them, before any is looked for."""
 
-    def count(direction: str, kind: str, payload: bytes) -> None:
-        if (direction, kind) == ("received", AlignStart.__name__):
-            message = decode(payload, [AlignStart])
-            many = message.ids if isinstance(message, AlignStart) else 0
-            usage.count(policy, peer.name, "ids", max(0, many), today())
+    def count(peer: Peer, ids: int) -> None:
+        usage.count(policy, peer.name, "ids", max(0, ids), today())
 
-    peer.observers.append(count)
+    return count

@@ -7,11 +7,10 @@ protocols/align/join.py, what that means for people in docs/alignment.md.
 """
 
 import asyncio
-import contextlib
 import re
 import secrets
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -22,8 +21,8 @@ from vfl.jobs.admission import (
     accept,
     alone,
     check_asked,
-    count_ids,
     fresh_name,
+    id_counter,
     matching_of,
     psi_settings,
 )
@@ -46,8 +45,8 @@ from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
-from vfl.net.wire import decode
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.config_words import JOB_NAME
 from vfl.party.id_report import unmended
@@ -64,7 +63,6 @@ from vfl.party.policy import (
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.align.join import (
-    Integers,
     Matched,
     guest_drop,
     guest_inner,
@@ -77,7 +75,6 @@ from vfl.protocols.align.join import (
     numbered,
 )
 from vfl.protocols.align.match_rates import MatchStart
-from vfl.protocols.align.psi import AlignKey, AlignStart
 from vfl.text import counted
 
 
@@ -256,10 +253,13 @@ class _Guest:
         )
         await offer_to(office, hosts, offer)
         channels = [list(hosts)] if plan.join == "inner" else [[host] for host in hosts]
-        with contextlib.ExitStack() as stack:
-            have = {host.name: stack.enter_context(_announced(host, AlignKey)) for host in hosts}
-            asked = stack.enter_context(_announced(hosts[0], AlignStart))
-            matched = await together([self._match(offer, one) for one in channels])
+        matched = await together([self._match(offer, one) for one in channels])
+        have = {
+            host.name: [asked_of[host.name] for asked_of in one.asked_of]
+            for channel, one in zip(channels, matched, strict=True)
+            for host in channel
+        }
+        asked = list(matched[0].asked)
         poor = [
             host
             for channel, one in zip(channels, matched, strict=True)
@@ -387,7 +387,6 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     usage = Usage(office.party.party.store)
     usage.count(policy, peer.name, "alignments", 1, today())
     await accept(office, peer, offer)
-    count_ids(peer, policy, usage)
     start = None
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_again, earlier, 0, ids))
@@ -396,7 +395,7 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
         peer,
         ids.keys,
         alone(office, offer) if left else office.participant(offer.hosts, offer.run),
-        settings=psi_settings(office, offer, show),
+        settings=psi_settings(office, offer, show, id_counter(policy, usage)),
         start=start,
     )
     agreed = await _diagnosed(office, peer, offer, table, show)
@@ -502,21 +501,3 @@ def ambiguities(matched: Sequence[Matched]) -> list[str]:
         for number, counts in enumerate(zip(*(one.ambiguous for one in matched), strict=False), 1)
         if (most := max(counts))
     ]
-
-
-@contextlib.contextmanager
-def _announced(host: Peer, kind: type[AlignKey] | type[AlignStart]) -> Iterator[list[int]]:
-    """How many ids a message of that kind names, one number a key."""
-    numbers: list[int] = []
-
-    def note(direction: str, name: str, payload: bytes) -> None:
-        if name == kind.__name__:
-            message = decode(payload, [kind])
-            if isinstance(message, kind):
-                numbers.append(message.ids)
-
-    host.observers.append(note)
-    try:
-        yield numbers
-    finally:
-        host.observers.remove(note)

@@ -12,6 +12,7 @@ from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Office
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.documents import converted
@@ -25,7 +26,6 @@ from vfl.party.policy import (
 from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import (
-    Integers,
     numbered,
 )
 

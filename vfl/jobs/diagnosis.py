@@ -15,7 +15,7 @@ from vfl.party.id_trials import (
     named_alike,
     trials,
 )
-from vfl.protocols.align.match_rates import MatchStart, Rate, guest_match_rates, host_match_rates
+from vfl.protocols.align.match_rates import MatchRate, MatchStart, guest_match_rates, host_match_rates
 
 FEW = 0.5  # of the smaller table's ids: when fewer match, the guest asks for a diagnosis
 
@@ -26,12 +26,12 @@ class Diagnosis:
 
     peer: str
     tried: list[Attempt]
-    rates: list[Rate]
+    rates: list[MatchRate]
     advice: Advice
 
     def lines(self) -> list[str]:
         """A table for a terminal, and the advice under it."""
-        alike: dict[object, list[tuple[Attempt, Rate]]] = {}
+        alike: dict[object, list[tuple[Attempt, MatchRate]]] = {}
         for attempt, rate in zip(self.tried, self.rates, strict=True):
             if rate.common is not None:
                 key = (attempt.column, rate.ids, rate.sample, rate.common)
@@ -92,7 +92,7 @@ async def guest_diagnosis(
     own = trials(key, tried, "guest")
     found = await guest_match_rates(hosts, own, context=context, progress=show.progress)
 
-    async def second(host: Peer, rates: list[Rate] | None) -> Diagnosis | None:
+    async def second(host: Peer, rates: list[MatchRate] | None) -> Diagnosis | None:
         if rates is None:
             return None
         whole, all_rates = tried, rates

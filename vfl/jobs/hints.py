@@ -17,7 +17,7 @@ import msgspec
 
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.store import Store
-from vfl.protocols.common.lattice_sums import HostHint, KnownHint
+from vfl.protocols.common.lattice_hints import HostHint, KnownHint
 
 H = TypeVar("H", KnownHint, HostHint)
 
@@ -40,7 +40,7 @@ def hints_held(store: Store, alignment: str) -> Iterator[bool]:
 
 
 class GuestHints:
-    """Where the guest keeps hints of an alignment: a `Shelf` of protocols/common/lattice_sums.py."""
+    """Where the guest keeps hints of an alignment: a `Shelf` of protocols/common/lattice_hints.py."""
 
     def __init__(self, store: Store, alignment: str, fingerprints: Mapping[str, str]) -> None:
         """`fingerprints`: the certificates of hosts, by name."""

@@ -22,7 +22,7 @@ from vfl.jobs.admission import (
     accept,
     alone,
     check_asked,
-    count_ids,
+    id_counter,
     matching_of,
     psi_settings,
 )
@@ -42,7 +42,6 @@ from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
-from vfl.net.wire import decode
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.output import Cells, Columns, Target, check_scores, columns_of, write_scores
@@ -57,7 +56,7 @@ from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.party.unknown_levels import check_of_host, check_own, of_host
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
-from vfl.protocols.common.batches import ROWS, ScoredPart, ScoreRows, UnknownLevels
+from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.text import counted
 
@@ -535,8 +534,7 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     for column in table.faults:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(office, peer, offer)
-    count_ids(peer, policy, usage)
-    settings = psi_settings(office, offer, show)
+    settings = psi_settings(office, offer, show, id_counter(policy, usage))
     rows = (await host_match(peer, ids.keys, alone(office, offer), settings=settings)).rows
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
@@ -547,21 +545,16 @@ async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     def follow(done: int, of: int) -> None:
         show.progress("scoring", done, of)
 
-    def count(direction: str, kind: str, payload: bytes) -> None:
-        """Rows as they are asked for, before any answer."""
-        if (direction, kind) == ("received", ScoreRows.__name__):
-            message = decode(payload, [ScoreRows])
-            many = len(message.places) // 4 if isinstance(message, ScoreRows) else 0
-            usage.count(policy, peer.name, "scored_rows", many, today())
+    def admit(many: int) -> None:
+        usage.count(policy, peer.name, "scored_rows", many, today())
 
-    peer.observers.append(count)
     own = await asyncio.to_thread(kind.own_scores, half.model, table.path.name, features, len(rows))
     say_unseen(show, own.unseen, half.levels)
     batch = HostBatch(
         features,
         len(rows),
         own,
-        follow,
+        ScoringCourse(follow, admit),
         shows_columns=policy.show_names and policy.explain,
         unknown_levels=strange,
     )

@@ -62,7 +62,7 @@ from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.bits import Mask
-from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import NoShelf, Shelf
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.text import counted

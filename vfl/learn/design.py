@@ -308,19 +308,21 @@ class Design:
         By column; every factor's base level stands among its levels.
         """
         of = dict(zip(self.coefficients, coefficients.tolist(), strict=True))
-        found = []
+        rows_of_table = []
         for factor in self.factors:
             for level, rows in zip(factor.levels, factor.rows, strict=True):
                 b = of.get((factor.name, level), 0.0)
-                found.append(Relativity(factor.name, level, b, None, _exp(b), rows))
+                rows_of_table.append(Relativity(factor.name, level, b, None, _exp(b), rows))
         for covariate in self.covariates:
             b = of[covariate.name, ""]
             unit = b / covariate.deviation
-            found.append(Relativity(covariate.name, "", b, unit, _exp(unit), covariate.rows))
+            rows_of_table.append(Relativity(covariate.name, "", b, unit, _exp(unit), covariate.rows))
             if covariate.indicator:
                 b = of[covariate.name, MISSING]
-                found.append(Relativity(covariate.name, MISSING, b, None, _exp(b), covariate.missing))
-        return found
+                rows_of_table.append(
+                    Relativity(covariate.name, MISSING, b, None, _exp(b), covariate.missing)
+                )
+        return rows_of_table
 
 
 def _factor(name: str, values: NDArray[np.generic], rules: Rules) -> Factor:
@@ -450,15 +452,15 @@ def _dependent(gram: Floats) -> list[int]:
     length[length == 0] = 1.0  # a column of zeros keeps the pivot 0
     scaled = gram / length / length[:, None]
     root = np.zeros_like(scaled)
-    found, rank = [], 0
+    dependent, rank = [], 0
     for j in range(len(scaled)):
         rest = scaled[j:, j] - root[j:, :rank] @ root[j, :rank]
         if rest[0] <= _DEPENDENT:
-            found.append(j)
+            dependent.append(j)
         else:
             root[j:, rank] = rest / math.sqrt(rest[0])
             rank += 1
-    return found
+    return dependent
 
 
 def _exp(x: float) -> float:

@@ -110,11 +110,11 @@ def profile_of_scores(scores: Floats) -> Profile:
     highest = np.append(ordered[:-1][apart], ordered[-1])  # of each run of scores that are the same
     same = np.empty_like(ordered)
     same[order] = highest[np.append(0, np.cumsum(apart))]
-    found = profile(same)
+    exact = profile(same)
     if len(highest) == 1:
         low, high = float(ordered[0]), float(ordered[-1])
-        return replace(found, edges=(low - _margin(low), high + _margin(high)))
-    return replace(found, edges=tuple(edge + _margin(edge) for edge in found.edges or ()))
+        return replace(exact, edges=(low - _margin(low), high + _margin(high)))
+    return replace(exact, edges=tuple(edge + _margin(edge) for edge in exact.edges or ()))
 
 
 def _margin(score: float) -> float:

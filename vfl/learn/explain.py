@@ -57,20 +57,22 @@ def players(model: TreeModel) -> dict[tuple[int, str], str]:
     columns' names: then each is one, as "party:column". A host that hides them numbers them, as
     "party:1"; a column that is really called so makes its host a block as well.
     """
-    found = sorted({(b.party, b.column) for tree in model.trees for b in tree.branches.values()})
+    split_columns = sorted({(b.party, b.column) for tree in model.trees for b in tree.branches.values()})
     hidden = {
         party
-        for party, column in found
+        for party, column in split_columns
         if party and re.fullmatch(rf"{re.escape(model.parties[party])}:[0-9]+", column)
     }
     names = {
         (party, column): model.parties[party] + ("" if party in hidden else f":{column}")
-        for party, column in found
+        for party, column in split_columns
         if party
     }
     taken = {*names.values(), *model.parties}
     own = {
-        (0, column): own_name(column, model.parties[0], taken) for party, column in found if not party
+        (0, column): own_name(column, model.parties[0], taken)
+        for party, column in split_columns
+        if not party
     }
     return names | own
 
@@ -115,7 +117,7 @@ class Explainer:
 
     def contributions(self, planes: Planes, rows: int) -> dict[str, Floats]:
         """Each player's part of the scores, shape (rows,)."""
-        found = np.zeros((len(self.players), rows))
+        parts = np.zeros((len(self.players), rows))
         for number, piece in enumerate(self._pieces):
             table = self._tables.get(number)
             if table is None:
@@ -124,8 +126,8 @@ class Explainer:
                     self._tables[number] = table
             index = piece.index(planes, rows)
             for player, values in zip(piece.players, table, strict=True):
-                found[player] += values.take(index)
-        return dict(zip(self.players, found, strict=True))
+                parts[player] += values.take(index)
+        return dict(zip(self.players, parts, strict=True))
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from vfl.learn.tree import Branch, Tree
 Planes = NDArray[np.uint8]
 """Shape (planes, bytes): bits of rows, eight a byte; what fills the last byte has no meaning."""
 
-Rows = slice | NDArray[np.integer]
+RowIndex = slice | NDArray[np.integer]
 
 
 def distinct(splits: Sequence[Split]) -> tuple[list[Split], Integers]:
@@ -64,7 +64,7 @@ class Sides:
             else:
                 self._values[column] = values.astype(np.float64, copy=False)
 
-    def left(self, rows: Rows, count: int) -> Planes:
+    def left(self, rows: RowIndex, count: int) -> Planes:
         """Which of these rows, `count` in number, each split sends left: a plane a split."""
         planes = np.empty((len(self._splits), -(-count // 8)), np.uint8)
         for column, places in self._of_column.items():
@@ -148,11 +148,11 @@ def numbers(planes: Planes, rows: int) -> Integers:
 
 def _bytes(planes: Planes, rows: int) -> NDArray[np.uint8]:
     """At most 8 planes read across."""
-    found = np.zeros(rows, np.uint8)
+    bits = np.zeros(rows, np.uint8)
     for plane in planes:
-        found += found  # a shift, but several times faster
-        found |= np.unpackbits(plane, count=rows)
-    return found
+        bits += bits  # a shift, but several times faster
+        bits |= np.unpackbits(plane, count=rows)
+    return bits
 
 
 def _level(node: int) -> int:

@@ -51,7 +51,7 @@ _FLAT = 1e-12  # least eigenvalue of a block's Gram matrix, relative to the grea
 
 
 @dataclass(frozen=True)
-class Report:
+class BlockReport:
     """What a block tells of its gradient: the vectors' inner products, the greatest component."""
 
     products: Floats  # shape (2 k + 1, 2 k + 1) after k steps remembered: steps, changes, gradient
@@ -98,7 +98,7 @@ class Block:
         self.known = np.zeros(matrix.columns)  # the gradient at the present coefficients
         self._direction = self._step = np.zeros(matrix.columns)
 
-    def report(self, product: Floats) -> Report:
+    def report(self, product: Floats) -> BlockReport:
         """Take X^T r at the present coefficients, shape (columns,)."""
         return self.take(self.gradient(0.0, product))
 
@@ -111,7 +111,7 @@ class Block:
         """This block's part of the loss's derivative along the direction."""
         return float(gradient @ self._to_beta @ self._direction)
 
-    def take(self, gradient: Floats) -> Report:
+    def take(self, gradient: Floats) -> BlockReport:
         """Take the gradient at the present coefficients, shape (columns,)."""
         self.known = gradient
         whitened = self._to_beta @ gradient
@@ -122,7 +122,7 @@ class Block:
         vectors = self._vectors()
         with np.errstate(over="ignore", invalid="ignore"):  # who combines them sees that they diverge
             products = vectors @ vectors.T
-        return Report(products, float(np.abs(gradient).max(initial=0.0)))
+        return BlockReport(products, float(np.abs(gradient).max(initial=0.0)))
 
     def direction(self, weights: Floats) -> Move:
         """The combination of the vectors with these weights, as the next direction."""
@@ -137,11 +137,12 @@ class Block:
 
     @property
     def state(self) -> BlockState:
-        """As it is now, after `take`."""
+        """The block as it is now, after `take`."""
         return BlockState(self.beta, self.known, [*self._steps], [*self._changes])
 
-    def restore(self, state: BlockState) -> Report:
-        """Be as when `state` was taken, which a new block can; what it then told of its gradient.
+    def restore(self, state: BlockState) -> BlockReport:
+        """Go back to where `state` was taken, as a new block can; returns what it then told of its
+        gradient.
 
         Raises ValueError for the state of a block of other columns.
         """
@@ -218,7 +219,7 @@ class Scores:
         return cls(loss, label, weight, offset + intercept, intercept)
 
     def residuals(self) -> Floats:
-        """r, shape (rows,)."""
+        """The residuals r, shape (rows,)."""
         gradient, _ = self.loss.gradients(self.score, self.label, self.weight)
         return np.asarray(gradient / self.weight.sum())
 

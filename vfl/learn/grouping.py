@@ -42,7 +42,7 @@ class Group:
         key, keys = self.slot, int(self.slot.max(initial=0)) + 1
         for own in self.codes[part]:
             size = int(own.max(initial=0)) + 1
-            key, keys = _numbered(key * size + own, keys * size)
+            key, keys = _number(key * size + own, keys * size)
         return _group(self.columns[part], key, keys, self.codes[part], self.slot)
 
 
@@ -62,15 +62,15 @@ def group_columns(
         best: tuple[int, int] | None = None  # extra products, place
         for place, (columns, key, cells) in enumerate(groups):
             before = _marginals([sizes[c] for c in columns], cells, slots)
-            found = _distinct(key * size + own, cells * size, (worth + before) // 2)
-            if found is not None:
-                extra = _marginals([*(sizes[c] for c in columns), size], found, slots) - before
+            distinct = _distinct(key * size + own, cells * size, (worth + before) // 2)
+            if distinct is not None:
+                extra = _marginals([*(sizes[c] for c in columns), size], distinct, slots) - before
                 best = min(best, (extra, place)) if best else (extra, place)
         if best is None or best[0] >= worth:
-            groups.append(([column], *_numbered(slot * size + own, slots * size)))
+            groups.append(([column], *_number(slot * size + own, slots * size)))
         else:
             columns, key, cells = groups[best[1]]
-            groups[best[1]] = ([*columns, column], *_numbered(key * size + own, cells * size))
+            groups[best[1]] = ([*columns, column], *_number(key * size + own, cells * size))
     return [_group(columns, key, cells, codes[columns], slot) for columns, key, cells in groups]
 
 
@@ -90,11 +90,11 @@ def _distinct(key: Integers, keys: int, most: int) -> int | None:
     part = key[:: max(1, len(key) // _SAMPLE)]
     if keys > len(part) and len(part) < len(key) and len(np.unique(part)) > most:
         return None
-    count = _numbered(key, keys)[1]
+    count = _number(key, keys)[1]
     return count if count <= most else None
 
 
-def _numbered(key: Integers, keys: int) -> tuple[Integers, int]:
+def _number(key: Integers, keys: int) -> tuple[Integers, int]:
     """The same keys numbered without gaps, and how many there are."""
     if keys > _DENSE * len(key) + 1024:
         distinct, number_of_row = np.unique(key, return_inverse=True)

@@ -57,7 +57,7 @@ class Levels:
 
     @classmethod
     def of(cls, values: Objects) -> "Levels":
-        """Of a column that is `tidied`."""
+        """The levels of a column that is `tidied`."""
         rows = Counter(value for value in values.tolist() if value is not None)
         return cls(tuple(sorted(rows)), sum(n == 1 for n in rows.values()), sum(rows.values()))
 
@@ -141,13 +141,13 @@ def respelled(
 
     Columns of which there are no levels, as of models of earlier versions, stay as they are.
     """
-    found, unknown = dict(features), {}
+    spelled, unknown = dict(features), {}
     for name, values in features.items():
         if name in levels and values.dtype == object:
-            found[name], rows = levels[name].found(values)
+            spelled[name], rows = levels[name].found(values)
             if rows.any():
                 unknown[name] = rows
-    return found, unknown
+    return spelled, unknown
 
 
 def spelled_alike(values: Objects) -> int:
@@ -176,11 +176,11 @@ def _value(text: str, of_truth: bool) -> Decimal | tuple[int, int, int] | None:
 
 def _by(names: Iterable[str], form: Callable[[str], object]) -> dict[object, str | None]:
     """The name of each form, None where several have it."""
-    found: dict[object, str | None] = {}
+    name_of: dict[object, str | None] = {}
     for name in names:
         if (key := form(name)) is not None:
-            found[key] = None if key in found else name
-    return found
+            name_of[key] = None if key in name_of else name
+    return name_of
 
 
 def _each(values: Objects, form: Callable[[str], str | None]) -> Objects:

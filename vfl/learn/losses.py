@@ -183,7 +183,7 @@ class PoissonLoss(_LogLinkLoss):
         _refuse_negative(label)
 
     def damped_gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
-        """With the hessian e^0.7 as large, as in LightGBM and XGBoost.
+        """Gradients and hessians, these e^0.7 as large, as in LightGBM and XGBoost.
 
         A leaf's Newton step from a small mean overshoots, since the loss grows as an exponential.
         """
@@ -304,20 +304,21 @@ class Scales(NamedTuple):
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Real numbers to integers of at most `bits` bits."""
+    """Rounds real numbers to integers of at most `bits` bits."""
 
     bits: int
     scale: float
 
     @classmethod
     def for_bound(cls, bound: float, bits: int) -> "Quantiser":
-        """For values of magnitude at most `bound`, by a power of two (exact to undo); below 2^-900 all
-        become zero."""
+        """A quantiser for values of magnitude at most `bound`, by a power of two (exact to undo); below
+        2^-900 all become zero."""
         return cls(bits, 2.0 ** (bits - math.ceil(math.log2(max(bound, 2.0**-900)))))
 
     @classmethod
     def filling(cls, bound: float, bits: int) -> "Quantiser":
-        """For values of magnitude at most `bound`, which becomes 2^bits - 1: where bits are few."""
+        """A quantiser for values of magnitude at most `bound`, which becomes 2^bits - 1: for few
+        bits."""
         return cls(bits, (2.0**bits - 1) / max(bound, 2.0**-900))
 
     def integers(self, values: Floats) -> Integers:

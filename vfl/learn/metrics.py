@@ -128,7 +128,7 @@ def regression_metrics(
 
 
 def _slope(loss: Loss, label: Floats, weight: Floats, score: Floats, offset: Floats) -> float:
-    """b of the best g(mean of label) = offset + a + b score; NaN where there is none.
+    """The slope b of the best g(mean of label) = offset + a + b score; NaN where there is none.
 
     There is none where b can grow for ever: where scores are all equal, or one score parts the labels
     above 0 from the others (Albert and Anderson, Biometrika 71, 1984; a count has no upper end, so
@@ -311,13 +311,13 @@ def _largest_levels(values: NDArray[np.generic], exposure: Floats) -> tuple[Inte
 
 
 def _numeric_levels(values: Floats, exposure: Floats, bins: int) -> tuple[Integers, list[str]]:
-    """As `_largest_levels`, of numbers."""
+    """The place of each number's level, and the levels' labels."""
     known = ~np.isnan(values)
     numbers = values[known]
-    distinct, found = np.unique(numbers, return_inverse=True)
+    distinct, inverse = np.unique(numbers, return_inverse=True)
     if len(distinct) <= bins:
         places = np.full(len(values), len(distinct))
-        places[known] = found
+        places[known] = inverse
         return places, [*(repr(x).removesuffix(".0") for x in distinct.tolist()), MISSING]
     group = _quantiles(numbers, exposure[known], bins)
     lowest, highest = np.full(group.max() + 1, np.inf), np.full(group.max() + 1, -np.inf)
@@ -357,7 +357,7 @@ def _cumulated(parts: Floats, ends: Integers) -> Floats:
 
 
 def _area(x: Floats, y: Floats) -> float:
-    """Under a curve, by trapezoids."""
+    """The area under a curve, by trapezoids."""
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
 
 
@@ -384,9 +384,9 @@ def _quantiles(values: Floats, exposure: Floats, groups: int) -> Integers:
     # A middle on the edge of two groups belongs to the upper one, whichever way its sum was rounded.
     number = np.minimum(middle / upper[-1] * groups + 1e-9, groups - 1).astype(np.int64)
     _, number = np.unique(number, return_inverse=True)
-    found = np.empty(len(values), np.int64)
-    found[order] = np.repeat(number, np.diff(ends, prepend=0))
-    return found
+    group = np.empty(len(values), np.int64)
+    group[order] = np.repeat(number, np.diff(ends, prepend=0))
+    return group
 
 
 def _sums(group: Integers, *columns: Floats) -> list[tuple[int, list[float]]]:

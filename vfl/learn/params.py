@@ -1,19 +1,22 @@
 """The settings of models, each with its one default."""
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+KeyBits = Literal[2048, 3072, 4096]
+Obfuscators = Literal["short", "full"]
+
 # What both kinds of model have.
-_TWEEDIE_POWER: Any = Field(
+_TWEEDIE_POWER: float = Field(
     1.5, gt=1, lt=2, description="of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma"
 )
-_KEY_BITS: Any = Field(2048, description="modulus of the guest's key")
-_OBFUSCATORS: Any = Field(
+_KEY_BITS: KeyBits = Field(2048, description="modulus of the guest's key")
+_OBFUSCATORS: Obfuscators = Field(
     "short",
     description="exponents of the guest's encryption; full needs no assumption, five times the work",
 )
-_SEED: Any = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
+_SEED: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
 
 
 class BoostParams(BaseModel):
@@ -61,8 +64,8 @@ class BoostParams(BaseModel):
         "lattice is faster by far and shows hosts less, but only for guests trusted to follow it: one "
         "that does not can ask for sums of single rows",
     )
-    key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
-    obfuscators: Literal["short", "full"] = _OBFUSCATORS
+    key_bits: KeyBits = _KEY_BITS
+    obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
 
     @model_validator(mode="after")
@@ -104,8 +107,8 @@ class GlmParams(BaseModel):
         "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
         "rows for each of its sums (some 30 a number); a guest that does not can learn a host's columns",
     )
-    key_bits: Literal[2048, 3072, 4096] = _KEY_BITS
-    obfuscators: Literal["short", "full"] = _OBFUSCATORS
+    key_bits: KeyBits = _KEY_BITS
+    obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
 
     @model_validator(mode="after")

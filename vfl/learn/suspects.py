@@ -32,27 +32,29 @@ def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
     missing = values == np.array(None) if values.dtype == object else np.isnan(values.astype(np.float64))
     if not missing.any() and len(values) and (values == values[0]).all():
         return ["has the same value in every row"]
-    found = []
+    suspected = []
     if values.dtype == object:
         if levels := levels_of_rows(values):
-            found.append(
+            suspected.append(
                 f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
                 "can be learned: if it is an id, ignore it in [data]"
             )
         if alike := spelled_alike(values):
-            found.append(
+            suspected.append(
                 f"has {counted(alike, 'level')} different from others only in how they are written, as "
                 "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
                 "are one"
             )
     elif why := numbers_rows(values.astype(np.float64)):
-        found.append(f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant")
-    return found if label is None else [*found, *tells_label(values, label)]
+        suspected.append(
+            f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant"
+        )
+    return suspected if label is None else [*suspected, *tells_label(values, label)]
 
 
 def tells_label(values: NDArray[np.generic], label: Floats) -> list[str]:
-    """That a column tells the label almost alone, after its name, if it does."""
-    share = told(values, label)
+    """What there is to say of a column that tells the label almost alone, after its name."""
+    share = share_of_order(values, label)
     if share < TOLD:
         return []
     how = (
@@ -114,7 +116,7 @@ def levels_of_rows(values: NDArray[np.generic]) -> tuple[int, int] | None:
     return (levels, len(known)) if 2 * levels > len(known) else None
 
 
-def told(values: NDArray[np.generic], label: Floats) -> float:
+def share_of_order(values: NDArray[np.generic], label: Floats) -> float:
     """How well one column alone puts rows in the order of their labels: 1 as well as the labels do.
 
     It is the ratio of two covariances, of the labels with the ranks by the column and with their own

@@ -63,7 +63,7 @@ class Bounds:
     high: float = math.inf
 
     def below(self, left: float, right: float) -> tuple["Bounds", "Bounds"]:
-        """Those of the two children when no leaf on the left may weigh more than one on the right.
+        """The bounds of the two children when no leaf on the left may weigh more than one on the right.
 
         `left` and `right` are the children's own weights, within these bounds and in order.
         """
@@ -144,7 +144,7 @@ def obstacle(
         ("min_child_weight", free, False),
         ("reg_lambda", {**free, "reg_lambda": 0.0}, False),
     ]
-    for found, without, in_order in looser:
+    for stopped_by, without, in_order in looser:
         held = gains(
             left,
             node,
@@ -154,7 +154,7 @@ def obstacle(
             ordered=ordered if in_order else None,
         )
         if (held > -np.inf).any():
-            return found
+            return stopped_by
     return "label"
 
 
@@ -165,7 +165,7 @@ def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds 
 
 
 def furthest(obstacles: Iterable[Obstacle]) -> Obstacle:
-    """That of the candidates that came furthest, of all parties'."""
+    """What stopped the candidates that came furthest, of all parties'."""
     return max(obstacles, key=_OBSTACLES.index, default="columns")
 
 

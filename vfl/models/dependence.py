@@ -12,7 +12,7 @@ from vfl.learn.explain import partial_dependence
 from vfl.learn.losses import Floats
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
-from vfl.protocols.trees.grower import GuestModel
+from vfl.protocols.trees.model import GuestModel
 from vfl.text import level_order
 
 _ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown

@@ -13,7 +13,7 @@ from vfl.learn.drift import Profile
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)
 H = TypeVar("H", bound=HostModel | HostGlm, covariant=True)

@@ -20,17 +20,18 @@ from vfl.models.halves import AnyGuestHalf, AnyHostHalf
 from vfl.models.relativities import Line
 from vfl.net.peer import Peer
 from vfl.party.sections import GlmSection, PolicySection
-from vfl.protocols.common.batches import ScoredPart, UnknownLevels
+from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, HostHints
-from vfl.protocols.common.lattice_sums import NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import NoShelf, Shelf
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone
+from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 KindName = Literal["secureboost", "glm"]
 """As job files and documents have it."""
@@ -144,7 +145,7 @@ class HostBatch:
     features: Features
     rows: int
     own: OwnScores
-    progress: Callable[[int, int], None] = _quiet
+    course: ScoringCourse = ScoringCourse()
     shows_columns: bool = False  # whether the guest may see what each column adds
     unknown_levels: int = 0  # rows with levels that were not in training, if more than chance makes
 

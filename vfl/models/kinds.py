@@ -14,7 +14,7 @@ from vfl.party.config import Job, Party
 from vfl.party.documents import converted
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 KINDS: Mapping[KindName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
 

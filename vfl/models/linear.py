@@ -374,7 +374,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             batch.features,
             batch.own.rows,
             batch.own.missing,
-            batch.progress,
+            batch.course,
             show_columns=batch.shows_columns,
             unknown_levels=batch.unknown_levels,
         )

@@ -36,7 +36,8 @@ from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import GuestModel, GuestTrees, HostModel, HostTrees, TreeDone
+from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
@@ -309,7 +310,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             half,
             batch.features,
             batch.rows,
-            batch.progress,
+            batch.course,
             unknown_levels=batch.unknown_levels,
         )
 

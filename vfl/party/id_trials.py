@@ -19,7 +19,7 @@ import msgspec
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import by_column, clean, in_words, unversioned
 from vfl.party.sections import DataSection
-from vfl.protocols.align.match_rates import Rate, Trial
+from vfl.protocols.align.match_rates import MatchRate, Trial
 
 Cells = Sequence[str | None]
 Steps = tuple[str, ...]
@@ -151,7 +151,7 @@ def named_alike(alike: Sequence[Attempt]) -> str:
     return alike[0].what + "; ".join(attempt.rule for attempt in alike)
 
 
-def combined(tried: Sequence[Attempt], rates: Sequence[Rate]) -> Attempt | None:
+def combined(tried: Sequence[Attempt], rates: Sequence[MatchRate]) -> Attempt | None:
     """The best way of each column together, where that is not the present rule; None for one column."""
     whole = tried[0]
     if not whole.several:
@@ -160,7 +160,9 @@ def combined(tried: Sequence[Attempt], rates: Sequence[Rate]) -> Attempt | None:
     return None if ways == whole.ways else Attempt(None, ways, False, True)
 
 
-def advise(tried: Sequence[Attempt], rates: Sequence[Rate], names: Sequence[str], peer: str) -> Advice:
+def advise(
+    tried: Sequence[Attempt], rates: Sequence[MatchRate], names: Sequence[str], peer: str
+) -> Advice:
     """What the rates say, for the owner of columns of these names who compared ids with `peer`.
 
     tried, rates: of `attempts` and, if there was one, of `combined`.
@@ -228,7 +230,7 @@ def _reads_dates(steps: Steps) -> bool:
     return any(step.startswith("date") for step in steps)
 
 
-def _helps(attempt: Attempt, rate: Rate, now: Rate) -> bool:
+def _helps(attempt: Attempt, rate: MatchRate, now: MatchRate) -> bool:
     """Whether more match than under the present rule, beyond chance, and ids are kept apart."""
     if not rate.common or (now.common is not None and rate.interval[0] <= now.interval[1]):
         return False
@@ -242,20 +244,20 @@ def _helps(attempt: Attempt, rate: Rate, now: Rate) -> bool:
     return loss <= 1 - KEEPS and rate.interval[0] > BY_CHANCE * 2 * loss
 
 
-def _best_of_column(tried: Sequence[Attempt], rates: Sequence[Rate], column: int) -> Attempt:
+def _best_of_column(tried: Sequence[Attempt], rates: Sequence[MatchRate], column: int) -> Attempt:
     own = [pair for pair in zip(tried, rates, strict=True) if pair[0].column == column]
     (present, now), *others = own
     better = [pair for pair in others if _helps(*pair, now)]
     return _gentlest(better)[0] if better else present
 
 
-def _gentlest(better: Sequence[tuple[Attempt, Rate]]) -> tuple[Attempt, Rate]:
+def _gentlest(better: Sequence[tuple[Attempt, MatchRate]]) -> tuple[Attempt, MatchRate]:
     """The first whose rate is near the best one."""
     best = max(rate.share or 0.0 for _, rate in better)
     return next(pair for pair in better if (pair[1].share or 0.0) >= best - NEAR)
 
 
-def _use(best: Attempt, rate: Rate, now: Rate, names: Sequence[str], peer: str) -> Advice:
+def _use(best: Attempt, rate: MatchRate, now: MatchRate, names: Sequence[str], peer: str) -> Advice:
     found = (
         f"{_points(rate)} of the smaller sample's ids match those of {peer} by {best.name}, "
         f"{_points(now)} by the present rule"
@@ -275,7 +277,7 @@ def _use(best: Attempt, rate: Rate, now: Rate, names: Sequence[str], peer: str) 
 
 
 def _columns_at_fault(
-    pairs: Sequence[tuple[Attempt, Rate]], names: Sequence[str], peer: str
+    pairs: Sequence[tuple[Attempt, MatchRate]], names: Sequence[str], peer: str
 ) -> str | None:
     """Which columns match by no rule while others do."""
     tried, rates = [list(of) for of in zip(*pairs, strict=True)]
@@ -304,5 +306,5 @@ def _toml(names: Sequence[str], rules: Sequence[Steps]) -> str:
     return f"normalise = {{ {by_name} }}"
 
 
-def _points(rate: Rate) -> str:
+def _points(rate: MatchRate) -> str:
     return "an unknown share" if rate.share is None else f"{100 * rate.share:.0f} %"

@@ -12,9 +12,10 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy
 from vfl.crypto.lattice.hint import Opened
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
-from vfl.crypto.lattice.randomness import KEY, Entropy, gaussian, words
+from vfl.crypto.lattice.randomness import KEY, gaussian, words
 
 
 def seal(

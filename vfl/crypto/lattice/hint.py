@@ -29,16 +29,17 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy, Words
 from vfl.crypto.cores import each
+from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
-from vfl.crypto.lattice.randomness import KEY, Entropy, derive, errors, ternary
+from vfl.crypto.lattice.randomness import KEY, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
 from vfl.errors import VflError
 from vfl.kernels import kernel
 
-Words = NDArray[np.uint64]
 Fractions = NDArray[np.uint32]
 W = TypeVar("W", np.uint64, np.uint32)
 
@@ -64,7 +65,7 @@ class HintKey:
     def __init__(self, parameters: Parameters, seed: bytes, secret: bytes, context: bytes) -> None:
         """`seed`: the joint seed. `secret`: 32 bytes, kept owner-only. `context`: what the hint is of.
 
-        The context names the matrix (Matrix.digest): one key must never encrypt two hints, since the
+        The context names the matrix (CellMatrix.digest): one key must never encrypt two hints, since the
         difference of the two ciphertexts would be that of the hints.
         """
         if len(secret) != KEY:
@@ -78,7 +79,7 @@ class HintKey:
 
     def header(self) -> bytes:
         """The seed of the hint's uniform halves and the public key."""
-        whole, fraction = self._encrypted(*_uniform(self._seed, "public key", 0), "public key errors", 0)
+        whole, fraction = self._encrypt(*_uniform(self._seed, "public key", 0), "public key errors", 0)
         return self._public + words.pack80(whole, fraction)
 
     def encrypt(self, hint: Words) -> Iterator[bytes]:
@@ -92,7 +93,7 @@ class HintKey:
             rows = hint[group * p.group :][: p.group, column * p.width :][:, : p.width]
             message = np.zeros((p.group, p.width), np.uint64)
             message[: rows.shape[0], : rows.shape[1]] = rows
-            whole, fraction = self._encrypted(*_uniform(self._public, "hint", number), "errors", number)
+            whole, fraction = self._encrypt(*_uniform(self._public, "hint", number), "errors", number)
             whole[: message.size] += message.reshape(-1)
             return whole, fraction
 
@@ -114,7 +115,7 @@ class HintKey:
 
         def product(v: int) -> tuple[Words, Fractions]:
             w, f = ring.settle96(ring.words96(a_whole[v], a_fraction[v]) * self._z)
-            return _chosen(p, w), _chosen(p, f)
+            return _choose(p, w), _choose(p, f)
 
         for v, (w, f) in enumerate(each(product, range(count))):
             difference = fraction[v].astype(np.int64) - f
@@ -122,10 +123,10 @@ class HintKey:
             whole[v] += (difference >> _FRACTION_BITS).view(np.uint64) - w
         return Opened(whole, fraction)
 
-    def _encrypted(
+    def _encrypt(
         self, a_whole: Words, a_fraction: Fractions, label: str, number: int
     ) -> tuple[Words, Fractions]:
-        """a z + e for the uniform a."""
+        """Zero under the key: a z + e for the uniform a."""
         whole, fraction = ring.settle96(ring.words96(a_whole, a_fraction) * self._z)
         drawn = errors(derive(self._key, f"{label} {number}"), "errors", DEGREE)
         return _plus(whole, fraction, drawn)
@@ -218,10 +219,10 @@ class EncryptedHint:
             a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
             b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
             b_whole, b_fraction = ring.settle96(b)
-            total = _chosen(p, b_fraction).astype(np.uint64) + below[v]
+            total = _choose(p, b_fraction).astype(np.uint64) + below[v]
             return (
                 *_plus(*ring.settle96(a), noise[v]),
-                _chosen(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
+                _choose(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
                 total.astype(np.uint32),
             )
 
@@ -266,28 +267,22 @@ class EncryptedHint:
         size = KEY + 8 * int(np.prod(self._shape))
         if self._file.exists() and self._file.stat().st_size == size:
             with self._file.open("rb") as file:
-                found = file.read(KEY)
-            if found == self._name:
+                name = file.read(KEY)
+            if name == self._name:
                 self._loaded[:] = True
                 return np.memmap(self._file, np.float64, "r", KEY, self._shape)
         return self._room(_unfinished(self._file), size)
 
     def _room(self, path: Path, size: int) -> NDArray[np.float64]:
-        """A new file, mapped. A disk that had no room for a page of it later would kill the process."""
+        """Make a file of this size and map it."""
         try:
             with path.open("w+b") as file:
-                if hasattr(os, "posix_fallocate"):
-                    os.posix_fallocate(file.fileno(), 0, size)
-                else:
-                    file.truncate(size)
+                take_room(file.fileno(), size)
                 return np.memmap(file, np.float64, "r+", KEY, self._shape)
         except OSError as error:
             path.unlink(missing_ok=True)
-            raise VflError(
-                f"{path.parent} has no room for {size / 1e6:,.0f} MB of a host's hint "
-                f"({error.strerror}): free some",
-                for_peer="it has too little room on its disk",
-            ) from None
+            text = no_room(path.parent, size, "a host's hint", error)
+            raise VflError(text, for_peer=NO_ROOM) from None
 
     def _keep(self, file: Path) -> None:
         """Give the complete file its name, so that a later job finds it."""
@@ -325,7 +320,7 @@ def _plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[
     return whole + (total >> _FRACTION_BITS).view(np.uint64), (total & 0xFFFFFFFF).astype(np.uint32)
 
 
-def _chosen(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
+def _choose(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
     """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
     return polynomials[:, ends].reshape(-1)[: p.outputs]

@@ -15,14 +15,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Integers, Words
 from vfl.crypto.cores import each
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
-
-Words = NDArray[np.uint64]
-Integers = NDArray[np.int64]
 
 _SLICE = 16  # bins of which transforms are summed at a time: what a core's cache holds
 _FLUSH = 256  # blocks after which sums of transforms of 0/1 rows are rounded ...
@@ -32,7 +30,7 @@ _VALUES = (np.uint8, np.uint16, np.int8, np.int16)
 
 
 @dataclass(frozen=True)
-class Column:
+class CodedColumn:
     """A column of the host: each of its `bins` is a cell, or (bins = 0) the sum of its values is one.
 
     codes: (rows,), uint8 or uint16 and below `bins`; values may be int8 or int16 too.
@@ -78,10 +76,10 @@ class Outputs:
 
 
 @dataclass(frozen=True)
-class Matrix:
+class CellMatrix:
     """The host's fixed integer matrix, (outputs, rows)."""
 
-    columns: Sequence[Column]
+    columns: Sequence[CodedColumn]
     outputs: Outputs
 
     def __post_init__(self) -> None:
@@ -161,8 +159,8 @@ class Matrix:
         return out.reshape(-1, *cells.shape[1:])
 
 
-def hint(
-    matrix: Matrix, public: PublicRows, progress: Callable[[int, int], None] | None = None
+def make_hint(
+    matrix: CellMatrix, public: PublicRows, progress: Callable[[int, int], None] | None = None
 ) -> Words:
     """The hint, (outputs, DEGREE): the matrix times the public one, modulo 2^64. All cores.
 
@@ -179,7 +177,7 @@ def hint(
         for first in range(0, column.cells, _SLICE)
     ]
 
-    def one(piece: tuple[Column, int, Words]) -> None:
+    def hint_of(piece: tuple[CodedColumn, int, Words]) -> None:
         column, first, out = piece
         if column.bins:
             _hint_of_bins(column.codes, first, public, out)
@@ -192,19 +190,19 @@ def hint(
             _hint_of_values(high, public, top)
             out[0] += top << np.uint64(8)
 
-    for done, _ in enumerate(each(one, pieces), 1):
+    for done, _ in enumerate(each(hint_of, pieces), 1):
         if progress is not None:
             progress(done, len(pieces))
     return matrix.map(cells)
 
 
-class Sums:
+class Accumulator:
     """The host's sums of `count` encrypted vectors, from pieces of rows in any order. All cores.
 
     Keeps 8 bytes a cell and vector for each core, whatever the number of rows.
     """
 
-    def __init__(self, parameters: Parameters, matrix: Matrix, count: int) -> None:
+    def __init__(self, parameters: Parameters, matrix: CellMatrix, count: int) -> None:
         self._parameters = parameters
         self._matrix = matrix
         self._count = count
@@ -215,7 +213,7 @@ class Sums:
         self._made: list[Words] = []
 
     def add(self, start: int, data: bytes | memoryview) -> None:
-        """Add the rows from `start` on (Encryption.rows' bytes; start is a multiple of DEGREE).
+        """Add the rows from `start` on (VectorEncryption.rows' bytes; start is a multiple of DEGREE).
 
         Raises ValueError when data is no whole number of blocks or rows, or rows came before.
         """
@@ -233,7 +231,7 @@ class Sums:
             self._done[blocks.start : blocks.stop] = True
         view = memoryview(data)
 
-        def one(block: int) -> None:
+        def add_block(block: int) -> None:
             first = block * DEGREE
             last = min(first + DEGREE, self._matrix.rows)
             part = view[(first - start) * row : (last - start) * row]
@@ -244,7 +242,7 @@ class Sums:
                 (_add_bins if column.bins else _add_values)(codes, tile, out)
             self._spare.put(sums)
 
-        for _ in each(one, blocks):
+        for _ in each(add_block, blocks):
             pass
 
     def result(self) -> Words:

@@ -115,7 +115,7 @@ class Parameters:
 
     @property
     def groups(self) -> int:
-        """In how many groups outputs are answered, each by one ciphertext."""
+        """How many groups outputs are answered in, each by one ciphertext."""
         return _shape(self.outputs)[0]
 
     @property
@@ -136,7 +136,7 @@ class Parameters:
     # Sizes on the wire.
 
     def rows_bytes(self, rows: int, count: int) -> int:
-        """Bytes of `rows` rows of `count` encrypted vectors (Encryption.rows)."""
+        """Bytes of `rows` rows of `count` encrypted vectors (VectorEncryption.rows)."""
         return rows * count * self.word_bits // 8
 
     @property
@@ -146,7 +146,7 @@ class Parameters:
 
     @property
     def hint_parts(self) -> int:
-        """In how many parts an encrypted hint travels (HintKey.encrypt)."""
+        """How many parts an encrypted hint travels in (HintKey.encrypt)."""
         return -(-self.groups * self.depth // _PART)
 
     def hint_part(self, part: int) -> range:

@@ -7,7 +7,6 @@ for Gaussians, which one party alone draws: wide ones may differ by one where a 
 
 import hashlib
 import math
-from collections.abc import Callable
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
@@ -16,7 +15,6 @@ from numpy.typing import NDArray
 from vfl.crypto.lattice.parameters import ERROR_BITS
 from vfl.kernels import inlined, kernel
 
-Entropy = Callable[[int], bytes]
 KEY = 32
 
 _BLOCK = 16

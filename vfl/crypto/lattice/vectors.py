@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy
 from vfl.crypto.cores import each
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
-from vfl.crypto.lattice.randomness import KEY, Entropy, error, ternary
+from vfl.crypto.lattice.randomness import KEY, error, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.kernels import kernel
 
@@ -73,7 +74,7 @@ class Secrets:
         return len(self.values)
 
 
-class Encryption:
+class VectorEncryption:
     """Encrypts one vector under each secret, piece by piece of rows; the same bytes serve every host."""
 
     def __init__(

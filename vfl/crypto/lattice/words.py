@@ -29,7 +29,7 @@ def pack(words: NDArray[np.uint64], bits: int) -> bytes:
 def unpack(data: memoryview, bits: int, shape: tuple[int, ...]) -> NDArray[np.uint64]:
     """Words of `shape` from pack's bytes, zero below `bits`. Raises ValueError on a wrong size."""
     count = int(np.prod(shape))
-    _sized(data, count * bits // 8)
+    _check_size(data, count * bits // 8)
     out = np.zeros(0, np.uint64)
     left, at = MODULUS_BITS, 0
     for width in _PLANES[bits]:
@@ -55,12 +55,12 @@ def pack80(whole: NDArray[np.uint64], fraction: NDArray[np.uint32]) -> bytes:
 def unpack80(data: memoryview, shape: tuple[int, ...]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
     """Whole and fraction from pack80's bytes. Raises ValueError on a wrong size."""
     count = int(np.prod(shape))
-    _sized(data, count * SENT_BITS // 8)
+    _check_size(data, count * SENT_BITS // 8)
     whole = np.frombuffer(data, "<u8", count).astype(np.uint64)
     fraction = np.frombuffer(data, "<u2", count, 8 * count).astype(np.uint32) << np.uint32(_CUT)
     return whole.reshape(shape), fraction.reshape(shape)
 
 
-def _sized(data: memoryview, size: int) -> None:
+def _check_size(data: memoryview, size: int) -> None:
     if len(data) != size:
         raise ValueError(f"{len(data):,} bytes where {size:,} are due")

@@ -21,26 +21,16 @@ function, Jarecki, Liu (SCN 2010).
 
 import asyncio
 from collections.abc import Sequence
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from vfl.crypto import group
+from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import (
-    OUTPUT,
-    Bytes,
-    Entropy,
-    Progress,
-    Rows,
-    empty,
-    parts,
-    receive_rows,
-    repeats,
-)
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, repeats
 
 CHUNK = 8192  # elements a message
 
@@ -68,18 +58,14 @@ class EvaluatedIds(Message, frozen=True):
 async def guest_outputs(
     hosts: Sequence[Peer],
     ids: Sequence[bytes],
-    *,
-    context: bytes,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> list[Bytes]:
-    """The guest's role; see `vfl.protocols.oprf.GuestOutputs`."""
+    """The guest's role: `GuestOutputs` of oprf.py."""
     n = len(ids)
     # 2. Blind the ids in an order that is nobody's: a chunk goes out as soon as it is ready.
-    scalar = group.random_scalar(entropy)
-    order = await asyncio.to_thread(_shuffled, n, entropy)
-    blinded = empty(n, group.POINT, scratch)
+    scalar = group.random_scalar(run.entropy)
+    order = await asyncio.to_thread(_random_order, n, run.entropy)
+    blinded = empty(n, group.POINT, run.scratch)
     ready: list[asyncio.Future[None]] = [
         asyncio.get_running_loop().create_future() for _ in parts(n, CHUNK)
     ]
@@ -89,9 +75,11 @@ async def guest_outputs(
 
     async def blind() -> None:
         for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
-            blinded[start:stop] = await asyncio.to_thread(_blind, named(start, stop), context, scalar)
+            blinded[start:stop] = await asyncio.to_thread(
+                _blind, named(start, stop), run.context, scalar
+            )
             done.set_result(None)
-            report("blinding ids", stop, n)
+            run.report("blinding ids", stop, n)
 
     async def send(host: Peer) -> None:
         for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
@@ -100,7 +88,7 @@ async def guest_outputs(
 
     # 4. Unblind what comes back (3 is the host's).
     inverse = group.invert(scalar)
-    outputs = [empty(n, OUTPUT, scratch) for _ in hosts]
+    outputs = [empty(n, OUTPUT, run.scratch) for _ in hosts]
 
     async def receive(host: Peer, own: Bytes) -> None:
         async for start, stop, points in receive_rows(
@@ -108,11 +96,11 @@ async def guest_outputs(
         ):
             try:
                 own[order[start:stop]] = await asyncio.to_thread(
-                    _evaluate, points, inverse, named(start, stop), context
+                    _evaluate, points, inverse, named(start, stop), run.context
                 )
             except group.InvalidPoint:
                 raise host.breach("EvaluatedIds with an invalid element") from None
-            report(f"matching ids with {host.name}", stop, n)
+            run.report(f"matching ids with {host.name}", stop, n)
 
     await together(
         [
@@ -128,17 +116,13 @@ async def host_outputs(
     guest: Peer,
     ids: Sequence[bytes],
     theirs: int,
-    *,
-    context: bytes,
     name: str,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> Bytes:
-    """A host's role; see `vfl.protocols.oprf.HostOutputs`."""
-    scalar = group.random_scalar(entropy)
-    blinded = empty(theirs, group.POINT, scratch)
-    own = empty(len(ids), OUTPUT, scratch)
+    """A host's role: `HostOutputs` of oprf.py."""
+    scalar = group.random_scalar(run.entropy)
+    blinded = empty(theirs, group.POINT, run.scratch)
+    own = empty(len(ids), OUTPUT, run.scratch)
 
     # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
     async def serve() -> None:
@@ -151,21 +135,23 @@ async def host_outputs(
             except group.InvalidPoint:
                 raise guest.breach("BlindedIds with an invalid element") from None
             await guest.send(EvaluatedIds(answer.tobytes()))
-            report(f"matching ids with {guest.name}", stop, theirs)
+            run.report(f"matching ids with {guest.name}", stop, theirs)
         # A repeated element is a repeated id, or a try to test what this host does with it.
         if await asyncio.to_thread(repeats, blinded):
             raise guest.breach("BlindedIds with an element twice")
 
     async def evaluate() -> None:
         for start, stop in parts(len(ids), CHUNK):
-            own[start:stop] = await asyncio.to_thread(_evaluate_own, ids[start:stop], scalar, context)
-            report("evaluating own ids", stop, len(ids))
+            own[start:stop] = await asyncio.to_thread(
+                _evaluate_own, ids[start:stop], scalar, run.context
+            )
+            run.report("evaluating own ids", stop, len(ids))
 
     await together([serve(), evaluate()])
     return own
 
 
-def _shuffled(n: int, entropy: Entropy) -> Rows:
+def _random_order(n: int, entropy: Entropy) -> Integers:
     """A random order of n rows."""
     # Of two equal numbers (once in 2^64 / n^2 runs) the first stays first, which tells nobody much.
     numbers = np.frombuffer(entropy(8 * n), np.uint64)

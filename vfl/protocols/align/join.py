@@ -26,25 +26,24 @@ Against whom. As in psi.py. A guest can say counts and places that are not those
 trains on rows of its own making, and learns of hosts' columns what it would by such a table.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Entropy
+from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.align.oprf import Entropy
-from vfl.protocols.align.psi import PsiSettings, guest_align, host_align
+from vfl.protocols.align.oprf import parts
+from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
 from vfl.protocols.common.participant import Participant
 
 MAX_ROWS = 100_000_000
 CHUNK = 65_536  # rows a message
 _NONE = 2**32 - 1  # in RowPlaces: a row that the host does not know
-
-Integers = NDArray[np.int64]
 
 
 class RowCounts(Message, frozen=True):
@@ -106,6 +105,7 @@ class Matched:
     of_row, key_of_row: int64 (rows,), the number of the matched id of each row and the number of the key
     it was matched by, -1 for none. by_key: how many ids each key has matched in this run. ambiguous: by
     key, rows left out since others have the same id. earlier: ids matched before, the first numbers.
+    asked, asked_of: by key of this run, how many ids this party and, by name, each peer asked about.
     """
 
     of_row: Integers
@@ -113,10 +113,12 @@ class Matched:
     earlier: int = 0
     by_key: tuple[int, ...] = ()
     ambiguous: tuple[int, ...] = ()
+    asked: tuple[int, ...] = ()
+    asked_of: tuple[Mapping[str, int], ...] = ()
 
     @classmethod
     def none(cls, rows: int) -> "Matched":
-        """Of a table of so many rows, before any run."""
+        """A table of so many rows, none of which is matched yet."""
         return cls(np.full(rows, -1, np.int64), np.full(rows, -1, np.int64))
 
     @property
@@ -145,7 +147,7 @@ async def guest_match(
     start: Matched | None = None,
     many: bool = False,
 ) -> Matched:
-    """The guest's part of 1.: its rows matched to ids that all `hosts` have.
+    """The guest's part of step 1: match its rows to ids that all `hosts` have.
 
     context: as in `guest_align`. start: what is matched already (None: nothing). many: whether several
     rows may have the same id. Raises what `guest_align` raises but for an empty intersection, which is
@@ -154,16 +156,17 @@ async def guest_match(
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
         if many:
-            matched = _attached(matched, key, number)
-        asked, ambiguous = _open(matched, key, many)
-        found = await guest_align(
+            matched = _attach_rows(matched, key, number)
+        asked, ambiguous = _open_ids(matched, key, many)
+        common = await guest_align(
             hosts,
-            _chosen(key, asked),
+            _ids_at(key, asked),
             context=_of_key(context, number),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[found], ambiguous)
+        matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
+        matched = _add_counts(matched, common)
     return matched
 
 
@@ -175,26 +178,27 @@ async def host_match(
     settings: PsiSettings = PsiSettings(),
     start: Matched | None = None,
 ) -> Matched:
-    """A host's part of 1.: its rows matched to ids that all parties have; each id has one row.
+    """A host's part of step 1: match its rows to ids that all parties have; each id has one row.
 
     Raises what `host_align` raises.
     """
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
-        asked, ambiguous = _open(matched, key, many=False)
-        found = await host_align(
+        asked, ambiguous = _open_ids(matched, key, many=False)
+        common = await host_align(
             guest,
-            _chosen(key, asked),
+            _ids_at(key, asked),
             replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
             settings=settings,
         )
-        matched = _with(matched, key, number, asked[found], ambiguous)
+        matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
+        matched = _add_counts(matched, common)
     return matched
 
 
 async def guest_inner(hosts: Sequence[Peer], matched: Matched, *, many: bool) -> Integers:
-    """The guest's part of 2.: its rows in the common order, int64."""
+    """The guest's part of step 2: its rows in the common order, int64."""
     rows = matched.rows
     if many:
         counts = np.bincount(matched.of_row[rows], minlength=matched.ids)
@@ -203,13 +207,14 @@ async def guest_inner(hosts: Sequence[Peer], matched: Matched, *, many: bool) ->
 
 
 async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
-    """A host's part of 2.: its rows in the common order, int64, each as often as the guest has it."""
+    """A host's part of step 2: its rows in the common order, int64, each as often as the guest has
+    it."""
     rows = matched.rows
     if not many:
         return rows
     counts = np.empty(len(rows), np.int64)
     total = 0
-    for first, stop in _parts(len(rows)):
+    for first, stop in parts(len(rows), CHUNK):
         part = _numbers(guest, "RowCounts", (await guest.recv(RowCounts)).counts, stop - first)
         total += int(part.sum())
         if not part.all() or total > MAX_ROWS:
@@ -221,29 +226,30 @@ async def host_inner(guest: Peer, matched: Matched, *, many: bool) -> Integers:
 async def guest_left(
     hosts: Sequence[Peer], matched: Sequence[Matched], rows: Integers, entropy: Entropy
 ) -> Integers:
-    """The guest's part of 3.: its `rows` in a random order, int64; `matched` with each host apart."""
+    """The guest's part of step 3: its `rows` in a random order, int64; `matched` with each host
+    apart."""
     # Of two equal numbers the first stays first: once in 2^64 / n^2 runs, and it tells nobody much.
     draw = np.frombuffer(entropy(8 * len(rows)), np.uint64)
     rows = rows[np.argsort(draw, kind="stable")]
 
-    async def tell(host: Peer, one: Matched) -> None:
+    async def tell(host: Peer, own: Matched) -> None:
         await host.send(JoinRows(len(rows)))
-        places = one.of_row[rows]
+        places = own.of_row[rows]
         await _send(host, RowPlaces, np.where(places < 0, _NONE, places))
 
-    await together([tell(host, one) for host, one in zip(hosts, matched, strict=True)])
+    await together([tell(host, own) for host, own in zip(hosts, matched, strict=True)])
     return rows
 
 
 async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
-    """A host's part of 3.: of each row of the join its own row, -1 where it knows none; int64."""
+    """A host's part of step 3: its own row for each row of the join, -1 where it has none; int64."""
     total, ids = (await guest.recv(JoinRows)).rows, matched.ids
     if not ids <= total <= MAX_ROWS:
         raise guest.breach(f"JoinRows of fewer rows than are matched or of more than {MAX_ROWS:,}")
     joined = np.empty(total, np.int64)
     times = np.zeros(ids, np.int64)
     row_of_id = np.append(matched.rows, -1)  # the last one is for rows that are not known
-    for first, stop in _parts(total):
+    for first, stop in parts(total, CHUNK):
         places = _numbers(guest, "RowPlaces", (await guest.recv(RowPlaces)).places, stop - first)
         known = places != _NONE
         if known.any() and int(places[known].max()) >= ids:
@@ -256,7 +262,7 @@ async def host_left(guest: Peer, matched: Matched, *, many: bool) -> Integers:
 
 
 async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
-    """The guest's part of extending: what is left of the earlier alignment with `hosts`.
+    """The guest's part where an alignment is extended: what is left of the earlier one with `hosts`.
 
     matched: its ids, and which rows of the table as it is now have them; ids without a row are gone.
     """
@@ -268,21 +274,22 @@ async def guest_drop(hosts: Sequence[Peer], matched: Matched) -> Matched:
     for vanished in await together([receive(host) for host in hosts]):
         gone = gone | vanished
     await together([host.send(DroppedRows(pack_bits(gone))) for host in hosts])
-    return _left_of(matched, gone)
+    return _drop_ids(matched, gone)
 
 
 async def host_drop(guest: Peer, matched: Matched) -> Matched:
-    """A host's part of extending; as in `guest_drop`."""
+    """A host's part where an alignment is extended; see `guest_drop`."""
     gone = _without_row(matched)
     await guest.send(VanishedRows(pack_bits(gone)))
     dropped = _bits(guest, "DroppedRows", (await guest.recv(DroppedRows)).dropped, len(gone))
     if (gone & ~dropped).any():
         raise guest.breach("DroppedRows that keep a row which this party no longer has")
-    return _left_of(matched, dropped)
+    return _drop_ids(matched, dropped)
 
 
 def numbered(values: Integers) -> tuple[Integers, Integers]:
-    """Numbers by first occurrence: of each entry (-1 of negative ones), and where each number is first.
+    """Number values by their first occurrence: the number of each entry (-1 for negative ones), and
+    where each number comes first.
 
     Two parties whose entries are equal at the same places number them alike.
     """
@@ -299,7 +306,7 @@ def numbered(values: Integers) -> tuple[Integers, Integers]:
 # The steps that both sides take alike.
 
 
-def _open(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
+def _open_ids(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
     """The places of a key's ids that are still to be matched, and how many rows are left out since
     others have the same id."""
     open_ = key.of_row[(matched.of_row < 0) & (key.of_row >= 0)]
@@ -309,28 +316,37 @@ def _open(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]:
     return np.flatnonzero(times == 1), int(times[times > 1].sum())
 
 
-def _chosen(key: KeyIds, places: Integers) -> Sequence[bytes]:
+def _ids_at(key: KeyIds, places: Integers) -> Sequence[bytes]:
     if len(places) == len(key.ids):
         return key.ids
     return [key.ids[place] for place in places.tolist()]
 
 
-def _with(matched: Matched, key: KeyIds, number: int, found: Integers, ambiguous: int) -> Matched:
-    """With the ids that a key has matched, at the places `found`, in their order."""
+def _add_matched(
+    matched: Matched, key: KeyIds, number: int, places: Integers, ambiguous: int
+) -> Matched:
+    """Add the ids that a key has matched, at these places, in their order."""
     id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
-    id_at[found] = matched.ids + np.arange(len(found))
+    id_at[places] = matched.ids + np.arange(len(places))
     new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
     return replace(
         matched,
         of_row=np.where(new >= 0, new, matched.of_row),
         key_of_row=np.where(new >= 0, number, matched.key_of_row),
-        by_key=(*matched.by_key, len(found)),
+        by_key=(*matched.by_key, len(places)),
         ambiguous=(*matched.ambiguous, ambiguous),
     )
 
 
-def _attached(matched: Matched, key: KeyIds, number: int) -> Matched:
-    """With further rows of ids that this key matched before: nobody need be asked."""
+def _add_counts(matched: Matched, common: Intersection) -> Matched:
+    """Add how many ids each party asked about."""
+    return replace(
+        matched, asked=(*matched.asked, common.ids), asked_of=(*matched.asked_of, common.ids_of)
+    )
+
+
+def _attach_rows(matched: Matched, key: KeyIds, number: int) -> Matched:
+    """Match further rows that have an id which this key matched before: nobody need be asked."""
     known = (matched.key_of_row == number) & (key.of_row >= 0)
     if not known.any():
         return matched
@@ -351,8 +367,8 @@ def _without_row(matched: Matched) -> Mask:
     return gone
 
 
-def _left_of(matched: Matched, dropped: Mask) -> Matched:
-    """Without the ids that are dropped; the others keep their order."""
+def _drop_ids(matched: Matched, dropped: Mask) -> Matched:
+    """Drop these ids; the others keep their order."""
     number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1)
     of_row = number[matched.of_row]
     return replace(
@@ -367,7 +383,7 @@ def _left_of(matched: Matched, dropped: Mask) -> Matched:
 
 
 async def _send(host: Peer, kind: type[RowCounts] | type[RowPlaces], values: Integers) -> None:
-    for first, stop in _parts(len(values)):
+    for first, stop in parts(len(values), CHUNK):
         await host.send(kind(values[first:stop].astype("<u4").tobytes()))
 
 
@@ -382,7 +398,3 @@ def _bits(peer: Peer, what: str, data: bytes, count: int) -> Mask:
         return unpack_bits(data, count)
     except ValueError:
         raise peer.breach(f"{what} of another number of ids than the alignment has") from None
-
-
-def _parts(rows: int) -> list[tuple[int, int]]:
-    return [(first, min(first + CHUNK, rows)) for first in range(0, rows, CHUNK)]

@@ -50,10 +50,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.crypto import group
+from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.digests import digests
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
+from vfl.protocols.align.oprf import Progress
 from vfl.protocols.common.fellows import keyed_hash
 
 SAMPLE = 2_000  # ids that the smaller side's sample is to have
@@ -68,11 +70,6 @@ _PART = 65_536  # rows that are hashed at a time
 
 _LARGEST = MOST + SPREAD * math.isqrt(MOST) + 2 * SPREAD
 
-Bytes = NDArray[np.uint8]
-Entropy = Callable[[int], bytes]
-# What is being done, how many are done, of how many.
-Progress = Callable[[str, int, int], None]
-
 
 @dataclass(frozen=True)
 class Trial:
@@ -83,7 +80,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Rate:
+class MatchRate:
     """How well ids match in a trial. Pairs are (guest's, host's).
 
     ids: distinct ones. filled: per cent of the rows that have one. sample: the ids compared. common: how
@@ -98,7 +95,7 @@ class Rate:
 
     @property
     def share(self) -> float | None:
-        """Common ids by those of the smaller sample, 0 to 1."""
+        """The share of the smaller sample's ids that are common, from 0 to 1."""
         return None if self.common is None else self.common / max(1, min(self.sample))
 
     @property
@@ -167,7 +164,7 @@ async def guest_match_rates(
     context: bytes,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
-) -> dict[str, list[Rate] | None]:
+) -> dict[str, list[MatchRate] | None]:
     """The guest's role: by host, a rate for each trial, or None for a host that takes no part.
 
     trials: the same at all parties, by name. context: names the run, the same at all parties.
@@ -175,9 +172,9 @@ async def guest_match_rates(
     """
     report = progress or _quiet
     drawn = await _draw_all(trials, context, report)
-    start = MatchStart(_digest(trials), *_announced(drawn))
+    start = MatchStart(_digest(trials), *_sizes_of(drawn))
 
-    async def with_host(host: Peer) -> list[Rate] | None:
+    async def with_host(host: Peer) -> list[MatchRate] | None:
         # 1. Sizes.
         await host.send(start)
         theirs = await host.recv(MatchSizes)
@@ -200,7 +197,7 @@ async def guest_match_rates(
                 await host.send(MatchSample(points.tobytes()))
 
         # 4. Count what comes back.
-        rates: list[Rate] = []
+        rates: list[MatchRate] = []
 
         async def receive() -> None:
             for done, number in enumerate(plan.run, 1):
@@ -226,8 +223,8 @@ async def guest_match_rates(
         await host.send(MatchCounts([rate.common or 0 for rate in rates]))
         return plan.all_rates(rates)
 
-    found = await together([with_host(host) for host in hosts])
-    return {host.name: rates for host, rates in zip(hosts, found, strict=True)}
+    rates_of = await together([with_host(host) for host in hosts])
+    return {host.name: rates for host, rates in zip(hosts, rates_of, strict=True)}
 
 
 async def host_match_rates(
@@ -239,7 +236,7 @@ async def host_match_rates(
     start: MatchStart | None = None,
     entropy: Entropy = secrets.token_bytes,
     progress: Progress | None = None,
-) -> list[Rate] | None:
+) -> list[MatchRate] | None:
     """A host's role: a rate for each trial, as the guest has counted; None if the guest tries other
     ways to write ids than this version of vfl.
 
@@ -255,7 +252,7 @@ async def host_match_rates(
         return None
     _check_sizes(guest, start, len(trials))
     drawn = await _draw_all(trials, context, report)
-    sizes = MatchSizes(*_announced(drawn))
+    sizes = MatchSizes(*_sizes_of(drawn))
     await guest.send(sizes)
     plan = _plan(trials, start, sizes)
 
@@ -308,7 +305,7 @@ class _Drawn:
 class _Plan:
     """Which trials are run, and with what samples."""
 
-    rates: list[Rate]  # of all trials, without what is to be found out
+    rates: list[MatchRate]  # of all trials, without what is to be found out
     thresholds: dict[int, int]  # of those that are run
     like: list[int]  # by trial, the one that stands for it
 
@@ -325,9 +322,9 @@ class _Plan:
         slack = SPREAD * math.sqrt(expected) + SPREAD
         return max(0, math.floor(expected - slack)), min(ids, math.ceil(expected + slack))
 
-    def all_rates(self, found: Sequence[Rate]) -> list[Rate]:
+    def all_rates(self, compared: Sequence[MatchRate]) -> list[MatchRate]:
         """A rate for each trial from those that were run."""
-        known = dict(zip(self.run, found, strict=True))
+        known = dict(zip(self.run, compared, strict=True))
         return [
             replace(known[like], trial=rate.trial) if like in known else rate
             for rate, like in zip(self.rates, self.like, strict=True)
@@ -336,7 +333,7 @@ class _Plan:
 
 def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan:
     rates = [
-        Rate(trial.name, ids, filled)
+        MatchRate(trial.name, ids, filled)
         for trial, ids, filled in zip(
             trials,
             zip(guest.ids, host.ids, strict=True),
@@ -355,9 +352,9 @@ def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan
     return _Plan(rates, thresholds, like)
 
 
-def _threshold(one: int, other: int) -> int:
-    """Of hashes in a sample, for tables of so many ids; 0 if they can not be compared."""
-    fewer, more = sorted((one, other))
+def _threshold(first: int, second: int) -> int:
+    """Hashes below this are sampled, from tables of so many ids; 0 if they cannot be compared."""
+    fewer, more = sorted((first, second))
     if not fewer:
         return 0
     threshold = min(WIDE, -(-WIDE * SAMPLE // fewer), -(-WIDE * MOST // more))
@@ -373,7 +370,7 @@ async def _draw_all(trials: Sequence[Trial], context: bytes, report: Progress) -
 
 
 def _draw(trial: Trial, context: bytes) -> _Drawn:
-    """One pass over the rows; of the ids themselves a bounded number is held."""
+    """Hash the ids of a trial in one pass over the rows; no more than a sample of them is held."""
     key = keyed_hash(b"vfl match draw", context).digest()
     hashes, rows = [np.empty(0, np.uint64)], 0
     kept: dict[int, bytes] = {}
@@ -402,11 +399,11 @@ def _draw(trial: Trial, context: bytes) -> _Drawn:
     )
 
 
-def _announced(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
-    """Sizes, per cent of rows, and the first trial with the same ids."""
+def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
+    """What is announced of each trial: ids, per cent of rows, the first trial with the same ids."""
     first: dict[bytes, int] = {}
-    same = [first.setdefault(one.mark, number) for number, one in enumerate(drawn)]
-    return [one.ids for one in drawn], [one.filled for one in drawn], same
+    same = [first.setdefault(trial.mark, number) for number, trial in enumerate(drawn)]
+    return [trial.ids for trial in drawn], [trial.filled for trial in drawn], same
 
 
 def _check_sizes(peer: Peer, said: MatchStart | MatchSizes, trials: int) -> None:
@@ -423,7 +420,8 @@ def _check_sizes(peer: Peer, said: MatchStart | MatchSizes, trials: int) -> None
 
 
 def _elements(peer: Peer, kind: str, data: bytes, width: int, least: int, most: int) -> Bytes:
-    """The rows of a sample, (n, width), whose number can be and which are distinct."""
+    """The rows of a sample, (n, width). Raises PeerError unless their number can be and none comes
+    twice."""
     if len(data) % width or not least <= len(data) // width <= most:
         raise peer.breach(f"{kind} with a sample of another size than is due")
     rows = np.frombuffer(data, np.uint8).reshape(-1, width)
@@ -433,15 +431,15 @@ def _elements(peer: Peer, kind: str, data: bytes, width: int, least: int, most: 
 
 
 def _blind(sample: Sequence[bytes], prefix: bytes, scalar: bytes, entropy: Entropy) -> Points:
-    return group.multiply(_shuffled(group.hash_to_group(sample, prefix), entropy), scalar)
+    return group.multiply(_shuffle(group.hash_to_group(sample, prefix), entropy), scalar)
 
 
 def _answer(points: Points, sample: Sequence[bytes], prefix: bytes, entropy: Entropy) -> MatchAnswer:
-    """Raises InvalidPoint."""
+    """Evaluate the guest's sample and the own one. Raises InvalidPoint."""
     scalar = group.random_scalar(entropy)
-    evaluated = _shuffled(group.multiply(points, scalar), entropy)
+    evaluated = _shuffle(group.multiply(points, scalar), entropy)
     own = _tags(group.multiply(group.hash_to_group(sample, prefix), scalar))
-    return MatchAnswer(evaluated.tobytes(), _shuffled(own, entropy).tobytes())
+    return MatchAnswer(evaluated.tobytes(), _shuffle(own, entropy).tobytes())
 
 
 def _tags(points: Points) -> Bytes:
@@ -454,7 +452,7 @@ def _tags(points: Points) -> Bytes:
     return np.frombuffer(out, np.uint8).reshape(-1, TAG)
 
 
-def _shuffled(rows: Bytes, entropy: Entropy) -> Bytes:
+def _shuffle(rows: Bytes, entropy: Entropy) -> Bytes:
     keys = np.frombuffer(entropy(8 * len(rows)), np.uint64)
     return rows[np.argsort(keys, kind="stable")]
 

@@ -12,15 +12,16 @@ The guest speaks first in both, and no message of one is a message of the other:
 of the other engine refuses the first message.
 """
 
-import os
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.crypto.arrays import Bytes, Entropy
+from vfl.crypto.disk import NO_ROOM, no_room, take_room
 from vfl.errors import DataError
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
@@ -28,30 +29,32 @@ from vfl.net.wire import Message
 OUTPUT = 32  # bytes of F(x)
 IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
 
-Rows = NDArray[np.int64]
-Bytes = NDArray[np.uint8]
-Entropy = Callable[[int], bytes]
-# What is being done, how many are done, of how many.
 Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
 
 M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class OprfRun:
+    """What an evaluation of ids is bound to, and how it is done."""
+
+    context: bytes
+    """Names the run, the same at all parties."""
+    entropy: Entropy
+    report: Progress
+    scratch: Path | None = None
+    """A folder for large arrays."""
 
 
 class GuestOutputs(Protocol):
     """F_j(x) of all the guest's ids, uint8 (n, OUTPUT) for each host, in the order of `ids`.
 
-    Raises PeerError for a host that breaks the protocol. `scratch` is a folder for large arrays.
+    Raises PeerError for a host that breaks the protocol.
     """
 
     async def __call__(
-        self,
-        hosts: Sequence[Peer],
-        ids: Sequence[bytes],
-        *,
-        context: bytes,
-        entropy: Entropy,
-        report: Progress,
-        scratch: Path | None,
+        self, hosts: Sequence[Peer], ids: Sequence[bytes], run: OprfRun
     ) -> list[Bytes]: ...
 
 
@@ -66,19 +69,15 @@ class HostOutputs(Protocol):
         guest: Peer,
         ids: Sequence[bytes],
         theirs: int,
-        *,
-        context: bytes,
         name: str,
-        entropy: Entropy,
-        report: Progress,
-        scratch: Path | None,
+        run: OprfRun,
     ) -> Bytes: ...
 
 
 async def receive_rows(
     peer: Peer, kind: type[M], content: Callable[[M], bytes], rows: int, chunk: int, width: int
 ) -> AsyncIterator[tuple[int, int, Bytes]]:
-    """(first, end, rows as uint8 (m, width)) of each chunk, whose size must be the one due."""
+    """Each chunk as (first, end, rows as uint8 (m, width)). Raises PeerError for one of a wrong size."""
     for start, stop in parts(rows, chunk):
         data = content(await peer.recv(kind))
         if len(data) != (stop - start) * width:
@@ -87,7 +86,7 @@ async def receive_rows(
 
 
 def parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
-    """(first, end) of each chunk of so many rows."""
+    """Each chunk of so many rows, as (first, end)."""
     for start in range(0, rows, chunk):
         yield start, min(start + chunk, rows)
 
@@ -113,14 +112,7 @@ def empty(rows: int, width: int, scratch: Path | None) -> Bytes:
         return np.empty((rows, width), np.uint8)
     try:
         with tempfile.TemporaryFile(dir=scratch) as file:
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(file.fileno(), 0, size)
-            else:
-                file.truncate(size)
+            take_room(file.fileno(), size)
             return np.asarray(np.memmap(file, np.uint8, "r+", shape=(rows, width)))
     except OSError as error:
-        raise DataError(
-            f"{scratch} has no room for {size / 1e6:,.0f} MB of an alignment "
-            f"({error.strerror}): free some",
-            for_peer="it has too little room on its disk",
-        ) from None
+        raise DataError(no_room(scratch, size, "an alignment", error), for_peer=NO_ROOM) from None

@@ -32,19 +32,19 @@ the same code shortened to 65 bits has 457 places, 2 % fewer bytes.
 import asyncio
 from collections.abc import Sequence
 from hashlib import sha256
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
 
 from vfl.crypto import base_ot, group, okvs
+from vfl.crypto.arrays import Bytes
 from vfl.crypto.digests import digests
 from vfl.crypto.linear_code import LENGTH
 from vfl.crypto.linear_code import WORD as ROW
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, Bytes, Entropy, Progress, empty, parts, repeats
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, repeats
 from vfl.protocols.common.fellows import keyed_hash
 
 BLOCK = 65536  # slots a message
@@ -77,22 +77,20 @@ class ExtensionColumns(Message, frozen=True):
 async def guest_outputs(
     hosts: Sequence[Peer],
     ids: Sequence[bytes],
-    *,
-    context: bytes,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> list[Bytes]:
-    """The guest's role; see `vfl.protocols.oprf.GuestOutputs`."""
+    """The guest's role: `GuestOutputs` of oprf.py."""
     # 2. A store of the ids, one for all hosts: each sees it behind columns of its own.
-    hashed = await asyncio.to_thread(_hashed, ids, context)
+    hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
     store = await asyncio.to_thread(
-        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(context), entropy
+        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(run.context), run.entropy
     )
 
     async def evaluate(host: Peer) -> Bytes:
         # 2. Transfers whose keys the host chooses by its secret.
-        sender = await asyncio.to_thread(base_ot.Sender, LENGTH, _bound(context, host.name), entropy)
+        sender = await asyncio.to_thread(
+            base_ot.Sender, LENGTH, _bound(run.context, host.name), run.entropy
+        )
         await host.send(TransferKeys(sender.points.tobytes()))
         choices = (await host.recv(TransferChoices)).points
         elements = _elements(host, TransferChoices, choices, 2 * LENGTH)
@@ -102,21 +100,21 @@ async def guest_outputs(
             raise host.breach("TransferChoices with an invalid element") from None
 
         # 3. Extend them over the slots.
-        seen = _seen(context, host.name, sender.points.tobytes(), choices)
-        chooser = Chooser(keys, seen, entropy)
-        rows = empty(len(store), ROW, scratch)
+        seen = _transcript(run.context, host.name, sender.points.tobytes(), choices)
+        chooser = Chooser(keys, seen, run.entropy)
+        rows = empty(len(store), ROW, run.scratch)
         for start, stop in parts(len(store), BLOCK):
             rows[start:stop], columns, sums = await asyncio.to_thread(chooser.extend, store[start:stop])
             await host.send(ExtensionColumns(columns, sums))
-            report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
+            run.report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
 
         # 4. The host's function at the guest's ids.
-        key = _output_key(context, host.name)
-        outputs = empty(len(ids), OUTPUT, scratch)
+        key = _output_key(run.context, host.name)
+        outputs = empty(len(ids), OUTPUT, run.scratch)
         for start, stop in parts(len(ids), SLICE):
             some = hashed[start:stop]
             outputs[start:stop] = await asyncio.to_thread(
-                _outputs, rows, some, None, len(ids), context, key
+                _outputs, rows, some, None, len(ids), run.context, key
             )
         return outputs
 
@@ -127,21 +125,19 @@ async def host_outputs(
     guest: Peer,
     ids: Sequence[bytes],
     theirs: int,
-    *,
-    context: bytes,
     name: str,
-    entropy: Entropy,
-    report: Progress,
-    scratch: Path | None = None,
+    run: OprfRun,
 ) -> Bytes:
-    """A host's role; see `vfl.protocols.oprf.HostOutputs`."""
-    hashed = await asyncio.to_thread(_hashed, ids, context)
+    """A host's role: `HostOutputs` of oprf.py."""
+    hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
 
     # 2. Choose the keys of the transfers by a secret.
-    chosen = np.unpackbits(np.frombuffer(entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
+    chosen = np.unpackbits(np.frombuffer(run.entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
     points = (await guest.recv(TransferKeys)).points
     elements = _elements(guest, TransferKeys, points, LENGTH)
-    receiver = await asyncio.to_thread(base_ot.Receiver, chosen.tolist(), _bound(context, name), entropy)
+    receiver = await asyncio.to_thread(
+        base_ot.Receiver, chosen.tolist(), _bound(run.context, name), run.entropy
+    )
     try:
         keys = await asyncio.to_thread(receiver.keys, elements)
     except group.InvalidPoint:
@@ -150,8 +146,8 @@ async def host_outputs(
     await guest.send(TransferChoices(choices))
 
     # 3. Extend them over the slots of the guest's store.
-    keeper = Keeper(chosen, keys, _seen(context, name, points, choices))
-    rows = empty(okvs.slots(theirs), ROW, scratch)
+    keeper = Keeper(chosen, keys, _transcript(run.context, name, points, choices))
+    rows = empty(okvs.slots(theirs), ROW, run.scratch)
     for start, stop in parts(len(rows), BLOCK):
         message = await guest.recv(ExtensionColumns)
         if len(message.columns) != LENGTH * column_bytes(stop - start) or len(message.sums) != SUMS:
@@ -162,20 +158,23 @@ async def host_outputs(
             )
         except Inconsistent:
             raise guest.breach("ExtensionColumns that fail the check") from None
-        report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)
+        run.report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)
 
     # 4. The function at its own ids.
-    key = _output_key(context, name)
-    outputs = empty(len(ids), OUTPUT, scratch)
+    key = _output_key(run.context, name)
+    outputs = empty(len(ids), OUTPUT, run.scratch)
     for start, stop in parts(len(ids), SLICE):
         some = hashed[start:stop]
-        outputs[start:stop] = await asyncio.to_thread(_outputs, rows, some, keeper, theirs, context, key)
-        report("evaluating own ids", stop, len(ids))
+        outputs[start:stop] = await asyncio.to_thread(
+            _outputs, rows, some, keeper, theirs, run.context, key
+        )
+        run.report("evaluating own ids", stop, len(ids))
     return outputs
 
 
 def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Bytes:
-    """The rows of elements that a message must have, none twice: they come of fresh random numbers."""
+    """The elements of a message, a row each. Raises PeerError for another number of them or one that
+    comes twice: all are made of fresh random numbers."""
     if len(points) != count * group.POINT:
         raise peer.breach(f"{kind.__name__} with another number of elements than due")
     elements = np.frombuffer(points, np.uint8).reshape(count, group.POINT)
@@ -184,18 +183,18 @@ def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Byt
     return elements
 
 
-def _hashed(ids: Sequence[bytes], context: bytes) -> Bytes:
-    """Of each id 32 bytes: what v(x) is made of, and h(x)."""
+def _hash_ids(ids: Sequence[bytes], context: bytes) -> Bytes:
+    """Hash each id to 32 bytes: 16 that v(x) is made of, and h(x)."""
     return digests(ids, domain=b"vfl ot id", key=keyed_hash(b"vfl ot run", context).digest())
 
 
 def _outputs(
     rows: Bytes, hashed: Bytes, keeper: Keeper | None, count: int, context: bytes, key: bytes
 ) -> Bytes:
-    """F of hashed ids, (n, 32): from R and nothing else, or from Q and the host's secret."""
+    """F at hashed ids, (n, 32): from R alone, or from Q and the host's secret."""
     values = okvs.decode(rows, hashed[:, :16], count, _store_seed(context))
     if keeper is not None:
-        values ^= keeper.masked(hashed[:, 16:])
+        values ^= keeper.mask(hashed[:, 16:])
     return digests(rows=np.concatenate([hashed, values], axis=1), domain=b"vfl ot output", key=key)
 
 
@@ -212,6 +211,6 @@ def _bound(context: bytes, host: str) -> bytes:
     return keyed_hash(b"vfl ot transfers", context, host.encode()).digest()
 
 
-def _seen(context: bytes, host: str, points: bytes, choices: bytes) -> bytes:
+def _transcript(context: bytes, host: str, points: bytes, choices: bytes) -> bytes:
     """All that both sides have seen before the extension, hashed."""
     return sha256(_bound(context, host) + points + choices).digest()

@@ -44,7 +44,7 @@ variant for augmented semi-honest parties. The store: `vfl.crypto.okvs`. Of each
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -53,18 +53,17 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vfl.crypto import okvs
+from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align import dh_oprf, ot_oprf
 from vfl.protocols.align.oprf import (
-    Bytes,
-    Entropy,
     GuestOutputs,
     HostOutputs,
+    OprfRun,
     Progress,
-    Rows,
     empty,
     parts,
     receive_rows,
@@ -143,7 +142,15 @@ class CommonTags(Message, frozen=True):
     per_row = ("tags", 8 * HALF)
 
 
+Admit = Callable[[Peer, int], None]
+"""Told how many ids a peer announces, as it says, before it gets any answer; may end the run."""
+
+
 def _quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def _let_in(peer: Peer, ids: int) -> None:
     pass
 
 
@@ -158,6 +165,19 @@ class PsiSettings:
     progress: Progress = _quiet
     max_ids: int = MAX_IDS
     entropy: Entropy = secrets.token_bytes
+    admit: Admit = _let_in
+
+
+@dataclass(frozen=True)
+class Intersection:
+    """What a run came to at one party."""
+
+    rows: Integers
+    """The numbers of its rows whose id all parties have, in the common order: int64 (common,)."""
+    ids: int
+    """How many ids it announced."""
+    ids_of: dict[str, int]
+    """How many ids its peers announced, by name."""
 
 
 async def guest_align(
@@ -168,15 +188,15 @@ async def guest_align(
     minimum: int = 1,
     allow_empty: bool = False,
     settings: PsiSettings = PsiSettings(),
-) -> Rows:
-    """The guest's role: the numbers of the rows whose id all parties have, in the common order.
+) -> Intersection:
+    """The guest's role: which of its rows have an id that all parties have.
 
     ids: one a row, distinct, normalised as the job says. context: names the run, the same at all
     parties; runs of different contexts cannot be joined. minimum: fewer common rows are Refused.
     allow_empty: no common id at all is then not an error (for scoring).
 
-    Returns int64 (common,). Raises PeerError for a host that breaks the protocol, DataError when no
-    id is common, Refused, PeerStopped, PeerLost; ValueError for ids that are not distinct.
+    Raises PeerError for a host that breaks the protocol, DataError when no id is common, Refused,
+    PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that are not distinct.
     """
     report, scratch = settings.progress, settings.scratch
     await asyncio.to_thread(_check_own, ids, settings.max_ids)
@@ -187,14 +207,13 @@ async def guest_align(
     # 1. Sizes, and the hosts' keys for each other.
     names = [host.name for host in hosts]
     await together([host.send(AlignStart(names, n)) for host in hosts])
-    keys = await together([_receive_key(host, settings.max_ids) for host in hosts])
+    keys = await together([_receive_key(host, settings) for host in hosts])
     relayed = AlignKeys([key.public_key for key in keys], [key.signature for key in keys])
     await together([host.send(relayed) for host in hosts])
 
     # 2. to 4. The hosts' functions at the guest's ids.
-    outputs = await _GUEST[settings.engine](
-        hosts, ids, context=context, entropy=settings.entropy, report=report, scratch=scratch
-    )
+    run = OprfRun(context, settings.entropy, report, scratch)
+    outputs = await _GUEST[settings.engine](hosts, ids, run)
 
     # 5. and 6. Look all ids up in all stores.
     async def look_up(host: Peer, size: int, own: Bytes) -> Bytes:
@@ -220,7 +239,7 @@ async def guest_align(
         _check_minimum(len(common), minimum)
 
     # 7. One order for all.
-    common = await asyncio.to_thread(_ordered, common, outputs)
+    common = await asyncio.to_thread(_in_common_order, common, outputs)
 
     async def tell(host: Peer, own: Bytes) -> None:
         await host.send(CommonRows(len(common)))
@@ -228,7 +247,7 @@ async def guest_align(
             await host.send(CommonTags(_tags(own[common[start:stop]]).tobytes()))
 
     await together([tell(host, own) for host, own in zip(hosts, outputs, strict=True)])
-    return common
+    return Intersection(common, n, {host.name: key.ids for host, key in zip(hosts, keys, strict=True)})
 
 
 async def host_align(
@@ -238,16 +257,16 @@ async def host_align(
     *,
     allow_empty: bool = False,
     settings: PsiSettings = PsiSettings(),
-) -> Rows:
-    """A host's role: the numbers of its rows whose id all parties have, in the common order.
+) -> Intersection:
+    """A host's role: which of its rows have an id that all parties have.
 
     participant: without names of hosts the guest's word is taken, otherwise a guest that says others
     breaks the protocol; without signatures a guest that does not follow the protocol can learn pairwise
     intersections. The others as in `guest_align`.
 
-    Returns int64 (common,). Raises PeerError for a guest that breaks the protocol, Refused for
-    fewer common rows than the participant's `minimum`, PeerStopped, PeerLost; ValueError for ids not
-    distinct.
+    Raises PeerError for a guest that breaks the protocol, Refused for fewer common rows than the
+    participant's `minimum`, PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that
+    are not distinct.
     """
     await asyncio.to_thread(_check_own, ids, settings.max_ids)
     n, report, entropy = len(ids), settings.progress, settings.entropy
@@ -255,6 +274,7 @@ async def host_align(
 
     # 1. Sizes, and a key with every other host.
     start = await guest.recv(AlignStart)
+    settings.admit(guest, start.ids)
     _check_start(guest, start, participant, settings.max_ids)
     own_place = replace(participant, hosts=start.hosts)
     private = X25519PrivateKey.from_private_bytes(entropy(32))
@@ -267,16 +287,8 @@ async def host_align(
         raise guest.breach(f"AlignKeys with {error}") from None
 
     # 2. to 4. This host's function at the guest's ids and its own.
-    own = await _HOST[settings.engine](
-        guest,
-        ids,
-        start.ids,
-        context=context,
-        name=name,
-        entropy=entropy,
-        report=report,
-        scratch=settings.scratch,
-    )
+    run = OprfRun(context, entropy, report, settings.scratch)
+    own = await _HOST[settings.engine](guest, ids, start.ids, name, run)
 
     # 5. The store of masks and shares of zero.
     shares = np.zeros((n, HALF), np.uint8)
@@ -295,28 +307,29 @@ async def host_align(
         raise guest.breach("CommonRows with more rows than there are")
     if common or not allow_empty:
         _check_minimum(common, participant.minimum)
-    found = await asyncio.to_thread(_Tags, _tags(own))
+    row_of_tag = await asyncio.to_thread(_Tags, _tags(own))
     rows, taken = np.empty(common, np.int64), np.zeros(n, np.bool_)
     async for first, stop, tags in receive_rows(
         guest, CommonTags, lambda m: m.tags, common, SLOTS, HALF
     ):
-        some = found.rows(tags)
+        some = row_of_tag.rows(tags)
         known = some[some >= 0]
         if len(known) < len(some) or taken[known].any() or len(np.unique(known)) < len(known):
             raise guest.breach("CommonTags with a tag that is unknown or repeated")
         taken[known] = True
         rows[first:stop] = some
         report("receiving the common rows", stop, common)
-    return rows
+    return Intersection(rows, n, {guest.name: start.ids})
 
 
 # Checks of what the other side says.
 
 
-async def _receive_key(host: Peer, max_ids: int) -> AlignKey:
+async def _receive_key(host: Peer, settings: PsiSettings) -> AlignKey:
     key = await host.recv(AlignKey)
-    if not 0 <= key.ids <= max_ids:
-        raise host.breach(f"AlignKey with a number of ids that is not 0 to {max_ids:,}")
+    settings.admit(host, key.ids)
+    if not 0 <= key.ids <= settings.max_ids:
+        raise host.breach(f"AlignKey with a number of ids that is not 0 to {settings.max_ids:,}")
     if len(key.public_key) != 32 or len(key.signature) > 8 * KIB:
         raise host.breach("AlignKey with a key or signature of the wrong size")
     return key
@@ -358,10 +371,10 @@ def _masks(outputs: Bytes) -> Bytes:
 
 
 def _distinct(ids: Sequence[bytes]) -> bool:
-    """Whether no id comes twice; by Python's hashes, which each id has kept once asked."""
+    """Whether no id comes twice: by Python's hashes, which ids keep once they were computed."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
-    found = np.sort(hashes)
-    suspect = found[1:][found[1:] == found[:-1]]
+    ordered = np.sort(hashes)
+    suspect = ordered[1:][ordered[1:] == ordered[:-1]]
     if not len(suspect):
         return True
     some = [ids[int(row)] for row in np.flatnonzero(np.isin(hashes, suspect))]
@@ -376,7 +389,7 @@ class _Tags:
         self._order = np.argsort(self._tags[:, 0])
         self._first = self._tags[self._order, 0]
 
-    def rows(self, wanted: Bytes) -> Rows:
+    def rows(self, wanted: Bytes) -> Integers:
         """The row of each tag, -1 for a tag that is none: int64 (m,)."""
         words = np.ascontiguousarray(wanted).view(np.uint64)
         rows = np.full(len(words), -1, np.int64)
@@ -410,15 +423,15 @@ def _store_seed(host: str, context: bytes) -> bytes:
     return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
-def _common(shares: Sequence[Bytes]) -> Rows:
+def _common(shares: Sequence[Bytes]) -> Integers:
     """The rows where the shares of all hosts cancel."""
     left = np.bitwise_xor.reduce(shares).view(np.uint64)
     return np.flatnonzero((left[:, 0] | left[:, 1]) == 0)
 
 
-def _ordered(common: Rows, outputs: Sequence[Bytes]) -> Rows:
+def _in_common_order(common: Integers, outputs: Sequence[Bytes]) -> Integers:
     """The common rows sorted by a hash of all that the hosts' functions give there."""
     joined = np.concatenate([own[common] for own in outputs], axis=1)
     ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
-    ordered: Rows = common[np.argsort(ranks.view(np.uint64)[:, 0])]
+    ordered: Integers = common[np.argsort(ranks.view(np.uint64)[:, 0])]
     return ordered

@@ -42,6 +42,20 @@ class ScoreEnd(Message, frozen=True):
     """guest -> host. Reveals: that the batch is done."""
 
 
+def _quiet(done: int, of: int) -> None:
+    return
+
+
+@dataclass(frozen=True)
+class ScoringCourse:
+    """How a host is followed while it serves a batch."""
+
+    progress: Callable[[int, int], None] = _quiet
+    """How many rows are done, of how many aligned ones."""
+    admit: Callable[[int], None] = lambda rows: None
+    """Told how many rows the guest asks for, before any of them is answered; may end the batch."""
+
+
 @dataclass(frozen=True)
 class ScoredPart:
     """Some rows of a batch: their scores, and what each column or party adds to them if that was asked.
@@ -79,18 +93,23 @@ async def request(
             yield part
 
 
-async def requests(guest: Peer, rows: int) -> AsyncIterator[Places]:
+async def requests(guest: Peer, rows: int, course: ScoringCourse) -> AsyncIterator[Places]:
     """The places of the rows that the guest asks for, chunk by chunk, until the batch is done.
 
-    `rows` is the number of aligned rows. Raises PeerError for a place beyond them.
+    `rows` is the number of aligned rows. Raises PeerError for a place beyond them, and what the course
+    raises: it is told how many rows are asked for, and once a chunk is answered how many are done.
     """
+    done = 0
     while isinstance(message := await guest.recv(ScoreRows, ScoreEnd), ScoreRows):
+        course.admit(len(message.places) // 4)
         if len(message.places) % 4:
             raise guest.breach("ScoreRows cut short")
         places: Places = np.frombuffer(message.places, "<u4")
         if len(places) > ROWS or (places >= rows).any():
             raise guest.breach("ScoreRows with rows that are not in the alignment")
         yield places
+        done += len(places)
+        course.progress(done, rows)
 
 
 def missing_values(features: Features) -> Features:

@@ -11,7 +11,7 @@ since all sums under encryption are exact the model is, bit for bit, the one of 
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 
 class State(Protocol):
@@ -44,7 +44,7 @@ class Checkpoints(Generic[S]):
         await to_the_end(self.write, state)
 
 
-async def to_the_end(write: Callable[..., None], *arguments: Any) -> None:
+async def to_the_end(write: Callable[..., None], *arguments: object) -> None:
     """Call in a thread. Whoever is cancelled meanwhile ends when the call has: else it would meet
     whoever goes on from the state before."""
     writing = asyncio.ensure_future(asyncio.to_thread(write, *arguments))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
-from vfl.protocols.common.lattice_sums import HostHint, NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import HintProgress, HostHint, NoShelf, Shelf
 
 D = TypeVar("D")  # what is told of a step
 M = TypeVar("M")  # a host's half of a model
@@ -51,7 +51,7 @@ class GuestCourse(Generic[D, S]):
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: Shelf = NoShelf()
     """Keeps hints for later jobs on the same rows and bins."""
-    hint_progress: Callable[[int, int], None] = _quiet
+    hint_progress: HintProgress = _quiet
     """Follows the parts of hints as they come in: how many, of how many."""
 
 
@@ -65,4 +65,4 @@ class HostCourse(Generic[M, S]):
     """The number of the tree or iteration that begins, and how many there are at most."""
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: HostHints = NO_HINTS
-    hint_progress: Callable[[int, int], None] = _quiet
+    hint_progress: HintProgress = _quiet

@@ -105,30 +105,30 @@ def secrets_with_fellows(
     public = private.public_key().public_bytes_raw()
     if public_keys[hosts.index(name)] != public:
         raise ValueError("another key than this host's own")
-    found = {}
+    shared_with = {}
     for host, theirs, theirs_signed in zip(hosts, public_keys, signatures, strict=True):
         if host == name:
             continue
         try:
             if own.verify:
-                own.verify(host, theirs_signed, signed(context, hosts, host, theirs))
+                own.verify(host, theirs_signed, key_statement(context, hosts, host, theirs))
             shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
         except (ValueError, InvalidSignature):
             raise ValueError("an invalid key or signature of a host") from None
         ends = sorted([(name.encode(), public), (host.encode(), theirs)])
         parts = [part for end in ends for part in end]
-        found[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
-    return found
+        shared_with[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
+    return shared_with
 
 
 def signature(own: Participant, public: bytes) -> bytes:
     """A host's signature of its fresh key; empty where it was given nothing to sign with."""
     if own.sign is None:
         return b""
-    return own.sign(signed(own.context, own.hosts, own.name, public))
+    return own.sign(key_statement(own.context, own.hosts, own.name, public))
 
 
-def signed(context: bytes, hosts: Sequence[str], name: str, public: bytes) -> bytes:
+def key_statement(context: bytes, hosts: Sequence[str], name: str, public: bytes) -> bytes:
     """What a host signs: its fresh key, in this run, with these hosts."""
     parts = (context, name.encode(), public, *(host.encode() for host in hosts))
     return b"vfl host key\0" + keyed_hash(b"vfl host key", *parts).digest()

@@ -46,68 +46,52 @@ Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
 """
 
 import asyncio
-import hashlib
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.crypto.ciphertexts import PrivateKey
-from vfl.errors import DataError, ModelError, Refused
+from vfl.errors import DataError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, BlockState, Move, Report, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
 from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.net.wire import Message
+from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
+from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
+from vfl.protocols.linear.masked_scores import (
+    HeldOutScores,
+    ScoreChange,
+    receive_scores,
+    send_scores,
+    total_of,
+)
 from vfl.protocols.linear.products import (
-    Clock,
     Gradient,
     GuestGradients,
-    diverges,
+    divergence,
     paillier_guest,
     paillier_host,
 )
-from vfl.text import counted
+from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
-_ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
 _SETTLED = 1e-3  # at the end no score has changed by more in the last step, relative to all steps
 _SEPARATED = 30.0  # a score so far from where it started tells of a label that is separated
 _FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
-_LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
-_ROWS = 1 << 20  # of a message of scores at most
-
-
-class FitStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows train (and so which are held out), and the order of
-    magnitude of the loss's curvature (for counts, of their mean; for hidden scores and a 0/1 label p,
-    of p (1 - p) where p is the mean label, its log odds to the next quarter)."""
-
-    training: bytes  # a bit an aligned row
-    curvature: float
-    limit: ClassVar[int] = 16 * MIB
-    per_row = ("training", 1)
-
-
-class FitReady(Message, frozen=True):
-    """host -> guest. Reveals: how many columns the host's design matrix has."""
-
-    columns: int
 
 
 class FitNext(Message, frozen=True):
@@ -130,15 +114,6 @@ class Combine(Message, frozen=True):
     precision: float  # scores travel as multiples of its inverse
 
 
-class ScoreChange(Message, frozen=True):
-    """host -> guest, scores behind masks that cancel in the sum of all hosts. Reveals: how the hosts'
-    columns together change each row's score along the direction (with one host, this host's)."""
-
-    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
-    limit: ClassVar[int] = 8 * _ROWS + KIB
-    per_row = ("scores", 64)
-
-
 class PenaltyProducts(Message, frozen=True):
     """host -> guest. Reveals: the products of the host's direction with its coefficients and with
     itself, which the penalty needs."""
@@ -157,15 +132,6 @@ class FitEnd(Message, frozen=True):
     """guest -> host. Reveals: that the fit has ended, and whether it converged."""
 
     converged: bool
-
-
-class HeldOutScores(Message, frozen=True):
-    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the hosts' total part of
-    the score of each row held out (with one host, this host's)."""
-
-    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
-    limit: ClassVar[int] = 8 * _ROWS + KIB
-    per_row = ("scores", 64)
 
 
 class FitKept(Message, frozen=True):
@@ -200,7 +166,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Unit:
-    """What is 1 for a label."""
+    """What gradients and scores are measured in."""
 
     gradient: float
     score: float
@@ -307,7 +273,7 @@ class FitLoop:
     async def fit(
         self, progress: Callable[[IterationDone], None], checkpoints: Checkpoints[GuestFitState]
     ) -> Fit:
-        """All iterations."""
+        """Iterate to the end; returns what the fit came to."""
         params, scores, last = self.params, self.scores, checkpoints.last
         null, first = scores.deviance(), scores.score
 
@@ -316,7 +282,7 @@ class FitLoop:
             await self._start()
 
         started = time.perf_counter()
-        known = [] if last is None else await self._restored(last)
+        known = [] if last is None else await self._restore_block(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             # 2. and 3. Everybody's gradient.
             reports = known or await self.reports(scores.residuals())
@@ -369,17 +335,17 @@ class FitLoop:
             {name: block.state for name, block in self.own.items()},
         )
 
-    async def _restored(self, state: GuestFitState) -> list[Report]:
-        """Be as when the state was kept; what each block then told of its gradient."""
+    async def _restore_block(self, state: GuestFitState) -> list[BlockReport]:
+        """Go back to where the state was kept; returns what each block then told of its gradient."""
         scores = self.scores
         if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
             raise ValueError("the state of a fit of other rows or blocks")
         scores.score, scores.intercept, scores.change = state.score, state.intercept, state.change
         self._steps, self._way = state.done - 1, state.way
-        reports = [restored(block, state.blocks[name]) for name, block in self.own.items()]
-        return reports + await together([self._told(host) for host in self.hosts])
+        reports = [restore_block(block, state.blocks[name]) for name, block in self.own.items()]
+        return reports + await together([self._receive_report(host) for host in self.hosts])
 
-    async def reports(self, residuals: Floats) -> list[Report]:
+    async def reports(self, residuals: Floats) -> list[BlockReport]:
         """What each block tells of its gradient."""
         with self.clock.timed("own columns"):
             reports = [
@@ -389,16 +355,16 @@ class FitLoop:
             return reports
         await together([host.send(FitNext()) for host in self.hosts])
         await self.gradients.open(residuals)
-        return reports + await together([self._told(host) for host in self.hosts])
+        return reports + await together([self._receive_report(host) for host in self.hosts])
 
-    async def _told(self, host: Peer) -> Report:
+    async def _receive_report(self, host: Peer) -> BlockReport:
         """4. What a host tells of its gradient."""
         told = await host.recv(InnerProducts)
         vectors = 2 * min(self._steps, PAIRS) + 1
         products = np.array(told.products)
         if len(products) != vectors**2 or not np.isfinite([*told.products, told.greatest]).all():
             raise host.breach("InnerProducts of another number of vectors, or none")
-        return Report(products.reshape(vectors, vectors), told.greatest)
+        return BlockReport(products.reshape(vectors, vectors), told.greatest)
 
     async def direction(self, weights: Floats, precision: float) -> Move:
         """How the scores change along the direction, all parties together."""
@@ -419,7 +385,7 @@ class FitLoop:
         )
 
     async def step(self, size: float, precision: float) -> None:
-        """Go so far along the direction."""
+        """Go so far along the direction, and tell the hosts."""
         self._steps += 1
         self._way += _length(size, precision)
         for block in self.own.values():
@@ -454,14 +420,14 @@ class FitLoop:
         await together([host.recv(FitKept) for host in self.hosts])
         return total_of(shares, held_out, precision)
 
-    def _next(self, reports: Sequence[Report]) -> tuple[Floats, float]:
+    def _next(self, reports: Sequence[BlockReport]) -> tuple[Floats, float]:
         """The weights of the vectors in the next direction, and the precision of its scores."""
         products = sum((report.products for report in reports), start=np.zeros((1, 1)))
         with np.errstate(over="ignore", invalid="ignore"):
             weights = combination(products)
             square = float(weights @ products @ weights)
         if not np.isfinite([*weights, square]).all():
-            raise diverges("gradients")
+            raise divergence("gradients")
         # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
         return weights, _precision(math.sqrt(max(square, 0.0) / self.curvature))
 
@@ -480,12 +446,6 @@ class FitLoop:
         return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
 
 
-def no_column() -> DataError:
-    """The error of a fit to which no party brings a column."""
-    told = "nothing was trained: no party has a column to fit"
-    return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)
-
-
 def _separable() -> DataError:
     return DataError(
         "the label is separable: some columns tell it apart without error (a level without any claim, "
@@ -494,7 +454,7 @@ def _separable() -> DataError:
     )
 
 
-def _own_report(block: Block, residuals: Floats) -> Report:
+def _own_report(block: Block, residuals: Floats) -> BlockReport:
     return block.report(block.matrix.transposed_times(residuals))
 
 
@@ -517,25 +477,21 @@ async def host_fit(
     """
     # 1. Key, rows, keys of the other hosts.
     key = None if params.encryption == "lattice" else await receive_key(guest, params)
-    training, curvature, start = await receive_training(guest, rows, participant.minimum)
-    matrix = await asyncio.to_thread(prepare, training)
-    await guest.send(FitReady(matrix.columns))
-    masks = Masks(participant.name, await exchange_keys(guest, participant))
-    own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant)
+    block = begun.block
     iteration, way, known = 0, 0.0, None
     if (last := course.checkpoints.last) is not None:
-        if last.start != start:
+        if last.start != begun.digest:
             raise guest.breach("a FitStart of other rows than the fit began with")
-        iteration, way, known = last.done - 1, last.way, restored(block, last.block)
+        iteration, way, known = last.done - 1, last.way, restore_block(block, last.block)
 
     made: AbstractAsyncContextManager[Gradient]
     if key is None:
         made = lattice_host(
-            guest, own, params, participant.resources, course.hints, course.hint_progress
+            guest, block.matrix, params, participant.resources, course.hints, course.hint_progress
         )
     else:
-        made = paillier_host(guest, own, key, participant.resources)
+        made = paillier_host(guest, block.matrix, key, participant.resources)
     async with made as gradient:
         while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
             if iteration > params.max_iterations:
@@ -546,10 +502,12 @@ async def host_fit(
             else:
                 # 3. The gradient.
                 report = block.report(await gradient())
-                await course.checkpoints.keep(HostFitState(iteration + 1, way, block.state, start))
+                await course.checkpoints.keep(
+                    HostFitState(iteration + 1, way, block.state, begun.digest)
+                )
             # 4. What it says to the others.
             if not np.isfinite(report.products).all():
-                raise diverges("gradients")
+                raise divergence("gradients")
             told = InnerProducts(report.products.ravel().tolist(), report.greatest)
             await guest.send(told)
             # 5. and 6. The next direction and step.
@@ -563,7 +521,7 @@ async def host_fit(
             if not (math.isfinite(combine.precision) and combine.precision > 0):
                 raise guest.breach("Combine without a precision")
             move = await asyncio.to_thread(block.direction, weights)
-            await send_scores(guest, ScoreChange, move.scores, combine.precision, masks)
+            await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
             await guest.send(PenaltyProducts(move.linear, move.square))
             step = await guest.recv(Step)
             if not math.isfinite(step.size):
@@ -572,8 +530,8 @@ async def host_fit(
             way += _length(step.size, combine.precision)
             iteration += 1
 
-    held_out = matrix.take(~training).times(block.beta)
-    await send_scores(guest, HeldOutScores, held_out, _precision(way), masks)
+    held_out = begun.held_out.times(block.beta)
+    await send_scores(guest, HeldOutScores, held_out, _precision(way), begun.masks)
     course.keep(HostFit(block.beta, end.converged))
     await guest.send(FitKept())
     return block.beta
@@ -591,99 +549,5 @@ def _precision(length: float) -> float:
 
 
 def _length(size: float, precision: float) -> float:
-    """Of a step, up to a factor of two: as all parties know it."""
+    """The length of a step, up to a factor of two, as all parties know it."""
     return abs(size) * 2.0**_FIXED_BITS / precision
-
-
-async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:
-    """Say which rows train; each host's number of columns. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(train), curvature), int(train.sum())
-    await together([host.send(start) for host in hosts])
-    found = await together([host.recv(FitReady) for host in hosts])
-    for host, ready in zip(hosts, found, strict=True):
-        if ready.columns < 0:
-            raise host.breach("FitReady with a negative number of columns")
-        check_columns(host.name, ready.columns, count)
-    return {host.name: ready.columns for host, ready in zip(hosts, found, strict=True)}
-
-
-def check_columns(host: str, columns: int, rows: int) -> None:
-    """Raises DataError for too many columns of a host."""
-    if columns * _ROWS_A_COLUMN > rows:
-        raise DataError(
-            f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
-            f"iteration tells it as many numbers that depend on the labels: it needs "
-            f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-            for_peer=f"{host} has too many columns for {counted(rows, 'row')}",
-        )
-
-
-def restored(block: Block, state: BlockState) -> Report:
-    """What a block told when its state was kept. Raises ModelError for one of other columns."""
-    try:
-        return block.restore(state)
-    except ValueError as error:
-        raise ModelError(
-            f"the checkpoint is {error}, other than this party's table makes now: start the job anew",
-            for_peer="its table changed since the last checkpoint: start the job anew",
-        ) from None
-
-
-async def receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
-    """Which of the aligned rows train, and the loss's curvature; a digest of both.
-
-    Raises Refused for fewer rows than `minimum`.
-    """
-    start = await guest.recv(FitStart)
-    try:
-        training = unpack_bits(start.training, rows)
-    except ValueError as error:
-        raise guest.breach(f"a FitStart with {error}") from None
-    if (count := int(training.sum())) < minimum:
-        few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
-        raise Refused(f"{few} below the host's policy of {minimum:,}")
-    if not (math.isfinite(start.curvature) and start.curvature > 0):
-        raise guest.breach("a FitStart without a curvature")
-    digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()
-    return training, start.curvature, digest
-
-
-async def send_scores(
-    guest: Peer,
-    kind: type[ScoreChange] | type[HeldOutScores],
-    scores: Floats,
-    precision: float,
-    masks: Masks,
-) -> None:
-    """Scores in fixed point behind masks, in parts."""
-    hidden = fixed_point(scores, precision) + masks.draw(len(scores))
-    for first in range(0, len(hidden), _ROWS):
-        await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
-
-
-def fixed_point(scores: Floats, precision: float) -> NDArray[np.uint64]:
-    """Multiples of the precision's inverse, modulo 2^64. Raises ConfigError for what is beyond them."""
-    integers = np.rint(scores * precision)
-    if not np.abs(integers).max(initial=0.0) <= _LARGEST:
-        raise diverges("scores")
-    return integers.astype(np.int64).view(np.uint64)
-
-
-async def receive_scores(
-    host: Peer, kind: type[ScoreChange] | type[HeldOutScores], rows: int
-) -> NDArray[np.uint64]:
-    parts = [np.zeros(0, np.uint64)]
-    for first in range(0, rows, _ROWS):
-        message = await host.recv(kind)
-        if len(message.scores) != 8 * min(_ROWS, rows - first):
-            raise host.breach(f"{kind.__name__} of another number of rows than there are")
-        parts.append(np.frombuffer(message.scores, "<u8").astype(np.uint64))
-    return np.concatenate(parts)
-
-
-def total_of(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
-    """The sum of all hosts' scores, in which their masks cancel; shape (rows,)."""
-    total = np.zeros(rows, np.uint64)
-    for share in shares:
-        total = total + share
-    return np.asarray(total.view(np.int64) / precision)

@@ -50,45 +50,31 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PrivateKey, PublicKey
-from vfl.crypto.sums import conceal, decrypt, times_and_conceal
-from vfl.crypto.workers import SharedRows, Workers
+from vfl.crypto.ciphertexts import InvalidCiphertext, PrivateKey
+from vfl.crypto.sums import decrypt
+from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, BlockState, Report, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, combination
 from vfl.learn.losses import Floats, LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import CIPHERTEXT, MIB, Message
+from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.fellows import Masks, exchange_keys, relay_keys
-from vfl.protocols.common.histograms import CHUNK
+from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import (
-    FitKept,
-    FitReady,
-    HeldOutScores,
-    HostFit,
-    no_column,
-    receive_scores,
-    receive_training,
-    restored,
-    send_scores,
-    start_hosts,
-    total_of,
-)
-from vfl.protocols.linear.products import EncryptedProduct, diverges
+from vfl.protocols.linear.fitting import FitKept, HostFit
+from vfl.protocols.linear.hidden_residuals import GuestResiduals, HostResiduals, curvature_at
+from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of
+from vfl.protocols.linear.products import EncryptedProduct, divergence
+from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 FAMILIES = ("logistic", "poisson")
 """Those whose residual can be formed under encryption."""
 
-_FIXED_BITS = 40  # precision of scores and of their exponentials
-_FIXED = 2.0**_FIXED_BITS
-_LARGEST_BITS = 22  # a score, or its exponential, is below 2^22
-_WEIGHT_BITS = 16  # precision of weights relative to the largest
 _HELD_OUT = 2.0**30  # precision of scores of rows held out
 _FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
 _EVALUATIONS = 20  # of a search at most
@@ -107,25 +93,6 @@ class Evaluate(Message, frozen=True):
     """coordinator -> party. Reveals: how far along the direction the gradient is wanted."""
 
     size: float
-
-
-class ScorePart(Message, frozen=True):
-    """Either -> either, guest and host. Reveals: nothing to who lacks the key; encrypted scores of
-    rows that train (poisson: products of their exponentials)."""
-
-    ciphertexts: bytes
-    limit: ClassVar[int] = 4 * MIB
-    per_row = ("ciphertexts", CIPHERTEXT)
-
-
-class HiddenResiduals(Message, frozen=True):
-    """guest -> host. Reveals: nothing of a row to who lacks the key; the sum of weights relative to
-    the largest one."""
-
-    ciphertexts: bytes
-    scale: float
-    limit: ClassVar[int] = 4 * MIB
-    per_row = ("ciphertexts", CIPHERTEXT)
 
 
 class BlindGradient(Message, frozen=True):
@@ -246,7 +213,7 @@ async def coordinator_fit(
             products = sum((report.products for report in reports), start=np.zeros((1, 1)))
             weights = combination(products)
             if not np.isfinite(weights).all():
-                raise diverges("gradients")
+                raise divergence("gradients")
             direction = NextDirection(weights.tolist(), greatest)
             await together([party.send(direction) for party in parties])
             # 6. How far.
@@ -287,7 +254,7 @@ class _Opening:
 async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size: float) -> float:
     """Where along the direction half of the slope is gone: towards its zero, by secants."""
     if slope > 0:
-        raise diverges("slopes")
+        raise divergence("slopes")
     low, high = (0.0, slope), (math.inf, math.inf)
     for _ in range(_EVALUATIONS):
         at = await _slope(parties, opening, size)
@@ -301,7 +268,7 @@ async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size
             width = high[0] - low[0]
             zero = low[0] - low[1] * width / (high[1] - low[1])
             size = min(max(zero, low[0] + width / 10), high[0] - width / 10)
-    raise diverges("slopes")
+    raise divergence("slopes")
 
 
 async def _slope(parties: Sequence[Peer], opening: _Opening, size: float) -> float:
@@ -309,7 +276,7 @@ async def _slope(parties: Sequence[Peer], opening: _Opening, size: float) -> flo
     await together([party.send(Evaluate(size)) for party in parties])
     slope = sum(await together([_open(party, opening) for party in parties]))
     if not math.isfinite(slope):
-        raise diverges("slopes")
+        raise divergence("slopes")
     return slope
 
 
@@ -323,7 +290,7 @@ async def _open(party: Peer, opening: _Opening) -> float:
     return told.slope
 
 
-async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
+async def _reports(parties: Sequence[Peer], steps: int) -> list[BlockReport]:
     """What each party tells of its gradient after so many steps."""
     vectors = 2 * min(steps, PAIRS) + 1
     reports = []
@@ -333,7 +300,7 @@ async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
         numbers = np.array([*told.products, told.greatest])
         if len(told.products) != vectors**2 or not np.isfinite(numbers).all():
             raise party.breach("PartyProducts of another number of vectors, or none")
-        reports.append(Report(numbers[:-1].reshape(vectors, vectors), told.greatest))
+        reports.append(BlockReport(numbers[:-1].reshape(vectors, vectors), told.greatest))
     return reports
 
 
@@ -343,39 +310,28 @@ async def _reports(parties: Sequence[Peer], steps: int) -> list[Report]:
 class _Party:
     """What guest and hosts have in common: a block, encrypted residuals, the coordinator's lead."""
 
-    leads = False  # whether the job's steps are counted by what this party has kept
-    start = ""
-
     def __init__(
         self,
         coordinator: Peer,
-        pool: Workers[PublicKey],
-        store: SharedRows,
         block: Block,
+        residuals: GuestResiduals | HostResiduals,
         params: GlmParams,
-        family: str,
-        hosts: int,
         course: GuestCourse[BlindIteration, HiddenState],
+        start: str | None = None,
     ) -> None:
-        self.coordinator, self.pool, self.store, self.block = coordinator, pool, store, block
-        self.quadratic = family == "logistic"
-        self.hosts = hosts
+        """`start`: a host's digest of FitStart; None at the guest, whose checkpoints count the steps."""
+        self.coordinator, self.block, self._residuals = coordinator, block, residuals
+        self._pool, self._quadratic = residuals.pool, residuals.quadratic
         self._params, self._progress, self._checkpoints = params, course.progress, course.checkpoints
-        part = _FIXED_BITS + _LARGEST_BITS
-        # The sum of all scores times a weight, or the product of all exponentials.
-        row_bits = (
-            part + (hosts + 1).bit_length() + _WEIGHT_BITS if self.quadratic else (hosts + 1) * part
-        )
+        self._start, self._leads = start or "", start is None
         try:
-            self._product = EncryptedProduct(pool, store, block.matrix, row_bits)
+            self._product = EncryptedProduct(
+                residuals.pool, residuals.store, block.matrix, residuals.row_bits
+            )
         except ValueError as error:
             raise DataError(f"a numeric column cannot be used under this key: {error}") from None
         self._score = np.zeros(block.matrix.rows)  # X beta
         self._change = np.zeros(block.matrix.rows)  # X p
-
-    async def residuals(self, score: Floats) -> float:
-        """2. and 3. The encrypted residuals at this own part of the scores; what scales them."""
-        raise NotImplementedError
 
     async def follow(self) -> HiddenFit:
         """Do as the coordinator says, to the end."""
@@ -389,20 +345,20 @@ class _Party:
         await asyncio.to_thread(self._product.group)
         iterations, known = 0, None
         if (last := self._checkpoints.last) is not None:
-            if last.score.shape != self._score.shape or last.start != self.start:
+            if last.score.shape != self._score.shape or last.start != self._start:
                 raise ModelError(
                     "the checkpoint is of other rows than the guest says now: start the job anew",
                     for_peer="it began the fit with other rows: start the job anew",
                 )
-            iterations, known = last.done - 1, restored(self.block, last.block)
+            iterations, known = last.done - 1, restore_block(self.block, last.block)
             self._score = last.score
         while True:
             report = known or await self._settle()
-            state = HiddenState(iterations + 1, self._score, self.block.state, self.start)
-            if not known and not self.leads:
+            state = HiddenState(iterations + 1, self._score, self.block.state, self._start)
+            if not known and not self._leads:
                 await self._checkpoints.keep(state)
             if not np.isfinite(report.products).all():
-                raise diverges("gradients")
+                raise divergence("gradients")
             told = PartyProducts(report.products.ravel().tolist(), report.greatest)
             await self.coordinator.send(told)
             message = await self.coordinator.recv(NextDirection, HiddenEnd)
@@ -411,7 +367,7 @@ class _Party:
             if not known:
                 most = self._params.max_iterations
                 self._progress(BlindIteration(iterations, most, message.greatest))
-                if self.leads:  # all hosts have kept this step, or nobody could know what comes next
+                if self._leads:  # all hosts have kept this step, or nobody could know what comes next
                     await self._checkpoints.keep(state)
             known = None
             if isinstance(message, HiddenEnd):
@@ -424,11 +380,11 @@ class _Party:
             if iterations > self._params.max_iterations:
                 raise self.coordinator.breach("NextDirection beyond the last iteration")
 
-    async def _settle(self) -> Report:
+    async def _settle(self) -> BlockReport:
         """Gradients along the direction as they are asked for, until the step is settled; what there is
         to tell of the last."""
         at: dict[float, Floats] = {}
-        most = 1 if self.quadratic else _EVALUATIONS
+        most = 1 if self._quadratic else _EVALUATIONS
         for evaluations in count():
             message = await self.coordinator.recv(Evaluate, Settle)
             if not math.isfinite(message.size):
@@ -440,7 +396,7 @@ class _Party:
             at[message.size] = await self._gradient(message.size)
         if message.size in at:
             gradient = at[message.size]
-        elif self.quadratic and any(at):
+        elif self._quadratic and any(at):
             # A quadratic loss has a linear gradient.
             (size, there), known = at.popitem(), self.block.known
             gradient = known + message.size / size * (there - known)
@@ -452,16 +408,17 @@ class _Party:
 
     async def _gradient(self, size: float) -> Floats:
         """2. to 5. The gradient so far along the direction."""
-        scale = await self.residuals(self._score + size * self._change)
+        # 2. and 3. The residuals, in the store.
+        scale = await self._residuals.form(self._score + size * self._change)
         # 4. Masked, opened by the coordinator, unmasked.
         try:
             await self._product.sums.add(0, self.block.matrix.rows)
         except InvalidCiphertext as error:
             raise self.coordinator.breach(f"residuals with {error}") from None
-        ciphertexts, masks = await self._product.masked()
+        ciphertexts, masks = await self._product.mask()
         await self.coordinator.send(BlindGradient(ciphertexts.tobytes()))
         opened = (await self.coordinator.recv(OpenedGradient)).plaintexts
-        width = self.pool.key.bits // 8
+        width = self._pool.key.bits // 8
         if len(opened) != width * len(masks):
             raise self.coordinator.breach("OpenedGradient of another number than asked for")
         plaintexts = [int.from_bytes(opened[i : i + width], "big") for i in range(0, len(opened), width)]
@@ -473,110 +430,6 @@ class _Party:
         gradient = self.block.gradient(size, product)
         await self.coordinator.send(Slope(self.block.slope(gradient)))
         return gradient
-
-    def parse(self, peer: Peer, message: ScorePart | HiddenResiduals, rows: int) -> Ciphertexts:
-        """The ciphertexts of a message, which must be of so many rows."""
-        try:
-            ciphertexts = self.pool.key.parse(message.ciphertexts)
-        except InvalidCiphertext as error:
-            raise peer.breach(f"{type(message).__name__} with {error}") from None
-        if len(ciphertexts) != rows:
-            raise peer.breach(f"{type(message).__name__} of another number of rows")
-        return ciphertexts
-
-
-class _HiddenGuest(_Party):
-    """The guest: forms the residuals from everybody's encrypted scores."""
-
-    leads = True
-
-    def prepare(
-        self, hosts: Sequence[Peer], rows: Training, offset: Floats, log_odds: float | None
-    ) -> None:
-        """What it needs of the rows that train; logistic: where its loss's Taylor series is."""
-        train = rows.train
-        self._peers = hosts
-        self._offset = offset[train]
-        share = rows.weight[train] / rows.weight[train].max()
-        self._label, self._share = rows.label[train], share
-        if log_odds is not None:
-            # Of a score of zero, over the curvature.
-            self._curvature = _curvature(log_odds)
-            self._residual = (_share(log_odds) - self._label) / self._curvature - log_odds
-        # Equal weights need no multiplication.
-        self._weights = (
-            np.rint(share * 2.0**_WEIGHT_BITS).astype(np.int64) if (share != 1).any() else None
-        )
-
-    async def residuals(self, score: Floats) -> float:
-        score = score + self._offset
-        form = self._logistic if self.quadratic else self._poisson
-        if self.quadratic:
-            total = len(score) if self._weights is None else int(self._weights.sum())
-            scale = _FIXED * total / self._curvature
-        else:
-            scale = _FIXED ** (self.hosts + 1) * float(self._share.sum())
-        for first in range(0, len(score), CHUNK):
-            part = slice(first, min(first + CHUNK, len(score)))
-            ciphertexts = await form(part, score[part])
-            self.store.array[part] = ciphertexts
-            message = HiddenResiduals(ciphertexts.tobytes(), scale)
-            await together([host.send(message) for host in self._peers])
-        return scale
-
-    async def _logistic(self, part: slice, score: Floats) -> Ciphertexts:
-        """w (score - s + (p - y) / (p (1 - p))) in fixed point: r over the curvature."""
-        rows = len(score)
-        parts = await together([host.recv(ScorePart) for host in self._peers])
-        total = self.parse(self._peers[0], parts[0], rows)
-        for host, more in zip(self._peers[1:], parts[1:], strict=True):
-            total = self.pool.key.add(total, self.parse(host, more, rows))
-        own = _fixed(score + self._residual[part])
-        if self._weights is None:
-            return await times_and_conceal(self.pool, total, None, own)
-        weights = self._weights[part].tolist()
-        return await times_and_conceal(
-            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)]
-        )
-
-    async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
-        """w (e^score - y) in fixed point; each host multiplies its part in."""
-        share, label = self._share[part], self._label[part]
-        ciphertexts = await conceal(self.pool, _fixed(share * np.exp(score)))
-        for host in self._peers:
-            await host.send(ScorePart(ciphertexts.tobytes()))
-            ciphertexts = self.parse(host, await host.recv(ScorePart), len(score))
-        scale = 1 << _FIXED_BITS * self.hosts
-        paid = [-scale * y for y in _fixed(share * label)]
-        return await times_and_conceal(self.pool, ciphertexts, None, paid)
-
-
-class _HiddenHost(_Party):
-    """A host: encrypts its scores, or multiplies their exponentials in."""
-
-    guest: Peer
-
-    async def residuals(self, score: Floats) -> float:
-        scale = None
-        for first in range(0, len(score), CHUNK):
-            part = slice(first, min(first + CHUNK, len(score)))
-            rows = part.stop - first
-            if self.quadratic:
-                ciphertexts = await conceal(self.pool, _fixed(score[part]))
-            else:
-                came = self.parse(self.guest, await self.guest.recv(ScorePart), rows)
-                factors = _fixed(np.exp(score[part]))
-                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows)
-            await self.guest.send(ScorePart(ciphertexts.tobytes()))
-            message = await self.guest.recv(HiddenResiduals)
-            self.store.array[part] = self.parse(self.guest, message, rows)
-            if not (math.isfinite(message.scale) and message.scale > 0) or scale not in (
-                None,
-                message.scale,
-            ):
-                raise self.guest.breach("HiddenResiduals without a scale")
-            scale = message.scale
-        return scale or 1.0
 
 
 async def hidden_guest_fit(
@@ -600,7 +453,7 @@ async def hidden_guest_fit(
     if family == "logistic":
         log_odds = round(_STEPS * math.log(mean / (1 - mean))) / _STEPS
     # Of the Taylor series; of the mean count, about.
-    curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else _curvature(log_odds)
+    curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else curvature_at(log_odds)
     columns = await start_hosts(hosts, rows.train, curvature)
     if not matrix.columns and not any(columns.values()):
         raise no_column()
@@ -619,9 +472,8 @@ async def hidden_guest_fit(
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            guest = _HiddenGuest(coordinator, pool, store, block, params, family, len(hosts), course)
-            guest.prepare(hosts, rows, offset, log_odds)
-            fit = await guest.follow()
+            residuals = GuestResiduals(pool, store, hosts, rows, log_odds)
+            fit = await _Party(coordinator, block, residuals, params, course).follow()
         finally:
             store.close()
     held_out = ~rows.train
@@ -650,26 +502,21 @@ async def hidden_host_fit(
     `prepare` raises.
     """
     key, resources = await receive_key(coordinator, params), participant.resources
-    training, curvature, start = await receive_training(guest, rows, participant.minimum)
-    matrix = await asyncio.to_thread(prepare, training)
-    await guest.send(FitReady(matrix.columns))
-    masks = Masks(participant.name, await exchange_keys(guest, participant))
-    own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant)
     async with Workers(key, resources.machine, resources.operations) as pool:
-        store = pool.rows(own.rows, key.width)
+        store = pool.rows(begun.block.matrix.rows, key.width)
         try:
             followed = GuestCourse[BlindIteration, HiddenState](
                 lambda done: course.progress(done.iteration, done.of), course.checkpoints
             )
-            fellows = len(participant.hosts)
-            host = _HiddenHost(coordinator, pool, store, block, params, family, fellows, followed)
-            host.guest, host.start = guest, start
-            fit = await host.follow()
+            quadratic, fellows = family == "logistic", len(participant.hosts)
+            residuals = HostResiduals(pool, store, guest, quadratic, fellows)
+            party = _Party(coordinator, begun.block, residuals, params, followed, begun.digest)
+            fit = await party.follow()
         finally:
             store.close()
-    held_out = matrix.take(~training).times(fit.coefficients)
-    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, masks)
+    held_out = begun.held_out.times(fit.coefficients)
+    await send_scores(guest, HeldOutScores, held_out, _HELD_OUT, begun.masks)
     course.keep(HostFit(fit.coefficients, fit.converged))
     await guest.send(FitKept())
     return fit
@@ -689,21 +536,3 @@ def _mean(rows: Training) -> float:
             for_peer="its rows that train have one label only",
         )
     return mean
-
-
-def _share(log_odds: float) -> float:
-    """Of ones, p."""
-    return 1 / (1 + math.exp(-log_odds))
-
-
-def _curvature(log_odds: float) -> float:
-    """The log loss's second derivative there: p (1 - p)."""
-    return _share(log_odds) * _share(-log_odds)
-
-
-def _fixed(values: Floats) -> list[int]:
-    """Numbers in fixed point. Raises ConfigError for those that are too large."""
-    if not np.abs(values).max(initial=0.0) < 2.0**_LARGEST_BITS:
-        raise diverges("scores")
-    integers: list[int] = np.rint(values * _FIXED).astype(np.int64).tolist()
-    return integers

@@ -18,7 +18,7 @@ The guest cannot see into what it decrypts for a host, as under Paillier's encry
 follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
 its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
 the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
-sums on: the trial on zeros finds such a hint (common/lattice_sums.py).
+sums on: the trial on zeros finds such a hint (common/lattice_hints.py).
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs
+from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import widest
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
@@ -39,19 +39,12 @@ from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import HostHints
-from vfl.protocols.common.lattice_sums import (
-    MOST_OUTPUTS,
-    GuestProducts,
-    Progress,
-    Query,
-    Shape,
-    Shelf,
-    guest_meet,
-    host_meet,
-)
+from vfl.protocols.common.lattice_hints import HintProgress, Shelf, guest_meet, host_meet
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.products import Clock, Gradient, GuestGradients, quantised
+from vfl.protocols.linear.products import Gradient, GuestGradients, quantise
 
 ROW_BITS = 40
 """Bits of a row's quantised residual, sign not counted: as precise as scores are."""
@@ -101,7 +94,7 @@ class Digits:
 
     @property
     def bits(self) -> int:
-        """No integer of so many bits, its sign not counted, needs more digits."""
+        """Bits that an integer may have, its sign not counted, without needing more digits."""
         return int((self.base**self.count - 1) // 2).bit_length() - 1
 
     def cut(self, integers: Integers) -> Integers:
@@ -113,8 +106,8 @@ class Digits:
             integers = (integers - digit) // self.base
         return np.array(digits)
 
-    def joined(self, sums: Integers) -> list[int]:
-        """What the sums (count, outputs) of digits are the sums of."""
+    def join(self, sums: Integers) -> list[int]:
+        """The sums of whole numbers, from the sums (count, outputs) of their digits."""
         return [
             sum(value * self.base**place for place, value in enumerate(column))
             for column in sums.T.tolist()
@@ -138,7 +131,7 @@ async def lattice_guest(
     resources: Resources,
     clock: Clock,
     hints: Shelf,
-    hint_progress: Progress,
+    hint_progress: HintProgress,
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Raises ConfigError for too many of them."""
     gradients = _LatticeGuest(hosts, rows, params, resources, clock)
@@ -151,7 +144,7 @@ async def lattice_guest(
 
 class _LatticeGuest(GuestGradients):
     hints: Shelf
-    hint_progress: Progress
+    hint_progress: HintProgress
 
     def __init__(
         self,
@@ -186,7 +179,7 @@ class _LatticeGuest(GuestGradients):
         )
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = quantised(residuals, ROW_BITS)
+        integers, scale = quantise(residuals, ROW_BITS)
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
         # a. Encrypted digits.
@@ -218,7 +211,7 @@ async def lattice_host(
     params: GlmParams,
     resources: Resources,
     hints: HostHints,
-    hint_progress: Progress,
+    hint_progress: HintProgress,
 ) -> AsyncIterator[Gradient]:
     """The host's side, for the matrix of the rows that train.
 
@@ -255,7 +248,7 @@ async def lattice_host(
             )
         except ValueError as error:
             raise guest.breach(f"OpenedSums with {error}") from None
-        return bits.product(digits.joined(sums), opened.scale)
+        return bits.product(digits.join(sums), opened.scale)
 
     try:
         yield gradient
@@ -267,13 +260,13 @@ async def lattice_host(
 class _Bits:
     """A design matrix by bits: the matrix of what is summed, and how its sums make a product."""
 
-    matrix: Matrix
+    matrix: CellMatrix
     levels: int
     bits: tuple[int, ...]  # of each number, its sign counted
 
     @classmethod
     def of(cls, own: design.Matrix) -> "_Bits":
-        """Raises ValueError, with the numbers, for more sums than there may be."""
+        """Cut a design matrix. Raises ValueError, with the numbers, for more sums than there may be."""
         most = _most_bits(own.rows)
         if max(own.bits, default=0) >= most:
             raise ValueError(f"a number of {max(own.bits)} bits, where {most - 1} are the most")
@@ -283,7 +276,7 @@ class _Bits:
             raise ValueError(
                 f"{count:,} sums, one a level and some 30 a number, are more than {MOST_OUTPUTS:,}"
             )
-        columns: list[Column] = []
+        columns: list[CodedColumn] = []
         cells: list[list[int]] = []  # that each sum adds up
         first = 0
         for codes, levels in zip(own.codes, own.levels, strict=True):
@@ -299,7 +292,7 @@ class _Bits:
                 first += 1 << digit
         starts = np.cumsum([0, *map(len, cells)])
         at = np.array([cell for one in cells for cell in one], np.int64)
-        return cls(Matrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
+        return cls(CellMatrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
 
     def product(self, sums: Sequence[int], scale: float) -> Floats:
         """X^T r, shape (columns,), of all sums of r, which was multiplied by `scale`."""
@@ -314,11 +307,11 @@ class _Bits:
         return np.array(values)
 
 
-def _column(codes: Integers, bins: int) -> Column:
-    return Column(codes.astype(np.uint8 if bins <= 1 << 8 else np.uint16), bins)
+def _column(codes: Integers, bins: int) -> CodedColumn:
+    return CodedColumn(codes.astype(np.uint8 if bins <= 1 << 8 else np.uint16), bins)
 
 
 def _most_bits(rows: int) -> int:
-    """Of a number with its sign: of so many rows none is further from their mean than their root times
-    the deviation."""
+    """The most bits that a number has, with its sign: among so many rows none is further from their mean
+    than the root of their number times the deviation."""
     return FRACTION_BITS + math.isqrt(rows).bit_length() + 2

@@ -13,20 +13,15 @@ import numpy as np
 
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.glm import Block, Move, Report
+from vfl.learn.glm import Block, BlockReport, Move
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
-from vfl.protocols.linear.fitting import (
-    Fit,
-    FitLoop,
-    IterationDone,
-    check_columns,
-    fixed_point,
-    total_of,
-)
+from vfl.protocols.linear.fitting import Fit, FitLoop, IterationDone
+from vfl.protocols.linear.masked_scores import fixed_point, total_of
+from vfl.protocols.linear.start import check_columns
 
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15
@@ -74,16 +69,16 @@ class _PlainLoop(FitLoop):
             block = Block(training, params.alpha, params.fit_intercept, self.curvature)
             self.theirs[name], self._products[name] = block, ExactProduct(training)
 
-    async def reports(self, residuals: Floats) -> list[Report]:
+    async def reports(self, residuals: Floats) -> list[BlockReport]:
         own = await super().reports(residuals)
         if not self.theirs:
             return own
-        integers, scale = products.quantised(residuals, self._bits)
+        integers, scale = products.quantise(residuals, self._bits)
         return own + [
             await asyncio.to_thread(self._report, name, integers, scale) for name in self.theirs
         ]
 
-    def _report(self, name: str, integers: Integers, scale: float) -> Report:
+    def _report(self, name: str, integers: Integers, scale: float) -> BlockReport:
         return self.theirs[name].report(self._products[name].times(integers, scale))
 
     async def direction(self, weights: Floats, precision: float) -> Move:
@@ -110,7 +105,7 @@ class _PlainLoop(FitLoop):
 
 
 class ExactProduct:
-    """X^T r of one X and one r of integers after the other, with no rounding before the last step."""
+    """X^T r for one X and any number of r of integers, with no rounding before the last step."""
 
     def __init__(self, matrix: Matrix) -> None:
         """Raises DataError for numbers too large."""
@@ -140,8 +135,8 @@ class ExactProduct:
         widths = [self._matrix.bits, [int(np.abs(integers).max(initial=0)).bit_length()]]
         most, deep = (max(bits, default=0) for bits in widths)
         for first in range(0, len(integers), _ROWS):
-            x = _parts(self._integers[:, first : first + _ROWS], most, _NUMBER_BITS)
-            r = _parts(integers[first : first + _ROWS], deep, _RESIDUAL_BITS)
+            x = _limbs(self._integers[:, first : first + _ROWS], most, _NUMBER_BITS)
+            r = _limbs(integers[first : first + _ROWS], deep, _RESIDUAL_BITS)
             for i, part in enumerate(x):
                 for j, other in enumerate(r):
                     shift = i * _NUMBER_BITS + j * _RESIDUAL_BITS
@@ -150,7 +145,7 @@ class ExactProduct:
         return sums
 
 
-def _parts(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
+def _limbs(integers: Integers, bits: int, width: int) -> Sequence[Floats]:
     """Integers below 2^bits in magnitude by parts of `width` bits, lowest first; the last is signed."""
     mask, parts = (1 << width) - 1, []
     while bits > width:

@@ -18,10 +18,9 @@ import math
 import secrets
 import time
 from abc import ABC, abstractmethod
-from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -35,6 +34,7 @@ from vfl.learn.losses import Floats, Integers, Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -72,7 +72,7 @@ class OpenedProducts(Message, frozen=True):
     limit: ClassVar[int] = 16 * MIB
 
 
-def diverges(what: str) -> ConfigError:
+def divergence(what: str) -> ConfigError:
     return ConfigError(
         f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
         for_peer="its part of the fit diverges, the job needs other settings",
@@ -82,30 +82,16 @@ def diverges(what: str) -> ConfigError:
 # --------------------------------------------------------------------------------------- guest
 
 
-@dataclass(frozen=True)
-class Clock:
-    """Seconds by phase; of what a host took itself, by its name."""
-
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    @contextmanager
-    def timed(self, phase: str) -> Iterator[None]:
-        """Add the seconds spent inside to a phase."""
-        started = time.perf_counter()
-        yield
-        self.seconds[phase] += time.perf_counter() - started
-
-
 class GuestGradients(ABC):
     """The guest's side, under whichever encryption."""
 
     @abstractmethod
     async def greet(self) -> None:
-        """What comes before all else: the key, if there is one."""
+        """Send what comes before all else: the key, if there is one."""
 
     @abstractmethod
     async def meet(self, columns: Mapping[str, int]) -> None:
-        """Once hosts, by name, have said how many columns they have."""
+        """Be told how many columns each host has, by name."""
 
     @abstractmethod
     async def open(self, residuals: Floats) -> None:
@@ -115,14 +101,14 @@ class GuestGradients(ABC):
         """
 
 
-def quantised(residuals: Floats, bits: int) -> tuple[Integers, float]:
+def quantise(residuals: Floats, bits: int) -> tuple[Integers, float]:
     """Integers of at most so many bits, and what residuals were multiplied by.
 
     Raises ConfigError for infinite ones.
     """
     bound = float(np.abs(residuals).max(initial=0.0))
     if not math.isfinite(bound):
-        raise diverges("residuals")
+        raise divergence("residuals")
     quantiser = Quantiser.for_bound(bound, bits)
     return quantiser.integers(residuals), quantiser.scale
 
@@ -168,7 +154,7 @@ class _PaillierGuest(GuestGradients):
         self._columns = columns
 
     async def open(self, residuals: Floats) -> None:
-        integers, scale = quantised(residuals, ROW_BITS)
+        integers, scale = quantise(residuals, ROW_BITS)
         self.reserve.end()
         # a. Encrypted residuals.
         chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
@@ -236,7 +222,7 @@ async def paillier_host(
                 # b. Masked; opened by the guest; unmasked.
                 await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
                 started = time.perf_counter()
-                ciphertexts, masks = await product.masked()
+                ciphertexts, masks = await product.mask()
                 seconds = time.perf_counter() - started
                 await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
                 opened = await guest.recv(OpenedProducts)
@@ -259,7 +245,7 @@ async def paillier_host(
 
 
 @dataclass(frozen=True)
-class _Number:
+class _NumericColumn:
     """A numeric column: where its digits' histograms lie, and its least integer."""
 
     digits: range  # of the columns that are summed
@@ -268,7 +254,7 @@ class _Number:
 
 
 class EncryptedProduct:
-    """X^T r for one X and one r after the other."""
+    """X^T r under encryption, for one X and any number of r."""
 
     def __init__(
         self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix, row_bits: int = ROW_BITS
@@ -281,7 +267,7 @@ class EncryptedProduct:
         if max(matrix.bits, default=0) > _MOST_BITS:
             raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
         integers = matrix.integers
-        self._numbers: list[_Number] = []
+        self._numbers: list[_NumericColumn] = []
         codes = list(matrix.codes)
         sizes = [levels + 1 for levels in matrix.levels]
         for own in integers:
@@ -289,7 +275,7 @@ class EncryptedProduct:
             bits = max(1, int((own - least).max(initial=0)).bit_length())
             window = _window(bits, matrix.rows)
             digits = -(-bits // window)
-            self._numbers.append(_Number(range(len(codes), len(codes) + digits), window, least))
+            self._numbers.append(_NumericColumn(range(len(codes), len(codes) + digits), window, least))
             for k in range(digits):
                 codes.append(((own - least) >> (k * window) & ((1 << window) - 1)).astype(np.uint16))
                 sizes.append(1 << min(window, bits - k * window))
@@ -302,7 +288,7 @@ class EncryptedProduct:
         """Find the joint cells: once, before the first rows are added to `sums`."""
         self.sums.group(self._codes, np.zeros(self._matrix.rows, np.int64))
 
-    async def masked(self) -> tuple[Ciphertexts, list[int]]:
+    async def mask(self) -> tuple[Ciphertexts, list[int]]:
         """The product of the rows added to `sums`, packed and masked; and the masks.
 
         Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing.
@@ -342,7 +328,7 @@ class EncryptedProduct:
 
 
 def most_ciphertexts(key_bits: int, columns: int, rows: int) -> int:
-    """Of a product with residuals of ROW_BITS, whatever the numbers in these columns are."""
+    """The most ciphertexts that a product needs, whatever the numbers in these columns are."""
     slots = (key_bits - 2) // _slot_bits(_MOST_BITS, rows, ROW_BITS)
     return -(-columns // max(1, slots))
 

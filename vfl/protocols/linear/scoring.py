@@ -38,6 +38,7 @@ from vfl.protocols.common.batches import (
     ScoredPart,
     ScoreEnd,
     ScoreStart,
+    ScoringCourse,
     UnknownLevels,
     missing_values,
     request,
@@ -103,9 +104,9 @@ class LinearPart:
         owners = [column for column, _ in design.coefficients]
         return {
             name: LinearPart(
-                one, tuple(b for b, of in zip(self.coefficients, owners, strict=True) if of == name)
+                single, tuple(b for b, of in zip(self.coefficients, owners, strict=True) if of == name)
             )
-            for name, one in alone
+            for name, single in alone
         }
 
     def relativities(self) -> list[Relativity]:
@@ -128,7 +129,7 @@ class GuestGlm:
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":
-        """From a fit."""
+        """The half that a fit came to."""
         return cls(
             parties,
             fit.intercept,
@@ -187,15 +188,15 @@ async def guest_glm_score(
 
     def terms(part: slice, theirs: Sequence[Floats]) -> dict[str, Floats]:
         """Each column's or host's part of the scores."""
-        found = {
+        term_of = {
             own_name(name, model.parties[0], taken): column.scores(
                 {name: features[name][part]}, part.stop - part.start
             )
             for name, column in mine.items()
         }
         for names, parts in zip(theirs_by_name, theirs, strict=True):
-            found |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
-        return found
+            term_of |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
+        return term_of
 
     # 2. What each row adds, chunk by chunk.
     rows = len(own)
@@ -223,7 +224,7 @@ async def host_glm_score(
     features: Features,
     own: Floats,
     missing: float,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    course: ScoringCourse = ScoringCourse(),
     *,
     show_columns: bool = False,
     unknown_levels: int = 0,
@@ -233,7 +234,7 @@ async def host_glm_score(
 
     `unknown_levels` of these rows have a level that was not in training. With `show_columns` a guest
     that asks for explained scores gets what each column adds, by its name. Returns how many rows were
-    scored. Raises PeerError when the guest breaks the protocol.
+    scored. Raises PeerError when the guest breaks the protocol, and what the course raises.
     """
     # 1. What a row adds that this host does not know.
     start = await guest.recv(ScoreStart)
@@ -250,13 +251,12 @@ async def host_glm_score(
 
     # 2. What each row adds.
     done, width = 0, 8 * (1 + len(columns))
-    async for places in requests(guest, len(own)):
+    async for places in requests(guest, len(own), course):
         if width * len(places) > max(_BYTES, width):
             raise guest.breach("ScoreRows of too many rows at once")
         terms = await asyncio.to_thread(terms_of, places)
         await guest.send(PartialScores(own[places].astype("<f8").tobytes(), terms))
         done += len(places)
-        progress(done, len(own))
     return done
 
 
@@ -287,8 +287,8 @@ async def _receive(host: Peer, default: MissingScore, places: Integers) -> Float
 
 
 def _check_parts(host: Peer, message: Message, parts: Floats) -> None:
-    """`parts` are a whole and, where there are any, the columns' parts of it; shape (1 + columns,
-    rows)."""
+    """Raises PeerError unless `parts`, shape (1 + columns, rows), are a whole and, where there are any,
+    the columns' parts of it."""
     kind = type(message).__name__
     if not np.isfinite(parts).all():
         raise host.breach(f"{kind} with what is no number")

@@ -46,7 +46,6 @@ it made its ciphertexts of.
 import asyncio
 import secrets
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar
 
@@ -54,15 +53,15 @@ import msgspec
 import numpy as np
 
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
-from vfl.errors import PeerError, Refused
+from vfl.errors import PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
@@ -72,25 +71,19 @@ from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.draws import Draws, draw_columns
 from vfl.protocols.trees.grower import (
-    Direction,
     Finish,
-    Finished,
     Grower,
-    Growth,
-    GuestModel,
     GuestTrees,
-    HostColumns,
-    HostModel,
     HostTrees,
-    OwnColumns,
-    Taken,
     TreeDone,
     TreeEnd,
-    TreeKept,
-    draw_columns,
 )
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.records import Records
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level
@@ -160,18 +153,18 @@ async def paillier_guest_train(
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
 ) -> tuple[GuestModel, Floats]:
-    """As `guest_train` of training.py. Without `key` one is made, as the job says."""
+    """Play the guest, as `guest_train` of training.py says. Without `key` one is made for the job."""
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     async with Workers(key, resources.machine, resources.operations) as pool:
-        guest = _Guest(list(hosts), blocks, rows, params, pool)
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, pool)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
             guest.reserve.end()
 
 
-class _Guest(Grower):
+class _PaillierGrower(Grower):
     """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
 
     def __init__(
@@ -184,7 +177,7 @@ class _Guest(Grower):
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers = workers
-        self.layout = _layout(len(rows.label), params)
+        self.packing = _packing(len(rows.label), params)
         self.reserve = Reserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
@@ -192,28 +185,27 @@ class _Guest(Grower):
         await send_key(self.hosts, self.params.encryption, self.workers.key)
 
     async def begin(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask, first: int
-    ) -> "list[_HostColumns]":
+        self, hosts: list[Peer], number: int, growth: Growth, first: int
+    ) -> "list[_PaillierHostColumns]":
         # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
         if hosts:
-            await self._send_gradients(hosts, number, g, h, active)
-        return [_HostColumns(self, i, host) for i, host in enumerate(hosts, first)]
+            await self._send_gradients(hosts, number, growth)
+        return [_PaillierHostColumns(self, i, host) for i, host in enumerate(hosts, first)]
 
-    async def _send_gradients(
-        self, hosts: list[Peer], number: int, g: Integers, h: Integers, active: Mask
-    ) -> None:
+    async def _send_gradients(self, hosts: list[Peer], number: int, growth: Growth) -> None:
         self.reserve.end()
+        active = growth.frontier.active
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         rows = np.flatnonzero(active)
         chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-        pairs = ((g[chunk], h[chunk]) for chunk in chunks)
-        encrypted = encrypt(self.workers, self.layout.pair, pairs, self.reserve)
+        pairs = ((growth.g[chunk], growth.h[chunk]) for chunk in chunks)
+        encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
         while True:
-            with self.timed("encrypt"):
+            with self.clock.timed("encrypt"):
                 ciphertexts = await anext(encrypted, None)
             if ciphertexts is None:
                 break
-            with self.timed("transfer"):
+            with self.clock.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
         if number + 1 < self.params.trees:
@@ -221,7 +213,7 @@ class _Guest(Grower):
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
-        learnt = (party for party in parties if isinstance(party, OwnColumns | _HostColumns))
+        learnt = (party for party in parties if isinstance(party, OwnColumns | _PaillierHostColumns))
         await together([party.sums(growth.frontier) for party in learnt])
 
     async def split(
@@ -249,7 +241,7 @@ class _Guest(Grower):
         taken = {}
         for node, choice in nodes.items():
             answer = await party.host.recv(Direction)
-            taken[node] = party.taken(growth, choice, node, answer, self.params.min_child_rows)
+            taken[node] = party.check_direction(growth, choice, node, answer, self.params.min_child_rows)
         return taken
 
     async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
@@ -258,8 +250,8 @@ class _Guest(Grower):
         await together([host.send(message) for host in hosts])
 
 
-class _HostColumns(HostColumns):
-    def __init__(self, guest: _Guest, party: int, host: Peer) -> None:
+class _PaillierHostColumns(HostColumns):
+    def __init__(self, guest: _PaillierGrower, party: int, host: Peer) -> None:
         super().__init__(party, host)
         self._guest = guest
 
@@ -270,10 +262,10 @@ class _HostColumns(HostColumns):
         """
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
-            with self._guest.timed(f"{self.host.name} and transfer"):
+            with self._guest.clock.timed(f"{self.host.name} and transfer"):
                 message = await self.host.recv(CandidateSums)
-            self._guest.seconds[self.host.name] += message.seconds
-            with self._guest.timed("decrypt"):
+            self._guest.clock.seconds[self.host.name] += message.seconds
+            with self._guest.clock.timed("decrypt"):
                 left, valid, sibling_valid = await self._open(message, summed)
             self.candidates[summed] = left, valid
             if sibling is None:
@@ -287,7 +279,7 @@ class _HostColumns(HostColumns):
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
         """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
-        workers, layout = self._guest.workers, self._guest.layout
+        workers, packing = self._guest.workers, self._guest.packing
         if message.node != node:
             raise self._breach("of another node")
         try:
@@ -295,9 +287,9 @@ class _HostColumns(HostColumns):
             sibling_valid = unpack_bits(message.sibling_valid, message.candidates)
             sent = np.flatnonzero(valid | sibling_valid)
             ciphertexts = workers.key.public.parse(message.ciphertexts)
-            if len(ciphertexts) != layout.ciphertexts(len(sent)):
+            if len(ciphertexts) != packing.ciphertexts(len(sent)):
                 raise ValueError("a wrong number of ciphertexts")
-            g, h = await decrypt_sums(workers, layout, ciphertexts, len(sent))
+            g, h = await decrypt_sums(workers, packing, ciphertexts, len(sent))
             if node == 0:
                 self.ordered = np.zeros(message.candidates, np.bool_)
             if message.ordered:
@@ -332,16 +324,14 @@ async def paillier_host_train(
     course: HostCourse[HostModel, HostTrees],
     shuffle: Callable[[list[int]], None] = _shuffle,
 ) -> HostModel:
-    """As `host_train` of training.py.
+    """Play a host, as `host_train` of training.py says.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
     Refused for trees of rows that differ in fewer.
     """
-    draws = _Draws(participant.minimum)
-    splits: list[Split] = []
-    first_record: dict[int, int] = {}  # of each tree
+    draws = Draws(participant.minimum)
+    records = Records(guest, params.trees, shown, course)
     if (last := course.checkpoints.last) is not None:
-        splits, first_record = [*last.splits], {**last.first_record}
         draws.restore(last.drawn)
 
     # 1. The guest's key.
@@ -355,65 +345,20 @@ async def paillier_host_train(
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
-                if not max(first_record, default=-1) < start.tree < params.trees:
-                    raise guest.breach("a TreeStart out of turn")
-                first_record[start.tree] = len(splits)
-                course.progress(start.tree + 1, params.trees)
+                records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, shuffle)
+                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
-                while await tree.level(sums, splits, shown):
+                while await tree.level(sums):
                     sums = await tree.sums()
                 # 8. What goes on is safe.
-                done = start.tree + 1
-                kept = HostTrees(done, [*splits], {**first_record}, [*draws.seen])
-                await course.checkpoints.keep(kept)
-                await guest.send(TreeKept())
+                await records.keep(draws.seen)
         finally:
             store.close()
 
-    model = HostModel.of(splits, first_record, start.trees)
-    course.keep(model)
-    await guest.send(Finished())
-    return model
-
-
-class _Draws:
-    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
-
-    Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
-    change from tree to tree (a small learning_rate).
-    """
-
-    _REMEMBERED = 64
-
-    def __init__(self, minimum: int) -> None:
-        self._minimum = minimum
-        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
-        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
-
-    def restore(self, seen: Sequence[bytes]) -> None:
-        """Remember what an earlier attempt at the job has seen."""
-        for active in seen:
-            self._add(active, int.from_bytes(active, "big"))
-
-    def check(self, active: bytes) -> None:
-        """Raises Refused for rows that differ by too few from those of an earlier tree."""
-        rows = int.from_bytes(active, "big")
-        if rows in self._seen:
-            return
-        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
-            raise Refused(
-                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
-                "min_child_rows of [policy]: set subsample to 1, or lower"
-            )
-        self._add(active, rows)
-
-    def _add(self, active: bytes, rows: int) -> None:
-        self.seen.append(active)
-        self._seen.append(rows)
+    return await records.end(start.trees)
 
 
 class _HostTree:
@@ -426,10 +371,12 @@ class _HostTree:
         store: SharedRows,
         params: BoostParams,
         binned: Binned,
+        records: Records,
         shuffle: Callable[[list[int]], None],
     ) -> None:
         self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
-        self._layout = _layout(binned.rows, params)
+        self._records = records
+        self._packing = _packing(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -439,7 +386,7 @@ class _HostTree:
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._seconds = 0.0  # spent since the last sums were sent
 
-    async def receive_gradients(self, start: TreeStart, draws: _Draws) -> list[Ciphertexts]:
+    async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         try:
             active = unpack_bits(start.active, self._binned.rows)
@@ -473,10 +420,8 @@ class _HostTree:
         self._seconds = time.perf_counter() - started
         return sums
 
-    async def level(
-        self, sums: list[Ciphertexts], splits: list[Split], shown: Callable[[str], str]
-    ) -> bool:
-        """One level, given the histograms of its summed nodes; False when the tree ends with it."""
+    async def level(self, sums: list[Ciphertexts]) -> bool:
+        """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
         frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
         counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))
@@ -490,7 +435,7 @@ class _HostTree:
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
             sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._layout)
+            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._packing)
             answer = CandidateSums(
                 node=summed,
                 candidates=len(own),
@@ -507,7 +452,7 @@ class _HostTree:
         message = await self._guest.recv(Winners, Advance, TreeEnd)
         if isinstance(message, Winners):
             for node, numbers in message.candidates.items():
-                await self._guest.send(self._win(node, numbers, valid, splits, shown))
+                await self._guest.send(self._win(node, numbers, valid))
             message = await self._guest.recv(Advance, TreeEnd)
         if isinstance(message, TreeEnd):
             return False
@@ -543,14 +488,7 @@ class _HostTree:
         self._workers.operations["add"] += numeric + len(missing)
         return left
 
-    def _win(
-        self,
-        node: int,
-        numbers: list[int],
-        valid: dict[int, Mask],
-        splits: list[Split],
-        shown: Callable[[str], str],
-    ) -> Direction:
+    def _win(self, node: int, numbers: list[int], valid: dict[int, Mask]) -> Direction:
         """Take the first of the tied candidates in canonical order."""
         if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
             raise self._guest.breach("Winners of a node or candidate that was not offered")
@@ -562,12 +500,11 @@ class _HostTree:
         split, left = self._candidates.take(
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
-        splits.append(split)
-        return Direction(node, number, len(splits) - 1, shown(split.column), pack_bits(left))
+        return self._records.add(node, number, split, left)
 
 
 # ------------------------------------------------------------------------------- what both share
 
 
-def _layout(rows: int, params: BoostParams) -> Layout:
-    return Layout.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
+def _packing(rows: int, params: BoostParams) -> SumPacking:
+    return SumPacking.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))

@@ -36,12 +36,13 @@ from vfl.protocols.common.batches import (
     ScoredPart,
     ScoreEnd,
     ScoreStart,
+    ScoringCourse,
     UnknownLevels,
     request,
     requests,
 )
 from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
-from vfl.protocols.trees.grower import GuestModel, HostModel
+from vfl.protocols.trees.model import GuestModel, HostModel
 
 
 class MissingDirections(Message, frozen=True, omit_defaults=True):
@@ -141,7 +142,7 @@ async def host_score(
     model: HostModel,
     features: Features,
     rows: int,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    course: ScoringCourse = ScoringCourse(),
     *,
     unknown_levels: int = 0,
 ) -> int:
@@ -149,7 +150,7 @@ async def host_score(
     `unknown_levels` have a level that was not in training.
 
     Returns how many rows were scored. Raises DataError for columns that are not as they were in
-    training, PeerError when the guest breaks the protocol.
+    training, PeerError when the guest breaks the protocol, and what the course raises.
     """
     # 1. Which splits are the same, and where missing values go.
     start = await guest.recv(ScoreStart)
@@ -165,13 +166,12 @@ async def host_score(
 
     # 2. Which way each row goes.
     done = 0
-    async for places in requests(guest, rows):
+    async for places in requests(guest, rows, course):
         if -(-len(places) // 8) * len(splits) > _BYTES + len(splits):
             raise guest.breach("ScoreRows of too many rows at once")
         left = await asyncio.to_thread(sides.left, places, len(places))
         await guest.send(Directions(left.tobytes()))
         done += len(places)
-        progress(done, rows)
     return done
 
 

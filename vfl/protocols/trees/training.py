@@ -16,8 +16,9 @@ from vfl.net.peer import Peer
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import GuestModel, GuestTrees, HostModel, HostTrees, Pooled, TreeDone
+from vfl.protocols.trees.grower import GuestTrees, HostTrees, Pooled, TreeDone
 from vfl.protocols.trees.lattice import lattice_guest_train, lattice_host_train
+from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier import paillier_guest_train, paillier_host_train
 
 

@@ -1,0 +1,79 @@
+"""Hosts' parts of scores, which the guest may know the sum of: in fixed point, behind masks that cancel.
+
+A host multiplies its scores by a precision that all parties know, rounds them to integers modulo 2^64
+and adds masks that cancel in the sum over all hosts (common/fellows.py). With one host there are none.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.learn.losses import Floats
+from vfl.net.peer import Peer
+from vfl.net.wire import KIB, Message
+from vfl.protocols.common.fellows import Masks
+from vfl.protocols.linear.products import divergence
+
+_LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
+_ROWS = 1 << 20  # of a message of scores at most
+
+
+class ScoreChange(Message, frozen=True):
+    """host -> guest, scores behind masks that cancel in the sum of all hosts. Reveals: how the hosts'
+    columns together change each row's score along the direction (with one host, this host's)."""
+
+    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
+    limit: ClassVar[int] = 8 * _ROWS + KIB
+    per_row = ("scores", 64)
+
+
+class HeldOutScores(Message, frozen=True):
+    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the hosts' total part of
+    the score of each row held out (with one host, this host's)."""
+
+    scores: bytes  # uint64 little-endian, fixed point modulo 2^64
+    limit: ClassVar[int] = 8 * _ROWS + KIB
+    per_row = ("scores", 64)
+
+
+async def send_scores(
+    guest: Peer,
+    kind: type[ScoreChange] | type[HeldOutScores],
+    scores: Floats,
+    precision: float,
+    masks: Masks,
+) -> None:
+    """Scores in fixed point behind masks, in parts."""
+    hidden = fixed_point(scores, precision) + masks.draw(len(scores))
+    for first in range(0, len(hidden), _ROWS):
+        await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
+
+
+def fixed_point(scores: Floats, precision: float) -> NDArray[np.uint64]:
+    """Multiples of the precision's inverse, modulo 2^64. Raises ConfigError for what is beyond them."""
+    integers = np.rint(scores * precision)
+    if not np.abs(integers).max(initial=0.0) <= _LARGEST:
+        raise divergence("scores")
+    return integers.astype(np.int64).view(np.uint64)
+
+
+async def receive_scores(
+    host: Peer, kind: type[ScoreChange] | type[HeldOutScores], rows: int
+) -> NDArray[np.uint64]:
+    parts = [np.zeros(0, np.uint64)]
+    for first in range(0, rows, _ROWS):
+        message = await host.recv(kind)
+        if len(message.scores) != 8 * min(_ROWS, rows - first):
+            raise host.breach(f"{kind.__name__} of another number of rows than there are")
+        parts.append(np.frombuffer(message.scores, "<u8").astype(np.uint64))
+    return np.concatenate(parts)
+
+
+def total_of(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
+    """The sum of all hosts' scores, in which their masks cancel; shape (rows,)."""
+    total = np.zeros(rows, np.uint64)
+    for share in shares:
+        total = total + share
+    return np.asarray(total.view(np.int64) / precision)

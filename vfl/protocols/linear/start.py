@@ -1,0 +1,139 @@
+"""How a fit of a linear model begins, with hidden scores or without: step 1 of fitting.py.
+
+The guest says which rows train and how the loss curves; each host says how many columns it has, which
+must be few beside the rows.
+"""
+
+import asyncio
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from vfl.errors import DataError, ModelError, Refused
+from vfl.learn.design import Matrix
+from vfl.learn.glm import Block, BlockReport, BlockState
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import MIB, Message
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.fellows import Masks, exchange_keys
+from vfl.protocols.common.participant import Participant
+from vfl.text import counted
+
+_ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
+
+
+class FitStart(Message, frozen=True):
+    """guest -> host. Reveals: which aligned rows train (and so which are held out), and the order of
+    magnitude of the loss's curvature (for counts, of their mean; for hidden scores and a 0/1 label p,
+    of p (1 - p) where p is the mean label, its log odds to the next quarter)."""
+
+    training: bytes  # a bit an aligned row
+    curvature: float
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("training", 1)
+
+
+class FitReady(Message, frozen=True):
+    """host -> guest. Reveals: how many columns the host's design matrix has."""
+
+    columns: int
+
+
+async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:
+    """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
+    start, count = FitStart(pack_bits(train), curvature), int(train.sum())
+    await together([host.send(start) for host in hosts])
+    answers = await together([host.recv(FitReady) for host in hosts])
+    for host, ready in zip(hosts, answers, strict=True):
+        if ready.columns < 0:
+            raise host.breach("FitReady with a negative number of columns")
+        check_columns(host.name, ready.columns, count)
+    return {host.name: ready.columns for host, ready in zip(hosts, answers, strict=True)}
+
+
+def check_columns(host: str, columns: int, rows: int) -> None:
+    """Raises DataError for too many columns of a host."""
+    if columns * _ROWS_A_COLUMN > rows:
+        raise DataError(
+            f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
+            f"iteration tells it as many numbers that depend on the labels: it needs "
+            f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
+            for_peer=f"{host} has too many columns for {counted(rows, 'row')}",
+        )
+
+
+def restore_block(block: Block, state: BlockState) -> BlockReport:
+    """Give a block its state back; returns what it told when that was kept. Raises ModelError for a
+    state of other columns."""
+    try:
+        return block.restore(state)
+    except ValueError as error:
+        raise ModelError(
+            f"the checkpoint is {error}, other than this party's table makes now: start the job anew",
+            for_peer="its table changed since the last checkpoint: start the job anew",
+        ) from None
+
+
+@dataclass(frozen=True)
+class HostStart:
+    """What a host has once a fit has begun."""
+
+    matrix: Matrix  # of all aligned rows
+    training: Mask  # which of them train
+    digest: str  # of FitStart
+    block: Block  # of the rows that train
+    masks: Masks  # of its scores
+
+    @property
+    def held_out(self) -> Matrix:
+        """The matrix of the rows held out."""
+        return self.matrix.take(~self.training)
+
+
+async def begin_host_fit(
+    guest: Peer,
+    rows: int,
+    prepare: Callable[[Mask], Matrix],
+    params: GlmParams,
+    participant: Participant,
+) -> HostStart:
+    """A host's part. `prepare` makes the design matrix of all `rows` aligned rows, given which of them
+    train: the participant's `minimum` at least.
+
+    Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
+    """
+    training, curvature, digest = await _receive_training(guest, rows, participant.minimum)
+    matrix = await asyncio.to_thread(prepare, training)
+    await guest.send(FitReady(matrix.columns))
+    masks = Masks(participant.name, await exchange_keys(guest, participant))
+    own = matrix.take(training)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
+    return HostStart(matrix, training, digest, block, masks)
+
+
+async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
+    """Which of the aligned rows train, and the loss's curvature; a digest of both.
+
+    Raises Refused for fewer rows than `minimum`.
+    """
+    start = await guest.recv(FitStart)
+    try:
+        training = unpack_bits(start.training, rows)
+    except ValueError as error:
+        raise guest.breach(f"a FitStart with {error}") from None
+    if (count := int(training.sum())) < minimum:
+        few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
+        raise Refused(f"{few} below the host's policy of {minimum:,}")
+    if not (math.isfinite(start.curvature) and start.curvature > 0):
+        raise guest.breach("a FitStart without a curvature")
+    digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()
+    return training, start.curvature, digest
+
+
+def no_column() -> DataError:
+    """The error of a fit to which no party brings a column."""
+    told = "nothing was trained: no party has a column to fit"
+    return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)

@@ -1,0 +1,90 @@
+"""What is drawn for a tree: rows by the guest, columns by each party; and a host's check of the rows."""
+
+import zlib
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+
+from vfl.errors import Refused
+from vfl.learn.binning import Binned
+from vfl.learn.losses import Floats
+from vfl.learn.params import BoostParams
+from vfl.protocols.common.bits import Mask
+
+
+def draw_rows(
+    train: Mask, params: BoostParams, tree: int, gradient: Floats, hessian: Floats
+) -> tuple[Mask, Floats]:
+    """The rows drawn for a tree, and for how many training rows each of them counts.
+
+    Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
+    (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest |gradient hessian|, the first among
+    equal ones, and a draw from the others, which counts for all of them. As in LightGBM not in the first
+    1 / learning_rate trees, whose gradients say little yet.
+    """
+    mask, counts_for = train.copy(), np.ones(len(train))
+    rows = np.flatnonzero(train)
+    generator = np.random.default_rng([params.seed, tree])
+    if params.goss_top and tree + 1 > 1 / params.learning_rate:
+        with np.errstate(over="ignore"):
+            size = np.abs(gradient[rows] * hessian[rows])
+        top = max(1, round(params.goss_top * len(rows)))
+        others = rows[np.argsort(-size, kind="stable")[top:]]
+        count = min(len(others), max(1, round(params.goss_other * len(rows))))
+        drawn = generator.choice(others, count, replace=False)
+        mask[others] = False
+        mask[drawn] = True
+        counts_for[drawn] = len(others) / max(1, count)
+    elif params.subsample < 1:
+        drawn = generator.choice(rows, max(1, round(params.subsample * len(rows))), replace=False)
+        mask[:] = False
+        mask[drawn] = True
+    return mask, counts_for
+
+
+def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> Binned:
+    """The columns of a party drawn for a tree: each party draws a share of its own, at least one."""
+    total = len(binned.columns)
+    if params.colsample == 1 or not total:
+        return binned
+    size = max(1, round(params.colsample * total))
+    generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
+    drawn = np.sort(generator.choice(total, size, replace=False))
+    return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
+
+
+class Draws:
+    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
+
+    Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
+    change from tree to tree (a small learning_rate).
+    """
+
+    _REMEMBERED = 64
+
+    def __init__(self, minimum: int) -> None:
+        self._minimum = minimum
+        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
+        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
+
+    def restore(self, seen: Sequence[bytes]) -> None:
+        """Remember what an earlier attempt at the job has seen."""
+        for active in seen:
+            self._add(active, int.from_bytes(active, "big"))
+
+    def check(self, active: bytes) -> None:
+        """Raises Refused for rows that differ by too few from those of an earlier tree."""
+        rows = int.from_bytes(active, "big")
+        if rows in self._seen:
+            return
+        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
+            raise Refused(
+                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
+                "min_child_rows of [policy]: set subsample to 1, or lower"
+            )
+        self._add(active, rows)
+
+    def _add(self, active: bytes, rows: int) -> None:
+        self.seen.append(active)
+        self._seen.append(rows)

@@ -1,0 +1,302 @@
+"""The best candidates of hosts that see no sums: the guest asks which leave enough rows on both sides.
+
+Step 5 of lattice.py. The guest has ranked the gains of all parties' candidates in each open node; which
+of a host's leave `min_child_rows` rows on both sides of a node it does not know.
+
+ a. It asks a host about a node if the best gain left is that host's: in groups of equal gain, best
+    first, all its candidates that beat every other party's, _GROUPS at most. With the first question
+    about a node the host learns its rows and which of them are drawn; with each, this ranking.
+ b. The host takes the first of its own order in the first group that has one with enough rows, keeps the
+    split in its half, and says which rows go left; or that none has. A candidate of a column that is not
+    drawn for the tree counts as one with too few rows: so the guest does not learn which candidates
+    share a column.
+ c. The guest goes on with the next best, of whichever party, until each open node is split or a leaf.
+
+What a host is asked about must be a tree: rows of a node lie within those of its parent, a child has the
+rows that its split sent there, which rows are drawn does not change. No candidate is asked about twice.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, ClassVar
+
+import msgspec
+import numpy as np
+
+from vfl.learn.binning import Binned
+from vfl.learn.losses import Floats, Integers
+from vfl.learn.params import BoostParams
+from vfl.learn.splits import Candidates, histograms
+from vfl.learn.tree import Choice
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, MAX_MESSAGE, Message
+from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
+from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.records import Records
+
+_GROUPS = 64  # that a question about a node has at most
+_MOST_NODES = 1 << 10  # of a tree
+_MOST_ASKED = 1 << 20  # candidates in a question
+
+
+Node = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_NODES)]
+Candidate = Annotated[int, msgspec.Meta(ge=0, lt=MOST_OUTPUTS)]
+Groups = Annotated[list[list[Candidate]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
+
+
+class Asked(Message, frozen=True):
+    """guest -> host. Reveals: which rows are in the nodes asked about, and which of these are drawn for
+    the tree; which of the host's candidates gain more there than any other party's, in groups of equal
+    gain, the best first."""
+
+    nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
+    rows: bytes  # planes of a bit an aligned row: the node's place in the list, from 1; 0 in no node
+    drawn: bytes  # a bit a row of these nodes
+    groups: Annotated[dict[Node, Groups], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
+    limit: ClassVar[int] = MAX_MESSAGE - KIB
+    per_row = ("drawn", 1)
+
+
+class TooFew(Message, frozen=True):
+    """host -> guest. Reveals: that none of the candidates asked about leaves enough rows on both sides
+    of the node, or is of a column drawn for the tree."""
+
+    node: int
+
+
+# --------------------------------------------------------------------------------------- guest
+
+
+class Ranking:
+    """A party's candidates in a node that are left, in groups of equal gain, the best first."""
+
+    def __init__(self, party: OwnColumns | HostColumns, gains: Floats) -> None:
+        self.party = party
+        order = np.argsort(-gains, kind="stable")[: int((gains > -np.inf).sum())]
+        ends = np.flatnonzero(np.diff(gains[order])) + 1
+        self.left: list[Integers] = np.split(order, ends) if len(order) else []
+        self._gains = gains
+
+    @property
+    def top(self) -> float:
+        """The best gain."""
+        return self._gain(0)
+
+    def _gain(self, group: int) -> float:
+        return float(self._gains[self.left[group][0]])
+
+    def choice(self, group: int) -> Choice:
+        """The candidates of a group, as what to take from."""
+        return Choice(self.party.party, tuple(self.left[group].tolist()), self._gain(group))
+
+    def ahead_of(self, others: "Sequence[Ranking]") -> int:
+        """How many groups come before the best of all others, _GROUPS at most."""
+        for group in range(min(len(self.left), _GROUPS)):
+            own = self._gain(group), -self.party.party
+            if any((other.top, -other.party.party) > own for other in others):
+                return group
+        return min(len(self.left), _GROUPS)
+
+
+class Questions:
+    """The guest's questions about the nodes of one tree."""
+
+    def __init__(self, minimum: int, clock: Clock) -> None:
+        """`minimum`: rows on each side of a split."""
+        self._minimum, self._clock = minimum, clock
+        self._told: dict[int, set[int]] = defaultdict(set)  # by party, nodes whose rows the host knows
+
+    async def split(self, growth: Growth, rankings: Mapping[int, list[Ranking]]) -> dict[int, Taken]:
+        """The best splits of the nodes that have any, given each party's candidates there."""
+        open_ = dict(rankings)
+        taken: dict[int, Taken] = {}
+        while open_:
+            questions: dict[int, dict[int, list[Ranking]]] = {}  # by party and node
+            for node, ranks in list(open_.items()):
+                ranks = open_[node] = [rank for rank in ranks if rank.left]
+                if not ranks:
+                    del open_[node]
+                    continue
+                # The first of equal ones, which is the lowest party's.
+                best = max(ranks, key=lambda rank: rank.top)
+                if isinstance(best.party, OwnColumns):
+                    taken[node] = best.party.take(growth.frontier, node, best.choice(0))
+                    del open_[node]
+                else:
+                    others = [rank for rank in ranks if rank is not best]
+                    questions.setdefault(best.party.party, {})[node] = [best, *others]
+            answers = await together([self._ask(growth, about) for about in questions.values()])
+            for answer in answers:
+                taken.update(answer)
+                for node in answer:
+                    del open_[node]
+        return taken
+
+    async def _ask(self, growth: Growth, about: Mapping[int, list[Ranking]]) -> dict[int, Taken]:
+        """Ask a host about nodes; returns the splits that it takes. The first ranking of each is its
+        own."""
+        frontier = growth.frontier
+        groups: dict[int, int] = {}  # how many, by node
+        count = 0
+        for node, (own, *others) in about.items():
+            if count < _MOST_ASKED:
+                groups[node] = own.ahead_of(others)
+                count += sum(map(len, own.left[: groups[node]]))
+        party = next(iter(about.values()))[0].party
+        assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
+        new = [node for node in groups if node not in self._told[party.party]]
+        self._told[party.party].update(new)
+        place = np.zeros(max(frontier.nodes) + 1, np.int64)
+        place[new] = np.arange(1, len(new) + 1)
+        rows = place[frontier.node_of_row]
+        question = Asked(
+            new,
+            b"".join(pack_bits(rows >> bit & 1 > 0) for bit in range(len(new).bit_length())),
+            pack_bits(frontier.active[rows > 0]),
+            {
+                node: [group.tolist() for group in about[node][0].left[:many]]
+                for node, many in groups.items()
+            },
+        )
+        host, taken = party.host, {}
+        with self._clock.timed("transfer"):
+            await host.send(question)
+        for node, many in groups.items():
+            with self._clock.timed(f"{host.name} and transfer"):
+                answer = await host.recv(Direction, TooFew)
+            own = about[node][0]
+            if isinstance(answer, TooFew):
+                if answer.node != node:
+                    raise host.breach("a TooFew that was not asked for")
+                del own.left[:many]
+                continue
+            choices = [own.choice(i) for i in range(many)]
+            choice = next((c for c in choices if answer.candidate in c.candidates), choices[0])
+            taken[node] = party.check_direction(growth, choice, node, answer, self._minimum)
+        return taken
+
+
+# ---------------------------------------------------------------------------------------- host
+
+
+class Answers:
+    """A host's answers about the nodes of one tree, and what it has learnt of them."""
+
+    def __init__(
+        self,
+        guest: Peer,
+        binned: Binned,
+        params: BoostParams,
+        candidates: Candidates,
+        order: Integers,
+        columns: set[str],
+        records: Records,
+    ) -> None:
+        """`order`: of `candidates`, those at each place on the wire. `columns`: drawn for the tree."""
+        self._guest, self._binned, self._params = guest, binned, params
+        self._candidates, self._order, self._records = candidates, order, records
+        drawn = np.array([column.name in columns for column in candidates.columns], np.bool_)
+        self._in_tree = drawn[candidates.column[order]]
+        rows = binned.rows
+        # By level: the node of each row, where it is known, else -1.
+        self._nodes = np.full((params.depth + 1, rows), -1, np.int32)
+        self._known = np.zeros(rows, np.bool_)  # rows of which it is known whether they are drawn
+        self._drawn = np.zeros(rows, np.bool_)
+        self._level = 0  # of the last question
+        # By node asked about: which candidates have enough rows, and which were asked about.
+        self._valid: dict[int, Mask] = {}
+        self._tried: dict[int, Mask] = {}
+        self._taken: set[int] = set()
+
+    async def answer(self, message: Asked) -> None:
+        """Answer a question."""
+        await asyncio.to_thread(self._learn, message)
+        for node, groups in message.groups.items():
+            answer = await asyncio.to_thread(self._take, node, groups)
+            await self._guest.send(answer)
+
+    def _learn(self, message: Asked) -> None:
+        """Learn the rows of the nodes asked about for the first time, and which candidates have
+        enough."""
+        nodes, drawn = np.array(message.nodes, np.int64), self._drawn
+        if not len(nodes):
+            if message.rows or message.drawn:
+                raise self._guest.breach("Asked with rows of no node")
+            return
+        rows, planes = len(drawn), len(nodes).bit_length()
+        level = (int(nodes.max()) + 1).bit_length() - 1
+        if (
+            not self._level <= level < self._params.depth
+            or nodes.min() < (1 << level) - 1
+            or len(np.unique(nodes)) < len(nodes)
+            or set(message.nodes) & set(self._valid)
+        ):
+            raise self._guest.breach("Asked about nodes out of turn")
+        size = -(-rows // 8)
+        try:
+            place = np.zeros(rows, np.int64)
+            for bit in range(planes):
+                part = message.rows[bit * size : (bit + 1) * size]
+                place |= unpack_bits(part, rows).astype(np.int64) << bit
+            inside = place > 0
+            given = unpack_bits(message.drawn, int(inside.sum()))
+        except ValueError as error:
+            raise self._guest.breach(f"Asked with {error}") from None
+        if len(message.rows) != planes * size or place.max() > len(nodes):
+            raise self._guest.breach("Asked with rows of no node")
+
+        # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
+        node = nodes[place[inside] - 1]
+        for above in range(level + 1):
+            known = self._nodes[above][inside]
+            expected = ((node + 1) >> (level - above)) - 1
+            if ((known >= 0) & (known != expected)).any():
+                raise self._guest.breach("Asked with rows that are in another node")
+        left_out = np.isin(self._nodes[level][~inside], nodes).any() or (level == 0 and not inside.all())
+        if left_out or (given != drawn[inside])[self._known[inside]].any():
+            raise self._guest.breach("Asked with other rows of a node than it has")
+        counted = np.bincount(place[inside][given], minlength=len(nodes) + 1)[1:]
+        if counted.min() < 2 * self._params.min_child_rows:
+            raise self._guest.breach("Asked about a node of too few rows")
+
+        self._level = level
+        self._nodes[level][inside] = node
+        self._known |= inside
+        drawn[inside] = given
+        own, binned = self._candidates, self._binned
+        counts = histograms(binned, own, np.where(drawn & inside, place - 1, -1), len(nodes))
+        valid = own.valid(counts, self._params.min_child_rows)[:, self._order] & self._in_tree
+        self._valid.update(zip(message.nodes, valid, strict=True))
+        self._tried.update(
+            (node, np.zeros_like(of)) for node, of in zip(message.nodes, valid, strict=True)
+        )
+
+    def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
+        """Take, of the first group with any that has enough rows, the first in canonical order."""
+        asked = np.array([number for group in groups for number in group], np.int64)
+        tried = self._tried.get(node)
+        if tried is None or node in self._taken or not all(groups):
+            raise self._guest.breach("Asked about candidates of no open node")
+        if not ((asked >= 0) & (asked < len(tried))).all():
+            raise self._guest.breach("Asked about a candidate that was not offered")
+        if tried[asked].any() or len(np.unique(asked)) < len(asked):
+            raise self._guest.breach("Asked about a candidate again")
+        tried[asked] = True
+        for group in groups:
+            fit = [number for number in group if self._valid[node][number]]
+            if fit:
+                break
+        else:
+            return TooFew(node)
+        number = min(fit, key=lambda i: int(self._order[i]))
+        level = (node + 1).bit_length() - 1
+        inside = self._nodes[level] == node
+        split, left = self._candidates.take(
+            int(self._order[number]), self._binned.codes, inside, self._drawn
+        )
+        self._taken.add(node)
+        self._nodes[level + 1][inside] = np.where(left, 2 * node + 1, 2 * node + 2)
+        return self._records.add(node, number, split, left)

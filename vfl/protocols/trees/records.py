@@ -1,0 +1,57 @@
+"""A host's half of a model while its trees grow: the splits that it won, by record number."""
+
+from collections.abc import Callable, Sequence
+
+from vfl.learn.splits import Split
+from vfl.net.peer import Peer
+from vfl.net.wire import Message
+from vfl.protocols.common.bits import Mask, pack_bits
+from vfl.protocols.common.course import HostCourse
+from vfl.protocols.trees.columns import Direction
+from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept
+from vfl.protocols.trees.model import HostModel
+
+
+class Records:
+    """The splits of a job so far, beginning with those that an interrupted run of it has kept."""
+
+    def __init__(
+        self,
+        guest: Peer,
+        trees: int,
+        shown: Callable[[str], str],
+        course: HostCourse[HostModel, HostTrees],
+    ) -> None:
+        """`trees`: of the job at most. `shown` gives the name under which the guest may see a column."""
+        self._guest, self._trees, self._shown, self._course = guest, trees, shown, course
+        last = course.checkpoints.last
+        self._splits: list[Split] = [] if last is None else [*last.splits]
+        self._first: dict[int, int] = {} if last is None else {**last.first_record}  # by tree
+
+    def begin(self, tree: int, message: type[Message]) -> None:
+        """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn."""
+        if not max(self._first, default=-1) < tree < self._trees:
+            raise self._guest.breach(f"a {message.__name__} out of turn")
+        self._first[tree] = len(self._splits)
+        self._course.progress(tree + 1, self._trees)
+
+    def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
+        """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node
+        go."""
+        self._splits.append(split)
+        record = len(self._splits) - 1
+        return Direction(node, candidate, record, self._shown(split.column), pack_bits(left))
+
+    async def keep(self, drawn: Sequence[bytes] = ()) -> None:
+        """End a tree: keep what goes on from here, and say so. `drawn`: as in HostTrees."""
+        state = HostTrees(max(self._first) + 1, [*self._splits], {**self._first}, [*drawn])
+        await self._course.checkpoints.keep(state)
+        await self._guest.send(TreeKept())
+
+    async def end(self, trees: int) -> HostModel:
+        """End the job; returns the half of a model of so many trees, kept before the guest hears of
+        it."""
+        model = HostModel.of(self._splits, self._first, trees)
+        self._course.keep(model)
+        await self._guest.send(Finished())
+        return model
