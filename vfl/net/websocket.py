@@ -14,19 +14,15 @@ import asyncio
 import contextlib
 import hashlib
 import ipaddress
-import logging
 import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import Server, ServerConnection
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -35,27 +31,18 @@ from websockets.exceptions import (
     InvalidStatus,
     ProxyError,
 )
-from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
 from vfl.net.admission import BACKLOG, Admission, Caller
 from vfl.net.certificates import fingerprint
-from vfl.net.connection import HeardConnection
+from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
 from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
 from vfl.net.hello import Resume, Resumed
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.open_sessions import OpenSessions
 from vfl.net.refusals import Refusals
-from vfl.net.session import (
-    NO_PATIENCE,
-    NotYet,
-    Opening,
-    Patience,
-    WebSocketPeer,
-)
+from vfl.net.session import NO_PATIENCE, NotYet, Patience, WebSocketPeer
 from vfl.net.tls import (
     HOST,
     Context,
@@ -66,6 +53,7 @@ from vfl.net.tls import (
     own_der,
     reason_of,
 )
+from vfl.net.window import GREETING, MAX_FRAME, Opening
 
 __all__ = ["HOST", "Credentials", "Listener", "Opening", "Patience", "WebSocketPeer", "dial", "listen"]
 
@@ -81,42 +69,13 @@ class _Unpinned(Exception):
 
 
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
-NEXT_ADDRESS = 0.25  # until a name's next address is tried beside one that does not answer (RFC 8305)
 LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
 MAX_SPARE = 16  # contexts
 
-# websockets reports broken connections with tracebacks; here they all end in one VflError.
-_quiet = logging.Logger("vfl.net.websocket", logging.CRITICAL + 1)
 
-
-class _Dialled(HeardConnection, ClientConnection):
-    pass
-
-
-class _Connecting(connect):
-    def process_redirect(self, exc: Exception) -> Exception:
-        """No redirect is followed: it would have this machine dial wherever a peer says."""
-        return exc
-
-
-class _Accepted(HeardConnection, ServerConnection):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not ServerConnection's, which starts a handler: the listener runs the handshake itself.
-        Connection.connection_made(self, transport)
-
-
-def _too_often(connection: ServerConnection, request: Request) -> Response:
-    return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "")
-
-
-def _presented(connection: Connection) -> bytes:
-    tls = connection.transport.get_extra_info("ssl_object")
-    return cast(bytes, tls.getpeercert(binary_form=True) or b"")
-
-
-def _seen(context: Context, *errors: BaseException | None) -> Seen:
+def _take_note(context: Context, *errors: BaseException | None) -> Seen:
     """What came of a connection's TLS, which may have failed after the handshake, too.
 
     The errors lose their tracebacks, whose frames refer to them, and to the buffers of the connection:
@@ -168,8 +127,8 @@ async def _greet(
         raise
 
 
-def _only(kind: type[M], data: str | bytes, name: str) -> M:
-    """A message outside of any session. Raises PeerError."""
+def _decode_alone(kind: type[M], data: str | bytes, name: str) -> M:
+    """The message in a frame outside of any session. Raises PeerError."""
     try:
         return cast(M, wire.decode(data if isinstance(data, bytes) else b"", [kind]))
     except wire.WireError as error:
@@ -191,7 +150,7 @@ class _Line:
     address: str
     proxy: str | None
 
-    async def connect(self, path: str, seconds: float, frame: int = session.MAX_FRAME) -> Connection:
+    async def connect(self, path: str, seconds: float, frame: int = MAX_FRAME) -> BoundedConnection:
         """A connection through TLS and the WebSocket handshake, to the pinned certificate, over which
         frames of so many bytes may come after the other end's answer to what is said first.
 
@@ -201,32 +160,22 @@ class _Line:
         if (why := self.credentials.refused(pin)) is not None:
             raise IdentityError(why)
         context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
-        made: list[_Dialled] = []
-
-        def make(*args: Any, **limits: Any) -> _Dialled:
-            made.append(_Dialled(*args, **limits))
-            made[-1].allow(session.GREETING.frame, then=frame)
-            return made[-1]
-
+        dialling = Dialling(
+            f"wss://{self.address}{path}",
+            context,
+            HOST,
+            self.proxy,
+            size=GREETING.frame,
+            then=frame,
+            seconds=seconds,
+            closing=session.CLOSE,
+        )
         try:
-            connection = await _Connecting(
-                f"wss://{self.address}{path}",
-                ssl=context,
-                server_hostname=HOST,
-                proxy=self.proxy,
-                compression=None,
-                user_agent_header=None,
-                open_timeout=seconds,
-                ping_interval=None,
-                close_timeout=session.CLOSE,
-                logger=_quiet,
-                create_connection=cast(type[ClientConnection], make),
-                happy_eyeballs_delay=NEXT_ADDRESS,
-            )
+            connection = await dialling.open()
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
-            lost = made[-1].cause if made else None
-            seen = _seen(context, lost, error)
+            lost = dialling.cause
+            seen = _take_note(context, lost, error)
             if seen.failure is not None:
                 raise tls_failure(self.credentials, self.name, self.address, seen) from None
             if self.proxy is not None and isinstance(error, InvalidProxyStatus):
@@ -246,13 +195,13 @@ class _Line:
                 ) from None
             behind = "" if self.proxy is None else " (through the proxy of HTTPS_PROXY)"
             raise NotYet(reason_of(error) + behind) from None
-        shown = _presented(connection)
+        shown = connection.certificate
         if shown != pin:
-            connection.transport.abort()
+            connection.abort()
             raise not_pinned(self.credentials, self.name, self.address, shown)
         return connection
 
-    async def resume(self, asked: Resume, frame: int = session.MAX_FRAME) -> tuple[Connection, Resumed]:
+    async def resume(self, request: Resume, frame: int = MAX_FRAME) -> tuple[BoundedConnection, Resumed]:
         """A connection on which the session goes on, and the other end's answer.
 
         Raises NotYet, PeerError for what is no answer, and what `connect` raises.
@@ -260,10 +209,10 @@ class _Line:
         connection = await self.connect(GO_ON, HANDSHAKE, frame)
         try:
             async with asyncio.timeout(HANDSHAKE):
-                await connection.send(wire.encode(asked))
-                return connection, _only(Resumed, await connection.recv(), self.name)
+                await connection.send(wire.encode(request))
+                return connection, _decode_alone(Resumed, await connection.recv(), self.name)
         except BaseException as error:
-            connection.transport.abort()
+            connection.abort()
             if isinstance(error, TimeoutError | ConnectionClosed):
                 raise NotYet("it gave no answer") from None
             raise
@@ -302,13 +251,13 @@ async def dial(
         # An attempt gets its full time when it is the first.
         seconds = min(HANDSHAKE, max(deadline - loop.time(), 1.0))
         try:
-            frame = session.MAX_FRAME if opening is None else opening.frame
+            frame = MAX_FRAME if opening is None else opening.frame
             connection = await line.connect(BEGIN, seconds, frame)
             found = WebSocketPeer(peer, connection, patience, opening, first=opening)
             theirs = await _greet(credentials, found, role)
             if found.lost:
                 raise NotYet("it ended the session at once")
-            found.greeted(theirs, line.resume)
+            found.outlive_connection(theirs, line.resume)
             return found
         except (NotYet, PeerLost) as failure:
             reason = str(failure)
@@ -363,7 +312,7 @@ class Listener:
         self._keys = [(name, key_of(pin, own)) for name, pin in pins.items()]
         before = credentials.formerly.get(credentials.name, frozenset())
         self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
-        self._admission = Admission(bound, self._marked, self._welcome, self._refuse)
+        self._admission = Admission(bound, self._peer_of, self._welcome, self._refuse)
         self._greeting = self._admission.handshakes
 
     @property
@@ -385,7 +334,7 @@ class Listener:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    def _marked(self, mark: bytes) -> str | None:
+    def _peer_of(self, mark: bytes) -> str | None:
         return next((name for name, key in self._keys if is_made_with(mark, key)), None)
 
     def _context(self) -> Context:
@@ -406,24 +355,24 @@ class Listener:
         name = None
         try:
             async with asyncio.timeout(HANDSHAKE):
-                name, connection = await self._connected(caller.socket, context)
-                if connection.request is not None and connection.request.path == GO_ON:
+                name, connection = await self._connect(caller.socket, context)
+                if connection.path == GO_ON:
                     await self._resume(name, connection)
                 else:
                     await self._begin(name, connection)
         except _Unpinned as unknown:
-            self._refused(caller, unknown.refusal)
+            self._refuse_caller(caller, unknown.refusal)
         except VflError as error:
             self._refuse(caller.address, str(error), name)
         except TimeoutError:
             self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
         except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
-            self._refused(caller, self._explained(caller, _seen(context, error)))
+            self._refuse_caller(caller, self._explain(caller, _take_note(context, error)))
             if name is None and len(self._spare) < MAX_SPARE:
                 context.renew()
                 self._spare.append(context)
 
-    def _explained(self, caller: Caller, seen: Seen) -> Refusal:
+    def _explain(self, caller: Caller, seen: Seen) -> Refusal:
         """Why a handshake failed."""
         if seen.failure is not None and seen.failure.refused_there:
             for name, key in self._former_keys:
@@ -432,43 +381,39 @@ class Listener:
         found = refusal(self._credentials, seen)
         return replace(found, peer=found.peer or caller.peer)
 
-    async def _connected(
+    async def _connect(
         self, accepted: socket.socket, context: Context
-    ) -> tuple[str, ServerConnection]:
+    ) -> tuple[str, AcceptedConnection]:
         """The name of the pinned peer that dialled, and the connection after its handshake."""
-
-        def make() -> _Accepted:
-            return _Accepted(
-                ServerProtocol(max_size=session.GREETING.frame, logger=_quiet),
-                cast(Server, self),  # of which it only asks `is_serving`
-                ping_interval=None,
-                close_timeout=session.CLOSE,
-            )
-
-        _, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            make, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE
+        connection = await accept_tls(
+            accepted,
+            context,
+            self,
+            size=GREETING.frame,
+            seconds=HANDSHAKE,
+            closing=session.CLOSE,
         )
         context.stop_noting()
         try:
-            shown = _presented(connection)
+            shown = connection.certificate
             name = self._credentials.owner(shown)
             if name is None or self._credentials.refused(shown) is not None:
                 raise _Unpinned(unpinned(self._credentials, shown))
             if not self._sessions.take_turn(name):
-                await connection.handshake(process_request=_too_often, server_header=None)
+                await connection.turn_away(HTTPStatus.TOO_MANY_REQUESTS)
                 raise PeerLost(f"{name} connects too often")
-            await connection.handshake(server_header=None)
-            if connection.state is not State.OPEN:
-                raise PeerLost(refusal(self._credentials, _seen(context, connection.cause)).why)
+            await connection.welcome()
+            if not connection.is_open:
+                raise PeerLost(refusal(self._credentials, _take_note(context, connection.cause)).why)
         except BaseException:
-            connection.transport.abort()
+            connection.abort()
             raise
         return name, connection
 
-    async def _begin(self, name: str, connection: Connection) -> None:
+    async def _begin(self, name: str, connection: BoundedConnection) -> None:
         peer = WebSocketPeer(name, connection, self._patience, self._opening)
         theirs = await _greet(self._credentials, peer, self._role, answers=True)
-        peer.greeted(theirs)
+        peer.outlive_connection(theirs)
         try:
             idle = self._sessions.add(peer)
         except PeerLost:
@@ -478,18 +423,18 @@ class Listener:
             self.dismiss(idle)
         self.refused.pop(name, None)
 
-    async def _resume(self, name: str, connection: Connection) -> None:
+    async def _resume(self, name: str, connection: BoundedConnection) -> None:
         try:
-            asked = _only(Resume, await connection.recv(), name)
-            peer = self._sessions.get(asked.key)
+            request = _decode_alone(Resume, await connection.recv(), name)
+            peer = self._sessions.get(request.key)
             if peer is not None and peer.name == name and peer.resumable:
-                peer.resume(connection, asked)
+                peer.resume(connection, request)
                 return
             await connection.send(wire.encode(Resumed(None)))
             await connection.close()
             raise PeerLost("it goes on with a session that is not open here")
         except BaseException:
-            connection.transport.abort()
+            connection.abort()
             raise
 
     def is_serving(self) -> bool:
@@ -500,7 +445,7 @@ class Listener:
             self.refused[peer] = why
         self._refusals.add(address, why, of_peer=peer is not None)
 
-    def _refused(self, caller: Caller, found: Refusal) -> None:
+    def _refuse_caller(self, caller: Caller, found: Refusal) -> None:
         self._refuse(caller.address, found.why, found.peer)
         if found.peer is not None:
             self.refused[found.peer] = found.why + found.advice
@@ -515,7 +460,7 @@ class Listener:
         for task in self._leaving:
             task.cancel()
         for peer in self._sessions:
-            peer.last_connection()
+            peer.end_with_connection()
         self._refusals.close()
 
 
