@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,6 +32,7 @@ from vfl.errors import (
     PeerLost,
     PeerStopped,
     PeerUnreachable,
+    VflError,
 )
 from vfl.net import hello, open_sessions, session, websocket, window, wire
 from vfl.net.hello import OtherProtocol, Resume, Resumed
@@ -1176,6 +1177,64 @@ def test_a_line_that_only_one_end_knows_to_be_broken_is_replaced(parties: Partie
             await exchange(made.here, made.there)
             assert made.there._link.connection is not old
             assert made.said_there == ["insurer dialled again: the connection before it had broken"]
+
+    asyncio.run(run())
+
+
+def test_a_fault_of_a_session_ends_it_for_those_who_wait(parties: Parties, monkeypatch) -> None:
+    """Whichever of its works fails: nobody waits for ever, and the other end learns of it."""
+
+    async def run(fail: Callable[[Broken], Awaitable[None]]) -> None:
+        async with through_relay(parties) as made:
+            waiting = [asyncio.create_task(made.here.recv(Number)) for _ in range(2)]
+            there = asyncio.create_task(made.there.recv(Number))
+            await fail(made)
+            for task in waiting:
+                with pytest.raises(
+                    VflError, match=r"registry failed here: a fault of vfl itself, .*Zero"
+                ):
+                    await task
+            made.relay.down = False
+            with pytest.raises(PeerLost, match=r"insurer broke, and nobody listens"):
+                made.there.end_with_connection()
+                await there
+            await made.here.close()
+
+    def divide(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def at_writing(made: Broken) -> None:
+        monkeypatch.setattr(made.here._sending, "take_next", divide)
+        await made.here.send(Number(1))
+        await until(lambda: made.there.away)
+
+    async def at_reading(made: Broken) -> None:
+        monkeypatch.setattr(made.here._receiving, "put", divide)
+        await made.there.send(Number(1))
+        await until(lambda: made.there.away)
+
+    async def at_telling(made: Broken) -> None:
+        made.here._patience = Patience(120, divide)
+        await made.cut()
+
+    for fail in (at_writing, at_reading, at_telling):
+        asyncio.run(run(fail))
+
+
+def test_a_connection_that_comes_at_the_last_moment_is_used(parties: Parties, monkeypatch) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+
+            async def wait_too_long() -> None:
+                while made.there._link is None:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(60)
+
+            made.there._patience = Patience(0.5)
+            monkeypatch.setattr(made.there, "_wait_for_resume", wait_too_long)
+            made.relay.cut()
+            await exchange(made.here, made.there)
+            assert not made.here.lost and not made.there.lost
 
     asyncio.run(run())
 
