@@ -21,7 +21,7 @@ from vfl.jobs.doctor import examine
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Silent
 from vfl.net import websocket
-from vfl.net.certificates import invalidity, stated
+from vfl.net.certificates import invalidity, read_claims
 from vfl.net.tls import Credentials
 from vfl.net.websocket import dial, listen
 from vfl.party import identity, rotation
@@ -131,7 +131,7 @@ def test_a_certificate_is_valid_from_its_first_moment_to_before_its_last() -> No
 
 @pytest.mark.parametrize("der", [b"", b"garbage", b"\x30\x82\xff\xff" + bytes(100)])
 def test_what_is_no_certificate_states_nothing(der: bytes) -> None:
-    assert stated(der) is None
+    assert read_claims(der) is None
 
 
 @pytest.fixture

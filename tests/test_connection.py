@@ -116,7 +116,7 @@ async def check_server() -> None:
         b"GET /resume HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
-    await made.welcome()
+    await made.upgrade()
     assert made.path == "/resume", "ServerConnection.request has no path any more"
     assert made.is_open, "ServerConnection.handshake does not open any more"
     serving.is_serving.assert_called()

@@ -93,7 +93,7 @@ class Office:
             self.identity.tls_key.password,
             watch=self.journal.watch,
             formerly=self.formerly,
-            refused=self.why_refused,
+            why_refused=self.why_refused,
         )
 
     def why_refused(self, der: bytes) -> str | None:

@@ -203,11 +203,11 @@ class AcceptedConnection(BoundedConnection, ServerConnection):
         """What the other end asked for; None before it has."""
         return None if self.request is None else self.request.path
 
-    async def welcome(self) -> None:
+    async def upgrade(self) -> None:
         """Answer the WebSocket handshake; afterwards the connection is open, or lost."""
         await self.handshake(server_header=None)
 
-    async def turn_away(self, status: HTTPStatus) -> None:
+    async def refuse(self, status: HTTPStatus) -> None:
         """Answer it with an HTTP status instead."""
 
         def answer(connection: ServerConnection, request: Request) -> Response:

@@ -37,7 +37,14 @@ from vfl.net import hello, session, wire
 from vfl.net.admission import BACKLOG, Admission, Caller
 from vfl.net.certificates import fingerprint
 from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
-from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
+from vfl.net.failures import (
+    Refusal,
+    handshake_error,
+    refusal,
+    refusal_by_former_pin,
+    refusal_of_unpinned,
+    unpinned_error,
+)
 from vfl.net.hello import Resume, Resumed
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.open_sessions import OpenSessions
@@ -48,7 +55,7 @@ from vfl.net.tls import (
     Context,
     Credentials,
     Failure,
-    Seen,
+    Outcome,
     context_of,
     own_der,
     reason_of,
@@ -75,8 +82,8 @@ BEGIN, GO_ON = "/", "/resume"  # the paths
 MAX_SPARE = 16  # contexts
 
 
-def _take_note(context: Context, *errors: BaseException | None) -> Seen:
-    """What came of a connection's TLS, which may have failed after the handshake, too.
+def _take_note(context: Context, *errors: BaseException | None) -> Outcome:
+    """Note why a connection's TLS failed, if one of the errors says so, and return what came of it.
 
     The errors lose their tracebacks, whose frames refer to them, and to the buffers of the connection:
     these would stay until the collector comes round.
@@ -84,11 +91,11 @@ def _take_note(context: Context, *errors: BaseException | None) -> Seen:
     for error in errors:
         if error is None:
             continue
-        if context.seen.failure is None and isinstance(error, ssl.SSLError):
-            context.seen.failure = Failure.of(error)
+        if context.outcome.failure is None and isinstance(error, ssl.SSLError):
+            context.outcome.failure = Failure.of(error)
         error.__traceback__ = None
         error.__context__ = error.__cause__ = None
-    return context.seen
+    return context.outcome
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -157,7 +164,7 @@ class _Line:
         Raises NotYet, and what is final: IdentityError, PeerUnreachable, ConfigError.
         """
         pin = self.credentials.pins[self.name]
-        if (why := self.credentials.refused(pin)) is not None:
+        if (why := self.credentials.why_refused(pin)) is not None:
             raise IdentityError(why)
         context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
         dialling = Dialling(
@@ -175,9 +182,9 @@ class _Line:
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
             lost = dialling.cause
-            seen = _take_note(context, lost, error)
-            if seen.failure is not None:
-                raise tls_failure(self.credentials, self.name, self.address, seen) from None
+            outcome = _take_note(context, lost, error)
+            if outcome.failure is not None:
+                raise handshake_error(self.credentials, self.name, self.address, outcome) from None
             if self.proxy is not None and isinstance(error, InvalidProxyStatus):
                 status = error.response.status_code
                 raise NotYet(f"the proxy of HTTPS_PROXY answered {status}") from None
@@ -198,7 +205,7 @@ class _Line:
         shown = connection.certificate
         if shown != pin:
             connection.abort()
-            raise not_pinned(self.credentials, self.name, self.address, shown)
+            raise unpinned_error(self.credentials, self.name, self.address, shown)
         return connection
 
     async def resume(self, request: Resume, frame: int = MAX_FRAME) -> tuple[BoundedConnection, Resumed]:
@@ -242,7 +249,7 @@ async def dial(
     host, _ = _split(address)
     if peer not in credentials.pins:
         raise ConfigError(f"no certificate is pinned for {peer}")
-    line = _Line(credentials, peer, address, _proxy(host))
+    line = _Line(credentials, peer, address, _proxy_to(host))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     pause, longest = session.BACKOFF
@@ -271,7 +278,7 @@ async def dial(
         pause = min(2 * pause, longest)
 
 
-def _proxy(host: str) -> str | None:
+def _proxy_to(host: str) -> str | None:
     """The proxy to go through. A session with this machine itself never leaves it."""
     try:
         local = ipaddress.ip_address(host).is_loopback
@@ -337,9 +344,9 @@ class Listener:
     def _peer_of(self, mark: bytes) -> str | None:
         return next((name for name, key in self._keys if is_made_with(mark, key)), None)
 
-    def _context(self) -> Context:
+    def _take_context(self) -> Context:
         """A context that trusts the pins of now; to make one takes a third of a handshake's time."""
-        pins = list(self._credentials.accepted().values())
+        pins = list(self._credentials.accepted_pins().values())
         self._spare = [one for one in self._spare if one.pins == tuple(pins)]
         if self._spare:
             return self._spare.pop()
@@ -347,7 +354,7 @@ class Listener:
 
     async def _welcome(self, caller: Caller) -> None:
         try:
-            context = self._context()
+            context = self._take_context()
         except VflError as error:
             caller.socket.close()
             self._refuse(caller.address, str(error))
@@ -372,13 +379,13 @@ class Listener:
                 context.renew()
                 self._spare.append(context)
 
-    def _explain(self, caller: Caller, seen: Seen) -> Refusal:
+    def _explain(self, caller: Caller, outcome: Outcome) -> Refusal:
         """Why a handshake failed."""
-        if seen.failure is not None and seen.failure.refused_there:
+        if outcome.failure is not None and outcome.failure.refused_there:
             for name, key in self._former_keys:
                 if caller.mark and is_made_with(caller.mark, key):
-                    return pins_former(name)
-        found = refusal(self._credentials, seen)
+                    return refusal_by_former_pin(name)
+        found = refusal(self._credentials, outcome)
         return replace(found, peer=found.peer or caller.peer)
 
     async def _connect(
@@ -397,12 +404,12 @@ class Listener:
         try:
             shown = connection.certificate
             name = self._credentials.owner(shown)
-            if name is None or self._credentials.refused(shown) is not None:
-                raise _Unpinned(unpinned(self._credentials, shown))
+            if name is None or self._credentials.why_refused(shown) is not None:
+                raise _Unpinned(refusal_of_unpinned(self._credentials, shown))
             if not self._sessions.take_turn(name):
-                await connection.turn_away(HTTPStatus.TOO_MANY_REQUESTS)
+                await connection.refuse(HTTPStatus.TOO_MANY_REQUESTS)
                 raise PeerLost(f"{name} connects too often")
-            await connection.welcome()
+            await connection.upgrade()
             if not connection.is_open:
                 raise PeerLost(refusal(self._credentials, _take_note(context, connection.cause)).why)
         except BaseException:
