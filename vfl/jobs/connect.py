@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -36,6 +36,7 @@ OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest fi
 PERIOD = 60.0  # seconds between two lines about many refused connections
 _SOON = datetime.timedelta(days=30)
 _DAY = 86_400.0
+_LOOK = 1.0  # seconds between two looks at the list of revoked certificates
 _AGAIN = 1.0  # seconds before a host is dialled again whose session ended while others were awaited
 
 
@@ -108,6 +109,36 @@ class Office:
         for name in names:
             if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
                 raise IdentityError(why, for_peer=f"the certificate of {name} is revoked")
+
+    @contextlib.asynccontextmanager
+    async def while_not_revoked(self, names: Collection[str]) -> AsyncIterator[None]:
+        """The block, which ends once the certificate of one of these peers is revoked.
+
+        Raises IdentityError then.
+        """
+        found: list[IdentityError] = []
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        others = task.cancelling()
+
+        async def watch() -> None:
+            while not found:
+                await asyncio.sleep(_LOOK)
+                try:
+                    self.check_not_revoked(names)
+                except IdentityError as error:
+                    found.append(error)
+                    task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if found and task.uncancel() <= others:
+                raise found[0] from None
+            raise
+        finally:
+            watching.cancel()
 
     def invalid_certificates(self) -> list[str]:
         """What there is to say of certificates, one's own and those pinned, that are not valid now."""
@@ -383,6 +414,7 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        async with telling(hosts, VflError("", for_peer="it was interrupted by its operator")):
+        interrupted = VflError("", for_peer="it was interrupted by its operator")
+        async with telling(hosts, interrupted), office.while_not_revoked(names):
             yield hosts
         await together([host.close() for host in hosts])
