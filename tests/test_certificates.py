@@ -476,6 +476,29 @@ def test_a_guest_ends_a_job_under_way_with_a_host_that_is_revoked(made: Federati
     asyncio.run(run())
 
 
+def test_a_guest_does_not_wait_for_a_host_that_is_revoked(made: Federation) -> None:
+    """Hosts that are there already are told."""
+    registry = Office.open(load_party(made.parties["registry"].file))
+    office = Office.open(load_party(made.guest.file))
+    address = made.guest.settings["party"]["listen"]
+
+    async def run() -> None:
+        async def work() -> None:
+            async with hosts_of(office, 600, Silent()):
+                pass
+
+        working = asyncio.create_task(work())
+        there = await registry.dial("insurer", address, 20, Silent())
+        why = re.escape(revoked(office, "bureau"))
+        with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):
+            await there.recv(Offer)
+        with pytest.raises(IdentityError, match=f"^{why}$"):
+            await working
+        await there.close()
+
+    asyncio.run(run())
+
+
 def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
     made: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:

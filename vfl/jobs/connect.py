@@ -306,7 +306,7 @@ async def connect_hosts(
     """A session with each host, in the order of `names`; those without an address dial `listener`.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
-    certificate that is not the pinned one, or not valid now.
+    certificate that is not the pinned one, not valid now, or revoked meanwhile.
     """
     office.check_valid(names)
     found: dict[str, WebSocketPeer] = {}
@@ -339,7 +339,8 @@ async def connect_hosts(
             if missing:
                 raise _not_there(missing, listener, wait) from None
 
-    try:
+    async def meet() -> None:
+        nonlocal left
         while True:
             works = [call(name) for name in names if name not in awaited and name not in found]
             if listener is not None and not all(is_here(name) for name in awaited):
@@ -348,11 +349,15 @@ async def connect_hosts(
             # A host does not hold a session for ever while others are awaited.
             gone = [name for name, peer in found.items() if name not in awaited and _has_let_go(peer)]
             if not gone or loop.time() + _AGAIN > deadline:
-                break
+                return
             for name in gone:
                 found.pop(name).drop()
             await asyncio.sleep(_AGAIN)
             left = max(0.0, deadline - loop.time())
+
+    try:
+        async with office.while_not_revoked(names):
+            await meet()
         for peer in found.values():
             check_role(peer, "host")
     except VflError as error:

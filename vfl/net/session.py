@@ -1,10 +1,10 @@
 """Sessions that outlive their connections: every message arrives once and in order, or the job ends.
 
 A session is opened by a greeting (hello.py) on a connection, and goes on over others when that one
-breaks. In it a binary frame is a frame of `Peer`, and a text frame a decimal number: the flow report of
-window.py, sent every few seconds, which says what is sent, kept and refused. Here are the sockets. Both
-ends read theirs at all times: two parties that send at once do not block each other, and a broken
-connection is noticed by a party that is busy with other things.
+breaks. In it a binary frame is a frame of `Peer`, and a text frame is a decimal number, the flow report,
+sent every few seconds. What is sent, delivered, kept and refused is decided in window.py; here are the
+connections. Both ends read theirs at all times: two parties that send at once do not block each other,
+and a broken connection is noticed by a party that is busy with other things.
 
 An end that hears nothing at all for 25 to 30 s takes the connection for broken. Part of a large frame
 counts, so a slow link is no reason to part, nor is a party that computes for hours: it reports. (Ping
@@ -74,7 +74,7 @@ class _Link:
     """A connection of the session."""
 
     connection: BoundedConnection
-    opening: bytes = b""  # goes out before any frame
+    answer: bytes = b""  # to a Resume; goes out before any frame
     broke: str = ""  # why this end gave it up
 
 
@@ -310,8 +310,8 @@ class WebSocketPeer(Peer):
         """Move frames over a connection until it ends; why it broke, None when the session ended."""
         works: list[asyncio.Task[None]] = []
         try:
-            if link.opening:
-                await link.connection.send(link.opening)
+            if link.answer:
+                await link.connection.send(link.answer)
             self._due.set()  # a report may have been lost with the last connection
             for work in (self._write, self._report, self._watch):
                 works.append(asyncio.create_task(work(link)))
