@@ -16,7 +16,7 @@ from federation import Federation, make_tables, pinned
 from test_keys_cli import vfl
 
 from vfl.errors import DataError, IdentityError, PeerLost, PeerStopped, PeerUnreachable
-from vfl.jobs import coordinator, host
+from vfl.jobs import connect, coordinator, host
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.doctor import examine
 from vfl.jobs.offer import Offer
@@ -333,6 +333,12 @@ def test_a_guest_that_waits_in_vain_is_told_why_its_host_was_refused(made: Feder
 
 
 # --- Revoked keys ---
+
+
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of revoked certificates is looked at often."""
+    monkeypatch.setattr(connect, "_LOOK", 0.01)
 
 
 def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
