@@ -6,9 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vfl.net.session import Opening, Patience
+from vfl.net.session import Patience
 from vfl.net.tls import Credentials
 from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
+from vfl.net.window import Opening
 from vfl.net.wire import Message
 from vfl.party import identity
 

@@ -384,7 +384,7 @@ def test_a_bug_does_not_end_the_service(ends: Ends, monkeypatch: pytest.MonkeyPa
     async def run() -> None:
         async with registry(ends, lines) as listener:
             with monkeypatch.context() as patch:
-                patch.setattr(listener._admission, "_marked", broken)
+                patch.setattr(listener._admission, "_peer_of_mark", broken)
                 with contextlib.suppress(VflError):
                     await call(ends, listener, wait=0)
             await (await call(ends, listener)).close()
@@ -486,7 +486,7 @@ def test_who_shows_no_mark_is_served_too(ends: Ends) -> None:
 def test_old_marks_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admission, "MARKS", 3)
     marks = Marks()
-    assert [marks.is_new(bytes([n])) for n in (1, 2, 3, 1, 4, 1)] == [
+    assert [marks.take(bytes([n])) for n in (1, 2, 3, 1, 4, 1)] == [
         True,
         True,
         True,

@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import dated
 import pytest
@@ -14,14 +15,15 @@ from dated import DAY, NOW, text
 from federation import Federation, make_tables, pinned
 from test_keys_cli import vfl
 
-from vfl.errors import IdentityError, PeerStopped, PeerUnreachable
-from vfl.jobs import host
+from vfl.errors import DataError, IdentityError, PeerLost, PeerStopped, PeerUnreachable
+from vfl.jobs import connect, coordinator, host
 from vfl.jobs.connect import Office, hosts_of
 from vfl.jobs.doctor import examine
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Silent
 from vfl.net import websocket
-from vfl.net.certificates import invalidity, stated
+from vfl.net.certificates import invalidity, read_claims
+from vfl.net.peer import MemoryPeer
 from vfl.net.tls import Credentials
 from vfl.net.websocket import dial, listen
 from vfl.party import identity, rotation
@@ -131,7 +133,7 @@ def test_a_certificate_is_valid_from_its_first_moment_to_before_its_last() -> No
 
 @pytest.mark.parametrize("der", [b"", b"garbage", b"\x30\x82\xff\xff" + bytes(100)])
 def test_what_is_no_certificate_states_nothing(der: bytes) -> None:
-    assert stated(der) is None
+    assert read_claims(der) is None
 
 
 @pytest.fixture
@@ -333,6 +335,12 @@ def test_a_guest_that_waits_in_vain_is_told_why_its_host_was_refused(made: Feder
 # --- Revoked keys ---
 
 
+@pytest.fixture(autouse=True)
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The list of revoked certificates is looked at often."""
+    monkeypatch.setattr(connect, "_LOOK", 0.01)
+
+
 def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
     """At its next connection, to begin or to go on, and at its next offer on a session that is open."""
     registry = made.parties["registry"]
@@ -373,6 +381,165 @@ def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
     assert f"refused a connection from 127.0.0.1: {why}" in show.lines
     assert f"error: {why}" in show.lines
     assert [line for line in show.lines if "revoked.json is damaged" in line]
+
+
+def listening(made: Federation, name: str) -> Office:
+    """The office of a party that would listen somewhere."""
+    party = made.parties[name]
+    party.settings["party"]["listen"] = "127.0.0.1:0"
+    party.write()
+    return Office.open(load_party(party.file))
+
+
+def revoked(office: Office, name: str) -> str:
+    """Revoke a peer's certificate; what this party then says of it."""
+    own = office.party
+    pin = own.peers[name].certificate
+    revoke(own.party.identity, pin, office.pinned[name], "a laptop was lost", "2027-06-30")
+    return f"the certificate of {name} was revoked on 2027-06-30 (a laptop was lost)"
+
+
+@pytest.mark.parametrize("which", ["the guest", "another host"])
+def test_a_host_ends_a_job_under_way_with_a_party_that_is_revoked(
+    made: Federation, monkeypatch: pytest.MonkeyPatch, which: str
+) -> None:
+    pins = made.parties["registry"].settings["peers"]
+    pins["bureau"] = pinned("bureau")
+    office, show = listening(made, "registry"), Said()
+    insurer = Office.open(load_party(made.guest.file))
+    begun = asyncio.Event()
+
+    async def work(*_: object) -> str:
+        begun.set()
+        await asyncio.sleep(600)
+        return "done"
+
+    monkeypatch.setitem(host._TASKS, "align", work)
+    name = {"the guest": "insurer", "another host": "bureau"}[which]
+    why: list[str] = []
+
+    async def run() -> None:
+        async with office.listen("127.0.0.1:0", show) as listener:
+            here = await insurer.dial("registry", f"127.0.0.1:{listener.port}", 5, Silent())
+            serving = asyncio.create_task(host.serve_session(office, await listener.accept(), show))
+            await here.send(Offer("align", bytes(32), ["registry", "bureau"], []))
+            await begun.wait()
+            why.append(revoked(office, name))
+            with pytest.raises(PeerStopped, match=f"registry stopped the job: .* of {name} is revoked"):
+                await here.recv(Offer)
+            await serving
+
+    asyncio.run(run())
+    assert show.lines == [f"error: {why[0]}"]
+
+
+@pytest.mark.parametrize("ending", ["revoked", "interrupted", "of itself", "by another error"])
+def test_a_guest_ends_a_job_under_way_with_a_host_that_is_revoked(made: Federation, ending: str) -> None:
+    registry = listening(made, "registry")
+
+    async def run() -> None:
+        async with registry.listen("127.0.0.1:0", Silent()) as listener:
+            made.guest.settings["peers"]["registry"]["address"] = f"127.0.0.1:{listener.port}"
+            made.guest.write()
+            office = Office.open(load_party(made.guest.file))
+            begun = asyncio.Event()
+
+            async def work() -> None:
+                async with hosts_of(office, 5, Silent(), ["registry"]):
+                    begun.set()
+                    if ending == "of itself":
+                        return
+                    if ending == "by another error":
+                        raise DataError("row 7")
+                    await asyncio.sleep(600)
+
+            working = asyncio.create_task(work())
+            there = await listener.accept()
+            await begun.wait()
+            if ending == "revoked":
+                why = re.escape(revoked(office, "registry"))
+                with pytest.raises(PeerStopped, match="the certificate of registry is revoked"):
+                    await there.recv(Offer)
+                with pytest.raises(IdentityError, match=f"^{why}$"):
+                    await working
+            elif ending == "interrupted":
+                working.cancel()
+                with pytest.raises(PeerStopped, match="it was interrupted by its operator"):
+                    await there.recv(Offer)
+                with pytest.raises(asyncio.CancelledError):
+                    await working
+            elif ending == "of itself":
+                with pytest.raises(PeerLost, match="insurer closed the connection"):
+                    await there.recv(Offer)
+                await working
+            else:
+                with pytest.raises(PeerStopped, match="a problem in its own table"):
+                    await there.recv(Offer)
+                with pytest.raises(DataError, match="row 7"):
+                    await working
+            await there.close()
+
+    asyncio.run(run())
+
+
+def test_a_guest_does_not_wait_for_a_host_that_is_revoked(made: Federation) -> None:
+    """Hosts that are there already are told."""
+    registry = Office.open(load_party(made.parties["registry"].file))
+    office = Office.open(load_party(made.guest.file))
+    address = made.guest.settings["party"]["listen"]
+
+    async def run() -> None:
+        async def work() -> None:
+            async with hosts_of(office, 600, Silent()):
+                pass
+
+        working = asyncio.create_task(work())
+        there = await registry.dial("insurer", address, 20, Silent())
+        why = re.escape(revoked(office, "bureau"))
+        with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):
+            await there.recv(Offer)
+        with pytest.raises(IdentityError, match=f"^{why}$"):
+            await working
+        await there.close()
+
+    asyncio.run(run())
+
+
+def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
+    made: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    office, show = Office.open(load_party(made.guest.file)), Said()
+
+    async def fit(*_: object) -> None:
+        revoked(office, "bureau")
+        await asyncio.sleep(600)
+
+    monkeypatch.setattr(coordinator, "_fit", fit)
+
+    async def run() -> None:
+        ends = {name: MemoryPeer.pair("umpire", name) for name in ("registry", "bureau")}
+        gathering = coordinator._Gathering(SimpleNamespace(parties=list(ends)))
+        gathering.came = {name: here for name, (here, _) in ends.items()}
+        await coordinator._lead(office, gathering, None, show)
+        assert gathering.done.is_set()
+        for _, there in ends.values():
+            with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):
+                await there.recv(Offer)
+
+    asyncio.run(run())
+    assert [line for line in show.lines if "the certificate of bureau was revoked" in line]
+
+
+def test_no_job_goes_on_without_the_list_of_revoked_certificates(made: Federation) -> None:
+    office = Office.open(load_party(made.guest.file))
+
+    async def run() -> None:
+        async with office.while_not_revoked(["registry"]):
+            office.party.party.identity.with_name("revoked.json").write_text("[")
+            await asyncio.sleep(600)
+
+    with pytest.raises(IdentityError, match="damaged: restore the list of revoked certificates"):
+        asyncio.run(run())
 
 
 def test_the_list_is_read_again_when_its_file_has_changed_and_only_then(

@@ -21,13 +21,13 @@ from vfl.jobs import connect, coordinator, host, journal
 from vfl.jobs.connect import OPENING, Office, connect_hosts
 from vfl.jobs.offer import Accept, Gathered, Join, Offer, new_run
 from vfl.jobs.show import Silent
-from vfl.net import open_sessions, session, websocket
+from vfl.net import open_sessions, websocket, window
 from vfl.net.connection import PIECES
 from vfl.net.hello import Hello, Resume, Resumed
 from vfl.net.peer import HEADER, Stop
-from vfl.net.session import GREETING, Opening
 from vfl.net.tls import context_of
 from vfl.net.websocket import Listener, WebSocketPeer
+from vfl.net.window import GREETING, Opening
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message
 from vfl.party import config
 from vfl.party.config import MAX_KEYS, Job, load_party
@@ -205,7 +205,7 @@ def test_all_first_messages_fit() -> None:
         assert kind.limit + envelope <= GREETING.frame
     for kind in (Offer, Accept, Join, Gathered, Stop):
         assert kind.limit + envelope <= OPENING.frame, kind
-    assert OPENING.window >= Join.limit + Stop.limit + 2 * (envelope + session.OVERHEAD)
+    assert OPENING.window >= Join.limit + Stop.limit + 2 * (envelope + window.OVERHEAD)
 
 
 @pytest.mark.parametrize("opcode", [9, 10], ids=["ping", "pong"])

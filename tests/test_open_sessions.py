@@ -9,8 +9,8 @@ from ends import Ends, Number, call, exchange, made_in, registry, until
 from vfl.errors import PeerUnreachable
 from vfl.net import open_sessions, websocket
 from vfl.net.pace import Pace
-from vfl.net.session import Opening
 from vfl.net.websocket import Listener, WebSocketPeer, dial
+from vfl.net.window import Opening
 from vfl.net.wire import KIB
 
 SMALL = Opening(frame=64 * KIB, window=128 * KIB)

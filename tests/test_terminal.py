@@ -1,5 +1,7 @@
 """What commands print: names as they are on any terminal, whole on a narrow one; lost readers."""
 
+import asyncio
+import contextlib
 import errno
 import fcntl
 import io
@@ -9,11 +11,14 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, BinaryIO
+from unittest import mock
 
 import click
 import pytest
@@ -25,8 +30,8 @@ from vfl.jobs.account import Account
 from vfl.models.relativities import Line
 from vfl.party.audit.tables import Total
 from vfl.protocols.trees.model import GuestModel
-from vfl.terminal import results
-from vfl.terminal.news import News
+from vfl.terminal import backlog, results
+from vfl.terminal.news import News, telling
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import finite, put_json, stderr, stdout
 from vfl.terminal.usage import ENDING, INTERRUPTED, interrupted_by_signals
@@ -352,6 +357,139 @@ def test_a_pipe_that_does_not_wait_loses_nothing() -> None:
             written = pipe.read()
         assert process.wait() == 0 and process.stderr is not None and process.stderr.read() == b""
     assert len(written) > 8192 and json.loads(written)["title"]
+
+
+# --- Readers that do not read. -------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[BinaryIO]:
+    """The other end of stderr, which is a pipe of 4 KiB."""
+    reading, writing = os.pipe()
+    if hasattr(fcntl, "F_SETPIPE_SZ"):
+        fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    with (
+        os.fdopen(reading, "rb") as other,
+        os.fdopen(writing, "w", encoding="utf-8") as pipe,
+        mock.patch.object(sys, "stderr", pipe),
+    ):
+        stderr.start()
+        yield other
+    stderr.start()
+
+
+def test_a_reader_that_does_not_read_holds_up_no_service() -> None:
+    """What it was not given is counted in its place."""
+    lines = 30_000
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.extend(other.read().decode().splitlines()))
+
+    async def run(show: News) -> None:
+        for number in range(lines):
+            show.say(f"{number} {'x' * 100}")
+        reader.start()
+        while stderr._backlog is not None and stderr._backlog._size:
+            await asyncio.sleep(0.001)
+        show.say("here again")
+
+    with unread() as other:
+        with telling(times=True) as show:
+            asyncio.run(run(show))
+        assert not stderr.left
+        sys.stderr.close()
+        reader.join()
+    *kept, note, last = [line.partition("Z ")[2] or line for line in read]
+    assert [line.partition(" ")[0] for line in kept] == [str(number) for number in range(len(kept))]
+    assert backlog.MOST / 140 < len(kept) < lines
+    assert note == f"note: {lines - len(kept):,} lines could not be written (nobody read them)"
+    assert last == "here again"
+
+
+def test_lines_that_were_dropped_are_counted_in_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = threading.Semaphore(0)
+    monkeypatch.setattr(backlog, "MOST", 3 * 101)
+    true = backlog._write
+
+    def write(descriptor: int, data: bytes) -> None:
+        written.acquire()
+        true(descriptor, data)
+
+    monkeypatch.setattr(backlog, "_write", write)
+    with unread() as other:
+        with stderr.not_waiting():
+            waiting = stderr._backlog
+            assert waiting is not None
+
+            def let_through(until: int) -> None:
+                while waiting._size > until:
+                    written.release()
+                    time.sleep(0.001)
+
+            stderr.put(*(letter * 100 for letter in "abcde"))
+            let_through(101)
+            stderr.put("f" * 20)
+            written.release(100)
+        sys.stderr.close()
+        assert other.read().decode().splitlines() == [
+            *(letter * 100 for letter in "abc"),
+            "note: 2 lines could not be written (nobody read them)",
+            "f" * 20,
+        ]
+
+
+def test_a_service_that_ends_waits_for_its_reader_only_so_long() -> None:
+    with unread():
+        with stderr.not_waiting(0.05):
+            stderr.put(*["x" * 1000] * 100)
+        assert stderr.left
+        stderr.put("nobody hears this")
+        stderr.flush()
+
+
+def test_other_commands_wait_for_their_reader() -> None:
+    read: list[bytes] = []
+    with unread() as other:
+        reader = threading.Timer(0.1, lambda: read.append(other.read()))
+        reader.start()
+        with telling():
+            stderr.put(*["x" * 1000] * 100)
+        stderr.put("error: last")
+        sys.stderr.close()
+        reader.join()
+    assert read[0].decode().splitlines() == ["x" * 1000] * 100 + ["error: last"]
+
+
+def test_a_reader_that_goes_away_while_nobody_waits_is_no_error() -> None:
+    with unread() as other, stderr.not_waiting():
+        other.close()
+        stderr.put("x")
+        while not stderr.left:
+            time.sleep(0.001)
+        stderr.put("x")
+
+
+def test_a_pipe_that_does_not_wait_gets_all_from_a_backlog() -> None:
+    with unread() as other:
+        os.set_blocking(sys.stderr.fileno(), False)
+        reader = threading.Timer(0.1, lambda: read.append(other.read()))
+        read: list[bytes] = []
+        reader.start()
+        with stderr.not_waiting():
+            stderr.put(*["x" * 1000] * 100)
+        sys.stderr.close()
+        reader.join()
+    assert read[0].count(b"\n") == 100
+
+
+def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("w") as file, mock.patch.object(sys, "stderr", file):
+        stderr.start()
+        with telling(times=True) as show:
+            for number in range(20_000):
+                show.say(f"{number} {'x' * 100}")
+            assert log.read_text().count("\n") == 20_000
+    stderr.start()
 
 
 # --- Signals. ------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,8 +32,9 @@ from vfl.errors import (
     PeerLost,
     PeerStopped,
     PeerUnreachable,
+    VflError,
 )
-from vfl.net import hello, open_sessions, session, websocket, wire
+from vfl.net import hello, open_sessions, session, websocket, window, wire
 from vfl.net.hello import OtherProtocol, Resume, Resumed
 from vfl.net.peer import stop_all, together
 from vfl.net.session import NO_PATIENCE
@@ -167,7 +168,7 @@ def test_the_largest_message_passes_and_a_larger_frame_is_a_breach(parties: Part
             await here.send(largest)
             assert len((await there.recv(Block)).data) == len(largest.data)
             with contextlib.suppress(PeerLost):
-                await here._put(bytes(session.MAX_FRAME + 1))
+                await here._put(bytes(window.MAX_FRAME + 1))
             with pytest.raises(PeerError, match=r"insurer .* frame larger than any message"):
                 await there.recv(Block)
 
@@ -175,8 +176,8 @@ def test_the_largest_message_passes_and_a_larger_frame_is_a_breach(parties: Part
 
 
 def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "WINDOW", 4 * MIB)
-    monkeypatch.setattr(session, "BEAT", 0.05)
+    monkeypatch.setattr(window, "WINDOW", 4 * MIB)
+    monkeypatch.setattr(window, "BEAT", 0.05)
     sent = 0
 
     async def run() -> None:
@@ -193,11 +194,11 @@ def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> N
             await until(lambda: sent >= 7)
             await asyncio.sleep(0.7)  # many times the silence that would end the session
             assert sent == 7
-            assert there._held <= 4 * MIB
+            assert there._receiving.held <= 4 * MIB
             assert here._link.connection.transport.get_write_buffer_size() == 0
             for _ in range(40):
                 await there.recv(Block)
-                assert there._held <= 4 * MIB
+                assert there._receiving.held <= 4 * MIB
             await pouring
             assert not here.lost and not there.lost
 
@@ -207,7 +208,7 @@ def test_a_slow_reader_holds_the_sender_back(parties: Parties, monkeypatch) -> N
 def test_a_peer_that_sends_more_than_it_may_is_refused(parties: Parties, monkeypatch) -> None:
     async def run() -> None:
         async with opened(parties) as (here, there):
-            monkeypatch.setattr(session, "WINDOW", MIB)
+            monkeypatch.setattr(window, "WINDOW", MIB)
             await here._link.connection.send(bytes(MIB))
             with pytest.raises(PeerError, match="more than it was allowed"):
                 await there.recv(Block)
@@ -229,7 +230,7 @@ def test_a_flow_report_that_cannot_be_is_refused(parties: Parties, report: str) 
 
 
 def test_a_cancelled_send_leaves_no_gap(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "WINDOW", 2 * MIB)
+    monkeypatch.setattr(window, "WINDOW", 2 * MIB)
 
     async def run() -> None:
         async with opened(parties) as (here, there):
@@ -247,7 +248,7 @@ def test_a_cancelled_send_leaves_no_gap(parties: Parties, monkeypatch) -> None:
 
 
 def test_sends_that_wait_are_not_overtaken(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "WINDOW", 2 * MIB)
+    monkeypatch.setattr(window, "WINDOW", 2 * MIB)
 
     async def run() -> None:
         async with opened(parties) as (here, there):
@@ -294,7 +295,7 @@ def test_closing_delivers_what_was_sent_and_is_seen(parties: Parties) -> None:
 
 
 def test_a_silent_peer_is_lost_and_a_busy_one_is_not(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "BEAT", 0.05)
+    monkeypatch.setattr(window, "BEAT", 0.05)
 
     async def run() -> None:
         async with opened(parties) as (here, there):
@@ -344,7 +345,7 @@ def test_stop_reaches_a_peer_whose_message_was_cut_off_by_a_failure(parties: Par
 
 
 def test_a_stalled_event_loop_does_not_blame_the_peer(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "BEAT", 0.05)
+    monkeypatch.setattr(window, "BEAT", 0.05)
 
     async def run() -> None:
         async with opened(parties) as (here, there):
@@ -1031,9 +1032,9 @@ def test_all_messages_arrive_once_and_in_order_whatever_is_cut(
     parties: Parties, monkeypatch, seed: int
 ) -> None:
     """Connections live for a random number of bytes, from within the handshake to several messages."""
-    monkeypatch.setattr(session, "WINDOW", MIB)
+    monkeypatch.setattr(window, "WINDOW", MIB)
     monkeypatch.setattr(session, "PIECE", 60_000)
-    monkeypatch.setattr(session, "BEAT", 0.02)
+    monkeypatch.setattr(window, "BEAT", 0.02)
     rng = random.Random(seed)
     count = 150
 
@@ -1112,7 +1113,7 @@ def test_a_session_that_does_not_come_back_is_lost_at_both_ends(parties: Parties
     async def run() -> None:
         async with through_relay(parties, seconds=1) as made:
             await made.there.send(Number(1))
-            await until(lambda: made.here._inbox)
+            await until(lambda: not made.here._receiving.is_empty)
             await made.cut()
             assert await made.here.recv(Number) == Number(1)
             for peer, other in ((made.here, "registry"), (made.there, "insurer")):
@@ -1148,7 +1149,7 @@ def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties) 
 
 
 def test_a_deaf_line_is_noticed_and_replaced(parties: Parties, monkeypatch) -> None:
-    monkeypatch.setattr(session, "BEAT", 0.05)
+    monkeypatch.setattr(window, "BEAT", 0.05)
 
     async def run() -> None:
         async with through_relay(parties) as made:
@@ -1176,6 +1177,64 @@ def test_a_line_that_only_one_end_knows_to_be_broken_is_replaced(parties: Partie
             await exchange(made.here, made.there)
             assert made.there._link.connection is not old
             assert made.said_there == ["insurer dialled again: the connection before it had broken"]
+
+    asyncio.run(run())
+
+
+def test_a_fault_of_a_session_ends_it_for_those_who_wait(parties: Parties, monkeypatch) -> None:
+    """Whichever of its works fails: nobody waits for ever, and the other end learns of it."""
+
+    async def run(fail: Callable[[Broken], Awaitable[None]]) -> None:
+        async with through_relay(parties) as made:
+            waiting = [asyncio.create_task(made.here.recv(Number)) for _ in range(2)]
+            there = asyncio.create_task(made.there.recv(Number))
+            await fail(made)
+            for task in waiting:
+                with pytest.raises(
+                    VflError, match=r"registry failed here: a fault of vfl itself, .*Zero"
+                ):
+                    await task
+            made.relay.down = False
+            with pytest.raises(PeerLost, match=r"insurer broke, and nobody listens"):
+                made.there.end_with_connection()
+                await there
+            await made.here.close()
+
+    def divide(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def at_writing(made: Broken) -> None:
+        monkeypatch.setattr(made.here._sending, "take_next", divide)
+        await made.here.send(Number(1))
+        await until(lambda: made.there.away)
+
+    async def at_reading(made: Broken) -> None:
+        monkeypatch.setattr(made.here._receiving, "put", divide)
+        await made.there.send(Number(1))
+        await until(lambda: made.there.away)
+
+    async def at_telling(made: Broken) -> None:
+        made.here._patience = Patience(120, divide)
+        await made.cut()
+
+    for fail in (at_writing, at_reading, at_telling):
+        asyncio.run(run(fail))
+
+
+def test_a_connection_that_comes_at_the_last_moment_is_used(parties: Parties, monkeypatch) -> None:
+    async def run() -> None:
+        async with through_relay(parties) as made:
+
+            async def wait_too_long() -> None:
+                while made.there._link is None:
+                    await asyncio.sleep(0.01)
+                await asyncio.sleep(60)
+
+            made.there._patience = Patience(0.5)
+            monkeypatch.setattr(made.there, "_wait_for_resume", wait_too_long)
+            made.relay.cut()
+            await exchange(made.here, made.there)
+            assert not made.here.lost and not made.there.lost
 
     asyncio.run(run())
 
@@ -1276,15 +1335,15 @@ def test_hostile_resumptions(parties: Parties, monkeypatch) -> None:
                 assert await ask(parties, made, "insurer", raw) is None
             # The insurer's own Resume, once more.
             made.relay.cut()
-            await until(lambda: made.here._attempts > 0 and made.here._link is not None)
+            await until(lambda: made.here._windows.attempts > 0 and made.here._link is not None)
             await exchange(made.here, made.there)
-            for attempt in range(made.here._attempts + 1):
+            for attempt in range(made.here._windows.attempts + 1):
                 assert await ask(parties, made, "insurer", wire.encode(Resume(key, attempt, 2))) is None
             await exchange(made.here, made.there)
             assert not made.there.lost
             lines += made.refused
             # Frames that were never sent, or were consumed long ago.
-            await until(lambda: not made.there._outbox)
+            await until(lambda: made.there._sending.is_empty)
             assert await ask(parties, made, "insurer", wire.encode(Resume(key, 99, 1))) is None
             with pytest.raises(PeerError, match=r"insurer .* Resume that counts frames which it cannot"):
                 await made.there.recv(Number)
@@ -1296,13 +1355,13 @@ def test_hostile_resumptions(parties: Parties, monkeypatch) -> None:
         assert sum("is not open here" in line for line in lines) == 2
         assert sum("malformed Resume" in line for line in lines) == 3
 
-    monkeypatch.setattr(session, "BEAT", 0.1)
+    monkeypatch.setattr(window, "BEAT", 0.1)
     asyncio.run(run())
 
 
 def test_a_flood_of_resumptions_holds_little_and_ends(parties: Parties, monkeypatch) -> None:
     """Each takes the place of the one before; what is kept for the other end is kept once."""
-    monkeypatch.setattr(session, "WINDOW", 4 * MIB)
+    monkeypatch.setattr(window, "WINDOW", 4 * MIB)
 
     async def run() -> None:
         async with through_relay(parties) as made:
@@ -1315,7 +1374,7 @@ def test_a_flood_of_resumptions_holds_little_and_ends(parties: Parties, monkeypa
             links = [answer[0] for answer in answers if isinstance(answer, tuple)]
             assert links
             await until(lambda: len(made.listener._greeting) == 0)
-            assert sum(kept.end - kept.start for kept in made.there._outbox.values()) < 2 * MIB
+            assert made.there._sending.held < 2 * MIB
             open_ = [link for link in links if link.state is State.OPEN]
             await until(lambda: sum(link.state is State.OPEN for link in open_) <= 1)
             assert not made.there.lost
@@ -1330,7 +1389,7 @@ def test_an_answer_that_cannot_be_is_a_breach(parties: Parties, monkeypatch) -> 
         async with through_relay(parties) as made:
             await exchange(made.here, made.there)
             await made.cut()
-            made.there._arrived = 9
+            made.there._receiving.arrived = 9
             made.relay.down = False
             with pytest.raises(PeerError, match=r"registry .* a Resumed that counts frames"):
                 await made.here.recv(Number)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import datetime
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -36,6 +36,7 @@ OPENING = Opening(frame=132 * KIB, window=264 * KIB)  # a Join is the largest fi
 PERIOD = 60.0  # seconds between two lines about many refused connections
 _SOON = datetime.timedelta(days=30)
 _DAY = 86_400.0
+_LOOK = 1.0  # seconds between two looks at the list of revoked certificates
 _AGAIN = 1.0  # seconds before a host is dialled again whose session ended while others were awaited
 
 
@@ -93,7 +94,7 @@ class Office:
             self.identity.tls_key.password,
             watch=self.journal.watch,
             formerly=self.formerly,
-            refused=self.why_refused,
+            why_refused=self.why_refused,
         )
 
     def why_refused(self, der: bytes) -> str | None:
@@ -108,6 +109,36 @@ class Office:
         for name in names:
             if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
                 raise IdentityError(why, for_peer=f"the certificate of {name} is revoked")
+
+    @contextlib.asynccontextmanager
+    async def while_not_revoked(self, names: Collection[str]) -> AsyncIterator[None]:
+        """The block, which ends once the certificate of one of these peers is revoked.
+
+        Raises IdentityError then.
+        """
+        found: list[IdentityError] = []
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        others = task.cancelling()
+
+        async def watch() -> None:
+            while not found:
+                await asyncio.sleep(_LOOK)
+                try:
+                    self.check_not_revoked(names)
+                except IdentityError as error:
+                    found.append(error)
+                    task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if found and task.uncancel() <= others:
+                raise found[0] from None
+            raise
+        finally:
+            watching.cancel()
 
     def invalid_certificates(self) -> list[str]:
         """What there is to say of certificates, one's own and those pinned, that are not valid now."""
@@ -275,7 +306,7 @@ async def connect_hosts(
     """A session with each host, in the order of `names`; those without an address dial `listener`.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
-    certificate that is not the pinned one, or not valid now.
+    certificate that is not the pinned one, not valid now, or revoked meanwhile.
     """
     office.check_valid(names)
     found: dict[str, WebSocketPeer] = {}
@@ -308,7 +339,8 @@ async def connect_hosts(
             if missing:
                 raise _not_there(missing, listener, wait) from None
 
-    try:
+    async def meet() -> None:
+        nonlocal left
         while True:
             works = [call(name) for name in names if name not in awaited and name not in found]
             if listener is not None and not all(is_here(name) for name in awaited):
@@ -317,11 +349,15 @@ async def connect_hosts(
             # A host does not hold a session for ever while others are awaited.
             gone = [name for name, peer in found.items() if name not in awaited and _has_let_go(peer)]
             if not gone or loop.time() + _AGAIN > deadline:
-                break
+                return
             for name in gone:
                 found.pop(name).drop()
             await asyncio.sleep(_AGAIN)
             left = max(0.0, deadline - loop.time())
+
+    try:
+        async with office.while_not_revoked(names):
+            await meet()
         for peer in found.values():
             check_role(peer, "host")
     except VflError as error:
@@ -383,6 +419,7 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        async with telling(hosts, VflError("", for_peer="it was interrupted by its operator")):
+        interrupted = VflError("", for_peer="it was interrupted by its operator")
+        async with telling(hosts, interrupted), office.while_not_revoked(names):
             yield hosts
         await together([host.close() for host in hosts])

@@ -77,7 +77,7 @@ async def coordinator_of(
     join = Join(terms, [agreement.signatures[signer] for signer in terms.signers], job)
     session = await while_here(hosts, office.dial(name, address, wait, show))
     cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
-    async with telling([session], cancelled):
+    async with telling([session], cancelled), office.while_not_revoked([name]):
         check_role(session, "coordinator")
         await session.send(join)
         gathered = await while_here(hosts, session.recv(Gathered))
@@ -231,7 +231,7 @@ async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> 
     """The job, with all its parties here; whatever ends it, all are told."""
     parties = [gathering.came[name] for name in gathering.join.parties]
     try:
-        async with serving_on(parties, show):
+        async with serving_on(parties, show), office.while_not_revoked(gathering.join.parties):
             await _fit(office, gathering.join, parties, job, show)
     finally:
         gathering.done.set()

@@ -127,7 +127,8 @@ async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
         return
     office.check_not_revoked([peer.name])
     started = time.monotonic()
-    done = await while_here([peer], _TASKS[offer.task](office, peer, offer, show))
+    async with office.while_not_revoked([peer.name, *offer.hosts]):
+        done = await while_here([peer], _TASKS[offer.task](office, peer, offer, show))
     traffic = peer.traffic
     show.say(
         f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "

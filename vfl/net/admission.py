@@ -25,7 +25,6 @@ import socket
 from collections import Counter, deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
 
 from vfl.errors import fault
 from vfl.net.mark import MOST, NoHello, read_hello
@@ -113,8 +112,8 @@ class Marks:
         self._order: deque[bytes] = deque()
         self._seen: set[bytes] = set()
 
-    def is_new(self, mark: bytes) -> bool:
-        """Whether this one has not served among the latest; from now on it has."""
+    def take(self, mark: bytes) -> bool:
+        """Let a mark serve, once; False when it is among the latest that have."""
         if mark in self._seen:
             return False
         self._seen.add(mark)
@@ -127,21 +126,21 @@ class Marks:
 class Admission:
     """Takes connections from a socket that listens and lets them in to `welcome`, which closes them.
 
-    `marked(mark)` is the peer that a mark is of. `refuse(address, why)` hears of each connection that
-    was let go.
+    `peer_of_mark(mark)` tells whose mark it is. `refuse(address, why)` hears of each connection that was
+    let go.
     """
 
     def __init__(
         self,
         listening: socket.socket,
-        marked: Callable[[bytes], str | None],
-        welcome: Callable[[Caller], Coroutine[Any, Any, None]],
+        peer_of_mark: Callable[[bytes], str | None],
+        welcome: Callable[[Caller], Coroutine[object, object, None]],
         refuse: Callable[[str, str], None],
     ) -> None:
-        room = files_to_use() // 2
+        room = raise_file_limit() // 2
         self.waiting, self.an_address = min(WAITING, room), min(AN_ADDRESS, room // 2)
         self._socket = listening
-        self._marked, self._welcome, self._refuse = marked, welcome, refuse
+        self._peer_of_mark, self._welcome, self._refuse = peer_of_mark, welcome, refuse
         self._waiting: dict[Caller, None] = {}  # without a mark, the oldest first
         self._crowd: Counter[str] = Counter()  # of these, by network
         self._strangers = _Running(STRANGERS)
@@ -150,7 +149,7 @@ class Admission:
         self.handshakes: set[asyncio.Task[None]] = set()  # that run
         self._came = asyncio.Event()
         works = (self._accept, self._attend)
-        self._working = [asyncio.create_task(self._forever(work)) for work in works]
+        self._working = [asyncio.create_task(self._repeat(work)) for work in works]
 
     @property
     def open(self) -> bool:
@@ -173,7 +172,7 @@ class Admission:
     def _lanes(self) -> list[_Running]:
         return [self._strangers, *self._peers.values()]
 
-    async def _forever(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def _repeat(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         """A bug here must not end the service."""
         while True:
             try:
@@ -260,8 +259,8 @@ class Admission:
             caller.look = now + min(0.1, max(_TICK, now - caller.since))
             return
         caller.whole, caller.mark = True, mark
-        peer = self._marked(mark) if mark else None
-        if peer is not None and self._marks.setdefault(peer, Marks()).is_new(mark):
+        peer = self._peer_of_mark(mark) if mark else None
+        if peer is not None and self._marks.setdefault(peer, Marks()).take(mark):
             self._forget(caller)
             caller.peer = peer
             lane = self._peers.setdefault(peer, _Running(PEER))
@@ -293,9 +292,9 @@ class Admission:
             task = asyncio.create_task(self._welcome(caller))
             lane.tasks[task] = (caller, now)
             self.handshakes.add(task)
-            task.add_done_callback(functools.partial(self._ended, lane, caller))
+            task.add_done_callback(functools.partial(self._take_off, lane, caller))
 
-    def _ended(self, lane: _Running, caller: Caller, task: asyncio.Task[None]) -> None:
+    def _take_off(self, lane: _Running, caller: Caller, task: asyncio.Task[None]) -> None:
         lane.tasks.pop(task, None)
         self.handshakes.discard(task)
         if task.cancelled():
@@ -322,8 +321,8 @@ class Admission:
             await asyncio.sleep(_TICK)
 
 
-def files_to_use() -> int:
-    """How many file descriptors this process may have; as many as the system allows, up to FILES."""
+def raise_file_limit() -> int:
+    """Let this process have as many file descriptors as the system allows, up to FILES; how many."""
     try:
         import resource
     except ImportError:  # Windows, where there is no such limit
@@ -339,7 +338,7 @@ def files_to_use() -> int:
 
 
 def network_of(address: str) -> str:
-    """What counts as one address: of IPv6 all that one site has."""
+    """What counts as one address: in IPv6 all addresses of one site."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -10,21 +10,21 @@ from cryptography.x509.oid import NameOID
 
 
 @dataclass(frozen=True)
-class Stated:
-    """What is stated in a certificate; nothing of it is proven by its being shown."""
+class Claims:
+    """What a certificate says of itself; showing it proves nothing of that."""
 
     name: str
     starts: datetime
     ends: datetime
 
 
-def stated(der: bytes) -> Stated | None:
-    """What a certificate (DER) states; None when it cannot be read."""
+def read_claims(der: bytes) -> Claims | None:
+    """The claims of a certificate (DER); None when it cannot be read."""
     try:
         found = x509.load_der_x509_certificate(der)
         names = found.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         name = str(names[0].value) if names else ""
-        return Stated(name, found.not_valid_before_utc, found.not_valid_after_utc)
+        return Claims(name, found.not_valid_before_utc, found.not_valid_after_utc)
     except ValueError:
         return None
 

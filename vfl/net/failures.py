@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vfl.errors import IdentityError, PeerUnreachable, VflError
-from vfl.net.certificates import in_words, invalidity, short_fingerprint, stated
-from vfl.net.tls import Credentials, Failure, Seen, own_der
+from vfl.net.certificates import in_words, invalidity, read_claims, short_fingerprint
+from vfl.net.tls import Credentials, Failure, Outcome, own_der
 
 _EXPIRED, _NOT_YET_VALID = 10, 9  # X509_V_ERR_CERT_HAS_EXPIRED, ..._NOT_YET_VALID
 
@@ -15,14 +15,14 @@ _RESTART = "it must take the new key into use (identity in [party]) and restart"
 # --- The end that dials ------------------------------------------------------------------------
 
 
-def tls_failure(credentials: Credentials, name: str, address: str, seen: Seen) -> VflError:
+def handshake_error(credentials: Credentials, name: str, address: str, outcome: Outcome) -> VflError:
     """What a failed TLS handshake means to the party that dialled."""
-    failure = seen.failure or Failure("no reason given")
+    failure = outcome.failure or Failure("no reason given")
     if failure.verify_code in (_EXPIRED, _NOT_YET_VALID):
-        why = _invalidity(failure, seen.shown or credentials.pins[name], name)
+        why = _invalidity(failure, outcome.shown or credentials.pins[name], name)
         return IdentityError(f"the certificate of {name} {why}")
     if failure.verify_code:
-        return not_pinned(credentials, name, address, seen.shown)
+        return unpinned_error(credentials, name, address, outcome.shown)
     if failure.refused_there:
         own, why = own_der(credentials), _why_refused_there(credentials, name, failure)
         return IdentityError(
@@ -33,8 +33,8 @@ def tls_failure(credentials: Credentials, name: str, address: str, seen: Seen) -
     )
 
 
-def not_pinned(credentials: Credentials, name: str, address: str, shown: bytes) -> IdentityError:
-    """The error for an address that shows another certificate (DER) than the pinned one."""
+def unpinned_error(credentials: Credentials, name: str, address: str, shown: bytes) -> IdentityError:
+    """The error where an address shows another certificate (DER) than the pinned one."""
     pin = credentials.pins[name]
     if shown and credentials.former_owner(shown) == name:
         return IdentityError(
@@ -43,7 +43,7 @@ def not_pinned(credentials: Credentials, name: str, address: str, shown: bytes) 
             f" {_RESTART}"
         )
     shows = f" (fingerprint {short_fingerprint(shown)})" if shown else ""
-    advice = f"; {_accept(name)}" if credentials.namesake(shown) == name else ""
+    advice = f"; {_how_to_accept(name)}" if credentials.namesake(shown) == name else ""
     return IdentityError(
         f"{address} shows another certificate{shows} than the one pinned for {name}"
         f" (fingerprint {short_fingerprint(pin)}): check the address, and the certificate file of"
@@ -53,7 +53,7 @@ def not_pinned(credentials: Credentials, name: str, address: str, shown: bytes) 
 
 def _why_refused_there(credentials: Credentials, name: str, failure: Failure) -> str:
     path = credentials.certificate
-    why = own_invalidity(credentials) or _taken_for(credentials, failure)
+    why = own_invalidity(credentials) or _objection(credentials, failure)
     return f"{path} {why}" if why else f"send {path} to {name}, where it must be pinned"
 
 
@@ -69,9 +69,9 @@ class Refusal:
     advice: str = ""  # to the party that waits for that peer
 
 
-def refusal(credentials: Credentials, seen: Seen) -> Refusal:
+def refusal(credentials: Credentials, outcome: Outcome) -> Refusal:
     """What a failed handshake means to the party that listens."""
-    failure, shown = seen.failure, seen.shown
+    failure, shown = outcome.failure, outcome.shown
     if failure is None:
         return Refusal("it closed the connection during the handshake")
     if failure.verify_code in (_EXPIRED, _NOT_YET_VALID):
@@ -79,9 +79,9 @@ def refusal(credentials: Credentials, seen: Seen) -> Refusal:
         whose = "its certificate" if name is None else f"the certificate of {name}"
         return Refusal(f"{whose} {_invalidity(failure, shown, name or 'its owner')}", name)
     if failure.verify_code:
-        return unpinned(credentials, shown)
+        return refusal_of_unpinned(credentials, shown)
     if failure.refused_there:
-        if why := own_invalidity(credentials) or _taken_for(credentials, failure):
+        if why := own_invalidity(credentials) or _objection(credentials, failure):
             return Refusal(f"it refused this party's certificate: {credentials.certificate} {why}")
         return Refusal("it does not pin this party's certificate")
     if "DID_NOT_RETURN_A_CERTIFICATE" in failure.reason:
@@ -89,10 +89,10 @@ def refusal(credentials: Credentials, seen: Seen) -> Refusal:
     return Refusal(f"it does not speak TLS 1.3 ({failure.words})")
 
 
-def unpinned(credentials: Credentials, shown: bytes) -> Refusal:
+def refusal_of_unpinned(credentials: Credentials, shown: bytes) -> Refusal:
     """Why a certificate (DER) is refused that is none of those accepted."""
     if (name := credentials.owner(shown)) is not None:
-        return Refusal(credentials.refused(shown) or "its certificate is not accepted", name)
+        return Refusal(credentials.why_refused(shown) or "its certificate is not accepted", name)
     mark = f"fingerprint {short_fingerprint(shown)}"
     if (name := credentials.former_owner(shown)) is not None:
         return Refusal(
@@ -101,11 +101,11 @@ def unpinned(credentials: Credentials, shown: bytes) -> Refusal:
             name,
         )
     if (name := credentials.namesake(shown)) is not None:
-        return Refusal("its certificate is not pinned here", name, f" ({mark}); {_accept(name)}")
+        return Refusal("its certificate is not pinned here", name, f" ({mark}); {_how_to_accept(name)}")
     return Refusal("its certificate is not pinned here")
 
 
-def pins_former(name: str) -> Refusal:
+def refusal_by_former_pin(name: str) -> Refusal:
     """Why a peer whose mark is for this party's earlier certificate refused the present one."""
     return Refusal(
         f"{name} still pins the certificate that this party had before its key was rotated: it must run"
@@ -114,7 +114,7 @@ def pins_former(name: str) -> Refusal:
     )
 
 
-def _accept(name: str) -> str:
+def _how_to_accept(name: str) -> str:
     return (
         f"it is in the name of {name}: if {name} has rotated its key, pin the new certificate with"
         " `vfl keys accept`"
@@ -126,7 +126,7 @@ def _accept(name: str) -> str:
 
 def own_invalidity(credentials: Credentials) -> str | None:
     """Why this party's certificate is not valid now and what to do, as what is said of it."""
-    found, now = stated(own_der(credentials)), datetime.now(UTC)
+    found, now = read_claims(own_der(credentials)), datetime.now(UTC)
     if found is None or (why := invalidity(found.starts, found.ends, now)) is None:
         return None
     if now < found.starts:
@@ -135,8 +135,8 @@ def own_invalidity(credentials: Credentials) -> str | None:
 
 
 def _invalidity(failure: Failure, der: bytes, name: str) -> str:
-    """The same of a peer's, which was refused for it a moment ago."""
-    found, now = stated(der), datetime.now(UTC)
+    """The same of a peer's certificate, which was refused for it a moment ago."""
+    found, now = read_claims(der), datetime.now(UTC)
     why = None if found is None else invalidity(found.starts, found.ends, now)
     if failure.verify_code == _EXPIRED:
         why = f"{why or 'is no longer valid'} (it is {in_words(now)} here)"
@@ -144,9 +144,9 @@ def _invalidity(failure: Failure, der: bytes, name: str) -> str:
     return f"{why or 'is not valid yet'}: check the clocks of both machines"
 
 
-def _taken_for(credentials: Credentials, failure: Failure) -> str | None:
+def _objection(credentials: Credentials, failure: Failure) -> str | None:
     """What the other end holds against this party's certificate, which is valid by the clock here."""
-    found, now = stated(own_der(credentials)), in_words(datetime.now(UTC))
+    found, now = read_claims(own_der(credentials)), in_words(datetime.now(UTC))
     if found is not None and "CERTIFICATE_EXPIRED" in failure.reason:
         bound = f"has expired by the clock there: it is valid until {in_words(found.ends)}"
     elif found is not None and "BAD_CERT" in failure.reason:

@@ -63,7 +63,7 @@ class OpenSessions:
         key = peer.key or b""
         self._by_key[key] = peer
         self._waiting[peer] = None
-        peer.when_over(functools.partial(self._forget, key, peer))
+        peer.call_when_over(functools.partial(self._forget, key, peer))
         self._came.set()
         return idle
 

@@ -73,7 +73,7 @@ class Peer(ABC):
         self._unbound = self._session  # before the last `bind`
         self._sent = 0
         self._received = 0
-        self._stop_seen = False  # among frames that nobody has received
+        self._stop_recorded = False  # among frames that nobody has received
 
     @abstractmethod
     async def _put(self, frame: bytes) -> None:
@@ -102,7 +102,7 @@ class Peer(ABC):
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
         payload = wire.encode(message)
         frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._seen("sent", type(message).__name__, payload, len(frame))
+        self._record("sent", type(message).__name__, payload, len(frame))
         self._sent += 1
         try:
             await self._put(frame)
@@ -135,20 +135,20 @@ class Peer(ABC):
             message = wire.decode(payload, (*kinds, Stop))
         except wire.WireError as error:
             raise self.breach(str(error)) from None
-        if not (isinstance(message, Stop) and self._stop_seen):
-            self._seen("received", type(message).__name__, payload, len(frame))
+        if not (isinstance(message, Stop) and self._stop_recorded):
+            self._record("received", type(message).__name__, payload, len(frame))
         if isinstance(message, Stop) and Stop not in kinds:
-            raise self._stopped(message)
+            raise self._stop_error(message)
         return message
 
     def last_words(self, lost: PeerLost) -> PeerLost | PeerStopped:
         """`lost`, unless the peer sent a Stop before it left that nobody has read yet."""
         for frame in self._unread():
             if (stop := self._stop_in(frame)) is not None:
-                if not self._stop_seen:
-                    self._stop_seen = True
-                    self._seen("received", Stop.__name__, frame[HEADER:], len(frame))
-                return self._stopped(stop)
+                if not self._stop_recorded:
+                    self._stop_recorded = True
+                    self._record("received", Stop.__name__, frame[HEADER:], len(frame))
+                return self._stop_error(stop)
         return lost
 
     @staticmethod
@@ -159,7 +159,7 @@ class Peer(ABC):
             return None
         return message if isinstance(message, Stop) else None
 
-    def _stopped(self, stop: Stop) -> PeerStopped:
+    def _stop_error(self, stop: Stop) -> PeerStopped:
         stopped = PeerStopped(
             f"{self.name} stopped the job: {one_line(stop.reason)}",
             for_peer=f"{self.name} stopped it",
@@ -175,7 +175,7 @@ class Peer(ABC):
             for_peer=f"a peer broke the protocol with {what}",
         )
 
-    def _seen(self, direction: str, kind: str, payload: bytes, size: int) -> None:
+    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size

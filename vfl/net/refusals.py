@@ -72,7 +72,7 @@ class Refusals:
         self._due = loop.call_later(self._period, self._summarise)
 
     def _look_for_flood(self) -> None:
-        """Of a flood a long period ends soon."""
+        """End a long period soon when a flood begins in it."""
         loop = asyncio.get_running_loop()
         now = loop.time()
         if now - self._window > self._seconds:

@@ -5,13 +5,13 @@ import re
 import socket
 import ssl
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Protocol, cast
 
 from vfl.errors import ConfigError, IdentityError
-from vfl.net.certificates import fingerprint, stated
+from vfl.net.certificates import fingerprint, read_claims
 from vfl.net.mark import key_of, new_mark
 from vfl.net.peer import Peer
 
@@ -21,6 +21,9 @@ HOST = "vfl-party"
 # What TLS says when the other end refuses our certificate, by OpenSSL's name.
 _REFUSALS = re.compile(r"ALERT_(UNKNOWN_CA|BAD_CERT|CERTIFICATE|UNSUPPORTED_CERT|ACCESS_DENIED)")
 _CERTIFICATE = 11  # the type of a handshake message (RFC 8446, section 4)
+
+# Hears of a message: the TLS object, "read" or "write", version, content, the message's type, its bytes.
+_Note = Callable[[object, str, int, int, int, bytes], None]
 
 
 def _never_refused(der: bytes) -> str | None:
@@ -39,7 +42,7 @@ class Credentials:
     watch: Callable[[Peer], None] | None = None  # sees each session before its greeting
     formerly: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Fingerprints that a party, this one too, had before its key was rotated, by name."""
-    refused: Callable[[bytes], str | None] = _never_refused
+    why_refused: Callable[[bytes], str | None] = _never_refused
     """Why a pinned certificate (DER) is not accepted any more; asked anew for each connection. Raises
     IdentityError when that cannot be told."""
 
@@ -49,9 +52,9 @@ class Credentials:
             if (other := names.setdefault(pin, name)) != name:
                 raise ConfigError(f"{other} and {name} have the same certificate: one is wrong")
 
-    def accepted(self) -> dict[str, bytes]:
+    def accepted_pins(self) -> dict[str, bytes]:
         """The pins that are accepted now. Raises IdentityError."""
-        return {name: pin for name, pin in self.pins.items() if self.refused(pin) is None}
+        return {name: pin for name, pin in self.pins.items() if self.why_refused(pin) is None}
 
     def owner(self, der: bytes) -> str | None:
         """The peer that a certificate is pinned for."""
@@ -64,7 +67,7 @@ class Credentials:
 
     def namesake(self, der: bytes) -> str | None:
         """The peer in whose name a certificate is; it proves nothing."""
-        found = stated(der) if der else None
+        found = read_claims(der) if der else None
         return found.name if found is not None and found.name in self.pins else None
 
 
@@ -95,11 +98,23 @@ class Failure:
 
 
 @dataclass
-class Seen:
+class Outcome:
     """What came out of a connection's handshake."""
 
     failure: Failure | None = None
     shown: bytes = b""  # the other end's certificate (DER), also when it was refused
+
+
+class _Shown(Protocol):
+    """A certificate of the standard library's inner TLS object."""
+
+    def public_bytes(self) -> str: ...
+
+
+class _Inner(Protocol):
+    """The standard library's inner TLS object."""
+
+    def get_unverified_chain(self) -> Sequence[_Shown] | None: ...
 
 
 class _SSLObject(ssl.SSLObject):
@@ -110,17 +125,19 @@ class _SSLObject(ssl.SSLObject):
     the failure is raised at the next turn, which comes when the other end closes.
     """
 
+    _sslobj: _Inner
+
     def do_handshake(self) -> None:
-        seen = cast(Context, self.context).seen
-        if seen.failure is not None:
-            raise ssl.SSLError(ssl.SSL_ERROR_SSL, seen.failure.reason)
+        outcome = cast(Context, self.context).outcome
+        if outcome.failure is not None:
+            raise ssl.SSLError(ssl.SSL_ERROR_SSL, outcome.failure.reason)
         try:
             super().do_handshake()
         except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
             raise
         except ssl.SSLError as error:
-            seen.failure, seen.shown = Failure.of(error), _unverified(self) or seen.shown
-            if "ALERT" in seen.failure.reason:
+            outcome.failure, outcome.shown = Failure.of(error), _unverified(self) or outcome.shown
+            if "ALERT" in outcome.failure.reason:
                 raise  # the other end's alert: it is answered by closing, not by another
         else:
             return
@@ -131,35 +148,36 @@ class Context(ssl.SSLContext):
     """The TLS context of one connection at a time; keeps what its handshake comes to."""
 
     sslobject_class = _SSLObject
-    seen: Seen
+    outcome: Outcome
     pins: tuple[bytes, ...] = ()  # that it trusts
-    _note: Callable[..., None] | None = None
+    _note: _Note | None = None
+    _msg_callback: _Note | None  # of the standard library, for who debugs
 
     def __init__(self, protocol: int) -> None:
         # The arguments are for __new__.
-        self.seen = seen = Seen()
+        self.outcome = outcome = Outcome()
         if protocol != ssl.PROTOCOL_TLS_SERVER or not hasattr(self, "_msg_callback"):
             return
 
         def note(tls: object, way: str, version: int, content: int, kind: int, data: bytes) -> None:
-            if way == "read" and kind == _CERTIFICATE and not seen.shown:
-                seen.shown = _first_certificate(data)
+            if way == "read" and kind == _CERTIFICATE and not outcome.shown:
+                outcome.shown = _first_certificate(data)
 
         # OpenSSL lets a server see a client's certificate only once it is accepted, but shows all
         # messages to who debugs. It does not know the context: see Failure.
         self._note = note
-        cast(Any, self)._msg_callback = note
+        self._msg_callback = note
 
     def stop_noting(self) -> None:
         """The handshake is over."""
         if self._note is not None:
-            cast(Any, self)._msg_callback = None
+            self._msg_callback = None
 
     def renew(self) -> None:
         """For another connection, after one that came to nothing."""
-        self.seen.failure, self.seen.shown = None, b""
+        self.outcome.failure, self.outcome.shown = None, b""
         if self._note is not None:
-            cast(Any, self)._msg_callback = self._note
+            self._msg_callback = self._note
 
 
 def _first_certificate(message: bytes) -> bytes:
@@ -172,7 +190,7 @@ def _first_certificate(message: bytes) -> bytes:
         return b""
 
 
-def _unverified(tls: Any) -> bytes:
+def _unverified(tls: _SSLObject) -> bytes:
     """The certificate that a server showed in a failed handshake (DER), for the error message alone."""
     if sys.version_info >= (3, 13):
         chain = tls.get_unverified_chain()

@@ -14,19 +14,15 @@ import asyncio
 import contextlib
 import hashlib
 import ipaddress
-import logging
 import socket
 import ssl
 import urllib.request
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Any, TypeVar, cast
+from typing import TypeVar, cast
 from urllib.parse import urlsplit
 
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.asyncio.connection import Connection
-from websockets.asyncio.server import Server, ServerConnection
 from websockets.exceptions import (
     ConnectionClosed,
     InvalidHandshake,
@@ -35,37 +31,36 @@ from websockets.exceptions import (
     InvalidStatus,
     ProxyError,
 )
-from websockets.http11 import Request, Response
-from websockets.protocol import State
-from websockets.server import ServerProtocol
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
 from vfl.net.admission import BACKLOG, Admission, Caller
 from vfl.net.certificates import fingerprint
-from vfl.net.connection import HeardConnection
-from vfl.net.failures import Refusal, not_pinned, pins_former, refusal, tls_failure, unpinned
+from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
+from vfl.net.failures import (
+    Refusal,
+    handshake_error,
+    refusal,
+    refusal_by_former_pin,
+    refusal_of_unpinned,
+    unpinned_error,
+)
 from vfl.net.hello import Resume, Resumed
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.open_sessions import OpenSessions
 from vfl.net.refusals import Refusals
-from vfl.net.session import (
-    NO_PATIENCE,
-    NotYet,
-    Opening,
-    Patience,
-    WebSocketPeer,
-)
+from vfl.net.session import NO_PATIENCE, NotYet, Patience, WebSocketPeer
 from vfl.net.tls import (
     HOST,
     Context,
     Credentials,
     Failure,
-    Seen,
+    Outcome,
     context_of,
     own_der,
     reason_of,
 )
+from vfl.net.window import GREETING, MAX_FRAME, Opening
 
 __all__ = ["HOST", "Credentials", "Listener", "Opening", "Patience", "WebSocketPeer", "dial", "listen"]
 
@@ -81,43 +76,14 @@ class _Unpinned(Exception):
 
 
 HANDSHAKE = 10.0  # seconds for TLS, WebSocket handshake and greeting
-NEXT_ADDRESS = 0.25  # until a name's next address is tried beside one that does not answer (RFC 8305)
 LEAVING = 2.0  # for sessions that nobody wants to be closed, at the end
 BEGIN, GO_ON = "/", "/resume"  # the paths
 
 MAX_SPARE = 16  # contexts
 
-# websockets reports broken connections with tracebacks; here they all end in one VflError.
-_quiet = logging.Logger("vfl.net.websocket", logging.CRITICAL + 1)
 
-
-class _Dialled(HeardConnection, ClientConnection):
-    pass
-
-
-class _Connecting(connect):
-    def process_redirect(self, exc: Exception) -> Exception:
-        """No redirect is followed: it would have this machine dial wherever a peer says."""
-        return exc
-
-
-class _Accepted(HeardConnection, ServerConnection):
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not ServerConnection's, which starts a handler: the listener runs the handshake itself.
-        Connection.connection_made(self, transport)
-
-
-def _too_often(connection: ServerConnection, request: Request) -> Response:
-    return connection.respond(HTTPStatus.TOO_MANY_REQUESTS, "")
-
-
-def _presented(connection: Connection) -> bytes:
-    tls = connection.transport.get_extra_info("ssl_object")
-    return cast(bytes, tls.getpeercert(binary_form=True) or b"")
-
-
-def _seen(context: Context, *errors: BaseException | None) -> Seen:
-    """What came of a connection's TLS, which may have failed after the handshake, too.
+def _take_note(context: Context, *errors: BaseException | None) -> Outcome:
+    """Note why a connection's TLS failed, if one of the errors says so, and return what came of it.
 
     The errors lose their tracebacks, whose frames refer to them, and to the buffers of the connection:
     these would stay until the collector comes round.
@@ -125,11 +91,11 @@ def _seen(context: Context, *errors: BaseException | None) -> Seen:
     for error in errors:
         if error is None:
             continue
-        if context.seen.failure is None and isinstance(error, ssl.SSLError):
-            context.seen.failure = Failure.of(error)
+        if context.outcome.failure is None and isinstance(error, ssl.SSLError):
+            context.outcome.failure = Failure.of(error)
         error.__traceback__ = None
         error.__context__ = error.__cause__ = None
-    return context.seen
+    return context.outcome
 
 
 def _split(address: str) -> tuple[str, int]:
@@ -168,8 +134,8 @@ async def _greet(
         raise
 
 
-def _only(kind: type[M], data: str | bytes, name: str) -> M:
-    """A message outside of any session. Raises PeerError."""
+def _decode_alone(kind: type[M], data: str | bytes, name: str) -> M:
+    """The message in a frame outside of any session. Raises PeerError."""
     try:
         return cast(M, wire.decode(data if isinstance(data, bytes) else b"", [kind]))
     except wire.WireError as error:
@@ -191,44 +157,34 @@ class _Line:
     address: str
     proxy: str | None
 
-    async def connect(self, path: str, seconds: float, frame: int = session.MAX_FRAME) -> Connection:
+    async def connect(self, path: str, seconds: float, frame: int = MAX_FRAME) -> BoundedConnection:
         """A connection through TLS and the WebSocket handshake, to the pinned certificate, over which
         frames of so many bytes may come after the other end's answer to what is said first.
 
         Raises NotYet, and what is final: IdentityError, PeerUnreachable, ConfigError.
         """
         pin = self.credentials.pins[self.name]
-        if (why := self.credentials.refused(pin)) is not None:
+        if (why := self.credentials.why_refused(pin)) is not None:
             raise IdentityError(why)
         context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
-        made: list[_Dialled] = []
-
-        def make(*args: Any, **limits: Any) -> _Dialled:
-            made.append(_Dialled(*args, **limits))
-            made[-1].allow(session.GREETING.frame, then=frame)
-            return made[-1]
-
+        dialling = Dialling(
+            f"wss://{self.address}{path}",
+            context,
+            HOST,
+            self.proxy,
+            size=GREETING.frame,
+            then=frame,
+            seconds=seconds,
+            closing=session.CLOSE,
+        )
         try:
-            connection = await _Connecting(
-                f"wss://{self.address}{path}",
-                ssl=context,
-                server_hostname=HOST,
-                proxy=self.proxy,
-                compression=None,
-                user_agent_header=None,
-                open_timeout=seconds,
-                ping_interval=None,
-                close_timeout=session.CLOSE,
-                logger=_quiet,
-                create_connection=cast(type[ClientConnection], make),
-                happy_eyeballs_delay=NEXT_ADDRESS,
-            )
+            connection = await dialling.open()
         except (OSError, EOFError, InvalidHandshake, InvalidProxy, ImportError) as error:
             # In TLS 1.3 a client learns only at its first read that its certificate was refused.
-            lost = made[-1].cause if made else None
-            seen = _seen(context, lost, error)
-            if seen.failure is not None:
-                raise tls_failure(self.credentials, self.name, self.address, seen) from None
+            lost = dialling.cause
+            outcome = _take_note(context, lost, error)
+            if outcome.failure is not None:
+                raise handshake_error(self.credentials, self.name, self.address, outcome) from None
             if self.proxy is not None and isinstance(error, InvalidProxyStatus):
                 status = error.response.status_code
                 raise NotYet(f"the proxy of HTTPS_PROXY answered {status}") from None
@@ -246,13 +202,13 @@ class _Line:
                 ) from None
             behind = "" if self.proxy is None else " (through the proxy of HTTPS_PROXY)"
             raise NotYet(reason_of(error) + behind) from None
-        shown = _presented(connection)
+        shown = connection.certificate
         if shown != pin:
-            connection.transport.abort()
-            raise not_pinned(self.credentials, self.name, self.address, shown)
+            connection.abort()
+            raise unpinned_error(self.credentials, self.name, self.address, shown)
         return connection
 
-    async def resume(self, asked: Resume, frame: int = session.MAX_FRAME) -> tuple[Connection, Resumed]:
+    async def resume(self, request: Resume, frame: int = MAX_FRAME) -> tuple[BoundedConnection, Resumed]:
         """A connection on which the session goes on, and the other end's answer.
 
         Raises NotYet, PeerError for what is no answer, and what `connect` raises.
@@ -260,10 +216,10 @@ class _Line:
         connection = await self.connect(GO_ON, HANDSHAKE, frame)
         try:
             async with asyncio.timeout(HANDSHAKE):
-                await connection.send(wire.encode(asked))
-                return connection, _only(Resumed, await connection.recv(), self.name)
+                await connection.send(wire.encode(request))
+                return connection, _decode_alone(Resumed, await connection.recv(), self.name)
         except BaseException as error:
-            connection.transport.abort()
+            connection.abort()
             if isinstance(error, TimeoutError | ConnectionClosed):
                 raise NotYet("it gave no answer") from None
             raise
@@ -293,7 +249,7 @@ async def dial(
     host, _ = _split(address)
     if peer not in credentials.pins:
         raise ConfigError(f"no certificate is pinned for {peer}")
-    line = _Line(credentials, peer, address, _proxy(host))
+    line = _Line(credentials, peer, address, _proxy_to(host))
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     pause, longest = session.BACKOFF
@@ -302,13 +258,13 @@ async def dial(
         # An attempt gets its full time when it is the first.
         seconds = min(HANDSHAKE, max(deadline - loop.time(), 1.0))
         try:
-            frame = session.MAX_FRAME if opening is None else opening.frame
+            frame = MAX_FRAME if opening is None else opening.frame
             connection = await line.connect(BEGIN, seconds, frame)
             found = WebSocketPeer(peer, connection, patience, opening, first=opening)
             theirs = await _greet(credentials, found, role)
             if found.lost:
                 raise NotYet("it ended the session at once")
-            found.greeted(theirs, line.resume)
+            found.outlive_connection(theirs, line.resume)
             return found
         except (NotYet, PeerLost) as failure:
             reason = str(failure)
@@ -322,7 +278,7 @@ async def dial(
         pause = min(2 * pause, longest)
 
 
-def _proxy(host: str) -> str | None:
+def _proxy_to(host: str) -> str | None:
     """The proxy to go through. A session with this machine itself never leaves it."""
     try:
         local = ipaddress.ip_address(host).is_loopback
@@ -363,7 +319,7 @@ class Listener:
         self._keys = [(name, key_of(pin, own)) for name, pin in pins.items()]
         before = credentials.formerly.get(credentials.name, frozenset())
         self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
-        self._admission = Admission(bound, self._marked, self._welcome, self._refuse)
+        self._admission = Admission(bound, self._peer_of, self._welcome, self._refuse)
         self._greeting = self._admission.handshakes
 
     @property
@@ -385,12 +341,12 @@ class Listener:
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
-    def _marked(self, mark: bytes) -> str | None:
+    def _peer_of(self, mark: bytes) -> str | None:
         return next((name for name, key in self._keys if is_made_with(mark, key)), None)
 
-    def _context(self) -> Context:
+    def _take_context(self) -> Context:
         """A context that trusts the pins of now; to make one takes a third of a handshake's time."""
-        pins = list(self._credentials.accepted().values())
+        pins = list(self._credentials.accepted_pins().values())
         self._spare = [one for one in self._spare if one.pins == tuple(pins)]
         if self._spare:
             return self._spare.pop()
@@ -398,7 +354,7 @@ class Listener:
 
     async def _welcome(self, caller: Caller) -> None:
         try:
-            context = self._context()
+            context = self._take_context()
         except VflError as error:
             caller.socket.close()
             self._refuse(caller.address, str(error))
@@ -406,69 +362,65 @@ class Listener:
         name = None
         try:
             async with asyncio.timeout(HANDSHAKE):
-                name, connection = await self._connected(caller.socket, context)
-                if connection.request is not None and connection.request.path == GO_ON:
+                name, connection = await self._connect(caller.socket, context)
+                if connection.path == GO_ON:
                     await self._resume(name, connection)
                 else:
                     await self._begin(name, connection)
         except _Unpinned as unknown:
-            self._refused(caller, unknown.refusal)
+            self._refuse_caller(caller, unknown.refusal)
         except VflError as error:
             self._refuse(caller.address, str(error), name)
         except TimeoutError:
             self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
         except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
-            self._refused(caller, self._explained(caller, _seen(context, error)))
+            self._refuse_caller(caller, self._explain(caller, _take_note(context, error)))
             if name is None and len(self._spare) < MAX_SPARE:
                 context.renew()
                 self._spare.append(context)
 
-    def _explained(self, caller: Caller, seen: Seen) -> Refusal:
+    def _explain(self, caller: Caller, outcome: Outcome) -> Refusal:
         """Why a handshake failed."""
-        if seen.failure is not None and seen.failure.refused_there:
+        if outcome.failure is not None and outcome.failure.refused_there:
             for name, key in self._former_keys:
                 if caller.mark and is_made_with(caller.mark, key):
-                    return pins_former(name)
-        found = refusal(self._credentials, seen)
+                    return refusal_by_former_pin(name)
+        found = refusal(self._credentials, outcome)
         return replace(found, peer=found.peer or caller.peer)
 
-    async def _connected(
+    async def _connect(
         self, accepted: socket.socket, context: Context
-    ) -> tuple[str, ServerConnection]:
+    ) -> tuple[str, AcceptedConnection]:
         """The name of the pinned peer that dialled, and the connection after its handshake."""
-
-        def make() -> _Accepted:
-            return _Accepted(
-                ServerProtocol(max_size=session.GREETING.frame, logger=_quiet),
-                cast(Server, self),  # of which it only asks `is_serving`
-                ping_interval=None,
-                close_timeout=session.CLOSE,
-            )
-
-        _, connection = await asyncio.get_running_loop().connect_accepted_socket(
-            make, accepted, ssl=context, ssl_handshake_timeout=HANDSHAKE
+        connection = await accept_tls(
+            accepted,
+            context,
+            self,
+            size=GREETING.frame,
+            seconds=HANDSHAKE,
+            closing=session.CLOSE,
         )
         context.stop_noting()
         try:
-            shown = _presented(connection)
+            shown = connection.certificate
             name = self._credentials.owner(shown)
-            if name is None or self._credentials.refused(shown) is not None:
-                raise _Unpinned(unpinned(self._credentials, shown))
+            if name is None or self._credentials.why_refused(shown) is not None:
+                raise _Unpinned(refusal_of_unpinned(self._credentials, shown))
             if not self._sessions.take_turn(name):
-                await connection.handshake(process_request=_too_often, server_header=None)
+                await connection.refuse(HTTPStatus.TOO_MANY_REQUESTS)
                 raise PeerLost(f"{name} connects too often")
-            await connection.handshake(server_header=None)
-            if connection.state is not State.OPEN:
-                raise PeerLost(refusal(self._credentials, _seen(context, connection.cause)).why)
+            await connection.upgrade()
+            if not connection.is_open:
+                raise PeerLost(refusal(self._credentials, _take_note(context, connection.cause)).why)
         except BaseException:
-            connection.transport.abort()
+            connection.abort()
             raise
         return name, connection
 
-    async def _begin(self, name: str, connection: Connection) -> None:
+    async def _begin(self, name: str, connection: BoundedConnection) -> None:
         peer = WebSocketPeer(name, connection, self._patience, self._opening)
         theirs = await _greet(self._credentials, peer, self._role, answers=True)
-        peer.greeted(theirs)
+        peer.outlive_connection(theirs)
         try:
             idle = self._sessions.add(peer)
         except PeerLost:
@@ -478,18 +430,18 @@ class Listener:
             self.dismiss(idle)
         self.refused.pop(name, None)
 
-    async def _resume(self, name: str, connection: Connection) -> None:
+    async def _resume(self, name: str, connection: BoundedConnection) -> None:
         try:
-            asked = _only(Resume, await connection.recv(), name)
-            peer = self._sessions.get(asked.key)
+            request = _decode_alone(Resume, await connection.recv(), name)
+            peer = self._sessions.get(request.key)
             if peer is not None and peer.name == name and peer.resumable:
-                peer.resume(connection, asked)
+                peer.resume(connection, request)
                 return
             await connection.send(wire.encode(Resumed(None)))
             await connection.close()
             raise PeerLost("it goes on with a session that is not open here")
         except BaseException:
-            connection.transport.abort()
+            connection.abort()
             raise
 
     def is_serving(self) -> bool:
@@ -500,7 +452,7 @@ class Listener:
             self.refused[peer] = why
         self._refusals.add(address, why, of_peer=peer is not None)
 
-    def _refused(self, caller: Caller, found: Refusal) -> None:
+    def _refuse_caller(self, caller: Caller, found: Refusal) -> None:
         self._refuse(caller.address, found.why, found.peer)
         if found.peer is not None:
             self.refused[found.peer] = found.why + found.advice
@@ -515,7 +467,7 @@ class Listener:
         for task in self._leaving:
             task.cancel()
         for peer in self._sessions:
-            peer.last_connection()
+            peer.end_with_connection()
         self._refusals.close()
 
 

@@ -1,6 +1,7 @@
 """What a job tells while it works: lines on stderr, and on a terminal one bar with the time left."""
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 from vfl.terminal.streams import stderr
 
 _LOG_SECONDS = 30.0
+_LEAVING = 2.0  # for a service's last lines to be read
 _TELLING = 1.0  # seconds of a step from which the time left can be told
 
 
@@ -75,12 +77,16 @@ class News:
 
 @contextlib.contextmanager
 def telling(times: bool = False) -> Iterator[News]:
-    """The show of a command for as long as it works."""
+    """The show of a command for as long as it works: no job waits for a reader of its news.
+
+    A service, whose news have `times`, does not wait for one at its end either.
+    """
     from vfl.jobs.compiling import told
 
-    news = News(times)
-    with news.bar, told(news.say):
-        yield news
+    with stderr.not_waiting(_LEAVING if times else math.inf):
+        news = News(times)
+        with news.bar, told(news.say):
+            yield news
 
 
 def _in_journal() -> bool:

@@ -11,10 +11,13 @@ import io
 import json
 import math
 import os
+import stat
 import sys
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal
 
+from vfl.terminal.backlog import Backlog
 from vfl.text import counted, shown, shown_in
 
 _MOST = 4000  # characters of a line
@@ -26,6 +29,7 @@ class Stream:
     def __init__(self, name: Literal["stdout", "stderr"]) -> None:
         self._name = name
         self._missed, self._why = 0, ""
+        self._backlog: Backlog | None = None
         self.left = False
         """Whether nobody reads it any more: its reader went away, or it was closed from the start."""
         self.failure: OSError | None = None
@@ -58,6 +62,9 @@ class Stream:
         self.beginning = self.beginning or text.partition("\n")[0]
         if file is None or self.left or self.failure is not None:
             return len(text)
+        if self._backlog is not None:
+            self._backlog.put(text)
+            return len(text)
         try:
             if self._missed:
                 file.write(f"note: {counted(self._missed, 'line')} could not be written ({self._why})\n")
@@ -72,7 +79,7 @@ class Stream:
     def flush(self) -> None:
         """Hand on what was written."""
         file = self._file
-        if file is None or self.left or self.failure is not None:
+        if file is None or self.left or self.failure is not None or self._backlog is not None:
             return
         try:
             file.flush()
@@ -80,6 +87,37 @@ class Stream:
             self._lose(error)
         except ValueError:
             self.left = True
+
+    @contextmanager
+    def not_waiting(self, seconds: float = math.inf) -> Iterator[None]:
+        """Within the block nobody who writes waits for a reader (backlog.py).
+
+        At its end the reader has so many seconds to take what waits. A file has no reader: it gets each
+        line at once, and all of them.
+        """
+        if self.left or self._backlog is not None or not self._has_reader():
+            yield
+            return
+        self.flush()
+        self._backlog = backlog = Backlog(self.fileno(), self.encoding, self._lose_reader)
+        written = False
+        try:
+            yield
+        finally:
+            self._backlog = None
+            try:
+                written = backlog.close(seconds)
+            finally:
+                self.left = self.left or not written
+
+    def _has_reader(self) -> bool:
+        with suppress(OSError, ValueError):
+            mode = os.fstat(self.fileno()).st_mode
+            return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or self.isatty()
+        return False
+
+    def _lose_reader(self) -> None:
+        self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
     def isatty(self) -> bool:
         """Whether a person sees it."""
