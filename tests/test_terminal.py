@@ -117,7 +117,7 @@ def trained(names: list[str]) -> Any:
     model = Model(old.parties, old.start, old.trees, old.splits)
     half = replace(GUEST_HALF, model=model, metrics={"federation": {"auc": 0.75, "d2": 0.5}})
     account = replace(Account.nothing(), seconds=1.0, sent={"registry": 1}, received={"registry": 1})
-    return SimpleNamespace(half=half, rows={"held out": 1}, account=account)
+    return SimpleNamespace(half=half, rows={"held out": 1}, account=account, relativities=None)
 
 
 def printed(names: list[str]) -> list[Callable[[], object]]:
