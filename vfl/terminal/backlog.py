@@ -28,7 +28,9 @@ class Backlog:
     """Writes to a descriptor in a thread; `on_gone` is called there once nobody reads it any more."""
 
     def __init__(self, descriptor: int, encoding: str, on_gone: Callable[[], object]) -> None:
-        self._descriptor, self._encoding, self._on_gone = descriptor, encoding, on_gone
+        # Its own, since the caller's may be closed, and its number given to another file, while text waits.
+        self._descriptor = os.dup(descriptor)
+        self._encoding, self._on_gone = encoding, on_gone
         self._changed = threading.Condition()
         self._waiting: deque[_Text] = deque()
         self._size = 0  # bytes that wait, and those that are being written
@@ -78,6 +80,7 @@ class Backlog:
                     self._size -= len(text.data)
         except OSError:
             self._on_gone()
+        os.close(self._descriptor)
         with self._changed:
             self._done = True
             self._changed.notify_all()
