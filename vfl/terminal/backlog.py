@@ -28,7 +28,7 @@ class Backlog:
     """Writes to a descriptor in a thread; `on_gone` is called there once nobody reads it any more."""
 
     def __init__(self, descriptor: int, encoding: str, on_gone: Callable[[], object]) -> None:
-        # Its own, since the caller's may be closed, and its number given to another file, while text waits.
+        # Its own: the caller's may be closed, and its number be another file's, while text waits.
         self._descriptor = os.dup(descriptor)
         self._encoding, self._on_gone = encoding, on_gone
         self._changed = threading.Condition()

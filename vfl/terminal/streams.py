@@ -99,7 +99,12 @@ class Stream:
             yield
             return
         self.flush()
-        self._backlog = backlog = Backlog(self.fileno(), self.encoding, self._lose_reader)
+
+        def gone() -> None:
+            if self._backlog is backlog:  # else it speaks of what the stream was before
+                self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
+
+        self._backlog = backlog = Backlog(self.fileno(), self.encoding, gone)
         written = False
         try:
             yield
@@ -115,9 +120,6 @@ class Stream:
             mode = os.fstat(self.fileno()).st_mode
             return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or self.isatty()
         return False
-
-    def _lose_reader(self) -> None:
-        self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
     def isatty(self) -> bool:
         """Whether a person sees it."""
