@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -368,7 +369,8 @@ def test_a_line_that_is_being_written_is_no_damage(
     path = fill(own)
     line = path.read_bytes().splitlines(keepends=True)[-1]
     path.write_bytes(path.read_bytes()[: -len(line)])
-    handle = locks.lock(ledger.lock_of(own.folder))
+    writer = ExitStack()
+    writer.enter_context(locks.locked(ledger.lock_of(own.folder)))
     with path.open("ab") as file:
         file.write(line[:20])
 
@@ -376,7 +378,7 @@ def test_a_line_that_is_being_written_is_no_damage(
         """What the writer does while `verify` waits for its lock."""
         with path.open("ab") as file:
             file.write(line[20:])
-        os.close(handle)
+        writer.close()
 
     monkeypatch.setattr(locks.time, "sleep", written)
     assert verify.verify(own.folder, owner.certificate).damage == []
@@ -386,13 +388,15 @@ def test_a_stopped_writer_is_named(
     own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(own)
-    handle = locks.lock(ledger.lock_of(own.folder))
-    monkeypatch.setattr(ledger, "_PATIENCE", 0.02)
-    with pytest.raises(
-        DataError, match=rf"has been locked for 0 s by .* \(process {os.getpid()}, since"
+    monkeypatch.setattr(locks, "_PATIENCE", 0.02)
+    with (
+        locks.locked(ledger.lock_of(own.folder)),
+        pytest.raises(
+            DataError, match=rf"has been locked for 0 s by .* \(process {os.getpid()}, since"
+        ) as raised,
     ):
         own.append(passed(), "nothing")
-    os.close(handle)
+    assert raised.value.for_peer == "it could not write its ledger (its log has the details)"
     own.append(passed(), "nothing")
 
 

@@ -23,7 +23,7 @@ from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
 from vfl.learn.losses import FAMILIES, OBJECTIVES, Family, Objective, loss_of
-from vfl.party.store import replacing
+from vfl.party.files import replacing
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import GuestModel, HostModel, TreeDone

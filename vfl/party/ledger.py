@@ -36,9 +36,9 @@ import msgspec
 
 from vfl import __version__
 from vfl.errors import DataError
+from vfl.party.files import replacing
 from vfl.party.identity import Identity
-from vfl.party.locks import Held, lock
-from vfl.party.store import replacing
+from vfl.party.locks import Held, locked
 
 Way = Literal["sent", "received"]
 
@@ -49,7 +49,6 @@ _LOCK = "lock"
 _MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])\.jsonl")
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 _TAIL = 1 << 16
-_PATIENCE = 60.0  # seconds for another process to have written its lines
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -343,28 +342,22 @@ class Ledger:
         """Entries to be written at the end of the chain, all of them or none."""
         try:
             # Opened each time: a worker that was forked meanwhile must not keep the lock.
-            handle = self._lock()
-            try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(self.folder / _LOCK, wait=True))
+                except FileNotFoundError:
+                    self._make_folders()
+                    stack.enter_context(locked(self.folder / _LOCK, wait=True))
                 yield from self._locked()
-            finally:
-                os.close(handle)
         except Held as held:
-            raise _refused(
-                f"the ledger {self.folder} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, "
-                "or wait"
-            ) from None
+            raise held.overdue(f"the ledger {self.folder}", for_peer=_FOR_PEER) from None
         except OSError as error:
             raise _refused(f"the ledger {self.folder} cannot be written: {error.strerror}") from None
 
-    def _lock(self) -> int:
-        path = self.folder / _LOCK
-        try:
-            return lock(path, _PATIENCE)
-        except FileNotFoundError:
-            # One by one: the mode goes to the last folder only.
-            for folder in (self.folder.parent, self.folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            return lock(path, _PATIENCE)
+    def _make_folders(self) -> None:
+        # One by one: the mode goes to the last folder only.
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     def _locked(self) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
@@ -561,5 +554,8 @@ def _last_line(path: Path) -> tuple[bytes, bytes]:
                 return whole[first + 1 :], rest
 
 
+_FOR_PEER = "it could not write its ledger (its log has the details)"
+
+
 def _refused(text: str) -> DataError:
-    return DataError(text, for_peer="it could not write its ledger (its log has the details)")
+    return DataError(text, for_peer=_FOR_PEER)

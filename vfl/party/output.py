@@ -24,9 +24,10 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, ModelError
 from vfl.party import rotation
 from vfl.party.config import Party
+from vfl.party.files import remove_unfinished, replacing
 from vfl.party.identity import paths
 from vfl.party.spreadsheet import escaped_column, named
-from vfl.party.store import Store, remove_unfinished, replacing
+from vfl.party.store import Store
 from vfl.text import shown
 
 Columns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]

@@ -18,8 +18,9 @@ from vfl.learn.binning import Features
 from vfl.party.config import Job, Party
 from vfl.party.config_errors import did_you_mean
 from vfl.party.config_values import Engine, JoinKind
+from vfl.party.files import make_folder, replacing
+from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
-from vfl.party.store import in_turn, make_folder, replacing
 from vfl.text import counted
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]

@@ -21,6 +21,7 @@ import msgspec
 
 from vfl.errors import IdentityError
 from vfl.net.certificates import in_words
+from vfl.party.files import replacing
 from vfl.party.identity import (
     Certificate,
     Identity,
@@ -30,7 +31,6 @@ from vfl.party.identity import (
     paths,
 )
 from vfl.party.revocation import Revoked, refuse_revoked
-from vfl.party.store import replacing
 
 _MAX_FILE = 1024 * 1024  # bytes
 _MAX_LINKS = 100

@@ -9,7 +9,6 @@ readable by its owner only.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,10 +23,11 @@ from typing import Any, BinaryIO, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import DataError, ModelError, Refused
+from vfl.errors import DataError, ModelError
 from vfl.party.config_errors import did_you_mean
 from vfl.party.config_words import JOB_NAME
-from vfl.party.locks import Held, forget, lock, present
+from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing, unwritable
+from vfl.party.locks import alone, forget, present, try_lock
 
 Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
@@ -42,9 +42,7 @@ _FOLDERS: dict[Kind, str] = {
     "output": "outputs",
 }
 _LEDGER, _SCRATCH = "ledger", "scratch"
-_PREFIX = 100  # bytes of a file's name that its unfinished one begins with
 _PROBE = 1024  # bytes that must go into a store
-_PATIENCE = 60.0  # seconds for locks that others hold for moments
 
 
 class ArrayRef(TypedDict):
@@ -74,9 +72,9 @@ class Store:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
         folder = self.root / _SCRATCH
         try:
-            _make(self.root, folder)
+            make_folders(self.root, folder)
         except OSError as error:
-            raise _unwritable(f"{folder} cannot be made", error) from None
+            raise unwritable(f"{folder} cannot be made", error) from None
         return folder
 
     def check(self) -> None:
@@ -96,11 +94,11 @@ class Store:
                 raise DataError(
                     f"the store {self.root} cannot be made: there is no folder {folder}; make it, or "
                     "mount the disk that it is on",
-                    for_peer=_FOR_PEER,
+                    for_peer=FOR_PEER,
                 )
             _probe(folder, f"the store {self.root} cannot be made")
         except OSError as error:
-            raise _unwritable(f"the store {self.root} cannot be used", error) from None
+            raise unwritable(f"the store {self.root} cannot be used", error) from None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -111,13 +109,13 @@ class Store:
         """
         with contextlib.ExitStack() as stack:
             try:
-                _make(self.root)
+                make_folders(self.root)
                 only = stack.enter_context(present(self.root))
                 if only is not None:
                     self._clear_away()
                     only()
             except OSError as error:
-                raise _unwritable(f"the store {self.root} cannot be used", error) from None
+                raise unwritable(f"the store {self.root} cannot be used", error) from None
             yield
 
     def _clear_away(self) -> None:
@@ -164,7 +162,7 @@ class Store:
         except FileNotFoundError:
             raise ModelError(self._missing(kind, name_or_path, path)) from None
         except OSError as error:
-            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
+            raise ModelError(f"{path} cannot be read: {reason(error)}") from None
         try:
             document = json.loads(data)
         except (ValueError, RecursionError):
@@ -247,7 +245,7 @@ class Store:
         except FileNotFoundError:
             raise ModelError(f"{path} is missing: it belongs to a stored {kind}") from None
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
+            raise ModelError(f"{path} cannot be read: {reason(error)}") from None
 
     def remove(self, kind: Kind, name: str) -> None:
         """Remove a document, if there is one, what lies beside it, and what killed processes left.
@@ -290,9 +288,9 @@ class Store:
     def make(self, kind: Kind) -> None:
         """Make the folder of a kind, if need be. Raises DataError when it cannot be made."""
         try:
-            _make(self.root, self.folder(kind))
+            make_folders(self.root, self.folder(kind))
         except OSError as error:
-            raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
+            raise unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
     def _documents(self, kind: Kind) -> list[Path]:
         return [p for p in self.folder(kind).glob("*.json") if re.fullmatch(JOB_NAME, p.stem)]
@@ -311,147 +309,25 @@ class Store:
         return f"no {kind} {name} in {path.parent}: {advice}"
 
 
-@contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once it is complete and on disk.
-
-    On any failure nothing is left behind and an older file stays as it was. Raises
-    DataError when the file cannot be written.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=".tmp")
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be written", error) from None
-    unfinished = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            unfinished.chmod(mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be written", error) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what `replacing` of this path left behind in processes that were killed.
-
-    Only for who knows that no process writes to the path now.
-    """
-    unfinished = re.compile(re.escape(_unfinished(path)) + r"[^.]{8}\.tmp")  # as mkstemp names it
-    for found in path.parent.iterdir():
-        if unfinished.fullmatch(found.name):
-            found.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> str:
-    """How the name of an unfinished file begins: never longer than a file system takes."""
-    start = os.fsencode(path.name)[:_PREFIX].decode("utf-8", "ignore")
-    return f".{start}."
-
-
-@contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock, whose file is removed at the end, against all other processes.
-
-    Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when it
-    cannot be locked.
-    """
-    try:
-        handle = lock(path)
-    except Held as held:
-        busy = f"{what} is at work already"
-        raise Refused(f"{busy}: {held.who}; wait until it has ended", for_peer=busy) from None
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be locked", error) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-@contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock for a moment, after whoever has it. Raises DataError when it cannot be had."""
-    try:
-        handle = lock(path, _PATIENCE)
-    except Held as held:
-        raise DataError(
-            f"{path} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, or wait",
-            for_peer=_FOR_PEER,
-        ) from None
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be locked", error) from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for this account alone, if need be. Raises DataError when it cannot be made."""
-    try:
-        _make(folder)
-    except OSError as error:
-        raise _unwritable(f"{folder} cannot be made", error) from None
-
-
-def _make(*folders: Path) -> None:
-    """Make folders, as the owner's own and on disk. Raises OSError."""
-    # One by one: the mode goes to the last folder only.
-    for folder in folders:
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            if not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder)) from None
-        else:
-            _sync_folder(folder.parent)
-
-
 def _probe(folder: Path, what: str) -> None:
     """Raises DataError unless files can be made, filled and locked in the folder."""
     try:
         if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder))
+            raise NotADirectoryError(errno.ENOTDIR, no_folder(folder))
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_PROBE))
             file.flush()
             os.fsync(file.fileno())
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try_lock(file)
             except OSError as error:
                 raise DataError(
-                    f"{what}: {folder} is on a file system without locks ({_reason(error)}): put the "
+                    f"{what}: {folder} is on a file system without locks ({reason(error)}): put the "
                     "store on another one, or mount it with locks (flock)",
-                    for_peer=_FOR_PEER,
+                    for_peer=FOR_PEER,
                 ) from None
     except OSError as error:
-        raise _unwritable(what, error) from None
-
-
-def _reason_of(path: Path) -> str:
-    """Why a path is no folder, in words."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {path.readlink()}, which is not there: is it mounted?"
-    return "a file of that name is in the way: move it, or set store in [party]"
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+        raise unwritable(what, error) from None
 
 
 class _Sha256:
@@ -521,14 +397,3 @@ def _checked(kind: Kind, name: str) -> str:
 def _arrays(folder: Path, name: str) -> list[Path]:
     array = re.compile(_ARRAY.format(re.escape(name)))
     return [path for path in folder.iterdir() if array.fullmatch(path.name)]
-
-
-_FOR_PEER = "it could not write a file of its own (its log has the details)"
-
-
-def _unwritable(what: str, error: OSError) -> DataError:
-    return DataError(f"{what}: {_reason(error)}", for_peer=_FOR_PEER)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not whole"
