@@ -87,7 +87,7 @@ def ledger_show(
 def _check_known(ledger: Path, choice: "Choice") -> None:
     """Raises ConfigError for a job, peer or type of which a ledger has nothing at all."""
     from vfl.party.audit import tables
-    from vfl.party.config_errors import did_you_mean
+    from vfl.text import nearest_name
 
     found = tables.known(ledger)
     for option, name, there in (
@@ -97,7 +97,7 @@ def _check_known(ledger: Path, choice: "Choice") -> None:
     ):
         if name is None or name in there:
             continue
-        near = did_you_mean(name, there)
+        near = nearest_name(name, there)
         what = {"job": "of a job", "peer": "to or from", "type": "of a type"}[option]
         others = f"; there are {', '.join(sorted(there)[:_NAMED])}" if there else ""
         more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""

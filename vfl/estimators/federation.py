@@ -35,9 +35,9 @@ from vfl.frames.features import (
     Table,
     digest_of,
     features_of,
-    hint,
     id_columns,
     only_counts,
+    suggest_name,
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
@@ -409,7 +409,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if isinstance(names, Mapping):
             if party not in names:
                 raise ConfigError(
-                    f"id= says nothing of {party!r}; {hint(party, names)} (None takes the index)"
+                    f"id= says nothing of {party!r}; {suggest_name(party, names)} (None takes the index)"
                 )
             names = names[party]
         names = plain_value(names)

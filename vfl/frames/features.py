@@ -24,11 +24,11 @@ from vfl.errors import DataError
 from vfl.frames.tables import SHOWN
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
-from vfl.party.config_errors import did_you_mean
 from vfl.party.id_cells import whole_text
 from vfl.party.reading import Reading
 from vfl.party.sources.numerals import parse
 from vfl.party.table import MAX_CATEGORIES
+from vfl.text import nearest_name
 
 _NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
 _CONVERTED = (*_NUMBERS, "integer", "floating", "mixed-integer-float", "empty")
@@ -72,7 +72,7 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
         if name not in frame.columns:
             raise DataError(
                 f"{party}: no column '{name}', which the model was trained on; "
-                f"{hint(name, frame.columns)}"
+                f"{suggest_name(name, frame.columns)}"
             )
     found: dict[str, NDArray[Any]] = {}
     for name, categorical in expect.items():
@@ -218,7 +218,7 @@ def id_columns(
     found = []
     for name in names:
         if name not in frame.columns and name not in levels:
-            near = hint(name, [*frame.columns, *levels])
+            near = suggest_name(name, [*frame.columns, *levels])
             if not named:
                 near += " (an array has no names; transformers of scikit-learn keep them after "
                 near += 'set_output(transform="pandas"))'
@@ -266,12 +266,12 @@ def only_counts(index: "pd.Index[Any]") -> bool:
     return isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0
 
 
-def hint(name: str, known: Iterable[Hashable]) -> str:
+def suggest_name(name: str, known: Iterable[Hashable]) -> str:
     """What may have been meant."""
     names = [str(k) for k in known]
     # Transformers of scikit-learn put their own name in front.
     renamed = [k for k in names if k.endswith(f"__{name}")]
-    near = renamed[0] if renamed else did_you_mean(name, names)
+    near = renamed[0] if renamed else nearest_name(name, names)
     if near:
         return f"did you mean {near!r}?"
     return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:SHOWN]) or 'none'}"

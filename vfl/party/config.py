@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
@@ -33,6 +33,7 @@ from vfl.party.config_values import (
     Role,
     _one_line,
 )
+from vfl.party.documents import canonical_json
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -43,7 +44,7 @@ from vfl.party.sections import (
     PolicySection,
     Section,
 )
-from vfl.text import near_file
+from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -284,7 +285,7 @@ class Job(Section):
     @cached_property
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
-        return canonical_settings(self.settings)
+        return canonical_json(self.settings)
 
     @property
     def digest(self) -> str:
@@ -328,17 +329,6 @@ def _received(data: bytes) -> Job:
     if job.canonical != data:
         raise told("the job received is not in canonical form: both sides need the same vfl")
     return job
-
-
-def canonical_settings(settings: Mapping[str, Any]) -> bytes:
-    """`Job.canonical` of a job's `settings`, also of those that a document keeps."""
-    return json.dumps(
-        settings,
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    ).encode()
 
 
 def load_party(path: str | Path) -> Party:
@@ -414,7 +404,7 @@ def _others(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     there = sorted(p.name for p in path.parent.glob("*.toml"))
-    near = near_file(path.name, there)
+    near = nearest_file(path.name, there)
     if near:
         return f": did you mean {near}?"
     return f": the folder has {', '.join(there[:5])}" if there else ""

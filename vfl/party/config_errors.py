@@ -1,7 +1,6 @@
 """What is wrong with a party file or a job file, in sentences that name the key and say what to do."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from pydantic import (
@@ -11,13 +10,7 @@ from pydantic import (
 
 from vfl.errors import ConfigError
 from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, allowed, followed, seen
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was most likely meant to be, if any comes near."""
-    names = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
-    return names[near[0]] if near else None
+from vfl.text import nearest_name
 
 
 def told(text: str) -> ConfigError:
@@ -45,7 +38,7 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _meant(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
     *parents, key = problem["loc"]
-    return did_you_mean(str(key), _properties(parents, full))
+    return nearest_name(str(key), _properties(parents, full))
 
 
 def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:

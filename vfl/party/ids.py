@@ -32,7 +32,6 @@ compare equal are equal, parameters and versions included.
 """
 
 import datetime
-import difflib
 import hashlib
 import re
 import unicodedata
@@ -49,7 +48,7 @@ from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark, read_cells
 from vfl.party.id_merges import merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 NEXT = "|"  # between the steps of two columns
 _AS_THEY_ARE = IdReading()
@@ -244,8 +243,8 @@ def check_rule(rule: Sequence[str]) -> None:
     version than this one's."""
     for step in rule:
         if not re.fullmatch(STEP, unversioned(step)):
-            near = difflib.get_close_matches(str(step).lower(), _FORMS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_FORMS)}"
+            near = nearest_name(str(step), _FORMS)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_FORMS)}"
             raise ConfigError(f"unknown step {step!r} in the rule for ids; {hint}")
         if "@" in step and step != _stated(unversioned(step)):
             raise ConfigError(

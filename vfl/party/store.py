@@ -1,7 +1,6 @@
 """What a party keeps between commands: alignments, its halves of models, runs, what is unfinished.
 
-One JSON document each, `{"format", "version", "digest", "body"}`, where the digest is the SHA-256
-of the body in canonical form. Arrays too long for JSON lie beside it as `.npy` files named by
+One document each (documents.py). Arrays too long for JSON lie beside it as `.npy` files named by
 their own SHA-256, which the body holds, so that a document never meets another one's array. Files
 for a person to read lie beside it under its name. Every file appears whole or not at all and is
 readable by its owner only.
@@ -24,10 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError
-from vfl.party.config_errors import did_you_mean
 from vfl.party.config_words import JOB_NAME
+from vfl.party.documents import Body, body_of, canonical_json, document, read_document
 from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing, unwritable
 from vfl.party.locks import alone, forget, present, try_lock
+from vfl.text import nearest_name
 
 Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
@@ -130,7 +130,7 @@ class Store:
                     elif path.suffix == ".lock" and folder != self.root:
                         forget(path)
 
-    def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
+    def write(self, kind: Kind, name: str, body: Mapping[str, object]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
 
         `body` is JSON with text keys and finite floats, which come back bit for bit (ValueError
@@ -138,19 +138,18 @@ class Store:
         name that is none, DataError when the file cannot be written.
         """
         path = self.folder(kind) / f"{_checked(kind, name)}.json"
-        canonical = _canonical(body)
-        if _canonical(json.loads(canonical)) != canonical:
+        written = canonical_json(body)
+        if canonical_json(json.loads(written)) != written:
             raise ValueError("a body has text keys only")
-        head = f'{{"format":"vfl/{kind}","version":{VERSION},"digest":"{_sha256(canonical)}"'
         self.make(kind)
         with replacing(path) as file:
-            file.write(head.encode() + b',"body":' + canonical + b"}\n")
+            file.write(document(f"vfl/{kind}", VERSION, written))
         for old in _arrays(path.parent, name):
-            if f'"{old.name}"'.encode() not in canonical:
+            if f'"{old.name}"'.encode() not in written:
                 old.unlink(missing_ok=True)
         return path
 
-    def read(self, kind: Kind, name_or_path: str | Path) -> dict[str, Any]:
+    def read(self, kind: Kind, name_or_path: str | Path) -> Body:
         """The body of a document: by its name, or by the path of a file.
 
         Text with a slash or ending in .json is a path. Raises ModelError when it is missing,
@@ -158,16 +157,10 @@ class Store:
         """
         path = self.path(kind, name_or_path)
         try:
-            data = path.read_bytes()
+            read = read_document(path)
         except FileNotFoundError:
             raise ModelError(self._missing(kind, name_or_path, path)) from None
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {reason(error)}") from None
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ModelError(f"{path} is damaged: it is no valid JSON") from None
-        return _body(document, kind, path)
+        return _body(read, kind, path)
 
     def path(self, kind: Kind, name_or_path: str | Path) -> Path:
         """The file that `read` opens."""
@@ -201,7 +194,7 @@ class Store:
             made = datetime.fromtimestamp(changed / 1e9, UTC).isoformat(timespec="seconds")
         return made, changed, path.stem
 
-    def write_array(self, kind: Kind, name: str, array: NDArray[Any]) -> ArrayRef:
+    def write_array(self, kind: Kind, name: str, array: NDArray[np.generic]) -> ArrayRef:
         """Write an array beside the document `name`; its reference belongs into the body.
 
         To be called before `write`. Raises DataError when the file cannot be written, ValueError
@@ -227,7 +220,9 @@ class Store:
             file.write(content)
         return path
 
-    def read_array(self, kind: Kind, ref: Mapping[str, Any], folder: Path | None = None) -> NDArray[Any]:
+    def read_array(
+        self, kind: Kind, ref: Mapping[str, object], folder: Path | None = None
+    ) -> NDArray[Any]:
         """The array of a reference; `folder` is the document's, when it was read by path.
 
         Raises ModelError when the file is missing or is not the one that was written.
@@ -299,7 +294,7 @@ class Store:
         if path.parent != self.folder(kind):
             return f"no file {path}"
         there = self.names(kind)
-        near = did_you_mean(path.stem, there)
+        near = nearest_name(path.stem, there)
         if near:
             advice = f"did you mean {near}?"
         elif there:
@@ -352,35 +347,15 @@ class _Plain:
         self.write = file.write
 
 
-def _canonical(body: object) -> bytes:
-    return json.dumps(
-        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _body(document: object, kind: Kind, path: Path) -> dict[str, Any]:
-    form = document.get("format") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
+def _body(read: object, kind: Kind, path: Path) -> Body:
+    form = read.get("format") if isinstance(read, dict) else None
+    if not isinstance(read, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
         raise ModelError(f"{path} was not written by vfl")
     if form != f"vfl/{kind}":
         known = form.removeprefix("vfl/")
         what = f"is of kind {known}" if known in _FOLDERS else "is of an unknown kind"
         raise ModelError(f"{path} {what}, where a {kind} is due")
-    version = document.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise ModelError(f"{path} was written by a newer vfl: update vfl to read it")
-    body = document.get("body")
-    try:
-        whole = version == VERSION and document.get("digest") == _sha256(_canonical(body))
-    except ValueError:
-        whole = False
-    if not whole or not isinstance(body, dict):
-        raise ModelError(f"{path} is damaged: its content does not match its digest")
-    return body
+    return body_of(read, VERSION, path)
 
 
 def _checked(kind: Kind, name: str) -> str:

@@ -22,7 +22,6 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import suspicions
-from vfl.party.config_errors import did_you_mean
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sections import DataSection
@@ -30,7 +29,7 @@ from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 Rows = NDArray[np.integer[Any]] | slice
 
@@ -334,7 +333,7 @@ def _absent(source: Source, name: str, use: str) -> DataError:
 
 
 def _or(name: str, names: Sequence[str]) -> str:
-    near = did_you_mean(name, names)
+    near = nearest_name(name, names)
     if near:
         return f": did you mean '{near}'?"
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.frames.features import Rows, Table, hint
+from vfl.frames.features import Rows, Table, suggest_name
 from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
@@ -118,9 +118,8 @@ class Boosting(Method):
         monotone = self.monotone.get(party, {})
         for column in monotone:
             if column not in features:
-                raise DataError(
-                    f"{party}: monotone= names {column!r}, which is no column; {hint(column, features)}"
-                )
+                advice = suggest_name(column, features)
+                raise DataError(f"{party}: monotone= names {column!r}, which is no column; {advice}")
         try:
             return bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
         except ValueError as error:

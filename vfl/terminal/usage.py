@@ -254,9 +254,9 @@ def _allowed(param: click.Parameter) -> str:
 
 
 def _instead(name: str, known: list[str]) -> str:
-    from vfl.party.config_errors import did_you_mean
+    from vfl.text import nearest_name
 
-    near = did_you_mean(name, known)
+    near = nearest_name(name, known)
     if near:
         return f": did you mean {near}?"
     return f": there are {', '.join(known)}" if len(known) < 20 and not name.startswith("-") else ""

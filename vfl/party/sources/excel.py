@@ -1,7 +1,6 @@
 """Tables as Excel workbooks."""
 
 import datetime
-import difflib
 import itertools
 import re
 import warnings
@@ -25,6 +24,7 @@ from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.parquet import Columnar
 from vfl.party.sources.source import heading
+from vfl.text import nearest_name
 
 _PIECE = 50_000  # rows that are taken together
 _FIRST = 20  # rows that are looked at before all are read
@@ -288,10 +288,8 @@ class Excel(Columnar):
         return str(next(iter(filled)))
 
     def _no_sheet(self, named: str, names: Sequence[str]) -> DataError:
-        folded = {name.casefold(): name for name in names}
-        near = difflib.get_close_matches(named.casefold(), folded, n=1)
-        if near:
-            there, settings = f"did you mean '{folded[near[0]]}'?", {"sheet": folded[near[0]]}
+        if near := nearest_name(named, names):
+            there, settings = f"did you mean '{near}'?", {"sheet": near}
         else:
             there, settings = f"the sheets are {', '.join(names[:20])}", {}
         return self.error(f"no sheet '{named}' (named by sheet): {there}", settings)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, merged
-from vfl.party.rows import RowNumbers, below_header
+from vfl.party.rows import RowNumbers, below_header, in_rows
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 
@@ -108,11 +108,7 @@ class Source:
 
     def in_rows(self, bad: Mask) -> str:
         """'in row 17 (and 3 more rows)'."""
-        places = np.flatnonzero(bad)
-        first = self.row_numbers([int(place) for place in places[: self.shown]])
-        more = len(places) - len(first)
-        text = f"in row{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
-        return text + (f" (and {more:,} more row{'s' if more > 1 else ''})" if more else "")
+        return in_rows(np.flatnonzero(bad).tolist(), self.row_numbers, self.shown)
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         raise NotImplementedError
