@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 import numba
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def kernel(function: F) -> F:
@@ -23,8 +23,7 @@ def inlined(function: F) -> F:
 
 
 def _compiled(function: F, **options: Any) -> F:
-    compiled: Any = numba.njit
     try:
-        return cast(F, compiled(cache=True, nogil=True, **options)(function))
+        return cast(F, numba.njit(cache=True, nogil=True, **options)(function))
     except RuntimeError:  # no folder for a cache
-        return cast(F, compiled(nogil=True, **options)(function))
+        return cast(F, numba.njit(nogil=True, **options)(function))

@@ -11,7 +11,7 @@ import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import SupportsFloat, cast
 
 import numpy as np
 import pandas as pd
@@ -74,7 +74,7 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
                 f"{party}: no column '{name}', which the model was trained on; "
                 f"{suggest_name(name, frame.columns)}"
             )
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, NDArray[np.generic]] = {}
     for name, categorical in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
@@ -84,14 +84,14 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
     return found
 
 
-def is_categorical(values: "pd.Series[Any]") -> bool:
+def is_categorical(values: pd.Series) -> bool:
     """Whether a column of a training is a categorical feature."""
     if values.dtype == object and types.infer_dtype(values, skipna=True) in _NUMBERS:
         return False
     return isinstance(values.dtype, pd.CategoricalDtype) or bool(types.is_string_dtype(values.dtype))
 
 
-def _categories(values: "pd.Series[Any]", what: str) -> NDArray[np.object_]:
+def _categories(values: pd.Series, what: str) -> NDArray[np.object_]:
     """Shared text objects, None where missing."""
     _no_dates(values, what)
     try:
@@ -117,7 +117,7 @@ def _category(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _kinds(values: "pd.Series[Any]") -> str:
+def _kinds(values: pd.Series) -> str:
     """What an object column holds beside text and numbers."""
     kinds = {
         type(value).__name__ for value in values if not isinstance(value, str | numbers.Real | None)
@@ -125,7 +125,7 @@ def _kinds(values: "pd.Series[Any]") -> str:
     return f"values of type {', '.join(sorted(kinds)[:3])}"
 
 
-def finite(values: "pd.Series[Any]", what: str) -> Floats:
+def finite(values: pd.Series, what: str) -> Floats:
     """As `numbers_of`; raises DataError for infinite numbers too."""
     found = numbers_of(values, what)
     if np.isinf(found).any():
@@ -133,7 +133,7 @@ def finite(values: "pd.Series[Any]", what: str) -> Floats:
     return found
 
 
-def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
+def numbers_of(values: pd.Series, what: str) -> Floats:
     """float64, NaN where missing, bools as 0 and 1. Raises DataError for what is no number."""
     _no_dates(values, what)
     if values.isna().all():
@@ -150,12 +150,12 @@ def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
     return values.to_numpy(np.float64, na_value=np.nan)
 
 
-def _days(values: "pd.Series[Any]") -> "pd.Series[Any]":
+def _days(values: pd.Series) -> pd.Series:
     """A column of a batch whose days were text in training."""
     return values.astype(str).where(values.notna(), None) if _has_dates(values) else values
 
 
-def _numeric(values: "pd.Series[Any]", what: str) -> Floats:
+def _numeric(values: pd.Series, what: str) -> Floats:
     """A numeric feature of a batch, in which numbers, true and false may be text.
 
     Raises DataError as `finite` does.
@@ -168,19 +168,19 @@ def _numeric(values: "pd.Series[Any]", what: str) -> Floats:
     return finite(values, what)
 
 
-def _known(values: "pd.Series[Any]") -> Iterable[tuple[Any, bool]]:
+def _known(values: pd.Series) -> Iterable[tuple[SupportsFloat, bool]]:
     return zip(values, values.isna(), strict=True)
 
 
-def _no_dates(values: "pd.Series[Any]", what: str) -> None:
+def _no_dates(values: pd.Series, what: str) -> None:
     if _has_dates(values):
         raise DataError(
             f"{what} holds dates or times: turn it into a number, such as an age in years, or drop it"
         )
 
 
-def _has_dates(values: "pd.Series[Any]") -> bool:
-    dtype: Any = values.dtype
+def _has_dates(values: pd.Series) -> bool:
+    dtype = values.dtype
     distinct = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else values
     return types.infer_dtype(distinct, skipna=True).startswith(("date", "time", "period"))
 
@@ -192,7 +192,7 @@ def _has_dates(values: "pd.Series[Any]") -> bool:
 class IdColumn:
     """A column of ids, or a level of the index; `what` it is called in an error."""
 
-    values: Any
+    values: pd.Series | pd.Index
     what: str
 
     def texts(self) -> list[str | None]:
@@ -214,7 +214,7 @@ def id_columns(
     if names is None:
         levels_of = (index.get_level_values(level) for level in range(index.nlevels))
         return [IdColumn(values, f"{party}: the index") for values in levels_of]
-    levels: dict[str, Any] = {str(name): name for name in index.names if name is not None}
+    levels = {str(name): cast(str, name) for name in index.names if name is not None}
     found = []
     for name in names:
         if name not in frame.columns and name not in levels:
@@ -223,7 +223,7 @@ def id_columns(
                 near += " (an array has no names; transformers of scikit-learn keep them after "
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
-        values: Any = frame[name] if name in frame.columns else index.get_level_values(levels[name])
+        values = frame[name] if name in frame.columns else index.get_level_values(levels[name])
         found.append(IdColumn(values, f"{party}: id column '{name}'"))
     return found
 
@@ -261,7 +261,7 @@ def _id_text(value: object, what: str) -> str | None:
     raise DataError(f"{what} holds {type(value).__name__} values: write ids as text or whole numbers")
 
 
-def only_counts(index: "pd.Index[Any]") -> bool:
+def only_counts(index: pd.Index) -> bool:
     """Whether nobody chose this index."""
     return isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0
 

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -33,6 +33,7 @@ from vfl.party.config_values import (
     Role,
     _one_line,
 )
+from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
 from vfl.party.sections import (
     USES,
@@ -273,10 +274,10 @@ class Job(Section):
         return used
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Everything that the job says, defaults written out, of its own kind of model alone."""
         boosts = self.job.model == "secureboost"
-        left_out: dict[str, Any] = {
+        left_out: dict[str, bool | set[str]] = {
             "glm" if boosts else "secureboost": True,
             "job": {"family" if boosts else "objective", *self.job.unsaid},
         }
@@ -309,7 +310,7 @@ def _received(data: bytes) -> Job:
         raise told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
     keys = 0
 
-    def counted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def counted(pairs: list[tuple[str, object]]) -> dict[str, object]:
         nonlocal keys
         keys += len(pairs)
         if keys > MAX_KEYS:
@@ -341,7 +342,7 @@ def load_job(path: str | Path) -> Job:
     return _load(Path(path), Job, "job")
 
 
-def schema(kind: Kind) -> dict[str, Any]:
+def schema(kind: Kind) -> Schema:
     """The JSON Schema of a party file or a job file."""
     model: type[BaseModel] = Party if kind == "party" else Job
     return {
@@ -365,7 +366,7 @@ def _load(path: Path, model: type[C], kind: Kind) -> C:
         raise ConfigError(f"{path.name}: {explained(error, model)}") from None
 
 
-def _read_toml(path: Path, kind: Kind) -> dict[str, Any]:
+def _read_toml(path: Path, kind: Kind) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)

@@ -1,15 +1,15 @@
 """What is wrong with a party file or a job file, in sentences that name the key and say what to do."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
 from pydantic import (
     BaseModel,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from vfl.errors import ConfigError
-from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, allowed, followed, seen
+from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, Schema, allowed, followed, seen
 from vfl.text import nearest_name
 
 
@@ -20,9 +20,7 @@ def told(text: str) -> ConfigError:
 def explained(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem in words, and how many more there are."""
     full = model.model_json_schema(mode="validation")
-    problems: list[dict[str, Any]] = [
-        dict(e) for e in error.errors(include_input=False, include_url=False)
-    ]
+    problems = error.errors(include_input=False, include_url=False)
     unknown = [p for p in problems if p["type"] == "extra_forbidden"]
     # A misspelt key is the cause of the missing one: it goes first and stands for both.
     meant = {(*p["loc"][:-1], _meant(p, full)) for p in unknown}
@@ -36,12 +34,12 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
     return texts[0] + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
 
 
-def _meant(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
+def _meant(problem: ErrorDetails, full: Schema) -> str | None:
     *parents, key = problem["loc"]
     return nearest_name(str(key), _properties(parents, full))
 
 
-def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+def _sentence(problem: ErrorDetails, full: Schema) -> str:
     kind, loc = problem["type"], tuple(problem["loc"])
     if kind == "value_error" and len(loc) <= 1:
         # A rule over several keys says itself where it applies.
@@ -65,13 +63,13 @@ def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     return f"{here} must be {allowed(_lookup((*parents, key), full), full)}"
 
 
-def _own(problem: Mapping[str, Any]) -> str:
+def _own(problem: ErrorDetails) -> str:
     return str(problem["ctx"]["error"])
 
 
-def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
+def _lookup(loc: Sequence[object], full: Schema) -> Schema:
     """The schema of what `loc` points at, or an empty one."""
-    node = cast(dict[str, Any], full)
+    node = full
     for key in loc:
         node = followed(node, full)
         if "properties" in node:
@@ -83,7 +81,7 @@ def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
     return followed(node, full)
 
 
-def _properties(loc: Sequence[object], full: Mapping[str, Any]) -> list[str]:
+def _properties(loc: Sequence[object], full: Schema) -> list[str]:
     return list(_lookup(loc, full).get("properties", {}))
 
 

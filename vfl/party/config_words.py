@@ -1,8 +1,7 @@
 """What a schema allows, in words."""
 
 import json
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from vfl.party.ids import STEP
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
@@ -27,16 +26,22 @@ _PATTERN_WORDS = {
 }
 
 
-def followed(node: dict[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
+Schema = dict[str, Any]
+"""A JSON Schema, or a part of one."""
+
+
+def followed(node: Schema, full: Schema) -> Schema:
+    """The schema that a reference leads to."""
     for option in node.get("anyOf", ()):
         if "$ref" in option:  # a section that may be absent
             return followed(option, full)
     if "$ref" in node:
-        return cast(dict[str, Any], full["$defs"][node["$ref"].rsplit("/", 1)[-1]])
+        target: Schema = full["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return target
     return node
 
 
-def allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+def allowed(node: Schema, full: Schema) -> str:
     """What a value may be, in words: 'a whole number from 1 to 5000'."""
     if "anyOf" in node:
         options = [allowed(o, full) for o in node["anyOf"] if o.get("type") != "null"]
@@ -61,7 +66,7 @@ def allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
     return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
 
 
-def _range(node: Mapping[str, Any]) -> str:
+def _range(node: Schema) -> str:
     least, most = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
     if least is not None and most is not None:

@@ -6,7 +6,7 @@ All checks run over the distinct values of a column, in Arrow, and say rows, nev
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +17,10 @@ from vfl.party.id_cells import Cells, IdReading, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import clean, unversioned
 from vfl.party.rows import SHOWN
+from vfl.party.sources.arrow import ArrowColumn, Mask, mask_of
 
 COMMON = 10  # rows that share what is shown of them
 
-Mask = NDArray[np.bool_]
 Codes = NDArray[np.int64]
 
 
@@ -42,8 +42,8 @@ class Values:
     """The distinct values of a column, and which row has which (rows that have one that is not blank,
     in `rows`)."""
 
-    text: Any  # large_string array, without white space at the ends
-    raw: Any
+    text: ArrowColumn  # large_string array, without white space at the ends
+    raw: ArrowColumn
     every: Codes  # of all rows
     rows: Codes
     steps: Sequence[str]
@@ -72,7 +72,7 @@ class Values:
         return read_cells(self.raw.to_pylist(), self.steps, self.reading.decimal, self.as_text)
 
     @cached_property
-    def cleaned(self) -> Any:
+    def cleaned(self) -> ArrowColumn:
         """The values as they are compared."""
         cleaned = clean(self.raw.to_pylist(), self.steps, self.reading.decimal, self.as_text)
         return pa.array(cleaned, pa.large_string())
@@ -474,7 +474,7 @@ _VIN_VALUES[list(b"STUVWXYZ")] = np.arange(2, 10)
 _VIN_WEIGHTS = np.array([8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2])
 
 
-def _add_vins(add: Add, values: Values, cleaned: Any) -> None:
+def _add_vins(add: Add, values: Values, cleaned: ArrowColumn) -> None:
     whole = _match(cleaned, "^[A-HJ-NPR-Z0-9]{17}$")
     filled = ~mask_of(pc.equal(cleaned, ""))
     advice = "vehicles from before 1981 have shorter numbers; look at the others"
@@ -493,9 +493,5 @@ def _add_vins(add: Add, values: Values, cleaned: Any) -> None:
         add("vin check digit", wrong, "whose check digit is wrong, where most are right", advice, False)
 
 
-def _match(text: Any, pattern: str) -> Mask:
+def _match(text: ArrowColumn, pattern: str) -> Mask:
     return mask_of(pc.match_substring_regex(text, pattern))
-
-
-def mask_of(booleans: Any) -> Mask:
-    return cast(Mask, booleans.to_numpy(zero_copy_only=False).astype(np.bool_))

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from vfl.party.config_values import Duplicates
 from vfl.party.id_cells import IdReading
-from vfl.party.id_findings import COMMON, Codes, Finding, Mask, Values, findings_of, mask_of
+from vfl.party.id_findings import COMMON, Codes, Finding, Values, findings_of
 from vfl.party.ids import by_column, digest, in_words
 from vfl.party.keys import all_keys
 from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
+from vfl.party.sources.arrow import Mask, mask_of
 from vfl.party.table import Table, read_table
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5

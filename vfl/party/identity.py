@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -81,7 +80,7 @@ class TlsKey:
 
     path: Path
     password: bytes | None = field(default=None, repr=False)
-    _held: Any = field(default=None, repr=False, compare=False)  # while it is needed
+    _held: object = field(default=None, repr=False, compare=False)  # while it is needed
 
 
 @dataclass(frozen=True)

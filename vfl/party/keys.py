@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -208,6 +208,6 @@ def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
     return digest.digest()
 
 
-def _binary(rows: NDArray[np.uint8]) -> Any:
+def _binary(rows: NDArray[np.uint8]) -> pa.Array:
     data = np.ascontiguousarray(rows)
     return pa.Array.from_buffers(pa.binary(WIDTH), len(data), [None, pa.py_buffer(data.tobytes())])

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -29,6 +29,9 @@ from vfl.party.identity import paths
 from vfl.party.spreadsheet import escaped_column, named
 from vfl.party.store import Store
 from vfl.text import shown
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 Columns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]
 
@@ -247,7 +250,7 @@ class _Digested(io.BufferedIOBase):
         """It is."""
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         """Write bytes."""
         self._digest.update(data)
         return self._file.write(data)
@@ -294,7 +297,7 @@ def write_scores(file: BinaryIO, kind: str, parts: Iterable[Columns]) -> dict[st
     parquet = kind.lower() == ".parquet"
     changed: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
-        writer: Any = None
+        writer: pq.ParquetWriter | pa.csv.CSVWriter | None = None
         for columns in parts:
             arrays = {}
             for name, values in columns.items():

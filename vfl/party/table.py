@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
 from vfl.text import counted, nearest_name
 
-Rows = NDArray[np.integer[Any]] | slice
+Rows = NDArray[np.integer] | slice
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def examine_table(
         source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *known])))
     except DataError as error:
         return None, [*faults, error]
-    features: dict[str, NDArray[Any]] = {}
+    features: dict[str, NDArray[np.generic]] = {}
     filled = expect is None or wanted.role == "host"  # a batch may well lack a value in all of its rows
     for name in columns:
         try:
@@ -339,9 +339,9 @@ def _or(name: str, names: Sequence[str]) -> str:
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
 
 
-def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[Any]:
+def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[np.generic]:
     """A column of numbers or categories; if it must be `filled`, with a value in some row."""
-    values: NDArray[Any]
+    values: NDArray[np.generic]
     if name in data.categorical:
         values = _categories(source, name)
         missing = values == np.array(None)
@@ -398,8 +398,8 @@ def _without(cells: list[str | None], none: Collection[str]) -> list[str | None]
 
 
 def _aggregate(
-    values: NDArray[Any], of: NDArray[np.int64], groups: int, rule: Aggregate
-) -> NDArray[Any]:
+    values: NDArray[np.generic], of: NDArray[np.int64], groups: int, rule: Aggregate
+) -> NDArray[np.generic]:
     """What a rule makes of each group's values; `of` has the group of each value."""
     if rule in ("first", "last"):
         order = np.arange(len(values)) if rule == "last" else np.arange(len(values))[::-1]
@@ -420,9 +420,9 @@ def _aggregate(
     return np.where(number > 0, made, np.nan)
 
 
-def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[Any]:
+def _modes(values: NDArray[np.generic], of: NDArray[np.int64], groups: int) -> NDArray[np.generic]:
     """The most frequent text of each group, of several the one that comes first; None without any."""
-    made: NDArray[Any] = np.full(groups, None, object)
+    made: NDArray[np.generic] = np.full(groups, None, object)
     known = np.flatnonzero(values != np.array(None))
     names, code = np.unique(values[known].astype(str), return_inverse=True)
     if not len(names):

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from vfl.report.evidence import Evidence
 
@@ -182,7 +181,7 @@ def day(iso: str) -> str:
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
-def job_file(job: Mapping[str, Any]) -> str:
+def job_file(job: Mapping[str, Mapping[str, object]]) -> str:
     """The job as TOML with every default written out."""
     lines: list[str] = []
     for section, settings in job.items():

@@ -5,9 +5,12 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vfl.terminal.streams import stderr
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _LOG_SECONDS = 30.0
 _TELLING = 1.0  # seconds of a step from which the time left can be told
@@ -40,7 +43,7 @@ class News:
             redirect_stderr=False,
         )
         self._times = times and self.bar.disable and not _in_journal()
-        self._step: tuple[str, Any] = ("", None)
+        self._step: tuple[str, TaskID | None] = ("", None)
         self._started = self._said = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -61,12 +64,12 @@ class News:
             if self._step[1] is not None:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task("", total=None, count=""))
+        task = self._step[1]
         count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
         if of is not None and 0 < done < of and now - self._started >= _TELLING:
             count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
-        self.bar.update(
-            self._step[1], description=stderr.line(what), completed=done, total=of, count=count
-        )
+        if task is not None:
+            self.bar.update(task, description=stderr.line(what), completed=done, total=of, count=count)
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now

@@ -33,7 +33,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 # --- Models. ----------------------------------------------------------------------------------------
 
 
-def model_document(done: "Trained") -> dict[str, Any]:
+def model_document(done: "Trained") -> dict[str, object]:
     """What the JSON says about a model, by its kind."""
     from vfl.protocols.trees.grower import GuestModel
 
@@ -134,7 +134,7 @@ def cost(account: "Account") -> str:
     return f"{account.seconds:.1f} s; {parties}" if parties else f"{account.seconds:.1f} s"
 
 
-def account_document(account: "Account") -> dict[str, Any]:
+def account_document(account: "Account") -> dict[str, object]:
     """Time, traffic and memory for the JSON."""
     return {
         "seconds": account.seconds,

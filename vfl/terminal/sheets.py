@@ -7,10 +7,14 @@ In a file or a pipe cells are parted by tabs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vfl.terminal.streams import stdout
 from vfl.text import MOST, shown, shown_in
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 Cell = str | int | None
 """Text, or a count, which has commas on a terminal alone."""
@@ -65,7 +69,7 @@ def _on_terminal(cell: Cell, prose: bool) -> str:
     return shown_in(shown(cell, None if prose else MOST), stdout.encoding)
 
 
-def _console() -> Any:
+def _console() -> "Console":
     from rich.console import Console
 
     return Console(file=stdout, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
@@ -82,7 +86,7 @@ def _needed(sheet: Sheet, heads: list[str], rows: list[list[str]]) -> int:
     )
 
 
-def _table(sheet: Sheet, heads: list[str], rows: list[list[str]], lines: bool) -> Any:
+def _table(sheet: Sheet, heads: list[str], rows: list[list[str]], lines: bool) -> "Table":
     from rich.table import Table
     from rich.text import Text
 

@@ -31,7 +31,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         self._kind: type[int] | type[float] = int if whole else float
         self._least, self._most = least, most
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """The number. Fails for text that is none, and beyond the bounds."""
         try:
             number = self._kind(value)
@@ -84,7 +86,7 @@ class Command(_Helpful):
 
     allow_extra_args = True
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run it. Raises ConfigError for arguments too many."""
         if ctx.args:
             many = counted(len(ctx.args), "argument")
@@ -109,7 +111,7 @@ class Group(click.Group, _Helpful):
             )
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
         try:
             return super().invoke(ctx)
@@ -126,7 +128,7 @@ class Group(click.Group, _Helpful):
     ) -> Any:
         """Run the command of a command line and exit."""
 
-        def run() -> Any:
+        def run() -> object:
             return super(Group, self).main(
                 args, prog_name or "vfl", complete_var, standalone_mode=False, **extra
             )
@@ -177,7 +179,7 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ended(run: Callable[[], Any]) -> int:
+def _ended(run: Callable[[], object]) -> int:
     """The exit code, after one line on stderr about what went wrong."""
     try:
         code = run()

@@ -9,22 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
+from vfl.party.sources.arrow import ArrowColumn, without
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.parquet import Columnar
 from vfl.party.sources.source import heading
 from vfl.text import nearest_name
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
 _PIECE = 50_000  # rows that are taken together
 _FIRST = 20  # rows that are looked at before all are read
@@ -58,7 +62,7 @@ class _Cells:
     texts: NDArray[np.object_]
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> "_Cells":
+    def of(cls, values: Sequence[object]) -> "_Cells":
         kinds = np.array([_KINDS.get(kind, _TEXT) for kind in map(type, values)], np.uint8)
         numbers = np.full(len(values), np.nan)
         wholes = np.zeros(len(values), np.int64)
@@ -73,7 +77,7 @@ class _Cells:
         whole = kinds == _WHOLE
         kinds[whole & (np.abs(numbers) >= 2.0**63)] = _NUMBER
         places = np.flatnonzero(kinds == _WHOLE)
-        wholes[places] = [values[place] for place in places.tolist()]
+        wholes[places] = [cast(int, values[place]) for place in places.tolist()]
         return cls(kinds, numbers, wholes, texts)
 
     @classmethod
@@ -95,7 +99,7 @@ class _Cells:
         """Whether there is text, or more than one kind of cells that are none."""
         return not any(self.held <= one for one in ({_WHOLE, _NUMBER}, {_TRUTH}, {_DATE}))
 
-    def as_arrow(self) -> Any:
+    def as_arrow(self) -> pa.Array:
         """The column with the type that all of its cells have, else as text."""
         nothing = self.kinds == _NOTHING
         if not self.held:
@@ -233,13 +237,11 @@ class Excel(Columnar):
         days = self.dates_of(name, what, self._without_missing(text), rule)
         return np.where(dates, cells.numbers // _DAY, days)
 
-    def _without_missing(self, text: Sequence[str | None]) -> Any:
-        column = pa.array(text, pa.large_string())
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        return pc.if_else(missing, pa.scalar(None, column.type), column)
+    def _without_missing(self, text: Sequence[str | None]) -> ArrowColumn:
+        return without(pa.array(text, pa.large_string()), self.missing)
 
     @contextmanager
-    def _workbook(self) -> Iterator[Any]:
+    def _workbook(self) -> Iterator["Workbook"]:
         try:
             import openpyxl
         except ImportError:
@@ -264,7 +266,7 @@ class Excel(Columnar):
                 ".xlsx or CSV UTF-8"
             ) from None
 
-    def _chosen(self, book: Any) -> str:
+    def _chosen(self, book: "Workbook") -> str:
         """The sheet that is named, or the only one that has any cells."""
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         if self.reading.sheet is not None:
@@ -294,7 +296,7 @@ class Excel(Columnar):
             there, settings = f"the sheets are {', '.join(names[:20])}", {}
         return self.error(f"no sheet '{named}' (named by sheet): {there}", settings)
 
-    def _check_header(self, rows: Sequence[Sequence[Any]]) -> None:
+    def _check_header(self, rows: Sequence[Sequence[object]]) -> None:
         """Raises TableError where a title stands in place of the names."""
         filled = [sum(cell is not None for cell in row) for row in rows]
         if len(filled) > 2 and filled[0] <= sorted(filled[1:])[len(filled) // 2] / 2:
@@ -367,7 +369,7 @@ def _column(letters: bytes) -> int:
     return number - 1
 
 
-def _rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _rows(sheet: "ReadOnlyWorksheet") -> Iterator[tuple[int, tuple[object, ...]]]:
     """The rows that are not blank with their numbers, without blank cells at their ends."""
     sheet.reset_dimensions()  # some writers state others than there are
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):

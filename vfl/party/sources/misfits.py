@@ -3,21 +3,19 @@
 No word quotes a cell."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from vfl.party.reading import Reading, settings_line
+from vfl.party.reading import Reading, Settings, settings_line
+from vfl.party.sources.arrow import ArrowColumn, Mask
 from vfl.party.sources.dates import looks_like_date, order_of
 from vfl.party.sources.numerals import grammar
 
-Mask = NDArray[np.bool_]
-Found = tuple[str, str, dict[str, Any]]
+Found = tuple[str, str, Mapping[str, object]]
 
 MAX_CATEGORIES = 10_000
 
@@ -55,7 +53,7 @@ class Misfit:
     hint: str
     advice: str
     rows: Mask
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -69,13 +67,20 @@ class _Column:
     reading: Reading
     advice: str
     feature: bool
-    text: Any
+    text: ArrowColumn
     signed: Sequence[str]
     others: int
 
 
 def misfits(
-    text: Any, bad: Mask, name: str, reading: Reading, advice: str, *, feature: bool, others: int = 0
+    text: ArrowColumn,
+    bad: Mask,
+    name: str,
+    reading: Reading,
+    advice: str,
+    *,
+    feature: bool,
+    others: int = 0,
 ) -> list[Misfit]:
     """The cells of a column that `numerals.parse` found bad, by kind, the kind with most rows first.
 
@@ -106,7 +111,7 @@ def misfits(
     return sorted(found, key=lambda misfit: -np.count_nonzero(misfit.rows))
 
 
-def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str, dict[str, Any]]:
+def about_dates(text: ArrowColumn, bad: Mask, name: str, reading: Reading) -> tuple[str, Settings]:
     """What to do about cells of a column of dates that its rule does not read, and the keys for it."""
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
@@ -114,7 +119,7 @@ def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str,
     cells = [cell.strip() for cell in cells]
     missing = [cell for cell in cells if cell.lower() in _PLACEHOLDERS or _NO_DAY.fullmatch(cell)]
     if len(missing) == len(cells):
-        settings: dict[str, Any] = {"missing": sorted({*reading.missing, *missing})}
+        settings: Settings = {"missing": sorted({*reading.missing, *missing})}
         return f"if it stands for a missing value, {set_it(**settings)}", settings
     rule = reading.dates[name]
     if found := order_of([cell for cell in cells if cell not in missing]):
@@ -131,7 +136,7 @@ def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str,
     return "correct it or write dates as 2024-12-31", {}
 
 
-def set_it(**settings: Any) -> str:
+def set_it(**settings: object) -> str:
     """What to do in words: set decimal = "," in [data]."""
     return f"set {' and '.join(settings_line(*item) for item in settings.items())} in [data]"
 
@@ -205,7 +210,7 @@ def _signs(cells: Sequence[str], column: _Column) -> Found:
         either = f"{set_it(decimal=',')} or {settings_line('thousands', ',')}, whichever is meant"
         return "a comma is the decimal sign or stands between thousands", either, {}
     decimal, thousands = next((fit for fit in wanted if fit[0] == own.decimal), wanted[0])
-    settings: dict[str, Any] = {} if thousands == own.thousands else {"thousands": thousands}
+    settings: Settings = {} if thousands == own.thousands else {"thousands": thousands}
     if decimal == own.decimal:
         return "", set_it(**settings), settings
     settings = {"decimal": decimal, **settings}
@@ -224,7 +229,7 @@ def _date(cells: Sequence[str], column: _Column) -> Found:
     if found is None:
         return "", "write dates alike, as 2024-12-31, or ignore the column in [data]", {}
     order, either, short = found
-    rule: dict[str, Any] = {"as": "days", **({} if order == "ymd" else {"order": order})}
+    rule: Settings = {"as": "days", **({} if order == "ymd" else {"order": order})}
     if short:
         rule["years_from"] = 1930
     settings = {"dates": {column.name: rule}}
