@@ -35,7 +35,7 @@ from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party import ledger, locks
 from vfl.party.audit import compare, tables, verify
 from vfl.party.identity import Identity, create, load
-from vfl.party.ledger import Asked, Ledger, Passed, Seal
+from vfl.party.ledger import JobEntry, Ledger, MessageEntry, Seal
 from vfl.party.store import Store
 
 DIGEST = "ab" * 32
@@ -51,8 +51,8 @@ def own(tmp_path: Path, owner: Identity) -> Ledger:
     return Ledger(tmp_path / "ledger", owner, "guest")
 
 
-def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> Passed:
-    return Passed(
+def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> MessageEntry:
+    return MessageEntry(
         session=session,
         peer="registry",
         direction="sent",
@@ -256,7 +256,7 @@ def cut_at_seals(own: Ledger) -> Iterator[int]:
     for number, line in enumerate(whole.splitlines(keepends=True), 1):
         if b'"entry":"seal"' in line and number < whole.count(b"\n"):
             path.write_bytes(whole[: offset + len(line)])
-            sealed = ledger.Sealed(path.name, offset, line.decode().rstrip("\n"))
+            sealed = ledger.PlacedSeal(path.name, offset, line.decode().rstrip("\n"))
             (own.folder / ledger.SEAL).write_bytes(msgspec.json.encode(sealed))
             yield number
         offset += len(line)
@@ -455,13 +455,13 @@ import sys
 import time
 from pathlib import Path
 from vfl.party.identity import load
-from vfl.party.ledger import Ledger, Passed
+from vfl.party.ledger import Ledger, MessageEntry
 
 own = Ledger(Path(sys.argv[1]), load(Path(sys.argv[2])), "guest")
 session = 0
 for i in range(int(sys.argv[3])):
     session = own.append(
-        Passed(session=session, peer="registry", direction="sent", task=None, job=None,
+        MessageEntry(session=session, peer="registry", direction="sent", task=None, job=None,
                type=f"Kind{i % 5}", rows=None, bytes=1, sha256="ab"),
         "nothing",
     )
@@ -624,7 +624,9 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
     identity = load(federation.keys / "registry" / "registry")
     (file,) = ledger.months(theirs)
     entries = [ledger.decode(line).entry for line in file.read_bytes().splitlines()]
-    gradients = [i for i, e in enumerate(entries) if isinstance(e, Passed) and e.type == "Direction"]
+    gradients = [
+        i for i, e in enumerate(entries) if isinstance(e, MessageEntry) and e.type == "Direction"
+    ]
 
     def forged(name: str, change: Callable[[list[ledger.Entry]], None]) -> Path:
         folder = tmp_path / name
@@ -632,7 +634,7 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
         changed = list(entries)
         change(changed)
         for entry in changed:
-            if isinstance(entry, Asked | Passed):
+            if isinstance(entry, JobEntry | MessageEntry):
                 forger.append(entry, "nothing")
             elif isinstance(entry, Seal):
                 forger.seal()
@@ -654,7 +656,7 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
     received = [
         i
         for i, e in enumerate(entries)
-        if isinstance(e, Passed) and e.direction == "received" and e.session == entries[at].session
+        if isinstance(e, MessageEntry) and e.direction == "received" and e.session == entries[at].session
     ]
 
     def swap(changed: list[ledger.Entry]) -> None:
@@ -787,7 +789,7 @@ def test_a_noted_hash_is_64_digits(run: tuple[Federation, list[Sent]]) -> None:
 
 
 def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:
-    asked = Asked(
+    asked = JobEntry(
         peer="registry",
         task="train",
         job="claims",
@@ -837,10 +839,10 @@ def test_a_job_refused_and_a_host_killed_in_the_middle(tmp_path: Path, keys: Pat
         boost = JOB["secureboost"]
         assert made.guest.train({**JOB, "secureboost": {**boost, "min_child_rows": 5}}).code == 9
         theirs = of(made, "registry")
-        (stop,) = tables.rows(theirs, tables.Choice(type="Stop"))
+        (stop,) = tables.rows(theirs, tables.MessageFilter(type="Stop"))
         assert (stop.direction, stop.job, stop.purpose) == ("sent", "claims", "a test")
         training = made.guest.start_train({**JOB, "secureboost": {**boost, "trees": 500}})
-        while not any(tables.rows(theirs, tables.Choice(type="Gradients"))):
+        while not any(tables.rows(theirs, tables.MessageFilter(type="Gradients"))):
             assert training.process.poll() is None
             time.sleep(0.05)
         kill(made.serving["registry"])

@@ -17,7 +17,7 @@ import pytest
 from vfl.errors import DataError
 from vfl.party import files, identity
 from vfl.party.config import Party, load_party
-from vfl.party.output import Target, check_scores, columns_of, write_scores
+from vfl.party.output import OutputPlace, check_scores, columns_of, write_scores
 from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -61,9 +61,9 @@ def party(tmp_path: Path) -> Party:
     return load_party(tmp_path / "insurer.toml")
 
 
-def target(party: Party, out: Path, force: bool = False, command: str = "score") -> Target:
+def target(party: Party, out: Path, force: bool = False, command: str = "score") -> OutputPlace:
     folder = party.party.store.parent
-    return Target.of(
+    return OutputPlace.of(
         out,
         command,
         party=party,

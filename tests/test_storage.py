@@ -263,9 +263,9 @@ def test_a_ledger_that_cannot_go_on_ends_a_job_before_it_begins(party: Party, ke
 
 
 def line_of(peer: str) -> Any:
-    from vfl.party.ledger import Asked
+    from vfl.party.ledger import JobEntry
 
-    return Asked(
+    return JobEntry(
         peer=peer, task="align", job=None, purpose=None, run="", hosts=[], alignment=None, model=None
     )
 

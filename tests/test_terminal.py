@@ -26,7 +26,7 @@ from vfl.party.audit.tables import Total
 from vfl.party.linear import Line
 from vfl.protocols.trees.grower import GuestModel
 from vfl.terminal import results
-from vfl.terminal.news import News
+from vfl.terminal.progress import ProgressDisplay
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import finite, put_json, stderr, stdout
 from vfl.terminal.usage import ENDING, INTERRUPTED, interrupted_by_signals
@@ -134,7 +134,7 @@ def printed(names: list[str]) -> list[Callable[[], object]]:
 
 
 def said(name: str) -> None:
-    news = News(times=True)
+    news = ProgressDisplay(times=True)
     with news.bar:
         news.progress(f"reading {name}, 1", 1, 2)
         news.say(f"note: column '{name}' has shifted")
@@ -210,7 +210,7 @@ def test_news_have_times_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ note: column 'x' has shifted\n"
     assert re.fullmatch(stamp, on_screen(monkeypatch, lambda: said("x")))
     assert "Z note" not in on_screen(monkeypatch, lambda: said("x"), width=80)
-    plain = on_screen(monkeypatch, lambda: News().say("hello"))
+    plain = on_screen(monkeypatch, lambda: ProgressDisplay().say("hello"))
     assert plain == "hello\n"
 
 

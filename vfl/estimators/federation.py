@@ -30,9 +30,9 @@ from vfl.estimators.parameters import (
     validated,
 )
 from vfl.frames.features import (
-    IdColumn,
-    Rows,
-    Table,
+    FrameTable,
+    IdValues,
+    RowIndices,
     digest_of,
     features_of,
     id_columns,
@@ -111,7 +111,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     workers: int
     progress: bool | None
 
-    aligned_: Rows
+    aligned_: RowIndices
     classes_: NDArray[Any]
     feature_names_in_: NDArray[np.object_]
     halves_: dict[str, Any]
@@ -371,7 +371,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         expect: Mapping[str, bool] | None,
         hosts: Hosts,
         meant: Collection[str] = (),
-    ) -> Table:
+    ) -> FrameTable:
         """A party's table; `expect` has the columns of the training and which are categorical.
 
         meant: columns of a training that are features, whatever their names.
@@ -397,11 +397,11 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not features and party != GUEST:
             raise DataError(f"{party}: no column is left to use as a feature")
         if not ids:
-            return Table(party, [], np.empty(0, np.int64), 0, features, len(columns))
+            return FrameTable(party, [], np.empty(0, np.int64), 0, features, len(columns))
         repeats = party == GUEST and expect is not None  # a batch may have rows of one id
         found = self._ids(party, ids, hosts)
         _refuse_ids(party, found, repeats)
-        return Table(party, found.ids, found.id_of_row, len(ids), features, len(columns))
+        return FrameTable(party, found.ids, found.id_of_row, len(ids), features, len(columns))
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""
@@ -425,7 +425,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             )
         return texts
 
-    def _ids(self, party: str, columns: Sequence[IdColumn], hosts: Hosts) -> NormalisedIds:
+    def _ids(self, party: str, columns: Sequence[IdValues], hosts: Hosts) -> NormalisedIds:
         check_steps(self.normalise)
 
         def make() -> NormalisedIds:
@@ -470,11 +470,11 @@ def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:
             )
 
 
-def _only(table: Table, target: Target, rows: Rows) -> tuple[Table, Target]:
+def _only(table: FrameTable, target: Target, rows: RowIndices) -> tuple[FrameTable, Target]:
     """Some rows of a training, in which no id comes twice."""
     ids = [table.ids[row] for row in rows.tolist()] if table.ids else []
     of_row = np.arange(len(ids))
-    left = Table(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
+    left = FrameTable(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
     offset = None if target.offset is None else target.offset[rows]
     return left, Target(target.label[rows], target.weight[rows], target.loss, offset)
 
@@ -485,7 +485,7 @@ def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:
     return text if isinstance(name, str) or text in table.columns else f"x{text}"
 
 
-def _same_columns_of_ids(tables: Sequence[Table]) -> None:
+def _same_columns_of_ids(tables: Sequence[FrameTable]) -> None:
     if len({table.id_columns for table in tables}) > 1:
         counts = ", ".join(f"{table.name} has {table.id_columns}" for table in tables)
         raise ConfigError(f"an id must have as many columns at each party: {counts}")

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from vfl.errors import ConfigError, UnknownParameter
 from vfl.frames.features import suggest_name
-from vfl.party.config_errors import expected
+from vfl.party.config_errors import describe_key
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -201,7 +201,7 @@ def validated(model: type[M], values: Mapping[str, Any], where: str = "") -> M:
         raise ConfigError(f"{what}; {suggest_name(name, model.model_fields)}")
     if problem["type"] == "value_error":
         raise ConfigError(f"{where}{name}={shown(values[name])}: {problem['ctx']['error']}")
-    words = expected(model, name)
+    words = describe_key(model, name)
     for in_files, in_python in (("true or false", "True or False"), ("section", "dict")):
         words = words.replace(in_files, in_python)
     raise ConfigError(f"{where}{name}={shown(values[name])}: must be {words}")

@@ -33,11 +33,11 @@ from vfl.text import nearest_name
 _NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
 _CONVERTED = (*_NUMBERS, "integer", "floating", "mixed-integer-float", "empty")
 
-Rows = NDArray[np.int64]
+RowIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Table:
+class FrameTable:
     """A party's rows: distinct ids, normalised, and features by column.
 
     id_of_row: the place of each row's id among `ids`, int64 (rows,); both are empty where nobody is
@@ -46,12 +46,12 @@ class Table:
 
     name: str
     ids: list[bytes]
-    id_of_row: Rows
+    id_of_row: RowIndices
     id_columns: int
     features: Features
     rows: int
 
-    def take(self, rows: Rows) -> Features:
+    def take(self, rows: RowIndices) -> Features:
         """The features of some rows."""
         return {name: values[rows] for name, values in self.features.items()}
 
@@ -189,7 +189,7 @@ def _has_dates(values: pd.Series) -> bool:
 
 
 @dataclass(frozen=True)
-class IdColumn:
+class IdValues:
     """A column of ids, or a level of the index; `what` it is called in an error."""
 
     values: pd.Series | pd.Index
@@ -205,7 +205,7 @@ class IdColumn:
 
 def id_columns(
     party: str, frame: pd.DataFrame, names: Sequence[str] | None, named: bool = True
-) -> list[IdColumn]:
+) -> list[IdValues]:
     """The columns of the id: those named (or levels of the index), else the whole index.
 
     `named`: whether columns have names of their own. Raises DataError.
@@ -213,7 +213,7 @@ def id_columns(
     index = frame.index
     if names is None:
         levels_of = (index.get_level_values(level) for level in range(index.nlevels))
-        return [IdColumn(values, f"{party}: the index") for values in levels_of]
+        return [IdValues(values, f"{party}: the index") for values in levels_of]
     levels = {str(name): cast(str, name) for name in index.names if name is not None}
     found = []
     for name in names:
@@ -224,11 +224,11 @@ def id_columns(
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
         values = frame[name] if name in frame.columns else index.get_level_values(levels[name])
-        found.append(IdColumn(values, f"{party}: id column '{name}'"))
+        found.append(IdValues(values, f"{party}: id column '{name}'"))
     return found
 
 
-def digest_of(columns: Sequence[IdColumn], *more: object) -> bytes | None:
+def digest_of(columns: Sequence[IdValues], *more: object) -> bytes | None:
     """Of ids as they are, and of more that counts; None for ids that have none, such as lists."""
     digest = hashlib.blake2b(repr(more).encode(), digest_size=32)
     for column in columns:

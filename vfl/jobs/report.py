@@ -27,7 +27,7 @@ from vfl.learn.levels import respelled
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.party.config import Party
-from vfl.party.output import Target
+from vfl.party.output import OutputPlace
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.trees.grower import GuestModel, HostModel
@@ -58,7 +58,7 @@ def write_report(party: Party, model: str, out: Path | None = None, *, force: bo
     evidence = gather(party, model)
     folder = (out or Path(f"report-{evidence.model}")).absolute()
     _check_folder(folder)
-    target = Target.of(folder, "report", party=party, is_former=_is_report, force=force)
+    target = OutputPlace.of(folder, "report", party=party, is_former=_is_report, force=force)
     files = render(evidence)
     replaced = target.check()
     target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})

@@ -52,7 +52,7 @@ from vfl.net.wire import decode
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
 from vfl.party.linear import own_scores
-from vfl.party.output import Columns, Target, check_scores, columns_of, write_scores
+from vfl.party.output import OutputPlace, ScoreColumns, check_scores, columns_of, write_scores
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -181,7 +181,7 @@ async def score(
     )
 
 
-def _target(party: Party, data: Path, out: Path, force: bool) -> Target:
+def _target(party: Party, data: Path, out: Path, force: bool) -> OutputPlace:
     """Where the scores go. Raises DataError where they cannot be written or must not."""
 
     def is_former(path: Path) -> bool:
@@ -191,10 +191,10 @@ def _target(party: Party, data: Path, out: Path, force: bool) -> Target:
 
     check_scores(out)
     reads = {data: "the table of rows to score"}
-    return Target.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
+    return OutputPlace.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
 
 
-def _write(target: Target, kind: str, parts: Iterable[Columns]) -> dict[str, int]:
+def _write(target: OutputPlace, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
     with target.writing() as file:
         return write_scores(file, kind, parts)
 

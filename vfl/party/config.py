@@ -25,10 +25,10 @@ from pydantic import (
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.party.config_errors import explained, told
+from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
+    FileKind,
     JobName,
-    Kind,
     PartyName,
     Role,
     _one_line,
@@ -301,34 +301,34 @@ class Job(Section):
         too many keys, are no valid job, or not in canonical form (two parties could then hold two
         digests of one job). What has been read once is not read again.
         """
-        return _received(data)
+        return _parse_received(data)
 
 
 @lru_cache(maxsize=8)
-def _received(data: bytes) -> Job:
+def _parse_received(data: bytes) -> Job:
     if len(data) > MAX_JOB:
-        raise told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
+        raise error_for_all(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
     keys = 0
 
     def counted(pairs: list[tuple[str, object]]) -> dict[str, object]:
         nonlocal keys
         keys += len(pairs)
         if keys > MAX_KEYS:
-            raise told(f"the job received has over {MAX_KEYS} keys")
+            raise error_for_all(f"the job received has over {MAX_KEYS} keys")
         return dict(pairs)
 
     try:
         raw = json.loads(data.decode(), object_pairs_hook=counted)
     except (ValueError, RecursionError):
-        raise told("the job received is no valid JSON") from None
+        raise error_for_all("the job received is no valid JSON") from None
     if not isinstance(raw, dict):
-        raise told("the job received is no table")
+        raise error_for_all("the job received is no table")
     try:
         job = Job.model_validate(raw, strict=True)
     except ValidationError as error:
-        raise told(f"the job received: {explained(error, Job)}") from None
+        raise error_for_all(f"the job received: {explain_errors(error, Job)}") from None
     if job.canonical != data:
-        raise told("the job received is not in canonical form: both sides need the same vfl")
+        raise error_for_all("the job received is not in canonical form: both sides need the same vfl")
     return job
 
 
@@ -342,7 +342,7 @@ def load_job(path: str | Path) -> Job:
     return _load(Path(path), Job, "job")
 
 
-def schema(kind: Kind) -> Schema:
+def schema(kind: FileKind) -> Schema:
     """The JSON Schema of a party file or a job file."""
     model: type[BaseModel] = Party if kind == "party" else Job
     return {
@@ -355,18 +355,18 @@ def schema(kind: Kind) -> Schema:
 C = TypeVar("C", Party, Job)
 
 
-def _load(path: Path, model: type[C], kind: Kind) -> C:
+def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = _read_toml(path, kind)
-    other: Kind = "job" if kind == "party" else "party"
+    other: FileKind = "job" if kind == "party" else "party"
     if kind not in raw and other in raw:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
         return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {explained(error, model)}") from None
+        raise ConfigError(f"{path.name}: {explain_errors(error, model)}") from None
 
 
-def _read_toml(path: Path, kind: Kind) -> dict[str, object]:
+def _read_toml(path: Path, kind: FileKind) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)

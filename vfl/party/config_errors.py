@@ -9,15 +9,22 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from vfl.errors import ConfigError
-from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, Schema, allowed, followed, seen
+from vfl.party.config_words import (
+    _PATTERN_WORDS,
+    PARTY_NAME,
+    Schema,
+    describe_allowed,
+    plain_key,
+    resolve_reference,
+)
 from vfl.text import nearest_name
 
 
-def told(text: str) -> ConfigError:
+def error_for_all(text: str) -> ConfigError:
     return ConfigError(text, for_peer=text)
 
 
-def explained(error: ValidationError, model: type[BaseModel]) -> str:
+def explain_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem in words, and how many more there are."""
     full = model.model_json_schema(mode="validation")
     problems = error.errors(include_input=False, include_url=False)
@@ -46,21 +53,21 @@ def _sentence(problem: ErrorDetails, full: Schema) -> str:
         return f"[{loc[0]}] {_own(problem)}" if loc else _own(problem)
     *parents, key = loc
     if key == "[key]":
-        return f"[{seen(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
+        return f"[{plain_key(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
     if isinstance(key, int):  # an entry of a list: the list is what the person looks for
         *parents, key = parents
-    place = ".".join(seen(p) for p in parents)
-    here = f"[{place}] {seen(key)}" if place else f"section [{seen(key)}]"
+    place = ".".join(plain_key(p) for p in parents)
+    here = f"[{place}] {plain_key(key)}" if place else f"section [{plain_key(key)}]"
     if kind == "extra_forbidden":
         known = _properties(parents, full)
         near = _meant(problem, full)
-        what = f"unknown key '{seen(key)}' in [{place}]" if place else f"unknown {here}"
+        what = f"unknown key '{plain_key(key)}' in [{place}]" if place else f"unknown {here}"
         return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{here} is missing"
     if kind == "value_error":
         return f"{here} {_own(problem)}"
-    return f"{here} must be {allowed(_lookup((*parents, key), full), full)}"
+    return f"{here} must be {describe_allowed(_lookup((*parents, key), full), full)}"
 
 
 def _own(problem: ErrorDetails) -> str:
@@ -71,21 +78,21 @@ def _lookup(loc: Sequence[object], full: Schema) -> Schema:
     """The schema of what `loc` points at, or an empty one."""
     node = full
     for key in loc:
-        node = followed(node, full)
+        node = resolve_reference(node, full)
         if "properties" in node:
             node = node["properties"].get(key, {})
         else:
             # Peers are named freely: their sections share one schema.
             patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
             node = next(iter(patterns.values()))
-    return followed(node, full)
+    return resolve_reference(node, full)
 
 
 def _properties(loc: Sequence[object], full: Schema) -> list[str]:
     return list(_lookup(loc, full).get("properties", {}))
 
 
-def expected(model: type[BaseModel], key: str) -> str:
+def describe_key(model: type[BaseModel], key: str) -> str:
     """What a key of a section may be, in words: 'a whole number from 1 to 5000'."""
     full = model.model_json_schema(mode="validation")
-    return allowed(_lookup((key,), full), full)
+    return describe_allowed(_lookup((key,), full), full)

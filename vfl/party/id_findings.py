@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vfl.party.id_cells import Cells, IdReading, names_of, read_cells
+from vfl.party.id_cells import IdReading, ReadIds, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import clean, unversioned
 from vfl.party.rows import SHOWN
@@ -25,7 +25,7 @@ Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Finding:
+class IdFinding:
     """Rows of an id column that other parties may not write alike."""
 
     kind: str
@@ -59,7 +59,15 @@ class Values:
         raw, code = coded.dictionary, coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         text = pc.utf8_trim_whitespace(raw)
         blank = mask_of(pc.equal(text, ""))[code] if len(raw) else np.zeros(0, np.bool_)
-        return cls(text, raw, code, np.flatnonzero(~blank), steps, reading, place in reading.as_text)
+        return cls(
+            text=text,
+            raw=raw,
+            every=code,
+            rows=np.flatnonzero(~blank),
+            steps=steps,
+            reading=reading,
+            as_text=place in reading.as_text,
+        )
 
     @cached_property
     def code(self) -> Codes:
@@ -67,7 +75,7 @@ class Values:
         return self.every[self.rows]
 
     @cached_property
-    def cells(self) -> Cells:
+    def cells(self) -> ReadIds:
         """The values as they are read."""
         return read_cells(self.raw.to_pylist(), self.steps, self.reading.decimal, self.as_text)
 
@@ -349,12 +357,12 @@ _CHECKS = (
 )
 
 
-def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[Finding]:
+def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[IdFinding]:
     """All findings, those that the rule does not mend first.
 
     Without `again` those are left out that an alignment counts itself, for which values are cleaned.
     """
-    found: list[Finding] = []
+    found: list[IdFinding] = []
     names = names_of(values.steps)
 
     def add(kind: str, mask: Mask, what: str, advice: str, mended: bool) -> None:
@@ -362,7 +370,17 @@ def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[Find
         if len(rows):
             share = len(rows) / len(values.rows)
             first = rows[:SHOWN].tolist()
-            found.append(Finding(kind, len(rows), share, first, what, advice, mended))
+            found.append(
+                IdFinding(
+                    kind=kind,
+                    rows=len(rows),
+                    share=share,
+                    first=first,
+                    what=what,
+                    advice=advice,
+                    mended=mended,
+                )
+            )
 
     if not len(values.rows):
         return []

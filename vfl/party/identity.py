@@ -210,12 +210,12 @@ def parse_certificate(pem: bytes, path: Path) -> Certificate:
     if not isinstance(curve, ec.SECP256R1) or not _NAME.fullmatch(name):
         raise IdentityError(f"{path} is not a certificate made by `vfl keys new`")
     return Certificate(
-        name,
-        found.public_bytes(serialization.Encoding.PEM),
-        found.public_bytes(serialization.Encoding.DER),
-        found.not_valid_before_utc,
-        found.not_valid_after_utc,
-        public,  # type: ignore[arg-type]  # its curve was checked
+        name=name,
+        pem=found.public_bytes(serialization.Encoding.PEM),
+        der=found.public_bytes(serialization.Encoding.DER),
+        starts=found.not_valid_before_utc,
+        expires=found.not_valid_after_utc,
+        _public=public,  # type: ignore[arg-type]  # its curve was checked
     )
 
 

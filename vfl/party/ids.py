@@ -107,7 +107,7 @@ def normalise(
         raise ValueError("the columns of an id must have the same length, and there must be one")
     cleaned = []
     for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
-        one = _cleaned(column, steps, reading.decimal, i in reading.as_text)
+        one = _clean_column(column, steps, reading.decimal, i in reading.as_text)
         if empties == "refuse":
             one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where, row_numbers)
         cleaned.append(one)
@@ -137,7 +137,7 @@ def normalise(
         else:
             repeats.append(i)
     numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
-    different = _merged(columns, cleaned, rules, repeats, (numbers, places))
+    different = _merged_rows(columns, cleaned, rules, repeats, (numbers, places))
     if different and reading.merging == "refuse":
         raise DataError(
             f"{where}: normalise makes different ids equal, as it would 1-23 and 12-3, in "
@@ -154,11 +154,17 @@ def normalise(
         )
     unread = len(set().union(*(one.unread for one in cleaned)))
     return NormalisedIds(
-        list(place_of), numbers, places, len(empty), len(repeats), unread, len(different)
+        ids=list(place_of),
+        rows=numbers,
+        id_of_row=places,
+        empties=len(empty),
+        duplicates=len(repeats),
+        unread=unread,
+        merged=len(different),
     )
 
 
-def _merged(
+def _merged_rows(
     columns: Sequence[Sequence[str | None]],
     cleaned: Sequence["_Cleaned"],
     rules: Sequence[Sequence[str]],
@@ -190,7 +196,7 @@ def clean(
     decimal, as_text: as `IdReading` has them. Raises ConfigError for an unknown step.
     """
     check_rule(steps)
-    return _cleaned(column, steps, decimal, as_text).values
+    return _clean_column(column, steps, decimal, as_text).values
 
 
 def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -361,7 +367,7 @@ class _Cleaned:
                 raise DataError(f"{where}: {count} {what} ({rows_in_words(rows, row_numbers)}); {todo}")
 
 
-def _cleaned(
+def _clean_column(
     column: Sequence[str | None], steps: Sequence[str], decimal: Mark, as_text: bool
 ) -> _Cleaned:
     cells = read_cells(column, steps, decimal, as_text)

@@ -144,7 +144,14 @@ def all_keys(
             f"{'it' if repeated == 1 else 'them'}"
         )
     keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1)) for key in found)
-    return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
+    return TableIds(
+        keys=keys,
+        rows=np.flatnonzero(taking),
+        without_id=without,
+        group=stands,
+        notes=tuple(notes),
+        merged=merged,
+    )
 
 
 def identities(
@@ -161,7 +168,7 @@ def identities(
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRows:
     """Rows of a table as it is now, by identities that were kept of an earlier one.
 
     rows: int64 (identities,), the row of each; where several rows are alike, in their order; -1 where
@@ -173,7 +180,7 @@ class Found:
     first: NDArray[np.int64]
 
 
-def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> Found:
+def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
     """The rows that `identities` gave these hashes, in the table as it is now."""
     rows = np.concatenate([ids.rows, ids.without_id])
     levels = [np.full(len(rows), last) for last in range(len(ids.keys))]
@@ -196,7 +203,7 @@ def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> Found:
     first = np.full(alike + 1, -1, np.int64)
     first[code[::-1]] = np.arange(len(kept))[::-1]
     first[alike] = -1
-    return Found(row_of, first[code_of_row])
+    return FoundRows(row_of, first[code_of_row])
 
 
 def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:

@@ -33,7 +33,7 @@ from vfl.text import shown
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
 
-Columns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]
+ScoreColumns = Mapping[str, Sequence[str | None] | NDArray[np.float64]]
 
 _HEAD = 1024 * 1024  # bytes of a file that are looked at to know what it is
 _KNOWN = 2  # outputs of one place that are known: the one before is still there after a kill
@@ -43,7 +43,7 @@ _KNOWN = 2  # outputs of one place that are known: the one before is still there
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputPlace:
     """A place that a person has named for the output of a command: a file, or a folder of files."""
 
     given: Path
@@ -68,7 +68,7 @@ class Target:
         reads: Mapping[Path, str] | None = None,
         is_former: Callable[[Path], bool],
         force: bool = False,
-    ) -> "Target":
+    ) -> "OutputPlace":
         """`reads` are files of the command besides the party's. Raises DataError as `check`."""
         try:
             place = given.resolve()
@@ -79,7 +79,15 @@ class Target:
             raise _unwritable(given, "its symbolic link leads in a circle")
         own = {**(belongings(party) if party is not None else {}), **(reads or {})}
         store = None if party is None else Store(party.party.store)
-        target = cls(given, place, command, own, store, is_former, force)
+        target = cls(
+            given=given,
+            place=place,
+            command=command,
+            own=own,
+            store=store,
+            is_former=is_former,
+            force=force,
+        )
         target.check()
         target.probe()
         return target
@@ -286,7 +294,7 @@ def check_scores(path: Path) -> None:
         raise _unwritable(path, error.strerror or "it cannot be looked at") from None
 
 
-def write_scores(file: BinaryIO, kind: str, parts: Iterable[Columns]) -> dict[str, int]:
+def write_scores(file: BinaryIO, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
     """Write the rows of all parts as CSV or Parquet (`kind` is ".csv" or ".parquet").
 
     A part holds columns of text or floats, all of its length; each part has the same ones, and there is

@@ -29,10 +29,10 @@ from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing
 from vfl.party.locks import alone, forget, present, try_lock
 from vfl.text import nearest_name
 
-Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
+DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
-_FOLDERS: dict[Kind, str] = {
+_FOLDERS: dict[DocumentKind, str] = {
     "alignment": "alignments",
     "model": "models",
     "run": "runs",
@@ -58,7 +58,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, kind: Kind) -> Path:
+    def folder(self, kind: DocumentKind) -> Path:
         return self.root / _FOLDERS[kind]
 
     @property
@@ -130,14 +130,14 @@ class Store:
                     elif path.suffix == ".lock" and folder != self.root:
                         forget(path)
 
-    def write(self, kind: Kind, name: str, body: Mapping[str, object]) -> Path:
+    def write(self, kind: DocumentKind, name: str, body: Mapping[str, object]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
 
         `body` is JSON with text keys and finite floats, which come back bit for bit (ValueError
         otherwise). Arrays of an older document of that name are removed. Raises ModelError for a
         name that is none, DataError when the file cannot be written.
         """
-        path = self.folder(kind) / f"{_checked(kind, name)}.json"
+        path = self.folder(kind) / f"{_check_name(kind, name)}.json"
         written = canonical_json(body)
         if canonical_json(json.loads(written)) != written:
             raise ValueError("a body has text keys only")
@@ -149,7 +149,7 @@ class Store:
                 old.unlink(missing_ok=True)
         return path
 
-    def read(self, kind: Kind, name_or_path: str | Path) -> Body:
+    def read(self, kind: DocumentKind, name_or_path: str | Path) -> Body:
         """The body of a document: by its name, or by the path of a file.
 
         Text with a slash or ending in .json is a path. Raises ModelError when it is missing,
@@ -162,19 +162,19 @@ class Store:
             raise ModelError(self._missing(kind, name_or_path, path)) from None
         return _body(read, kind, path)
 
-    def path(self, kind: Kind, name_or_path: str | Path) -> Path:
+    def path(self, kind: DocumentKind, name_or_path: str | Path) -> Path:
         """The file that `read` opens."""
         if isinstance(name_or_path, Path):
             return name_or_path
         if "/" in name_or_path or os.sep in name_or_path or name_or_path.endswith(".json"):
             return Path(name_or_path)
-        return self.folder(kind) / f"{_checked(kind, name_or_path)}.json"
+        return self.folder(kind) / f"{_check_name(kind, name_or_path)}.json"
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: DocumentKind) -> list[str]:
         """The names of all documents of a kind, sorted."""
         return sorted(path.stem for path in self._documents(kind))
 
-    def latest(self, kind: Kind) -> str:
+    def latest(self, kind: DocumentKind) -> str:
         """The name of the document made last. Raises ModelError when there is none.
 
         It says itself when that was: files of a store that was copied, or came back from a backup, may
@@ -185,7 +185,7 @@ class Store:
             raise ModelError(f"no {kind} yet in {self.folder(kind)}")
         return max(documents, key=lambda path: self._age(kind, path)).stem
 
-    def _age(self, kind: Kind, path: Path) -> tuple[str, int, str]:
+    def _age(self, kind: DocumentKind, path: Path) -> tuple[str, int, str]:
         changed = path.stat().st_mtime_ns
         made = None
         with contextlib.suppress(ModelError):  # told when it is used
@@ -194,13 +194,13 @@ class Store:
             made = datetime.fromtimestamp(changed / 1e9, UTC).isoformat(timespec="seconds")
         return made, changed, path.stem
 
-    def write_array(self, kind: Kind, name: str, array: NDArray[np.generic]) -> ArrayRef:
+    def write_array(self, kind: DocumentKind, name: str, array: NDArray[np.generic]) -> ArrayRef:
         """Write an array beside the document `name`; its reference belongs into the body.
 
         To be called before `write`. Raises DataError when the file cannot be written, ValueError
         for an array of Python objects.
         """
-        _checked(kind, name)
+        _check_name(kind, name)
         content = _Sha256()
         np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
         ref = ArrayRef(file=f"{name}.{content.hex[:16]}.npy", sha256=content.hex)
@@ -209,19 +209,21 @@ class Store:
             np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         return ref
 
-    def write_beside(self, kind: Kind, name: str, extension: Literal["csv"], content: bytes) -> Path:
+    def write_beside(
+        self, kind: DocumentKind, name: str, extension: Literal["csv"], content: bytes
+    ) -> Path:
         """Write a file for a person to read beside the document `name`. Returns its path.
 
         Raises DataError when it cannot be written.
         """
         self.make(kind)
-        path = self.folder(kind) / f"{_checked(kind, name)}.{extension}"
+        path = self.folder(kind) / f"{_check_name(kind, name)}.{extension}"
         with replacing(path) as file:
             file.write(content)
         return path
 
     def read_array(
-        self, kind: Kind, ref: Mapping[str, object], folder: Path | None = None
+        self, kind: DocumentKind, ref: Mapping[str, object], folder: Path | None = None
     ) -> NDArray[Any]:
         """The array of a reference; `folder` is the document's, when it was read by path.
 
@@ -242,13 +244,13 @@ class Store:
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be read: {reason(error)}") from None
 
-    def remove(self, kind: Kind, name: str) -> None:
+    def remove(self, kind: DocumentKind, name: str) -> None:
         """Remove a document, if there is one, what lies beside it, and what killed processes left.
 
         For who knows that no other process writes the document now.
         """
         mine = re.compile(
-            re.escape(_checked(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
+            re.escape(_check_name(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
         )
         for path in self.folder(kind).glob("*"):
             document = path.name.removeprefix(".")
@@ -257,7 +259,7 @@ class Store:
             if mine.fullmatch(document):
                 path.unlink(missing_ok=True)
 
-    def prune(self, kind: Kind, prefix: str, keep: Collection[str] = ()) -> None:
+    def prune(self, kind: DocumentKind, prefix: str, keep: Collection[str] = ()) -> None:
         """Remove the documents whose names start so, but those to keep, with what belongs to them and
         what processes that were killed left unfinished.
 
@@ -270,27 +272,27 @@ class Store:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, kind: Kind, name: str, what: str) -> Iterator[None]:
+    def locked(self, kind: DocumentKind, name: str, what: str) -> Iterator[None]:
         """Hold the name of a document against other processes of this party.
 
         Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when
         the store cannot be written. A process that is killed lets go.
         """
         self.make(kind)
-        with alone(self.folder(kind) / f"{_checked(kind, name)}.lock", what):
+        with alone(self.folder(kind) / f"{_check_name(kind, name)}.lock", what):
             yield
 
-    def make(self, kind: Kind) -> None:
+    def make(self, kind: DocumentKind) -> None:
         """Make the folder of a kind, if need be. Raises DataError when it cannot be made."""
         try:
             make_folders(self.root, self.folder(kind))
         except OSError as error:
             raise unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
-    def _documents(self, kind: Kind) -> list[Path]:
+    def _documents(self, kind: DocumentKind) -> list[Path]:
         return [p for p in self.folder(kind).glob("*.json") if re.fullmatch(JOB_NAME, p.stem)]
 
-    def _missing(self, kind: Kind, name: str | Path, path: Path) -> str:
+    def _missing(self, kind: DocumentKind, name: str | Path, path: Path) -> str:
         if path.parent != self.folder(kind):
             return f"no file {path}"
         there = self.names(kind)
@@ -347,7 +349,7 @@ class _Plain:
         self.write = file.write
 
 
-def _body(read: object, kind: Kind, path: Path) -> Body:
+def _body(read: object, kind: DocumentKind, path: Path) -> Body:
     form = read.get("format") if isinstance(read, dict) else None
     if not isinstance(read, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
         raise ModelError(f"{path} was not written by vfl")
@@ -358,7 +360,7 @@ def _body(read: object, kind: Kind, path: Path) -> Body:
     return body_of(read, VERSION, path)
 
 
-def _checked(kind: Kind, name: str) -> str:
+def _check_name(kind: DocumentKind, name: str) -> str:
     """A name that is safe as a file's name and cannot be taken for a path."""
     if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
         raise ModelError(

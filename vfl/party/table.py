@@ -31,7 +31,7 @@ from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
 from vfl.text import counted, nearest_name
 
-Rows = NDArray[np.integer] | slice
+RowChoice = NDArray[np.integer] | slice
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Table:
     offset: NDArray[np.float64] | None = None
     row_numbers: RowNumbers = below_header
 
-    def take(self, rows: Rows) -> Features:
+    def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
         unknown = None if isinstance(rows, slice) else rows < 0
         if unknown is None or not unknown.any():
@@ -147,7 +147,15 @@ def read_table(
     """
     if need_label and data.label is None:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
-    wanted = Wanted(role, need_label, path, expect, needed, loss, unused)
+    wanted = Wanted(
+        role=role,
+        need_label=need_label,
+        path=path,
+        expect=expect,
+        needed=needed,
+        loss=loss,
+        unused=unused,
+    )
     table, faults = examine_table(data, wanted)
     if table is None:
         raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")

@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from vfl.learn.losses import Floats
-from vfl.report.words import Rate
+from vfl.report.words import RateWords
 from vfl.text import shown
 
 Groups = tuple[Sequence[float], Sequence[float]]
@@ -136,7 +136,7 @@ def double_lift(
     ours: Sequence[float],
     theirs: Sequence[float],
     names: tuple[str, str],
-    rate: Rate,
+    rate: RateWords,
     message: str,
 ) -> str:
     """Rates by group of the ratio of two predictions; `shares` are the groups' of their sizes."""

@@ -37,7 +37,7 @@ _MODELS = {"secureboost": "gradient-boosted trees (SecureBoost)", "glm": "genera
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateWords:
     """What a model predicts, in words."""
 
     modelled: str  # The probability of "claim"
@@ -47,7 +47,7 @@ class Rate:
     size: str  # what groups of rows are measured in: policies, exposure
 
     @classmethod
-    def of(cls, evidence: Evidence) -> "Rate":
+    def of(cls, evidence: Evidence) -> "RateWords":
         label, size = evidence.label or "the label", _size(evidence)
         if evidence.objective in ("binary", "logistic"):
             return cls(f"The probability of {label}", f"rate of {label}", True, label, size)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.frames.features import Rows, Table, suggest_name
+from vfl.frames.features import FrameTable, RowIndices, suggest_name
 from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
@@ -71,7 +71,7 @@ class Boosting(Method):
         return await host_train(guest, binned, self.params, own, shown=str)
 
     async def guest_scores(
-        self, hosts: list[Peer], model: GuestModel, table: Table, places: list[Rows]
+        self, hosts: list[Peer], model: GuestModel, table: FrameTable, places: list[RowIndices]
     ) -> Floats:
         return await all_scores(guest_score(hosts, model, table.features, places, table.rows))
 
@@ -80,7 +80,7 @@ class Boosting(Method):
     ) -> None:
         await host_score(guest, half, features, rows)
 
-    def drawn(self, whole: Training, rows: Rows) -> Training:
+    def drawn(self, whole: Training, rows: RowIndices) -> Training:
         """Those that decide when to stop are drawn by the seed as in a job."""
         draw = np.random.default_rng([self.params.seed, 1]).random(len(whole.label))[rows]
         validation = draw < self.params.validation_share

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from vfl.crypto.workers import Machine
-from vfl.frames.features import Rows, Table
+from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Matrix
 from vfl.learn.glm import APART, are_apart
@@ -86,7 +86,7 @@ class Fitting(Method):
         return HostGlm(LinearPart(design, tuple(fit.coefficients.tolist())), fit.converged)
 
     async def guest_scores(
-        self, hosts: list[Peer], model: GuestGlm, table: Table, places: list[Rows]
+        self, hosts: list[Peer], model: GuestGlm, table: FrameTable, places: list[RowIndices]
     ) -> Floats:
         own = own_scores(GUEST, model.part, table.features, table.rows)
         return await all_scores(guest_glm_score(hosts, model, table.features, own.rows, places))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vfl.crypto.workers import Machine
-from vfl.frames.features import Rows, Table
+from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
 from vfl.net.peer import Peer
@@ -62,7 +62,7 @@ class Method(ABC):
 
     @abstractmethod
     async def guest_scores(
-        self, hosts: list[Peer], model: Any, table: Table, places: list[Rows]
+        self, hosts: list[Peer], model: Any, table: FrameTable, places: list[RowIndices]
     ) -> Floats:
         """The score of every row of the guest's table."""
 
@@ -80,7 +80,7 @@ class Method(ABC):
         """What to say of a model by the scores, without offset, that rows get."""
         return None
 
-    def drawn(self, whole: Training, rows: Rows) -> Training:
+    def drawn(self, whole: Training, rows: RowIndices) -> Training:
         """The aligned rows, of the guest's; all of them train unless the method keeps some back."""
         validation = np.zeros(len(rows), np.bool_)
         offset = None if whole.offset is None else whole.offset[rows]

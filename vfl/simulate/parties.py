@@ -12,7 +12,7 @@ import numpy as np
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.frames.features import Rows, Table
+from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
 from vfl.learn.levels import Levels, respelled
 from vfl.learn.losses import BadLabel, Floats
@@ -38,7 +38,7 @@ class Trained:
     doubts: what else there is to say.
     """
 
-    rows: Rows
+    rows: RowIndices
     features: Mapping[str, Features]
     fitted: Fitted
     traffic: dict[str, int] | None
@@ -68,8 +68,8 @@ class Known:
 
 
 def train(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     whole: Training,
     method: Method,
     engine: Engine,
@@ -86,8 +86,8 @@ def train(
 
 
 def score(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     method: Method,
     engine: Engine,
     fitted: tuple[Any, Mapping[str, Any]],
@@ -104,8 +104,8 @@ def score(
 
 
 async def _plain(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     whole: Training,
     method: Method,
     machine: Machine,
@@ -120,8 +120,8 @@ async def _plain(
 
 
 async def _apart(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     whole: Training,
     method: Method,
     machine: Machine,
@@ -160,7 +160,7 @@ async def _apart(
     return Trained(rows[0], features, fitted, traffic, idle, doubts)
 
 
-def common_rows(tables: Sequence[Table]) -> list[Rows]:
+def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
     """The rows whose id all tables have, of each table, in the order of the first one's."""
     if len(tables) == 1:
         return [np.arange(tables[0].rows)]
@@ -174,7 +174,7 @@ def common_rows(tables: Sequence[Table]) -> list[Rows]:
     return list(np.array(found, np.int64).reshape(len(found), len(tables)).T)
 
 
-def _in_order(rows: list[Rows]) -> list[Rows]:
+def _in_order(rows: list[RowIndices]) -> list[RowIndices]:
     """Common rows in the order of the guest's table.
 
     An alignment has an order of its own, random in each: where all is in one process, the same tables
@@ -184,7 +184,7 @@ def _in_order(rows: list[Rows]) -> list[Rows]:
     return [own[order] for own in rows]
 
 
-def _checked(rows: list[Rows]) -> list[Rows]:
+def _checked(rows: list[RowIndices]) -> list[RowIndices]:
     if not len(rows[0]):
         raise DataError(
             "no id is common to all parties: check that id= names the ids, that normalise= fits how "
@@ -193,7 +193,7 @@ def _checked(rows: list[Rows]) -> list[Rows]:
     return rows
 
 
-def _checked_shares(method: Method, whole: Training, rows: Rows) -> Training:
+def _checked_shares(method: Method, whole: Training, rows: RowIndices) -> Training:
     """The aligned rows, if there is something to learn from their label. Raises DataError."""
     drawn = method.drawn(whole, rows)
     share = getattr(method.params, "validation_share", 0.0)
@@ -246,8 +246,8 @@ async def _idle(
 
 
 async def _score(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     method: Method,
     engine: Engine,
     fitted: tuple[Any, Mapping[str, Any]],
@@ -259,9 +259,11 @@ async def _score(
     pairs = [MemoryPeer.pair(GUEST, host.name) for host in hosts]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
 
-    async def aligned(to_host: Peer, to_guest: Peer, table: Table) -> list[Rows]:
+    async def aligned(to_host: Peer, to_guest: Peer, table: FrameTable) -> list[RowIndices]:
         if engine == "plain":
-            distinct = Table(GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids))
+            distinct = FrameTable(
+                GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids)
+            )
             return common_rows([distinct, table])
         own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
         apart = Participant(table.name, [table.name], context)

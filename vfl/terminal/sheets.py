@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-Cell = str | int | None
+SheetCell = str | int | None
 """Text, or a count, which has commas on a terminal alone."""
 
 _LEAST_PROSE = 24  # characters of a column of prose below which a table is none
@@ -27,7 +27,7 @@ class Sheet:
     """A table: the names of its columns, its rows, a line above."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[SheetCell]]
     title: str = ""
     numbers: frozenset[str] = frozenset()  # columns that are read from the right
     prose: frozenset[str] = frozenset()  # columns whose text may be broken
@@ -61,7 +61,7 @@ def _plain(text: str) -> str:
     return shown_in(shown(text), stdout.encoding)
 
 
-def _on_terminal(cell: Cell, prose: bool) -> str:
+def _on_terminal(cell: SheetCell, prose: bool) -> str:
     if cell is None:
         return ""
     if isinstance(cell, int):

@@ -22,7 +22,7 @@ ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 """Signals that end a command as Ctrl-C does."""
 
 
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """A number, or a whole one, with bounds."""
 
     name = "number"
@@ -94,7 +94,7 @@ class Command(_Helpful):
         return super().invoke(ctx)
 
 
-class Group(click.Group, _Helpful):
+class CommandGroup(click.Group, _Helpful):
     """Turns every failure into one line and its exit code."""
 
     command_class = Command
@@ -129,7 +129,7 @@ class Group(click.Group, _Helpful):
         """Run the command of a command line and exit."""
 
         def run() -> object:
-            return super(Group, self).main(
+            return super(CommandGroup, self).main(
                 args, prog_name or "vfl", complete_var, standalone_mode=False, **extra
             )
 
@@ -139,7 +139,7 @@ class Group(click.Group, _Helpful):
         stdout.start()
         stderr.start()
         with interrupted_by_signals():
-            code = _ended(run)
+            code = _run_to_code(run)
         stdout.flush()
         if stdout.failure is not None:
             stderr.put(
@@ -179,30 +179,30 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ended(run: Callable[[], object]) -> int:
+def _run_to_code(run: Callable[[], object]) -> int:
     """The exit code, after one line on stderr about what went wrong."""
     try:
         code = run()
     except VflError as error:
-        return _failed(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         stderr.write(f"{error.format_message()}\n")
         return ConfigError.exit_code
     except click.UsageError as error:
-        return _failed(_words(error), ConfigError.exit_code)
+        return _fail(_words(error), ConfigError.exit_code)
     except click.ClickException as error:
-        return _failed(error.format_message(), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):  # the first before any command runs
         stderr.put("interrupted")
         return INTERRUPTED
     except ModuleNotFoundError as error:
-        return _failed(not_installed(error), ConfigError.exit_code)
+        return _fail(not_installed(error), ConfigError.exit_code)
     except Exception as error:
-        return _failed(fault(error), VflError.exit_code)
+        return _fail(fault(error), VflError.exit_code)
     return code if isinstance(code, int) else 0
 
 
-def _failed(text: str, code: int) -> int:
+def _fail(text: str, code: int) -> int:
     stderr.put(f"error: {text}")
     return code
 
@@ -246,7 +246,7 @@ def _name(param: click.Parameter | None) -> str:
 def _allowed(param: click.Parameter) -> str:
     """What a value of a parameter may be."""
     kind = param.type
-    if isinstance(kind, Number):
+    if isinstance(kind, NumberType):
         return kind.words
     if isinstance(kind, click.Choice):
         return " or ".join(str(choice) for choice in kind.choices)

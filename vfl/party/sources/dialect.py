@@ -65,7 +65,14 @@ def dialect_of(content: Content, reading: Reading) -> Dialect:
         if settings and len(records) > 1 and len(records[1]) > 1:  # commas, but of decimals
             raise _error(content, f"the first row has one name: {doubt}", settings)
     _check_first_rows(content, separator, records)
-    return Dialect(encoding, separator, directive is not None, doubt, settings, _has_cells(records))
+    return Dialect(
+        encoding=encoding,
+        separator=separator,
+        directive=directive is not None,
+        doubt=doubt,
+        settings=settings,
+        unnamed=_has_cells(records),
+    )
 
 
 def _records(lines: list[str], separator: str) -> list[list[str]]:

@@ -51,7 +51,7 @@ _DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True)
-class _Cells:
+class _ColumnCells:
     """The cells of a column: what each holds, and that as a number, a whole number or text.
 
     The number of a date is the microseconds since 1970."""
@@ -62,7 +62,7 @@ class _Cells:
     texts: NDArray[np.object_]
 
     @classmethod
-    def of(cls, values: Sequence[object]) -> "_Cells":
+    def of(cls, values: Sequence[object]) -> "_ColumnCells":
         kinds = np.array([_KINDS.get(kind, _TEXT) for kind in map(type, values)], np.uint8)
         numbers = np.full(len(values), np.nan)
         wholes = np.zeros(len(values), np.int64)
@@ -81,7 +81,7 @@ class _Cells:
         return cls(kinds, numbers, wholes, texts)
 
     @classmethod
-    def joined(cls, pieces: Sequence["_Cells"]) -> "_Cells":
+    def joined(cls, pieces: Sequence["_ColumnCells"]) -> "_ColumnCells":
         return cls(
             np.concatenate([piece.kinds for piece in pieces]),
             np.concatenate([piece.numbers for piece in pieces]),
@@ -179,12 +179,12 @@ class Excel(Columnar):
         self.unnamed = any(not isinstance(name, str) for name in header if name is not None)
         if len(first) == 1:
             raise self.error("the sheet has a header but no rows")
-        self._cells: dict[str, _Cells] = {}
+        self._cells: dict[str, _ColumnCells] = {}
 
     def read(self, names: list[str]) -> None:
         places = {name: self.names.index(name) for name in names}
         numbers: list[int] = []
-        pieces: dict[str, list[_Cells]] = {name: [] for name in names}
+        pieces: dict[str, list[_ColumnCells]] = {name: [] for name in names}
         width = len(self.names)
         marks = self._marks()
         self._check_merged(marks, set(range(width)), self._header, self._header)
@@ -197,7 +197,7 @@ class Excel(Columnar):
                 numbers += [number for number, _ in piece]
                 for name, place in places.items():
                     values = [row[place] if place < len(row) else None for _, row in piece]
-                    pieces[name].append(_Cells.of(values))
+                    pieces[name].append(_ColumnCells.of(values))
         self._numbers_of_rows = np.array(numbers, np.int32)
         self.rows = len(numbers)
         self._check_merged(marks, set(places.values()), self._header, numbers[-1])
@@ -206,7 +206,7 @@ class Excel(Columnar):
                 f"column '{self.names[column]}' has formulas whose results are not in the file: open it "
                 "in Excel and save it, or replace the formulas by their values"
             )
-        self._cells = {name: _Cells.joined(own) for name, own in pieces.items()}
+        self._cells = {name: _ColumnCells.joined(own) for name, own in pieces.items()}
         self.table = pa.table({name: cells.as_arrow() for name, cells in self._cells.items()})
 
     @property
@@ -305,14 +305,14 @@ class Excel(Columnar):
                 f"{max(filled)}: remove titles and comments, so that the names of the columns come first"
             )
 
-    def _check_merged(self, marks: "_Marks", columns: set[int], first: int, last: int) -> None:
+    def _check_merged(self, marks: "_SheetMarks", columns: set[int], first: int, last: int) -> None:
         """Raises TableError for merged cells in some columns and rows: all but one look empty."""
         for top, bottom, left, right in marks.merged:
             if top <= last and bottom >= first and columns & set(range(left, right + 1)):
                 where = f"in row {top}" if top == bottom else f"in rows {top} to {bottom}"
                 raise self.error(f"cells are merged {where}: separate them and fill in each one")
 
-    def _marks(self) -> "_Marks":
+    def _marks(self) -> "_SheetMarks":
         with self._workbook() as book, zipfile.ZipFile(self.path) as archive:
             with archive.open(book[self._sheet]._worksheet_path) as sheet:
                 marks = _marks(sheet)
@@ -327,7 +327,7 @@ class Excel(Columnar):
 
 
 @dataclass
-class _Marks:
+class _SheetMarks:
     """What a sheet says beside the values of its cells; columns are counted from 0."""
 
     merged: list[tuple[int, int, int, int]] = field(default_factory=list)  # top, bottom, left, right
@@ -339,8 +339,8 @@ _FORMULA = re.compile(rb"<(?:\w+:)?c\s([^<>]*)>\s*<(?:\w+:)?f[\s/>](.*?)</(?:\w+
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^<>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
 
 
-def _marks(sheet: IO[bytes]) -> _Marks:
-    found = _Marks()
+def _marks(sheet: IO[bytes]) -> _SheetMarks:
+    found = _SheetMarks()
     left = b""
     while True:
         piece = sheet.read(1 << 22)

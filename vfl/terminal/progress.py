@@ -16,7 +16,7 @@ _LOG_SECONDS = 30.0
 _TELLING = 1.0  # seconds of a step from which the time left can be told
 
 
-class News:
+class ProgressDisplay:
     """The show of a command. With `times` its lines begin with the time where no terminal is."""
 
     def __init__(self, times: bool = False) -> None:
@@ -77,13 +77,13 @@ class News:
 
 
 @contextlib.contextmanager
-def telling(times: bool = False) -> Iterator[News]:
+def show_progress(times: bool = False) -> Iterator[ProgressDisplay]:
     """The show of a command for as long as it works."""
     from vfl.jobs.compiling import told
 
-    news = News(times)
-    with news.bar, told(news.say):
-        yield news
+    display = ProgressDisplay(times)
+    with display.bar, told(display.say):
+        yield display
 
 
 def _in_journal() -> bool:
