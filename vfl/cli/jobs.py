@@ -145,7 +145,7 @@ def align(
     with show_progress() as show:
         plan = Plan(name, join, engine, extend, diagnose)
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         done = run(align_guest(office, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
@@ -217,7 +217,7 @@ def train(
     need_role(settings.role, "guest", party)
     with show_progress() as show:
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
     if as_json:
@@ -299,7 +299,7 @@ def score(
     need_role(settings.role, "guest", party)
     with show_progress() as show:
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         done = run(
             score_batch(
                 office,
