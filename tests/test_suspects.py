@@ -8,13 +8,18 @@ import pytest
 from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
-from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, told
+from vfl.learn.suspects import TOLD, LabelOrder, levels_of_rows, numbers_rows
+from vfl.learn.suspects import told as told_of
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 RNG = np.random.default_rng(0)
 ROWS = 1000
 COUNT = np.arange(float(ROWS))
 GAPS = np.where(RNG.random(ROWS) < 0.1, np.nan, COUNT)
+
+
+def told(column: np.ndarray, label: np.ndarray) -> float:
+    return told_of(column, LabelOrder.of(label))
 
 
 @pytest.mark.parametrize(

@@ -43,7 +43,7 @@ from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Floats, Loss
-from vfl.learn.suspects import suspicions, tells_label
+from vfl.learn.suspects import LabelOrder, suspicions, tells_label
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
@@ -237,8 +237,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         ]
         _same_columns_of_ids(tables)
         for table in tables:
-            label = target.label if table.name == GUEST else None
-            suspects = {name: suspicions(one, label) for name, one in table.features.items()}
+            order = LabelOrder.of(target.label) if table.name == GUEST else None
+            suspects = {name: suspicions(one, order) for name, one in table.features.items()}
             _warn_of_columns(table.name, suspects)
         own, *others = (replace(table, features=tidied(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
@@ -257,7 +257,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             trained = train(own, others, rows, method, engine, machine, done)
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
-        label = target.label[trained.rows]
+        label = LabelOrder.of(target.label[trained.rows])
         for table in others:  # the rows of whose columns have labels once they are aligned
             aligned = trained.features[table.name]
             telling = {name: tells_label(one, label) for name, one in aligned.items()}

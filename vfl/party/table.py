@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
-from vfl.learn.suspects import suspicions
+from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sections import DataSection
@@ -218,8 +218,9 @@ def examine_table(
         label = found.get("label")
         if label is None and data.label is not None:
             label = _label_if_fine(source, data.label)
+        order = None if label is None else LabelOrder.of(label)
         for name, values in features.items():
-            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, label)]
+            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, order)]
     exposure, offset = found.get("exposure"), found.get("offset")
     if exposure is not None:
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
