@@ -115,7 +115,7 @@ def numbers_rows(values: Floats) -> str | None:
 
 def levels_of_rows(values: NDArray[np.generic]) -> tuple[int, int] | None:
     """How many levels a column of categories has in how many rows, if that is more than one in two."""
-    known = np.count_nonzero(values != np.array(None))
+    known = int(np.count_nonzero(values != np.array(None)))
     if known < _LEAST_ROWS:
         return None
     levels = len(set(values.tolist()) - {None})
@@ -143,7 +143,7 @@ class LabelOrder:
     def of(cls, label: Floats) -> "LabelOrder":
         """Of the labels of all rows."""
         two = len(np.unique(label)) == 2
-        rows = sample(np.arange(len(label))) if len(label) > SAMPLE else None
+        rows = sample(np.arange(len(label))).astype(np.int64) if len(label) > SAMPLE else None
         label = label if rows is None else label[rows]
         half = np.random.default_rng(1).random(len(label)) < 0.5
         first, held = np.flatnonzero(half), np.flatnonzero(~half)
@@ -199,7 +199,7 @@ def _groups(values: NDArray[np.generic]) -> NDArray[np.int64]:
         places = {value: place for place, value in enumerate(dict.fromkeys(cells))}
         return np.fromiter(map(places.__getitem__, cells), np.int64, len(cells))
     numbers = values.astype(np.float64)
-    known = numbers[~np.isnan(numbers)]
+    known = np.sort(numbers[~np.isnan(numbers)])  # of which quantiles are found sooner
     edges = (
         np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:])) if len(known) else np.empty(0)
     )
