@@ -152,16 +152,9 @@ def normalise(
             'first row of each id (a guest may say "keep" for all, a host "sum" or another way to make '
             "them one), or clean the file"
         )
-    unread = len(set().union(*(one.unread for one in cleaned)))
-    return NormalisedIds(
-        ids=list(place_of),
-        rows=numbers,
-        id_of_row=places,
-        empties=len(empty),
-        duplicates=len(repeats),
-        unread=unread,
-        merged=len(different),
-    )
+    unread = set().union(*(one.unread for one in cleaned))
+    counts = {"empties": len(empty), "duplicates": len(repeats), "merged": len(different)}
+    return NormalisedIds(list(place_of), numbers, places, unread=len(unread), **counts)
 
 
 def _merged_rows(

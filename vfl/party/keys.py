@@ -144,14 +144,7 @@ def all_keys(
             f"{'it' if repeated == 1 else 'them'}"
         )
     keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1)) for key in found)
-    return TableIds(
-        keys=keys,
-        rows=np.flatnonzero(taking),
-        without_id=without,
-        group=stands,
-        notes=tuple(notes),
-        merged=merged,
-    )
+    return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
 
 
 def identities(
