@@ -5,6 +5,7 @@ import contextlib
 import datetime
 import json
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -577,12 +578,51 @@ def test_a_guest_does_not_wait_for_a_host_whose_certificate_is_not_valid(
     where = made.guest.folder
     said = vfl("align", made.guest.file, "--wait", "600", code=4, folder=where, failing=False)
     last = said.splitlines()[-1]
+    assert said.count("the certificate of registry") == 1  # an error, and no note before it
     if when == "expired":
         assert "error: the certificate of registry is no longer valid" in last
         assert "registry has to make a new one with `vfl keys rotate`" in last
     else:
         assert "error: the certificate of registry is not valid yet" in last
         assert last.endswith("check the clocks of both machines")
+
+
+def test_a_guest_is_told_of_an_invalid_certificate_that_its_job_does_not_need(made: Federation) -> None:
+    replace_certificate(made, "bureau", *EXPIRED)
+    said = Said()
+
+    async def run() -> None:
+        office = Office.open(load_party(made.guest.file))
+        office.warn_of_ending(said)
+        async with hosts_of(office, 0.0, said, ["registry"]):
+            pass
+
+    with pytest.raises(PeerUnreachable, match="no connection from registry"):
+        asyncio.run(run())
+    found = [line for line in said.lines if "bureau" in line]
+    assert len(found) == 1 and found[0].startswith("note: the certificate of bureau is no longer valid")
+
+
+@pytest.mark.parametrize("nobody", [True, False])
+def test_a_host_is_told_when_a_guest_listens_only_where_nobody_does(
+    made: Federation, monkeypatch: pytest.MonkeyPatch, nobody: bool
+) -> None:
+    registry = made.parties["registry"]
+    if not nobody:
+
+        def no_such_name(*arguments: object, **named: object) -> object:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+        monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+        registry.settings["peers"]["insurer"]["address"] = "insurer.example:7443"
+        registry.write()
+    said = vfl("doctor", registry.file, "--wait", "0", code=1, folder=registry.folder, failing=False)
+    (line,) = [line for line in said.splitlines() if line.startswith("FAIL  insurer: ")]
+    hint = "(a guest listens only while one of its commands runs)"
+    if nobody:
+        assert line.endswith(f"connection refused {hint}")
+    else:
+        assert line.endswith("the name cannot be resolved")
 
 
 def test_the_doctor_names_every_certificate_that_cannot_be_used(made: Federation) -> None:

@@ -322,7 +322,14 @@ def test_the_port_to_listen_on(tmp_path):
             "[glm]\n[secureboost]",
             'section [glm] is not for model = "secureboost": remo',
         ),
-        ("trees = 50", "tweedie_power = 2.0", "tweedie_power must be a number above 1 and below 2"),
+        *(
+            (
+                "trees = 50",
+                f"tweedie_power = {power}",
+                "tweedie_power must be a number from 1.001 to 1.999",
+            )
+            for power in ("2.0", "1.0", "1.000000000000001", "1.9999999999999998", "1.0009", "nan", "-1")
+        ),
         ("trees = 50", "goss_top = 0.77", "[secureboost] goss_top and goss_other belong together"),
         (
             "trees = 50",
@@ -388,7 +395,14 @@ def test_a_linear_model(tmp_path):
         ("alpha = 0.5", "max_iterations = 0", "max_iterations must be a whole number from 1 to 10000"),
         ("alpha = 0.5", "tolerance = 0.0", "[glm] tolerance must be a number above 0"),
         ("alpha = 0.5", 'scores = "all"', '[glm] scores must be "guest" or "hidden"'),
-        ("alpha = 0.5", "tweedie_power = 1.0", "tweedie_power must be a number above 1 and below 2"),
+        *(
+            (
+                "alpha = 0.5",
+                f"tweedie_power = {power}",
+                "tweedie_power must be a number from 1.001 to 1.999",
+            )
+            for power in ("1.0", "2.0", "1.000000000000001", "1.9999999999999998", "1.9991", "inf")
+        ),
         (
             "alpha = 0.5",
             'encryption = "ou"',

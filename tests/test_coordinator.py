@@ -464,7 +464,7 @@ def test_a_host_that_dies_before_all_have_come(made: Federation, insurer: Party,
 def opened(made: Federation) -> int:
     """How many gradients the coordinator has opened so far."""
     own = made.parties["umpire"].store / FOLDER
-    return sum(1 for _ in tables.rows(own, tables.Choice(type="OpenedGradient")))
+    return sum(1 for _ in tables.rows(own, tables.MessageFilter(type="OpenedGradient")))
 
 
 def killed(made: Federation, insurer: Party, name: str) -> str:

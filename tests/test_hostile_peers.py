@@ -525,7 +525,7 @@ def test_a_job_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         Job, "model_validate", lambda *given, **more: read.append(1) or true(*given, **more)
     )
-    config._received.cache_clear()
+    config._parse_received.cache_clear()
     first = Job.from_canonical(text)
     assert Job.from_canonical(text) is first and len(read) == 1
     assert first.canonical == text
@@ -549,7 +549,7 @@ def test_a_host_reads_a_job_beside_its_event_loop(
             serving = asyncio.create_task(host.serve_session(own, there, Said()))
             job = canonical(settings())
             offer = Offer("train", new_run(), ["registry"], [], "a", "m", job)
-            config._received.cache_clear()
+            config._parse_received.cache_clear()
             monkeypatch.setattr(Job, "model_validate", noted)
             await here.send(offer)
             with pytest.raises(PeerStopped, match="an Offer without the certificates of its parties"):

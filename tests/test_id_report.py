@@ -20,7 +20,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import table_of
 from vfl.party.config import load_party
 from vfl.party.id_cells import IdReading
-from vfl.party.id_findings import Finding
+from vfl.party.id_findings import IdFinding
 from vfl.party.id_report import Counts, profile
 from vfl.party.ids import compose, digest, normalise
 
@@ -31,7 +31,7 @@ DATES = [f"19{i % 90 + 10}-0{i % 9 + 1}-1{i % 10}" for i in range(200)]
 VIN = "1M8GDM9AXKP042788"  # 49 CFR 565: the check digit is the X
 
 
-def found(values: list[str | None], *steps: str) -> dict[str, Finding]:
+def found(values: list[str | None], *steps: str) -> dict[str, IdFinding]:
     (column,) = profile({"id": values}, compose([steps]), "f.csv").columns
     return {finding.kind: finding for finding in column.findings}
 

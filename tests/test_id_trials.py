@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
 from vfl.net.peer import MemoryPeer, together
 from vfl.party.id_cells import IdReading
-from vfl.party.id_trials import Attempt, OwnKey, Way, advise, attempts, combined, trials
+from vfl.party.id_trials import Attempt, CleaningWay, OwnKey, advise, attempts, combine, trials
 from vfl.party.ids import compose, normalise
 from vfl.protocols.align import match_rates
 from vfl.protocols.align.match_rates import MatchRate, MatchStart
@@ -133,7 +133,7 @@ def test_how_the_date_of_two_columns_is_to_be_read(guest, host, step):
     assert found.advice.normalise == (RULE, (step,))
     assert f'"born" = ["{step}"] }}' in lines[-1]
     assert f'"erstzulassung" = ["{step}"] }}' in at_host[-1]  # each side reads its own columns' names
-    assert found.tried[-1].ways[1] == Way((step,), (step,), True)
+    assert found.tried[-1].ways[1] == CleaningWay((step,), (step,), True)
 
 
 def test_both_columns_at_fault():
@@ -253,16 +253,16 @@ def test_what_is_combined_follows_from_the_rates_alone():
             for a in tried
         ]
 
-    assert combined(tried, rates([])) is None
-    best = combined(tried, rates(["column 2: date:dmy", "column 2: date:mdy", "column 1: vin"]))
+    assert combine(tried, rates([])) is None
+    best = combine(tried, rates(["column 2: date:dmy", "column 2: date:mdy", "column 1: vin"]))
     assert best.name == "all columns: vin | date:dmy"
-    assert combined(attempts(RULE, 1), rates([])[:1]) is None
+    assert combine(attempts(RULE, 1), rates([])[:1]) is None
 
 
 def test_what_joins_ids_is_not_advised():
     """A rate that ids would have by chance, once the rule has made them fewer."""
     tried = attempts(("trim",), 1)
-    digits = Attempt(None, (Way(("digits",), ("digits",)),))
+    digits = Attempt(None, (CleaningWay(("digits",), ("digits",)),))
 
     def advice(ids, common):
         rates = [MatchRate("", (5_000, 5_000), (100, 100), (2_000, 2_000), 0)]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError, DataError
 from vfl.party import ids
-from vfl.party.id_cells import Cells, IdReading, read_cells
+from vfl.party.id_cells import IdReading, ReadIds, read_cells
 from vfl.party.ids import (
     by_column,
     check_rule,
@@ -145,7 +145,7 @@ def test_plates_and_vins_are_made_of_the_plain_steps(value):
     assert plate == "" or plate.isalnum()
     assert clean([plate], ["nfkc", "trim", "upper", "alnum"]) == [plate]
     assert clean([value], ["vin"]) == [plate.replace("I", "1").replace("O", "0").replace("Q", "0")]
-    if value.isascii() and read_cells([value], ["alnum"]) == Cells([value], [], [], []):
+    if value.isascii() and read_cells([value], ["alnum"]) == ReadIds([value], [], [], []):
         assert plate == clean([value], ["upper", "alnum"])[0]
 
 

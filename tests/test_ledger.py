@@ -15,6 +15,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import msgspec
@@ -34,7 +35,7 @@ from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party import ledger, locks
 from vfl.party.audit import compare, tables, verify
 from vfl.party.identity import Identity, create, load
-from vfl.party.ledger import Asked, Ledger, Passed, Seal
+from vfl.party.ledger import JobEntry, Ledger, MessageEntry, Seal
 from vfl.party.store import Store
 
 DIGEST = "ab" * 32
@@ -50,8 +51,8 @@ def own(tmp_path: Path, owner: Identity) -> Ledger:
     return Ledger(tmp_path / "ledger", owner, "guest")
 
 
-def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> Passed:
-    return Passed(
+def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> MessageEntry:
+    return MessageEntry(
         session=session,
         peer="registry",
         direction="sent",
@@ -255,7 +256,7 @@ def cut_at_seals(own: Ledger) -> Iterator[int]:
     for number, line in enumerate(whole.splitlines(keepends=True), 1):
         if b'"entry":"seal"' in line and number < whole.count(b"\n"):
             path.write_bytes(whole[: offset + len(line)])
-            sealed = ledger.Sealed(path.name, offset, line.decode().rstrip("\n"))
+            sealed = ledger.PlacedSeal(path.name, offset, line.decode().rstrip("\n"))
             (own.folder / ledger.SEAL).write_bytes(msgspec.json.encode(sealed))
             yield number
         offset += len(line)
@@ -368,7 +369,8 @@ def test_a_line_that_is_being_written_is_no_damage(
     path = fill(own)
     line = path.read_bytes().splitlines(keepends=True)[-1]
     path.write_bytes(path.read_bytes()[: -len(line)])
-    handle = locks.lock(ledger.lock_of(own.folder))
+    writer = ExitStack()
+    writer.enter_context(locks.locked(ledger.lock_of(own.folder)))
     with path.open("ab") as file:
         file.write(line[:20])
 
@@ -376,7 +378,7 @@ def test_a_line_that_is_being_written_is_no_damage(
         """What the writer does while `verify` waits for its lock."""
         with path.open("ab") as file:
             file.write(line[20:])
-        os.close(handle)
+        writer.close()
 
     monkeypatch.setattr(locks.time, "sleep", written)
     assert verify.verify(own.folder, owner.certificate).damage == []
@@ -386,13 +388,15 @@ def test_a_stopped_writer_is_named(
     own: Ledger, owner: Identity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(own)
-    handle = locks.lock(ledger.lock_of(own.folder))
-    monkeypatch.setattr(ledger, "_PATIENCE", 0.02)
-    with pytest.raises(
-        DataError, match=rf"has been locked for 0 s by .* \(process {os.getpid()}, since"
+    monkeypatch.setattr(locks, "_PATIENCE", 0.02)
+    with (
+        locks.locked(ledger.lock_of(own.folder)),
+        pytest.raises(
+            DataError, match=rf"has been locked for 0 s by .* \(process {os.getpid()}, since"
+        ) as raised,
     ):
         own.append(passed(), "nothing")
-    os.close(handle)
+    assert raised.value.for_peer == "it could not write its ledger (its log has the details)"
     own.append(passed(), "nothing")
 
 
@@ -451,13 +455,13 @@ import sys
 import time
 from pathlib import Path
 from vfl.party.identity import load
-from vfl.party.ledger import Ledger, Passed
+from vfl.party.ledger import Ledger, MessageEntry
 
 own = Ledger(Path(sys.argv[1]), load(Path(sys.argv[2])), "guest")
 session = 0
 for i in range(int(sys.argv[3])):
     session = own.append(
-        Passed(session=session, peer="registry", direction="sent", task=None, job=None,
+        MessageEntry(session=session, peer="registry", direction="sent", task=None, job=None,
                type=f"Kind{i % 5}", rows=None, bytes=1, sha256="ab"),
         "nothing",
     )
@@ -620,7 +624,9 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
     identity = load(federation.keys / "registry" / "registry")
     (file,) = ledger.months(theirs)
     entries = [ledger.decode(line).entry for line in file.read_bytes().splitlines()]
-    gradients = [i for i, e in enumerate(entries) if isinstance(e, Passed) and e.type == "Direction"]
+    gradients = [
+        i for i, e in enumerate(entries) if isinstance(e, MessageEntry) and e.type == "Direction"
+    ]
 
     def forged(name: str, change: Callable[[list[ledger.Entry]], None]) -> Path:
         folder = tmp_path / name
@@ -628,7 +634,7 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
         changed = list(entries)
         change(changed)
         for entry in changed:
-            if isinstance(entry, Asked | Passed):
+            if isinstance(entry, JobEntry | MessageEntry):
                 forger.append(entry, "nothing")
             elif isinstance(entry, Seal):
                 forger.seal()
@@ -650,7 +656,7 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
     received = [
         i
         for i, e in enumerate(entries)
-        if isinstance(e, Passed) and e.direction == "received" and e.session == entries[at].session
+        if isinstance(e, MessageEntry) and e.direction == "received" and e.session == entries[at].session
     ]
 
     def swap(changed: list[ledger.Entry]) -> None:
@@ -783,7 +789,7 @@ def test_a_noted_hash_is_64_digits(run: tuple[Federation, list[Sent]]) -> None:
 
 
 def test_a_formula_in_a_purpose_stays_text(own: Ledger, tmp_path: Path) -> None:
-    asked = Asked(
+    asked = JobEntry(
         peer="registry",
         task="train",
         job="claims",
@@ -833,10 +839,10 @@ def test_a_job_refused_and_a_host_killed_in_the_middle(tmp_path: Path, keys: Pat
         boost = JOB["secureboost"]
         assert made.guest.train({**JOB, "secureboost": {**boost, "min_child_rows": 5}}).code == 9
         theirs = of(made, "registry")
-        (stop,) = tables.rows(theirs, tables.Choice(type="Stop"))
+        (stop,) = tables.rows(theirs, tables.MessageFilter(type="Stop"))
         assert (stop.direction, stop.job, stop.purpose) == ("sent", "claims", "a test")
         training = made.guest.start_train({**JOB, "secureboost": {**boost, "trees": 500}})
-        while not any(tables.rows(theirs, tables.Choice(type="Gradients"))):
+        while not any(tables.rows(theirs, tables.MessageFilter(type="Gradients"))):
             assert training.process.poll() is None
             time.sleep(0.05)
         kill(made.serving["registry"])

@@ -1,6 +1,8 @@
 """Losses and quantisation against scipy, scikit-learn and differences."""
 
+import itertools
 import math
+from decimal import Decimal, localcontext
 from typing import get_args
 
 import numpy as np
@@ -245,6 +247,20 @@ def test_counts_may_be_rates_and_amounts_constant():
 def test_tweedies_power_is_between_poisson_and_gamma(power):
     with pytest.raises(ValueError, match="must be above 1 and below 2"):
         TweedieLoss(power)
+
+
+@pytest.mark.parametrize("power", [1.001, 1.999])
+def test_tweedies_deviance_is_exact_at_the_bounds_of_the_settings(power):
+    """In decimal arithmetic of 60 digits; at 1 + 1e-15 no digit of it would be right."""
+    p = Decimal(power)
+    with localcontext() as context:
+        context.prec = 60
+        for y, score in itertools.product((0.0, 0.5, 3.0, 1e4), (-0.3, 1.0, 9.0)):
+            label, mean = Decimal(y), Decimal(score).exp()
+            exact = label ** (2 - p) / ((1 - p) * (2 - p)) if y else Decimal(0)
+            exact += mean ** (2 - p) / (2 - p) - label * mean ** (1 - p) / (1 - p)
+            found = TweedieLoss(power).mean(np.array([score]), np.array([y]), np.ones(1))
+            assert found == pytest.approx(float(exact), rel=1e-10)
 
 
 def test_losses_by_name():

@@ -20,7 +20,7 @@ from room import Room
 from vfl.cli import main
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
-from vfl.terminal.news import News
+from vfl.terminal.progress import ProgressDisplay
 from vfl.terminal.streams import stderr
 
 RENAMED = {
@@ -141,7 +141,7 @@ def test_what_hosts_say_of_names(room: Room, capsys: pytest.CaptureFixture[str])
     vfl(room, "train", write_job(room, "trees", JOB))
     for said in room.said.values():
         stderr.start()
-        news = News()
+        news = ProgressDisplay()
         with news.bar:
             for line in said.lines:
                 news.say(line)

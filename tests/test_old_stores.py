@@ -18,7 +18,7 @@ from vfl.jobs.alignments import listed
 from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.identity import load
-from vfl.party.ledger import Asked, Ledger
+from vfl.party.ledger import JobEntry, Ledger
 from vfl.party.policy import Usage
 from vfl.party.store import Store
 
@@ -110,7 +110,7 @@ def test_a_ledger_is_whole_and_goes_on(room: Room) -> None:
         settings = load_party(party.file)
         own = Ledger(party.folder / "store" / "ledger", load(settings.party.identity), settings.role)
         own.append(
-            Asked(
+            JobEntry(
                 peer="registry",
                 task="align",
                 job=None,

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from vfl.errors import DataError
-from vfl.party import identity, store
+from vfl.party import files, identity
 from vfl.party.config import Party, load_party
-from vfl.party.output import Target, check_scores, columns_of, write_scores
+from vfl.party.output import OutputPlace, check_scores, columns_of, write_scores
 from vfl.party.sections import DataSection
+from vfl.party.store import Store
 from vfl.party.table import read_table
 
 FILE = """
@@ -60,9 +61,9 @@ def party(tmp_path: Path) -> Party:
     return load_party(tmp_path / "insurer.toml")
 
 
-def target(party: Party, out: Path, force: bool = False, command: str = "score") -> Target:
+def target(party: Party, out: Path, force: bool = False, command: str = "score") -> OutputPlace:
     folder = party.party.store.parent
-    return Target.of(
+    return OutputPlace.of(
         out,
         command,
         party=party,
@@ -196,7 +197,7 @@ def test_a_store_that_cannot_be_written_keeps_no_digest(
     def full(*_: object) -> None:
         raise DataError("full")
 
-    monkeypatch.setattr(store.Store, "write", full)
+    monkeypatch.setattr(Store, "write", full)
     write(party, tmp_path / "out.csv", b"former")
     write(party, tmp_path / "out.csv", b"former, again")
     assert (tmp_path / "out.csv").read_bytes() == b"former, again"
@@ -206,7 +207,7 @@ def test_a_store_that_cannot_be_written_keeps_no_digest(
 
 
 def saved(path: Path, *parts: Any) -> dict[str, int]:
-    with store.replacing(path) as file:
+    with files.replacing(path) as file:
         return write_scores(file, path.suffix, parts)
 
 

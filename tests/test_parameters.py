@@ -247,7 +247,8 @@ def test_values_are_as_strict_as_in_a_file(params, text):
         ({"alpha": "0"}, "alpha='0': must be a number of at least 0"),
         ({"max_iterations": 10.0}, r"max_iterations=10\.0: must be a whole number"),
         ({"family": None}, "family=None: there are poisson, gamma, tweedie, gaussian"),
-        ({"tweedie_power": 2}, "tweedie_power=2: must be a number above 1 and below 2"),
+        ({"tweedie_power": 2}, r"tweedie_power=2: must be a number from 1\.001 to 1\.999"),
+        ({"tweedie_power": 1 + 1e-15}, r"must be a number from 1\.001 to 1\.999"),
     ],
 )
 def test_values_of_linear_models_are_as_strict(params, text):

@@ -11,6 +11,7 @@ from small_tables import alone, pooled_claims, quick, small
 import vfl
 from vfl.errors import DataError, InputError, ModelError
 from vfl.estimators import saved
+from vfl.party.documents import canonical_json, document
 
 
 def fitted():
@@ -94,11 +95,9 @@ def test_a_class_of_its_own_is_loaded_as_such(tmp_path):
 
 def rewritten(path, change) -> None:
     """The file with a changed body and the right digest."""
-    document = json.loads(path.read_bytes())
-    body = document["body"]
+    body = json.loads(path.read_bytes())["body"]
     change(body)
-    document["digest"] = saved._digest(saved._canonical(body))
-    path.write_text(json.dumps(document))
+    path.write_bytes(document(saved.FORMAT, saved.VERSION, canonical_json(body)))
 
 
 def deeper(tree: dict) -> None:

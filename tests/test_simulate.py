@@ -15,7 +15,7 @@ from small_tables import IDS, alone, claims, plate, pooled_claims, quick, regres
 import vfl
 from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError, VflWarning
-from vfl.frames.features import Table
+from vfl.frames.features import FrameTable
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.rows import Training
@@ -185,8 +185,8 @@ def test_an_engine_that_is_none():
 
 
 def test_common_rows_are_in_the_order_of_the_first_table():
-    def table(name: str, ids: list[bytes]) -> Table:
-        return Table(name, ids, np.arange(len(ids)), 1, {}, len(ids))
+    def table(name: str, ids: list[bytes]) -> FrameTable:
+        return FrameTable(name, ids, np.arange(len(ids)), 1, {}, len(ids))
 
     tables = [table("a", [b"4", b"1", b"2"]), table("b", [b"2", b"9", b"4"]), table("c", [b"4", b"2"])]
     assert [rows.tolist() for rows in common_rows(tables)] == [[0, 2], [2, 0], [0, 1]]

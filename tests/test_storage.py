@@ -32,12 +32,13 @@ from vfl.jobs.connect import Office
 from vfl.jobs.doctor import examine
 from vfl.jobs.hints import hints_held
 from vfl.jobs.storage import check_storage, working
-from vfl.party import identity, locks, permissions, revocation
-from vfl.party import store as stores
+from vfl.party import files, identity, locks, permissions, revocation
 from vfl.party.config import load_party
+from vfl.party.files import replacing
 from vfl.party.identity import load
 from vfl.party.ledger import FOLDER, Ledger
-from vfl.party.store import Store, alone, in_turn, replacing
+from vfl.party.locks import alone, in_turn
+from vfl.party.store import Store
 
 COMMANDS = ("align", "train", "score")
 
@@ -262,9 +263,9 @@ def test_a_ledger_that_cannot_go_on_ends_a_job_before_it_begins(party: Party, ke
 
 
 def line_of(peer: str) -> Any:
-    from vfl.party.ledger import Asked
+    from vfl.party.ledger import JobEntry
 
-    return Asked(
+    return JobEntry(
         peer=peer, task="align", job=None, purpose=None, run="", hosts=[], alignment=None, model=None
     )
 
@@ -443,7 +444,9 @@ WRITER = """
 import itertools, sys
 from pathlib import Path
 import numpy as np
-from vfl.party.store import Store, alone, in_turn, replacing
+from vfl.party.files import replacing
+from vfl.party.locks import alone, in_turn
+from vfl.party.store import Store
 store = Store(Path(sys.argv[1]))
 with store.in_use():
     print("ready", flush=True)
@@ -544,9 +547,9 @@ def test_names_of_files_fit_any_file_system(tmp_path: Path) -> None:
         path = tmp_path / f"{name}.csv"
         with replacing(path) as file:
             file.write(b"scores")
-        left = path.with_name(f"{stores._unfinished(path)}abcdefgh.tmp")
+        left = path.with_name(f"{files._unfinished(path)}abcdefgh.tmp")
         left.write_bytes(b"half")
-        stores.remove_unfinished(path)
+        files.remove_unfinished(path)
         assert path.read_bytes() == b"scores" and not left.exists()
 
 
@@ -572,7 +575,7 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
         ):
             raise AssertionError
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(stores, "_PATIENCE", 0.05)
+            patch.setattr(locks, "_PATIENCE", 0.05)
             with (
                 pytest.raises(DataError, match="has been locked for 0 s by another process: end it"),
                 in_turn(path),

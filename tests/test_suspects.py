@@ -8,13 +8,17 @@ import pytest
 from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
-from vfl.learn.suspects import TOLD, levels_of_rows, numbers_rows, share_of_order
+from vfl.learn.suspects import TOLD, LabelOrder, levels_of_rows, numbers_rows, share_of_order
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
 RNG = np.random.default_rng(0)
 ROWS = 1000
 COUNT = np.arange(float(ROWS))
 GAPS = np.where(RNG.random(ROWS) < 0.1, np.nan, COUNT)
+
+
+def told(column: np.ndarray, label: np.ndarray) -> float:
+    return share_of_order(column, LabelOrder.of(label))
 
 
 @pytest.mark.parametrize(

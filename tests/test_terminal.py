@@ -31,7 +31,7 @@ from vfl.models.relativities import Line
 from vfl.party.audit.tables import Total
 from vfl.protocols.trees.model import GuestModel
 from vfl.terminal import backlog, results
-from vfl.terminal.news import News, telling
+from vfl.terminal.progress import ProgressDisplay, show_progress
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import finite, put_json, stderr, stdout
 from vfl.terminal.usage import ENDING, INTERRUPTED, interrupted_by_signals
@@ -139,7 +139,7 @@ def printed(names: list[str]) -> list[Callable[[], object]]:
 
 
 def said(name: str) -> None:
-    news = News(times=True)
+    news = ProgressDisplay(times=True)
     with news.bar:
         news.progress(f"reading {name}, 1", 1, 2)
         news.say(f"note: column '{name}' has shifted")
@@ -215,7 +215,7 @@ def test_news_have_times_where_no_terminal_is(monkeypatch: pytest.MonkeyPatch) -
     stamp = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ note: column 'x' has shifted\n"
     assert re.fullmatch(stamp, on_screen(monkeypatch, lambda: said("x")))
     assert "Z note" not in on_screen(monkeypatch, lambda: said("x"), width=80)
-    plain = on_screen(monkeypatch, lambda: News().say("hello"))
+    plain = on_screen(monkeypatch, lambda: ProgressDisplay().say("hello"))
     assert plain == "hello\n"
 
 
@@ -384,7 +384,7 @@ def test_a_reader_that_does_not_read_holds_up_no_service() -> None:
     read: list[str] = []
     reader = threading.Thread(target=lambda: read.extend(other.read().decode().splitlines()))
 
-    async def run(show: News) -> None:
+    async def run(show: ProgressDisplay) -> None:
         for number in range(lines):
             show.say(f"{number} {'x' * 100}")
         reader.start()
@@ -393,7 +393,7 @@ def test_a_reader_that_does_not_read_holds_up_no_service() -> None:
         show.say("here again")
 
     with unread() as other:
-        with telling(times=True) as show:
+        with show_progress(times=True) as show:
             asyncio.run(run(show))
         assert not stderr.left
         sys.stderr.close()
@@ -451,7 +451,7 @@ def test_other_commands_wait_for_their_reader() -> None:
     with unread() as other:
         reader = threading.Timer(0.1, lambda: read.append(other.read()))
         reader.start()
-        with telling():
+        with show_progress():
             stderr.put(*["x" * 1000] * 100)
         stderr.put("error: last")
         sys.stderr.close()
@@ -485,7 +485,7 @@ def test_a_file_gets_each_line_at_once(tmp_path: Path) -> None:
     log = tmp_path / "log"
     with log.open("w") as file, mock.patch.object(sys, "stderr", file):
         stderr.start()
-        with telling(times=True) as show:
+        with show_progress(times=True) as show:
             for number in range(20_000):
                 show.say(f"{number} {'x' * 100}")
             assert log.read_text().count("\n") == 20_000

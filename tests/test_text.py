@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.text import counted, level_order, near_file, shown, shown_in
+from vfl.text import counted, level_order, nearest_file, shown, shown_in
 
 
 @pytest.mark.parametrize(
@@ -128,4 +128,4 @@ def test_hostile_levels_are_ordered_at_once() -> None:
     ],
 )
 def test_a_file_is_meant_by_its_name_and_not_by_its_ending(name, there, near):
-    assert near_file(name, there) == near
+    assert nearest_file(name, there) == near

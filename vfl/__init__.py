@@ -1,7 +1,7 @@
 """Vertical federated learning for insurers."""
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from vfl.estimators import (
@@ -25,7 +25,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     # pandas, numba and scikit-learn take seconds to import, which the command line need not wait for.
     if name in __all__:
         return getattr(import_module("vfl.estimators"), name)
@@ -33,4 +33,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "Any", "import_module"})
+    return sorted({*globals(), *__all__} - {"TYPE_CHECKING", "import_module"})

@@ -98,10 +98,19 @@ class DayIsFull(Refused):
 
 
 class PeerUnreachable(VflError):
-    """No session with a peer could be opened."""
+    """No session with a peer could be opened.
+
+    nobody_listens: whether it seems that nothing listens at its address.
+    """
 
     exit_code = 7
     for_peer = "another party cannot be reached"
+
+    def __init__(
+        self, message: str, *, for_peer: str | None = None, nobody_listens: bool = False
+    ) -> None:
+        super().__init__(message, for_peer=for_peer)
+        self.nobody_listens = nobody_listens
 
 
 class PeerLost(VflError):

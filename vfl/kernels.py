@@ -1,30 +1,58 @@
 """Kernels: loops over many rows that numba compiles at their first call, without the interpreter's lock.
 
 They are cached beside the sources or, where that is not allowed, in the user's cache folder; where there
-is neither, each process compiles anew.
+is neither, each process compiles anew. numba takes a second to import, for which no command has to wait
+that calls no kernel: it is imported at the first call of one.
 """
 
+import functools
+import threading
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
-import numba
+F = TypeVar("F", bound=Callable[..., object])
 
-F = TypeVar("F", bound=Callable[..., Any])
+_ONE_BY_ONE = threading.RLock()
 
 
 def kernel(function: F) -> F:
     """A compiled function for arrays and numbers."""
-    return _compiled(function)
+    return cast(F, _Kernel(function))
 
 
 def inlined(function: F) -> F:
     """A function for kernels, which becomes part of each."""
-    return _compiled(function, inline="always")
+    return cast(F, _Kernel(function, inline="always"))
 
 
-def _compiled(function: F, **options: Any) -> F:
-    compiled: Any = numba.njit
+class _Kernel:
+    """A function that becomes numba's at its first call, or with the first kernel that calls it."""
+
+    def __init__(self, function: Callable[..., object], **options: Any) -> None:
+        functools.update_wrapper(self, function)
+        self._function, self._options = function, options
+        self._compiled: Callable[..., object] | None = None
+
+    def __call__(self, *arguments: object) -> object:
+        return (self._compiled or self.compiled())(*arguments)
+
+    def compiled(self) -> Callable[..., object]:
+        """What numba makes of it."""
+        with _ONE_BY_ONE:
+            if self._compiled is None:
+                self._compiled = _compiled(self._function, **self._options)
+                # numba knows only its own functions among those that a kernel calls.
+                known = self._function.__globals__
+                for name, value in list(known.items()):
+                    if isinstance(value, _Kernel):
+                        known[name] = value.compiled()
+        return self._compiled
+
+
+def _compiled(function: Callable[..., object], **options: Any) -> Callable[..., object]:
+    import numba
+
     try:
-        return cast(F, compiled(cache=True, nogil=True, **options)(function))
+        return cast(Callable[..., object], numba.njit(cache=True, nogil=True, **options)(function))
     except RuntimeError:  # no folder for a cache
-        return cast(F, compiled(nogil=True, **options)(function))
+        return cast(Callable[..., object], numba.njit(nogil=True, **options)(function))

@@ -12,7 +12,7 @@ import numpy as np
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
-from vfl.frames.features import Rows, Table
+from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
 from vfl.learn.levels import Levels, respelled
 from vfl.learn.losses import BadLabel, Floats
@@ -57,7 +57,7 @@ class Trained:
     doubts: what else there is to say.
     """
 
-    rows: Rows
+    rows: RowIndices
     features: Mapping[str, Features]
     fitted: Fitted[AnyGuestModel, AnyHostModel]
     traffic: dict[str, int] | None
@@ -101,7 +101,7 @@ class Task:
     progress: Progress
 
 
-def train(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
+def train(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
     """Align the rows and train on those that all parties know.
 
     Raises ConfigError and DataError as the protocols do, for no common row, and for shares that leave
@@ -112,8 +112,8 @@ def train(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
 
 
 def score(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     engine: Engine,
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     known: Known,
@@ -128,13 +128,13 @@ def score(
 # Training.
 
 
-async def _plain(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
+async def _plain(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
     aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
     fitted = await task.kind.pooled(aligned.parties, aligned.drawn, task.progress)
     return await aligned.trained(fitted, None)
 
 
-async def _apart(guest: Table, hosts: Sequence[Table], task: Task) -> Trained:
+async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
     """Each party in its role, over memory."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
     resources = Resources(task.machine)
@@ -183,12 +183,12 @@ class _Aligned:
     """The rows that all parties know."""
 
     task: Task
-    rows: Rows  # the guest's
+    rows: RowIndices  # the guest's
     parties: Sequence[OwnColumns]
     drawn: Training
 
     @classmethod
-    def of(cls, task: Task, tables: Sequence[Table], rows: Sequence[Rows]) -> "_Aligned":
+    def of(cls, task: Task, tables: Sequence[FrameTable], rows: Sequence[RowIndices]) -> "_Aligned":
         """Raises DataError for no common row or none with something to learn, ConfigError for shares."""
         if not len(rows[0]):
             raise DataError(
@@ -233,7 +233,7 @@ class _Aligned:
         return await self.task.kind.idle(self.parties, drawn, model)
 
 
-def common_rows(tables: Sequence[Table]) -> list[Rows]:
+def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
     """The rows whose id all tables have, of each table, in the order of the first one's."""
     if len(tables) == 1:
         return [np.arange(tables[0].rows)]
@@ -247,7 +247,7 @@ def common_rows(tables: Sequence[Table]) -> list[Rows]:
     return list(np.array(found, np.int64).reshape(len(found), len(tables)).T)
 
 
-def _in_order(rows: list[Rows]) -> list[Rows]:
+def _in_order(rows: list[RowIndices]) -> list[RowIndices]:
     """Common rows in the order of the guest's table.
 
     An alignment has an order of its own, random in each: where all is in one process, the same tables
@@ -257,7 +257,7 @@ def _in_order(rows: list[Rows]) -> list[Rows]:
     return [own[order] for own in rows]
 
 
-def _drawn(task: Task, rows: Rows) -> Training:
+def _drawn(task: Task, rows: RowIndices) -> Training:
     """The aligned rows; those that decide when to stop are drawn by the seed, as in a job.
 
     Raises DataError where their label has nothing to teach, ConfigError for shares that leave no row.
@@ -293,8 +293,8 @@ def _drawn(task: Task, rows: Rows) -> Training:
 
 
 async def _score(
-    guest: Table,
-    hosts: Sequence[Table],
+    guest: FrameTable,
+    hosts: Sequence[FrameTable],
     engine: Engine,
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     trained: Known,
@@ -306,9 +306,11 @@ async def _score(
     pairs = [MemoryPeer.pair(GUEST, host.name) for host in hosts]
     peers: list[Peer] = [to_host for to_host, _ in pairs]
 
-    async def aligned(to_host: Peer, to_guest: Peer, table: Table) -> list[Rows]:
+    async def aligned(to_host: Peer, to_guest: Peer, table: FrameTable) -> list[RowIndices]:
         if engine == "plain":
-            distinct = Table(GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids))
+            distinct = FrameTable(
+                GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids)
+            )
             return common_rows([distinct, table])
         own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
         apart = Participant(table.name, [table.name], context)

@@ -15,7 +15,7 @@ from typing import Any
 MOST = 200
 """Characters of a name that a terminal or a page shows; longer ones are cut."""
 
-_ALIKE = 0.6  # how alike two files' names are, from 0 to 1, of which one may be meant by the other
+_ALIKE = 0.6  # how alike two names are, from 0 to 1, of which one may be meant by the other
 
 _MARKS = 6  # combining marks on one character; more grow over the lines above and below
 
@@ -132,7 +132,17 @@ def _number(text: str) -> float:
     return float(re.sub(r"[,'\u2009\u00a0]", "", plain))
 
 
-def near_file(name: str, there: Iterable[str]) -> str | None:
+# --- Names that were misspelt. ----------------------------------------------------------------------
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` was most likely meant to be, if any comes near."""
+    names = {k.casefold(): k for k in known}
+    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=_ALIKE)
+    return names[near[0]] if near else None
+
+
+def nearest_file(name: str, there: Iterable[str]) -> str | None:
     """The file that was most likely meant by `name`, if one comes near, whatever its ending."""
 
     def alike(one: str, other: str) -> float:

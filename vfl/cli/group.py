@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import click
 
-from vfl.terminal.usage import Group, put_version
+from vfl.terminal.usage import CommandGroup, put_version
 
 if TYPE_CHECKING:
     pass
@@ -15,7 +15,7 @@ T = TypeVar("T")
 _NAMED = 5  # names that an error lists at most
 
 
-@click.group("vfl", cls=Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("vfl", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--version",
     is_flag=True,

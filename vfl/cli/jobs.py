@@ -10,9 +10,9 @@ import click
 from vfl.cli.options import FORCE, JSON, MODEL, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
-from vfl.terminal.news import telling
+from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stderr, stdout
-from vfl.terminal.usage import Number
+from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
     from vfl.jobs.finding import Finding
@@ -24,7 +24,7 @@ from vfl.cli.group import main
 @PARTY
 @click.option(
     "--wait",
-    type=Number(0, 3600),
+    type=NumberType(0, 3600),
     metavar="SECONDS",
     default=5.0,
     show_default=True,
@@ -72,7 +72,7 @@ def _serve(party: Path) -> None:
     if settings.role == "guest":
         need_role(settings.role, "host", party)
     work = serve_host if settings.role == "host" else coordinate
-    with telling(times=True) as show:
+    with show_progress(times=True) as show:
         try:
             run(work(Office.open(settings), show))
         except KeyboardInterrupt:
@@ -142,10 +142,10 @@ def align(
             put_ids(found)
         return
     need_role(settings.role, "guest", party)
-    with telling() as show:
+    with show_progress() as show:
         plan = Plan(name, join, engine, extend, diagnose)
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         done = run(align_guest(office, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
@@ -215,9 +215,9 @@ def train(
 
     settings, wanted = load_party(party), load_job(job)
     need_role(settings.role, "guest", party)
-    with telling() as show:
+    with show_progress() as show:
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
     if as_json:
@@ -258,7 +258,7 @@ def train(
 @click.option("--explain", is_flag=True, help="Add what each column or party adds, and reasons.")
 @click.option(
     "--top",
-    type=Number(1, 100, whole=True),
+    type=NumberType(1, 100, whole=True),
     metavar="NUMBER",
     help="How many reasons, with --explain.  [default: 3]",
 )
@@ -298,9 +298,9 @@ def score(
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
     settings = load_party(party)
     need_role(settings.role, "guest", party)
-    with telling() as show:
+    with show_progress() as show:
         office = Office.open(settings)
-        office.warn(show)
+        office.warn_of_ending(show)
         done = run(
             score_batch(
                 office,

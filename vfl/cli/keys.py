@@ -1,7 +1,7 @@
 """vfl keys: this party's identity, and whose it trusts."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -106,7 +106,7 @@ def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
     )
 
 
-def _key_document(identity: "Identity") -> dict[str, Any]:
+def _key_document(identity: "Identity") -> dict[str, object]:
     """What the JSON says of a key that was made: never the key."""
     return {
         "name": identity.certificate.name,

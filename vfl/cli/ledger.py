@@ -15,7 +15,7 @@ from vfl.text import counted
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from vfl.party.audit.tables import Choice
+    from vfl.party.audit.tables import MessageFilter
     from vfl.party.identity import Certificate
 from vfl.cli.group import _NAMED, main
 
@@ -67,7 +67,7 @@ def ledger_show(
     from vfl.terminal.results import put_messages, put_totals
 
     path, *_ = _ledger_of(ledger)
-    choice = tables.Choice(job, peer, kind, since.isoformat() if since else None)
+    choice = tables.MessageFilter(job, peer, kind, since.isoformat() if since else None)
     found = tables.rows(path, choice)
     first = next(found, None)
     if first is None:
@@ -84,10 +84,10 @@ def ledger_show(
         put_totals(tables.totals(rows))
 
 
-def _check_known(ledger: Path, choice: "Choice") -> None:
+def _check_known(ledger: Path, choice: "MessageFilter") -> None:
     """Raises ConfigError for a job, peer or type of which a ledger has nothing at all."""
     from vfl.party.audit import tables
-    from vfl.party.config_errors import did_you_mean
+    from vfl.text import nearest_name
 
     found = tables.known(ledger)
     for option, name, there in (
@@ -97,7 +97,7 @@ def _check_known(ledger: Path, choice: "Choice") -> None:
     ):
         if name is None or name in there:
             continue
-        near = did_you_mean(name, there)
+        near = nearest_name(name, there)
         what = {"job": "of a job", "peer": "to or from", "type": "of a type"}[option]
         others = f"; there are {', '.join(sorted(there)[:_NAMED])}" if there else ""
         more = f" and {len(there) - _NAMED:,} more" if len(there) > _NAMED else ""
@@ -127,7 +127,7 @@ def ledger_verify(
     from vfl.party.identity import load_certificate
     from vfl.terminal.results import put_verdict
 
-    head = None if head is None else verify.checked_hash(head)
+    head = None if head is None else verify.parse_hash(head)
     path, own, earlier = _ledger_of(ledger)
     kept, noted = _seals_known(ledger, known)
     pinned = load_certificate(certificate) if certificate is not None else own
@@ -190,15 +190,15 @@ def ledger_export(ledger: Path, out: Path, peer: str | None, force: bool, as_jso
     """
     from vfl.party.audit import compare, tables
     from vfl.party.config import load_party
-    from vfl.party.output import Target
+    from vfl.party.output import OutputPlace
 
     if out.suffix != ".csv" and (out.suffix != ".jsonl" or peer is None):
         raise ConfigError("--out must end in .csv, or in .jsonl with --peer: a copy for this party")
     path, *_ = _ledger_of(ledger)
     if peer is not None:
-        _check_known(path, tables.Choice(peer=peer))
+        _check_known(path, tables.MessageFilter(peer=peer))
     owner = compare.party_of(path)
-    target = Target.of(
+    target = OutputPlace.of(
         out,
         "ledger export",
         party=load_party(ledger) if ledger.suffix == ".toml" else None,
@@ -210,7 +210,7 @@ def ledger_export(ledger: Path, out: Path, peer: str | None, force: bool, as_jso
     )
     with target.writing() as file:
         if out.suffix == ".csv":
-            count = tables.export_csv(path, file, tables.Choice(peer=peer))
+            count = tables.export_csv(path, file, tables.MessageFilter(peer=peer))
         else:
             count = tables.export_copy(path, peer or "", file)
     if as_json:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vfl.terminal.usage import Number
+from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
     pass
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
 WAIT = click.option(
     "--wait",
-    type=Number(0, 86400),
+    type=NumberType(0, 86400),
     metavar="SECONDS",
     default=30.0,
     show_default=True,

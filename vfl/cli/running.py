@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vfl.errors import ConfigError, VflError
 from vfl.terminal.usage import ENDING
@@ -23,7 +23,7 @@ def need_role(role: str, needed: str, path: Path) -> None:
         raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
+def run(work: Coroutine[object, None, T]) -> T:
     """Run to the end; SIGTERM and SIGHUP end it like Ctrl-C, so that peers are told."""
 
     async def supervised() -> T:
@@ -50,7 +50,7 @@ def run(work: Coroutine[Any, Any, T]) -> T:
 class _Threads(ThreadPoolExecutor):
     """A thread for each call, for which nobody waits when a job is interrupted."""
 
-    def submit(self, call: Callable[..., T], /, *arguments: Any, **named: Any) -> Future[T]:
+    def submit(self, call: Callable[..., T], /, *arguments: object, **named: object) -> Future[T]:
         outcome: Future[T] = Future()
 
         def compute() -> None:

@@ -31,20 +31,20 @@ from vfl.estimators.parameters import (
     validated,
 )
 from vfl.frames.features import (
-    IdColumn,
-    Rows,
-    Table,
+    FrameTable,
+    IdValues,
+    RowIndices,
     digest_of,
     features_of,
-    hint,
     id_columns,
     only_counts,
+    suggest_name,
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Floats, Loss
-from vfl.learn.suspects import suspicions, tells_label
+from vfl.learn.suspects import LabelOrder, suspicions, tells_label
 from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, Step
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
@@ -114,7 +114,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     workers: int
     progress: bool | None
 
-    aligned_: Rows
+    aligned_: RowIndices
     classes_: NDArray[np.generic]
     feature_names_in_: NDArray[np.object_]
     halves_: Mapping[str, AnyHostModel]
@@ -186,7 +186,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         """What parameters say of the parties' columns. Raises ConfigError."""
         raise NotImplementedError
 
-    def _check_columns(self, tables: Sequence[Table]) -> None:
+    def _check_columns(self, tables: Sequence[FrameTable]) -> None:
         """Raises DataError for a parameter that does not fit the parties' columns."""
 
     def _told(self) -> None:
@@ -249,8 +249,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         _same_columns_of_ids(tables)
         self._check_columns(tables)
         for table in tables:
-            label = target.label if table.name == GUEST else None
-            suspects = {name: suspicions(one, label) for name, one in table.features.items()}
+            order = LabelOrder.of(target.label) if table.name == GUEST else None
+            suspects = {name: suspicions(one, order) for name, one in table.features.items()}
             _warn_of_columns(table.name, suspects)
         own, *others = (replace(table, features=tidied(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
@@ -269,7 +269,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             trained = train(own, others, Task(kind, rules, rows, engine, machine, done))
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
-        label = target.label[trained.rows]
+        label = LabelOrder.of(target.label[trained.rows])
         for table in others:  # the rows of whose columns have labels once they are aligned
             aligned = trained.features[table.name]
             telling = {name: tells_label(one, label) for name, one in aligned.items()}
@@ -383,7 +383,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         expect: Mapping[str, bool] | None,
         hosts: Hosts,
         meant: Collection[str] = (),
-    ) -> Table:
+    ) -> FrameTable:
         """A party's table; `expect` has the columns of the training and which are categorical.
 
         meant: columns of a training that are features, whatever their names.
@@ -409,11 +409,11 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not features and party != GUEST:
             raise DataError(f"{party}: no column is left to use as a feature")
         if not ids:
-            return Table(party, [], np.empty(0, np.int64), 0, features, len(columns))
+            return FrameTable(party, [], np.empty(0, np.int64), 0, features, len(columns))
         repeats = party == GUEST and expect is not None  # a batch may have rows of one id
         found = self._ids(party, ids, hosts)
         _refuse_ids(party, found, repeats)
-        return Table(party, found.ids, found.id_of_row, len(ids), features, len(columns))
+        return FrameTable(party, found.ids, found.id_of_row, len(ids), features, len(columns))
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""
@@ -421,7 +421,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if isinstance(names, Mapping):
             if party not in names:
                 raise ConfigError(
-                    f"id= says nothing of {party!r}; {hint(party, names)} (None takes the index)"
+                    f"id= says nothing of {party!r}; {suggest_name(party, names)} (None takes the index)"
                 )
             names = names[party]
         names = plain_value(names)
@@ -439,7 +439,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             )
         return texts
 
-    def _ids(self, party: str, columns: Sequence[IdColumn], hosts: Hosts) -> NormalisedIds:
+    def _ids(self, party: str, columns: Sequence[IdValues], hosts: Hosts) -> NormalisedIds:
         check_steps(self.normalise)
 
         def make() -> NormalisedIds:
@@ -484,11 +484,11 @@ def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:
             )
 
 
-def _only(table: Table, target: Target, rows: Rows) -> tuple[Table, Target]:
+def _only(table: FrameTable, target: Target, rows: RowIndices) -> tuple[FrameTable, Target]:
     """Some rows of a training, in which no id comes twice."""
     ids = [table.ids[row] for row in rows.tolist()] if table.ids else []
     of_row = np.arange(len(ids))
-    left = Table(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
+    left = FrameTable(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
     offset = None if target.offset is None else target.offset[rows]
     return left, Target(target.label[rows], target.weight[rows], target.loss, offset)
 
@@ -499,7 +499,7 @@ def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:
     return text if isinstance(name, str) or text in table.columns else f"x{text}"
 
 
-def _same_columns_of_ids(tables: Sequence[Table]) -> None:
+def _same_columns_of_ids(tables: Sequence[FrameTable]) -> None:
     if len({table.id_columns for table in tables}) > 1:
         counts = ", ".join(f"{table.name} has {table.id_columns}" for table in tables)
         raise ConfigError(f"an id must have as many columns at each party: {counts}")

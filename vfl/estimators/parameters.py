@@ -11,8 +11,8 @@ import numpy as np
 from pydantic import BaseModel, ValidationError
 
 from vfl.errors import ConfigError, UnknownParameter
-from vfl.frames.features import hint
-from vfl.party.config_errors import expected
+from vfl.frames.features import suggest_name
+from vfl.party.config_errors import describe_key
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -183,7 +183,7 @@ def advice(name: str, known: Sequence[str]) -> str:
             return _TWO_CLASSES
         if same in _NONE:
             return _NONE[same]
-    return hint(name, known)
+    return suggest_name(name, known)
 
 
 def validated(model: type[M], values: Mapping[str, object], where: str = "") -> M:
@@ -198,10 +198,10 @@ def validated(model: type[M], values: Mapping[str, object], where: str = "") -> 
     name = str(problem["loc"][0])
     if problem["type"] == "extra_forbidden":
         what = f"{where}{name}={shown(values[name])}: there is no such rule"
-        raise ConfigError(f"{what}; {hint(name, model.model_fields)}")
+        raise ConfigError(f"{what}; {suggest_name(name, model.model_fields)}")
     if problem["type"] == "value_error":
         raise ConfigError(f"{where}{name}={shown(values[name])}: {problem['ctx']['error']}")
-    words = expected(model, name)
+    words = describe_key(model, name)
     for in_files, in_python in (("true or false", "True or False"), ("section", "dict")):
         words = words.replace(in_files, in_python)
     raise ConfigError(f"{where}{name}={shown(values[name])}: must be {words}")
@@ -277,7 +277,9 @@ def check_parties(name: str, by_party: Iterable[str], parties: Sequence[str]) ->
     """Raises ConfigError for a party that is none."""
     for party in by_party:
         if party not in parties:
-            raise ConfigError(f"{name}= names {party!r}, which is no party; {hint(party, parties)}")
+            raise ConfigError(
+                f"{name}= names {party!r}, which is no party; {suggest_name(party, parties)}"
+            )
 
 
 def checked_seed(random_state: object, seed: object, default: object) -> object:

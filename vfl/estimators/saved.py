@@ -4,8 +4,6 @@ A file holds the parameters and all halves of the model, and no table: neither t
 given to the constructor nor positions of rows. Floats come back bit for bit.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,7 +24,8 @@ from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.models.kind import AnyGuestModel, AnyHostModel, Step
 from vfl.models.kinds import kind_of_model
-from vfl.party.store import replacing
+from vfl.party.documents import Body, body_of, canonical_json, document, read_document
+from vfl.party.files import replacing
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import TreeDone
@@ -124,10 +123,12 @@ def write(estimator: Federation, path: object) -> None:
         log=estimator.train_log_,
         levels=estimator._levels,
     )
-    body = _canonical(msgspec.to_builtins(saved, str_keys=True))
-    head = f'{{"format":"{FORMAT}","version":{VERSION},"digest":"{_digest(body)}","body":'
+    try:
+        body = canonical_json(msgspec.to_builtins(saved, str_keys=True))
+    except (TypeError, ValueError) as error:
+        raise DataError(f"the model cannot be written: {error}") from None
     with replacing(_as_path(path)) as file:
-        file.write(head.encode() + body + b"}\n")
+        file.write(document(FORMAT, VERSION, body))
 
 
 def _objective_of(loss: Loss, losses: Mapping[str, type[Loss]]) -> Objective | Family:
@@ -256,38 +257,11 @@ def _as_path(path: object) -> Path:
     return Path(path)
 
 
-def _body_of(path: Path) -> dict[str, object]:
+def _body_of(path: Path) -> Body:
     try:
-        document = json.loads(path.read_bytes())
+        read = read_document(path)
     except FileNotFoundError:
         raise ModelError(f"no file {path}") from None
-    except OSError as error:
-        raise ModelError(f"{path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise ModelError(f"{path} is damaged: it is no valid JSON") from None
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
+    if not isinstance(read, dict) or read.get("format") != FORMAT:
         raise ModelError(f"{path} was not written by save")
-    version, body = document.get("version"), document.get("body")
-    if isinstance(version, int) and version > VERSION:
-        raise ModelError(f"{path} was written by a newer vfl: update vfl to read it")
-    try:
-        whole = version == VERSION and document.get("digest") == _digest(_canonical(body))
-    except ValueError:
-        whole = False
-    if not whole or not isinstance(body, dict):
-        raise ModelError(f"{path} is damaged: its content does not match its digest")
-    return body
-
-
-def _canonical(body: object) -> bytes:
-    try:
-        text = json.dumps(
-            body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        )
-        return text.encode()
-    except (TypeError, ValueError) as error:
-        raise DataError(f"the model cannot be written: {error}") from None
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return body_of(read, VERSION, path)

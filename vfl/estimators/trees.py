@@ -14,7 +14,7 @@ from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
 from vfl.estimators.parameters import check_by_party, check_parties, shown
 from vfl.estimators.tasks import Classifier, Regressor
-from vfl.frames.features import Table, hint
+from vfl.frames.features import FrameTable, suggest_name
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES, Floats
 from vfl.learn.params import BoostParams
@@ -41,12 +41,12 @@ class _Trees(Federation):
         check_parties("monotone", by_party, parties)
         return {party: ColumnRules(_ways(party, columns)) for party, columns in by_party.items()}
 
-    def _check_columns(self, tables: Sequence[Table]) -> None:
+    def _check_columns(self, tables: Sequence[FrameTable]) -> None:
         """Raises DataError for a constraint on a column that is not there or has no order."""
         for table in tables:
             for column, way in (self.monotone or {}).get(table.name, {}).items():
                 if column not in table.features:
-                    near = hint(column, table.features)
+                    near = suggest_name(column, table.features)
                     raise DataError(
                         f"{table.name}: monotone= names {column!r}, which is no column; {near}"
                     )

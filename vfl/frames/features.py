@@ -11,7 +11,7 @@ import numbers
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import SupportsFloat, cast
 
 import numpy as np
 import pandas as pd
@@ -24,20 +24,20 @@ from vfl.errors import DataError
 from vfl.frames.tables import SHOWN
 from vfl.learn.binning import Features
 from vfl.learn.losses import Floats
-from vfl.party.config_errors import did_you_mean
 from vfl.party.id_cells import whole_text
 from vfl.party.reading import Reading
 from vfl.party.sources.numerals import parse
 from vfl.party.table import MAX_CATEGORIES
+from vfl.text import nearest_name
 
 _NUMBERS = ("boolean", "decimal")  # objects that are numeric all the same
 _CONVERTED = (*_NUMBERS, "integer", "floating", "mixed-integer-float", "empty")
 
-Rows = NDArray[np.int64]
+RowIndices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Table:
+class FrameTable:
     """A party's rows: distinct ids, normalised, and features by column.
 
     id_of_row: the place of each row's id among `ids`, int64 (rows,); both are empty where nobody is
@@ -46,12 +46,12 @@ class Table:
 
     name: str
     ids: list[bytes]
-    id_of_row: Rows
+    id_of_row: RowIndices
     id_columns: int
     features: Features
     rows: int
 
-    def take(self, rows: Rows) -> Features:
+    def take(self, rows: RowIndices) -> Features:
         """The features of some rows."""
         return {name: values[rows] for name, values in self.features.items()}
 
@@ -72,9 +72,9 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
         if name not in frame.columns:
             raise DataError(
                 f"{party}: no column '{name}', which the model was trained on; "
-                f"{hint(name, frame.columns)}"
+                f"{suggest_name(name, frame.columns)}"
             )
-    found: dict[str, NDArray[Any]] = {}
+    found: dict[str, NDArray[np.generic]] = {}
     for name, categorical in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
@@ -84,14 +84,14 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
     return found
 
 
-def is_categorical(values: "pd.Series[Any]") -> bool:
+def is_categorical(values: pd.Series) -> bool:
     """Whether a column of a training is a categorical feature."""
     if values.dtype == object and types.infer_dtype(values, skipna=True) in _NUMBERS:
         return False
     return isinstance(values.dtype, pd.CategoricalDtype) or bool(types.is_string_dtype(values.dtype))
 
 
-def _categories(values: "pd.Series[Any]", what: str) -> NDArray[np.object_]:
+def _categories(values: pd.Series, what: str) -> NDArray[np.object_]:
     """Shared text objects, None where missing."""
     _no_dates(values, what)
     try:
@@ -117,7 +117,7 @@ def _category(value: object) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _kinds(values: "pd.Series[Any]") -> str:
+def _kinds(values: pd.Series) -> str:
     """What an object column holds beside text and numbers."""
     kinds = {
         type(value).__name__ for value in values if not isinstance(value, str | numbers.Real | None)
@@ -125,7 +125,7 @@ def _kinds(values: "pd.Series[Any]") -> str:
     return f"values of type {', '.join(sorted(kinds)[:3])}"
 
 
-def finite(values: "pd.Series[Any]", what: str) -> Floats:
+def finite(values: pd.Series, what: str) -> Floats:
     """As `numbers_of`; raises DataError for infinite numbers too."""
     found = numbers_of(values, what)
     if np.isinf(found).any():
@@ -133,7 +133,7 @@ def finite(values: "pd.Series[Any]", what: str) -> Floats:
     return found
 
 
-def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
+def numbers_of(values: pd.Series, what: str) -> Floats:
     """float64, NaN where missing, bools as 0 and 1. Raises DataError for what is no number."""
     _no_dates(values, what)
     if values.isna().all():
@@ -150,12 +150,12 @@ def numbers_of(values: "pd.Series[Any]", what: str) -> Floats:
     return values.to_numpy(np.float64, na_value=np.nan)
 
 
-def _days(values: "pd.Series[Any]") -> "pd.Series[Any]":
+def _days(values: pd.Series) -> pd.Series:
     """A column of a batch whose days were text in training."""
     return values.astype(str).where(values.notna(), None) if _has_dates(values) else values
 
 
-def _numeric(values: "pd.Series[Any]", what: str) -> Floats:
+def _numeric(values: pd.Series, what: str) -> Floats:
     """A numeric feature of a batch, in which numbers, true and false may be text.
 
     Raises DataError as `finite` does.
@@ -168,19 +168,19 @@ def _numeric(values: "pd.Series[Any]", what: str) -> Floats:
     return finite(values, what)
 
 
-def _known(values: "pd.Series[Any]") -> Iterable[tuple[Any, bool]]:
+def _known(values: pd.Series) -> Iterable[tuple[SupportsFloat, bool]]:
     return zip(values, values.isna(), strict=True)
 
 
-def _no_dates(values: "pd.Series[Any]", what: str) -> None:
+def _no_dates(values: pd.Series, what: str) -> None:
     if _has_dates(values):
         raise DataError(
             f"{what} holds dates or times: turn it into a number, such as an age in years, or drop it"
         )
 
 
-def _has_dates(values: "pd.Series[Any]") -> bool:
-    dtype: Any = values.dtype
+def _has_dates(values: pd.Series) -> bool:
+    dtype = values.dtype
     distinct = dtype.categories if isinstance(dtype, pd.CategoricalDtype) else values
     return types.infer_dtype(distinct, skipna=True).startswith(("date", "time", "period"))
 
@@ -189,10 +189,10 @@ def _has_dates(values: "pd.Series[Any]") -> bool:
 
 
 @dataclass(frozen=True)
-class IdColumn:
+class IdValues:
     """A column of ids, or a level of the index; `what` it is called in an error."""
 
-    values: Any
+    values: pd.Series | pd.Index
     what: str
 
     def texts(self) -> list[str | None]:
@@ -205,7 +205,7 @@ class IdColumn:
 
 def id_columns(
     party: str, frame: pd.DataFrame, names: Sequence[str] | None, named: bool = True
-) -> list[IdColumn]:
+) -> list[IdValues]:
     """The columns of the id: those named (or levels of the index), else the whole index.
 
     `named`: whether columns have names of their own. Raises DataError.
@@ -213,22 +213,22 @@ def id_columns(
     index = frame.index
     if names is None:
         levels_of = (index.get_level_values(level) for level in range(index.nlevels))
-        return [IdColumn(values, f"{party}: the index") for values in levels_of]
-    levels: dict[str, Any] = {str(name): name for name in index.names if name is not None}
+        return [IdValues(values, f"{party}: the index") for values in levels_of]
+    levels = {str(name): cast(str, name) for name in index.names if name is not None}
     found = []
     for name in names:
         if name not in frame.columns and name not in levels:
-            near = hint(name, [*frame.columns, *levels])
+            near = suggest_name(name, [*frame.columns, *levels])
             if not named:
                 near += " (an array has no names; transformers of scikit-learn keep them after "
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
-        values: Any = frame[name] if name in frame.columns else index.get_level_values(levels[name])
-        found.append(IdColumn(values, f"{party}: id column '{name}'"))
+        values = frame[name] if name in frame.columns else index.get_level_values(levels[name])
+        found.append(IdValues(values, f"{party}: id column '{name}'"))
     return found
 
 
-def digest_of(columns: Sequence[IdColumn], *more: object) -> bytes | None:
+def digest_of(columns: Sequence[IdValues], *more: object) -> bytes | None:
     """Of ids as they are, and of more that counts; None for ids that have none, such as lists."""
     digest = hashlib.blake2b(repr(more).encode(), digest_size=32)
     for column in columns:
@@ -261,17 +261,17 @@ def _id_text(value: object, what: str) -> str | None:
     raise DataError(f"{what} holds {type(value).__name__} values: write ids as text or whole numbers")
 
 
-def only_counts(index: "pd.Index[Any]") -> bool:
+def only_counts(index: pd.Index) -> bool:
     """Whether nobody chose this index."""
     return isinstance(index, pd.RangeIndex) and index.name is None and index.start == 0
 
 
-def hint(name: str, known: Iterable[Hashable]) -> str:
+def suggest_name(name: str, known: Iterable[Hashable]) -> str:
     """What may have been meant."""
     names = [str(k) for k in known]
     # Transformers of scikit-learn put their own name in front.
     renamed = [k for k in names if k.endswith(f"__{name}")]
-    near = renamed[0] if renamed else did_you_mean(name, names)
+    near = renamed[0] if renamed else nearest_name(name, names)
     if near:
         return f"did you mean {near!r}?"
     return f"there {'is' if len(names) == 1 else 'are'} {', '.join(names[:SHOWN]) or 'none'}"

@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,8 +21,10 @@ from vfl.frames.warnings import warn
 from vfl.learn.losses import LARGEST, BadLabel, Floats, Loss, out_of_range
 from vfl.text import counted
 
+T = TypeVar("T")
 
-def values_of(given: object, table: pd.DataFrame, what: str) -> "pd.Series[Any]":
+
+def values_of(given: object, table: pd.DataFrame, what: str) -> pd.Series:
     """One value a row, by position; a Series whose index has the rows in another order is refused.
 
     Raises DataError for anything but one value a row.
@@ -51,7 +53,7 @@ def without(table: Frame, **given: object) -> Frame:
     return replace(table, columns=columns)
 
 
-def _same_labels(index: "pd.Index[Any]", other: "pd.Index[Any]") -> bool:
+def _same_labels(index: pd.Index, other: pd.Index) -> bool:
     if len(index) != len(other):
         return False
     try:
@@ -60,13 +62,13 @@ def _same_labels(index: "pd.Index[Any]", other: "pd.Index[Any]") -> bool:
         return False
 
 
-def _series(given: Any, what: str) -> "pd.Series[Any]":
+def _series(given: object, what: str) -> pd.Series:
     if given is None:
         raise DataError(f"requires {what} to be passed, but the target {what} is None")
     if isinstance(given, pd.Series):
         return given
     if isinstance(given, pd.DataFrame):
-        only: pd.Series[Any] = _only_column([given[name] for name in given.columns], what)
+        only: pd.Series = _only_column([given[name] for name in given.columns], what)
         return only
     if isinstance(given, pd.Index | pd.api.extensions.ExtensionArray):
         return pd.Series(given)
@@ -90,7 +92,7 @@ def _series(given: Any, what: str) -> "pd.Series[Any]":
     return pd.Series(array)
 
 
-def _array(given: Any, what: str) -> NDArray[Any]:
+def _array(given: object, what: str) -> NDArray[np.generic]:
     """A DataFrame, a list, or what NumPy can make an array of."""
     try:
         if isinstance(given, list | tuple):  # pandas keeps None apart from "None", bools from numbers
@@ -102,7 +104,7 @@ def _array(given: Any, what: str) -> NDArray[Any]:
         raise DataError(f"{what} must have one value a row: give a list, an array or a Series") from None
 
 
-def _of_arrow(given: Any, what: str) -> "pd.Series[Any]":
+def _of_arrow(given: object, what: str) -> pd.Series:
     """A column of Arrow's, or a table of one."""
     refused = (TypeError, ValueError, pa.ArrowException)
     if isinstance(given, pa.Array):
@@ -117,7 +119,7 @@ def _of_arrow(given: Any, what: str) -> "pd.Series[Any]":
         raise DataError(f"{what} must have one value a row, not be {type(given).__name__}") from None
 
 
-def _only_column(columns: Sequence[Any], what: str) -> Any:
+def _only_column(columns: Sequence[T], what: str) -> T:
     if len(columns) != 1:
         raise DataError(f"{what} must have one value a row, not {counted(len(columns), 'column')}")
     _say_column(what)
@@ -188,7 +190,7 @@ def _for_all(given: object, table: pd.DataFrame, what: str) -> Floats:
     return given_numbers(given, table, what)
 
 
-def _no_gaps(values: "pd.Series[Any]", what: str) -> None:
+def _no_gaps(values: pd.Series, what: str) -> None:
     gaps = int(values.isna().sum())
     if gaps:
         raise DataError(
@@ -199,7 +201,7 @@ def _no_gaps(values: "pd.Series[Any]", what: str) -> None:
 # Classes.
 
 
-def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDArray[Any], Floats]:
+def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDArray[np.generic], Floats]:
     """The two classes of a label, in order, and 1.0 for each row of the second, else 0.0.
 
     Raises DataError for a label of other than two classes.
@@ -224,7 +226,7 @@ def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDAr
     return classes, np.asarray(values == classes[1], np.float64)
 
 
-def labels_of(given: object, table: pd.DataFrame) -> NDArray[Any]:
+def labels_of(given: object, table: pd.DataFrame) -> NDArray[np.generic]:
     """A class for every row, all of one kind: text, bools or numbers. Raises DataError."""
     values = values_of(given, table, "y")
     _no_gaps(values, "y")
@@ -239,7 +241,7 @@ def labels_of(given: object, table: pd.DataFrame) -> NDArray[Any]:
     if kind == "boolean":
         return values.to_numpy(np.bool_)
     if kind == "integer":
-        own: NDArray[Any] = values.to_numpy()
+        own: NDArray[np.generic] = values.to_numpy()
         try:
             return own if own.dtype.kind in "iu" else own.astype(np.int64)
         except OverflowError:

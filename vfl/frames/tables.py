@@ -8,7 +8,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -70,7 +69,7 @@ def _refuse_others(table: object, party: str) -> None:
             raise DataError(f"{party}: the table is not in memory yet: give .{load}()")
 
 
-def _arrow_of(table: Any, party: str) -> pa.Table | None:
+def _arrow_of(table: object, party: str) -> pa.Table | None:
     """None for what has nothing to do with Arrow."""
     try:
         if hasattr(table, "__arrow_c_stream__"):
@@ -109,7 +108,7 @@ def _index_of(table: pa.Table) -> list[str]:
     return [name for name in told if isinstance(name, str) and name in table.column_names]
 
 
-_NULLABLE: Mapping[pa.DataType, Any] = {
+_NULLABLE: Mapping[pa.DataType, pd.api.extensions.ExtensionDtype] = {
     pa.bool_(): pd.BooleanDtype(),
     pa.int8(): pd.Int8Dtype(),
     pa.int16(): pd.Int16Dtype(),
@@ -123,12 +122,12 @@ _NULLABLE: Mapping[pa.DataType, Any] = {
 """So that a missing value makes neither objects of bools nor floats of whole numbers."""
 
 
-def series_of(column: pa.ChunkedArray, what: str) -> "pd.Series[Any]":
+def series_of(column: pa.ChunkedArray, what: str) -> pd.Series:
     """A column of Arrow's. Raises DataError for one that is neither numbers nor text, bools or dates."""
     if pa.types.is_dictionary(column.type):
         kind = _plain_kind(column.type.value_type, what)
         parts = [_cast(part.dictionary, kind).take(part.indices) for part in column.chunks]
-        categories: pd.Series[Any] = _to_pandas(pa.chunked_array(parts, kind)).astype("category")
+        categories: pd.Series = _to_pandas(pa.chunked_array(parts, kind)).astype("category")
         return categories
     kind = _plain_kind(column.type, what)
     return _to_pandas(pa.chunked_array([_cast(part, kind) for part in column.chunks], kind))
@@ -141,8 +140,8 @@ def _cast(array: pa.Array, kind: pa.DataType) -> pa.Array:
         return pa.array(array.to_pylist(), kind)
 
 
-def _to_pandas(column: pa.ChunkedArray) -> "pd.Series[Any]":
-    values: pd.Series[Any] = column.to_pandas(types_mapper=_NULLABLE.get)
+def _to_pandas(column: pa.ChunkedArray) -> pd.Series:
+    values: pd.Series = column.to_pandas(types_mapper=_NULLABLE.get)
     return values
 
 
@@ -161,7 +160,7 @@ def _plain_kind(kind: pa.DataType, what: str) -> pa.DataType:
 # Arrays.
 
 
-def _array_of(table: Any, party: str) -> NDArray[Any]:
+def _array_of(table: object, party: str) -> NDArray[np.generic]:
     try:
         if isinstance(table, list | tuple):
             array = np.array(table, dtype=object)  # without, a text among numbers makes them all text
@@ -183,7 +182,7 @@ def _array_of(table: Any, party: str) -> NDArray[Any]:
     return array
 
 
-def _from_array(array: NDArray[Any], party: str) -> Frame:
+def _from_array(array: NDArray[np.generic], party: str) -> Frame:
     if array.dtype.names is not None:  # a structured one
         return Frame(pd.DataFrame(array.reshape(-1)), named=True, indexed=False)
     kind = array.dtype.kind

@@ -14,7 +14,7 @@ from vfl.party.policy import (
     today,
 )
 from vfl.party.sections import DataSection, PolicySection
-from vfl.party.store import Kind, Store
+from vfl.party.store import DocumentKind, Store
 from vfl.protocols.align.psi import Admit, PsiSettings
 from vfl.protocols.common.participant import Participant
 
@@ -66,7 +66,7 @@ async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = No
     return await accept_offer(office, peer, offer, rows)
 
 
-def fresh_name(store: Store, kind: Kind, name: str | None) -> str:
+def fresh_name(store: Store, kind: DocumentKind, name: str | None) -> str:
     """The name for a new document. Raises Refused when it is taken: nothing is overwritten."""
     if name is None or name in store.names(kind):
         raise Refused(f"the {kind} that the guest names exists already at the host")

@@ -23,7 +23,8 @@ from vfl.errors import IdentityError, ModelError, Refused
 from vfl.jobs.connect import Office
 from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job, Party, canonical_settings
+from vfl.party.config import Job, Party
+from vfl.party.documents import canonical_json
 from vfl.party.identity import load_certificate, parse_certificate, paths
 from vfl.party.rotation import formerly
 
@@ -165,7 +166,7 @@ def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what
     a signature does not hold.
     """
     terms = agreement.terms
-    if hashlib.sha256(canonical_settings(job)).digest() != terms.job:
+    if hashlib.sha256(canonical_json(job)).digest() != terms.job:
         raise ModelError(f"the job in {what} is not the one that was signed")
     found = {}
     for name, fingerprint in terms.fingerprints.items():

@@ -140,12 +140,13 @@ class Office:
         finally:
             watching.cancel()
 
-    def invalid_certificates(self) -> list[str]:
-        """What there is to say of certificates, one's own and those pinned, that are not valid now."""
+    def invalid_certificates(self, but: Collection[str] = ()) -> list[str]:
+        """What there is to say of certificates, one's own and those pinned, that are not valid now; but
+        of those of some peers."""
         return [
             f"{what} {why}: {remedy}"
             for what, one, remedy in self._certificates()
-            if (why := one.invalidity()) is not None
+            if one.name not in but and (why := one.invalidity()) is not None
         ]
 
     def ending_certificates(self) -> list[str]:
@@ -174,7 +175,14 @@ class Office:
 
     def warn(self, show: Show) -> None:
         """Say which certificates are not valid now, or will not be in 30 days."""
-        for line in (*self.invalid_certificates(), *self.ending_certificates()):
+        for line in self.invalid_certificates():
+            show.say(f"note: {line}")
+        self.warn_of_ending(show)
+
+    def warn_of_ending(self, show: Show) -> None:
+        """Say which certificates will not be valid in 30 days. A guest's job says of those that are not
+        valid now when it connects, where one that it needs is an error."""
+        for line in self.ending_certificates():
             show.say(f"note: {line}")
 
     async def dial(
@@ -309,6 +317,8 @@ async def connect_hosts(
     certificate that is not the pinned one, not valid now, or revoked meanwhile.
     """
     office.check_valid(names)
+    for line in office.invalid_certificates(but=names):
+        show.say(f"note: {line}")
     found: dict[str, WebSocketPeer] = {}
     awaited = _awaited(office, names)
     loop = asyncio.get_running_loop()

@@ -11,7 +11,7 @@ from vfl.party.id_trials import (
     OwnKey,
     advise,
     attempts,
-    combined,
+    combine,
     named_alike,
     trials,
 )
@@ -96,7 +96,7 @@ async def guest_diagnosis(
         if rates is None:
             return None
         whole, all_rates = tried, rates
-        if (best := combined(tried, rates)) is not None:
+        if (best := combine(tried, rates)) is not None:
             again = await guest_match_rates(
                 [host], trials(key, [best], "guest"), context=_second(context)
             )
@@ -146,7 +146,7 @@ async def host_diagnosis(
         why = "" if allowed else ", which [policy] diagnose = false does not allow"
         show.say(f"note: {guest.name} asked to compare samples of ids{why}; nothing was compared")
         return None
-    if (best := combined(tried, rates)) is not None:
+    if (best := combine(tried, rates)) is not None:
         more = await host_match_rates(
             guest, trials(key, [best], "host"), name=name, context=_second(context)
         )

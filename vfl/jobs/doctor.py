@@ -107,7 +107,8 @@ async def _reach(office: Office, name: str, address: str, wait: float, report: R
         peer = await dial(office.credentials, name, address, office.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
-        if office.party.role == "host" and office.party.peers[name].role is None:
+        of_guest = office.party.role == "host" and office.party.peers[name].role is None
+        if of_guest and error.nobody_listens:
             hint = " (a guest listens only while one of its commands runs)"
         report(Finding("FAIL", name, f"{name}: {error}{hint}"))
         return False

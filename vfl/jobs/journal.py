@@ -14,7 +14,7 @@ from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
 from vfl.party.config_values import to_the_end
 from vfl.party.config_words import JOB_NAME
-from vfl.party.ledger import Asked, Ledger, Passed, Way
+from vfl.party.ledger import JobEntry, Ledger, MessageEntry, Way
 from vfl.party.store import Store
 from vfl.protocols.common.key import Key
 
@@ -46,7 +46,7 @@ class Journal:
             say(f"note: {note}")
         self.ledger.notes.clear()
 
-    def asked(self, peer: str, kind: str, payload: bytes) -> Asked | None:
+    def asked(self, peer: str, kind: str, payload: bytes) -> JobEntry | None:
         """What an Offer or a Join asks for."""
         try:
             message = decode(payload, [Offer, Join])
@@ -59,7 +59,7 @@ class Journal:
         else:
             return None
         name, purpose = _title(job) if job else self._trained(terms.model)
-        return Asked(
+        return JobEntry(
             peer=peer,
             task=terms.task,
             job=name,
@@ -109,7 +109,7 @@ class _Session:
         self._journal = journal
         self._peer = peer
         self._number = 0
-        self._asked: Asked | None = None
+        self._asked: JobEntry | None = None
 
     def seen(self, direction: str, kind: str, payload: bytes) -> None:
         """Write a message down. Raises DataError when the ledger cannot be written."""
@@ -120,7 +120,7 @@ class _Session:
                 self._asked = msgspec.structs.replace(asked, session=self._number)
                 self._number = journal.ledger.append(self._asked, "")
         job, of = self._asked, message_type(kind)
-        line = Passed(
+        line = MessageEntry(
             session=self._number,
             peer=self._peer,
             direction=cast(Way, direction),

@@ -13,9 +13,9 @@ import msgspec
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
-from vfl.party.config import canonical_settings
 from vfl.party.config_values import Engine, JoinKind, to_the_end
 from vfl.party.config_words import JOB_NAME, PARTY_NAME
+from vfl.party.documents import canonical_json
 
 Name = Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
 PartyName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]
@@ -66,7 +66,7 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         told = {name: value for name, value in matching.items() if value != getattr(plain, name)}
         if told:
             fields["matching"] = told
-        return b"vfl agreement\0" + hashlib.sha256(canonical_settings(fields)).digest()
+        return b"vfl agreement\0" + hashlib.sha256(canonical_json(fields)).digest()
 
     @property
     def signers(self) -> list[str]:

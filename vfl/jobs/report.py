@@ -21,7 +21,7 @@ from vfl.learn.losses import Link, loss_of
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kinds import kind_of_model, load_half, rules_of
 from vfl.party.config import Party
-from vfl.party.output import Target
+from vfl.party.output import OutputPlace
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.report.evidence import Evidence, Exchange, HeldOut
@@ -50,7 +50,7 @@ def write_report(party: Party, model: str, out: Path | None = None, *, force: bo
     evidence = gather(party, model)
     folder = (out or Path(f"report-{evidence.model}")).absolute()
     _check_folder(folder)
-    target = Target.of(folder, "report", party=party, is_former=_is_report, force=force)
+    target = OutputPlace.of(folder, "report", party=party, is_former=_is_report, force=force)
     files = render(evidence)
     replaced = target.check()
     target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})

@@ -23,7 +23,8 @@ from vfl.errors import ModelError, PeerLost, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.show import Show
 from vfl.learn.binning import Features
-from vfl.party.config import Job, Party, canonical_settings
+from vfl.party.config import Job, Party
+from vfl.party.documents import canonical_json
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import Checkpoints, State
 
@@ -70,7 +71,7 @@ class Matter:
             "glm": party.glm.model_dump(mode="json", exclude={"step"}),
             "policy": party.policy.model_dump(mode="json"),
         }
-        digest.update(canonical_settings(rules))
+        digest.update(canonical_json(rules))
         return cls(job.digest, job.name, alignment, guest, list(hosts), digest.hexdigest())
 
 

@@ -44,7 +44,14 @@ from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
-from vfl.party.output import Cells, Columns, Target, check_scores, columns_of, write_scores
+from vfl.party.output import (
+    OutputPlace,
+    ScoreCells,
+    ScoreColumns,
+    check_scores,
+    columns_of,
+    write_scores,
+)
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -190,7 +197,7 @@ async def score(
     )
 
 
-def _target(party: Party, data: Path, out: Path, force: bool) -> Target:
+def _target(party: Party, data: Path, out: Path, force: bool) -> OutputPlace:
     """Where the scores go. Raises DataError where they cannot be written or must not."""
 
     def is_former(path: Path) -> bool:
@@ -200,10 +207,10 @@ def _target(party: Party, data: Path, out: Path, force: bool) -> Target:
 
     check_scores(out)
     reads = {data: "the table of rows to score"}
-    return Target.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
+    return OutputPlace.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
 
 
-def _write(target: Target, kind: str, parts: Iterable[Columns]) -> dict[str, int]:
+def _write(target: OutputPlace, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
     with target.writing() as file:
         return write_scores(file, kind, parts)
 
@@ -373,7 +380,7 @@ class _Output:
         self._scores: list[Floats] = []
         self.unknown = dict.fromkeys(half.model.parties[1:], 0)
 
-    def columns(self, part: KeptPart) -> dict[str, Cells]:
+    def columns(self, part: KeptPart) -> dict[str, ScoreCells]:
         """Those of a part's rows."""
         rows, scores = part.scored.rows, part.scored.scores
         self._scores.append(scores.copy())  # of a view, which would hold all contributions
@@ -386,7 +393,7 @@ class _Output:
         ids = {name: cells[rows].to_pylist() for name, cells in self._ids.items()}
         return ids | columns | self._explained(part.scored)
 
-    def _explained(self, part: ScoredPart) -> dict[str, Cells]:
+    def _explained(self, part: ScoredPart) -> dict[str, ScoreCells]:
         """The score of the prediction, what adds up to it, and reasons; none if that was not asked."""
         if part.contributions is None:
             return {}

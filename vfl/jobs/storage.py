@@ -16,8 +16,9 @@ from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vfl.jobs.connect import Office
 from vfl.party import locks
+from vfl.party.locks import alone
 from vfl.party.permissions import check_keys, check_store
-from vfl.party.store import Store, alone
+from vfl.party.store import Store
 
 _SERVE = "serve.lock"
 P = ParamSpec("P")

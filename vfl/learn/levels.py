@@ -58,7 +58,8 @@ class Levels:
     @classmethod
     def of(cls, values: Objects) -> "Levels":
         """The levels of a column that is `tidied`."""
-        rows = Counter(value for value in values.tolist() if value is not None)
+        rows = Counter(values.tolist())
+        rows.pop(None, None)
         return cls(tuple(sorted(rows)), sum(n == 1 for n in rows.values()), sum(rows.values()))
 
     def found(self, values: Objects) -> tuple[Objects, NDArray[np.bool_]]:
@@ -152,7 +153,8 @@ def respelled(
 
 def spelled_alike(values: Objects) -> int:
     """How many levels differ from others of the column in their spelling alone, as 1 and 1.0 do."""
-    levels = Levels.of(tidied({"": values})[""])
+    distinct = np.array([*dict.fromkeys(values.tolist())], dtype=object)
+    levels = Levels.of(tidied({"": distinct})[""])
     alike = {name for name in levels.names if levels._by_case[name.casefold()] is None}
     for name in levels.names:
         key = _value(name, levels._of_truth)

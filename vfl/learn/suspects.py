@@ -5,6 +5,8 @@ ordered by it, or by the day on which something happened) a model learns the ord
 is worth nothing. All checks are of one column at a time and cost a few sorts of at most SAMPLE rows.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,13 +26,13 @@ _LEAST_EVENTS = 20  # rows with a label above the least one
 _BINS = 64
 _FEW = 0.1  # of the ties that chance makes at least
 _TIES = 10  # that chance makes at least, for their absence to say anything
+_GLANCE = 1_000  # rows
 _DIGITS = 7  # of a number that names something
 
 
-def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
+def suspicions(values: NDArray[np.generic], label: "LabelOrder | None") -> list[str]:
     """What speaks against a column as a feature, after its name; `label` None is one that nobody has."""
-    missing = values == np.array(None) if values.dtype == object else np.isnan(values.astype(np.float64))
-    if not missing.any() and len(values) and (values == values[0]).all():
+    if len(values) and _is_constant(values):
         return ["has the same value in every row"]
     suspected = []
     if values.dtype == object:
@@ -52,14 +54,20 @@ def suspicions(values: NDArray[np.generic], label: Floats | None) -> list[str]:
     return suspected if label is None else [*suspected, *tells_label(values, label)]
 
 
-def tells_label(values: NDArray[np.generic], label: Floats) -> list[str]:
-    """What there is to say of a column that tells the label almost alone, after its name."""
+def _is_constant(values: NDArray[np.generic]) -> bool:
+    """Whether a column has one value, which is not missing, in every row."""
+    if (values[:_GLANCE] != values[0]).any():  # mostly the first rows tell
+        return False
+    missing = values == np.array(None) if values.dtype == object else np.isnan(values.astype(np.float64))
+    return bool(not missing.any() and (values == values[0]).all())
+
+
+def tells_label(values: NDArray[np.generic], label: "LabelOrder") -> list[str]:
+    """That a column tells the label almost alone, after its name, if it does."""
     share = share_of_order(values, label)
     if share < TOLD:
         return []
-    how = (
-        f"AUC {(1 + share) / 2:.3f}" if len(np.unique(label)) == 2 else f"{share:.0%} of the best order"
-    )
+    how = f"AUC {(1 + share) / 2:.3f}" if label.two else f"{share:.0%} of the best order"
     return [
         f"tells the label almost alone ({how}): unless it is known before the label is, ignore it in "
         "[data]"
@@ -109,14 +117,56 @@ def numbers_rows(values: Floats) -> str | None:
 
 def levels_of_rows(values: NDArray[np.generic]) -> tuple[int, int] | None:
     """How many levels a column of categories has in how many rows, if that is more than one in two."""
-    known = values[values != np.array(None)]
-    if len(known) < _LEAST_ROWS:
+    known = int(np.count_nonzero(values != np.array(None)))
+    if known < _LEAST_ROWS:
         return None
-    levels = len(set(known.tolist()))
-    return (levels, len(known)) if 2 * levels > len(known) else None
+    levels = len(set(values.tolist()) - {None})
+    return (levels, known) if 2 * levels > known else None
 
 
-def share_of_order(values: NDArray[np.generic], label: Floats) -> float:
+@dataclass(frozen=True)
+class LabelOrder:
+    """What is told of a label before any column is held against it.
+
+    rows: those that are looked at, None if all are. first, held: one half of them, and the other, as
+    places among them. usual: the mean label of the first half. held_label: the labels of the other.
+    best: the covariance of these with their own ranks; 0 where there are too few rows.
+    """
+
+    rows: NDArray[np.int64] | None
+    two: bool  # whether there are two values
+    first: NDArray[np.int64]
+    held: NDArray[np.int64]
+    first_label: Floats
+    held_label: Floats
+    best: float
+
+    @classmethod
+    def of(cls, label: Floats) -> "LabelOrder":
+        """Of the labels of all rows."""
+        two = len(np.unique(label)) == 2
+        rows = sample(np.arange(len(label))).astype(np.int64) if len(label) > SAMPLE else None
+        label = label if rows is None else label[rows]
+        half = np.random.default_rng(1).random(len(label)) < 0.5
+        first, held = np.flatnonzero(half), np.flatnonzero(~half)
+        parts = label[first], label[held]
+        few = any(
+            len(part) < _LEAST_ROWS or np.count_nonzero(part > part.min()) < _LEAST_EVENTS
+            for part in parts
+        )
+        best = 0.0 if few else float(np.cov(parts[1], _ranks(parts[1]))[0, 1])
+        return cls(
+            rows=rows,
+            two=two,
+            first=first,
+            held=held,
+            first_label=parts[0],
+            held_label=parts[1],
+            best=best,
+        )
+
+
+def share_of_order(values: NDArray[np.generic], label: LabelOrder) -> float:
     """How well one column alone puts rows in the order of their labels: 1 as well as the labels do.
 
     It is the ratio of two covariances, of the labels with the ranks by the column and with their own
@@ -124,21 +174,16 @@ def share_of_order(values: NDArray[np.generic], label: Floats) -> float:
     order is that of the mean label of its bins or levels, found on one half of the rows and held against
     the other, so that no level of few rows seems to tell anything. 0 where there are too few rows.
     """
-    chosen = sample(np.arange(len(label)))
-    values, label = values[chosen], label[chosen]
-    group = _groups(values)
-    half = np.random.default_rng(1).random(len(label)) < 0.5
-    for part in (label[half], label[~half]):
-        if len(part) < _LEAST_ROWS or np.count_nonzero(part > part.min()) < _LEAST_EVENTS:
-            return 0.0
+    if label.best <= 0:
+        return 0.0
+    group = _groups(values if label.rows is None else values[label.rows])
+    first = group[label.first]
     groups = int(group.max()) + 1
-    rows = np.bincount(group[half], minlength=groups)
-    sums = np.bincount(group[half], weights=label[half], minlength=groups)
-    mean = np.where(rows > 0, sums / np.maximum(rows, 1), label[half].mean())
-    held = label[~half]
-    best = np.cov(held, _ranks(held))[0, 1]
+    rows = np.bincount(first, minlength=groups)
+    sums = np.bincount(first, weights=label.first_label, minlength=groups)
+    mean = np.where(rows > 0, sums / np.maximum(rows, 1), label.first_label.mean())
     _, place = np.unique(mean, return_inverse=True)  # of groups, which are few
-    return float(np.cov(held, _mean_ranks(place[group[~half]]))[0, 1] / best) if best > 0 else 0.0
+    return float(np.cov(label.held_label, _mean_ranks(place[group[label.held]]))[0, 1] / label.best)
 
 
 def sample(values: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -152,10 +197,11 @@ def sample(values: NDArray[np.generic]) -> NDArray[np.generic]:
 def _groups(values: NDArray[np.generic]) -> NDArray[np.int64]:
     """The bin or level of each value, missing values in one of their own."""
     if values.dtype == object:
-        places: dict[object, int] = {}
-        return np.array([places.setdefault(value, len(places)) for value in values.tolist()], np.int64)
+        cells = values.tolist()
+        places = {value: place for place, value in enumerate(dict.fromkeys(cells))}
+        return np.fromiter(map(places.__getitem__, cells), np.int64, len(cells))
     numbers = values.astype(np.float64)
-    known = numbers[~np.isnan(numbers)]
+    known = np.sort(numbers[~np.isnan(numbers)])  # of which quantiles are found sooner
     edges = (
         np.unique(np.quantile(known, np.linspace(0, 1, _BINS + 1)[1:])) if len(known) else np.empty(0)
     )

@@ -6,10 +6,10 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.design import MISSING, Design, Matrix, Rules
 from vfl.models.kind import OwnScores
-from vfl.party.config_errors import did_you_mean
 from vfl.party.sections import GlmSection
 from vfl.protocols.common.bits import Mask
 from vfl.protocols.linear.scoring import LinearPart
+from vfl.text import nearest_name
 
 _NAMED = 3  # coefficients that an error names at most
 
@@ -54,7 +54,7 @@ def check_rules(section: GlmSection, features: Collection[str], table: str) -> N
     for key, names in (("binned", section.binned), ("base", tuple(section.base))):
         for name in names:
             if name not in features:
-                near = did_you_mean(name, features)
+                near = nearest_name(name, features)
                 hint = f": did you mean '{near}'?" if near else ""
                 raise ConfigError(f"[glm] {key} has '{name}', which is no feature of {table}{hint}")
 

@@ -134,7 +134,7 @@ class Admission:
         self,
         listening: socket.socket,
         peer_of_mark: Callable[[bytes], str | None],
-        welcome: Callable[[Caller], Coroutine[object, object, None]],
+        welcome: Callable[[Caller], Coroutine[object, None, None]],
         refuse: Callable[[str, str], None],
     ) -> None:
         room = raise_file_limit() // 2
@@ -172,7 +172,7 @@ class Admission:
     def _lanes(self) -> list[_Running]:
         return [self._strangers, *self._peers.values()]
 
-    async def _repeat(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+    async def _repeat(self, work: Callable[[], Coroutine[object, None, None]]) -> None:
         """A bug here must not end the service."""
         while True:
             try:

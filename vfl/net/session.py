@@ -50,7 +50,14 @@ _random = secrets.SystemRandom()
 
 
 class NotYet(Exception):
-    """An attempt to connect failed in a way that waiting may cure."""
+    """An attempt to connect failed in a way that waiting may cure.
+
+    nobody: whether it seems that nothing listens at the address, or nothing behind what does.
+    """
+
+    def __init__(self, why: str, *, nobody: bool = False) -> None:
+        super().__init__(why)
+        self.nobody = nobody
 
 
 @dataclass(frozen=True)

@@ -66,6 +66,9 @@ __all__ = ["HOST", "Credentials", "Listener", "Opening", "Patience", "WebSocketP
 
 M = TypeVar("M", bound=wire.Message)
 
+# What a load balancer answers that has nobody to hand a connection on to.
+_NOBODY_BEHIND = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
 
 class _Unpinned(Exception):
     """A certificate was shown that is not accepted."""
@@ -194,14 +197,17 @@ class _Line:
                 if error.response.status_code == HTTPStatus.TOO_MANY_REQUESTS:
                     raise NotYet("it was connected to too often in a short time") from None
                 status = error.response.status_code
-                raise NotYet(f"it answered with HTTP status {status}") from None
+                raise NotYet(
+                    f"it answered with HTTP status {status}", nobody=status in _NOBODY_BEHIND
+                ) from None
             if isinstance(error, InvalidHandshake | EOFError) or isinstance(lost, OSError):
                 raise NotYet(
                     "it closed the connection during the handshake (is this party's certificate"
                     " pinned there?)"
                 ) from None
             behind = "" if self.proxy is None else " (through the proxy of HTTPS_PROXY)"
-            raise NotYet(reason_of(error) + behind) from None
+            nobody = self.proxy is None and not isinstance(error, socket.gaierror)
+            raise NotYet(reason_of(error) + behind, nobody=nobody) from None
         shown = connection.certificate
         if shown != pin:
             connection.abort()
@@ -267,13 +273,15 @@ async def dial(
             found.outlive_connection(theirs, line.resume)
             return found
         except (NotYet, PeerLost) as failure:
-            reason = str(failure)
+            reason, nobody = str(failure), isinstance(failure, NotYet) and failure.nobody
         if on_wait is not None and reason != told:
             on_wait(f"{peer} at {address}: {reason}")
             told = reason
         if loop.time() + pause > deadline:
             waited = f" within {wait:g} s" if wait else ""
-            raise PeerUnreachable(f"cannot reach {peer} at {address}{waited}: {reason}")
+            raise PeerUnreachable(
+                f"cannot reach {peer} at {address}{waited}: {reason}", nobody_listens=nobody
+            )
         await asyncio.sleep(pause)
         pause = min(2 * pause, longest)
 

@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -25,14 +25,16 @@ from pydantic import (
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.party.config_errors import explained, told
+from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
+    FileKind,
     JobName,
-    Kind,
     PartyName,
     Role,
     _one_line,
 )
+from vfl.party.config_words import Schema
+from vfl.party.documents import canonical_json
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -43,7 +45,7 @@ from vfl.party.sections import (
     PolicySection,
     Section,
 )
-from vfl.text import near_file
+from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
@@ -272,10 +274,10 @@ class Job(Section):
         return used
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> dict[str, object]:
         """Everything that the job says, defaults written out, of its own kind of model alone."""
         boosts = self.job.model == "secureboost"
-        left_out: dict[str, Any] = {
+        left_out: dict[str, bool | set[str]] = {
             "glm" if boosts else "secureboost": True,
             "job": {"family" if boosts else "objective", *self.job.unsaid},
         }
@@ -284,7 +286,7 @@ class Job(Section):
     @cached_property
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
-        return canonical_settings(self.settings)
+        return canonical_json(self.settings)
 
     @property
     def digest(self) -> str:
@@ -299,46 +301,35 @@ class Job(Section):
         too many keys, are no valid job, or not in canonical form (two parties could then hold two
         digests of one job). What has been read once is not read again.
         """
-        return _received(data)
+        return _parse_received(data)
 
 
 @lru_cache(maxsize=8)
-def _received(data: bytes) -> Job:
+def _parse_received(data: bytes) -> Job:
     if len(data) > MAX_JOB:
-        raise told(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
+        raise error_for_all(f"the job received has {len(data):,} bytes, over {MAX_JOB:,}")
     keys = 0
 
-    def counted(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def counted(pairs: list[tuple[str, object]]) -> dict[str, object]:
         nonlocal keys
         keys += len(pairs)
         if keys > MAX_KEYS:
-            raise told(f"the job received has over {MAX_KEYS} keys")
+            raise error_for_all(f"the job received has over {MAX_KEYS} keys")
         return dict(pairs)
 
     try:
         raw = json.loads(data.decode(), object_pairs_hook=counted)
     except (ValueError, RecursionError):
-        raise told("the job received is no valid JSON") from None
+        raise error_for_all("the job received is no valid JSON") from None
     if not isinstance(raw, dict):
-        raise told("the job received is no table")
+        raise error_for_all("the job received is no table")
     try:
         job = Job.model_validate(raw, strict=True)
     except ValidationError as error:
-        raise told(f"the job received: {explained(error, Job)}") from None
+        raise error_for_all(f"the job received: {explain_errors(error, Job)}") from None
     if job.canonical != data:
-        raise told("the job received is not in canonical form: both sides need the same vfl")
+        raise error_for_all("the job received is not in canonical form: both sides need the same vfl")
     return job
-
-
-def canonical_settings(settings: Mapping[str, Any]) -> bytes:
-    """`Job.canonical` of a job's `settings`, also of those that a document keeps."""
-    return json.dumps(
-        settings,
-        sort_keys=True,
-        separators=(",", ":"),
-        ensure_ascii=False,
-        allow_nan=False,
-    ).encode()
 
 
 def load_party(path: str | Path) -> Party:
@@ -351,7 +342,7 @@ def load_job(path: str | Path) -> Job:
     return _load(Path(path), Job, "job")
 
 
-def schema(kind: Kind) -> dict[str, Any]:
+def schema(kind: FileKind) -> Schema:
     """The JSON Schema of a party file or a job file."""
     model: type[BaseModel] = Party if kind == "party" else Job
     return {
@@ -364,18 +355,18 @@ def schema(kind: Kind) -> dict[str, Any]:
 C = TypeVar("C", Party, Job)
 
 
-def _load(path: Path, model: type[C], kind: Kind) -> C:
+def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = _read_toml(path, kind)
-    other: Kind = "job" if kind == "party" else "party"
+    other: FileKind = "job" if kind == "party" else "party"
     if kind not in raw and other in raw:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
         return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})
     except ValidationError as error:
-        raise ConfigError(f"{path.name}: {explained(error, model)}") from None
+        raise ConfigError(f"{path.name}: {explain_errors(error, model)}") from None
 
 
-def _read_toml(path: Path, kind: Kind) -> dict[str, Any]:
+def _read_toml(path: Path, kind: FileKind) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
@@ -414,7 +405,7 @@ def _others(path: Path) -> str:
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
     there = sorted(p.name for p in path.parent.glob("*.toml"))
-    near = near_file(path.name, there)
+    near = nearest_file(path.name, there)
     if near:
         return f": did you mean {near}?"
     return f": the folder has {', '.join(there[:5])}" if there else ""

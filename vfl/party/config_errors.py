@@ -1,35 +1,33 @@
 """What is wrong with a party file or a job file, in sentences that name the key and say what to do."""
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Sequence
 
 from pydantic import (
     BaseModel,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from vfl.errors import ConfigError
-from vfl.party.config_words import _PATTERN_WORDS, PARTY_NAME, allowed, followed, seen
+from vfl.party.config_words import (
+    _PATTERN_WORDS,
+    PARTY_NAME,
+    Schema,
+    describe_allowed,
+    plain_key,
+    resolve_reference,
+)
+from vfl.text import nearest_name
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` was most likely meant to be, if any comes near."""
-    names = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=0.6)
-    return names[near[0]] if near else None
-
-
-def told(text: str) -> ConfigError:
+def error_for_all(text: str) -> ConfigError:
     return ConfigError(text, for_peer=text)
 
 
-def explained(error: ValidationError, model: type[BaseModel]) -> str:
+def explain_errors(error: ValidationError, model: type[BaseModel]) -> str:
     """The first problem in words, and how many more there are."""
     full = model.model_json_schema(mode="validation")
-    problems: list[dict[str, Any]] = [
-        dict(e) for e in error.errors(include_input=False, include_url=False)
-    ]
+    problems = error.errors(include_input=False, include_url=False)
     unknown = [p for p in problems if p["type"] == "extra_forbidden"]
     # A misspelt key is the cause of the missing one: it goes first and stands for both.
     meant = {(*p["loc"][:-1], _meant(p, full)) for p in unknown}
@@ -43,12 +41,12 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
     return texts[0] + (f" (and {more} more problem{'s' if more > 1 else ''})" if more else "")
 
 
-def _meant(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str | None:
+def _meant(problem: ErrorDetails, full: Schema) -> str | None:
     *parents, key = problem["loc"]
-    return did_you_mean(str(key), _properties(parents, full))
+    return nearest_name(str(key), _properties(parents, full))
 
 
-def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+def _sentence(problem: ErrorDetails, full: Schema) -> str:
     kind, loc = problem["type"], tuple(problem["loc"])
     if kind == "value_error" and len(loc) <= 1:
         # A rule over several keys says itself where it applies.
@@ -57,46 +55,46 @@ def _sentence(problem: Mapping[str, Any], full: Mapping[str, Any]) -> str:
         return "the name of a section is no text"
     *parents, key = loc
     if key == "[key]":
-        return f"[{seen(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
+        return f"[{plain_key(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
     if isinstance(key, int):  # an entry of a list: the list is what the person looks for
         *parents, key = parents
-    place = ".".join(seen(p) for p in parents)
-    here = f"[{place}] {seen(key)}" if place else f"section [{seen(key)}]"
+    place = ".".join(plain_key(p) for p in parents)
+    here = f"[{place}] {plain_key(key)}" if place else f"section [{plain_key(key)}]"
     if kind == "extra_forbidden":
         known = _properties(parents, full)
         near = _meant(problem, full)
-        what = f"unknown key '{seen(key)}' in [{place}]" if place else f"unknown {here}"
+        what = f"unknown key '{plain_key(key)}' in [{place}]" if place else f"unknown {here}"
         return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{here} is missing"
     if kind == "value_error":
         return f"{here} {_own(problem)}"
-    return f"{here} must be {allowed(_lookup((*parents, key), full), full)}"
+    return f"{here} must be {describe_allowed(_lookup((*parents, key), full), full)}"
 
 
-def _own(problem: Mapping[str, Any]) -> str:
+def _own(problem: ErrorDetails) -> str:
     return str(problem["ctx"]["error"])
 
 
-def _lookup(loc: Sequence[object], full: Mapping[str, Any]) -> dict[str, Any]:
+def _lookup(loc: Sequence[object], full: Schema) -> Schema:
     """The schema of what `loc` points at, or an empty one."""
-    node = cast(dict[str, Any], full)
+    node = full
     for key in loc:
-        node = followed(node, full)
+        node = resolve_reference(node, full)
         if "properties" in node:
             node = node["properties"].get(key, {})
         else:
             # Peers are named freely: their sections share one schema.
             patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
             node = next(iter(patterns.values()))
-    return followed(node, full)
+    return resolve_reference(node, full)
 
 
-def _properties(loc: Sequence[object], full: Mapping[str, Any]) -> list[str]:
+def _properties(loc: Sequence[object], full: Schema) -> list[str]:
     return list(_lookup(loc, full).get("properties", {}))
 
 
-def expected(model: type[BaseModel], key: str) -> str:
+def describe_key(model: type[BaseModel], key: str) -> str:
     """What a key of a section may be, in words: 'a whole number from 1 to 5000'."""
     full = model.model_json_schema(mode="validation")
-    return allowed(_lookup((key,), full), full)
+    return describe_allowed(_lookup((key,), full), full)

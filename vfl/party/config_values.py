@@ -14,7 +14,7 @@ from pydantic import (
 )
 
 from vfl.learn.losses import Family, Objective
-from vfl.party.config_words import JOB_NAME, PARTY_NAME, allowed, seen
+from vfl.party.config_words import JOB_NAME, PARTY_NAME, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
 
@@ -23,7 +23,7 @@ def to_the_end(pattern: str) -> str:
     return pattern.removesuffix("$") + r"\Z"
 
 
-def _resolved(path: object, info: ValidationInfo) -> object:
+def _resolve_path(path: object, info: ValidationInfo) -> object:
     """Text as a path, from the party file's folder when that is known."""
     if not isinstance(path, str | Path):
         return path
@@ -82,7 +82,7 @@ def _rule(value: object, info: ValidationInfo) -> object:
         columns = info.data.get("id", tuple(value))  # a bad id has its own error
         if set(value) != set(columns):
             raise ValueError(
-                f"must have a list of steps for each id column: {', '.join(map(seen, columns))}"
+                f"must have a list of steps for each id column: {', '.join(map(plain_key, columns))}"
             )
         lists = [value[column] for column in columns]
     else:
@@ -92,23 +92,23 @@ def _rule(value: object, info: ValidationInfo) -> object:
             isinstance(step, str) and re.fullmatch(STEP, step) for step in steps
         )
         if not known:
-            raise ValueError(f"must be {allowed(_STEPS, {})}")
+            raise ValueError(f"must be {describe_allowed(_STEPS, {})}")
         _distinct(tuple(steps))
     return compose(lists)
 
 
 _STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
-Kind = Literal["party", "job"]
+FileKind = Literal["party", "job"]
 Role = Literal["guest", "host", "coordinator"]
 Duplicates = Literal["refuse", "first", "keep", "last", "sum", "mean", "max", "min"]
 Aggregate = Literal["first", "last", "sum", "mean", "max", "min", "mode"]
 PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
 JobName = Annotated[str, Field(pattern=JOB_NAME)]
-Column = Annotated[str, Field(min_length=1)]
-Columns = Annotated[tuple[Column, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
+ColumnName = Annotated[str, Field(min_length=1)]
+ColumnNames = Annotated[tuple[ColumnName, ...], BeforeValidator(_as_tuple), AfterValidator(_distinct)]
 OneOrMoreColumns = Annotated[
-    tuple[Column, ...],
+    tuple[ColumnName, ...],
     Field(min_length=1),
     BeforeValidator(_several),
     AfterValidator(_distinct),
@@ -137,6 +137,6 @@ Rule = Annotated[
     BeforeValidator(_rule),
     WithJsonSchema({"anyOf": [_STEPS, {"type": "object", "additionalProperties": _STEPS}]}),
 ]
-LocalPath = Annotated[Path, BeforeValidator(_resolved)]
+LocalPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
 Listen = Annotated[str, _endpoint(0, "host:port with a port from 0 (any free one) to 65535")]

@@ -1,8 +1,7 @@
 """What a schema allows, in words."""
 
 import json
-from collections.abc import Mapping
-from typing import Any, cast
+from typing import Any
 
 from vfl.party.ids import STEP
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
@@ -11,7 +10,7 @@ PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
 JOB_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
-def seen(key: object) -> str:
+def plain_key(key: object) -> str:
     """A key as a terminal can take it, since a job's keys may come from a peer."""
     text = "".join(c if c.isprintable() else "?" for c in str(key))
     return text if len(text) <= 40 else text[:40] + "..."
@@ -27,19 +26,25 @@ _PATTERN_WORDS = {
 }
 
 
-def followed(node: dict[str, Any], full: Mapping[str, Any]) -> dict[str, Any]:
+Schema = dict[str, Any]
+"""A JSON Schema, or a part of one."""
+
+
+def resolve_reference(node: Schema, full: Schema) -> Schema:
+    """The schema that a reference leads to."""
     for option in node.get("anyOf", ()):
         if "$ref" in option:  # a section that may be absent
-            return followed(option, full)
+            return resolve_reference(option, full)
     if "$ref" in node:
-        return cast(dict[str, Any], full["$defs"][node["$ref"].rsplit("/", 1)[-1]])
+        target: Schema = full["$defs"][node["$ref"].rsplit("/", 1)[-1]]
+        return target
     return node
 
 
-def allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
+def describe_allowed(node: Schema, full: Schema) -> str:
     """What a value may be, in words: 'a whole number from 1 to 5000'."""
     if "anyOf" in node:
-        options = [allowed(o, full) for o in node["anyOf"] if o.get("type") != "null"]
+        options = [describe_allowed(o, full) for o in node["anyOf"] if o.get("type") != "null"]
         return " or ".join(dict.fromkeys(options))
     if "enum" in node or "const" in node:
         values = node.get("enum") or [node["const"]]
@@ -56,12 +61,12 @@ def allowed(node: Mapping[str, Any], full: Mapping[str, Any]) -> str:
             return f"text of {node.get('minLength', 0)} to {node['maxLength']} characters"
         return "non-empty text in quotes" if node.get("minLength") else "text in quotes"
     if kind == "array":
-        items = allowed(node.get("items", {}), full)
+        items = describe_allowed(node.get("items", {}), full)
         return f"a list of {items}" if items != "something else" else "a list"
     return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
 
 
-def _range(node: Mapping[str, Any]) -> str:
+def _range(node: Schema) -> str:
     least, most = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
     if least is not None and most is not None:

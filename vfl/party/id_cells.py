@@ -103,7 +103,7 @@ class IdReading:
 
 
 @dataclass(frozen=True)
-class Cells:
+class ReadIds:
     """A column of ids as it is read, "" for none.
 
     negative: rows of whole numbers below 0, whose values are written without the sign. fractions,
@@ -124,10 +124,10 @@ def names_of(steps: Collection[str]) -> frozenset[str]:
 
 def read_cells(
     column: Sequence[str | None], steps: Collection[str], decimal: Mark = ".", as_text: bool = False
-) -> Cells:
+) -> ReadIds:
     """The cells of a column under the steps that will clean it."""
     values = ["" if value is None else value for value in column]
-    cells = Cells(values, [], [], [])
+    cells = ReadIds(values, [], [], [])
     if as_text:
         return cells
     names = names_of(steps)

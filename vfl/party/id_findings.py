@@ -6,26 +6,26 @@ All checks run over the distinct values of a column, in Arrow, and say rows, nev
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from vfl.party.id_cells import Cells, IdReading, names_of, read_cells
+from vfl.party.id_cells import IdReading, ReadIds, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import clean, unversioned
 from vfl.party.rows import SHOWN
+from vfl.party.sources.arrow import ArrowColumn, Mask, mask_of
 
 COMMON = 10  # rows that share what is shown of them
 
-Mask = NDArray[np.bool_]
 Codes = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Finding:
+class IdFinding:
     """Rows of an id column that other parties may not write alike."""
 
     kind: str
@@ -42,8 +42,8 @@ class Values:
     """The distinct values of a column, and which row has which (rows that have one that is not blank,
     in `rows`)."""
 
-    text: Any  # large_string array, without white space at the ends
-    raw: Any
+    text: ArrowColumn  # large_string array, without white space at the ends
+    raw: ArrowColumn
     every: Codes  # of all rows
     rows: Codes
     steps: Sequence[str]
@@ -59,7 +59,15 @@ class Values:
         raw, code = coded.dictionary, coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
         text = pc.utf8_trim_whitespace(raw)
         blank = mask_of(pc.equal(text, ""))[code] if len(raw) else np.zeros(0, np.bool_)
-        return cls(text, raw, code, np.flatnonzero(~blank), steps, reading, place in reading.as_text)
+        return cls(
+            text=text,
+            raw=raw,
+            every=code,
+            rows=np.flatnonzero(~blank),
+            steps=steps,
+            reading=reading,
+            as_text=place in reading.as_text,
+        )
 
     @cached_property
     def code(self) -> Codes:
@@ -67,12 +75,12 @@ class Values:
         return self.every[self.rows]
 
     @cached_property
-    def cells(self) -> Cells:
+    def cells(self) -> ReadIds:
         """The values as they are read."""
         return read_cells(self.raw.to_pylist(), self.steps, self.reading.decimal, self.as_text)
 
     @cached_property
-    def cleaned(self) -> Any:
+    def cleaned(self) -> ArrowColumn:
         """The values as they are compared."""
         cleaned = clean(self.raw.to_pylist(), self.steps, self.reading.decimal, self.as_text)
         return pa.array(cleaned, pa.large_string())
@@ -349,12 +357,12 @@ _CHECKS = (
 )
 
 
-def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[Finding]:
+def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[IdFinding]:
     """All findings, those that the rule does not mend first.
 
     Without `again` those are left out that an alignment counts itself, for which values are cleaned.
     """
-    found: list[Finding] = []
+    found: list[IdFinding] = []
     names = names_of(values.steps)
 
     def add(kind: str, mask: Mask, what: str, advice: str, mended: bool) -> None:
@@ -362,7 +370,17 @@ def findings_of(values: Values, alone: bool, *, again: bool = True) -> list[Find
         if len(rows):
             share = len(rows) / len(values.rows)
             first = rows[:SHOWN].tolist()
-            found.append(Finding(kind, len(rows), share, first, what, advice, mended))
+            found.append(
+                IdFinding(
+                    kind=kind,
+                    rows=len(rows),
+                    share=share,
+                    first=first,
+                    what=what,
+                    advice=advice,
+                    mended=mended,
+                )
+            )
 
     if not len(values.rows):
         return []
@@ -474,7 +492,7 @@ _VIN_VALUES[list(b"STUVWXYZ")] = np.arange(2, 10)
 _VIN_WEIGHTS = np.array([8, 7, 6, 5, 4, 3, 2, 10, 0, 9, 8, 7, 6, 5, 4, 3, 2])
 
 
-def _add_vins(add: Add, values: Values, cleaned: Any) -> None:
+def _add_vins(add: Add, values: Values, cleaned: ArrowColumn) -> None:
     whole = _match(cleaned, "^[A-HJ-NPR-Z0-9]{17}$")
     filled = ~mask_of(pc.equal(cleaned, ""))
     advice = "vehicles from before 1981 have shorter numbers; look at the others"
@@ -493,9 +511,5 @@ def _add_vins(add: Add, values: Values, cleaned: Any) -> None:
         add("vin check digit", wrong, "whose check digit is wrong, where most are right", advice, False)
 
 
-def _match(text: Any, pattern: str) -> Mask:
+def _match(text: ArrowColumn, pattern: str) -> Mask:
     return mask_of(pc.match_substring_regex(text, pattern))
-
-
-def mask_of(booleans: Any) -> Mask:
-    return cast(Mask, booleans.to_numpy(zero_copy_only=False).astype(np.bool_))

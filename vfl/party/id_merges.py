@@ -29,7 +29,7 @@ _KNOWN = frozenset({"vin", "phone", "date"})
 _PARTED = frozenset({"alnum", "digits", "plate"})  # take out what is between letters and digits
 
 
-class Marks(NamedTuple):
+class TakenOut(NamedTuple):
     """What a rule takes out of a value, as far as it may tell it from others."""
 
     never_left_out: str = ""
@@ -38,11 +38,11 @@ class Marks(NamedTuple):
     case: str = ""
 
 
-def marks(value: str, steps: Collection[str]) -> Marks:
+def marks(value: str, steps: Collection[str]) -> TakenOut:
     """What these steps take out of a value."""
     names = names_of(steps)
     if names & _KNOWN:
-        return Marks()
+        return TakenOut()
     digits, parted = "digits" in names, bool(names & _PARTED)
     plain = unicodedata.normalize("NFKC", value) if names & {"nfkc", "plate"} else value
     kept = [(c, c.isdecimal() if digits else c.isalnum()) for c in plain]
@@ -54,7 +54,7 @@ def marks(value: str, steps: Collection[str]) -> Marks:
         if gap and (digits or c.isalpha() == last.isalpha()):
             between.append(place)
         last, gap, place = c, False, place + 1
-    return Marks(
+    return TakenOut(
         _never_left_out(value, plain, parted),
         tuple(between) if parted else (),
         "".join(c for c in plain if c.isalpha()).casefold() if digits else "",
@@ -62,7 +62,7 @@ def marks(value: str, steps: Collection[str]) -> Marks:
     )
 
 
-def are_spellings(values: Iterable[Marks]) -> bool:
+def are_spellings(values: Iterable[TakenOut]) -> bool:
     """Whether values that a rule has made equal are spellings of one id."""
     never_left_out, *others = (set(of) for of in zip(*values, strict=True))
     return len(never_left_out) < 2 and all(len(of - {"", ()}) < 2 for of in others)

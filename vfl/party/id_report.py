@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 
 from vfl.party.config_values import Duplicates
 from vfl.party.id_cells import IdReading
-from vfl.party.id_findings import COMMON, Codes, Finding, Mask, Values, findings_of, mask_of
+from vfl.party.id_findings import COMMON, Codes, IdFinding, Values, findings_of
 from vfl.party.ids import by_column, digest, in_words
 from vfl.party.keys import all_keys
 from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
+from vfl.party.sources.arrow import Mask, mask_of
 from vfl.party.table import Table, read_table
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
@@ -39,7 +40,7 @@ class Counts:
 
 
 @dataclass(frozen=True)
-class IdColumn:
+class IdColumnReport:
     """One column of the id."""
 
     name: str
@@ -51,7 +52,7 @@ class IdColumn:
     lengths: list[tuple[int, int]]  # the most common ones: characters, rows
     shapes: list[tuple[str, int]]  # the most common ones: shape, rows
     other_shapes: int  # rows of all others
-    findings: list[Finding]
+    findings: list[IdFinding]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class IdReport:
     rows: int
     rule: str
     digest: str  # the same at all parties, or they refuse each other
-    columns: list[IdColumn]
+    columns: list[IdColumnReport]
     ids: Counts
     plan: list[str] = field(
         default_factory=list
@@ -185,10 +186,12 @@ def profile(
         whole = np.unique(whole * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
     counts = _counts(whole, missing)
     found = _numbered([column for column, _, _ in made], row_numbers)
-    return IdReport(file, len(whole), in_words(rule), digest(rule), found, counts)
+    return IdReport(
+        file=file, rows=len(whole), rule=in_words(rule), digest=digest(rule), columns=found, ids=counts
+    )
 
 
-def _numbered(columns: Sequence[IdColumn], row_numbers: RowNumbers) -> list[IdColumn]:
+def _numbered(columns: Sequence[IdColumnReport], row_numbers: RowNumbers) -> list[IdColumnReport]:
     """The columns with the rows of their findings as people find them: all at once, since a file may
     have to be read for it."""
     places = sorted({row for column in columns for finding in column.findings for row in finding.first})
@@ -202,7 +205,7 @@ def _numbered(columns: Sequence[IdColumn], row_numbers: RowNumbers) -> list[IdCo
     ]
 
 
-def _column(name: str, values: Values, alone: bool) -> tuple[IdColumn, Codes, Mask]:
+def _column(name: str, values: Values, alone: bool) -> tuple[IdColumnReport, Codes, Mask]:
     """The report on a column, the code of each row's normalised value, and where that is empty."""
     again = values.cleaned.dictionary_encode()
     normalised = again.indices.to_numpy(zero_copy_only=False).astype(np.int64)[values.every]
@@ -215,17 +218,17 @@ def _column(name: str, values: Values, alone: bool) -> tuple[IdColumn, Codes, Ma
     common = np.argsort(-rows_of_size, kind="stable")[:TOP_LENGTHS]
     shapes = _shapes(values)
     shown = [(shape, rows) for shape, rows in shapes[:TOP_SHAPES] if rows >= COMMON]
-    column = IdColumn(
-        name,
-        in_words(values.steps),
-        _counts(values.every, blank),
-        _counts(normalised, missing),
-        int(sizes.min(initial=sizes[0])) if len(sizes) else 0,
-        int(sizes.max(initial=0)),
-        [(int(sizes[i]), int(rows_of_size[i])) for i in common],
-        shown,
-        len(values.rows) - sum(rows for _, rows in shown),
-        findings_of(values, alone),
+    column = IdColumnReport(
+        name=name,
+        rule=in_words(values.steps),
+        written=_counts(values.every, blank),
+        normalised=_counts(normalised, missing),
+        shortest=int(sizes.min(initial=sizes[0])) if len(sizes) else 0,
+        longest=int(sizes.max(initial=0)),
+        lengths=[(int(sizes[i]), int(rows_of_size[i])) for i in common],
+        shapes=shown,
+        other_shapes=len(values.rows) - sum(rows for _, rows in shown),
+        findings=findings_of(values, alone),
     )
     return column, normalised, missing
 

@@ -21,8 +21,8 @@ from vfl.party.ids import by_column, clean, in_words, unversioned
 from vfl.party.sections import DataSection
 from vfl.protocols.align.match_rates import MatchRate, Trial
 
-Cells = Sequence[str | None]
-Steps = tuple[str, ...]
+IdCells = Sequence[str | None]
+RuleSteps = tuple[str, ...]
 
 KEEPS = 0.9  # of its distinct ids, and of its rows, that a rule has to leave at each party
 NEAR = 0.01  # of the best rate: then the rule that changes less is advised
@@ -31,7 +31,7 @@ LOW = 0.5  # a column whose rate is lower is at fault
 _CHUNK = 65_536  # rows cleaned at a time
 
 # Rules in place of the job's, from gentle to strong.
-_TEXT: tuple[Steps, ...] = (
+_TEXT: tuple[RuleSteps, ...] = (
     ("trim",),
     ("nfkc", "trim", "upper"),
     ("plate",),
@@ -41,21 +41,21 @@ _TEXT: tuple[Steps, ...] = (
     ("plate", "nozeros"),
     ("digits", "nozeros"),
 )
-_DATES: tuple[Steps, ...] = (("date",), ("date:dmy",), ("date:mdy",))
+_DATES: tuple[RuleSteps, ...] = (("date",), ("date:dmy",), ("date:mdy",))
 # One party writes the day first, the other the month: no one rule reads both.
-_CROSSED: tuple[tuple[Steps, Steps], ...] = (
+_CROSSED: tuple[tuple[RuleSteps, RuleSteps], ...] = (
     (("date:dmy",), ("date:mdy",)),
     (("date:mdy",), ("date:dmy",)),
 )
 
 
 @dataclass(frozen=True)
-class Way:
+class CleaningWay:
     """How the cells of one column are cleaned: the steps at the guest and at the host, the same but for
     dates whose order differs."""
 
-    guest: Steps
-    host: Steps
+    guest: RuleSteps
+    host: RuleSteps
     dates: bool = False
 
     @property
@@ -73,7 +73,7 @@ class Attempt:
     """What a trial compares: a column of the id, the whole id if None; a way for each column in it."""
 
     column: int | None
-    ways: tuple[Way, ...]
+    ways: tuple[CleaningWay, ...]
     present: bool = False  # the job's rule
     several: bool = False  # of an id of several columns
 
@@ -101,22 +101,22 @@ class Advice(msgspec.Struct, frozen=True):
     """What a person is told: a sentence, and the rule to set, by column, if one helps."""
 
     text: str
-    normalise: tuple[Steps, ...] | None = None
+    normalise: tuple[RuleSteps, ...] | None = None
 
 
 def attempts(rule: Sequence[str], columns: int) -> list[Attempt]:
     """All that is tried for an id of so many columns; the first is the job's rule on the whole id."""
     rules = [tuple(steps) for steps in by_column(rule, columns)]
-    present = tuple(Way(steps, steps, _reads_dates(steps)) for steps in rules)
+    present = tuple(CleaningWay(steps, steps, _reads_dates(steps)) for steps in rules)
     found = [Attempt(None, present, True, columns > 1)]
     for column, way in enumerate(present):
         place = column if columns > 1 else None
         if columns > 1:
             found.append(Attempt(place, (way,), True, True))
         others = [
-            *(Way(steps, steps) for steps in _TEXT),
-            *(Way(steps, steps, True) for steps in _DATES),
-            *(Way(guest, host, True) for guest, host in _CROSSED),
+            *(CleaningWay(steps, steps) for steps in _TEXT),
+            *(CleaningWay(steps, steps, True) for steps in _DATES),
+            *(CleaningWay(guest, host, True) for guest, host in _CROSSED),
         ]
         found += [Attempt(place, (other,), False, columns > 1) for other in others if other != way]
     return found
@@ -127,13 +127,13 @@ class OwnKey:
     """A key of a party's table: the cells of its columns, as many in each, their names, which are shown
     here alone, the rule that the parties have agreed on, and how cells are read."""
 
-    columns: Sequence[Cells]
+    columns: Sequence[IdCells]
     names: Sequence[str]
     rule: Sequence[str]
     reading: IdReading = field(default_factory=IdReading)
 
     @classmethod
-    def all_of(cls, data: DataSection, by_key: Sequence[Sequence[Cells]]) -> "list[OwnKey]":
+    def all_of(cls, data: DataSection, by_key: Sequence[Sequence[IdCells]]) -> "list[OwnKey]":
         """The keys of a party file, of a table's columns by key."""
         return [
             cls(columns, key.id, key.normalise, reading)
@@ -151,7 +151,7 @@ def named_alike(alike: Sequence[Attempt]) -> str:
     return alike[0].what + "; ".join(attempt.rule for attempt in alike)
 
 
-def combined(tried: Sequence[Attempt], rates: Sequence[MatchRate]) -> Attempt | None:
+def combine(tried: Sequence[Attempt], rates: Sequence[MatchRate]) -> Attempt | None:
     """The best way of each column together, where that is not the present rule; None for one column."""
     whole = tried[0]
     if not whole.several:
@@ -226,7 +226,7 @@ def _with_length(cell: str) -> bytes:
     return len(encoded).to_bytes(4, "big") + encoded
 
 
-def _reads_dates(steps: Steps) -> bool:
+def _reads_dates(steps: RuleSteps) -> bool:
     return any(step.startswith("date") for step in steps)
 
 
@@ -298,7 +298,7 @@ def _columns_at_fault(
     )
 
 
-def _toml(names: Sequence[str], rules: Sequence[Steps]) -> str:
+def _toml(names: Sequence[str], rules: Sequence[RuleSteps]) -> str:
     lists = ["[" + ", ".join(f'"{unversioned(step)}"' for step in steps) + "]" for steps in rules]
     if len(set(lists)) == 1:
         return f"normalise = {lists[0]}"

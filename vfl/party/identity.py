@@ -15,7 +15,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
@@ -81,7 +80,7 @@ class TlsKey:
 
     path: Path
     password: bytes | None = field(default=None, repr=False)
-    _held: Any = field(default=None, repr=False, compare=False)  # while it is needed
+    _held: object = field(default=None, repr=False, compare=False)  # while it is needed
 
 
 @dataclass(frozen=True)
@@ -211,12 +210,12 @@ def parse_certificate(pem: bytes, path: Path) -> Certificate:
     if not isinstance(curve, ec.SECP256R1) or not _NAME.fullmatch(name):
         raise IdentityError(f"{path} is not a certificate made by `vfl keys new`")
     return Certificate(
-        name,
-        found.public_bytes(serialization.Encoding.PEM),
-        found.public_bytes(serialization.Encoding.DER),
-        found.not_valid_before_utc,
-        found.not_valid_after_utc,
-        public,  # type: ignore[arg-type]  # its curve was checked
+        name=name,
+        pem=found.public_bytes(serialization.Encoding.PEM),
+        der=found.public_bytes(serialization.Encoding.DER),
+        starts=found.not_valid_before_utc,
+        expires=found.not_valid_after_utc,
+        _public=public,  # type: ignore[arg-type]  # its curve was checked
     )
 
 

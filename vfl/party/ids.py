@@ -32,7 +32,6 @@ compare equal are equal, parameters and versions included.
 """
 
 import datetime
-import difflib
 import hashlib
 import re
 import unicodedata
@@ -49,7 +48,7 @@ from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark, read_cells
 from vfl.party.id_merges import merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 NEXT = "|"  # between the steps of two columns
 _AS_THEY_ARE = IdReading()
@@ -108,7 +107,7 @@ def normalise(
         raise ValueError("the columns of an id must have the same length, and there must be one")
     cleaned = []
     for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
-        one = _cleaned(column, steps, reading.decimal, i in reading.as_text)
+        one = _clean_column(column, steps, reading.decimal, i in reading.as_text)
         if empties == "refuse":
             one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where, row_numbers)
         cleaned.append(one)
@@ -138,7 +137,7 @@ def normalise(
         else:
             repeats.append(i)
     numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
-    different = _merged(columns, cleaned, rules, repeats, (numbers, places))
+    different = _merged_rows(columns, cleaned, rules, repeats, (numbers, places))
     if different and reading.merging == "refuse":
         raise DataError(
             f"{where}: normalise makes different ids equal, as it would 1-23 and 12-3, in "
@@ -153,13 +152,12 @@ def normalise(
             'first row of each id (a guest may say "keep" for all, a host "sum" or another way to make '
             "them one), or clean the file"
         )
-    unread = len(set().union(*(one.unread for one in cleaned)))
-    return NormalisedIds(
-        list(place_of), numbers, places, len(empty), len(repeats), unread, len(different)
-    )
+    unread = set().union(*(one.unread for one in cleaned))
+    counts = {"empties": len(empty), "duplicates": len(repeats), "merged": len(different)}
+    return NormalisedIds(list(place_of), numbers, places, unread=len(unread), **counts)
 
 
-def _merged(
+def _merged_rows(
     columns: Sequence[Sequence[str | None]],
     cleaned: Sequence["_Cleaned"],
     rules: Sequence[Sequence[str]],
@@ -191,7 +189,7 @@ def clean(
     decimal, as_text: as `IdReading` has them. Raises ConfigError for an unknown step.
     """
     check_rule(steps)
-    return _cleaned(column, steps, decimal, as_text).values
+    return _clean_column(column, steps, decimal, as_text).values
 
 
 def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -244,8 +242,8 @@ def check_rule(rule: Sequence[str]) -> None:
     version than this one's."""
     for step in rule:
         if not re.fullmatch(STEP, unversioned(step)):
-            near = difflib.get_close_matches(str(step).lower(), _FORMS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(_FORMS)}"
+            near = nearest_name(str(step), _FORMS)
+            hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_FORMS)}"
             raise ConfigError(f"unknown step {step!r} in the rule for ids; {hint}")
         if "@" in step and step != _stated(unversioned(step)):
             raise ConfigError(
@@ -362,7 +360,7 @@ class _Cleaned:
                 raise DataError(f"{where}: {count} {what} ({rows_in_words(rows, row_numbers)}); {todo}")
 
 
-def _cleaned(
+def _clean_column(
     column: Sequence[str | None], steps: Sequence[str], decimal: Mark, as_text: bool
 ) -> _Cleaned:
     cells = read_cells(column, steps, decimal, as_text)

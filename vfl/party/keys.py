@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -161,7 +161,7 @@ def identities(
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundRows:
     """Rows of a table as it is now, by identities that were kept of an earlier one.
 
     rows: int64 (identities,), the row of each; where several rows are alike, in their order; -1 where
@@ -173,7 +173,7 @@ class Found:
     first: NDArray[np.int64]
 
 
-def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> Found:
+def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
     """The rows that `identities` gave these hashes, in the table as it is now."""
     rows = np.concatenate([ids.rows, ids.without_id])
     levels = [np.full(len(rows), last) for last in range(len(ids.keys))]
@@ -196,7 +196,7 @@ def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> Found:
     first = np.full(alike + 1, -1, np.int64)
     first[code[::-1]] = np.arange(len(kept))[::-1]
     first[alike] = -1
-    return Found(row_of, first[code_of_row])
+    return FoundRows(row_of, first[code_of_row])
 
 
 def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
@@ -208,6 +208,6 @@ def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
     return digest.digest()
 
 
-def _binary(rows: NDArray[np.uint8]) -> Any:
+def _binary(rows: NDArray[np.uint8]) -> pa.Array:
     data = np.ascontiguousarray(rows)
     return pa.Array.from_buffers(pa.binary(WIDTH), len(data), [None, pa.py_buffer(data.tobytes())])

@@ -36,9 +36,9 @@ import msgspec
 
 from vfl import __version__
 from vfl.errors import DataError
+from vfl.party.files import replacing
 from vfl.party.identity import Identity
-from vfl.party.locks import Held, lock
-from vfl.party.store import replacing
+from vfl.party.locks import Held, locked
 
 Way = Literal["sent", "received"]
 
@@ -49,7 +49,6 @@ _LOCK = "lock"
 _MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])\.jsonl")
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
 _TAIL = 1 << 16
-_PATIENCE = 60.0  # seconds for another process to have written its lines
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -76,7 +75,7 @@ class Type(Entry, frozen=True, kw_only=True, tag="type"):
     reveals: str
 
 
-class Asked(Entry, frozen=True, kw_only=True, tag="job"):
+class JobEntry(Entry, frozen=True, kw_only=True, tag="job"):
     """What the messages that follow in a session are for."""
 
     session: int = 0
@@ -90,7 +89,7 @@ class Asked(Entry, frozen=True, kw_only=True, tag="job"):
     model: str | None
 
 
-class Passed(Entry, frozen=True, kw_only=True, tag="message"):
+class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
     """A message, of which the ledger holds the size and the digest."""
 
     session: int = 0
@@ -142,12 +141,12 @@ class Omitted(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="omitted
     sha256: str
 
 
-AnyEntry = Start | Type | Asked | Passed | Seal | Repair | Extract | Omitted
+AnyEntry = Start | Type | JobEntry | MessageEntry | Seal | Repair | Extract | Omitted
 
 _decoder = msgspec.json.Decoder(AnyEntry)
 
 
-class Written(NamedTuple):
+class ParsedLine(NamedTuple):
     """A line as read."""
 
     entry: AnyEntry
@@ -172,7 +171,7 @@ def encode(entry: Entry, before: str) -> tuple[bytes, str]:
     return b'%b,"hash":"%b"}\n' % (text[:-1], own.encode()), own
 
 
-def decode(line: bytes) -> Written:
+def decode(line: bytes) -> ParsedLine:
     """A line without its end of line. Raises ValueError when it is no entry."""
     found = _LINE.fullmatch(line)
     text = line if found is None else found[1] + b"}"
@@ -181,10 +180,10 @@ def decode(line: bytes) -> Written:
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise ValueError("no entry") from None
     if found is not None:
-        return Written(entry, hashlib.sha256(text).hexdigest(), found[2].decode())
+        return ParsedLine(entry, hashlib.sha256(text).hexdigest(), found[2].decode())
     if not isinstance(entry, Extract | Omitted):
         raise ValueError("an entry without a hash")
-    return Written(entry, entry.sha256 if isinstance(entry, Omitted) else "", "")
+    return ParsedLine(entry, entry.sha256 if isinstance(entry, Omitted) else "", "")
 
 
 def months(folder: Path) -> list[Path]:
@@ -192,7 +191,7 @@ def months(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if _MONTH.fullmatch(path.name))
 
 
-class Sealed(msgspec.Struct, frozen=True):
+class PlacedSeal(msgspec.Struct, frozen=True):
     """The content of `seal.json`: the last seal and where it stands."""
 
     file: str
@@ -200,10 +199,10 @@ class Sealed(msgspec.Struct, frozen=True):
     line: str
 
 
-def last_seal(folder: Path) -> Sealed | None:
+def last_seal(folder: Path) -> PlacedSeal | None:
     """What `seal.json` says, if there is one. Raises DataError when it is damaged."""
     try:
-        return msgspec.json.decode((folder / SEAL).read_bytes(), type=Sealed)
+        return msgspec.json.decode((folder / SEAL).read_bytes(), type=PlacedSeal)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
@@ -212,7 +211,7 @@ def last_seal(folder: Path) -> Sealed | None:
         raise DataError(f"{folder / SEAL} is damaged: restore it from a backup") from None
 
 
-def stands(folder: Path, seal: Sealed) -> bool:
+def stands(folder: Path, seal: PlacedSeal) -> bool:
     """Whether the ledger has the seal where it was written."""
     line = seal.line.encode() + b"\n"
     try:
@@ -223,11 +222,11 @@ def stands(folder: Path, seal: Sealed) -> bool:
         return False
 
 
-class Kept(msgspec.Struct, frozen=True):
+class KeptSeal(msgspec.Struct, frozen=True):
     """The content of the file beside a party's key: the newest seal of a ledger."""
 
     ledger: str  # its folder
-    seal: Sealed
+    seal: PlacedSeal
 
 
 def kept_beside(keys: Path, party: str, folder: Path) -> Path:
@@ -236,10 +235,10 @@ def kept_beside(keys: Path, party: str, folder: Path) -> Path:
     return keys / f"{party}.seal-{place}.json"
 
 
-def read_kept(path: Path) -> Kept | None:
+def read_kept(path: Path) -> KeptSeal | None:
     """What the file beside the key says, if there is one. Raises DataError when it is damaged."""
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+        kept = msgspec.json.decode(path.read_bytes(), type=KeptSeal)
         decode(kept.seal.line.encode())
     except FileNotFoundError:
         return None
@@ -250,7 +249,7 @@ def read_kept(path: Path) -> Kept | None:
     return kept
 
 
-def cut_back(folder: Path, seal: Sealed, last: int) -> bool:
+def cut_back(folder: Path, seal: PlacedSeal, last: int) -> bool:
     """Whether the ledger, whose last line is number `last`, lacks a seal that it once had.
 
     A file that went to an archive says nothing, if the ledger goes on after that seal.
@@ -313,18 +312,18 @@ class Ledger:
         except OSError as error:
             raise _refused(f"the ledger {self.folder} cannot be read: {error.strerror}") from None
 
-    def append(self, entry: Asked | Passed, reveals: str) -> int:
+    def append(self, entry: JobEntry | MessageEntry, reveals: str) -> int:
         """Write an entry and, before the first message of its type, what the type reveals.
 
         The number, the time and, where it is 0, the session are filled in. Returns the session. Raises
         DataError when the line cannot be written.
         """
         with self._open() as entries:
-            if isinstance(entry, Passed) and entry.type not in self._told:
+            if isinstance(entry, MessageEntry) and entry.type not in self._told:
                 entries.append(Type(type=entry.type, reveals=reveals))
             session = entry.session or self._end.n + len(entries) + 1
             entries.append(msgspec.structs.replace(entry, session=session))
-        if isinstance(entry, Passed):
+        if isinstance(entry, MessageEntry):
             self._told.add(entry.type)
         self._wrote = True
         return session
@@ -343,28 +342,22 @@ class Ledger:
         """Entries to be written at the end of the chain, all of them or none."""
         try:
             # Opened each time: a worker that was forked meanwhile must not keep the lock.
-            handle = self._lock()
-            try:
+            with contextlib.ExitStack() as stack:
+                try:
+                    stack.enter_context(locked(self.folder / _LOCK, wait=True))
+                except FileNotFoundError:
+                    self._make_folders()
+                    stack.enter_context(locked(self.folder / _LOCK, wait=True))
                 yield from self._locked()
-            finally:
-                os.close(handle)
         except Held as held:
-            raise _refused(
-                f"the ledger {self.folder} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, "
-                "or wait"
-            ) from None
+            raise held.overdue(f"the ledger {self.folder}", for_peer=_FOR_PEER) from None
         except OSError as error:
             raise _refused(f"the ledger {self.folder} cannot be written: {error.strerror}") from None
 
-    def _lock(self) -> int:
-        path = self.folder / _LOCK
-        try:
-            return lock(path, _PATIENCE)
-        except FileNotFoundError:
-            # One by one: the mode goes to the last folder only.
-            for folder in (self.folder.parent, self.folder):
-                folder.mkdir(mode=0o700, exist_ok=True)
-            return lock(path, _PATIENCE)
+    def _make_folders(self) -> None:
+        # One by one: the mode goes to the last folder only.
+        for folder in (self.folder.parent, self.folder):
+            folder.mkdir(mode=0o700, exist_ok=True)
 
     def _locked(self) -> Iterator[list[Entry]]:
         entries: list[Entry] = []
@@ -419,16 +412,16 @@ class Ledger:
         offset = end.size + len(data) - len(lines[-1])
         self._end = _End(end.name, end.size + len(data), n, before)
         if seals:
-            sealed = Sealed(end.name, offset, lines[-1].decode().rstrip("\n"))
+            sealed = PlacedSeal(end.name, offset, lines[-1].decode().rstrip("\n"))
             with replacing(self.folder / SEAL) as beside:
                 beside.write(msgspec.json.encode(sealed) + b"\n")
             self._keep(sealed)
 
-    def _keep(self, seal: Sealed) -> None:
+    def _keep(self, seal: PlacedSeal) -> None:
         """Keep the newest seal beside the key, where that can be."""
         try:
             with replacing(self._kept) as file:
-                file.write(msgspec.json.encode(Kept(str(self.folder.resolve()), seal)) + b"\n")
+                file.write(msgspec.json.encode(KeptSeal(str(self.folder.resolve()), seal)) + b"\n")
         except DataError as error:
             self._note(
                 "the ledger's newest seal is not kept beside the key, so that `vfl ledger verify` finds "
@@ -561,5 +554,8 @@ def _last_line(path: Path) -> tuple[bytes, bytes]:
                 return whole[first + 1 :], rest
 
 
+_FOR_PEER = "it could not write its ledger (its log has the details)"
+
+
 def _refused(text: str) -> DataError:
-    return DataError(text, for_peer="it could not write its ledger (its log has the details)")
+    return DataError(text, for_peer=_FOR_PEER)

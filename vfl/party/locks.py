@@ -10,16 +10,21 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
+from typing import BinaryIO
 
 import msgspec
 
+from vfl.errors import DataError, Refused
+from vfl.party.files import FOR_PEER, unwritable
+
 _MOST = 1024  # bytes of what a holder says of itself
 _COMMAND = 160  # characters of a command that are shown
+_PATIENCE = 60.0  # seconds for locks that others hold for moments
 _PAUSE = (0.001, 0.05)  # seconds between two tries for a lock, first and longest
 _STARTED = datetime.now(UTC)
 
@@ -50,16 +55,59 @@ class Held(Exception):
         """In words."""
         return "another process" if self.holder is None else str(self.holder)
 
+    def overdue(self, what: str, for_peer: str = FOR_PEER) -> DataError:
+        """The error of who has waited long enough for `what`."""
+        return DataError(
+            f"{what} has been locked for {_PATIENCE:.0f} s by {self.who}: end it, or wait",
+            for_peer=for_peer,
+        )
 
-def lock(path: Path, seconds: float = 0.0) -> int:
-    """A descriptor of the file, which is made if need be, locked for as long as it is open.
 
-    Tries for so many seconds. Raises Held while another process (or another descriptor) has the lock,
-    OSError for a file that cannot be made or locked.
+@contextmanager
+def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the lock of a file, which is made if need be; `wait` if others have it for moments alone.
+
+    Raises Held while another process (or another descriptor) has the lock, OSError for a file that
+    cannot be made or locked.
     """
-    handle = _wait(path, seconds)
-    _sign(handle)
-    return handle
+    handle = _wait(path, _PATIENCE if wait else 0.0)
+    try:
+        _sign(handle)
+        yield
+    finally:
+        os.close(handle)
+
+
+@contextmanager
+def alone(path: Path, what: str) -> Iterator[None]:
+    """Hold a lock, whose file is removed at the end, against all other processes.
+
+    Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when it
+    cannot be locked.
+    """
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path))
+        except Held as held:
+            busy = f"{what} is at work already"
+            raise Refused(f"{busy}: {held.who}; wait until it has ended", for_peer=busy) from None
+        except OSError as error:
+            raise unwritable(f"{path} cannot be locked", error) from None
+        stack.callback(path.unlink, missing_ok=True)
+        yield
+
+
+@contextmanager
+def in_turn(path: Path) -> Iterator[None]:
+    """Hold a lock for a moment, after whoever has it. Raises DataError when it cannot be had."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(path, wait=True))
+        except Held as held:
+            raise held.overdue(str(path)) from None
+        except OSError as error:
+            raise unwritable(f"{path} cannot be locked", error) from None
+        yield
 
 
 def _wait(path: Path, seconds: float) -> int:
@@ -86,7 +134,7 @@ def _wait(path: Path, seconds: float) -> int:
 def _try(handle: int, path: Path) -> bool | None:
     """Whether the file is locked now; None when it is not the one at the path any more."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(handle)
         return os.path.samestat(os.fstat(handle), path.stat()) or None
     except BlockingIOError:
         return False
@@ -94,11 +142,17 @@ def _try(handle: int, path: Path) -> bool | None:
         return None
 
 
+def try_lock(file: int | BinaryIO) -> None:
+    """Lock an open file alone. Raises BlockingIOError while another one has it, OSError where files
+    cannot be locked."""
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
 def forget(path: Path) -> None:
     """Remove the file of a lock that nobody holds. Raises OSError when it is held, or stays."""
     handle = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try_lock(handle)
         path.unlink()
     finally:
         os.close(handle)
@@ -129,7 +183,7 @@ def present(folder: Path, seconds: float = 5.0) -> Iterator[Callable[[], None] |
     handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            try_lock(handle)
         except OSError:
             _share(handle, seconds)
             yield None

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -24,13 +24,17 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, ModelError
 from vfl.party import rotation
 from vfl.party.config import Party
+from vfl.party.files import remove_unfinished, replacing
 from vfl.party.identity import paths
 from vfl.party.spreadsheet import escaped_column, named
-from vfl.party.store import Store, remove_unfinished, replacing
+from vfl.party.store import Store
 from vfl.text import shown
 
-Cells = Sequence[str | None] | NDArray[np.float64]
-Columns = Mapping[str, Cells]
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
+
+ScoreCells = Sequence[str | None] | NDArray[np.float64]
+ScoreColumns = Mapping[str, ScoreCells]
 
 _HEAD = 1024 * 1024  # bytes of a file that are looked at to know what it is
 _KNOWN = 2  # outputs of one place that are known: the one before is still there after a kill
@@ -40,7 +44,7 @@ _KNOWN = 2  # outputs of one place that are known: the one before is still there
 
 
 @dataclass(frozen=True)
-class Target:
+class OutputPlace:
     """A place that a person has named for the output of a command: a file, or a folder of files."""
 
     given: Path
@@ -65,7 +69,7 @@ class Target:
         reads: Mapping[Path, str] | None = None,
         is_former: Callable[[Path], bool],
         force: bool = False,
-    ) -> "Target":
+    ) -> "OutputPlace":
         """`reads` are files of the command besides the party's. Raises DataError as `check`."""
         try:
             place = given.resolve()
@@ -76,7 +80,15 @@ class Target:
             raise _unwritable(given, "its symbolic link leads in a circle")
         own = {**(belongings(party) if party is not None else {}), **(reads or {})}
         store = None if party is None else Store(party.party.store)
-        target = cls(given, place, command, own, store, is_former, force)
+        target = cls(
+            given=given,
+            place=place,
+            command=command,
+            own=own,
+            store=store,
+            is_former=is_former,
+            force=force,
+        )
         target.check()
         target.probe()
         return target
@@ -247,7 +259,7 @@ class _Digested(io.BufferedIOBase):
         """It is."""
         return True
 
-    def write(self, data: Any) -> int:
+    def write(self, data: "ReadableBuffer") -> int:
         """Write bytes."""
         self._digest.update(data)
         return self._file.write(data)
@@ -283,7 +295,7 @@ def check_scores(path: Path) -> None:
         raise _unwritable(path, error.strerror or "it cannot be looked at") from None
 
 
-def write_scores(file: BinaryIO, kind: str, parts: Iterable[Columns]) -> dict[str, int]:
+def write_scores(file: BinaryIO, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
     """Write the rows of all parts as CSV or Parquet (`kind` is ".csv" or ".parquet").
 
     A part holds columns of text or floats, all of its length; each part has the same ones, and there is
@@ -294,7 +306,7 @@ def write_scores(file: BinaryIO, kind: str, parts: Iterable[Columns]) -> dict[st
     parquet = kind.lower() == ".parquet"
     changed: dict[str, int] = {}
     with contextlib.ExitStack() as stack:
-        writer: Any = None
+        writer: pq.ParquetWriter | pa.csv.CSVWriter | None = None
         for columns in parts:
             arrays = {}
             for name, values in columns.items():

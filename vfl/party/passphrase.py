@@ -45,7 +45,7 @@ def ask(key: Path) -> bytes:
             f"{key} has a passphrase: give it in {VARIABLE}, or name a file that holds it in "
             f"{FILE_VARIABLE}"
         )
-    return _encoded(getpass.getpass(f"passphrase of {key}: "))
+    return _encode(getpass.getpass(f"passphrase of {key}: "))
 
 
 def choose(key: Path) -> bytes:
@@ -59,8 +59,8 @@ def choose(key: Path) -> bytes:
                 f"no terminal to type a passphrase at: give it in {VARIABLE}, or name a file that holds "
                 f"it in {FILE_VARIABLE}"
             )
-        chosen = _encoded(getpass.getpass(f"passphrase for {key}: "))
-        if chosen != _encoded(getpass.getpass("the same again: ")):
+        chosen = _encode(getpass.getpass(f"passphrase for {key}: "))
+        if chosen != _encode(getpass.getpass("the same again: ")):
             raise IdentityError("the two passphrases differ: nothing was made")
     if len(chosen.decode()) < LEAST:
         raise IdentityError(f"a passphrase has at least {LEAST} characters: choose a longer one")
@@ -99,20 +99,20 @@ def refuse_if_others_can_read(path: Path, what: str) -> None:
 def _known() -> bytes | None:
     """The passphrase of the environment."""
     if (text := os.environ.get(VARIABLE)) is not None:
-        return _encoded(text)
+        return _encode(text)
     if (name := os.environ.get(FILE_VARIABLE)) is None:
         return None
     path = Path(name)
     try:
         refuse_if_others_can_read(path, "passphrase file")
-        return _encoded(path.read_text().partition("\n")[0].removesuffix("\r"))
+        return _encode(path.read_text().partition("\n")[0].removesuffix("\r"))
     except OSError as error:
         raise IdentityError(f"cannot read {path} ({FILE_VARIABLE}): {error.strerror}") from None
     except UnicodeDecodeError:
         raise IdentityError(f"{path} ({FILE_VARIABLE}) is not UTF-8") from None
 
 
-def _encoded(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     try:
         passphrase = text.encode()
     except UnicodeEncodeError:  # bytes of an environment that is not UTF-8

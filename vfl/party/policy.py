@@ -16,11 +16,11 @@ import msgspec
 from vfl.errors import ConfigError, DayIsFull, ModelError, Refused
 from vfl.learn.binning import Features
 from vfl.party.config import Job, Party
-from vfl.party.config_errors import did_you_mean
 from vfl.party.config_values import Engine, JoinKind
+from vfl.party.files import make_folder, replacing
+from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
-from vfl.party.store import in_turn, make_folder, replacing
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
 _LIMITS: dict[Counted, str] = {
@@ -86,7 +86,7 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
 def check_guest(party: Party, guest: str) -> None:
     """Raises ConfigError for a guest that is no peer, whose jobs the party would not even hear of."""
     if guest not in party.partners:
-        near = did_you_mean(guest, party.partners)
+        near = nearest_name(guest, party.partners)
         hint = f"did you mean {near}?" if near else f"it has {', '.join(party.partners)}"
         raise ConfigError(f"[peers] has no {_toml(guest)} that could be a guest: {hint}")
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from datetime import date
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -108,26 +108,29 @@ class Reading(_Keys):
         return self
 
 
-def merged(settings: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+Settings = dict[str, object]
+"""Keys of [data] with their values, as an error or `vfl doctor` proposes them."""
+
+
+def merged(settings: Iterable[Mapping[str, object]]) -> Settings:
     """Several settings as one: lists and tables joined, of other values the first."""
-    made: dict[str, Any] = {}
+    made: Settings = {}
     for one in settings:
         for key, value in one.items():
-            if key not in made:
-                made[key] = value
-            elif isinstance(value, list | tuple):
-                made[key] = list(dict.fromkeys([*made[key], *value]))
-            elif isinstance(value, dict):
-                made[key] = {**value, **made[key]}
+            earlier = made.setdefault(key, value)
+            if isinstance(value, list | tuple) and isinstance(earlier, list | tuple):
+                made[key] = list(dict.fromkeys([*earlier, *value]))
+            elif isinstance(value, dict) and isinstance(earlier, dict):
+                made[key] = {**value, **earlier}
     return made
 
 
-def settings_line(key: str, value: Any) -> str:
+def settings_line(key: str, value: object) -> str:
     """A key and its value as a line of TOML."""
     return f"{_key(key)} = {_value(value)}"
 
 
-def _value(value: Any) -> str:
+def _value(value: object) -> str:
     if isinstance(value, str):
         return _text(value)
     if isinstance(value, dict):

@@ -10,8 +10,9 @@ from pathlib import Path
 import msgspec
 
 from vfl.errors import IdentityError
+from vfl.party.files import replacing
 from vfl.party.identity import Certificate
-from vfl.party.store import in_turn, replacing
+from vfl.party.locks import in_turn
 
 _MAX_LIST = 1024 * 1024  # bytes
 

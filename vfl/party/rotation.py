@@ -21,6 +21,7 @@ import msgspec
 
 from vfl.errors import IdentityError
 from vfl.net.certificates import in_words
+from vfl.party.files import replacing
 from vfl.party.identity import (
     Certificate,
     Identity,
@@ -30,13 +31,12 @@ from vfl.party.identity import (
     paths,
 )
 from vfl.party.revocation import Revoked, refuse_revoked
-from vfl.party.store import replacing
 
 _MAX_FILE = 1024 * 1024  # bytes
 _MAX_LINKS = 100
 
 
-class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class RotationLink(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """One rotation, signed by both keys."""
 
     old: str  # PEM
@@ -49,14 +49,14 @@ class Link(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class _File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     format: Literal["vfl/rotation"]
     version: Literal[1]
-    links: Annotated[tuple[Link, ...], msgspec.Meta(min_length=1, max_length=_MAX_LINKS)]
+    links: Annotated[tuple[RotationLink, ...], msgspec.Meta(min_length=1, max_length=_MAX_LINKS)]
 
 
 @dataclass(frozen=True)
 class Chain:
     """A party's certificates, oldest first, each vouched for by the one before."""
 
-    links: tuple[Link, ...]
+    links: tuple[RotationLink, ...]
     certificates: tuple[Certificate, ...]  # one more than links
 
     def since(self, certificate: Certificate) -> tuple[Certificate, ...] | None:
@@ -89,7 +89,7 @@ def rotate(identity: Identity, words: bytes | None = None) -> tuple[Identity, Pa
     new = create(prefix, identity.name, words)
     on = datetime.datetime.now(datetime.UTC).date().isoformat()
     statement = _statement(identity.certificate, new.certificate, on)
-    link = Link(
+    link = RotationLink(
         identity.certificate.pem.decode(),
         new.certificate.pem.decode(),
         on,
@@ -135,7 +135,7 @@ def accept(
     # The pin last: until then nothing has changed.
     for path, content in (
         (kept, old.pem),
-        (beside(pinned), _encoded(chain.links)),
+        (beside(pinned), _encode(chain.links)),
         (pinned, wanted.pem),
     ):
         with replacing(path, 0o644) as file:
@@ -199,16 +199,16 @@ def _read_beside(path: Path) -> Chain | None:
     return read(file) if file.exists() else None
 
 
-def _links_until(chain: Chain, certificate: Certificate) -> tuple[Link, ...]:
+def _links_until(chain: Chain, certificate: Certificate) -> tuple[RotationLink, ...]:
     return chain.links[: len(chain.until(certificate) or (certificate,)) - 1]
 
 
-def _write(path: Path, links: tuple[Link, ...]) -> None:
+def _write(path: Path, links: tuple[RotationLink, ...]) -> None:
     with replacing(path, 0o644) as file:
-        file.write(_encoded(links))
+        file.write(_encode(links))
 
 
-def _encoded(links: tuple[Link, ...]) -> bytes:
+def _encode(links: tuple[RotationLink, ...]) -> bytes:
     return msgspec.json.format(msgspec.json.encode(_File("vfl/rotation", 1, links)), indent=2) + b"\n"
 
 

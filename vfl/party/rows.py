@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Sequence
 
+from vfl.text import counted
+
 SHOWN = 5  # rows named in an error
 
 RowNumbers = Callable[[Sequence[int]], list[int]]
@@ -15,6 +17,19 @@ def below_header(places: Sequence[int]) -> list[int]:
 
 def rows_in_words(places: Sequence[int], row_numbers: RowNumbers) -> str:
     """'row 17', 'rows 2, 3, 5, 7, 11 and 4 more': the first of these rows by their numbers."""
-    first = ", ".join(map(str, row_numbers(list(places[:SHOWN]))))
-    more = f" and {len(places) - SHOWN:,} more" if len(places) > SHOWN else ""
-    return f"{'row' if len(places) == 1 else 'rows'} {first}{more}"
+    first, more = _first(places, row_numbers, SHOWN)
+    return f"row{'s' if len(places) > 1 else ''} {first}" + (f" and {more:,} more" if more else "")
+
+
+def in_rows(places: Sequence[int], row_numbers: RowNumbers, most: int) -> str:
+    """'in row 17', 'in row 17 (and 3 more rows)', 'in rows 17, 19 (and 1 more row)': the first of these
+    rows, `most` of them, by their numbers."""
+    first, more = _first(places, row_numbers, most)
+    text = f"in row{'s' if most > 1 and len(places) > 1 else ''} {first}"
+    return text + (f" (and {counted(more, 'more row')})" if more else "")
+
+
+def _first(places: Sequence[int], row_numbers: RowNumbers, most: int) -> tuple[str, int]:
+    """(the numbers of the first rows, how many more there are)."""
+    shown = [int(place) for place in places[:most]]
+    return ", ".join(map(str, row_numbers(shown))), len(places) - len(shown)

@@ -19,8 +19,8 @@ from vfl.learn.binning import Monotone
 from vfl.party.config_values import (
     Address,
     Aggregate,
-    Column,
-    Columns,
+    ColumnName,
+    ColumnNames,
     Duplicates,
     Encryptions,
     Engine,
@@ -39,7 +39,7 @@ from vfl.party.config_values import (
     Rule,
     _as_tuple,
 )
-from vfl.party.config_words import seen
+from vfl.party.config_words import plain_key
 from vfl.party.id_cells import IdReading
 from vfl.party.reading import Reading
 
@@ -131,20 +131,20 @@ class DataSection(Reading):
         default="refuse",
         description="if normalise makes different ids equal; allow takes them for spellings of one id",
     )
-    as_text: Columns = Field(
+    as_text: ColumnNames = Field(
         default=(),
         description="id columns whose cells are text alone: no number and no word for a missing id is "
         "read in them",
     )
-    label: Column | None = Field(default=None, description="column to predict (guest)")
-    weight: Column | None = Field(default=None, description="column of row weights (guest)")
-    exposure: Column | None = Field(
+    label: ColumnName | None = Field(default=None, description="column to predict (guest)")
+    weight: ColumnName | None = Field(default=None, description="column of row weights (guest)")
+    exposure: ColumnName | None = Field(
         default=None, description="column of time at risk, for counts: poisson (guest)"
     )
-    offset: Column | None = Field(
+    offset: ColumnName | None = Field(
         default=None, description="column added to the score, on the scale of the link (guest)"
     )
-    categorical: Columns = Field(default=(), description="columns whose values are names")
+    categorical: ColumnNames = Field(default=(), description="columns whose values are names")
     unknown_levels: float = Field(
         default=0.1,
         ge=0,
@@ -157,8 +157,8 @@ class DataSection(Reading):
         description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
         "with its known values",
     )
-    columns: Columns | None = Field(default=None, description="the only columns used as features")
-    ignore: Columns | None = Field(default=None, description="columns never used as features")
+    columns: ColumnNames | None = Field(default=None, description="the only columns used as features")
+    ignore: ColumnNames | None = Field(default=None, description="columns never used as features")
 
     @property
     def keys(self) -> tuple[KeySection, ...]:
@@ -217,28 +217,28 @@ class DataSection(Reading):
         for name in self.dates:
             if name in self.categorical:
                 raise ValueError(
-                    f"dates has '{seen(name)}', which is under categorical: dates become numbers, "
+                    f"dates has '{plain_key(name)}', which is under categorical: dates become numbers, "
                     "take it out of one of the two"
                 )
             if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
                 raise ValueError(
-                    f"dates has '{seen(name)}', which is no feature by columns or ignore: "
+                    f"dates has '{plain_key(name)}', which is no feature by columns or ignore: "
                     "take it out of dates"
                 )
         for name in self.monotone:
             if name in self.categorical:
                 raise ValueError(
-                    f"monotone has '{seen(name)}', which is under categorical: names have no order, "
-                    "take it out of one of the two"
+                    f"monotone has '{plain_key(name)}', which is under categorical: names have no "
+                    "order, take it out of one of the two"
                 )
             if name in (self.ignore or ()) or (self.columns is not None and name not in self.columns):
                 raise ValueError(
-                    f"monotone has '{seen(name)}', which is no feature by columns or ignore: "
+                    f"monotone has '{plain_key(name)}', which is no feature by columns or ignore: "
                     "take it out of monotone"
                 )
         for name in self.as_text:
             if name not in self.id_columns:
-                raise ValueError(f"as_text has '{seen(name)}', which is no id column")
+                raise ValueError(f"as_text has '{plain_key(name)}', which is no id column")
         self._check_duplicates()
         return self
 
@@ -257,21 +257,22 @@ class DataSection(Reading):
             if name in (*self.id_columns, *self.guests.values(), *(self.ignore or ())) or (
                 self.columns is not None and name not in self.columns
             ):
-                raise ValueError(f"aggregate has '{seen(name)}', which is no feature")
+                raise ValueError(f"aggregate has '{plain_key(name)}', which is no feature")
             if names and own in _NUMBERS_ALONE:
                 raise ValueError(
-                    f"aggregate has '{seen(name)}', which is under categorical: names have first, "
+                    f"aggregate has '{plain_key(name)}', which is under categorical: names have first, "
                     "last and mode alone"
                 )
             if not names and own == "mode":
                 raise ValueError(
-                    f"aggregate has '{seen(name)}' with mode, which is for columns under categorical"
+                    f"aggregate has '{plain_key(name)}' with mode, which is for columns under "
+                    "categorical"
                 )
         left = [name for name in self.categorical if name not in self.aggregate]
         if rule in _NUMBERS_ALONE and left:
             raise ValueError(
-                f"duplicates = \"{rule}\" says nothing of categorical column '{seen(left[0])}': add "
-                "first, last or mode for it under aggregate"
+                f"duplicates = \"{rule}\" says nothing of categorical column '{plain_key(left[0])}': "
+                "add first, last or mode for it under aggregate"
             )
 
 
@@ -297,7 +298,7 @@ class PolicySection(Section):
     objectives: Objectives | None = Field(
         default=None, description="the only objectives (trees) and families (linear models)"
     )
-    columns: Columns | None = Field(
+    columns: ColumnNames | None = Field(
         default=None, description="the only own columns that enter a model, of those that [data] has"
     )
     min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
@@ -361,7 +362,9 @@ class PolicySection(Section):
 class GlmSection(Section):
     """How this party's columns enter a linear model."""
 
-    binned: Columns = Field(default=(), description="numeric columns cut at quantiles, each bin a level")
+    binned: ColumnNames = Field(
+        default=(), description="numeric columns cut at quantiles, each bin a level"
+    )
     bins: int = Field(default=10, ge=2, le=255, description="bins of such a column")
     missing: Literal["mean", "median", "level"] = Field(
         default="mean",

@@ -1,7 +1,6 @@
 """What a party keeps between commands: alignments, its halves of models, runs, what is unfinished.
 
-One JSON document each, `{"format", "version", "digest", "body"}`, where the digest is the SHA-256
-of the body in canonical form. Arrays too long for JSON lie beside it as `.npy` files named by
+One document each (documents.py). Arrays too long for JSON lie beside it as `.npy` files named by
 their own SHA-256, which the body holds, so that a document never meets another one's array. Files
 for a person to read lie beside it under its name. Every file appears whole or not at all and is
 readable by its owner only.
@@ -9,7 +8,6 @@ readable by its owner only.
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -24,15 +22,17 @@ from typing import Any, BinaryIO, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import DataError, ModelError, Refused
-from vfl.party.config_errors import did_you_mean
+from vfl.errors import DataError, ModelError
 from vfl.party.config_words import JOB_NAME
-from vfl.party.locks import Held, forget, lock, present
+from vfl.party.documents import Body, body_of, canonical_json, document, read_document
+from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing, unwritable
+from vfl.party.locks import alone, forget, present, try_lock
+from vfl.text import nearest_name
 
-Kind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
+DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
-_FOLDERS: dict[Kind, str] = {
+_FOLDERS: dict[DocumentKind, str] = {
     "alignment": "alignments",
     "model": "models",
     "run": "runs",
@@ -42,9 +42,7 @@ _FOLDERS: dict[Kind, str] = {
     "output": "outputs",
 }
 _LEDGER, _SCRATCH = "ledger", "scratch"
-_PREFIX = 100  # bytes of a file's name that its unfinished one begins with
 _PROBE = 1024  # bytes that must go into a store
-_PATIENCE = 60.0  # seconds for locks that others hold for moments
 
 
 class ArrayRef(TypedDict):
@@ -60,7 +58,7 @@ class Store:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def folder(self, kind: Kind) -> Path:
+    def folder(self, kind: DocumentKind) -> Path:
         return self.root / _FOLDERS[kind]
 
     @property
@@ -74,9 +72,9 @@ class Store:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
         folder = self.root / _SCRATCH
         try:
-            _make(self.root, folder)
+            make_folders(self.root, folder)
         except OSError as error:
-            raise _unwritable(f"{folder} cannot be made", error) from None
+            raise unwritable(f"{folder} cannot be made", error) from None
         return folder
 
     def check(self) -> None:
@@ -96,11 +94,11 @@ class Store:
                 raise DataError(
                     f"the store {self.root} cannot be made: there is no folder {folder}; make it, or "
                     "mount the disk that it is on",
-                    for_peer=_FOR_PEER,
+                    for_peer=FOR_PEER,
                 )
             _probe(folder, f"the store {self.root} cannot be made")
         except OSError as error:
-            raise _unwritable(f"the store {self.root} cannot be used", error) from None
+            raise unwritable(f"the store {self.root} cannot be used", error) from None
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
@@ -111,13 +109,13 @@ class Store:
         """
         with contextlib.ExitStack() as stack:
             try:
-                _make(self.root)
+                make_folders(self.root)
                 only = stack.enter_context(present(self.root))
                 if only is not None:
                     self._clear_away()
                     only()
             except OSError as error:
-                raise _unwritable(f"the store {self.root} cannot be used", error) from None
+                raise unwritable(f"the store {self.root} cannot be used", error) from None
             yield
 
     def _clear_away(self) -> None:
@@ -132,27 +130,26 @@ class Store:
                     elif path.suffix == ".lock" and folder != self.root:
                         forget(path)
 
-    def write(self, kind: Kind, name: str, body: Mapping[str, Any]) -> Path:
+    def write(self, kind: DocumentKind, name: str, body: Mapping[str, object]) -> Path:
         """Write a document, in place of one of that name. Returns its path.
 
         `body` is JSON with text keys and finite floats, which come back bit for bit (ValueError
         otherwise). Arrays of an older document of that name are removed. Raises ModelError for a
         name that is none, DataError when the file cannot be written.
         """
-        path = self.folder(kind) / f"{_checked(kind, name)}.json"
-        canonical = _canonical(body)
-        if _canonical(json.loads(canonical)) != canonical:
+        path = self.folder(kind) / f"{_check_name(kind, name)}.json"
+        written = canonical_json(body)
+        if canonical_json(json.loads(written)) != written:
             raise ValueError("a body has text keys only")
-        head = f'{{"format":"vfl/{kind}","version":{VERSION},"digest":"{_sha256(canonical)}"'
         self.make(kind)
         with replacing(path) as file:
-            file.write(head.encode() + b',"body":' + canonical + b"}\n")
+            file.write(document(f"vfl/{kind}", VERSION, written))
         for old in _arrays(path.parent, name):
-            if f'"{old.name}"'.encode() not in canonical:
+            if f'"{old.name}"'.encode() not in written:
                 old.unlink(missing_ok=True)
         return path
 
-    def read(self, kind: Kind, name_or_path: str | Path) -> dict[str, Any]:
+    def read(self, kind: DocumentKind, name_or_path: str | Path) -> Body:
         """The body of a document: by its name, or by the path of a file.
 
         Text with a slash or ending in .json is a path. Raises ModelError when it is missing,
@@ -160,30 +157,24 @@ class Store:
         """
         path = self.path(kind, name_or_path)
         try:
-            data = path.read_bytes()
+            read = read_document(path)
         except FileNotFoundError:
             raise ModelError(self._missing(kind, name_or_path, path)) from None
-        except OSError as error:
-            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
-        try:
-            document = json.loads(data)
-        except (ValueError, RecursionError):
-            raise ModelError(f"{path} is damaged: it is no valid JSON") from None
-        return _body(document, kind, path)
+        return _body(read, kind, path)
 
-    def path(self, kind: Kind, name_or_path: str | Path) -> Path:
+    def path(self, kind: DocumentKind, name_or_path: str | Path) -> Path:
         """The file that `read` opens."""
         if isinstance(name_or_path, Path):
             return name_or_path
         if "/" in name_or_path or os.sep in name_or_path or name_or_path.endswith(".json"):
             return Path(name_or_path)
-        return self.folder(kind) / f"{_checked(kind, name_or_path)}.json"
+        return self.folder(kind) / f"{_check_name(kind, name_or_path)}.json"
 
-    def names(self, kind: Kind) -> list[str]:
+    def names(self, kind: DocumentKind) -> list[str]:
         """The names of all documents of a kind, sorted."""
         return sorted(path.stem for path in self._documents(kind))
 
-    def latest(self, kind: Kind) -> str:
+    def latest(self, kind: DocumentKind) -> str:
         """The name of the document made last. Raises ModelError when there is none.
 
         It says itself when that was: files of a store that was copied, or came back from a backup, may
@@ -194,7 +185,7 @@ class Store:
             raise ModelError(f"no {kind} yet in {self.folder(kind)}")
         return max(documents, key=lambda path: self._age(kind, path)).stem
 
-    def _age(self, kind: Kind, path: Path) -> tuple[str, int, str]:
+    def _age(self, kind: DocumentKind, path: Path) -> tuple[str, int, str]:
         changed = path.stat().st_mtime_ns
         made = None
         with contextlib.suppress(ModelError):  # told when it is used
@@ -203,13 +194,13 @@ class Store:
             made = datetime.fromtimestamp(changed / 1e9, UTC).isoformat(timespec="seconds")
         return made, changed, path.stem
 
-    def write_array(self, kind: Kind, name: str, array: NDArray[Any]) -> ArrayRef:
+    def write_array(self, kind: DocumentKind, name: str, array: NDArray[np.generic]) -> ArrayRef:
         """Write an array beside the document `name`; its reference belongs into the body.
 
         To be called before `write`. Raises DataError when the file cannot be written, ValueError
         for an array of Python objects.
         """
-        _checked(kind, name)
+        _check_name(kind, name)
         content = _Sha256()
         np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
         ref = ArrayRef(file=f"{name}.{content.hex[:16]}.npy", sha256=content.hex)
@@ -218,18 +209,22 @@ class Store:
             np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         return ref
 
-    def write_beside(self, kind: Kind, name: str, extension: Literal["csv"], content: bytes) -> Path:
+    def write_beside(
+        self, kind: DocumentKind, name: str, extension: Literal["csv"], content: bytes
+    ) -> Path:
         """Write a file for a person to read beside the document `name`. Returns its path.
 
         Raises DataError when it cannot be written.
         """
         self.make(kind)
-        path = self.folder(kind) / f"{_checked(kind, name)}.{extension}"
+        path = self.folder(kind) / f"{_check_name(kind, name)}.{extension}"
         with replacing(path) as file:
             file.write(content)
         return path
 
-    def read_array(self, kind: Kind, ref: Mapping[str, Any], folder: Path | None = None) -> NDArray[Any]:
+    def read_array(
+        self, kind: DocumentKind, ref: Mapping[str, object], folder: Path | None = None
+    ) -> NDArray[Any]:
         """The array of a reference; `folder` is the document's, when it was read by path.
 
         Raises ModelError when the file is missing or is not the one that was written.
@@ -247,15 +242,15 @@ class Store:
         except FileNotFoundError:
             raise ModelError(f"{path} is missing: it belongs to a stored {kind}") from None
         except (OSError, ValueError) as error:
-            raise ModelError(f"{path} cannot be read: {_reason(error)}") from None
+            raise ModelError(f"{path} cannot be read: {reason(error)}") from None
 
-    def remove(self, kind: Kind, name: str) -> None:
+    def remove(self, kind: DocumentKind, name: str) -> None:
         """Remove a document, if there is one, what lies beside it, and what killed processes left.
 
         For who knows that no other process writes the document now.
         """
         mine = re.compile(
-            re.escape(_checked(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
+            re.escape(_check_name(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
         )
         for path in self.folder(kind).glob("*"):
             document = path.name.removeprefix(".")
@@ -264,7 +259,7 @@ class Store:
             if mine.fullmatch(document):
                 path.unlink(missing_ok=True)
 
-    def prune(self, kind: Kind, prefix: str, keep: Collection[str] = ()) -> None:
+    def prune(self, kind: DocumentKind, prefix: str, keep: Collection[str] = ()) -> None:
         """Remove the documents whose names start so, but those to keep, with what belongs to them and
         what processes that were killed left unfinished.
 
@@ -277,31 +272,31 @@ class Store:
                 path.unlink(missing_ok=True)
 
     @contextmanager
-    def locked(self, kind: Kind, name: str, what: str) -> Iterator[None]:
+    def locked(self, kind: DocumentKind, name: str, what: str) -> Iterator[None]:
         """Hold the name of a document against other processes of this party.
 
         Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when
         the store cannot be written. A process that is killed lets go.
         """
         self.make(kind)
-        with alone(self.folder(kind) / f"{_checked(kind, name)}.lock", what):
+        with alone(self.folder(kind) / f"{_check_name(kind, name)}.lock", what):
             yield
 
-    def make(self, kind: Kind) -> None:
+    def make(self, kind: DocumentKind) -> None:
         """Make the folder of a kind, if need be. Raises DataError when it cannot be made."""
         try:
-            _make(self.root, self.folder(kind))
+            make_folders(self.root, self.folder(kind))
         except OSError as error:
-            raise _unwritable(f"{self.folder(kind)} cannot be made", error) from None
+            raise unwritable(f"{self.folder(kind)} cannot be made", error) from None
 
-    def _documents(self, kind: Kind) -> list[Path]:
+    def _documents(self, kind: DocumentKind) -> list[Path]:
         return [p for p in self.folder(kind).glob("*.json") if re.fullmatch(JOB_NAME, p.stem)]
 
-    def _missing(self, kind: Kind, name: str | Path, path: Path) -> str:
+    def _missing(self, kind: DocumentKind, name: str | Path, path: Path) -> str:
         if path.parent != self.folder(kind):
             return f"no file {path}"
         there = self.names(kind)
-        near = did_you_mean(path.stem, there)
+        near = nearest_name(path.stem, there)
         if near:
             advice = f"did you mean {near}?"
         elif there:
@@ -311,147 +306,25 @@ class Store:
         return f"no {kind} {name} in {path.parent}: {advice}"
 
 
-@contextmanager
-def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
-    """A file to write to, which takes the place of `path` once it is complete and on disk.
-
-    On any failure nothing is left behind and an older file stays as it was. Raises
-    DataError when the file cannot be written.
-    """
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=".tmp")
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be written", error) from None
-    unfinished = Path(name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            unfinished.chmod(mode)
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be written", error) from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def remove_unfinished(path: Path) -> None:
-    """Remove what `replacing` of this path left behind in processes that were killed.
-
-    Only for who knows that no process writes to the path now.
-    """
-    unfinished = re.compile(re.escape(_unfinished(path)) + r"[^.]{8}\.tmp")  # as mkstemp names it
-    for found in path.parent.iterdir():
-        if unfinished.fullmatch(found.name):
-            found.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> str:
-    """How the name of an unfinished file begins: never longer than a file system takes."""
-    start = os.fsencode(path.name)[:_PREFIX].decode("utf-8", "ignore")
-    return f".{start}."
-
-
-@contextmanager
-def alone(path: Path, what: str) -> Iterator[None]:
-    """Hold a lock, whose file is removed at the end, against all other processes.
-
-    Raises Refused, saying that `what` is at work, and who, when another one holds it, DataError when it
-    cannot be locked.
-    """
-    try:
-        handle = lock(path)
-    except Held as held:
-        busy = f"{what} is at work already"
-        raise Refused(f"{busy}: {held.who}; wait until it has ended", for_peer=busy) from None
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be locked", error) from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
-@contextmanager
-def in_turn(path: Path) -> Iterator[None]:
-    """Hold a lock for a moment, after whoever has it. Raises DataError when it cannot be had."""
-    try:
-        handle = lock(path, _PATIENCE)
-    except Held as held:
-        raise DataError(
-            f"{path} has been locked for {_PATIENCE:.0f} s by {held.who}: end it, or wait",
-            for_peer=_FOR_PEER,
-        ) from None
-    except OSError as error:
-        raise _unwritable(f"{path} cannot be locked", error) from None
-    try:
-        yield
-    finally:
-        os.close(handle)
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for this account alone, if need be. Raises DataError when it cannot be made."""
-    try:
-        _make(folder)
-    except OSError as error:
-        raise _unwritable(f"{folder} cannot be made", error) from None
-
-
-def _make(*folders: Path) -> None:
-    """Make folders, as the owner's own and on disk. Raises OSError."""
-    # One by one: the mode goes to the last folder only.
-    for folder in folders:
-        try:
-            folder.mkdir(mode=0o700, parents=True)
-        except FileExistsError:
-            if not folder.is_dir():
-                raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder)) from None
-        else:
-            _sync_folder(folder.parent)
-
-
 def _probe(folder: Path, what: str) -> None:
     """Raises DataError unless files can be made, filled and locked in the folder."""
     try:
         if not folder.is_dir():
-            raise NotADirectoryError(errno.ENOTDIR, _reason_of(folder))
+            raise NotADirectoryError(errno.ENOTDIR, no_folder(folder))
         with tempfile.TemporaryFile(dir=folder) as file:
             file.write(bytes(_PROBE))
             file.flush()
             os.fsync(file.fileno())
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                try_lock(file)
             except OSError as error:
                 raise DataError(
-                    f"{what}: {folder} is on a file system without locks ({_reason(error)}): put the "
+                    f"{what}: {folder} is on a file system without locks ({reason(error)}): put the "
                     "store on another one, or mount it with locks (flock)",
-                    for_peer=_FOR_PEER,
+                    for_peer=FOR_PEER,
                 ) from None
     except OSError as error:
-        raise _unwritable(what, error) from None
-
-
-def _reason_of(path: Path) -> str:
-    """Why a path is no folder, in words."""
-    if path.is_symlink() and not path.exists():
-        return f"it is a link to {path.readlink()}, which is not there: is it mounted?"
-    return "a file of that name is in the way: move it, or set store in [party]"
-
-
-def _sync_folder(folder: Path) -> None:
-    """A rename survives a power cut only once its folder is on disk too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
-            raise
-    finally:
-        os.close(handle)
+        raise unwritable(what, error) from None
 
 
 class _Sha256:
@@ -476,38 +349,18 @@ class _Plain:
         self.write = file.write
 
 
-def _canonical(body: object) -> bytes:
-    return json.dumps(
-        body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
-
-
-def _sha256(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def _body(document: object, kind: Kind, path: Path) -> dict[str, Any]:
-    form = document.get("format") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
+def _body(read: object, kind: DocumentKind, path: Path) -> Body:
+    form = read.get("format") if isinstance(read, dict) else None
+    if not isinstance(read, dict) or not isinstance(form, str) or not form.startswith("vfl/"):
         raise ModelError(f"{path} was not written by vfl")
     if form != f"vfl/{kind}":
         known = form.removeprefix("vfl/")
         what = f"is of kind {known}" if known in _FOLDERS else "is of an unknown kind"
         raise ModelError(f"{path} {what}, where a {kind} is due")
-    version = document.get("version")
-    if isinstance(version, int) and version > VERSION:
-        raise ModelError(f"{path} was written by a newer vfl: update vfl to read it")
-    body = document.get("body")
-    try:
-        whole = version == VERSION and document.get("digest") == _sha256(_canonical(body))
-    except ValueError:
-        whole = False
-    if not whole or not isinstance(body, dict):
-        raise ModelError(f"{path} is damaged: its content does not match its digest")
-    return body
+    return body_of(read, VERSION, path)
 
 
-def _checked(kind: Kind, name: str) -> str:
+def _check_name(kind: DocumentKind, name: str) -> str:
     """A name that is safe as a file's name and cannot be taken for a path."""
     if not re.fullmatch(JOB_NAME, name) or name.endswith((".json", ".npy")):
         raise ModelError(
@@ -521,14 +374,3 @@ def _checked(kind: Kind, name: str) -> str:
 def _arrays(folder: Path, name: str) -> list[Path]:
     array = re.compile(_ARRAY.format(re.escape(name)))
     return [path for path in folder.iterdir() if array.fullmatch(path.name)]
-
-
-_FOR_PEER = "it could not write a file of its own (its log has the details)"
-
-
-def _unwritable(what: str, error: OSError) -> DataError:
-    return DataError(f"{what}: {_reason(error)}", for_peer=_FOR_PEER)
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or "it is not whole"

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
-from vfl.learn.suspects import suspicions
-from vfl.party.config_errors import did_you_mean
+from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sections import DataSection
@@ -30,9 +29,9 @@ from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
-Rows = NDArray[np.integer[Any]] | slice
+RowChoice = NDArray[np.integer] | slice
 
 
 @dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Table:
     offset: NDArray[np.float64] | None = None
     row_numbers: RowNumbers = below_header
 
-    def take(self, rows: Rows) -> Features:
+    def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
         unknown = None if isinstance(rows, slice) else rows < 0
         if unknown is None or not unknown.any():
@@ -148,7 +147,15 @@ def read_table(
     """
     if need_label and data.label is None:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
-    wanted = Wanted(role, need_label, path, expect, needed, loss, unused)
+    wanted = Wanted(
+        role=role,
+        need_label=need_label,
+        path=path,
+        expect=expect,
+        needed=needed,
+        loss=loss,
+        unused=unused,
+    )
     table, faults = examine_table(data, wanted)
     if table is None:
         raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")
@@ -185,7 +192,7 @@ def examine_table(
         source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *known])))
     except DataError as error:
         return None, [*faults, error]
-    features: dict[str, NDArray[Any]] = {}
+    features: dict[str, NDArray[np.generic]] = {}
     filled = expect is None or wanted.role == "host"  # a batch may well lack a value in all of its rows
     for name in columns:
         try:
@@ -211,8 +218,9 @@ def examine_table(
         label = found.get("label")
         if label is None and data.label is not None:
             label = _label_if_fine(source, data.label)
+        order = None if label is None else LabelOrder.of(label)
         for name, values in features.items():
-            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, label)]
+            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, order)]
     exposure, offset = found.get("exposure"), found.get("offset")
     if exposure is not None:
         offset = np.log(exposure) if offset is None else offset + np.log(exposure)
@@ -334,15 +342,15 @@ def _absent(source: Source, name: str, use: str) -> DataError:
 
 
 def _or(name: str, names: Sequence[str]) -> str:
-    near = did_you_mean(name, names)
+    near = nearest_name(name, names)
     if near:
         return f": did you mean '{near}'?"
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
 
 
-def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[Any]:
+def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[np.generic]:
     """A column of numbers or categories; if it must be `filled`, with a value in some row."""
-    values: NDArray[Any]
+    values: NDArray[np.generic]
     if name in data.categorical:
         values = _categories(source, name)
         missing = values == np.array(None)
@@ -399,8 +407,8 @@ def _without(cells: list[str | None], none: Collection[str]) -> list[str | None]
 
 
 def _aggregate(
-    values: NDArray[Any], of: NDArray[np.int64], groups: int, rule: Aggregate
-) -> NDArray[Any]:
+    values: NDArray[np.generic], of: NDArray[np.int64], groups: int, rule: Aggregate
+) -> NDArray[np.generic]:
     """What a rule makes of each group's values; `of` has the group of each value."""
     if rule in ("first", "last"):
         order = np.arange(len(values)) if rule == "last" else np.arange(len(values))[::-1]
@@ -421,9 +429,9 @@ def _aggregate(
     return np.where(number > 0, made, np.nan)
 
 
-def _modes(values: NDArray[Any], of: NDArray[np.int64], groups: int) -> NDArray[Any]:
+def _modes(values: NDArray[np.generic], of: NDArray[np.int64], groups: int) -> NDArray[np.generic]:
     """The most frequent text of each group, of several the one that comes first; None without any."""
-    made: NDArray[Any] = np.full(groups, None, object)
+    made: NDArray[np.generic] = np.full(groups, None, object)
     known = np.flatnonzero(values != np.array(None))
     names, code = np.unique(values[known].astype(str), return_inverse=True)
     if not len(names):

@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FigureBlock:
     """A figure: its title, its message, where its numbers are."""
 
     title: str
@@ -19,21 +19,21 @@ class Drawn:
 @dataclass(frozen=True)
 class Gallery:
     kind: ClassVar[str] = "gallery"
-    figures: list[Drawn]
+    figures: list[FigureBlock]
 
 
-Cell = str | tuple[str, str]
+TableCell = str | tuple[str, str]
 """Text, or text and a line of explanation below it."""
 
 
 @dataclass(frozen=True)
-class Cells:
+class DataTable:
     """A table."""
 
     kind: ClassVar[str] = "cells"
     caption: str
     head: list[str]
-    rows: list[list[Cell]]
+    rows: list[list[TableCell]]
     text: int = 1  # columns of text, before those of numbers
     sheet: str = ""
 
@@ -53,7 +53,7 @@ class Pair:
     """Blocks side by side where there is room."""
 
     kind: ClassVar[str] = "pair"
-    blocks: list["Block"]
+    blocks: list["PageBlock"]
 
 
 @dataclass(frozen=True)
@@ -103,15 +103,15 @@ class Picker:
 
     kind: ClassVar[str] = "picker"
     label: str
-    items: list[tuple[str, "Block"]]
+    items: list[tuple[str, "PageBlock"]]
 
 
-Block = Gallery | Cells | Messages | Pair | Note | Warned | Facts | Tiles | Code | Picker
+PageBlock = Gallery | DataTable | Messages | Pair | Note | Warned | Facts | Tiles | Code | Picker
 
 
 @dataclass(frozen=True)
-class Section:
+class PageSection:
     anchor: str
     title: str
     lead: list[str]
-    blocks: list[Block]
+    blocks: list[PageBlock]

@@ -17,6 +17,7 @@ from xml.etree import ElementTree
 
 import matplotlib as mpl
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from vfl.learn.losses import Floats
-from vfl.report.words import Rate
+from vfl.report.words import RateWords
 from vfl.text import shown
 
 Groups = tuple[Sequence[float], Sequence[float]]
@@ -135,7 +136,7 @@ def double_lift(
     ours: Sequence[float],
     theirs: Sequence[float],
     names: tuple[str, str],
-    rate: Rate,
+    rate: RateWords,
     message: str,
 ) -> str:
     """Rates by group of the ratio of two predictions; `shares` are the groups' of their sizes."""
@@ -297,7 +298,7 @@ class _Drawing:
     def legend(self, order: Sequence[str] = ()) -> None:
         """Above all axes; one entry a name, those of `order` in this order."""
         (axes, *_) = self.figure.axes
-        found: dict[str, Any] = {}
+        found: dict[str, Artist] = {}
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(name, handle)
         names = [name for name in order or found if name in found]

@@ -25,20 +25,20 @@ from vfl.learn.metrics import (
 from vfl.models.dependence import Dependence
 from vfl.report import figures, words
 from vfl.report.blocks import (
-    Block,
-    Cell,
-    Cells,
-    Drawn,
+    DataTable,
+    FigureBlock,
     Gallery,
     Note,
+    PageBlock,
+    PageSection,
     Pair,
     Picker,
-    Section,
+    TableCell,
     Tile,
     Tiles,
 )
 from vfl.report.evidence import TOGETHER, Evidence, HeldOut
-from vfl.report.sections import MOST_BARS, MOST_FACTORS, Page, Row, cells, figure_of
+from vfl.report.sections import MOST_BARS, MOST_FACTORS, Page, SheetRow, cells, figure_of
 from vfl.report.words import fixed, listed, number, share
 from vfl.text import OrderKey, counted, level_order
 
@@ -54,10 +54,10 @@ def _level_key(level: str) -> tuple[int, OrderKey]:
 class GuestPage(Page):
     def __init__(self, evidence: Evidence) -> None:
         super().__init__(evidence)
-        self.rate = words.Rate.of(evidence)
+        self.rate = words.RateWords.of(evidence)
         self.names = (TOGETHER, evidence.alone)
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[PageSection]:
         return [
             self._summary(),
             self._quality(),
@@ -95,7 +95,7 @@ class GuestPage(Page):
 
     # 1. What a manager reads.
 
-    def _summary(self) -> Section:
+    def _summary(self) -> PageSection:
         one = self.evidence
         hosts = one.parties[1:]
         trained = one.rows.get("train", 0)
@@ -123,7 +123,7 @@ class GuestPage(Page):
                 f"{words.volume(sent)} out, {words.volume(received)} in",
             )
         )
-        return Section("summary", "Summary", lead, [*self.warned(), Tiles(tiles), self.asked()])
+        return PageSection("summary", "Summary", lead, [*self.warnings(), Tiles(tiles), self.request()])
 
     def _lift_words(self, ours: list[Lift], theirs: list[Lift]) -> str:
         return (
@@ -134,11 +134,11 @@ class GuestPage(Page):
 
     # 2. On rows that trained nothing.
 
-    def _quality(self) -> Section:
+    def _quality(self) -> PageSection:
         one, held = self.evidence, self.evidence.held_out
         if held is None:
             text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
-            return Section("quality", "Quality", [text], [])
+            return PageSection("quality", "Quality", [text], [])
         lead = (
             f"All figures are of {counted(len(held.label), 'row')} that all parties know and that "
             f"trained nothing. “{one.alone}” is the same method on the columns of {one.party} and "
@@ -146,16 +146,16 @@ class GuestPage(Page):
         )
         drawn = [*self._roc(held), self._lorenz(held), self._lift()]
         drawn += [self._double_lift(), self._calibration()] if self._double else [self._calibration()]
-        return Section("quality", "Quality", [lead], [self._metrics_table(), Gallery(drawn)])
+        return PageSection("quality", "Quality", [lead], [self._metrics_table(), Gallery(drawn)])
 
-    def _metrics_table(self) -> Cells:
+    def _metrics_table(self) -> DataTable:
         ours, theirs = (self._metrics[name] for name in self.names)
         sheet = self.sheet(
             "metrics",
             ("measure", *self.names),
             [(key, value, theirs.get(key, math.nan)) for key, value in ours.items()],
         )
-        rows: list[list[Cell]] = []
+        rows: list[list[TableCell]] = []
         for key, value in ours.items():
             other = theirs.get(key, math.nan)
             difference = words.signed(value - other, 4)
@@ -163,9 +163,9 @@ class GuestPage(Page):
                 [words.METRICS.get(key, (key, "")), fixed(value, 4), fixed(other, 4), difference]
             )
         head = ["measure", TOGETHER, self.evidence.alone, "difference"]
-        return Cells("Measures on held-out rows", head, rows, sheet=sheet)
+        return DataTable("Measures on held-out rows", head, rows, sheet=sheet)
 
-    def _roc(self, held: HeldOut) -> list[Drawn]:
+    def _roc(self, held: HeldOut) -> list[FigureBlock]:
         if not isinstance(_loss(self.evidence), LogisticLoss) or len(np.unique(held.label)) < 2:
             return []
         curves = {name: roc(held.label, held.predictions[name], held.weight) for name in self.names}
@@ -175,7 +175,7 @@ class GuestPage(Page):
         message = words.rises("AUC", a, b, self.evidence.alone)
         return [figure_of("ROC curve", message, figures.roc(curves, message), sheet)]
 
-    def _lorenz(self, held: HeldOut) -> Drawn:
+    def _lorenz(self, held: HeldOut) -> FigureBlock:
         curves = {name: lorenz(*held.totals(name)) for name in self.names}
         head = ("model", "share_of_exposure", "share_of_actual")
         sheet = self.sheet("lorenz", head, _points(curves))
@@ -184,7 +184,7 @@ class GuestPage(Page):
         svg = figures.lorenz(curves, self.rate.size, self.rate.total, message)
         return figure_of("Lorenz curve", message, svg, sheet)
 
-    def _lift(self) -> Drawn:
+    def _lift(self) -> FigureBlock:
         rows = [
             (name, place, g.rows, g.exposure, g.actual, g.expected, g.lift)
             for name, groups in self._lifts.items()
@@ -203,7 +203,7 @@ class GuestPage(Page):
         )
         return figure_of("Lift", message, svg, sheet)
 
-    def _double_lift(self) -> Drawn:
+    def _double_lift(self) -> FigureBlock:
         groups = self._double
         rows = [
             (place, g.rows, g.exposure, g.actual, g.ours, g.theirs)
@@ -218,17 +218,17 @@ class GuestPage(Page):
             f"than to that of {self.evidence.alone}."
         )
         svg = figures.double_lift(
-            _shares(groups),
-            [g.actual for g in groups],
-            [g.ours for g in groups],
-            [g.theirs for g in groups],
-            self.names,
-            self.rate,
-            message,
+            shares=_shares(groups),
+            actual=[g.actual for g in groups],
+            ours=[g.ours for g in groups],
+            theirs=[g.theirs for g in groups],
+            names=self.names,
+            rate=self.rate,
+            message=message,
         )
         return figure_of("Double lift", message, svg, sheet)
 
-    def _calibration(self) -> Drawn:
+    def _calibration(self) -> FigureBlock:
         ours = self._lifts[TOGETHER]
         actual, expected = (
             sum(getattr(g, what) * g.exposure for g in ours) for what in ("actual", "expected")
@@ -247,12 +247,12 @@ class GuestPage(Page):
 
     # 3. By the guest's own columns.
 
-    def _factors(self) -> Section:
+    def _factors(self) -> PageSection:
         one, held = self.evidence, self.evidence.held_out
         title = "By factor"
         if held is None or not one.factors:
             why = one.no_factors or f"{one.party} has no columns of its own in this model."
-            return Section("factors", title, [why], [])
+            return PageSection("factors", title, [why], [])
         totals = held.totals(TOGETHER)
         gains = {column: gain for party, column, _, gain in one.importance if party == one.party}
         ordered = sorted(one.factors.items(), key=lambda item: -gains.get(item[0], 0.0))
@@ -279,9 +279,9 @@ class GuestPage(Page):
         )
         if len(levels) > len(items):
             lead += f" Here are {len(items)} of {len(levels):,} columns; {sheet} has all."
-        return Section("factors", title, [lead], [Picker("Column", items)])
+        return PageSection("factors", title, [lead], [Picker("Column", items)])
 
-    def _factor(self, name: str, levels: list[Level], sheet: str) -> Block:
+    def _factor(self, name: str, levels: list[Level], sheet: str) -> PageBlock:
         total = sum(level.exposure for level in levels)
         one_each = self.rate.size in ("policies", "rows")  # no exposure and no weights
         common = [v for v in levels if v.exposure >= _COUNTED * total and math.isfinite(v.ratio)]
@@ -295,14 +295,14 @@ class GuestPage(Page):
                 f"{fixed(high.ratio, 2)} at {high.label}{small}."
             )
         svg = figures.factor(
-            [v.label for v in levels],
-            [v.actual for v in levels],
-            [v.expected for v in levels],
-            [v.exposure for v in levels],
-            self.rate.size,
-            self.rate.name,
-            self.rate.percent,
-            message,
+            levels=[v.label for v in levels],
+            actual=[v.actual for v in levels],
+            expected=[v.expected for v in levels],
+            sizes=[v.exposure for v in levels],
+            size=self.rate.size,
+            rate=self.rate.name,
+            percent=self.rate.percent,
+            message=message,
         )
         columns = [
             [v.label for v in levels],
@@ -312,24 +312,24 @@ class GuestPage(Page):
             words.rates([v.expected for v in levels], self.rate.percent),
             [fixed(v.ratio, 2) for v in levels],
         ]
-        rows: list[list[Cell]] = [list(row) for row in zip(*columns, strict=True)]
+        rows: list[list[TableCell]] = [list(row) for row in zip(*columns, strict=True)]
         sizes = [self.rate.size] if one_each else ["rows", self.rate.size]
         head = ["level", *sizes, "actual", "expected", "ratio"]
-        table = Cells(f"{name}: {self.rate.name}, actual and expected", head, rows)
+        table = DataTable(f"{name}: {self.rate.name}, actual and expected", head, rows)
         return Pair([Gallery([figure_of(name, message, svg, sheet)]), table])
 
     # 4. Of all columns, and of the guest's own.
 
-    def _drivers(self) -> Section:
+    def _drivers(self) -> PageSection:
         one, title = self.evidence, "What drives it"
         if one.linear:
             lead = (
                 f"Relativities of the columns of {one.party}. Those of the other parties' columns stay "
                 "with their owners, whose own reports show them."
             )
-            return Section("drivers", title, [lead], self.relativity_blocks())
+            return PageSection("drivers", title, [lead], self.relativity_blocks())
         if not one.importance:
-            return Section("drivers", title, ["The trees have no split."], [])
+            return PageSection("drivers", title, ["The trees have no split."], [])
         sheet = self.sheet("importance", ("party", "column", "splits", "gain"), one.importance)
         total = sum(gain for *_, gain in one.importance)
         party, column, _, gain = one.importance[0]
@@ -337,7 +337,7 @@ class GuestPage(Page):
         top = [(p, c, g / total * 100) for p, c, _, g in one.importance[:MOST_BARS]]
         svg = figures.importance(top, one.parties, "% of the gain", message)
         parts = words.shares([g for *_, g in one.importance], 1)
-        rows: list[list[Cell]] = [
+        rows: list[list[TableCell]] = [
             [c, p, f"{splits:,}", number(g, 4), part]
             for (p, c, splits, g), part in zip(one.importance, parts, strict=True)
         ]
@@ -356,11 +356,11 @@ class GuestPage(Page):
             "columns have the names under which their owners show them."
         )
         pair = Pair([Gallery([figure_of("Importance by column", message, svg, sheet)]), table])
-        return Section(
+        return PageSection(
             "drivers", title, [lead], [Tiles([tile for _, tile in tiles]), pair, *self._dependence()]
         )
 
-    def _dependence(self) -> list[Block]:
+    def _dependence(self) -> list[PageBlock]:
         one = self.evidence
         if not one.dependence:
             why = one.no_dependence or f"No tree splits on a column of {one.party}."
@@ -393,7 +393,9 @@ class GuestPage(Page):
             Gallery(drawn),
         ]
 
-    def _of_column(self, name: str, found: Dependence, limits: tuple[float, float], sheet: str) -> Drawn:
+    def _of_column(
+        self, name: str, found: Dependence, limits: tuple[float, float], sheet: str
+    ) -> FigureBlock:
         values = _loss(self.evidence).predict(found.scores)
         known = np.array([v is not None and v == v for v in found.grid.tolist()])
         missing = float(values[~known][0]) if (~known).any() else None
@@ -406,13 +408,19 @@ class GuestPage(Page):
         low, high = words.rates([float(shown.min()), float(shown.max())], self.rate.percent)
         message = f"By {name}, the prediction at the mean score goes from {low} to {high}."
         svg = figures.dependence(
-            grid, shown.tolist(), missing, limits, self.rate.name, self.rate.percent, message
+            grid=grid,
+            values=shown.tolist(),
+            missing=missing,
+            limits=limits,
+            rate=self.rate.name,
+            percent=self.rate.percent,
+            message=message,
         )
         return figure_of(name, message, svg, sheet)
 
     # 5. How it was made.
 
-    def _training(self) -> Section:
+    def _training(self) -> PageSection:
         one = self.evidence
         drawn = [*self._curve(), *self._phases()]
         lead = [self.cost]
@@ -422,10 +430,10 @@ class GuestPage(Page):
                 f"The fit {'converged' if one.ending.get('converged') else 'had NOT converged'} after "
                 f"{counted(many, 'iteration')}."
             )
-        blocks: list[Block] = [Gallery(drawn)] if drawn else []
-        return Section("training", "Training", lead, [*blocks, *self.cost_blocks()])
+        blocks: list[PageBlock] = [Gallery(drawn)] if drawn else []
+        return PageSection("training", "Training", lead, [*blocks, *self.cost_blocks()])
 
-    def _curve(self) -> list[Drawn]:
+    def _curve(self) -> list[FigureBlock]:
         one = self.evidence
         if not one.curve:
             return []
@@ -461,7 +469,7 @@ class GuestPage(Page):
             drawn.append(figure_of("Gradient", message, svg, sheet))
         return drawn
 
-    def _phases(self) -> list[Drawn]:
+    def _phases(self) -> list[FigureBlock]:
         one = self.evidence
         totals: dict[str, float] = {}
         for seconds in one.phases:
@@ -480,7 +488,7 @@ class GuestPage(Page):
         return [figure_of("Time by phase", message, figures.bars(rows, "seconds", message), sheet)]
 
 
-def _points(curves: Mapping[str, tuple[Floats, Floats]]) -> list[Row]:
+def _points(curves: Mapping[str, tuple[Floats, Floats]]) -> list[SheetRow]:
     """The points of curves by model, for a table."""
     return [
         (name, *point)

@@ -17,7 +17,7 @@ from vfl.report.guest_page import GuestPage
 from vfl.report.sections import (
     CoordinatorPage,
     HostPage,
-    Row,
+    SheetRow,
 )
 from vfl.text import shown
 
@@ -86,7 +86,7 @@ def _policy(style: str, script: str) -> str:
     )
 
 
-def csv_of(rows: Iterable[Row]) -> bytes:
+def csv_of(rows: Iterable[SheetRow]) -> bytes:
     file = io.BytesIO()
     write_rows(file, rows)
     return file.getvalue()

@@ -8,17 +8,17 @@ from markupsafe import Markup
 from vfl.models.relativities import COLUMNS
 from vfl.report import figures, words
 from vfl.report.blocks import (
-    Block,
-    Cell,
-    Cells,
     Code,
-    Drawn,
+    DataTable,
     Facts,
+    FigureBlock,
     Gallery,
     Messages,
     Note,
+    PageBlock,
+    PageSection,
     Pair,
-    Section,
+    TableCell,
     Tile,
     Tiles,
     Warned,
@@ -28,7 +28,7 @@ from vfl.report.words import fixed, listed, number
 from vfl.text import counted
 
 _MOST_ROWS = 200  # of a table
-Row = Sequence[object]
+SheetRow = Sequence[object]
 
 
 class Page:
@@ -36,13 +36,13 @@ class Page:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence = evidence
-        self.sheets: dict[str, list[Row]] = {}
+        self.sheets: dict[str, list[SheetRow]] = {}
         """By name, the header first."""
 
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[PageSection]:
         raise NotImplementedError
 
-    def sheet(self, name: str, head: Row, rows: Iterable[Row]) -> str:
+    def sheet(self, name: str, head: SheetRow, rows: Iterable[SheetRow]) -> str:
         """Leave a table beside the page; the name of its file."""
         self.sheets[name] = [head, *rows]
         return f"{name}.csv"
@@ -57,7 +57,12 @@ class Page:
             f"{words.volume(received)} came."
         )
 
-    def asked(self) -> Facts:
+    def framed(self, lead: str, *own: PageSection) -> list[PageSection]:
+        """The page of a party that was asked: what for, its own sections, what passed, what it cost."""
+        asked = PageSection("asked", "What was asked", [lead], [*self.warnings(), self.request()])
+        return [asked, *own, self.exchange(), PageSection("cost", "Cost", [], self.cost_blocks())]
+
+    def request(self) -> Facts:
         """Who wanted what, and when."""
         one, said = self.evidence, self.evidence.job["job"]
         pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
@@ -71,12 +76,12 @@ class Page:
         pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
         return Facts(pairs)
 
-    def warned(self) -> list[Block]:
+    def warnings(self) -> list[PageBlock]:
         """What training warned this party of, if it did."""
         texts = [text[:1].upper() + text[1:] for text in self.evidence.warnings]
         return [Warned("What training warned of", texts)] if texts else []
 
-    def cost_blocks(self) -> list[Block]:
+    def cost_blocks(self) -> list[PageBlock]:
         """Time, memory, operations on ciphertexts."""
         one = self.evidence
         tiles = [
@@ -87,7 +92,7 @@ class Page:
             tiles.append(Tile("Ciphertexts", f"{count:,}", words.OPERATIONS.get(kind, kind)))
         return [Tiles(tiles)]
 
-    def exchange(self) -> Section:
+    def exchange(self) -> PageSection:
         """What left and what came, by peer and type of message."""
         one = self.evidence
         sheet = self.sheet(
@@ -95,7 +100,7 @@ class Page:
             ("peer", "direction", "message", "messages", "bytes", "reveals"),
             [(e.peer, e.direction, e.kind, e.messages, e.bytes, e.reveals) for e in one.exchanges],
         )
-        blocks: list[Block] = []
+        blocks: list[PageBlock] = []
         for direction, way in (("sent", "left"), ("received", "came")):
             found = [e for e in one.exchanges if e.direction == direction]
             types = [
@@ -118,9 +123,9 @@ class Page:
             "Every message of this run by type, as the code that sends it describes it. Sizes are those "
             "before TLS. The alignment of ids that came before is a run of its own and not counted here."
         )
-        return Section("exchange", "What left and what came", [lead], blocks)
+        return PageSection("exchange", "What left and what came", [lead], blocks)
 
-    def relativity_blocks(self) -> list[Block]:
+    def relativity_blocks(self) -> list[PageBlock]:
         """The coefficients of this party's own columns."""
         one = self.evidence
         if not one.lines:
@@ -154,7 +159,7 @@ class Page:
                 message,
             )
             drawn.append(figure_of(column, message, svg, sheet))
-        rows: list[list[Cell]] = [
+        rows: list[list[TableCell]] = [
             [
                 line.column,
                 line.place,
@@ -170,22 +175,21 @@ class Page:
 
 
 class HostPage(Page):
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[PageSection]:
         one = self.evidence
         lead = (
             f"This party, {one.party}, was asked by {one.parties[0]} to train {one.job['job']['name']} "
             f"with it, for {one.job['job']['purpose']}. {self.cost}"
         )
-        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
-        return [asked, self._columns(), self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+        return self.framed(lead, self._columns())
 
-    def _columns(self) -> Section:
+    def _columns(self) -> PageSection:
         one, title = self.evidence, "Which columns were used"
         if one.linear:
             lead = f"Relativities of the columns of {one.party}; no other party has them."
-            return Section("columns", title, [lead], self.relativity_blocks())
+            return PageSection("columns", title, [lead], self.relativity_blocks())
         if not one.splits:
-            return Section("columns", title, [f"The model uses no column of {one.party}."], [])
+            return PageSection("columns", title, [f"The model uses no column of {one.party}."], [])
         ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
         sheet = self.sheet("splits", ("column", "splits"), ordered)
         total = sum(one.splits.values())
@@ -193,7 +197,7 @@ class HostPage(Page):
         message = f"{most[0]} has {most[1]:,} of this party's {own}, the most."
         svg = figures.bars([(name, count) for name, count in ordered[:MOST_BARS]], "splits", message)
         parts = words.shares([count for _, count in ordered], 1)
-        rows: list[list[Cell]] = [
+        rows: list[list[TableCell]] = [
             [name, f"{count:,}", part] for (name, count), part in zip(ordered, parts, strict=True)
         ]
         table = cells("Splits of all columns", ["column", "splits", "of all"], rows)
@@ -202,32 +206,31 @@ class HostPage(Page):
             "categories stay with this party."
         )
         pair = Pair([Gallery([figure_of("Splits by column", message, svg, sheet)]), table])
-        return Section("columns", title, [lead], [pair])
+        return PageSection("columns", title, [lead], [pair])
 
 
 class CoordinatorPage(Page):
-    def sections(self) -> list[Section]:
+    def sections(self) -> list[PageSection]:
         one = self.evidence
         lead = (
             f"This party, {one.party}, was asked by {one.parties[0]} to hold the key while "
             f"{listed(one.parties)} fit {one.job['job']['name']}, for {one.job['job']['purpose']}. "
             f"{self.cost}"
         )
-        asked = Section("asked", "What was asked", [lead], [*self.warned(), self.asked()])
-        return [asked, self.exchange(), Section("cost", "Cost", [], self.cost_blocks())]
+        return self.framed(lead)
 
 
-def figure_of(title: str, message: str, svg: str, sheet: str) -> Drawn:
-    return Drawn(title, message, Markup(svg), sheet)  # noqa: S704 - made by matplotlib, which escapes
+def figure_of(title: str, message: str, svg: str, sheet: str) -> FigureBlock:
+    return FigureBlock(title, message, Markup(svg), sheet)  # noqa: S704 - made by matplotlib, which escapes
 
 
 def cells(
-    caption: str, head: list[str], rows: list[list[Cell]], text: int = 1, sheet: str = ""
-) -> Cells:
+    caption: str, head: list[str], rows: list[list[TableCell]], text: int = 1, sheet: str = ""
+) -> DataTable:
     """A table of as many rows as a page holds; its caption says when these are not all."""
     if len(rows) > _MOST_ROWS:
         caption += f" (the first {_MOST_ROWS} of {len(rows):,})"
-    return Cells(caption, head, rows[:_MOST_ROWS], text, sheet)
+    return DataTable(caption, head, rows[:_MOST_ROWS], text, sheet)
 
 
 # What a page shows at most; the tables beside it hold all.

@@ -4,7 +4,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from vfl.report.evidence import Evidence
 
@@ -38,7 +37,7 @@ _MODELS = {"secureboost": "gradient-boosted trees (SecureBoost)", "glm": "genera
 
 
 @dataclass(frozen=True)
-class Rate:
+class RateWords:
     """What a model predicts, in words."""
 
     modelled: str  # The probability of "claim"
@@ -48,7 +47,7 @@ class Rate:
     size: str  # what groups of rows are measured in: policies, exposure
 
     @classmethod
-    def of(cls, evidence: Evidence) -> "Rate":
+    def of(cls, evidence: Evidence) -> "RateWords":
         label, size = evidence.label or "the label", _size(evidence)
         if evidence.objective in ("binary", "logistic"):
             return cls(f"The probability of {label}", f"rate of {label}", True, label, size)
@@ -182,7 +181,7 @@ def day(iso: str) -> str:
     return f"{when.day} {when:%B %Y, %H:%M} UTC"
 
 
-def job_file(job: Mapping[str, Any]) -> str:
+def job_file(job: Mapping[str, Mapping[str, object]]) -> str:
     """The job as TOML with every default written out."""
     lines: list[str] = []
     for section, settings in job.items():

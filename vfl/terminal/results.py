@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vfl.terminal.sheets import Cell, Sheet, put_sheet
+from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stdout
 from vfl.text import counted
 
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from vfl.jobs.training import Trained
     from vfl.models.relativities import Line
     from vfl.party.audit.compare import Comparison
-    from vfl.party.audit.tables import Row, Total
-    from vfl.party.audit.verify import Verdict
-    from vfl.party.id_report import Counts, IdColumn, IdReport
+    from vfl.party.audit.tables import MessageRow, Total
+    from vfl.party.audit.verify import LedgerVerdict
+    from vfl.party.id_report import Counts, IdColumnReport, IdReport
 
 _MOST_IMPORTANT = 15  # columns of a model of trees that are shown
 _METRICS = {  # those of the models' documents that the terminal shows, in words
@@ -33,7 +33,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 # --- Models. ----------------------------------------------------------------------------------------
 
 
-def model_document(done: "Trained") -> dict[str, Any]:
+def model_document(done: "Trained") -> dict[str, object]:
     """What the JSON says about a model, by its kind."""
     from vfl.models.kinds import kind_of_model
 
@@ -69,7 +69,7 @@ def _put_metrics(metrics: dict[str, dict[str, float]], rows: int) -> None:
 
 
 def _put_importance(importance: list[tuple[str, str, int, float]]) -> None:
-    rows: list[list[Cell]] = [
+    rows: list[list[SheetCell]] = [
         [party, column, splits, f"{gain:.1f}"]
         for party, column, splits, gain in importance[:_MOST_IMPORTANT]
     ]
@@ -83,7 +83,7 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     """The coefficients of a linear model; a numeric column's effect is that of its step."""
     factors = any(line.relativity is not None for line in lines)
     effect = "relativity" if factors else "effect"
-    rows: list[list[Cell]] = [
+    rows: list[list[SheetCell]] = [
         [
             line.column,
             line.place,
@@ -128,7 +128,7 @@ def cost(account: "Account") -> str:
     return f"{account.seconds:.1f} s; {parties}" if parties else f"{account.seconds:.1f} s"
 
 
-def account_document(account: "Account") -> dict[str, Any]:
+def account_document(account: "Account") -> dict[str, object]:
     """Time, traffic and memory for the JSON."""
     return {
         "seconds": account.seconds,
@@ -156,7 +156,7 @@ def put_alignments(found: list[dict[str, Any]]) -> None:
         "expires",
     )
     broken = [one for one in found if "error" in one]
-    rows: list[list[Cell]] = []
+    rows: list[list[SheetCell]] = []
     for one in found:
         if "error" in one:
             continue
@@ -201,7 +201,7 @@ def _put_key(report: "IdReport") -> None:
         _put_id_column(column, report.rows)
 
 
-def _put_id_column(column: "IdColumn", rows: int) -> None:
+def _put_id_column(column: "IdColumnReport", rows: int) -> None:
     stdout.put("")
     stdout.put(f"id column '{column.name}' ({column.rule})")
     stdout.put(f"  as written: {_counts(column.written)}")
@@ -217,7 +217,7 @@ def _put_id_column(column: "IdColumn", rows: int) -> None:
     if not column.findings:
         stdout.put("  nothing found")
         return
-    lines: list[list[Cell]] = [
+    lines: list[list[SheetCell]] = [
         [
             finding.rows,
             _share(finding.share),
@@ -247,7 +247,7 @@ def _share(share: float) -> str:
 # --- Ledgers. ---------------------------------------------------------------------------------------
 
 
-def put_messages(rows: "Iterable[Row]", as_json: bool) -> None:
+def put_messages(rows: "Iterable[MessageRow]", as_json: bool) -> None:
     """Messages of a ledger, one a line, as long as somebody reads them; as JSON one object, too."""
     import msgspec
 
@@ -265,7 +265,7 @@ def put_messages(rows: "Iterable[Row]", as_json: bool) -> None:
         stdout.write("\n]}\n" if count else '{"messages": []}\n')
 
 
-def _message_line(row: "Row") -> str:
+def _message_line(row: "MessageRow") -> str:
     rows = "" if row.rows is None else f", {counted(row.rows, 'row')}"
     job = " ".join(word for word in (row.task, row.job) if word) or "-"
     arrow = "->" if row.direction == "sent" else "<-"
@@ -283,7 +283,7 @@ def put_totals(totals: "Sequence[Total]") -> None:
     for (task, job, purpose), group in groupby(totals, lambda t: (t.task, t.job, t.purpose)):
         words = (task, job, f"({purpose})" if purpose else "")
         title = " ".join(word for word in words if word) or "before any job"
-        rows: list[list[Cell]] = []
+        rows: list[list[SheetCell]] = []
         said = None
         for total in group:
             first, said = said != (total.type, total.direction), (total.type, total.direction)
@@ -302,7 +302,7 @@ def put_totals(totals: "Sequence[Total]") -> None:
         put_sheet(Sheet(heads, rows, title, numbers, frozenset(("reveals",))))
 
 
-def put_verdict(found: "Verdict") -> None:
+def put_verdict(found: "LedgerVerdict") -> None:
     """What `verify` found."""
     for note in found.notes:
         stdout.put(f"note: {note}")

@@ -7,12 +7,16 @@ In a file or a pipe cells are parted by tabs.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vfl.terminal.streams import stdout
 from vfl.text import MOST, shown, shown_in
 
-Cell = str | int | None
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+SheetCell = str | int | None
 """Text, or a count, which has commas on a terminal alone."""
 
 _LEAST_PROSE = 24  # characters of a column of prose below which a table is none
@@ -23,7 +27,7 @@ class Sheet:
     """A table: the names of its columns, its rows, a line above."""
 
     heads: Sequence[str]
-    rows: Sequence[Sequence[Cell]]
+    rows: Sequence[Sequence[SheetCell]]
     title: str = ""
     numbers: frozenset[str] = frozenset()  # columns that are read from the right
     prose: frozenset[str] = frozenset()  # columns whose text may be broken
@@ -57,7 +61,7 @@ def _plain(text: str) -> str:
     return shown_in(shown(text), stdout.encoding)
 
 
-def _on_terminal(cell: Cell, prose: bool) -> str:
+def _on_terminal(cell: SheetCell, prose: bool) -> str:
     if cell is None:
         return ""
     if isinstance(cell, int):
@@ -65,7 +69,7 @@ def _on_terminal(cell: Cell, prose: bool) -> str:
     return shown_in(shown(cell, None if prose else MOST), stdout.encoding)
 
 
-def _console() -> Any:
+def _console() -> "Console":
     from rich.console import Console
 
     return Console(file=stdout, highlight=False, markup=False, emoji=False)  # type: ignore[arg-type]
@@ -82,7 +86,7 @@ def _needed(sheet: Sheet, heads: list[str], rows: list[list[str]]) -> int:
     )
 
 
-def _table(sheet: Sheet, heads: list[str], rows: list[list[str]], lines: bool) -> Any:
+def _table(sheet: Sheet, heads: list[str], rows: list[list[str]], lines: bool) -> "Table":
     from rich.table import Table
     from rich.text import Text
 

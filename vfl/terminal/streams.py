@@ -13,9 +13,9 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any, Literal
+from typing import Literal, TextIO
 
 from vfl.terminal.backlog import Backlog
 from vfl.text import counted, shown, shown_in
@@ -139,8 +139,9 @@ class Stream:
         return getattr(self._file, "encoding", None) or "utf-8"
 
     @property
-    def _file(self) -> Any:
-        return getattr(sys, self._name)
+    def _file(self) -> TextIO | None:
+        file: TextIO | None = getattr(sys, self._name)
+        return file
 
     def _lose(self, error: OSError, text: str = "") -> None:
         """Write no more of a result that will not be whole; what lies in buffers must not fail again
@@ -177,12 +178,12 @@ def open_closed() -> None:
                 os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
 
 
-def put_json(result: dict[str, Any]) -> None:
+def put_json(result: Mapping[str, object]) -> None:
     """Write a result as one JSON object, in ASCII. Numbers that JSON has not are null."""
     stdout.write(json.dumps(finite(result), allow_nan=False) + "\n")
 
 
-def finite(value: Any) -> Any:
+def finite(value: object) -> object:
     """The value with None in place of numbers that are not finite."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}

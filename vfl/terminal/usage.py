@@ -22,7 +22,7 @@ ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else []
 """Signals that end a command as Ctrl-C does."""
 
 
-class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
+class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
     """A number, or a whole one, with bounds."""
 
     name = "number"
@@ -31,7 +31,9 @@ class Number(click.ParamType):  # type: ignore[type-arg]  # generic in newer ver
         self._kind: type[int] | type[float] = int if whole else float
         self._least, self._most = least, most
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+    def convert(
+        self, value: str | float, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
         """The number. Fails for text that is none, and beyond the bounds."""
         try:
             number = self._kind(value)
@@ -84,7 +86,7 @@ class Command(_Helpful):
 
     allow_extra_args = True
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run it. Raises ConfigError for arguments too many."""
         if ctx.args:
             many = counted(len(ctx.args), "argument")
@@ -92,7 +94,7 @@ class Command(_Helpful):
         return super().invoke(ctx)
 
 
-class Group(click.Group, _Helpful):
+class CommandGroup(click.Group, _Helpful):
     """Turns every failure into one line and its exit code."""
 
     command_class = Command
@@ -109,7 +111,7 @@ class Group(click.Group, _Helpful):
             )
         return super().resolve_command(ctx, args)
 
-    def invoke(self, ctx: click.Context) -> Any:
+    def invoke(self, ctx: click.Context) -> object:
         """Run the command that was named."""
         try:
             return super().invoke(ctx)
@@ -126,8 +128,8 @@ class Group(click.Group, _Helpful):
     ) -> Any:
         """Run the command of a command line and exit."""
 
-        def run() -> Any:
-            return super(Group, self).main(
+        def run() -> object:
+            return super(CommandGroup, self).main(
                 args, prog_name or "vfl", complete_var, standalone_mode=False, **extra
             )
 
@@ -137,7 +139,7 @@ class Group(click.Group, _Helpful):
         stdout.start()
         stderr.start()
         with interrupted_by_signals():
-            code = _ended(run)
+            code = _run_to_code(run)
         stdout.flush()
         if stdout.failure is not None:
             stderr.put(
@@ -177,30 +179,30 @@ def interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _ended(run: Callable[[], Any]) -> int:
+def _run_to_code(run: Callable[[], object]) -> int:
     """The exit code, after one line on stderr about what went wrong."""
     try:
         code = run()
     except VflError as error:
-        return _failed(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:
         stderr.write(f"{error.format_message()}\n")
         return ConfigError.exit_code
     except click.UsageError as error:
-        return _failed(_words(error), ConfigError.exit_code)
+        return _fail(_words(error), ConfigError.exit_code)
     except click.ClickException as error:
-        return _failed(error.format_message(), error.exit_code)
+        return _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):  # the first before any command runs
         stderr.put("interrupted")
         return INTERRUPTED
     except ModuleNotFoundError as error:
-        return _failed(not_installed(error), ConfigError.exit_code)
+        return _fail(not_installed(error), ConfigError.exit_code)
     except Exception as error:
-        return _failed(fault(error), VflError.exit_code)
+        return _fail(fault(error), VflError.exit_code)
     return code if isinstance(code, int) else 0
 
 
-def _failed(text: str, code: int) -> int:
+def _fail(text: str, code: int) -> int:
     stderr.put(f"error: {text}")
     return code
 
@@ -244,7 +246,7 @@ def _name(param: click.Parameter | None) -> str:
 def _allowed(param: click.Parameter) -> str:
     """What a value of a parameter may be."""
     kind = param.type
-    if isinstance(kind, Number):
+    if isinstance(kind, NumberType):
         return kind.words
     if isinstance(kind, click.Choice):
         return " or ".join(str(choice) for choice in kind.choices)
@@ -254,9 +256,9 @@ def _allowed(param: click.Parameter) -> str:
 
 
 def _instead(name: str, known: list[str]) -> str:
-    from vfl.party.config_errors import did_you_mean
+    from vfl.text import nearest_name
 
-    near = did_you_mean(name, known)
+    near = nearest_name(name, known)
     if near:
         return f": did you mean {near}?"
     return f": there are {', '.join(known)}" if len(known) < 20 and not name.startswith("-") else ""

@@ -9,7 +9,7 @@ from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
     Extract,
-    Passed,
+    MessageEntry,
     Start,
 )
 from vfl.text import counted
@@ -27,16 +27,16 @@ class Comparison:
 
 
 @dataclass
-class _Session:
+class _LedgerSession:
     """The messages of a session in one party's ledger."""
 
     party: str
     peer: str
-    sent: list[Passed] = field(default_factory=list)
-    received: list[Passed] = field(default_factory=list)
+    sent: list[MessageEntry] = field(default_factory=list)
+    received: list[MessageEntry] = field(default_factory=list)
 
     @property
-    def all(self) -> list[Passed]:
+    def all(self) -> list[MessageEntry]:
         return sorted([*self.sent, *self.received], key=lambda line: line.n)
 
 
@@ -60,17 +60,17 @@ def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
         for line in (*session.sent[:1], *session.received[:1]):
             greeted.setdefault(line.sha256, i)
     matched: set[int] = set()
-    pairs: list[tuple[_Session, _Session]] = []
+    pairs: list[tuple[_LedgerSession, _LedgerSession]] = []
     for session in left:
         lines = (*session.sent[:1], *session.received[:1])
         at = next((greeted[line.sha256] for line in lines if line.sha256 in greeted), None)
         if at is None or at in matched:
-            pairs.append((session, _Session(session.peer, session.party)))
+            pairs.append((session, _LedgerSession(session.peer, session.party)))
             continue
         matched.add(at)
         pairs.append((session, right[at]))
     pairs += [
-        (_Session(session.peer, session.party), session)
+        (_LedgerSession(session.peer, session.party), session)
         for i, session in enumerate(right)
         if i not in matched
     ]
@@ -91,23 +91,23 @@ def party_of(ledger: Path) -> str:
     raise DataError(f"{ledger} does not say whose ledger it is")
 
 
-def _sessions(ledger: Path, party: str, peer: str) -> list[_Session]:
-    found: dict[int, _Session] = defaultdict(lambda: _Session(party, peer))
+def _sessions(ledger: Path, party: str, peer: str) -> list[_LedgerSession]:
+    found: dict[int, _LedgerSession] = defaultdict(lambda: _LedgerSession(party, peer))
     for _, written in entries_of(ledger):
         entry = written.entry
-        if isinstance(entry, Passed) and entry.peer == peer:
+        if isinstance(entry, MessageEntry) and entry.peer == peer:
             session = found[entry.session]
             (session.sent if entry.direction == "sent" else session.received).append(entry)
     return list(found.values())
 
 
-def _compare(found: Comparison, sender: _Session, receiver: _Session) -> None:
+def _compare(found: Comparison, sender: _LedgerSession, receiver: _LedgerSession) -> None:
     """One direction of a session. What both have in order is matched from the front."""
     places: dict[tuple[str, int, str], list[int]] = defaultdict(list)
     for i, line in enumerate(sender.sent):
         places[_key(line)].append(i)
-    lost: list[Passed] = []  # sent, and something after it was received
-    unread: list[Passed] = []
+    lost: list[MessageEntry] = []  # sent, and something after it was received
+    unread: list[MessageEntry] = []
     at = 0
     for line in receiver.received:
         later = places[_key(line)]
@@ -131,14 +131,14 @@ def _compare(found: Comparison, sender: _Session, receiver: _Session) -> None:
         found.in_flight += [_named(sender, line, "sent to", receiver.party) for line in rest]
 
 
-def _key(line: Passed) -> tuple[str, int, str]:
+def _key(line: MessageEntry) -> tuple[str, int, str]:
     return line.type, line.bytes, line.sha256
 
 
-def _named(session: _Session, line: Passed, how: str, other: str) -> str:
+def _named(session: _LedgerSession, line: MessageEntry, how: str, other: str) -> str:
     message = f"{line.type}, {counted(line.bytes, 'byte')}, {how} {other}"
     return f"{session.party}'s line {line.n} ({line.time}): {message}"
 
 
-def _differs(session: _Session, line: Passed, how: str, other: str) -> str:
+def _differs(session: _LedgerSession, line: MessageEntry, how: str, other: str) -> str:
     return f"{_named(session, line, how, other)}, is not in {other}'s ledger there"

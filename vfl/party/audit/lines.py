@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from vfl.errors import DataError
 from vfl.party.ledger import (
-    Written,
+    ParsedLine,
     decode,
     lock_of,
     months,
@@ -16,7 +16,7 @@ from vfl.party.locks import still
 _UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
-class Line(NamedTuple):
+class LedgerLine(NamedTuple):
     path: Path
     number: int  # in the file
     data: bytes  # with its end
@@ -37,7 +37,7 @@ def files_of(ledger: Path) -> list[Path]:
     return files
 
 
-def lines_of(ledger: Path) -> Iterator[Line]:
+def lines_of(ledger: Path) -> Iterator[LedgerLine]:
     """All lines as they are now: none that a process is about to write is seen half."""
     with still(lock_of(ledger)):
         files = [(path, _size(path)) for path in files_of(ledger)]
@@ -47,7 +47,7 @@ def lines_of(ledger: Path) -> Iterator[Line]:
                 number = 0
                 while (rest := size - file.tell()) > 0:
                     number += 1
-                    yield Line(path, number, file.readline(rest))
+                    yield LedgerLine(path, number, file.readline(rest))
         except OSError as error:
             raise _unreadable(path, error) from None
 
@@ -59,7 +59,7 @@ def _size(path: Path) -> int:
         raise _unreadable(path, error) from None
 
 
-def entries_of(ledger: Path) -> Iterator[tuple[Line, Written]]:
+def entries_of(ledger: Path) -> Iterator[tuple[LedgerLine, ParsedLine]]:
     """Lines that can be read; an unfinished last one is left out. Raises DataError for any other."""
     for line in lines_of(ledger):
         if not line.data.endswith(b"\n"):

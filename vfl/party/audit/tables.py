@@ -13,10 +13,10 @@ from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
     AnyEntry,
-    Asked,
     Extract,
+    JobEntry,
+    MessageEntry,
     Omitted,
-    Passed,
     Start,
     Type,
     Way,
@@ -25,7 +25,7 @@ from vfl.party.ledger import (
 from vfl.party.spreadsheet import write_rows
 
 
-class Row(msgspec.Struct, frozen=True):
+class MessageRow(msgspec.Struct, frozen=True):
     """A message, with what other lines say of its job and its type."""
 
     n: int
@@ -47,7 +47,7 @@ class Row(msgspec.Struct, frozen=True):
 
 
 @dataclass(frozen=True)
-class Choice:
+class MessageFilter:
     """Which messages; None: all."""
 
     job: str | None = None
@@ -55,7 +55,7 @@ class Choice:
     type: str | None = None
     since: str | None = None  # ISO 8601, UTC
 
-    def has(self, line: Passed) -> bool:
+    def has(self, line: MessageEntry) -> bool:
         return (
             self.job in (None, line.job)
             and self.peer in (None, line.peer)
@@ -64,40 +64,40 @@ class Choice:
         )
 
 
-def rows(ledger: Path, choice: Choice | None = None) -> Iterator[Row]:
+def rows(ledger: Path, choice: MessageFilter | None = None) -> Iterator[MessageRow]:
     """The messages of a ledger. Raises DataError for what is no ledger."""
-    choice = choice or Choice()
-    jobs: dict[int, Asked] = {}
+    choice = choice or MessageFilter()
+    jobs: dict[int, JobEntry] = {}
     reveals: dict[str, str] = {}
     for _, (entry, _, hash_) in entries_of(ledger):
-        if isinstance(entry, Asked):
+        if isinstance(entry, JobEntry):
             jobs[entry.session] = entry
         elif isinstance(entry, Type):
             reveals[entry.type] = entry.reveals
-        elif isinstance(entry, Passed) and choice.has(entry):
+        elif isinstance(entry, MessageEntry) and choice.has(entry):
             asked = jobs.get(entry.session)
-            yield Row(
-                entry.n,
-                entry.time,
-                entry.session,
-                entry.peer,
-                entry.direction,
-                entry.task,
-                entry.job,
-                asked.purpose if asked else None,
-                asked.run if asked else None,
-                asked.model if asked else None,
-                entry.type,
-                reveals.get(entry.type, ""),
-                entry.rows,
-                entry.bytes,
-                entry.sha256,
-                hash_,
+            yield MessageRow(
+                n=entry.n,
+                time=entry.time,
+                session=entry.session,
+                peer=entry.peer,
+                direction=entry.direction,
+                task=entry.task,
+                job=entry.job,
+                purpose=asked.purpose if asked else None,
+                run=asked.run if asked else None,
+                model=asked.model if asked else None,
+                type=entry.type,
+                reveals=reveals.get(entry.type, ""),
+                rows=entry.rows,
+                bytes=entry.bytes,
+                sha256=entry.sha256,
+                hash=hash_,
             )
 
 
 @dataclass
-class Known:
+class KnownNames:
     """What a ledger has messages of."""
 
     jobs: set[str] = field(default_factory=set)
@@ -105,11 +105,11 @@ class Known:
     types: set[str] = field(default_factory=set)
 
 
-def known(ledger: Path) -> Known:
+def known(ledger: Path) -> KnownNames:
     """The jobs, peers and types of all messages. Raises DataError for what is no ledger."""
-    found = Known()
+    found = KnownNames()
     for _, (entry, _, _) in entries_of(ledger):
-        if isinstance(entry, Passed):
+        if isinstance(entry, MessageEntry):
             found.peers.add(entry.peer)
             found.types.add(entry.type)
             if entry.job:
@@ -134,7 +134,7 @@ class Total(msgspec.Struct):
     last: str = ""
 
 
-def totals(messages: Iterable[Row]) -> list[Total]:
+def totals(messages: Iterable[MessageRow]) -> list[Total]:
     """By job, task, purpose, type, direction and peer, in the order of the first message of each."""
     found: dict[tuple[str, ...], Total] = {}
     order: dict[tuple[str, ...], int] = {}  # of the job, of the type in it, of the peer
@@ -152,17 +152,17 @@ def totals(messages: Iterable[Row]) -> list[Total]:
     return [found[key] for key in sorted(found, key=lambda k: (order[k[:3]], order[k[:5]], order[k]))]
 
 
-def export_csv(ledger: Path, out: BinaryIO, choice: Choice | None = None) -> int:
+def export_csv(ledger: Path, out: BinaryIO, choice: MessageFilter | None = None) -> int:
     """Write the messages as CSV; how many. Raises DataError for what is no ledger."""
     messages = (msgspec.structs.astuple(row) for row in rows(ledger, choice))
-    return write_rows(out, itertools.chain([Row.__struct_fields__], messages)) - 1
+    return write_rows(out, itertools.chain([MessageRow.__struct_fields__], messages)) - 1
 
 
 def is_table(path: Path) -> bool:
     """Whether a file is a table of messages, by its header."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            return next(csv.reader(file), None) == list(Row.__struct_fields__)
+            return next(csv.reader(file), None) == list(MessageRow.__struct_fields__)
     except (OSError, UnicodeDecodeError, csv.Error):
         return False
 
@@ -186,14 +186,14 @@ def export_copy(ledger: Path, peer: str, out: BinaryIO) -> int:
     for _, (entry, _, _) in entries_of(ledger):
         if isinstance(entry, Extract):
             raise DataError(f"{ledger} is a copy for {entry.peer}: copies are made of whole ledgers")
-        if isinstance(entry, Passed) and entry.peer == peer:
+        if isinstance(entry, MessageEntry) and entry.peer == peer:
             types.add(entry.type)
         elif isinstance(entry, Start):
             party = entry.party
         first, last = first or entry.n, entry.n
 
     def concerns(entry: AnyEntry) -> bool:
-        if isinstance(entry, Asked | Passed):
+        if isinstance(entry, JobEntry | MessageEntry):
             return entry.peer == peer
         return not isinstance(entry, Type) or entry.type in types
 
@@ -204,7 +204,7 @@ def export_copy(ledger: Path, peer: str, out: BinaryIO) -> int:
             break  # written meanwhile
         if concerns(entry):
             out.write(line.data)
-            count += isinstance(entry, Passed)
+            count += isinstance(entry, MessageEntry)
         else:
             out.write(msgspec.json.encode(Omitted(n=entry.n, sha256=digest)) + b"\n")
     return count

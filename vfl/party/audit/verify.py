@@ -6,18 +6,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfl.errors import ConfigError, DataError, IdentityError
-from vfl.party.audit.lines import _UNFINISHED, Line, lines_of
+from vfl.party.audit.lines import _UNFINISHED, LedgerLine, lines_of
 from vfl.party.identity import Certificate, parse_certificate
 from vfl.party.ledger import (
     ORIGIN,
     SEAL,
     Extract,
-    Kept,
+    KeptSeal,
+    ParsedLine,
+    PlacedSeal,
     Repair,
     Seal,
-    Sealed,
     Start,
-    Written,
     cut_back,
     decode,
     last_seal,
@@ -31,7 +31,7 @@ from vfl.text import counted
 
 
 @dataclass
-class Verdict:
+class LedgerVerdict:
     """What `verify` found."""
 
     party: str = ""
@@ -53,7 +53,7 @@ def verify(
     head: str | None = None,
     kept: Path | None = None,
     noted: Mapping[str, str] | None = None,
-) -> Verdict:
+) -> LedgerVerdict:
     """Whether each line is as it was written, none is missing, moved or put in, and all seals hold.
 
     `certificate`: the party's own, which seals must be of, or of one whose fingerprint is in `earlier`;
@@ -67,7 +67,7 @@ def verify(
     return _Verification(ledger, certificate, earlier, hashes, kept).run()
 
 
-def checked_hash(text: str) -> str:
+def parse_hash(text: str) -> str:
     """A hash as a person has noted it down. Raises ConfigError for what is none."""
     hash_ = text.strip().lower()
     if not re.fullmatch(r"[0-9a-f]{64}", hash_):
@@ -92,7 +92,7 @@ class _Verification:
         self._certificate = certificate
         self._sealers = {certificate.fingerprint, *earlier} if certificate is not None else None
         self._noted, self._kept = noted, kept
-        self._found = Verdict()
+        self._found = LedgerVerdict()
         self._damage: list[tuple[int, str]] = []  # with the order of the line
         self._order = 0
         self._expected = 1
@@ -106,7 +106,7 @@ class _Verification:
         self._repairs: set[str] = set()
         self._elses = False  # whether it is of another party than the certificate
 
-    def run(self) -> Verdict:
+    def run(self) -> LedgerVerdict:
         found = self._found
         if certificate := self._certificate:
             self._certificates[certificate.fingerprint] = certificate
@@ -116,7 +116,7 @@ class _Verification:
             self._read_kept(),
         )  # before the lines: a job may be writing
         lines = iter(lines_of(self._ledger))
-        line: Line | None = next(lines, None)
+        line: LedgerLine | None = next(lines, None)
         while line is not None:
             following = next(lines, None)
             self._order += 1
@@ -147,7 +147,7 @@ class _Verification:
     def _say(self, text: str, order: int | None = None) -> None:
         self._damage.append((self._order if order is None else order, text))
 
-    def _read(self, line: Line) -> Written | None:
+    def _read(self, line: LedgerLine) -> ParsedLine | None:
         if not line.data.endswith(b"\n"):
             self._say(f"{line.place} {_UNFINISHED}")
             return None
@@ -159,7 +159,7 @@ class _Verification:
             self._before = None
             return None
 
-    def _take(self, line: Line, written: Written, following: Line | None) -> None:
+    def _take(self, line: LedgerLine, written: ParsedLine, following: LedgerLine | None) -> None:
         entry, found = written.entry, self._found
         if isinstance(entry, Extract):
             if self._order > 1:
@@ -201,7 +201,7 @@ class _Verification:
         self._expected = n
         self._before = {ORIGIN} if n == 1 else None
 
-    def _replaced(self, following: Line | None) -> bool:
+    def _replaced(self, following: LedgerLine | None) -> bool:
         """Whether a line of another number stands where the expected one did, as the next line says."""
         if following is None:
             return False
@@ -210,7 +210,7 @@ class _Verification:
         except ValueError:
             return False
 
-    def _follow(self, line: Line, n: int) -> bool:
+    def _follow(self, line: LedgerLine, n: int) -> bool:
         """A line that is not the next one; whether the chain goes on from there."""
         if n > self._expected:
             self._missing.append((self._expected, n - 1, self._order, line.place))
@@ -227,12 +227,12 @@ class _Verification:
         self._say(f"{line.place} was put in: line {n} stands there a second time")
         return False
 
-    def _linked(self, written: Written) -> bool:
+    def _linked(self, written: ParsedLine) -> bool:
         if self._before is None or not written.hash:
             return True
         return any(link(before, written.digest) == written.hash for before in self._before)
 
-    def _look_at(self, line: Line, written: Written, linked: bool) -> None:
+    def _look_at(self, line: LedgerLine, written: ParsedLine, linked: bool) -> None:
         entry, found = written.entry, self._found
         if isinstance(entry, Start):
             self._check_party(entry.party)
@@ -260,7 +260,7 @@ class _Verification:
             self._elses = True
             self._say(f"the ledger is of {party}, the certificate is of {found.party}")
 
-    def _check_seal(self, line: Line, seal: Seal, linked: bool) -> None:
+    def _check_seal(self, line: LedgerLine, seal: Seal, linked: bool) -> None:
         found = self._found
         found.seals += 1
         certificate = self._certificates.get(seal.certificate)
@@ -284,13 +284,13 @@ class _Verification:
             return
         found.sealed, found.sealed_at = seal.n, seal.time
 
-    def _read_last_seal(self) -> Sealed | DataError | None:
+    def _read_last_seal(self) -> PlacedSeal | DataError | None:
         try:
             return last_seal(self._ledger) if self._ledger.is_dir() else None
         except DataError as error:
             return error
 
-    def _check_last_seal(self, seal: Sealed | DataError | None) -> None:
+    def _check_last_seal(self, seal: PlacedSeal | DataError | None) -> None:
         if isinstance(seal, DataError):
             self._say(str(seal))
         elif seal is None:
@@ -308,13 +308,13 @@ class _Verification:
             elif not self._damage or written.hash not in self._seal_hashes:
                 self._say(f"line {n} is not the last seal that {SEAL} holds: the ledger was rewritten")
 
-    def _read_kept(self) -> Kept | DataError | None:
+    def _read_kept(self) -> KeptSeal | DataError | None:
         try:
             return None if self._kept is None else read_kept(self._kept)
         except DataError as error:
             return error
 
-    def _check_kept(self, kept: Kept | DataError | None) -> None:
+    def _check_kept(self, kept: KeptSeal | DataError | None) -> None:
         """Hold the ledger against what lies beside the party's key."""
         if isinstance(kept, DataError):
             self._say(str(kept))

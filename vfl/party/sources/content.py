@@ -20,7 +20,7 @@ from vfl.errors import DataError
 
 HEAD = 1 << 16  # bytes of a file that are looked at
 
-Kind = Literal["text", "parquet", "feather", "stream", "excel"]
+Format = Literal["text", "parquet", "feather", "stream", "excel"]
 Packing = Literal["gzip", "bzip2", "xz", "zstd"]
 
 _PACKINGS: dict[bytes, Packing] = {
@@ -93,7 +93,7 @@ class _Zstd(io.RawIOBase):
         super().close()
 
 
-def kind_of(content: Content) -> Kind:
+def kind_of(content: Content) -> Format:
     """What a file holds, by its first bytes, whatever its name.
 
     Raises DataError for what is no table that can be read here, with what it is and what to do.
@@ -132,7 +132,7 @@ _EXPORT = "export the table as CSV or Parquet"
 _SAVE_AS = "save it as .xlsx or CSV UTF-8"
 _NAMES = {"parquet": "a Parquet file", "feather": "a Feather file", "stream": "an Arrow stream"}
 
-_TABLES: tuple[tuple[Kind, bytes], ...] = (
+_TABLES: tuple[tuple[Format, bytes], ...] = (
     ("parquet", b"PAR1"),
     ("feather", b"ARROW1"),
     ("stream", b"\xff\xff\xff\xff"),
@@ -179,7 +179,7 @@ _OTHERS = (
 )
 
 
-def _of_zip(content: Content) -> Kind:
+def _of_zip(content: Content) -> Format:
     """What a zip file is by the names of its members: an Excel workbook is one, too."""
     if content.packing is not None:
         raise _unlike(content, "a zip archive or Excel workbook compressed again", _UNPACK)

@@ -3,7 +3,7 @@
 import datetime
 import re
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import pyarrow as pa
@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.party.reading import DateColumn, Order
+from vfl.party.sources.arrow import ArrowColumn
 
 Floats = NDArray[np.float64]
 
@@ -52,7 +53,7 @@ _MONTHS = {
 }
 
 
-def days_of(text: Any, rule: DateColumn) -> Floats:
+def days_of(text: ArrowColumn, rule: DateColumn) -> Floats:
     """Text as days since 1970-01-01: NaN where it is null, infinite where it is no date by the rule."""
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()

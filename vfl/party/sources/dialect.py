@@ -8,9 +8,8 @@ import unicodedata
 from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
-from vfl.party.reading import SEPARATOR, Reading, settings_line
+from vfl.party.reading import SEPARATOR, Reading, Settings, settings_line
 from vfl.party.sources.content import HEAD, Content
 from vfl.party.sources.source import TableError
 
@@ -30,7 +29,7 @@ class Dialect:
     separator: str
     directive: bool
     doubt: str = ""  # what may be wrong if a column is not found, with what to do
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     unnamed: bool = False  # whether the first row seems to hold cells, not names
 
     @property
@@ -60,13 +59,20 @@ def dialect_of(content: Content, reading: Reading) -> Dialect:
     separator = reading.separator or (stated if re.fullmatch(SEPARATOR, stated) else _separator(lines))
     records = _records(lines, separator)
     doubt: str = ""
-    settings: dict[str, Any] = {}
+    settings: Settings = {}
     if records and len(records[0]) == 1 and reading.separator is None:
         doubt, settings = _other_separator(lines)
         if settings and len(records) > 1 and len(records[1]) > 1:  # commas, but of decimals
             raise _error(content, f"the first row has one name: {doubt}", settings)
     _check_first_rows(content, separator, records)
-    return Dialect(encoding, separator, directive is not None, doubt, settings, _has_cells(records))
+    return Dialect(
+        encoding=encoding,
+        separator=separator,
+        directive=directive is not None,
+        doubt=doubt,
+        settings=settings,
+        unnamed=_has_cells(records),
+    )
 
 
 def _records(lines: list[str], separator: str) -> list[list[str]]:
@@ -97,7 +103,7 @@ def _separator(lines: list[str]) -> str:
     return max(_FOUND, key=columns)
 
 
-def _other_separator(lines: list[str]) -> tuple[str, dict[str, Any]]:
+def _other_separator(lines: list[str]) -> tuple[str, Settings]:
     """Which sign seems to separate cells where none of the usual ones does."""
     for sign in _POSSIBLE:
         records = _records(lines, sign)
@@ -291,7 +297,7 @@ def bare_zero(data: bytes, quotes: int) -> int | None:
     return None
 
 
-def _encoding(found: str | None) -> dict[str, Any]:
+def _encoding(found: str | None) -> Settings:
     return {} if found is None else {"encoding": found}
 
 
@@ -368,5 +374,5 @@ def _plausible(words: list[bytes], encoding: str, latin: bool) -> float:
     return 1 - odd / max(1, len(sample))
 
 
-def _error(content: Content, text: str, settings: dict[str, Any] | None = None) -> TableError:
+def _error(content: Content, text: str, settings: Settings | None = None) -> TableError:
     return TableError(f"{content.path.name}: {text}", settings)

@@ -1,7 +1,6 @@
 """Tables as Excel workbooks."""
 
 import datetime
-import difflib
 import itertools
 import re
 import warnings
@@ -10,21 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
+from vfl.party.sources.arrow import ArrowColumn, without
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.parquet import Columnar
 from vfl.party.sources.source import heading
+from vfl.text import nearest_name
+
+if TYPE_CHECKING:
+    from openpyxl import Workbook
+    from openpyxl.worksheet._read_only import ReadOnlyWorksheet
 
 _PIECE = 50_000  # rows that are taken together
 _FIRST = 20  # rows that are looked at before all are read
@@ -47,7 +51,7 @@ _DAY = 86_400_000_000  # microseconds
 
 
 @dataclass(frozen=True)
-class _Cells:
+class _ColumnCells:
     """The cells of a column: what each holds, and that as a number, a whole number or text.
 
     The number of a date is the microseconds since 1970."""
@@ -58,7 +62,7 @@ class _Cells:
     texts: NDArray[np.object_]
 
     @classmethod
-    def of(cls, values: Sequence[Any]) -> "_Cells":
+    def of(cls, values: Sequence[object]) -> "_ColumnCells":
         kinds = np.array([_KINDS.get(kind, _TEXT) for kind in map(type, values)], np.uint8)
         numbers = np.full(len(values), np.nan)
         wholes = np.zeros(len(values), np.int64)
@@ -73,11 +77,11 @@ class _Cells:
         whole = kinds == _WHOLE
         kinds[whole & (np.abs(numbers) >= 2.0**63)] = _NUMBER
         places = np.flatnonzero(kinds == _WHOLE)
-        wholes[places] = [values[place] for place in places.tolist()]
+        wholes[places] = [cast(int, values[place]) for place in places.tolist()]
         return cls(kinds, numbers, wholes, texts)
 
     @classmethod
-    def joined(cls, pieces: Sequence["_Cells"]) -> "_Cells":
+    def joined(cls, pieces: Sequence["_ColumnCells"]) -> "_ColumnCells":
         return cls(
             np.concatenate([piece.kinds for piece in pieces]),
             np.concatenate([piece.numbers for piece in pieces]),
@@ -95,7 +99,7 @@ class _Cells:
         """Whether there is text, or more than one kind of cells that are none."""
         return not any(self.held <= one for one in ({_WHOLE, _NUMBER}, {_TRUTH}, {_DATE}))
 
-    def as_arrow(self) -> Any:
+    def as_arrow(self) -> pa.Array:
         """The column with the type that all of its cells have, else as text."""
         nothing = self.kinds == _NOTHING
         if not self.held:
@@ -175,12 +179,12 @@ class Excel(Columnar):
         self.unnamed = any(not isinstance(name, str) for name in header if name is not None)
         if len(first) == 1:
             raise self.error("the sheet has a header but no rows")
-        self._cells: dict[str, _Cells] = {}
+        self._cells: dict[str, _ColumnCells] = {}
 
     def read(self, names: list[str]) -> None:
         places = {name: self.names.index(name) for name in names}
         numbers: list[int] = []
-        pieces: dict[str, list[_Cells]] = {name: [] for name in names}
+        pieces: dict[str, list[_ColumnCells]] = {name: [] for name in names}
         width = len(self.names)
         marks = self._marks()
         self._check_merged(marks, set(range(width)), self._header, self._header)
@@ -193,7 +197,7 @@ class Excel(Columnar):
                 numbers += [number for number, _ in piece]
                 for name, place in places.items():
                     values = [row[place] if place < len(row) else None for _, row in piece]
-                    pieces[name].append(_Cells.of(values))
+                    pieces[name].append(_ColumnCells.of(values))
         self._numbers_of_rows = np.array(numbers, np.int32)
         self.rows = len(numbers)
         self._check_merged(marks, set(places.values()), self._header, numbers[-1])
@@ -202,7 +206,7 @@ class Excel(Columnar):
                 f"column '{self.names[column]}' has formulas whose results are not in the file: open it "
                 "in Excel and save it, or replace the formulas by their values"
             )
-        self._cells = {name: _Cells.joined(own) for name, own in pieces.items()}
+        self._cells = {name: _ColumnCells.joined(own) for name, own in pieces.items()}
         self.table = pa.table({name: cells.as_arrow() for name, cells in self._cells.items()})
 
     @property
@@ -233,13 +237,11 @@ class Excel(Columnar):
         days = self.dates_of(name, what, self._without_missing(text), rule)
         return np.where(dates, cells.numbers // _DAY, days)
 
-    def _without_missing(self, text: Sequence[str | None]) -> Any:
-        column = pa.array(text, pa.large_string())
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        return pc.if_else(missing, pa.scalar(None, column.type), column)
+    def _without_missing(self, text: Sequence[str | None]) -> ArrowColumn:
+        return without(pa.array(text, pa.large_string()), self.missing)
 
     @contextmanager
-    def _workbook(self) -> Iterator[Any]:
+    def _workbook(self) -> Iterator["Workbook"]:
         try:
             import openpyxl
         except ImportError:
@@ -264,7 +266,7 @@ class Excel(Columnar):
                 ".xlsx or CSV UTF-8"
             ) from None
 
-    def _chosen(self, book: Any) -> str:
+    def _chosen(self, book: "Workbook") -> str:
         """The sheet that is named, or the only one that has any cells."""
         sheets = [sheet for sheet in book.worksheets if sheet.sheet_state == "visible"]
         if self.reading.sheet is not None:
@@ -288,15 +290,13 @@ class Excel(Columnar):
         return str(next(iter(filled)))
 
     def _no_sheet(self, named: str, names: Sequence[str]) -> DataError:
-        folded = {name.casefold(): name for name in names}
-        near = difflib.get_close_matches(named.casefold(), folded, n=1)
-        if near:
-            there, settings = f"did you mean '{folded[near[0]]}'?", {"sheet": folded[near[0]]}
+        if near := nearest_name(named, names):
+            there, settings = f"did you mean '{near}'?", {"sheet": near}
         else:
             there, settings = f"the sheets are {', '.join(names[:20])}", {}
         return self.error(f"no sheet '{named}' (named by sheet): {there}", settings)
 
-    def _check_header(self, rows: Sequence[Sequence[Any]]) -> None:
+    def _check_header(self, rows: Sequence[Sequence[object]]) -> None:
         """Raises TableError where a title stands in place of the names."""
         filled = [sum(cell is not None for cell in row) for row in rows]
         if len(filled) > 2 and filled[0] <= sorted(filled[1:])[len(filled) // 2] / 2:
@@ -305,14 +305,14 @@ class Excel(Columnar):
                 f"{max(filled)}: remove titles and comments, so that the names of the columns come first"
             )
 
-    def _check_merged(self, marks: "_Marks", columns: set[int], first: int, last: int) -> None:
+    def _check_merged(self, marks: "_SheetMarks", columns: set[int], first: int, last: int) -> None:
         """Raises TableError for merged cells in some columns and rows: all but one look empty."""
         for top, bottom, left, right in marks.merged:
             if top <= last and bottom >= first and columns & set(range(left, right + 1)):
                 where = f"in row {top}" if top == bottom else f"in rows {top} to {bottom}"
                 raise self.error(f"cells are merged {where}: separate them and fill in each one")
 
-    def _marks(self) -> "_Marks":
+    def _marks(self) -> "_SheetMarks":
         with self._workbook() as book, zipfile.ZipFile(self.path) as archive:
             with archive.open(book[self._sheet]._worksheet_path) as sheet:
                 marks = _marks(sheet)
@@ -327,7 +327,7 @@ class Excel(Columnar):
 
 
 @dataclass
-class _Marks:
+class _SheetMarks:
     """What a sheet says beside the values of its cells; columns are counted from 0."""
 
     merged: list[tuple[int, int, int, int]] = field(default_factory=list)  # top, bottom, left, right
@@ -339,8 +339,8 @@ _FORMULA = re.compile(rb"<(?:\w+:)?c\s([^<>]*)>\s*<(?:\w+:)?f[\s/>](.*?)</(?:\w+
 _MERGED = re.compile(rb'<(?:\w+:)?mergeCell\s[^<>]*?ref="([A-Z]+)(\d+):([A-Z]+)(\d+)"')
 
 
-def _marks(sheet: IO[bytes]) -> _Marks:
-    found = _Marks()
+def _marks(sheet: IO[bytes]) -> _SheetMarks:
+    found = _SheetMarks()
     left = b""
     while True:
         piece = sheet.read(1 << 22)
@@ -369,7 +369,7 @@ def _column(letters: bytes) -> int:
     return number - 1
 
 
-def _rows(sheet: Any) -> Iterator[tuple[int, tuple[Any, ...]]]:
+def _rows(sheet: "ReadOnlyWorksheet") -> Iterator[tuple[int, tuple[object, ...]]]:
     """The rows that are not blank with their numbers, without blank cells at their ends."""
     sheet.reset_dimensions()  # some writers state others than there are
     for number, row in enumerate(sheet.iter_rows(values_only=True), start=1):

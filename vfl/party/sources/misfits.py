@@ -3,21 +3,19 @@
 No word quotes a cell."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
-from vfl.party.reading import Reading, settings_line
+from vfl.party.reading import Reading, Settings, settings_line
+from vfl.party.sources.arrow import ArrowColumn, Mask
 from vfl.party.sources.dates import looks_like_date, order_of
 from vfl.party.sources.numerals import grammar
 
-Mask = NDArray[np.bool_]
-Found = tuple[str, str, dict[str, Any]]
+Remedy = tuple[str, str, Mapping[str, object]]
 
 MAX_CATEGORIES = 10_000
 
@@ -55,11 +53,11 @@ class Misfit:
     hint: str
     advice: str
     rows: Mask
-    settings: dict[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class _Column:
+class _Misread:
     """The column that the cells are of.
 
     signed: distinct cells that are numbers with a sign in them. others: cells that are no text.
@@ -69,13 +67,20 @@ class _Column:
     reading: Reading
     advice: str
     feature: bool
-    text: Any
+    text: ArrowColumn
     signed: Sequence[str]
     others: int
 
 
 def misfits(
-    text: Any, bad: Mask, name: str, reading: Reading, advice: str, *, feature: bool, others: int = 0
+    text: ArrowColumn,
+    bad: Mask,
+    name: str,
+    reading: Reading,
+    advice: str,
+    *,
+    feature: bool,
+    others: int = 0,
 ) -> list[Misfit]:
     """The cells of a column that `numerals.parse` found bad, by kind, the kind with most rows first.
 
@@ -88,7 +93,15 @@ def misfits(
     good = pc.filter(text, pa.array(~bad))
     signed = pc.fill_null(pc.match_substring_regex(good, "[.,]"), False)
     signed_cells = pc.unique(pc.filter(good, signed))[:_SAMPLE].to_pylist()
-    column = _Column(name, reading, advice, feature, text, signed_cells, others)
+    column = _Misread(
+        name=name,
+        reading=reading,
+        advice=advice,
+        feature=feature,
+        text=text,
+        signed=signed_cells,
+        others=others,
+    )
     coded = pc.filter(text, pa.array(bad)).dictionary_encode()
     cells = [cell.strip() for cell in coded.dictionary.to_pylist()]
     kinds = np.array([_kind(cell, name) for cell in cells])
@@ -106,7 +119,7 @@ def misfits(
     return sorted(found, key=lambda misfit: -np.count_nonzero(misfit.rows))
 
 
-def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str, dict[str, Any]]:
+def about_dates(text: ArrowColumn, bad: Mask, name: str, reading: Reading) -> tuple[str, Settings]:
     """What to do about cells of a column of dates that its rule does not read, and the keys for it."""
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
@@ -114,7 +127,7 @@ def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str,
     cells = [cell.strip() for cell in cells]
     missing = [cell for cell in cells if cell.lower() in _PLACEHOLDERS or _NO_DAY.fullmatch(cell)]
     if len(missing) == len(cells):
-        settings: dict[str, Any] = {"missing": sorted({*reading.missing, *missing})}
+        settings: Settings = {"missing": sorted({*reading.missing, *missing})}
         return f"if it stands for a missing value, {set_it(**settings)}", settings
     rule = reading.dates[name]
     if found := order_of([cell for cell in cells if cell not in missing]):
@@ -131,7 +144,7 @@ def about_dates(text: Any, bad: Mask, name: str, reading: Reading) -> tuple[str,
     return "correct it or write dates as 2024-12-31", {}
 
 
-def set_it(**settings: Any) -> str:
+def set_it(**settings: object) -> str:
     """What to do in words: set decimal = "," in [data]."""
     return f"set {' and '.join(settings_line(*item) for item in settings.items())} in [data]"
 
@@ -175,11 +188,11 @@ _FORMS = [
 ]
 
 
-def _heading(cells: Sequence[str], column: _Column) -> Found:
+def _heading(cells: Sequence[str], column: _Misread) -> Remedy:
     return "", "the headings come again, remove such rows", {}
 
 
-def _placeholder(cells: Sequence[str], column: _Column) -> Found:
+def _placeholder(cells: Sequence[str], column: _Misread) -> Remedy:
     settings = {"missing": sorted({*column.reading.missing, *cells})}
     return (
         "",
@@ -188,7 +201,7 @@ def _placeholder(cells: Sequence[str], column: _Column) -> Found:
     )
 
 
-def _signs(cells: Sequence[str], column: _Column) -> Found:
+def _signs(cells: Sequence[str], column: _Misread) -> Remedy:
     """Which decimal sign and which one between thousands would read the cells."""
     own = column.reading
     fits = [signs for signs in _GRAMMARS if _all_fit(cells, signs)]
@@ -205,7 +218,7 @@ def _signs(cells: Sequence[str], column: _Column) -> Found:
         either = f"{set_it(decimal=',')} or {settings_line('thousands', ',')}, whichever is meant"
         return "a comma is the decimal sign or stands between thousands", either, {}
     decimal, thousands = next((fit for fit in wanted if fit[0] == own.decimal), wanted[0])
-    settings: dict[str, Any] = {} if thousands == own.thousands else {"thousands": thousands}
+    settings: Settings = {} if thousands == own.thousands else {"thousands": thousands}
     if decimal == own.decimal:
         return "", set_it(**settings), settings
     settings = {"decimal": decimal, **settings}
@@ -217,14 +230,14 @@ def _all_fit(cells: Sequence[str], signs: tuple[str, str | None]) -> bool:
     return all(_GRAMMARS[signs].match(cell.strip()) for cell in cells)
 
 
-def _date(cells: Sequence[str], column: _Column) -> Found:
+def _date(cells: Sequence[str], column: _Misread) -> Remedy:
     if not column.feature:
         return "", column.advice, {}
     found = order_of(cells[:_SAMPLE])
     if found is None:
         return "", "write dates alike, as 2024-12-31, or ignore the column in [data]", {}
     order, either, short = found
-    rule: dict[str, Any] = {"as": "days", **({} if order == "ymd" else {"order": order})}
+    rule: Settings = {"as": "days", **({} if order == "ymd" else {"order": order})}
     if short:
         rule["years_from"] = 1930
     settings = {"dates": {column.name: rule}}
@@ -232,7 +245,7 @@ def _date(cells: Sequence[str], column: _Column) -> Found:
     return "", f"it seems to hold dates, {set_it(**settings)}{doubt} or ignore the column", settings
 
 
-def _text(cells: Sequence[str], column: _Column) -> Found:
+def _text(cells: Sequence[str], column: _Misread) -> Remedy:
     distinct = pc.count_distinct(column.text).as_py()
     if not column.feature or len(cells) < 0.2 * (distinct + column.others):
         return "", column.advice, {}
@@ -243,28 +256,28 @@ def _text(cells: Sequence[str], column: _Column) -> Found:
     return "", f"it has {distinct:,} different texts, {set_it(**settings)} or correct it", settings
 
 
-def _may_be_names(column: _Column) -> bool:
+def _may_be_names(column: _Misread) -> bool:
     """Whether texts come often enough to be names: numbers with a unit listed as names ruin a model."""
     known = len(column.text) - column.text.null_count + column.others
     distinct = pc.count_distinct(column.text).as_py()
     return bool(distinct <= MAX_CATEGORIES and (distinct <= 20 or distinct <= known / 2))
 
 
-def _yes_or_no(cells: Sequence[str], column: _Column) -> Found:
+def _yes_or_no(cells: Sequence[str], column: _Misread) -> Remedy:
     if not column.feature:
         return "", "write 1 and 0 for yes and no", {}
     settings = {"categorical": [column.name]}
     return "", f"write 1 and 0 for yes and no, or {set_it(**settings)}", settings
 
 
-def _told(advice: str) -> Callable[[Sequence[str], _Column], Found]:
+def _always(advice: str) -> Callable[[Sequence[str], _Misread], Remedy]:
     return lambda cells, column: ("", advice, {})
 
 
-def _or_names(advice: str) -> Callable[[Sequence[str], _Column], Found]:
+def _or_names(advice: str) -> Callable[[Sequence[str], _Misread], Remedy]:
     """Of cells that may be names as well, where most of the column is such cells."""
 
-    def found(cells: Sequence[str], column: _Column) -> Found:
+    def found(cells: Sequence[str], column: _Misread) -> Remedy:
         distinct = pc.count_distinct(column.text).as_py() + column.others
         names = column.feature and len(cells) >= distinct / 2 and _may_be_names(column)
         return "", advice + (", or list the column under categorical" if names else ""), {}
@@ -272,19 +285,19 @@ def _or_names(advice: str) -> Callable[[Sequence[str], _Column], Found]:
     return found
 
 
-_EXPLAIN: dict[str, Callable[[Sequence[str], _Column], Found]] = {
+_EXPLAIN: dict[str, Callable[[Sequence[str], _Misread], Remedy]] = {
     "heading": _heading,
     "placeholder": _placeholder,
     "signs": _signs,
     "date": _date,
     "text": _text,
     "yes or no": _yes_or_no,
-    "percent": _told("take off the percent sign"),
-    "minus": _told("write a minus as in -1.5, not behind the number, in brackets or longer"),
+    "percent": _always("take off the percent sign"),
+    "minus": _always("write a minus as in -1.5, not behind the number, in brackets or longer"),
     "digits": _or_names("write one number, as -1234.5"),
-    "odd": _told("write numbers with the digits 0 to 9, as -1.5 or 2e6"),
-    "money": _told("take off the currency"),
-    "time": _told("turn times and durations into a number such as minutes"),
+    "odd": _always("write numbers with the digits 0 to 9, as -1.5 or 2e6"),
+    "money": _always("take off the currency"),
+    "time": _always("turn times and durations into a number such as minutes"),
     "range": _or_names("write one number in place of a range or bound"),
     "unit": _or_names("take off the unit"),
 }

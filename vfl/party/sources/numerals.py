@@ -3,17 +3,13 @@
 import contextlib
 import re
 from functools import cache
-from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
 from vfl.party.reading import Reading
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+from vfl.party.sources.arrow import ArrowColumn, Floats, Mask, float64, mask_of
 
 # A blank between groups of digits is often one that does not break, narrow or of a digit's width.
 _GROUPS = {".": r"\.", ",": ",", "'": "['’]", " ": "[ \u00a0\u202f\u2009\u2007]"}
@@ -21,7 +17,7 @@ _FEW = 2_000
 _INFINITE = r"^[+-]?inf(inity)?$"
 
 
-def parse(text: Any, reading: Reading) -> tuple[Floats, Mask]:
+def parse(text: ArrowColumn, reading: Reading) -> tuple[Floats, Mask]:
     """The numbers of an Arrow column of text, NaN where it is null, and which cells are no numbers.
 
     A number has one sign at most, digits with one decimal sign, groups of three digits where `reading`
@@ -45,10 +41,10 @@ def parse(text: Any, reading: Reading) -> tuple[Floats, Mask]:
     text = _pointed(text, reading.decimal)
     text = pc.replace_substring_regex(text, r"^\+", "")
     values, strange = _known(_floats(text), text)
-    return values, strange | ~_filled(good, True)
+    return values, strange | ~mask_of(good, True)
 
 
-def _floats(text: Any) -> Any:
+def _floats(text: ArrowColumn) -> ArrowColumn:
     """Numbers of the grammar as floats, infinite where they are too large for one."""
     try:
         return pc.cast(text, pa.float64())
@@ -57,7 +53,7 @@ def _floats(text: Any) -> Any:
         return pa.array(found, pa.float64())
 
 
-def may_be_grouped(text: Any, reading: Reading) -> bool:
+def may_be_grouped(text: ArrowColumn, reading: Reading) -> bool:
     """Whether points may stand between thousands: all cells are below 1000 or end in a point and three
     digits, and there are both kinds."""
     if reading.decimal != "." or reading.thousands is not None:
@@ -70,7 +66,7 @@ def may_be_grouped(text: Any, reading: Reading) -> bool:
     return bool(pc.any(grouped).as_py() and pc.any(small).as_py())
 
 
-def _pointed(text: Any, decimal: str) -> Any:
+def _pointed(text: ArrowColumn, decimal: str) -> ArrowColumn:
     """Text with a point for the decimal sign. Raises ArrowInvalid where a point is there already."""
     if decimal == ".":
         return text
@@ -89,11 +85,7 @@ def grammar(decimal: str, thousands: str | None) -> str:
     return rf"^[+-]?(?:{whole}(?:{point}[0-9]*)?|{point}[0-9]+)(?:[eE][+-]?[0-9]+)?$"
 
 
-def _known(values: Any, text: Any) -> tuple[Floats, Mask]:
+def _known(values: ArrowColumn, text: ArrowColumn) -> tuple[Floats, Mask]:
     """Arrow's numbers as NumPy's; a NaN that is no null was text such as nan(7), which is no number."""
-    numbers = np.array(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
-    return cast(Floats, numbers), np.isnan(numbers) & _filled(pc.is_valid(text), True)
-
-
-def _filled(mask: Any, missing: bool) -> Mask:
-    return cast(Mask, pc.fill_null(mask, missing).to_numpy(zero_copy_only=False).astype(bool))
+    numbers = float64(values)
+    return numbers, np.isnan(numbers) & mask_of(pc.is_valid(text), True)

@@ -10,7 +10,7 @@ from vfl.party.sources.excel import Excel
 from vfl.party.sources.parquet import Ipc, Parquet
 from vfl.party.sources.source import Source
 from vfl.party.sources.text import Csv
-from vfl.text import near_file
+from vfl.text import nearest_file
 
 _TEXT = (".csv", ".tsv", ".tab", ".txt", ".psv", ".dat")
 _BINARY = {
@@ -91,5 +91,5 @@ def _similar(path: Path) -> str:
         return f": there is no folder {path.parent}"
     known = (*_TEXT, *_BINARY, *_PACKED)
     there = [p.name for p in path.parent.iterdir() if p.suffix.lower() in known]
-    near = near_file(path.name, there)
+    near = nearest_file(path.name, there)
     return f": did you mean {near}?" if near else ""

@@ -1,8 +1,8 @@
 """Tables whose columns have types: Parquet, and the files of Arrow (Feather)."""
 
 import uuid
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -13,10 +13,11 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.id_cells import float_texts, whole_text
 from vfl.party.reading import DateColumn, Reading
+from vfl.party.sources.arrow import ArrowColumn, float64, is_exact, is_text, without
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
-from vfl.party.sources.source import Source, float64, is_text
+from vfl.party.sources.source import Source
 
 
 class Columnar(Source):
@@ -43,18 +44,12 @@ class Columnar(Source):
         if pa.types.is_timestamp(kind):
             column = _moments(column)
             kind = column.type
-        if not (
-            is_text(kind)
-            or pa.types.is_integer(kind)
-            or pa.types.is_decimal(kind)
-            or pa.types.is_date(kind)
-            or pa.types.is_null(kind)
-        ):
+        if not is_exact(kind):
             raise self.error(f"id column '{name}' is of type {_words(kind)}: write it as text")
         values = pc.cast(column, pa.string()).to_numpy(zero_copy_only=False)
         return [value or None for value in values.tolist()]
 
-    def _whole_ids(self, name: str, column: Any) -> list[str | None]:
+    def _whole_ids(self, name: str, column: ArrowColumn) -> list[str | None]:
         """Whole numbers that are kept as floats, as pandas keeps those with gaps."""
         texts, fractions, lost = float_texts(column.to_numpy())
         self._check_whole(name, fractions)
@@ -72,7 +67,7 @@ class Columnar(Source):
                 "the column anew as text or whole numbers"
             )
 
-    def text(self, name: str) -> Any:
+    def text(self, name: str) -> ArrowColumn:
         column = self._plain(name)
         kind = column.type
         if pa.types.is_floating(kind):
@@ -86,18 +81,9 @@ class Columnar(Source):
                 column = pc.cast(column, pa.int64())
         elif pa.types.is_timestamp(kind):
             column = _moments(column)
-        elif not (
-            is_text(kind)
-            or pa.types.is_integer(kind)
-            or pa.types.is_boolean(kind)
-            or pa.types.is_decimal(kind)
-            or pa.types.is_date(kind)
-            or pa.types.is_null(kind)
-        ):
+        elif not (is_exact(kind) or pa.types.is_boolean(kind)):
             raise self.error(f"categorical column '{name}' is of type {_words(kind)}: write it as text")
-        text = pc.cast(column, pa.string())
-        missing = pc.is_in(pc.utf8_trim_whitespace(text), self.missing)
-        return pc.if_else(missing, pa.scalar(None, pa.string()), text)
+        return without(pc.cast(column, pa.string()), self.missing)
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         column = self._plain(name)
@@ -137,11 +123,12 @@ class Columnar(Source):
             column = pc.cast(column, pa.string())
         return float64(column)
 
-    def _of_text(self, column: Any, name: str, what: str, advice: str, feature: bool) -> DataError:
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        text = pc.if_else(missing, pa.scalar(None, column.type), column)
+    def _of_text(
+        self, column: ArrowColumn, name: str, what: str, advice: str, feature: bool
+    ) -> DataError:
+        text = without(column, self.missing)
         bad = parse(text, self.reading)[1]
-        settings: dict[str, Any] = {}
+        settings: Mapping[str, object] = {}
         if feature and not bad.any():
             advice = "write it as numbers, or list the column under categorical if they are codes"
         elif feature:
@@ -170,11 +157,10 @@ class Columnar(Source):
             raise self.error(
                 f"{what} is of type {_words(kind)} and holds no dates: take it out of dates in [data]"
             )
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        text = pc.if_else(missing, pa.scalar(None, column.type), column)
+        text = without(column, self.missing)
         return self.dates_of(name, what, text, rule)
 
-    def _plain(self, name: str) -> Any:
+    def _plain(self, name: str) -> pa.ChunkedArray:
         """A column without views, dictionaries, runs and extensions; bytes that are text as text."""
         column = self.table[name]
         extension = (self.table.schema.field(name).metadata or {}).get(b"ARROW:extension:name")
@@ -197,11 +183,13 @@ class Columnar(Source):
             ) from None
 
 
+T = TypeVar("T")
+
 _EXTENSIONS = ("arrow.bool8", "arrow.json", "arrow.uuid")
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
 
 
-def _plain(array: Any) -> Any:
+def _plain(array: pa.Array) -> pa.Array:
     kind = array.type
     if isinstance(kind, pa.BaseExtensionType):
         storage = _plain(array.storage)
@@ -231,7 +219,7 @@ def _plain(array: Any) -> Any:
     return array
 
 
-def _as_text(array: Any) -> Any:
+def _as_text(array: pa.Array) -> pa.Array:
     """Bytes as text if they all are, as older writers of Parquet leave it; else as they are."""
     try:
         text = pc.cast(pc.cast(array, pa.large_binary()), pa.large_string())
@@ -240,7 +228,7 @@ def _as_text(array: Any) -> Any:
     return array if pc.any(pc.match_substring_regex(text, _CONTROL)).as_py() else text
 
 
-def _words(kind: Any) -> str:
+def _words(kind: pa.DataType) -> str:
     text = str(kind)
     return text if len(text) <= 60 else text[:60] + "..."
 
@@ -265,7 +253,7 @@ class Parquet(Columnar):
         # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
         self.table = self._whole(lambda: self._file.read(columns=names).select(names))
 
-    def _whole(self, read: Callable[[], Any]) -> Any:
+    def _whole(self, read: Callable[[], T]) -> T:
         try:
             return read()
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -299,7 +287,7 @@ class Ipc(Columnar):
         if self.rows == 0:
             raise self.error("the file has columns but no rows")
 
-    def _whole(self, read: Callable[[Any], Any], fields: Sequence[int] = ()) -> Any:
+    def _whole(self, read: Callable[[pa.RecordBatchReader], T], fields: Sequence[int] = ()) -> T:
         options = pa.ipc.IpcReadOptions(included_fields=list(fields))
         try:
             with self.path.open("rb") as file, self._opened(file, options=options) as reader:
@@ -308,7 +296,7 @@ class Ipc(Columnar):
             raise self.error("the file is damaged or is no Arrow file: write it anew") from None
 
 
-def _index_of(schema: Any) -> frozenset[str]:
+def _index_of(schema: pa.Schema) -> frozenset[str]:
     """The columns that are an index by pandas' note."""
     try:
         noted = (schema.pandas_metadata or {}).get("index_columns", [])
@@ -318,7 +306,7 @@ def _index_of(schema: Any) -> frozenset[str]:
     return frozenset(name for name in noted if isinstance(name, str) and name in schema.names)
 
 
-def _moments(column: Any) -> Any:
+def _moments(column: ArrowColumn) -> ArrowColumn:
     """Timestamps as text, midnights as dates: that is how programs write dates."""
     text = pc.cast(pc.local_timestamp(column) if column.type.tz else column, pa.string())
     return pc.replace_substring_regex(text, r"( 00:00:00)?(\.0*)?$", "")

@@ -3,16 +3,16 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
-from vfl.party.reading import DateColumn, Reading, merged
-from vfl.party.rows import RowNumbers, below_header
+from vfl.party.reading import DateColumn, Reading, Settings, merged
+from vfl.party.rows import RowNumbers, below_header, in_rows
+from vfl.party.sources.arrow import ArrowColumn, Mask
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 
@@ -21,13 +21,11 @@ _ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+
 
 MISSING = ("", "NA", "N/A", "NaN", "nan", "NULL", "Null", "null")
 
-Mask = NDArray[np.bool_]
-
 
 class TableError(DataError):
     """A fault of a table. `settings` are keys of [data] that would mend it, as far as the file tells."""
 
-    def __init__(self, text: str, settings: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, text: str, settings: Mapping[str, object] | None = None) -> None:
         super().__init__(printable(text))
         self.settings = dict(settings or {})
 
@@ -52,13 +50,13 @@ class Source:
     """How many of the rows with a fault an error names."""
     unnamed = False
     """Whether the first row seems to hold cells, which no error may show."""
-    doubt: tuple[str, dict[str, Any]] = ("", {})
+    doubt: tuple[str, Settings] = ("", {})
     """What may be wrong with the file where a column is not found, and the keys that would mend it."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path
         self.reading = reading
-        self.table: Any = None
+        self.table: pa.Table = None
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
         self.missing = pa.array([*MISSING, *reading.missing])
@@ -75,7 +73,7 @@ class Source:
         """A column of ids as text, exactly as written."""
         raise NotImplementedError
 
-    def text(self, name: str) -> Any:
+    def text(self, name: str) -> ArrowColumn:
         """A categorical column as an Arrow array of text, null where missing."""
         raise NotImplementedError
 
@@ -103,16 +101,12 @@ class Source:
             return self.path.open("rb")
         return self.path
 
-    def error(self, text: str, settings: Mapping[str, Any] | None = None) -> TableError:
+    def error(self, text: str, settings: Mapping[str, object] | None = None) -> TableError:
         return TableError(f"{self.path.name}: {text}", settings)
 
     def in_rows(self, bad: Mask) -> str:
         """'in row 17 (and 3 more rows)'."""
-        places = np.flatnonzero(bad)
-        first = self.row_numbers([int(place) for place in places[: self.shown]])
-        more = len(places) - len(first)
-        text = f"in row{'s' if len(first) > 1 else ''} {', '.join(map(str, first))}"
-        return text + (f" (and {more:,} more row{'s' if more > 1 else ''})" if more else "")
+        return in_rows(np.flatnonzero(bad).tolist(), self.row_numbers, self.shown)
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         raise NotImplementedError
@@ -130,7 +124,7 @@ class Source:
         settings = merged(misfit.settings for misfit in found)
         return self.error(f"{what} has {'; and '.join(parts)}", settings)
 
-    def dates_of(self, name: str, what: str, text: Any, rule: DateColumn) -> NDArray[np.float64]:
+    def dates_of(self, name: str, what: str, text: ArrowColumn, rule: DateColumn) -> NDArray[np.float64]:
         """Text, null where missing, as days since 1970-01-01."""
         days = days_of(text, rule)
         bad = np.isinf(days)
@@ -162,19 +156,3 @@ def heading(name: str) -> str:
     """A column's name on one line: line breaks and hard blanks within it count as a blank."""
     name = name.strip().strip("\ufeff")
     return " ".join(name.split()) if re.search(r"[^\S ]", name) else name
-
-
-def is_text(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def filled(mask: Any, missing: bool) -> Mask:
-    """An Arrow mask as NumPy's, `missing` where it is null."""
-    return cast(Mask, pc.fill_null(mask, missing).to_numpy(zero_copy_only=False).astype(bool))
-
-
-def float64(column: Any) -> NDArray[np.float64]:
-    """A column as float64, NaN where null; integers over 2^53 are rounded."""
-    values = pc.cast(column, pa.float64(), safe=False)
-    array = np.array(pc.fill_null(values, float("nan")).to_numpy(zero_copy_only=False))
-    return cast(NDArray[np.float64], array.astype(np.float64, copy=False))

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
+from vfl.party.sources.arrow import ArrowColumn, without
 from vfl.party.sources.content import Content
 from vfl.party.sources.dialect import (
     Dialect,
@@ -119,17 +120,15 @@ class Csv(Source):
         values = self.table[name].to_numpy(zero_copy_only=False)
         return [value or None for value in values.tolist()]
 
-    def text(self, name: str) -> Any:
-        column = self.table[name]
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        return pc.if_else(missing, pa.scalar(None, pa.string()), column)
+    def text(self, name: str) -> ArrowColumn:
+        return without(self.table[name], self.missing)
 
     @property
     def row_numbers(self) -> RowNumbers:
         return self._records.numbers
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
-        text = self._known(name)
+        text = self.text(name)
         values, bad = parse(text, self.reading)
         if bad.any():
             found = misfits(text, bad, name, self.reading, advice, feature=feature)
@@ -142,13 +141,7 @@ class Csv(Source):
         return values
 
     def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
-        return self.dates_of(name, what, self._known(name), rule)
-
-    def _known(self, name: str) -> Any:
-        """The cells of a column, null where missing, else as written."""
-        column = self.table[name]
-        missing = pc.is_in(pc.utf8_trim_whitespace(column), self.missing)
-        return pc.if_else(missing, pa.scalar(None, pa.string()), column)
+        return self.dates_of(name, what, self.text(name), rule)
 
     def _has_breaks_in_quotes(self) -> bool:
         """Whether there are more lines than rows, blank ones not counted."""

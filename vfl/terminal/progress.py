@@ -6,16 +6,19 @@ import os
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING
 
 from vfl.terminal.streams import stderr
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 _LOG_SECONDS = 30.0
 _LEAVING = 2.0  # for a service's last lines to be read
 _TELLING = 1.0  # seconds of a step from which the time left can be told
 
 
-class News:
+class ProgressDisplay:
     """The show of a command. With `times` its lines begin with the time where no terminal is."""
 
     def __init__(self, times: bool = False) -> None:
@@ -42,7 +45,7 @@ class News:
             redirect_stderr=False,
         )
         self._times = times and self.bar.disable and not _in_journal()
-        self._step: tuple[str, Any] = ("", None)
+        self._step: tuple[str, TaskID | None] = ("", None)
         self._started = self._said = time.monotonic()
 
     def say(self, line: str) -> None:
@@ -63,12 +66,12 @@ class News:
             if self._step[1] is not None:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task("", total=None, count=""))
+        task = self._step[1]
         count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
         if of is not None and 0 < done < of and now - self._started >= _TELLING:
             count += f", about {(now - self._started) * (of - done) / done:,.0f} s left"
-        self.bar.update(
-            self._step[1], description=stderr.line(what), completed=done, total=of, count=count
-        )
+        if task is not None:
+            self.bar.update(task, description=stderr.line(what), completed=done, total=of, count=count)
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now
@@ -76,7 +79,7 @@ class News:
 
 
 @contextlib.contextmanager
-def telling(times: bool = False) -> Iterator[News]:
+def show_progress(times: bool = False) -> Iterator[ProgressDisplay]:
     """The show of a command for as long as it works: no job waits for a reader of its news.
 
     A service, whose news have `times`, does not wait for one at its end either.
@@ -84,9 +87,9 @@ def telling(times: bool = False) -> Iterator[News]:
     from vfl.jobs.compiling import told
 
     with stderr.not_waiting(_LEAVING if times else math.inf):
-        news = News(times)
-        with news.bar, told(news.say):
-            yield news
+        display = ProgressDisplay(times)
+        with display.bar, told(display.say):
+            yield display
 
 
 def _in_journal() -> bool:

@@ -1,0 +1,110 @@
+"""Files that appear whole or not at all, and their folders, readable by their owner only."""
+
+import errno
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from vfl.errors import DataError
+
+FOR_PEER = "it could not write a file of its own (its log has the details)"
+"""What a peer may hear of a file that cannot be written."""
+
+_PREFIX = 100  # bytes of a file's name that its unfinished one begins with
+
+
+@contextmanager
+def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
+    """A file to write to, which takes the place of `path` once it is complete and on disk.
+
+    On any failure nothing is left behind and an older file stays as it was. Raises
+    DataError when the file cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=_unfinished(path), suffix=".tmp")
+    except OSError as error:
+        raise unwritable(f"{path} cannot be written", error) from None
+    unfinished = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            unfinished.chmod(mode)
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise unwritable(f"{path} cannot be written", error) from None
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what `replacing` of this path left behind in processes that were killed.
+
+    Only for who knows that no process writes to the path now.
+    """
+    unfinished = re.compile(re.escape(_unfinished(path)) + r"[^.]{8}\.tmp")  # as mkstemp names it
+    for found in path.parent.iterdir():
+        if unfinished.fullmatch(found.name):
+            found.unlink(missing_ok=True)
+
+
+def _unfinished(path: Path) -> str:
+    """How the name of an unfinished file begins: never longer than a file system takes."""
+    start = os.fsencode(path.name)[:_PREFIX].decode("utf-8", "ignore")
+    return f".{start}."
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for this account alone, if need be. Raises DataError when it cannot be made."""
+    try:
+        make_folders(folder)
+    except OSError as error:
+        raise unwritable(f"{folder} cannot be made", error) from None
+
+
+def make_folders(*folders: Path) -> None:
+    """Make folders, as the owner's own and on disk. Raises OSError."""
+    # One by one: the mode goes to the last folder only.
+    for folder in folders:
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except FileExistsError:
+            if not folder.is_dir():
+                raise NotADirectoryError(errno.ENOTDIR, no_folder(folder)) from None
+        else:
+            _sync_folder(folder.parent)
+
+
+def no_folder(path: Path) -> str:
+    """Why a path is no folder, in words."""
+    if path.is_symlink() and not path.exists():
+        return f"it is a link to {path.readlink()}, which is not there: is it mounted?"
+    return "a file of that name is in the way: move it, or set store in [party]"
+
+
+def _sync_folder(folder: Path) -> None:
+    """A rename survives a power cut only once its folder is on disk too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some network file systems cannot sync a folder
+            raise
+    finally:
+        os.close(handle)
+
+
+def unwritable(what: str, error: OSError) -> DataError:
+    """The error for a file that cannot be written, made or locked, with the system's reason."""
+    return DataError(f"{what}: {reason(error)}", for_peer=FOR_PEER)
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read or written, in the system's words."""
+    return getattr(error, "strerror", None) or "it is not whole"

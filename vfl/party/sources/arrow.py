@@ -1,0 +1,43 @@
+"""Columns of Arrow, and what several sources do with them."""
+
+from typing import TypeAlias, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+ArrowColumn: TypeAlias = pa.Array | pa.ChunkedArray
+
+Floats = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column is of text, of either size."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
+
+
+def is_exact(kind: pa.DataType) -> bool:
+    """Whether values can be written as text and nothing is lost: text, whole numbers, decimals, days."""
+    of_such = (is_text, pa.types.is_integer, pa.types.is_decimal, pa.types.is_date, pa.types.is_null)
+    return any(test(kind) for test in of_such)
+
+
+def mask_of(booleans: ArrowColumn, missing: bool = False) -> Mask:
+    """Arrow's booleans as a mask of NumPy, `missing` where they are null."""
+    return cast(Mask, pc.fill_null(booleans, missing).to_numpy(zero_copy_only=False).astype(bool))
+
+
+def float64(column: ArrowColumn) -> Floats:
+    """A column as float64, NaN where null; integers over 2^53 are rounded."""
+    if column.type != pa.float64():
+        column = pc.cast(column, pa.float64(), safe=False)
+    array = np.array(pc.fill_null(column, float("nan")).to_numpy(zero_copy_only=False))
+    return cast(Floats, array.astype(np.float64, copy=False))
+
+
+def without(text: ArrowColumn, missing: pa.Array) -> ArrowColumn:
+    """A column of text, null where a cell, blanks around it aside, is one of these spellings."""
+    none = pc.is_in(pc.utf8_trim_whitespace(text), missing)
+    return pc.if_else(none, pa.scalar(None, text.type), text)
