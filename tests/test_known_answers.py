@@ -18,7 +18,7 @@ from reference.write import FILES, FOLDER, document
 from test_group import HASHED, INVALID, MULTIPLES
 
 from vfl.crypto.ciphertexts import fit_together
-from vfl.party.config import canonical_settings
+from vfl.party.documents import canonical_json
 from vfl.party.identity import create
 
 
@@ -122,4 +122,4 @@ values = st.recursive(
 
 @given(st.dictionaries(texts, values))
 def test_the_reference_writes_any_settings_as_the_package_does(settings: dict[str, Any]) -> None:
-    assert agreements.canonical(settings).encode() == canonical_settings(settings)
+    assert agreements.canonical(settings).encode() == canonical_json(settings)

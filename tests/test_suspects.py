@@ -84,8 +84,8 @@ def test_a_label_is_told_by_its_own_order():
     """For a 0/1 label and a column of few values it is 2 AUC - 1, here on half of the rows."""
     column = RNG.integers(0, 8, 20_000).astype(float)
     label = (RNG.random(20_000) < column / 10).astype(float)
-    assert share_of_order(column, label) == pytest.approx(2 * roc_auc_score(label, column) - 1, abs=0.02)
-    assert share_of_order(-column, label) == pytest.approx(share_of_order(column, label), abs=1e-12)
+    assert told(column, label) == pytest.approx(2 * roc_auc_score(label, column) - 1, abs=0.02)
+    assert told(-column, label) == pytest.approx(told(column, label), abs=1e-12)
 
 
 LABEL = (RNG.random(4000) < 0.1).astype(float)
@@ -107,14 +107,14 @@ AMOUNT = np.where(LABEL == 1, RNG.gamma(2, 1000, 4000), 0.0)
     ],
 )
 def test_columns_that_tell_the_label(column, label):
-    assert share_of_order(column, label) >= TOLD
+    assert told(column, label) >= TOLD
 
 
 def test_no_column_of_many_levels_seems_to_tell_anything():
     names = np.array([f"n{i}" for i in range(4000)], dtype=object)
-    assert abs(share_of_order(names, LABEL)) < 0.1
-    assert abs(share_of_order(RNG.normal(size=4000), AMOUNT)) < 0.2
-    assert share_of_order(LABEL[:60], LABEL[:60]) == 0
+    assert abs(told(names, LABEL)) < 0.1
+    assert abs(told(RNG.normal(size=4000), AMOUNT)) < 0.2
+    assert told(LABEL[:60], LABEL[:60]) == 0
 
 
 @pytest.mark.parametrize("name", ["breast_cancer", "wine", "digits", "diabetes"])
@@ -123,7 +123,7 @@ def test_no_alarm_at_data_sets_of_measurements(name):
     for column in bunch.data.T:
         assert numbers_rows(column) is None
         for label in [bunch.target, *(bunch.target == kind for kind in range(3))]:
-            assert share_of_order(column, label.astype(float)) < TOLD
+            assert told(column, label.astype(float)) < TOLD
 
 
 @pytest.mark.parametrize("file", sorted(SAMPLES.glob("*/*.csv")), ids=lambda path: path.stem)
@@ -133,9 +133,6 @@ def test_no_alarm_at_the_samples(file):
         if values.dtype.kind in "if":
             assert numbers_rows(values.to_numpy(np.float64)) is None
             if name != "claim" and "claim" in table:
-                assert (
-                    share_of_order(values.to_numpy(np.float64), table["claim"].to_numpy(np.float64))
-                    < 0.5
-                )
+                assert told(values.to_numpy(np.float64), table["claim"].to_numpy(np.float64)) < 0.5
         else:
             assert levels_of_rows(values.to_numpy(object)) is None

@@ -10,7 +10,7 @@ from reference.data import data, sha256
 from answered.given import Answers, Given
 from vfl.jobs.offer import Matching, Terms
 from vfl.party import ledger, rotation
-from vfl.party.config import canonical_settings
+from vfl.party.documents import canonical_json
 from vfl.party.identity import Certificate
 
 ANSWERS = Answers()
@@ -23,7 +23,7 @@ def certificate_of(public: ec.EllipticCurvePublicKey, der: bytes = b"") -> Certi
 
 @ANSWERS.of("canonical JSON")
 def _(given: Given) -> object:
-    text = canonical_settings(given["value"])
+    text = canonical_json(given["value"])
     return {"utf-8": text.hex(), "sha256": sha256(text)}
 
 

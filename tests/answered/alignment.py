@@ -42,7 +42,7 @@ def _(given: Given) -> object:
     outputs = [
         rows(data(f"shake256 32 {host} {row}") for row in range(count)) for host in given["hosts"]
     ]
-    return {"rows": psi._ordered(np.arange(count), outputs).tolist()}
+    return {"rows": psi._in_common_order(np.arange(count), outputs).tolist()}
 
 
 @ANSWERS.of("bits of rows")

@@ -9,10 +9,9 @@ from reference.data import data, sha256
 from answered.given import Answers, Given, fixed
 from vfl.crypto.lattice import answers, parameters, randomness
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.matrix import Column, Matrix, Outputs, Sums
-from vfl.crypto.lattice.matrix import hint as hint_of
-from vfl.crypto.lattice.vectors import Encryption, PublicRows, Secrets
-from vfl.protocols.common import lattice_sums
+from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
+from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
+from vfl.protocols.common import lattice_hints
 
 ANSWERS = Answers()
 
@@ -63,14 +62,16 @@ def _(given: Given) -> object:
     }
 
 
-def matrix_of(given: Given) -> Matrix:
+def matrix_of(given: Given) -> CellMatrix:
     columns = []
     for column in given["columns"]:
         codes = np.array(slow_lattice.rule(column["rule"], given["rows"]))
-        columns.append(Column(codes.astype(np.uint8 if column["bins"] else np.int8), column["bins"]))
+        columns.append(
+            CodedColumn(codes.astype(np.uint8 if column["bins"] else np.int8), column["bins"])
+        )
     starts = np.cumsum([0, *map(len, given["outputs"])])
     entries = np.array([entry for output in given["outputs"] for entry in output])
-    matrix = Matrix(columns, Outputs(starts, entries[:, 0], entries[:, 1], given["running"]))
+    matrix = CellMatrix(columns, Outputs(starts, entries[:, 0], entries[:, 1], given["running"]))
     assert matrix.weight == given["weight"]
     return matrix
 
@@ -111,7 +112,7 @@ def _(given: Given) -> object:
         for bits in given["value_bits"]
     ]
     public = PublicRows(seed, given["rows"])
-    found = hint_of(matrix, public)
+    found = make_hint(matrix, public)
     key = HintKey(sets[0], seed, data(given["secret"]), data(given["context"]))
     parts, header = list(key.encrypt(found)), key.header()
     encrypted = EncryptedHint(sets[0], seed, header)
@@ -124,9 +125,9 @@ def _(given: Given) -> object:
     for p in sets:
         most = 2 ** (p.value_bits - 1) - 1
         values = np.array([slow_lattice.rule(one, given["rows"]) for one in given["vectors"]])
-        encryption = Encryption(p, public, drawn, fixed(data(given["errors"])))
+        encryption = VectorEncryption(p, public, drawn, fixed(data(given["errors"])))
         sent = encryption.rows(0, values.clip(-most, most))
-        sums = Sums(p, matrix, count)
+        sums = Accumulator(p, matrix, count)
         sums.add(0, sent)
         total = sums.result()
         answer = answers.seal(p, total, opened, fixed(data(given["answers"])))
@@ -168,7 +169,7 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("joint seed")
 def _(given: Given) -> object:
-    return {"seed": lattice_sums._seed([data(share) for share in given["shares"]]).hex()}
+    return {"seed": lattice_hints._seed([data(share) for share in given["shares"]]).hex()}
 
 
 @ANSWERS.of("trial of zeros")
@@ -176,6 +177,6 @@ def _(given: Given) -> object:
     p = parameters.choose(4099, 5, 3, 1000, 21)
     assert p.scale_bits == given["scale_bits"]
     masks = np.array([int(mask, 16) for mask in given["masks"]], np.uint64)
-    digest = lattice_sums._digest(p, masks)
-    commitment = lattice_sums._commitment(data(given["nonce"]), digest)
+    digest = lattice_hints._digest(p, masks)
+    commitment = lattice_hints._commitment(data(given["nonce"]), digest)
     return {"digest": digest.hex(), "commitment": commitment.hex()}

@@ -3,8 +3,8 @@
 import numpy as np
 
 from answered.given import Answers, Given
-from vfl.protocols.linear.fitting import fixed_point
 from vfl.protocols.linear.lattice_products import Digits
+from vfl.protocols.linear.masked_scores import fixed_point
 from vfl.protocols.linear.products import most_ciphertexts
 
 ANSWERS = Answers()

@@ -26,7 +26,9 @@ def _(given: Given) -> object:
             assert found.setdefault(name, secret.hex()) == secret.hex()
     return {
         "public keys": {host: key.hex() for host, key in public.items()},
-        "signed": {host: fellows.signed(context, hosts, host, public[host]).hex() for host in hosts},
+        "signed": {
+            host: fellows.key_statement(context, hosts, host, public[host]).hex() for host in hosts
+        },
         "secrets": found,
     }
 

@@ -10,7 +10,7 @@ from vfl.crypto import (
     okamoto_uchiyama,
     paillier,
 )
-from vfl.crypto.packing import Layout
+from vfl.crypto.packing import SumPacking
 
 ANSWERS = Answers()
 
@@ -132,7 +132,7 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("layout")
 def _(given: Given) -> object:
-    layout = Layout.for_rows(given["rows"], given["plaintext bits"])
+    layout = SumPacking.for_rows(given["rows"], given["plaintext bits"])
     gradients, hessians = np.array(given["sums"]).T
     # Of single rows: those of sums beyond one row's bounds are not paired.
     single = (np.abs(gradients) <= 1 << layout.row_bits) & (hessians <= 1 << layout.row_bits)
