@@ -61,7 +61,7 @@ REPORTS = 64  # flow reports at once; then five a beat, where one is due
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 BEAT = 5.0
 SILENT_BEATS = 5
-BACKOFF = (0.1, 2.0)  # first and longest pause between two attempts to connect
+BACKOFF = (0.1, 1.0)  # first and longest pause between two attempts to connect
 
 _random = secrets.SystemRandom()
 

@@ -319,7 +319,7 @@ async def dial(
             waited = f" within {wait:g} s" if wait else ""
             raise PeerUnreachable(f"cannot reach {peer} at {address}{waited}: {reason}")
         await asyncio.sleep(pause)
-        pause = min(2 * pause, longest)
+        pause = min(1.1 * pause, longest)  # who has not waited long is not kept waiting long
 
 
 def _proxy(host: str) -> str | None:

@@ -12,7 +12,6 @@ thousands of them, and so one beyond 1/4 raises ArithmeticError.
 """
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 from vfl.crypto.lattice.parameters import DEGREE
@@ -29,11 +28,15 @@ BACK: Complexes = np.asarray(np.conj(TWIST) / HALF, np.complex128)
 
 def forward(twisted: Complexes) -> Complexes:
     """The FFT of twisted coefficients, (..., HALF); the argument is overwritten."""
+    import scipy.fft  # a tenth of a second that no other job needs
+
     return np.asarray(scipy.fft.fft(twisted, axis=-1, overwrite_x=True))
 
 
 def backward(transformed: Complexes) -> Complexes:
     """The unscaled inverse, still twisted, which settling finishes; the argument is overwritten."""
+    import scipy.fft
+
     return np.asarray(scipy.fft.ifft(transformed, axis=-1, overwrite_x=True, norm="forward"))
 
 
