@@ -14,6 +14,10 @@ SLIM := find $(VENV)/lib -type d -name tests -prune -exec rm -r {} + ; \
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, vfl; \
   [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.")]'
 
+# With bytecode kept: it takes seconds to make, in every process that the tests start. A worker begins with
+# neighbours, which share what their module has trained, and takes over from the other at the end.
+PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
+
 # Of `make lock`: where the tool lies, which versions to take, and what must be installable from the result.
 UV := build/lock/bin/uv
 LOCK ?= --upgrade
@@ -45,10 +49,10 @@ demo: $(VENV)/run    ## three companies on this machine: align, train, score, co
 	$(BIN)/python scenarios/car_insurance/demo.py $(DEMO)
 
 test: $(VENV)/dev    ## the tests
-	$(BIN)/python -m pytest -n auto -m 'not slow' $(TEST)
+	$(PYTEST) -n auto --dist worksteal -m 'not slow' $(TEST)
 
 test-slow: $(VENV)/dev  ## the tests that take minutes, too
-	$(BIN)/python -m pytest $(TEST)
+	$(PYTEST) $(TEST)
 
 lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter, known vulnerabilities
 	$(BIN)/ruff check .

@@ -9,7 +9,6 @@ import contextlib
 import csv
 import io
 import json
-import os
 import random
 import re
 import shutil
@@ -23,15 +22,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import commands
 import prepared
 import pyarrow as pa
 import pyarrow.parquet as pq
+from commands import Done, environment
 from processes import die_with_parent
 
 from vfl.party import identity
 
 PATIENCE = 240.0  # seconds after which something hangs; how soon it comes is for benchmarks/endings.py
 WAIT = ("--wait", "60")  # for hosts that are starting
+ALONE = ("doctor", "relativities", "report")
 NAMES = ("insurer", "registry", "bureau", "umpire", "stranger")
 JOB: dict[str, Any] = {
     "job": {
@@ -190,53 +192,54 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@dataclass
-class Done:
-    """How a command ended."""
+class Printed:
+    """What a command of a party has printed."""
 
-    code: int
-    out: str
-    err: str
-    seconds: float
+    def __init__(self) -> None:
+        self.own: list[str] = []  # what it may show its own people
 
     @property
-    def errors(self) -> list[str]:
-        return [line for line in self.err.splitlines() if line.startswith("error: ")]
+    def printed(self) -> str:
+        raise NotImplementedError
+
+    def stop(self) -> None:
+        """End it if it runs."""
+
+    def check(self, private: Sequence[str]) -> None:
+        """What it printed holds no traceback and nothing private."""
+        printed = self.printed
+        assert "Traceback" not in printed, printed
+        assert "PRIVATE KEY" not in printed
+        assert "UserWarning" not in printed, printed
+        found = [text for text in private if text in printed and text not in self.own]
+        assert not found, f"{found[0]} in:\n{printed}"
+
+
+class Ended(Printed):
+    """A command that this process has run."""
+
+    def __init__(self, done: Done) -> None:
+        super().__init__()
+        self.done = done
 
     @property
-    def json(self) -> dict[str, Any]:
-        return dict(json.loads(self.out))
-
-    def ok(self) -> "Done":
-        assert self.code == 0, self.err
-        assert self.errors == []
-        return self
-
-    def failed(self, code: int, *said: str) -> str:
-        """The one line of the error, which must say these things; nothing on stdout."""
-        assert self.code == code, (self.code, self.err)
-        assert len(self.errors) == 1, self.err
-        (line,) = self.errors
-        assert self.err.splitlines()[-1] == line
-        for text in said:
-            assert text in line, line
-        assert self.out == ""
-        return line
+    def printed(self) -> str:
+        return self.done.out + self.done.err
 
 
-class Running:
+class Running(Printed):
     """A process of a party and what it prints."""
 
     def __init__(self, party: "Party", arguments: Sequence[str], program: Sequence[str] = ()) -> None:
+        super().__init__()
         self._party = party
         number = len(party.processes)
         self._out = party.folder / f"{number}.out"
         self._err = party.folder / f"{number}.err"
         self._started = time.monotonic()
-        self.own: list[str] = []  # what it may show its own people
         with self._out.open("wb") as out, self._err.open("wb") as err:
             if not program and sys.platform == "linux":
-                self.process = prepared.start(arguments, party.folder, _env(), out, err)
+                self.process = prepared.start(arguments, party.folder, environment(), out, err)
             else:
                 self.process = subprocess.Popen(
                     [*(program or (sys.executable, "-m", "vfl.cli")), *arguments],
@@ -244,7 +247,7 @@ class Running:
                     stderr=err,
                     stdin=subprocess.DEVNULL,
                     cwd=party.folder,
-                    env=_env(),
+                    env=environment(),
                     preexec_fn=die_with_parent,
                 )
         party.processes.append(self)
@@ -294,20 +297,9 @@ class Running:
                 self.process.kill()
                 self.process.wait()
 
-    def check(self, private: Sequence[str]) -> None:
-        """What it printed holds no traceback and nothing private."""
-        printed = self._out.read_text() + self.err
-        assert "Traceback" not in printed, printed
-        assert "PRIVATE KEY" not in printed
-        assert "UserWarning" not in printed, printed
-        found = [text for text in private if text in printed and text not in self.own]
-        assert not found, f"{found[0]} in:\n{printed}"
-
-
-def _env() -> dict[str, str]:
-    # No proxy of the machine's, and no colours or widths of somebody's terminal.
-    dropped = ("proxy", "PROXY", "COLUMNS", "FORCE_COLOR")
-    return {k: v for k, v in os.environ.items() if not k.endswith(dropped)} | {"TERM": "dumb"}
+    @property
+    def printed(self) -> str:
+        return self._out.read_text() + self.err
 
 
 @dataclass
@@ -317,7 +309,7 @@ class Party:
     name: str
     folder: Path
     settings: dict[str, Any]
-    processes: list[Running] = field(default_factory=list)
+    processes: list[Printed] = field(default_factory=list)
 
     @property
     def file(self) -> Path:
@@ -340,8 +332,13 @@ class Party:
         return Running(self, [command, str(self.file.name), *arguments], program)
 
     def run(self, command: str, *arguments: str) -> Done:
-        """A command to its end."""
-        return self.start(command, *arguments).wait()
+        """A command to its end, in a process unless it is one of those that look at this party alone."""
+        if command not in ALONE:
+            return self.start(command, *arguments).wait()
+        self.write()
+        done = commands.command(command, self.file.name, *arguments, folder=self.folder)
+        self.processes.append(Ended(done))
+        return done
 
     def align(self) -> Done:
         return self.run("align", *WAIT, "--json")

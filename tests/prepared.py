@@ -76,11 +76,13 @@ def serve(way: socket.socket) -> None:
 
     for name in MODULES:
         importlib.import_module(f"vfl.jobs.{name}")
+    _work_once()
     tests = os.getppid()
     while True:
-        request, (out, err), *_ = socket.recv_fds(way, _MOST, 2)
+        request, files, *_ = socket.recv_fds(way, _MOST, 2)
         if not request:
             return
+        out, err = files
         reading, writing = os.pipe()
         between = os.fork()
         if between == 0:
@@ -97,6 +99,22 @@ def serve(way: socket.socket) -> None:
         os.waitpid(between, 0)
         way.send(os.read(reading, 32))
         os.close(reading)
+
+
+def _work_once() -> None:
+    """A job of no interest: what it loads (pandas, compiled kernels) all parties then have."""
+    import pandas as pd
+
+    import vfl
+    from vfl.crypto import cores
+
+    ids = pd.Series(range(40), dtype=str)
+    own = pd.DataFrame({"id": ids, "x": range(40), "kind": ["a", "b"] * 20})
+    host = pd.DataFrame({"id": ids, "z": [*range(0, 40, 2), *range(1, 40, 2)], "sort": ["c", "d"] * 20})
+    settings = {"hosts": {"host": host}, "id": "id", "engine": "protocol"}
+    trees = vfl.SecureBoost(**settings, trees=1, depth=1, min_child_rows=5)
+    trees.fit(own, ids.index % 3 > 0).predict_proba(own)
+    cores._pool.cache_clear()  # its threads are not forked
 
 
 def _become(request: Mapping[str, Any], out: int, err: int, tests: int) -> None:

@@ -10,6 +10,7 @@ import pytest
 import walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 
 from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import Machine
@@ -18,7 +19,7 @@ from vfl.learn.binning import Binned, Monotone, bin_columns
 from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
-from vfl.net.peer import MemoryPeer, together
+from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
@@ -54,31 +55,18 @@ class Job:
     def federated(self, workers=1):
         """(guest's half, scores, hosts' halves) over memory."""
         guest_name, *host_names = self.blocks
+        resources = Resources(Machine(workers))
 
-        async def run():
-            pairs = [MemoryPeer.pair(guest_name, host) for host in host_names]
-            guest = guest_train(
-                [ours for ours, _ in pairs],
-                {guest_name: self.blocks[guest_name]},
-                self.rows,
-                self.params,
-                key=KEY,
-                resources=Resources(Machine(workers)),
-            )
-            hosts = [
-                host_train(
-                    theirs,
-                    self.blocks[name],
-                    self.params,
-                    Participant(name, resources=Resources(Machine(workers))),
-                    shown=str,
-                )
-                for name, (_, theirs) in zip(host_names, pairs, strict=True)
-            ]
-            (model, scores), *halves = await together([guest, *hosts])
-            return model, scores, halves
+        def guest(peers):
+            own = {guest_name: self.blocks[guest_name]}
+            return guest_train(peers, own, self.rows, self.params, key=KEY, resources=resources)
 
-        return asyncio.run(run())
+        def host(name, peer):
+            own = Participant(name, resources=resources)
+            return host_train(peer, self.blocks[name], self.params, own, shown=str)
+
+        (model, scores), *halves = over_memory(host_names, guest, host, guest=guest_name)
+        return model, scores, halves
 
 
 def make_job(

@@ -5,12 +5,12 @@ import json
 import re
 import signal
 import stat
-import subprocess
 import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from commands import command
 from federation import JOB, WAIT, Federation, Party, ended, kill, write_table
 
 LONG = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 500}}
@@ -26,12 +26,6 @@ def slow(*args):
 host.bin_columns = slow
 vfl.cli.main()
 """
-
-
-def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "vfl.cli", *arguments], capture_output=True, text=True, check=False
-    )
 
 
 def flagged(batch: dict[str, list[str]], federation: Federation, *hosts: str) -> list[str]:
@@ -272,23 +266,23 @@ def test_doctor_says_what_is_there(federation: Federation, insurer: Party) -> No
 
 def test_keys_are_made_shown_and_never_overwritten(tmp_path: Path) -> None:
     made = command("keys", "new", "registry", "--dir", str(tmp_path))
-    assert made.returncode == 0 and made.stderr == ""
-    (fingerprint,) = re.findall(r"fingerprint  (.*)", made.stdout)
+    assert made.code == 0 and made.err == ""
+    (fingerprint,) = re.findall(r"fingerprint  (.*)", made.out)
     shown = command("keys", "show", str(tmp_path / "registry.pem"))
-    assert shown.stdout == f"registry\nfingerprint  {fingerprint}\n"
+    assert shown.out == f"registry\nfingerprint  {fingerprint}\n"
     assert stat.S_IMODE((tmp_path / "registry.key").stat().st_mode) == 0o600
     again = command("keys", "new", "registry", "--dir", str(tmp_path))
-    assert again.returncode == 4
-    assert re.fullmatch(r"error: .*registry.key exists already and is not overwritten.*\n", again.stderr)
+    assert again.code == 4
+    assert re.fullmatch(r"error: .*registry.key exists already and is not overwritten.*\n", again.err)
     secret = command("keys", "show", str(tmp_path / "registry.key"))
-    assert secret.returncode == 4
-    assert "PRIVATE" not in secret.stderr and secret.stdout == ""
+    assert secret.code == 4
+    assert "PRIVATE" not in secret.err and secret.out == ""
 
 
 def test_schemas_and_help() -> None:
     for kind in ("party", "job"):
-        assert json.loads(command("config", "schema", kind).stdout)["title"] == f"vfl {kind} file"
-    assert command("--version").stdout.startswith("vfl, version ")
-    text = command("--help").stdout
+        assert json.loads(command("config", "schema", kind).out)["title"] == f"vfl {kind} file"
+    assert command("--version").out.startswith("vfl, version ")
+    text = command("--help").out
     for code in range(11):
         assert re.search(rf"\b{code} ", text.partition("Exit codes")[2])

@@ -1,6 +1,5 @@
 """Shapley values against LightGBM and over all coalitions, partial dependence, reasons in words."""
 
-import asyncio
 from collections.abc import Callable, Set
 from dataclasses import replace
 from itertools import combinations
@@ -9,6 +8,7 @@ from math import comb
 import lightgbm
 import numpy as np
 import pytest
+from memory import over_memory
 from sklearn.inspection import partial_dependence as by_scikit_learn
 from sklearn.tree import DecisionTreeRegressor
 from test_scoring import ALL, HALVES, MODEL, ROWS, SCORES, columns
@@ -19,35 +19,28 @@ from vfl.learn.explain import Explainer, partial_dependence, players, reasons
 from vfl.learn.forest import Forest
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
-from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.scoring import guest_score, host_score
 
 SPLITS = [MODEL.splits, *(half.splits for half in HALVES)]
 FEATURES = [columns(party) for party in range(3)]
+HOSTS = ("party1", "party2")
 CATEGORIES = ["a", "b", "c", None]
 
 
 def explained(model: GuestModel, places=(ALL, ALL)) -> ScoredPart:
     """The batch of test_scoring, explained by the protocol."""
 
-    async def run():
-        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
-        hosts = [
-            host_score(theirs, half, features, ROWS)
-            for (_, theirs), half, features in zip(pairs, HALVES, FEATURES[1:], strict=True)
-        ]
-        peers = [ours for ours, _ in pairs]
+    async def guest(peers):
+        parts = guest_score(peers, model, FEATURES[0], places, ROWS, explain=True)
+        return [part async for part in parts]
 
-        async def guest():
-            parts = guest_score(peers, model, FEATURES[0], places, ROWS, explain=True)
-            return [part async for part in parts]
+    def host(name, peer):
+        p = HOSTS.index(name)
+        return host_score(peer, HALVES[p], FEATURES[p + 1], ROWS)
 
-        (parts, *_) = await together([guest(), *hosts])
-        return parts
-
-    (part,) = asyncio.run(run())
+    (part,), *_ = over_memory(HOSTS, guest, host, guest="party0")
     return part
 
 

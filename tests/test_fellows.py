@@ -9,6 +9,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import over_memory
 from scipy.stats import chisquare
 
 from vfl.errors import PeerError, VflError
@@ -45,28 +46,17 @@ def exchange(count, guest=relay_keys, contexts=None, sign=None, verify=None, wat
     """Each host's secrets by fellow. `guest` does the guest's part, `contexts` are by host."""
     names = named(count)
 
-    async def run():
-        pairs = [MemoryPeer.pair("guest", name) for name in names]
+    def watched(to_host, _):
         if watch is not None:
-            for to_host, _ in pairs:
-                to_host.observers.append(watch)
-        hosts = [
-            exchange_keys(
-                to_guest,
-                Participant(
-                    name,
-                    names,
-                    (contexts or {}).get(name, CONTEXT),
-                    sign[name] if sign else None,
-                    verify,
-                ),
-            )
-            for name, (_, to_guest) in zip(names, pairs, strict=True)
-        ]
-        _, *secrets = await together([guest([to_host for to_host, _ in pairs]), *hosts])
-        return dict(zip(names, secrets, strict=True))
+            to_host.observers.append(watch)
 
-    return asyncio.run(run())
+    def host(name, peer):
+        context = (contexts or {}).get(name, CONTEXT)
+        own = Participant(name, names, context, sign[name] if sign else None, verify)
+        return exchange_keys(peer, own)
+
+    _, *secrets = over_memory(names, guest, host, opened=watched)
+    return dict(zip(names, secrets, strict=True))
 
 
 @pytest.mark.parametrize("count", [2, 3, 5])

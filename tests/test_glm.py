@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 from scipy.optimize import minimize
 from scipy.stats import binomtest, chisquare, kstest
 from sklearn.metrics import log_loss, mean_tweedie_deviance
@@ -117,19 +118,19 @@ class Job:
     ) -> tuple[Fit, np.ndarray]:
         """All parties over memory. `watch` is told of all messages: (host, direction, kind, payload)."""
 
-        async def run() -> list[Any]:
-            guest, *hosts = self.tables
-            pairs = [MemoryPeer.pair(guest, host) for host in hosts]
-            for to_host, _ in pairs:
-                if watch is not None:
-                    to_host.observers.append(lambda *seen, name=to_host.name: watch(name, *seen))
-            roles = [
-                self.host(to_guest, host, machine=machine, **options)
-                for host, (_, to_guest) in zip(hosts, pairs, strict=True)
-            ]
-            return await together([self.guest([to_host for to_host, _ in pairs], machine), *roles])
+        guest, *hosts = self.tables
 
-        fit, *coefficients = asyncio.run(run())
+        def watched(to_host: MemoryPeer, _: MemoryPeer) -> None:
+            if watch is not None:
+                to_host.observers.append(lambda *seen: watch(to_host.name, *seen))
+
+        fit, *coefficients = over_memory(
+            hosts,
+            lambda peers: self.guest(peers, machine),
+            lambda host, peer: self.host(peer, host, machine=machine, **options),
+            guest=guest,
+            opened=watched,
+        )
         return fit, np.concatenate([*fit.coefficients.values(), *coefficients])
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 from test_glm import Job, mixed
 
 from vfl.crypto.paillier import PrivateKey
@@ -13,7 +14,6 @@ from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
-from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products
@@ -42,26 +42,21 @@ def job(family: str, hosts: int, rows: int = 300, **params) -> Job:
 def federated(job: Job) -> tuple[Fit, dict[str, np.ndarray]]:
     """The fit over memory, under the job's encryption."""
 
-    async def run():
-        guest, *hosts = job.tables
-        pairs = [MemoryPeer.pair(guest, host) for host in hosts]
-        key = None if job.params.encryption == "lattice" else KEY
-        own = {guest: job.matrices[guest]}
-        roles = [
-            host_fit(
-                to_guest,
-                job.count,
-                lambda train, name=name: job.matrix(name, train),
-                job.params,
-                Participant(name, hosts, b"job"),
-            )
-            for name, (_, to_guest) in zip(hosts, pairs, strict=True)
-        ]
-        peers = [to_host for to_host, _ in pairs]
-        fit, *theirs = await together([guest_fit(peers, own, job.rows, job.params, key=key), *roles])
-        return fit, dict(zip(hosts, theirs, strict=True))
+    guest, *hosts = job.tables
+    key = None if job.params.encryption == "lattice" else KEY
+    own = {guest: job.matrices[guest]}
 
-    return asyncio.run(run())
+    def host(name, peer):
+        participant = Participant(name, hosts, b"job")
+        return host_fit(peer, job.count, lambda train: job.matrix(name, train), job.params, participant)
+
+    fit, *theirs = over_memory(
+        hosts,
+        lambda peers: guest_fit(peers, own, job.rows, job.params, key=key),
+        host,
+        guest=guest,
+    )
+    return fit, dict(zip(hosts, theirs, strict=True))
 
 
 def plain(job: Job, progress=lambda _: None) -> tuple[Fit, dict[str, np.ndarray]]:

@@ -4,10 +4,11 @@ import asyncio
 
 import numpy as np
 import pytest
+from memory import over_memory
 
 from vfl.errors import PeerError, Refused
 from vfl.learn.design import Design, Rules
-from vfl.net.peer import MemoryPeer, together
+from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, ScoringCourse, all_scores
 from vfl.protocols.linear import scoring as glm_scoring
 from vfl.protocols.linear.scoring import (
@@ -57,24 +58,18 @@ PLACES = [np.where(RNG.random(ROWS) < 0.2, -1, RNG.integers(0, len(t), ROWS)) fo
 def score(rows: int = ROWS, places=PLACES, explain: bool = False, shown=(False, False)):
     """(parts of the batch, rows that each host served, bytes that each sent)."""
 
-    async def run():
-        pairs = [MemoryPeer.pair("guest", host) for host in HOSTS]
-        peers = [ours for ours, _ in pairs]
+    async def guest(peers):
+        parts = guest_glm_score(peers, MODEL, FEATURES[0], OWN[:rows], places, explain=explain)
+        return [part async for part in parts], [peer.traffic for peer in peers]
 
-        async def guest():
-            parts = guest_glm_score(peers, MODEL, FEATURES[0], OWN[:rows], places, explain=explain)
-            return [part async for part in parts]
+    def host(name, peer):
+        k = HOSTS.index(name)
+        return host_glm_score(
+            peer, PARTS[k + 1], FEATURES[k + 1], THEIRS[k], MISSING[k], show_columns=shown[k]
+        )
 
-        hosts = [
-            host_glm_score(theirs, PARTS[k], FEATURES[k], own, missing, show_columns=show)
-            for k, ((_, theirs), own, missing, show) in enumerate(
-                zip(pairs, THEIRS, MISSING, shown, strict=True), start=1
-            )
-        ]
-        parts, *served = await together([guest(), *hosts])
-        return parts, served, [peer.traffic.bytes_received for peer in peers]
-
-    return asyncio.run(run())
+    (parts, traffics), *served = over_memory(HOSTS, guest, host)
+    return parts, served, [traffic.bytes_received for traffic in traffics]
 
 
 def joined(parts) -> np.ndarray:

@@ -1,6 +1,5 @@
 """Ways to write ids: dirty tables end with the right advice at both parties, and never a value."""
 
-import asyncio
 import json
 import random
 
@@ -8,9 +7,9 @@ import pytest
 from federation import WAIT, Federation, Party, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 
 from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
-from vfl.net.peer import MemoryPeer, together
 from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, CleaningWay, OwnKey, advise, attempts, combine, trials
 from vfl.party.ids import compose, normalise
@@ -44,35 +43,26 @@ def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
     """(diagnosis, lines) of the guest and of the host. Columns are lists of cells."""
     shown = Lines(), Lines()
 
-    async def run():
-        to_host, to_guest = MemoryPeer.pair("insurer", "registry")
+    def opened(to_host, _):
         if wired is not None:
             to_host.observers.append(lambda direction, kind, payload: wired.append(payload))
 
-        async def serve():
-            return await host_diagnosis(
-                to_guest,
-                await to_guest.recv(MatchStart),
-                OwnKey(host, ["kennzeichen", "erstzulassung"][: len(host)], rule),
-                name="registry",
-                context=b"run",
-                allowed=allowed,
-                show=shown[1],
-            )
+    def ask(peers):
+        own = OwnKey(guest, ["plate", "born"][: len(guest)], rule)
+        return guest_diagnosis(peers, own, context=b"run", show=shown[0])
 
-        return await together(
-            [
-                guest_diagnosis(
-                    [to_host],
-                    OwnKey(guest, ["plate", "born"][: len(guest)], rule),
-                    context=b"run",
-                    show=shown[0],
-                ),
-                serve(),
-            ]
+    async def serve(name, peer):
+        return await host_diagnosis(
+            peer,
+            await peer.recv(MatchStart),
+            OwnKey(host, ["kennzeichen", "erstzulassung"][: len(host)], rule),
+            name=name,
+            context=b"run",
+            allowed=allowed,
+            show=shown[1],
         )
 
-    found, theirs = asyncio.run(run())
+    found, theirs = over_memory(["registry"], ask, serve, guest="insurer", opened=opened)
     return (found["registry"], shown[0].lines), (theirs, shown[1].lines)
 
 

@@ -23,7 +23,7 @@ print(json.dumps({name: found for name, found in loaded.items() if found}), file
 WORK = """
 import sys, vfl.cli
 import vfl.jobs.coordinator, vfl.jobs.doctor, vfl.jobs.training, vfl.jobs.host, vfl.jobs.scoring
-print({"lightgbm", "matplotlib", "pandas", "polars", "sklearn"} & {*sys.modules})
+print({"lightgbm", "matplotlib", "pandas", "polars", "scipy.fft", "sklearn"} & {*sys.modules})
 """
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer, Peer, together
@@ -57,11 +58,9 @@ def run_match(
     left: bool = False,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Matched]]:
     """(guest's rows, each host's rows, what is matched) of an inner or a left join of all."""
-    pairs = {name: MemoryPeer.pair("insurer", name) for name in hosts}
     starts = starts or {}
 
-    async def play_guest() -> tuple[np.ndarray, list[Matched]]:
-        peers: list[Peer] = [pair[0] for pair in pairs.values()]
+    async def play_guest(peers: Sequence[Peer]) -> tuple[np.ndarray, list[Matched]]:
         if not left:
             start = starts.get("insurer")
             start = None if start is None else await guest_drop(peers, start)
@@ -78,18 +77,15 @@ def run_match(
         every = np.arange(len(guest[0].of_row))
         return await guest_left(peers, apart, every, os.urandom), apart
 
-    async def play_host(name: str) -> np.ndarray:
-        peer, start = pairs[name][1], starts.get(name)
+    async def play_host(name: str, peer: Peer) -> np.ndarray:
+        start = starts.get(name)
         start = None if start is None else await host_drop(peer, start)
         names = [name] if left else list(hosts)
         own = Participant(name, names, b"run" + (name.encode() if left else b""))
         matched = await host_match(peer, hosts[name], own, start=start)
         return await (host_left if left else host_inner)(peer, matched, many=many)
 
-    async def play() -> list:
-        return await together([play_guest(), *(play_host(name) for name in hosts)])
-
-    (rows, matched), *others = asyncio.run(play())
+    (rows, matched), *others = over_memory(list(hosts), play_guest, play_host, guest="insurer")
     return rows, dict(zip(hosts, others, strict=True)), matched
 
 

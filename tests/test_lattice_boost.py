@@ -18,6 +18,7 @@ from federation import JOB, Federation, ended
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from kills import ready, restart, start_train
+from memory import over_memory
 from test_boost import MONOTONE, Job, make_job, resolved, usable
 from test_resume import Ends, Role, Run, plain
 
@@ -28,7 +29,7 @@ from vfl.jobs.hints import GuestHints, HostHints
 from vfl.learn.losses import OBJECTIVES, Quantiser
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
-from vfl.net.peer import MemoryPeer, together
+from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common import lattice_hints, lattice_sums
 from vfl.protocols.common.bits import pack_bits
@@ -58,30 +59,17 @@ def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):
     """(guest's half, scores, hosts' halves) over memory."""
     name, *names = job.blocks
 
-    async def run():
-        pairs = [MemoryPeer.pair(name, host) for host in names]
-        guest = guest_train(
-            [ours for ours, _ in pairs],
-            {name: job.blocks[name]},
-            job.rows,
-            job.params,
-            course=arguments.guest_course(dict(guest_options or {})),
-        )
-        hosts = [
-            host_train(
-                theirs,
-                job.blocks[host],
-                job.params,
-                Participant(host),
-                shown=str,
-                course=arguments.host_course(dict(host_options(host) if host_options else {})),
-            )
-            for host, (_, theirs) in zip(names, pairs, strict=True)
-        ]
-        (model, scores), *halves = await together([guest, *hosts])
-        return model, scores, halves
+    def guest(peers):
+        course = arguments.guest_course(dict(guest_options or {}))
+        return guest_train(peers, {name: job.blocks[name]}, job.rows, job.params, course=course)
 
-    return asyncio.run(run())
+    def host(host, peer):
+        course = arguments.host_course(dict(host_options(host) if host_options else {}))
+        own = Participant(host)
+        return host_train(peer, job.blocks[host], job.params, own, shown=str, course=course)
+
+    (model, scores), *halves = over_memory(names, guest, host, guest=name)
+    return model, scores, halves
 
 
 def assert_same_model(job: Job, **options: Any) -> None:

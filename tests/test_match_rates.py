@@ -1,6 +1,5 @@
 """Match rates: counts as of sets, samples by content, nothing else on the wire, hostile peers."""
 
-import asyncio
 import hashlib
 import random
 from functools import partial
@@ -10,11 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 
 from vfl.crypto import group
 from vfl.errors import PeerError, VflError
 from vfl.net import wire
-from vfl.net.peer import MemoryPeer, stop_all, together
+from vfl.net.peer import stop_all
 from vfl.protocols.align import match_rates
 from vfl.protocols.align.match_rates import (
     MatchAnswer,
@@ -40,49 +40,31 @@ def compare(guest, hosts, *, context=CONTEXT, entropy=None, watch=None, lies=())
     """What the guest has by host, then what each host has. `hosts`: lists of tables by name."""
     options = {} if entropy is None else {"entropy": entropy}
 
-    async def run():
-        pairs = {name: MemoryPeer.pair("guest", name) for name in hosts}
-        for to_host, to_guest in pairs.values():
-            if watch is not None:
-                to_host.observers.append(watch)
-            for liar, kind, change in lies:
-                lie(to_host if liar == "guest" else to_guest, kind, change)
+    def opened(to_host, to_guest):
+        if watch is not None:
+            to_host.observers.append(watch)
+        for liar, kind, change in lies:
+            lie(to_host if liar == "guest" else to_guest, kind, change)
 
-        async def told(peers, work):
-            try:
-                return await work
-            except VflError as error:
-                await stop_all(peers, error)
-                return error
+    async def told(peers, work):
+        try:
+            return await work
+        except VflError as error:
+            await stop_all(peers, error)
+            return error
 
-        ended = await together(
-            [
-                told(
-                    [pair[0] for pair in pairs.values()],
-                    guest_match_rates(
-                        [pair[0] for pair in pairs.values()],
-                        trials_of(guest),
-                        context=context,
-                        **options,
-                    ),
-                ),
-                *(
-                    told(
-                        [pairs[name][1]],
-                        host_match_rates(
-                            pairs[name][1], trials_of(tables), name=name, context=context, **options
-                        ),
-                    )
-                    for name, tables in hosts.items()
-                ),
-            ]
-        )
-        for error in ended:
-            if isinstance(error, PeerError):  # the others were told
-                raise error
-        return ended
+    def guest_role(peers):
+        return told(peers, guest_match_rates(peers, trials_of(guest), context=context, **options))
 
-    return asyncio.run(run())
+    def host_role(name, peer):
+        own = trials_of(hosts[name])
+        return told([peer], host_match_rates(peer, own, name=name, context=context, **options))
+
+    ended = over_memory(list(hosts), guest_role, host_role, opened=opened)
+    for error in ended:
+        if isinstance(error, PeerError):  # the others were told
+            raise error
+    return ended
 
 
 def lie(peer, kind, change):

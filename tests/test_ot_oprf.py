@@ -5,13 +5,13 @@ import contextlib
 
 import numpy as np
 import pytest
+from memory import over_memory
 from test_psi import CONTEXT, HOST, against_guest, against_host, numbered, start
 
 from vfl.crypto import base_ot, okvs, ot_extension
 from vfl.crypto.linear_code import LENGTH
 from vfl.errors import PeerError, VflError
 from vfl.net import wire
-from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.align import ot_oprf
 from vfl.protocols.align.oprf import OprfRun
 from vfl.protocols.align.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
@@ -26,24 +26,16 @@ def outputs(guest_ids, hosts_ids, **changes):
     """(the guest's outputs by host, each host's own)."""
     names = [f"host{j}" for j in range(len(hosts_ids))]
 
-    async def run():
-        pairs = [MemoryPeer.pair("guest", name) for name in names]
+    def seeded(seed):
+        return OprfRun(CONTEXT, entropy(seed), lambda *step: None)
 
-        def seeded(seed):
-            return OprfRun(CONTEXT, entropy(seed), lambda *step: None)
+    def host(name, peer):
+        j = names.index(name)
+        return ot_oprf.host_outputs(peer, hosts_ids[j], len(guest_ids), name, seeded(2 + j))
 
-        guest = ot_oprf.guest_outputs([pair[0] for pair in pairs], guest_ids, seeded(1))
-        return await together(
-            [
-                guest,
-                *(
-                    ot_oprf.host_outputs(pair[1], ids, len(guest_ids), name, seeded(2 + j))
-                    for j, (pair, name, ids) in enumerate(zip(pairs, names, hosts_ids, strict=True))
-                ),
-            ]
-        )
-
-    of_guest, *of_hosts = asyncio.run(run())
+    of_guest, *of_hosts = over_memory(
+        names, lambda peers: ot_oprf.guest_outputs(peers, guest_ids, seeded(1)), host
+    )
     return of_guest, of_hosts
 
 

@@ -19,6 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import over_memory
 
 from vfl.crypto import group, okvs
 from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
@@ -67,32 +68,21 @@ def align(sets, *, context=CONTEXT, watch=None, of_guest=None, of_hosts=None, **
     """Rows of every party, guest first; `hosts` are further arguments by host's number."""
     names = [f"host{j}" for j in range(len(sets) - 1)]
 
-    async def run():
-        pairs = [MemoryPeer.pair("guest", name) for name in names]
+    def watched(to_host, _):
         if watch is not None:
-            for to_host, _ in pairs:
-                to_host.observers.append(watch)
-        return await together(
-            [
-                guest([p[0] for p in pairs], sets[0], context=context, **both, **(of_guest or {})),
-                *(
-                    host(
-                        to_guest,
-                        ids,
-                        name,
-                        names,
-                        context=context,
-                        **both,
-                        **(of_hosts or {}).get(j, {}),
-                    )
-                    for j, (name, (_, to_guest), ids) in enumerate(
-                        zip(names, pairs, sets[1:], strict=True)
-                    )
-                ),
-            ]
-        )
+            to_host.observers.append(watch)
 
-    return asyncio.run(run())
+    def one(name, peer):
+        j = names.index(name)
+        own = (of_hosts or {}).get(j, {})
+        return host(peer, sets[1 + j], name, names, context=context, **both, **own)
+
+    return over_memory(
+        names,
+        lambda peers: guest(peers, sets[0], context=context, **both, **(of_guest or {})),
+        one,
+        opened=watched,
+    )
 
 
 def check(sets, rows):

@@ -6,6 +6,7 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 import walk
+from memory import over_memory
 
 from vfl.errors import DataError, ModelError, PeerError, PeerLost, Refused
 from vfl.learn.binning import bin_columns
@@ -67,23 +68,24 @@ def trained() -> tuple[GuestModel, list[HostModel], np.ndarray]:
 
 MODEL, HALVES, SCORES = trained()
 ALL = np.arange(ROWS)
+HOSTS = ("party1", "party2")
 
 
 def score(places, known=None, rows: int = ROWS, progress=lambda done, of: None):
     """(scores, rows that each host served); `known` are the rows of each alignment, in its order."""
     known = known or [ALL, ALL]
 
-    async def run():
-        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
-        parts = guest_score([ours for ours, _ in pairs], MODEL, columns(0), places, rows, progress)
-        guest = all_scores(parts)
-        hosts = [
-            host_score(theirs, half, {n: v[own] for n, v in columns(p).items()}, len(own))
-            for p, (_, theirs), half, own in zip((1, 2), pairs, HALVES, known, strict=True)
-        ]
-        return await together([guest, *hosts])
+    def host(name, peer):
+        p = HOSTS.index(name) + 1
+        features = {column: values[known[p - 1]] for column, values in columns(p).items()}
+        return host_score(peer, HALVES[p - 1], features, len(known[p - 1]))
 
-    scores, *served = asyncio.run(run())
+    scores, *served = over_memory(
+        HOSTS,
+        lambda peers: all_scores(guest_score(peers, MODEL, columns(0), places, rows, progress)),
+        host,
+        guest="party0",
+    )
     return scores, served
 
 
@@ -232,18 +234,15 @@ def test_hosts_are_asked_about_used_splits_only_and_equal_ones_once():
         trees.append(Tree(branches, tree.leaves))
     model = GuestModel(MODEL.parties, MODEL.start, tuple(trees), MODEL.splits)
 
-    async def run():
-        pairs = [MemoryPeer.pair("party0", f"party{p}") for p in (1, 2)]
-        ours = [peer for peer, _ in pairs]
-        hosts = [
-            host_score(theirs, kept, columns(p), ROWS)
-            for p, (_, theirs), kept in zip((1, 2), pairs, (half, HALVES[1]), strict=True)
-        ]
-        guest = all_scores(guest_score(ours, model, columns(0), [ALL, ALL], ROWS))
-        scores, *_ = await together([guest, *hosts])
-        return scores, ours[0].traffic.received["Directions"]
+    async def guest(peers):
+        scores = await all_scores(guest_score(peers, model, columns(0), [ALL, ALL], ROWS))
+        return scores, peers[0].traffic.received["Directions"]
 
-    scores, size = asyncio.run(run())
+    def host(name, peer):
+        p = HOSTS.index(name)
+        return host_score(peer, (half, HALVES[1])[p], columns(p + 1), ROWS)
+
+    (scores, size), *_ = over_memory(HOSTS, guest, host, guest="party0")
     assert np.array_equal(scores, SCORES)
     bits = len(set(HALVES[0].splits)) * -(-ROWS // 8)
     assert bits <= size < bits + 64

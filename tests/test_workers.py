@@ -22,7 +22,7 @@ from vfl.crypto.sums import (
     sum_by_cell,
     sum_rows,
 )
-from vfl.crypto.workers import Machine, SharedRows, WorkerDied, Workers
+from vfl.crypto.workers import Machine, SharedRows, WorkerDied, Workers, rows_of
 from vfl.errors import VflError
 
 KEY = PrivateKey.generate(2048)
@@ -34,6 +34,16 @@ def double(key, x):
 
 def fail(key):
     raise InvalidCiphertext("a ciphertext out of range")
+
+
+def busy(key, times):
+    for _ in range(times):
+        hash(str(range(times)))
+    return os.getpid()
+
+
+def rows_at(key, handle):
+    return np.array(rows_of(handle))
 
 
 def die(key):
@@ -50,6 +60,38 @@ def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
             assert await workers.run(double, 4) == 8
 
     asyncio.run(run())
+
+
+def test_processes_are_started_once_the_work_pays_for_them():
+    async def run():
+        async with Workers(KEY, Machine(2, alone=0.05)) as workers:
+            reserve = Reserve(workers, 1)
+            await reserve.fill()
+            assert await workers.run(own_pid, 0) == os.getpid()
+            assert not workers.beside and not len(reserve)  # a thread makes nothing ahead
+            while not workers.beside:
+                assert await workers.run(busy, 1000) == os.getpid()
+            assert await workers.run(own_pid, 0) != os.getpid()
+            await reserve.fill()
+            assert len(reserve) == 64
+
+    asyncio.run(run())
+
+
+def test_none_is_started_for_work_that_is_done_before():
+    async def run():
+        async with Workers(KEY, Machine(2, alone=1e6)) as workers:
+            encrypted = KEY.encrypt([1, 2, 3])
+            store = workers.rows(3, KEY.public.width)  # shared memory, which this process reads as well
+            store.array[:] = encrypted
+            await workers.run(busy, 1000)
+            assert await workers.run(own_pid, 0) == os.getpid()
+            assert await workers.map(double, [(i,) for i in range(50)]) == [2 * i for i in range(50)]
+            found = await workers.run(rows_at, store.handle)
+            store.close()
+            return np.array_equal(found, encrypted)
+
+    assert asyncio.run(run())
 
 
 def test_a_worker_that_dies_ends_the_job_with_one_line():

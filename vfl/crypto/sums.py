@@ -212,9 +212,9 @@ class Reserve:
     async def fill(self) -> None:
         """Make obfuscators until there are enough.
 
-        Nothing is made without a pool: there a thread would hold up the party's own work.
+        Nothing is made without other processes: a thread would hold up the party's own work.
         """
-        while self._workers.machine.workers > 1 and len(self) < self._most:
+        while self._workers.beside and len(self) < self._most:
             round_ = [(self._BLOCK,)] * self._workers.machine.workers
             self._blocks += await self._workers.map(_obfuscators, round_)
 

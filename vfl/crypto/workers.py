@@ -1,5 +1,6 @@
 """All cores for big-integer work: a pool of processes, started once a job, that hold the job's key.
 
+A small job is done before the processes would be there: they are started after the first second of work.
 gmpy2 keeps the interpreter's lock, so threads would not do. Ciphertexts travel as fixed-width bytes in
 one piece; those that are read again and again (a tree's encrypted gradients) lie in shared memory. The
 start method is spawn everywhere: a fork would copy the threads' locks of the event loop.
@@ -8,12 +9,14 @@ start method is spawn everywhere: a fork would copy the threads' locks of the ev
 import asyncio
 import contextlib
 import fcntl
+import math
 import multiprocessing
 import os
 import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -58,9 +61,11 @@ class Machine:
     workers: int = 1  # processes
     memory: int = 2 << 30  # bytes of ciphertexts kept in memory; more than these lie in a file
     scratch: Path | None = None  # where that file is; None is the system's folder of temporary files
+    alone: float = 0.0  # seconds of work that threads do before more processes are started
 
 
 ONE_PROCESS = Machine()
+PAYS = 1.0  # seconds of work after which it pays to start processes: as much as that takes
 
 
 class SharedRows:
@@ -170,24 +175,19 @@ def _attach(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | Non
 
 
 class Workers(Generic[K]):
-    """Runs kernels `f(key, *arguments)` in the machine's processes, or in a thread when that is one."""
+    """Runs kernels `f(key, *arguments)` in the machine's processes, or in threads when that is one or as
+    long as the work is little."""
 
     def __init__(self, key: K, machine: Machine, operations: Operations | None = None) -> None:
         """`operations` counts those on ciphertexts by kind."""
         self.key: K = key
         self.machine = machine
         self.operations = Counter() if operations is None else operations
+        self._alone = machine.alone
         self._pool: ProcessPoolExecutor | None = None
-        if machine.workers > 1:
-            self._pool = ProcessPoolExecutor(
-                machine.workers, multiprocessing.get_context("spawn"), _adopt, (type(key), key.parts())
-            )
 
     async def __aenter__(self) -> "Workers[K]":
-        if self._pool is not None:
-            # Start all processes now, while this party has other things to do.
-            for _ in range(self.machine.workers):
-                self._pool.submit(_call, _warm, ())
+        self._start()
         return self
 
     async def __aexit__(
@@ -196,8 +196,27 @@ class Workers(Generic[K]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._alone = math.inf
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
+
+    @property
+    def beside(self) -> bool:
+        """Whether the work is done by other processes than the party's own."""
+        return self.machine.workers > 1 and self._alone <= 0
+
+    def _start(self) -> None:
+        """Start the processes, all of them now, once they pay."""
+        if self._pool is not None or not self.beside:
+            return
+        self._pool = ProcessPoolExecutor(
+            self.machine.workers,
+            multiprocessing.get_context("spawn"),
+            _adopt,
+            (type(self.key), self.key.parts()),
+        )
+        for _ in range(self.machine.workers):
+            self._pool.submit(_call, _warm, ())
 
     def rows(self, rows: int, width: int) -> SharedRows:
         """Room for ciphertexts that all workers read."""
@@ -206,7 +225,10 @@ class Workers(Generic[K]):
     async def run(self, kernel: Callable[..., T], *arguments: object) -> T:
         """One task. Raises WorkerDied, and what the kernel raises."""
         if self._pool is None:
-            return await asyncio.to_thread(kernel, self.key, *arguments)
+            result, seconds = await asyncio.to_thread(_timed, kernel, self.key, *arguments)
+            self._alone -= seconds
+            self._start()
+            return result
         loop = asyncio.get_running_loop()
         try:
             return await loop.run_in_executor(self._pool, _call, kernel, arguments)
@@ -235,6 +257,12 @@ class Workers(Generic[K]):
 
     def __repr__(self) -> str:
         return f"Workers({self.machine.workers})"
+
+
+def _timed(kernel: Callable[..., T], *arguments: object) -> tuple[T, float]:
+    """The result, and the processor seconds of this thread."""
+    began = time.thread_time()
+    return kernel(*arguments), time.thread_time() - began
 
 
 def _warm(key: PublicKey | PrivateKey) -> None:

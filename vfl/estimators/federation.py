@@ -16,7 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
-from vfl.crypto.workers import Machine
+from vfl.crypto.workers import PAYS, Machine
 from vfl.errors import ConfigError, DataError, InputError, ParameterError
 from vfl.estimators.bar import watched
 from vfl.estimators.hosts import Hosts, HostsParameter, checked_hosts
@@ -236,7 +236,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         )
 
     def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
-        machine = Machine(check_whole("workers", self.workers, 1))
+        machine = Machine(check_whole("workers", self.workers, 1), alone=PAYS)
         engine = self._engine()
         check_share("unknown_levels", self.unknown_levels)
         rules = self._rules([GUEST, *hosts])

@@ -44,7 +44,7 @@ PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the 
 
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 SILENT_BEATS = 5
-BACKOFF = (0.1, 2.0)  # first and longest pause between two attempts to connect
+BACKOFF = (0.1, 1.0)  # first and longest pause between two attempts to connect
 
 _random = secrets.SystemRandom()
 

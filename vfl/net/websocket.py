@@ -283,7 +283,7 @@ async def dial(
                 f"cannot reach {peer} at {address}{waited}: {reason}", nobody_listens=nobody
             )
         await asyncio.sleep(pause)
-        pause = min(2 * pause, longest)
+        pause = min(1.1 * pause, longest)  # who has not waited long is not kept waiting long
 
 
 def _proxy_to(host: str) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import (
     model_validator,
 )
 
-from vfl.crypto.workers import Machine
+from vfl.crypto.workers import PAYS, Machine
 from vfl.learn.binning import Monotone
 from vfl.party.config_values import (
     Address,
@@ -93,7 +93,7 @@ class PartySection(Section):
     def machine(self) -> Machine:
         """What this party lends to encrypted arithmetic."""
         workers = self.workers or os.cpu_count() or 1
-        return Machine(workers, self.memory << 20, self.store / "scratch")
+        return Machine(workers, self.memory << 20, self.store / "scratch", PAYS)
 
 
 class KeySection(Section):
