@@ -14,7 +14,7 @@ ANSWERS = Answers()
 def _(given: Given) -> object:
     digits, residuals = Digits.of(given["rows"]), np.array(given["residuals"])
     cut = digits.cut(residuals)
-    assert digits.joined(cut) == given["residuals"]
+    assert digits.join(cut) == given["residuals"]
     return {"count": digits.count, "value_bits": digits.value_bits, "digits": cut.T.tolist()}
 
 

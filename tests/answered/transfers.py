@@ -49,9 +49,9 @@ def _(given: Given) -> object:
     keeper = Keeper(chosen, keys[np.arange(len(keys)), chosen], transcript)
     own, sent, sums = chooser.extend(messages)
     kept = keeper.extend(len(messages), sent, sums)
-    assert np.array_equal(kept, own ^ keeper.masked(messages))
+    assert np.array_equal(kept, own ^ keeper.mask(messages))
     again, sent_again, sums_again = chooser.extend(messages[:1])
-    assert np.array_equal(keeper.extend(1, sent_again, sums_again), again ^ keeper.masked(messages[:1]))
+    assert np.array_equal(keeper.extend(1, sent_again, sums_again), again ^ keeper.mask(messages[:1]))
     size = len(sent) // linear_code.LENGTH
     return {
         "rows of the chooser": hexes(own),
