@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from vfl.learn.losses import Floats
+from vfl.arrays import Floats
 from vfl.learn.metrics import binary_metrics
 from vfl.models.dependence import Dependence
 from vfl.report.evidence import TOGETHER, Evidence, Exchange, HeldOut

@@ -17,9 +17,9 @@ import pytest
 from federation import GLM_JOB, JOB, Federation, Party, Table, kill, write_table
 from room import HOSTS, Room
 
+from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, PeerStopped, Refused
 from vfl.jobs import resume, scoring
-from vfl.learn.losses import Floats
 from vfl.party import store
 from vfl.party.store import Store
 from vfl.protocols.common import batches

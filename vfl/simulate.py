@@ -10,12 +10,13 @@ from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 
+from vfl.arrays import Floats
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
 from vfl.learn.levels import Levels, respelled
-from vfl.learn.losses import BadLabel, Floats
+from vfl.learn.losses import BadLabel
 from vfl.models.kind import (
     AnyGuestModel,
     AnyHostModel,

@@ -24,8 +24,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import rbcl
 
+from vfl.arrays import Bytes
 from vfl.crypto import group
-from vfl.crypto.arrays import Bytes, Entropy
+from vfl.crypto.entropy import Entropy
 
 KEY = 16  # bytes of a key
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Bytes, Words
+from vfl.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import inlined, kernel
 

@@ -13,7 +13,7 @@ import functools
 
 import numpy as np
 
-from vfl.crypto.arrays import Bytes, Words
+from vfl.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import kernel
 

@@ -36,7 +36,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Bytes, Words
+from vfl.arrays import Bytes, Words
 from vfl.crypto.cores import spread
 from vfl.kernels import kernel
 

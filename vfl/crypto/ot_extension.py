@@ -34,8 +34,9 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from vfl.arrays import Bytes, Words
 from vfl.crypto import linear_code
-from vfl.crypto.arrays import Bytes, Entropy, Words
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.linear_code import LENGTH, MESSAGE
 from vfl.crypto.linear_code import WORD as ROW
 from vfl.kernels import kernel

@@ -63,7 +63,7 @@ from numba.extending import (
 )
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Bytes
+from vfl.arrays import Bytes
 from vfl.kernels import kernel
 
 SignedWords = NDArray[np.int64]

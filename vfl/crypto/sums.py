@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from vfl.crypto.arrays import Integers
+from vfl.arrays import Integers
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of

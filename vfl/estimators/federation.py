@@ -16,6 +16,7 @@ from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
+from vfl.arrays import Floats
 from vfl.crypto.workers import PAYS, Machine
 from vfl.errors import ConfigError, DataError, InputError, ParameterError
 from vfl.estimators.bar import watched
@@ -43,7 +44,7 @@ from vfl.frames.features import (
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
-from vfl.learn.losses import Floats, Loss
+from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
 from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, Step
 from vfl.party.id_cells import IdReading

@@ -9,6 +9,7 @@ from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
+from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import Federation, Progress, Target, complaints
 from vfl.estimators.parameters import checked_arguments, shown, validated
@@ -23,7 +24,7 @@ from vfl.frames.rows import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
-from vfl.learn.losses import Floats, LogisticLoss, Loss, loss_of
+from vfl.learn.losses import LogisticLoss, Loss, loss_of
 from vfl.simulate import GUEST
 
 

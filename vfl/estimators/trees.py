@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 from sklearn.utils.validation import check_is_fitted
 
+from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
 from vfl.estimators.parameters import check_by_party, check_parties, shown
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.features import FrameTable, suggest_name
 from vfl.learn.binning import Monotone
-from vfl.learn.losses import OBJECTIVES, Floats
+from vfl.learn.losses import OBJECTIVES
 from vfl.learn.params import BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees

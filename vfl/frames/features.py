@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pandas.api import types
 
+from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.frames.tables import SHOWN
 from vfl.learn.binning import Features
-from vfl.learn.losses import Floats
 from vfl.party.id_cells import whole_text
 from vfl.party.reading import Reading
 from vfl.party.sources.numerals import parse

@@ -14,11 +14,12 @@ from scipy.sparse import issparse
 from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import type_of_target
 
+from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.frames.features import finite
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
-from vfl.learn.losses import LARGEST, BadLabel, Floats, Loss, out_of_range
+from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.text import counted
 
 T = TypeVar("T")

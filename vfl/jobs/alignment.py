@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vfl.arrays import Integers
 from vfl.errors import ConfigError, DataError, ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
@@ -45,7 +46,6 @@ from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.config_words import JOB_NAME

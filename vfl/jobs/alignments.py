@@ -8,11 +8,11 @@ from datetime import UTC, date, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Integers
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Office
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
-from vfl.learn.losses import Integers
 from vfl.net.peer import Peer
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.documents import converted

@@ -16,12 +16,12 @@ import msgspec
 import numpy as np
 
 from vfl import __version__
+from vfl.arrays import Mask
 from vfl.errors import DataError, ModelError
 from vfl.models.halves import AnyGuestHalf
 from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.protocols.common.batches import ScoredPart
-from vfl.protocols.common.bits import Mask
 
 
 @dataclass(frozen=True)

@@ -10,15 +10,14 @@ from typing import Any
 
 import msgspec
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, verified
 from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
-from vfl.learn.losses import Floats, Integers
 from vfl.party.config import Party
 from vfl.party.store import Store
-from vfl.protocols.common.bits import Mask
 
 _ARRAYS = ("rows", "label", "weight", "exposure")
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import (
     ConfigError,
     DataError,
@@ -33,11 +34,11 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import table_of
 from vfl.jobs.resume import persevere
-from vfl.jobs.show import Mask, Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
+from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
 from vfl.learn.explain import reasons
 from vfl.learn.levels import respelled
-from vfl.learn.losses import Floats, Integers, LogisticLoss
+from vfl.learn.losses import LogisticLoss
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
 from vfl.models.kinds import kind_of_model, load_half

@@ -7,13 +7,12 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Mask
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.drift import Profile, drifted
 from vfl.learn.levels import Levels
 from vfl.party.unknown_levels import in_any, notes, strange
-
-Mask = NDArray[np.bool_]
 
 
 class Show(Protocol):

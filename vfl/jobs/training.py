@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
 from vfl.errors import (
     ConfigError,
@@ -61,7 +62,6 @@ from vfl.party.policy import (
 from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.lattice_hints import NoShelf, Shelf
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training

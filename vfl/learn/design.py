@@ -17,8 +17,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Column, Features, bin_columns
-from vfl.learn.losses import Floats, Integers
 from vfl.text import counted
 
 FRACTION_BITS = 24

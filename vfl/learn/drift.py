@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats
 from vfl.learn.binning import Column, Features, bin_columns
-from vfl.learn.losses import Floats
 from vfl.learn.metrics import LARGE_PSI, MODERATE_PSI, psi
 
 Verdict = Literal["none", "moderate", "large"]

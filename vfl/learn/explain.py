@@ -26,9 +26,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats, Integers
 from vfl.errors import ModelError
 from vfl.learn.forest import Planes, numbers
-from vfl.learn.losses import Floats, Integers, Link
+from vfl.learn.losses import Link
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 

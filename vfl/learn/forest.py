@@ -13,8 +13,8 @@ from itertools import repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Features
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 

@@ -30,8 +30,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfl.arrays import Floats
 from vfl.learn.design import Matrix
-from vfl.learn.losses import Floats, Loss
+from vfl.learn.losses import Loss
 
 PAIRS = 10
 """Steps that L-BFGS remembers."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.learn.losses import Integers
+from vfl.arrays import Integers
 
 _SAMPLE = 20_000
 _DENSE = 4  # count distinct keys by a table as long as there are at most so many keys a row

@@ -14,8 +14,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Integers = NDArray[np.int64]
+from vfl.arrays import Floats, Integers
 
 Link = Literal["logit", "log", "identity"]
 Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared"]

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats, Integers
 from vfl.learn.design import MISSING, named_levels, short_edge
 from vfl.learn.glm import Move, Scores
-from vfl.learn.losses import Floats, Integers, LogisticLoss, Loss
+from vfl.learn.losses import LogisticLoss, Loss
 
 MODERATE_PSI, LARGE_PSI = 0.1, 0.25
 """Population stability index: above the first a shift to look into, above the second a large one.

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Integers
 from vfl.kernels import kernel
 from vfl.learn.binning import Binned, Column, Features
-from vfl.learn.losses import Integers
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats
 from vfl.learn.levels import spelled_alike
-from vfl.learn.losses import Floats
 from vfl.text import counted
 
 SAMPLE = 100_000  # rows that a check looks at

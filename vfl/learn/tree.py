@@ -14,7 +14,8 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.learn.losses import Floats, Integers, Scales
+from vfl.arrays import Floats, Integers
+from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 
 # A gain below this is rounding.

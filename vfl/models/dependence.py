@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats
 from vfl.errors import ModelError
 from vfl.learn.binning import Features
 from vfl.learn.explain import partial_dependence
-from vfl.learn.losses import Floats
 from vfl.learn.metrics import OTHER
 from vfl.learn.splits import Split
 from vfl.protocols.trees.model import GuestModel

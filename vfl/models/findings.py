@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfl.arrays import Floats, Mask
 from vfl.errors import ConfigError, DataError, VflError
-from vfl.learn.losses import Floats, LogisticLoss
-from vfl.protocols.common.bits import Mask
+from vfl.learn.losses import LogisticLoss
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
 

@@ -12,8 +12,9 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features, Monotone
-from vfl.learn.losses import Floats, Integers, Link, Loss
+from vfl.learn.losses import Link, Loss
 from vfl.models.dependence import Dependence
 from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
@@ -21,7 +22,6 @@ from vfl.models.relativities import Line
 from vfl.net.peer import Peer
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, HostHints
 from vfl.protocols.common.lattice_hints import NoShelf, Shelf

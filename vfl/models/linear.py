@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfl.arrays import Floats, Mask
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Matrix
 from vfl.learn.glm import APART, are_apart
-from vfl.learn.losses import FAMILIES, Family, Floats, Link
+from vfl.learn.losses import FAMILIES, Family, Link
 from vfl.learn.params import GlmParams
 from vfl.models.findings import Finding, NothingTrained, says_nothing
 from vfl.models.halves import GuestHalf, HostHalf
@@ -35,7 +36,6 @@ from vfl.models.relativities import lines
 from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import (

@@ -2,12 +2,12 @@
 
 from collections.abc import Collection, Sequence
 
+from vfl.arrays import Mask
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.design import MISSING, Design, Matrix, Rules
 from vfl.models.kind import OwnScores
 from vfl.party.sections import GlmSection
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.linear.scoring import LinearPart
 from vfl.text import nearest_name
 

@@ -4,10 +4,11 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from vfl.arrays import Floats
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned, Features, Monotone, bin_columns
 from vfl.learn.explain import check_covers
-from vfl.learn.losses import OBJECTIVES, Floats, Link
+from vfl.learn.losses import OBJECTIVES, Link
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Obstacle

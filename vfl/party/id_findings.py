@@ -13,11 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from vfl.arrays import Mask
 from vfl.party.id_cells import IdReading, ReadIds, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
 from vfl.party.ids import clean, unversioned
 from vfl.party.rows import SHOWN
-from vfl.party.sources.arrow import ArrowColumn, Mask, mask_of
+from vfl.party.sources.arrow import ArrowColumn, mask_of
 
 COMMON = 10  # rows that share what is shown of them
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vfl.arrays import Mask
 from vfl.party.config_values import Duplicates
 from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import COMMON, Codes, IdFinding, Values, findings_of
@@ -22,7 +23,7 @@ from vfl.party.ids import by_column, digest, in_words
 from vfl.party.keys import all_keys
 from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
-from vfl.party.sources.arrow import Mask, mask_of
+from vfl.party.sources.arrow import mask_of
 from vfl.party.table import Table, read_table
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5

@@ -3,13 +3,12 @@
 from collections.abc import Mapping
 
 import numpy as np
-from numpy.typing import NDArray
 
+from vfl.arrays import Mask
 from vfl.errors import DataError
 from vfl.learn.levels import Levels
 from vfl.text import counted
 
-Mask = NDArray[np.bool_]
 Unknown = Mapping[str, Mask]
 """By column, which rows of a batch have a level that was not in training."""
 

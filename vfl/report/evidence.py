@@ -6,8 +6,8 @@ No id and no row's number is among it.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vfl.arrays import Floats
 from vfl.learn.binning import Features
-from vfl.learn.losses import Floats
 from vfl.learn.metrics import Totals, totals
 from vfl.models.dependence import Dependence
 from vfl.models.relativities import Line

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
-from vfl.learn.losses import Floats
+from vfl.arrays import Floats
 from vfl.report.words import RateWords
 from vfl.text import shown
 

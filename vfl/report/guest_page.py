@@ -8,8 +8,9 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats
 from vfl.learn.design import MISSING
-from vfl.learn.losses import Family, Floats, LogisticLoss, Loss, Objective, loss_of
+from vfl.learn.losses import Family, LogisticLoss, Loss, Objective, loss_of
 from vfl.learn.metrics import (
     OTHER,
     DoubleLift,

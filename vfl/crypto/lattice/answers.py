@@ -12,7 +12,7 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Entropy
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.hint import Opened
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, gaussian, words

@@ -29,9 +29,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Entropy, Words
+from vfl.arrays import Words
 from vfl.crypto.cores import each
 from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, derive, errors, ternary

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Integers, Words
+from vfl.arrays import Integers, Words
 from vfl.crypto.cores import each
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters

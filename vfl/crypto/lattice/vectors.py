@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.arrays import Entropy
 from vfl.crypto.cores import each
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.randomness import KEY, error, ternary

@@ -5,12 +5,10 @@ from typing import TypeAlias, cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
+
+from vfl.arrays import Floats, Mask
 
 ArrowColumn: TypeAlias = pa.Array | pa.ChunkedArray
-
-Floats = NDArray[np.float64]
-Mask = NDArray[np.bool_]
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -8,12 +8,10 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from numpy.typing import NDArray
 
+from vfl.arrays import Floats
 from vfl.party.reading import DateColumn, Order
 from vfl.party.sources.arrow import ArrowColumn
-
-Floats = NDArray[np.float64]
 
 _TIME = (
     r"(?:[T :-]+\d{1,2}[:.]\d{1,2}(?:[:.]\d{1,2}(?:[.,]\d{1,9})?)?(?: ?[AaPp]\.?[Mm]\.?)?"

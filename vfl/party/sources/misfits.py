@@ -10,8 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vfl.arrays import Mask
 from vfl.party.reading import Reading, Settings, settings_line
-from vfl.party.sources.arrow import ArrowColumn, Mask
+from vfl.party.sources.arrow import ArrowColumn
 from vfl.party.sources.dates import looks_like_date, order_of
 from vfl.party.sources.numerals import grammar
 

@@ -8,8 +8,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from vfl.arrays import Floats, Mask
 from vfl.party.reading import Reading
-from vfl.party.sources.arrow import ArrowColumn, Floats, Mask, float64, mask_of
+from vfl.party.sources.arrow import ArrowColumn, float64, mask_of
 
 # A blank between groups of digits is often one that does not break, narrow or of a digit's width.
 _GROUPS = {".": r"\.", ",": ",", "'": "['’]", " ": "[ \u00a0\u202f\u2009\u2007]"}

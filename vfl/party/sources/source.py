@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from vfl.arrays import Mask
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, Settings, merged
 from vfl.party.rows import RowNumbers, below_header, in_rows
-from vfl.party.sources.arrow import ArrowColumn, Mask
+from vfl.party.sources.arrow import ArrowColumn
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.misfits import Misfit, about_dates
 

@@ -25,9 +25,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Bytes, Integers
 from vfl.crypto import group
-from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
+from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, repeats

@@ -32,13 +32,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.crypto.arrays import Entropy
-from vfl.learn.losses import Integers
+from vfl.arrays import Integers, Mask
+from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align.oprf import parts
 from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.participant import Participant
 
 MAX_ROWS = 100_000_000

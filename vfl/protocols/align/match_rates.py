@@ -49,9 +49,10 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Bytes
 from vfl.crypto import group
-from vfl.crypto.arrays import Bytes, Entropy
 from vfl.crypto.digests import digests
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message

@@ -20,8 +20,9 @@ from typing import Protocol, TypeVar
 
 import numpy as np
 
-from vfl.crypto.arrays import Bytes, Entropy
+from vfl.arrays import Bytes
 from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.crypto.entropy import Entropy
 from vfl.errors import DataError
 from vfl.net.peer import Peer
 from vfl.net.wire import Message

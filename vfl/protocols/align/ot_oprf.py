@@ -36,8 +36,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Bytes
 from vfl.crypto import base_ot, group, okvs
-from vfl.crypto.arrays import Bytes
 from vfl.crypto.digests import digests
 from vfl.crypto.linear_code import LENGTH
 from vfl.crypto.linear_code import WORD as ROW

@@ -52,9 +52,10 @@ from typing import ClassVar, Literal
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from vfl.arrays import Bytes, Integers
 from vfl.crypto import okvs
-from vfl.crypto.arrays import Bytes, Entropy, Integers
 from vfl.crypto.digests import digests
+from vfl.crypto.entropy import Entropy
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message

@@ -8,8 +8,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Features
-from vfl.learn.losses import Floats, Integers
 from vfl.net.peer import Peer
 from vfl.net.wire import MIB, Message
 

@@ -1,9 +1,8 @@
 """Masks of rows on the wire: a bit an entry."""
 
 import numpy as np
-from numpy.typing import NDArray
 
-Mask = NDArray[np.bool_]
+from vfl.arrays import Mask
 
 
 def pack_bits(mask: Mask) -> bytes:

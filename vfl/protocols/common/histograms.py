@@ -13,11 +13,11 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Integers
 from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import add_all, check_rows, sum_by_cell, sum_rows
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.learn.grouping import Group, group_columns
-from vfl.learn.losses import Integers
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 

@@ -37,12 +37,12 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Integers
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.workers import Operations
-from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.lattice_sums import (

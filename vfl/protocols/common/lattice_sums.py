@@ -28,13 +28,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.arrays import Integers
 from vfl.crypto.lattice.answers import seal, unseal
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
-from vfl.learn.losses import Integers
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
 

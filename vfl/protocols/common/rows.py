@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vfl.learn.losses import Floats, LogisticLoss, Loss
-from vfl.protocols.common.bits import Mask
+from vfl.arrays import Floats, Mask
+from vfl.learn.losses import LogisticLoss, Loss
 
 
 @dataclass(frozen=True)

@@ -54,15 +54,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfl.arrays import Floats, Mask
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.errors import DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
-from vfl.learn.losses import Floats
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse

@@ -50,17 +50,17 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Mask
 from vfl.crypto.ciphertexts import InvalidCiphertext, PrivateKey
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, combination
-from vfl.learn.losses import Floats, LogisticLoss
+from vfl.learn.losses import LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key, send_key

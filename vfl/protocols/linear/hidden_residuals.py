@@ -16,10 +16,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats
 from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import SharedRows, Workers
-from vfl.learn.losses import Floats
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.common.histograms import CHUNK

@@ -30,12 +30,12 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import widest
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
 from vfl.learn.design import FRACTION_BITS
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message

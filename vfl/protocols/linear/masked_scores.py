@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.learn.losses import Floats
+from vfl.arrays import Floats
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.fellows import Masks

@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.glm import Block, BlockReport, Move
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training

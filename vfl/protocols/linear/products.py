@@ -25,12 +25,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.losses import Floats, Integers, Quantiser
+from vfl.learn.losses import Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds

@@ -26,10 +26,10 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Relativity
 from vfl.learn.explain import own_name
-from vfl.learn.losses import Floats, Integers
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.common.batches import (

@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from vfl.arrays import Mask
 from vfl.errors import DataError, ModelError, Refused
 from vfl.learn.design import Matrix
 from vfl.learn.glm import Block, BlockReport, BlockState
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.fellows import Masks, exchange_keys
 from vfl.protocols.common.participant import Participant
 from vfl.text import counted

@@ -6,13 +6,13 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Integers, Mask
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Integers
 from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Sums
 from vfl.net.peer import Peer, one_line
 from vfl.net.wire import MIB, Message, Record
-from vfl.protocols.common.bits import Mask, unpack_bits
+from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.clock import Clock
 
 

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vfl.arrays import Floats, Mask
 from vfl.errors import Refused
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
-from vfl.protocols.common.bits import Mask
 
 
 def draw_rows(

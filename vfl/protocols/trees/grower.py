@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers, Quantiser, Scales
+from vfl.learn.losses import Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
@@ -33,7 +34,6 @@ from vfl.learn.tree import (
 )
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
-from vfl.protocols.common.bits import Mask
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.rows import Training

@@ -43,16 +43,16 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.lattice_hints import guest_meet, host_meet
 from vfl.protocols.common.lattice_sums import BATCH, MOST_OUTPUTS, GuestProducts, Query

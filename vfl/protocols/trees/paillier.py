@@ -52,6 +52,7 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
@@ -59,13 +60,12 @@ from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key

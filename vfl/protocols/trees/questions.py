@@ -24,14 +24,14 @@ from typing import Annotated, ClassVar
 import msgspec
 import numpy as np
 
+from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats, Integers
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Choice
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken

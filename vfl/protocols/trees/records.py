@@ -2,10 +2,11 @@
 
 from collections.abc import Callable, Sequence
 
+from vfl.arrays import Mask
 from vfl.learn.splits import Split
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
-from vfl.protocols.common.bits import Mask, pack_bits
+from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.trees.columns import Direction
 from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept

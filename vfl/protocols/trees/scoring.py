@@ -22,11 +22,11 @@ from typing import ClassVar
 
 import numpy as np
 
+from vfl.arrays import Integers, Mask
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.explain import Explainer, check_covers
 from vfl.learn.forest import Forest, Planes, Sides, distinct, missing_left
-from vfl.learn.losses import Integers
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch
 from vfl.net.peer import Peer, together
@@ -41,7 +41,7 @@ from vfl.protocols.common.batches import (
     request,
     requests,
 )
-from vfl.protocols.common.bits import Mask, pack_bits, unpack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.trees.model import GuestModel, HostModel
 
 

@@ -7,10 +7,10 @@ columns give with hosts.
 
 from collections.abc import Callable, Mapping, Sequence
 
+from vfl.arrays import Floats
 from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.schemes import PRIVATE_KEYS
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Floats
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
 from vfl.protocols.common.course import GuestCourse, HostCourse
