@@ -16,7 +16,7 @@ import msgspec
 from federation import JOB, Federation, toml
 
 from vfl.jobs import alignment, coordinator, host, scoring, training
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
 from vfl.net.peer import HEADER
@@ -73,15 +73,15 @@ def record_alignment(federation: Federation, plan: alignment.Plan) -> list[Sent]
 async def _record(
     federation: Federation, wanted: Sequence[Mapping[str, Any]], plan: alignment.Plan, sent: list[Sent]
 ) -> None:
-    offices: dict[str, Office] = {}
+    offices: dict[str, Site] = {}
     owner: dict[bytes, str] = {}  # of a certificate's fingerprint
     job = "align"
     put = WebSocketPeer._put
 
-    def opened(name: str) -> Office:
+    def opened(name: str) -> Site:
         party = federation.parties[name]
         party.write()
-        offices[name] = Office.open(load_party(party.file))
+        offices[name] = Site.open(load_party(party.file))
         owner[bytes.fromhex(offices[name].identity.certificate.fingerprint)] = name
         return offices[name]
 
@@ -108,18 +108,16 @@ async def _record(
                     await asyncio.sleep(0.01)
                 address = shows[name].lines[-1].removeprefix("listening on ")
                 federation.guest.settings["peers"][name]["address"] = address
-            office = opened("insurer")
+            site = opened("insurer")
             home = federation.guest.folder
-            await alignment.align(office, plan, wait=60, show=Silent())
+            await alignment.align(site, plan, wait=60, show=Silent())
             for one in wanted:
                 job = "train"
                 (home / "job.toml").write_text(toml(one))
-                trained = await training.train(
-                    office, load_job(home / "job.toml"), wait=60, show=Silent()
-                )
+                trained = await training.train(site, load_job(home / "job.toml"), wait=60, show=Silent())
                 job = "score"
                 await scoring.score(
-                    office, trained.half.name, home / "new.csv", home / "s.csv", wait=60, show=Silent()
+                    site, trained.half.name, home / "new.csv", home / "s.csv", wait=60, show=Silent()
                 )
             for task in serving:
                 task.cancel()

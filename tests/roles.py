@@ -17,7 +17,7 @@ from vfl.crypto.group import ORDER
 from vfl.crypto.paillier import PrivateKey, PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.offer import Gathered, Join, Offer
 from vfl.jobs.show import Silent
@@ -41,7 +41,7 @@ from vfl.protocols.align.join import (
     host_match,
 )
 from vfl.protocols.align.match_rates import Trial, guest_match_rates, host_match_rates
-from vfl.protocols.align.psi import Engine, PsiSettings, guest_align, host_align
+from vfl.protocols.align.psi import OprfEngine, PsiSettings, guest_align, host_align
 from vfl.protocols.common import key
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant
@@ -61,8 +61,8 @@ N, WIDTH = KEY.public.n, KEY.public.width
 _open: dict[str, Peers] = {}  # the sessions of the run that is under way
 
 
-async def _dial(office: Office, name: str, *_: object) -> MemoryPeer:
-    return _open[office.party.name][name]
+async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
+    return _open[site.party.name][name]
 
 
 @contextmanager
@@ -70,7 +70,7 @@ def in_memory() -> Iterator[None]:
     """All parties take the same object for the public key, so that its tables of powers are made once;
     a coordinator is dialled over memory."""
     keys = {"paillier": cache(PublicKey)}
-    with mock.patch.object(key, "PUBLIC_KEYS", keys), mock.patch.object(Office, "dial", _dial):
+    with mock.patch.object(key, "PUBLIC_KEYS", keys), mock.patch.object(Site, "dial", _dial):
         yield
 
 
@@ -161,7 +161,7 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     offices = {}
     for name, party in parties.items():
         party.write()
-        offices[name] = Office.open(load_party(party.file))
+        offices[name] = Site.open(load_party(party.file))
     job = Job.model_validate(HIDDEN_JOB).canonical
     offer = Offer("train", b"\7" * 32, sorted(HOSTS), ["upper"], "aligned-1", "model-1", job)
 
@@ -207,7 +207,7 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     return Scenario("agreement", sessions, roles, relayed=frozenset({"Join"}))
 
 
-def alignment(hosts: tuple[str, ...], engine: Engine = "ecdh") -> Scenario:
+def alignment(hosts: tuple[str, ...], engine: OprfEngine = "ecdh") -> Scenario:
     ids = {
         name: [f"id {i}".encode() for i in range(k, 20 + k)] for k, name in enumerate((GUEST, *hosts))
     }

@@ -12,7 +12,7 @@ from federation import Federation
 from vfl.errors import PeerLost, VflError
 from vfl.jobs import alignment, scoring, training
 from vfl.jobs.alignment import Aligned, Plan
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.host import _TASKS
 from vfl.jobs.offer import Offer
 from vfl.jobs.scoring import Scored, ScoreOptions, score
@@ -48,19 +48,19 @@ class Room:
         self.heard: dict[str, list[str]] = {name: [] for name in HOSTS}  # how jobs ended for hosts
         self.cut_after: int | None = None  # requests, after which the registry is lost once
 
-    def office(self, name: str) -> Office:
+    def site(self, name: str) -> Site:
         party = self.federation.parties[name]
         party.write()
-        return Office.open(load_party(party.file))
+        return Site.open(load_party(party.file))
 
     @contextlib.asynccontextmanager
     async def hosts_of(
-        self, office: Office, wait: float, show: Said, names: Sequence[str] | None = None
+        self, site: Site, wait: float, show: Said, names: Sequence[str] | None = None
     ) -> AsyncIterator[list[Peer]]:
         """As `connect.hosts_of`, with hosts that work in this process."""
         peers: list[Peer] = []
         tasks = []
-        for name in names or office.party.partners:
+        for name in names or site.party.partners:
             to_host, to_guest = MemoryPeer.pair("insurer", name)
             to_host.observers.append(self._observer(name))
             tasks.append(asyncio.create_task(self._serve(name, to_guest)))
@@ -95,7 +95,7 @@ class Room:
     async def _serve(self, name: str, peer: Peer) -> None:
         offer = await peer.recv(Offer)
         try:
-            await _TASKS[offer.task](self.office(name), peer, offer, self.said[name])
+            await _TASKS[offer.task](self.site(name), peer, offer, self.said[name])
         except VflError as error:
             self.heard[name].append(str(error))
             await stop_all([peer], error)
@@ -112,13 +112,13 @@ class Room:
         """As `vfl align`."""
         for name in self.said:
             self.said[name] = Said()
-        work = alignment.align(self.office("insurer"), Plan(**plan), wait=1, show=self.said["insurer"])
+        work = alignment.align(self.site("insurer"), Plan(**plan), wait=1, show=self.said["insurer"])
         return asyncio.run(work)
 
     def train(self, job: dict[str, Any], **options: Any) -> str:
         done = asyncio.run(
             training.train(
-                self.office("insurer"),
+                self.site("insurer"),
                 Job.model_validate(job),
                 wait=1,
                 show=self.said["insurer"],
@@ -135,7 +135,7 @@ class Room:
         self.asked = dict.fromkeys(HOSTS, 0)
         folder = self.federation.guest.folder
         work = score(
-            self.office("insurer"),
+            self.site("insurer"),
             model,
             folder / data,
             folder / out,

@@ -15,7 +15,7 @@ from recording import record
 
 from vfl.errors import ModelError, PeerError, Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verified
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import _checked
 from vfl.jobs.offer import Accept, Agreed, Join, Offer, Terms
 from vfl.jobs.record import load_record, verified_agreement
@@ -39,15 +39,15 @@ Change = Callable[[Any], Any]
 
 
 @pytest.fixture(scope="module")
-def offices(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> dict[str, Office]:
+def sites(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> dict[str, Site]:
     made = Federation(tmp_path_factory.mktemp("agreement"), keys, guest_listens=True, coordinator=True)
     for party in made.parties.values():
         party.write()
-    return {name: Office.open(load_party(party.file)) for name, party in made.parties.items()}
+    return {name: Site.open(load_party(party.file)) for name, party in made.parties.items()}
 
 
 def run(
-    offices: dict[str, Office],
+    sites: dict[str, Site],
     offer: Offer = OFFER,
     *,
     change: dict[type, Change] | None = None,
@@ -69,12 +69,12 @@ def run(
         async def host(name: str) -> Agreement:
             guest = pairs[name][1]
             received = await guest.recv(Offer)
-            check_offer(offices[name], guest, received)
-            return await accept_offer(offices[name], guest, received, 7)
+            check_offer(sites[name], guest, received)
+            return await accept_offer(sites[name], guest, received, 7)
 
         hosts = [asyncio.create_task(host(name)) for name in offer.hosts]
         guest = asyncio.create_task(
-            offer_to(offices["insurer"], [pair[0] for pair in pairs.values()], offer)
+            offer_to(sites["insurer"], [pair[0] for pair in pairs.values()], offer)
         )
         try:
             done, _ = await asyncio.wait([guest, *hosts], return_when=asyncio.FIRST_EXCEPTION)
@@ -99,22 +99,20 @@ def run(
         msgspec.structs.replace(OFFER, hosts=["registry"]),
     ],
 )
-def test_all_hold_the_same_terms_with_the_same_signatures(
-    offices: dict[str, Office], offer: Offer
-) -> None:
-    agreements = run(offices, offer)
+def test_all_hold_the_same_terms_with_the_same_signatures(sites: dict[str, Site], offer: Offer) -> None:
+    agreements = run(sites, offer)
     assert len(agreements) == 1 + len(offer.hosts)
     terms, signatures = agreements[0].terms, agreements[0].signatures
     assert all((one.terms, one.signatures) == (terms, signatures) for one in agreements)
     assert list(signatures) == ["insurer", *offer.hosts]
     for name, signature in signatures.items():
-        assert offices[name].identity.certificate.verify(signature, terms.statement)
+        assert sites[name].identity.certificate.verify(signature, terms.statement)
     named = {"insurer", *offer.hosts, *(["umpire"] if offer.task == "train" else [])}
-    assert terms.fingerprints == {name: offices[name].identity.certificate.fingerprint for name in named}
+    assert terms.fingerprints == {name: sites[name].identity.certificate.fingerprint for name in named}
 
 
-def test_the_statement_is_what_an_auditor_can_build_from_the_terms(offices: dict[str, Office]) -> None:
-    terms = run(offices)[0].terms
+def test_the_statement_is_what_an_auditor_can_build_from_the_terms(sites: dict[str, Site]) -> None:
+    terms = run(sites)[0].terms
     text = json.dumps(
         {
             "task": "train",
@@ -176,24 +174,22 @@ def setting(**fields: Any) -> Change:
         (with_fingerprint("stranger"), "without the certificates of its parties"),
     ],
 )
-def test_an_offer_that_was_changed(offices: dict[str, Office], change: Change, said: str) -> None:
+def test_an_offer_that_was_changed(sites: dict[str, Site], change: Change, said: str) -> None:
     with pytest.raises(PeerError, match=rf"^insurer broke the protocol: it sent an Offer {said}$"):
-        run(offices, change={Offer: change})
+        run(sites, change={Offer: change})
 
 
-def test_parties_that_pin_different_certificates_are_told(
-    offices: dict[str, Office], keys: Path
-) -> None:
+def test_parties_that_pin_different_certificates_are_told(sites: dict[str, Site], keys: Path) -> None:
     other = identity.load_certificate(keys / "new" / "bureau.pem")
     for name in ("registry", "umpire"):
-        pinned = {**offices[name].pinned, "bureau": other}
-        mixed = {**offices, name: replace(offices[name], pinned=pinned)}
+        pinned = {**sites[name].pinned, "bureau": other}
+        mixed = {**sites, name: replace(sites[name], pinned=pinned)}
         said = rf"^insurer and {name} have pinned different certificates of bureau: compare"
         if name == "registry":
             with pytest.raises(Refused, match=said):
                 run(mixed)
         else:
-            agreement = run(offices)[0]
+            agreement = run(sites)[0]
             join = Join(agreement.terms, list(agreement.signatures.values()), JOB.canonical)
             with pytest.raises(Refused, match=said):
                 _checked(mixed["umpire"], MemoryPeer.pair("umpire", "registry")[0], join)
@@ -231,20 +227,20 @@ def swapped(agreed: Agreed) -> Agreed:
     ],
 )
 def test_an_answer_that_was_changed(
-    offices: dict[str, Office], kind: type, change: Change, said: str
+    sites: dict[str, Site], kind: type, change: Change, said: str
 ) -> None:
     with pytest.raises(PeerError, match=said):
-        run(offices, change={kind: change})
+        run(sites, change={kind: change})
 
 
-def test_a_fellow_that_is_not_pinned_is_the_guests_word(offices: dict[str, Office]) -> None:
-    alone = {name: found for name, found in offices["registry"].pinned.items() if name != "bureau"}
-    trusting = {**offices, "registry": replace(offices["registry"], pinned=alone)}
+def test_a_fellow_that_is_not_pinned_is_the_guests_word(sites: dict[str, Site]) -> None:
+    alone = {name: found for name, found in sites["registry"].pinned.items() if name != "bureau"}
+    trusting = {**sites, "registry": replace(sites["registry"], pinned=alone)}
     guest, registry, bureau = run(trusting, change={Agreed: lambda a: Agreed([*a.signatures[:2], b"?"])})
     assert set(registry.certificates) == {"insurer", "registry", "umpire"}
     assert registry.signatures["bureau"] == b"?" != bureau.signatures["bureau"]
     party = trusting["registry"].party
-    guest.signatures["umpire"] = registry.signatures["umpire"] = offices["umpire"].identity.sign(
+    guest.signatures["umpire"] = registry.signatures["umpire"] = sites["umpire"].identity.sign(
         guest.terms.statement
     )
     words = verified(registry, JOB.settings, party, "run m1")
@@ -281,15 +277,15 @@ def in_terms(**fields: Any) -> Change:
     ],
 )
 def test_a_coordinator_is_shown_what_was_signed(
-    offices: dict[str, Office], change: Change, said: str
+    sites: dict[str, Site], change: Change, said: str
 ) -> None:
-    agreement = run(offices)[0]
+    agreement = run(sites)[0]
     signatures = [agreement.signatures[name] for name in agreement.terms.signers]
     join = Join(agreement.terms, signatures, JOB.canonical)
     peer, _ = MemoryPeer.pair("umpire", "registry")
-    assert _checked(offices["umpire"], peer, join) == JOB
+    assert _checked(sites["umpire"], peer, join) == JOB
     with pytest.raises(PeerError, match=rf"^registry broke the protocol: it sent a Join {said}$"):
-        _checked(offices["umpire"], peer, change(join))
+        _checked(sites["umpire"], peer, change(join))
 
 
 def test_a_whole_job_leaves_the_same_agreement_with_everybody(tmp_path: Path, keys: Path) -> None:

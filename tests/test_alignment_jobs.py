@@ -194,8 +194,8 @@ def test_a_hosts_repeated_ids_become_one_row(room: Room) -> None:
     data_of(room, "registry").update(duplicates="max", aggregate={"brand": "mode"})
     done = room.align()
     party = load_party(room.federation.parties["registry"].file)
-    office = room.office("registry")
-    whole, ids = own_table.read_host(office)
+    site = room.site("registry")
+    whole, ids = own_table.read_host(site)
     assert len(ids.rows) == len(TABLES["registry"]["power"])
     taken = whole.take(kept(room, "registry", done.alignment.name).rows)
     plates = cleaned(table["registration"])
@@ -537,7 +537,7 @@ def test_alignments_are_listed(room: Room) -> None:
     assert many[second.name] == ("160", str(known)) and 0 < known < 160
     # The newest of a name is the one that is trained on.
     store = Store(room.federation.guest.store)
-    found = guest_alignment(room.office("insurer"), store, "q4")
+    found = guest_alignment(room.site("insurer"), store, "q4")
     assert found.name == max(first.name, third.name)
     bad = CliRunner().invoke(main, ["align", file, "--name", "Q 4"])
     assert bad.exit_code == 2 and "--name must be up to 40 lower-case letters" in bad.output

@@ -18,7 +18,7 @@ from test_keys_cli import vfl
 
 from vfl.errors import DataError, IdentityError, PeerLost, PeerStopped, PeerUnreachable
 from vfl.jobs import connect, coordinator, host
-from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.doctor import examine
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Silent
@@ -188,8 +188,8 @@ def test_certificates_that_end_within_30_days_are_told_by_every_command(
 
     async def served() -> list[str]:
         show = Said()
-        office = Office.open(load_party(made.parties["bureau"].file))
-        serving = asyncio.create_task(host.serve(office, show))
+        site = Site.open(load_party(made.parties["bureau"].file))
+        serving = asyncio.create_task(host.serve(site, show))
         async with asyncio.timeout(20):
             while not any(line.startswith("note: the certificate of registry") for line in show.lines):
                 await asyncio.sleep(0.01)
@@ -317,12 +317,12 @@ def test_a_guest_that_waits_in_vain_is_told_why_its_host_was_refused(made: Feder
     made.guest.write()
 
     async def run() -> None:
-        office = Office.open(load_party(made.guest.file))
+        site = Site.open(load_party(made.guest.file))
         calling = asyncio.create_task(
             call(credentials(registry, old), made.guest.settings["party"]["listen"])
         )
         try:
-            async with hosts_of(office, 1.0, Silent(), ["registry"]):
+            async with hosts_of(site, 1.0, Silent(), ["registry"]):
                 pass
         finally:
             calling.cancel()
@@ -348,17 +348,17 @@ def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
     registry.settings["party"]["listen"] = "127.0.0.1:0"
     registry.write()
     own = load_party(registry.file)
-    office, show = Office.open(own), Said()
-    insurer = Office.open(load_party(made.guest.file))
+    site, show = Site.open(own), Said()
+    insurer = Site.open(load_party(made.guest.file))
 
     async def run() -> None:
-        async with office.listen("127.0.0.1:0", show) as listener:
+        async with site.listen("127.0.0.1:0", show) as listener:
             address = f"127.0.0.1:{listener.port}"
             here = await insurer.dial("registry", address, 5, Silent())
             there = await listener.accept()
-            serving = asyncio.create_task(host.serve_session(office, there, show))
+            serving = asyncio.create_task(host.serve_session(site, there, show))
             pin = own.peers["insurer"].certificate
-            revoke(own.party.identity, pin, office.pinned["insurer"], "a laptop was lost", "2027-06-30")
+            revoke(own.party.identity, pin, site.pinned["insurer"], "a laptop was lost", "2027-06-30")
             with pytest.raises(IdentityError, match="registry refused this party's certificate"):
                 await insurer.dial("registry", address, 5, Silent())
             line = websocket._Line(insurer.credentials, "registry", address, None)
@@ -371,7 +371,7 @@ def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
             with pytest.raises(
                 IdentityError, match="the certificate of insurer was revoked on 2027-06-30"
             ):
-                await office.dial("insurer", address, 0, Silent())
+                await site.dial("insurer", address, 0, Silent())
             # A list that is damaged is no empty list.
             (own.party.identity.with_name("revoked.json")).write_text("[")
             with pytest.raises(PeerUnreachable):
@@ -384,19 +384,19 @@ def test_a_revoked_peer_is_refused_without_a_restart(made: Federation) -> None:
     assert [line for line in show.lines if "revoked.json is damaged" in line]
 
 
-def listening(made: Federation, name: str) -> Office:
-    """The office of a party that would listen somewhere."""
+def listening(made: Federation, name: str) -> Site:
+    """The site of a party that would listen somewhere."""
     party = made.parties[name]
     party.settings["party"]["listen"] = "127.0.0.1:0"
     party.write()
-    return Office.open(load_party(party.file))
+    return Site.open(load_party(party.file))
 
 
-def revoked(office: Office, name: str) -> str:
+def revoked(site: Site, name: str) -> str:
     """Revoke a peer's certificate; what this party then says of it."""
-    own = office.party
+    own = site.party
     pin = own.peers[name].certificate
-    revoke(own.party.identity, pin, office.pinned[name], "a laptop was lost", "2027-06-30")
+    revoke(own.party.identity, pin, site.pinned[name], "a laptop was lost", "2027-06-30")
     return f"the certificate of {name} was revoked on 2027-06-30 (a laptop was lost)"
 
 
@@ -406,8 +406,8 @@ def test_a_host_ends_a_job_under_way_with_a_party_that_is_revoked(
 ) -> None:
     pins = made.parties["registry"].settings["peers"]
     pins["bureau"] = pinned("bureau")
-    office, show = listening(made, "registry"), Said()
-    insurer = Office.open(load_party(made.guest.file))
+    site, show = listening(made, "registry"), Said()
+    insurer = Site.open(load_party(made.guest.file))
     begun = asyncio.Event()
 
     async def work(*_: object) -> str:
@@ -420,12 +420,12 @@ def test_a_host_ends_a_job_under_way_with_a_party_that_is_revoked(
     why: list[str] = []
 
     async def run() -> None:
-        async with office.listen("127.0.0.1:0", show) as listener:
+        async with site.listen("127.0.0.1:0", show) as listener:
             here = await insurer.dial("registry", f"127.0.0.1:{listener.port}", 5, Silent())
-            serving = asyncio.create_task(host.serve_session(office, await listener.accept(), show))
+            serving = asyncio.create_task(host.serve_session(site, await listener.accept(), show))
             await here.send(Offer("align", bytes(32), ["registry", "bureau"], []))
             await begun.wait()
-            why.append(revoked(office, name))
+            why.append(revoked(site, name))
             with pytest.raises(PeerStopped, match=f"registry stopped the job: .* of {name} is revoked"):
                 await here.recv(Offer)
             await serving
@@ -442,11 +442,11 @@ def test_a_guest_ends_a_job_under_way_with_a_host_that_is_revoked(made: Federati
         async with registry.listen("127.0.0.1:0", Silent()) as listener:
             made.guest.settings["peers"]["registry"]["address"] = f"127.0.0.1:{listener.port}"
             made.guest.write()
-            office = Office.open(load_party(made.guest.file))
+            site = Site.open(load_party(made.guest.file))
             begun = asyncio.Event()
 
             async def work() -> None:
-                async with hosts_of(office, 5, Silent(), ["registry"]):
+                async with hosts_of(site, 5, Silent(), ["registry"]):
                     begun.set()
                     if ending == "of itself":
                         return
@@ -458,7 +458,7 @@ def test_a_guest_ends_a_job_under_way_with_a_host_that_is_revoked(made: Federati
             there = await listener.accept()
             await begun.wait()
             if ending == "revoked":
-                why = re.escape(revoked(office, "registry"))
+                why = re.escape(revoked(site, "registry"))
                 with pytest.raises(PeerStopped, match="the certificate of registry is revoked"):
                     await there.recv(Offer)
                 with pytest.raises(IdentityError, match=f"^{why}$"):
@@ -485,18 +485,18 @@ def test_a_guest_ends_a_job_under_way_with_a_host_that_is_revoked(made: Federati
 
 def test_a_guest_does_not_wait_for_a_host_that_is_revoked(made: Federation) -> None:
     """Hosts that are there already are told."""
-    registry = Office.open(load_party(made.parties["registry"].file))
-    office = Office.open(load_party(made.guest.file))
+    registry = Site.open(load_party(made.parties["registry"].file))
+    site = Site.open(load_party(made.guest.file))
     address = made.guest.settings["party"]["listen"]
 
     async def run() -> None:
         async def work() -> None:
-            async with hosts_of(office, 600, Silent()):
+            async with hosts_of(site, 600, Silent()):
                 pass
 
         working = asyncio.create_task(work())
         there = await registry.dial("insurer", address, 20, Silent())
-        why = re.escape(revoked(office, "bureau"))
+        why = re.escape(revoked(site, "bureau"))
         with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):
             await there.recv(Offer)
         with pytest.raises(IdentityError, match=f"^{why}$"):
@@ -509,10 +509,10 @@ def test_a_guest_does_not_wait_for_a_host_that_is_revoked(made: Federation) -> N
 def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
     made: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    office, show = Office.open(load_party(made.guest.file)), Said()
+    site, show = Site.open(load_party(made.guest.file)), Said()
 
     async def fit(*_: object) -> None:
-        revoked(office, "bureau")
+        revoked(site, "bureau")
         await asyncio.sleep(600)
 
     monkeypatch.setattr(coordinator, "_fit", fit)
@@ -521,7 +521,7 @@ def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
         ends = {name: MemoryPeer.pair("umpire", name) for name in ("registry", "bureau")}
         gathering = coordinator._Gathering(SimpleNamespace(parties=list(ends)))
         gathering.came = {name: here for name, (here, _) in ends.items()}
-        await coordinator._lead(office, gathering, None, show)
+        await coordinator._lead(site, gathering, None, show)
         assert gathering.done.is_set()
         for _, there in ends.values():
             with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):
@@ -532,11 +532,11 @@ def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
 
 
 def test_no_job_goes_on_without_the_list_of_revoked_certificates(made: Federation) -> None:
-    office = Office.open(load_party(made.guest.file))
+    site = Site.open(load_party(made.guest.file))
 
     async def run() -> None:
-        async with office.while_not_revoked(["registry"]):
-            office.party.party.identity.with_name("revoked.json").write_text("[")
+        async with site.while_not_revoked(["registry"]):
+            site.party.party.identity.with_name("revoked.json").write_text("[")
             await asyncio.sleep(600)
 
     with pytest.raises(IdentityError, match="damaged: restore the list of revoked certificates"):
@@ -592,9 +592,9 @@ def test_a_guest_is_told_of_an_invalid_certificate_that_its_job_does_not_need(ma
     said = Said()
 
     async def run() -> None:
-        office = Office.open(load_party(made.guest.file))
-        office.warn_of_ending(said)
-        async with hosts_of(office, 0.0, said, ["registry"]):
+        site = Site.open(load_party(made.guest.file))
+        site.warn_of_ending(said)
+        async with hosts_of(site, 0.0, said, ["registry"]):
             pass
 
     with pytest.raises(PeerUnreachable, match="no connection from registry"):

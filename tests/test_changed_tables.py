@@ -15,7 +15,7 @@ from room import Room, Said
 from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
 from vfl.jobs import own_table, scoring
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.party.config import load_party
@@ -203,9 +203,9 @@ def test_a_model_that_does_without_a_column_is_served_without_it(
     with pytest.raises(PeerStopped, match="one of its columns is not as it was in training"):
         room.score(models["linear"])
     # When it starts to serve, the host hears which models need it.
-    show, office = Said(), room.office("registry")
-    table, _ = own_table.read_host(office, needed=())
-    host_jobs._check_faults(office, table, show)
+    show, site = Said(), room.site("registry")
+    table, _ = own_table.read_host(site, needed=())
+    host_jobs._check_faults(site, table, show)
     if what != "gone":  # else nobody knows that it has been there
         (line,) = show.lines
         assert line.startswith("note: table.csv: ") and said in line
@@ -222,18 +222,18 @@ def test_a_host_whose_models_all_need_the_column_does_not_begin_to_serve(
     trained: Trained, room: Room
 ) -> None:
     put(room, {name: ["x"] * ROWS if name == "power" else cells for name, cells in REGISTRY.items()})
-    office = room.office("registry")
-    table, _ = own_table.read_host(office, needed=())
+    site = room.site("registry")
+    table, _ = own_table.read_host(site, needed=())
     store = Store(room.federation.parties["registry"].store)
     does_without = "power" not in needed_of(load_half(store, trained[1]["trees"], HostHalf))
     if not does_without:
         with pytest.raises(DataError, match="column 'power' has text that is no number"):
-            host_jobs._check_faults(office, table, Said())
+            host_jobs._check_faults(site, table, Said())
     with pytest.raises(DataError, match="column 'power' has text that is no number"):
-        own_table.read_host(office)  # as for a training
+        own_table.read_host(site)  # as for a training
     # A column that the party file names and that is gone: of two models one does without it.
     put(room, {name: cells for name, cells in REGISTRY.items() if name != "flag"})
-    table, _ = own_table.read_host(office, needed=("power",))
+    table, _ = own_table.read_host(site, needed=("power",))
     assert set(table.faults) == {"flag"}
 
 
@@ -259,6 +259,6 @@ def test_a_new_host_does_not_begin_to_serve_a_broken_table(tmp_path: Path, keys:
     write_table(party.table, {**REGISTRY, "power": ["x"] * ROWS})
     party.write()
     journal = SimpleNamespace(ledger=SimpleNamespace(check=lambda: None))
-    office = cast(Any, SimpleNamespace(party=load_party(party.file), journal=journal))
+    site = cast(Any, SimpleNamespace(party=load_party(party.file), journal=journal))
     with pytest.raises(DataError, match="column 'power' has text that is no number"):
-        asyncio.run(host_jobs.serve(cast(Office, office), Said()))
+        asyncio.run(host_jobs.serve(cast(Site, site), Said()))

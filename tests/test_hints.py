@@ -7,7 +7,7 @@ import numba
 import pytest
 
 from vfl.jobs.compiling import told
-from vfl.jobs.hints import GuestHints
+from vfl.jobs.hints import StoredGuestHints
 from vfl.party.store import Store
 from vfl.protocols.common.lattice_hints import KnownHint
 
@@ -16,7 +16,7 @@ HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
 
 @pytest.mark.parametrize("damage", [b"parts", b"", b"perts of", b"parts of a hint"])
 def test_a_damaged_file_is_no_hint(tmp_path, damage):
-    hints = GuestHints(Store(tmp_path), "aligned-1", {"bureau": "print"})
+    hints = StoredGuestHints(Store(tmp_path), "aligned-1", {"bureau": "print"})
     hints.clear("bureau", 8)
     hints.file("bureau").write_bytes(b"parts of")
     hints.keep("bureau", HINT)

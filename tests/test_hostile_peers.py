@@ -18,7 +18,7 @@ from websockets.exceptions import ConnectionClosedError
 
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import connect, coordinator, host, journal
-from vfl.jobs.connect import OPENING, Office, connect_hosts
+from vfl.jobs.connect import OPENING, Site, connect_hosts
 from vfl.jobs.offer import Accept, Gathered, Join, Offer, new_run
 from vfl.jobs.show import Silent
 from vfl.net import open_sessions, websocket, window
@@ -405,8 +405,8 @@ def made(tmp_path: Path, keys: Path) -> Federation:
     return federation
 
 
-def office(made: Federation, name: str) -> Office:
-    return Office.open(load_party(made.parties[name].file))
+def site(made: Federation, name: str) -> Site:
+    return Site.open(load_party(made.parties[name].file))
 
 
 @pytest.mark.parametrize("name", ["registry", "umpire"])
@@ -415,7 +415,7 @@ def test_a_session_that_never_makes_an_offer_ends(
 ) -> None:
     monkeypatch.setattr(host, "_OFFER", 0.2)
     monkeypatch.setattr(coordinator, "_JOIN", 0.2)
-    own, insurer = office(made, name), office(made, "insurer")
+    own, insurer = site(made, name), site(made, "insurer")
 
     async def run() -> None:
         async with own.listen("127.0.0.1:0", Said()) as listener:
@@ -443,10 +443,10 @@ def test_a_guest_dials_again_a_host_that_let_go_while_others_were_awaited(
     """The registry holds no session for ever, and the bureau is late."""
     monkeypatch.setattr(host, "_OFFER", 0.3)
     monkeypatch.setattr(connect, "_AGAIN", 0.1)
-    offices = {name: office(made, name) for name in ("registry", "bureau")}
+    offices = {name: site(made, name) for name in ("registry", "bureau")}
     served = []
 
-    async def serve(own: Office, listener: Listener) -> None:
+    async def serve(own: Site, listener: Listener) -> None:
         while True:
             peer = await listener.accept()
             served.append(own.party.name)
@@ -462,7 +462,7 @@ def test_a_guest_dials_again_a_host_that_let_go_while_others_were_awaited(
             late = await stack.enter_async_context(offices["bureau"].listen("127.0.0.1:0", Said()))
             peers["bureau"]["address"] = f"127.0.0.1:{late.port}"
             made.guest.write()
-            insurer = office(made, "insurer")
+            insurer = site(made, "insurer")
             held = insurer.dial
 
             async def dial(name: str, *rest: Any) -> WebSocketPeer:
@@ -534,7 +534,7 @@ def test_a_job_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_reads_a_job_beside_its_event_loop(
     made: Federation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own, insurer = office(made, "registry"), office(made, "insurer")
+    own, insurer = site(made, "registry"), site(made, "insurer")
     threads: list[threading.Thread] = []
     true = Job.model_validate
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from vfl.cli import main
 from vfl.errors import Refused
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import table_of
 from vfl.party.config import load_party
@@ -233,11 +233,11 @@ def test_the_doctor_names_what_the_rule_leaves(tmp_path: Path) -> None:
 def test_a_host_refuses_a_guest_whose_rule_differs_by_a_parameter(tmp_path: Path) -> None:
     path = party_file(tmp_path)
     (tmp_path / "drivers.csv").write_text("plate_no,born,age\nAB-1,31/12/1990,3\nab2,1990-12-31,4\n")
-    office = cast(Office, SimpleNamespace(party=load_party(path)))
+    site = cast(Site, SimpleNamespace(party=load_party(path)))
 
     def asked(rule: tuple[str, ...]) -> list[bytes]:
         offer = Offer("align", bytes(32), ["bureau"], list(rule))
-        return asyncio.run(table_of(office, offer))[1].keys[0].ids
+        return asyncio.run(table_of(site, offer))[1].keys[0].ids
 
     agreed = compose([["plate"], ["date:dmy"]])
     assert asked(agreed) == normalise([["A B 1", "AB2"], ["1990-12-31", "31.12.1990"]], agreed).ids

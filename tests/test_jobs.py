@@ -22,7 +22,7 @@ from vfl.errors import (
 )
 from vfl.jobs.admission import fresh_name
 from vfl.jobs.alignments import Alignment, ids_digest, load_alignment, save_alignment
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.evaluation import split_rows
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
@@ -35,7 +35,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
 from vfl.models.halves import GuestHalf, HostHalf
-from vfl.models.kind import OwnColumns
+from vfl.models.kind import PartyColumns
 from vfl.models.kinds import load_half, save_half
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
@@ -351,7 +351,7 @@ def test_rows_that_cannot_be_learnt_from_or_evaluated_on() -> None:
 
 def test_reports_of_trees_name_the_loss() -> None:
     every = np.ones(3, bool)
-    columns = OwnColumns("insurer", "t.csv", {"a": np.ones(3)})
+    columns = PartyColumns("insurer", "t.csv", {"a": np.ones(3)})
     for loss, said in (
         (LogisticLoss(), "training, log loss 0.2169, validation 0.3000"),
         (PoissonLoss(), "training, half deviance 0.2169, validation 0.3000"),
@@ -367,7 +367,7 @@ def test_reports_of_a_fit_say_how_far_it_is() -> None:
     every = np.ones(60, bool)
     rows = Training(np.ones(60), np.ones(60), every, ~every, PoissonLoss())
     kind = Linear(GlmParams.model_validate({"tolerance": 1e-6}), "poisson")
-    role = kind.guest(OwnColumns("insurer", "t.csv", {"a": np.arange(60.0)}), rows)
+    role = kind.guest(PartyColumns("insurer", "t.csv", {"a": np.arange(60.0)}), rows)
     curve: list[Mapping[str, float | None]] = []
     reports = []
     for iteration, gradient in enumerate([1e-2, 1e-3, 1e-4, 2e-2, 1e-6]):
@@ -512,16 +512,16 @@ def test_a_send_that_fails_tells_what_the_peer_said_before_it_left() -> None:
 def test_an_office_opens_with_its_own_keys_only(tmp_path: Path, keys: Path) -> None:
     party = Federation(tmp_path / "f", keys, guest_listens=True).guest
     party.write()
-    office = Office.open(load_party(party.file))
-    assert set(office.fingerprints) == {"insurer", "registry", "bureau"}
-    signature = office.identity.sign(b"key")
+    site = Site.open(load_party(party.file))
+    assert set(site.fingerprints) == {"insurer", "registry", "bureau"}
+    signature = site.identity.sign(b"key")
     with pytest.raises(ValueError, match="not of the pinned certificate"):
-        office.verify("registry", signature, b"key")
-    office.verify("unknown", b"", b"key")  # not pinned: the guest's word is taken
+        site.verify("registry", signature, b"key")
+    site.verify("unknown", b"", b"key")  # not pinned: the guest's word is taken
     party.settings["party"]["identity"] = str(keys / "stranger" / "stranger")
     party.write()
     with pytest.raises(IdentityError, match="is the certificate of stranger"):
-        Office.open(load_party(party.file))
-    office = dataclasses.replace(office, pinned=dict.fromkeys(("a", "b"), office.pinned["bureau"]))
+        Site.open(load_party(party.file))
+    site = dataclasses.replace(site, pinned=dict.fromkeys(("a", "b"), site.pinned["bureau"]))
     with pytest.raises(ConfigError, match="a and b have the same certificate"):
-        _ = office.credentials
+        _ = site.credentials

@@ -20,7 +20,7 @@ from federation import JOB, Federation, ended, make_tables, toml
 
 from vfl.cli import main
 from vfl.errors import IdentityError
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import load_half
 from vfl.party import identity, rotation
@@ -311,7 +311,7 @@ def test_what_is_revoked_stays_so(tmp_path: Path, keys: Path) -> None:
     listed = revoked_by(guest.folder / "keys" / "insurer")
     assert listed[found.fingerprint].reason == "a laptop was lost"
     with pytest.raises(IdentityError, match=r"bureau.pem does not exist"):
-        Office.open(load_party(guest.file))
+        Site.open(load_party(guest.file))
 
     # Pinned again, under another name and in another folder: refused all the same.
     again = guest.folder / "elsewhere.pem"
@@ -321,10 +321,10 @@ def test_what_is_revoked_stays_so(tmp_path: Path, keys: Path) -> None:
     with pytest.raises(
         IdentityError, match=r"elsewhere.pem: a certificate of bureau that was revoked on 20.*laptop"
     ):
-        Office.open(load_party(guest.file))
+        Site.open(load_party(guest.file))
     guest.settings["peers"]["bureau"]["certificate"] = "peers/new-bureau.pem"
     guest.write()
-    Office.open(load_party(guest.file))
+    Site.open(load_party(guest.file))
 
     # A second one joins the list; a list that cannot be read is no empty list.
     own = guest.folder / "keys" / "insurer"
@@ -333,4 +333,4 @@ def test_what_is_revoked_stays_so(tmp_path: Path, keys: Path) -> None:
     assert len(revoked_by(own)) == 2
     (own.parent / "revoked.json").write_text("[{}]")
     with pytest.raises(IdentityError, match=r"revoked.json is damaged"):
-        Office.open(load_party(guest.file))
+        Site.open(load_party(guest.file))

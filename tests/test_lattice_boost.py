@@ -25,7 +25,7 @@ from test_resume import Ends, Role, Run, plain
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.parameters import Parameters
 from vfl.errors import ConfigError, DataError, PeerError, PeerStopped
-from vfl.jobs.hints import GuestHints, HostHints
+from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.losses import OBJECTIVES, Quantiser
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
@@ -238,12 +238,12 @@ def test_more_rows_than_the_sums_can_have_are_refused():
 def kept_in(folder: Path, job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
     """Options of a run whose parties keep their hints."""
     names = list(job.blocks)[1:]
-    shelf = GuestHints(
+    shelf = StoredGuestHints(
         Store(folder / "guest"), "aligned-1", {name: f"print of {name}" for name in names}
     )
 
     def of_host(name: str) -> dict[str, Any]:
-        hints = HostHints(Store(folder / name), "aligned-1", "guest")
+        hints = StoredHostHints(Store(folder / name), "aligned-1", "guest")
         return {"hints": hints}
 
     return {"guest_options": {"hints": shelf, "hint_progress": progress}, "host_options": of_host}
@@ -289,7 +289,7 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
 
 
 def test_old_hints_are_removed(tmp_path):
-    hints = [GuestHints(Store(tmp_path), f"aligned-{k}", {"bureau": "print"}) for k in range(7)]
+    hints = [StoredGuestHints(Store(tmp_path), f"aligned-{k}", {"bureau": "print"}) for k in range(7)]
     for hint in hints:
         hint.clear("bureau", 5)
         hint.file("bureau").write_bytes(b"parts")
@@ -300,7 +300,7 @@ def test_old_hints_are_removed(tmp_path):
 
 
 def test_a_disk_without_room_is_one_line(tmp_path):
-    hints = GuestHints(Store(tmp_path), "aligned-1", {"bureau": "print"})
+    hints = StoredGuestHints(Store(tmp_path), "aligned-1", {"bureau": "print"})
     with pytest.raises(
         DataError, match="no room for the hint of bureau, 1,000,000,000,000 MB: make room"
     ):
@@ -310,7 +310,7 @@ def test_a_disk_without_room_is_one_line(tmp_path):
 def test_the_file_of_a_hint_has_the_size_that_was_asked_for(tmp_path):
     job = make_job(100, 1, 6, settings_of(trees=1, depth=2))
     asked = []
-    shelf = GuestHints(Store(tmp_path), "aligned-1", {"party1": "print"})
+    shelf = StoredGuestHints(Store(tmp_path), "aligned-1", {"party1": "print"})
     clear = shelf.clear
     shelf.clear = lambda host, size: (asked.append(size), clear(host, size))
     federated(job, guest_options={"hints": shelf})
@@ -349,7 +349,7 @@ def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
     name, *hosts = job.blocks
 
     def run(folder: Path) -> Run:
-        shelf = GuestHints(Store(folder / "hints"), "aligned-1", {host: host for host in hosts})
+        shelf = StoredGuestHints(Store(folder / "hints"), "aligned-1", {host: host for host in hosts})
 
         def guest(ends: Ends, kept: Any, done: int) -> Any:
             own = {name: job.blocks[name]}
@@ -358,7 +358,7 @@ def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
             return guest_train(peers, own, job.rows, params, course=course)
 
         def host(own: str) -> Role:
-            hints = HostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
+            hints = StoredHostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
             return lambda ends, kept, done: host_train(
                 ends[name],
                 job.blocks[own],

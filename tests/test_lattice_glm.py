@@ -30,7 +30,7 @@ from test_resume import Ends, Role, Run, plain
 from vfl.crypto import ciphertexts
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.jobs.alignments import load_alignment
-from vfl.jobs.hints import GuestHints, HostHints
+from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.design import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
@@ -311,7 +311,7 @@ async def _serve(matrix: Matrix) -> None:
 def run_of(job: Job, folder: Path, made: Callable[[int, int], None] = lambda done, of: None) -> Run:
     """The fit with all that its parties keep."""
     name, *hosts = job.tables
-    shelf = GuestHints(Store(folder / "hints"), "aligned-1 glm", {host: host for host in hosts})
+    shelf = StoredGuestHints(Store(folder / "hints"), "aligned-1 glm", {host: host for host in hosts})
 
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         return guest_fit(
@@ -323,7 +323,7 @@ def run_of(job: Job, folder: Path, made: Callable[[int, int], None] = lambda don
         )
 
     def host(own: str) -> Role:
-        hints = HostHints(Store(folder / f"hints of {own}"), "aligned-1 glm", name)
+        hints = StoredHostHints(Store(folder / f"hints of {own}"), "aligned-1 glm", name)
         return lambda ends, kept, done: job.host(ends[name], own, hints=hints, checkpoints=kept)
 
     roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}

@@ -92,7 +92,7 @@ def test_relativities_are_shown(room: Room) -> None:
 
 
 def test_alignments_are_listed_trained_on_and_extended(room: Room) -> None:
-    rows = listed(store_of(room, "insurer"), room.office("insurer").party.policy)
+    rows = listed(store_of(room, "insurer"), room.site("insurer").party.policy)
     assert {(row["join"], row["rows"]) for row in rows} == {("inner", 141), ("left", 150)}
     assert not any("error" in row for row in rows)
     for row in rows:
@@ -135,7 +135,7 @@ def test_a_ledger_is_whole_and_goes_on(room: Room) -> None:
 
 
 def test_what_a_host_has_counted_is_read(room: Room) -> None:
-    folder, policy = room.federation.parties["registry"].folder, room.office("registry").party.policy
+    folder, policy = room.federation.parties["registry"].folder, room.site("registry").party.policy
     counted = folder / "store" / "usage.json"
     day = date.fromisoformat(json.loads(counted.read_text())["day"])
     Usage(folder / "store").count(policy, "insurer", "alignments", 1, day)

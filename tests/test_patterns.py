@@ -21,7 +21,7 @@ from msgspec import inspect as types
 from pydantic import Field, TypeAdapter, ValidationError
 
 import vfl
-from vfl.jobs.offer import Name, Offer, PartyName
+from vfl.jobs.offer import Name, Offer, OfferedName
 from vfl.net import wire
 from vfl.net.wire import WireError
 from vfl.party import config
@@ -137,7 +137,7 @@ def test_no_pattern_of_a_message_or_a_file_lets_a_newline_through() -> None:
         assert not has_dollar(pattern), pattern
 
 
-@pytest.mark.parametrize("kind", [Name, PartyName])
+@pytest.mark.parametrize("kind", [Name, OfferedName])
 def test_a_name_with_a_newline_is_none(kind: Any) -> None:
     assert msgspec.convert("registry", kind) == "registry"
     for name in ("registry\n", "registry\r", "\nregistry", "registry\n\n", "registry\x00", ""):

@@ -15,7 +15,7 @@ from tables import Written, refused, write
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.finding import Finding
+from vfl.jobs.check_result import CheckResult
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.table_check import check_table
 from vfl.party.config import load_party
@@ -148,7 +148,7 @@ def test_dry_run_and_doctor(tmp_path, file):
     run = CliRunner().invoke(main, ["align", "--dry-run", "--json", str(path)])
     (column,) = json.loads(run.stdout)["columns"]
     assert [f["first"] for f in column["findings"] if f["kind"] == "placeholder"] == [[numbers[3]]]
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     assert not check_table(load_party(path), found.append)
     said = [finding.text for finding in found if finding.level == "FAIL"]
     empty = ", ".join(str(numbers[place]) for place in (1, 2, 3))

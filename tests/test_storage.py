@@ -28,7 +28,7 @@ from vfl.errors import DataError, ModelError, Refused
 from vfl.jobs import alignment as alignments
 from vfl.jobs import own_table, scoring
 from vfl.jobs import training as trainings
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.doctor import examine
 from vfl.jobs.hints import hints_held
 from vfl.jobs.storage import check_storage, working
@@ -183,7 +183,7 @@ def test_what_the_system_says_of_a_store_is_passed_on(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else for a while")
 def test_a_store_of_another_account(party: Party, tmp_path: Path) -> None:
-    office = Office.open(load_party(party.file))
+    site = Site.open(load_party(party.file))
     for path in (tmp_path, *tmp_path.parents):
         if path == Path(tempfile.gettempdir()):
             break
@@ -197,7 +197,7 @@ def test_a_store_of_another_account(party: Party, tmp_path: Path) -> None:
         os.seteuid(65534)
         try:
             with pytest.raises(DataError, match=said):
-                check_storage(office)
+                check_storage(site)
             with pytest.raises(DataError, match="Permission denied"), Store(party.store).in_use():
                 Store(party.store).write("model", "m", {})
         finally:
@@ -206,17 +206,17 @@ def test_a_store_of_another_account(party: Party, tmp_path: Path) -> None:
     os.seteuid(65534)
     try:
         with pytest.raises(DataError, match=r"can be written by its owner, account .*: chown it"):
-            check_storage(office)
+            check_storage(site)
     finally:
         os.seteuid(0)
 
 
 def test_a_check_leaves_nothing_behind(party: Party, tmp_path: Path) -> None:
-    office = Office.open(load_party(party.file))
+    site = Site.open(load_party(party.file))
     shutil.rmtree(party.store)
-    check_storage(office)
+    check_storage(site)
     assert not party.store.exists()
-    with working(office) as store:
+    with working(site) as store:
         assert list(store.root.iterdir()) == []
         assert store.root.stat().st_mode & 0o777 == 0o700
 
@@ -235,9 +235,9 @@ def test_who_serves_says_it_too(
 
 
 def test_a_ledger_that_cannot_go_on_ends_a_job_before_it_begins(party: Party, keys: Path) -> None:
-    office = Office.open(load_party(party.file))
-    own = office.journal.ledger
-    with working(office):
+    site = Site.open(load_party(party.file))
+    own = site.journal.ledger
+    with working(site):
         own.append(line_of("registry"), "")
         own.seal()
     (file,) = own.folder.glob("*.jsonl")
@@ -362,7 +362,7 @@ def test_a_folder_that_others_can_write_is_refused(party: Party, which: str, mod
     assert [line for line in told if line.startswith("FAIL") and f"can be written by {who}" in line]
     party.settings["party"]["others_may_write"] = True
     party.write()
-    check_storage(Office.open(load_party(party.file)))
+    check_storage(Site.open(load_party(party.file)))
     told.clear()
     asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     assert any("who else can write there is not checked (others_may_write)" in line for line in told)

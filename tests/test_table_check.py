@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from vfl.cli import main
 from vfl.errors import DataError
-from vfl.jobs.finding import Finding
+from vfl.jobs.check_result import CheckResult
 from vfl.jobs.table_check import check_table
 from vfl.party.config import Party, load_party
 from vfl.party.reading import settings_line
@@ -33,11 +33,11 @@ def party(folder: Path, role: str, lines: str) -> Party:
 
 def check(
     folder: Path, content: bytes | str, lines: str = "", role: str = "guest", name: str = "t.csv"
-) -> tuple[bool, list[Finding]]:
+) -> tuple[bool, list[CheckResult]]:
     """Whether the table is in order, and what is said of it, by a party with these lines in [data]."""
     (folder / name).write_bytes(content.encode() if isinstance(content, str) else content)
     label = 'label = "schaden"\n' if role == "guest" and "label" not in lines else ""
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     healthy = check_table(
         party(folder, role, f'path = "{name}"\nid = "id"\n{label}{lines}'), found.append
     )
@@ -46,11 +46,11 @@ def check(
     return healthy, found
 
 
-def texts(found: list[Finding], level: str, what: str = "table") -> list[str]:
+def texts(found: list[CheckResult], level: str, what: str = "table") -> list[str]:
     return [f.text.removeprefix(f"{what}: ") for f in found if (f.level, f.what) == (level, what)]
 
 
-def proposed(found: list[Finding]) -> str:
+def proposed(found: list[CheckResult]) -> str:
     return "\n".join(f.advice for f in found if f.what == "[data]" and f.advice)
 
 
@@ -170,7 +170,7 @@ def test_missing_columns_bad_cells_label_and_ids_in_one_run(tmp_path: Path) -> N
 
 
 def test_a_label(tmp_path: Path) -> None:
-    def of(label: str) -> tuple[bool, list[Finding]]:
+    def of(label: str) -> tuple[bool, list[CheckResult]]:
         rows = "".join(f"A{i};{i};{cell}\n" for i, cell in enumerate(label.split()))
         return check(tmp_path, f"id;x;schaden\n{rows}")
 

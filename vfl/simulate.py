@@ -27,8 +27,8 @@ from vfl.models.kind import (
     GuestRun,
     HostBatch,
     HostRun,
-    OwnColumns,
-    Step,
+    PartyColumns,
+    TrainingStep,
 )
 from vfl.models.kinds import kind_of_model
 from vfl.net.peer import MemoryPeer, Peer, together
@@ -40,8 +40,8 @@ from vfl.protocols.common.rows import Training
 from vfl.text import counted
 
 T = TypeVar("T")
-Engine = Literal["plain", "protocol"]
-Progress = Callable[[Step], None]
+SimulationEngine = Literal["plain", "protocol"]
+StepProgress = Callable[[TrainingStep], None]
 
 GUEST = "guest"
 """The name of the party with the labels."""
@@ -50,7 +50,7 @@ _ROUNDING = 1e-13  # relative: scores that differ by less are the same
 
 
 @dataclass(frozen=True)
-class Trained:
+class SimulatedModel:
     """What comes of a training. `rows` are the guest's that all parties know, ascending.
 
     features: of these rows, by party. traffic: bytes between guest and host, both ways together, by
@@ -67,7 +67,7 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Scored:
+class SimulatedScores:
     """The score of each row of a batch, and how many of them each host knows, by name.
 
     unusual: what to say of levels that were not in training, more of them than chance makes.
@@ -79,7 +79,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Known:
+class TrainedLevels:
     """What a model was trained on: levels by party and column, and the share of a batch's rows with
     others above which it is not scored."""
 
@@ -88,7 +88,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Task:
+class SimulatedTask:
     """What is to be trained: the kind of model, each party's rules for its columns, and on what.
 
     `rows` are all the guest's. `progress` is told of each step.
@@ -97,12 +97,12 @@ class Task:
     kind: AnyKind
     rules: Mapping[str, ColumnRules]
     rows: Training
-    engine: Engine
+    engine: SimulationEngine
     machine: Machine
-    progress: Progress
+    progress: StepProgress
 
 
-def train(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
+def train(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
     """Align the rows and train on those that all parties know.
 
     Raises ConfigError and DataError as the protocols do, for no common row, and for shares that leave
@@ -115,10 +115,10 @@ def train(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained
 def score(
     guest: FrameTable,
     hosts: Sequence[FrameTable],
-    engine: Engine,
+    engine: SimulationEngine,
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
-    known: Known,
-) -> Scored:
+    known: TrainedLevels,
+) -> SimulatedScores:
     """Score the guest's rows by all halves; a host's columns are missing in a row it does not know.
 
     Raises DataError as the protocols do, and for too many rows with levels that were not in training.
@@ -129,13 +129,13 @@ def score(
 # Training.
 
 
-async def _plain(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
+async def _plain(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
     aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
     fitted = await task.kind.pooled(aligned.parties, aligned.drawn, task.progress)
     return await aligned.trained(fitted, None)
 
 
-async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> Trained:
+async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
     """Each party in its role, over memory."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
     resources = Resources(task.machine)
@@ -159,7 +159,7 @@ async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> 
         role = task.kind.guest(own_columns, aligned.drawn)
         return await role.train(peers, GuestRun(resources, task.progress))
 
-    async def of_host(own: Participant, to_guest: Peer, columns: OwnColumns) -> None:
+    async def of_host(own: Participant, to_guest: Peer, columns: PartyColumns) -> None:
         def keep(half: AnyHostModel) -> None:
             halves[own.name] = half
 
@@ -183,13 +183,15 @@ async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Task) -> 
 class _Aligned:
     """The rows that all parties know."""
 
-    task: Task
+    task: SimulatedTask
     rows: RowIndices  # the guest's
-    parties: Sequence[OwnColumns]
+    parties: Sequence[PartyColumns]
     drawn: Training
 
     @classmethod
-    def of(cls, task: Task, tables: Sequence[FrameTable], rows: Sequence[RowIndices]) -> "_Aligned":
+    def of(
+        cls, task: SimulatedTask, tables: Sequence[FrameTable], rows: Sequence[RowIndices]
+    ) -> "_Aligned":
         """Raises DataError for no common row or none with something to learn, ConfigError for shares."""
         if not len(rows[0]):
             raise DataError(
@@ -199,7 +201,7 @@ class _Aligned:
             )
         drawn = _drawn(task, rows[0])
         parties = [
-            OwnColumns(
+            PartyColumns(
                 table.name, table.name, table.take(own), task.rules.get(table.name, ColumnRules())
             )
             for table, own in zip(tables, rows, strict=True)
@@ -208,10 +210,10 @@ class _Aligned:
 
     async def trained(
         self, fitted: Fitted[AnyGuestModel, AnyHostModel], traffic: dict[str, int] | None
-    ) -> Trained:
+    ) -> SimulatedModel:
         """What came of it, and what there is to say of the scores."""
         own = fitted.score if self.drawn.offset is None else fitted.score - self.drawn.offset
-        return Trained(
+        return SimulatedModel(
             self.rows,
             {party.party: party.features for party in self.parties},
             fitted,
@@ -258,7 +260,7 @@ def _in_order(rows: list[RowIndices]) -> list[RowIndices]:
     return [own[order] for own in rows]
 
 
-def _drawn(task: Task, rows: RowIndices) -> Training:
+def _drawn(task: SimulatedTask, rows: RowIndices) -> Training:
     """The aligned rows; those that decide when to stop are drawn by the seed, as in a job.
 
     Raises DataError where their label has nothing to teach, ConfigError for shares that leave no row.
@@ -296,10 +298,10 @@ def _drawn(task: Task, rows: RowIndices) -> Training:
 async def _score(
     guest: FrameTable,
     hosts: Sequence[FrameTable],
-    engine: Engine,
+    engine: SimulationEngine,
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
-    trained: Known,
-) -> Scored:
+    trained: TrainedLevels,
+) -> SimulatedScores:
     """As each host knows other rows, each is aligned with on its own."""
     model, halves = fitted
     kind = kind_of_model(model)
@@ -345,10 +347,12 @@ async def _score(
     ]
     scores, *_ = await together(roles)
     known = {table.name: int((place >= 0).sum()) for table, place in zip(hosts, places, strict=True)}
-    return Scored(cast(Floats, scores), known, unusual)
+    return SimulatedScores(cast(Floats, scores), known, unusual)
 
 
-def _respelled(batch: Mapping[str, Features], trained: Known) -> tuple[dict[str, Features], list[str]]:
+def _respelled(
+    batch: Mapping[str, Features], trained: TrainedLevels
+) -> tuple[dict[str, Features], list[str]]:
     """The rows of all parties with the levels of training, and what to say of those that it had not.
 
     Raises DataError where these are too many, by the rules of a job.

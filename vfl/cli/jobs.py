@@ -15,7 +15,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
-    from vfl.jobs.finding import Finding
+    from vfl.jobs.check_result import CheckResult
     from vfl.party.config_values import Engine, JoinKind
 from vfl.cli.group import main
 
@@ -41,7 +41,7 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
 
     findings = []
 
-    def report(finding: "Finding") -> None:
+    def report(finding: "CheckResult") -> None:
         findings.append(asdict(finding))
         if not as_json:
             stdout.put(finding.line)
@@ -63,7 +63,7 @@ def serve(party: Path) -> None:
 
 
 def _serve(party: Path) -> None:
-    from vfl.jobs.connect import Office
+    from vfl.jobs.connect import Site
     from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
     from vfl.party.config import load_party
@@ -74,7 +74,7 @@ def _serve(party: Path) -> None:
     work = serve_host if settings.role == "host" else coordinate
     with show_progress(times=True) as show:
         try:
-            run(work(Office.open(settings), show))
+            run(work(Site.open(settings), show))
         except KeyboardInterrupt:
             show.say(f"{settings.name} stops serving")
 
@@ -127,7 +127,7 @@ def align(
     """Find the rows that all parties know, by private set intersection."""
     from vfl.jobs.alignment import Plan
     from vfl.jobs.alignment import align as align_guest
-    from vfl.jobs.connect import Office
+    from vfl.jobs.connect import Site
     from vfl.party.config import load_party
     from vfl.terminal.results import account_document, cost, put_ids
 
@@ -144,9 +144,9 @@ def align(
     need_role(settings.role, "guest", party)
     with show_progress() as show:
         plan = Plan(name, join, engine, extend, diagnose)
-        office = Office.open(settings)
-        office.warn_of_ending(show)
-        done = run(align_guest(office, plan, wait=wait, show=show))
+        site = Site.open(settings)
+        site.warn_of_ending(show)
+        done = run(align_guest(site, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
         put_json(
@@ -208,7 +208,7 @@ def train(
     party: Path, job: Path, alignment: str | None, fresh: bool, wait: float, as_json: bool
 ) -> None:
     """Train the model of a job file together with the hosts."""
-    from vfl.jobs.connect import Office
+    from vfl.jobs.connect import Site
     from vfl.jobs.training import train as train_guest
     from vfl.party.config import load_job, load_party
     from vfl.terminal.results import account_document, model_document, put_model
@@ -216,9 +216,9 @@ def train(
     settings, wanted = load_party(party), load_job(job)
     need_role(settings.role, "guest", party)
     with show_progress() as show:
-        office = Office.open(settings)
-        office.warn_of_ending(show)
-        work = train_guest(office, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
+        site = Site.open(settings)
+        site.warn_of_ending(show)
+        work = train_guest(site, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
     if as_json:
         put_json(
@@ -288,7 +288,7 @@ def score(
     writes the output; 9 a host ended the job, such as by its limit of rows a day; all others need a
     person (vfl --help).
     """
-    from vfl.jobs.connect import Office
+    from vfl.jobs.connect import Site
     from vfl.jobs.scoring import ScoreOptions
     from vfl.jobs.scoring import score as score_batch
     from vfl.party.config import load_party
@@ -299,11 +299,11 @@ def score(
     settings = load_party(party)
     need_role(settings.role, "guest", party)
     with show_progress() as show:
-        office = Office.open(settings)
-        office.warn_of_ending(show)
+        site = Site.open(settings)
+        site.warn_of_ending(show)
         done = run(
             score_batch(
-                office,
+                site,
                 model,
                 data,
                 out,

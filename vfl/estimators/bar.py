@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 
@@ -11,17 +11,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vfl.errors import ConfigError
 from vfl.estimators.parameters import shown
-from vfl.models.kind import Step
+from vfl.models.kind import TrainingStep
 from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.trees.grower import TreeDone
-
-Told = Callable[[Step], None]
+from vfl.simulate import StepProgress
 
 _PATIENCE = 1.0  # seconds before there is a bar: most fits are over by then
 
 
 @contextmanager
-def watched(asked: object, default: object, name: str) -> Iterator[Told]:
+def watched(asked: object, default: object, name: str) -> Iterator[StepProgress]:
     """What to tell of each step: a function, a bar, or nobody.
 
     asked, default: as given to fit and to the constructor; True is a bar, None one where a person looks
@@ -56,7 +55,7 @@ class _Bar:
         self._due = time.monotonic() + patience
         self._bar: Progress | None = None
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: TrainingStep) -> None:
         if self._bar is None:
             if time.monotonic() < self._due:
                 return
@@ -77,7 +76,7 @@ def _progress() -> Progress:
     return Progress(*columns, console=Console(stderr=True), transient=True)
 
 
-def _news(step: Step) -> tuple[str, int, int | None]:
+def _news(step: TrainingStep) -> tuple[str, int, int | None]:
     """A step in words, which it is, of how many if that is known."""
     if isinstance(step, TreeDone):
         validation = "" if step.validation_loss is None else f", validation {step.validation_loss:.4f}"

@@ -2,7 +2,7 @@
 
 import numbers
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar, cast, get_args
@@ -46,21 +46,28 @@ from vfl.frames.warnings import warn
 from vfl.learn.levels import Levels, levels_of, tidied
 from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
-from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, Step
+from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, TrainingStep
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
 from vfl.party.sections import DataSection
 from vfl.party.sources.source import labels_in_words, row_labels
 from vfl.protocols.common.rows import Training
-from vfl.simulate import GUEST, Engine, Known, Task, score, train
+from vfl.simulate import (
+    GUEST,
+    SimulatedTask,
+    SimulationEngine,
+    StepProgress,
+    TrainedLevels,
+    score,
+    train,
+)
 from vfl.text import counted
 
 P = TypeVar("P", bound=BaseModel)
 
-Progress = Callable[[Step], None]
 IdColumns = str | int | Sequence[str | int] | None
-Steps = Sequence[str] | Sequence[Sequence[str]]
+NormaliseSteps = Sequence[str] | Sequence[Sequence[str]]
 
 _READING = IdReading(merging="allow")  # two rows with one id are refused, whatever it is
 STEPS: tuple[str, ...] = DataSection.model_fields["normalise"].default
@@ -109,9 +116,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
 
     hosts = HostsParameter()
     id: IdColumns | Mapping[str, IdColumns]
-    normalise: Steps
+    normalise: NormaliseSteps
     unknown_levels: float
-    engine: Engine
+    engine: SimulationEngine
     workers: int
     progress: bool | None
 
@@ -123,7 +130,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     n_aligned_: int
     n_features_in_: int
     traffic_: dict[str, int] | None
-    train_log_: list[Step]
+    train_log_: list[TrainingStep]
 
     _SETTINGS: ClassVar[type[BaseModel]]
     """Settings of the kind of model, which fit checks."""
@@ -201,8 +208,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             values["seed"] = checked_seed(getattr(self, "random_state", None), values["seed"], default)
         return validated(settings, values)
 
-    def _engine(self) -> Engine:
-        if isinstance(self.engine, str) and self.engine in get_args(Engine):
+    def _engine(self) -> SimulationEngine:
+        if isinstance(self.engine, str) and self.engine in get_args(SimulationEngine):
             return self.engine
         raise ConfigError(f'engine must be "plain" or "protocol", not {shown(self.engine)}')
 
@@ -236,7 +243,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             "the guest alone"
         )
 
-    def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
+    def _fit(
+        self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
+    ) -> None:
         machine = Machine(check_whole("workers", self.workers, 1), alone=PAYS)
         engine = self._engine()
         check_share("unknown_levels", self.unknown_levels)
@@ -260,14 +269,14 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             own, target = _only(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
-        log: list[Step] = []
+        log: list[TrainingStep] = []
         with watched(progress, self.progress, type(self).__name__) as told:
 
-            def done(step: Step) -> None:
+            def done(step: TrainingStep) -> None:
                 log.append(step)
                 told(step)
 
-            trained = train(own, others, Task(kind, rules, rows, engine, machine, done))
+            trained = train(own, others, SimulatedTask(kind, rules, rows, engine, machine, done))
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
         label = LabelOrder.of(target.label[trained.rows])
@@ -324,7 +333,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         _same_columns_of_ids([own, *others])
         if not own.rows:
             return np.empty(0)
-        known = Known(self._levels, check_share("unknown_levels", self.unknown_levels))
+        known = TrainedLevels(self._levels, check_share("unknown_levels", self.unknown_levels))
         found = score(own, others, self._engine(), (self.model_, self.halves_), known)
         for text in found.unusual:
             warn(text)

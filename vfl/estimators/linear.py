@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from vfl.estimators.federation import STEPS, Federation, IdColumns, Progress, Steps, Target
+from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps, Target
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.parameters import check_by_party, check_parties, validated
 from vfl.estimators.tasks import Classifier, Regressor
@@ -23,7 +23,7 @@ from vfl.models.linear import Linear
 from vfl.models.relativities import COLUMNS, lines
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
-from vfl.simulate import GUEST, Engine
+from vfl.simulate import GUEST, SimulationEngine, StepProgress
 
 
 class _Linear(Federation):
@@ -60,7 +60,9 @@ class _Linear(Federation):
         """By column, how many units relativities of this party are of."""
         return validated(GlmSection, (self.rules or {}).get(party, {})).step
 
-    def _fit(self, guest: Frame, hosts: Hosts, target: Target, progress: Progress | bool | None) -> None:
+    def _fit(
+        self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
+    ) -> None:
         super()._fit(guest, hosts, target, progress)
         if not self.converged_:
             warn(
@@ -183,10 +185,10 @@ class FederatedGLM(Regressor, _Linear):
         family: Literal["gaussian", "poisson", "gamma", "tweedie"] = "gaussian",
         hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
-        normalise: Steps = STEPS,
+        normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, object]] | None = None,
-        engine: Engine = "plain",
+        engine: SimulationEngine = "plain",
         alpha: float = 0.0,
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,
@@ -308,10 +310,10 @@ class FederatedLogisticRegression(Classifier, _Linear):
         *,
         hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
-        normalise: Steps = STEPS,
+        normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         rules: Mapping[str, Mapping[str, object]] | None = None,
-        engine: Engine = "plain",
+        engine: SimulationEngine = "plain",
         alpha: float = 0.0,
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,

@@ -22,7 +22,7 @@ from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.models.kind import AnyGuestModel, AnyHostModel, Step
+from vfl.models.kind import AnyGuestModel, AnyHostModel, TrainingStep
 from vfl.models.kinds import kind_of_model
 from vfl.party.documents import Body, body_of, canonical_json, document, read_document
 from vfl.party.files import replacing
@@ -34,7 +34,7 @@ from vfl.simulate import GUEST
 
 G = TypeVar("G", bound=AnyGuestModel, covariant=True)
 H = TypeVar("H", bound=AnyHostModel, covariant=True)
-S = TypeVar("S", bound=Step, covariant=True)
+S = TypeVar("S", bound=TrainingStep, covariant=True)
 E = TypeVar("E", bound=Federation)
 
 FORMAT, VERSION = "vfl/estimator", 1
@@ -90,7 +90,7 @@ class _Saved(Generic[G, H, S]):
 
 _Trees = _Saved[GuestModel, HostModel, TreeDone]
 _Linear = _Saved[GuestGlm, HostGlm, IterationDone]
-_AnySaved = _Saved[AnyGuestModel, AnyHostModel, Step]
+_AnySaved = _Saved[AnyGuestModel, AnyHostModel, TrainingStep]
 _KINDS: Mapping[type[Federation], type[_Trees] | type[_Linear]] = {
     SecureBoost: _Trees,
     SecureBoostRegressor: _Trees,

@@ -11,7 +11,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
-from vfl.estimators.federation import Federation, Progress, Target, complaints
+from vfl.estimators.federation import Federation, Target, complaints
 from vfl.estimators.parameters import checked_arguments, shown, validated
 from vfl.frames.rows import (
     classes_of,
@@ -25,7 +25,7 @@ from vfl.frames.rows import (
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import LogisticLoss, Loss, loss_of
-from vfl.simulate import GUEST
+from vfl.simulate import GUEST, StepProgress
 
 
 class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
@@ -43,7 +43,7 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         y: object,
         hosts: Mapping[str, object] | None = None,
         sample_weight: object = None,
-        progress: Progress | bool | None = None,
+        progress: StepProgress | bool | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 
@@ -111,7 +111,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         sample_weight: object = None,
         exposure: object = None,
         offset: object = None,
-        progress: Progress | bool | None = None,
+        progress: StepProgress | bool | None = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 

@@ -12,7 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
-from vfl.estimators.federation import STEPS, Federation, IdColumns, Steps
+from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps
 from vfl.estimators.parameters import check_by_party, check_parties, shown
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.features import FrameTable, suggest_name
@@ -22,7 +22,7 @@ from vfl.learn.params import BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees
 from vfl.protocols.trees.model import GuestModel
-from vfl.simulate import GUEST, Engine
+from vfl.simulate import GUEST, SimulationEngine
 
 
 class _Trees(Federation):
@@ -202,10 +202,10 @@ class SecureBoost(Classifier, _Trees):
         *,
         hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
-        normalise: Steps = STEPS,
+        normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
-        engine: Engine = "plain",
+        engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
         learning_rate: float = 0.2,
@@ -383,10 +383,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         objective: Literal["squared", "poisson", "gamma", "tweedie"] = "squared",
         hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
-        normalise: Steps = STEPS,
+        normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
-        engine: Engine = "plain",
+        engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
         learning_rate: float = 0.2,

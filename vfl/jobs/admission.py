@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from vfl.errors import Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
@@ -38,32 +38,32 @@ def matching_of(
     )
 
 
-def psi_settings(office: Office, offer: Offer, show: Show, admit: Admit | None = None) -> PsiSettings:
+def psi_settings(site: Site, offer: Offer, show: Show, admit: Admit | None = None) -> PsiSettings:
     """How ids are matched in a job; `admit` is told how many a peer announces."""
-    scratch = Store(office.party.party.store).scratch()
+    scratch = Store(site.party.party.store).scratch()
     settings = PsiSettings(offer.matching.engine, scratch, show.progress)
     return settings if admit is None else replace(settings, admit=admit)
 
 
-def alone(office: Office, offer: Offer) -> Participant:
+def alone(site: Site, offer: Offer) -> Participant:
     """This host in a matching with the guest alone, which asks each host apart."""
-    name = office.party.name
+    name = site.party.name
     return Participant(name, [name], offer.run + name.encode())
 
 
-def check_asked(office: Office, peer: Peer, offer: Offer, show: Show, what: str) -> None:
+def check_asked(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -> None:
     """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
     show.say(f"{peer.name} asks to {what}")
-    check_offer(office, peer, offer)
+    check_offer(site, peer, offer)
 
 
-async def accept(office: Office, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
+async def accept(site: Site, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
     """Count the job, which starts here, and tell the guest that this host takes part.
 
     A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.
     """
-    Usage(office.party.party.store).count(office.party.policy, peer.name, "jobs", 1, today())
-    return await accept_offer(office, peer, offer, rows)
+    Usage(site.party.party.store).count(site.party.policy, peer.name, "jobs", 1, today())
+    return await accept_offer(site, peer, offer, rows)
 
 
 def fresh_name(store: Store, kind: DocumentKind, name: str | None) -> str:

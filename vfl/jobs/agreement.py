@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 
 from vfl.errors import IdentityError, ModelError, Refused
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
@@ -43,13 +43,13 @@ class Agreement:
     @classmethod
     def of(
         cls,
-        office: Office,
+        site: Site,
         terms: Terms,
         signatures: Sequence[bytes],
         ledgers: Mapping[str, bytes] | None = None,
     ) -> "Agreement":
         """From signatures in the order of `terms.signers`."""
-        known = {**office.pinned, office.party.name: office.identity.certificate}
+        known = {**site.pinned, site.party.name: site.identity.certificate}
         return cls(
             terms,
             dict(zip(terms.signers, signatures, strict=True)),
@@ -62,72 +62,70 @@ class Agreement:
         self.signatures[name] = signature
 
 
-async def offer_to(
-    office: Office, hosts: Sequence[Peer], offer: Offer
-) -> tuple[list[Accept], Agreement]:
+async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Accept], Agreement]:
     """The guest's part: offer, collect what the hosts answer and sign, pass the signatures on.
 
     Raises PeerError for a signature that does not hold, IdentityError when a host's certificate was
     revoked, and what sessions raise.
     """
-    office.check_not_revoked(offer.hosts)
-    known = office.fingerprints
-    named = [office.party.name, *offer.hosts, *_coordinator(offer)]
+    site.check_not_revoked(offer.hosts)
+    known = site.fingerprints
+    named = [site.party.name, *offer.hosts, *_coordinator(offer)]
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
-    terms = offer.terms(office.party.name)
-    own = office.identity.sign(terms.statement)
-    offer = msgspec.structs.replace(offer, signature=own, ledger=office.journal.ledger.newest_seal)
+    terms = offer.terms(site.party.name)
+    own = site.identity.sign(terms.statement)
+    offer = msgspec.structs.replace(offer, signature=own, ledger=site.journal.ledger.newest_seal)
     await together([host.send(offer) for host in hosts])
     answers = await together([host.recv(Accept) for host in hosts])
     for host, answer in zip(hosts, answers, strict=True):
-        if not office.pinned[host.name].verify(answer.signature, terms.statement):
+        if not site.pinned[host.name].verify(answer.signature, terms.statement):
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
         bind(host, offer)
     signatures = [own, *(answer.signature for answer in answers)]
     await together([host.send(Agreed(signatures)) for host in hosts])
     told = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
-    ledgers = {office.party.name: offer.ledger, **told}
-    return answers, Agreement.of(office, terms, signatures, ledgers)
+    ledgers = {site.party.name: offer.ledger, **told}
+    return answers, Agreement.of(site, terms, signatures, ledgers)
 
 
-def check_offer(office: Office, guest: Peer, offer: Offer) -> None:
+def check_offer(site: Site, guest: Peer, offer: Offer) -> None:
     """Raises PeerError for an Offer that does not fit what this host knows, or is not signed; Refused
     when the guest pins another certificate of a further party."""
-    name = office.party.name
+    name = site.party.name
     if name not in offer.hosts or len(set(offer.hosts)) < len(offer.hosts):
         raise guest.breach("an Offer that does not name this party once")
     terms = offer.terms(guest.name)
     if set(offer.fingerprints) != {*terms.signers, *_coordinator(offer)}:
         raise guest.breach("an Offer without the certificates of its parties")
-    known = office.fingerprints
+    known = site.fingerprints
     if any(offer.fingerprints[one] != known[one] for one in (name, guest.name)):
         raise guest.breach("an Offer with other certificates than those of this session")
-    if not office.pinned[guest.name].verify(offer.signature, terms.statement):
+    if not site.pinned[guest.name].verify(offer.signature, terms.statement):
         raise guest.breach("an Offer with a signature that does not hold")
     _check_seal(guest, offer)
-    check_certificates(office, terms)
+    check_certificates(site, terms)
 
 
-async def accept_offer(office: Office, guest: Peer, offer: Offer, rows: int | None = None) -> Agreement:
+async def accept_offer(site: Site, guest: Peer, offer: Offer, rows: int | None = None) -> Agreement:
     """A host's part, after `check_offer`: sign, and receive what all have signed.
 
     `rows` is the number of aligned rows, for training. Raises PeerError for a signature that does not
     hold, and what sessions raise.
     """
     terms = offer.terms(guest.name)
-    own, seal = office.identity.sign(terms.statement), office.journal.ledger.newest_seal
+    own, seal = site.identity.sign(terms.statement), site.journal.ledger.newest_seal
     await guest.send(Accept(rows, own, seal))
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
         raise guest.breach("Agreed with another number of signatures than parties")
-    ledgers = {guest.name: offer.ledger, office.party.name: seal}
-    agreement = Agreement.of(office, terms, agreed.signatures, ledgers)
+    ledgers = {guest.name: offer.ledger, site.party.name: seal}
+    agreement = Agreement.of(site, terms, agreed.signatures, ledgers)
     signatures = agreement.signatures
-    if signatures[guest.name] != offer.signature or signatures[office.party.name] != own:
+    if signatures[guest.name] != offer.signature or signatures[site.party.name] != own:
         raise guest.breach("Agreed with another signature than was given")
-    check_signatures(office, guest, "Agreed", agreement)
+    check_signatures(site, guest, "Agreed", agreement)
     return agreement
 
 
@@ -137,24 +135,24 @@ def _check_seal(peer: Peer, message: Offer | Accept) -> None:
         raise peer.breach(f"{type(message).__name__} with a hash of another size")
 
 
-def check_certificates(office: Office, terms: Terms) -> None:
+def check_certificates(site: Site, terms: Terms) -> None:
     """Raises Refused when the parties know one of them by another certificate than this party does,
     IdentityError when one of the certificates was revoked here."""
-    office.check_not_revoked(terms.fingerprints)
-    for party, fingerprint in office.fingerprints.items():
+    site.check_not_revoked(terms.fingerprints)
+    for party, fingerprint in site.fingerprints.items():
         if terms.fingerprints.get(party, fingerprint) != fingerprint:
             raise Refused(
-                f"{terms.guest} and {office.party.name} have pinned different certificates of {party}: "
+                f"{terms.guest} and {site.party.name} have pinned different certificates of {party}: "
                 "compare fingerprints by phone; after a rotation who is behind runs `vfl keys accept` "
                 "and starts `vfl serve` again"
             )
 
 
-def check_signatures(office: Office, peer: Peer, message: str, agreement: Agreement) -> None:
+def check_signatures(site: Site, peer: Peer, message: str, agreement: Agreement) -> None:
     """Raises PeerError, naming the peer's message, when a signature of a pinned party does not hold."""
     for name, signature in agreement.signatures.items():
         try:
-            office.verify(name, signature, agreement.terms.statement)
+            site.verify(name, signature, agreement.terms.statement)
         except ValueError:
             raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
 

@@ -37,7 +37,7 @@ from vfl.jobs.alignments import (
     named_alignment,
     save_alignment,
 )
-from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, few, guest_diagnosis, host_diagnosis
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
@@ -110,25 +110,25 @@ class Aligned:
 
 
 @in_store
-async def align(office: Office, plan: Plan, *, wait: float, show: Show) -> Aligned:
+async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     """Match and join rows with all hosts, and keep it; all over again when a host was lost meanwhile.
 
     Raises, before anything is read or asked, ConfigError for a name that is none, DataError for a store
     that cannot be written, ModelError for an alignment that cannot be extended; DataError for ids that
     cannot be used or an empty intersection, and what sessions raise.
     """
-    party, started = office.party, time.monotonic()
+    party, started = site.party, time.monotonic()
     _check_name(plan.name)
-    settled = _settled(office, Store(party.party.store), plan)
+    settled = _settled(site, Store(party.party.store), plan)
     table, ids = read_guest(party.data, show=show)
     for note in (*ids.notes, *unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
-    work = _Guest(office, table, ids, settled, show, plan.diagnose)
+    work = _GuestAlignment(site, table, ids, settled, show, plan.diagnose)
     spent = Account.nothing()
 
     async def attempt(wait: float) -> Aligned:
         nonlocal spent
-        async with hosts_of(office, wait, show) as hosts:
+        async with hosts_of(site, wait, show) as hosts:
             try:
                 return await work.run(hosts)
             finally:
@@ -187,13 +187,13 @@ class _Settled:
     earlier: Alignment | None
 
 
-def _settled(office: Office, store: Store, plan: Plan) -> _Settled:
-    data, own = office.party.data, office.party.align
+def _settled(site: Site, store: Store, plan: Plan) -> _Settled:
+    data, own = site.party.data, site.party.align
     earlier, base = None, plan.name
     join = plan.join or own.join
     if plan.extend is not None:
         earlier = named_alignment(store, plan.extend or None)
-        check_parties(office, earlier)
+        check_parties(site, earlier)
         check_keys(earlier, data)
         if not earlier.key:
             raise ModelError(
@@ -205,7 +205,7 @@ def _settled(office: Office, store: Store, plan: Plan) -> _Settled:
                 f"alignment {earlier.name} joins rows in another way, which extending it cannot change: "
                 "run `vfl align` without --extend"
             )
-        if set(earlier.parties) != {office.party.name, *office.party.partners}:
+        if set(earlier.parties) != {site.party.name, *site.party.partners}:
             raise ModelError(
                 f"alignment {earlier.name} is with other hosts than [peers] has: run `vfl align` "
                 "without --extend"
@@ -221,10 +221,10 @@ def _base(name: str) -> str | None:
 
 
 @dataclass
-class _Guest:
+class _GuestAlignment:
     """The guest's part of an alignment, an attempt after another."""
 
-    office: Office
+    site: Site
     table: Table
     ids: TableIds
     plan: _Settled
@@ -233,7 +233,7 @@ class _Guest:
 
     async def run(self, hosts: Sequence[Peer]) -> Aligned:
         """Match, join and keep."""
-        office, plan, data = self.office, self.plan, self.office.party.data
+        site, plan, data = self.site, self.plan, self.site.party.data
         run = new_run()
         name = f"{plan.base}-{stamp(run)}" if plan.base else stamp(run)
         many = data.duplicates == "keep"
@@ -251,7 +251,7 @@ class _Guest:
                 extends=None if plan.earlier is None else plan.earlier.name,
             ),
         )
-        await offer_to(office, hosts, offer)
+        await offer_to(site, hosts, offer)
         channels = [list(hosts)] if plan.join == "inner" else [[host] for host in hosts]
         matched = await together([self._match(offer, one) for one in channels])
         have = {
@@ -292,7 +292,7 @@ class _Guest:
         alignment = replace(
             await asyncio.to_thread(self._kept, offer, rows, by), days=min(days, default=None)
         )
-        await asyncio.to_thread(save_alignment, Store(office.party.party.store), alignment)
+        await asyncio.to_thread(save_alignment, Store(site.party.party.store), alignment)
         known = {
             host.name: int((one.of_row[rows] >= 0).sum())
             for host, one in zip(hosts, with_host, strict=True)
@@ -311,7 +311,7 @@ class _Guest:
 
     async def _diagnosed(self, offer: Offer, hosts: Sequence[Peer]) -> dict[str, list[Diagnosis]]:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
-        data = self.office.party.data
+        data = self.site.party.data
         found: dict[str, list[Diagnosis]] = {}
         for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
             context = diagnosis_context(offer, number)
@@ -326,7 +326,7 @@ class _Guest:
 
     async def _match(self, offer: Offer, hosts: Sequence[Peer]) -> Matched:
         """The rows matched with all hosts of a channel."""
-        data, earlier, left = self.office.party.data, self.plan.earlier, self.plan.join == "left"
+        data, earlier, left = self.site.party.data, self.plan.earlier, self.plan.join == "left"
         apart = hosts[0].name.encode() if left else b""
         number = sorted(offer.hosts).index(hosts[0].name) if left else 0
         start = None
@@ -336,22 +336,22 @@ class _Guest:
             hosts,
             self.ids.keys,
             context=offer.run + apart,
-            settings=psi_settings(self.office, offer, self.show),
+            settings=psi_settings(self.site, offer, self.show),
             start=start,
             many=data.duplicates == "keep",
         )
 
     def _kept(self, offer: Offer, rows: Integers, by: dict[str, Matched]) -> Alignment:
         """The alignment as this party keeps it; `by` has what is matched with each host, or with all."""
-        party, secret = self.office.party, secrets.token_bytes(32)
-        known = self.office.fingerprints
+        party, secret = self.site.party, secrets.token_bytes(32)
+        known = self.site.fingerprints
         channels = [by[who] for who in sorted(by)]
         keys = np.array([one.key_of_row[rows] for one in channels])
         # The keys up to which a row's ids decide how it is matched with all.
         last = np.where((keys < 0).any(axis=0), len(self.ids.keys) - 1, keys.max(axis=0))
         return Alignment(
             offer.alignment or "",
-            self.office.identity.certificate.fingerprint,
+            self.site.identity.certificate.fingerprint,
             {name: known[name] for name in (party.name, *offer.hosts)},
             party.data.normalise,
             self.ids.digest,
@@ -370,23 +370,23 @@ class _Guest:
         )
 
 
-async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
+async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     """A host's part; what it came to, in words."""
-    policy, matching = office.party.policy, offer.matching
+    policy, matching = site.party.policy, offer.matching
     check_asked(
-        office, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids"
+        site, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids"
     )
     check_align(policy, peer.name, today(), matching.engine, matching.join)
-    table, ids = await table_of(office, offer)
-    store = Store(office.party.party.store)
+    table, ids = await table_of(site, offer)
+    store = Store(site.party.party.store)
     name = fresh_name(store, "alignment", offer.alignment)
     earlier = None
     if matching.extends is not None:
-        earlier = made_with(office, store, peer, offer, matching.extends)
+        earlier = made_with(site, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
-    usage = Usage(office.party.party.store)
+    usage = Usage(site.party.party.store)
     usage.count(policy, peer.name, "alignments", 1, today())
-    await accept(office, peer, offer)
+    await accept(site, peer, offer)
     start = None
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_again, earlier, 0, ids))
@@ -394,21 +394,21 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     matched = await host_match(
         peer,
         ids.keys,
-        alone(office, offer) if left else office.participant(offer.hosts, offer.run),
-        settings=psi_settings(office, offer, show, id_counter(policy, usage)),
+        alone(site, offer) if left else site.participant(offer.hosts, offer.run),
+        settings=psi_settings(site, offer, show, id_counter(policy, usage)),
         start=start,
     )
-    agreed = await _diagnosed(office, peer, offer, table, show)
+    agreed = await _diagnosed(site, peer, offer, table, show)
     if agreed.rows != matched.ids:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
     _, times = np.unique(rows[rows >= 0], return_counts=True)
     check_repeats(policy, int(times.max(initial=1)))
-    alignment = await asyncio.to_thread(_host_kept, office, peer, offer, name, rows, matched, ids)
+    alignment = await asyncio.to_thread(_host_kept, site, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
     await peer.send(Kept(policy.alignment_days))
-    written = await asyncio.to_thread(unmended, office.party.data, table.by_key(office.party.data))
+    written = await asyncio.to_thread(unmended, site.party.data, table.by_key(site.party.data))
     for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
@@ -416,9 +416,9 @@ async def serve_align(office: Office, peer: Peer, offer: Offer, show: Show) -> s
     return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
 
 
-async def _diagnosed(office: Office, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
+async def _diagnosed(site: Site, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
     """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
-    party = office.party
+    party = site.party
     for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
         message = await peer.recv(Accept, MatchStart)
         if isinstance(message, Accept):
@@ -441,7 +441,7 @@ def diagnosis_context(offer: Offer, key: int) -> bytes:
 
 
 def _host_kept(
-    office: Office,
+    site: Site,
     peer: Peer,
     offer: Offer,
     name: str,
@@ -449,7 +449,7 @@ def _host_kept(
     matched: Matched,
     ids: TableIds,
 ) -> Alignment:
-    known, secret, matching = office.fingerprints, secrets.token_bytes(32), offer.matching
+    known, secret, matching = site.fingerprints, secrets.token_bytes(32), offer.matching
     _, first = numbered(rows)
     own = rows[first]
     keys = matched.key_of_row[own]
@@ -466,8 +466,8 @@ def _host_kept(
         tuple(map(tuple, matching.fallback)),
         matching.many,
         matching.extends,
-        office.party.policy.alignment_days,
-        {office.party.name if matching.join == "left" else "": matched.by_key},
+        site.party.policy.alignment_days,
+        {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
         identities(ids, secret, own, keys),
         keys=keys[np.newaxis].astype(np.int8),

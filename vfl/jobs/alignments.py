@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers
 from vfl.errors import ModelError, Refused
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
@@ -103,27 +103,27 @@ def ids_digest(ids: Sequence[bytes]) -> str:
     return digest.hexdigest()
 
 
-def guest_alignment(office: Office, store: Store, name: str | None) -> Alignment:
+def guest_alignment(site: Site, store: Store, name: str | None) -> Alignment:
     """An alignment to train on, None for the latest.
 
     Raises ModelError when there is none, or it does not fit the table's keys or the parties any more.
     """
     alignment = named_alignment(store, name)
-    check_keys(alignment, office.party.data)
-    check_parties(office, alignment)
+    check_keys(alignment, site.party.data)
+    check_parties(site, alignment)
     return alignment
 
 
-def host_alignment(office: Office, store: Store, peer: Peer, offer: Offer, ids: TableIds) -> Alignment:
+def host_alignment(site: Site, store: Store, peer: Peer, offer: Offer, ids: TableIds) -> Alignment:
     """The alignment that the offer names, if it is with this guest, these hosts and this table's rows,
     with its rows in the table as it is now. Raises ModelError and Refused."""
     if offer.alignment is None:
         raise peer.breach("an Offer to train without an alignment")
-    alignment = made_with(office, store, peer, offer, offer.alignment)
-    check_age(office.party.policy, alignment.name, made_on(store, alignment), today())
-    check_join(office.party.policy, alignment.join)
+    alignment = made_with(site, store, peer, offer, offer.alignment)
+    check_age(site.party.policy, alignment.name, made_on(store, alignment), today())
+    check_join(site.party.policy, alignment.join)
     try:
-        return refreshed(alignment, ids, office.party.data.path.name)
+        return refreshed(alignment, ids, site.party.data.path.name)
     except ModelError as error:
         raise ModelError(
             str(error),
@@ -209,8 +209,8 @@ def named_alignment(store: Store, name: str | None) -> Alignment:
     return load_alignment(store, resolve_model(store, name, "alignment"))
 
 
-def check_parties(office: Office, alignment: Alignment) -> None:
-    changed = [n for n, print_ in alignment.parties.items() if not office.same_party(n, print_)]
+def check_parties(site: Site, alignment: Alignment) -> None:
+    changed = [n for n, print_ in alignment.parties.items() if not site.same_party(n, print_)]
     if changed:
         raise ModelError(
             f"alignment {alignment.name} was made with another certificate of {' and '.join(changed)}: "
@@ -226,7 +226,7 @@ def check_keys(alignment: Alignment, data: DataSection) -> None:
         )
 
 
-def made_with(office: Office, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
+def made_with(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
     """The host's alignment of that name, if it is with this guest and these hosts."""
     if name not in store.names("alignment"):
         raise ModelError(
@@ -234,7 +234,7 @@ def made_with(office: Office, store: Store, peer: Peer, offer: Offer, name: str)
             for_peer=f"it has no alignment {name}: run `vfl align` again",
         )
     alignment = load_alignment(store, name)
-    if not office.same_party(peer.name, alignment.guest) or set(alignment.parties) != {
+    if not site.same_party(peer.name, alignment.guest) or set(alignment.parties) != {
         peer.name,
         *offer.hosts,
     }:

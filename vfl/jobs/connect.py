@@ -41,7 +41,7 @@ _AGAIN = 1.0  # seconds before a host is dialled again whose session ended while
 
 
 @dataclass(frozen=True)
-class Office:
+class Site:
     """A party with its identity and the certificates it pins."""
 
     party: Party
@@ -56,7 +56,7 @@ class Office:
         return RevocationList(self.party.party.identity)
 
     @classmethod
-    def open(cls, party: Party) -> "Office":
+    def open(cls, party: Party) -> "Site":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
         identity = _own(party)
         revoked = RevocationList(party.party.identity).now()
@@ -264,7 +264,7 @@ def _pinned(
 
 
 def faults_of_keys(party: Party) -> list[VflError]:
-    """All that keeps the office of a party from opening, where `Office.open` raises the first."""
+    """All that keeps a party's site from opening, where `Site.open` raises the first."""
     faults: list[VflError] = []
     identity: Identity | None = None
     revoked: dict[str, Revoked] = {}
@@ -301,39 +301,39 @@ def _days(left: datetime.timedelta) -> str:
     return "a day" if left.days == 1 else f"{left.days} days" if left.days else "less than a day"
 
 
-async def warn_daily(office: Office, show: Show) -> None:
+async def warn_daily(site: Site, show: Show) -> None:
     """Say which certificates are about to end, now and once a day."""
     while True:
-        office.warn(show)
+        site.warn(show)
         await asyncio.sleep(_DAY)
 
 
 async def connect_hosts(
-    office: Office, names: list[str], wait: float, show: Show, listener: Listener | None
+    site: Site, names: list[str], wait: float, show: Show, listener: Listener | None
 ) -> list[Peer]:
     """A session with each host, in the order of `names`; those without an address dial `listener`.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
     certificate that is not the pinned one, not valid now, or revoked meanwhile.
     """
-    office.check_valid(names)
-    for line in office.invalid_certificates(but=names):
+    site.check_valid(names)
+    for line in site.invalid_certificates(but=names):
         show.say(f"note: {line}")
     found: dict[str, WebSocketPeer] = {}
-    awaited = _awaited(office, names)
+    awaited = _awaited(site, names)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     left = wait
 
     async def call(name: str) -> None:
-        address = office.party.peers[name].address or ""
-        found[name] = await office.dial(name, address, left, show)
+        address = site.party.peers[name].address or ""
+        found[name] = await site.dial(name, address, left, show)
 
     def is_here(name: str) -> bool:
         return name in found and not (found[name].away or found[name].lost)
 
     async def receive(listener: Listener) -> None:
-        show.say(f"waiting for {' and '.join(awaited)} on {office.party.party.listen}")
+        show.say(f"waiting for {' and '.join(awaited)} on {site.party.party.listen}")
         try:
             async with asyncio.timeout_at(deadline):
                 while not all(is_here(name) for name in awaited):
@@ -366,7 +366,7 @@ async def connect_hosts(
             left = max(0.0, deadline - loop.time())
 
     try:
-        async with office.while_not_revoked(names):
+        async with site.while_not_revoked(names):
             await meet()
         for peer in found.values():
             check_role(peer, "host")
@@ -398,8 +398,8 @@ def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnrea
     return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
 
 
-def _awaited(office: Office, names: list[str]) -> list[str]:
-    return [name for name in names if office.party.peers[name].address is None]
+def _awaited(site: Site, names: list[str]) -> list[str]:
+    return [name for name in names if site.party.peers[name].address is None]
 
 
 async def _turn_away(listener: Listener, hosts: list[Peer]) -> None:
@@ -414,22 +414,22 @@ async def _turn_away(listener: Listener, hosts: list[Peer]) -> None:
 
 @contextlib.asynccontextmanager
 async def hosts_of(
-    office: Office, wait: float, show: Show, names: list[str] | None = None
+    site: Site, wait: float, show: Show, names: list[str] | None = None
 ) -> AsyncIterator[list[Peer]]:
     """Sessions with hosts for one job; whatever ends the job, every host is told why."""
-    names = names or office.party.partners
+    names = names or site.party.partners
     async with contextlib.AsyncExitStack() as stack:
-        stack.callback(office.journal.seal, show.say)
+        stack.callback(site.journal.seal, show.say)
         listener = None
-        if _awaited(office, names):
-            if office.party.party.listen is None:
+        if _awaited(site, names):
+            if site.party.party.listen is None:
                 raise ConfigError("[party] listen is missing: some peers have no address to dial")
-            listener = await stack.enter_async_context(office.listen(office.party.party.listen, show))
-        hosts = await connect_hosts(office, names, wait, show, listener)
+            listener = await stack.enter_async_context(site.listen(site.party.party.listen, show))
+        hosts = await connect_hosts(site, names, wait, show, listener)
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
         interrupted = VflError("", for_peer="it was interrupted by its operator")
-        async with telling(hosts, interrupted), office.while_not_revoked(names):
+        async with telling(hosts, interrupted), site.while_not_revoked(names):
             yield hosts
         await together([host.close() for host in hosts])

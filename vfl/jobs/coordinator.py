@@ -21,7 +21,7 @@ from vfl.errors import (
 )
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
-from vfl.jobs.connect import Office, check_role, warn_daily
+from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
@@ -58,7 +58,7 @@ def check_coordinator(party: Party, name: str) -> str:
 
 @contextlib.asynccontextmanager
 async def coordinator_of(
-    office: Office,
+    site: Site,
     agreement: Agreement,
     job: bytes,
     name: str,
@@ -72,16 +72,16 @@ async def coordinator_of(
     Raises what sessions raise, also when one of `hosts`, whose sessions are the guest's, ends the job
     before all have come.
     """
-    address = check_coordinator(office.party, name)
+    address = check_coordinator(site.party, name)
     terms = agreement.terms
     join = Join(terms, [agreement.signatures[signer] for signer in terms.signers], job)
-    session = await while_here(hosts, office.dial(name, address, wait, show))
+    session = await while_here(hosts, site.dial(name, address, wait, show))
     cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
-    async with telling([session], cancelled), office.while_not_revoked([name]):
+    async with telling([session], cancelled), site.while_not_revoked([name]):
         check_role(session, "coordinator")
         await session.send(join)
         gathered = await while_here(hosts, session.recv(Gathered))
-        if not office.pinned[name].verify(gathered.signature, terms.statement):
+        if not site.pinned[name].verify(gathered.signature, terms.statement):
             raise session.breach("Gathered with a signature that does not hold")
         agreement.add(name, gathered.signature)
         _bind(session, join)
@@ -108,48 +108,48 @@ class _Gathering:
         return [name for name in self.join.parties if name not in self.came]
 
 
-async def coordinate(office: Office, show: Show, patience: float = _GATHERING) -> None:
+async def coordinate(site: Site, show: Show, patience: float = _GATHERING) -> None:
     """Serve jobs until cancelled; no job's failure ends it.
 
     Raises ConfigError for the address, DataError for the store, Refused when another process serves from
     it. `patience`: seconds that the first party of a job waits for the others.
     """
-    address = office.party.party.listen or ""
+    address = site.party.party.listen or ""
     gatherings: dict[bytes, _Gathering] = {}
-    with serving(office):
-        await _coordinate(office, address, gatherings, show, patience)
+    with serving(site):
+        await _coordinate(site, address, gatherings, show, patience)
 
 
 async def _coordinate(
-    office: Office, address: str, gatherings: dict[bytes, _Gathering], show: Show, patience: float
+    site: Site, address: str, gatherings: dict[bytes, _Gathering], show: Show, patience: float
 ) -> None:
     async with (
         asyncio.TaskGroup() as group,
-        office.listen(address, show) as listener,
+        site.listen(address, show) as listener,
     ):
         show.say(
-            f"{office.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
+            f"{site.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
         )
-        group.create_task(warn_daily(office, show))
+        group.create_task(warn_daily(site, show))
         while True:
             peer = await listener.accept()
-            group.create_task(_session(office, peer, gatherings, show, patience))
+            group.create_task(_session(site, peer, gatherings, show, patience))
 
 
 async def _session(
-    office: Office,
+    site: Site,
     peer: WebSocketPeer,
     gatherings: dict[bytes, _Gathering],
     show: Show,
     patience: float,
 ) -> None:
     """One party's session: who comes last leads the job, the others' sessions wait for its end."""
-    async with attending(peer, office.journal, show):
-        await _attend(office, peer, gatherings, show, patience)
+    async with attending(peer, site.journal, show):
+        await _attend(site, peer, gatherings, show, patience)
 
 
 async def _attend(
-    office: Office,
+    site: Site,
     peer: WebSocketPeer,
     gatherings: dict[bytes, _Gathering],
     show: Show,
@@ -158,9 +158,9 @@ async def _attend(
     join = await first_message(peer, Join, _JOIN)
     if join is None:
         return
-    office.check_not_revoked([peer.name])
+    site.check_not_revoked([peer.name])
     await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
-    job = _checked(office, peer, join)
+    job = _checked(site, peer, join)
     gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
     if gathering.join != join:
         raise peer.breach("a Join of another job than the other parties'")
@@ -169,7 +169,7 @@ async def _attend(
     gathering.came[peer.name] = peer
     if not gathering.missing:
         del gatherings[join.terms.run]
-        await _lead(office, gathering, job, show)
+        await _lead(site, gathering, job, show)
     elif error := await _wait(peer, gathering, gatherings, patience):
         if gathering.error is None:  # the first to see it says it
             gathering.error = error
@@ -178,32 +178,32 @@ async def _attend(
         await stop_all([peer], error)
 
 
-def _checked(office: Office, peer: Peer, join: Join) -> Job:
+def _checked(site: Site, peer: Peer, join: Join) -> Job:
     """The job, if this party is its coordinator and the peer one of its parties."""
     job = Job.from_canonical(join.job)
     if len(set(join.parties)) < len(join.parties) or peer.name not in join.parties:
         raise peer.breach("a Join that does not name it once")
-    if kind_of_job(job).coordinator != office.party.name:
+    if kind_of_job(job).coordinator != site.party.name:
         raise Refused("the job names another coordinator, or none")
-    strangers = [name for name in join.parties if name not in office.party.peers]
+    strangers = [name for name in join.parties if name not in site.party.peers]
     if strangers:
         raise Refused(f"the job is with {strangers[0]}, whose certificate the coordinator does not pin")
-    _check_terms(office, peer, join)
+    _check_terms(site, peer, join)
     return job
 
 
-def _check_terms(office: Office, peer: Peer, join: Join) -> None:
+def _check_terms(site: Site, peer: Peer, join: Join) -> None:
     """Raises PeerError when what the parties have signed is not this job of theirs, Refused when they
     know one of them by another certificate."""
     terms = join.terms
     if terms.task != "train" or terms.job != hashlib.sha256(join.job).digest():
         raise peer.breach("a Join of another job than the parties have signed")
-    if set(terms.fingerprints) != {*join.parties, office.party.name}:
+    if set(terms.fingerprints) != {*join.parties, site.party.name}:
         raise peer.breach("a Join without the certificates of its parties")
-    check_certificates(office, terms)
+    check_certificates(site, terms)
     if len(join.signatures) != len(join.parties):
         raise peer.breach("a Join with another number of signatures than parties")
-    check_signatures(office, peer, "a Join", Agreement.of(office, terms, join.signatures))
+    check_signatures(site, peer, "a Join", Agreement.of(site, terms, join.signatures))
 
 
 async def _wait(
@@ -227,25 +227,23 @@ async def _wait(
     return gathering.error
 
 
-async def _lead(office: Office, gathering: _Gathering, job: Job, show: Show) -> None:
+async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None:
     """The job, with all its parties here; whatever ends it, all are told."""
     parties = [gathering.came[name] for name in gathering.join.parties]
     try:
-        async with serving_on(parties, show), office.while_not_revoked(gathering.join.parties):
-            await _fit(office, gathering.join, parties, job, show)
+        async with serving_on(parties, show), site.while_not_revoked(gathering.join.parties):
+            await _fit(site, gathering.join, parties, job, show)
     finally:
         gathering.done.set()
 
 
-async def _fit(
-    office: Office, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show
-) -> None:
+async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
     started, operations = time.monotonic(), Counter[str]()
-    store = Store(office.party.party.store)
+    store = Store(site.party.party.store)
     show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
-    agreement = Agreement.of(office, join.terms, join.signatures)
-    own = office.identity.sign(join.terms.statement)
-    agreement.add(office.party.name, own)
+    agreement = Agreement.of(site, join.terms, join.signatures)
+    own = site.identity.sign(join.terms.statement)
+    agreement.add(site.party.name, own)
     await together([party.send(Gathered(own)) for party in parties])
     for party in parties:
         _bind(party, join)
@@ -260,7 +258,7 @@ async def _fit(
         job.glm,
         job.job.family == "logistic",
         key,
-        Resources(office.party.party.machine, operations),
+        Resources(site.party.party.machine, operations),
         progress=follow,
         done=join.terms.done,
     )
@@ -272,8 +270,8 @@ async def _fit(
     account = Account.of(started, parties, operations)
     record = Record(
         _record_name(store, job, join.terms),
-        office.party.name,
-        office.party.role,
+        site.party.name,
+        site.party.role,
         join.parties,
         job.settings,
         "",

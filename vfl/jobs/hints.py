@@ -39,7 +39,7 @@ def hints_held(store: Store, alignment: str) -> Iterator[bool]:
         yield held
 
 
-class GuestHints:
+class StoredGuestHints:
     """Where the guest keeps hints of an alignment: a `Shelf` of protocols/common/lattice_hints.py."""
 
     def __init__(self, store: Store, alignment: str, fingerprints: Mapping[str, str]) -> None:
@@ -87,7 +87,7 @@ class GuestHints:
         return self._store.folder("hint") / f"{name}.parts"
 
 
-class HostHints:
+class StoredHostHints:
     """Where a host keeps its hint of an alignment with a guest."""
 
     def __init__(self, store: Store, alignment: str, guest: str) -> None:

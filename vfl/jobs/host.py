@@ -11,7 +11,7 @@ from vfl.errors import (
     VflError,
 )
 from vfl.jobs.alignment import serve_align
-from vfl.jobs.connect import Office, check_role, warn_daily
+from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import read_host
 from vfl.jobs.scoring import serve_score
@@ -33,17 +33,17 @@ _PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
 _OFFER = 600.0  # seconds for which a session may be without a job
 
 
-async def serve(office: Office, show: Show) -> None:
+async def serve(site: Site, show: Show) -> None:
     """Serve every guest of the party file until cancelled; no job's failure ends it.
 
     Raises DataError or ConfigError when the store, the table or an address cannot be used from the
     start, Refused when another process serves from this store.
     """
-    party = office.party
-    with serving(office):
-        table, ids = read_host(office, needed=())
+    party = site.party
+    with serving(site):
+        table, ids = read_host(site, needed=())
         check_rules(party.glm, {*table.features, *table.faults}, table.path.name)
-        _check_faults(office, table, show)
+        _check_faults(site, table, show)
         written = unmended(party.data, table.by_key(party.data))
         notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
         for note in (*table.warnings, *notes):
@@ -52,28 +52,28 @@ async def serve(office: Office, show: Show) -> None:
             f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
             f"{counted(len(table.features), 'column')}"
         )
-        await _serve(office, show)
+        await _serve(site, show)
 
 
-async def _serve(office: Office, show: Show) -> None:
-    party = office.party
+async def _serve(site: Site, show: Show) -> None:
+    party = site.party
     async with asyncio.TaskGroup() as group:
-        group.create_task(warn_daily(office, show))
+        group.create_task(warn_daily(site, show))
         for name in party.partners:
             if (address := party.peers[name].address) is not None:
-                group.create_task(_dial_forever(office, name, address, show))
+                group.create_task(_dial_forever(site, name, address, show))
         if party.party.listen is not None:
-            group.create_task(_listen_forever(office, party.party.listen, group, show))
+            group.create_task(_listen_forever(site, party.party.listen, group, show))
 
 
-def _check_faults(office: Office, table: Table, show: Show) -> None:
+def _check_faults(site: Site, table: Table, show: Show) -> None:
     """Say which columns cannot be used, and which models need them.
 
     Raises DataError if no model does without them: then there is nothing to serve.
     """
     if not table.faults:
         return
-    store, needed = Store(office.party.party.store), {}
+    store, needed = Store(site.party.party.store), {}
     for name in store.names("model"):
         with contextlib.suppress(ModelError):  # another party's half, or a damaged one
             half = load_half(store, name, HostHalf)
@@ -88,7 +88,7 @@ def _check_faults(office: Office, table: Table, show: Show) -> None:
         show.say(f"note: {error} ({who} it; no alignment and no training until it is mended)")
 
 
-async def _dial_forever(office: Office, name: str, address: str, show: Show) -> None:
+async def _dial_forever(site: Site, name: str, address: str, show: Show) -> None:
     once = Once(show.say)
 
     def waits(why: str) -> None:
@@ -97,38 +97,38 @@ async def _dial_forever(office: Office, name: str, address: str, show: Show) -> 
     show.say(f"dialling {name} at {address}")
     while True:
         try:
-            peer = await office.dial(name, address, math.inf, show, waits)
+            peer = await site.dial(name, address, math.inf, show, waits)
         except VflError as error:
             # The other side may be mended while this one waits.
             once(f"error: {error}")
         else:
-            await serve_session(office, peer, show)
+            await serve_session(site, peer, show)
         await asyncio.sleep(_PAUSE)
 
 
-async def _listen_forever(office: Office, address: str, group: asyncio.TaskGroup, show: Show) -> None:
-    async with office.listen(address, show) as listener:
+async def _listen_forever(site: Site, address: str, group: asyncio.TaskGroup, show: Show) -> None:
+    async with site.listen(address, show) as listener:
         show.say(f"listening on {address.rpartition(':')[0]}:{listener.port}")
         while True:
             peer = await listener.accept()
-            group.create_task(serve_session(office, peer, show))
+            group.create_task(serve_session(site, peer, show))
 
 
-async def serve_session(office: Office, peer: WebSocketPeer, show: Show) -> None:
+async def serve_session(site: Site, peer: WebSocketPeer, show: Show) -> None:
     """One session: a guest's job, or its wish to leave. Says how it ended and tells the guest."""
-    async with attending(peer, office.journal, show):
-        await _attend(office, peer, show)
+    async with attending(peer, site.journal, show):
+        await _attend(site, peer, show)
 
 
-async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
+async def _attend(site: Site, peer: WebSocketPeer, show: Show) -> None:
     check_role(peer, "guest")
     offer = await first_message(peer, Offer, _OFFER)
     if offer is None:
         return
-    office.check_not_revoked([peer.name])
+    site.check_not_revoked([peer.name])
     started = time.monotonic()
-    async with office.while_not_revoked([peer.name, *offer.hosts]):
-        done = await while_here([peer], _TASKS[offer.task](office, peer, offer, show))
+    async with site.while_not_revoked([peer.name, *offer.hosts]):
+        done = await while_here([peer], _TASKS[offer.task](site, peer, offer, show))
     traffic = peer.traffic
     show.say(
         f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
@@ -136,7 +136,7 @@ async def _attend(office: Office, peer: WebSocketPeer, show: Show) -> None:
     )
 
 
-_TASKS: dict[str, Callable[[Office, Peer, Offer, Show], Coroutine[object, None, str]]] = {
+_TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, str]]] = {
     "align": serve_align,
     "train": serve_train,
     "score": serve_score,

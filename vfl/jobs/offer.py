@@ -18,14 +18,14 @@ from vfl.party.config_words import JOB_NAME, PARTY_NAME
 from vfl.party.documents import canonical_json
 
 Name = Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
-PartyName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]
+OfferedName = Annotated[str, msgspec.Meta(pattern=to_the_end(PARTY_NAME))]
 Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
-Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+OfferedDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
 Task = Literal["align", "train", "score"]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
-Word = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
+ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
 Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
 
 
@@ -45,13 +45,13 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     task: Task
     run: Run
-    guest: PartyName
-    hosts: list[PartyName]
-    fingerprints: dict[PartyName, Fingerprint]  # of the certificates of guest, hosts and coordinator
+    guest: OfferedName
+    hosts: list[OfferedName]
+    fingerprints: dict[OfferedName, Fingerprint]  # of the certificates of guest, hosts and coordinator
     normalise: list[str]
     alignment: Name | None
     model: Name | None
-    job: Digest  # SHA-256 of the canonical job, of nothing without one
+    job: OfferedDigest  # SHA-256 of the canonical job, of nothing without one
     done: Steps = 0  # trees or gradients that an interrupted run of the model has done
     matching: Matching = Matching()
 
@@ -83,14 +83,14 @@ class Offer(Message, frozen=True):
 
     task: Task
     run: Run  # random, names this run
-    hosts: list[PartyName]
+    hosts: list[OfferedName]
     normalise: list[str]
     alignment: Name | None = None
     model: Name | None = None
     job: bytes = b""  # canonical, for training
     done: Steps = 0
     matching: Matching = Matching()
-    fingerprints: dict[PartyName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
+    fingerprints: dict[OfferedName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
     signature: Signature = b""
     ledger: Sealed = b""
     limit: ClassVar[int] = 96 * KIB
@@ -137,7 +137,7 @@ class Kept(Message, frozen=True):
     hardly differ, many trees have no split, no row was left to evaluate on)."""
 
     days: Annotated[int, msgspec.Meta(ge=1)] | None = None
-    found: Annotated[list[Word], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
+    found: Annotated[list[ShortText], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
 
 
 class Join(Message, frozen=True):

@@ -5,7 +5,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from vfl.errors import Refused
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Show
 from vfl.learn.losses import Loss
@@ -32,16 +32,16 @@ def read_guest(
 
 
 def read_host(
-    office: Office, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
+    site: Site, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
 ) -> tuple[Table, TableIds]:
     """A host's table, of which one row stands for all with the same id, and its ids.
 
     expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
     """
-    data = office.party.data
+    data = site.party.data
     table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
     if expect is None:
-        features = allowed_columns(office.party.policy, table.features, table.path.name, table.faults)
+        features = allowed_columns(site.party.policy, table.features, table.path.name, table.faults)
         table = replace(table, features=features)
     ids = ids_of(table, data)
     if data.duplicates != "refuse" and data.duplicates != "keep":
@@ -68,15 +68,15 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
 
 
 async def table_of(
-    office: Office,
+    site: Site,
     offer: Offer,
     expect: Sequence[str] | None = None,
     needed: Collection[str] | None = None,
 ) -> tuple[Table, TableIds]:
     """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
-    keys = office.party.data.keys
+    keys = site.party.data.keys
     why = disagreement(
-        office.party.name,
+        site.party.name,
         [key.normalise for key in keys],
         [offer.normalise, *offer.matching.fallback],
         ([len(key.id) for key in keys], offer.matching.columns),
@@ -84,4 +84,4 @@ async def table_of(
     if why is not None:
         raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(read_host, office, expect, needed)
+    return await asyncio.to_thread(read_host, site, expect, needed)

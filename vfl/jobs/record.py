@@ -1,4 +1,4 @@
-"""What a party keeps of a training run beside its half of the model: the matter of its report.
+"""What a party keeps of a training run beside its half of the model, for its report.
 
 The guest's record holds, for each row held out, the label and what was predicted; a host's has neither.
 """

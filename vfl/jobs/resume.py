@@ -37,7 +37,7 @@ _UNFINISHED = 20  # runs of one guest that a host keeps at most
 
 
 @dataclass(frozen=True)
-class Matter:
+class RunSubject:
     """What a run is about: a checkpoint of anything else is of no use to it."""
 
     job: str  # digest of the canonical job
@@ -57,7 +57,7 @@ class Matter:
         hosts: Iterable[str],
         features: Features,
         *others: NDArray[np.generic] | None,
-    ) -> "Matter":
+    ) -> "RunSubject":
         """`features` are those of the aligned rows, `others` what else the party has of them."""
         digest = hashlib.sha256()
         for name, values in features.items():
@@ -86,7 +86,7 @@ def _add(digest: "hashlib._Hash", name: str, values: NDArray[np.generic]) -> Non
 
 
 @dataclass
-class News:
+class RunHistory:
     """What a run's record says of the steps done so far, over all attempts."""
 
     account: Account = field(default_factory=Account.nothing)
@@ -99,7 +99,7 @@ class _Kept:
     """A state as it is written."""
 
     state: msgspec.Raw
-    news: News
+    news: RunHistory
 
 
 class _KeptState(TypedDict):
@@ -112,10 +112,10 @@ class _KeptState(TypedDict):
 class Unfinished:
     """A run of this party whose model is not kept yet; `opened` makes one."""
 
-    def __init__(self, store: Store, name: str, matter: Matter, keep: int) -> None:
-        self._store, self.name, self.matter, self._keep = store, name, matter, keep
+    def __init__(self, store: Store, name: str, subject: RunSubject, keep: int) -> None:
+        self._store, self.name, self.subject, self._keep = store, name, subject, keep
         self._states: list[_KeptState] = []  # by age
-        self.news = News()
+        self.history = RunHistory()
         self.measure: Callable[[], Account] = Account.nothing
         """What the present attempt has cost so far."""
         if name in store.names("checkpoint"):
@@ -129,11 +129,11 @@ class Unfinished:
     def checkpoints(self, kind: type[S], done: int) -> Checkpoints[S]:
         """Those of a role whose states are of this kind, to go on after `done` steps (0: to begin).
 
-        Sets `news` to those of then. Raises ModelError when there is no whole state of so many steps.
+        Sets `history` to that of then. Raises ModelError when there is no whole state of so many steps.
         """
         if not done:
             self._states = []
-            self.news = News(self.news.account)
+            self.history = RunHistory(self.history.account)
             self._store.remove("checkpoint", self.name)
             return Checkpoints(None, self._write)
         found = [state for state in self._states if state["done"] == done]
@@ -153,27 +153,27 @@ class Unfinished:
             raise _start_anew(f"its checkpoint of {self.name} is of another version") from None
         if last.done != done:
             raise _start_anew(f"its checkpoint of {self.name} is damaged")
-        spent = max(self.news.account, kept.news.account, key=lambda account: account.seconds)
-        self.news = replace(kept.news, account=spent)
+        spent = max(self.history.account, kept.news.account, key=lambda account: account.seconds)
+        self.history = replace(kept.news, account=spent)
         return Checkpoints(last, self._write)
 
     def _write(self, state: State) -> None:
         """Keep a state. Raises DataError when the store cannot be written: the last one stays."""
         store, name = self._store, self.name
-        news = replace(self.news, account=self.news.account + self.measure())
+        news = replace(self.history, account=self.history.account + self.measure())
         body = msgspec.Raw(msgspec.msgpack.encode(state, enc_hook=_parts))
         data = msgspec.msgpack.encode(_Kept(body, news))
         ref = store.write_array("checkpoint", name, np.frombuffer(data, np.uint8))
         kept: _KeptState = {"done": state.done, "state": dict(ref)}
         states = [*self._states, kept][-self._keep :]
-        store.write("checkpoint", name, {"matter": msgspec.to_builtins(self.matter), "states": states})
+        store.write("checkpoint", name, {"matter": msgspec.to_builtins(self.subject), "states": states})
         self._states = states
 
     def finish(self) -> None:
         """The model is kept: remove the checkpoint, and those of earlier runs of the job."""
         self._states = []
         self._store.remove("checkpoint", self.name)
-        earlier = self.matter.job_name, self.matter.guest
+        earlier = self.subject.job_name, self.subject.guest
         runs = _all(self._store)
         forget(self._store, [n for n, of in runs if (of.job_name, of.guest) == earlier])
         # Runs that were killed before their first step have left a lock alone.
@@ -183,26 +183,26 @@ class Unfinished:
 
 @contextlib.contextmanager
 def opened(
-    store: Store, name: str, matter: Matter, *, new: bool = False, keep: int = 2
+    store: Store, name: str, subject: RunSubject, *, new: bool = False, keep: int = 2
 ) -> Iterator[Unfinished]:
     """A run of this party, which no other process of it can open meanwhile.
 
     `new`: whether it begins, be there a checkpoint of that name or not. `keep`: so many states, of the
     guest the last, of a host also the one before. Raises Refused when another process has it open or it
-    is another guest's, ModelError for a checkpoint of another matter, DataError when the store cannot be
-    written.
+    is another guest's, ModelError for a checkpoint of another subject, DataError when the store cannot
+    be written.
     """
     with store.locked("checkpoint", name, f"the training of {name}"):
         if name in store.names("checkpoint"):
             found, _ = _read(store, name)
-            if found.guest != matter.guest:
+            if found.guest != subject.guest:
                 raise Refused(f"{name} is the name of another guest's run")
             changed = not new and [
-                words for key, words in _CHANGED.items() if getattr(found, key) != getattr(matter, key)
+                words for key, words in _CHANGED.items() if getattr(found, key) != getattr(subject, key)
             ]
             if changed:
                 raise _start_anew(f"{changed[0]} changed since the checkpoint of {name}")
-        yield Unfinished(store, name, matter, keep)
+        yield Unfinished(store, name, subject, keep)
 
 
 _CHANGED = {
@@ -214,33 +214,35 @@ _CHANGED = {
 
 
 @contextlib.contextmanager
-def begun(store: Store, new: str, matter: Matter, *, fresh: bool, show: Show) -> Iterator[Unfinished]:
-    """A guest's run: the newest unfinished one of this matter that no other process is at, or a `new`
-    one. `fresh`: never an unfinished one; those of this matter are removed.
+def begun(
+    store: Store, new: str, subject: RunSubject, *, fresh: bool, show: Show
+) -> Iterator[Unfinished]:
+    """A guest's run: the newest unfinished one of this subject that no other process is at, or a `new`
+    one. `fresh`: never an unfinished one; those of this subject are removed.
     """
-    names = unfinished(store, matter)
+    names = unfinished(store, subject)
     if fresh:
         forget(store, names)
         names = []
     elif not names and any(
-        (other.job_name, other.guest) == (matter.job_name, matter.guest) for _, other in _all(store)
+        (other.job_name, other.guest) == (subject.job_name, subject.guest) for _, other in _all(store)
     ):
         show.say(
-            f"note: what is unfinished of {matter.job_name} is of another job file, table or alignment, "
-            "or of another version of vfl: starting anew"
+            f"note: what is unfinished of {subject.job_name} is of another job file, table or "
+            "alignment, or of another version of vfl: starting anew"
         )
     with contextlib.ExitStack() as stack:
         run = None
         for name in names:
             with contextlib.suppress(Refused):
-                run = stack.enter_context(opened(store, name, matter, keep=1))
+                run = stack.enter_context(opened(store, name, subject, keep=1))
                 break
-        yield run or stack.enter_context(opened(store, new, matter, keep=1))
+        yield run or stack.enter_context(opened(store, new, subject, keep=1))
 
 
-def unfinished(store: Store, matter: Matter) -> list[str]:
-    """The runs of this very matter that have a checkpoint, the newest first."""
-    return [name for name, found in _all(store) if found == matter]
+def unfinished(store: Store, subject: RunSubject) -> list[str]:
+    """The runs of this very subject that have a checkpoint, the newest first."""
+    return [name for name, found in _all(store) if found == subject]
 
 
 def forget(store: Store, names: Iterable[str]) -> None:
@@ -251,7 +253,7 @@ def forget(store: Store, names: Iterable[str]) -> None:
 
 def limit_runs(store: Store, guest: str) -> None:
     """Keep the newest unfinished runs of a guest alone, so that it cannot fill this host's disk."""
-    names = [name for name, matter in _all(store) if matter.guest == guest]
+    names = [name for name, subject in _all(store) if subject.guest == guest]
     forget(store, names[_UNFINISHED:])
 
 
@@ -313,25 +315,25 @@ class Replaceable:
                 del self._jobs[name]
 
 
-def _read(store: Store, name: str) -> tuple[Matter, list[_KeptState]]:
+def _read(store: Store, name: str) -> tuple[RunSubject, list[_KeptState]]:
     """What a checkpoint is about and its states. Raises ModelError."""
     body = store.read("checkpoint", name)
     try:
-        return msgspec.convert(body.get("matter"), Matter), msgspec.convert(
+        return msgspec.convert(body.get("matter"), RunSubject), msgspec.convert(
             body.get("states"), list[_KeptState]
         )
     except msgspec.ValidationError:
         raise _start_anew(f"the checkpoint of {name} is of another version") from None
 
 
-def _all(store: Store) -> list[tuple[str, Matter]]:
+def _all(store: Store) -> list[tuple[str, RunSubject]]:
     """The checkpoints that can be read, the newest first."""
     found = []
     for name in store.names("checkpoint"):
         with contextlib.suppress(ModelError, OSError):
             age = store.path("checkpoint", name).stat().st_mtime_ns
             found.append((age, name, _read(store, name)[0]))
-    return [(name, matter) for _, name, matter in sorted(found, key=lambda one: -one[0])]
+    return [(name, subject) for _, name, subject in sorted(found, key=lambda one: -one[0])]
 
 
 def _remove_idle(store: Store, name: str) -> None:

@@ -29,7 +29,7 @@ from vfl.jobs.admission import (
 )
 from vfl.jobs.agreement import offer_to
 from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
-from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import table_of
@@ -122,7 +122,7 @@ class ScoreOptions:
 
 @in_store
 async def score(
-    office: Office,
+    site: Site,
     model: str,
     data: Path,
     out: Path,
@@ -143,12 +143,12 @@ async def score(
     DataError, ConfigError (no offset named, an id that is called as a column of the output), ModelError,
     Refused when another process writes the output, and what sessions raise.
     """
-    party, started, clock = office.party, time.monotonic(), _Clock()
+    party, started, clock = site.party, time.monotonic(), _Clock()
     explain = options.explain
     target = _target(party, data, out, options.force)
     store = Store(party.party.store)
     half = load_half(store, resolve_model(store, model), GuestHalf)
-    _check_parties(office, half)
+    _check_parties(site, half)
     if explain:
         kind_of_model(half.model).check_explains(half.model)
     section = _as_trained(party.data, half)
@@ -163,7 +163,7 @@ async def score(
         batch = Batch(store, name, key, table.rows)
         resumed_from = _opened(batch, options.fresh, show)
         job = _Job(
-            office=office,
+            site=site,
             half=half,
             table=table,
             section=section,
@@ -248,7 +248,7 @@ class _Job:
     in training.
     """
 
-    office: Office
+    site: Site
     half: AnyGuestHalf
     table: Table
     section: DataSection
@@ -271,7 +271,7 @@ class _Job:
         batch = self.batch
         if batch.rows == batch.of:
             return
-        reconnect = self.office.party.party.reconnect
+        reconnect = self.site.party.party.reconnect
         try:
             await persevere(
                 self._session, wait=wait, reconnect=reconnect, show=self.show, done=lambda: batch.rows
@@ -290,18 +290,18 @@ class _Job:
         """Align what is left with each host, score it, keep it part by part."""
         names = list(self.half.model.parties[1:])
         started = time.monotonic()
-        async with hosts_of(self.office, wait, self.show, names) as hosts:
+        async with hosts_of(self.site, wait, self.show, names) as hosts:
             try:
                 await self._with(hosts, names)
             finally:
                 self.account += Account.of(started, hosts)
 
     async def _with(self, hosts: Sequence[Peer], names: list[str]) -> None:
-        party = self.office.party
+        party = self.site.party
         matching = matching_of(self.section, engine=party.align.engine, join="left", many=True)
         rule = list(self.half.normalise)
         offer = Offer("score", new_run(), names, rule, model=self.half.name, matching=matching)
-        await offer_to(self.office, hosts, offer)
+        await offer_to(self.site, hosts, offer)
         self.clock.add(None)
         places, known = await self._align(hosts, offer)
         self.clock.add("alignment")
@@ -342,7 +342,7 @@ class _Job:
                     [host],
                     keys,
                     context=offer.run + host.name.encode(),
-                    settings=psi_settings(self.office, offer, self.show),
+                    settings=psi_settings(self.site, offer, self.show),
                     many=True,
                 )
                 for host in hosts
@@ -513,9 +513,9 @@ def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
     )
 
 
-def _check_parties(office: Office, half: AnyGuestHalf) -> None:
+def _check_parties(site: Site, half: AnyGuestHalf) -> None:
     for name in half.model.parties:
-        if not office.same_party(name, half.fingerprints.get(name)):
+        if not site.same_party(name, half.fingerprints.get(name)):
             raise ModelError(
                 f"model {half.name} was trained with another {name} (its certificate differs from the "
                 "one in the party file)"
@@ -525,25 +525,25 @@ def _check_parties(office: Office, half: AnyGuestHalf) -> None:
 _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log has the details)"
 
 
-async def serve_score(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    policy, usage = office.party.policy, Usage(office.party.party.store)
-    check_asked(office, peer, offer, show, f"score a batch with {offer.model}")
+async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
+    policy, usage = site.party.policy, Usage(site.party.party.store)
+    check_asked(site, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
-    half = load_half(Store(office.party.party.store), offer.model or "", HostHalf)
+    half = load_half(Store(site.party.party.store), offer.model or "", HostHalf)
     kind = kind_of_model(half.model)
-    if not office.same_party(peer.name, half.guest):
+    if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     if policy.columns is not None and not set(half.columns) <= set(policy.columns):
         raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
     try:
-        table, ids = await table_of(office, offer, half.columns, kind.needed(half.model))
+        table, ids = await table_of(site, offer, half.columns, kind.needed(half.model))
     except DataError as error:
         raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
     for column in table.faults:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
-    await accept(office, peer, offer)
-    settings = psi_settings(office, offer, show, id_counter(policy, usage))
-    rows = (await host_match(peer, ids.keys, alone(office, offer), settings=settings)).rows
+    await accept(site, peer, offer)
+    settings = psi_settings(site, offer, show, id_counter(policy, usage))
+    rows = (await host_match(peer, ids.keys, alone(site, offer), settings=settings)).rows
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
     features, unknown = await asyncio.to_thread(respelled, table.take(rows), half.levels)

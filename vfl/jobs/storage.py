@@ -14,7 +14,7 @@ from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
-from vfl.jobs.connect import Office
+from vfl.jobs.connect import Site
 from vfl.party import locks
 from vfl.party.locks import alone
 from vfl.party.permissions import check_keys, check_store
@@ -26,44 +26,44 @@ T = TypeVar("T")
 
 
 @contextmanager
-def working(office: Office) -> Iterator[Store]:
+def working(site: Site) -> Iterator[Store]:
     """The store, checked, for as long as a command works in it.
 
     Raises DataError for a store or ledger that cannot be used, IdentityError for keys that others can
     replace.
     """
-    store = check_storage(office)
+    store = check_storage(site)
     with store.in_use():
         yield store
 
 
 def in_store(
-    work: Callable[Concatenate[Office, P], Coroutine[object, None, T]],
-) -> Callable[Concatenate[Office, P], Coroutine[object, None, T]]:
+    work: Callable[Concatenate[Site, P], Coroutine[object, None, T]],
+) -> Callable[Concatenate[Site, P], Coroutine[object, None, T]]:
     """A job that begins and ends as `working`."""
 
     @wraps(work)
-    async def checked(office: Office, *arguments: P.args, **named: P.kwargs) -> T:
-        with working(office):
-            return await work(office, *arguments, **named)
+    async def checked(site: Site, *arguments: P.args, **named: P.kwargs) -> T:
+        with working(site):
+            return await work(site, *arguments, **named)
 
-    return cast(Callable[Concatenate[Office, P], Coroutine[object, None, T]], checked)
+    return cast(Callable[Concatenate[Site, P], Coroutine[object, None, T]], checked)
 
 
 @contextmanager
-def serving(office: Office) -> Iterator[Store]:
+def serving(site: Site) -> Iterator[Store]:
     """As `working`, for `vfl serve`. Raises Refused when one serves from this store already."""
-    with working(office) as store, alone(store.root / _SERVE, f"vfl serve in {store.root}"):
+    with working(site) as store, alone(store.root / _SERVE, f"vfl serve in {store.root}"):
         yield store
 
 
-def check_storage(office: Office) -> Store:
+def check_storage(site: Site) -> Store:
     """The store, if a job could keep its results there. Leaves nothing behind; raises as `working`."""
-    store = Store(office.party.party.store)
-    check_keys(office.party)
-    check_store(office.party)
+    store = Store(site.party.party.store)
+    check_keys(site.party)
+    check_store(site.party)
     store.check()
-    office.journal.ledger.check()
+    site.journal.ledger.check()
     return store
 
 

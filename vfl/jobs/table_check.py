@@ -1,12 +1,12 @@
 """A party's table before any job: all that is wrong with it, and the lines of [data] that mend it."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
 
 from vfl.errors import ConfigError, DataError, VflError
-from vfl.jobs.finding import Finding
+from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
 from vfl.models.linear_columns import check_levels, check_rules
@@ -32,23 +32,21 @@ _NO_FEATURES: dict[str, object] = {
     "aggregate": {},
 }
 
-Report = Callable[[Finding], None]
-
 
 class Fail(Protocol):
     def __call__(self, text: str, advice: str = "") -> None: ...
 
 
-def check_table(party: Party, report: Report) -> bool:
+def check_table(party: Party, report: Reporter) -> bool:
     """Report on a party's table, ids and label; True when a job could use them as they are.
 
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
     that all faults are known after one run. Nothing is changed.
     """
-    found: list[Finding] = []
+    found: list[CheckResult] = []
 
     def fail(text: str, advice: str = "") -> None:
-        found.append(Finding("FAIL", "table", f"table: {text}", advice))
+        found.append(CheckResult("FAIL", "table", f"table: {text}", advice))
         report(found[-1])
 
     if party.role == "guest" and party.data.label is None:
@@ -61,16 +59,16 @@ def check_table(party: Party, report: Report) -> bool:
         for text in _linear_faults(party, table):
             fail(text)
         if not found and ids is not None:
-            report(Finding("ok", "table", f"table: {_summary(table, ids)}"))
+            report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
         notes = (*_label_notes(table, data), *_number_notes(table, data))
         for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
-            report(Finding("note", "table", f"table: {note}"))
+            report(CheckResult("note", "table", f"table: {note}"))
     _note_ids(data, report)
     if data is not party.data:
         left = "" if table is not None else ", but for what has to be corrected"
-        report(Finding("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
+        report(CheckResult("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
         for line in _lines(party.data, data):
-            report(Finding("note", "[data]", f"[data]: {line}", line))
+            report(CheckResult("note", "[data]", f"[data]: {line}", line))
     return not found and ids is not None
 
 
@@ -158,14 +156,14 @@ def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
     return None
 
 
-def _note_ids(data: DataSection, report: Report) -> None:
+def _note_ids(data: DataSection, report: Reporter) -> None:
     """What the rule for ids does not mend, a line for each column."""
     try:
         table = ids_alone(data)
     except VflError:  # a table that cannot be read has failed already
         return
     for line in unmended(data, table.by_key(data)):
-        report(Finding("note", "ids", line))
+        report(CheckResult("note", "ids", line))
 
 
 def _broken_rules(party: Party, table: Table) -> Iterator[str]:

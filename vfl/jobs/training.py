@@ -24,16 +24,16 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_asked, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, guest_alignment, host_alignment, known_rows, refreshed
-from vfl.jobs.connect import Office, hosts_of
+from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
-from vfl.jobs.hints import GuestHints, HostHints, hints_held
+from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hints_held
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
-from vfl.jobs.resume import Matter, Replaceable, Unfinished, begun, limit_runs, opened, persevere
+from vfl.jobs.resume import Replaceable, RunSubject, Unfinished, begun, limit_runs, opened, persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.learn.drift import Profile, profiles
@@ -48,8 +48,8 @@ from vfl.models.kind import (
     GuestRun,
     HostOutcome,
     HostRun,
-    OwnColumns,
-    Step,
+    PartyColumns,
+    TrainingStep,
 )
 from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
@@ -62,7 +62,7 @@ from vfl.party.policy import (
 from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
-from vfl.protocols.common.lattice_hints import NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
@@ -83,7 +83,7 @@ class Trained:
 
 @in_store
 async def train(
-    office: Office,
+    site: Site,
     job: Job,
     *,
     alignment: str | None = None,
@@ -99,16 +99,16 @@ async def train(
     no meaning), ModelError (no alignment, or one of another table; a checkpoint that cannot be used) and
     what sessions raise.
     """
-    party, started, loss = office.party, time.monotonic(), job.loss
+    party, started, loss = site.party, time.monotonic(), job.loss
     uses = job.uses(party.data)
     say_uses(show, party.data, uses)
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
     store, unused = Store(party.party.store), set(USES) - set(uses)
-    named = guest_alignment(office, store, alignment)
+    named = guest_alignment(site, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
-    columns = OwnColumns(party.name, table.path.name, table.features, rules_of(party))
+    columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
     kind.check_rules(columns)
     aligned = refreshed(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
@@ -117,17 +117,17 @@ async def train(
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
     own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
-    matter = Matter.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
+    subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with (
-        begun(store, new, matter, fresh=fresh, show=show) as unfinished,
+        begun(store, new, subject, fresh=fresh, show=show) as unfinished,
         hints_held(store, aligned.name) as keeps_hints,
     ):
         if unfinished.done:
             steps = kind.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
         work = _GuestTraining(
-            office=office,
+            site=site,
             job=job,
             kind=kind,
             role=role,
@@ -165,7 +165,7 @@ def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:
 class _GuestTraining:
     """The part of a training that needs hosts."""
 
-    office: Office
+    site: Site
     job: Job
     kind: AnyKind
     role: GuestRole[AnyGuestModel]
@@ -185,7 +185,7 @@ class _GuestTraining:
         trained = None
         try:
             async with (
-                hosts_of(self.office, wait, self.show, self.unfinished.matter.hosts) as hosts,
+                hosts_of(self.site, wait, self.show, self.unfinished.subject.hosts) as hosts,
                 contextlib.AsyncExitStack() as sessions,
             ):
                 operations: Operations = Counter()
@@ -200,7 +200,7 @@ class _GuestTraining:
                     parties = (*hosts, *self.others)
                     await together([_tell_kept(party, found) for party in parties])
                 except VflError:
-                    self.unfinished.news.account += account()
+                    self.unfinished.history.account += account()
                     self.started = time.monotonic()
                     raise
         except (PeerLost, PeerStopped):
@@ -218,7 +218,7 @@ class _GuestTraining:
         operations: Operations,
     ) -> tuple[Trained, list[Finding]]:
         """What training came to, and what the job's settings did to it."""
-        office, aligned = self.office, self.aligned
+        site, aligned = self.site, self.aligned
         offer = Offer(
             "train",
             new_run(),
@@ -228,9 +228,9 @@ class _GuestTraining:
             model=self.unfinished.name,
             job=self.job.canonical,
             done=self.unfinished.done,
-            matching=matching_of(office.party.data, join=aligned.join, many=aligned.many),
+            matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
         )
-        answers, agreement = await offer_to(office, hosts, offer)
+        answers, agreement = await offer_to(site, hosts, offer)
         for host, answer in zip(hosts, answers, strict=True):
             if answer.rows != len(aligned.rows):
                 raise PeerError(
@@ -238,7 +238,7 @@ class _GuestTraining:
                     f"this party {len(aligned.rows):,}: align again",
                     for_peer="the parties hold different alignments",
                 )
-        alone = f"{office.party.name} alone"
+        alone = f"{site.party.name} alone"
         try:
             model, score = await self._trained(hosts, offer, agreement, wait, sessions, operations)
             found = self.kind.check_learnt(model, score, self.rows)
@@ -261,20 +261,20 @@ class _GuestTraining:
         operations: Operations,
     ) -> tuple[AnyGuestModel, NDArray[np.float64]]:
         """The guest's half and every aligned row's score."""
-        office, kind, role, show = self.office, self.kind, self.role, self.show
+        site, kind, role, show = self.site, self.kind, self.role, self.show
         role.check_rows()
         checkpoints = self.unfinished.checkpoints(kind.guest_state, offer.done)
         coordinator = None
         if kind.coordinator is not None:
-            meeting = coordinator_of(office, agreement, offer.job, kind.coordinator, wait, show, hosts)
+            meeting = coordinator_of(site, agreement, offer.job, kind.coordinator, wait, show, hosts)
             coordinator = await sessions.enter_async_context(meeting)
             self.others.append(coordinator)
-        hints: Shelf = NoShelf()
+        hints: KeptHints = NoKeptHints()
         if self.keeps_hints:
-            store = Store(office.party.party.store)
-            hints = GuestHints(store, f"{self.aligned.name} {kind.name}", office.fingerprints)
+            store = Store(site.party.party.store)
+            hints = StoredGuestHints(store, f"{self.aligned.name} {kind.name}", site.fingerprints)
         run = GuestRun(
-            Resources(office.party.party.machine, operations),
+            Resources(site.party.party.machine, operations),
             self._follow,
             checkpoints,
             hints,
@@ -287,21 +287,21 @@ class _GuestTraining:
             show.say(ending)
         return model, score
 
-    def _follow(self, step: Step) -> None:
+    def _follow(self, step: TrainingStep) -> None:
         """Keep what the record says of a step, and show it. Raises NothingTrained."""
         self.role.check_step(step)
-        news = self.unfinished.news
-        report = self.role.report(step, news.curve)
+        history = self.unfinished.history
+        report = self.role.report(step, history.curve)
         if report.seconds is not None:
-            news.phases.append(report.seconds)
-        news.curve.append(dict(report.losses))
+            history.phases.append(report.seconds)
+        history.curve.append(dict(report.losses))
         self.show.progress(report.what, report.step, report.of)
 
     async def _evaluated(
         self, score: NDArray[np.float64]
     ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """Metrics by model on the rows held out, and what they were made of; none without such rows."""
-        rows, held_out, name = self.rows, self.held_out, self.office.party.name
+        rows, held_out, name = self.rows, self.held_out, self.site.party.name
         if not held_out.any():
             return {}, None
         scores = {f"{name} alone": await self.role.alone(), "federation": score}
@@ -330,15 +330,15 @@ class _GuestTraining:
         warnings: list[str],
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
-        party, job, aligned, rows = self.office.party, self.job, self.aligned, self.rows
-        table, kind, store = self.table, self.kind, Store(self.office.party.party.store)
+        party, job, aligned, rows = self.site.party, self.job, self.aligned, self.rows
+        table, kind, store = self.table, self.kind, Store(self.site.party.party.store)
         features = tidied(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
             job=job.settings,
             columns=tuple(table.features),
             normalise=aligned.normalise,
-            fingerprints=self.office.fingerprints,
+            fingerprints=self.site.fingerprints,
             model=model,
             metrics=metrics,
             objective=job.job.objective or job.job.family or "binary",
@@ -352,8 +352,8 @@ class _GuestTraining:
         )
         save_half(store, half)
         relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None
-        news = self.unfinished.news
-        account = news.account + self.unfinished.measure()
+        history = self.unfinished.history
+        account = history.account + self.unfinished.measure()
         counts = {
             "train": int(rows.train.sum()),
             "validation": int(rows.validation.sum()),
@@ -363,7 +363,7 @@ class _GuestTraining:
             model=half.name,
             party=party.name,
             role=party.role,
-            parties=[party.name, *self.unfinished.matter.hosts],
+            parties=[party.name, *self.unfinished.subject.hosts],
             job=job.settings,
             alignment=aligned.name,
             aligned_rows=len(aligned.rows),
@@ -372,8 +372,8 @@ class _GuestTraining:
             rows=counts,
             metrics=metrics,
             measure=rows.loss.measure,
-            curve=news.curve,
-            phases=news.phases,
+            curve=history.curve,
+            phases=history.phases,
             ending=dict(kind.ending(model)),
             monotone=dict(kind.recorded_rules(rules_of(party))),
             agreement=agreement,
@@ -383,7 +383,7 @@ class _GuestTraining:
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, counts, account, news.phases, relativities, warnings)
+        return Trained(half, path, counts, account, history.phases, relativities, warnings)
 
 
 async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:
@@ -400,7 +400,7 @@ _TRAINING = Replaceable()
 class _HostTraining:
     """A training that this host has agreed to, whatever the kind of model."""
 
-    office: Office
+    site: Site
     peer: Peer
     offer: Offer
     job: Job
@@ -408,7 +408,7 @@ class _HostTraining:
     unfinished: Unfinished
     alignment: Alignment
     table: Table
-    columns: OwnColumns  # of the aligned rows
+    columns: PartyColumns  # of the aligned rows
     show: Show
     operations: Operations = field(default_factory=Counter)
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
@@ -418,17 +418,17 @@ class _HostTraining:
 
     @property
     def store(self) -> Store:
-        return Store(self.office.party.party.store)
+        return Store(self.site.party.party.store)
 
     async def train(self) -> HostOutcome:
         """Prepare the columns, accept the job, train; what this host has kept, in words."""
-        office, kind, policy, show = self.office, self.kind, self.office.party.policy, self.show
+        site, kind, policy, show = self.site, self.kind, self.site.party.policy, self.show
         if kind.coordinator is not None:
-            check_coordinator(office.party, kind.coordinator)
+            check_coordinator(site.party, kind.coordinator)
         role = await asyncio.to_thread(kind.host, self.columns)
         checkpoints = self.unfinished.checkpoints(kind.host_state, self.offer.done)
         rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
-        self.agreement = await accept(office, self.peer, self.offer, rows)
+        self.agreement = await accept(site, self.peer, self.offer, rows)
         async with contextlib.AsyncExitStack() as sessions:
             coordinator = None
             if kind.coordinator is not None:
@@ -437,16 +437,18 @@ class _HostTraining:
                 )
                 self.others.append(coordinator)
             run = HostRun[AnyHostModel](
-                office.participant(self.offer.hosts, self.offer.run, minimum, self.operations),
+                site.participant(self.offer.hosts, self.offer.run, minimum, self.operations),
                 rows,
                 self._keep,
                 job=self.job.name,
                 progress=show.progress,
                 checkpoints=checkpoints,
-                hints=HostHints(self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest),
+                hints=StoredHostHints(
+                    self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
+                ),
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
-                shown=_shown(office, self.table),
+                shown=_shown(site, self.table),
                 admit=self._admit,
             )
             return await role.train(self.peer, run)
@@ -455,13 +457,13 @@ class _HostTraining:
         self, agreement: Agreement, name: str
     ) -> contextlib.AbstractAsyncContextManager[Peer]:
         """The session with the coordinator; one of a job that goes on may be about to come back."""
-        again = self.office.party.party.reconnect if self.offer.done else 0.0
+        again = self.site.party.party.reconnect if self.offer.done else 0.0
         reach = max(_REACH, again)
-        return coordinator_of(self.office, agreement, self.offer.job, name, reach, self.show)
+        return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
 
     def _admit(self, training: Mask) -> None:
         known = known_rows(self.alignment.rows[training])
-        check_intersection(self.office.party.policy, known, most=False)
+        check_intersection(self.site.party.policy, known, most=False)
 
     def _keep(self, model: AnyHostModel) -> None:
         """Store this host's half."""
@@ -471,52 +473,52 @@ class _HostTraining:
             columns=tuple(self.table.features),
             normalise=self.alignment.normalise,
             guest=self.alignment.guest,
-            host=self.office.identity.certificate.fingerprint,
+            host=self.site.identity.certificate.fingerprint,
             model=model,
             profiles=self.profiles,
             levels=self.levels,
         )
         save_half(self.store, half)
         if self.kind.has_relativities:
-            path = save_relativities(self.store, half, self.office.party.glm.step)
+            path = save_relativities(self.store, half, self.site.party.glm.step)
             self.show.say(f"relativities are in {path}")
         if (remark := self.kind.remark(model, self.peer.name)) is not None:
             self.show.say(remark)
 
 
-async def serve_train(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
+async def serve_train(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     """Train; in place of an attempt at the same model that waits for its guest to come back."""
-    which = f"{office.party.name} {peer.name} {offer.model}"
-    return await _TRAINING.run(which, lambda: _train_on(office, peer, offer, show))
+    which = f"{site.party.name} {peer.name} {offer.model}"
+    return await _TRAINING.run(which, lambda: _train_on(site, peer, offer, show))
 
 
-async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str:
-    party = office.party
+async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
+    party = site.party
     job = await asyncio.to_thread(Job.from_canonical, offer.job)
-    check_asked(office, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    check_asked(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
-    table, ids = await table_of(office, offer)
+    table, ids = await table_of(site, offer)
     if not table.features:
         raise ConfigError(
             f"[policy] columns is empty: no feature of {table.path.name} may enter a model",
             for_peer="none of its columns may enter a model, by columns of [policy]",
         )
     kind = kind_of_job(job)
-    columns = OwnColumns(party.name, table.path.name, table.features, rules_of(party))
+    columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
     kind.check_rules(columns)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
-    alignment = await asyncio.to_thread(host_alignment, office, store, peer, offer, ids)
+    alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, known_rows(alignment.rows))
     features, started = tidied(table.take(alignment.rows)), time.monotonic()
-    matter = await asyncio.to_thread(
-        Matter.of, party, job, alignment.name, alignment.guest, offer.hosts, features
+    subject = await asyncio.to_thread(
+        RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
     )
     limit_runs(store, alignment.guest)
-    with opened(store, name, matter, new=not offer.done) as unfinished:
+    with opened(store, name, subject, new=not offer.done) as unfinished:
         work = _HostTraining(
-            office=office,
+            site=site,
             peer=peer,
             offer=offer,
             job=job,
@@ -542,7 +544,7 @@ async def _train_on(office: Office, peer: Peer, offer: Offer, show: Show) -> str
             alignment=alignment.name,
             aligned_rows=len(alignment.rows),
             ended=now(),
-            account=unfinished.news.account + unfinished.measure(),
+            account=unfinished.history.account + unfinished.measure(),
             monotone=dict(kind.recorded_rules(columns.rules)),
             agreement=work.agreement,
         )
@@ -568,9 +570,9 @@ def _remove_half(store: Store, name: str) -> None:
     store.remove("run", name)
 
 
-def _shown(office: Office, table: Table) -> Callable[[str], str]:
+def _shown(site: Site, table: Table) -> Callable[[str], str]:
     """The name under which the guest may see a column: its own, or the party's and a number."""
-    if office.party.policy.show_names:
+    if site.party.policy.show_names:
         return str
     numbers = {name: i for i, name in enumerate(table.features, 1)}
-    return lambda column: f"{office.party.name}:{numbers[column]}"
+    return lambda column: f"{site.party.name}:{numbers[column]}"

@@ -24,7 +24,7 @@ from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, HostHints
-from vfl.protocols.common.lattice_hints import NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
@@ -37,7 +37,7 @@ KindName = Literal["secureboost", "glm"]
 """As job files and documents have it."""
 AnyGuestModel = GuestModel | GuestGlm
 AnyHostModel = HostModel | HostGlm
-Step = TreeDone | IterationDone | BlindIteration
+TrainingStep = TreeDone | IterationDone | BlindIteration
 G = TypeVar("G", bound=AnyGuestModel)
 H = TypeVar("H", bound=AnyHostModel)
 
@@ -62,7 +62,7 @@ class ColumnRules:
 
 
 @dataclass(frozen=True)
-class OwnColumns:
+class PartyColumns:
     """A party's columns of the aligned rows, of which there may be none."""
 
     party: str
@@ -71,7 +71,7 @@ class OwnColumns:
     rules: ColumnRules = field(default_factory=ColumnRules)
 
 
-def _ignore(step: Step) -> None:
+def _ignore(step: TrainingStep) -> None:
     return
 
 
@@ -84,9 +84,9 @@ class GuestRun:
     """What the guest's role works with, and who follows it. `progress` is told of each step."""
 
     resources: Resources = Resources()
-    progress: Callable[[Step], None] = _ignore
+    progress: Callable[[TrainingStep], None] = _ignore
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `guest_state`
-    hints: Shelf = NoShelf()
+    hints: KeptHints = NoKeptHints()
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None  # the session with the kind's, if it has one
 
@@ -210,13 +210,13 @@ class GuestRole(ABC, Generic[G]):
         """Every aligned row's score by the guest's own columns, in the same way, without any host."""
 
     @abstractmethod
-    def report(self, step: Step, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
+    def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
         """A step in words; `curve` has the losses of those before."""
 
     def check_rows(self) -> None:
         """Raises NothingTrained where so few rows can teach nothing."""
 
-    def check_step(self, step: Step) -> None:
+    def check_step(self, step: TrainingStep) -> None:
         """Raises NothingTrained where a step shows that all later ones come to nothing."""
 
     def check_model(self, model: G) -> None:
@@ -288,7 +288,7 @@ class ModelKind(ABC, Generic[G, H]):
 
     # A party's columns.
 
-    def check_rules(self, columns: OwnColumns) -> None:
+    def check_rules(self, columns: PartyColumns) -> None:
         """Raises ConfigError for a rule about a column that the table does not have."""
 
     def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
@@ -298,16 +298,16 @@ class ModelKind(ABC, Generic[G, H]):
     # Training.
 
     @abstractmethod
-    def guest(self, own: OwnColumns, rows: Training) -> GuestRole[G]:
+    def guest(self, own: PartyColumns, rows: Training) -> GuestRole[G]:
         """The guest's role. Raises DataError for columns that cannot be used."""
 
     @abstractmethod
-    def host(self, own: OwnColumns) -> HostRole[H]:
+    def host(self, own: PartyColumns) -> HostRole[H]:
         """A host's role."""
 
     @abstractmethod
     async def pooled(
-        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+        self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
         """The same model by all parties' columns in one place, the guest's first."""
 
@@ -343,7 +343,7 @@ class ModelKind(ABC, Generic[G, H]):
         """What settings do to the model; `known` are the scores without offset where they are known."""
 
     @abstractmethod
-    async def idle(self, parties: Sequence[OwnColumns], rows: Training, model: G) -> str:
+    async def idle(self, parties: Sequence[PartyColumns], rows: Training, model: G) -> str:
         """Why a model of a simulation gives all rows the same score: the parameter at fault, and what to
         do."""
 

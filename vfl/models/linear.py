@@ -26,10 +26,10 @@ from vfl.models.kind import (
     HostRole,
     HostRun,
     ModelKind,
-    OwnColumns,
     OwnScores,
-    Step,
+    PartyColumns,
     StepReport,
+    TrainingStep,
 )
 from vfl.models.linear_columns import check_rules, own_scores, prepared
 from vfl.models.relativities import lines
@@ -64,8 +64,8 @@ from vfl.protocols.linear.scoring import (
 from vfl.text import counted
 
 
-class _Guest(GuestRole[GuestGlm]):
-    def __init__(self, kind: "Linear", own: OwnColumns, rows: Training) -> None:
+class _LinearGuest(GuestRole[GuestGlm]):
+    def __init__(self, kind: "Linear", own: PartyColumns, rows: Training) -> None:
         self._kind, self._params, self._rows, self._party = kind, kind.params, rows, own.party
         self._design, self._matrix = prepared(
             own.table, own.features, rows.train, own.rules.glm, kind.params.alpha
@@ -118,7 +118,7 @@ class _Guest(GuestRole[GuestGlm]):
         fit = await guest_fit([], {self._party: self._matrix}, self._rows, self._params)
         return fit.score
 
-    def report(self, step: Step, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
+    def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
         if isinstance(step, BlindIteration):
             most = counted(step.of, "iteration")
             what = f"fitting, gradient {step.gradient:.1e}, at most {most}"
@@ -156,10 +156,10 @@ def _expected_iterations(done: IterationDone, first: float, tolerance: float) ->
     return min(max(math.ceil(needed), done.iteration + 1), done.of)
 
 
-class _Host(HostRole[HostGlm]):
+class _LinearHost(HostRole[HostGlm]):
     """Its columns are prepared once the guest has said which rows train."""
 
-    def __init__(self, kind: "Linear", own: OwnColumns) -> None:
+    def __init__(self, kind: "Linear", own: PartyColumns) -> None:
         self._kind, self._params, self._own = kind, kind.params, own
 
     async def train(self, guest: Peer, run: HostRun[HostGlm]) -> HostOutcome:
@@ -242,17 +242,17 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def steps(self, done: int) -> str:
         return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
 
-    def check_rules(self, columns: OwnColumns) -> None:
+    def check_rules(self, columns: PartyColumns) -> None:
         check_rules(columns.rules.glm, columns.features, columns.table)
 
-    def guest(self, own: OwnColumns, rows: Training) -> _Guest:
-        return _Guest(self, own, rows)
+    def guest(self, own: PartyColumns, rows: Training) -> _LinearGuest:
+        return _LinearGuest(self, own, rows)
 
-    def host(self, own: OwnColumns) -> _Host:
-        return _Host(self, own)
+    def host(self, own: PartyColumns) -> _LinearHost:
+        return _LinearHost(self, own)
 
     async def pooled(
-        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+        self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestGlm, HostGlm]:
         every = np.ones(len(rows.label), np.bool_)
         designs: dict[str, Design] = {}
@@ -303,7 +303,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def findings(self, model: GuestGlm, known: Floats, rows: Training) -> list[Finding]:
         return [Finding("apart", APART)] if are_apart(known, rows.loss, self.params.alpha) else []
 
-    async def idle(self, parties: Sequence[OwnColumns], rows: Training, model: GuestGlm) -> str:
+    async def idle(self, parties: Sequence[PartyColumns], rows: Training, model: GuestGlm) -> str:
         if self.params.alpha:
             return f"alpha={self.params.alpha:g} keeps all coefficients at 0: lower it"
         return "no column tells the rows apart by their label"

@@ -27,9 +27,9 @@ from vfl.models.kind import (
     HostRole,
     HostRun,
     ModelKind,
-    OwnColumns,
-    Step,
+    PartyColumns,
     StepReport,
+    TrainingStep,
 )
 from vfl.models.unsplit import no_split, none_kept, why_unsplit
 from vfl.net.peer import Peer
@@ -47,8 +47,8 @@ from vfl.text import counted
 _MANY = 0.1  # of the trees
 
 
-class _Guest(GuestRole[GuestModel]):
-    def __init__(self, params: BoostParams, own: OwnColumns, rows: Training) -> None:
+class _TreesGuest(GuestRole[GuestModel]):
+    def __init__(self, params: BoostParams, own: PartyColumns, rows: Training) -> None:
         self._params, self._rows = params, rows
         self._own = {own.party: _binned(own, params)}
         self._split = False  # whether any tree has a split
@@ -68,7 +68,7 @@ class _Guest(GuestRole[GuestModel]):
         _, score = await guest_train([], self._own, self._rows, self._params)
         return score
 
-    def report(self, step: Step, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
+    def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
         done = _tree_done(step)
         validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
         what = f"training, {self._rows.loss.measure} {done.train_loss:.4f}{validation}"
@@ -79,7 +79,7 @@ class _Guest(GuestRole[GuestModel]):
         if self._drawn < 2 * self._params.min_child_rows:
             raise no_split("min_child_rows", self._params, self._count, self._drawn)
 
-    def check_step(self, step: Step) -> None:
+    def check_step(self, step: TrainingStep) -> None:
         done, params = _tree_done(step), self._params
         if done.obstacle is None:
             self._split = True
@@ -109,8 +109,8 @@ class _Guest(GuestRole[GuestModel]):
         return self._count if share == 1 else max(1, round(share * self._count))
 
 
-class _Host(HostRole[HostModel]):
-    def __init__(self, params: BoostParams, own: OwnColumns) -> None:
+class _TreesHost(HostRole[HostModel]):
+    def __init__(self, params: BoostParams, own: PartyColumns) -> None:
         self._params, self._binned = params, _binned(own, params)
 
     async def train(self, guest: Peer, run: HostRun[HostModel]) -> HostOutcome:
@@ -171,20 +171,20 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
         return rules.monotone
 
-    def guest(self, own: OwnColumns, rows: Training) -> _Guest:
-        return _Guest(self.params, own, rows)
+    def guest(self, own: PartyColumns, rows: Training) -> _TreesGuest:
+        return _TreesGuest(self.params, own, rows)
 
-    def host(self, own: OwnColumns) -> _Host:
-        return _Host(self.params, own)
+    def host(self, own: PartyColumns) -> _TreesHost:
+        return _TreesHost(self.params, own)
 
     async def pooled(
-        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+        self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestModel, HostModel]:
         model, score = await self._pooled(parties, rows, progress)
         return Fitted(*divided(model), score)
 
     async def _pooled(
-        self, parties: Sequence[OwnColumns], rows: Training, progress: Callable[[Step], None]
+        self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> tuple[GuestModel, Floats]:
         blocks = {own.party: _binned(own, self.params) for own in parties}
         try:
@@ -235,7 +235,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             found.append(Finding("no_validation_rows", text))
         return found
 
-    async def idle(self, parties: Sequence[OwnColumns], rows: Training, model: GuestModel) -> str:
+    async def idle(self, parties: Sequence[PartyColumns], rows: Training, model: GuestModel) -> str:
         if any(tree.branches for tree in model.trees):
             rate = f"learning_rate={self.params.learning_rate:g}"
             return f"{rate} is so small that no score changes: raise it"
@@ -316,12 +316,12 @@ class Trees(ModelKind[GuestModel, HostModel]):
         )
 
 
-def _binned(own: OwnColumns, params: BoostParams) -> Binned:
+def _binned(own: PartyColumns, params: BoostParams) -> Binned:
     least = max(params.min_bin_rows, own.rules.min_bin_rows)
     return bin_columns(own.features, params.max_bins, least, own.rules.monotone)
 
 
-def _tree_done(step: Step) -> TreeDone:
+def _tree_done(step: TrainingStep) -> TreeDone:
     if not isinstance(step, TreeDone):
         raise TypeError("a step of another kind of model")
     return step

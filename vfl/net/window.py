@@ -50,7 +50,7 @@ GREETING = Opening(2 * KIB, 16 * KIB)
 
 
 @dataclass(frozen=True)
-class _Kept:
+class _KeptFrame:
     """A frame that the other end has not consumed yet."""
 
     frame: bytes
@@ -65,7 +65,7 @@ class SendWindow:
     """The frames to the other end: which goes out next, and which are kept to be sent again."""
 
     def __init__(self) -> None:
-        self._kept: dict[int, _Kept] = {}  # by number
+        self._kept: dict[int, _KeptFrame] = {}  # by number
         self._first = 0  # number of the first that is kept
         self._next = 0  # of the one that goes out next, over the present connection
         self._begun = 0  # frames ever sent, at least in part
@@ -92,7 +92,7 @@ class SendWindow:
         """Queue a frame. Raises ValueError when it has no room (a local bug)."""
         if not self.has_room(frame):
             raise ValueError("a frame beyond the window")
-        self._kept[self._queued] = _Kept(frame, self._queued_cost)
+        self._kept[self._queued] = _KeptFrame(frame, self._queued_cost)
         self._queued += 1
         self._queued_cost += _cost(frame)
 

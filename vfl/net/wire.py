@@ -19,7 +19,7 @@ MAX_MESSAGE = 32 * MIB  # the largest message that any transport accepts; protoc
 # Fields whose bounds are those of the type: decoding refuses what is beyond them.
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Rows = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
-Record = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
+RecordNumber = Annotated[int, msgspec.Meta(ge=0, lt=2**32)]
 
 
 class WireError(ValueError):

@@ -28,7 +28,7 @@ from vfl.arrays import Floats
 from vfl.report.words import RateWords
 from vfl.text import shown
 
-Groups = tuple[Sequence[float], Sequence[float]]
+FactorGroups = tuple[Sequence[float], Sequence[float]]
 
 _WIDTH, _HEIGHT, _TALL = 360, 270, 345  # units of the SVG: pixels on a phone, as wide as the page
 _POINTS_PER_INCH = 72
@@ -116,7 +116,9 @@ def lorenz(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], size: str, what: s
     return _curves(curves, x, f"share of {what}", "no order", message)
 
 
-def lift(ours: Groups, theirs: Groups, size: str, names: tuple[str, str], message: str) -> str:
+def lift(
+    ours: FactorGroups, theirs: FactorGroups, size: str, names: tuple[str, str], message: str
+) -> str:
     """Lift by group of each model's own order: (share of the size, lift) of groups, lowest first."""
     with _drawing(message, _TALL) as drawing:
         axes = drawing.figure.add_subplot()
@@ -152,7 +154,7 @@ def double_lift(
     return drawing.svg
 
 
-def calibration(models: Mapping[str, Groups], rate: str, percent: bool, message: str) -> str:
+def calibration(models: Mapping[str, FactorGroups], rate: str, percent: bool, message: str) -> str:
     """Groups of each model, ours first: (expected rate, actual rate)."""
     with _drawing(message, _TALL) as drawing:
         axes = drawing.figure.add_subplot()

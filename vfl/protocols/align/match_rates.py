@@ -56,7 +56,7 @@ from vfl.crypto.entropy import Entropy
 from vfl.crypto.group import Points
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import Progress
+from vfl.protocols.align.oprf import OprfProgress
 from vfl.protocols.common.fellows import keyed_hash
 
 SAMPLE = 2_000  # ids that the smaller side's sample is to have
@@ -164,7 +164,7 @@ async def guest_match_rates(
     *,
     context: bytes,
     entropy: Entropy = secrets.token_bytes,
-    progress: Progress | None = None,
+    progress: OprfProgress | None = None,
 ) -> dict[str, list[MatchRate] | None]:
     """The guest's role: by host, a rate for each trial, or None for a host that takes no part.
 
@@ -236,7 +236,7 @@ async def host_match_rates(
     context: bytes,
     start: MatchStart | None = None,
     entropy: Entropy = secrets.token_bytes,
-    progress: Progress | None = None,
+    progress: OprfProgress | None = None,
 ) -> list[MatchRate] | None:
     """A host's role: a rate for each trial, as the guest has counted; None if the guest tries other
     ways to write ids than this version of vfl.
@@ -362,7 +362,7 @@ def _threshold(first: int, second: int) -> int:
     return threshold if fewer * threshold >= MIN_SAMPLE * WIDE else 0
 
 
-async def _draw_all(trials: Sequence[Trial], context: bytes, report: Progress) -> list[_Drawn]:
+async def _draw_all(trials: Sequence[Trial], context: bytes, report: OprfProgress) -> list[_Drawn]:
     drawn = []
     for done, trial in enumerate(trials, 1):
         drawn.append(await asyncio.to_thread(_draw, trial, context))

@@ -30,7 +30,7 @@ from vfl.net.wire import Message
 OUTPUT = 32  # bytes of F(x)
 IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
 
-Progress = Callable[[str, int, int], None]
+OprfProgress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 
 M = TypeVar("M", bound=Message)
@@ -43,7 +43,7 @@ class OprfRun:
     context: bytes
     """Names the run, the same at all parties."""
     entropy: Entropy
-    report: Progress
+    report: OprfProgress
     scratch: Path | None = None
     """A folder for large arrays."""
 

@@ -63,8 +63,8 @@ from vfl.protocols.align import dh_oprf, ot_oprf
 from vfl.protocols.align.oprf import (
     GuestOutputs,
     HostOutputs,
+    OprfProgress,
     OprfRun,
-    Progress,
     empty,
     parts,
     receive_rows,
@@ -79,9 +79,9 @@ MAX_HOSTS = 64
 
 HALF = 16  # bytes of a tag, a mask, a share of zero
 
-Engine = Literal["ecdh", "ot"]
-_GUEST: dict[Engine, GuestOutputs] = {"ecdh": dh_oprf.guest_outputs, "ot": ot_oprf.guest_outputs}
-_HOST: dict[Engine, HostOutputs] = {"ecdh": dh_oprf.host_outputs, "ot": ot_oprf.host_outputs}
+OprfEngine = Literal["ecdh", "ot"]
+_GUEST: dict[OprfEngine, GuestOutputs] = {"ecdh": dh_oprf.guest_outputs, "ot": ot_oprf.guest_outputs}
+_HOST: dict[OprfEngine, HostOutputs] = {"ecdh": dh_oprf.host_outputs, "ot": ot_oprf.host_outputs}
 
 
 class AlignStart(Message, frozen=True):
@@ -159,11 +159,11 @@ def _let_in(peer: Peer, ids: int) -> None:
 class PsiSettings:
     """How ids are matched, whoever does it."""
 
-    engine: Engine = "ecdh"
+    engine: OprfEngine = "ecdh"
     """As all parties have agreed; who was told another one breaks the protocol."""
     scratch: Path | None = None
     """A folder in whose files large arrays of the run may lie, instead of in memory."""
-    progress: Progress = _quiet
+    progress: OprfProgress = _quiet
     max_ids: int = MAX_IDS
     entropy: Entropy = secrets.token_bytes
     admit: Admit = _let_in

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
-from vfl.protocols.common.lattice_hints import HintProgress, HostHint, NoShelf, Shelf
+from vfl.protocols.common.lattice_hints import HintProgress, HostHint, KeptHints, NoKeptHints
 
 D = TypeVar("D")  # what is told of a step
 M = TypeVar("M")  # a host's half of a model
@@ -49,7 +49,7 @@ class GuestCourse(Generic[D, S]):
     progress: Callable[[D], None] = lambda _: None
     """Told of each tree or iteration."""
     checkpoints: Checkpoints[S] = Checkpoints()
-    hints: Shelf = NoShelf()
+    hints: KeptHints = NoKeptHints()
     """Keeps hints for later jobs on the same rows and bins."""
     hint_progress: HintProgress = _quiet
     """Follows the parts of hints as they come in: how many, of how many."""

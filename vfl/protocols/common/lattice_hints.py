@@ -131,7 +131,7 @@ class KnownHint:
     outputs: int
 
 
-class Shelf(Protocol):
+class KeptHints(Protocol):
     """Where the guest keeps hints, by host."""
 
     def known(self, host: str) -> KnownHint | None:
@@ -147,7 +147,7 @@ class Shelf(Protocol):
         """Remove a hint and its file, for a new one whose file has so many bytes."""
 
 
-class NoShelf:
+class NoKeptHints:
     """Keeps nothing."""
 
     def known(self, host: str) -> KnownHint | None:
@@ -167,7 +167,7 @@ async def guest_meet(
     hosts: Sequence[Peer],
     shape: Shape,
     *,
-    shelf: Shelf | None = None,
+    shelf: KeptHints | None = None,
     operations: Operations | None = None,
     timed: Timed = lambda phase: nullcontext(),
     progress: HintProgress = lambda done, of: None,
@@ -178,7 +178,7 @@ async def guest_meet(
     `accept` raises for a host that says it has another number of outputs than it can have. Hosts without
     any are asked nothing. Raises PeerError when a host breaks the protocol.
     """
-    shelf = shelf or NoShelf()
+    shelf = shelf or NoKeptHints()
     on_shelf = [shelf.known(host.name) for host in hosts]
     seeds = {hint.seed for hint in on_shelf if hint}
     known = [hint if len(seeds) == 1 else None for hint in on_shelf]
@@ -246,7 +246,7 @@ async def guest_meet(
 
 
 def _reopen(
-    shelf: Shelf, host: Peer, known: KnownHint | None, offer: HintOffered, parameters: Parameters
+    shelf: KeptHints, host: Peer, known: KnownHint | None, offer: HintOffered, parameters: Parameters
 ) -> EncryptedHint | None:
     """The hint that the guest keeps, if its host still holds it for valid."""
     if known is None or not offer.known or (file := shelf.file(host.name)) is None or not file.exists():
@@ -259,7 +259,7 @@ def _reopen(
 
 
 async def _receive_hint(
-    host: Peer, parameters: Parameters, seed: bytes, shelf: Shelf, follow: Callable[[str, int], None]
+    host: Peer, parameters: Parameters, seed: bytes, shelf: KeptHints, follow: Callable[[str, int], None]
 ) -> tuple[EncryptedHint, KnownHint] | None:
     if not parameters.outputs:
         return None

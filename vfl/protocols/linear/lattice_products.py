@@ -41,7 +41,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import HostHints
-from vfl.protocols.common.lattice_hints import HintProgress, Shelf, guest_meet, host_meet
+from vfl.protocols.common.lattice_hints import HintProgress, KeptHints, guest_meet, host_meet
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.products import Gradient, GuestGradients, quantise
@@ -130,7 +130,7 @@ async def lattice_guest(
     params: GlmParams,
     resources: Resources,
     clock: Clock,
-    hints: Shelf,
+    hints: KeptHints,
     hint_progress: HintProgress,
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Raises ConfigError for too many of them."""
@@ -143,7 +143,7 @@ async def lattice_guest(
 
 
 class _LatticeGuest(GuestGradients):
-    hints: Shelf
+    hints: KeptHints
     hint_progress: HintProgress
 
     def __init__(

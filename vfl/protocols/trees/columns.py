@@ -11,7 +11,7 @@ from vfl.learn.binning import Binned
 from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Sums
 from vfl.net.peer import Peer, one_line
-from vfl.net.wire import MIB, Message, Record
+from vfl.net.wire import MIB, Message, RecordNumber
 from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.clock import Clock
 
@@ -22,7 +22,7 @@ class Direction(Message, frozen=True):
 
     node: int
     candidate: int
-    record: Record
+    record: RecordNumber
     column: str
     left: bytes  # a bit a row of the node
     limit: ClassVar[int] = 16 * MIB

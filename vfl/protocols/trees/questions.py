@@ -44,7 +44,7 @@ _MOST_ASKED = 1 << 20  # candidates in a question
 
 Node = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_NODES)]
 Candidate = Annotated[int, msgspec.Meta(ge=0, lt=MOST_OUTPUTS)]
-Groups = Annotated[list[list[Candidate]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
+RankedGroups = Annotated[list[list[Candidate]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
 
 
 class Asked(Message, frozen=True):
@@ -55,7 +55,7 @@ class Asked(Message, frozen=True):
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # planes of a bit an aligned row: the node's place in the list, from 1; 0 in no node
     drawn: bytes  # a bit a row of these nodes
-    groups: Annotated[dict[Node, Groups], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
+    groups: Annotated[dict[Node, RankedGroups], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
     limit: ClassVar[int] = MAX_MESSAGE - KIB
     per_row = ("drawn", 1)
 

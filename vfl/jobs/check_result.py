@@ -1,16 +1,17 @@
 """What a check found, for people and for programs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-Level = Literal["ok", "note", "FAIL"]
+CheckLevel = Literal["ok", "note", "FAIL"]
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckResult:
     """One line of `vfl doctor`."""
 
-    level: Level
+    level: CheckLevel
     what: str
     """What was looked at: table, ids, [data], keys, listen, or a peer's name."""
     text: str
@@ -22,3 +23,6 @@ class Finding:
     def line(self) -> str:
         """The finding for a terminal."""
         return f"{self.level:<4}  {self.text}"
+
+
+Reporter = Callable[[CheckResult], None]
