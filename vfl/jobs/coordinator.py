@@ -34,9 +34,7 @@ from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.config import Job, Party
 from vfl.party.store import Store
-from vfl.protocols.common.key import generate_key
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.hidden import BlindIteration, coordinator_fit
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -247,20 +245,12 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     await together([party.send(Gathered(own)) for party in parties])
     for party in parties:
         _bind(party, join)
-    key = await asyncio.to_thread(generate_key, job.glm)
 
-    def follow(done: BlindIteration) -> None:
-        most = counted(done.of, "iteration")
-        show.progress(f"{job.name}: gradient {done.gradient:.1e}, at most {most}", done.iteration, None)
+    def follow(what: str, done: int, of: int | None) -> None:
+        show.progress(f"{job.name}: {what}", done, of)
 
-    converged = await coordinator_fit(
-        parties,
-        job.glm,
-        job.job.family == "logistic",
-        key,
-        Resources(site.party.party.machine, operations),
-        progress=follow,
-        done=join.terms.done,
+    outcome = await kind_of_job(job).coordinate(
+        parties, Resources(site.party.party.machine, operations), follow, join.terms.done
     )
     # A model that says the same of every row is none: the guest finds that out, and others do.
     (guest,) = (party for party in parties if party.name == join.terms.guest)
@@ -285,7 +275,7 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     sent, received = (sum(of.values()) for of in (account.sent, account.received))
     show.say(
         f"coordinated {job.name} in {account.seconds:.1f} s: "
-        f"{'converged' if converged else 'not converged'}; sent {counted(sent, 'byte')}, "
+        f"{outcome}; sent {counted(sent, 'byte')}, "
         f"received {received:,}"
     )
 

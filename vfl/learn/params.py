@@ -58,6 +58,15 @@ class BoostParams(BaseModel):
     early_stopping_rounds: int = Field(
         0, ge=0, description="stop after so many trees without a better validation loss; 0 is never"
     )
+    sums: Literal["open", "hidden"] = Field(
+        "open",
+        description="who sees the sums of hosts' candidates: the guest, or a coordinator without data",
+    )
+    coordinator: str | None = Field(
+        None,
+        pattern=r"^[a-z][a-z0-9-]{0,31}$",
+        description="name of the party that opens the sums when they are hidden",
+    )
     first_tree: Literal["joint", "guest"] = Field(
         "joint", description="guest: the first tree uses the guest's columns alone"
     )
@@ -82,6 +91,13 @@ class BoostParams(BaseModel):
             raise ValueError("goss_top and goss_other are shares of the same rows: together at most 1")
         if self.goss_top and self.subsample < 1:
             raise ValueError("subsample and goss_top both draw rows: keep one of them")
+        if (self.sums == "hidden") != (self.coordinator is not None):
+            raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
+        if self.sums == "hidden" and self.encryption == "ou":
+            raise ValueError(
+                'sums = "hidden" is for encryption = "paillier" and "lattice": under "ou" no host can '
+                "make masks that hide"
+            )
         return self
 
 

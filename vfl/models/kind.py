@@ -311,6 +311,17 @@ class ModelKind(ABC, Generic[G, H]):
     ) -> Fitted[G, H]:
         """The same model by all parties' columns in one place, the guest's first."""
 
+    async def coordinate(
+        self,
+        parties: Sequence[Peer],
+        resources: Resources,
+        progress: Callable[[str, int, int | None], None],
+        done: int,
+    ) -> str:
+        """The part of the party that such a training needs beside guest and hosts; what came of it, in
+        words. `parties`: the guest first. `done`: the steps that all have kept."""
+        raise ValueError("a training without a coordinator")
+
     # What there is to say of a model.
 
     def check_learnt(self, model: G, score: Floats, rows: Training) -> list[Finding]:

@@ -1,5 +1,6 @@
 """Linear models: generalised linear models over the columns of all parties."""
 
+import asyncio
 import math
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,8 @@ from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.key import generate_key
+from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import (
     Fit,
@@ -50,6 +53,7 @@ from vfl.protocols.linear.fitting import (
 from vfl.protocols.linear.hidden import (
     BlindIteration,
     HiddenState,
+    coordinator_fit,
     hidden_guest_fit,
     hidden_host_fit,
 )
@@ -270,6 +274,24 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             for name, beta in theirs.items()
         }
         return Fitted(model, halves, fit.score)
+
+    async def coordinate(
+        self,
+        parties: Sequence[Peer],
+        resources: Resources,
+        progress: Callable[[str, int, int | None], None],
+        done: int,
+    ) -> str:
+        def follow(step: BlindIteration) -> None:
+            most = counted(step.of, "iteration")
+            progress(f"gradient {step.gradient:.1e}, at most {most}", step.iteration, None)
+
+        key = await asyncio.to_thread(generate_key, self.params)
+        quadratic = self.family == "logistic"
+        converged = await coordinator_fit(
+            parties, self.params, quadratic, key, resources, progress=follow, done=done
+        )
+        return "converged" if converged else "not converged"
 
     @property
     def flatteners(self) -> str:

@@ -36,8 +36,10 @@ from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
+from vfl.protocols.trees.hidden import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.protocols.trees.scoring import guest_score, host_score
@@ -61,7 +63,13 @@ class _TreesGuest(GuestRole[GuestModel]):
             run.progress, run.checkpoints, run.hints, run.hint_progress
         )
         return await guest_train(
-            hosts, self._own, self._rows, self._params, resources=run.resources, course=course
+            hosts,
+            self._own,
+            self._rows,
+            self._params,
+            resources=run.resources,
+            course=course,
+            coordinator=run.coordinator,
         )
 
     async def alone(self) -> Floats:
@@ -122,7 +130,13 @@ class _TreesHost(HostRole[HostModel]):
             hint_progress=run.hint_progress,
         )
         model = await host_train(
-            guest, self._binned, self._params, run.participant, shown=run.shown, course=course
+            guest,
+            self._binned,
+            self._params,
+            run.participant,
+            shown=run.shown,
+            course=course,
+            coordinator=run.coordinator,
         )
         remark = None
         if not model.splits:
@@ -145,6 +159,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     losses = OBJECTIVES
     guest_state = GuestTrees
     host_state = HostTrees
+
+    @property
+    def coordinator(self) -> str | None:
+        return self.params.coordinator
 
     @property
     def seed(self) -> int:
@@ -194,6 +212,19 @@ class Trees(ModelKind[GuestModel, HostModel]):
                 f"encryption={self.params.encryption!r} is not for so many rows: {error}"
             ) from None
         return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+
+    async def coordinate(
+        self,
+        parties: Sequence[Peer],
+        resources: Resources,
+        progress: Callable[[str, int, int | None], None],
+        done: int,
+    ) -> str:
+        def follow(tree: int, of: int) -> None:
+            progress("opening sums", tree, of)
+
+        trees = await coordinate_trees(parties, self.params, follow)
+        return counted(trees, "tree")
 
     @property
     def flatteners(self) -> str:

@@ -37,6 +37,7 @@ from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
+from vfl.protocols.common.mask_streams import MaskStream
 
 BATCH = 32
 """Vectors whose products are made at once, and the most of a query."""
@@ -305,11 +306,14 @@ class HostProducts:
         """Serve sums by this matrix; without, no query is served."""
         self._hint, self.secret = (matrix, key), secret
 
-    async def serve(self, query: Query, hidden: bool = False) -> NDArray[np.uint64]:
+    async def serve(
+        self, query: Query, hidden: bool = False, stream: MaskStream | None = None
+    ) -> NDArray[np.uint64]:
         """Answer a query. Raises PeerError when the guest breaks the protocol.
 
         `hidden`: under masks, uniform among all values of a sum as the guest can read it; these are
-        returned, shape (vectors, outputs), else zeros.
+        returned, shape (vectors, outputs), else zeros. With a `stream` they come from it, those of each
+        two vectors by themselves.
         """
         guest, parameters, count = self._guest, self._parameters, query.vectors
         self._served += count
@@ -344,7 +348,11 @@ class HostProducts:
         total = await asyncio.to_thread(sums.result)
         masks = np.zeros_like(total)
         if hidden:
-            masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
+            if stream is None:
+                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
+            else:
+                pairs = [stream.words((2, total.shape[1])) for _ in range(count // 2)]
+                masks = np.concatenate(pairs)
             masks = masks >> np.uint64(parameters.scale_bits)
         total += masks << np.uint64(parameters.scale_bits)
         data = await asyncio.to_thread(seal, parameters, total, opened)

@@ -1,6 +1,7 @@
 """A tree under growth, as the guest sees it, and each party's candidates for its splits."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -29,6 +30,20 @@ class Direction(Message, frozen=True):
     per_row = ("left", 1)
 
 
+class SplitRows(Message, frozen=True):
+    """host -> guest, where sums are hidden. Reveals: which rows of the node go left at this host's
+    split, the name (or number) of the column it permits to show, and whether that column is monotone and
+    its known values are split."""
+
+    node: int
+    record: RecordNumber
+    column: str
+    left: bytes  # a bit a row of the node
+    ordered: bool
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("left", 1)
+
+
 @dataclass
 class Growth:
     """A tree under growth, as the guest sees it."""
@@ -50,8 +65,12 @@ class Taken:
     """A split of a node."""
 
     branch: Branch
-    candidate: int
+    ordered: bool  # whether the left must not score higher than the right
     left: Mask  # an entry a row of the node
+
+
+GainOf = Callable[[int, Sums, bool], float | None]
+"""The gain of a split by its node, left sums and whether it is ordered; None if it cannot win."""
 
 
 class HostColumns:
@@ -67,23 +86,44 @@ class HostColumns:
         self, growth: Growth, choice: Choice, node: int, answer: Direction, minimum: int
     ) -> Taken:
         """The split of a node as the host says it. Raises PeerError for one that cannot be."""
-        inside = growth.frontier.inside(node)
         if answer.node != node or answer.candidate not in choice.candidates:
             raise self.host.breach("a Direction that was not asked for")
+        left, went = self._rows(growth, answer, minimum)
+        if not growth.total(went).equals(self.candidates[node][0].at(answer.candidate)):
+            raise self.host.breach("a Direction whose rows do not add up to its sums")
+        return self._taken(answer, choice.gain, bool(self.ordered[answer.candidate]), left)
+
+    def check_rows(
+        self, growth: Growth, node: int, answer: SplitRows, minimum: int, gain_of: GainOf
+    ) -> Taken:
+        """The split of a node as the host says it, where sums are hidden. Raises PeerError for one that
+        cannot be."""
+        if answer.node != node:
+            raise self.host.breach("SplitRows that were not asked for")
+        left, went = self._rows(growth, answer, minimum)
+        gain = gain_of(node, growth.total(went), answer.ordered)
+        if gain is None:
+            raise self.host.breach("SplitRows that gain too little to be the best")
+        return self._taken(answer, gain, answer.ordered, left)
+
+    def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Mask, Mask]:
+        """Which rows of the node go left, and which of all."""
+        inside, what = growth.frontier.inside(answer.node), type(answer).__name__
         try:
             left = unpack_bits(answer.left, int(inside.sum()))
         except ValueError as error:
-            raise self.host.breach(f"a Direction with {error}") from None
+            raise self.host.breach(f"a {what} with {error}") from None
         went = np.zeros_like(inside)
         went[inside] = left
-        if not growth.total(went).equals(self.candidates[node][0].at(answer.candidate)):
-            raise self.host.breach("a Direction whose rows do not add up to its sums")
         active = growth.frontier.active
         sides = [int((active & rows).sum()) for rows in (went, inside & ~went)]
         if min(sides) < minimum:
-            raise self.host.breach("a Direction that leaves too few rows on a side")
-        branch = Branch(self.party, answer.record, one_line(answer.column, 100), choice.gain)
-        return Taken(branch, answer.candidate, left)
+            raise self.host.breach(f"a {what} that leaves too few rows on a side")
+        return left, went
+
+    def _taken(self, answer: Direction | SplitRows, gain: float, ordered: bool, left: Mask) -> Taken:
+        branch = Branch(self.party, answer.record, one_line(answer.column, 100), gain)
+        return Taken(branch, ordered, left)
 
 
 class OwnColumns:
@@ -137,4 +177,4 @@ class OwnColumns:
         )
         branch = Branch(self.party, len(self._splits), split.column, choice.gain)
         self._splits.append(split)
-        return Taken(branch, candidate, left)
+        return Taken(branch, bool(self.ordered[candidate]), left)

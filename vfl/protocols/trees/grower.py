@@ -116,6 +116,7 @@ class Grower(ABC):
         self.splits: list[Split] = []
         self.clock = Clock()
         self.obstacle: Obstacle | None = None  # of the last tree
+        self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
 
     @abstractmethod
     async def meet(self) -> None:
@@ -141,6 +142,14 @@ class Grower(ABC):
     @abstractmethod
     async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
         """Tell hosts what they need to know of the next level."""
+
+    @abstractmethod
+    async def end_tree(self, growth: Growth) -> None:
+        """Tell who opens sums that the tree has no further level."""
+
+    @abstractmethod
+    async def finish(self, trees: int) -> None:
+        """Tell who opens sums how many trees the model keeps."""
 
     async def train(
         self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
@@ -179,6 +188,7 @@ class Grower(ABC):
             _, kept, score = best
             trees = trees[:kept]
 
+        await self.finish(len(trees))
         await together([host.send(Finish(len(trees))) for host in self.hosts])
         await together([host.recv(Finished) for host in self.hosts])
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
@@ -232,18 +242,18 @@ class Grower(ABC):
                 if node not in taken:
                     leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
                     continue
-                split = taken[node]
+                split, inside = taken[node], frontier.inside(node)
                 branches[node] = split.branch
-                left[frontier.inside(node)] = split.left
-                party = parties[split.branch.party]
+                left[inside] = split.left
                 bounds[2 * node + 1], bounds[2 * node + 2] = self._bounds(
-                    party, node, split.candidate, total, bounds[node]
+                    split, growth.total(inside & left), total, bounds[node]
                 )
             frontier.advance(sorted(taken), left)
             if not taken or level + 1 == params.depth:
                 break
             await self.advance(hosts, sorted(taken), left)
         await together([host.send(TreeEnd()) for host in hosts])
+        await self.end_tree(growth)
 
         # Leaf weights; the hosts' splits are kept.
         covers.update(frontier.covers())
@@ -310,8 +320,10 @@ class Grower(ABC):
         total, params = growth.totals[0], self.params
         if int(growth.frontier.active.sum()) < 2 * params.min_child_rows:
             return "min_child_rows"
-        obstacles: list[Obstacle] = []
+        obstacles: list[Obstacle] = [] if self.told_obstacle is None else [self.told_obstacle]
         for party in parties:
+            if self.told_obstacle is not None and isinstance(party, HostColumns):
+                continue
             left, valid = party.candidates[0]
             if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
                 obstacles.append("columns")
@@ -321,18 +333,10 @@ class Grower(ABC):
                 obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
         return furthest(obstacles)
 
-    def _bounds(
-        self,
-        party: OwnColumns | HostColumns,
-        node: int,
-        candidate: int,
-        total: Sums,
-        bounds: Bounds,
-    ) -> tuple[Bounds, Bounds]:
-        """Where the weights below the two children of a node must be, given the candidate taken."""
-        if not party.ordered[candidate]:
+    def _bounds(self, split: Taken, left: Sums, total: Sums, bounds: Bounds) -> tuple[Bounds, Bounds]:
+        """Where the weights below the two children of a node must be, by the sums of the left one."""
+        if not split.ordered:
             return bounds, bounds
-        left = party.candidates[node][0].at(candidate)
         weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
         return bounds.below(*weights)
 
@@ -366,4 +370,10 @@ class Pooled(Grower):
         return {n: own[c.party].take(growth.frontier, n, c) for n, c in ordered}
 
     async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+        return
+
+    async def end_tree(self, growth: Growth) -> None:
+        return
+
+    async def finish(self, trees: int) -> None:
         return

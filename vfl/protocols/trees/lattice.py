@@ -68,9 +68,10 @@ from vfl.protocols.trees.grower import (
     TreeDone,
     TreeEnd,
 )
+from vfl.protocols.trees.hidden import HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import lattice_shape, quantisation_of
-from vfl.protocols.trees.questions import Answers, Asked, Questions, Ranking
+from vfl.protocols.trees.questions import Answers, Asked, AskedRows, Questions, Ranking
 from vfl.protocols.trees.records import Records
 
 
@@ -98,10 +99,12 @@ async def lattice_guest_train(
     params: BoostParams,
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
+    coordinator: Peer | None,
 ) -> tuple[GuestModel, Floats]:
     """Play the guest, as `guest_train` of training.py says. Raises ConfigError for more rows than the
     sums can have."""
-    guest = _LatticeGrower(list(hosts), blocks, rows, params, resources, course)
+    hidden = None if coordinator is None else HiddenSums(coordinator, params, len(hosts))
+    guest = _LatticeGrower(list(hosts), blocks, rows, params, resources, course, hidden)
     try:
         return await guest.train(course.progress, course.checkpoints)
     finally:
@@ -121,6 +124,7 @@ class _LatticeGrower(Grower):
         params: BoostParams,
         resources: Resources,
         course: GuestCourse[TreeDone, GuestTrees],
+        hidden: HiddenSums | None,
     ) -> None:
         try:
             quantisation = quantisation_of(len(rows.label), params)
@@ -128,7 +132,8 @@ class _LatticeGrower(Grower):
             text = f'encryption = "lattice" of [secureboost] is not for so many rows: {error}'
             raise ConfigError(text, for_peer="its job has too many rows for its encryption") from None
         super().__init__(hosts, blocks, rows, params, quantisation)
-        self._resources, self._course = resources, course
+        self._resources, self._course, self._hidden = resources, course, hidden
+        self._to_coordinate = False  # whether hosts grow the tree
         self._ordered: list[Mask] = []  # by host
         self._questions = Questions(params.min_child_rows, self.clock)  # of the tree that grows
 
@@ -143,6 +148,10 @@ class _LatticeGrower(Grower):
             timed=self.clock.timed,
             progress=self._course.hint_progress,
         )
+        if self._hidden is not None:
+            await self._hidden.begin(len(self.rows.label))
+            self._ordered = [np.zeros(count, np.bool_) for count in outputs]
+            return
         for host, count, said in zip(
             self.hosts,
             outputs,
@@ -164,6 +173,9 @@ class _LatticeGrower(Grower):
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_LatticeHostColumns]":
         await together([host.send(NextTree(number)) for host in hosts])
+        self._to_coordinate = self._hidden is not None and bool(hosts)
+        if self._hidden is not None and hosts:
+            await self._hidden.begin_tree(number, self.scales)
         self._questions = Questions(self.params.min_child_rows, self.clock)
         return [
             _LatticeHostColumns(i, host, ordered)
@@ -198,9 +210,13 @@ class _LatticeGrower(Grower):
                 )
                 return values
 
-            answers = await self.products.query(2 * len(part), piece)
+            hidden = self._hidden is not None
+            answers = await self.products.query(2 * len(part), piece, hidden=hidden)
             for host, sums in zip(self.products.hosts, answers, strict=True):
                 self.clock.seconds[host.name] += self.products.seconds.pop(host.name, 0.0)
+                if hidden:
+                    parties[host.name].keep_masked(part, sums)
+                    continue
                 # 4. The sibling's by subtraction.
                 parties[host.name].learn(part, sums, len(slot) << self.quantisation.bits)
 
@@ -208,6 +224,8 @@ class _LatticeGrower(Grower):
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
         # 5. The best split of each node: of theirs hosts say which have enough rows.
+        if self._hidden is not None and self._to_coordinate:
+            return await self._split_hidden(self._hidden, growth, parties)
         covers = growth.frontier.covers()
         rankings: dict[int, list[Ranking]] = {}
         for node, total in growth.totals.items():
@@ -215,6 +233,35 @@ class _LatticeGrower(Grower):
                 bounds = growth.bounds[node]
                 rankings[node] = [Ranking(p, self.gains(p, node, total, bounds)) for p in parties]
         return await self._questions.split(growth, rankings)
+
+    async def _split_hidden(
+        self, hidden: HiddenSums, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
+    ) -> dict[int, Taken]:
+        """The same, where a coordinator opens the sums (hidden.py)."""
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        hosts = [party for party in parties if isinstance(party, _LatticeHostColumns)]
+        chosen = self.best(growth, own)
+        gain_of = gain_within(growth, chosen, self.scales, self.params)
+
+        async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
+            return await self._questions.ask_rows(growth, hosts[place], nodes, gain_of)
+
+        masked = {
+            (place, summed): host.masked.get(summed, b"")
+            for place, host in enumerate(hosts)
+            for summed, _ in growth.frontier.pairs
+        }
+        taken = await hidden.split(growth, own, chosen, masked, ask)
+        self.told_obstacle = hidden.obstacle
+        return taken
+
+    async def end_tree(self, growth: Growth) -> None:
+        if self._hidden is not None and self._to_coordinate:
+            await self._hidden.end_tree(growth)
+
+    async def finish(self, trees: int) -> None:
+        if self._hidden is not None:
+            await self._hidden.end(trees)
 
     async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
         return  # hosts are told of no nodes
@@ -225,6 +272,13 @@ class _LatticeHostColumns(HostColumns):
         super().__init__(party, host)
         self.ordered = ordered
         self._parents: dict[int, tuple[Sums, Mask]] = {}
+        self.masked: dict[int, bytes] = {}
+        """Where sums are hidden: the numbers read of each summed node, int64 little-endian."""
+
+    def keep_masked(self, pairs: Sequence[tuple[int, int | None]], numbers: Integers) -> None:
+        """Keep what was read of these pairs' first nodes, shape (2 pairs, candidates)."""
+        for i, (summed, _) in enumerate(pairs):
+            self.masked[summed] = numbers[2 * i : 2 * i + 2].astype("<i8").tobytes()
 
     def advance(self, nodes: list[int]) -> None:
         """Be told the open nodes of the next level."""
@@ -257,6 +311,7 @@ async def lattice_host_train(
     participant: Participant,
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees],
+    coordinator: Peer | None = None,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
     records = Records(guest, params.trees, shown, course)
@@ -280,24 +335,38 @@ async def lattice_host_train(
     )
     order = offered.order(products.secret)
     ordered = offered.all.ordered[order]
-    await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
+    hidden = None if coordinator is None else HiddenHost(coordinator)
+    if hidden is not None:
+        await hidden.begin()
+    else:
+        await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):
             records.begin(start.tree, NextTree)
+            if hidden is not None:
+                await hidden.begin_tree(ordered)
             drawn = draw_columns(binned, participant.name, params, start.tree)
             names = {column.name for column in drawn.columns}
             answers = Answers(guest, binned, params, offered.all, order, names, records)
             vectors = 0
-            while not isinstance(message := await guest.recv(Query, Asked, TreeEnd), TreeEnd):
+            questions: type[Asked] | type[AskedRows] = Asked if hidden is None else AskedRows
+            while not isinstance(message := await guest.recv(Query, questions, TreeEnd), TreeEnd):
                 if isinstance(message, Query):
                     # 3. Sums of vectors.
                     vectors += message.vectors
                     if vectors > 1 << params.depth:
                         raise guest.breach("a Query of more vectors than a tree needs")
-                    await products.serve(message)
-                else:
-                    # 5. The best candidates with enough rows.
+                    if hidden is None:
+                        await products.serve(message)
+                    elif message.vectors % 2:
+                        raise guest.breach("a Query of half a node")
+                    else:
+                        await products.serve(message, hidden=True, stream=hidden.masks)
+                # 5. The best candidates with enough rows.
+                elif isinstance(message, Asked):
                     await answers.answer(message)
+                elif hidden is not None:
+                    await answers.answer_hidden(message, hidden)
             # 6. What goes on is safe.
             await records.keep()
     finally:

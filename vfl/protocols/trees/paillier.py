@@ -56,7 +56,14 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
-from vfl.crypto.sums import Reserve, decrypt_sums, encrypt, pack_and_rerandomise
+from vfl.crypto.sums import (
+    Reserve,
+    decrypt,
+    decrypt_sums,
+    encrypt,
+    pack_and_mask,
+    pack_and_rerandomise,
+)
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -71,7 +78,7 @@ from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns
 from vfl.protocols.trees.grower import (
     Finish,
@@ -81,6 +88,7 @@ from vfl.protocols.trees.grower import (
     TreeDone,
     TreeEnd,
 )
+from vfl.protocols.trees.hidden import HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.protocols.trees.records import Records
@@ -125,6 +133,23 @@ class CandidateSums(Message, frozen=True):
     limit: ClassVar[int] = 16 * MIB
 
 
+class MaskedCandidates(Message, frozen=True):
+    """host -> guest, where sums are hidden. Reveals: about how many split candidates the host has; the
+    time it took. The sums are under masks that only the coordinator can take off."""
+
+    node: int
+    ciphertexts: bytes
+    seconds: Seconds
+    limit: ClassVar[int] = 16 * MIB
+
+
+class WonNodes(Message, frozen=True):
+    """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates won."""
+
+    nodes: Annotated[list[int], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
+    limit: ClassVar[int] = MIB
+
+
 class Winners(Message, frozen=True):
     """guest -> host. Reveals: in which nodes this host's candidates won, and which candidates tie."""
 
@@ -152,12 +177,14 @@ async def paillier_guest_train(
     key: PrivateKey | None,
     resources: Resources,
     course: GuestCourse[TreeDone, GuestTrees],
+    coordinator: Peer | None,
 ) -> tuple[GuestModel, Floats]:
     """Play the guest, as `guest_train` of training.py says. Without `key` one is made for the job."""
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     async with Workers(key, resources.machine, resources.operations) as pool:
-        guest = _PaillierGrower(list(hosts), blocks, rows, params, pool)
+        hidden = None if coordinator is None else HiddenSums(coordinator, params, len(hosts))
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, pool, hidden)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
@@ -174,20 +201,29 @@ class _PaillierGrower(Grower):
         rows: Training,
         params: BoostParams,
         workers: Workers[PrivateKey],
+        hidden: HiddenSums | None,
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
-        self.workers = workers
+        self.workers, self._hidden = workers, hidden
+        self._to_coordinate = False  # whether hosts grow the tree
         self.packing = _packing(len(rows.label), params)
         self.reserve = Reserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
         await send_key(self.hosts, self.params.encryption, self.workers.key)
+        if self._hidden is not None:
+            public = self.workers.key.public
+            modulus = int(public.n).to_bytes(public.bits // 8, "big")
+            await self._hidden.begin(len(self.rows.label), modulus)
 
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
         # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        self._to_coordinate = self._hidden is not None and bool(hosts)
+        if self._hidden is not None and hosts:
+            await self._hidden.begin_tree(number, self.scales)
         if hosts:
             await self._send_gradients(hosts, number, growth)
         return [_PaillierHostColumns(self, i, host) for i, host in enumerate(hosts, first)]
@@ -220,6 +256,8 @@ class _PaillierGrower(Grower):
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
         # 5. The best split of each node.
+        if self._hidden is not None and self._to_coordinate:
+            return await self._split_hidden(self._hidden, growth, parties)
         chosen = self.best(growth, parties)
 
         # 6. The winners say which rows go left.
@@ -228,6 +266,41 @@ class _PaillierGrower(Grower):
             [self._take(party, growth, nodes) for party, nodes in zip(parties, won, strict=True)]
         )
         return {node: split for nodes in taken for node, split in nodes.items()}
+
+    async def _split_hidden(
+        self,
+        hidden: HiddenSums,
+        growth: Growth,
+        parties: Sequence[OwnColumns | HostColumns],
+    ) -> dict[int, Taken]:
+        """The same, where a coordinator opens the sums (hidden.py)."""
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        hosts = [party for party in parties if isinstance(party, _PaillierHostColumns)]
+        chosen = self.best(growth, own)
+        gain_of = gain_within(growth, chosen, self.scales, self.params)
+
+        async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
+            party, taken = hosts[place], {}
+            await party.host.send(WonNodes([*nodes]))
+            for node in nodes:
+                answer = await party.host.recv(SplitRows)
+                taken[node] = party.check_rows(growth, node, answer, self.params.min_child_rows, gain_of)
+            return taken
+
+        masked = {
+            (place, node): data for place, host in enumerate(hosts) for node, data in host.masked.items()
+        }
+        taken = await hidden.split(growth, own, chosen, masked, ask)
+        self.told_obstacle = hidden.obstacle
+        return taken
+
+    async def end_tree(self, growth: Growth) -> None:
+        if self._hidden is not None and self._to_coordinate:
+            await self._hidden.end_tree(growth)
+
+    async def finish(self, trees: int) -> None:
+        if self._hidden is not None:
+            await self._hidden.end(trees)
 
     async def _take(
         self, party: OwnColumns | HostColumns, growth: Growth, nodes: dict[int, Choice]
@@ -254,12 +327,17 @@ class _PaillierHostColumns(HostColumns):
     def __init__(self, guest: _PaillierGrower, party: int, host: Peer) -> None:
         super().__init__(party, host)
         self._guest = guest
+        self.masked: dict[int, bytes] = {}
+        """Where sums are hidden: the plaintexts of each summed node."""
 
     async def sums(self, frontier: Frontier) -> None:
         """Left sums of the candidates of every open node, and which may be taken.
 
         The host sends those of the summed child; the sibling's are the parent's less these.
         """
+        if self._guest.params.sums == "hidden":
+            self.masked = {summed: await self._masked_sums(summed) for summed, _ in frontier.pairs}
+            return
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
@@ -276,6 +354,22 @@ class _PaillierHostColumns(HostColumns):
             if len(known) != len(valid) or ((valid | sibling_valid) & ~known).any():
                 raise self._breach("that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
+
+    async def _masked_sums(self, node: int) -> bytes:
+        """The plaintexts of a node's sums, each as wide as the modulus: uniform numbers."""
+        workers = self._guest.workers
+        with self._guest.clock.timed(f"{self.host.name} and transfer"):
+            message = await self.host.recv(MaskedCandidates)
+        self._guest.clock.seconds[self.host.name] += message.seconds
+        if message.node != node:
+            raise self.host.breach("MaskedCandidates of another node")
+        public = workers.key.public
+        with self._guest.clock.timed("decrypt"):
+            try:
+                opened = await decrypt(workers, public.parse(message.ciphertexts))
+            except ValueError as error:
+                raise self.host.breach(f"MaskedCandidates with {error}") from None
+        return b"".join((value % int(public.n)).to_bytes(public.bits // 8, "big") for value in opened)
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
         """Decrypted left sums (zero where not sent) and the two validity masks, checked."""
@@ -322,6 +416,7 @@ async def paillier_host_train(
     participant: Participant,
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees],
+    coordinator: Peer | None = None,
     shuffle: Callable[[list[int]], None] = _shuffle,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says.
@@ -336,6 +431,9 @@ async def paillier_host_train(
 
     # 1. The guest's key.
     key = await receive_key(guest, params)
+    hidden = None if coordinator is None else HiddenHost(coordinator)
+    if hidden is not None:
+        await hidden.begin()
 
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as pool:
@@ -347,7 +445,7 @@ async def paillier_host_train(
                     break
                 records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle)
+                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -373,7 +471,9 @@ class _HostTree:
         binned: Binned,
         records: Records,
         shuffle: Callable[[list[int]], None],
+        hidden: HiddenHost | None,
     ) -> None:
+        self._hidden = hidden
         self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
         self._records = records
         self._packing = _packing(binned.rows, params)
@@ -397,6 +497,8 @@ class _HostTree:
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
         await asyncio.to_thread(draws.check, pack_bits(active))
+        if self._hidden is not None:
+            await self._hidden.begin_tree(self._candidates.ordered[self._order])
         joint = JointSums(self._workers, self._store, self._sizes, 1)
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
@@ -428,10 +530,15 @@ class _HostTree:
         valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
 
         # 4. Shuffled, packed, re-randomised.
+        if self._hidden is not None:
+            await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
             started = time.perf_counter()
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
+            if self._hidden is not None:
+                await self._send_masked(self._hidden, summed, histogram)
+                continue
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
             sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
@@ -449,11 +556,18 @@ class _HostTree:
             self._seconds = 0.0
 
         # 6. The splits won.
-        message = await self._guest.recv(Winners, Advance, TreeEnd)
-        if isinstance(message, Winners):
-            for node, numbers in message.candidates.items():
-                await self._guest.send(self._win(node, numbers, valid))
-            message = await self._guest.recv(Advance, TreeEnd)
+        message: Winners | WonNodes | Advance | TreeEnd
+        if self._hidden is not None:
+            message = await self._guest.recv(WonNodes, Advance, TreeEnd)
+            if isinstance(message, WonNodes):
+                await self._win_hidden(self._hidden, message.nodes, valid)
+                message = await self._guest.recv(Advance, TreeEnd)
+        else:
+            message = await self._guest.recv(Winners, Advance, TreeEnd)
+            if isinstance(message, Winners):
+                for node, numbers in message.candidates.items():
+                    await self._guest.send(self._win(node, numbers, valid))
+                message = await self._guest.recv(Advance, TreeEnd)
         if isinstance(message, TreeEnd):
             return False
 
@@ -471,6 +585,37 @@ class _HostTree:
         if min(frontier.covers().values()) < self._params.min_child_rows:
             raise self._guest.breach("an Advance to a node of too few rows")
         return True
+
+    async def _send_masked(self, hidden: HiddenHost, node: int, histogram: Ciphertexts) -> None:
+        """The sums of all candidates, each plaintext plus a mask."""
+        started, packing, key = time.perf_counter(), self._packing, self._workers.key
+        sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
+        masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
+        ciphertexts = await pack_and_mask(self._workers, sums, packing.slot_bits, packing.slots, masks)
+        seconds = self._seconds + time.perf_counter() - started
+        await self._guest.send(MaskedCandidates(node, ciphertexts.tobytes(), seconds))
+        self._seconds = 0.0
+
+    async def _win_hidden(
+        self, hidden: HiddenHost, nodes: Sequence[int], valid: Mapping[int, Mask]
+    ) -> None:
+        """Take the candidates that the coordinator names in the nodes that the guest does."""
+        taken: dict[int, int | None] = {}
+        best = await hidden.best(nodes)
+        for node in nodes:
+            numbers = best[node][0]
+            if node in taken or node not in valid or not set(numbers) <= set(range(len(self._order))):
+                raise hidden.breach("BestCandidates of a node or candidate that was not offered")
+            number = min(numbers, key=lambda i: int(self._order[i]))
+            candidate = int(self._order[number])
+            if not valid[node][candidate]:
+                raise hidden.breach("BestCandidates with too few rows")
+            inside, active = self._frontier.inside(node), self._frontier.active
+            split, left = self._candidates.take(candidate, self._binned.codes, inside, active)
+            ordered = bool(self._candidates.ordered[candidate])
+            taken[node] = number
+            await self._guest.send(self._records.add_hidden(node, split, left, ordered))
+        await hidden.took(taken)
 
     def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
         """Left sums of the candidates `sent`."""

@@ -27,14 +27,23 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, histograms
-from vfl.learn.tree import Choice
+from vfl.learn.splits import Candidates, Split, histograms
+from vfl.learn.tree import Choice, Frontier
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
-from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.columns import (
+    Direction,
+    GainOf,
+    Growth,
+    HostColumns,
+    OwnColumns,
+    SplitRows,
+    Taken,
+)
+from vfl.protocols.trees.hidden import HiddenHost
 from vfl.protocols.trees.records import Records
 
 _GROUPS = 64  # that a question about a node has at most
@@ -56,6 +65,18 @@ class Asked(Message, frozen=True):
     rows: bytes  # planes of a bit an aligned row: the node's place in the list, from 1; 0 in no node
     drawn: bytes  # a bit a row of these nodes
     groups: Annotated[dict[Node, RankedGroups], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
+    limit: ClassVar[int] = MAX_MESSAGE - KIB
+    per_row = ("drawn", 1)
+
+
+class AskedRows(Message, frozen=True):
+    """guest -> host, where sums are hidden. Reveals: which rows are in the nodes asked about, and which
+    of these are drawn for the tree."""
+
+    nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
+    rows: bytes  # as of Asked
+    drawn: bytes
+    about: Annotated[list[Node], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
     limit: ClassVar[int] = MAX_MESSAGE - KIB
     per_row = ("drawn", 1)
 
@@ -147,15 +168,8 @@ class Questions:
                 count += sum(map(len, own.left[: groups[node]]))
         party = next(iter(about.values()))[0].party
         assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
-        new = [node for node in groups if node not in self._told[party.party]]
-        self._told[party.party].update(new)
-        place = np.zeros(max(frontier.nodes) + 1, np.int64)
-        place[new] = np.arange(1, len(new) + 1)
-        rows = place[frontier.node_of_row]
         question = Asked(
-            new,
-            b"".join(pack_bits(rows >> bit & 1 > 0) for bit in range(len(new).bit_length())),
-            pack_bits(frontier.active[rows > 0]),
+            *self._rows_of(frontier, party.party, list(groups)),
             {
                 node: [group.tolist() for group in about[node][0].left[:many]]
                 for node, many in groups.items()
@@ -176,6 +190,34 @@ class Questions:
             choices = [own.choice(i) for i in range(many)]
             choice = next((c for c in choices if answer.candidate in c.candidates), choices[0])
             taken[node] = party.check_direction(growth, choice, node, answer, self._minimum)
+        return taken
+
+    def _rows_of(
+        self, frontier: Frontier, party: int, nodes: Sequence[int]
+    ) -> tuple[list[int], bytes, bytes]:
+        """Those of the nodes whose rows a host does not know, these rows, and which are drawn."""
+        new = [node for node in nodes if node not in self._told[party]]
+        self._told[party].update(new)
+        place = np.zeros(max(frontier.nodes) + 1, np.int64)
+        place[new] = np.arange(1, len(new) + 1)
+        rows = place[frontier.node_of_row]
+        planes = b"".join(pack_bits(rows >> bit & 1 > 0) for bit in range(len(new).bit_length()))
+        return new, planes, pack_bits(frontier.active[rows > 0])
+
+    async def ask_rows(
+        self, growth: Growth, party: HostColumns, nodes: Sequence[int], gain_of: GainOf
+    ) -> dict[int, Taken]:
+        """Where sums are hidden: the splits that a host takes of these nodes, whose candidates it hears
+        from the coordinator."""
+        host, taken = party.host, {}
+        await host.send(AskedRows(*self._rows_of(growth.frontier, party.party, nodes), [*nodes]))
+        for node in nodes:
+            with self._clock.timed(f"{host.name} and transfer"):
+                answer = await host.recv(SplitRows, TooFew)
+            if isinstance(answer, SplitRows):
+                taken[node] = party.check_rows(growth, node, answer, self._minimum, gain_of)
+            elif answer.node != node:
+                raise host.breach("a TooFew that was not asked for")
         return taken
 
 
@@ -218,7 +260,25 @@ class Answers:
             answer = await asyncio.to_thread(self._take, node, groups)
             await self._guest.send(answer)
 
-    def _learn(self, message: Asked) -> None:
+    async def answer_hidden(self, message: AskedRows, hidden: HiddenHost) -> None:
+        """Answer a question about candidates that the coordinator names."""
+        await asyncio.to_thread(self._learn, message)
+        if len(set(message.about)) < len(message.about):
+            raise self._guest.breach("AskedRows about a node twice")
+        best = await hidden.best(message.about)
+        took: dict[int, int | None] = {}
+        for node in message.about:
+            choice = await asyncio.to_thread(self._choose, node, best[node])
+            took[node] = None if choice is None else choice[0]
+            if choice is None:
+                await self._guest.send(TooFew(node))
+                continue
+            number, split, left = choice
+            ordered = bool(self._candidates.ordered[self._order[number]])
+            await self._guest.send(self._records.add_hidden(node, split, left, ordered))
+        await hidden.took(took)
+
+    def _learn(self, message: Asked | AskedRows) -> None:
         """Learn the rows of the nodes asked about for the first time, and which candidates have
         enough."""
         nodes, drawn = np.array(message.nodes, np.int64), self._drawn
@@ -275,7 +335,13 @@ class Answers:
         )
 
     def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
-        """Take, of the first group with any that has enough rows, the first in canonical order."""
+        """The answer about a node."""
+        choice = self._choose(node, groups)
+        return TooFew(node) if choice is None else self._records.add(node, *choice)
+
+    def _choose(self, node: int, groups: list[list[int]]) -> tuple[int, Split, Mask] | None:
+        """Take, of the first group with any that has enough rows, the first in canonical order: its
+        number, its split, and which rows of the node go left."""
         asked = np.array([number for group in groups for number in group], np.int64)
         tried = self._tried.get(node)
         if tried is None or node in self._taken or not all(groups):
@@ -290,7 +356,7 @@ class Answers:
             if fit:
                 break
         else:
-            return TooFew(node)
+            return None
         number = min(fit, key=lambda i: int(self._order[i]))
         level = (node + 1).bit_length() - 1
         inside = self._nodes[level] == node
@@ -299,4 +365,4 @@ class Answers:
         )
         self._taken.add(node)
         self._nodes[level + 1][inside] = np.where(left, 2 * node + 1, 2 * node + 2)
-        return self._records.add(node, number, split, left)
+        return number, split, left

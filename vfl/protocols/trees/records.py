@@ -8,7 +8,7 @@ from vfl.net.peer import Peer
 from vfl.net.wire import Message
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.course import HostCourse
-from vfl.protocols.trees.columns import Direction
+from vfl.protocols.trees.columns import Direction, SplitRows
 from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept
 from vfl.protocols.trees.model import HostModel
 
@@ -42,6 +42,11 @@ class Records:
         self._splits.append(split)
         record = len(self._splits) - 1
         return Direction(node, candidate, record, self._shown(split.column), pack_bits(left))
+
+    def add_hidden(self, node: int, split: Split, left: Mask, ordered: bool) -> SplitRows:
+        """As `add`, where sums are hidden."""
+        told = self.add(node, 0, split, left)
+        return SplitRows(node, told.record, told.column, told.left, ordered)
 
     async def keep(self, drawn: Sequence[bytes] = ()) -> None:
         """End a tree: keep what goes on from here, and say so. `drawn`: as in HostTrees."""

@@ -31,6 +31,7 @@ async def guest_train(
     key: PrivateKey | None = None,
     resources: Resources = Resources(),
     course: GuestCourse[TreeDone, GuestTrees] = GuestCourse(),
+    coordinator: Peer | None = None,
 ) -> tuple[GuestModel, Floats]:
     """The guest's half of the model and the score of every aligned row, shape (rows,).
 
@@ -43,8 +44,8 @@ async def guest_train(
     if not hosts:
         return await Pooled(blocks, rows, params).train(course.progress, course.checkpoints)
     if params.encryption == "lattice":
-        return await lattice_guest_train(hosts, blocks, rows, params, resources, course)
-    return await paillier_guest_train(hosts, blocks, rows, params, key, resources, course)
+        return await lattice_guest_train(hosts, blocks, rows, params, resources, course, coordinator)
+    return await paillier_guest_train(hosts, blocks, rows, params, key, resources, course, coordinator)
 
 
 async def host_train(
@@ -55,11 +56,12 @@ async def host_train(
     *,
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees] = HostCourse(),
+    coordinator: Peer | None = None,
 ) -> HostModel:
     """A host's half of the model. `shown` gives the name under which the guest may see a column.
 
     Raises PeerError when the guest breaks the protocol, Refused for what the host does not allow.
     """
     if params.encryption == "lattice":
-        return await lattice_host_train(guest, binned, params, participant, shown, course)
-    return await paillier_host_train(guest, binned, params, participant, shown, course)
+        return await lattice_host_train(guest, binned, params, participant, shown, course, coordinator)
+    return await paillier_host_train(guest, binned, params, participant, shown, course, coordinator)

@@ -1,0 +1,244 @@
+"""Trees whose sums a coordinator opens: the oracle's, bit for bit, and what each party sees."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from pydantic import ValidationError
+from test_boost import KEY, Job, make_job, resolved
+
+from vfl.errors import VflError
+from vfl.learn.params import BoostParams
+from vfl.net.peer import MemoryPeer, stop_all, together
+from vfl.protocols.common.mask_streams import MaskStream
+from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees import hidden
+from vfl.protocols.trees.training import guest_train, host_train
+
+
+def settings_of(encryption: str, **others: Any) -> BoostParams:
+    given = {"trees": 3, "depth": 3, "max_bins": 8, "min_child_rows": 5, "encryption": encryption}
+    return BoostParams(**{**given, "sums": "hidden", "coordinator": "notary", **others})
+
+
+@dataclass
+class Seen:
+    """The messages that each party received, by their kind."""
+
+    by: dict[str, list[tuple[str, bytes]]] = field(default_factory=dict)
+
+    def watch(self, name: str, peer: MemoryPeer) -> None:
+        received = self.by.setdefault(name, [])
+
+        def note(direction: str, kind: str, payload: bytes) -> None:
+            if direction == "received":
+                received.append((kind, payload))
+
+        peer.observers.append(note)
+
+    def kinds(self, name: str) -> set[str]:
+        return {kind for kind, _ in self.by[name]}
+
+
+def federated(job: Job, seen: Seen | None = None, cheat: Any = None):
+    """(guest's half, scores, hosts' halves, trees that the coordinator counts) over memory."""
+    name, *names = job.blocks
+    key = KEY if job.params.encryption == "paillier" else None
+
+    async def run():
+        to_hosts = [MemoryPeer.pair(name, host) for host in names]
+        to_coordinator = {party: MemoryPeer.pair(party, "notary") for party in job.blocks}
+        every = [end for pair in (*to_hosts, *to_coordinator.values()) for end in pair]
+        if seen is not None:
+            for (own, theirs), host in zip(to_hosts, names, strict=True):
+                seen.watch(name, own)
+                seen.watch(host, theirs)
+            for party, (own, theirs) in to_coordinator.items():
+                seen.watch(party, own)
+                seen.watch("notary", theirs)
+        if cheat is not None:
+            cheat(dict(zip(names, to_hosts, strict=True)), to_coordinator)
+
+        async def guest():
+            own = {name: job.blocks[name]}
+            peers = [pair[0] for pair in to_hosts]
+            coordinator = to_coordinator[name][0]
+            return await guest_train(peers, own, job.rows, job.params, key=key, coordinator=coordinator)
+
+        async def host(host, peer):
+            coordinator = to_coordinator[host][0]
+            return await host_train(
+                peer, job.blocks[host], job.params, Participant(host), shown=str, coordinator=coordinator
+            )
+
+        async def coordinator():
+            parties = [to_coordinator[party][1] for party in job.blocks]
+            return await hidden.coordinate_trees(parties, job.params, lambda tree, of: None)
+
+        async def ending(role):
+            try:
+                return await role
+            except VflError as error:
+                await stop_all(every, error)
+                raise
+
+        hosts = [host(name, pair[1]) for name, pair in zip(names, to_hosts, strict=True)]
+        return await together([ending(role) for role in (guest(), coordinator(), *hosts)])
+
+    (model, scores), trees, *halves = asyncio.run(run())
+    return model, scores, halves, trees
+
+
+def assert_same_model(job: Job) -> None:
+    expected, expected_scores = job.oracle()
+    model, scores, halves, trees = federated(job)
+    assert resolved(model, halves) == resolved(expected, [])
+    assert np.array_equal(scores, expected_scores)
+    assert trees == len(expected.trees) and model.start == expected.start
+
+
+ENGINES = pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+
+
+@ENGINES
+@pytest.mark.parametrize("hosts", [1, 2, 3])
+def test_hidden_equals_pooled_bit_for_bit(encryption: str, hosts: int) -> None:
+    assert_same_model(make_job(150, hosts, seed=hosts, params=settings_of(encryption)))
+
+
+@ENGINES
+@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared"])
+def test_hidden_equals_pooled_for_every_objective(encryption: str, objective: str) -> None:
+    params = settings_of(encryption, trees=2)
+    assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
+
+
+@ENGINES
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"subsample": 0.7, "colsample": 0.6},
+        {"goss_top": 0.3, "goss_other": 0.2, "learning_rate": 0.9},
+        {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 1.0},
+        {"first_tree": "guest"},
+        {"depth": 5, "min_child_rows": 2, "trees": 2},
+        {"gamma": 1e9},  # no tree has a split
+        {"min_child_weight": 3.0, "reg_lambda": 0.0},
+    ],
+    ids=["drawn", "goss", "stopped", "guest first", "deep", "no split", "weights"],
+)
+def test_hidden_equals_pooled_under_all_settings(encryption: str, others: dict[str, Any]) -> None:
+    assert_same_model(make_job(160, 2, 3, settings_of(encryption, **others)))
+
+
+@ENGINES
+def test_hidden_equals_pooled_under_constraints(encryption: str) -> None:
+    job = make_job(200, 2, 5, settings_of(encryption, depth=4, min_child_rows=3))
+    for party in range(3):
+        job.monotone |= {f"number{party}": "increasing", f"rounded{party}": "decreasing"}
+    assert_same_model(job)
+
+
+@ENGINES
+def test_ties_go_to_the_guest_then_the_lowest_host_then_the_first_candidate(encryption: str) -> None:
+    rng = np.random.default_rng(2)
+    job = make_job(120, 2, 4, settings_of(encryption, trees=2, min_child_rows=2))
+    shared = rng.integers(0, 4, 120).astype(float)
+    for party, columns in job.features.items():
+        columns.clear()
+        columns |= {f"{party}-a": shared, f"{party}-b": shared.copy(), f"{party}-c": -shared}
+    assert_same_model(job)
+    del job.features["party0"]["party0-a"], job.features["party0"]["party0-b"]
+    job.features["party0"]["party0-c"] = rng.normal(size=120)
+    assert_same_model(job)
+
+
+@ENGINES
+def test_a_host_without_any_candidate(encryption: str) -> None:
+    job = make_job(120, 2, 6, settings_of(encryption, trees=2))
+    job.features["party1"] = {"constant": np.ones(120)}
+    assert_same_model(job)
+
+
+# --- What each party sees. -----------------------------------------------------------------------------
+
+
+@ENGINES
+def test_the_guest_sees_no_sum_and_no_host_a_gradient(encryption: str) -> None:
+    """By kind of message: open sums, which of a host's candidates are whose, and rows to the coordinator
+    are in none."""
+    seen = Seen()
+    federated(make_job(150, 2, 1, settings_of(encryption)), seen)
+    guest = seen.kinds("party0") - {"FellowKey"}
+    shared = {"TreeKept", "Finished", "SplitRows", "Ask", "NodesWon"}
+    of_engine = {
+        "paillier": {"MaskedCandidates"},
+        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"}
+        | {"ZerosCommitted", "ZerosOpened"},
+    }
+    assert guest <= shared | of_engine[encryption]
+    coordinator = {"SumsBegin", "MaskSeed", "SumsTree", "TreeCandidates", "SumsLevel", "MaskedSums"}
+    coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd"}
+    assert seen.kinds("notary") <= coordinator
+
+
+@ENGINES
+def test_what_the_guest_decrypts_is_uniform(encryption: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same job twice: what it reads has nothing in common, and its bytes are as random ones."""
+    read: list[bytes] = []
+    job = make_job(150, 1, 1, settings_of(encryption, trees=6))
+    for _ in range(2):
+        seen = Seen()
+        federated(job, seen)
+        data = [
+            msgspec.msgpack.decode(payload)[1]["data"]
+            for kind, payload in seen.by["notary"]
+            if kind == "MaskedSums"
+        ]
+        read.append(b"".join(data))
+    first, second = (np.frombuffer(data, np.uint8) for data in read)
+    assert len(first) == len(second) > 2000
+    same = float((first == second).mean())
+    if encryption == "paillier":
+        counts = np.bincount(first, minlength=256)
+        expected = len(first) / 256
+        chi = float(((counts - expected) ** 2 / expected).sum())
+        assert chi < 255 + 5 * np.sqrt(2 * 255)  # five deviations; the modulus bends the first byte a bit
+        assert same < 0.05
+    else:  # sums of few bits: the upper bytes of a number repeat its sign
+        low = first.reshape(-1, 8)[:, 0]
+        counts = np.bincount(low, minlength=256)
+        expected = len(low) / 256
+        chi = float(((counts - expected) ** 2 / expected).sum())
+        assert chi < 255 + 5 * np.sqrt(2 * 255)
+        assert float((low == second.reshape(-1, 8)[:, 0]).mean()) < 0.05
+
+
+def test_masks_are_the_same_at_both_ends_and_other_ones_each_time() -> None:
+    one, other = MaskStream(b"s" * 32), MaskStream(b"s" * 32)
+    bound = 10**40
+    first = one.below(bound, 50)
+    assert first == other.below(bound, 50) and max(first) < bound and len(set(first)) == 50
+    assert one.below(bound, 50) != first
+    other.below(bound, 50)
+    assert np.array_equal(one.words((3, 4)), other.words((3, 4)))
+    assert MaskStream(b"t" * 32).below(bound, 50) != first
+
+
+# --- Settings. -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sums": "hidden"}, "go together"),
+        ({"coordinator": "notary"}, "go together"),
+        ({"sums": "hidden", "coordinator": "notary", "encryption": "ou"}, "no host can make masks"),
+    ],
+)
+def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        BoostParams.model_validate(settings)

@@ -1,0 +1,667 @@
+"""Hidden sums: a coordinator without data opens the sums of candidates, and the guest learns winners.
+
+Sums over a few hundred rows in many trees are equations that give a host's table away (docs/leakage.md).
+So nobody who knows rows may see them. The trees are those of paillier.py and lattice.py, bit for bit.
+
+ 1. Each host gives the coordinator the seed of its masks, over a session of their own; the guest tells
+    it how many rows there are, and under Paillier the modulus.
+For each tree:
+ 2. The guest tells the coordinator the scales of its integers, each host which of its candidates are of
+    monotone columns.
+For each level:
+ 3. Hosts answer as in paillier.py and lattice.py, for all their candidates, each plaintext plus a mask
+    that is uniform among all plaintexts. The guest decrypts, which gives uniform numbers, and passes
+    them on, with the sums of each node, the bounds of its weights and the best gain of its own columns
+    there.
+ 4. Under Paillier, where hosts know the nodes, each tells the coordinator which candidates leave
+    `min_child_rows` rows on both sides.
+ 5. The coordinator takes the masks off, gets siblings by subtraction and computes gains by
+    learn/tree.py. Where a host's candidate is best it tells the guest whom to ask, and that host which
+    candidates are best: in groups of equal gain as in questions.py, under Paillier the first alone. The
+    guest gives the host the rows of nodes that it does not know. The host takes the first of its own
+    order that leaves enough rows; it tells the coordinator which, the guest which rows go left.
+ 6. The coordinator checks that the children's sums are those of what was taken.
+
+The guest learns which party wins each node, and of a host's split the rows, the column's name as its
+owner shows it, and whether the column is monotone: what the model itself says. The coordinator learns
+sums of gradients left of shuffled, unnamed candidates, of nodes, and the guest's best gain there; no
+row, no id, no name, no ciphertext that it could open. Together with the guest it knows what open sums
+show the guest; together with a host, label sums by that host's bins. A guest that tells the coordinator
+made-up totals and gains learns from each answer whether a host's best gain is above a number of its
+choice: about a bit a node.
+
+Who opens the sums is decided here alone: an argmax of the guest's and the host's shares (a masked sum is
+one) by two-party computation would take the coordinator's place.
+"""
+
+import asyncio
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, cast, get_args
+
+import msgspec
+import numpy as np
+
+from vfl.arrays import Floats, Integers, Mask, Words
+from vfl.crypto.lattice.parameters import Parameters
+from vfl.crypto.packing import SumPacking
+from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.errors import PeerError
+from vfl.learn.losses import Scales
+from vfl.learn.params import BoostParams
+from vfl.learn.tree import Bounds, Choice, Obstacle, Sums, furthest, gains, obstacle
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message
+from vfl.protocols.common.bits import pack_bits, unpack_bits
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
+from vfl.protocols.common.mask_streams import SEED, MaskStream
+from vfl.protocols.trees.columns import Growth, OwnColumns, Taken
+from vfl.protocols.trees.quantisation import lattice_shape
+
+MOST_CANDIDATES = 1 << 20  # of a host in a tree
+_MOST_NODES = 1 << 10  # of a level
+_GROUPS = 64  # of equal gain, that a host is told at most
+
+Node = Annotated[int, msgspec.Meta(ge=0, lt=2 * _MOST_NODES)]
+Candidates = Annotated[list[list[int]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
+
+
+class SumsBegin(Message, frozen=True):
+    """guest -> coordinator. Reveals: how many aligned rows there are; under Paillier the public key."""
+
+    rows: int
+    modulus: bytes = b""
+    limit: ClassVar[int] = 4 * KIB
+
+
+class MaskSeed(Message, frozen=True):
+    """host -> coordinator. Reveals: the masks of this host's sums, which the guest alone can read."""
+
+    seed: bytes
+
+
+class SumsTree(Message, frozen=True):
+    """guest -> coordinator. Reveals: that a tree begins; by what its gradients and hessians were
+    multiplied before they were rounded, and so the largest of them."""
+
+    tree: int
+    gradient: float
+    hessian: float
+
+
+class TreeCandidates(Message, frozen=True):
+    """host -> coordinator. Reveals: how many split candidates the host has; which of them split the
+    known values of monotone columns, in the order of the wire."""
+
+    count: Annotated[int, msgspec.Meta(ge=0, le=MOST_CANDIDATES)]
+    ordered: bytes  # a bit a candidate; empty if none is
+    limit: ClassVar[int] = MIB
+
+
+class OpenNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the guest tells of a node."""
+
+    node: Node
+    gradient: int
+    hessian: int
+    low: float | None  # None: no bound
+    high: float | None
+    gain: float | None  # the best of the guest's own columns; None without any
+    splits: bool  # whether it has rows enough for two children
+
+
+class SumsLevel(Message, frozen=True):
+    """guest -> coordinator. Reveals: the nodes of a level, which of each pair is summed first; of each
+    the sums of gradients and hessians, where its weight must lie, and the best gain of the guest's
+    columns."""
+
+    nodes: Annotated[list[OpenNode], msgspec.Meta(max_length=2 * _MOST_NODES)]
+    pairs: Annotated[list[list[Node]], msgspec.Meta(max_length=_MOST_NODES)]
+    limit: ClassVar[int] = MIB
+
+
+class MaskedSums(Message, frozen=True):
+    """guest -> coordinator. Reveals: with the masks, the gradient sums left of a host's candidates in a
+    node; without them nothing."""
+
+    host: int
+    node: Node
+    data: bytes
+    limit: ClassVar[int] = 16 * MIB
+
+
+class EnoughRows(Message, frozen=True):
+    """host -> coordinator. Reveals: which of the host's candidates leave enough rows on both sides of
+    each node of a level."""
+
+    valid: Annotated[dict[Node, bytes], msgspec.Meta(max_length=2 * _MOST_NODES)]  # a bit a candidate
+    limit: ClassVar[int] = MAX_MESSAGE - KIB
+
+
+class Ask(Message, frozen=True):
+    """coordinator -> guest. Reveals: in which nodes a host's candidate is the best that is left."""
+
+    nodes: dict[int, list[Node]]  # by host
+    limit: ClassVar[int] = MIB
+
+
+class BestCandidates(Message, frozen=True):
+    """coordinator -> host. Reveals: which of the host's candidates gain more in a node than any other
+    party's, in groups of equal gain, the best first; under Paillier the first group alone."""
+
+    groups: dict[Node, Candidates]
+    limit: ClassVar[int] = 16 * MIB
+
+
+class TookCandidates(Message, frozen=True):
+    """host -> coordinator. Reveals: which candidate the host took in each node, or that none of those
+    named leaves enough rows."""
+
+    candidates: dict[Node, int | None]
+    limit: ClassVar[int] = MIB
+
+
+class NodesWon(Message, frozen=True):
+    """coordinator -> guest. Reveals: in which nodes the guest's own best split wins; at the root, if
+    there is no split at all, what stood in the way of the hosts' candidates."""
+
+    own: list[Node]
+    obstacle: str = ""
+    limit: ClassVar[int] = MIB
+
+
+class SumsTreeEnd(Message, frozen=True):
+    """guest -> coordinator. Reveals: the sums of the nodes that the last splits made."""
+
+    nodes: dict[Node, tuple[int, int]]
+    limit: ClassVar[int] = MIB
+
+
+class SumsEnd(Message, frozen=True):
+    """guest -> coordinator. Reveals: that training is over, and how many trees the model keeps."""
+
+    trees: int
+
+
+# -------------------------------------------------------------------------------------------- guest
+
+
+class HiddenSums:
+    """The guest's part with the coordinator, under either engine."""
+
+    def __init__(self, coordinator: Peer, params: BoostParams, hosts: int) -> None:
+        self._coordinator, self._params, self._hosts = coordinator, params, hosts
+        self.obstacle: Obstacle | None = None
+        """Of the hosts' candidates at the root, where nothing was split."""
+
+    async def begin(self, rows: int, modulus: bytes = b"") -> None:
+        """1. What sums are."""
+        await self._coordinator.send(SumsBegin(rows, modulus))
+
+    async def begin_tree(self, number: int, scales: Scales) -> None:
+        """2. A tree."""
+        await self._coordinator.send(SumsTree(number, scales.gradient, scales.hessian))
+
+    async def split(
+        self,
+        growth: Growth,
+        own: Sequence[OwnColumns],
+        chosen: Mapping[int, Choice],
+        masked: Mapping[tuple[int, int], bytes],
+        ask: "AskHost",
+    ) -> dict[int, Taken]:
+        """3 and 5. The best splits of a level: `chosen` are the best of the guest's `own` columns,
+        `masked` the plaintexts of a host's sums by its place and node, `ask` asks a host about nodes."""
+        frontier, covers = growth.frontier, growth.frontier.covers()
+        nodes = [
+            OpenNode(
+                node,
+                int(total.gradient),
+                int(total.hessian),
+                _finite(growth.bounds[node].low),
+                _finite(growth.bounds[node].high),
+                chosen[node].gain if node in chosen else None,
+                covers[node] >= 2 * self._params.min_child_rows,
+            )
+            for node, total in growth.totals.items()
+        ]
+        pairs = [[node for node in pair if node is not None] for pair in frontier.pairs]
+        await self._coordinator.send(SumsLevel(nodes, pairs))
+        for first, *_ in pairs:
+            for place in range(self._hosts):
+                await self._coordinator.send(MaskedSums(place, first, masked[place, first]))
+        taken: dict[int, Taken] = {}
+        while isinstance(message := await self._coordinator.recv(Ask, NodesWon), Ask):
+            asked = [node for about in message.nodes.values() for node in about]
+            known = set(asked) <= set(growth.totals) and not set(asked) & set(taken)
+            places = all(0 <= place < self._hosts for place in message.nodes)
+            if (
+                not places
+                or not known
+                or len(set(asked)) < len(asked)
+                or not all(message.nodes.values())
+            ):
+                raise self._coordinator.breach("an Ask about nodes that are not open")
+            for answer in await together([ask(*about) for about in message.nodes.items()]):
+                taken.update(answer)
+        for node in message.own:
+            if node not in chosen or node in taken:
+                raise self._coordinator.breach("NodesWon of nodes that are not the guest's")
+            party = own[chosen[node].party]
+            taken[node] = party.take(frontier, node, chosen[node])
+        if message.obstacle:
+            if message.obstacle not in get_args(Obstacle):
+                raise self._coordinator.breach("NodesWon with an obstacle that is none")
+            self.obstacle = cast(Obstacle, message.obstacle)
+        if missing := [n for n in chosen if n not in taken and n not in message.own]:
+            raise self._coordinator.breach(f"NodesWon that leave out {len(missing):,} nodes")
+        return taken
+
+    async def end_tree(self, growth: Growth) -> None:
+        """The sums of the nodes that the last splits made."""
+        sums = {node: growth.total(growth.frontier.inside(node)) for node in growth.frontier.nodes}
+        told = {node: (int(total.gradient), int(total.hessian)) for node, total in sums.items()}
+        await self._coordinator.send(SumsTreeEnd(told))
+
+    async def end(self, trees: int) -> None:
+        """Training is over."""
+        await self._coordinator.send(SumsEnd(trees))
+
+
+AskHost = Callable[[int, Sequence[int]], Awaitable[dict[int, Taken]]]
+
+
+def gain_within(
+    growth: Growth, chosen: Mapping[int, Choice], scales: Scales, params: BoostParams
+) -> Callable[[int, Sums, bool], float | None]:
+    """What gives the gain of a host's split by its left sums, and None for one that may not be taken, or
+    that the guest's own beats."""
+
+    def gain_of(node: int, left: Sums, ordered: bool) -> float | None:
+        one = Sums(left.gradient.reshape(1), left.hessian.reshape(1))
+        valid, flags = np.ones(1, np.bool_), np.array([ordered])
+        total, bounds = growth.totals[node], growth.bounds[node]
+        gain = float(gains(one, total, valid, scales, params, bounds, flags)[0])
+        beaten = node in chosen and chosen[node].gain >= gain
+        return None if beaten or not np.isfinite(gain) else gain
+
+    return gain_of
+
+
+def _finite(bound: float) -> float | None:
+    return bound if np.isfinite(bound) else None
+
+
+# -------------------------------------------------------------------------------------------- hosts
+
+
+class HiddenHost:
+    """A host's part with the coordinator, under either engine."""
+
+    def __init__(self, coordinator: Peer) -> None:
+        self._coordinator = coordinator
+        self._seed = secrets.token_bytes(SEED)
+        self.masks = MaskStream(self._seed)
+
+    async def begin(self) -> None:
+        """1. The seed of the masks."""
+        await self._coordinator.send(MaskSeed(self._seed))
+
+    async def begin_tree(self, ordered: Mask) -> None:
+        """2. The candidates of a tree, in the order of the wire."""
+        bits = pack_bits(ordered) if ordered.any() else b""
+        await self._coordinator.send(TreeCandidates(len(ordered), bits))
+
+    async def tell_rows(self, valid: Mapping[int, Mask]) -> None:
+        """4. Which candidates leave enough rows in each node."""
+        bits = {node: pack_bits(enough) for node, enough in valid.items()}
+        await self._coordinator.send(EnoughRows(bits))
+
+    async def best(self, nodes: Sequence[int]) -> dict[int, list[list[int]]]:
+        """5. The best candidates in the nodes that the guest asks about."""
+        message = await self._coordinator.recv(BestCandidates)
+        if set(message.groups) != set(nodes) or not all(
+            all(groups) for groups in message.groups.values()
+        ):
+            raise self._coordinator.breach("BestCandidates of other nodes than the guest asks about")
+        return message.groups
+
+    async def took(self, candidates: dict[int, int | None]) -> None:
+        """5. What was taken of them."""
+        await self._coordinator.send(TookCandidates(candidates))
+
+    def breach(self, what: str) -> PeerError:
+        """The error for a coordinator that broke the protocol."""
+        return self._coordinator.breach(what)
+
+
+# ------------------------------------------------------------------------------------- coordinator
+
+
+async def coordinate_trees(
+    parties: Sequence[Peer], params: BoostParams, progress: Callable[[int, int], None]
+) -> int:
+    """Open the sums of a training; returns how many trees its model has.
+
+    `parties`: the guest first. `progress` is told of each tree, and how many there are at most. Raises
+    PeerError for a party that breaks the protocol.
+    """
+    guest, *hosts = parties
+    # 1. Seeds, and what sums are.
+    begin = await guest.recv(SumsBegin)
+    seeds = await together([host.recv(MaskSeed) for host in hosts])
+    for host, seed in zip(hosts, seeds, strict=True):
+        if len(seed.seed) != SEED:
+            raise host.breach("a MaskSeed of another size")
+    openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
+    number = -1
+    while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
+        if not number < tree.tree < params.trees:
+            raise guest.breach("a SumsTree out of turn")
+        number = tree.tree
+        scales = Scales(tree.gradient, tree.hessian)
+        if not all(np.isfinite(scale) and scale > 0 for scale in scales):
+            raise guest.breach("a SumsTree with scales that are none")
+        progress(number + 1, params.trees)
+        # 2. The candidates.
+        offers = await together([host.recv(TreeCandidates) for host in hosts])
+        columns = [
+            _HostCandidates(host, place, offer, opener)
+            for place, (host, offer, opener) in enumerate(zip(hosts, offers, openers, strict=True))
+        ]
+        await _Tree(guest, columns, params, scales).grow()
+    return tree.trees
+
+
+class _Opener(ABC):
+    """Takes a host's masks off."""
+
+    knows_rows: ClassVar[bool]
+    """Whether hosts know the nodes, and say which candidates have enough rows."""
+
+    @abstractmethod
+    def open(self, data: bytes, count: int) -> Sums:
+        """The left sums of so many candidates. Raises ValueError for what cannot be masked sums."""
+
+
+class _PaillierOpener(_Opener):
+    knows_rows = True
+
+    def __init__(self, packing: SumPacking, modulus: int, bits: int, masks: MaskStream) -> None:
+        self._packing, self._modulus, self._width, self._masks = packing, modulus, bits // 8, masks
+
+    def open(self, data: bytes, count: int) -> Sums:
+        ciphertexts = self._packing.ciphertexts(count)
+        if len(data) != ciphertexts * self._width:
+            raise ValueError("another number of plaintexts than candidates have")
+        values = []
+        for place, mask in enumerate(self._masks.below(self._modulus, ciphertexts)):
+            masked = int.from_bytes(data[place * self._width : (place + 1) * self._width], "big")
+            value = (masked - mask) % self._modulus
+            values.append(value - self._modulus if 2 * value > self._modulus else value)
+        return Sums(*self._packing.unpack(values, count))
+
+
+class _LatticeOpener(_Opener):
+    knows_rows = False
+
+    def __init__(self, rows: int, params: BoostParams, masks: MaskStream) -> None:
+        self._shape, self._masks = lattice_shape(rows, params), masks
+        self._bound = rows << (self._shape.value_bits - 1)
+
+    def open(self, data: bytes, count: int) -> Sums:
+        if count > MOST_OUTPUTS or len(data) != 16 * count:
+            raise ValueError("another number of sums than candidates have")
+        if not count:  # such a host is asked for no sums
+            return Sums(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        parameters = self._shape.parameters(count)
+        masks = masks_of(self._masks, parameters, (2, count))
+        masked = np.frombuffer(data, "<i8").astype(np.int64).reshape(2, count)
+        scale = np.uint64(parameters.scale_bits)
+        sums = ((masked.view(np.uint64) - masks) << scale).view(np.int64) >> scale.astype(np.int64)
+        if count and (np.abs(sums).max() > self._bound or sums[1].min() < 0):
+            raise ValueError("sums beyond what rows can add up to")
+        return Sums(sums[0], sums[1])
+
+
+def masks_of(stream: MaskStream, parameters: Parameters, shape: tuple[int, ...]) -> Words:
+    """The next masks of sums over the lattice engine, uniform among what a sum can be read as."""
+    return stream.words(shape) >> np.uint64(parameters.scale_bits)
+
+
+def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStream) -> _Opener:
+    try:
+        if params.encryption == "lattice":
+            return _LatticeOpener(begin.rows, params, masks)
+        modulus = int.from_bytes(begin.modulus, "big")
+        kind = PUBLIC_KEYS[params.encryption]
+        if modulus.bit_length() != params.key_bits:
+            raise ValueError("another modulus than the job says")
+        packing = SumPacking.for_rows(begin.rows, kind.plaintext_bits(params.key_bits))
+        return _PaillierOpener(packing, modulus, params.key_bits, masks)
+    except ValueError as error:
+        raise guest.breach(f"a SumsBegin with {error}") from None
+
+
+class _HostCandidates:
+    """A host's candidates in one tree."""
+
+    def __init__(self, host: Peer, place: int, offer: TreeCandidates, opener: _Opener) -> None:
+        self.host, self.place, self.opener, self.count = host, place, opener, offer.count
+        try:
+            self.ordered = unpack_bits(offer.ordered or bytes(-(-offer.count // 8)), offer.count)
+        except ValueError as error:
+            raise host.breach(f"TreeCandidates with {error}") from None
+        self.sums: dict[int, tuple[Sums, Mask]] = {}  # of the nodes of a level
+        self.parents: dict[int, tuple[Sums, Mask]] = {}
+        self.taken: dict[int, int] = {}  # by node of the level before
+        self._enough: dict[int, Mask] = {}  # by node, which candidates may be taken
+
+    async def learn_rows(self, nodes: Sequence[int]) -> None:
+        """4. Learn which candidates have enough rows in the nodes of a level; all, as far as it is
+        known, where the host does not know the nodes."""
+        self._enough = dict.fromkeys(nodes, np.ones(self.count, np.bool_))
+        if not self.opener.knows_rows:
+            return
+        told = await self.host.recv(EnoughRows)
+        if set(told.valid) != set(nodes):
+            raise self.host.breach("EnoughRows of other nodes than are open")
+        try:
+            self._enough = {node: unpack_bits(bits, self.count) for node, bits in told.valid.items()}
+        except ValueError as error:
+            raise self.host.breach(f"EnoughRows with {error}") from None
+
+    async def learn(self, guest: Peer, message: MaskedSums, sibling: int | None) -> None:
+        """Take the sums of a node, and by them its sibling's."""
+        try:
+            left = await asyncio.to_thread(self.opener.open, message.data, self.count)
+        except ValueError as error:
+            raise guest.breach(f"MaskedSums of {self.host.name} with {error}") from None
+        self.sums[message.node] = left, self._enough[message.node]
+        if sibling is not None:
+            whole, _ = self.parents[(message.node - 1) // 2]
+            self.sums[sibling] = whole - left, self._enough[sibling]
+
+    def check_children(self, totals: Mapping[int, Sums]) -> None:
+        """Raises PeerError where the children of a split have other sums than what was taken."""
+        for node, candidate in self.taken.items():
+            left = self.parents[node][0].at(candidate)
+            if not totals[2 * node + 1].equals(left):
+                raise self.host.breach("a split whose rows do not add up to its sums")
+        self.taken = {}
+
+
+@dataclass
+class _Ranks:
+    """A party's candidates in a node that are left, in groups of equal gain, the best first."""
+
+    party: int  # 0 is the guest
+    gains: Floats
+    left: list[Integers] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        order = np.argsort(-self.gains, kind="stable")[: int((self.gains > -np.inf).sum())]
+        ends = np.flatnonzero(np.diff(self.gains[order])) + 1
+        self.left = np.split(order, ends) if len(order) else []
+
+    def gain(self, group: int = 0) -> float:
+        return float(self.gains[self.left[group][0]])
+
+    def ahead_of(self, others: "Sequence[_Ranks]", most: int) -> int:
+        """How many groups come before the best of all others, `most` at most."""
+        for group in range(min(len(self.left), most)):
+            own = self.gain(group), -self.party
+            if any((other.gain(), -other.party) > own for other in others):
+                return group
+        return min(len(self.left), most)
+
+
+class _Tree:
+    """One tree, as the coordinator sees it."""
+
+    def __init__(
+        self, guest: Peer, hosts: Sequence[_HostCandidates], params: BoostParams, scales: Scales
+    ) -> None:
+        self._guest, self._hosts, self._params, self._scales = guest, hosts, params, scales
+        self._split: set[int] = set()  # nodes of the level before that were split
+        self._level = 0
+
+    async def grow(self) -> None:
+        """Level by level, to the end."""
+        while isinstance(message := await self._guest.recv(SumsLevel, SumsTreeEnd), SumsLevel):
+            totals = self._check_level(message)
+            for host in self._hosts:
+                if self._level:
+                    host.parents, host.sums = host.sums, {}
+                    host.check_children(totals)
+            await self._learn(message)
+            await self._choose(message, totals)
+            self._level += 1
+        totals = {node: _sums(*of) for node, of in message.nodes.items()}
+        if not {2 * n + side for n in self._split for side in (1, 2)} <= set(totals):
+            raise self._guest.breach("a SumsTreeEnd without the nodes of the last splits")
+        for host in self._hosts:
+            host.parents = host.sums
+            host.check_children(totals)
+
+    def _check_level(self, message: SumsLevel) -> dict[int, Sums]:
+        """The sums of a level's nodes, which must be the children of what was split."""
+        due = {2 * n + side for n in self._split for side in (1, 2)} if self._level else {0}
+        paired = [node for pair in message.pairs for node in pair]
+        told = [node.node for node in message.nodes]
+        whole = all(
+            len(pair) == (2 if self._level else 1) and (pair[0] - 1) // 2 == (pair[-1] - 1) // 2
+            for pair in message.pairs
+        )
+        if sorted(paired) != sorted(due) or sorted(told) != sorted(due) or not whole:
+            raise self._guest.breach("a SumsLevel of nodes that are not open")
+        if self._level >= self._params.depth:
+            raise self._guest.breach("a SumsLevel beyond the depth of the job")
+        return {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
+
+    async def _learn(self, message: SumsLevel) -> None:
+        """3 and 4. Every host's sums of the summed child of each pair."""
+        nodes = [node.node for node in message.nodes]
+        await together([host.learn_rows(nodes) for host in self._hosts])
+        for pair in message.pairs:
+            for place, host in enumerate(self._hosts):
+                masked = await self._guest.recv(MaskedSums)
+                if masked.host != place or masked.node != pair[0]:
+                    raise self._guest.breach("MaskedSums of another host or node")
+                await host.learn(self._guest, masked, pair[1] if len(pair) > 1 else None)
+
+    async def _choose(self, message: SumsLevel, totals: Mapping[int, Sums]) -> None:
+        """5. Who wins each node."""
+        open_: dict[int, list[_Ranks]] = {}
+        for told in message.nodes:
+            own = np.array([] if told.gain is None else [told.gain], np.float64)
+            if not np.isfinite(own).all():
+                raise self._guest.breach("a SumsLevel with gains that are none")
+            ranks = [_Ranks(0, own)]
+            if told.splits:
+                ranks += [
+                    _Ranks(place, self._gains(host, told, totals[told.node]))
+                    for place, host in enumerate(self._hosts, 1)
+                ]
+            open_[told.node] = ranks
+        beaten = {
+            place for ranks in open_.values() for place, rank in enumerate(ranks) if place and rank.left
+        }
+        own_nodes: list[int] = []
+        taken: set[int] = set()
+        while open_:
+            asked: dict[int, dict[int, list[list[int]]]] = {}
+            for node, ranks in list(open_.items()):
+                ranks = open_[node] = [rank for rank in ranks if rank.left]
+                if not ranks:
+                    del open_[node]
+                    continue
+                best = max(ranks, key=lambda rank: rank.gain())  # the first of equal ones
+                if best.party == 0:
+                    own_nodes.append(node)
+                    del open_[node]
+                    continue
+                host = self._hosts[best.party - 1]
+                others = [rank for rank in ranks if rank is not best]
+                most = 1 if host.opener.knows_rows else _GROUPS
+                groups = best.left[: best.ahead_of(others, most)]
+                asked.setdefault(best.party, {})[node] = [group.tolist() for group in groups]
+            if asked:
+                taken |= await self._ask(open_, asked)
+        self._split = {*own_nodes, *taken}
+        why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
+        await self._guest.send(NodesWon(sorted(own_nodes), why))
+
+    async def _ask(
+        self, open_: dict[int, list[_Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
+    ) -> set[int]:
+        """Ask hosts about nodes in which they are best; returns those that they split."""
+        await self._guest.send(Ask({party - 1: [*nodes] for party, nodes in asked.items()}))
+        hosts = {party: self._hosts[party - 1] for party in asked}
+        await together(
+            [hosts[party].host.send(BestCandidates({**nodes})) for party, nodes in asked.items()]
+        )
+        answers = await together([hosts[party].host.recv(TookCandidates) for party in asked])
+        split: set[int] = set()
+        for (party, nodes), answer in zip(asked.items(), answers, strict=True):
+            host = hosts[party]
+            if set(answer.candidates) != set(nodes):
+                raise host.host.breach("TookCandidates of other nodes than asked about")
+            for node, candidate in answer.candidates.items():
+                groups = nodes[node]
+                if candidate is None:
+                    if host.opener.knows_rows:
+                        raise host.host.breach("TookCandidates that leave out a candidate of its own")
+                    (rank,) = (rank for rank in open_[node] if rank.party == party)
+                    del rank.left[: len(groups)]
+                    continue
+                if not any(candidate in group for group in groups):
+                    raise host.host.breach("TookCandidates that were not asked about")
+                host.taken[node] = candidate
+                split.add(node)
+                del open_[node]
+        return split
+
+    def _gains(self, host: _HostCandidates, told: OpenNode, total: Sums) -> Floats:
+        left, valid = host.sums[told.node]
+        bounds = Bounds(
+            -np.inf if told.low is None else told.low, np.inf if told.high is None else told.high
+        )
+        return gains(left, total, valid, self._scales, self._params, bounds, host.ordered)
+
+    def _obstacle(self, total: Sums, beaten: set[int]) -> Obstacle:
+        """Why no host's candidate splits the root."""
+        found: list[Obstacle] = []
+        for place, host in enumerate(self._hosts, 1):
+            left, valid = host.sums[0]
+            if place in beaten:
+                found.append("min_child_rows")  # as the host has said
+            else:
+                found.append(obstacle(left, total, valid, self._scales, self._params, host.ordered))
+        return furthest(found)
+
+
+def _sums(gradient: int, hessian: int) -> Sums:
+    return Sums(np.asarray(gradient, np.int64), np.asarray(hessian, np.int64))
