@@ -61,8 +61,12 @@ def section(kind: type, title: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("kind", "own", "settings"),
     [
-        (vfl.SecureBoost, TREES, defaults(BoostParams)),
-        (vfl.SecureBoostRegressor, {**TREES, "objective": "squared"}, defaults(BoostParams)),
+        (vfl.SecureBoost, TREES, defaults(BoostParams, {"sums", "coordinator"})),
+        (
+            vfl.SecureBoostRegressor,
+            {**TREES, "objective": "squared"},
+            defaults(BoostParams, {"sums", "coordinator"}),
+        ),
         (
             vfl.FederatedGLM,
             {**LINEAR, "family": "gaussian"},

@@ -72,6 +72,7 @@ HIDDEN = job("glm", scores="hidden", coordinator="umpire")
         ({"key_bits": 2048}, {"key_bits": 3072}, LINEAR, "key_bits = 2048"),
         ({"max_trees": 60}, {"max_trees": 59}, TREES, "trees = 60"),
         ({"max_iterations": 50}, {"max_iterations": 49}, LINEAR, "max_iterations = 50"),
+        ({"hidden_sums": False}, {"hidden_sums": True}, TREES, 'sums = "open"'),
         ({"hidden_scores": False}, {"hidden_scores": True}, LINEAR, 'scores = "guest"'),
     ],
 )

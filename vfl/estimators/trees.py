@@ -33,6 +33,7 @@ class _Trees(Federation):
     model_: GuestModel
 
     _SETTINGS = BoostParams
+    _LEFT_OUT = frozenset({"sums", "coordinator"})
 
     def _kind(self) -> Trees:
         return Trees(self._params(BoostParams))

@@ -78,6 +78,8 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     rule = "max_trees" if boosts else "max_iterations"
     if (most := getattr(policy, rule)) is not None and getattr(params, key) > most:
         broken.append(_broken(key, getattr(params, key), policy, rule))
+    if policy.hidden_sums and boosts and job.secureboost.sums != "hidden":
+        broken.append(_broken("sums", job.secureboost.sums, policy, "hidden_sums"))
     if policy.hidden_scores and not boosts and job.glm.scores != "hidden":
         broken.append(_broken("scores", job.glm.scores, policy, "hidden_scores"))
     return broken

@@ -337,6 +337,7 @@ class PolicySection(Section):
     max_iterations: int | None = Field(
         default=None, ge=1, description="most iterations of a linear model's fit"
     )
+    hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
     hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
     max_jobs_a_day: int | None = Field(
         default=None, ge=1, description="most jobs of a guest in a day (UTC), of any kind"

@@ -1,6 +1,6 @@
 """Hidden sums: a coordinator without data opens the sums of candidates, and the guest learns winners.
 
-Sums over a few hundred rows in many trees are equations that give a host's table away (docs/leakage.md).
+Sums over a few hundred rows in many trees are equations that give a host's table away.
 So nobody who knows rows may see them. The trees are those of paillier.py and lattice.py, bit for bit.
 
  1. Each host gives the coordinator the seed of its masks, over a session of their own; the guest tells
@@ -255,8 +255,8 @@ class HiddenSums:
             if message.obstacle not in get_args(Obstacle):
                 raise self._coordinator.breach("NodesWon with an obstacle that is none")
             self.obstacle = cast(Obstacle, message.obstacle)
-        if missing := [n for n in chosen if n not in taken and n not in message.own]:
-            raise self._coordinator.breach(f"NodesWon that leave out {len(missing):,} nodes")
+        if not set(chosen) <= set(taken):
+            raise self._coordinator.breach("NodesWon that leave out a node with a split")
         return taken
 
     async def end_tree(self, growth: Growth) -> None:
