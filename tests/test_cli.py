@@ -17,7 +17,7 @@ LONG = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 500}}
 
 # A host whose first job computes for very long in a thread, as on a large table.
 SLOW_HOST = """
-import time, vfl.cli, vfl.jobs.training as host
+import time, vfl.cli, vfl.models.trees as host
 quick = host.bin_columns
 def slow(*args):
     host.bin_columns = quick

@@ -206,7 +206,7 @@ def test_what_the_guest_decrypts_is_uniform(encryption: str, monkeypatch: pytest
         counts = np.bincount(first, minlength=256)
         expected = len(first) / 256
         chi = float(((counts - expected) ** 2 / expected).sum())
-        assert chi < 255 + 5 * np.sqrt(2 * 255)  # five deviations; the modulus bends the first byte a bit
+        assert chi < 255 + 5 * np.sqrt(2 * 255)
         assert same < 0.05
     else:  # sums of few bits: the upper bytes of a number repeat its sign
         low = first.reshape(-1, 8)[:, 0]
