@@ -84,9 +84,7 @@ class SharedRows:
             self.array: Ciphertexts = np.memmap(self._file, np.uint8, "r+", shape=self._shape)
         elif machine.workers > 1:
             self._memory = _shared_memory(max(1, rows * width))
-            # Not np.ndarray(..., buffer): such an array does not keep the memory from being unmapped.
-            whole = np.frombuffer(self._memory.buf, np.uint8)
-            self.array = whole[: rows * width].reshape(self._shape)
+            self.array = _rows_in(self._memory, rows, width)
             _own[self._memory.name] = self.array
         else:
             self.array = np.zeros(self._shape, np.uint8)
@@ -116,6 +114,13 @@ _own: dict[str, Ciphertexts] = {}
 """What this process has in shared memory, by name: its threads need not map it again."""
 _in_use: list[SharedMemory] = []
 """Given back while a thread of a job that was cancelled still read it."""
+
+
+def _rows_in(memory: SharedMemory, rows: int, width: int) -> Ciphertexts:
+    """Not np.ndarray(..., buffer): such an array does not keep the memory from being unmapped."""
+    if memory.buf is None:
+        raise ValueError("shared memory that was given back")
+    return np.frombuffer(memory.buf, np.uint8)[: rows * width].reshape(rows, width)
 
 
 def _unmap(memory: SharedMemory) -> None:
@@ -195,7 +200,7 @@ def _attach(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | Non
     if isinstance(name, Path):
         return None, np.memmap(name, np.uint8, "r", shape=(rows, width))
     memory = SharedMemory(name)
-    return memory, np.frombuffer(memory.buf, np.uint8)[: rows * width].reshape(rows, width)
+    return memory, _rows_in(memory, rows, width)
 
 
 class Workers(Generic[K]):
