@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -254,3 +255,30 @@ def test_a_disk_without_room_for_ciphertexts_is_one_line(tmp_path):
     assert not list(tmp_path.iterdir())
     with pytest.raises(VflError, match="no file for ciphertexts can be made in"):
         SharedRows(1, 512, Machine(1, memory=0, scratch=Path("/proc/none")))
+
+
+@pytest.mark.parametrize("given_back_first", [False, True])
+def test_threads_read_what_is_shared_though_it_is_given_back(given_back_first):
+    """Else the process would die without a word, where a thread reads what is not mapped any more."""
+    for _ in range(30):
+        store = SharedRows(500, 512, Machine(2))
+        store.array[:] = 7
+        handle, sums = store.handle, []
+        begun = threading.Barrier(5)
+
+        def read(handle=handle, sums=sums, begun=begun):
+            rows = rows_of(handle)
+            begun.wait()
+            sums.append([int(rows.sum()) for _ in range(20)])
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        begun.wait()
+        if given_back_first:
+            store.close()
+        for thread in threads:
+            thread.join()
+        if not given_back_first:
+            store.close()
+        assert sums == [[7 * 500 * 512] * 20] * 4

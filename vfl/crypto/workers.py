@@ -84,7 +84,8 @@ class SharedRows:
             self.array: Ciphertexts = np.memmap(self._file, np.uint8, "r+", shape=self._shape)
         elif machine.workers > 1:
             self._memory = _shared_memory(max(1, rows * width))
-            self.array = np.ndarray(self._shape, np.uint8, self._memory.buf)
+            self.array = _rows_in(self._memory, rows, width)
+            _own[self._memory.name] = self.array
         else:
             self.array = np.zeros(self._shape, np.uint8)
 
@@ -104,10 +105,33 @@ class SharedRows:
             self._file = None
         if self._memory is not None:
             memory, self._memory = self._memory, None
+            del _own[memory.name]
             memory.unlink()
-            # A view that is still in use keeps the pages until it goes.
-            with contextlib.suppress(BufferError):
-                memory.close()
+            _unmap(memory)
+
+
+_own: dict[str, Ciphertexts] = {}
+"""What this process has in shared memory, by name: its threads need not map it again."""
+_in_use: list[SharedMemory] = []
+"""Given back while a thread of a job that was cancelled still read it."""
+
+
+def _rows_in(memory: SharedMemory, rows: int, width: int) -> Ciphertexts:
+    """Not np.ndarray(..., buffer): such an array does not keep the memory from being unmapped."""
+    if memory.buf is None:
+        raise ValueError("shared memory that was given back")
+    return np.frombuffer(memory.buf, np.uint8)[: rows * width].reshape(rows, width)
+
+
+def _unmap(memory: SharedMemory) -> None:
+    """Unmap it, and what was in use before; now if nobody reads it, else later."""
+    waiting = [*_in_use, memory]
+    _in_use.clear()
+    for one in waiting:
+        try:
+            one.close()
+        except BufferError:
+            _in_use.append(one)
 
 
 def _shared_memory(size: int) -> SharedMemory:
@@ -163,15 +187,20 @@ def _remove_abandoned(room: Path) -> None:
 
 def rows_of(handle: Handle) -> Ciphertexts:
     """The rows behind a handle, in whichever process."""
-    return handle if isinstance(handle, np.ndarray) else _attach(*handle)[1]
+    if isinstance(handle, np.ndarray):
+        return handle
+    name, rows, width = handle
+    own = _own.get(name) if isinstance(name, str) else None
+    return _attach(name, rows, width)[1] if own is None else own
 
 
 @lru_cache(maxsize=2)
 def _attach(name: str | Path, rows: int, width: int) -> tuple[SharedMemory | None, Ciphertexts]:
+    """In a worker, which does one thing at a time."""
     if isinstance(name, Path):
         return None, np.memmap(name, np.uint8, "r", shape=(rows, width))
     memory = SharedMemory(name)
-    return memory, np.ndarray((rows, width), np.uint8, memory.buf)
+    return memory, _rows_in(memory, rows, width)
 
 
 class Workers(Generic[K]):
