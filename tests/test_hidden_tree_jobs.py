@@ -101,7 +101,7 @@ def policy_of(made: Federation, name: str, **rules: Any) -> Iterator[None]:
 def test_a_host_that_takes_part_in_hidden_sums_alone(made: Federation) -> None:
     with policy_of(made, "bureau", hidden_sums=True):
         refused = made.guest.train(job("refused", "paillier", hidden=False))
-        refused.failed(9, 'sums "open" breaks rule hidden_sums')
+        refused.failed(9, 'sums = "open" breaks rule hidden_sums = true')
         made.guest.train(job("let-in", "paillier", trees=1)).ok()
 
 
