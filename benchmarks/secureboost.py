@@ -3,6 +3,7 @@
     python benchmarks/secureboost.py uniform --rows 20000 --depth 5 --trees 3
     python benchmarks/secureboost.py freMTPL2 --rows 50000 --trees 20 --depth 4
     python benchmarks/secureboost.py default_credit
+    python benchmarks/secureboost.py uniform --rows 20000 --depth 5 --trees 3 --hidden
     python benchmarks/secureboost.py uniform --rows 1000000 --columns 20 --depth 5 --encryption lattice
 
 Data: see benchmarks/README.md. Seconds by phase are medians over trees; what is done once, such as
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--max-bins", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.2)
     parser.add_argument("--encryption", choices=["paillier", "ou", "lattice"], default="paillier")
+    parser.add_argument("--hidden", action="store_true", help="a coordinator opens the sums")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--holdout", type=float, help="share held out; 0.3, and 0 for uniform")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
@@ -69,11 +71,15 @@ def main() -> None:
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     """All figures, by name."""
     guest, *hosts = split.tables
-    folders = {party: work / party for party in split.tables}
+    umpire = ["umpire"] if options.hidden else []
+    folders = {party: work / party for party in (*split.tables, *umpire)}
     extra = {host: ["[policy]", f'encryptions = ["{options.encryption}"]'] for host in hosts}
     extra[guest] = ["[align]", f'engine = "{options.engine}"']
     set_up(folders, split, job(options), options.workers, options.memory, extra)
-    with Memory(folders) as memory, local.serving({h: folders[h] for h in hosts}) as serving:
+    with (
+        Memory(folders) as memory,
+        local.serving({party: folders[party] for party in (*hosts, *umpire)}) as serving,
+    ):
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
         trained = local.run(folders[guest], "train", f"{guest}.toml", "job.toml")
     phases = trained["phases"]
@@ -111,6 +117,9 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     return figures
 
 
+HIDDEN = 'sums = "hidden"\ncoordinator = "umpire"\n'
+
+
 def job(options: argparse.Namespace) -> str:
     """The job file."""
     return f"""[job]
@@ -125,7 +134,7 @@ depth = {options.depth}
 max_bins = {options.max_bins}
 learning_rate = {options.learning_rate}
 encryption = "{options.encryption}"
-key_bits = {options.key_bits}
+{HIDDEN if options.hidden else ""}key_bits = {options.key_bits}
 obfuscators = "{options.obfuscators}"
 goss_top = {options.goss[0]}
 goss_other = {options.goss[1]}
