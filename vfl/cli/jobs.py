@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON, MODEL, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
@@ -17,7 +18,6 @@ from vfl.terminal.usage import NumberType
 if TYPE_CHECKING:
     from vfl.jobs.check_result import CheckResult
     from vfl.party.config_values import Engine, JoinKind
-from vfl.cli.group import main
 
 
 @main.command()

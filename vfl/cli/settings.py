@@ -2,19 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import JSON, MODEL, PARTY
 from vfl.cli.running import need_role
 from vfl.errors import Refused
 from vfl.terminal.streams import put_json, stdout
 from vfl.text import counted
-
-if TYPE_CHECKING:
-    pass
-from vfl.cli.group import main
 
 
 @main.group()

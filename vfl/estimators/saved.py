@@ -21,7 +21,7 @@ from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
-from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.learn.losses import Family, Objective, loss_of
 from vfl.models.kind import AnyGuestModel, AnyHostModel, TrainingStep
 from vfl.models.kinds import kind_of_model
 from vfl.party.documents import Body, body_of, canonical_json, document, read_document
@@ -129,10 +129,6 @@ def write(estimator: Federation, path: object) -> None:
         raise DataError(f"the model cannot be written: {error}") from None
     with replacing(_as_path(path)) as file:
         file.write(document(FORMAT, VERSION, body))
-
-
-def _objective_of(loss: Loss, losses: Mapping[str, type[Loss]]) -> Objective | Family:
-    return cast(Objective | Family, next(name for name, kind in losses.items() if kind is type(loss)))
 
 
 def load(path: object) -> Federation:

@@ -46,7 +46,7 @@ class Journal:
             say(f"note: {note}")
         self.ledger.notes.clear()
 
-    def asked(self, peer: str, kind: str, payload: bytes) -> JobEntry | None:
+    def asked(self, peer: str, payload: bytes) -> JobEntry | None:
         """What an Offer or a Join asks for."""
         try:
             message = decode(payload, [Offer, Join])
@@ -115,7 +115,7 @@ class _Session:
         """Write a message down. Raises DataError when the ledger cannot be written."""
         journal = self._journal
         if kind in (Offer.__name__, Join.__name__):
-            asked = journal.asked(self._peer, kind, payload)
+            asked = journal.asked(self._peer, payload)
             if asked is not None:
                 self._asked = msgspec.structs.replace(asked, session=self._number)
                 self._number = journal.ledger.append(self._asked, "")

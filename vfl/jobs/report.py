@@ -28,7 +28,6 @@ from vfl.report.evidence import Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
-_ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ async def score(
     if explain:
         kind_of_model(half.model).check_explains(half.model)
     section = _as_trained(party.data, half)
-    _check_names(section.id_columns, half, explain)
+    _check_names(section.id_columns, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
         target.clean()
         rows = _read(section, half, data, show)
@@ -436,7 +436,7 @@ def predictions(
     return {"prediction": expected / exposure[rows], "expected": expected}
 
 
-def _check_names(ids: Sequence[str], half: AnyGuestHalf, explain: bool) -> None:
+def _check_names(ids: Sequence[str], explain: bool) -> None:
     names = {"unknown_to", *_PREDICTIONS, *(_EXPLAINED if explain else ())}
     for name in ids:
         if name in names or (explain and name.startswith(_CONTRIBUTION)):

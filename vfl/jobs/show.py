@@ -25,16 +25,6 @@ class Show(Protocol):
         """How far a step is, None where nobody knows how much there is to do; called often."""
 
 
-class Silent:
-    """Tells nobody."""
-
-    def say(self, line: str) -> None:
-        """Drop the line."""
-
-    def progress(self, what: str, done: int, of: int | None) -> None:
-        """Drop the news."""
-
-
 def say_unseen(show: Show, unseen: Mapping[str, int], levels: Mapping[str, Levels]) -> None:
     """Tell the owner of which columns a linear model met levels that no row had in training, those apart
     of which `say_unknown_levels` tells."""

@@ -13,8 +13,6 @@ from vfl.party.ledger import (
 )
 from vfl.party.locks import still
 
-_UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
-
 
 class LedgerLine(NamedTuple):
     path: Path

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfl.errors import ConfigError, DataError, IdentityError
-from vfl.party.audit.lines import _UNFINISHED, LedgerLine, lines_of
+from vfl.party.audit.lines import LedgerLine, lines_of
 from vfl.party.identity import Certificate, parse_certificate
 from vfl.party.ledger import (
     ORIGIN,
@@ -28,6 +28,8 @@ from vfl.party.ledger import (
     statement,
 )
 from vfl.text import counted
+
+_UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
 @dataclass
