@@ -270,7 +270,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
         log: list[TrainingStep] = []
-        with watched(progress, self.progress, type(self).__name__) as told:
+        with watched(progress, self.progress, type(self).__name__, type(kind)) as told:
 
             def done(step: TrainingStep) -> None:
                 log.append(step)

@@ -22,6 +22,7 @@ import msgspec
 from vfl.errors import IdentityError, ModelError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
+from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
 from vfl.party.documents import canonical_json
@@ -187,7 +188,7 @@ def _coordinator(offer: Offer) -> list[str]:
     """The name of the job's coordinator, if it has one."""
     if offer.task != "train":
         return []
-    name = Job.from_canonical(offer.job).glm.coordinator
+    name = kind_of_job(Job.from_canonical(offer.job)).coordinator
     return [] if name is None else [name]
 
 

@@ -20,8 +20,7 @@ from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
 from vfl.models.halves import HostHalf
-from vfl.models.kinds import kind_of_model, load_half
-from vfl.models.linear_columns import check_rules
+from vfl.models.kinds import check_rules_of, kind_of_model, load_half
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import unmended
@@ -42,7 +41,7 @@ async def serve(site: Site, show: Show) -> None:
     party = site.party
     with serving(site):
         table, ids = read_host(site, needed=())
-        check_rules(party.glm, {*table.features, *table.faults}, table.path.name)
+        check_rules_of(party, {*table.features, *table.faults}, table.path.name)
         _check_faults(site, table, show)
         written = unmended(party.data, table.by_key(party.data))
         notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]

@@ -17,9 +17,9 @@ from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
 from vfl.learn.levels import respelled
-from vfl.learn.losses import Link, loss_of
-from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
-from vfl.models.kinds import kind_of_model, load_half, rules_of
+from vfl.learn.losses import loss_of
+from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
+from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
 from vfl.party.config import Party
 from vfl.party.output import OutputPlace
 from vfl.party.store import Store
@@ -79,7 +79,8 @@ def gather(party: Party, model: str) -> Evidence:
     if party.role == "host":
         theirs = load_half(store, name, HostHalf)
         record, _ = _record(store, theirs.name)
-        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), _link(record))
+        link = loss_of(objective_of(record.job)).link
+        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), link)
         return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits))
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
@@ -101,12 +102,6 @@ def gather(party: Party, model: str) -> Evidence:
     )
 
 
-def _link(record: Record) -> Link:
-    """The link of what the job minimised."""
-    said = record.job["job"]
-    return loss_of(said.get("objective") or said.get("family") or "binary").link
-
-
 def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:
     if name not in store.names("run"):
         raise ModelError(
@@ -123,6 +118,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         party=record.party,
         role=party.role,
         parties=record.parties,
+        kind=kind_named(record.job["job"]["model"], record.model),
         job=record.job,
         aligned_rows=record.aligned_rows,
         ended=record.ended,

@@ -9,7 +9,7 @@ from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
-from vfl.models.linear_columns import check_levels, check_rules
+from vfl.models.kinds import check_levels_of, check_rules_of
 from vfl.party.config import Party
 from vfl.party.id_report import ids_alone, unmended
 from vfl.party.keys import TableIds
@@ -177,8 +177,8 @@ def _broken_rules(party: Party, table: Table) -> Iterator[str]:
 def _linear_faults(party: Party, table: Table) -> Iterator[str]:
     """What [glm] says of columns and levels that the table has not."""
     try:
-        check_rules(party.glm, table.features, table.path.name)
-        check_levels(party.glm, table.features, table.path.name)
+        check_rules_of(party, table.features, table.path.name)
+        check_levels_of(party, table.features, table.path.name)
     except ConfigError as error:
         yield str(error)
 

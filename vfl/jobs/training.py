@@ -109,7 +109,7 @@ async def train(
     named = guest_alignment(site, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns)
+    kind.check_rules(columns.rules, table.features, table.path.name)
     aligned = refreshed(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
     features = tidied(table.take(aligned.rows))
@@ -505,7 +505,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         )
     kind = kind_of_job(job)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns)
+    kind.check_rules(columns.rules, table.features, table.path.name)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)

@@ -242,6 +242,14 @@ class ModelKind(ABC, Generic[G, H]):
     """A kind of model with the settings of a job."""
 
     name: ClassVar[KindName]
+    title: ClassVar[str]
+    """What people call it."""
+    plural: ClassVar[str]
+    """What its models are made of, or are."""
+    step: ClassVar[str]
+    """What training takes one after another."""
+    curve_measure: ClassVar[str | None] = None
+    """What a step's loss is, where it is not what the job's loss is called."""
     guest_half: ClassVar[type[AnyGuestHalf]]
     host_half: ClassVar[type[AnyHostHalf]]
     losses: ClassVar[Mapping[str, type[Loss]]]
@@ -288,8 +296,13 @@ class ModelKind(ABC, Generic[G, H]):
 
     # A party's columns.
 
-    def check_rules(self, columns: PartyColumns) -> None:
+    @classmethod
+    def check_rules(cls, rules: ColumnRules, columns: Collection[str], table: str) -> None:
         """Raises ConfigError for a rule about a column that the table does not have."""
+
+    @classmethod
+    def check_levels(cls, rules: ColumnRules, features: Features, table: str) -> None:
+        """Raises ConfigError for a rule about a level that no row of the table has."""
 
     def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
         """What a record of the run keeps of them."""
@@ -310,6 +323,11 @@ class ModelKind(ABC, Generic[G, H]):
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
         """The same model by all parties' columns in one place, the guest's first."""
+
+    @classmethod
+    @abstractmethod
+    def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
+        """A step in a few words, its number, and of how many it is, where that is known."""
 
     # What there is to say of a model.
 
@@ -362,6 +380,14 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def document(cls, model: G) -> dict[str, object]:
         """What the JSON of a command says of the model."""
+
+    @classmethod
+    def relativities(
+        cls, half: G | H, link: Link, steps: Mapping[str, float] | None = None
+    ) -> list[Line]:
+        """The coefficients of a half for their owner to read, with the owner's steps; none of a kind
+        without any."""
+        return []
 
     @classmethod
     def importance(cls, model: G) -> list[tuple[str, str, int, float]]:

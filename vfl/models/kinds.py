@@ -1,11 +1,12 @@
 """The kinds of models there are: that of a job, and that of a half in the store."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, overload
 
 import msgspec
 
 from vfl.errors import ModelError
+from vfl.learn.binning import Features
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kind import AnyKind, ColumnRules, KindName
 from vfl.models.linear import Linear
@@ -28,6 +29,14 @@ def kind_of_job(job: Job) -> AnyKind:
     return Trees(job.secureboost)
 
 
+def kind_named(name: object, model: str) -> type[AnyKind]:
+    """The kind that a document of a model names. Raises ModelError for one that this version lacks."""
+    for kind in KINDS.values():
+        if kind.name == name:
+            return kind
+    raise ModelError(f"model {model} is of a kind that this version of vfl does not know: update vfl")
+
+
 def kind_of_model(model: GuestModel | GuestGlm | HostModel | HostGlm) -> type[AnyKind]:
     """The kind of a half's model."""
     return Linear if isinstance(model, GuestGlm | HostGlm) else Trees
@@ -38,6 +47,19 @@ def rules_of(party: Party) -> ColumnRules:
     policy = party.policy
     least = (policy.min_bin_rows or policy.min_child_rows) if party.role == "host" else 1
     return ColumnRules(party.data.monotone, least, party.glm)
+
+
+def check_rules_of(party: Party, columns: Collection[str], table: str) -> None:
+    """Raises ConfigError for a rule of the party file, for whichever kind of model, about a column that
+    the table does not have."""
+    for kind in KINDS.values():
+        kind.check_rules(rules_of(party), columns, table)
+
+
+def check_levels_of(party: Party, features: Features, table: str) -> None:
+    """Raises ConfigError for such a rule about a level that no row of the table has."""
+    for kind in KINDS.values():
+        kind.check_levels(rules_of(party), features, table)
 
 
 def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
@@ -58,9 +80,7 @@ def load_half(
     Raises ModelError when it is missing, damaged, foreign or of a kind that this version lacks.
     """
     body = store.read("model", name)
-    kind = KINDS.get(body.pop("kind", "secureboost"))
-    if kind is None:
-        raise ModelError(f"model {name} is of a kind that this version of vfl does not know: update vfl")
+    kind = kind_named(body.pop("kind", "secureboost"), name)
     if role is HostHalf:
         return converted(body, kind.host_half, f"model {name}")
     half = converted(body, kind.guest_half, f"model {name}")

@@ -185,7 +185,7 @@ class HostPage(Page):
 
     def _columns(self) -> PageSection:
         one, title = self.evidence, "Which columns were used"
-        if one.linear:
+        if one.kind.has_relativities:
             lead = f"Relativities of the columns of {one.party}; no other party has them."
             return PageSection("columns", title, [lead], self.relativity_blocks())
         if not one.splits:
