@@ -70,7 +70,7 @@ def _endpoint(least_port: int, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be one line of printable text")
     return text
