@@ -16,7 +16,7 @@ from small_tables import IDS, alone, quick, small
 
 import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
-from vfl.estimators.bar import watched
+from vfl.estimators.bar import watch
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.kind import AnyKind, TrainingStep
 from vfl.models.linear import Linear
@@ -444,7 +444,7 @@ def test_a_bar_is_shown_if_it_is_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     for asked, default in ((True, None), (None, True)):
         for kind, news in ((Trees, "loss 0.4000, validation 0.4500"), (Linear, "gradient 1.0e-03")):
-            with watched(asked, default, "SecureBoost", kind) as told:
+            with watch(asked, default, "SecureBoost", kind) as told:
                 for step in steps(kind):
                     told(step)
             shown = capsys.readouterr()
@@ -459,7 +459,7 @@ def test_no_bar_is_shown_where_nobody_looks_on(capsys, monkeypatch):
     alone().fit(insurer, y)
     alone(progress=False).fit(insurer, y)
     alone(progress=True).fit(insurer, y, progress=False)
-    with watched(None, None, "x", Trees) as told:
+    with watch(None, None, "x", Trees) as told:
         assert [told(step) for step in steps(Trees)] == [None] * 2
     # At a prompt there is one, once it takes a while.
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)

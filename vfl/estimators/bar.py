@@ -18,7 +18,7 @@ _PATIENCE = 1.0  # seconds before there is a bar: most fits are over by then
 
 
 @contextmanager
-def watched(asked: object, default: object, name: str, kind: type[AnyKind]) -> Iterator[StepProgress]:
+def watch(asked: object, default: object, name: str, kind: type[AnyKind]) -> Iterator[StepProgress]:
     """What to tell of each step: a function, a bar, or nobody.
 
     asked, default: as given to fit and to the constructor; True is a bar, None one where a person looks

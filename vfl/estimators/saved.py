@@ -161,7 +161,7 @@ def read(path: object, kind: type[E]) -> E:
     estimator = (kind if issubclass(kind, found) else found)(**saved.parameters)
     _restore(estimator, saved)
     estimator._loss = loss
-    estimator._told()
+    estimator._publish()
     return cast(E, estimator)
 
 

@@ -78,7 +78,7 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
     for name, categorical in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
-            found[name] = _categories(values, what) if categorical else finite(values, what)
+            found[name] = _categories(values, what) if categorical else finite_numbers(values, what)
         else:
             found[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
     return found
@@ -125,7 +125,7 @@ def _kinds(values: pd.Series) -> str:
     return f"values of type {', '.join(sorted(kinds)[:3])}"
 
 
-def finite(values: pd.Series, what: str) -> Floats:
+def finite_numbers(values: pd.Series, what: str) -> Floats:
     """As `numbers_of`; raises DataError for infinite numbers too."""
     found = numbers_of(values, what)
     if np.isinf(found).any():
@@ -158,14 +158,14 @@ def _days(values: pd.Series) -> pd.Series:
 def _numeric(values: pd.Series, what: str) -> Floats:
     """A numeric feature of a batch, in which numbers, true and false may be text.
 
-    Raises DataError as `finite` does.
+    Raises DataError as `finite_numbers` does.
     """
     if types.infer_dtype(values.astype(object), skipna=True) == "string":
         text = pa.array(values.astype(object), pa.large_string(), from_pandas=True)
         parsed, strange = parse(pc.if_else(pc.equal(text, ""), None, text), Reading())
         if not strange.any():
             values = pd.Series(parsed)
-    return finite(values, what)
+    return finite_numbers(values, what)
 
 
 def _known(values: pd.Series) -> Iterable[tuple[SupportsFloat, bool]]:

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from vfl.arrays import Floats
 from vfl.errors import DataError
-from vfl.frames.features import finite
+from vfl.frames.features import finite_numbers
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
@@ -40,7 +40,7 @@ def values_of(given: object, table: pd.DataFrame, what: str) -> pd.Series:
     return values
 
 
-def without(table: Frame, **given: object) -> Frame:
+def drop_given(table: Frame, **given: object) -> Frame:
     """The table without the columns that are given apart: label, weight, exposure and offset are no
     features."""
     columns = table.columns
@@ -156,10 +156,10 @@ def given_numbers(given: object, table: pd.DataFrame, what: str) -> Floats:
     """A finite number for every row. Raises DataError."""
     values = values_of(given, table, what)
     _no_gaps(values, what)
-    return finite(values, what)
+    return finite_numbers(values, what)
 
 
-def positive(given: object, table: pd.DataFrame, what: str) -> Floats:
+def positive_numbers(given: object, table: pd.DataFrame, what: str) -> Floats:
     """A positive number for every row, or one for all. Raises DataError."""
     found = _for_all(given, table, what)
     if (found <= 0).any():
@@ -169,7 +169,7 @@ def positive(given: object, table: pd.DataFrame, what: str) -> Floats:
     return found
 
 
-def weights(given: object, table: pd.DataFrame) -> Floats:
+def weights_of(given: object, table: pd.DataFrame) -> Floats:
     """A weight for every row, not negative; 1 without. Raises DataError."""
     found = np.ones(len(table)) if given is None else _for_all(given, table, "sample_weight")
     if (found < 0).any():

@@ -158,7 +158,9 @@ def check_signatures(site: Site, peer: Peer, message: str, agreement: Agreement)
             raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
 
 
-def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what: str) -> dict[str, str]:
+def verify_signatures(
+    agreement: Agreement, job: Mapping[str, object], party: Party, what: str
+) -> dict[str, str]:
     """What is known of each party's signature, in words, now and without any other party.
 
     `job` is the job as the record has it. Raises ModelError when it is not the job that was signed, or

@@ -7,7 +7,7 @@ from numba.core import event
 
 
 @contextlib.contextmanager
-def told(say: Callable[[str], None]) -> Iterator[None]:
+def announce_compiling(say: Callable[[str], None]) -> Iterator[None]:
     """Say it before the first kernel that is compiled meanwhile; kernels in the cache are not.
 
     say: may be called from any thread.

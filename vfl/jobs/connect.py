@@ -58,9 +58,9 @@ class Site:
     @classmethod
     def open(cls, party: Party) -> "Site":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
-        identity = _own(party)
+        identity = _load_own(party)
         revoked = RevocationList(party.party.identity).now()
-        pinned = {name: _pinned(party, name, identity, revoked) for name in party.peers}
+        pinned = {name: _load_pinned(party, name, identity, revoked) for name in party.peers}
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
         for name, certificate in pinned.items():
             before[name] = formerly(certificate, party.peers[name].certificate)
@@ -237,7 +237,7 @@ class Site:
             raise ValueError("a signature that is not of the pinned certificate")
 
 
-def _own(party: Party) -> Identity:
+def _load_own(party: Party) -> Identity:
     identity = load(party.party.identity)
     if identity.name != party.name:
         raise IdentityError(
@@ -247,7 +247,7 @@ def _own(party: Party) -> Identity:
     return identity
 
 
-def _pinned(
+def _load_pinned(
     party: Party, name: str, identity: Identity | None, revoked: dict[str, Revoked]
 ) -> Certificate:
     """The certificate that is pinned for a peer. Raises IdentityError."""
@@ -269,7 +269,7 @@ def faults_of_keys(party: Party) -> list[VflError]:
     identity: Identity | None = None
     revoked: dict[str, Revoked] = {}
     try:
-        identity = _own(party)
+        identity = _load_own(party)
     except VflError as error:
         faults.append(error)
     try:
@@ -278,7 +278,7 @@ def faults_of_keys(party: Party) -> list[VflError]:
         faults.append(error)
     for name in party.peers:
         try:
-            _pinned(party, name, identity, revoked)
+            _load_pinned(party, name, identity, revoked)
         except VflError as error:
             faults.append(error)
     return faults

@@ -26,7 +26,7 @@ _SPARE = 1 << 26  # bytes of a disk that are left to others
 
 
 @contextmanager
-def hints_held(store: Store, alignment: str) -> Iterator[bool]:
+def hold_hints(store: Store, alignment: str) -> Iterator[bool]:
     """Whether a run of the guest has the kept hints of an alignment to itself, as long as it lasts."""
     with ExitStack() as stack:
         try:

@@ -34,7 +34,7 @@ class Journal:
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
-        peer.observers.append(_Session(self, peer.name).seen)
+        peer.observers.append(_Session(self, peer.name).write_down)
 
     def seal(self, say: Callable[[str], None]) -> None:
         """Seal the ledger at the end of a session, or say why that failed."""
@@ -46,8 +46,8 @@ class Journal:
             say(f"note: {note}")
         self.ledger.notes.clear()
 
-    def asked(self, peer: str, payload: bytes) -> JobEntry | None:
-        """What an Offer or a Join asks for."""
+    def entry_of(self, peer: str, payload: bytes) -> JobEntry | None:
+        """The job that an Offer or a Join asks for; None for any other message."""
         try:
             message = decode(payload, [Offer, Join])
         except WireError:
@@ -58,7 +58,7 @@ class Journal:
             terms, job = message.terms(""), message.job
         else:
             return None
-        name, purpose = _title(job) if job else self._trained(terms.model)
+        name, purpose = _title(job) if job else self._job_of(terms.model)
         return JobEntry(
             peer=peer,
             task=terms.task,
@@ -70,7 +70,7 @@ class Journal:
             model=terms.model,
         )
 
-    def _trained(self, model: str | None) -> tuple[str | None, str | None]:
+    def _job_of(self, model: str | None) -> tuple[str | None, str | None]:
         """Name and purpose of the job that a model of this party was trained for."""
         if model is None or model not in self._store.names("model"):
             return None, None
@@ -109,17 +109,17 @@ class _Session:
         self._journal = journal
         self._peer = peer
         self._number = 0
-        self._asked: JobEntry | None = None
+        self._job: JobEntry | None = None
 
-    def seen(self, direction: str, kind: str, payload: bytes) -> None:
+    def write_down(self, direction: str, kind: str, payload: bytes) -> None:
         """Write a message down. Raises DataError when the ledger cannot be written."""
         journal = self._journal
         if kind in (Offer.__name__, Join.__name__):
-            asked = journal.asked(self._peer, payload)
-            if asked is not None:
-                self._asked = msgspec.structs.replace(asked, session=self._number)
-                self._number = journal.ledger.append(self._asked, "")
-        job, of = self._asked, message_type(kind)
+            entry = journal.entry_of(self._peer, payload)
+            if entry is not None:
+                self._job = msgspec.structs.replace(entry, session=self._number)
+                self._number = journal.ledger.append(self._job, "")
+        job, of = self._job, message_type(kind)
         line = MessageEntry(
             session=self._number,
             peer=self._peer,

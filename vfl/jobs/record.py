@@ -13,7 +13,7 @@ import msgspec
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, verified
+from vfl.jobs.agreement import Agreement, verify_signatures
 from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
 from vfl.party.config import Party
@@ -142,7 +142,7 @@ def noted_seals(store: Store, party: str) -> dict[str, str]:
     return found
 
 
-def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:
+def verify_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:
     """A model's full name, what its parties signed, and what is known of each signature, in words.
 
     Raises ModelError when the run is not kept or is older than agreements, or a signature fails.
@@ -152,4 +152,4 @@ def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[s
     record, _ = load_record(store, name)
     if record.agreement is None:
         raise ModelError(f"run {name} is of an earlier version of vfl: nothing was signed")
-    return name, record.agreement, verified(record.agreement, record.job, party, f"run {name}")
+    return name, record.agreement, verify_signatures(record.agreement, record.job, party, f"run {name}")

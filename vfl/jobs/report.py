@@ -16,7 +16,7 @@ from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
-from vfl.learn.levels import respelled
+from vfl.learn.levels import match_levels
 from vfl.learn.losses import loss_of
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
@@ -171,7 +171,7 @@ def _factors(
             f"The columns are not shown, since {data.path.name} has other ids (or another order) than "
             "when the model was trained."
         )
-    return respelled(table.take(evaluation.rows), half.levels)[0], ""
+    return match_levels(table.take(evaluation.rows), half.levels)[0], ""
 
 
 def _check_folder(folder: Path) -> None:

@@ -110,7 +110,7 @@ class _KeptState(TypedDict):
 
 
 class Unfinished:
-    """A run of this party whose model is not kept yet; `opened` makes one."""
+    """A run of this party whose model is not kept yet; `open_run` makes one."""
 
     def __init__(self, store: Store, name: str, subject: RunSubject, keep: int) -> None:
         self._store, self.name, self.subject, self._keep = store, name, subject, keep
@@ -182,7 +182,7 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def opened(
+def open_run(
     store: Store, name: str, subject: RunSubject, *, new: bool = False, keep: int = 2
 ) -> Iterator[Unfinished]:
     """A run of this party, which no other process of it can open meanwhile.
@@ -214,13 +214,13 @@ _CHANGED = {
 
 
 @contextlib.contextmanager
-def begun(
+def begin_run(
     store: Store, new: str, subject: RunSubject, *, fresh: bool, show: Show
 ) -> Iterator[Unfinished]:
     """A guest's run: the newest unfinished one of this subject that no other process is at, or a `new`
     one. `fresh`: never an unfinished one; those of this subject are removed.
     """
-    names = unfinished(store, subject)
+    names = unfinished_runs(store, subject)
     if fresh:
         forget(store, names)
         names = []
@@ -235,12 +235,12 @@ def begun(
         run = None
         for name in names:
             with contextlib.suppress(Refused):
-                run = stack.enter_context(opened(store, name, subject, keep=1))
+                run = stack.enter_context(open_run(store, name, subject, keep=1))
                 break
-        yield run or stack.enter_context(opened(store, new, subject, keep=1))
+        yield run or stack.enter_context(open_run(store, new, subject, keep=1))
 
 
-def unfinished(store: Store, subject: RunSubject) -> list[str]:
+def unfinished_runs(store: Store, subject: RunSubject) -> list[str]:
     """The runs of this very subject that have a checkpoint, the newest first."""
     return [name for name, found in _all(store) if found == subject]
 

@@ -11,9 +11,9 @@ from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
 from vfl.models.kinds import check_levels_of, check_rules_of
 from vfl.party.config import Party
-from vfl.party.id_report import ids_alone, unmended
+from vfl.party.id_report import find_unmended, ids_alone
 from vfl.party.keys import TableIds
-from vfl.party.reading import DateColumn, merged, settings_line
+from vfl.party.reading import DateColumn, merge, settings_line
 from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
@@ -80,7 +80,7 @@ def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
         need_label = party.role == "guest" and data.label is not None
         table, faults = examine_table(data, Wanted(party.role, need_label), _SHOWN)
         new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
-        settings = merged(_settings(fault) for fault in new)
+        settings = merge(_settings(fault) for fault in new)
         for fault in new:
             fail(str(fault), "\n".join(_lines(data, _changed(data, _settings(fault)))))
         told += [str(fault) for fault in new]
@@ -162,7 +162,7 @@ def _note_ids(data: DataSection, report: Reporter) -> None:
         table = ids_alone(data)
     except VflError:  # a table that cannot be read has failed already
         return
-    for line in unmended(data, table.by_key(data)):
+    for line in find_unmended(data, table.by_key(data)):
         report(CheckResult("note", "ids", line))
 
 

@@ -76,7 +76,7 @@ def known_scores(score: Floats, rows: Training) -> Floats:
 # --- The model is weak ----------------------------------------------------------------------------
 
 
-def of_quality(
+def judge_quality(
     metrics: Mapping[str, Mapping[str, float]],
     rows: Training,
     held_out: Mask,
@@ -134,8 +134,8 @@ def words_of(told: Sequence[str]) -> list[str]:
     return [TOLD[word] for word in told if word in TOLD]
 
 
-def says_nothing(coefficients: Floats) -> str | None:
-    """What a host says to its own people of coefficients that say nothing."""
+def remark_on(coefficients: Floats) -> str | None:
+    """What a host tells its own people of coefficients that say nothing; None of others."""
     if not len(coefficients):
         return "this party has no column in the model"
     if np.abs(coefficients).max() <= _VANISHED:

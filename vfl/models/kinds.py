@@ -12,7 +12,7 @@ from vfl.models.kind import AnyKind, ColumnRules, KindName
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
 from vfl.party.config import Job, Party
-from vfl.party.documents import converted
+from vfl.party.documents import convert_document
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -82,8 +82,8 @@ def load_half(
     body = store.read("model", name)
     kind = kind_named(body.pop("kind", "secureboost"), name)
     if role is HostHalf:
-        return converted(body, kind.host_half, f"model {name}")
-    half = converted(body, kind.guest_half, f"model {name}")
+        return convert_document(body, kind.host_half, f"model {name}")
+    half = convert_document(body, kind.guest_half, f"model {name}")
     if half.objective not in kind.losses:
         raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind.name}")
     try:

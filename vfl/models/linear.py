@@ -12,7 +12,7 @@ from vfl.learn.design import Design, Matrix
 from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import FAMILIES, Family, Link
 from vfl.learn.params import GlmParams
-from vfl.models.findings import Finding, NothingTrained, says_nothing
+from vfl.models.findings import Finding, NothingTrained, remark_on
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
@@ -31,7 +31,7 @@ from vfl.models.kind import (
     StepReport,
     TrainingStep,
 )
-from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepared
+from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepare_columns
 from vfl.models.relativities import Line, lines
 from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
@@ -67,7 +67,7 @@ from vfl.text import counted
 class _LinearGuest(GuestRole[GuestGlm]):
     def __init__(self, kind: "Linear", own: PartyColumns, rows: Training) -> None:
         self._kind, self._params, self._rows, self._party = kind, kind.params, rows, own.party
-        self._design, self._matrix = prepared(
+        self._design, self._matrix = prepare_columns(
             own.table, own.features, rows.train, own.rules.glm, kind.params.alpha
         )
 
@@ -173,7 +173,7 @@ class _LinearHost(HostRole[HostGlm]):
         def prepare(training: Mask) -> Matrix:
             run.admit(training)
             own, alpha = self._own, self._params.alpha
-            design, matrix = prepared(own.table, own.features, training, own.rules.glm, alpha)
+            design, matrix = prepare_columns(own.table, own.features, training, own.rules.glm, alpha)
             designs.append(design)
             return matrix
 
@@ -205,7 +205,7 @@ class _LinearHost(HostRole[HostGlm]):
                 followed,
             )
             coefficients = fit.coefficients
-        return HostOutcome(counted(len(coefficients), "coefficient"), says_nothing(coefficients))
+        return HostOutcome(counted(len(coefficients), "coefficient"), remark_on(coefficients))
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         designs: dict[str, Design] = {}
         matrices: dict[str, Matrix] = {}
         for own in parties:
-            designs[own.party], matrices[own.party] = prepared(
+            designs[own.party], matrices[own.party] = prepare_columns(
                 own.table, own.features, every, own.rules.glm, self.params.alpha
             )
         guest = parties[0].party

@@ -14,7 +14,7 @@ from vfl.text import nearest_name
 _NAMED = 3  # coefficients that an error names at most
 
 
-def prepared(
+def prepare_columns(
     table: str, features: Features, training: Mask, section: GlmSection, alpha: float
 ) -> tuple[Design, Matrix]:
     """The design fitted to the rows that train, and the matrix of all rows.

@@ -101,7 +101,7 @@ def profile_ids(data: DataSection) -> IdReport:
     return replace(reports[0], plan=plan, further=reports[1:])
 
 
-def unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]) -> list[str]:
+def find_unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]) -> list[str]:
     """What the rules do not mend in the ids of a table, a line for each column that has any such rows.
 
     by_key: the cells of the columns of each key.

@@ -23,7 +23,7 @@ from vfl.party.ledger import (
     last_seal,
     link,
     read_kept,
-    replaced_of,
+    replaced_seals,
     stands,
     statement,
 )
@@ -329,7 +329,7 @@ class _Verification:
                     f"line {n} is not the newest seal that {self._kept} holds: the ledger was cut "
                     "back or rewritten"
                 )
-        for path in replaced_of(self._kept) if self._kept is not None else ():
+        for path in replaced_seals(self._kept) if self._kept is not None else ():
             try:
                 earlier = read_kept(path)
             except DataError as error:
