@@ -130,7 +130,7 @@ def test_a_left_join_trains_as_the_pooled_table_does(room: Room) -> None:
     settings = Job.model_validate(wanted)
     party = load_party(room.federation.guest.file)
     table = read_table(party.data, role="guest", need_label=True)
-    rows, _ = split_rows(table, done.alignment.rows, settings, settings.loss)
+    rows, _ = split_rows(table, done.alignment.rows, settings)
     params = settings.secureboost
     blocks = {
         name: bin_columns(one, params.max_bins, params.min_bin_rows) for name, one in features.items()
@@ -174,7 +174,7 @@ def test_many_rows_to_one(room: Room, join: str) -> None:
     table = read_table(party.data, role="guest", need_label=True)
     ids = ids_of(table, party.data)
     settings = Job.model_validate({**JOB, "secureboost": {"validation_share": 0.3}})
-    rows, held_out = split_rows(table, done.alignment.rows, settings, settings.loss, ids.entities)
+    rows, held_out = split_rows(table, done.alignment.rows, settings, ids.entities)
     where = {}
     for one, *masks in zip(found, rows.train, rows.validation, held_out, strict=True):
         assert where.setdefault(one[0], masks) == masks
