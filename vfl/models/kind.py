@@ -8,7 +8,7 @@ memory.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
 from vfl.models.relativities import Line
 from vfl.net.peer import Peer
+from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
@@ -33,8 +34,6 @@ from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
 
-KindName = Literal["secureboost", "glm"]
-"""As job files and documents have it."""
 AnyGuestModel = GuestModel | GuestGlm
 AnyHostModel = HostModel | HostGlm
 TrainingStep = TreeDone | IterationDone | BlindIteration
@@ -241,7 +240,7 @@ class HostRole(ABC, Generic[H]):
 class ModelKind(ABC, Generic[G, H]):
     """A kind of model with the settings of a job."""
 
-    name: ClassVar[KindName]
+    name: ClassVar[ModelName]
     title: ClassVar[str]
     """What people call it."""
     plural: ClassVar[str]

@@ -8,16 +8,17 @@ import msgspec
 from vfl.errors import ModelError
 from vfl.learn.binning import Features
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
-from vfl.models.kind import AnyKind, ColumnRules, KindName
+from vfl.models.kind import AnyKind, ColumnRules
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
 from vfl.party.config import Job, Party
+from vfl.party.config_values import ModelName
 from vfl.party.documents import convert_document
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.model import GuestModel, HostModel
 
-KINDS: Mapping[KindName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
+KINDS: Mapping[ModelName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
 
 
 def kind_of_job(job: Job) -> AnyKind:

@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,6 +29,7 @@ from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
     FileKind,
     JobName,
+    ModelName,
     PartyName,
     Role,
     one_line,
@@ -51,7 +52,7 @@ MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 200  # in it; it has some 40
 
-_LABELS = {"secureboost": "objective", "glm": "family"}
+_LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
@@ -189,7 +190,7 @@ class JobSection(Section):
     purpose: Annotated[str, AfterValidator(one_line)] = Field(
         min_length=1, max_length=200, description="why, shown to every host"
     )
-    model: Literal["secureboost", "glm"] = Field(description="kind of model")
+    model: ModelName = Field(description="kind of model")
     objective: Objective | None = Field(default=None, description="what the label is (secureboost)")
     family: Family | None = Field(default=None, description="what the label is (glm)")
     holdout: float = Field(
