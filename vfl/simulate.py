@@ -252,12 +252,12 @@ def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
         return [np.arange(tables[0].rows)]
     first, *others = tables
     place_of = [{one: row for row, one in enumerate(table.ids)} for table in others]
-    found = [
+    common = [
         (row, *(places[one] for places in place_of))
         for row, one in enumerate(first.ids)
         if all(one in places for places in place_of)
     ]
-    return list(np.array(found, np.int64).reshape(len(found), len(tables)).T)
+    return list(np.array(common, np.int64).reshape(len(common), len(tables)).T)
 
 
 def _in_guest_order(rows: list[RowIndices]) -> list[RowIndices]:
@@ -325,10 +325,10 @@ async def _score(
                 GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids)
             )
             return common_rows([distinct, table])
-        own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
-        apart = Participant(table.name, [table.name], context)
-        theirs = host_align(to_guest, table.ids, apart, allow_empty=True)
-        return [common.rows for common in await together([own, theirs])]
+        asking = guest_align([to_host], guest.ids, context=context, allow_empty=True)
+        participant = Participant(table.name, [table.name], context)
+        answering = host_align(to_guest, table.ids, participant, allow_empty=True)
+        return [common.rows for common in await together([asking, answering])]
 
     rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])
     places = []
@@ -367,10 +367,10 @@ def _match_levels(
 
     Raises DataError where these are too many, by the rules of a job.
     """
-    found, unusual = {}, []
+    matched, unusual = {}, []
     for party, features in batch.items():
         levels = trained.levels.get(party, {})
-        found[party], unknown = match_levels(features, levels)
+        matched[party], unknown = match_levels(features, levels)
         more, said = beyond_chance(unknown, levels), describe_unknown(unknown, levels)
         if party == GUEST:
             check_own_levels(party, unknown, levels, trained.unknown_levels)
@@ -380,7 +380,7 @@ def _match_levels(
             advice = f"write those of {columns} as in training, or raise unknown_levels"
             check_host_levels(party, count_rows(more), of, trained.unknown_levels, advice)
         unusual += [f"{party}: {said[column]}" for column in more]
-    return found, unusual
+    return matched, unusual
 
 
 def run(work: Coroutine[object, None, T]) -> T:

@@ -231,9 +231,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         return frame, others
 
     def _hosts_to_fit(self, given: object) -> Hosts:
-        found = self.hosts if given is None else given
-        if found is not None:
-            return as_hosts(found)
+        tables = self.hosts if given is None else given
+        if tables is not None:
+            return as_hosts(tables)
         named = (
             [str(party) for party in self.id if party != GUEST] if isinstance(self.id, Mapping) else []
         )
@@ -334,29 +334,29 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not own.rows:
             return np.empty(0)
         known = TrainedLevels(self._levels, check_share("unknown_levels", self.unknown_levels))
-        found = score(own, others, self._engine(), (self.model_, self.halves_), known)
-        for text in found.unusual:
+        scored = score(own, others, self._engine(), (self.model_, self.halves_), known)
+        for text in scored.unusual:
             warn(text)
         for table in others:
-            if table.rows and not found.known[table.name]:
+            if table.rows and not scored.known[table.name]:
                 warn(
                     f"{table.name} knows none of the {counted(own.rows, 'row')} to score, so that its "
                     "columns count as missing: check that its ids are the guest's"
                 )
-        return found.scores
+        return scored.scores
 
     def _hosts_to_score(self, given: object, names: Sequence[str]) -> Hosts:
-        own = self.hosts if names and self.hosts is not None else {}
-        found = as_hosts(own if given is None else given)
+        by_default = self.hosts if names and self.hosts is not None else {}
+        tables = as_hosts(by_default if given is None else given)
         # The parameter may have more of them than a model of fewer hosts.
-        known = [name for name in found if given is not None or name in names]
+        known = [name for name in tables if given is not None or name in names]
         if set(known) != set(names):
             raise ConfigError(
                 f"the model was trained with {_listed(names)}, but hosts= has {_listed(known)}: "
                 "give each host's table (an empty one of the same columns where it knows no row)"
                 + ("" if given is not None else f", here or once for all calls to {type(self).__name__}")
             )
-        return found
+        return tables
 
     def _with_trained_names(self, party: str, frame: Frame) -> Frame:
         """The table with the columns' names of the training, where either of both had none."""
@@ -421,9 +421,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not ids:
             return FrameTable(party, [], np.empty(0, np.int64), 0, features, len(columns))
         repeats = party == GUEST and expect is not None  # a batch may have rows of one id
-        found = self._ids(party, ids, hosts)
-        _refuse_ids(party, found, repeats)
-        return FrameTable(party, found.ids, found.id_of_row, len(ids), features, len(columns))
+        normalised = self._ids(party, ids, hosts)
+        _refuse_ids(party, normalised, repeats)
+        return FrameTable(party, normalised.ids, normalised.id_of_row, len(ids), features, len(columns))
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""

@@ -74,14 +74,14 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
                 f"{party}: no column '{name}', which the model was trained on; "
                 f"{suggest_name(name, frame.columns)}"
             )
-    found: dict[str, NDArray[np.generic]] = {}
+    features: dict[str, NDArray[np.generic]] = {}
     for name, categorical in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
-            found[name] = _categories(values, what) if categorical else finite_numbers(values, what)
+            features[name] = _categories(values, what) if categorical else finite_numbers(values, what)
         else:
-            found[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
-    return found
+            features[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
+    return features
 
 
 def is_categorical(values: pd.Series) -> bool:
@@ -127,10 +127,10 @@ def _kinds(values: pd.Series) -> str:
 
 def finite_numbers(values: pd.Series, what: str) -> Floats:
     """As `numbers_of`; raises DataError for infinite numbers too."""
-    found = numbers_of(values, what)
-    if np.isinf(found).any():
-        raise DataError(f"{what} has {int(np.isinf(found).sum()):,} infinite numbers: correct them")
-    return found
+    array = numbers_of(values, what)
+    if np.isinf(array).any():
+        raise DataError(f"{what} has {int(np.isinf(array).sum()):,} infinite numbers: correct them")
+    return array
 
 
 def numbers_of(values: pd.Series, what: str) -> Floats:
@@ -215,7 +215,7 @@ def id_columns(
         levels_of = (index.get_level_values(level) for level in range(index.nlevels))
         return [IdValues(values, f"{party}: the index") for values in levels_of]
     levels = {str(name): cast(str, name) for name in index.names if name is not None}
-    found = []
+    columns = []
     for name in names:
         if name not in frame.columns and name not in levels:
             near = suggest_name(name, [*frame.columns, *levels])
@@ -224,8 +224,8 @@ def id_columns(
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
         values = frame[name] if name in frame.columns else index.get_level_values(levels[name])
-        found.append(IdValues(values, f"{party}: id column '{name}'"))
-    return found
+        columns.append(IdValues(values, f"{party}: id column '{name}'"))
+    return columns
 
 
 def digest_of(columns: Sequence[IdValues], *more: object) -> bytes | None:

@@ -104,8 +104,8 @@ def _from_arrow(table: pa.Table, party: str) -> Frame:
 
 def _index_of(table: pa.Table) -> list[str]:
     """The columns that were the index of a pandas DataFrame, by what pandas wrote beside them."""
-    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    return [name for name in told if isinstance(name, str) and name in table.column_names]
+    names = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    return [name for name in names if isinstance(name, str) and name in table.column_names]
 
 
 _NULLABLE: Mapping[pa.DataType, pd.api.extensions.ExtensionDtype] = {

@@ -314,17 +314,17 @@ class _GuestAlignment:
     async def _diagnose(self, offer: Offer, hosts: Sequence[Peer]) -> dict[str, list[Diagnosis]]:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
         data = self.site.party.data
-        found: dict[str, list[Diagnosis]] = {}
+        diagnoses: dict[str, list[Diagnosis]] = {}
         for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
             context = diagnosis_context(offer, number)
             of_key = await guest_diagnosis(hosts, key, context=context, show=self.show)
             for name, diagnosis in of_key.items():
                 if diagnosis is not None:
-                    found.setdefault(name, []).append(diagnosis)
+                    diagnoses.setdefault(name, []).append(diagnosis)
             hosts = [host for host in hosts if of_key[host.name] is not None]
             if not hosts:
                 break
-        return found
+        return diagnoses
 
     async def _match(self, offer: Offer, hosts: Sequence[Peer]) -> Matched:
         """The rows matched with all hosts of a channel."""
@@ -455,8 +455,8 @@ def _alignment_of_host(
 ) -> Alignment:
     known, secret, matching = site.fingerprints, secrets.token_bytes(32), offer.matching
     _, first = number_values(rows)
-    own = rows[first]
-    keys = matched.key_of_row[own]
+    own_rows = rows[first]
+    keys = matched.key_of_row[own_rows]
     return Alignment(
         name,
         known[peer.name],
@@ -473,7 +473,7 @@ def _alignment_of_host(
         site.party.policy.alignment_days,
         {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
-        identities(ids, secret, own, keys),
+        identities(ids, secret, own_rows, keys),
         keys=keys[np.newaxis].astype(np.int8),
     )
 

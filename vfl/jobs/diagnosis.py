@@ -89,8 +89,8 @@ async def guest_diagnosis(
     PeerStopped, PeerLost.
     """
     tried = attempts(key.rule, len(key.columns))
-    own = trials(key, tried, "guest")
-    found = await guest_match_rates(hosts, own, context=context, progress=show.progress)
+    own_trials = trials(key, tried, "guest")
+    rates_of = await guest_match_rates(hosts, own_trials, context=context, progress=show.progress)
 
     async def second(host: Peer, rates: list[MatchRate] | None) -> Diagnosis | None:
         if rates is None:
@@ -105,7 +105,7 @@ async def guest_diagnosis(
             whole, all_rates = [*tried, best], rates + more
         return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, key.names, host.name))
 
-    diagnoses = await together([second(host, found[host.name]) for host in hosts])
+    diagnoses = await together([second(host, rates_of[host.name]) for host in hosts])
     for host, diagnosis in zip(hosts, diagnoses, strict=True):
         if diagnosis is None:
             show.say(

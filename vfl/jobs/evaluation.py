@@ -27,12 +27,12 @@ def held_out_metrics(
     """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
     label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
     if isinstance(loss, LogisticLoss):
-        found = binary_metrics(label, loss.predict(score[held_out]), weight)
+        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
     else:
         offset = None if rows.offset is None else rows.offset[held_out]
         years = None if exposure is None else exposure[held_out]
-        found = regression_metrics(loss, label, score[held_out], weight, offset, years)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def score_profile(

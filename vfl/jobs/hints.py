@@ -138,11 +138,11 @@ def _write(
 
 def _older(store: Store, peer: str) -> list[str]:
     """The hints of a peer but the newest."""
-    found = []
+    hints = []
     for name in store.names("hint"):
         try:
             if store.read("hint", name).get("peer") == peer:
-                found.append((store.path("hint", name).stat().st_mtime_ns, name))
+                hints.append((store.path("hint", name).stat().st_mtime_ns, name))
         except (ModelError, OSError):
             continue
-    return [name for _, name in sorted(found)[:-_KEPT]]
+    return [name for _, name in sorted(hints)[:-_KEPT]]

@@ -95,11 +95,11 @@ class Journal:
         field, bits = kind.per_row
         # Nothing is copied: fields are views of the payload.
         value = _fields.decode(payload)[1].get(field)
-        found = None if value is None else msgspec.msgpack.decode(value, type=int | memoryview | None)
-        if found is None or isinstance(found, int):
-            return found
+        content = None if value is None else msgspec.msgpack.decode(value, type=int | memoryview | None)
+        if content is None or isinstance(content, int):
+            return content
         width = bits if bits != CIPHERTEXT else self._widths.get(run, 0)
-        return 8 * len(found) // width if width else None
+        return 8 * len(content) // width if width else None
 
 
 class _Session:
@@ -151,7 +151,7 @@ _titles = msgspec.json.Decoder(_Titled)
 def _title(job: bytes) -> tuple[str | None, str | None]:
     """Name and purpose of a job file, as far as it is one."""
     try:
-        found = _titles.decode(job).job
+        section = _titles.decode(job).job
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None, None
-    return (found.name, found.purpose) if found.purpose.isprintable() else (None, None)
+    return (section.name, section.purpose) if section.purpose.isprintable() else (None, None)

@@ -131,15 +131,15 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
 def noted_seals(store: Store, party: str) -> dict[str, str]:
     """The hashes of seals of a party's ledger that came with the runs kept here, and where each is
     noted, in words."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for name in store.names("run"):
         try:
-            told = (store.read("run", name).get("agreement") or {}).get("ledgers", {})
+            ledgers = (store.read("run", name).get("agreement") or {}).get("ledgers", {})
         except ModelError:
             continue
-        if isinstance(told, dict) and isinstance(seal := told.get(party), str):
-            found.setdefault(seal, f"in run {name}")
-    return found
+        if isinstance(ledgers, dict) and isinstance(seal := ledgers.get(party), str):
+            places.setdefault(seal, f"in run {name}")
+    return places
 
 
 def verify_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:

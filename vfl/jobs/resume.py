@@ -136,14 +136,14 @@ class Unfinished:
             self.history = RunHistory(self.history.account)
             self._store.remove("checkpoint", self.name)
             return Checkpoints(None, self._write)
-        found = [state for state in self._states if state["done"] == done]
-        if not found:
+        of_step = [state for state in self._states if state["done"] == done]
+        if not of_step:
             have = " and ".join(str(state["done"]) for state in self._states) or "none"
             text = f"its checkpoint of {self.name} is of other steps ({have}) than the guest's ({done})"
             raise _start_anew(text)
         self._states = [state for state in self._states if state["done"] <= done]
         try:
-            data = self._store.read_array("checkpoint", found[0]["state"])
+            data = self._store.read_array("checkpoint", of_step[0]["state"])
         except ModelError as error:
             raise _start_anew(str(error)) from None
         try:
@@ -328,12 +328,12 @@ def _read(store: Store, name: str) -> tuple[RunSubject, list[_KeptState]]:
 
 def _all(store: Store) -> list[tuple[str, RunSubject]]:
     """The checkpoints that can be read, the newest first."""
-    found = []
+    runs = []
     for name in store.names("checkpoint"):
         with contextlib.suppress(ModelError, OSError):
             age = store.path("checkpoint", name).stat().st_mtime_ns
-            found.append((age, name, _read(store, name)[0]))
-    return [(name, subject) for _, name, subject in sorted(found, key=lambda one: -one[0])]
+            runs.append((age, name, _read(store, name)[0]))
+    return [(name, subject) for _, name, subject in sorted(runs, key=lambda one: -one[0])]
 
 
 def _remove_idle(store: Store, name: str) -> None:

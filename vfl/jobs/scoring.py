@@ -336,7 +336,7 @@ class _Job:
         # must not take the end of a large one for such a batch.
         asked = np.arange(rows) >= min(first, max(0, rows - ROWS))
         keys = [KeyIds(key.ids, np.where(asked, key.of_row, -1)) for key in self.ids.keys]
-        found = await together(
+        matches = await together(
             [
                 guest_match(
                     [host],
@@ -348,8 +348,8 @@ class _Job:
                 for host in hosts
             ]
         )
-        known = {host.name: matched.ids for host, matched in zip(hosts, found, strict=True)}
-        return [matched.of_row[first:] for matched in found], known
+        known = {host.name: matched.ids for host, matched in zip(hosts, matches, strict=True)}
+        return [matched.of_row[first:] for matched in matches], known
 
     def _score_parts(
         self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
@@ -471,20 +471,20 @@ def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, sho
 
 
 def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
-    alone = section.model_copy(update={"exposure": None, "offset": None})
-    found = read_table(alone, role="guest", need_label=False, path=path, expect=())
+    ids_only = section.model_copy(update={"exposure": None, "offset": None})
+    table = read_table(ids_only, role="guest", need_label=False, path=path, expect=())
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
-        found.by_key(section),
+        table.by_key(section),
         rules,
         "keep",
         section.empty,
-        found.path.name,
+        table.path.name,
         section.id_readings,
-        found.row_numbers,
+        table.row_numbers,
     )
-    named = zip(section.id_columns, found.ids, strict=True)
+    named = zip(section.id_columns, table.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
 
 
@@ -556,12 +556,14 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     def admit(many: int) -> None:
         usage.count(policy, peer.name, "scored_rows", many, today())
 
-    own = await asyncio.to_thread(kind.own_scores, half.model, table.path.name, features, len(rows))
-    say_unseen(show, own.unseen, half.levels)
+    own_scores = await asyncio.to_thread(
+        kind.own_scores, half.model, table.path.name, features, len(rows)
+    )
+    say_unseen(show, own_scores.unseen, half.levels)
     batch = HostBatch(
         features,
         len(rows),
-        own,
+        own_scores,
         ScoringCourse(follow, admit),
         shows_columns=policy.show_names and policy.explain,
         unknown_levels=strange,

@@ -43,11 +43,11 @@ def check_table(party: Party, report: Reporter) -> bool:
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
     that all faults are known after one run. Nothing is changed.
     """
-    found: list[CheckResult] = []
+    faults: list[CheckResult] = []
 
     def fail(text: str, advice: str = "") -> None:
-        found.append(CheckResult("FAIL", "table", f"table: {text}", advice))
-        report(found[-1])
+        faults.append(CheckResult("FAIL", "table", f"table: {text}", advice))
+        report(faults[-1])
 
     if party.role == "guest" and party.data.label is None:
         fail("[data] label is missing in the party file: the guest names its label")
@@ -58,7 +58,7 @@ def check_table(party: Party, report: Reporter) -> bool:
             fail(text)
         for text in _linear_faults(party, table):
             fail(text)
-        if not found and ids is not None:
+        if not faults and ids is not None:
             report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
         notes = (*_label_notes(table, data), *_number_notes(table, data))
         for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
@@ -69,7 +69,7 @@ def check_table(party: Party, report: Reporter) -> bool:
         report(CheckResult("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
         for line in _lines(party.data, data):
             report(CheckResult("note", "[data]", f"[data]: {line}", line))
-    return not found and ids is not None
+    return not faults and ids is not None
 
 
 def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
@@ -143,16 +143,16 @@ def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
             table = ids_alone(data)
         except VflError:  # told already
             return None
-    told: set[str] = set()
+    said: set[str] = set()
     for empty in ("refuse", "drop") if data.empty == "refuse" else ("drop",):
         try:
             ids = ids_of(table, data.model_copy(update={"empty": empty}))
         except VflError as error:
-            if str(error) not in told:
+            if str(error) not in said:
                 fail(str(error))
-            told.add(str(error))
+            said.add(str(error))
         else:
-            return None if told else ids
+            return None if said else ids
     return None
 
 

@@ -92,32 +92,32 @@ def judge_quality(
         return []
     label, weight = rows.label[held_out], rows.weight[held_out]
     many = f"on the {counted(len(label), 'held-out row')}"
-    found = []
+    warnings = []
     for name in ("federation", alone):
         of = metrics.get(name, {})
         who = "the model" if name == "federation" else name
         if isinstance(rows.loss, LogisticLoss):
             best = _entropy(label, weight)
             if of.get("log_loss", 0.0) > best * (1 + _SAME):
-                found.append(
+                warnings.append(
                     f"{who} does worse than the same probability for all {many} (log loss "
                     f"{of['log_loss']:.4f}, that of their mean {best:.4f})"
                 )
             if of.get("auc", 1.0) < 0.5:
-                found.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
+                warnings.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
         elif of.get("d2", 0.0) < 0:
-            found.append(f"{who} does worse than the mean {many} (D² {of['d2']:.4f})")
+            warnings.append(f"{who} does worse than the mean {many} (D² {of['d2']:.4f})")
     loss = "log_loss" if isinstance(rows.loss, LogisticLoss) else "deviance"
     ours, own = (metrics.get(name, {}).get(loss) for name in ("federation", alone))
     if ours is not None and own is not None and ours > own * (1 + _SAME):
         word = loss.replace("_", " ")
-        found.append(
+        warnings.append(
             f"the model does worse than {alone} {many} ({word} {ours:.4f}, {own:.4f} alone): the hosts' "
             "columns add nothing that holds for other rows"
         )
-    if any("the model " in text for text in found):
-        found.append(advice)
-    return found
+    if any("the model " in text for text in warnings):
+        warnings.append(advice)
+    return warnings
 
 
 def _entropy(label: Floats, weight: Floats) -> float:

@@ -335,11 +335,11 @@ class ModelKind(ABC, Generic[G, H]):
         differs = range_of(score, rows)
         if differs is not None and differs <= _VANISHED:
             raise self.constant(model)
-        found = []
+        findings = []
         if differs is not None and differs <= _FLAT:
             text = f"the predictions of any two rows differ by less than 1 %: lower {self.flatteners}"
-            found.append(Finding("flat", text))
-        return found + self.findings(model, known_scores(score, rows), rows)
+            findings.append(Finding("flat", text))
+        return findings + self.findings(model, known_scores(score, rows), rows)
 
     @property
     @abstractmethod
