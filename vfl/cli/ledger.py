@@ -90,7 +90,7 @@ def _check_known(ledger: Path, choice: "MessageFilter") -> None:
     from vfl.party.audit import tables
     from vfl.text import nearest_name
 
-    found = tables.known(ledger)
+    found = tables.known_names(ledger)
     for option, name, there in (
         ("job", choice.job, found.jobs),
         ("peer", choice.peer, found.peers),

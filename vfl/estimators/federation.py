@@ -85,7 +85,7 @@ class Target:
 
 @contextmanager
 def translate_errors() -> Iterator[None]:
-    """Errors of the parties as those of scikit-learn's tools, and in words of parameters."""
+    """Turn errors of the parties into those that scikit-learn's tools know, in words of parameters."""
     try:
         yield
     except (ConfigError, DataError) as error:
@@ -198,7 +198,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         """Raises DataError for a parameter that does not fit the parties' columns."""
 
     def _publish(self) -> None:
-        """What a kind of model tells besides, once it is fitted."""
+        """Set the attributes that this kind of model has besides, once it is fitted."""
 
     def _params(self, settings: type[P]) -> P:
         """The settings, checked. Raises ConfigError."""

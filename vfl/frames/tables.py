@@ -35,7 +35,7 @@ class Frame:
 
 
 def frame_of(table: object, party: str) -> Frame:
-    """Raises DataError for what is no table of rows and columns."""
+    """A party's table, of whatever library. Raises DataError for what has no rows and columns."""
     if isinstance(table, pd.DataFrame):
         return Frame(_with_text_names(table, party), _has_names(table), indexed=True)
     _refuse_others(table, party)

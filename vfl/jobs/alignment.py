@@ -179,7 +179,7 @@ def say_matches(done: Aligned, show: Show) -> None:
 
 @dataclass(frozen=True)
 class _SettledPlan:
-    """A plan in which all is said."""
+    """A plan that leaves nothing open."""
 
     base: str | None  # of the name
     join: JoinKind

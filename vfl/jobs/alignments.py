@@ -202,6 +202,7 @@ def list_alignments(store: Store, policy: PolicySection) -> list[dict[str, objec
 
 
 def find_alignment(store: Store, name: str | None) -> Alignment:
+    """The alignment that a person names, None for the latest. Raises ModelError when there is none."""
     if name is None:
         if not store.names("alignment"):
             raise ModelError("there is no alignment yet: run `vfl align` first")
@@ -210,6 +211,7 @@ def find_alignment(store: Store, name: str | None) -> Alignment:
 
 
 def check_parties(site: Site, alignment: Alignment) -> None:
+    """Raises ModelError for an alignment with a party that has another certificate now."""
     changed = [n for n, print_ in alignment.parties.items() if not site.same_party(n, print_)]
     if changed:
         raise ModelError(
@@ -219,6 +221,7 @@ def check_parties(site: Site, alignment: Alignment) -> None:
 
 
 def check_keys(alignment: Alignment, data: DataSection) -> None:
+    """Raises ModelError for an alignment by other keys or rules than the party file has."""
     if alignment.rules != [key.normalise for key in data.keys]:
         raise ModelError(
             f"alignment {alignment.name} was made by other keys, or other rules for ids, than [data] "
@@ -227,7 +230,10 @@ def check_keys(alignment: Alignment, data: DataSection) -> None:
 
 
 def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
-    """The host's alignment of that name, if it is with this guest and these hosts."""
+    """The host's alignment of that name, if it is with this guest and these hosts.
+
+    Raises ModelError when there is none, Refused for one with others, or one that cannot be extended so.
+    """
     if name not in store.names("alignment"):
         raise ModelError(
             f"there is no alignment {name} here",
@@ -250,5 +256,5 @@ def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -
 
 
 def count_known_rows(rows: Integers) -> int:
-    """How many rows of a party's own an alignment, or part of it, is of."""
+    """How many different rows of a host's table an alignment, or part of it, has."""
     return len(np.unique(rows[rows >= 0]))

@@ -8,7 +8,7 @@ from numba.core import event
 
 @contextlib.contextmanager
 def announce_compiling(say: Callable[[str], None]) -> Iterator[None]:
-    """Say it before the first kernel that is compiled meanwhile; kernels in the cache are not.
+    """Say so before the first kernel that is compiled in the block; those in the cache are not.
 
     say: may be called from any thread.
     """

@@ -40,7 +40,7 @@ def hold_hints(store: Store, alignment: str) -> Iterator[bool]:
 
 
 class StoredGuestHints:
-    """Where the guest keeps hints of an alignment: a `Shelf` of protocols/common/lattice_hints.py."""
+    """Where the guest keeps hints of an alignment: `KeptHints` of protocols/common/lattice_hints.py."""
 
     def __init__(self, store: Store, alignment: str, fingerprints: Mapping[str, str]) -> None:
         """`fingerprints`: the certificates of hosts, by name."""

@@ -78,7 +78,7 @@ class Record:
 
 
 def now() -> str:
-    """For `ended`."""
+    """The present time, as `ended` has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

@@ -112,7 +112,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is asked of a batch besides."""
+    """What a person asks for besides the scores."""
 
     explain: bool = False  # what adds up to each score
     top: int = 3  # reasons in words, with `explain`
@@ -287,7 +287,7 @@ class _Job:
             raise
 
     async def _session(self, wait: float) -> None:
-        """Align what is left with each host, score it, keep it part by part."""
+        """One attempt: align what is left with each host, score it, keep it part by part."""
         names = list(self.half.model.parties[1:])
         started = time.monotonic()
         async with hosts_of(self.site, wait, self.show, names) as hosts:
@@ -526,6 +526,7 @@ _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log 
 
 
 async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
+    """A host's part; what it came to, in words."""
     policy, usage = site.party.policy, Usage(site.party.party.store)
     check_request(site, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)

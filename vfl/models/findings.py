@@ -1,4 +1,4 @@
-"""What there is to say of a model that learnt nothing, or little, whatever its kind.
+"""What there is to say of a model that learnt little or nothing, whatever its kind.
 
 Where nothing was trained the job ends with an error, which all parties are told. A model that is weak is
 kept, with words for the guest's people; of settings that hold it back hosts are told as well, in words

@@ -206,7 +206,7 @@ class GuestRole(ABC, Generic[G]):
 
     @abstractmethod
     async def alone(self) -> Floats:
-        """Every aligned row's score by the guest's own columns, in the same way, without any host."""
+        """Train with the guest's own columns alone, in the same way; every aligned row's score."""
 
     @abstractmethod
     def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
@@ -321,7 +321,7 @@ class ModelKind(ABC, Generic[G, H]):
     async def pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
-        """The same model by all parties' columns in one place, the guest's first."""
+        """Train the same model with the columns of all parties in one place, the guest's first."""
 
     @classmethod
     @abstractmethod

@@ -93,7 +93,7 @@ class Party(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
         if self.role == "coordinator":
-            return self._coordinates()
+            return self._check_coordinator()
         if self.section is None:
             raise ValueError("section [data] is missing")
         if self.role == "host":
@@ -152,8 +152,8 @@ class Party(Section):
                 "or keeps all"
             )
 
-    def _coordinates(self) -> "Party":
-        """What a coordinator's file must be."""
+    def _check_coordinator(self) -> "Party":
+        """The file of a coordinator. Raises ValueError for what it cannot have."""
         if self.section is not None:
             raise ValueError("[data] is for parties with a table: a coordinator has none, remove it")
         if self.party.listen is None:

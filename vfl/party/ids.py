@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark, read_cells
-from vfl.party.id_merges import merged
+from vfl.party.id_merges import are_merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.text import counted, nearest_name
 
@@ -177,7 +177,7 @@ def _merged_rows(
             rows = spellings.setdefault(place, {first: tuple(one.read[first] for one in cleaned)})
             rows[i] = tuple(one.read[i] for one in cleaned)
     return sorted(
-        row for rows in spellings.values() if merged(set(rows.values()), rules) for row in rows
+        row for rows in spellings.values() if are_merged(set(rows.values()), rules) for row in rows
     )
 
 

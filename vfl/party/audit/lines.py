@@ -25,7 +25,7 @@ class LedgerLine(NamedTuple):
 
 
 def files_of(ledger: Path) -> list[Path]:
-    """Raises DataError where there is no ledger."""
+    """The files of a ledger, by month. Raises DataError where there is none."""
     try:
         files = months(ledger) if ledger.is_dir() else [ledger] if ledger.exists() else []
     except OSError as error:
