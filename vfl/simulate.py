@@ -202,7 +202,10 @@ class _Aligned:
     def of(
         cls, task: SimulatedTask, tables: Sequence[FrameTable], rows: Sequence[RowIndices]
     ) -> "_Aligned":
-        """Raises DataError for no common row or none with something to learn, ConfigError for shares."""
+        """From rows of each table, the guest's first.
+
+        Raises DataError for no common row or none with something to learn, ConfigError for shares.
+        """
         if not len(rows[0]):
             raise DataError(
                 "no id is common to all parties: check that id= names the ids, that normalise= fits how "
@@ -312,7 +315,7 @@ async def _score(
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     trained: TrainedLevels,
 ) -> SimulatedScores:
-    """As each host knows other rows, each is aligned with on its own."""
+    """Score in one loop. Each host knows other rows, so each is aligned with on its own."""
     model, halves = fitted
     kind = kind_of_model(model)
     context = secrets.token_bytes(16)

@@ -57,7 +57,7 @@ class _Linear(Federation):
         }
 
     def _steps(self, party: str) -> Mapping[str, float]:
-        """By column, how many units relativities of this party are of."""
+        """How many units the relativities of this party are of, by column."""
         return validate(GlmSection, (self.rules or {}).get(party, {})).step
 
     def _fit(
@@ -83,7 +83,7 @@ class _Linear(Federation):
 
 
 def _coefficients(part: LinearPart) -> "pd.Series[float]":
-    """By column and level."""
+    """The coefficients by column and level."""
     index = pd.MultiIndex.from_tuples(part.design.coefficients, names=["column", "level"])
     return pd.Series(part.coefficients, index, np.float64, name="coefficient")
 

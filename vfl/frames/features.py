@@ -126,7 +126,7 @@ def _kinds(values: pd.Series) -> str:
 
 
 def finite_numbers(values: pd.Series, what: str) -> Floats:
-    """As `numbers_of`; raises DataError for infinite numbers too."""
+    """The numbers of a column, as `numbers_of` has them. Raises DataError for infinite ones too."""
     array = numbers_of(values, what)
     if np.isinf(array).any():
         raise DataError(f"{what} has {int(np.isinf(array).sum()):,} infinite numbers: correct them")
@@ -229,7 +229,7 @@ def id_columns(
 
 
 def digest_of(columns: Sequence[IdValues], *more: object) -> bytes | None:
-    """Of ids as they are, and of more that counts; None for ids that have none, such as lists."""
+    """A digest of ids as they are, and of more that counts; None for ids without one, such as lists."""
     digest = hashlib.blake2b(repr(more).encode(), digest_size=32)
     for column in columns:
         try:

@@ -197,7 +197,7 @@ def _coordinator(offer: Offer) -> list[str]:
 
 
 def _fingerprints(party: Party, name: str) -> frozenset[str]:
-    """Of a party's certificate as its file is now, and before its key was rotated."""
+    """The fingerprints of a party's certificate, as its file is now and before its key was rotated."""
     own_path = paths(party.party.identity)[1]
     peer = party.peers.get(name)
     path = own_path if name == party.name else peer.certificate if peer is not None else None

@@ -221,7 +221,7 @@ class Site:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of this party and its peers, by name."""
+        """The fingerprints of this party and its peers, by name."""
         peers = {name: certificate.fingerprint for name, certificate in self.pinned.items()}
         return {self.party.name: self.identity.certificate.fingerprint, **peers}
 

@@ -38,8 +38,8 @@ def held_out_metrics(
 def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
-    """Of the scores without offset of the rows held out, which are as those of other rows will be; of
-    all rows if none is held out. None if nobody knows them."""
+    """The profile of scores without offset: those of rows held out, which are as those of other rows
+    will be, or of all rows if none is held out. None if nobody knows them."""
     chosen = np.isfinite(score) & (held_out if held_out.any() else True)
     alone = score if rows.offset is None else score - rows.offset
     return profile_of_scores(alone[chosen]) if chosen.any() else None

@@ -81,7 +81,7 @@ class Journal:
             return None, None
 
     def rows(self, kind: type[Message] | None, payload: bytes, run: str) -> int | None:
-        """Of how many rows a message speaks, where it can be told; in bits, up to whole bytes."""
+        """How many rows a message speaks of, where it can be told; in bits, up to whole bytes."""
         if kind is Key:
             key = decode(payload, [Key])
             assert isinstance(key, Key)  # noqa: S101 - for the type checker
@@ -140,7 +140,7 @@ class _Section(msgspec.Struct):
 
 
 class _Titled(msgspec.Struct):
-    """Of a job, what stands above its messages in the ledger; all else is passed over unread."""
+    """The part of a job that stands above its messages in the ledger; all else is passed over unread."""
 
     job: _Section
 

@@ -90,7 +90,7 @@ class Scored:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Of the phase of scoring; None if this run scored no row."""
+        """Rows a second in the phase of scoring; None if this run scored no row."""
         rows, seconds = self.rows - self.resumed_from, self.seconds["scoring"]
         return rows / seconds if rows and seconds else None
 

@@ -56,7 +56,7 @@ def check_held_out(holdout: float, held_out: Mask) -> list[Finding]:
 
 
 def range_of(score: Floats, rows: Training) -> float | None:
-    """By how much the scores without offset differ among the rows where they are known, in units of the
+    """How much the scores without offset differ among the rows where they are known, in units of the
     label's deviation where there is no link; None where nobody knows two of them."""
     known = known_scores(score, rows)
     if len(known) < 2:

@@ -272,7 +272,7 @@ class ModelKind(ABC, Generic[G, H]):
 
     @property
     def validation_share(self) -> float:
-        """Of the rows, those kept to decide when to stop."""
+        """The share of rows that are kept to decide when to stop."""
         return 0.0
 
     @property
@@ -282,7 +282,7 @@ class ModelKind(ABC, Generic[G, H]):
 
     @property
     def tweedie_power(self) -> float:
-        """Of the loss, where that has one."""
+        """The power of the loss, where that has one."""
         return 1.5
 
     @abstractmethod
@@ -438,7 +438,10 @@ class ModelKind(ABC, Generic[G, H]):
 
     @classmethod
     def own_scores(cls, half: G | H, table: str, features: Features, rows: int) -> OwnScores:
-        """Raises DataError naming the table and the column for one that is not as it was in training."""
+        """What a half's columns add to each row's score.
+
+        Raises DataError naming the table and the column for one that is not as it was in training.
+        """
         return OwnScores(np.empty(0))
 
     @classmethod

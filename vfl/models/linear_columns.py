@@ -72,7 +72,10 @@ def check_levels(section: GlmSection, features: Features, table: str) -> None:
 
 
 def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> OwnScores:
-    """Raises DataError naming the table and the column for one that is not as it was in training."""
+    """What a party's columns add to each row's score.
+
+    Raises DataError naming the table and the column for one that is not as it was in training.
+    """
     try:
         return OwnScores(
             part.scores(features, rows), part.missing_score(features), part.design.unseen(features)
