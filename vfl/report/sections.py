@@ -66,7 +66,7 @@ class Page:
         """Who wanted what, and when."""
         one, said = self.evidence, self.evidence.job["job"]
         pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
-        coordinator = one.job.get("glm", {}).get("coordinator")
+        coordinator = one.job[one.kind.name].get("coordinator")
         if coordinator:
             pairs.append(("coordinator", coordinator))
         pairs += [("purpose", said["purpose"]), ("kind of model", words.model_words(one))]
