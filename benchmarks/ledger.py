@@ -109,7 +109,7 @@ def as_party(ledger: str, arguments: list[str]) -> None:
 
     if ledger == "without":
         mock.patch.object(journal.Journal, "watch", lambda *_: None).start()
-    mock.patch.object(journal._Session, "seen", timed(journal._Session.seen)).start()
+    mock.patch.object(journal._Session, "write_down", timed(journal._Session.write_down)).start()
     mock.patch.object(Ledger, "seal", timed(Ledger.seal)).start()
     atexit.register(write)
     vfl(arguments)

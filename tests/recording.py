@@ -14,10 +14,10 @@ from unittest import mock
 
 import msgspec
 from federation import JOB, Federation, toml
+from silent import Silent
 
 from vfl.jobs import alignment, coordinator, host, scoring, training
 from vfl.jobs.connect import Site
-from vfl.jobs.show import Silent
 from vfl.net.hello import Hello
 from vfl.net.peer import HEADER
 from vfl.net.websocket import WebSocketPeer

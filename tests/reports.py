@@ -8,6 +8,8 @@ import numpy as np
 from vfl.arrays import Floats
 from vfl.learn.metrics import binary_metrics
 from vfl.models.dependence import Dependence
+from vfl.models.kinds import KINDS
+from vfl.models.trees import Trees
 from vfl.report.evidence import TOGETHER, Evidence, Exchange, HeldOut
 
 NASTY = "<script>alert('x')</script>"
@@ -43,6 +45,7 @@ def made_up(rows: int = 800, columns: int = 3, levels: int = 4, **changed: Any) 
         party="insurer",
         role="guest",
         parties=["insurer", "registry"],
+        kind=Trees,
         job={
             "job": {"name": "claims", "purpose": f"pricing {NASTY}", "model": "secureboost"}
             | {"objective": "binary", "holdout": 0.25},
@@ -68,7 +71,8 @@ def made_up(rows: int = 800, columns: int = 3, levels: int = 4, **changed: Any) 
         importance=[("registry", f"power {NASTY}", 5, 20.0), ("insurer", "number 0", 3, 10.0)],
         dependence=dependence,
     )
-    return replace(evidence, **changed)
+    evidence = replace(evidence, **changed)
+    return replace(evidence, kind=KINDS[evidence.job["job"]["model"]])
 
 
 def _probability(score: Floats) -> Floats:

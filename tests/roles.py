@@ -12,6 +12,7 @@ from unittest import mock
 import numpy as np
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
+from silent import Silent
 
 from vfl.crypto.group import ORDER
 from vfl.crypto.paillier import PrivateKey, PublicKey
@@ -20,7 +21,6 @@ from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.offer import Gathered, Join, Offer
-from vfl.jobs.show import Silent
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of

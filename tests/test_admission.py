@@ -94,7 +94,7 @@ async def listening():
     async with listen(own, "127.0.0.1:0", "host", lambda line: None) as it:
         print(it.port, flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
-            while it._admission._waiting or it._greeting:
+            while it._admission._waiting or it._admission.handshakes:
                 await asyncio.sleep(0.01)
             print(state(), flush=True)
 

@@ -14,11 +14,11 @@ from federation import HIDDEN_JOB, Federation, make_tables
 from recording import record
 
 from vfl.errors import ModelError, PeerError, Refused
-from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verified
+from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verify_signatures
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import _checked
 from vfl.jobs.offer import Accept, Agreed, Join, Offer, Terms
-from vfl.jobs.record import load_record, verified_agreement
+from vfl.jobs.record import load_record, verify_agreement
 from vfl.net.peer import MemoryPeer
 from vfl.party import identity
 from vfl.party.config import Job, load_party
@@ -243,7 +243,7 @@ def test_a_fellow_that_is_not_pinned_is_the_guests_word(sites: dict[str, Site]) 
     guest.signatures["umpire"] = registry.signatures["umpire"] = sites["umpire"].identity.sign(
         guest.terms.statement
     )
-    words = verified(registry, JOB.settings, party, "run m1")
+    words = verify_signatures(registry, JOB.settings, party, "run m1")
     assert words["bureau"] == "not checked: this party had no certificate of it"
     assert set(words.values()) == {"signed", words["bureau"]}
 
@@ -298,7 +298,7 @@ def test_a_whole_job_leaves_the_same_agreement_with_everybody(tmp_path: Path, ke
     for name, party in parties.items():
         store = Store(party.party.store)
         run_name = store.latest("run")
-        full, kept[name], words = verified_agreement(party, "hidden")
+        full, kept[name], words = verify_agreement(party, "hidden")
         assert full == run_name
         assert words == dict.fromkeys(("insurer", "registry", "bureau", "umpire"), "signed")
         assert kept[name].terms.job.hex() == JOB_OF_RUN.digest
@@ -330,18 +330,18 @@ def test_a_whole_job_leaves_the_same_agreement_with_everybody(tmp_path: Path, ke
         change(spoilt)
         store.write("run", body["model"], spoilt)
         with pytest.raises(ModelError, match=said):
-            verified_agreement(parties["bureau"], "hidden")
+            verify_agreement(parties["bureau"], "hidden")
     # A certificate that is no longer pinned is said to be none.
     store.write("run", body["model"], body)
     pin = parties["bureau"].peers["insurer"].certificate
     pin.write_bytes((keys / "new" / "insurer.pem").read_bytes())
-    words = verified_agreement(parties["bureau"], "hidden")[2]
+    words = verify_agreement(parties["bureau"], "hidden")[2]
     assert words["insurer"] == "signed, with a certificate that is not pinned here now"
     old = {key: value for key, value in body.items() if key != "agreement"}
     store.write("run", body["model"], old)
     assert load_record(store, body["model"])[0].agreement is None
     with pytest.raises(ModelError, match="is of an earlier version of vfl: nothing was signed"):
-        verified_agreement(parties["bureau"], "hidden")
+        verify_agreement(parties["bureau"], "hidden")
 
 
 JOB_OF_RUN = Job.model_validate({**HIDDEN_JOB, "glm": {**HIDDEN_JOB["glm"], "max_iterations": 1}})

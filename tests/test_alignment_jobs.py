@@ -25,7 +25,7 @@ from vfl.jobs.alignments import (
     Alignment,
     guest_alignment,
     ids_digest,
-    listed,
+    list_alignments,
     load_alignment,
     save_alignment,
 )
@@ -72,7 +72,7 @@ def now_at(room: Room, name: str, alignment: str) -> np.ndarray:
     party = load_party(room.federation.parties[name].file)
     table = read_table(party.data, role=party.role, need_label=False)
     one = kept(room, name, alignment)
-    return alignments.refreshed(one, ids_of(table, party.data), party.data.path.name).rows
+    return alignments.refresh(one, ids_of(table, party.data), party.data.path.name).rows
 
 
 def joined(room: Room, tables: Mapping[str, Table], alignment: str) -> list[tuple[str | None, ...]]:
@@ -444,7 +444,9 @@ def test_an_alignment_expires_by_a_hosts_policy(room: Room) -> None:
     policy["alignment_days"] = 30
     name = room.align().alignment.name
     assert kept(room, "insurer", name).days == 30
-    (one,) = listed(Store(room.federation.guest.store), load_party(room.federation.guest.file).policy)
+    (one,) = list_alignments(
+        Store(room.federation.guest.store), load_party(room.federation.guest.file).policy
+    )
     assert date.fromisoformat(one["expires"]) - date.fromisoformat(one["made"][:10]) == timedelta(30)
     aged(room, "bureau", name, 31)
     with pytest.raises(

@@ -14,6 +14,7 @@ import dated
 import pytest
 from dated import DAY, NOW, text
 from federation import Federation, make_tables, pinned
+from silent import Silent
 from test_keys_cli import vfl
 
 from vfl.errors import DataError, IdentityError, PeerLost, PeerStopped, PeerUnreachable
@@ -21,7 +22,6 @@ from vfl.jobs import connect, coordinator, host
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.doctor import examine
 from vfl.jobs.offer import Offer
-from vfl.jobs.show import Silent
 from vfl.net import websocket
 from vfl.net.certificates import invalidity, read_claims
 from vfl.net.peer import MemoryPeer

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.stats import chi2
 
-from vfl.learn.drift import Profile, drifted, profile, profile_of_scores, profiles
+from vfl.learn.drift import Profile, judge_drift, profile, profile_of_scores, profiles
 from vfl.learn.metrics import psi
 
 
@@ -20,7 +20,7 @@ def words(counts, missing=0):
 
 
 def verdict(kept: Profile, batch):
-    return drifted(kept.psi(batch), kept.groups, kept.rows, len(batch))
+    return judge_drift(kept.psi(batch), kept.groups, kept.rows, len(batch))
 
 
 def test_a_numeric_column_is_kept_by_its_deciles():
@@ -140,7 +140,7 @@ def test_chance_alone_is_no_drift(batch):
         noise = chi2.ppf(0.999, kept.groups - 1) / batch
         assert sum(index > noise for index in found) <= 5
         assert np.mean(found) < 1.15 * (kept.groups - 1) / batch
-        assert sum(drifted(i, kept.groups, 10**9, batch) != "none" for i in found) <= 5
+        assert sum(judge_drift(i, kept.groups, 10**9, batch) != "none" for i in found) <= 5
 
 
 def test_a_shift_is_seen_as_soon_as_it_can_be():
@@ -159,8 +159,8 @@ def test_the_bound_is_the_quantile_of_chi_square(groups):
     then, now = 500, 60
     bound = (1 / then + 1 / now) * chi2.ppf(0.999, groups - 1)
     assert bound > 0.1
-    assert drifted(bound, groups, then, now) == "none"
-    assert drifted(bound * 1.035, groups, then, now) in ("moderate", "large")
+    assert judge_drift(bound, groups, then, now) == "none"
+    assert judge_drift(bound * 1.035, groups, then, now) in ("moderate", "large")
     many = groups, 10**7, 10**7
-    found = [drifted(index, *many) for index in (0.1, 0.101, 0.25, 0.251)]
+    found = [judge_drift(index, *many) for index in (0.1, 0.101, 0.25, 0.251)]
     assert found == ["none", "moderate", "moderate", "large"]

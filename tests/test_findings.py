@@ -21,7 +21,7 @@ from vfl.learn.design import Design, Rules
 from vfl.learn.losses import LogisticLoss, SquaredLoss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.tree import Branch, Tree
-from vfl.models.findings import TOLD, NothingTrained, of_quality, says_nothing, words_of
+from vfl.models.findings import TOLD, NothingTrained, judge_quality, remark_on, words_of
 from vfl.models.halves import GuestHalf
 from vfl.models.kinds import load_half, save_half
 from vfl.models.linear import Linear
@@ -316,9 +316,9 @@ def test_a_host_is_told_of_its_own_half_that_says_nothing(room: Room) -> None:
     model = room.train(boost(first_tree="guest", trees=1))
     host, _ = load_record(stores(room)["registry"], model)
     assert any(text.startswith("no split is of this party's columns") for text in host.warnings)
-    assert says_nothing(np.array([0.1, 0.0])) is None
-    assert "all coefficients of this party's columns vanish" in (says_nothing(np.zeros(2)) or "")
-    assert says_nothing(np.zeros(0)) == "this party has no column in the model"
+    assert remark_on(np.array([0.1, 0.0])) is None
+    assert "all coefficients of this party's columns vanish" in (remark_on(np.zeros(2)) or "")
+    assert remark_on(np.zeros(0)) == "this party has no column in the model"
 
 
 def test_words_of_another_version_are_left_out() -> None:
@@ -345,7 +345,7 @@ def linear(**settings: float) -> Linear:
 def judged(metrics: dict[str, dict[str, float]], loss: Any = None, kind: Any = TREES) -> list[str]:
     rows = training([0, 1, 0, 1], loss or LogisticLoss())
     held_out = np.ones(4, np.bool_)
-    return of_quality(metrics, rows, held_out, "insurer alone", kind.advice)
+    return judge_quality(metrics, rows, held_out, "insurer alone", kind.advice)
 
 
 GOOD = {"auc": 0.8, "log_loss": 0.5}

@@ -6,7 +6,7 @@ import re
 import numba
 import pytest
 
-from vfl.jobs.compiling import told
+from vfl.jobs.compiling import announce_compiling
 from vfl.jobs.hints import StoredGuestHints
 from vfl.party.store import Store
 from vfl.protocols.common.lattice_hints import KnownHint
@@ -33,7 +33,7 @@ def test_compiling_is_said_once():
     def added(cell):
         return cell + 1
 
-    with told(said.append):
+    with announce_compiling(said.append):
         for _ in range(2):
             assert numba.njit(added)(1) == 2
     (line,) = said
@@ -47,7 +47,7 @@ def test_compiling_into_a_cache_is_said_too(tmp_path, monkeypatch):
     monkeypatch.setattr(numba.config, "CACHE_DIR", os.fspath(tmp_path))
     said = []
     for lines in (1, 1):
-        with told(said.append):
+        with announce_compiling(said.append):
             assert numba.njit(cache=True)(doubled)(2) == 4
         assert len(said) == lines
     assert said == ["compiling for this machine what was not needed before, some 10 s"]

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 import pytest
 from ends import Ends, Number, call, exchange, made_in, registry, until
 from federation import Federation, make_tables
+from silent import Silent
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosedError
 
@@ -20,7 +21,6 @@ from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import connect, coordinator, host, journal
 from vfl.jobs.connect import OPENING, Site, connect_hosts
 from vfl.jobs.offer import Accept, Gathered, Join, Offer, new_run
-from vfl.jobs.show import Silent
 from vfl.net import open_sessions, websocket, window
 from vfl.net.connection import PIECES
 from vfl.net.hello import Hello, Resume, Resumed

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
 
-from vfl.jobs.diagnosis import few, guest_diagnosis, host_diagnosis
+from vfl.jobs.diagnosis import are_few, guest_diagnosis, host_diagnosis
 from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, CleaningWay, OwnKey, advise, attempts, combine, trials
 from vfl.party.ids import compose, normalise
@@ -267,8 +267,8 @@ def test_what_joins_ids_is_not_advised():
 
 
 def test_when_few_match():
-    assert few(0, 10, 1_000) and few(4, 10, 1_000)
-    assert not few(5, 10, 1_000)
+    assert are_few(0, 10, 1_000) and are_few(4, 10, 1_000)
+    assert not are_few(5, 10, 1_000)
 
 
 # Whole jobs.

@@ -27,7 +27,7 @@ from vfl.jobs.evaluation import split_rows
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
-from vfl.jobs.scoring import _as_trained, predictions
+from vfl.jobs.scoring import _section_as_trained, predictions
 from vfl.jobs.show import Once
 from vfl.learn.design import Covariate, Design, Factor
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
@@ -297,15 +297,15 @@ def test_what_a_score_file_holds() -> None:
 def test_a_batch_is_read_as_the_model_was_trained() -> None:
     data = DataSection(path=Path("t.csv"), id=("plate",), exposure="years", offset="rate")
     for exposure, offset in ((False, False), (True, False), (True, True)):
-        found = _as_trained(data, half_of("poisson", exposure=exposure, offset=offset))
+        found = _section_as_trained(data, half_of("poisson", exposure=exposure, offset=offset))
         assert (found.exposure, found.offset) == (
             "years" if exposure else None,
             "rate" if offset else None,
         )
     without = data.model_copy(update={"exposure": None, "offset": None})
-    assert _as_trained(without, half_of("poisson", exposure=True)).exposure is None
+    assert _section_as_trained(without, half_of("poisson", exposure=True)).exposure is None
     with pytest.raises(ConfigError, match=r"^\[data\] offset is missing .* was trained with one$"):
-        _as_trained(without, half_of("poisson", offset=True))
+        _section_as_trained(without, half_of("poisson", offset=True))
 
 
 def made_job(

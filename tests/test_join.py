@@ -30,7 +30,7 @@ from vfl.protocols.align.join import (
     host_inner,
     host_left,
     host_match,
-    numbered,
+    number_values,
 )
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.participant import Participant
@@ -142,7 +142,7 @@ def test_an_inner_join_is_that_by_hand(data: st.DataObject, many: bool, hosts: i
     assert set(found) == by_hand(own, list(others.values()), many)
     assert sum(matched.by_key) == len({one[1:] for one in found})
     # Rows of one id lie together.
-    assert len(numbered(matched.of_row[rows])[1]) == len(
+    assert len(number_values(matched.of_row[rows])[1]) == len(
         np.flatnonzero(np.diff(matched.of_row[rows]))
     ) + (len(rows) > 0)
 
@@ -248,7 +248,7 @@ def test_a_left_extension_drops_apart() -> None:
 
 @given(st.lists(st.integers(-1, 5)))
 def test_numbers_by_first_occurrence(values: list[int]) -> None:
-    numbers, first = numbered(np.array(values, np.int64))
+    numbers, first = number_values(np.array(values, np.int64))
     seen: list[int] = []
     for value, number in zip(values, numbers.tolist(), strict=True):
         if value < 0:

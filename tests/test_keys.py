@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.errors import DataError
-from vfl.party.keys import TableIds, all_keys, found, identities
+from vfl.party.keys import TableIds, all_keys, find_rows, identities
 from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
@@ -85,12 +85,12 @@ def test_rows_are_found_again_where_they_are(
     kept = identities(ids, SECRET, rows, last)
     order = data.draw(st.permutations(range(len(before))))
     moved = [before[row] for row in order]
-    again = found(ids_of(*zip(*moved, strict=True)), SECRET, kept)
+    again = find_rows(ids_of(*zip(*moved, strict=True)), SECRET, kept)
     assert sorted(again.rows.tolist()) == rows.tolist()
     for row, there in enumerate(again.rows.tolist()):
         assert before[row][: last[row] + 1] == moved[there][: last[row] + 1]
     # Of another table those are found whose ids are there as often as they were.
-    again = found(ids_of(*zip(*new, strict=True)), SECRET, kept)
+    again = find_rows(ids_of(*zip(*new, strict=True)), SECRET, kept)
     for row, there in enumerate(again.rows.tolist()):
         mine = before[row][: last[row] + 1]
         alike = [
@@ -110,8 +110,8 @@ def test_another_secret_finds_nothing() -> None:
     ids = ids_of(["a", "b"])
     kept = identities(ids, SECRET, np.arange(2), np.zeros(2, np.int64))
     assert len({row.tobytes() for row in kept}) == 2
-    assert found(ids, SECRET, kept).rows.tolist() == [0, 1]
-    assert found(ids, SECRET[::-1], kept).rows.tolist() == [-1, -1]
+    assert find_rows(ids, SECRET, kept).rows.tolist() == [0, 1]
+    assert find_rows(ids, SECRET[::-1], kept).rows.tolist() == [-1, -1]
 
 
 def test_a_table_that_has_changed_is_another() -> None:

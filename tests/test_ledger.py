@@ -331,7 +331,7 @@ def test_a_ledger_that_was_moved_away_is_asked_after(own: Ledger, owner: Identit
     again.append(passed(), "nothing")
     again.seal()
     (note,) = again.notes
-    (aside,) = ledger.replaced_of(kept)
+    (aside,) = ledger.replaced_seals(kept)
     assert f"another ledger was in {own.folder} before: its newest seal is kept as {aside}" in note
     (said,) = verify.verify(own.folder, owner.certificate, kept=kept).damage
     assert said.startswith("another ledger was here before, whose newest seal is line ")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.learn.levels import Levels, levels_of, respelled, spelled_alike, tidied, tidy
+from vfl.learn.levels import Levels, count_respellings, levels_of, match_levels, tidy, tidy_levels
 from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
@@ -21,7 +21,7 @@ def texts(*cells):
 
 def again(training, *cells):
     """The cells as training had them, "?" for unknown levels."""
-    found, unknown = Levels.of(texts(*training)).found(texts(*cells))
+    found, unknown = Levels.of(texts(*training)).match(texts(*cells))
     return ["?" if new else cell for cell, new in zip(found.tolist(), unknown.tolist(), strict=True)]
 
 
@@ -60,11 +60,11 @@ CELLS = st.lists(st.text("aA1.0 tTrue\u00e9\u0301", max_size=5), min_size=1, max
 
 @given(CELLS, CELLS)
 def test_a_level_of_training_is_itself(training, others):
-    column = tidied({"x": texts(*training)})["x"]
+    column = tidy_levels({"x": texts(*training)})["x"]
     levels = Levels.of(column)
-    found, unknown = levels.found(column)
+    found, unknown = levels.match(column)
     assert found.tolist() == column.tolist() and not unknown.any()
-    found, unknown = levels.found(texts(*others))
+    found, unknown = levels.match(texts(*others))
     assert set(found[~unknown].tolist()) <= {*levels.names, None}
     assert unknown.tolist() == [cell not in (*levels.names, None) for cell in found.tolist()]
 
@@ -77,17 +77,19 @@ def test_tidied_text_stays_and_is_one_in_all_compositions(text):
 
 
 def test_what_training_joins_is_one_text_and_no_more():
-    column = tidied({"x": texts(" a", "a ", "b  c", "b\u00a0c", "A", "1", "1.0", None, "\u200b")})["x"]
+    column = tidy_levels({"x": texts(" a", "a ", "b  c", "b\u00a0c", "A", "1", "1.0", None, "\u200b")})[
+        "x"
+    ]
     assert column.tolist() == ["a", "a", "b c", "b c", "A", "1", "1.0", None, None]
-    assert spelled_alike(column) == 4
-    assert spelled_alike(texts("a", "b", "1", "2", None)) == 0
+    assert count_respellings(column) == 4
+    assert count_respellings(texts("a", "b", "1", "2", None)) == 0
     levels = levels_of({"x": column, "z": np.zeros(3)})
     assert levels == {"x": Levels(("1", "1.0", "A", "a", "b c"), once=3, rows=7)}
 
 
 def test_columns_of_models_of_earlier_versions_stay_as_they_are():
     column = texts("True ", "x")
-    features, unknown = respelled({"x": column, "z": np.zeros(2)}, {})
+    features, unknown = match_levels({"x": column, "z": np.zeros(2)}, {})
     assert features["x"] is column and unknown == {}
 
 
@@ -97,7 +99,7 @@ def test_how_many_unknown_levels_chance_makes():
     names = texts(*(f"n{i}" for i in rng.zipf(1.6, 20_000) % 5000))
     training, batch = names[:10_000], names[10_000:]
     levels = Levels.of(training)
-    unknown = int(levels.found(batch)[1].sum())
+    unknown = int(levels.match(batch)[1].sum())
     expected = levels.once
     assert abs(unknown - expected) < 5 * math.sqrt(expected) > 0
     assert not levels.are_more(unknown, 10_000) and levels.are_more(2 * unknown + 20, 10_000)
@@ -127,6 +129,6 @@ def test_the_same_table_as_parquet_and_as_csv(tmp_path, column, written):
     for kind in ("parquet", "csv"):
         data = DataSection(path=tmp_path / f"t.{kind}", id=("id",), categorical=("x",))
         found[kind] = read_table(data, role="host", need_label=False).features
-    levels = levels_of(tidied(found["parquet"]))
-    same, unknown = respelled(found["csv"], levels)
-    assert not unknown and same["x"].tolist() == tidied(found["parquet"])["x"].tolist()
+    levels = levels_of(tidy_levels(found["parquet"]))
+    same, unknown = match_levels(found["csv"], levels)
+    assert not unknown and same["x"].tolist() == tidy_levels(found["parquet"])["x"].tolist()

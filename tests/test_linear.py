@@ -5,7 +5,7 @@ import pytest
 
 from vfl.errors import DataError
 from vfl.learn.design import Design, Rules
-from vfl.models.linear_columns import own_scores, prepared
+from vfl.models.linear_columns import own_scores, prepare_columns
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
 
@@ -19,7 +19,7 @@ FEATURES = {"age": AGE, "area": AREA}
 
 def refused(features, section: GlmSection, alpha: float = 0.0) -> DataError:
     with pytest.raises(DataError) as raised:
-        prepared("cars.csv", features, TRAINING, section, alpha)
+        prepare_columns("cars.csv", features, TRAINING, section, alpha)
     assert "\n" not in str(raised.value)
     for private in ("age", "area", "town", "cars"):
         assert private not in raised.value.for_peer
@@ -27,12 +27,12 @@ def refused(features, section: GlmSection, alpha: float = 0.0) -> DataError:
 
 
 def test_the_design_is_of_the_rows_that_train_the_matrix_of_all() -> None:
-    design, matrix = prepared("cars.csv", FEATURES, TRAINING, GlmSection(), 0.0)
+    design, matrix = prepare_columns("cars.csv", FEATURES, TRAINING, GlmSection(), 0.0)
     assert matrix.rows == ROWS
     assert design == Design.fit({name: v[TRAINING] for name, v in FEATURES.items()}, Rules())
-    binned, _ = prepared("cars.csv", FEATURES, TRAINING, GlmSection(binned=("age",), bins=4), 0.0)
+    binned, _ = prepare_columns("cars.csv", FEATURES, TRAINING, GlmSection(binned=("age",), bins=4), 0.0)
     assert [factor.name for factor in binned.factors] == ["age", "area"]
-    design, matrix = prepared("cars.csv", {}, TRAINING, GlmSection(), 0.0)
+    design, matrix = prepare_columns("cars.csv", {}, TRAINING, GlmSection(), 0.0)
     assert (matrix.rows, matrix.columns) == (ROWS, 0)
 
 
@@ -70,11 +70,11 @@ def test_columns_that_are_combinations_of_others_need_a_penalty() -> None:
         error = refused({**FEATURES, **more}, GlmSection())
         assert said in str(error) and str(error).endswith(advice)
         assert "alpha above 0" in error.for_peer
-        prepared("cars.csv", {**FEATURES, **more}, TRAINING, GlmSection(), 0.01)
+        prepare_columns("cars.csv", {**FEATURES, **more}, TRAINING, GlmSection(), 0.01)
 
 
 def test_scores_of_own_rows() -> None:
-    design, matrix = prepared("cars.csv", FEATURES, TRAINING, GlmSection(missing="median"), 0.0)
+    design, matrix = prepare_columns("cars.csv", FEATURES, TRAINING, GlmSection(missing="median"), 0.0)
     part = LinearPart(design, (0.5, -2.0))
     own = own_scores("cars.csv", part, FEATURES, ROWS)
     assert np.array_equal(own.rows, matrix.times(np.array([0.5, -2.0])))

@@ -14,7 +14,7 @@ from federation import JOB, Party
 from room import Room
 
 from vfl.cli import main
-from vfl.jobs.alignments import listed
+from vfl.jobs.alignments import list_alignments
 from vfl.jobs.record import load_record
 from vfl.party.config import load_party
 from vfl.party.identity import load
@@ -92,7 +92,7 @@ def test_relativities_are_shown(room: Room) -> None:
 
 
 def test_alignments_are_listed_trained_on_and_extended(room: Room) -> None:
-    rows = listed(store_of(room, "insurer"), room.site("insurer").party.policy)
+    rows = list_alignments(store_of(room, "insurer"), room.site("insurer").party.policy)
     assert {(row["join"], row["rows"]) for row in rows} == {("inner", 141), ("left", 150)}
     assert not any("error" in row for row in rows)
     for row in rows:

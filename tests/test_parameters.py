@@ -6,7 +6,6 @@ import pickle
 import pydoc
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -17,8 +16,11 @@ from small_tables import IDS, alone, quick, small
 
 import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
-from vfl.estimators.bar import watched
+from vfl.estimators.bar import watch
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.models.kind import AnyKind, TrainingStep
+from vfl.models.linear import Linear
+from vfl.models.trees import Trees
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.trees.grower import TreeDone
 
@@ -435,21 +437,22 @@ def test_a_fit_that_fails_leaves_nothing_behind():
 # Progress.
 
 
-def steps() -> Iterator[object]:
-    yield TreeDone(1, 2, 0.5, None, {})
-    yield TreeDone(2, 2, 0.4, 0.45, {})
-    yield IterationDone(3, 10, 0.1, 0.2, 1e-3, {})
+def steps(kind: type[AnyKind]) -> list[TrainingStep]:
+    if kind is Trees:
+        return [TreeDone(1, 2, 0.5, None, {}), TreeDone(2, 2, 0.4, 0.45, {})]
+    return [IterationDone(3, 10, 0.1, 0.2, 1e-3, {})]
 
 
 def test_a_bar_is_shown_if_it_is_asked_for(capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("TTY_INTERACTIVE", "1")
     for asked, default in ((True, None), (None, True)):
-        with watched(asked, default, "SecureBoost") as told:
-            for step in steps():
-                told(step)
-        shown = capsys.readouterr()
-        assert "SecureBoost" in shown.err and "gradient 1.0e-03" in shown.err and shown.out == ""
+        for kind, news in ((Trees, "loss 0.4000, validation 0.4500"), (Linear, "gradient 1.0e-03")):
+            with watch(asked, default, "SecureBoost", kind) as told:
+                for step in steps(kind):
+                    told(step)
+            shown = capsys.readouterr()
+            assert "SecureBoost" in shown.err and news in shown.err and shown.out == ""
     insurer, y, _ = small()
     alone(progress=True).fit(insurer, y)
     assert "SecureBoost" in capsys.readouterr().err
@@ -460,8 +463,8 @@ def test_no_bar_is_shown_where_nobody_looks_on(capsys, monkeypatch):
     alone().fit(insurer, y)
     alone(progress=False).fit(insurer, y)
     alone(progress=True).fit(insurer, y, progress=False)
-    with watched(None, None, "x") as told:
-        assert [told(step) for step in steps()] == [None] * 3
+    with watch(None, None, "x", Trees) as told:
+        assert [told(step) for step in steps(Trees)] == [None] * 2
     # At a prompt there is one, once it takes a while.
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     monkeypatch.setenv("FORCE_COLOR", "1")

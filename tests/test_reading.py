@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from vfl.errors import ConfigError
 from vfl.party.config import load_party
-from vfl.party.reading import merged, settings_line
+from vfl.party.reading import merge, settings_line
 
 PARTY = """
 [party]
@@ -133,7 +133,7 @@ def test_a_proposed_line_is_toml(key: str, value: Any) -> None:
 
 
 def test_proposals_are_joined() -> None:
-    assert merged(
+    assert merge(
         [
             {"decimal": ",", "categorical": ["a"], "dates": {"d": {"as": "days"}}},
             {"decimal": ".", "categorical": ["b", "a"], "dates": {"e": {"as": "year"}}},

@@ -50,11 +50,11 @@ from vfl.jobs.record import load_record
 from vfl.jobs.resume import (
     Replaceable,
     RunSubject,
-    begun,
+    begin_run,
     limit_runs,
-    opened,
+    open_run,
     persevere,
-    unfinished,
+    unfinished_runs,
 )
 from vfl.learn.glm import BlockState
 from vfl.learn.params import BoostParams
@@ -128,7 +128,7 @@ class Run:
             end.observers.append(fuse.burn)
         with contextlib.ExitStack() as stack:
             runs = {
-                name: stack.enter_context(opened(Store(self.folder / name), "claims-1", SUBJECT))
+                name: stack.enter_context(open_run(Store(self.folder / name), "claims-1", SUBJECT))
                 for name in self.states
             }
             done = runs[guest].done
@@ -262,7 +262,7 @@ def kept(
     store: Store, *steps: int, subject: RunSubject = SUBJECT, name: str = "claims-1", keep: int = 2
 ) -> None:
     """A run that was killed after these steps."""
-    with opened(store, name, subject, keep=keep) as run:
+    with open_run(store, name, subject, keep=keep) as run:
         for done in steps:
             asyncio.run(run.checkpoints(GuestFitState, run.done).keep(state(done)))
 
@@ -273,7 +273,7 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
-    with opened(store, "claims-1", SUBJECT) as run:
+    with open_run(store, "claims-1", SUBJECT) as run:
         run.measure = lambda: Account(
             2.0, {"a": 5}, {}, 10, {"add": 3}, [Exchanged("a", "sent", "X", 1, 5)]
         )
@@ -287,7 +287,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
     assert len(list(folder.iterdir())) == 3  # the last two states alone
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in folder.iterdir())
     for done in (3, 2):
-        with opened(store, "claims-1", SUBJECT) as run:
+        with open_run(store, "claims-1", SUBJECT) as run:
             assert run.done == 3
             last = run.checkpoints(GuestFitState, done).last
             assert last is not None and plain(last) == plain(state(done))
@@ -297,7 +297,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
             spent = run.history.account + run.measure()
             assert (spent.seconds, spent.sent, spent.peak_memory) == (3.0, {"a": 6}, 10)
             assert spent.messages == [Exchanged("a", "sent", "X", 1, 5)]
-    with opened(store, "claims-1", SUBJECT) as run:
+    with open_run(store, "claims-1", SUBJECT) as run:
         with pytest.raises(
             ModelError, match=r"is of other steps \(2 and 3\) than the guest's \(1\): start"
         ):
@@ -308,7 +308,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
 
 def test_a_checkpoint_is_of_one_matter_and_one_process(store: Store) -> None:
     kept(store, 1)
-    assert unfinished(store, SUBJECT) == ["claims-1"]
+    assert unfinished_runs(store, SUBJECT) == ["claims-1"]
     for change, said in (
         (
             {"own": "other"},
@@ -318,26 +318,26 @@ def test_a_checkpoint_is_of_one_matter_and_one_process(store: Store) -> None:
         ({"alignment": "other"}, "the alignment changed since"),
     ):
         other = dataclasses.replace(SUBJECT, **change)
-        assert unfinished(store, other) == []
-        with pytest.raises(ModelError, match=said), opened(store, "claims-1", other):
+        assert unfinished_runs(store, other) == []
+        with pytest.raises(ModelError, match=said), open_run(store, "claims-1", other):
             pass
     stranger = dataclasses.replace(SUBJECT, guest="stranger")
-    with pytest.raises(Refused, match="another guest's run"), opened(store, "claims-1", stranger):
+    with pytest.raises(Refused, match="another guest's run"), open_run(store, "claims-1", stranger):
         pass
     lines: list[str] = []
     show = SimpleNamespace(say=lines.append)
-    with begun(store, "claims-2", SUBJECT, fresh=False, show=show) as first:
+    with begin_run(store, "claims-2", SUBJECT, fresh=False, show=show) as first:
         assert (first.name, first.done) == ("claims-1", 1)
-        with begun(store, "claims-2", SUBJECT, fresh=False, show=show) as second:
+        with begin_run(store, "claims-2", SUBJECT, fresh=False, show=show) as second:
             assert (second.name, second.done) == ("claims-2", 0)
     changed = dataclasses.replace(SUBJECT, job="other")
-    with begun(store, "claims-2", changed, fresh=False, show=show) as run:
+    with begin_run(store, "claims-2", changed, fresh=False, show=show) as run:
         assert run.name == "claims-2"
     (line,) = lines
     assert line.startswith(
         "note: what is unfinished of claims is of another job file, table or alignment"
     )
-    with begun(store, "claims-2", SUBJECT, fresh=True, show=show) as run:
+    with begin_run(store, "claims-2", SUBJECT, fresh=True, show=show) as run:
         assert run.name == "claims-2"
     assert store.names("checkpoint") == []
 
@@ -346,7 +346,7 @@ def test_a_run_that_is_done_leaves_nothing_of_its_job(store: Store) -> None:
     kept(store, 1, 2)
     kept(store, 1, name="other-1", subject=dataclasses.replace(SUBJECT, job_name="other"))
     (store.folder("checkpoint") / "claims-0.lock").touch()  # of a process that was killed
-    with opened(store, "claims-2", SUBJECT) as run:
+    with open_run(store, "claims-2", SUBJECT) as run:
         asyncio.run(run.checkpoints(GuestFitState, 0).keep(state(1)))
         run.finish()
     assert {path.name.partition(".")[0] for path in store.folder("checkpoint").iterdir()} == {"other-1"}
@@ -366,7 +366,7 @@ def test_a_damaged_checkpoint_is_refused(store: Store, damaged: str) -> None:
     kept(store, 1, keep=1)
     (path,) = store.folder("checkpoint").glob(damaged)
     path.write_bytes(path.read_bytes()[:-3] + b"\x01}\n")
-    with pytest.raises(ModelError, match="damaged"), opened(store, "claims-1", SUBJECT) as run:
+    with pytest.raises(ModelError, match="damaged"), open_run(store, "claims-1", SUBJECT) as run:
         run.checkpoints(GuestFitState, 1)
 
 
@@ -376,13 +376,13 @@ def test_a_full_disk_leaves_the_last_checkpoint(store: Store, monkeypatch: pytes
     def full(_: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    with opened(store, "claims-1", SUBJECT) as run:
+    with open_run(store, "claims-1", SUBJECT) as run:
         checkpoints = run.checkpoints(GuestFitState, 1)
         with monkeypatch.context() as patched:
             patched.setattr(os, "fsync", full)
             with pytest.raises(DataError, match=r"cannot be written: No space left on device$"):
                 asyncio.run(checkpoints.keep(state(2)))
-    with opened(store, "claims-1", SUBJECT) as run:
+    with open_run(store, "claims-1", SUBJECT) as run:
         last = run.checkpoints(GuestFitState, 1).last
         assert run.done == 1 and plain(last) == plain(state(1))
 

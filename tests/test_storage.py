@@ -30,7 +30,7 @@ from vfl.jobs import own_table, scoring
 from vfl.jobs import training as trainings
 from vfl.jobs.connect import Site
 from vfl.jobs.doctor import examine
-from vfl.jobs.hints import hints_held
+from vfl.jobs.hints import hold_hints
 from vfl.jobs.storage import check_storage, working
 from vfl.party import files, identity, locks, permissions, revocation
 from vfl.party.config import load_party
@@ -679,11 +679,11 @@ def test_revoking_at_once_loses_no_certificate(tmp_path: Path) -> None:
 
 def test_of_two_trainings_on_an_alignment_one_keeps_hints(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
-    with hints_held(store, "a-1") as first, hints_held(store, "a-1") as second:
+    with hold_hints(store, "a-1") as first, hold_hints(store, "a-1") as second:
         assert (first, second) == (True, False)
-        with hints_held(store, "a-2") as other:
+        with hold_hints(store, "a-2") as other:
             assert other
-    with hints_held(store, "a-1") as again:
+    with hold_hints(store, "a-1") as again:
         assert again
 
 

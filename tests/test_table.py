@@ -695,7 +695,7 @@ def test_repeated_ids_are_aggregated_as_by_pandas(
     table = Table(Path("t.csv"), [], {"n": values, "c": text}, None, None, len(rows), [])
     frame = pd.DataFrame({"g": group, "n": values, "c": text})[group >= 0]
     for rule in ("sum", "mean", "max", "min", "first", "last"):
-        made = table.aggregated(group, rule, {"c": "mode"})
+        made = table.aggregate(group, rule, {"c": "mode"})
         for g, part in frame.groupby("g"):
             known = part["n"].dropna()
             expected = {

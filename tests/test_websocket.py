@@ -1373,7 +1373,7 @@ def test_a_flood_of_resumptions_holds_little_and_ends(parties: Parties, monkeypa
             answers = await asyncio.gather(*asks, return_exceptions=True)
             links = [answer[0] for answer in answers if isinstance(answer, tuple)]
             assert links
-            await until(lambda: len(made.listener._greeting) == 0)
+            await until(lambda: len(made.listener._admission.handshakes) == 0)
             assert made.there._sending.held < 2 * MIB
             open_ = [link for link in links if link.state is State.OPEN]
             await until(lambda: sum(link.state is State.OPEN for link in open_) <= 1)

@@ -15,7 +15,7 @@ from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
-from vfl.learn.levels import Levels, respelled
+from vfl.learn.levels import Levels, match_levels
 from vfl.learn.losses import BadLabel
 from vfl.models.kind import (
     AnyGuestModel,
@@ -32,7 +32,13 @@ from vfl.models.kind import (
 )
 from vfl.models.kinds import kind_of_model
 from vfl.net.peer import MemoryPeer, Peer, together
-from vfl.party.unknown_levels import check_of_host, check_own, in_any, notes, strange
+from vfl.party.unknown_levels import (
+    beyond_chance,
+    check_host_levels,
+    check_own_levels,
+    count_rows,
+    describe_unknown,
+)
 from vfl.protocols.align.psi import guest_align, host_align
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant, Resources
@@ -108,7 +114,7 @@ def train(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -
     Raises ConfigError and DataError as the protocols do, for no common row, and for shares that leave
     no row to train on or to stop by.
     """
-    work = _plain if task.engine == "plain" else _apart
+    work = _train_plain if task.engine == "plain" else _train_apart
     return run(work(guest, hosts, task))
 
 
@@ -129,13 +135,17 @@ def score(
 # Training.
 
 
-async def _plain(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
+async def _train_plain(
+    guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
+) -> SimulatedModel:
     aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
-    fitted = await task.kind.pooled(aligned.parties, aligned.drawn, task.progress)
-    return await aligned.trained(fitted, None)
+    fitted = await task.kind.pooled(aligned.parties, aligned.training, task.progress)
+    return await aligned.outcome(fitted, None)
 
 
-async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
+async def _train_apart(
+    guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
+) -> SimulatedModel:
     """Each party in its role, over memory."""
     names, context = [host.name for host in hosts], secrets.token_bytes(16)
     resources = Resources(task.machine)
@@ -150,13 +160,13 @@ async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Simulated
             for (_, to_guest), table, own in zip(pairs, hosts, own_of, strict=True)
         ]
         asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
-        rows = _in_order([common.rows for common in await together([asking, *aligning])])
+        rows = _in_guest_order([common.rows for common in await together([asking, *aligning])])
     aligned = _Aligned.of(task, [guest, *hosts], rows)
     own_columns, *theirs = aligned.parties
     halves: dict[str, AnyHostModel] = {}
 
     async def of_guest() -> tuple[AnyGuestModel, Floats]:
-        role = task.kind.guest(own_columns, aligned.drawn)
+        role = task.kind.guest(own_columns, aligned.training)
         return await role.train(peers, GuestRun(resources, task.progress))
 
     async def of_host(own: Participant, to_guest: Peer, columns: PartyColumns) -> None:
@@ -176,7 +186,7 @@ async def _apart(guest: FrameTable, hosts: Sequence[FrameTable], task: Simulated
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
     } or None
-    return await aligned.trained(Fitted(model, {name: halves[name] for name in names}, score), traffic)
+    return await aligned.outcome(Fitted(model, {name: halves[name] for name in names}, score), traffic)
 
 
 @dataclass(frozen=True)
@@ -186,54 +196,57 @@ class _Aligned:
     task: SimulatedTask
     rows: RowIndices  # the guest's
     parties: Sequence[PartyColumns]
-    drawn: Training
+    training: Training
 
     @classmethod
     def of(
         cls, task: SimulatedTask, tables: Sequence[FrameTable], rows: Sequence[RowIndices]
     ) -> "_Aligned":
-        """Raises DataError for no common row or none with something to learn, ConfigError for shares."""
+        """From rows of each table, the guest's first.
+
+        Raises DataError for no common row or none with something to learn, ConfigError for shares.
+        """
         if not len(rows[0]):
             raise DataError(
                 "no id is common to all parties: check that id= names the ids, that normalise= fits how "
                 "each party writes them (case, spaces, leading zeros, dates), and that they are the "
                 "same ids"
             )
-        drawn = _drawn(task, rows[0])
+        training = _draw_training(task, rows[0])
         parties = [
             PartyColumns(
                 table.name, table.name, table.take(own), task.rules.get(table.name, ColumnRules())
             )
             for table, own in zip(tables, rows, strict=True)
         ]
-        return cls(task, rows[0], parties, drawn)
+        return cls(task, rows[0], parties, training)
 
-    async def trained(
+    async def outcome(
         self, fitted: Fitted[AnyGuestModel, AnyHostModel], traffic: dict[str, int] | None
     ) -> SimulatedModel:
         """What came of it, and what there is to say of the scores."""
-        own = fitted.score if self.drawn.offset is None else fitted.score - self.drawn.offset
+        own = fitted.score if self.training.offset is None else fitted.score - self.training.offset
         return SimulatedModel(
             self.rows,
             {party.party: party.features for party in self.parties},
             fitted,
             traffic,
             await self._idle(fitted.model, own),
-            self.task.kind.doubts(own, self.drawn),
+            self.task.kind.doubts(own, self.training),
         )
 
     async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:
         """Why all rows have the same score, if they have; `own` are the scores without offset."""
-        drawn = self.drawn
-        label = drawn.label[drawn.train]
-        size = float(np.std(label)) if drawn.loss.link == "identity" else 1.0
+        training = self.training
+        label = training.label[training.train]
+        size = float(np.std(label)) if training.loss.link == "identity" else 1.0
         if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
             return None
         if len(label) == 1:
             return "there is one row to train on"
-        if drawn.offset is None and (label == label[0]).all():
+        if training.offset is None and (label == label[0]).all():
             return f"y is the same in all {counted(len(label), 'row')} to train on"
-        return await self.task.kind.idle(self.parties, drawn, model)
+        return await self.task.kind.idle(self.parties, training, model)
 
 
 def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
@@ -242,15 +255,15 @@ def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
         return [np.arange(tables[0].rows)]
     first, *others = tables
     place_of = [{one: row for row, one in enumerate(table.ids)} for table in others]
-    found = [
+    common = [
         (row, *(places[one] for places in place_of))
         for row, one in enumerate(first.ids)
         if all(one in places for places in place_of)
     ]
-    return list(np.array(found, np.int64).reshape(len(found), len(tables)).T)
+    return list(np.array(common, np.int64).reshape(len(common), len(tables)).T)
 
 
-def _in_order(rows: list[RowIndices]) -> list[RowIndices]:
+def _in_guest_order(rows: list[RowIndices]) -> list[RowIndices]:
     """Common rows in the order of the guest's table.
 
     An alignment has an order of its own, random in each: where all is in one process, the same tables
@@ -260,7 +273,7 @@ def _in_order(rows: list[RowIndices]) -> list[RowIndices]:
     return [own[order] for own in rows]
 
 
-def _drawn(task: SimulatedTask, rows: RowIndices) -> Training:
+def _draw_training(task: SimulatedTask, rows: RowIndices) -> Training:
     """The aligned rows; those that decide when to stop are drawn by the seed, as in a job.
 
     Raises DataError where their label has nothing to teach, ConfigError for shares that leave no row.
@@ -302,7 +315,7 @@ async def _score(
     fitted: tuple[AnyGuestModel, Mapping[str, AnyHostModel]],
     trained: TrainedLevels,
 ) -> SimulatedScores:
-    """As each host knows other rows, each is aligned with on its own."""
+    """Score in one loop. Each host knows other rows, so each is aligned with on its own."""
     model, halves = fitted
     kind = kind_of_model(model)
     context = secrets.token_bytes(16)
@@ -315,10 +328,10 @@ async def _score(
                 GUEST, guest.ids, guest.id_of_row, guest.id_columns, {}, len(guest.ids)
             )
             return common_rows([distinct, table])
-        own = guest_align([to_host], guest.ids, context=context, allow_empty=True)
-        apart = Participant(table.name, [table.name], context)
-        theirs = host_align(to_guest, table.ids, apart, allow_empty=True)
-        return [common.rows for common in await together([own, theirs])]
+        asking = guest_align([to_host], guest.ids, context=context, allow_empty=True)
+        participant = Participant(table.name, [table.name], context)
+        answering = host_align(to_guest, table.ids, participant, allow_empty=True)
+        return [common.rows for common in await together([asking, answering])]
 
     rows = await together([aligned(*pair, table) for pair, table in zip(pairs, hosts, strict=True)])
     places = []
@@ -330,7 +343,7 @@ async def _score(
     batch = {GUEST: guest.features} | {
         table.name: table.take(own) for table, (_, own) in zip(hosts, rows, strict=True)
     }
-    batch, unusual = _respelled(batch, trained)
+    batch, unusual = _match_levels(batch, trained)
     own_scores = kind.own_scores(model, GUEST, batch[GUEST], guest.rows)
     of_guest = GuestBatch(batch[GUEST], guest.rows, own_scores, places)
 
@@ -350,27 +363,27 @@ async def _score(
     return SimulatedScores(cast(Floats, scores), known, unusual)
 
 
-def _respelled(
+def _match_levels(
     batch: Mapping[str, Features], trained: TrainedLevels
 ) -> tuple[dict[str, Features], list[str]]:
     """The rows of all parties with the levels of training, and what to say of those that it had not.
 
     Raises DataError where these are too many, by the rules of a job.
     """
-    found, unusual = {}, []
+    matched, unusual = {}, []
     for party, features in batch.items():
         levels = trained.levels.get(party, {})
-        found[party], unknown = respelled(features, levels)
-        more, said = strange(unknown, levels), notes(unknown, levels)
+        matched[party], unknown = match_levels(features, levels)
+        more, said = beyond_chance(unknown, levels), describe_unknown(unknown, levels)
         if party == GUEST:
-            check_own(party, unknown, levels, trained.unknown_levels)
+            check_own_levels(party, unknown, levels, trained.unknown_levels)
         elif more:
             of = len(next(iter(more.values())))
             columns = ", ".join(f"'{name}'" for name in more)
             advice = f"write those of {columns} as in training, or raise unknown_levels"
-            check_of_host(party, in_any(more), of, trained.unknown_levels, advice)
+            check_host_levels(party, count_rows(more), of, trained.unknown_levels, advice)
         unusual += [f"{party}: {said[column]}" for column in more]
-    return found, unusual
+    return matched, unusual
 
 
 def run(work: Coroutine[object, None, T]) -> T:

@@ -1,18 +1,10 @@
 """The command line: one party of a federation."""
 
 import logging
-from typing import TYPE_CHECKING, TypeVar
 
 import click
 
 from vfl.terminal.usage import CommandGroup, put_version
-
-if TYPE_CHECKING:
-    pass
-
-T = TypeVar("T")
-
-_NAMED = 5  # names that an error lists at most
 
 
 @click.group("vfl", cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})

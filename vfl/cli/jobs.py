@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON, MODEL, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
@@ -17,7 +18,6 @@ from vfl.terminal.usage import NumberType
 if TYPE_CHECKING:
     from vfl.jobs.check_result import CheckResult
     from vfl.party.config_values import Engine, JoinKind
-from vfl.cli.group import main
 
 
 @main.command()
@@ -178,13 +178,13 @@ def align(
 @JSON
 def alignments(party: Path, as_json: bool) -> None:
     """List the alignments that this party keeps, the oldest first."""
-    from vfl.jobs.alignments import listed
+    from vfl.jobs.alignments import list_alignments
     from vfl.party.config import load_party
     from vfl.party.store import Store
     from vfl.terminal.results import put_alignments
 
     settings = load_party(party)
-    found = listed(Store(settings.party.store), settings.policy)
+    found = list_alignments(Store(settings.party.store), settings.policy)
     if as_json:
         put_json({"alignments": found})
     elif not found:

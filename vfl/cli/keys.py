@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import JSON, PARTY
 from vfl.errors import ConfigError
 from vfl.terminal.streams import put_json, stdout
 
 if TYPE_CHECKING:
     from vfl.party.identity import Identity
-from vfl.cli.group import main
 
 
 @main.group()

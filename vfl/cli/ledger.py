@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON
 from vfl.errors import ConfigError
 from vfl.terminal.streams import put_json, stderr, stdout
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 
     from vfl.party.audit.tables import MessageFilter
     from vfl.party.identity import Certificate
-from vfl.cli.group import _NAMED, main
 
 
 @main.group()
@@ -25,6 +25,7 @@ def ledger() -> None:
     """What this party has sent and received, sealed by its key."""
 
 
+_NAMED = 5  # names that an error lists at most
 _LEDGER = click.argument("ledger", type=click.Path(path_type=Path), metavar="LEDGER")
 _SINCE = click.option(
     "--since",
@@ -89,7 +90,7 @@ def _check_known(ledger: Path, choice: "MessageFilter") -> None:
     from vfl.party.audit import tables
     from vfl.text import nearest_name
 
-    found = tables.known(ledger)
+    found = tables.known_names(ledger)
     for option, name, there in (
         ("job", choice.job, found.jobs),
         ("peer", choice.peer, found.peers),

@@ -1,14 +1,10 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from vfl.terminal.usage import NumberType
-
-if TYPE_CHECKING:
-    pass
 
 PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
 WAIT = click.option(

@@ -1,16 +1,12 @@
 """Commands that show what this party keeps of a model."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON, MODEL, PARTY
 from vfl.terminal.streams import put_json, stdout
-
-if TYPE_CHECKING:
-    pass
-from vfl.cli.group import main
 
 
 @main.command(short_help="Show a linear model's factors of own columns.")

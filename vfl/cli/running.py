@@ -7,14 +7,12 @@ import threading
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 from vfl.errors import ConfigError, VflError
 from vfl.terminal.usage import ENDING
 
-if TYPE_CHECKING:
-    pass
-from vfl.cli.group import T
+T = TypeVar("T")
 
 
 def need_role(role: str, needed: str, path: Path) -> None:

@@ -2,19 +2,15 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.group import main
 from vfl.cli.options import JSON, MODEL, PARTY
 from vfl.cli.running import need_role
 from vfl.errors import Refused
 from vfl.terminal.streams import put_json, stdout
 from vfl.text import counted
-
-if TYPE_CHECKING:
-    pass
-from vfl.cli.group import main
 
 
 @main.group()
@@ -64,10 +60,10 @@ def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> No
 @JSON
 def policy_agreement(party: Path, model: str, as_json: bool) -> None:
     """Show what all parties of a model's training have signed, and check the signatures, offline."""
-    from vfl.jobs.record import verified_agreement
+    from vfl.jobs.record import verify_agreement
     from vfl.party.config import load_party
 
-    name, agreement, signed = verified_agreement(load_party(party), model)
+    name, agreement, signed = verify_agreement(load_party(party), model)
     terms = agreement.terms
     if as_json:
         put_json(

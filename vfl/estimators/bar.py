@@ -11,16 +11,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vfl.errors import ConfigError
 from vfl.estimators.parameters import shown
-from vfl.models.kind import TrainingStep
-from vfl.protocols.linear.hidden import BlindIteration
-from vfl.protocols.trees.grower import TreeDone
+from vfl.models.kind import AnyKind, TrainingStep
 from vfl.simulate import StepProgress
 
 _PATIENCE = 1.0  # seconds before there is a bar: most fits are over by then
 
 
 @contextmanager
-def watched(asked: object, default: object, name: str) -> Iterator[StepProgress]:
+def watch(asked: object, default: object, name: str, kind: type[AnyKind]) -> Iterator[StepProgress]:
     """What to tell of each step: a function, a bar, or nobody.
 
     asked, default: as given to fit and to the constructor; True is a bar, None one where a person looks
@@ -36,7 +34,7 @@ def watched(asked: object, default: object, name: str) -> Iterator[StepProgress]
         yield lambda step: None
         return
     with ExitStack() as stack:
-        yield _Bar(name, stack, 0.0 if wanted else _PATIENCE)
+        yield _Bar(name, kind, stack, 0.0 if wanted else _PATIENCE)
 
 
 def _looked_at() -> bool:
@@ -50,8 +48,8 @@ def _looked_at() -> bool:
 class _Bar:
     """Told of each tree or iteration; there is no bar for a fit that is over before it is due."""
 
-    def __init__(self, name: str, stack: ExitStack, patience: float) -> None:
-        self._name, self._stack = name, stack
+    def __init__(self, name: str, kind: type[AnyKind], stack: ExitStack, patience: float) -> None:
+        self._name, self._kind, self._stack = name, kind, stack
         self._due = time.monotonic() + patience
         self._bar: Progress | None = None
 
@@ -61,7 +59,7 @@ class _Bar:
                 return
             self._bar = self._stack.enter_context(_progress())
             self._bar.add_task(self._name, total=None, news="")
-        news, done, of = _news(step)
+        news, done, of = self._kind.news(step)
         self._bar.update(self._bar.task_ids[0], completed=done, total=of, news=news)
 
 
@@ -74,14 +72,3 @@ def _progress() -> Progress:
         TextColumn("{task.fields[news]}"),
     )
     return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
-def _news(step: TrainingStep) -> tuple[str, int, int | None]:
-    """A step in words, which it is, of how many if that is known."""
-    if isinstance(step, TreeDone):
-        validation = "" if step.validation_loss is None else f", validation {step.validation_loss:.4f}"
-        return f"loss {step.train_loss:.4f}{validation}", step.tree, step.of
-    if isinstance(step, BlindIteration):
-        return f"gradient {step.gradient:.1e}", step.iteration, None
-    news = f"deviance {step.deviance:.4f}, gradient {step.gradient:.1e}"
-    return news, step.iteration, None

@@ -19,17 +19,17 @@ from sklearn.utils.validation import check_is_fitted
 from vfl.arrays import Floats
 from vfl.crypto.workers import PAYS, Machine
 from vfl.errors import ConfigError, DataError, InputError, ParameterError
-from vfl.estimators.bar import watched
-from vfl.estimators.hosts import Hosts, HostsParameter, checked_hosts
+from vfl.estimators.bar import watch
+from vfl.estimators.hosts import Hosts, HostsParameter, as_hosts
 from vfl.estimators.parameters import (
     check_names,
     check_share,
     check_steps,
     check_whole,
-    checked_seed,
+    choose_seed,
     plain_value,
     shown,
-    validated,
+    validate,
 )
 from vfl.frames.features import (
     FrameTable,
@@ -43,7 +43,7 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
-from vfl.learn.levels import Levels, levels_of, tidied
+from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
 from vfl.models.kind import AnyGuestModel, AnyHostModel, AnyKind, ColumnRules, TrainingStep
@@ -84,8 +84,8 @@ class Target:
 
 
 @contextmanager
-def complaints() -> Iterator[None]:
-    """Errors of the parties as those of scikit-learn's tools, and in words of parameters."""
+def translate_errors() -> Iterator[None]:
+    """Turn errors of the parties into those that scikit-learn's tools know, in words of parameters."""
     try:
         yield
     except (ConfigError, DataError) as error:
@@ -197,16 +197,16 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     def _check_columns(self, tables: Sequence[FrameTable]) -> None:
         """Raises DataError for a parameter that does not fit the parties' columns."""
 
-    def _told(self) -> None:
-        """What a kind of model tells besides, once it is fitted."""
+    def _publish(self) -> None:
+        """Set the attributes that this kind of model has besides, once it is fitted."""
 
     def _params(self, settings: type[P]) -> P:
         """The settings, checked. Raises ConfigError."""
         values = {name: getattr(self, name) for name in self.settings()}
         if "seed" in values:
             default = settings.model_fields["seed"].default
-            values["seed"] = checked_seed(getattr(self, "random_state", None), values["seed"], default)
-        return validated(settings, values)
+            values["seed"] = choose_seed(getattr(self, "random_state", None), values["seed"], default)
+        return validate(settings, values)
 
     def _engine(self) -> SimulationEngine:
         if isinstance(self.engine, str) and self.engine in get_args(SimulationEngine):
@@ -231,9 +231,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         return frame, others
 
     def _hosts_to_fit(self, given: object) -> Hosts:
-        found = self.hosts if given is None else given
-        if found is not None:
-            return checked_hosts(found)
+        tables = self.hosts if given is None else given
+        if tables is not None:
+            return as_hosts(tables)
         named = (
             [str(party) for party in self.id if party != GUEST] if isinstance(self.id, Mapping) else []
         )
@@ -256,21 +256,21 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             self._table(name, one, None, hosts, rules[name].named if name in rules else ())
             for name, one in frames.items()
         ]
-        _same_columns_of_ids(tables)
+        _check_id_columns(tables)
         self._check_columns(tables)
         for table in tables:
             order = LabelOrder.of(target.label) if table.name == GUEST else None
             suspects = {name: suspicions(one, order) for name, one in table.features.items()}
             _warn_of_columns(table.name, suspects)
-        own, *others = (replace(table, features=tidied(table.features)) for table in tables)
+        own, *others = (replace(table, features=tidy_levels(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
         weighing = np.flatnonzero(target.weight > 0)
         if len(weighing) < len(target.weight):
-            own, target = _only(own, target, weighing)
+            own, target = _take_rows(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
         log: list[TrainingStep] = []
-        with watched(progress, self.progress, type(self).__name__) as told:
+        with watch(progress, self.progress, type(self).__name__, type(kind)) as told:
 
             def done(step: TrainingStep) -> None:
                 log.append(step)
@@ -299,7 +299,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         self.__dict__.pop("feature_names_in_", None)
         if guest.named:
             self.feature_names_in_ = np.array(guest.columns.columns, dtype=object)
-        self._told()
+        self._publish()
         if trained.idle is not None:
             warn(f"all rows get the same score: {trained.idle}")
         if trained.doubts is not None:
@@ -319,46 +319,46 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         cannot be used or lack a column.
         """
         check_is_fitted(self, "model_")
-        with complaints():
-            return self._scored(frame_of(X, GUEST), hosts)
+        with translate_errors():
+            return self._score_rows(frame_of(X, GUEST), hosts)
 
-    def _scored(self, guest: Frame, hosts: object) -> Floats:
+    def _score_rows(self, guest: Frame, hosts: object) -> Floats:
         names = self.model_.parties[1:]
         tables = self._hosts_to_score(hosts, names)
         given = {GUEST: guest} | {name: frame_of(tables[name], name) for name in names}
         own, *others = (
-            self._table(name, self._as_trained(name, one), self._categorical[name], tables)
+            self._table(name, self._with_trained_names(name, one), self._categorical[name], tables)
             for name, one in given.items()
         )
-        _same_columns_of_ids([own, *others])
+        _check_id_columns([own, *others])
         if not own.rows:
             return np.empty(0)
         known = TrainedLevels(self._levels, check_share("unknown_levels", self.unknown_levels))
-        found = score(own, others, self._engine(), (self.model_, self.halves_), known)
-        for text in found.unusual:
+        scored = score(own, others, self._engine(), (self.model_, self.halves_), known)
+        for text in scored.unusual:
             warn(text)
         for table in others:
-            if table.rows and not found.known[table.name]:
+            if table.rows and not scored.known[table.name]:
                 warn(
                     f"{table.name} knows none of the {counted(own.rows, 'row')} to score, so that its "
                     "columns count as missing: check that its ids are the guest's"
                 )
-        return found.scores
+        return scored.scores
 
     def _hosts_to_score(self, given: object, names: Sequence[str]) -> Hosts:
-        own = self.hosts if names and self.hosts is not None else {}
-        found = checked_hosts(own if given is None else given)
+        by_default = self.hosts if names and self.hosts is not None else {}
+        tables = as_hosts(by_default if given is None else given)
         # The parameter may have more of them than a model of fewer hosts.
-        known = [name for name in found if given is not None or name in names]
+        known = [name for name in tables if given is not None or name in names]
         if set(known) != set(names):
             raise ConfigError(
                 f"the model was trained with {_listed(names)}, but hosts= has {_listed(known)}: "
                 "give each host's table (an empty one of the same columns where it knows no row)"
                 + ("" if given is not None else f", here or once for all calls to {type(self).__name__}")
             )
-        return found
+        return tables
 
-    def _as_trained(self, party: str, frame: Frame) -> Frame:
+    def _with_trained_names(self, party: str, frame: Frame) -> Frame:
         """The table with the columns' names of the training, where either of both had none."""
         now, then = list(frame.columns.columns), self._columns[party]
         if frame.named and (self._named[party] or set(then) <= set(now)):
@@ -421,9 +421,9 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         if not ids:
             return FrameTable(party, [], np.empty(0, np.int64), 0, features, len(columns))
         repeats = party == GUEST and expect is not None  # a batch may have rows of one id
-        found = self._ids(party, ids, hosts)
-        _refuse_ids(party, found, repeats)
-        return FrameTable(party, found.ids, found.id_of_row, len(ids), features, len(columns))
+        normalised = self._ids(party, ids, hosts)
+        _refuse_ids(party, normalised, repeats)
+        return FrameTable(party, normalised.ids, normalised.id_of_row, len(ids), features, len(columns))
 
     def _id_of(self, party: str, table: pd.DataFrame) -> list[str] | None:
         """The names of the id's columns; None is the index. Raises ConfigError."""
@@ -494,7 +494,7 @@ def _refuse_ids(party: str, found: NormalisedIds, repeats: bool) -> None:
             )
 
 
-def _only(table: FrameTable, target: Target, rows: RowIndices) -> tuple[FrameTable, Target]:
+def _take_rows(table: FrameTable, target: Target, rows: RowIndices) -> tuple[FrameTable, Target]:
     """Some rows of a training, in which no id comes twice."""
     ids = [table.ids[row] for row in rows.tolist()] if table.ids else []
     of_row = np.arange(len(ids))
@@ -509,7 +509,7 @@ def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:
     return text if isinstance(name, str) or text in table.columns else f"x{text}"
 
 
-def _same_columns_of_ids(tables: Sequence[FrameTable]) -> None:
+def _check_id_columns(tables: Sequence[FrameTable]) -> None:
     if len({table.id_columns for table in tables}) > 1:
         counts = ", ".join(f"{table.name} has {table.id_columns}" for table in tables)
         raise ConfigError(f"an id must have as many columns at each party: {counts}")

@@ -83,7 +83,7 @@ class HostsParameter:
         vars(estimator)["hosts"] = given
 
 
-def checked_hosts(given: object) -> Hosts:
+def as_hosts(given: object) -> Hosts:
     """Tables by name. Raises ConfigError for what has no names, or the guest's."""
     if not isinstance(given, Mapping):
         raise ConfigError(

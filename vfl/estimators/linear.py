@@ -12,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps, Target
 from vfl.estimators.hosts import Hosts
-from vfl.estimators.parameters import check_by_party, check_parties, validated
+from vfl.estimators.parameters import check_by_party, check_parties, validate
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.tables import Frame
 from vfl.frames.warnings import warn
@@ -43,7 +43,7 @@ class _Linear(Federation):
     _SETTINGS = GlmParams
     _LEFT_OUT = frozenset({"scores", "coordinator", "seed"})
 
-    def _told(self) -> None:
+    def _publish(self) -> None:
         self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
         self.converged_ = self.model_.converged
         parties: dict[str, GuestGlm | HostGlm] = {GUEST: self.model_, **self.halves_}
@@ -57,8 +57,8 @@ class _Linear(Federation):
         }
 
     def _steps(self, party: str) -> Mapping[str, float]:
-        """By column, how many units relativities of this party are of."""
-        return validated(GlmSection, (self.rules or {}).get(party, {})).step
+        """How many units the relativities of this party are of, by column."""
+        return validate(GlmSection, (self.rules or {}).get(party, {})).step
 
     def _fit(
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
@@ -77,13 +77,13 @@ class _Linear(Federation):
         by_party = check_by_party("rules", self.rules)
         check_parties("rules", by_party, parties)
         return {
-            party: ColumnRules(glm=validated(GlmSection, rules, f"rules of {party}: "))
+            party: ColumnRules(glm=validate(GlmSection, rules, f"rules of {party}: "))
             for party, rules in by_party.items()
         }
 
 
 def _coefficients(part: LinearPart) -> "pd.Series[float]":
-    """By column and level."""
+    """The coefficients by column and level."""
     index = pd.MultiIndex.from_tuples(part.design.coefficients, names=["column", "level"])
     return pd.Series(part.coefficients, index, np.float64, name="coefficient")
 

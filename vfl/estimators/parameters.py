@@ -157,7 +157,7 @@ def check_names(kind: type, positional: Sequence[object], given: Iterable[str]) 
             raise UnknownParameter(f"{kind.__name__} has no parameter {name!r}; {advice(name, known)}")
 
 
-def checked_arguments(method: Callable[P, R]) -> Callable[P, R]:
+def check_arguments(method: Callable[P, R]) -> Callable[P, R]:
     """A method that raises UnknownParameter, with advice, for an argument that it does not have."""
     known = [*inspect.signature(method).parameters][1:]
 
@@ -186,7 +186,7 @@ def advice(name: str, known: Sequence[str]) -> str:
     return suggest_name(name, known)
 
 
-def validated(model: type[M], values: Mapping[str, object], where: str = "") -> M:
+def validate(model: type[M], values: Mapping[str, object], where: str = "") -> M:
     """Settings as strict as in a file, but for NumPy's numbers. Raises ConfigError naming one."""
     plain = {name: plain_value(value) for name, value in values.items()}
     try:
@@ -282,7 +282,7 @@ def check_parties(name: str, by_party: Iterable[str], parties: Sequence[str]) ->
             )
 
 
-def checked_seed(random_state: object, seed: object, default: object) -> object:
+def choose_seed(random_state: object, seed: object, default: object) -> object:
     """The seed: scikit-learn's name for it if that is given. Raises ConfigError where both are."""
     if random_state is None:
         return seed

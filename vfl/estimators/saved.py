@@ -21,7 +21,7 @@ from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
-from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.learn.losses import Family, Objective, loss_of
 from vfl.models.kind import AnyGuestModel, AnyHostModel, TrainingStep
 from vfl.models.kinds import kind_of_model
 from vfl.party.documents import Body, body_of, canonical_json, document, read_document
@@ -131,10 +131,6 @@ def write(estimator: Federation, path: object) -> None:
         file.write(document(FORMAT, VERSION, body))
 
 
-def _objective_of(loss: Loss, losses: Mapping[str, type[Loss]]) -> Objective | Family:
-    return cast(Objective | Family, next(name for name, kind in losses.items() if kind is type(loss)))
-
-
 def load(path: object) -> Federation:
     """A model that `save` wrote, of whichever estimator; it predicts bit for bit the same.
 
@@ -149,23 +145,23 @@ def read(path: object, kind: type[E]) -> E:
     where = _as_path(path)
     body = _body_of(where)
     known = {one.__name__: one for one in _KINDS}
-    found = known.get(str(body.get("estimator")))
-    if found is None:
+    recorded = known.get(str(body.get("estimator")))
+    if recorded is None:
         raise ModelError(
             f"{where} is of an estimator that this version of vfl does not know: update vfl"
         )
-    if not issubclass(kind, found) and not issubclass(found, kind):
-        raise ModelError(f"{where} holds a {found.__name__}, where a {kind.__name__} is due")
+    if not issubclass(kind, recorded) and not issubclass(recorded, kind):
+        raise ModelError(f"{where} holds a {recorded.__name__}, where a {kind.__name__} is due")
     try:
-        saved: _AnySaved = msgspec.convert(body, _KINDS[found], str_keys=True)
-        _check(saved, found)
+        saved: _AnySaved = msgspec.convert(body, _KINDS[recorded], str_keys=True)
+        _check(saved, recorded)
         loss = loss_of(saved.objective, saved.tweedie_power)
     except (msgspec.ValidationError, ValueError, KeyError) as error:
         raise ModelError(f"{where} is damaged: {error}") from None
-    estimator = (kind if issubclass(kind, found) else found)(**saved.parameters)
+    estimator = (kind if issubclass(kind, recorded) else recorded)(**saved.parameters)
     _restore(estimator, saved)
     estimator._loss = loss
-    estimator._told()
+    estimator._publish()
     return cast(E, estimator)
 
 
@@ -195,12 +191,12 @@ def _kind_of(estimator: Federation) -> type[Federation]:
 
 def _parameters_of(estimator: Federation) -> dict[str, object]:
     """All but the hosts' tables, and generators, which have no value to keep."""
-    found = {}
+    parameters = {}
     for name, value in estimator.get_params(deep=False).items():
         if name != "hosts":
             generator = isinstance(value, np.random.RandomState | np.random.Generator)
-            found[name] = None if generator else _of_json(value)
-    return found
+            parameters[name] = None if generator else _of_json(value)
+    return parameters
 
 
 def _of_json(value: object) -> object:

@@ -11,16 +11,16 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
-from vfl.estimators.federation import Federation, Target, complaints
-from vfl.estimators.parameters import checked_arguments, shown, validated
+from vfl.estimators.federation import Federation, Target, translate_errors
+from vfl.estimators.parameters import check_arguments, shown, validate
 from vfl.frames.rows import (
     classes_of,
+    drop_given,
     given_numbers,
     label_of,
     labels_of,
-    positive,
-    weights,
-    without,
+    positive_numbers,
+    weights_of,
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
@@ -36,7 +36,7 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         tags.classifier_tags.multi_class = False
         return tags
 
-    @checked_arguments
+    @check_arguments
     def fit(
         self,
         X: object,
@@ -56,11 +56,11 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
-        with complaints():
+        with translate_errors():
             guest, others = self._guest_frame(X, hosts)
             classes, label = classes_of(y, guest.columns, type(self).__name__)
-            target = Target(label, weights(sample_weight, guest.columns), LogisticLoss())
-            guest = without(guest, y=y, sample_weight=sample_weight)
+            target = Target(label, weights_of(sample_weight, guest.columns), LogisticLoss())
+            guest = drop_given(guest, y=y, sample_weight=sample_weight)
             self._fit(guest, others, target, progress)
         self.classes_ = classes
         return self
@@ -84,10 +84,10 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         sample_weight: object = None,
     ) -> float:
         """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
-        with complaints():
+        with translate_errors():
             frame = _with_rows(frame_of(X, GUEST))
             label = labels_of(y, frame.columns)
-            weight = weights(sample_weight, frame.columns)
+            weight = weights_of(sample_weight, frame.columns)
         return float(np.average(label == self.predict(X, hosts), weights=weight))
 
 
@@ -102,7 +102,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
     """The parameter that says what the label is."""
     _LOSSES: ClassVar[Mapping[str, type[Loss]]]
 
-    @checked_arguments
+    @check_arguments
     def fit(
         self,
         X: object,
@@ -125,13 +125,13 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
-        with complaints():
+        with translate_errors():
             loss = self._loss_to_fit()
             guest, others = self._guest_frame(X, hosts)
-            added = _added(loss, guest, exposure, offset)
+            added = _added_scores(loss, guest, exposure, offset)
             label = label_of(y, guest.columns, loss)
-            target = Target(label, weights(sample_weight, guest.columns), loss, added)
-            guest = without(guest, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
+            target = Target(label, weights_of(sample_weight, guest.columns), loss, added)
+            guest = drop_given(guest, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
             self._fit(guest, others, target, progress)
         self.with_offset_ = offset is not None
         return self
@@ -145,7 +145,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         or none where it had one.
         """
         check_is_fitted(self, "model_")
-        with complaints():
+        with translate_errors():
             scores, _ = self._with_offset(frame_of(X, GUEST), hosts, None, offset)
         return self._loss.predict(scores)
 
@@ -164,10 +164,10 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         else 0, as of R^2 in scikit-learn.
         """
         check_is_fitted(self, "model_")
-        with complaints():
+        with translate_errors():
             frame, loss = _with_rows(frame_of(X, GUEST)), self._loss
             label = label_of(y, frame.columns, loss, whole=False)
-            weight = weights(sample_weight, frame.columns)
+            weight = weights_of(sample_weight, frame.columns)
             scores, added = self._with_offset(frame, hosts, exposure, offset)
         kept = weight > 0
         label, scores, weight = label[kept], scores[kept], weight[kept]
@@ -185,8 +185,8 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         if self.with_offset_ != (offset is not None):
             had = "an offset" if self.with_offset_ else "no offset"
             raise ConfigError(f"the model was trained with {had}: give predict and score the same")
-        added = _added(self._loss, guest, exposure, offset)
-        scores = self._scored(guest, hosts)
+        added = _added_scores(self._loss, guest, exposure, offset)
+        scores = self._score_rows(guest, hosts)
         return scores if added is None else scores + added, added
 
     def _loss_to_fit(self) -> Loss:
@@ -194,14 +194,14 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
         if not isinstance(name, str) or name not in names:
             raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
-        power = validated(self._SETTINGS, {"tweedie_power": self.tweedie_power})
+        power = validate(self._SETTINGS, {"tweedie_power": self.tweedie_power})
         return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
 
 
 _WIDE = 21.0  # of offsets: a factor of a billion on the mean
 
 
-def _added(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats | None:
+def _added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats | None:
     """What is added to each row's score: the offset, and the exposure's logarithm."""
     if exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"exposure= {loss.no_exposure}")
@@ -213,7 +213,7 @@ def _added(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats
         )
     if exposure is None:
         return added
-    known = np.log(positive(exposure, guest.columns, "exposure"))
+    known = np.log(positive_numbers(exposure, guest.columns, "exposure"))
     return known if added is None else known + added
 
 

@@ -71,9 +71,9 @@ class _Trees(Federation):
         missing to 1: `importance_table_` has them all.
         """
         table = self.importance_table_
-        own = table[table["party"] == GUEST].set_index("column")["gain"]
+        own_gains = table[table["party"] == GUEST].set_index("column")["gain"]
         total = table["gain"].sum() if len(table) else 1.0
-        gains = own.reindex(self._columns[GUEST]).fillna(0.0) / total
+        gains = own_gains.reindex(self._columns[GUEST]).fillna(0.0) / total
         return gains.to_numpy(np.float64)
 
 

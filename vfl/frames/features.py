@@ -74,14 +74,14 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
                 f"{party}: no column '{name}', which the model was trained on; "
                 f"{suggest_name(name, frame.columns)}"
             )
-    found: dict[str, NDArray[np.generic]] = {}
+    features: dict[str, NDArray[np.generic]] = {}
     for name, categorical in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
-            found[name] = _categories(values, what) if categorical else finite(values, what)
+            features[name] = _categories(values, what) if categorical else finite_numbers(values, what)
         else:
-            found[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
-    return found
+            features[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
+    return features
 
 
 def is_categorical(values: pd.Series) -> bool:
@@ -125,12 +125,12 @@ def _kinds(values: pd.Series) -> str:
     return f"values of type {', '.join(sorted(kinds)[:3])}"
 
 
-def finite(values: pd.Series, what: str) -> Floats:
-    """As `numbers_of`; raises DataError for infinite numbers too."""
-    found = numbers_of(values, what)
-    if np.isinf(found).any():
-        raise DataError(f"{what} has {int(np.isinf(found).sum()):,} infinite numbers: correct them")
-    return found
+def finite_numbers(values: pd.Series, what: str) -> Floats:
+    """The numbers of a column, as `numbers_of` has them. Raises DataError for infinite ones too."""
+    array = numbers_of(values, what)
+    if np.isinf(array).any():
+        raise DataError(f"{what} has {int(np.isinf(array).sum()):,} infinite numbers: correct them")
+    return array
 
 
 def numbers_of(values: pd.Series, what: str) -> Floats:
@@ -158,14 +158,14 @@ def _days(values: pd.Series) -> pd.Series:
 def _numeric(values: pd.Series, what: str) -> Floats:
     """A numeric feature of a batch, in which numbers, true and false may be text.
 
-    Raises DataError as `finite` does.
+    Raises DataError as `finite_numbers` does.
     """
     if types.infer_dtype(values.astype(object), skipna=True) == "string":
         text = pa.array(values.astype(object), pa.large_string(), from_pandas=True)
         parsed, strange = parse(pc.if_else(pc.equal(text, ""), None, text), Reading())
         if not strange.any():
             values = pd.Series(parsed)
-    return finite(values, what)
+    return finite_numbers(values, what)
 
 
 def _known(values: pd.Series) -> Iterable[tuple[SupportsFloat, bool]]:
@@ -215,7 +215,7 @@ def id_columns(
         levels_of = (index.get_level_values(level) for level in range(index.nlevels))
         return [IdValues(values, f"{party}: the index") for values in levels_of]
     levels = {str(name): cast(str, name) for name in index.names if name is not None}
-    found = []
+    columns = []
     for name in names:
         if name not in frame.columns and name not in levels:
             near = suggest_name(name, [*frame.columns, *levels])
@@ -224,12 +224,12 @@ def id_columns(
                 near += 'set_output(transform="pandas"))'
             raise DataError(f"{party}: no column '{name}' (named by id); {near}")
         values = frame[name] if name in frame.columns else index.get_level_values(levels[name])
-        found.append(IdValues(values, f"{party}: id column '{name}'"))
-    return found
+        columns.append(IdValues(values, f"{party}: id column '{name}'"))
+    return columns
 
 
 def digest_of(columns: Sequence[IdValues], *more: object) -> bytes | None:
-    """Of ids as they are, and of more that counts; None for ids that have none, such as lists."""
+    """A digest of ids as they are, and of more that counts; None for ids without one, such as lists."""
     digest = hashlib.blake2b(repr(more).encode(), digest_size=32)
     for column in columns:
         try:

@@ -16,7 +16,7 @@ from sklearn.utils.multiclass import type_of_target
 
 from vfl.arrays import Floats
 from vfl.errors import DataError
-from vfl.frames.features import finite
+from vfl.frames.features import finite_numbers
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
@@ -40,7 +40,7 @@ def values_of(given: object, table: pd.DataFrame, what: str) -> pd.Series:
     return values
 
 
-def without(table: Frame, **given: object) -> Frame:
+def drop_given(table: Frame, **given: object) -> Frame:
     """The table without the columns that are given apart: label, weight, exposure and offset are no
     features."""
     columns = table.columns
@@ -156,33 +156,33 @@ def given_numbers(given: object, table: pd.DataFrame, what: str) -> Floats:
     """A finite number for every row. Raises DataError."""
     values = values_of(given, table, what)
     _no_gaps(values, what)
-    return finite(values, what)
+    return finite_numbers(values, what)
 
 
-def positive(given: object, table: pd.DataFrame, what: str) -> Floats:
+def positive_numbers(given: object, table: pd.DataFrame, what: str) -> Floats:
     """A positive number for every row, or one for all. Raises DataError."""
-    found = _for_all(given, table, what)
-    if (found <= 0).any():
+    values = _for_all(given, table, what)
+    if (values <= 0).any():
         raise DataError(
-            f"{what} must be positive but is not in {counted(int((found <= 0).sum()), 'row')}"
+            f"{what} must be positive but is not in {counted(int((values <= 0).sum()), 'row')}"
         )
-    return found
+    return values
 
 
-def weights(given: object, table: pd.DataFrame) -> Floats:
+def weights_of(given: object, table: pd.DataFrame) -> Floats:
     """A weight for every row, not negative; 1 without. Raises DataError."""
-    found = np.ones(len(table)) if given is None else _for_all(given, table, "sample_weight")
-    if (found < 0).any():
-        rows = int((found < 0).sum())
+    weights = np.ones(len(table)) if given is None else _for_all(given, table, "sample_weight")
+    if (weights < 0).any():
+        rows = int((weights < 0).sum())
         raise DataError(f"sample_weight must not be negative but is in {counted(rows, 'row')}")
-    if len(found) and not found.any():
+    if len(weights) and not weights.any():
         raise DataError("sample_weight is zero in every row: no row is left to train on")
-    if (strange := out_of_range(found)).any():
+    if (strange := out_of_range(weights)).any():
         raise DataError(
             f"sample_weight must be from {1 / LARGEST:g} to {LARGEST:g} but is not in "
             f"{counted(int(strange.sum()), 'row')}: give it in another unit"
         )
-    return found
+    return weights
 
 
 def _for_all(given: object, table: pd.DataFrame, what: str) -> Floats:

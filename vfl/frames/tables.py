@@ -35,7 +35,7 @@ class Frame:
 
 
 def frame_of(table: object, party: str) -> Frame:
-    """Raises DataError for what is no table of rows and columns."""
+    """A party's table, of whatever library. Raises DataError for what has no rows and columns."""
     if isinstance(table, pd.DataFrame):
         return Frame(_with_text_names(table, party), _has_names(table), indexed=True)
     _refuse_others(table, party)
@@ -104,8 +104,8 @@ def _from_arrow(table: pa.Table, party: str) -> Frame:
 
 def _index_of(table: pa.Table) -> list[str]:
     """The columns that were the index of a pandas DataFrame, by what pandas wrote beside them."""
-    told = (table.schema.pandas_metadata or {}).get("index_columns", [])
-    return [name for name in told if isinstance(name, str) and name in table.column_names]
+    names = (table.schema.pandas_metadata or {}).get("index_columns", [])
+    return [name for name in names if isinstance(name, str) and name in table.column_names]
 
 
 _NULLABLE: Mapping[pa.DataType, pd.api.extensions.ExtensionDtype] = {

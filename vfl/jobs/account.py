@@ -38,11 +38,11 @@ class Account:
 
     @classmethod
     def nothing(cls) -> "Account":
-        """Of a job that has not begun."""
+        """The account of a job that has not begun."""
         return cls(0.0, {}, {}, 0)
 
     def __add__(self, later: "Account") -> "Account":
-        """Of two attempts at a job."""
+        """The account of two attempts at a job, one after the other."""
         total = Counter[tuple[str, str, str]]()
         size = Counter[tuple[str, str, str]]()
         for one in (*self.messages, *later.messages):

@@ -45,14 +45,14 @@ def psi_settings(site: Site, offer: Offer, show: Show, admit: Admit | None = Non
     return settings if admit is None else replace(settings, admit=admit)
 
 
-def alone(site: Site, offer: Offer) -> Participant:
-    """This host in a matching with the guest alone, which asks each host apart."""
+def lone_participant(site: Site, offer: Offer) -> Participant:
+    """This host in a matching with the guest alone, which asks each host by itself."""
     name = site.party.name
     return Participant(name, [name], offer.run + name.encode())
 
 
-def check_asked(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -> None:
-    """Say what is asked. Raises PeerError for an Offer that is not what it should be."""
+def check_request(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -> None:
+    """Say what the guest asks for. Raises as `check_offer`."""
     show.say(f"{peer.name} asks to {what}")
     check_offer(site, peer, offer)
 

@@ -74,8 +74,10 @@ async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[lis
     named = [site.party.name, *offer.hosts, *_coordinator(offer)]
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
     terms = offer.terms(site.party.name)
-    own = site.identity.sign(terms.statement)
-    offer = msgspec.structs.replace(offer, signature=own, ledger=site.journal.ledger.newest_seal)
+    own_signature = site.identity.sign(terms.statement)
+    offer = msgspec.structs.replace(
+        offer, signature=own_signature, ledger=site.journal.ledger.newest_seal
+    )
     await together([host.send(offer) for host in hosts])
     answers = await together([host.recv(Accept) for host in hosts])
     for host, answer in zip(hosts, answers, strict=True):
@@ -83,10 +85,10 @@ async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[lis
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
         bind(host, offer)
-    signatures = [own, *(answer.signature for answer in answers)]
+    signatures = [own_signature, *(answer.signature for answer in answers)]
     await together([host.send(Agreed(signatures)) for host in hosts])
-    told = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
-    ledgers = {site.party.name: offer.ledger, **told}
+    seals = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
+    ledgers = {site.party.name: offer.ledger, **seals}
     return answers, Agreement.of(site, terms, signatures, ledgers)
 
 
@@ -115,8 +117,8 @@ async def accept_offer(site: Site, guest: Peer, offer: Offer, rows: int | None =
     hold, and what sessions raise.
     """
     terms = offer.terms(guest.name)
-    own, seal = site.identity.sign(terms.statement), site.journal.ledger.newest_seal
-    await guest.send(Accept(rows, own, seal))
+    own_signature, seal = site.identity.sign(terms.statement), site.journal.ledger.newest_seal
+    await guest.send(Accept(rows, own_signature, seal))
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
@@ -124,7 +126,7 @@ async def accept_offer(site: Site, guest: Peer, offer: Offer, rows: int | None =
     ledgers = {guest.name: offer.ledger, site.party.name: seal}
     agreement = Agreement.of(site, terms, agreed.signatures, ledgers)
     signatures = agreement.signatures
-    if signatures[guest.name] != offer.signature or signatures[site.party.name] != own:
+    if signatures[guest.name] != offer.signature or signatures[site.party.name] != own_signature:
         raise guest.breach("Agreed with another signature than was given")
     check_signatures(site, guest, "Agreed", agreement)
     return agreement
@@ -158,7 +160,9 @@ def check_signatures(site: Site, peer: Peer, message: str, agreement: Agreement)
             raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
 
 
-def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what: str) -> dict[str, str]:
+def verify_signatures(
+    agreement: Agreement, job: Mapping[str, object], party: Party, what: str
+) -> dict[str, str]:
     """What is known of each party's signature, in words, now and without any other party.
 
     `job` is the job as the record has it. Raises ModelError when it is not the job that was signed, or
@@ -167,10 +171,10 @@ def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what
     terms = agreement.terms
     if hashlib.sha256(canonical_json(job)).digest() != terms.job:
         raise ModelError(f"the job in {what} is not the one that was signed")
-    found = {}
+    words = {}
     for name, fingerprint in terms.fingerprints.items():
         if (pem := agreement.certificates.get(name)) is None:
-            found[name] = "not checked: this party had no certificate of it"
+            words[name] = "not checked: this party had no certificate of it"
             continue
         try:
             certificate = parse_certificate(pem.encode(), Path(what))
@@ -180,8 +184,8 @@ def verified(agreement: Agreement, job: Mapping[str, object], party: Party, what
         if certificate.fingerprint != fingerprint or not certificate.verify(signature, terms.statement):
             raise ModelError(f"{what} is damaged or forged: the signature of {name} does not hold")
         pinned = fingerprint in _fingerprints(party, name)
-        found[name] = "signed" if pinned else "signed, with a certificate that is not pinned here now"
-    return found
+        words[name] = "signed" if pinned else "signed, with a certificate that is not pinned here now"
+    return words
 
 
 def _coordinator(offer: Offer) -> list[str]:
@@ -193,10 +197,10 @@ def _coordinator(offer: Offer) -> list[str]:
 
 
 def _fingerprints(party: Party, name: str) -> frozenset[str]:
-    """Of a party's certificate as its file is now, and before its key was rotated."""
-    own = paths(party.party.identity)[1]
+    """The fingerprints of a party's certificate, as its file is now and before its key was rotated."""
+    own_path = paths(party.party.identity)[1]
     peer = party.peers.get(name)
-    path = own if name == party.name else peer.certificate if peer is not None else None
+    path = own_path if name == party.name else peer.certificate if peer is not None else None
     try:
         certificate = None if path is None else load_certificate(path)
     except IdentityError:

@@ -20,10 +20,10 @@ from vfl.errors import ConfigError, DataError, ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
-    alone,
-    check_asked,
+    check_request,
     fresh_name,
     id_counter,
+    lone_participant,
     matching_of,
     psi_settings,
 )
@@ -32,13 +32,13 @@ from vfl.jobs.alignments import (
     Alignment,
     check_keys,
     check_parties,
+    find_alignment,
+    load_shared,
     made_on,
-    made_with,
-    named_alignment,
     save_alignment,
 )
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.diagnosis import Diagnosis, few, guest_diagnosis, host_diagnosis
+from vfl.jobs.diagnosis import Diagnosis, are_few, guest_diagnosis, host_diagnosis
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -49,9 +49,9 @@ from vfl.jobs.storage import in_store
 from vfl.net.peer import Peer, together
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.config_words import JOB_NAME
-from vfl.party.id_report import unmended
+from vfl.party.id_report import find_unmended
 from vfl.party.id_trials import OwnKey
-from vfl.party.keys import TableIds, found, identities
+from vfl.party.keys import TableIds, find_rows, identities
 from vfl.party.policy import (
     Usage,
     check_age,
@@ -72,7 +72,7 @@ from vfl.protocols.align.join import (
     host_inner,
     host_left,
     host_match,
-    numbered,
+    number_values,
 )
 from vfl.protocols.align.match_rates import MatchStart
 from vfl.text import counted
@@ -119,9 +119,9 @@ async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     """
     party, started = site.party, time.monotonic()
     _check_name(plan.name)
-    settled = _settled(site, Store(party.party.store), plan)
+    settled = _settle(site, Store(party.party.store), plan)
     table, ids = read_guest(party.data, show=show)
-    for note in (*ids.notes, *unmended(party.data, table.by_key(party.data))):
+    for note in (*ids.notes, *find_unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
     work = _GuestAlignment(site, table, ids, settled, show, plan.diagnose)
     spent = Account.nothing()
@@ -178,8 +178,8 @@ def say_matches(done: Aligned, show: Show) -> None:
 
 
 @dataclass(frozen=True)
-class _Settled:
-    """A plan in which all is said."""
+class _SettledPlan:
+    """A plan that leaves nothing open."""
 
     base: str | None  # of the name
     join: JoinKind
@@ -187,12 +187,12 @@ class _Settled:
     earlier: Alignment | None
 
 
-def _settled(site: Site, store: Store, plan: Plan) -> _Settled:
+def _settle(site: Site, store: Store, plan: Plan) -> _SettledPlan:
     data, own = site.party.data, site.party.align
     earlier, base = None, plan.name
     join = plan.join or own.join
     if plan.extend is not None:
-        earlier = named_alignment(store, plan.extend or None)
+        earlier = find_alignment(store, plan.extend or None)
         check_parties(site, earlier)
         check_keys(earlier, data)
         if not earlier.key:
@@ -211,7 +211,7 @@ def _settled(site: Site, store: Store, plan: Plan) -> _Settled:
                 "without --extend"
             )
         join, base = earlier.join, base or _base(earlier.name)
-    return _Settled(base, join, plan.engine or own.engine, earlier)
+    return _SettledPlan(base, join, plan.engine or own.engine, earlier)
 
 
 def _base(name: str) -> str | None:
@@ -227,7 +227,7 @@ class _GuestAlignment:
     site: Site
     table: Table
     ids: TableIds
-    plan: _Settled
+    plan: _SettledPlan
     show: Show
     diagnose: bool = False
 
@@ -265,9 +265,11 @@ class _GuestAlignment:
             for channel, one in zip(channels, matched, strict=True)
             for host in channel
             if self.diagnose
-            or few(one.ids, *(one.earlier + ids[0] for ids in (asked, *(have[h.name] for h in channel))))
+            or are_few(
+                one.ids, *(one.earlier + ids[0] for ids in (asked, *(have[h.name] for h in channel)))
+            )
         ]
-        diagnoses = await self._diagnosed(offer, poor) if poor else {}
+        diagnoses = await self._diagnose(offer, poor) if poor else {}
         if not any(one.ids for one in matched):
             what = (
                 "see the advice above"
@@ -290,7 +292,7 @@ class _GuestAlignment:
         who = [host.name for host in hosts] if plan.join == "left" else [""]
         by = dict(zip(who, matched, strict=True))
         alignment = replace(
-            await asyncio.to_thread(self._kept, offer, rows, by), days=min(days, default=None)
+            await asyncio.to_thread(self._alignment, offer, rows, by), days=min(days, default=None)
         )
         await asyncio.to_thread(save_alignment, Store(site.party.party.store), alignment)
         known = {
@@ -309,20 +311,20 @@ class _GuestAlignment:
             {name: one.earlier for name, one in by.items()},
         )
 
-    async def _diagnosed(self, offer: Offer, hosts: Sequence[Peer]) -> dict[str, list[Diagnosis]]:
+    async def _diagnose(self, offer: Offer, hosts: Sequence[Peer]) -> dict[str, list[Diagnosis]]:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
         data = self.site.party.data
-        found: dict[str, list[Diagnosis]] = {}
+        diagnoses: dict[str, list[Diagnosis]] = {}
         for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
             context = diagnosis_context(offer, number)
             of_key = await guest_diagnosis(hosts, key, context=context, show=self.show)
             for name, diagnosis in of_key.items():
                 if diagnosis is not None:
-                    found.setdefault(name, []).append(diagnosis)
+                    diagnoses.setdefault(name, []).append(diagnosis)
             hosts = [host for host in hosts if of_key[host.name] is not None]
             if not hosts:
                 break
-        return found
+        return diagnoses
 
     async def _match(self, offer: Offer, hosts: Sequence[Peer]) -> Matched:
         """The rows matched with all hosts of a channel."""
@@ -331,7 +333,9 @@ class _GuestAlignment:
         number = sorted(offer.hosts).index(hosts[0].name) if left else 0
         start = None
         if earlier is not None:
-            start = await guest_drop(hosts, await asyncio.to_thread(_again, earlier, number, self.ids))
+            start = await guest_drop(
+                hosts, await asyncio.to_thread(_matched_before, earlier, number, self.ids)
+            )
         return await guest_match(
             hosts,
             self.ids.keys,
@@ -341,7 +345,7 @@ class _GuestAlignment:
             many=data.duplicates == "keep",
         )
 
-    def _kept(self, offer: Offer, rows: Integers, by: dict[str, Matched]) -> Alignment:
+    def _alignment(self, offer: Offer, rows: Integers, by: dict[str, Matched]) -> Alignment:
         """The alignment as this party keeps it; `by` has what is matched with each host, or with all."""
         party, secret = self.site.party, secrets.token_bytes(32)
         known = self.site.fingerprints
@@ -373,7 +377,7 @@ class _GuestAlignment:
 async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     """A host's part; what it came to, in words."""
     policy, matching = site.party.policy, offer.matching
-    check_asked(
+    check_request(
         site, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids"
     )
     check_align(policy, peer.name, today(), matching.engine, matching.join)
@@ -382,33 +386,33 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     name = fresh_name(store, "alignment", offer.alignment)
     earlier = None
     if matching.extends is not None:
-        earlier = made_with(site, store, peer, offer, matching.extends)
+        earlier = load_shared(site, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
     usage = Usage(site.party.party.store)
     usage.count(policy, peer.name, "alignments", 1, today())
     await accept(site, peer, offer)
     start = None
     if earlier is not None:
-        start = await host_drop(peer, await asyncio.to_thread(_again, earlier, 0, ids))
+        start = await host_drop(peer, await asyncio.to_thread(_matched_before, earlier, 0, ids))
     left = matching.join == "left"
     matched = await host_match(
         peer,
         ids.keys,
-        alone(site, offer) if left else site.participant(offer.hosts, offer.run),
+        lone_participant(site, offer) if left else site.participant(offer.hosts, offer.run),
         settings=psi_settings(site, offer, show, id_counter(policy, usage)),
         start=start,
     )
-    agreed = await _diagnosed(site, peer, offer, table, show)
+    agreed = await _answer_diagnoses(site, peer, offer, table, show)
     if agreed.rows != matched.ids:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
     _, times = np.unique(rows[rows >= 0], return_counts=True)
     check_repeats(policy, int(times.max(initial=1)))
-    alignment = await asyncio.to_thread(_host_kept, site, peer, offer, name, rows, matched, ids)
+    alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
     await peer.send(Kept(policy.alignment_days))
-    written = await asyncio.to_thread(unmended, site.party.data, table.by_key(site.party.data))
+    written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))
     for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
@@ -416,7 +420,7 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
 
 
-async def _diagnosed(site: Site, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
+async def _answer_diagnoses(site: Site, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
     """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
     party = site.party
     for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
@@ -440,7 +444,7 @@ def diagnosis_context(offer: Offer, key: int) -> bytes:
     return offer.run + b" match rates" + bytes([key])
 
 
-def _host_kept(
+def _alignment_of_host(
     site: Site,
     peer: Peer,
     offer: Offer,
@@ -450,9 +454,9 @@ def _host_kept(
     ids: TableIds,
 ) -> Alignment:
     known, secret, matching = site.fingerprints, secrets.token_bytes(32), offer.matching
-    _, first = numbered(rows)
-    own = rows[first]
-    keys = matched.key_of_row[own]
+    _, first = number_values(rows)
+    own_rows = rows[first]
+    keys = matched.key_of_row[own_rows]
     return Alignment(
         name,
         known[peer.name],
@@ -469,17 +473,17 @@ def _host_kept(
         site.party.policy.alignment_days,
         {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
-        identities(ids, secret, own, keys),
+        identities(ids, secret, own_rows, keys),
         keys=keys[np.newaxis].astype(np.int8),
     )
 
 
-def _again(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
+def _matched_before(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
     """What an alignment says of a table as it is now, for `guest_drop` and `host_drop`."""
     if earlier.digests is None or earlier.keys is None:
         raise ModelError(f"alignment {earlier.name} is damaged: it has no identities")
-    place = found(ids, bytes.fromhex(earlier.key), earlier.digests)
-    number = numbered(earlier.rows if earlier.matched is None else earlier.matched[channel])[0]
+    place = find_rows(ids, bytes.fromhex(earlier.key), earlier.digests)
+    number = number_values(earlier.rows if earlier.matched is None else earlier.matched[channel])[0]
     count = int(number.max(initial=-1)) + 1
     at = place.first
     if earlier.matched is None or not earlier.many:  # a row that others are like now is told by no id

@@ -15,8 +15,8 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
 from vfl.party.config_values import Engine, JoinKind
-from vfl.party.documents import converted
-from vfl.party.keys import TableIds, found
+from vfl.party.documents import convert_document
+from vfl.party.keys import TableIds, find_rows
 from vfl.party.policy import (
     check_age,
     check_join,
@@ -26,7 +26,7 @@ from vfl.party.policy import (
 from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import (
-    numbered,
+    number_values,
 )
 
 
@@ -92,7 +92,7 @@ def load_alignment(store: Store, name: str) -> Alignment:
     body = store.read("alignment", name)
     refs = {array: body.pop(array) for array in _ARRAYS if array in body}
     body |= {array: store.read_array("alignment", ref) for array, ref in refs.items()}
-    return converted(body, Alignment, f"alignment {name}")
+    return convert_document(body, Alignment, f"alignment {name}")
 
 
 def ids_digest(ids: Sequence[bytes]) -> str:
@@ -108,7 +108,7 @@ def guest_alignment(site: Site, store: Store, name: str | None) -> Alignment:
 
     Raises ModelError when there is none, or it does not fit the table's keys or the parties any more.
     """
-    alignment = named_alignment(store, name)
+    alignment = find_alignment(store, name)
     check_keys(alignment, site.party.data)
     check_parties(site, alignment)
     return alignment
@@ -119,11 +119,11 @@ def host_alignment(site: Site, store: Store, peer: Peer, offer: Offer, ids: Tabl
     with its rows in the table as it is now. Raises ModelError and Refused."""
     if offer.alignment is None:
         raise peer.breach("an Offer to train without an alignment")
-    alignment = made_with(site, store, peer, offer, offer.alignment)
+    alignment = load_shared(site, store, peer, offer, offer.alignment)
     check_age(site.party.policy, alignment.name, made_on(store, alignment), today())
     check_join(site.party.policy, alignment.join)
     try:
-        return refreshed(alignment, ids, site.party.data.path.name)
+        return refresh(alignment, ids, site.party.data.path.name)
     except ModelError as error:
         raise ModelError(
             str(error),
@@ -133,7 +133,7 @@ def host_alignment(site: Site, store: Store, peer: Peer, offer: Offer, ids: Tabl
         ) from None
 
 
-def refreshed(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
+def refresh(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
     """An alignment with its rows in the table as it is now.
 
     Raises ModelError when rows of it are gone, or one of them has become several.
@@ -145,14 +145,14 @@ def refreshed(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
             f"{file} has other ids (or another order) than when alignment {alignment.name} was made: "
             "run `vfl align` again"
         )
-    rows = found(ids, bytes.fromhex(alignment.key), alignment.digests).rows
+    rows = find_rows(ids, bytes.fromhex(alignment.key), alignment.digests).rows
     if gone := int((rows < 0).sum()):
         raise ModelError(
             f"{file} has {gone:,} of the rows of alignment {alignment.name} no more, or in another "
             f"number: run `vfl align --extend {alignment.name}`, which leaves them out"
         )
     if alignment.matched is None:  # a host's: an identity for each of its rows
-        rows = np.append(rows, -1)[numbered(alignment.rows)[0]]
+        rows = np.append(rows, -1)[number_values(alignment.rows)[0]]
     return replace(alignment, rows=rows)
 
 
@@ -170,7 +170,7 @@ def made_on(store: Store, alignment: Alignment) -> date:
     return datetime.fromtimestamp(store.path("alignment", alignment.name).stat().st_mtime, UTC).date()
 
 
-def listed(store: Store, policy: PolicySection) -> list[dict[str, object]]:
+def list_alignments(store: Store, policy: PolicySection) -> list[dict[str, object]]:
     """All alignments of a party that can be read, the oldest first, for `vfl alignments`."""
     rows: list[dict[str, object]] = []
     for name in store.names("alignment"):
@@ -201,7 +201,8 @@ def listed(store: Store, policy: PolicySection) -> list[dict[str, object]]:
     return sorted(rows, key=lambda row: (row["made"], row["name"]))
 
 
-def named_alignment(store: Store, name: str | None) -> Alignment:
+def find_alignment(store: Store, name: str | None) -> Alignment:
+    """The alignment that a person names, None for the latest. Raises ModelError when there is none."""
     if name is None:
         if not store.names("alignment"):
             raise ModelError("there is no alignment yet: run `vfl align` first")
@@ -210,6 +211,7 @@ def named_alignment(store: Store, name: str | None) -> Alignment:
 
 
 def check_parties(site: Site, alignment: Alignment) -> None:
+    """Raises ModelError for an alignment with a party that has another certificate now."""
     changed = [n for n, print_ in alignment.parties.items() if not site.same_party(n, print_)]
     if changed:
         raise ModelError(
@@ -219,6 +221,7 @@ def check_parties(site: Site, alignment: Alignment) -> None:
 
 
 def check_keys(alignment: Alignment, data: DataSection) -> None:
+    """Raises ModelError for an alignment by other keys or rules than the party file has."""
     if alignment.rules != [key.normalise for key in data.keys]:
         raise ModelError(
             f"alignment {alignment.name} was made by other keys, or other rules for ids, than [data] "
@@ -226,8 +229,11 @@ def check_keys(alignment: Alignment, data: DataSection) -> None:
         )
 
 
-def made_with(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
-    """The host's alignment of that name, if it is with this guest and these hosts."""
+def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -> Alignment:
+    """The host's alignment of that name, if it is with this guest and these hosts.
+
+    Raises ModelError when there is none, Refused for one with others, or one that cannot be extended so.
+    """
     if name not in store.names("alignment"):
         raise ModelError(
             f"there is no alignment {name} here",
@@ -249,6 +255,6 @@ def made_with(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -> 
     return alignment
 
 
-def known_rows(rows: Integers) -> int:
-    """How many rows of a party's own an alignment, or part of it, is of."""
+def count_known_rows(rows: Integers) -> int:
+    """How many different rows of a host's table an alignment, or part of it, has."""
     return len(np.unique(rows[rows >= 0]))

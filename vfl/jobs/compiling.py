@@ -7,8 +7,8 @@ from numba.core import event
 
 
 @contextlib.contextmanager
-def told(say: Callable[[str], None]) -> Iterator[None]:
-    """Say it before the first kernel that is compiled meanwhile; kernels in the cache are not.
+def announce_compiling(say: Callable[[str], None]) -> Iterator[None]:
+    """Say so before the first kernel that is compiled in the block; those in the cache are not.
 
     say: may be called from any thread.
     """

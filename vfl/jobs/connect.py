@@ -58,9 +58,9 @@ class Site:
     @classmethod
     def open(cls, party: Party) -> "Site":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
-        identity = _own(party)
+        identity = _load_own(party)
         revoked = RevocationList(party.party.identity).now()
-        pinned = {name: _pinned(party, name, identity, revoked) for name in party.peers}
+        pinned = {name: _load_pinned(party, name, identity, revoked) for name in party.peers}
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
         for name, certificate in pinned.items():
             before[name] = formerly(certificate, party.peers[name].certificate)
@@ -99,10 +99,10 @@ class Site:
 
     def why_refused(self, der: bytes) -> str | None:
         """Why a pinned certificate (DER) is not accepted any more. Raises IdentityError."""
-        found = self.revocations.now().get(fingerprint(der))
-        if found is None:
+        revoked = self.revocations.now().get(fingerprint(der))
+        if revoked is None:
             return None
-        return f"the certificate of {found.name} was revoked on {found.on} ({found.reason})"
+        return f"the certificate of {revoked.name} was revoked on {revoked.on} ({revoked.reason})"
 
     def check_not_revoked(self, names: Iterable[str]) -> None:
         """Raises IdentityError when the certificate of one of these peers was revoked."""
@@ -116,26 +116,26 @@ class Site:
 
         Raises IdentityError then.
         """
-        found: list[IdentityError] = []
+        revoked: list[IdentityError] = []
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
         others = task.cancelling()
 
         async def watch() -> None:
-            while not found:
+            while not revoked:
                 await asyncio.sleep(_LOOK)
                 try:
                     self.check_not_revoked(names)
                 except IdentityError as error:
-                    found.append(error)
+                    revoked.append(error)
                     task.cancel()
 
         watching = asyncio.create_task(watch())
         try:
             yield
         except asyncio.CancelledError:
-            if found and task.uncancel() <= others:
-                raise found[0] from None
+            if revoked and task.uncancel() <= others:
+                raise revoked[0] from None
             raise
         finally:
             watching.cancel()
@@ -161,10 +161,10 @@ class Site:
     def _certificates(self) -> list[tuple[str, Certificate, str]]:
         """Own and pinned ones: what they are called, and what is to be done about one that ends."""
         own = self.identity.certificate
-        found = [(f"this party's certificate {self.identity.certificate_path}", own, own.remedy)]
+        certificates = [(f"this party's certificate {self.identity.certificate_path}", own, own.remedy)]
         for name, one in self.pinned.items():
-            found.append((f"the certificate of {name}", one, _remedy(name, one)))
-        return found
+            certificates.append((f"the certificate of {name}", one, _remedy(name, one)))
+        return certificates
 
     def check_valid(self, names: Iterable[str]) -> None:
         """Raises IdentityError when the certificate pinned for one of these peers is not valid now."""
@@ -221,7 +221,7 @@ class Site:
 
     @property
     def fingerprints(self) -> dict[str, str]:
-        """Of this party and its peers, by name."""
+        """The fingerprints of this party and its peers, by name."""
         peers = {name: certificate.fingerprint for name, certificate in self.pinned.items()}
         return {self.party.name: self.identity.certificate.fingerprint, **peers}
 
@@ -237,7 +237,7 @@ class Site:
             raise ValueError("a signature that is not of the pinned certificate")
 
 
-def _own(party: Party) -> Identity:
+def _load_own(party: Party) -> Identity:
     identity = load(party.party.identity)
     if identity.name != party.name:
         raise IdentityError(
@@ -247,7 +247,7 @@ def _own(party: Party) -> Identity:
     return identity
 
 
-def _pinned(
+def _load_pinned(
     party: Party, name: str, identity: Identity | None, revoked: dict[str, Revoked]
 ) -> Certificate:
     """The certificate that is pinned for a peer. Raises IdentityError."""
@@ -269,7 +269,7 @@ def faults_of_keys(party: Party) -> list[VflError]:
     identity: Identity | None = None
     revoked: dict[str, Revoked] = {}
     try:
-        identity = _own(party)
+        identity = _load_own(party)
     except VflError as error:
         faults.append(error)
     try:
@@ -278,7 +278,7 @@ def faults_of_keys(party: Party) -> list[VflError]:
         faults.append(error)
     for name in party.peers:
         try:
-            _pinned(party, name, identity, revoked)
+            _load_pinned(party, name, identity, revoked)
         except VflError as error:
             faults.append(error)
     return faults
@@ -319,7 +319,7 @@ async def connect_hosts(
     site.check_valid(names)
     for line in site.invalid_certificates(but=names):
         show.say(f"note: {line}")
-    found: dict[str, WebSocketPeer] = {}
+    sessions: dict[str, WebSocketPeer] = {}
     awaited = _awaited(site, names)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
@@ -327,10 +327,10 @@ async def connect_hosts(
 
     async def call(name: str) -> None:
         address = site.party.peers[name].address or ""
-        found[name] = await site.dial(name, address, left, show)
+        sessions[name] = await site.dial(name, address, left, show)
 
     def is_here(name: str) -> bool:
-        return name in found and not (found[name].away or found[name].lost)
+        return name in sessions and not (sessions[name].away or sessions[name].lost)
 
     async def receive(listener: Listener) -> None:
         show.say(f"waiting for {' and '.join(awaited)} on {site.party.party.listen}")
@@ -341,43 +341,43 @@ async def connect_hosts(
                     if peer.name not in awaited or is_here(peer.name):
                         listener.dismiss(peer)
                         continue
-                    if peer.name in found:
-                        found[peer.name].drop()
-                    found[peer.name] = peer
+                    if peer.name in sessions:
+                        sessions[peer.name].drop()
+                    sessions[peer.name] = peer
         except TimeoutError:
-            missing = [name for name in awaited if name not in found or found[name].away]
+            missing = [name for name in awaited if name not in sessions or sessions[name].away]
             if missing:
                 raise _not_there(missing, listener, wait) from None
 
     async def meet() -> None:
         nonlocal left
         while True:
-            works = [call(name) for name in names if name not in awaited and name not in found]
+            works = [call(name) for name in names if name not in awaited and name not in sessions]
             if listener is not None and not all(is_here(name) for name in awaited):
                 works.append(receive(listener))
             await together(works)
             # A host does not hold a session for ever while others are awaited.
-            gone = [name for name, peer in found.items() if name not in awaited and _has_let_go(peer)]
+            gone = [name for name, peer in sessions.items() if name not in awaited and _has_let_go(peer)]
             if not gone or loop.time() + _AGAIN > deadline:
                 return
             for name in gone:
-                found.pop(name).drop()
+                sessions.pop(name).drop()
             await asyncio.sleep(_AGAIN)
             left = max(0.0, deadline - loop.time())
 
     try:
         async with site.while_not_revoked(names):
             await meet()
-        for peer in found.values():
+        for peer in sessions.values():
             check_role(peer, "host")
     except VflError as error:
-        await stop_all(found.values(), error)
+        await stop_all(sessions.values(), error)
         raise
     except BaseException:
-        for peer in found.values():
+        for peer in sessions.values():
             peer.drop()
         raise
-    return [found[name] for name in names]
+    return [sessions[name] for name in names]
 
 
 def _has_let_go(peer: WebSocketPeer) -> bool:

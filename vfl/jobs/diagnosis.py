@@ -12,7 +12,7 @@ from vfl.party.id_trials import (
     advise,
     attempts,
     combine,
-    named_alike,
+    name_alike,
     trials,
 )
 from vfl.protocols.align.match_rates import MatchRate, MatchStart, guest_match_rates, host_match_rates
@@ -40,7 +40,7 @@ class Diagnosis:
         for group in alike.values():
             rate = group[0][1]
             low, high = (100 * end for end in rate.interval)
-            name = named_alike([attempt for attempt, _ in group])
+            name = name_alike([attempt for attempt, _ in group])
             rows.append(f"{100 * (rate.share or 0):6.1f} %  {low:5.1f} to {high:5.1f}  {name}")
         heading = [
             f"matched ids of a sample with {self.peer}, by rule:",
@@ -71,7 +71,7 @@ class Diagnosis:
         }
 
 
-def few(common: int, *tables: int) -> bool:
+def are_few(common: int, *tables: int) -> bool:
     """Whether so few ids are common to tables of so many that the guest asks why."""
     return common < FEW * min(tables)
 
@@ -89,8 +89,8 @@ async def guest_diagnosis(
     PeerStopped, PeerLost.
     """
     tried = attempts(key.rule, len(key.columns))
-    own = trials(key, tried, "guest")
-    found = await guest_match_rates(hosts, own, context=context, progress=show.progress)
+    own_trials = trials(key, tried, "guest")
+    rates_of = await guest_match_rates(hosts, own_trials, context=context, progress=show.progress)
 
     async def second(host: Peer, rates: list[MatchRate] | None) -> Diagnosis | None:
         if rates is None:
@@ -105,7 +105,7 @@ async def guest_diagnosis(
             whole, all_rates = [*tried, best], rates + more
         return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, key.names, host.name))
 
-    diagnoses = await together([second(host, found[host.name]) for host in hosts])
+    diagnoses = await together([second(host, rates_of[host.name]) for host in hosts])
     for host, diagnosis in zip(hosts, diagnoses, strict=True):
         if diagnosis is None:
             show.say(

@@ -30,8 +30,8 @@ async def examine(party: Party, wait: float, report: Reporter) -> bool:
         for fault in (error, *faults_of_keys(party)):  # the first is among these, but for a folder's
             report(CheckResult("FAIL", "keys", f"keys: {fault}"))
         return False
-    own = site.identity.certificate.fingerprint_groups
-    report(CheckResult("ok", "keys", f"keys: fingerprint {own}"))
+    fingerprint = site.identity.certificate.fingerprint_groups
+    report(CheckResult("ok", "keys", f"keys: fingerprint {fingerprint}"))
     for name, certificate in site.pinned.items():
         text = f"certificate of {name}: fingerprint {certificate.fingerprint_groups}"
         report(CheckResult("ok", name, text))
@@ -86,11 +86,11 @@ def _store(party: Party) -> str:
 
 def _once(report: Reporter) -> Reporter:
     """A report that leaves out what was said before: a peer that is refused tries again and again."""
-    told: set[CheckResult] = set()
+    reported: set[CheckResult] = set()
 
     def tell(finding: CheckResult) -> None:
-        if finding not in told:
-            told.add(finding)
+        if finding not in reported:
+            reported.add(finding)
             report(finding)
 
     return tell

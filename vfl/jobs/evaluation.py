@@ -27,19 +27,19 @@ def held_out_metrics(
     """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
     label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
     if isinstance(loss, LogisticLoss):
-        found = binary_metrics(label, loss.predict(score[held_out]), weight)
+        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
     else:
         offset = None if rows.offset is None else rows.offset[held_out]
         years = None if exposure is None else exposure[held_out]
-        found = regression_metrics(loss, label, score[held_out], weight, offset, years)
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
-    """Of the scores without offset of the rows held out, which are as those of other rows will be; of
-    all rows if none is held out. None if nobody knows them."""
+    """The profile of scores without offset: those of rows held out, which are as those of other rows
+    will be, or of all rows if none is held out. None if nobody knows them."""
     chosen = np.isfinite(score) & (held_out if held_out.any() else True)
     alone = score if rows.offset is None else score - rows.offset
     return profile_of_scores(alone[chosen]) if chosen.any() else None

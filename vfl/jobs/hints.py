@@ -26,7 +26,7 @@ _SPARE = 1 << 26  # bytes of a disk that are left to others
 
 
 @contextmanager
-def hints_held(store: Store, alignment: str) -> Iterator[bool]:
+def hold_hints(store: Store, alignment: str) -> Iterator[bool]:
     """Whether a run of the guest has the kept hints of an alignment to itself, as long as it lasts."""
     with ExitStack() as stack:
         try:
@@ -40,7 +40,7 @@ def hints_held(store: Store, alignment: str) -> Iterator[bool]:
 
 
 class StoredGuestHints:
-    """Where the guest keeps hints of an alignment: a `Shelf` of protocols/common/lattice_hints.py."""
+    """Where the guest keeps hints of an alignment: `KeptHints` of protocols/common/lattice_hints.py."""
 
     def __init__(self, store: Store, alignment: str, fingerprints: Mapping[str, str]) -> None:
         """`fingerprints`: the certificates of hosts, by name."""
@@ -138,11 +138,11 @@ def _write(
 
 def _older(store: Store, peer: str) -> list[str]:
     """The hints of a peer but the newest."""
-    found = []
+    hints = []
     for name in store.names("hint"):
         try:
             if store.read("hint", name).get("peer") == peer:
-                found.append((store.path("hint", name).stat().st_mtime_ns, name))
+                hints.append((store.path("hint", name).stat().st_mtime_ns, name))
         except (ModelError, OSError):
             continue
-    return [name for _, name in sorted(found)[:-_KEPT]]
+    return [name for _, name in sorted(hints)[:-_KEPT]]

@@ -20,11 +20,10 @@ from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
 from vfl.models.halves import HostHalf
-from vfl.models.kinds import kind_of_model, load_half
-from vfl.models.linear_columns import check_rules
+from vfl.models.kinds import check_rules_of, kind_of_model, load_half
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
-from vfl.party.id_report import unmended
+from vfl.party.id_report import find_unmended
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.text import counted
@@ -42,9 +41,9 @@ async def serve(site: Site, show: Show) -> None:
     party = site.party
     with serving(site):
         table, ids = read_host(site, needed=())
-        check_rules(party.glm, {*table.features, *table.faults}, table.path.name)
+        check_rules_of(party, {*table.features, *table.faults}, table.path.name)
         _check_faults(site, table, show)
-        written = unmended(party.data, table.by_key(party.data))
+        written = find_unmended(party.data, table.by_key(party.data))
         notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
         for note in (*table.warnings, *notes):
             show.say(f"note: {note}")

@@ -34,7 +34,7 @@ class Journal:
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
-        peer.observers.append(_Session(self, peer.name).seen)
+        peer.observers.append(_Session(self, peer.name).write_down)
 
     def seal(self, say: Callable[[str], None]) -> None:
         """Seal the ledger at the end of a session, or say why that failed."""
@@ -46,8 +46,8 @@ class Journal:
             say(f"note: {note}")
         self.ledger.notes.clear()
 
-    def asked(self, peer: str, kind: str, payload: bytes) -> JobEntry | None:
-        """What an Offer or a Join asks for."""
+    def entry_of(self, peer: str, payload: bytes) -> JobEntry | None:
+        """The job that an Offer or a Join asks for; None for any other message."""
         try:
             message = decode(payload, [Offer, Join])
         except WireError:
@@ -58,7 +58,7 @@ class Journal:
             terms, job = message.terms(""), message.job
         else:
             return None
-        name, purpose = _title(job) if job else self._trained(terms.model)
+        name, purpose = _title(job) if job else self._job_of(terms.model)
         return JobEntry(
             peer=peer,
             task=terms.task,
@@ -70,7 +70,7 @@ class Journal:
             model=terms.model,
         )
 
-    def _trained(self, model: str | None) -> tuple[str | None, str | None]:
+    def _job_of(self, model: str | None) -> tuple[str | None, str | None]:
         """Name and purpose of the job that a model of this party was trained for."""
         if model is None or model not in self._store.names("model"):
             return None, None
@@ -81,7 +81,7 @@ class Journal:
             return None, None
 
     def rows(self, kind: type[Message] | None, payload: bytes, run: str) -> int | None:
-        """Of how many rows a message speaks, where it can be told; in bits, up to whole bytes."""
+        """How many rows a message speaks of, where it can be told; in bits, up to whole bytes."""
         if kind is Key:
             key = decode(payload, [Key])
             assert isinstance(key, Key)  # noqa: S101 - for the type checker
@@ -95,11 +95,11 @@ class Journal:
         field, bits = kind.per_row
         # Nothing is copied: fields are views of the payload.
         value = _fields.decode(payload)[1].get(field)
-        found = None if value is None else msgspec.msgpack.decode(value, type=int | memoryview | None)
-        if found is None or isinstance(found, int):
-            return found
+        content = None if value is None else msgspec.msgpack.decode(value, type=int | memoryview | None)
+        if content is None or isinstance(content, int):
+            return content
         width = bits if bits != CIPHERTEXT else self._widths.get(run, 0)
-        return 8 * len(found) // width if width else None
+        return 8 * len(content) // width if width else None
 
 
 class _Session:
@@ -109,17 +109,17 @@ class _Session:
         self._journal = journal
         self._peer = peer
         self._number = 0
-        self._asked: JobEntry | None = None
+        self._job: JobEntry | None = None
 
-    def seen(self, direction: str, kind: str, payload: bytes) -> None:
+    def write_down(self, direction: str, kind: str, payload: bytes) -> None:
         """Write a message down. Raises DataError when the ledger cannot be written."""
         journal = self._journal
         if kind in (Offer.__name__, Join.__name__):
-            asked = journal.asked(self._peer, kind, payload)
-            if asked is not None:
-                self._asked = msgspec.structs.replace(asked, session=self._number)
-                self._number = journal.ledger.append(self._asked, "")
-        job, of = self._asked, message_type(kind)
+            entry = journal.entry_of(self._peer, payload)
+            if entry is not None:
+                self._job = msgspec.structs.replace(entry, session=self._number)
+                self._number = journal.ledger.append(self._job, "")
+        job, of = self._job, message_type(kind)
         line = MessageEntry(
             session=self._number,
             peer=self._peer,
@@ -140,7 +140,7 @@ class _Section(msgspec.Struct):
 
 
 class _Titled(msgspec.Struct):
-    """Of a job, what stands above its messages in the ledger; all else is passed over unread."""
+    """The part of a job that stands above its messages in the ledger; all else is passed over unread."""
 
     job: _Section
 
@@ -151,7 +151,7 @@ _titles = msgspec.json.Decoder(_Titled)
 def _title(job: bytes) -> tuple[str | None, str | None]:
     """Name and purpose of a job file, as far as it is one."""
     try:
-        found = _titles.decode(job).job
+        section = _titles.decode(job).job
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None, None
-    return (found.name, found.purpose) if found.purpose.isprintable() else (None, None)
+    return (section.name, section.purpose) if section.purpose.isprintable() else (None, None)

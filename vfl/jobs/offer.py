@@ -63,9 +63,9 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
         plain = Matching()
         matching = msgspec.structs.asdict(fields.pop("matching"))
-        told = {name: value for name, value in matching.items() if value != getattr(plain, name)}
-        if told:
-            fields["matching"] = told
+        stated = {name: value for name, value in matching.items() if value != getattr(plain, name)}
+        if stated:
+            fields["matching"] = stated
         return b"vfl agreement\0" + hashlib.sha256(canonical_json(fields)).digest()
 
     @property

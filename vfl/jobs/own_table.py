@@ -45,7 +45,7 @@ def read_host(
         table = replace(table, features=features)
     ids = ids_of(table, data)
     if data.duplicates != "refuse" and data.duplicates != "keep":
-        table = table.aggregated(ids.group, data.duplicates, data.aggregate)
+        table = table.aggregate(ids.group, data.duplicates, data.aggregate)
     return table, ids
 
 

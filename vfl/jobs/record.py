@@ -13,7 +13,7 @@ import msgspec
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, verified
+from vfl.jobs.agreement import Agreement, verify_signatures
 from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
 from vfl.party.config import Party
@@ -78,7 +78,7 @@ class Record:
 
 
 def now() -> str:
-    """For `ended`."""
+    """The present time, as `ended` has it."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -131,18 +131,18 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
 def noted_seals(store: Store, party: str) -> dict[str, str]:
     """The hashes of seals of a party's ledger that came with the runs kept here, and where each is
     noted, in words."""
-    found: dict[str, str] = {}
+    places: dict[str, str] = {}
     for name in store.names("run"):
         try:
-            told = (store.read("run", name).get("agreement") or {}).get("ledgers", {})
+            ledgers = (store.read("run", name).get("agreement") or {}).get("ledgers", {})
         except ModelError:
             continue
-        if isinstance(told, dict) and isinstance(seal := told.get(party), str):
-            found.setdefault(seal, f"in run {name}")
-    return found
+        if isinstance(ledgers, dict) and isinstance(seal := ledgers.get(party), str):
+            places.setdefault(seal, f"in run {name}")
+    return places
 
 
-def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:
+def verify_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str, str]]:
     """A model's full name, what its parties signed, and what is known of each signature, in words.
 
     Raises ModelError when the run is not kept or is older than agreements, or a signature fails.
@@ -152,4 +152,4 @@ def verified_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[s
     record, _ = load_record(store, name)
     if record.agreement is None:
         raise ModelError(f"run {name} is of an earlier version of vfl: nothing was signed")
-    return name, record.agreement, verified(record.agreement, record.job, party, f"run {name}")
+    return name, record.agreement, verify_signatures(record.agreement, record.job, party, f"run {name}")

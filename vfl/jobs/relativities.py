@@ -7,21 +7,21 @@ from pathlib import Path
 from vfl.errors import ModelError
 from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
-from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
-from vfl.models.kinds import load_half
-from vfl.models.relativities import COLUMNS, Line, lines
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, objective_of
+from vfl.models.kinds import kind_of_model, load_half
+from vfl.models.relativities import COLUMNS, Line
 from vfl.party.config_values import Role
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
-from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 
 
 def lines_of(half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None = None) -> list[Line]:
-    """The lines of a half, with the owner's steps. Raises ModelError for a model of trees, which has
-    none."""
-    if not isinstance(half.model, GuestGlm | HostGlm):
-        raise ModelError(f"model {half.name} is of trees: only linear models have relativities")
-    return lines(half.model, loss_of(half.job["job"]["family"]).link, steps)
+    """The lines of a half, with the owner's steps. Raises ModelError for a kind of model that has none,
+    as trees."""
+    kind = kind_of_model(half.model)
+    if not kind.has_relativities:
+        raise ModelError(f"model {half.name} is of {kind.plural}: only linear models have relativities")
+    return kind.relativities(half.model, loss_of(objective_of(half.job)).link, steps)
 
 
 def save_relativities(

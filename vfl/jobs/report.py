@@ -16,10 +16,10 @@ from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.reveals import message_type, reveals
 from vfl.learn.binning import Features
-from vfl.learn.levels import respelled
-from vfl.learn.losses import Link, loss_of
-from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
-from vfl.models.kinds import kind_of_model, load_half, rules_of
+from vfl.learn.levels import match_levels
+from vfl.learn.losses import loss_of
+from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
+from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
 from vfl.party.config import Party
 from vfl.party.output import OutputPlace
 from vfl.party.store import Store
@@ -28,7 +28,6 @@ from vfl.report.evidence import Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, render
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
-_ENDS = (0.01, 0.99)  # quantiles of a column between which partial dependence is shown
 
 
 @dataclass(frozen=True)
@@ -80,7 +79,8 @@ def gather(party: Party, model: str) -> Evidence:
     if party.role == "host":
         theirs = load_half(store, name, HostHalf)
         record, _ = _record(store, theirs.name)
-        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), _link(record))
+        link = loss_of(objective_of(record.job)).link
+        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), link)
         return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits))
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
@@ -102,12 +102,6 @@ def gather(party: Party, model: str) -> Evidence:
     )
 
 
-def _link(record: Record) -> Link:
-    """The link of what the job minimised."""
-    said = record.job["job"]
-    return loss_of(said.get("objective") or said.get("family") or "binary").link
-
-
 def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:
     if name not in store.names("run"):
         raise ModelError(
@@ -124,6 +118,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         party=record.party,
         role=party.role,
         parties=record.parties,
+        kind=kind_named(record.job["job"]["model"], record.model),
         job=record.job,
         aligned_rows=record.aligned_rows,
         ended=record.ended,
@@ -176,7 +171,7 @@ def _factors(
             f"The columns are not shown, since {data.path.name} has other ids (or another order) than "
             "when the model was trained."
         )
-    return respelled(table.take(evaluation.rows), half.levels)[0], ""
+    return match_levels(table.take(evaluation.rows), half.levels)[0], ""
 
 
 def _check_folder(folder: Path) -> None:

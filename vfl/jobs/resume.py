@@ -110,7 +110,7 @@ class _KeptState(TypedDict):
 
 
 class Unfinished:
-    """A run of this party whose model is not kept yet; `opened` makes one."""
+    """A run of this party whose model is not kept yet; `open_run` makes one."""
 
     def __init__(self, store: Store, name: str, subject: RunSubject, keep: int) -> None:
         self._store, self.name, self.subject, self._keep = store, name, subject, keep
@@ -136,14 +136,14 @@ class Unfinished:
             self.history = RunHistory(self.history.account)
             self._store.remove("checkpoint", self.name)
             return Checkpoints(None, self._write)
-        found = [state for state in self._states if state["done"] == done]
-        if not found:
+        of_step = [state for state in self._states if state["done"] == done]
+        if not of_step:
             have = " and ".join(str(state["done"]) for state in self._states) or "none"
             text = f"its checkpoint of {self.name} is of other steps ({have}) than the guest's ({done})"
             raise _start_anew(text)
         self._states = [state for state in self._states if state["done"] <= done]
         try:
-            data = self._store.read_array("checkpoint", found[0]["state"])
+            data = self._store.read_array("checkpoint", of_step[0]["state"])
         except ModelError as error:
             raise _start_anew(str(error)) from None
         try:
@@ -182,7 +182,7 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def opened(
+def open_run(
     store: Store, name: str, subject: RunSubject, *, new: bool = False, keep: int = 2
 ) -> Iterator[Unfinished]:
     """A run of this party, which no other process of it can open meanwhile.
@@ -214,13 +214,13 @@ _CHANGED = {
 
 
 @contextlib.contextmanager
-def begun(
+def begin_run(
     store: Store, new: str, subject: RunSubject, *, fresh: bool, show: Show
 ) -> Iterator[Unfinished]:
     """A guest's run: the newest unfinished one of this subject that no other process is at, or a `new`
     one. `fresh`: never an unfinished one; those of this subject are removed.
     """
-    names = unfinished(store, subject)
+    names = unfinished_runs(store, subject)
     if fresh:
         forget(store, names)
         names = []
@@ -235,12 +235,12 @@ def begun(
         run = None
         for name in names:
             with contextlib.suppress(Refused):
-                run = stack.enter_context(opened(store, name, subject, keep=1))
+                run = stack.enter_context(open_run(store, name, subject, keep=1))
                 break
-        yield run or stack.enter_context(opened(store, new, subject, keep=1))
+        yield run or stack.enter_context(open_run(store, new, subject, keep=1))
 
 
-def unfinished(store: Store, subject: RunSubject) -> list[str]:
+def unfinished_runs(store: Store, subject: RunSubject) -> list[str]:
     """The runs of this very subject that have a checkpoint, the newest first."""
     return [name for name, found in _all(store) if found == subject]
 
@@ -328,12 +328,12 @@ def _read(store: Store, name: str) -> tuple[RunSubject, list[_KeptState]]:
 
 def _all(store: Store) -> list[tuple[str, RunSubject]]:
     """The checkpoints that can be read, the newest first."""
-    found = []
+    runs = []
     for name in store.names("checkpoint"):
         with contextlib.suppress(ModelError, OSError):
             age = store.path("checkpoint", name).stat().st_mtime_ns
-            found.append((age, name, _read(store, name)[0]))
-    return [(name, subject) for _, name, subject in sorted(found, key=lambda one: -one[0])]
+            runs.append((age, name, _read(store, name)[0]))
+    return [(name, subject) for _, name, subject in sorted(runs, key=lambda one: -one[0])]
 
 
 def _remove_idle(store: Store, name: str) -> None:

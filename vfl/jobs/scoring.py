@@ -21,9 +21,9 @@ from vfl.errors import (
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
-    alone,
-    check_asked,
+    check_request,
     id_counter,
+    lone_participant,
     matching_of,
     psi_settings,
 )
@@ -37,7 +37,7 @@ from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
 from vfl.learn.explain import reasons
-from vfl.learn.levels import respelled
+from vfl.learn.levels import match_levels
 from vfl.learn.losses import LogisticLoss
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
@@ -62,7 +62,7 @@ from vfl.party.policy import (
 from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table, read_table
-from vfl.party.unknown_levels import check_of_host, check_own, of_host
+from vfl.party.unknown_levels import check_host_levels, check_own_levels, describe_host_levels
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
@@ -90,7 +90,7 @@ class Scored:
 
     @property
     def rows_per_second(self) -> float | None:
-        """Of the phase of scoring; None if this run scored no row."""
+        """Rows a second in the phase of scoring; None if this run scored no row."""
         rows, seconds = self.rows - self.resumed_from, self.seconds["scoring"]
         return rows / seconds if rows and seconds else None
 
@@ -112,7 +112,7 @@ class _Clock:
 
 @dataclass(frozen=True)
 class ScoreOptions:
-    """What is asked of a batch besides."""
+    """What a person asks for besides the scores."""
 
     explain: bool = False  # what adds up to each score
     top: int = 3  # reasons in words, with `explain`
@@ -151,8 +151,8 @@ async def score(
     _check_parties(site, half)
     if explain:
         kind_of_model(half.model).check_explains(half.model)
-    section = _as_trained(party.data, half)
-    _check_names(section.id_columns, half, explain)
+    section = _section_as_trained(party.data, half)
+    _check_names(section.id_columns, explain)
     with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
         target.clean()
         rows = _read(section, half, data, show)
@@ -161,7 +161,7 @@ async def score(
         _check_own_levels(rows, half, section, show)
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
-        resumed_from = _opened(batch, options.fresh, show)
+        resumed_from = _take_up(batch, options.fresh, show)
         job = _Job(
             site=site,
             half=half,
@@ -216,7 +216,7 @@ def _write(target: OutputPlace, kind: str, parts: Iterable[ScoreColumns]) -> dic
         return write_scores(file, kind, parts)
 
 
-def _opened(batch: Batch, fresh: bool, show: Show) -> int:
+def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
     """How many rows are done already; says so, or why what was kept is of no use."""
     if fresh:
         batch.remove()
@@ -287,7 +287,7 @@ class _Job:
             raise
 
     async def _session(self, wait: float) -> None:
-        """Align what is left with each host, score it, keep it part by part."""
+        """One attempt: align what is left with each host, score it, keep it part by part."""
         names = list(self.half.model.parties[1:])
         started = time.monotonic()
         async with hosts_of(self.site, wait, self.show, names) as hosts:
@@ -312,7 +312,7 @@ class _Job:
                 raise host.breach("more rows with unknown levels than it has rows")
             self._check_levels(host, rows, known[host.name])
 
-        async with aclosing(self._scored(hosts, places, unknown_levels)) as parts:
+        async with aclosing(self._score_parts(hosts, places, unknown_levels)) as parts:
             async for part in parts:
                 unknown = np.array([place[part.rows] < 0 for place in places])
                 rows = slice(first + part.rows.start, first + part.rows.stop)
@@ -324,9 +324,9 @@ class _Job:
         if not rows:
             return
         self.unknown_levels[host.name] = max(rows, self.unknown_levels.get(host.name, 0))
-        self.show.say(f"note: {of_host(host.name, rows, known)}, more than chance makes")
+        self.show.say(f"note: {describe_host_levels(host.name, rows, known)}, more than chance makes")
         advice = f"{host.name}'s log says in which columns; it may write its table in another way"
-        check_of_host(host.name, rows, known, self.section.unknown_levels, advice)
+        check_host_levels(host.name, rows, known, self.section.unknown_levels, advice)
 
     async def _align(self, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Integers], dict[str, int]]:
         """The place of each row that is left in the alignment with each host, -1 where it is unknown,
@@ -336,7 +336,7 @@ class _Job:
         # must not take the end of a large one for such a batch.
         asked = np.arange(rows) >= min(first, max(0, rows - ROWS))
         keys = [KeyIds(key.ids, np.where(asked, key.of_row, -1)) for key in self.ids.keys]
-        found = await together(
+        matches = await together(
             [
                 guest_match(
                     [host],
@@ -348,10 +348,10 @@ class _Job:
                 for host in hosts
             ]
         )
-        known = {host.name: matched.ids for host, matched in zip(hosts, found, strict=True)}
-        return [matched.of_row[first:] for matched in found], known
+        known = {host.name: matched.ids for host, matched in zip(hosts, matches, strict=True)}
+        return [matched.of_row[first:] for matched in matches], known
 
-    def _scored(
+    def _score_parts(
         self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
     ) -> AsyncGenerator[ScoredPart, None]:
         """The parts of what is left; their rows, and those of `places`, are counted from its start."""
@@ -392,9 +392,9 @@ class _Output:
                 flags[row] = f"{flags[row]} {host}".strip()
         columns = predictions(self._half, scores, self._table, rows) | {"unknown_to": flags}
         ids = {name: cells[rows].to_pylist() for name, cells in self._ids.items()}
-        return ids | columns | self._explained(part.scored)
+        return ids | columns | self._explain(part.scored)
 
-    def _explained(self, part: ScoredPart) -> dict[str, ScoreCells]:
+    def _explain(self, part: ScoredPart) -> dict[str, ScoreCells]:
         """The score of the prediction, what adds up to it, and reasons; none if that was not asked."""
         if part.contributions is None:
             return {}
@@ -436,7 +436,7 @@ def predictions(
     return {"prediction": expected / exposure[rows], "expected": expected}
 
 
-def _check_names(ids: Sequence[str], half: AnyGuestHalf, explain: bool) -> None:
+def _check_names(ids: Sequence[str], explain: bool) -> None:
     names = {"unknown_to", *_PREDICTIONS, *(_EXPLAINED if explain else ())}
     for name in ids:
         if name in names or (explain and name.startswith(_CONTRIBUTION)):
@@ -455,7 +455,7 @@ def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _
     )
     for error in table.faults.values():
         show.say(f"note: {error} (model {half.name} does without it)")
-    features, unknown = respelled(table.features, half.levels)
+    features, unknown = match_levels(table.features, half.levels)
     table = replace(table, features=features)
     if half.exposure and table.exposure is None:
         show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
@@ -467,28 +467,28 @@ def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _
 def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
     """Raises DataError for too many rows with levels that were not in training."""
     say_unknown_levels(show, rows.unknown, half.levels)
-    check_own(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
+    check_own_levels(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
 
 
 def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
-    alone = section.model_copy(update={"exposure": None, "offset": None})
-    found = read_table(alone, role="guest", need_label=False, path=path, expect=())
+    ids_only = section.model_copy(update={"exposure": None, "offset": None})
+    table = read_table(ids_only, role="guest", need_label=False, path=path, expect=())
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
-        found.by_key(section),
+        table.by_key(section),
         rules,
         "keep",
         section.empty,
-        found.path.name,
+        table.path.name,
         section.id_readings,
-        found.row_numbers,
+        table.row_numbers,
     )
-    named = zip(section.id_columns, found.ids, strict=True)
+    named = zip(section.id_columns, table.ids, strict=True)
     return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
 
 
-def _as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
+def _section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
     """The section with the model's rule for ids, and exposure and offset only where it had them."""
     if half.offset and data.offset is None:
         raise ConfigError(
@@ -526,8 +526,9 @@ _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log 
 
 
 async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
+    """A host's part; what it came to, in words."""
     policy, usage = site.party.policy, Usage(site.party.party.store)
-    check_asked(site, peer, offer, show, f"score a batch with {offer.model}")
+    check_request(site, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
     half = load_half(Store(site.party.party.store), offer.model or "", HostHalf)
     kind = kind_of_model(half.model)
@@ -543,10 +544,10 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(site, peer, offer)
     settings = psi_settings(site, offer, show, id_counter(policy, usage))
-    rows = (await host_match(peer, ids.keys, alone(site, offer), settings=settings)).rows
+    rows = (await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)).rows
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
-    features, unknown = await asyncio.to_thread(respelled, table.take(rows), half.levels)
+    features, unknown = await asyncio.to_thread(match_levels, table.take(rows), half.levels)
     strange = say_unknown_levels(show, unknown, half.levels)
     await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
 
@@ -556,12 +557,14 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     def admit(many: int) -> None:
         usage.count(policy, peer.name, "scored_rows", many, today())
 
-    own = await asyncio.to_thread(kind.own_scores, half.model, table.path.name, features, len(rows))
-    say_unseen(show, own.unseen, half.levels)
+    own_scores = await asyncio.to_thread(
+        kind.own_scores, half.model, table.path.name, features, len(rows)
+    )
+    say_unseen(show, own_scores.unseen, half.levels)
     batch = HostBatch(
         features,
         len(rows),
-        own,
+        own_scores,
         ScoringCourse(follow, admit),
         shows_columns=policy.show_names and policy.explain,
         unknown_levels=strange,

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from vfl.arrays import Mask
 from vfl.errors import DataError
 from vfl.learn.binning import Features
-from vfl.learn.drift import Profile, drifted
+from vfl.learn.drift import Profile, judge_drift
 from vfl.learn.levels import Levels
-from vfl.party.unknown_levels import in_any, notes, strange
+from vfl.party.unknown_levels import beyond_chance, count_rows, describe_unknown
 
 
 class Show(Protocol):
@@ -23,16 +23,6 @@ class Show(Protocol):
 
     def progress(self, what: str, done: int, of: int | None) -> None:
         """How far a step is, None where nobody knows how much there is to do; called often."""
-
-
-class Silent:
-    """Tells nobody."""
-
-    def say(self, line: str) -> None:
-        """Drop the line."""
-
-    def progress(self, what: str, done: int, of: int | None) -> None:
-        """Drop the news."""
 
 
 def say_unseen(show: Show, unseen: Mapping[str, int], levels: Mapping[str, Levels]) -> None:
@@ -52,9 +42,9 @@ def say_unknown_levels(show: Show, unknown: Mapping[str, Mask], levels: Mapping[
     unknown: by column, which rows have one. Returns how many rows have one in a column in which they are
     more than chance makes.
     """
-    for text in notes(unknown, levels).values():
+    for text in describe_unknown(unknown, levels).values():
         show.say(f"note: {text}")
-    return in_any(strange(unknown, levels))
+    return count_rows(beyond_chance(unknown, levels))
 
 
 def drift_of_columns(
@@ -78,7 +68,7 @@ def drift_of_columns(
 def say_drift(show: Show, what: str, profile: Profile, values: NDArray[np.generic]) -> float:
     """The index of a batch's values against their profile; says it if they have shifted."""
     psi = profile.psi(values)
-    verdict = drifted(psi, profile.groups, profile.rows, len(values))
+    verdict = judge_drift(psi, profile.groups, profile.rows, len(values))
     if verdict != "none":
         show.say(f"note: {what} shifted since training (PSI {psi:.2f}, {verdict})")
     return psi

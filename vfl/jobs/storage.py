@@ -52,7 +52,7 @@ def in_store(
 
 @contextmanager
 def serving(site: Site) -> Iterator[Store]:
-    """As `working`, for `vfl serve`. Raises Refused when one serves from this store already."""
+    """Like `working`, for `vfl serve`. Raises Refused when one serves from this store already."""
     with working(site) as store, alone(store.root / _SERVE, f"vfl serve in {store.root}"):
         yield store
 

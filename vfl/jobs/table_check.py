@@ -9,11 +9,11 @@ from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
-from vfl.models.linear_columns import check_levels, check_rules
+from vfl.models.kinds import check_levels_of, check_rules_of
 from vfl.party.config import Party
-from vfl.party.id_report import ids_alone, unmended
+from vfl.party.id_report import find_unmended, ids_alone
 from vfl.party.keys import TableIds
-from vfl.party.reading import DateColumn, merged, settings_line
+from vfl.party.reading import DateColumn, merge, settings_line
 from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
@@ -43,11 +43,11 @@ def check_table(party: Party, report: Reporter) -> bool:
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
     that all faults are known after one run. Nothing is changed.
     """
-    found: list[CheckResult] = []
+    faults: list[CheckResult] = []
 
     def fail(text: str, advice: str = "") -> None:
-        found.append(CheckResult("FAIL", "table", f"table: {text}", advice))
-        report(found[-1])
+        faults.append(CheckResult("FAIL", "table", f"table: {text}", advice))
+        report(faults[-1])
 
     if party.role == "guest" and party.data.label is None:
         fail("[data] label is missing in the party file: the guest names its label")
@@ -58,7 +58,7 @@ def check_table(party: Party, report: Reporter) -> bool:
             fail(text)
         for text in _linear_faults(party, table):
             fail(text)
-        if not found and ids is not None:
+        if not faults and ids is not None:
             report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
         notes = (*_label_notes(table, data), *_number_notes(table, data))
         for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
@@ -69,7 +69,7 @@ def check_table(party: Party, report: Reporter) -> bool:
         report(CheckResult("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
         for line in _lines(party.data, data):
             report(CheckResult("note", "[data]", f"[data]: {line}", line))
-    return not found and ids is not None
+    return not faults and ids is not None
 
 
 def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
@@ -80,7 +80,7 @@ def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
         need_label = party.role == "guest" and data.label is not None
         table, faults = examine_table(data, Wanted(party.role, need_label), _SHOWN)
         new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
-        settings = merged(_settings(fault) for fault in new)
+        settings = merge(_settings(fault) for fault in new)
         for fault in new:
             fail(str(fault), "\n".join(_lines(data, _changed(data, _settings(fault)))))
         told += [str(fault) for fault in new]
@@ -143,16 +143,16 @@ def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
             table = ids_alone(data)
         except VflError:  # told already
             return None
-    told: set[str] = set()
+    said: set[str] = set()
     for empty in ("refuse", "drop") if data.empty == "refuse" else ("drop",):
         try:
             ids = ids_of(table, data.model_copy(update={"empty": empty}))
         except VflError as error:
-            if str(error) not in told:
+            if str(error) not in said:
                 fail(str(error))
-            told.add(str(error))
+            said.add(str(error))
         else:
-            return None if told else ids
+            return None if said else ids
     return None
 
 
@@ -162,7 +162,7 @@ def _note_ids(data: DataSection, report: Reporter) -> None:
         table = ids_alone(data)
     except VflError:  # a table that cannot be read has failed already
         return
-    for line in unmended(data, table.by_key(data)):
+    for line in find_unmended(data, table.by_key(data)):
         report(CheckResult("note", "ids", line))
 
 
@@ -177,8 +177,8 @@ def _broken_rules(party: Party, table: Table) -> Iterator[str]:
 def _linear_faults(party: Party, table: Table) -> Iterator[str]:
     """What [glm] says of columns and levels that the table has not."""
     try:
-        check_rules(party.glm, table.features, table.path.name)
-        check_levels(party.glm, table.features, table.path.name)
+        check_rules_of(party, table.features, table.path.name)
+        check_levels_of(party, table.features, table.path.name)
     except ConfigError as error:
         yield str(error)
 

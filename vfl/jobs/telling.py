@@ -64,7 +64,7 @@ async def first_message(peer: Peer, kind: type[M], seconds: float) -> M | None:
 
 @asynccontextmanager
 async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]:
-    """As `telling`, by a party that serves: how the job ended is said, and only a shutdown goes on."""
+    """Like `telling`, at a party that serves: it says how the job ended; only a shutdown is raised."""
     try:
         yield
     except VflError as error:

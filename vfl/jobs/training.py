@@ -21,24 +21,32 @@ from vfl.errors import (
     VflError,
 )
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, check_asked, fresh_name, matching_of
+from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
-from vfl.jobs.alignments import Alignment, guest_alignment, host_alignment, known_rows, refreshed
+from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
-from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hints_held
+from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
-from vfl.jobs.resume import Replaceable, RunSubject, Unfinished, begun, limit_runs, opened, persevere
+from vfl.jobs.resume import (
+    Replaceable,
+    RunSubject,
+    Unfinished,
+    begin_run,
+    limit_runs,
+    open_run,
+    persevere,
+)
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.learn.drift import Profile, profiles
-from vfl.learn.levels import Levels, levels_of, tidied
-from vfl.models.findings import Finding, NothingTrained, check_held_out, of_quality, words_of
+from vfl.learn.levels import Levels, levels_of, tidy_levels
+from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kind import (
     AnyGuestModel,
@@ -109,10 +117,10 @@ async def train(
     named = guest_alignment(site, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns)
-    aligned = refreshed(named, ids, table.path.name)
+    kind.check_rules(columns.rules, table.features, table.path.name)
+    aligned = refresh(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
-    features = tidied(table.take(aligned.rows))
+    features = tidy_levels(table.take(aligned.rows))
     role = kind.guest(replace(columns, features=features), rows)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
@@ -120,8 +128,8 @@ async def train(
     subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with (
-        begun(store, new, subject, fresh=fresh, show=show) as unfinished,
-        hints_held(store, aligned.name) as keeps_hints,
+        begin_run(store, new, subject, fresh=fresh, show=show) as unfinished,
+        hold_hints(store, aligned.name) as keeps_hints,
     ):
         if unfinished.done:
             steps = kind.steps(unfinished.done)
@@ -248,7 +256,7 @@ class _GuestTraining:
         found += check_held_out(self.job.job.holdout, self.held_out)
         metrics, evaluation = await self._evaluated(score)
         warnings = [one.text for one in found]
-        warnings += of_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
+        warnings += judge_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
         return self._kept(model, score, metrics, evaluation, agreement, warnings), found
 
     async def _trained(
@@ -332,7 +340,7 @@ class _GuestTraining:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.site.party, self.job, self.aligned, self.rows
         table, kind, store = self.table, self.kind, Store(self.site.party.party.store)
-        features = tidied(table.take(aligned.rows))
+        features = tidy_levels(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
             job=job.settings,
@@ -462,7 +470,7 @@ class _HostTraining:
         return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
 
     def _admit(self, training: Mask) -> None:
-        known = known_rows(self.alignment.rows[training])
+        known = count_known_rows(self.alignment.rows[training])
         check_intersection(self.site.party.policy, known, most=False)
 
     def _keep(self, model: AnyHostModel) -> None:
@@ -495,7 +503,7 @@ async def serve_train(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
 async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     party = site.party
     job = await asyncio.to_thread(Job.from_canonical, offer.job)
-    check_asked(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(site, offer)
     if not table.features:
@@ -505,18 +513,18 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         )
     kind = kind_of_job(job)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns)
+    kind.check_rules(columns.rules, table.features, table.path.name)
     store = Store(party.party.store)
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
-    check_intersection(party.policy, known_rows(alignment.rows))
-    features, started = tidied(table.take(alignment.rows)), time.monotonic()
+    check_intersection(party.policy, count_known_rows(alignment.rows))
+    features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
     )
     limit_runs(store, alignment.guest)
-    with opened(store, name, subject, new=not offer.done) as unfinished:
+    with open_run(store, name, subject, new=not offer.done) as unfinished:
         work = _HostTraining(
             site=site,
             peer=peer,
@@ -530,7 +538,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             show=show,
         )
         # Of the rows it knows: in a batch there are no others.
-        known_features = tidied(table.take(alignment.rows[alignment.rows >= 0]))
+        known_features = tidy_levels(table.take(alignment.rows[alignment.rows >= 0]))
         work.profiles = await asyncio.to_thread(profiles, known_features)
         work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)

@@ -7,7 +7,7 @@ categories are values of that column.
 By chance alone the population stability index (`vfl.learn.metrics.psi`) of a batch against a profile is
 above 0: where nothing has changed, with B groups, n rows then and m rows now, it is distributed about as
 (1/n + 1/m) times chi-square with B - 1 degrees of freedom (Yurdakul, Naranjo, Journal of Risk Model
-Validation 14, 2020). `drifted` holds it against that.
+Validation 14, 2020). `judge_drift` holds it against that.
 """
 
 import math
@@ -126,7 +126,7 @@ def profiles(features: Features) -> dict[str, Profile]:
     return {name: profile(values) for name, values in features.items()}
 
 
-def drifted(psi: float, groups: int, rows_then: int, rows_now: int) -> Verdict:
+def judge_drift(psi: float, groups: int, rows_then: int, rows_now: int) -> Verdict:
     """Whether a batch differs from the rows of training, by the index of a column or of scores.
 
     "moderate" and "large" are above MODERATE_PSI and LARGE_PSI, and above what 1 of 1,000 batches

@@ -57,12 +57,12 @@ class Levels:
 
     @classmethod
     def of(cls, values: Objects) -> "Levels":
-        """The levels of a column that is `tidied`."""
+        """The levels of a column that `tidy_levels` has made."""
         rows = Counter(values.tolist())
         rows.pop(None, None)
         return cls(tuple(sorted(rows)), sum(n == 1 for n in rows.values()), sum(rows.values()))
 
-    def found(self, values: Objects) -> tuple[Objects, NDArray[np.bool_]]:
+    def match(self, values: Objects) -> tuple[Objects, NDArray[np.bool_]]:
         """The values as training had them, and which of them are of a level that it did not have."""
         cells = values.tolist()
         meant: dict[object, object] = {None: None}
@@ -122,8 +122,8 @@ def tidy(text: str) -> str:
     return " ".join(text.split())
 
 
-def tidied(features: Features) -> Features:
-    """Columns whose categories are as training compares them."""
+def tidy_levels(features: Features) -> Features:
+    """Columns with their categories written as training compares them."""
     return {
         name: _each(values, lambda text: tidy(text) or None) if values.dtype == object else values
         for name, values in features.items()
@@ -131,11 +131,11 @@ def tidied(features: Features) -> Features:
 
 
 def levels_of(features: Features) -> dict[str, Levels]:
-    """The levels of each categorical column, which is `tidied`."""
+    """The levels of each categorical column of what `tidy_levels` has made."""
     return {name: Levels.of(values) for name, values in features.items() if values.dtype == object}
 
 
-def respelled(
+def match_levels(
     features: Features, levels: Mapping[str, Levels]
 ) -> tuple[Features, dict[str, NDArray[np.bool_]]]:
     """Columns with the categories that training had, and by column the rows of levels that it had not.
@@ -145,16 +145,16 @@ def respelled(
     spelled, unknown = dict(features), {}
     for name, values in features.items():
         if name in levels and values.dtype == object:
-            spelled[name], rows = levels[name].found(values)
+            spelled[name], rows = levels[name].match(values)
             if rows.any():
                 unknown[name] = rows
     return spelled, unknown
 
 
-def spelled_alike(values: Objects) -> int:
+def count_respellings(values: Objects) -> int:
     """How many levels differ from others of the column in their spelling alone, as 1 and 1.0 do."""
     distinct = np.array([*dict.fromkeys(values.tolist())], dtype=object)
-    levels = Levels.of(tidied({"": distinct})[""])
+    levels = Levels.of(tidy_levels({"": distinct})[""])
     alike = {name for name in levels.names if levels._by_case[name.casefold()] is None}
     for name in levels.names:
         key = _value(name, levels._of_truth)

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+Encryption = Literal["paillier", "ou", "lattice"]
 KeyBits = Literal[2048, 3072, 4096]
 Obfuscators = Literal["short", "full"]
 
@@ -70,7 +71,7 @@ class BoostParams(BaseModel):
     first_tree: Literal["joint", "guest"] = Field(
         "joint", description="guest: the first tree uses the guest's columns alone"
     )
-    encryption: Literal["paillier", "ou", "lattice"] = Field(
+    encryption: Encryption = Field(
         "paillier",
         description="of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts "
         "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit. "

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
-from vfl.learn.levels import spelled_alike
+from vfl.learn.levels import count_respellings
 from vfl.text import counted
 
 SAMPLE = 100_000  # rows that a check looks at
@@ -41,7 +41,7 @@ def suspicions(values: NDArray[np.generic], label: "LabelOrder | None") -> list[
                 f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
                 "can be learned: if it is an id, ignore it in [data]"
             )
-        if alike := spelled_alike(values):
+        if alike := count_respellings(values):
             suspected.append(
                 f"has {counted(alike, 'level')} different from others only in how they are written, as "
                 "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "

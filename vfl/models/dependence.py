@@ -30,7 +30,7 @@ def dependence_on(
     model: GuestModel, columns: Collection[str], factors: Features
 ) -> tuple[dict[str, Dependence], str]:
     """Partial dependence on the guest's columns that have splits; if there is none, why."""
-    found = {}
+    dependence = {}
     for column in columns:
         splits = [split for split in model.splits if split.column == column]
         if not splits:
@@ -40,10 +40,10 @@ def dependence_on(
             values = None  # the party file says otherwise by now
         grid = _grid(splits, values)
         try:
-            found[column] = Dependence(grid, partial_dependence(model, column, grid))
+            dependence[column] = Dependence(grid, partial_dependence(model, column, grid))
         except ModelError as error:
             return {}, f"Partial dependence is not shown: {error}."
-    return found, ""
+    return dependence, ""
 
 
 def _grid(splits: Sequence[Split], values: NDArray[np.generic] | None) -> NDArray[np.generic]:

@@ -1,4 +1,4 @@
-"""What there is to say of a model that learnt nothing, or little, whatever its kind.
+"""What there is to say of a model that learnt little or nothing, whatever its kind.
 
 Where nothing was trained the job ends with an error, which all parties are told. A model that is weak is
 kept, with words for the guest's people; of settings that hold it back hosts are told as well, in words
@@ -56,7 +56,7 @@ def check_held_out(holdout: float, held_out: Mask) -> list[Finding]:
 
 
 def range_of(score: Floats, rows: Training) -> float | None:
-    """By how much the scores without offset differ among the rows where they are known, in units of the
+    """How much the scores without offset differ among the rows where they are known, in units of the
     label's deviation where there is no link; None where nobody knows two of them."""
     known = known_scores(score, rows)
     if len(known) < 2:
@@ -76,7 +76,7 @@ def known_scores(score: Floats, rows: Training) -> Floats:
 # --- The model is weak ----------------------------------------------------------------------------
 
 
-def of_quality(
+def judge_quality(
     metrics: Mapping[str, Mapping[str, float]],
     rows: Training,
     held_out: Mask,
@@ -92,32 +92,32 @@ def of_quality(
         return []
     label, weight = rows.label[held_out], rows.weight[held_out]
     many = f"on the {counted(len(label), 'held-out row')}"
-    found = []
+    warnings = []
     for name in ("federation", alone):
         of = metrics.get(name, {})
         who = "the model" if name == "federation" else name
         if isinstance(rows.loss, LogisticLoss):
             best = _entropy(label, weight)
             if of.get("log_loss", 0.0) > best * (1 + _SAME):
-                found.append(
+                warnings.append(
                     f"{who} does worse than the same probability for all {many} (log loss "
                     f"{of['log_loss']:.4f}, that of their mean {best:.4f})"
                 )
             if of.get("auc", 1.0) < 0.5:
-                found.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
+                warnings.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
         elif of.get("d2", 0.0) < 0:
-            found.append(f"{who} does worse than the mean {many} (D² {of['d2']:.4f})")
+            warnings.append(f"{who} does worse than the mean {many} (D² {of['d2']:.4f})")
     loss = "log_loss" if isinstance(rows.loss, LogisticLoss) else "deviance"
     ours, own = (metrics.get(name, {}).get(loss) for name in ("federation", alone))
     if ours is not None and own is not None and ours > own * (1 + _SAME):
         word = loss.replace("_", " ")
-        found.append(
+        warnings.append(
             f"the model does worse than {alone} {many} ({word} {ours:.4f}, {own:.4f} alone): the hosts' "
             "columns add nothing that holds for other rows"
         )
-    if any("the model " in text for text in found):
-        found.append(advice)
-    return found
+    if any("the model " in text for text in warnings):
+        warnings.append(advice)
+    return warnings
 
 
 def _entropy(label: Floats, weight: Floats) -> float:
@@ -134,8 +134,8 @@ def words_of(told: Sequence[str]) -> list[str]:
     return [TOLD[word] for word in told if word in TOLD]
 
 
-def says_nothing(coefficients: Floats) -> str | None:
-    """What a host says to its own people of coefficients that say nothing."""
+def remark_on(coefficients: Floats) -> str | None:
+    """What a host tells its own people of coefficients that say nothing; None of others."""
     if not len(coefficients):
         return "this party has no column in the model"
     if np.abs(coefficients).max() <= _VANISHED:

@@ -6,8 +6,9 @@ old versions stay loadable (a half without a kind is of trees, one without an ob
 kinds.py reads and writes them.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from vfl.learn.drift import Profile
 from vfl.learn.levels import Levels
@@ -62,3 +63,9 @@ class HostHalf(Generic[H]):
 
 AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
 AnyHostHalf = HostHalf[HostModel | HostGlm]
+
+
+def objective_of(job: Mapping[str, Any]) -> Objective | Family:
+    """What the label of a job's settings may be; 0 or 1 in those from before there was a choice."""
+    said = job["job"]
+    return cast(Objective | Family, said.get("objective") or said.get("family") or "binary")

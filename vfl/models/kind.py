@@ -8,7 +8,7 @@ memory.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
 from vfl.models.relativities import Line
 from vfl.net.peer import Peer
+from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
@@ -33,8 +34,6 @@ from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
 
-KindName = Literal["secureboost", "glm"]
-"""As job files and documents have it."""
 AnyGuestModel = GuestModel | GuestGlm
 AnyHostModel = HostModel | HostGlm
 TrainingStep = TreeDone | IterationDone | BlindIteration
@@ -207,7 +206,7 @@ class GuestRole(ABC, Generic[G]):
 
     @abstractmethod
     async def alone(self) -> Floats:
-        """Every aligned row's score by the guest's own columns, in the same way, without any host."""
+        """Train with the guest's own columns alone, in the same way; every aligned row's score."""
 
     @abstractmethod
     def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
@@ -241,7 +240,15 @@ class HostRole(ABC, Generic[H]):
 class ModelKind(ABC, Generic[G, H]):
     """A kind of model with the settings of a job."""
 
-    name: ClassVar[KindName]
+    name: ClassVar[ModelName]
+    title: ClassVar[str]
+    """What people call it."""
+    plural: ClassVar[str]
+    """What its models are made of, or are."""
+    step: ClassVar[str]
+    """What training takes one after another."""
+    curve_measure: ClassVar[str | None] = None
+    """What a step's loss is, where it is not what the job's loss is called."""
     guest_half: ClassVar[type[AnyGuestHalf]]
     host_half: ClassVar[type[AnyHostHalf]]
     losses: ClassVar[Mapping[str, type[Loss]]]
@@ -265,7 +272,7 @@ class ModelKind(ABC, Generic[G, H]):
 
     @property
     def validation_share(self) -> float:
-        """Of the rows, those kept to decide when to stop."""
+        """The share of rows that are kept to decide when to stop."""
         return 0.0
 
     @property
@@ -275,7 +282,7 @@ class ModelKind(ABC, Generic[G, H]):
 
     @property
     def tweedie_power(self) -> float:
-        """Of the loss, where that has one."""
+        """The power of the loss, where that has one."""
         return 1.5
 
     @abstractmethod
@@ -288,8 +295,13 @@ class ModelKind(ABC, Generic[G, H]):
 
     # A party's columns.
 
-    def check_rules(self, columns: PartyColumns) -> None:
+    @classmethod
+    def check_rules(cls, rules: ColumnRules, columns: Collection[str], table: str) -> None:
         """Raises ConfigError for a rule about a column that the table does not have."""
+
+    @classmethod
+    def check_levels(cls, rules: ColumnRules, features: Features, table: str) -> None:
+        """Raises ConfigError for a rule about a level that no row of the table has."""
 
     def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
         """What a record of the run keeps of them."""
@@ -309,7 +321,12 @@ class ModelKind(ABC, Generic[G, H]):
     async def pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
-        """The same model by all parties' columns in one place, the guest's first."""
+        """Train the same model with the columns of all parties in one place, the guest's first."""
+
+    @classmethod
+    @abstractmethod
+    def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
+        """A step in a few words, its number, and of how many it is, where that is known."""
 
     async def coordinate(
         self,
@@ -329,11 +346,11 @@ class ModelKind(ABC, Generic[G, H]):
         differs = range_of(score, rows)
         if differs is not None and differs <= _VANISHED:
             raise self.constant(model)
-        found = []
+        findings = []
         if differs is not None and differs <= _FLAT:
             text = f"the predictions of any two rows differ by less than 1 %: lower {self.flatteners}"
-            found.append(Finding("flat", text))
-        return found + self.findings(model, known_scores(score, rows), rows)
+            findings.append(Finding("flat", text))
+        return findings + self.findings(model, known_scores(score, rows), rows)
 
     @property
     @abstractmethod
@@ -373,6 +390,14 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def document(cls, model: G) -> dict[str, object]:
         """What the JSON of a command says of the model."""
+
+    @classmethod
+    def relativities(
+        cls, half: G | H, link: Link, steps: Mapping[str, float] | None = None
+    ) -> list[Line]:
+        """The coefficients of a half for their owner to read, with the owner's steps; none of a kind
+        without any."""
+        return []
 
     @classmethod
     def importance(cls, model: G) -> list[tuple[str, str, int, float]]:
@@ -424,7 +449,10 @@ class ModelKind(ABC, Generic[G, H]):
 
     @classmethod
     def own_scores(cls, half: G | H, table: str, features: Features, rows: int) -> OwnScores:
-        """Raises DataError naming the table and the column for one that is not as it was in training."""
+        """What a half's columns add to each row's score.
+
+        Raises DataError naming the table and the column for one that is not as it was in training.
+        """
         return OwnScores(np.empty(0))
 
     @classmethod

@@ -1,22 +1,24 @@
 """The kinds of models there are: that of a job, and that of a half in the store."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, overload
 
 import msgspec
 
 from vfl.errors import ModelError
+from vfl.learn.binning import Features
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
-from vfl.models.kind import AnyKind, ColumnRules, KindName
+from vfl.models.kind import AnyKind, ColumnRules
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
 from vfl.party.config import Job, Party
-from vfl.party.documents import converted
+from vfl.party.config_values import ModelName
+from vfl.party.documents import convert_document
 from vfl.party.store import Store
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.model import GuestModel, HostModel
 
-KINDS: Mapping[KindName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
+KINDS: Mapping[ModelName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
 
 
 def kind_of_job(job: Job) -> AnyKind:
@@ -26,6 +28,14 @@ def kind_of_job(job: Job) -> AnyKind:
             raise ValueError("a linear model has a family")
         return Linear(job.glm, job.job.family)
     return Trees(job.secureboost)
+
+
+def kind_named(name: object, model: str) -> type[AnyKind]:
+    """The kind that a document of a model names. Raises ModelError for one that this version lacks."""
+    for kind in KINDS.values():
+        if kind.name == name:
+            return kind
+    raise ModelError(f"model {model} is of a kind that this version of vfl does not know: update vfl")
 
 
 def kind_of_model(model: GuestModel | GuestGlm | HostModel | HostGlm) -> type[AnyKind]:
@@ -38,6 +48,19 @@ def rules_of(party: Party) -> ColumnRules:
     policy = party.policy
     least = (policy.min_bin_rows or policy.min_child_rows) if party.role == "host" else 1
     return ColumnRules(party.data.monotone, least, party.glm)
+
+
+def check_rules_of(party: Party, columns: Collection[str], table: str) -> None:
+    """Raises ConfigError for a rule of the party file, for whichever kind of model, about a column that
+    the table does not have."""
+    for kind in KINDS.values():
+        kind.check_rules(rules_of(party), columns, table)
+
+
+def check_levels_of(party: Party, features: Features, table: str) -> None:
+    """Raises ConfigError for such a rule about a level that no row of the table has."""
+    for kind in KINDS.values():
+        kind.check_levels(rules_of(party), features, table)
 
 
 def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
@@ -58,12 +81,10 @@ def load_half(
     Raises ModelError when it is missing, damaged, foreign or of a kind that this version lacks.
     """
     body = store.read("model", name)
-    kind = KINDS.get(body.pop("kind", "secureboost"))
-    if kind is None:
-        raise ModelError(f"model {name} is of a kind that this version of vfl does not know: update vfl")
+    kind = kind_named(body.pop("kind", "secureboost"), name)
     if role is HostHalf:
-        return converted(body, kind.host_half, f"model {name}")
-    half = converted(body, kind.guest_half, f"model {name}")
+        return convert_document(body, kind.host_half, f"model {name}")
+    half = convert_document(body, kind.guest_half, f"model {name}")
     if half.objective not in kind.losses:
         raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind.name}")
     try:

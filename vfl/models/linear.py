@@ -13,7 +13,7 @@ from vfl.learn.design import Design, Matrix
 from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import FAMILIES, Family, Link
 from vfl.learn.params import GlmParams
-from vfl.models.findings import Finding, NothingTrained, says_nothing
+from vfl.models.findings import Finding, NothingTrained, remark_on
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
@@ -32,8 +32,8 @@ from vfl.models.kind import (
     StepReport,
     TrainingStep,
 )
-from vfl.models.linear_columns import check_rules, own_scores, prepared
-from vfl.models.relativities import lines
+from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepare_columns
+from vfl.models.relativities import Line, lines
 from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
@@ -71,7 +71,7 @@ from vfl.text import counted
 class _LinearGuest(GuestRole[GuestGlm]):
     def __init__(self, kind: "Linear", own: PartyColumns, rows: Training) -> None:
         self._kind, self._params, self._rows, self._party = kind, kind.params, rows, own.party
-        self._design, self._matrix = prepared(
+        self._design, self._matrix = prepare_columns(
             own.table, own.features, rows.train, own.rules.glm, kind.params.alpha
         )
 
@@ -127,16 +127,15 @@ class _LinearGuest(GuestRole[GuestGlm]):
             most = counted(step.of, "iteration")
             what = f"fitting, gradient {step.gradient:.1e}, at most {most}"
             return StepReport(what, step.iteration, None, {"gradient": step.gradient})
-        if not isinstance(step, IterationDone):
-            raise TypeError("a step of another kind of model")
+        done = _iteration_done(step)
         what = (
-            f"fitting, deviance {step.deviance:.4f}, D² {step.explained:.4f}, "
-            f"gradient {step.gradient:.1e}"
+            f"fitting, deviance {done.deviance:.4f}, D² {done.explained:.4f}, "
+            f"gradient {done.gradient:.1e}"
         )
-        first = (curve[0]["gradient"] if curve else step.gradient) or 0.0
-        expected = _expected_iterations(step, first, self._params.tolerance)
-        losses = {"train": step.deviance, "gradient": step.gradient}
-        return StepReport(what, step.iteration, expected, losses, step.seconds)
+        first = (curve[0]["gradient"] if curve else done.gradient) or 0.0
+        expected = _expected_iterations(done, first, self._params.tolerance)
+        losses = {"train": done.deviance, "gradient": done.gradient}
+        return StepReport(what, done.iteration, expected, losses, done.seconds)
 
     def ending(self, model: GuestGlm) -> str:
         many = counted(model.iterations, "iteration")
@@ -149,6 +148,12 @@ class _LinearGuest(GuestRole[GuestGlm]):
             f"note: not converged after {many}: {at} (tolerance {self._params.tolerance:.1e}); the "
             "model is kept as it is: raise max_iterations or alpha in [glm]"
         )
+
+
+def _iteration_done(step: TrainingStep) -> IterationDone:
+    if not isinstance(step, IterationDone):
+        raise TypeError("a step of another kind of model")
+    return step
 
 
 def _expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
@@ -172,7 +177,7 @@ class _LinearHost(HostRole[HostGlm]):
         def prepare(training: Mask) -> Matrix:
             run.admit(training)
             own, alpha = self._own, self._params.alpha
-            design, matrix = prepared(own.table, own.features, training, own.rules.glm, alpha)
+            design, matrix = prepare_columns(own.table, own.features, training, own.rules.glm, alpha)
             designs.append(design)
             return matrix
 
@@ -204,7 +209,7 @@ class _LinearHost(HostRole[HostGlm]):
                 followed,
             )
             coefficients = fit.coefficients
-        return HostOutcome(counted(len(coefficients), "coefficient"), says_nothing(coefficients))
+        return HostOutcome(counted(len(coefficients), "coefficient"), remark_on(coefficients))
 
 
 @dataclass(frozen=True)
@@ -215,6 +220,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     family: Family
 
     name = "glm"
+    title = "generalised linear model"
+    plural = "linear models"
+    step = "iteration"
+    curve_measure = "deviance"
     guest_half = GuestHalf[GuestGlm]
     host_half = HostHalf[HostGlm]
     losses = FAMILIES
@@ -246,8 +255,13 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def steps(self, done: int) -> str:
         return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
 
-    def check_rules(self, columns: PartyColumns) -> None:
-        check_rules(columns.rules.glm, columns.features, columns.table)
+    @classmethod
+    def check_rules(cls, rules: ColumnRules, columns: Collection[str], table: str) -> None:
+        check_rules(rules.glm, columns, table)
+
+    @classmethod
+    def check_levels(cls, rules: ColumnRules, features: Features, table: str) -> None:
+        check_levels(rules.glm, features, table)
 
     def guest(self, own: PartyColumns, rows: Training) -> _LinearGuest:
         return _LinearGuest(self, own, rows)
@@ -262,7 +276,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         designs: dict[str, Design] = {}
         matrices: dict[str, Matrix] = {}
         for own in parties:
-            designs[own.party], matrices[own.party] = prepared(
+            designs[own.party], matrices[own.party] = prepare_columns(
                 own.table, own.features, every, own.rules.glm, self.params.alpha
             )
         guest = parties[0].party
@@ -334,6 +348,13 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         return APART if are_apart(known, rows.loss, self.params.alpha) else None
 
     @classmethod
+    def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
+        if isinstance(step, BlindIteration):
+            return f"gradient {step.gradient:.1e}", step.iteration, None
+        done = _iteration_done(step)
+        return f"deviance {done.deviance:.4f}, gradient {done.gradient:.1e}", done.iteration, None
+
+    @classmethod
     def size(cls, model: GuestGlm) -> str:
         not_ = "" if model.converged else "NOT "
         return f"{not_}converged after {counted(model.iterations, 'iteration')}"
@@ -341,6 +362,12 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     @classmethod
     def document(cls, model: GuestGlm) -> dict[str, object]:
         return dict(model.ending)
+
+    @classmethod
+    def relativities(
+        cls, half: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | None = None
+    ) -> list[Line]:
+        return lines(half, link, steps)
 
     @classmethod
     def ending(cls, model: GuestGlm) -> Mapping[str, float | None]:
@@ -354,11 +381,11 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def explain_guest(
         cls, model: GuestGlm, columns: Collection[str], values: Features, rules: ColumnRules, link: Link
     ) -> Explanation:
-        return Explanation(lines=lines(model, link, rules.glm.step))
+        return Explanation(lines=cls.relativities(model, link, rules.glm.step))
 
     @classmethod
     def explain_host(cls, half: HostGlm, rules: ColumnRules, link: Link) -> Explanation:
-        return Explanation(lines=lines(half, link, rules.glm.step))
+        return Explanation(lines=cls.relativities(half, link, rules.glm.step))
 
     @classmethod
     def uses(cls, half: GuestGlm | HostGlm) -> Sequence[tuple[str, bool]]:

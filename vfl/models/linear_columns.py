@@ -14,7 +14,7 @@ from vfl.text import nearest_name
 _NAMED = 3  # coefficients that an error names at most
 
 
-def prepared(
+def prepare_columns(
     table: str, features: Features, training: Mask, section: GlmSection, alpha: float
 ) -> tuple[Design, Matrix]:
     """The design fitted to the rows that train, and the matrix of all rows.
@@ -72,7 +72,10 @@ def check_levels(section: GlmSection, features: Features, table: str) -> None:
 
 
 def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> OwnScores:
-    """Raises DataError naming the table and the column for one that is not as it was in training."""
+    """What a party's columns add to each row's score.
+
+    Raises DataError naming the table and the column for one that is not as it was in training.
+    """
     try:
         return OwnScores(
             part.scores(features, rows), part.missing_score(features), part.design.unseen(features)

@@ -73,21 +73,21 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
     `steps` are the owner's, in units, by numeric column. Levels stand in their own order, missing last.
     """
     slopes = {one.name: one for one in model.part.design.covariates}
-    found = [
+    own_lines = [
         Line(one.column, one.level, one.coefficient, one.per_unit, one.relativity, one.rows)
         if one.per_unit is None
         else _slope(slopes[one.column], one.coefficient, one.relativity, (steps or {}).get(one.column))
         for one in model.part.relativities()
     ]
-    places = {line.column: place for place, line in enumerate(found)}
-    found.sort(key=lambda line: (places[line.column], _level_key(line.level)))
+    places = {line.column: place for place, line in enumerate(own_lines)}
+    own_lines.sort(key=lambda line: (places[line.column], _level_key(line.level)))
     if isinstance(model, GuestGlm):
         with np.errstate(over="ignore"):
             factor = float(np.exp(model.intercept))
-        found.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
+        own_lines.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
     if link == "identity":
-        return [replace(line, relativity=None, relativity_per_step=None) for line in found]
-    return found
+        return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
+    return own_lines
 
 
 def _slope(column: Covariate, coefficient: float, relativity: float, step: float | None) -> Line:

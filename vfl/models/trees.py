@@ -154,6 +154,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
     params: BoostParams
 
     name = "secureboost"
+    title = "gradient-boosted trees (SecureBoost)"
+    plural = "trees"
+    step = "tree"
     guest_half = GuestHalf[GuestModel]
     host_half = HostHalf[HostModel]
     losses = OBJECTIVES
@@ -276,6 +279,12 @@ class Trees(ModelKind[GuestModel, HostModel]):
             return bool(model.trees[0].branches)
 
         return await why_unsplit(self.params, int(rows.train.sum()), splits)
+
+    @classmethod
+    def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
+        done = _tree_done(step)
+        validation = "" if done.validation_loss is None else f", validation {done.validation_loss:.4f}"
+        return f"loss {done.train_loss:.4f}{validation}", done.tree, done.of
 
     @classmethod
     def size(cls, model: GuestModel) -> str:

@@ -328,7 +328,6 @@ class Listener:
         before = credentials.formerly.get(credentials.name, frozenset())
         self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
         self._admission = Admission(bound, self._peer_of, self._welcome, self._refuse)
-        self._greeting = self._admission.handshakes
 
     @property
     def port(self) -> int:

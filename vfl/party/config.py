@@ -9,10 +9,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar, get_args
+from typing import Annotated, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -29,9 +29,10 @@ from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
     FileKind,
     JobName,
+    ModelName,
     PartyName,
     Role,
-    _one_line,
+    one_line,
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
@@ -51,8 +52,10 @@ MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 200  # in it; it has some 40
 
-
-_KINDS = {"objective": Objective, "family": Family}
+_LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
+"""The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
+settings."""
+_LABEL_KINDS = {"objective": Objective, "family": Family}
 
 
 class Party(Section):
@@ -90,7 +93,7 @@ class Party(Section):
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
         if self.role == "coordinator":
-            return self._coordinates()
+            return self._check_coordinator()
         if self.section is None:
             raise ValueError("section [data] is missing")
         if self.role == "host":
@@ -149,8 +152,8 @@ class Party(Section):
                 "or keeps all"
             )
 
-    def _coordinates(self) -> "Party":
-        """What a coordinator's file must be."""
+    def _check_coordinator(self) -> "Party":
+        """The file of a coordinator. Raises ValueError for what it cannot have."""
         if self.section is not None:
             raise ValueError("[data] is for parties with a table: a coordinator has none, remove it")
         if self.party.listen is None:
@@ -184,10 +187,10 @@ class JobSection(Section):
     """What is to be trained and why."""
 
     name: JobName = Field(description="of the model and the run")
-    purpose: Annotated[str, AfterValidator(_one_line)] = Field(
+    purpose: Annotated[str, AfterValidator(one_line)] = Field(
         min_length=1, max_length=200, description="why, shown to every host"
     )
-    model: Literal["secureboost", "glm"] = Field(description="kind of model")
+    model: ModelName = Field(description="kind of model")
     objective: Objective | None = Field(default=None, description="what the label is (secureboost)")
     family: Family | None = Field(default=None, description="what the label is (glm)")
     holdout: float = Field(
@@ -205,17 +208,23 @@ class JobSection(Section):
     )
 
     @property
+    def label_key(self) -> str:
+        """The key that says what the label is."""
+        return _LABELS[self.model]
+
+    @property
     def unsaid(self) -> set[str]:
         """The uses of columns that the job says nothing of, and that are no part of it then."""
         return {name for name in USES if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
-        due, other = ("objective", "family") if self.model == "secureboost" else ("family", "objective")
-        if getattr(self, other) is not None:
-            raise ValueError(f'{other} is not for model = "{self.model}": write {due}')
+        due = self.label_key
+        for other in _LABELS.values():
+            if other != due and getattr(self, other) is not None:
+                raise ValueError(f'{other} is not for model = "{self.model}": write {due}')
         if getattr(self, due) is None:
-            kinds = " or ".join(f'"{name}"' for name in get_args(_KINDS[due]))
+            kinds = " or ".join(f'"{name}"' for name in get_args(_LABEL_KINDS[due]))
             raise ValueError(f'{due} is missing, which model = "{self.model}" needs: {kinds}')
         return self
 
@@ -237,7 +246,7 @@ class Job(Section):
             )
         if self.job.exposure and (reason := self.loss.no_exposure):
             raise ValueError(f"[job] exposure {reason}")
-        for section in {"secureboost", "glm"} & self.model_fields_set:
+        for section in _LABELS.keys() & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
         return self
@@ -247,13 +256,17 @@ class Job(Section):
         return self.job.name
 
     @property
+    def params(self) -> BoostParams | GlmParams:
+        """The settings of its kind of model."""
+        return self.secureboost if self.job.model == "secureboost" else self.glm
+
+    @property
     def loss(self) -> Loss:
         """What the model minimises."""
-        if self.job.objective is not None:
-            return loss_of(self.job.objective, self.secureboost.tweedie_power)
-        if self.job.family is not None:
-            return loss_of(self.job.family, self.glm.tweedie_power)
-        raise ValueError("a job has an objective or a family")
+        label = self.job.objective or self.job.family
+        if label is None:
+            raise ValueError("a job has an objective or a family")
+        return loss_of(label, self.params.tweedie_power)
 
     def uses(self, data: DataSection) -> dict[str, str]:
         """The columns of exposure, offset and weight that the job uses of a guest's, by use.
@@ -276,11 +289,10 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says, defaults written out, of its own kind of model alone."""
-        boosts = self.job.model == "secureboost"
         left_out: dict[str, bool | set[str]] = {
-            "glm" if boosts else "secureboost": True,
-            "job": {"family" if boosts else "objective", *self.job.unsaid},
+            "job": {*_LABELS.values(), *self.job.unsaid} - {self.job.label_key}
         }
+        left_out |= dict.fromkeys(_LABELS.keys() - {self.job.model}, True)
         return self.model_dump(mode="json", exclude=left_out)
 
     @cached_property

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from vfl.learn.losses import Family, Objective
+from vfl.learn.params import Encryption
 from vfl.party.config_words import JOB_NAME, PARTY_NAME, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
@@ -70,7 +71,7 @@ def _endpoint(least_port: int, words: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     if not text.isprintable():
         raise ValueError("must be one line of printable text")
     return text
@@ -120,13 +121,12 @@ Names = Annotated[
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
-Models = Annotated[
-    tuple[Literal["secureboost", "glm"], ...], Field(min_length=1), BeforeValidator(_as_tuple)
-]
+ModelName = Literal["secureboost", "glm"]
+"""A kind of model, as job files and documents name it."""
+Models = Annotated[tuple[ModelName, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Objectives = Annotated[
     tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
-Encryption = Literal["paillier", "ou", "lattice"]
 Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Engine = Literal["ecdh", "ot"]
 JoinKind = Literal["inner", "left"]

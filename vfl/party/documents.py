@@ -67,7 +67,7 @@ def body_of(read: dict[str, object], version: int, path: Path) -> Body:
     return body
 
 
-def converted(body: Mapping[str, object], kind: type[T], what: str) -> T:
+def convert_document(body: Mapping[str, object], kind: type[T], what: str) -> T:
     """A document's body as a record of this kind. Raises ModelError saying `what` is not one."""
     try:
         return msgspec.convert(body, kind, str_keys=True, dec_hook=_as_is)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Mask
 from vfl.party.id_cells import IdReading, ReadIds, names_of, read_cells
 from vfl.party.id_merges import are_spellings, marks
-from vfl.party.ids import clean, unversioned
+from vfl.party.ids import clean, without_version
 from vfl.party.rows import SHOWN
 from vfl.party.sources.arrow import ArrowColumn, mask_of
 
@@ -453,7 +453,7 @@ _DATES = {
 
 
 def _add_dates(add: Add, values: Values, nothing: Mask) -> None:
-    steps = [unversioned(step) for step in values.steps]
+    steps = [without_version(step) for step in values.steps]
     dates = {name: _match(values.text, pattern) for name, pattern in _DATES.items()}
     rows = {name: values.count(mask) for name, mask in dates.items()}
     usual = max(rows, key=lambda name: rows[name])

@@ -68,7 +68,7 @@ def are_spellings(values: Iterable[TakenOut]) -> bool:
     return len(never_left_out) < 2 and all(len(of - {"", ()}) < 2 for of in others)
 
 
-def merged(spellings: Iterable[tuple[str, ...]], rules: Sequence[Collection[str]]) -> bool:
+def are_merged(spellings: Iterable[tuple[str, ...]], rules: Sequence[Collection[str]]) -> bool:
     """Whether whole ids, by column as they are read, are different ones that the rules make equal."""
     columns = zip(*spellings, strict=True)
     return any(

@@ -101,8 +101,8 @@ def profile_ids(data: DataSection) -> IdReport:
     return replace(reports[0], plan=plan, further=reports[1:])
 
 
-def unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]) -> list[str]:
-    """What the rules do not mend in the ids of a table, a line for each column that has any such rows.
+def find_unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]) -> list[str]:
+    """What the rules do not mend in the ids of a table, a line for each column that has such rows.
 
     by_key: the cells of the columns of each key.
     """
@@ -186,13 +186,15 @@ def profile(
         missing = missing | empty
         whole = np.unique(whole * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
     counts = _counts(whole, missing)
-    found = _numbered([column for column, _, _ in made], row_numbers)
+    found = _with_row_numbers([column for column, _, _ in made], row_numbers)
     return IdReport(
         file=file, rows=len(whole), rule=in_words(rule), digest=digest(rule), columns=found, ids=counts
     )
 
 
-def _numbered(columns: Sequence[IdColumnReport], row_numbers: RowNumbers) -> list[IdColumnReport]:
+def _with_row_numbers(
+    columns: Sequence[IdColumnReport], row_numbers: RowNumbers
+) -> list[IdColumnReport]:
     """The columns with the rows of their findings as people find them: all at once, since a file may
     have to be read for it."""
     places = sorted({row for column in columns for finding in column.findings for row in finding.first})

@@ -17,7 +17,7 @@ from typing import Literal
 import msgspec
 
 from vfl.party.id_cells import IdReading
-from vfl.party.ids import by_column, clean, in_words, unversioned
+from vfl.party.ids import by_column, clean, in_words, without_version
 from vfl.party.sections import DataSection
 from vfl.protocols.align.match_rates import MatchRate, Trial
 
@@ -146,7 +146,7 @@ def trials(key: OwnKey, tried: Sequence[Attempt], role: Literal["guest", "host"]
     return [_trial(key, attempt, role) for attempt in tried]
 
 
-def named_alike(alike: Sequence[Attempt]) -> str:
+def name_alike(alike: Sequence[Attempt]) -> str:
     """Attempts on the same columns that came to the same, as one."""
     return alike[0].what + "; ".join(attempt.rule for attempt in alike)
 
@@ -272,7 +272,7 @@ def _use(best: Attempt, rate: MatchRate, now: MatchRate, names: Sequence[str], p
     return Advice(
         f"{found}: set {_toml(names, steps)} in [data] of all party files (each with its own columns' "
         "names) and align again",
-        tuple(tuple(map(unversioned, rule)) for rule in steps),
+        tuple(tuple(map(without_version, rule)) for rule in steps),
     )
 
 
@@ -299,7 +299,7 @@ def _columns_at_fault(
 
 
 def _toml(names: Sequence[str], rules: Sequence[RuleSteps]) -> str:
-    lists = ["[" + ", ".join(f'"{unversioned(step)}"' for step in steps) + "]" for steps in rules]
+    lists = ["[" + ", ".join(f'"{without_version(step)}"' for step in steps) + "]" for steps in rules]
     if len(set(lists)) == 1:
         return f"normalise = {lists[0]}"
     by_name = ", ".join(f'"{name}" = {steps}' for name, steps in zip(names, lists, strict=True))

@@ -46,7 +46,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark, read_cells
-from vfl.party.id_merges import merged
+from vfl.party.id_merges import are_merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.text import counted, nearest_name
 
@@ -177,7 +177,7 @@ def _merged_rows(
             rows = spellings.setdefault(place, {first: tuple(one.read[first] for one in cleaned)})
             rows[i] = tuple(one.read[i] for one in cleaned)
     return sorted(
-        row for rows in spellings.values() if merged(set(rows.values()), rules) for row in rows
+        row for rows in spellings.values() if are_merged(set(rows.values()), rules) for row in rows
     )
 
 
@@ -199,7 +199,7 @@ def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
     """
     for steps in columns:
         check_rule(steps)
-    stated = [[_stated(step) for step in steps] for steps in columns]
+    stated = [[_with_version(step) for step in steps] for steps in columns]
     if all(steps == stated[0] for steps in stated):
         return tuple(stated[0])
     rule = stated[0]
@@ -241,14 +241,14 @@ def check_rule(rule: Sequence[str]) -> None:
     """Raises ConfigError, with the nearest name, for a step that does not exist, and for one of another
     version than this one's."""
     for step in rule:
-        if not re.fullmatch(STEP, unversioned(step)):
+        if not re.fullmatch(STEP, without_version(step)):
             near = nearest_name(str(step), _FORMS)
             hint = f"did you mean {near!r}?" if near else f"there are {', '.join(_FORMS)}"
             raise ConfigError(f"unknown step {step!r} in the rule for ids; {hint}")
-        if "@" in step and step != _stated(unversioned(step)):
+        if "@" in step and step != (known := _with_version(without_version(step))):
             raise ConfigError(
-                f"the rule for ids has {step}, this version of vfl {_stated(unversioned(step))}: "
-                "align again, with the same version of vfl at all parties"
+                f"the rule for ids has {step}, this version of vfl {known}: align again, with the same "
+                "version of vfl at all parties"
             )
 
 
@@ -257,7 +257,7 @@ def digest(rule: Sequence[str]) -> str:
 
     Two parties can compare it by phone before any job.
     """
-    stated = [step if step == NEXT else f"{unversioned(step)}@{_version(step)}" for step in rule]
+    stated = [step if step == NEXT else f"{without_version(step)}@{_version(step)}" for step in rule]
     return hashlib.sha256("\n".join(stated).encode()).hexdigest()
 
 
@@ -281,7 +281,7 @@ def disagreement(
         key = f" of key {number}" if len(own) > 1 else ""
         if list(mine) == list(other):
             continue
-        if [unversioned(step) for step in mine] == [unversioned(step) for step in other]:
+        if [without_version(step) for step in mine] == [without_version(step) for step in other]:
             todo = "their versions of vfl differ in these steps, update the older one"
         else:
             todo = "set normalise in [data] alike on both sides"
@@ -299,7 +299,7 @@ def disagreement(
 def in_words(rule: Sequence[str]) -> str:
     """A rule on one line, for people: `trim, upper | date:dmy`. What is no step is shown as ?."""
     known = [
-        step if step == NEXT or re.fullmatch(STEP, unversioned(step)) else "?"
+        step if step == NEXT or re.fullmatch(STEP, without_version(step)) else "?"
         for step in rule[:_LONGEST]
     ]
     columns = " ".join(step if step == NEXT else f"{step}," for step in known)
@@ -307,18 +307,18 @@ def in_words(rule: Sequence[str]) -> str:
     return text + (", ..." if len(rule) > _LONGEST else "")
 
 
-def unversioned(step: str) -> str:
+def without_version(step: str) -> str:
     """A step without its version: `vin` of `vin@2`."""
     return re.sub(r"@[1-9][0-9]{0,3}\Z", "", str(step))
 
 
 def _version(step: str) -> int:
-    return _VERSION.get(unversioned(step).partition(":")[0], 1)
+    return _VERSION.get(without_version(step).partition(":")[0], 1)
 
 
-def _stated(step: str) -> str:
+def _with_version(step: str) -> str:
     version = _version(step)
-    return unversioned(step) + (f"@{version}" if version > 1 else "")
+    return without_version(step) + (f"@{version}" if version > 1 else "")
 
 
 @dataclass(frozen=True)
@@ -367,7 +367,7 @@ def _clean_column(
     values = cells.values
     undated: list[int] = []
     for step in steps:
-        before, values = values, list(map(_function(unversioned(step)), values))
+        before, values = values, list(map(_function(without_version(step)), values))
         if step.startswith("date"):
             pairs = enumerate(zip(before, values, strict=True))
             undated += [i for i, (old, new) in pairs if not new and old.strip()]

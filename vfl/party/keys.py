@@ -173,7 +173,7 @@ class FoundRows:
     first: NDArray[np.int64]
 
 
-def found(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
+def find_rows(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
     """The rows that `identities` gave these hashes, in the table as it is now."""
     rows = np.concatenate([ids.rows, ids.without_id])
     levels = [np.full(len(rows), last) for last in range(len(ids.keys))]

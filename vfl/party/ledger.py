@@ -504,7 +504,7 @@ class Ledger:
         if not self._kept.exists():
             return
         number = 1
-        while (aside := replaced(self._kept, number)).exists():
+        while (aside := place_of_replaced(self._kept, number)).exists():
             number += 1
         self._note(f"another ledger was in {self.folder} before: its newest seal is kept as {aside}")
         try:
@@ -513,12 +513,12 @@ class Ledger:
             return  # nor can a new one be kept there
 
 
-def replaced(kept: Path, number: int) -> Path:
+def place_of_replaced(kept: Path, number: int) -> Path:
     """Where the newest seal of an earlier ledger in the same folder lies, beside the key."""
     return kept.with_name(f"{kept.stem}.replaced-{number}.json")
 
 
-def replaced_of(kept: Path) -> list[Path]:
+def replaced_seals(kept: Path) -> list[Path]:
     """All files of this kind."""
     return sorted(kept.parent.glob(f"{kept.stem}.replaced-*.json"))
 

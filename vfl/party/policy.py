@@ -15,6 +15,7 @@ import msgspec
 
 from vfl.errors import ConfigError, DayIsFull, ModelError, Refused
 from vfl.learn.binning import Features
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.files import make_folder, replacing
@@ -50,8 +51,7 @@ def broken_by_any(policy: PolicySection, guest: str | None, on: date) -> list[st
 def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) -> list[str]:
     """The rules that training this job breaks, a sentence each, in the order of [policy]."""
     broken = broken_by_any(policy, guest, on)
-    section, boosts = job.job, job.job.model == "secureboost"
-    label = "objective" if boosts else "family"
+    section, params, label = job.job, job.params, job.job.label_key
     if policy.purposes is not None and not any(
         fnmatchcase(section.purpose, _literal(pattern)) for pattern in policy.purposes
     ):
@@ -62,26 +62,23 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     ):
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
             broken.append(_broken(what, value, policy, rule))
-    params = job.secureboost if boosts else job.glm
-    least = ["min_child_rows"] if boosts else []
-    if params.encryption != "lattice":
-        least.append("key_bits")
+    least = ["min_child_rows"] if params.encryption == "lattice" else ["min_child_rows", "key_bits"]
     broken += [
         _broken(key, getattr(params, key), policy, key)
         for key in least
-        if getattr(params, key) < getattr(policy, key)
+        if hasattr(params, key) and getattr(params, key) < getattr(policy, key)
     ]
     if params.encryption not in policy.encryptions:
         rule = _broken("encryption", params.encryption, policy, "encryptions")
         broken.append(f"{rule} (who trusts the guest with it adds it there)")
-    key = "trees" if boosts else "max_iterations"
-    rule = "max_trees" if boosts else "max_iterations"
-    if (most := getattr(policy, rule)) is not None and getattr(params, key) > most:
-        broken.append(_broken(key, getattr(params, key), policy, rule))
-    if policy.hidden_sums and boosts and job.secureboost.sums != "hidden":
-        broken.append(_broken("sums", job.secureboost.sums, policy, "hidden_sums"))
-    if policy.hidden_scores and not boosts and job.glm.scores != "hidden":
-        broken.append(_broken("scores", job.glm.scores, policy, "hidden_scores"))
+    for key, rule in (("trees", "max_trees"), ("max_iterations", "max_iterations")):
+        most = getattr(policy, rule)
+        if most is not None and hasattr(params, key) and getattr(params, key) > most:
+            broken.append(_broken(key, getattr(params, key), policy, rule))
+    if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
+        broken.append(_broken("sums", params.sums, policy, "hidden_sums"))
+    if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
+        broken.append(_broken("scores", params.scores, policy, "hidden_scores"))
     return broken
 
 

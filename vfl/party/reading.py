@@ -112,7 +112,7 @@ Settings = dict[str, object]
 """Keys of [data] with their values, as an error or `vfl doctor` proposes them."""
 
 
-def merged(settings: Iterable[Mapping[str, object]]) -> Settings:
+def merge(settings: Iterable[Mapping[str, object]]) -> Settings:
     """Several settings as one: lists and tables joined, of other values the first."""
     made: Settings = {}
     for one in settings:

@@ -82,7 +82,7 @@ class Table:
         }
         return [[column[name] for name in key.id] for key in data.keys]
 
-    def aggregated(
+    def aggregate(
         self, group: NDArray[np.int64], rule: Aggregate, own: Mapping[str, Aggregate]
     ) -> "Table":
         """The table in which each row that stands for others has what `rule` makes of all of them.
@@ -178,7 +178,7 @@ def examine_table(
         return None, [error]
     source.shown = shown
     guests = _guests(source, data, wanted)
-    columns = _chosen(source, data, guests, wanted, faults, aside)
+    columns = _choose_features(source, data, guests, wanted, faults, aside)
     if faults and (source.doubt[0] or source.unnamed):
         return None, faults[:1]  # no column is what it seems
     warnings: list[str] = []
@@ -272,7 +272,7 @@ def _guests(source: Source, data: DataSection, wanted: Wanted) -> dict[str, str]
     return at_scoring
 
 
-def _chosen(
+def _choose_features(
     source: Source,
     data: DataSection,
     guests: dict[str, str],

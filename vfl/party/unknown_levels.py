@@ -16,9 +16,9 @@ _TOLD = "too many rows have levels that were not in training"
 _LEAST = 20  # rows with unknown levels, below which nothing stops
 
 
-def notes(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, str]:
-    """What to tell the owner of the columns, by column."""
-    more = strange(unknown, levels)
+def describe_unknown(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, str]:
+    """What to tell the owner of the columns about such rows, by column."""
+    more = beyond_chance(unknown, levels)
     return {
         column: f"column '{column}' has a level that was not in training in {int(which.sum()):,} of "
         f"{counted(len(which), 'row')}{', more than chance makes' if column in more else ''}: scored as "
@@ -27,7 +27,7 @@ def notes(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, str]:
     }
 
 
-def strange(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, Mask]:
+def beyond_chance(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, Mask]:
     """The columns in which such rows are more than chance makes."""
     return {
         column: which
@@ -36,14 +36,14 @@ def strange(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str, Mask]:
     }
 
 
-def in_any(unknown: Unknown) -> int:
-    """How many rows have such a level in one column or more."""
+def count_rows(unknown: Unknown) -> int:
+    """How many rows have an unknown level in one column or more."""
     return int(np.any([*unknown.values()], axis=0).sum()) if unknown else 0
 
 
-def check_own(table: str, unknown: Unknown, levels: Mapping[str, Levels], share: float) -> None:
+def check_own_levels(table: str, unknown: Unknown, levels: Mapping[str, Levels], share: float) -> None:
     """Raises DataError for a column of the guest with too many such rows, above `share` of the batch."""
-    for column, which in strange(unknown, levels).items():
+    for column, which in beyond_chance(unknown, levels).items():
         rows, of = int(which.sum()), len(which)
         if _too_many(rows, of, share):
             raise DataError(
@@ -53,7 +53,7 @@ def check_own(table: str, unknown: Unknown, levels: Mapping[str, Levels], share:
             )
 
 
-def of_host(host: str, rows: int, known: int) -> str:
+def describe_host_levels(host: str, rows: int, known: int) -> str:
     """What to say of `rows` of those that a host knows, each with such a level in a strange column."""
     return (
         f"{rows:,} of the {counted(known, 'row')} that {host} knows have a level of its columns that "
@@ -61,12 +61,12 @@ def of_host(host: str, rows: int, known: int) -> str:
     )
 
 
-def check_of_host(host: str, rows: int, known: int, share: float, advice: str) -> None:
+def check_host_levels(host: str, rows: int, known: int, share: float, advice: str) -> None:
     """Raises DataError where these are too many; `advice` says what to do."""
     if _too_many(rows, known, share):
         raise DataError(
-            f"{of_host(host, rows, known)}, more than unknown_levels = {share:g} of [data] allows: "
-            f"{advice}",
+            f"{describe_host_levels(host, rows, known)}, more than unknown_levels = {share:g} of [data] "
+            f"allows: {advice}",
             for_peer=_TOLD,
         )
 

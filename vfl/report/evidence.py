@@ -8,8 +8,11 @@ from typing import Any, Literal
 
 from vfl.arrays import Floats
 from vfl.learn.binning import Features
+from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.metrics import Totals, totals
 from vfl.models.dependence import Dependence
+from vfl.models.halves import objective_of
+from vfl.models.kind import AnyKind
 from vfl.models.relativities import Line
 
 TOGETHER = "federation"
@@ -50,6 +53,7 @@ class Evidence:
     party: str
     role: Literal["guest", "host", "coordinator"]
     parties: list[str]  # guest first; without the coordinator
+    kind: type[AnyKind]  # of model
     job: dict[str, Any]  # the job file
     aligned_rows: int
     ended: str  # ISO 8601, UTC
@@ -78,14 +82,14 @@ class Evidence:
     splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
 
     @property
-    def linear(self) -> bool:
-        return bool(self.job["job"]["model"] == "glm")
+    def loss(self) -> Loss:
+        """What the model minimised, whose link turns scores into predictions."""
+        return loss_of(self.objective, self.job[self.kind.name]["tweedie_power"])
 
     @property
-    def objective(self) -> str:
+    def objective(self) -> Objective | Family:
         """Of trees, or the family of a linear model."""
-        said = self.job["job"]
-        return str(said.get("objective") or said.get("family"))
+        return objective_of(self.job)
 
     @property
     def alone(self) -> str:

@@ -3,14 +3,13 @@
 import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.learn.design import MISSING
-from vfl.learn.losses import Family, LogisticLoss, Loss, Objective, loss_of
+from vfl.learn.losses import LogisticLoss
 from vfl.learn.metrics import (
     OTHER,
     DoubleLift,
@@ -167,7 +166,7 @@ class GuestPage(Page):
         return DataTable("Measures on held-out rows", head, rows, sheet=sheet)
 
     def _roc(self, held: HeldOut) -> list[FigureBlock]:
-        if not isinstance(_loss(self.evidence), LogisticLoss) or len(np.unique(held.label)) < 2:
+        if not isinstance(self.evidence.loss, LogisticLoss) or len(np.unique(held.label)) < 2:
             return []
         curves = {name: roc(held.label, held.predictions[name], held.weight) for name in self.names}
         head = ("model", "false_positive_rate", "true_positive_rate")
@@ -323,7 +322,7 @@ class GuestPage(Page):
 
     def _drivers(self) -> PageSection:
         one, title = self.evidence, "What drives it"
-        if one.linear:
+        if one.kind.has_relativities:
             lead = (
                 f"Relativities of the columns of {one.party}. Those of the other parties' columns stay "
                 "with their owners, whose own reports show them."
@@ -366,7 +365,7 @@ class GuestPage(Page):
         if not one.dependence:
             why = one.no_dependence or f"No tree splits on a column of {one.party}."
             return [Note(why)]
-        loss = _loss(one)
+        loss = one.loss
         sheet = self.sheet(
             "partial_dependence",
             ("column", "value", "score", "prediction"),
@@ -397,7 +396,7 @@ class GuestPage(Page):
     def _of_column(
         self, name: str, found: Dependence, limits: tuple[float, float], sheet: str
     ) -> FigureBlock:
-        values = _loss(self.evidence).predict(found.scores)
+        values = self.evidence.loss.predict(found.scores)
         known = np.array([v is not None and v == v for v in found.grid.tolist()])
         missing = float(values[~known][0]) if (~known).any() else None
         grid: list[str] | list[float]
@@ -438,7 +437,7 @@ class GuestPage(Page):
         one = self.evidence
         if not one.curve:
             return []
-        unit = "iteration" if one.linear else "tree"
+        unit = one.kind.step
         keys = list(dict.fromkeys(key for point in one.curve for key in point))
         sheet = self.sheet(
             "training",
@@ -456,7 +455,7 @@ class GuestPage(Page):
         drawn = []
         losses = {key: values for key, values in lines.items() if key != "gradient"}
         if losses:
-            measure = "deviance" if one.linear else one.measure
+            measure = one.kind.curve_measure or one.measure
             first, last = losses["train"][0], losses["train"][-1]
             message = (
                 f"The {measure} of the rows that train goes from {number(first, 4)} to "
@@ -513,9 +512,3 @@ def _top(groups: list[Lift]) -> str:
 def _shares(groups: Sequence[Lift] | Sequence[DoubleLift]) -> list[float]:
     total = sum(group.exposure for group in groups)
     return [group.exposure / total for group in groups]
-
-
-def _loss(evidence: Evidence) -> Loss:
-    """What the model minimised, whose link turns scores into predictions."""
-    kind = "glm" if evidence.linear else "secureboost"
-    return loss_of(cast(Objective | Family, evidence.objective), evidence.job[kind]["tweedie_power"])

@@ -66,7 +66,7 @@ class Page:
         """Who wanted what, and when."""
         one, said = self.evidence, self.evidence.job["job"]
         pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
-        coordinator = one.job.get(one.job["job"]["model"], {}).get("coordinator")
+        coordinator = one.job[one.kind.name].get("coordinator")
         if coordinator:
             pairs.append(("coordinator", coordinator))
         pairs += [("purpose", said["purpose"]), ("kind of model", words.model_words(one))]
@@ -185,7 +185,7 @@ class HostPage(Page):
 
     def _columns(self) -> PageSection:
         one, title = self.evidence, "Which columns were used"
-        if one.linear:
+        if one.kind.has_relativities:
             lead = f"Relativities of the columns of {one.party}; no other party has them."
             return PageSection("columns", title, [lead], self.relativity_blocks())
         if not one.splits:

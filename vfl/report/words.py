@@ -33,7 +33,6 @@ OPERATIONS: Mapping[str, str] = {  # on ciphertexts, as the workers count them
     "rerandomise": "randomised anew",
     "conceal": "masked",
 }
-_MODELS = {"secureboost": "gradient-boosted trees (SecureBoost)", "glm": "generalised linear model"}
 
 
 @dataclass(frozen=True)
@@ -69,8 +68,7 @@ def _size(evidence: Evidence) -> str:
 
 def model_words(evidence: Evidence) -> str:
     """The kind of model."""
-    kind = _MODELS.get(evidence.job["job"]["model"], evidence.job["job"]["model"])
-    return f"{kind}, {evidence.objective}"
+    return f"{evidence.kind.title}, {evidence.objective}"
 
 
 def listed(names: Sequence[str]) -> str:

@@ -84,11 +84,11 @@ def show_progress(times: bool = False) -> Iterator[ProgressDisplay]:
 
     A service, whose news have `times`, does not wait for one at its end either.
     """
-    from vfl.jobs.compiling import told
+    from vfl.jobs.compiling import announce_compiling
 
     with stderr.not_waiting(_LEAVING if times else math.inf):
         display = ProgressDisplay(times)
-        with display.bar, told(display.say):
+        with display.bar, announce_compiling(display.say):
             yield display
 
 

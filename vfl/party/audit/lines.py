@@ -13,8 +13,6 @@ from vfl.party.ledger import (
 )
 from vfl.party.locks import still
 
-_UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
-
 
 class LedgerLine(NamedTuple):
     path: Path
@@ -27,7 +25,7 @@ class LedgerLine(NamedTuple):
 
 
 def files_of(ledger: Path) -> list[Path]:
-    """Raises DataError where there is no ledger."""
+    """The files of a ledger, by month. Raises DataError where there is none."""
     try:
         files = months(ledger) if ledger.is_dir() else [ledger] if ledger.exists() else []
     except OSError as error:

@@ -105,7 +105,7 @@ class KnownNames:
     types: set[str] = field(default_factory=set)
 
 
-def known(ledger: Path) -> KnownNames:
+def known_names(ledger: Path) -> KnownNames:
     """The jobs, peers and types of all messages. Raises DataError for what is no ledger."""
     found = KnownNames()
     for _, (entry, _, _) in entries_of(ledger):

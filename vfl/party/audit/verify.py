@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vfl.errors import ConfigError, DataError, IdentityError
-from vfl.party.audit.lines import _UNFINISHED, LedgerLine, lines_of
+from vfl.party.audit.lines import LedgerLine, lines_of
 from vfl.party.identity import Certificate, parse_certificate
 from vfl.party.ledger import (
     ORIGIN,
@@ -23,11 +23,13 @@ from vfl.party.ledger import (
     last_seal,
     link,
     read_kept,
-    replaced_of,
+    replaced_seals,
     stands,
     statement,
 )
 from vfl.text import counted
+
+_UNFINISHED = "is not finished, as a killed process leaves it: the next job sets it aside"
 
 
 @dataclass
@@ -327,7 +329,7 @@ class _Verification:
                     f"line {n} is not the newest seal that {self._kept} holds: the ledger was cut "
                     "back or rewritten"
                 )
-        for path in replaced_of(self._kept) if self._kept is not None else ():
+        for path in replaced_seals(self._kept) if self._kept is not None else ():
             try:
                 earlier = read_kept(path)
             except DataError as error:

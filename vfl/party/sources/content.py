@@ -41,7 +41,7 @@ class Content:
 
     @classmethod
     def of(cls, path: Path) -> "Content":
-        """Raises OSError, and DataError for a compressed file that cannot be unpacked."""
+        """Of a file. Raises OSError, and DataError for a compressed one that cannot be unpacked."""
         with path.open("rb") as file:
             head = file.read(HEAD)
         packing = next((p for magic, p in _PACKINGS.items() if head.startswith(magic)), None)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.errors import DataError
-from vfl.party.reading import DateColumn, Reading, Settings, merged
+from vfl.party.reading import DateColumn, Reading, Settings, merge
 from vfl.party.rows import RowNumbers, below_header, in_rows
 from vfl.party.sources.arrow import ArrowColumn
 from vfl.party.sources.dates import become, days_of
@@ -122,7 +122,7 @@ class Source:
         for misfit in found:
             hint = f" ({misfit.hint})" if misfit.hint else ""
             parts.append(f"text that is no number {self.in_rows(misfit.rows)}{hint}: {misfit.advice}")
-        settings = merged(misfit.settings for misfit in found)
+        settings = merge(misfit.settings for misfit in found)
         return self.error(f"{what} has {'; and '.join(parts)}", settings)
 
     def dates_of(self, name: str, what: str, text: ArrowColumn, rule: DateColumn) -> NDArray[np.float64]:

@@ -287,7 +287,7 @@ async def host_drop(guest: Peer, matched: Matched) -> Matched:
     return _drop_ids(matched, dropped)
 
 
-def numbered(values: Integers) -> tuple[Integers, Integers]:
+def number_values(values: Integers) -> tuple[Integers, Integers]:
     """Number values by their first occurrence: the number of each entry (-1 for negative ones), and
     where each number comes first.
 

@@ -72,9 +72,6 @@ from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, se
 from vfl.protocols.linear.products import EncryptedProduct, divergence
 from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
-FAMILIES = ("logistic", "poisson")
-"""Those whose residual can be formed under encryption."""
-
 _HELD_OUT = 2.0**30  # precision of scores of rows held out
 _FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
 _EVALUATIONS = 20  # of a search at most
