@@ -355,6 +355,20 @@ def test_a_training_tells_hosts_of_labels() -> None:
     assert found.success > found.guessing + 0.1
 
 
+def test_over_the_lattice_engine_hosts_are_told_of_fewer_nodes() -> None:
+    recording, _ = run(600, 5, depth=3)
+    nodes = membership.asked(recording.shown["host"])
+    told = recording.leaves
+    known = nodes >= 0
+    assert (nodes <= told).all()
+    assert (nodes < told).any()
+    # Where a host's split is the last on a row's path it knows the leaf, else a node above it.
+    above = told.copy()
+    while (above > nodes)[known].any():
+        above = np.where(above > nodes, (above - 1) // 2, above)
+    assert np.array_equal(above[known], nodes[known])
+
+
 # Differences.
 
 

@@ -10,7 +10,7 @@ from scipy.sparse import csr_array
 from scipy.sparse.linalg import svds
 from scipy.stats import rankdata
 
-from vfl.leakage.shown import Mask
+from vfl.leakage.shown import Mask, Shown
 from vfl.leakage.success import Success
 from vfl.learn.losses import Floats, Integers
 
@@ -20,6 +20,16 @@ _RIDGE = 0.1
 def told(leaves: Integers, depth: int) -> Integers:
     """The node of each row, shape (trees, rows), as hosts under a key are told it."""
     return np.where(leaves >= (1 << depth) - 1, (leaves - 1) // 2, leaves)
+
+
+def asked(shown: Shown) -> Integers:
+    """The same over the lattice engine, which tells a host the nodes that it may win: where it won, the
+    side of each row; -1 for rows of no such node."""
+    nodes = np.full((len(shown.trees), shown.rows), -1, np.int64)
+    for own, tree in zip(nodes, shown.trees, strict=True):
+        for split in tree.splits:
+            own[split.rows] = 2 * split.node + np.where(split.left[split.rows], 1, 2)
+    return nodes
 
 
 def _shared(nodes: Integers) -> csr_array:
@@ -37,19 +47,18 @@ def _shared(nodes: Integers) -> csr_array:
 
 
 def cluster(nodes: Integers, seed: int = 0) -> Floats:
-    """A score of each row: which of two groups of rows that share nodes it is in.
+    """Two scores of each row, shape (2, rows): along each, rows that share nodes are near.
 
-    The first vector beside the trivial one that cuts the graph of shared nodes (Shi, Malik, "Normalized
-    cuts and image segmentation", 2000). Which group is which it does not say.
+    The first two vectors beside the trivial one that cut the graph of shared nodes (Shi, Malik,
+    "Normalized cuts and image segmentation", 2000). Which end is which they do not say.
     """
     graph = _shared(nodes)
-    if min(graph.shape) < 3:
-        return np.zeros(nodes.shape[1])
+    if min(graph.shape) < 4:
+        return np.zeros((2, nodes.shape[1]))
     start = np.random.default_rng(seed).normal(size=min(graph.shape))
-    vectors, values, _ = svds(graph, k=2, v0=start)
-    vector = vectors[:, int(np.argmin(values))]
+    vectors, values, _ = svds(graph, k=3, v0=start)
     often = np.maximum((nodes >= 0).sum(axis=0), 1)
-    return np.asarray(vector / np.sqrt(often))
+    return np.asarray(vectors[:, np.argsort(-values)[1:]].T / np.sqrt(often))
 
 
 def extend(nodes: Integers, labels: Floats, known: Mask) -> Floats:
@@ -67,9 +76,9 @@ def success(
 ) -> Success:
     """How well rows with and without claims are told apart (AUC), of those whose label the host lacks.
 
-    `known`: rows whose label the host has from elsewhere. Without them the host is given which end
-    of the score is the claims, one bit that a person who knows the business has; guessing then is
-    as much above a half as a random score would be by the better of its two ends.
+    `known`: rows whose label the host has from elsewhere. Without them the host is given which of the
+    four ends of `cluster` is the claims, as who knows the business can tell; guessing then is as much
+    above a half as the best of the four would be of random scores.
     """
     positive = (label > np.median(label)) if len(np.unique(label)) > 2 else label > label.min()
     others = np.ones(len(label), np.bool_) if known is None else ~known
@@ -81,10 +90,10 @@ def success(
     if known is not None:
         score = extend(nodes, positive.astype(np.float64), known)
         return Success(attack, who, about, _auc(positive[others], score[others]), 0.5, unit)
-    found = _auc(positive, cluster(nodes))
+    found = [_auc(positive, score) for score in cluster(nodes)]
     deviation = np.sqrt((ones + rest + 1) / (12 * ones * rest))
-    guessing = 0.5 + float(np.sqrt(2 / np.pi) * deviation)
-    return Success(attack, who, about, max(found, 1 - found), guessing, unit)
+    guessing = 0.5 + float(2 / np.sqrt(np.pi) * deviation)  # of the larger of two half-normals
+    return Success(attack, who, about, max(*found, *(1 - auc for auc in found)), guessing, unit)
 
 
 def _auc(positive: Mask, score: Floats) -> float:
