@@ -12,14 +12,14 @@ has scored these rows, and with sums. Figures depend on the draw, not on the mac
 
 --what labels: how well a host tells rows with and without a claim apart (AUC) by the nodes that it is
 told, under a key and over the lattice engine, alone and with the labels of a twentieth of the rows.
---what residuals: how many labels a host of a logistic model gets right from its first gradient.
+--what residuals: the labels that a host of a logistic model gets right from its first gradient.
 """
 
 import argparse
 import asyncio
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
@@ -33,12 +33,13 @@ from vfl.leakage.model_alone import model_alone
 from vfl.leakage.reconstruction import Effort, compared, reconstruct, success
 from vfl.leakage.recording import Recording, record
 from vfl.leakage.shown import Order
-from vfl.leakage.success import Success
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import Floats, loss_of
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.rows import Training
 
+Figures = dict[str, float | int | str]
+_WIDTH = 170  # of the table of cases
 QUIET = (3, 4)  # columns that the label does not depend on
 
 
@@ -70,35 +71,65 @@ def main() -> None:
     )
     parser.add_argument("--alone", action="store_true", help="candidates not known to be nested")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--json", action="store_true", help="print a line of JSON a case instead")
-    parser.add_argument("--what", default="table", choices=["table", "labels", "residuals"])
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
+    parser.add_argument("--what", default="table", choices=list(KINDS))
     options = parser.parse_args()
-    if options.what == "labels":
-        print_labels(options)
+    found = list(KINDS[options.what](options))
+    if options.json:
+        print(json.dumps({"cases": found}))
         return
-    if options.what == "residuals":
-        print_residuals(options)
-        return
-    table = Table("rows", "trees", "depth", "hosts", "order", "min rows", "equations a row")
-    for name in ("model alone", "scored", "with sums", "quiet: model", "quiet: sums", "seconds"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="what is got right, of what guessing misses" if options.what == "table" else None
+    )
+    for name in found[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for figures in found:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else f"{v}" for v in figures.values()))
+    Console(width=_WIDTH).print(table)
+
+
+def of_tables(options: argparse.Namespace) -> Iterator[Figures]:
+    """What guests work out."""
     for case in cases(options):
-        figures = measure(case, options.seed)
-        if options.json:
-            print(json.dumps({**asdict(case), **figures}), flush=True)
-            continue
-        table.add_row(
-            *(f"{case.rows:,} {case.trees} {case.depth} {case.hosts} {case.order}".split()),
-            f"{case.min_child_rows:,}",
-            f"{figures['equations_a_row']:.3f}",
-            *(
-                f"{figures[name]:.1%}"
-                for name in ("model", "scored", "sums", "quiet_model", "quiet_sums")
-            ),
-            f"{figures['seconds']:.0f}",
-        )
-    if not options.json:
-        Console().print(table)
+        yield {**asdict(case), **measure(case, options.seed)}
+
+
+def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
+    """How well hosts tell labels apart: AUCs."""
+    for case in cases(options):
+        recording, label = train(case, options.seed)
+        known = np.random.default_rng(options.seed).random(case.rows) < 0.05
+        figures: Figures = {"rows": case.rows, "trees": case.trees, "depth": case.depth}
+        figures["hosts"] = case.hosts
+        for name, nodes in (
+            ("key", membership.told(recording.leaves, case.depth)),
+            ("lattice", membership.asked(recording.shown["host1"])),
+        ):
+            figures[name] = membership.success(nodes, label).success
+            figures[f"{name}_some_known"] = membership.success(nodes, label, known).success
+        figures["model_itself"] = float(roc_auc_score(label, recording.score))
+        yield figures
+
+
+def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:
+    """Labels from a gradient, of 300 rows, of which a fifth are ones: means of ten draws."""
+    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        rows, columns = 300, round(300 * share)
+        found: dict[str, list[float]] = {"numbers": [], "levels": []}
+        for seed in range(10):
+            draw = np.random.default_rng([options.seed, seed])
+            label = draw.random(rows) < 0.2
+            levels = draw.integers(0, columns, rows) == np.arange(columns)[:, None]
+            for name, of in (("numbers", draw.normal(size=(columns, rows))), ("levels", 1.0 * levels)):
+                found[name].append(residuals.success(of, label).advantage)
+        yield {"columns_a_row": share, **{name: float(np.mean(of)) for name, of in found.items()}}
+
+
+KINDS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
+    "table": of_tables,
+    "labels": of_labels,
+    "residuals": of_residuals,
+}
 
 
 def cases(options: argparse.Namespace) -> Iterator[Case]:
@@ -145,59 +176,6 @@ def train(case: Case, seed: int) -> tuple[Recording, Floats]:
     every = np.ones(case.rows, np.bool_)
     training = Training(label, np.ones(case.rows), every, ~every, loss_of("binary"))
     return asyncio.run(record(blocks, training, params, case.order)), label
-
-
-def print_labels(options: argparse.Namespace) -> None:
-    """The AUCs of labels."""
-    table = Table("rows", "trees", "depth", "hosts", "min rows")
-    names = ("key", "key, some known", "lattice", "lattice, some known", "model itself")
-    for name in names:
-        table.add_column(name, justify="right")
-    for case in cases(options):
-        recording, label = train(case, options.seed)
-        known = np.random.default_rng(options.seed).random(case.rows) < 0.05
-        figures: dict[str, float] = {}
-        for name, nodes in (
-            ("key", membership.told(recording.leaves, case.depth)),
-            ("lattice", membership.asked(recording.shown["host1"])),
-        ):
-            figures[name] = membership.success(nodes, label).success
-            figures[f"{name}, some known"] = membership.success(nodes, label, known).success
-        figures["model itself"] = float(roc_auc_score(label, recording.score))
-        if options.json:
-            print(json.dumps({**asdict(case), **figures}), flush=True)
-            continue
-        table.add_row(
-            *(f"{case.rows:,} {case.trees} {case.depth} {case.hosts} {case.min_child_rows}".split()),
-            *(f"{figures[name]:.3f}" for name in names),
-        )
-    if not options.json:
-        Console().print(table)
-
-
-def print_residuals(options: argparse.Namespace) -> None:
-    """Labels from a gradient, of 300 rows, of which a fifth are ones; means of ten draws."""
-    table = Table(
-        "columns a row", "numbers: right", "beyond guessing", "levels: right", "beyond guessing"
-    )
-    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
-        rows, columns = 300, round(300 * share)
-        found: dict[str, list[Success]] = {"numbers": [], "levels": []}
-        for seed in range(10):
-            draw = np.random.default_rng([options.seed, seed])
-            label = draw.random(rows) < 0.2
-            found["numbers"].append(residuals.success(draw.normal(size=(columns, rows)), label))
-            levels = draw.integers(0, columns, rows) == np.arange(columns)[:, None]
-            found["levels"].append(residuals.success(levels.astype(np.float64), label))
-        means = {
-            name: np.mean([[s.success, s.advantage] for s in of], axis=0) for name, of in found.items()
-        }
-        if options.json:
-            print(json.dumps({"share": share, **{name: of.tolist() for name, of in means.items()}}))
-            continue
-        table.add_row(f"{share}", *(f"{value:.1%}" for of in means.values() for value in of))
-    if not options.json:
-        Console().print(table)
 
 
 def measure(case: Case, seed: int) -> dict[str, float]:

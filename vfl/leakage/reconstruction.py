@@ -66,11 +66,11 @@ def reconstruct(shown: Shown, effort: Effort = Effort()) -> Reconstruction:
     place = {member: (chain, k) for chain in chains for k, member in enumerate(chain.members)}
     _take_splits(shown, links, place)
     sides = solve_all(chains, equations, links.share, 0)
-    for _ in range(_ROUNDS if effort.integers else 1):
+    if effort.integers:
+        for chain in chains:
+            _exact(chain, sides[chain.members], shown, links)
+    for _ in range(_ROUNDS):
         before = sum(int(chain.open.sum()) for chain in chains)
-        if effort.integers:
-            for chain in chains:
-                _exact(chain, sides[chain.members], shown, links)
         sides = solve_all(chains, equations, links.share, effort.rounds)
         if not effort.integers:
             break
@@ -152,7 +152,7 @@ def _explain(chain: Chain, unit: _Unit, rows: Integers, tree: ShownTree, keys: K
     if not len(free):
         return
     wrong = np.minimum(unit.expected[free], 1 - unit.expected[free]).clip(0, 0.5).sum()
-    if len(free) > MOST_HALVED and wrong > 2 * _MOST_FLIPS:
+    if len(free) > MOST_HALVED and wrong > _MOST_FLIPS + 1:
         return
     with np.errstate(over="ignore"):
         total = keys_of(np.array(unit.gradient), np.array(unit.hessian))
