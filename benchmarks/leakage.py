@@ -1,7 +1,7 @@
 """What a guest works out of a host's table, against how many equations about a row it was shown.
 
-OPENBLAS_NUM_THREADS=1 nice -n 10 python benchmarks/leakage.py
-OPENBLAS_NUM_THREADS=1 python benchmarks/leakage.py --rows 500 2000 --trees 5 20 --depth 4 6 --json
+nice -n 10 python benchmarks/leakage.py
+python benchmarks/leakage.py --rows 500 2000 --trees 5 20 --depth 4 6 --json
 python benchmarks/leakage.py --what labels --rows 5000
 python benchmarks/leakage.py --what residuals
 

@@ -16,7 +16,7 @@ from vfl.leakage.estimate import MAX_SUMS_A_ROW, equations_a_tree, estimate, exp
 from vfl.leakage.linking import Equations, gather, link
 from vfl.leakage.model_alone import model_alone, sides_from_splits
 from vfl.leakage.polytope import _ordered, solve, solve_all
-from vfl.leakage.reconstruction import Effort, compared, reconstruct, success
+from vfl.leakage.reconstruction import ALL, Effort, compared, reconstruct, success
 from vfl.leakage.recording import Recording, record
 from vfl.leakage.shown import Order, Shown
 from vfl.leakage.subsets import any_of, few, keys_of
@@ -142,8 +142,6 @@ def test_a_tree_of_the_guest_alone_shows_nothing() -> None:
 
 # Reconstruction.
 
-ALL = Effort()
-
 
 def reconstructed(recording: Recording, effort: Effort = ALL) -> tuple[Success, bool]:
     """How well it went; whether what was taken for certain is right, but for one in a thousand."""
@@ -156,7 +154,7 @@ def reconstructed(recording: Recording, effort: Effort = ALL) -> tuple[Success, 
 
 @pytest.mark.parametrize("order", ["tree", "node", "fixed"])
 def test_many_trees_tell_the_whole_table(order: Order) -> None:
-    recording, _ = run(200, 25, order)
+    recording, _ = run(200, 15, order)
     found, sure = reconstructed(recording)
     assert found.guessing < 0.8
     assert found.success > 0.99
@@ -171,7 +169,7 @@ def test_labels_of_other_kinds_hide_no_more(objective: str) -> None:
     every = np.ones(200, np.bool_)
     loss = loss_of("poisson" if objective == "poisson" else "squared")
     rows = Training(label, np.ones(200), every, ~every, loss)
-    params = BoostParams(trees=30, min_child_rows=5)
+    params = BoostParams(trees=20, min_child_rows=5)
     found, _ = reconstructed(asyncio.run(record(blocks, rows, params)))
     assert found.success > 0.99
 
