@@ -6,6 +6,7 @@ what it tells of the other child follows. Divided by the aligned rows and added 
 that is what `max_sums_a_row` bounds.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,12 +19,23 @@ Sums = Literal["open", "hidden"]
 _CURVE = (
     (0.0, 0.0),
     (0.01, 0.01),
+    (0.02, 0.02),
+    (0.03, 0.04),
+    (0.04, 0.055),
+    (0.05, 0.09),
+    (0.065, 0.15),
+    (0.08, 0.25),
+    (0.1, 0.4),
+    (0.16, 0.8),
+    (0.3, 0.95),
+    (0.5, 1.0),
 )
-"""Equations a row, and the part of what guessing misses that they give the guest: the most that
-benchmarks/leakage.py found, at any number of rows (docs/leakage.md)."""
+"""Equations a row, and the part of what guessing misses that they give the guest beyond the model, of
+the columns that the model says least of: the most that benchmarks/leakage.py found at any number of
+rows, with one host or three (docs/leakage.md)."""
 
-MAX_SUMS_A_ROW = 0.05
-"""The default budget of an alignment."""
+MAX_SUMS_A_ROW = 0.03
+"""The default budget of an alignment: sums tell little beyond the model."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +44,7 @@ class Estimate:
 
     equations: int  # about each candidate, at most
     equations_a_row: float
-    advantage: float  # of the guest over guessing, of columns that the model does not use
+    beyond: float  # part of what guessing misses that sums tell, beyond what the model does
 
     def trees_within(self, budget: float, trees: int) -> int:
         """How many trees of this kind a budget of equations a row has room for."""
@@ -43,17 +55,15 @@ class Estimate:
 def equations_a_tree(rows: int, params: BoostParams) -> int:
     """The most that one tree gives away about a candidate.
 
-    A node has no sums to show unless its rows leave the least number on both sides of some split, which
-    bounds how many a level has.
+    The root and a child of each split are summed. A node that is split has twice `min_child_rows` drawn
+    rows, which bounds how many a level has.
     """
-    drawn = rows * params.subsample
-    if params.goss_top:
-        drawn = rows * (params.goss_top + params.goss_other)
-    most = int(drawn // (2 * params.min_child_rows)) if params.encryption != "lattice" else rows
-    summed = int(most >= 1)
+    # GOSS draws from all rows in the first trees.
+    drawn = math.ceil(rows * params.subsample)
+    split = drawn // (2 * params.min_child_rows)
+    summed = 1 if split or params.encryption == "lattice" else 0
     for level in range(1, params.depth):
-        # A pair has at least one node that can be split.
-        summed += min(1 << level - 1, most)
+        summed += min(1 << level - 1, split)
     return 2 * summed
 
 
@@ -66,6 +76,6 @@ def estimate(rows: int, params: BoostParams, sums: Sums = "open", given: float =
 
 
 def expected(equations_a_row: float) -> float:
-    """The part of what guessing misses that so many equations a row are worth."""
+    """The part of what guessing misses that so many equations a row tell, at most, beyond the model."""
     known, worth = np.array(_CURVE).T
     return float(np.interp(equations_a_row, known, worth))
