@@ -154,7 +154,7 @@ def reconstructed(recording: Recording, effort: Effort = ALL) -> tuple[Success, 
 
 @pytest.mark.parametrize("order", ["tree", "node", "fixed"])
 def test_many_trees_tell_the_whole_table(order: Order) -> None:
-    recording, _ = run(200 if order == "tree" else 120, 15, order)
+    recording, _ = run(120 if order == "fixed" else 200, 15, order)
     found, sure = reconstructed(recording)
     assert found.guessing < 0.8
     assert found.success > 0.99

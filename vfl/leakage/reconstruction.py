@@ -78,16 +78,17 @@ def _reconstruct(shown: Shown, effort: Effort) -> Reconstruction:
     place = {member: (chain, k) for chain in chains for k, member in enumerate(chain.members)}
     _take_splits(shown, links, place)
     sides = solve_all(chains, equations, links.share, 0)
+    failed: set[int] = set()
     if effort.integers:
         for chain in chains:
-            _exact(chain, sides[chain.members], shown, links)
+            _exact(chain, sides[chain.members], shown, links, failed)
     for _ in range(_ROUNDS):
         before = sum(int(chain.open.sum()) for chain in chains)
         sides = solve_all(chains, equations, links.share, effort.rounds)
         if not effort.integers:
             break
         for chain in chains:
-            _exact(chain, sides[chain.members], shown, links)
+            _exact(chain, sides[chain.members], shown, links, failed)
         after = sum(int(chain.open.sum()) for chain in chains)
         if after == 0 or after > 0.98 * before:
             break
@@ -141,8 +142,11 @@ def _units(
         yield _Unit(slice(last + 1, len(at) + 1), *rest, 1 - below)
 
 
-def _exact(chain: Chain, sides: Floats, shown: Shown, links: Links) -> None:
-    """Fix rows by nodes whose sums are explained by few changes of the estimate, or by one subset."""
+def _exact(chain: Chain, sides: Floats, shown: Shown, links: Links, failed: set[int]) -> None:
+    """Fix rows by nodes whose sums are explained by few changes of the estimate, or by one subset.
+
+    `failed`: what was tried in vain and is not tried again.
+    """
     for number, tree in enumerate(shown.trees):
         keys = keys_of(tree.g, tree.h)
         for node in sorted(tree.nodes, key=lambda node: int(node.rows.sum())):
@@ -152,10 +156,19 @@ def _exact(chain: Chain, sides: Floats, shown: Shown, links: Links) -> None:
             at = links.place[number, node.number][chain.members]
             total = int(tree.g[rows].sum()), int(tree.h[rows].sum())
             for unit in _units(chain, at, node, total, sides[:, rows]):
-                _explain(chain, unit, rows, tree, keys[rows])
+                what = (chain.members[0], number, node.number, unit.places.start, unit.places.stop)
+                _explain(chain, unit, rows, tree, keys[rows], what, failed)
 
 
-def _explain(chain: Chain, unit: _Unit, rows: Integers, tree: ShownTree, keys: Keys) -> None:
+def _explain(
+    chain: Chain,
+    unit: _Unit,
+    rows: Integers,
+    tree: ShownTree,
+    keys: Keys,
+    what: tuple[int, ...],
+    failed: set[int],
+) -> None:
     """Fix the rows of a node by one of its sums, if only one set of them can have it."""
     possible = chain.possible[:, rows]
     inside = np.logical_or.reduce(possible[unit.places])
@@ -166,12 +179,17 @@ def _explain(chain: Chain, unit: _Unit, rows: Integers, tree: ShownTree, keys: K
     wrong = np.minimum(unit.expected[free], 1 - unit.expected[free]).clip(0, 0.5).sum()
     if len(free) > MOST_HALVED and wrong > _MOST_FLIPS + 1:
         return
+    guess = unit.expected[free] > 0.5
+    attempt = hash((*what, free.tobytes(), guess.tobytes()))
+    if attempt in failed:
+        return
     with np.errstate(over="ignore"):
         total = keys_of(np.array(unit.gradient), np.array(unit.hessian))
         total = total - keys[inside & ~outside].sum(dtype=np.uint64)
         bits = bits_of(tree.g[rows[free]], tree.h[rows[free]])
-        found = _search(keys[free], total, unit.expected[free] > 0.5, bits)
+        found = _search(keys[free], total, guess, bits)
     if found is None:
+        failed.add(attempt)
         return
     sides = np.asarray(inside & ~outside)
     sides[free] = found
@@ -181,6 +199,8 @@ def _explain(chain: Chain, unit: _Unit, rows: Integers, tree: ShownTree, keys: K
 def _search(keys: Keys, total: np.uint64, guess: Mask, bits: float) -> Mask | None:
     """Which of the keys add up to the total: all subsets of few keys, few changes of a guess of many."""
     count = len(keys)
+    if bits < _SPARE_BITS:
+        return None
     if count <= MOST_HALVED and count + _SPARE_BITS / 2 <= bits:
         chosen = any_of(keys, total)
         if chosen is None:

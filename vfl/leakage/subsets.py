@@ -6,6 +6,7 @@ equations in one number.
 """
 
 import math
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,18 +46,23 @@ def few(keys: Keys, total: np.uint64, most: int) -> Integers | None:
     if most <= 0 or not count:
         return np.zeros(0, np.int64) if int(total) == 0 else None
     half = (most + 1) // 2
-    sets = [np.full((1, 2), -1), np.stack([np.arange(count), np.full(count, -1)], axis=1)]
-    sums = [np.zeros(1, np.uint64), keys]
-    if half == 2:
-        i, j = np.triu_indices(count, 1)
-        sets.append(np.stack([i, j], axis=1))
-        sums.append(keys[i] + keys[j])
-    every, of = np.concatenate(sums), np.concatenate(sets)
+    of = _sets(count, half)
+    padded = np.append(keys, np.uint64(0))  # -1: no row
+    every = padded[of[:, 0]] + padded[of[:, 1]]
     order = np.argsort(every)
     every, of = every[order], of[order]
     # The other part of a set is the smaller one.
     other = slice(None) if most - half == 2 else of[:, 1] < 0
     return _only(every, of, every[other], of[other], total, most)
+
+
+@lru_cache(64)
+def _sets(count: int, most: int) -> Integers:
+    """All sets of at most `most` (up to 2) of so many, shape (sets, 2), filled up with -1."""
+    none = np.full((1, 2), -1)
+    one = np.stack([np.arange(count), np.full(count, -1)], axis=1)
+    pairs = np.stack(np.triu_indices(count, 1), axis=1)
+    return np.concatenate([none, one, pairs][: most + 1])
 
 
 def _only(
