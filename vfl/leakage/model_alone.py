@@ -29,9 +29,7 @@ def sides_from_splits(shown: Shown, truth: Truth, scored: bool = False) -> Mask:
     for column in np.unique(truth.column):
         members = np.flatnonzero(truth.column == column)
         # The values that can be told apart, each a pattern of sides.
-        cells, of_row, often = np.unique(
-            truth.sides[members], axis=1, return_inverse=True, return_counts=True
-        )
+        cells, often = np.unique(truth.sides[members], axis=1, return_counts=True)
         possible = np.ones((cells.shape[1], rows), np.bool_)
         for candidate, known in facts:
             if truth.column[candidate] == column:
@@ -41,7 +39,6 @@ def sides_from_splits(shown: Shown, truth: Truth, scored: bool = False) -> Mask:
         weight = possible * often[:, None]
         left = cells.astype(np.float64) @ weight
         guessed[members] = left > weight.sum(axis=0) / 2
-        assert of_row.size == rows  # noqa: S101
     return guessed
 
 

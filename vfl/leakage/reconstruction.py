@@ -234,8 +234,11 @@ def success(
     columns: Sequence[int] | None = None,
     about: str = "host",
 ) -> Success:
-    """How many (candidate, row) sides are right, of these columns (all). Who guesses knows each
-    candidate's larger side, and so does a guest that was shown no sums."""
+    """How many (candidate, row) sides are right, of these columns (all).
+
+    Who guesses knows each candidate's larger side. A guest that was shown no sums knows no more here; what
+    splits alone tell it is measured in model_alone.py.
+    """
     true = compared(shown, truth)
     of = np.ones(len(true), np.bool_) if columns is None else np.isin(truth.column[true], columns)
     guessing = float(truth.majority[true[of]].mean()) if of.any() else 1.0
