@@ -102,7 +102,7 @@ def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
         figures: Figures = {"rows": case.rows, "trees": case.trees, "depth": case.depth}
         figures["hosts"] = case.hosts
         for name, nodes in (
-            ("key", membership.told(recording.leaves, case.depth)),
+            ("key", membership.told(recording.leaves, case.depth, recording.shown["host1"])),
             ("lattice", membership.asked(recording.shown["host1"])),
         ):
             figures[name] = membership.success(nodes, label).success

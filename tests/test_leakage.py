@@ -347,8 +347,10 @@ def test_nodes_drawn_at_random_tell_nothing() -> None:
 
 def test_a_training_tells_hosts_of_labels() -> None:
     recording, training = run(600, 10, depth=3)
-    nodes = membership.told(recording.leaves, 3)
-    assert nodes.max() < 7
+    nodes = membership.told(recording.leaves, 3, recording.shown["host"])
+    whole = recording.leaves
+    assert ((nodes == whole) | (nodes == (whole - 1) // 2)).all()
+    assert (nodes < whole).any()
     found = membership.success(nodes, training.label)
     assert found.success > found.guessing + 0.1
 
@@ -365,6 +367,13 @@ def test_over_the_lattice_engine_hosts_are_told_of_fewer_nodes() -> None:
     while (above > nodes)[known].any():
         above = np.where(above > nodes, (above - 1) // 2, above)
     assert np.array_equal(above[known], nodes[known])
+
+
+def test_hosts_are_told_nothing_of_a_tree_of_the_guest_alone() -> None:
+    recording, _ = run(200, 2, first_tree="guest")
+    first, second = membership.told(recording.leaves, 4, recording.shown["host"])
+    assert (first == -1).all()
+    assert (second >= 0).all()
 
 
 # Differences.

@@ -17,9 +17,16 @@ from vfl.learn.losses import Floats, Integers
 _RIDGE = 0.1
 
 
-def told(leaves: Integers, depth: int) -> Integers:
-    """The node of each row, shape (trees, rows), as hosts under a key are told it."""
-    return np.where(leaves >= (1 << depth) - 1, (leaves - 1) // 2, leaves)
+def told(leaves: Integers, depth: int, shown: Shown) -> Integers:
+    """The node of each row, shape (trees, rows), as a host under a key knows it.
+
+    It is told all but the last splits, of which it knows its own, and nothing of a tree of the guest
+    alone.
+    """
+    nodes = np.where(leaves >= (1 << depth) - 1, (leaves - 1) // 2, leaves)
+    joint = np.array([bool(tree.nodes) for tree in shown.trees], np.bool_)
+    # Of two nodes on a row's path the lower has the higher number.
+    return np.where(joint[:, None], np.maximum(nodes, asked(shown)), -1)
 
 
 def asked(shown: Shown) -> Integers:

@@ -236,8 +236,8 @@ def success(
 ) -> Success:
     """How many (candidate, row) sides are right, of these columns (all).
 
-    Who guesses knows each candidate's larger side. A guest that was shown no sums knows no more here; what
-    splits alone tell it is measured in model_alone.py.
+    Who guesses knows each candidate's larger side. A guest that was shown no sums knows no more here;
+    what splits alone tell it is measured in model_alone.py.
     """
     true = compared(shown, truth)
     of = np.ones(len(true), np.bool_) if columns is None else np.isin(truth.column[true], columns)
