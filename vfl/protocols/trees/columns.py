@@ -67,6 +67,7 @@ class Taken:
     branch: Branch
     ordered: bool  # whether the left must not score higher than the right
     left: Mask  # an entry a row of the node
+    candidate: int = -1  # its number, where it is known: not of a host's where sums are hidden
 
 
 GainOf = Callable[[int, Sums, bool], float | None]
@@ -91,7 +92,8 @@ class HostColumns:
         left, went = self._rows(growth, answer, minimum)
         if not growth.total(went).equals(self.candidates[node][0].at(answer.candidate)):
             raise self.host.breach("a Direction whose rows do not add up to its sums")
-        return self._taken(answer, choice.gain, bool(self.ordered[answer.candidate]), left)
+        ordered = bool(self.ordered[answer.candidate])
+        return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
 
     def check_rows(
         self, growth: Growth, node: int, answer: SplitRows, minimum: int, gain_of: GainOf
@@ -104,7 +106,7 @@ class HostColumns:
         gain = gain_of(node, growth.total(went), answer.ordered)
         if gain is None:
             raise self.host.breach("SplitRows that gain too little to be the best")
-        return self._taken(answer, gain, answer.ordered, left)
+        return Taken(self._branch(answer, gain), answer.ordered, left)
 
     def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Mask, Mask]:
         """Which rows of the node go left, and which of all."""
@@ -121,9 +123,8 @@ class HostColumns:
             raise self.host.breach(f"a {what} that leaves too few rows on a side")
         return left, went
 
-    def _taken(self, answer: Direction | SplitRows, gain: float, ordered: bool, left: Mask) -> Taken:
-        branch = Branch(self.party, answer.record, one_line(answer.column, 100), gain)
-        return Taken(branch, ordered, left)
+    def _branch(self, answer: Direction | SplitRows, gain: float) -> Branch:
+        return Branch(self.party, answer.record, one_line(answer.column, 100), gain)
 
 
 class OwnColumns:
@@ -177,4 +178,4 @@ class OwnColumns:
         )
         branch = Branch(self.party, len(self._splits), split.column, choice.gain)
         self._splits.append(split)
-        return Taken(branch, bool(self.ordered[candidate]), left)
+        return Taken(branch, bool(self.ordered[candidate]), left, candidate)

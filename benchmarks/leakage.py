@@ -1,0 +1,206 @@
+"""What a guest works out of a host's table, against how many equations about a row it was shown.
+
+nice -n 10 python benchmarks/leakage.py
+python benchmarks/leakage.py --rows 500 2000 --trees 5 20 --depth 4 6 --json
+python benchmarks/leakage.py --what labels --rows 5000
+python benchmarks/leakage.py --what residuals
+
+The sums are those of the plaintext oracle: encryption hides nothing from who has the key. Each host has
+three columns that the label depends on and two that it does not, which models hardly use. The part of
+what guessing misses that is got right: by the model alone (its splits; from above), by the model once it
+has scored these rows, and with sums. Figures depend on the draw, not on the machine.
+
+--what labels: how well a host tells rows with and without a claim apart (AUC) by the nodes that it is
+told, under a key and over the lattice engine, alone and with the labels of a twentieth of the rows.
+--what residuals: the labels that a host of a logistic model gets right from its first gradient.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import roc_auc_score
+
+from vfl.arrays import Floats
+from vfl.leakage import membership, residuals
+from vfl.leakage.model_alone import model_alone
+from vfl.leakage.reconstruction import Effort, compared, reconstruct, success
+from vfl.leakage.recording import Recording, record
+from vfl.leakage.shown import Order
+from vfl.learn.binning import Binned, bin_columns
+from vfl.learn.losses import loss_of
+from vfl.learn.params import BoostParams
+from vfl.protocols.common.rows import Training
+
+Figures = dict[str, float | int | str]
+_WIDTH = 170  # of the table of cases
+QUIET = (3, 4)  # columns that the label does not depend on
+
+
+@dataclass(frozen=True)
+class Case:
+    """A training, and what the attacker makes use of."""
+
+    rows: int
+    trees: int
+    depth: int = 4
+    hosts: int = 1
+    order: Order = "tree"  # "fixed": the lattice engine
+    min_child_rows: int = 10
+    nested: bool = True
+
+
+def main() -> None:
+    """Measure every case and print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", type=int, nargs="+", default=[500, 1000, 2000, 5000, 20_000])
+    parser.add_argument("--trees", type=int, nargs="+", default=[2, 5, 20, 50])
+    parser.add_argument("--depth", type=int, nargs="+", default=[4])
+    parser.add_argument("--hosts", type=int, nargs="+", default=[1])
+    parser.add_argument("--order", nargs="+", default=["tree"], choices=["tree", "node", "fixed"])
+    parser.add_argument(
+        "--few", type=float, nargs="+", default=[10], help="min_child_rows; a share below 1"
+    )
+    parser.add_argument("--alone", action="store_true", help="candidates not known to be nested")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
+    parser.add_argument("--what", default="table", choices=list(KINDS))
+    options = parser.parse_args()
+    found = list(KINDS[options.what](options))
+    if options.json:
+        print(json.dumps({"cases": found}))
+        return
+    table = Table(
+        title="what is got right, of what guessing misses" if options.what == "table" else None
+    )
+    for name in found[0]:
+        table.add_column(name.replace("_", " "), justify="right")
+    for figures in found:
+        table.add_row(*(f"{v:.3f}" if isinstance(v, float) else f"{v}" for v in figures.values()))
+    Console(width=_WIDTH).print(table)
+
+
+def of_tables(options: argparse.Namespace) -> Iterator[Figures]:
+    """What guests work out."""
+    for case in cases(options):
+        yield {**asdict(case), **measure(case, options.seed)}
+
+
+def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
+    """How well hosts tell labels apart: AUCs."""
+    for case in cases(options):
+        recording, label = train(case, options.seed)
+        known = np.random.default_rng(options.seed).random(case.rows) < 0.05
+        figures: Figures = {"rows": case.rows, "trees": case.trees, "depth": case.depth}
+        figures["hosts"] = case.hosts
+        for name, nodes in (
+            ("key", membership.told(recording.leaves, case.depth, recording.shown["host1"])),
+            ("lattice", membership.asked(recording.shown["host1"])),
+        ):
+            figures[name] = membership.success(nodes, label).success
+            figures[f"{name}_some_known"] = membership.success(nodes, label, known).success
+        figures["model_itself"] = float(roc_auc_score(label, recording.score))
+        yield figures
+
+
+def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:
+    """Labels from a gradient, of 300 rows, of which a fifth are ones: means of ten draws."""
+    for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
+        rows, columns = 300, round(300 * share)
+        found: dict[str, list[float]] = {"numbers": [], "levels": []}
+        for seed in range(10):
+            draw = np.random.default_rng([options.seed, seed])
+            label = draw.random(rows) < 0.2
+            levels = draw.integers(0, columns, rows) == np.arange(columns)[:, None]
+            for name, of in (("numbers", draw.normal(size=(columns, rows))), ("levels", 1.0 * levels)):
+                found[name].append(residuals.success(of, label).advantage)
+        yield {"columns_a_row": share, **{name: float(np.mean(of)) for name, of in found.items()}}
+
+
+KINDS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
+    "table": of_tables,
+    "labels": of_labels,
+    "residuals": of_residuals,
+}
+
+
+def cases(options: argparse.Namespace) -> Iterator[Case]:
+    """The combinations asked for."""
+    axes = (options.rows, options.trees, options.depth, options.hosts, options.order, options.few)
+    for rows, trees, depth, hosts, order, few in product(*axes):
+        case = Case(rows, trees, depth, hosts, order, int(few if few >= 1 else few * rows))
+        yield replace(case, nested=not options.alone)
+
+
+def tables(case: Case, seed: int) -> tuple[dict[str, Binned], Floats]:
+    """Binned columns by party, and the label."""
+    draw = np.random.default_rng(seed)
+    rows = case.rows
+    own = {f"g{i}": draw.normal(size=rows) for i in range(4)}
+    blocks = {"guest": bin_columns(own, 16, 3)}
+    risk = own["g0"].copy()
+    for number in range(case.hosts):
+        income, km = draw.lognormal(size=rows), draw.gamma(2, 1e4, rows)
+        regions = draw.choice(8, rows, p=np.arange(8, 0, -1) / 36)
+        risk += (np.log(income) + km / 3e4 + 0.5 * (regions == 1)) / case.hosts
+        km[draw.random(rows) < 0.1] = np.nan
+        columns = {
+            "income": income,
+            "km": km,
+            "region": np.array([f"r{i}" for i in regions], dtype=object),
+            "quiet": draw.normal(size=rows),
+            "colour": np.array([f"c{i}" for i in draw.integers(0, 6, rows)], dtype=object),
+        }
+        blocks[f"host{number + 1}"] = bin_columns(columns, 16, case.min_child_rows)
+    label = risk + draw.logistic(size=rows) > np.quantile(risk, 0.8)
+    return blocks, label.astype(np.float64)
+
+
+def train(case: Case, seed: int) -> tuple[Recording, Floats]:
+    """What a training shows, and the label."""
+    blocks, label = tables(case, seed)
+    params = BoostParams(
+        trees=case.trees,
+        depth=case.depth,
+        min_child_rows=case.min_child_rows,
+        encryption="lattice" if case.order == "fixed" else "paillier",
+    )
+    every = np.ones(case.rows, np.bool_)
+    training = Training(label, np.ones(case.rows), every, ~every, loss_of("binary"))
+    return asyncio.run(record(blocks, training, params, case.order)), label
+
+
+def measure(case: Case, seed: int) -> dict[str, float]:
+    """The advantages over guessing of each kind, of the first host."""
+    recording, _ = train(case, seed)
+    shown, truth = recording.shown["host1"], recording.truth["host1"]
+    started = time.perf_counter()
+    found = reconstruct(shown, Effort(chains=case.nested))
+    seconds = time.perf_counter() - started
+    candidates = compared(shown, truth)
+    quiet = candidates[np.isin(truth.column[candidates], QUIET)]
+    return {
+        "equations_a_row": shown.equations_a_row,
+        "guessing": success(found, shown, truth).guessing,
+        "model": model_alone(shown, truth, candidates).advantage,
+        "scored": model_alone(shown, truth, candidates, scored=True).advantage,
+        "sums": success(found, shown, truth).advantage,
+        "quiet_guessing": success(found, shown, truth, QUIET).guessing,
+        "quiet_model": model_alone(shown, truth, quiet).advantage,
+        "quiet_sums": success(found, shown, truth, QUIET).advantage,
+        "certain": float(found.certain.mean()),
+        "seconds": seconds,
+    }
+
+
+if __name__ == "__main__":
+    main()

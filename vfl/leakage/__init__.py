@@ -1,0 +1,1 @@
+"""What a party that follows the protocol can work out from what a run shows it, beside guessing."""
