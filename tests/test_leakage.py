@@ -91,7 +91,8 @@ def test_a_recording_shows_what_the_protocol_shows(
     params = BoostParams.model_validate(settings)
     seen: list[dict[int, list[tuple[int, int]]]] = []
     module = paillier if encryption == "paillier" else lattice
-    original = module._Guest.sums
+    grower = module._PaillierGrower if encryption == "paillier" else module._LatticeGrower
+    original = grower.sums
 
     async def sums(self: object, of: list[object], growth: Growth) -> None:
         await original(self, of, growth)  # type: ignore[arg-type]
@@ -106,7 +107,7 @@ def test_a_recording_shows_what_the_protocol_shows(
                 pairs = zip(left.gradient.tolist(), left.hessian.tolist(), strict=True)
                 seen[-1][node] = sorted(pairs)
 
-    monkeypatch.setattr(module._Guest, "sums", sums)
+    monkeypatch.setattr(grower, "sums", sums)
     at_guest, at_host = MemoryPeer.pair("guest", "host")
     key = PrivateKey.generate(2048) if encryption == "paillier" else None
     own = Participant("host", ["host"], bytes(16), minimum=1)

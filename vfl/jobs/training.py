@@ -44,6 +44,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
+from vfl.jobs.sums_given import SumsGiven
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
@@ -519,6 +520,10 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
+    given = SumsGiven(store)
+    await asyncio.to_thread(
+        kind.count_sums, lambda params: given.count(party.policy, alignment, name, params)
+    )
     features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features

@@ -15,6 +15,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features, Monotone
 from vfl.learn.losses import Link, Loss
+from vfl.learn.params import BoostParams
 from vfl.models.dependence import Dependence
 from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
@@ -292,6 +293,9 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def steps(self, done: int) -> str:
         """So many steps of checkpoints, in words."""
+
+    def count_sums(self, count: Callable[[BoostParams], object]) -> None:
+        """Have the sums counted that a host of such a training gives away, if it gives any."""
 
     # A party's columns.
 

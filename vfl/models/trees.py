@@ -186,6 +186,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def least_rows(self, policy: PolicySection) -> int:
         return policy.min_child_rows
 
+    def count_sums(self, count: Callable[[BoostParams], object]) -> None:
+        count(self.params)
+
     def steps(self, done: int) -> str:
         return f"tree {done:,} of {self.params.trees:,}"
 

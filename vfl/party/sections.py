@@ -334,6 +334,11 @@ class PolicySection(Section):
         default=2048, description="least modulus of the guest's key, which lattice does not have"
     )
     max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
+    max_sums_a_row: float | None = Field(
+        default=None,
+        gt=0,
+        description="most sums about a row that open sums of trees tell, over all jobs on an alignment",
+    )
     max_iterations: int | None = Field(
         default=None, ge=1, description="most iterations of a linear model's fit"
     )

@@ -1,0 +1,93 @@
+"""How many sums about a row a host has given its guests, by alignment, and the most that it gives.
+
+With enough of them a guest works the host's table out (docs/leakage.md). They are counted before a job,
+by the most that its trees can give away, over all jobs on an alignment and on those that it extends, in
+a file of the store.
+"""
+
+from pathlib import Path
+
+import msgspec
+
+from vfl.errors import ModelError, Refused
+from vfl.jobs.alignments import Alignment, load_alignment
+from vfl.leakage.estimate import Estimate, estimate
+from vfl.learn.params import BoostParams
+from vfl.party.files import make_folder, replacing
+from vfl.party.locks import in_turn
+from vfl.party.sections import PolicySection
+from vfl.party.store import Store
+from vfl.text import counted
+
+_Given = dict[str, dict[str, float]]
+"""By alignment and model."""
+
+
+class SumsGiven:
+    """The count of a host, which jobs and processes that share the store keep together."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._path: Path = store.root / "sums.json"
+
+    def on(self, alignment: Alignment, but: str | None = None) -> float:
+        """Sums about a row that jobs on an alignment may have told so far, without those of a model."""
+        given, names = self._read(), self._with_extended(alignment)
+        return sum(
+            a_row for name in names for model, a_row in given.get(name, {}).items() if model != but
+        )
+
+    def count(
+        self, policy: PolicySection, alignment: Alignment, model: str, params: BoostParams
+    ) -> Estimate:
+        """Count a job, before it is done; one that goes on counts once.
+
+        Raises Refused when it would be more than the policy allows, and then counts nothing; ModelError
+        when the file is damaged, DataError when it cannot be written.
+        """
+        make_folder(self._path.parent)
+        with in_turn(self._path.with_suffix(".lock")):
+            before = self.on(alignment, but=model)
+            rows = len(alignment.rows)
+            job = estimate(rows, params, params.sums, before)
+            most = policy.max_sums_a_row
+            if most is not None and job.equations and before + job.equations_a_row > most:
+                raise Refused(_too_many(job, params, rows, before, most))
+            given = self._read()
+            given.setdefault(alignment.name, {})[model] = job.equations_a_row
+            with replacing(self._path) as file:
+                file.write(msgspec.json.encode(given))
+        return job
+
+    def _with_extended(self, alignment: Alignment) -> list[str]:
+        """The alignment, and those that it extends as far as they are kept."""
+        names = [alignment.name]
+        while (earlier := alignment.extends) is not None and earlier not in names:
+            names.append(earlier)
+            if earlier not in self._store.names("alignment"):
+                break
+            alignment = load_alignment(self._store, earlier)
+        return names
+
+    def _read(self) -> _Given:
+        try:
+            return msgspec.json.decode(self._path.read_bytes(), type=_Given)
+        except FileNotFoundError:
+            return {}
+        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+            raise ModelError(
+                f"{self._path} is damaged: bring it back from a copy, or remove it to count anew",
+                for_peer="it cannot count the sums that it gives (its log has the details)",
+            ) from None
+
+
+def _too_many(job: Estimate, params: BoostParams, rows: int, before: float, most: float) -> str:
+    """What breaks the rule, by how much, and what helps."""
+    earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
+    fit = job.trees_within(max(0.0, most - before), params.trees)
+    fewer = f"at most {counted(fit, 'tree')} of this depth, " if fit else ""
+    return (
+        f"{job.equations_a_row:.3g} sums a row of {counted(params.trees, 'tree')} over "
+        f"{counted(rows, 'row')}{earlier} break rule max_sums_a_row = {most:g} of [policy]: "
+        f'{fewer}less depth, more rows, or sums = "hidden" with a coordinator'
+    )
