@@ -74,11 +74,7 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of both commands, processor seconds of every party."""
     folders = {party: work / party for party in PARTIES}
     job = JOB.format(trees=options.trees)
-    rules = (
-        ["[policy]", "min_intersection = 100", 'lattice = "allow"']
-        if False
-        else ["[policy]", "min_intersection = 100"]
-    )
+    rules = ["[policy]", "min_intersection = 100", "max_sums_a_row = 1000"]
     set_up(folders, tables(options), job, options.workers, extra=dict.fromkeys(PARTIES[1:], rules))
     figures = {}
     serving = {name: start(folders[name], "serve", f"{name}.toml") for name in PARTIES[1:]}

@@ -111,7 +111,7 @@ def measure(
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }
     for host in hosts:
-        extra[host] += ["[policy]", f'encryptions = ["{params.encryption}"]']
+        extra[host] += ["[policy]", f'encryptions = ["{params.encryption}"]', "max_sums_a_row = 1000000"]
     set_up(folders, split, "", options.workers, extra=extra)
     head = f'[job]\npurpose = "benchmark"\nholdout = {HOLDOUT}\n'
     given = params.model_dump(exclude_defaults=True)

@@ -405,6 +405,7 @@ class Federation:
                     "min_intersection": 50,
                     "show_names": name != "bureau",
                     "max_alignments_a_day": 10_000,
+                    "max_sums_a_row": 1e6,  # tables of a test are small, and its jobs many
                 }
                 settings["peers"]["insurer"] = pinned("insurer")
                 others = [host for host in hosts if host != name]

@@ -162,6 +162,7 @@ class Walk:
         self.parties[name].settings["party"]["workers"] = 1
         if policy := self.parties[name].settings.get("policy"):
             policy["min_intersection"] = COMMON
+            policy["max_sums_a_row"] = 10.0  # of so few rows
 
     def edit(self, name: str, more: dict[str, Any]) -> None:
         """What the guide has a company write into its party file."""

@@ -51,7 +51,7 @@ class SumsGiven:
             rows = len(alignment.rows)
             job = estimate(rows, params, params.sums, before)
             most = policy.max_sums_a_row
-            if most is not None and job.equations and before + job.equations_a_row > most:
+            if job.equations and before + job.equations_a_row > most:
                 raise Refused(_too_many(job, params, rows, before, most))
             given = self._read()
             given.setdefault(alignment.name, {})[model] = job.equations_a_row

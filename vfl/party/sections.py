@@ -334,8 +334,8 @@ class PolicySection(Section):
         default=2048, description="least modulus of the guest's key, which lattice does not have"
     )
     max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
-    max_sums_a_row: float | None = Field(
-        default=None,
+    max_sums_a_row: float = Field(
+        default=0.03,
         gt=0,
         description="most sums about a row that open sums of trees tell, over all jobs on an alignment",
     )
