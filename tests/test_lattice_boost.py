@@ -229,7 +229,7 @@ def test_more_rows_than_the_sums_can_have_are_refused():
     label = np.lib.stride_tricks.as_strided(np.zeros(1), (n,), (0,))
     rows = Training(label, label, label, label)
     with pytest.raises(ConfigError, match="is not for so many rows"):
-        lattice_boost._LatticeGrower([], {}, rows, settings_of(), Resources(), GuestCourse())
+        lattice_boost._LatticeGrower([], {}, rows, settings_of(), Resources(), GuestCourse(), None)
 
 
 # --- Hints. ---------------------------------------------------------------------------------------
