@@ -133,6 +133,19 @@ def test_no_way_leaves_few_values_of_a_column(narrow):
     assert "column 2: plate" not in left_out and "column 1: digits" not in left_out
 
 
+def test_no_way_leaves_few_days_of_a_column():
+    """Times of one day are one date; days in two formats are half as many, and are read."""
+    times = [f"2026-11-23 {k // 60:02}:{k % 60:02}" for k in range(len(PLATES))]
+    asked = [whole(plate, "2026-11-23") for plate in GUESSES]
+    found, run = success([PLATES, times], ("trim",), asked)
+    assert not any(found)
+    names = [attempt.name for attempt in attempts(("trim",), 2)]
+    assert not run[names.index("column 2: date")]
+    mixed = [d if k % 2 else ".".join(d.split("-")[::-1]) for k, d in enumerate(BORN)]
+    _, run = success([PLATES, mixed], ("trim",), asked)
+    assert run[names.index("column 2: date")]
+
+
 def test_a_guest_does_not_choose_the_sample(monkeypatch):
     """The key is made of a share of the host's, that the guest does not know when it is bound to its
     own: of ids that it would like to be drawn no more are than of any others."""

@@ -33,6 +33,7 @@ NEAR = 0.01  # of the best rate: then the rule that changes less is advised
 BY_CHANCE = 3  # times the rate at which ids that a rule has joined would match by chance
 LOW = 0.5  # a rate that is lower does not fit
 APART = 0.5  # of a column's distinct values, that another way has to keep apart at each party
+DAYS_APART = 0.1  # the same where dates are read: one day may be written in several formats
 _LOOKED_AT = 20_000  # rows, at most, that tell how many it keeps
 _CHUNK = 65_536  # rows cleaned at a time
 
@@ -222,13 +223,13 @@ def _trial(key: OwnKey, attempt: Attempt, role: Literal["guest", "host"]) -> Tri
         present = by_column(key.rule, len(chosen))[place]
         pairs = zip(cleaned(place, cells, present), cleaned(place, cells, rules[place]), strict=True)
         left = [(old, new) for old, new in pairs if old and new]
-        return len({new for _, new in left}) >= APART * len({old for old, _ in left})
+        least = DAYS_APART if attempt.ways[place].dates else APART
+        return len({new for _, new in left}) >= least * len({old for old, _ in left})
 
     def values() -> Iterator[bytes]:
         if len(chosen) > 1:
             present = _present(key.rule, len(chosen))
-            # Days stay apart, whatever their format.
-            others = [i for i, way in enumerate(attempt.ways) if way != present[i] and not way.dates]
+            others = [i for i, way in enumerate(attempt.ways) if way != present[i]]
             if not all(keeps_apart(place) for place in others):
                 return
         for start in range(0, len(chosen[0]), _CHUNK):

@@ -213,18 +213,7 @@ async def guest_match_rates(
     report = progress or _quiet
 
     # 1. The bytes that the samples' key is made of.
-    async def exchange(host: Peer) -> tuple[bytes, bytes] | Refusal:
-        """The guest's share and the key."""
-        share = entropy(SHARE)
-        await host.send(MatchStart(_digest(trials), _commitment(context, host.name, share)))
-        answer = await host.recv(MatchShare)
-        if answer.refused is not None and not answer.share:
-            return answer.refused
-        if answer.refused is not None or len(answer.share) != SHARE:
-            raise host.breach("MatchShare with a share of another size than is due")
-        return share, _sampling_key(context, host.name, share, answer.share)
-
-    said = await together([exchange(host) for host in hosts])
+    said = await together([_exchange(host, trials, context, entropy) for host in hosts])
     agreed = {host.name: one for host, one in zip(hosts, said, strict=True) if isinstance(one, tuple)}
     by_trial = await _draw_all(trials, [key for _, key in agreed.values()], report) if agreed else []
     drawn_for = dict(zip(agreed, zip(*by_trial, strict=True), strict=True))
@@ -352,6 +341,20 @@ async def host_match_rates(
     ):
         raise guest.breach("MatchCounts with more common ids than the samples have")
     return plan.comparison([replace(r, common=c) for r, c in zip(rates, counts, strict=True)])
+
+
+async def _exchange(
+    host: Peer, trials: Sequence[Trial], context: bytes, entropy: Entropy
+) -> tuple[bytes, bytes] | Refusal:
+    """The guest's share and the key; or why the host takes no part."""
+    share = entropy(SHARE)
+    await host.send(MatchStart(_digest(trials), _commitment(context, host.name, share)))
+    answer = await host.recv(MatchShare)
+    if answer.refused is not None and not answer.share:
+        return answer.refused
+    if answer.refused is not None or len(answer.share) != SHARE:
+        raise host.breach("MatchShare with a share of another size than is due")
+    return share, _sampling_key(context, host.name, share, answer.share)
 
 
 # What both sides do.
