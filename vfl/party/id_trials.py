@@ -36,6 +36,7 @@ APART = 0.5  # of a column's distinct values, that another way has to keep apart
 DAYS_APART = 0.1  # the same where dates are read: one day may be written in several formats
 _LOOKED_AT = 20_000  # rows, at most, that tell how many it keeps
 _CHUNK = 65_536  # rows cleaned at a time
+_HELD = 2_000_000  # rows, at most, whose cells by the present rule are held for all trials
 
 # Rules in place of the job's, from gentle to strong.
 _TEXT: tuple[RuleSteps, ...] = (
@@ -159,7 +160,8 @@ class OwnKey:
 
 def trials(key: OwnKey, tried: Sequence[Attempt], role: Literal["guest", "host"]) -> list[Trial]:
     """The trials of these attempts on a party's key."""
-    return [_trial(key, attempt, role) for attempt in tried]
+    held: _Held = {}
+    return [_trial(key, attempt, role, held) for attempt in tried]
 
 
 def name_alike(alike: Sequence[Attempt]) -> str:
@@ -211,37 +213,44 @@ def advise(
     )
 
 
-def _trial(key: OwnKey, attempt: Attempt, role: Literal["guest", "host"]) -> Trial:
-    chosen = key.columns
+_Held = dict[tuple[int, int], list[bytes]]  # by column and first row: encoded cells
+
+
+def _trial(key: OwnKey, attempt: Attempt, role: Literal["guest", "host"], held: _Held) -> Trial:
+    chosen, present = key.columns, _present(key.rule, len(key.columns))
     rules = [list(way.guest if role == "guest" else way.host) for way in attempt.ways]
 
     def cleaned(place: int, cells: IdCells, steps: Sequence[str]) -> list[str]:
         return clean(cells, steps, key.reading.decimal, place in key.reading.as_text)
 
+    def part(place: int, start: int) -> list[bytes]:
+        if (place, start) in held and attempt.ways[place] == present[place]:
+            return held[place, start]
+        cells = cleaned(place, chosen[place][start : start + _CHUNK], rules[place])
+        encoded = [_with_length(cell) if cell else b"" for cell in cells]
+        if attempt.ways[place] == present[place] and start < _HELD:
+            held[place, start] = encoded
+        return encoded
+
     def keeps_apart(place: int) -> bool:
         cells = chosen[place][:: -(-len(chosen[place]) // _LOOKED_AT) or 1]
-        present = by_column(key.rule, len(chosen))[place]
-        pairs = zip(cleaned(place, cells, present), cleaned(place, cells, rules[place]), strict=True)
+        old_ones = cleaned(place, cells, present[place].guest)
+        pairs = zip(old_ones, cleaned(place, cells, rules[place]), strict=True)
         left = [(old, new) for old, new in pairs if old and new]
         least = DAYS_APART if attempt.ways[place].dates else APART
         return len({new for _, new in left}) >= least * len({old for old, _ in left})
 
     def values() -> Iterator[bytes]:
         if len(chosen) > 1:
-            present = _present(key.rule, len(chosen))
             others = [i for i, way in enumerate(attempt.ways) if way != present[i]]
             if not all(keeps_apart(place) for place in others):
                 return
         for start in range(0, len(chosen[0]), _CHUNK):
-            parts = [
-                cleaned(place, column[start : start + _CHUNK], steps)
-                for place, (column, steps) in enumerate(zip(chosen, rules, strict=True))
-            ]
-            if len(parts) == 1:
-                yield from map(_encoded, parts[0])
+            if len(chosen) == 1:
+                yield from map(_encoded, cleaned(0, chosen[0][start : start + _CHUNK], rules[0]))
                 continue
-            for cells in zip(*parts, strict=True):
-                yield b"".join(map(_with_length, cells)) if all(cells) else b""
+            for cells in zip(*(part(place, start) for place in range(len(chosen))), strict=True):
+                yield b"".join(cells) if all(cells) else b""
 
     return Trial(attempt.name, values)
 
