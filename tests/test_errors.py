@@ -424,7 +424,7 @@ def test_ids_that_nobody_shares(
     rng = random.Random(1)
     table = federation.tables["insurer"]
     write_table(insurer.table, changed(table, plate=[word(rng) for _ in table["plate"]]))
-    insurer.align().failed(3, "no id is common to all parties: see the advice above")
+    insurer.align().failed(3, "no id is common to all parties: check that normalise in [data]")
     assert at_registry() == "job ended: insurer stopped the job: no id is common to all parties"
 
 

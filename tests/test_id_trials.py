@@ -4,17 +4,28 @@ import json
 import random
 
 import pytest
-from federation import WAIT, Federation, Party, write_table
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
 
 from vfl.jobs.diagnosis import are_few, guest_diagnosis, host_diagnosis
+from vfl.net import wire
 from vfl.party.id_cells import IdReading
 from vfl.party.id_trials import Attempt, CleaningWay, OwnKey, advise, attempts, combine, trials
 from vfl.party.ids import compose, normalise
 from vfl.protocols.align import match_rates
-from vfl.protocols.align.match_rates import MatchRate, MatchStart
+from vfl.protocols.align.match_rates import (
+    MatchAnswer,
+    MatchCounts,
+    MatchIds,
+    MatchRate,
+    MatchSample,
+    MatchShare,
+    MatchSizes,
+    MatchStart,
+)
+
+EVERY = [MatchStart, MatchShare, MatchIds, MatchSizes, MatchSample, MatchAnswer, MatchCounts]
 
 RULE = ("nfkc", "trim", "upper", "alnum")
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
@@ -39,7 +50,7 @@ class Lines:
         pass
 
 
-def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
+def diagnose(guest, host, rule=RULE, *, refused=None, wired=None, admit=lambda ids: True):
     """(diagnosis, lines) of the guest and of the host. Columns are lists of cells."""
     shown = Lines(), Lines()
 
@@ -58,7 +69,8 @@ def diagnose(guest, host, rule=RULE, *, allowed=True, wired=None):
             OwnKey(host, ["kennzeichen", "erstzulassung"][: len(host)], rule),
             name=name,
             context=b"run",
-            allowed=allowed,
+            refused=refused,
+            admit=admit,
             show=shown[1],
         )
 
@@ -121,15 +133,34 @@ def test_how_the_date_of_two_columns_is_to_be_read(guest, host, step):
     assert found.rates == theirs.rates
     assert found.rates[0].common == 0
     assert found.advice.normalise == (RULE, (step,))
+    assert "; at fault: column 'born': set normalise" in lines[-1]
+    assert "; at fault: column 'erstzulassung': set normalise" in at_host[-1]
     assert f'"born" = ["{step}"] }}' in lines[-1]
     assert f'"erstzulassung" = ["{step}"] }}' in at_host[-1]  # each side reads its own columns' names
-    assert found.tried[-1].ways[1] == CleaningWay((step,), (step,), True)
+    assert [a.ways for a in found.tried] == [
+        a.ways for a in attempts(RULE, 2)
+    ]  # nothing to put together
 
 
 def test_both_columns_at_fault():
-    dashed = [f"{p[:2]}-{p[2:]}" for p in PLATES]
-    (found, _), _ = diagnose([dashed, DMY], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",))
+    """In rows of their own: one in three plates has a hyphen, one date in two is another format."""
+    dashed = [f"{p[:2]}-{p[2:]}" if k % 3 == 0 else p for k, p in enumerate(PLATES)]
+    dates = [day if k % 2 else other for k, (day, other) in enumerate(zip(ISO, DMY, strict=True))]
+    (found, lines), (theirs, _) = diagnose([dashed, dates], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",))
+    assert found.rates == theirs.rates
+    assert found.rates[0].share == pytest.approx(1 / 3, abs=0.08)
+    assert found.tried[-1].name == "all columns: plate | date:dmy"
     assert found.advice.normalise == (("plate",), ("date:dmy",))
+    assert "; at fault: columns 'plate' and 'born': set" in lines[-1]
+
+
+def test_both_columns_at_fault_in_the_same_rows_are_not_told():
+    """Whole ids alone are compared, and to clean one column makes none of them match."""
+    dashed = [f"{p[:2]}-{p[2:]}" for p in PLATES]
+    (found, lines), _ = diagnose([dashed, DMY], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",))
+    assert found.advice.normalise is None
+    assert all(not rate.common for rate in found.rates)
+    assert "two that are written differently in the same rows do not show" in lines[-1]
 
 
 def test_dates_whose_day_and_month_change_places():
@@ -143,8 +174,10 @@ def test_a_column_that_matches_by_no_rule():
     ages = [str(RNG.randrange(10**8)) for _ in PLATES]
     (found, lines), (_, at_host) = diagnose([PLATES, DMY], [PLATES[OUTSIDE], ages[OUTSIDE]])
     assert found.advice.normalise is None
-    assert "column 'born' matches at 0 % with registry by every rule, 'plate' at 100 %" in lines[-1]
-    assert "column 'erstzulassung' matches at 0 % with insurer" in at_host[-1]
+    assert "advice: no rule helps with registry" in lines[-1]
+    assert "advice: no rule helps with insurer" in at_host[-1]
+    for said in (lines, at_host):  # that the plates alone would match is not to be seen
+        assert "100" not in "".join(said[2:])
 
 
 @pytest.mark.parametrize("rule", [RULE, ("trim",)])
@@ -173,11 +206,68 @@ def test_too_few_ids_to_compare():
     assert found.as_json()["rates"] == []
 
 
-def test_a_host_may_refuse():
-    (found, lines), (theirs, at_host) = diagnose([PLATES], [PLATES], allowed=False)
+@pytest.mark.parametrize(
+    ("reason", "at_guest", "said"),
+    [
+        ("policy", "adds the line `diagnose = true` under [policy]", "the line `diagnose = true` there"),
+        ("intersection", "fewer than its min_intersection", "does not meet [policy] min_intersection"),
+    ],
+)
+def test_a_host_may_refuse(reason, at_guest, said):
+    (found, lines), (theirs, at_host) = diagnose([PLATES], [PLATES], refused=reason)
     assert (found, theirs) == (None, None)
-    assert lines[0].startswith("note: registry does not compare samples of ids: its [policy] diagnose")
-    assert "which [policy] diagnose = false does not allow; nothing was compared" in at_host[0]
+    assert len(lines) == len(at_host) == 1
+    assert lines[0].startswith("note: registry does not compare samples of ids: ")
+    assert at_guest in lines[0] and "compare by phone how each party writes its ids" in lines[0]
+    assert "`vfl align --dry-run`" in lines[0]
+    assert at_host[0].startswith("note: insurer asked to compare samples of ids: ")
+    assert said in at_host[0] and at_host[0].endswith("; nothing was compared")
+
+
+def test_ids_asked_about_are_counted_before_any_is_answered_and_both_are_told():
+    """As many as the samples may have; a host that has been asked too often ends it there."""
+    counted, wired = [], []
+    (found, lines), (theirs, at_host) = diagnose(
+        [PLATES, DMY],
+        [PLATES, DMY],
+        admit=lambda ids: bool(counted.append(ids)) or True,
+        wired=wired,
+    )
+    asked = found.asked[0]
+    assert theirs.asked == found.asked
+    assert asked <= sum(counted) <= 1.5 * asked
+    assert f"registry asked about {found.asked[1]:,} ids in samples" in lines
+    assert (
+        f"insurer asked about {asked:,} ids in samples, which [policy] max_ids_a_day counts" in at_host
+    )
+    # Each element of a sample is one of them.
+    kinds = [wire.decode(one, EVERY) for one in wired]
+    points = sum(len(one.points) // 32 for one in kinds if isinstance(one, MatchSample))
+    assert points == asked
+    wired.clear()
+    (found, lines), (theirs, at_host) = diagnose(
+        [PLATES], [PLATES], admit=lambda ids: False, wired=wired
+    )
+    assert (found, theirs) == (None, None)
+    assert "max_ids_a_day allows; compare by phone" in lines[0] and "max_ids_a_day allows" in at_host[0]
+    assert [type(wire.decode(one, EVERY)) for one in wired] == [
+        MatchStart,
+        MatchShare,
+        MatchIds,
+        MatchSizes,
+    ]
+    assert wire.decode(wired[-1], EVERY) == MatchSizes([], [], [], "day")
+
+
+def test_a_limit_that_is_reached_leaves_what_was_found_before():
+    dashed = [f"{p[:2]}-{p[2:]}" if k % 3 == 0 else p for k, p in enumerate(PLATES)]
+    dates = [day if k % 2 else other for k, (day, other) in enumerate(zip(ISO, DMY, strict=True))]
+    left = [True, False]
+    (found, _), (theirs, _) = diagnose(
+        [dashed, dates], [PLATES, ISO], ("trim",), admit=lambda ids: left.pop(0)
+    )
+    assert not left and found.rates == theirs.rates
+    assert found.tried[-1].column == 1 and found.advice.normalise == (("trim",), ("date:dmy",))
 
 
 def test_no_value_is_shown_or_sent():
@@ -195,9 +285,10 @@ def test_no_value_is_shown_or_sent():
 
 def test_the_table_puts_ways_that_came_to_the_same_on_one_line():
     (found, lines), _ = diagnose([[f"{p[:2]}-{p[2:]}" for p in PLATES]], [PLATES], ("trim",))
-    assert lines[0] == "matched ids of a sample with registry, by rule:"
-    assert lines[2].startswith("   0.0 %    0.0 to   ")
-    assert lines[2].endswith("  trim (the present rule); nfkc, trim, upper")
+    assert lines[0].startswith("registry asked about ") and lines[0].endswith(" ids in samples")
+    assert lines[1] == "matched ids of a sample with registry, by rule:"
+    assert lines[3].startswith("   0.0 %    0.0 to   ")
+    assert lines[3].endswith("  trim (the present rule); nfkc, trim, upper")
     assert any(line.endswith("  plate; vin; plate, nozeros") for line in lines)
     assert len(lines) < len(found.tried)
     first = found.as_json()["rates"][0]
@@ -228,10 +319,14 @@ def test_all_parties_try_the_same(rule, columns):
     names = [attempt.name for attempt in tried]
     assert len(set(names)) == len(names) <= match_rates.MAX_TRIALS
     assert tried[0].present and tried[0].column is None
+    assert all(len(attempt.ways) == columns for attempt in tried)  # whole ids
     cells = [["x"]] * columns
     assert [t.name for t in trials(OwnKey(cells, [], rule), tried, "guest")] == names
     assert [t.name for t in trials(OwnKey(cells, [], rule), tried, "host")] == names
-    assert sum(attempt.present for attempt in tried) == (1 if columns == 1 else 1 + columns)
+    assert sum(attempt.present for attempt in tried) == 1
+    for attempt in tried[1:]:
+        changed = [old != new for old, new in zip(tried[0].ways, attempt.ways, strict=True)]
+        assert sum(changed) == 1 and attempt.column in (None, changed.index(True))
 
 
 def test_what_is_combined_follows_from_the_rates_alone():
@@ -244,6 +339,7 @@ def test_what_is_combined_follows_from_the_rates_alone():
         ]
 
     assert combine(tried, rates([])) is None
+    assert combine(tried, rates(["column 2: date:dmy"])) is None  # that has been tried
     best = combine(tried, rates(["column 2: date:dmy", "column 2: date:mdy", "column 1: vin"]))
     assert best.name == "all columns: vin | date:dmy"
     assert combine(attempts(RULE, 1), rates([])[:1]) is None
@@ -269,41 +365,3 @@ def test_what_joins_ids_is_not_advised():
 def test_when_few_match():
     assert are_few(0, 10, 1_000) and are_few(4, 10, 1_000)
     assert not are_few(5, 10, 1_000)
-
-
-# Whole jobs.
-
-
-def test_a_job_that_matches_nothing_says_why_to_all(federation: Federation, insurer: Party) -> None:
-    table = federation.tables["insurer"]
-    write_table(insurer.table, {**table, "plate": [f"000{cell}" for cell in table["plate"]]})
-    marks = {name: federation.serving[name].mark() for name in ("registry", "bureau")}
-    running = insurer.start("align", *WAIT, "--json")
-    running.until("matched ids of a sample with ")
-    done = running.wait()
-    done.failed(3, "no id is common to all parties: see the advice above")
-    for name, mark in marks.items():
-        (advice,) = [
-            line for line in federation.serving[name].until("job ended: ", mark) if "advice: " in line
-        ]
-        assert "100 % of the smaller sample's ids match those of insurer" in advice
-        assert 'set normalise = ["plate", "nozeros"] in [data] of all party files' in advice
-        assert f"matched ids of a sample with {name}, by rule:" in done.err
-    assert done.err.count('set normalise = ["plate", "nozeros"] in [data]') == 2
-
-
-def test_a_diagnosis_that_is_asked_for(federation: Federation, insurer: Party) -> None:
-    """Of a left join with each host."""
-    found = insurer.align().ok()
-    assert found.json["match_rates"] == {}
-    assert "advice" not in found.err
-    marks = {name: federation.serving[name].mark() for name in ("registry", "bureau")}
-    asked = insurer.run("align", *WAIT, "--json", "--join", "left", "--diagnose").ok()
-    assert set(asked.json["match_rates"]) == set(marks)
-    for (document,) in asked.json["match_rates"].values():
-        assert document["normalise"] is None
-        assert document["rates"][0]["rate"] > 0.9
-    assert asked.err.count("advice: the present rule fits") == 2
-    for name, mark in marks.items():
-        lines = federation.serving[name].until("aligned ", mark)
-        assert any("advice: the present rule fits" in line for line in lines)

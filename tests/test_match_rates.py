@@ -17,10 +17,13 @@ from vfl.net import wire
 from vfl.net.peer import stop_all
 from vfl.protocols.align import match_rates
 from vfl.protocols.align.match_rates import (
+    Comparison,
     MatchAnswer,
     MatchCounts,
+    MatchIds,
     MatchRate,
     MatchSample,
+    MatchShare,
     MatchSizes,
     MatchStart,
     Trial,
@@ -48,7 +51,7 @@ def compare(guest, hosts, *, context=CONTEXT, entropy=None, watch=None, lies=())
 
     async def told(peers, work):
         try:
-            return await work
+            return rates_of(await work)
         except VflError as error:
             await stop_all(peers, error)
             return error
@@ -65,6 +68,13 @@ def compare(guest, hosts, *, context=CONTEXT, entropy=None, watch=None, lies=())
         if isinstance(error, PeerError):  # the others were told
             raise error
     return ended
+
+
+def rates_of(found):
+    """The rates of what was compared; of a guest by host. A refusal is as it is."""
+    if isinstance(found, dict):
+        return {host: rates_of(one) for host, one in found.items()}
+    return found.rates if isinstance(found, Comparison) else found
 
 
 def lie(peer, kind, change):
@@ -127,7 +137,7 @@ def test_intervals_hold_the_rates_of_whole_tables(monkeypatch):
     guest, host = numbered(*range(2_000)), numbered(*range(1_400, 3_000))
     covered = 0
     for run in range(100):
-        drawn = [match_rates._draw(trials_of([own])[0], b"run %d" % run) for own in (guest, host)]
+        drawn = [match_rates._draw(trials_of([own])[0], [b"run %d" % run])[0] for own in (guest, host)]
         threshold = match_rates._threshold(2_000, 1_600)
         samples = [set(one.below(threshold)) for one in drawn]
         assert samples[0] & set(host) == samples[1] & set(guest)
@@ -159,10 +169,10 @@ def test_how_much_of_tables_is_drawn(one, other, share):
 
 def test_what_is_held_of_a_large_table_is_bounded(monkeypatch):
     monkeypatch.setattr(match_rates, "MOST", 50)
-    drawn = match_rates._draw(trials_of([numbered(*range(5_000), *range(900))])[0], CONTEXT)
+    (drawn,) = match_rates._draw(trials_of([numbered(*range(5_000), *range(900))])[0], [CONTEXT])
     assert drawn.ids == 5_000 and drawn.filled == 100
     assert len(drawn.values) == 100
-    every = match_rates._draw(trials_of([numbered(*range(90))])[0], CONTEXT)
+    (every,) = match_rates._draw(trials_of([numbered(*range(90))])[0], [CONTEXT])
     assert sorted(every.below(2**64)) == sorted(numbered(*range(90)))
     assert every.below(2**63) == every.values[: len(every.below(2**63))]
 
@@ -190,7 +200,7 @@ def test_a_host_with_no_trials_or_others_takes_no_part():
     table = numbered(*range(200))
     for own in ([], [table, table]):
         found, first, second = compare([table], {"a": own, "b": [table]})
-        assert (found["a"], first) == (None, None)
+        assert (found["a"], first) == ("trials", "trials")
         assert found["b"] == second and second[0].common == 200
 
 
@@ -245,7 +255,11 @@ def test_nothing_of_an_id_is_on_the_wire():
         {"host": [ids[100:]]},
         watch=lambda direction, kind, payload: wired.append(payload),
     )
-    key = match_rates.keyed_hash(b"vfl match draw", CONTEXT).digest()
+    shares = [
+        wire.decode(payload, [kind]).share
+        for payload, kind in zip(wired[1:3], [MatchShare, MatchIds], strict=True)
+    ]
+    key = match_rates._sampling_key(CONTEXT, "host", shares[1], shares[0])
     data = b"".join(wired)
     for one in ids:
         hashed = match_rates.digests([one], domain=b"vfl match draw", prefix=key, size=8).tobytes()
@@ -290,7 +304,7 @@ POINTS = [
     (_points(lambda p: p[:-32] + NO_POINT), "an invalid element"),
 ]
 LIES = [
-    *(("guest", MatchStart, *one) for one in SIZES),
+    *(("guest", MatchIds, *one) for one in SIZES),
     *(("host", MatchSizes, *one) for one in SIZES),
     *(("guest", MatchSample, *one) for one in POINTS),
     *(("host", MatchAnswer, *one) for one in POINTS),
@@ -300,7 +314,17 @@ LIES = [
     ("guest", MatchCounts, _changed(counts=lambda counts: [10**6, *counts[1:]]), "more common ids"),
     ("guest", MatchCounts, _changed(counts=lambda counts: [-1, *counts[1:]]), "more common ids"),
     ("guest", MatchSample, lambda _: MatchCounts([1, 1]), "MatchCounts where MatchSample"),
-    ("guest", MatchCounts, lambda _: MatchStart(bytes(32), [], [], []), "MatchStart where MatchCounts"),
+    ("guest", MatchCounts, lambda _: MatchStart(bytes(32), bytes(32)), "MatchStart where MatchCounts"),
+    ("guest", MatchIds, _changed(share=lambda _: bytes(32)), "another share than it had committed"),
+    (
+        "guest",
+        MatchStart,
+        _changed(commitment=lambda _: bytes(32)),
+        "another share than it had committed",
+    ),
+    ("host", MatchShare, _changed(share=lambda share: share[:-1]), "a share of another size"),
+    ("host", MatchShare, _changed(share=lambda _: b""), "a share of another size"),
+    ("host", MatchShare, _changed(refused=lambda _: "policy"), "a share of another size"),
 ]
 
 
@@ -334,7 +358,7 @@ def test_messages_fit_the_largest_samples():
     wire.encode(MatchAnswer(bytes(32 * largest), bytes(16 * largest)))
     plan = match_rates._plan(
         trials_of([[]]),
-        MatchStart(bytes(32), [4_000], [100], [0]),
+        MatchIds(bytes(32), [4_000], [100], [0]),
         MatchSizes([800_000], [100], [0]),
     )
     assert plan.bounds(0, 800_000)[1] <= largest

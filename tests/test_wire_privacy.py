@@ -234,6 +234,9 @@ def joined(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
     for name, party in made.parties.items():
         party.settings["data"].update(id="vin", fallback=[{"id": IDS[name]}])
     made.guest.settings["data"]["duplicates"] = "keep"
+    for name in ("registry", "bureau"):
+        # Here it is of use to see all that may be said.
+        made.parties[name].settings["policy"]["diagnose"] = True
     return made, record(made, plan=Plan(join="left", engine="ot", diagnose=True))
 
 

@@ -45,6 +45,9 @@ def _(given: Given) -> object:
 def _(given: Given) -> object:
     context, values = data(given["context"]), [value.encode() for value in given["ids"]]
     prefix = match_rates._prefix(context, given["host"], given["trial"])
+    shares = [data(given[side]) for side in ("guest's share", "host's share")]
+    key = match_rates._sampling_key(context, given["host"], *shares)
+    commitment = match_rates._commitment(context, given["host"], shares[0])
     elements = group.hash_to_group(values, prefix)
     scalar = group.random_scalar(fixed(data(given["scalar"])))
     tags = match_rates._tags(group.multiply(elements, scalar))
@@ -54,15 +57,15 @@ def _(given: Given) -> object:
         drawn = digests(
             [value],
             domain=b"vfl match draw",
-            prefix=fellows.keyed_hash(b"vfl match draw", context).digest(),
+            prefix=key,
             size=8,
         )
         hashed = int(drawn.view("<u8")[0, 0])
         if value:
-            trial = match_rates._draw(match_rates.Trial("", lambda: [value]), context)  # noqa: B023
+            (trial,) = match_rates._draw(match_rates.Trial("", lambda: [value]), [key])  # noqa: B023
             assert trial.hashes.tolist() == [hashed]
         found.append({"drawn by": hashed, "element": element, "tag": tag})
-    return {"prefix": prefix.hex(), "ids": found}
+    return {"commitment": commitment.hex(), "prefix": prefix.hex(), "ids": found}
 
 
 @ANSWERS.of("ids")

@@ -28,10 +28,13 @@ def _keyed(given: dict) -> dict:
 
 
 def _match(given: dict) -> dict:
-    """Of an estimate of match rates: whose context an element is hashed with, and the tag of one."""
+    """Of an estimate of match rates: what the guest commits itself to, whose context an element is
+    hashed with, the key by which ids are drawn, and the tag of an element."""
     context, host, trial = data(given["context"]), given["host"], given["trial"]
     prefix = keyed_hash(b"vfl match", context, host.encode(), trial.encode())
-    key = keyed_hash(b"vfl match draw", context)
+    shares = [data(given[side]) for side in ("guest's share", "host's share")]
+    commitment = keyed_hash(b"vfl match commit", context, host.encode(), shares[0])
+    key = keyed_hash(b"vfl match draw", context, host.encode(), *shares)
     found = []
     for value in given["ids"]:
         encoded = value.encode()
@@ -45,7 +48,7 @@ def _match(given: dict) -> dict:
                 "tag": hashlib.blake2b(tagged, digest_size=16, person=b"vfl match tag").hexdigest(),
             }
         )
-    return {"prefix": prefix.hex(), "ids": found}
+    return {"commitment": commitment.hex(), "prefix": prefix.hex(), "ids": found}
 
 
 def joined(values: list[str]) -> bytes:
@@ -160,6 +163,8 @@ CASES = [
             "context": "shake256 32 a job",
             "host": "registry",
             "trial": "upper",
+            "guest's share": "shake256 32 the guest's share",
+            "host's share": "shake256 32 the host's share",
             "ids": ["AB-123", ""],
             "scalar": "shake256 64 the host's scalar",
         },

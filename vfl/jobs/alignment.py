@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vfl.arrays import Integers
-from vfl.errors import ConfigError, DataError, ModelError
+from vfl.errors import ConfigError, DataError, DayIsFull, ModelError, Refused
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
@@ -60,6 +60,7 @@ from vfl.party.policy import (
     check_repeats,
     today,
 )
+from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.align.join import (
@@ -74,7 +75,8 @@ from vfl.protocols.align.join import (
     host_match,
     number_values,
 )
-from vfl.protocols.align.match_rates import MatchStart
+from vfl.protocols.align.match_rates import MatchStart, Refusal
+from vfl.protocols.align.psi import Admit
 from vfl.text import counted
 
 
@@ -271,14 +273,10 @@ class _GuestAlignment:
         ]
         diagnoses = await self._diagnose(offer, poor) if poor else {}
         if not any(one.ids for one in matched):
-            what = (
-                "see the advice above"
-                if diagnoses
-                else "check that normalise in [data] fits how each party writes its ids (`vfl align "
-                "--dry-run` shows it), and that they are the same ids"
-            )
             raise DataError(
-                f"no id is common to all parties: {what}", for_peer="no id is common to all parties"
+                "no id is common to all parties: check that normalise in [data] fits how each party "
+                "writes its ids (`vfl align --dry-run` shows it), and that they are the same ids",
+                for_peer="no id is common to all parties",
             )
         with_host = matched if plan.join == "left" else list(matched) * len(hosts)
         await together([host.send(Accept(one.ids)) for host, one in zip(hosts, with_host, strict=True)])
@@ -390,6 +388,7 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         check_age(policy, earlier.name, made_on(store, earlier), today())
     usage = Usage(site.party.party.store)
     usage.count(policy, peer.name, "alignments", 1, today())
+    admit = id_counter(policy, usage)
     await accept(site, peer, offer)
     start = None
     if earlier is not None:
@@ -399,10 +398,11 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         peer,
         ids.keys,
         lone_participant(site, offer) if left else site.participant(offer.hosts, offer.run),
-        settings=psi_settings(site, offer, show, id_counter(policy, usage)),
+        settings=psi_settings(site, offer, show, admit),
         start=start,
     )
-    agreed = await _answer_diagnoses(site, peer, offer, table, show)
+    answering = _Answering(peer, admit, _why_undiagnosed(policy, matched), show)
+    agreed = await _answer_diagnoses(site, peer, offer, table, answering)
     if agreed.rows != matched.ids:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
@@ -420,7 +420,41 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
 
 
-async def _answer_diagnoses(site: Site, peer: Peer, offer: Offer, table: Table, show: Show) -> Accept:
+@dataclass(frozen=True)
+class _Answering:
+    """How a host answers a guest that asks why few ids match."""
+
+    peer: Peer
+    count: Admit  # of the ids that it asks about
+    refused: Refusal | None  # why it is not answered, if it is not
+    show: Show
+
+    def admits(self, ids: int) -> bool:
+        """Whether so many more may be asked about today; they are counted."""
+        try:
+            self.count(self.peer, ids)
+        except DayIsFull:
+            return False
+        return True
+
+
+def _why_undiagnosed(policy: PolicySection, matched: Matched) -> Refusal | None:
+    """Why a host does not say how ids would match by other rules; None if it does.
+
+    Of ids of which few are the guest's, it would say more than the alignment that it does not allow.
+    """
+    if not policy.diagnose:
+        return "policy"
+    try:
+        check_intersection(policy, matched.ids)
+    except Refused:
+        return "intersection"
+    return None
+
+
+async def _answer_diagnoses(
+    site: Site, peer: Peer, offer: Offer, table: Table, answering: _Answering
+) -> Accept:
     """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
     party = site.party
     for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
@@ -433,8 +467,9 @@ async def _answer_diagnoses(site: Site, peer: Peer, offer: Offer, table: Table, 
             key,
             name=party.name,
             context=diagnosis_context(offer, number),
-            allowed=party.policy.diagnose,
-            show=show,
+            refused=answering.refused,
+            admit=answering.admits,
+            show=answering.show,
         )
     return await peer.recv(Accept)
 

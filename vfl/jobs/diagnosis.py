@@ -1,6 +1,6 @@
 """Why few ids match: other ways to write them, tried on a sample with each host; both sides are told."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vfl.jobs.show import Show
@@ -15,7 +15,16 @@ from vfl.party.id_trials import (
     name_alike,
     trials,
 )
-from vfl.protocols.align.match_rates import MatchRate, MatchStart, guest_match_rates, host_match_rates
+from vfl.protocols.align.match_rates import (
+    Comparison,
+    MatchRate,
+    MatchShare,
+    MatchStart,
+    Refusal,
+    guest_match_rates,
+    host_match_rates,
+)
+from vfl.text import counted
 
 FEW = 0.5  # of the smaller table's ids: when fewer match, the guest asks for a diagnosis
 
@@ -28,6 +37,7 @@ class Diagnosis:
     tried: list[Attempt]
     rates: list[MatchRate]
     advice: Advice
+    asked: tuple[int, int]  # ids in samples, that the guest and the host asked about
 
     def lines(self) -> list[str]:
         """A table for a terminal, and the advice under it."""
@@ -90,32 +100,33 @@ async def guest_diagnosis(
     """
     tried = attempts(key.rule, len(key.columns))
     own_trials = trials(key, tried, "guest")
-    rates_of = await guest_match_rates(hosts, own_trials, context=context, progress=show.progress)
+    first = await guest_match_rates(hosts, own_trials, context=context, progress=show.progress)
 
-    async def second(host: Peer, rates: list[MatchRate] | None) -> Diagnosis | None:
-        if rates is None:
-            return None
-        whole, all_rates = tried, rates
-        if (best := combine(tried, rates)) is not None:
-            again = await guest_match_rates(
+    async def second(host: Peer, found: Comparison | Refusal) -> Diagnosis | Refusal:
+        if isinstance(found, str):
+            return found
+        again: Comparison | Refusal | None = None
+        if (best := combine(tried, found.rates)) is not None:
+            more = await guest_match_rates(
                 [host], trials(key, [best], "guest"), context=_second(context)
             )
-            if (more := again[host.name]) is None:
-                raise host.breach("MatchSizes without the trial that follows from the others")
-            whole, all_rates = [*tried, best], rates + more
-        return Diagnosis(host.name, whole, all_rates, advise(whole, all_rates, key.names, host.name))
+            again = more[host.name]
+        return _diagnosis(host, key, _together(host, (tried, found), best, again))
 
-    diagnoses = await together([second(host, rates_of[host.name]) for host in hosts])
-    for host, diagnosis in zip(hosts, diagnoses, strict=True):
-        if diagnosis is None:
+    found_of = await together([second(host, first[host.name]) for host in hosts])
+    diagnoses: dict[str, Diagnosis | None] = {}
+    for host, found in zip(hosts, found_of, strict=True):
+        diagnoses[host.name] = None if isinstance(found, str) else found
+        if isinstance(found, str):
             show.say(
-                f"note: {host.name} does not compare samples of ids: its [policy] diagnose is false, or "
-                "its version of vfl tries other rules"
+                f"note: {host.name} does not compare samples of ids: {_TO_GUEST[found]}; {_INSTEAD}"
             )
         else:
-            for line in diagnosis.lines():
+            if found.asked[1]:
+                show.say(f"{host.name} asked about {counted(found.asked[1], 'id')} in samples")
+            for line in found.lines():
                 show.say(line)
-    return dict(zip([host.name for host in hosts], diagnoses, strict=True))
+    return diagnoses
 
 
 async def host_diagnosis(
@@ -125,38 +136,92 @@ async def host_diagnosis(
     *,
     name: str,
     context: bytes,
-    allowed: bool,
+    refused: Refusal | None,
+    admit: Callable[[int], bool],
     show: Show,
 ) -> Diagnosis | None:
     """A host's part, once the guest's first message is there; None where it takes none.
 
-    name: this host's, as the guest knows it. allowed: by [policy] diagnose. The rest is as for the
-    guest.
+    name: this host's, as the guest knows it. refused: why it takes none, if it does not. admit: as
+    for `host_match_rates`. The rest is as for the guest.
     """
-    tried = attempts(key.rule, len(key.columns)) if allowed else []
-    rates = await host_match_rates(
-        guest,
-        trials(key, tried, "host"),
-        name=name,
-        context=context,
-        start=start,
-        progress=show.progress,
-    )
-    if rates is None:
-        why = "" if allowed else ", which [policy] diagnose = false does not allow"
-        show.say(f"note: {guest.name} asked to compare samples of ids{why}; nothing was compared")
-        return None
-    if (best := combine(tried, rates)) is not None:
-        more = await host_match_rates(
-            guest, trials(key, [best], "host"), name=name, context=_second(context)
+    tried = attempts(key.rule, len(key.columns))
+    found: Comparison | Refusal
+    if refused is not None:
+        await guest.send(MatchShare(b"", refused))
+        found = refused
+    else:
+        found = await host_match_rates(
+            guest,
+            trials(key, tried, "host"),
+            name=name,
+            context=context,
+            start=start,
+            admit=admit,
+            progress=show.progress,
         )
-        if more is None:
-            raise guest.breach("MatchStart of another trial than follows from the others")
-        tried, rates = [*tried, best], rates + more
-    diagnosis = Diagnosis(guest.name, tried, rates, advise(tried, rates, key.names, guest.name))
+    if isinstance(found, str):
+        why = _TO_HOST[found]
+        show.say(f"note: {guest.name} asked to compare samples of ids: {why}; nothing was compared")
+        return None
+    again: Comparison | Refusal | None = None
+    if (best := combine(tried, found.rates)) is not None:
+        again = await host_match_rates(
+            guest, trials(key, [best], "host"), name=name, context=_second(context), admit=admit
+        )
+    diagnosis = _diagnosis(guest, key, _together(guest, (tried, found), best, again))
+    if diagnosis.asked[0]:
+        show.say(
+            f"{guest.name} asked about {counted(diagnosis.asked[0], 'id')} in samples, which [policy] "
+            "max_ids_a_day counts"
+        )
     for line in diagnosis.lines():
         show.say(line)
     return diagnosis
+
+
+_INSTEAD = (
+    "compare by phone how each party writes its ids: `vfl align --dry-run` with the party file shows it "
+    "to each, without a peer"
+)
+_TO_GUEST: dict[Refusal, str] = {
+    "policy": "its party file does not allow it (a host that trusts this guest with it adds the line "
+    "`diagnose = true` under [policy])",
+    "intersection": "it does so only for an alignment that its [policy] allows, and with this one the "
+    "rows in common are fewer than its min_intersection or more than its max_intersection",
+    "trials": "its version of vfl tries other rules",
+    "day": "with these it would have been asked about more ids today than its [policy] max_ids_a_day "
+    "allows",
+}
+_TO_HOST: dict[Refusal, str] = {
+    "policy": "[policy] does not allow it (who trusts this guest with it adds the line "
+    "`diagnose = true` there)",
+    "intersection": "the alignment does not meet [policy] min_intersection or max_intersection",
+    "trials": "its version of vfl tries other rules",
+    "day": "with these it would have asked about more ids today than [policy] max_ids_a_day allows",
+}
+
+_Tried = tuple[list[Attempt], Comparison]
+
+
+def _together(
+    peer: Peer, first: _Tried, best: Attempt | None, again: Comparison | Refusal | None
+) -> _Tried:
+    """What was tried first and, if there was such, what was best in each column together. Raises
+    PeerError for a peer that does not try what follows from the rates."""
+    tried, found = first
+    if best is None or again is None or again == "day":
+        return first
+    if isinstance(again, str):
+        raise peer.breach("a comparison of samples that does not follow from the one before it")
+    asked = found.asked[0] + again.asked[0], found.asked[1] + again.asked[1]
+    return [*tried, best], Comparison(found.rates + again.rates, asked)
+
+
+def _diagnosis(peer: Peer, key: OwnKey, done: _Tried) -> Diagnosis:
+    tried, found = done
+    advice = advise(tried, found.rates, key.names, peer.name)
+    return Diagnosis(peer.name, tried, found.rates, advice, found.asked)
 
 
 def _second(context: bytes) -> bytes:

@@ -359,8 +359,10 @@ class PolicySection(Section):
         default=True, description="the guest may see what each column adds to a linear model's scores"
     )
     diagnose: bool = Field(
-        default=True,
-        description="the guest may count, on a sample, how many ids match by other rules when few match",
+        default=False,
+        description="the guest may count, on a sample, how many ids match by other rules when few "
+        "match; for guests that it trusts to follow the protocol: one that does not can find out which "
+        "ids of its choice are in the samples",
     )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 

@@ -5,26 +5,37 @@ hold the same list of trials. A trial gives every row of a party's table an id, 
 Written with exponents, as the papers are; the group is ristretto255, H_t a hash onto it that includes
 the run's `context`, the host's name and the trial.
 
-  1. Each side says how many distinct ids it has in each trial, in which part of its rows, and which
-     trials give it the same ids as an earlier one. Of trials that are the same on both sides one is run.
-  2. Both keep the ids whose public hash (keyed with `context`) is below a threshold that follows from
+  1. The guest commits itself to 32 random bytes, the host sends 32 of its own. A host that takes no part
+     says why instead, before it has been told anything.
+  2. The guest opens its bytes. Each side says how many distinct ids it has in each trial, in which part
+     of its rows, and which trials give it the same ids as an earlier one. Of trials that are the same on
+     both sides one is run. The host counts how many ids the guest may ask about, and ends here if these
+     are more than it answers.
+  3. Both keep the ids whose hash, keyed with the bytes of both, is below a threshold that follows from
      the two numbers: a sample by content, so that an id which is in both tables is in both samples or
      in neither, and the common share of the samples is that of the tables.
-  3. In each trial the guest draws a scalar a and sends H_t(x)^a of its sample, shuffled. The host draws
+  4. In each trial the guest draws a scalar a and sends H_t(x)^a of its sample, shuffled. The host draws
      a scalar b and returns their powers H_t(x)^(a b), shuffled once more, and the tags Hash(H_t(y)^b) of
      its own sample, shuffled.
-  4. The guest takes a off, and counts how many of the tags are among those of its own ids.
-  5. The guest tells the host the counts, for either side may have to change how it writes its ids.
+  5. The guest takes a off, and counts how many of the tags are among those of its own ids.
+  6. The guest tells the host the counts, for either side may have to change how it writes its ids.
 
-What each side learns. Both learn step 1's numbers, and of each trial that was run how many ids of the
+Why neither chooses the sample. The host chooses its bytes before it has seen the guest's: a commitment
+to 32 random bytes says nothing of them. The guest has chosen its own before it sees the host's, and
+another opening is refused. So the key is random if one of the two is honest. The numbers of ids come
+after it, but say only how far the threshold goes: of samples under one key the larger contains the
+smaller, and the largest is had with no knowledge of the key. Who does not like a key can only break off,
+and has an alignment less that day.
+
+What each side learns. Both learn step 2's numbers, and of each trial that was run how many ids of the
 samples are common. Neither learns which: the guest can not tell which of its ids an element that comes
 back belongs to. Nobody else learns anything; a host learns nothing of other hosts.
 
 Against whom. Semi-honest parties, as in the paper. A guest that blinds each id with another scalar finds
-out which ids of its sample match: for a trial under the job's own rule the alignment has told it that
-already, for other ways to write them, and with several hosts, it is more. A sample's size is held
-against the number that its sender has announced; tables that leave fewer than MIN_SAMPLE ids on either
-side are not compared. A guest may lie about its counts, and a host about its tags: they are advice.
+out which of the ids that it asks about are in the host's sample, as an alignment tells it of all ids.
+A sample's size is held against the number that its sender has announced; tables that leave fewer than
+MIN_SAMPLE ids on either side are not compared. A guest may lie about its counts, and a host about its
+tags: they are advice.
 
 A sample of 2,000 puts a rate to within 2.2 points with a confidence of 95 %, enough to tell 0 % from
 50 % from 97 %, and takes a tenth of a second or two a trial. When one table is much larger its sample
@@ -43,7 +54,7 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import msgspec
 import numpy as np
@@ -66,6 +77,7 @@ SPREAD = 6  # standard deviations by which a sample may be off; once in a thousa
 MAX_IDS = 2**31
 MAX_TRIALS = 512
 TAG = 16
+SHARE = 32  # bytes of the sample's key that each side contributes
 WIDE = 1 << 64  # values of the hash that samples
 _PART = 65_536  # rows that are hashed at a time
 
@@ -111,14 +123,40 @@ class MatchRate:
         return max(0.0, middle - half), min(1.0, middle + half)
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """A rate for each trial, and how many ids of its samples each side asked about, in all trials that
+    were run: (guest's, host's)."""
+
+    rates: list[MatchRate]
+    asked: tuple[int, int]
+
+
 Numbers = Annotated[list[int], msgspec.Meta(max_length=MAX_TRIALS)]
+# Why a host takes no part: its policy does not allow it; the alignment does not meet its policy; it
+# tries other ways; they would be more ids than it answers in a day.
+Refusal = Literal["policy", "intersection", "trials", "day"]
 
 
 class MatchStart(Message, frozen=True):
+    """guest -> host. Reveals: nothing; what the guest commits itself to is random."""
+
+    trials: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # digest of their names
+    commitment: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+
+
+class MatchShare(Message, frozen=True):
+    """host -> guest. Reveals: whether the host takes part, and if not, why; the share is random."""
+
+    share: Annotated[bytes, msgspec.Meta(max_length=SHARE)]  # empty if the host takes no part
+    refused: Refusal | None = None
+
+
+class MatchIds(Message, frozen=True):
     """guest -> host. Reveals: of each way to write ids that is tried, how many distinct ids the guest
     has, what per cent of its rows has one, and which ways come to the same for it."""
 
-    trials: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # digest of their names
+    share: Annotated[bytes, msgspec.Meta(min_length=SHARE, max_length=SHARE)]
     ids: Numbers
     filled: Numbers
     same: Numbers  # the number of the first trial with the same ids
@@ -127,11 +165,12 @@ class MatchStart(Message, frozen=True):
 class MatchSizes(Message, frozen=True):
     """host -> guest. Reveals: of each way to write ids that is tried, how many distinct ids the host
     has, what per cent of its rows has one, and which ways come to the same for it. All are empty when
-    the host takes no part."""
+    these are more ids than the host answers in a day."""
 
     ids: Numbers
     filled: Numbers
     same: Numbers
+    refused: Refusal | None = None
 
 
 class MatchSample(Message, frozen=True):
@@ -165,26 +204,32 @@ async def guest_match_rates(
     context: bytes,
     entropy: Entropy = secrets.token_bytes,
     progress: OprfProgress | None = None,
-) -> dict[str, list[MatchRate] | None]:
-    """The guest's role: by host, a rate for each trial, or None for a host that takes no part.
+) -> dict[str, Comparison | Refusal]:
+    """The guest's role: by host, what was compared, or why the host takes no part.
 
     trials: the same at all parties, by name. context: names the run, the same at all parties.
     Raises PeerError for a host that breaks the protocol, PeerStopped, PeerLost.
     """
     report = progress or _quiet
-    drawn = await _draw_all(trials, context, report)
-    start = MatchStart(_digest(trials), *_sizes_of(drawn))
 
-    async def with_host(host: Peer) -> list[MatchRate] | None:
-        # 1. Sizes.
+    # 1. The bytes that the samples' key is made of.
+    said = await together([_exchange(host, trials, context, entropy) for host in hosts])
+    agreed = {host.name: one for host, one in zip(hosts, said, strict=True) if isinstance(one, tuple)}
+    by_trial = await _draw_all(trials, [key for _, key in agreed.values()], report) if agreed else []
+    drawn_for = dict(zip(agreed, zip(*by_trial, strict=True), strict=True))
+
+    async def with_host(host: Peer) -> Comparison | Refusal:
+        # 2. Sizes.
+        drawn = drawn_for[host.name]
+        start = MatchIds(agreed[host.name][0], *_sizes_of(drawn))
         await host.send(start)
         theirs = await host.recv(MatchSizes)
-        if not theirs.ids and not theirs.filled and not theirs.same:
-            return None
+        if theirs.refused is not None:
+            return theirs.refused
         _check_sizes(host, theirs, len(trials))
         plan = _plan(trials, start, theirs)
 
-        # 3. Blind the samples, each trial's with a scalar of its own.
+        # 4. Blind the samples, each trial's with a scalar of its own.
         inverses: asyncio.Queue[bytes] = asyncio.Queue()
 
         async def send() -> None:
@@ -197,7 +242,7 @@ async def guest_match_rates(
                 inverses.put_nowait(group.invert(scalar))
                 await host.send(MatchSample(points.tobytes()))
 
-        # 4. Count what comes back.
+        # 5. Count what comes back.
         rates: list[MatchRate] = []
 
         async def receive() -> None:
@@ -220,12 +265,14 @@ async def guest_match_rates(
 
         await together([send(), receive()])
 
-        # 5. What it came to, for both.
+        # 6. What it came to, for both.
         await host.send(MatchCounts([rate.common or 0 for rate in rates]))
-        return plan.all_rates(rates)
+        return plan.comparison(rates)
 
-    rates_of = await together([with_host(host) for host in hosts])
-    return {host.name: rates for host, rates in zip(hosts, rates_of, strict=True)}
+    taking = [host for host in hosts if host.name in agreed]
+    compared = await together([with_host(host) for host in taking])
+    found = {host.name: one for host, one in zip(hosts, said, strict=True) if isinstance(one, str)}
+    return found | {host.name: one for host, one in zip(taking, compared, strict=True)}
 
 
 async def host_match_rates(
@@ -235,34 +282,47 @@ async def host_match_rates(
     name: str,
     context: bytes,
     start: MatchStart | None = None,
+    admit: Callable[[int], bool] | None = None,
     entropy: Entropy = secrets.token_bytes,
     progress: OprfProgress | None = None,
-) -> list[MatchRate] | None:
-    """A host's role: a rate for each trial, as the guest has counted; None if the guest tries other
-    ways to write ids than this version of vfl.
+) -> Comparison | Refusal:
+    """A host's role: what was compared, as the guest has counted; or why it takes no part, where the
+    guest tries other ways to write ids than this version of vfl, or too many ids.
 
     name: this host's, as the guest knows it. start: the guest's first message, where it has been
-    received already. No trials: this host takes no part. Raises PeerError, PeerStopped, PeerLost.
+    received already. admit: is told the most ids that the guest may ask about, before any is answered,
+    and says whether they are. Raises PeerError, PeerStopped, PeerLost.
     """
     report = progress or _quiet
 
-    # 1. Sizes.
+    # 1. The bytes that the samples' key is made of.
     start = start or await guest.recv(MatchStart)
-    if not trials or start.trials != _digest(trials):
-        await guest.send(MatchSizes([], [], []))
-        return None
-    _check_sizes(guest, start, len(trials))
-    drawn = await _draw_all(trials, context, report)
-    sizes = MatchSizes(*_sizes_of(drawn))
-    await guest.send(sizes)
-    plan = _plan(trials, start, sizes)
+    if start.trials != _digest(trials):
+        await guest.send(MatchShare(b"", "trials"))
+        return "trials"
+    share = entropy(SHARE)
+    await guest.send(MatchShare(share))
 
-    # 3. Evaluate the guest's samples and the own ones.
+    # 2. Sizes.
+    said = await guest.recv(MatchIds)
+    if _commitment(context, name, said.share) != start.commitment:
+        raise guest.breach("MatchIds with another share than it had committed itself to")
+    _check_sizes(guest, said, len(trials))
+    key = _sampling_key(context, name, said.share, share)
+    drawn = [of_key for (of_key,) in await _draw_all(trials, [key], report)]
+    sizes = MatchSizes(*_sizes_of(drawn))
+    plan = _plan(trials, said, sizes)
+    if admit is not None and not admit(sum(plan.bounds(k, said.ids[k])[1] for k in plan.run)):
+        await guest.send(MatchSizes([], [], [], "day"))
+        return "day"
+    await guest.send(sizes)
+
+    # 4. Evaluate the guest's samples and the own ones.
     rates = []
     for done, number in enumerate(plan.run, 1):
         sample = await guest.recv(MatchSample)
         points = _elements(
-            guest, "MatchSample", sample.points, group.POINT, *plan.bounds(number, start.ids[number])
+            guest, "MatchSample", sample.points, group.POINT, *plan.bounds(number, said.ids[number])
         )
         own = drawn[number].below(plan.thresholds[number])
         prefix = _prefix(context, name, trials[number].name)
@@ -274,13 +334,27 @@ async def host_match_rates(
         rates.append(replace(plan.rates[number], sample=(len(points), len(own))))
         report(f"comparing samples with {guest.name}", done, len(plan.run))
 
-    # 5. What the guest has counted.
+    # 6. What the guest has counted.
     counts = (await guest.recv(MatchCounts)).counts
     if len(counts) != len(rates) or not all(
         0 <= count <= min(rate.sample) for count, rate in zip(counts, rates, strict=True)
     ):
         raise guest.breach("MatchCounts with more common ids than the samples have")
-    return plan.all_rates([replace(r, common=c) for r, c in zip(rates, counts, strict=True)])
+    return plan.comparison([replace(r, common=c) for r, c in zip(rates, counts, strict=True)])
+
+
+async def _exchange(
+    host: Peer, trials: Sequence[Trial], context: bytes, entropy: Entropy
+) -> tuple[bytes, bytes] | Refusal:
+    """The guest's share and the key; or why the host takes no part."""
+    share = entropy(SHARE)
+    await host.send(MatchStart(_digest(trials), _commitment(context, host.name, share)))
+    answer = await host.recv(MatchShare)
+    if answer.refused is not None and not answer.share:
+        return answer.refused
+    if answer.refused is not None or len(answer.share) != SHARE:
+        raise host.breach("MatchShare with a share of another size than is due")
+    return share, _sampling_key(context, host.name, share, answer.share)
 
 
 # What both sides do.
@@ -323,16 +397,18 @@ class _Plan:
         slack = SPREAD * math.sqrt(expected) + SPREAD
         return max(0, math.floor(expected - slack)), min(ids, math.ceil(expected + slack))
 
-    def all_rates(self, compared: Sequence[MatchRate]) -> list[MatchRate]:
+    def comparison(self, compared: Sequence[MatchRate]) -> Comparison:
         """A rate for each trial from those that were run."""
         known = dict(zip(self.run, compared, strict=True))
-        return [
+        rates = [
             replace(known[like], trial=rate.trial) if like in known else rate
             for rate, like in zip(self.rates, self.like, strict=True)
         ]
+        asked = [sum(rate.sample[side] for rate in compared) for side in (0, 1)]
+        return Comparison(rates, (asked[0], asked[1]))
 
 
-def _plan(trials: Sequence[Trial], guest: MatchStart, host: MatchSizes) -> _Plan:
+def _plan(trials: Sequence[Trial], guest: MatchIds, host: MatchSizes) -> _Plan:
     rates = [
         MatchRate(trial.name, ids, filled)
         for trial, ids, filled in zip(
@@ -362,42 +438,57 @@ def _threshold(first: int, second: int) -> int:
     return threshold if fewer * threshold >= MIN_SAMPLE * WIDE else 0
 
 
-async def _draw_all(trials: Sequence[Trial], context: bytes, report: OprfProgress) -> list[_Drawn]:
+async def _draw_all(
+    trials: Sequence[Trial], keys: Sequence[bytes], report: OprfProgress
+) -> list[list[_Drawn]]:
     drawn = []
     for done, trial in enumerate(trials, 1):
-        drawn.append(await asyncio.to_thread(_draw, trial, context))
+        drawn.append(await asyncio.to_thread(_draw, trial, keys))
         report("trying ways to write ids", done, len(trials))
     return drawn
 
 
-def _draw(trial: Trial, context: bytes) -> _Drawn:
-    """Hash the ids of a trial in one pass over the rows; no more than a sample of them is held."""
-    key = keyed_hash(b"vfl match draw", context).digest()
+class _Least:
+    """The ids with the least hashes under a key, of those that it has seen."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+        self._kept: dict[int, bytes] = {}
+        self._last = np.uint64(WIDE - 1)  # the largest hash that a sample may need
+
+    def see(self, given: Sequence[bytes]) -> NDArray[np.uint64]:
+        """The hashes of these ids."""
+        numbers = digests(given, domain=b"vfl match draw", prefix=self._key, size=8).view("<u8")[:, 0]
+        for place in np.flatnonzero(numbers <= self._last).tolist():
+            self._kept[int(numbers[place])] = given[place]
+        if len(self._kept) > 2 * MOST:  # a sample needs MOST and a few
+            least = sorted(self._kept)[: 2 * MOST]
+            self._kept = {number: self._kept[number] for number in least}
+            self._last = np.uint64(least[-1])
+        return numbers
+
+    def drawn(self, ids: int, filled: int, mark: bytes) -> _Drawn:
+        least = sorted(self._kept)
+        values = [self._kept[number] for number in least]
+        return _Drawn(ids, filled, np.array(least, np.uint64), values, mark)
+
+
+def _draw(trial: Trial, keys: Sequence[bytes]) -> list[_Drawn]:
+    """Hash the ids of a trial under each key, in one pass over the rows; no more than a sample of them
+    is held."""
+    samples = [_Least(key) for key in keys]
     hashes, rows = [np.empty(0, np.uint64)], 0
-    kept: dict[int, bytes] = {}
-    last = np.uint64(WIDE - 1)  # the largest hash that a sample may need
     values = iter(trial.values())
     while part := list(islice(values, _PART)):
         rows += len(part)
         given = [value for value in part if value]
-        numbers = digests(given, domain=b"vfl match draw", prefix=key, size=8).view("<u8")[:, 0]
-        hashes.append(numbers)
-        for place in np.flatnonzero(numbers <= last):
-            kept[int(numbers[place])] = given[place]
-        if len(kept) > 2 * MOST:  # a sample needs MOST and a few
-            least = sorted(kept)[: 2 * MOST]
-            kept = {number: kept[number] for number in least}
-            last = np.uint64(least[-1])
+        under = [sample.see(given) for sample in samples]
+        hashes.append(under[0])  # any key tells distinct ids
     every = np.concatenate(hashes)
     distinct = np.unique(every)
-    least = sorted(kept)
-    return _Drawn(
-        len(distinct),
-        100 * len(every) // max(1, rows),
-        np.array(least, np.uint64),
-        [kept[number] for number in least],
-        hashlib.sha256(distinct.tobytes()).digest(),
-    )
+    mark = hashlib.sha256(distinct.tobytes()).digest()
+    filled = 100 * len(every) // max(1, rows)
+    return [sample.drawn(len(distinct), filled, mark) for sample in samples]
 
 
 def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]:
@@ -407,7 +498,7 @@ def _sizes_of(drawn: Sequence[_Drawn]) -> tuple[list[int], list[int], list[int]]
     return [trial.ids for trial in drawn], [trial.filled for trial in drawn], same
 
 
-def _check_sizes(peer: Peer, said: MatchStart | MatchSizes, trials: int) -> None:
+def _check_sizes(peer: Peer, said: MatchIds | MatchSizes, trials: int) -> None:
     kind = type(said).__name__
     if not len(said.ids) == len(said.filled) == len(said.same) == trials:
         raise peer.breach(f"{kind} with another number of trials than there are")
@@ -461,6 +552,15 @@ def _shuffle(rows: Bytes, entropy: Entropy) -> Bytes:
 def _distinct(rows: Bytes) -> set[bytes]:
     data, width = rows.tobytes(), rows.shape[1]
     return {data[start : start + width] for start in range(0, len(data), width)}
+
+
+def _commitment(context: bytes, host: str, share: bytes) -> bytes:
+    return keyed_hash(b"vfl match commit", context, host.encode(), share).digest()
+
+
+def _sampling_key(context: bytes, host: str, guests: bytes, hosts: bytes) -> bytes:
+    """The key of the hash that samples, of the guest's share and the host's."""
+    return keyed_hash(b"vfl match draw", context, host.encode(), guests, hosts).digest()
 
 
 def _prefix(context: bytes, host: str, trial: str) -> bytes:
