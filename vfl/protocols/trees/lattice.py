@@ -244,7 +244,9 @@ class _LatticeGrower(Grower):
         gain_of = gain_within(growth, chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
-            return await self._questions.ask_rows(growth, hosts[place], nodes, gain_of)
+            return await self._questions.ask_rows(
+                growth, hosts[place], nodes, gain_of, hidden.coordinator
+            )
 
         masked = {
             (place, summed): host.masked.get(summed, b"")
