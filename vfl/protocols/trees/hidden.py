@@ -45,8 +45,8 @@ from typing import Annotated, ClassVar, TypeVar, cast, get_args
 import msgspec
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask, Words
-from vfl.crypto.lattice.parameters import Parameters
+from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import PeerError
@@ -443,19 +443,11 @@ class _LatticeOpener(_Opener):
             raise ValueError("another number of sums than candidates have")
         if not count:  # such a host is asked for no sums
             return Sums(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        parameters = self._shape.parameters(count)
-        masks = masks_of(self._masks, parameters, (2, count))
-        masked = np.frombuffer(data, "<i8").astype(np.int64).reshape(2, count)
-        scale = np.uint64(parameters.scale_bits)
-        sums = ((masked.view(np.uint64) - masks) << scale).view(np.int64) >> scale.astype(np.int64)
-        if np.abs(sums).max() > self._bound or sums[1].min() < 0:
+        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(2, count)
+        sums = rounded(self._shape.parameters(count), words - self._masks.words((2, count)))
+        if (np.abs(sums) > self._bound).any() or sums[1].min() < 0:
             raise ValueError("sums beyond what rows can add up to")
         return Sums(sums[0], sums[1])
-
-
-def masks_of(stream: MaskStream, parameters: Parameters, shape: tuple[int, ...]) -> Words:
-    """The next masks of sums over the lattice engine, uniform among what a sum can be read as."""
-    return stream.words(shape) >> np.uint64(parameters.scale_bits)
 
 
 def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStream) -> _Opener:
