@@ -186,7 +186,7 @@ def test_a_table_that_open_sums_give_away_is_safe_under_masks(
 
 
 def view(job: Job) -> tuple[list[Any], Any]:
-    """All that the guest receives in a job, ciphertexts and masked words by their size alone; the model."""
+    """All that the guest receives in a job, of ciphertexts and masked words the size; the model."""
     seen = Seen()
     model, _, halves, _ = federated(job, seen)
     received = []
@@ -201,7 +201,7 @@ def view(job: Job) -> tuple[list[Any], Any]:
 
 @ENGINES
 def test_the_guest_cannot_tell_two_tables_with_one_model_apart(encryption: str) -> None:
-    """Of a column that wins nothing it sees nothing: message by message, field by field, size by size."""
+    """Of a column that wins nothing it sees nothing: field by field, size by size."""
     views = []
     for seed in (1, 2):
         job = make_job(150, 1, 3, settings_of(encryption, trees=1, depth=2, min_child_rows=25))
@@ -220,7 +220,7 @@ def test_the_guest_cannot_tell_two_tables_with_one_model_apart(encryption: str) 
 def test_no_mask_is_drawn_twice_and_both_ends_stay_in_step(
     encryption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Over hosts, nodes, trees, two jobs, and levels of more pairs than the lattice engine sums at once."""
+    """Over hosts, nodes, two jobs, levels of more pairs than the lattice engine sums at once."""
     drawn: dict[tuple[bytes, int], list[bytes]] = defaultdict(list)
     draw = MaskStream._bytes
 
@@ -331,10 +331,18 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "a scale of nothing": (SumsTree, of(hessian=0.0), GUEST, "with scales that are none", BOTH),
     "a scale that is no number": (SumsTree, of(gradient=np.nan), GUEST, "scales that are none", BOTH),
     "candidates without end": (
-        TreeCandidates, of(count=1 << 20, ordered=b""), HOSTS[0], "of more than there may be", BOTH[1:],
+        TreeCandidates,
+        of(count=1 << 20, ordered=b""),
+        HOSTS[0],
+        "of more than there may be",
+        BOTH[1:],
     ),
     "bits of no candidate": (
-        TreeCandidates, lambda m: of(ordered=bytes(m.count + 9))(m), HOSTS[0], "wrong number of bits", BOTH,
+        TreeCandidates,
+        lambda m: of(ordered=bytes(m.count + 9))(m),
+        HOSTS[0],
+        "wrong number of bits",
+        BOTH,
     ),
     "a sum beyond 64 bits": (SumsLevel, node(gradient=2**64 - 1), GUEST, "SumsLevel", BOTH),
     "a sum beyond all": (SumsLevel, node(hessian=2**63 - 1), GUEST, "SumsLevel", BOTH),
@@ -342,7 +350,11 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "bounds the wrong way": (SumsLevel, node(low=1.0, high=-1.0), GUEST, "bounds that are none", BOTH),
     "a gain that is no number": (SumsLevel, node(gain=np.inf), GUEST, "gains that are none", BOTH),
     "a node twice": (
-        SumsLevel, lambda m: of(nodes=[*m.nodes, m.nodes[0]])(m), GUEST, "that are not open", BOTH,
+        SumsLevel,
+        lambda m: of(nodes=[*m.nodes, m.nodes[0]])(m),
+        GUEST,
+        "that are not open",
+        BOTH,
     ),
     "another node": (SumsLevel, node(node=1500), GUEST, "nodes that are not open", BOTH),
     "a pair of none": (SumsLevel, of(pairs=[[]]), GUEST, "SumsLevel", BOTH),
@@ -350,7 +362,11 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "a pair of strangers": (SumsLevel, of(pairs=[[0, 1]]), GUEST, "nodes that are not open", BOTH),
     "no node": (SumsLevel, of(nodes=[], pairs=[]), GUEST, "nodes that are not open", BOTH),
     "children of other sums": (
-        SumsTreeEnd, each("nodes", lambda v: (v[0] + 1, v[1])), GUEST, "not those of the node above", BOTH,
+        SumsTreeEnd,
+        each("nodes", lambda v: (v[0] + 1, v[1])),
+        GUEST,
+        "not those of the node above",
+        BOTH,
     ),
     "an end without its nodes": (SumsTreeEnd, of(nodes={}), GUEST, "other nodes than the last", BOTH),
     "no host of that place": (MaskedSums, of(host=2), GUEST, "another host or node", BOTH),
@@ -358,14 +374,25 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "masked sums of another node": (MaskedSums, of(node=77), GUEST, "another host or node", BOTH),
     "masked sums of no length": (MaskedSums, of(data=b"\1"), GUEST, "no sums", BOTH),
     "masked sums that are none": (
-        MaskedSums, lambda m: of(data=b"\x5a" * len(m.data))(m), GUEST, "no sums", BOTH,
+        MaskedSums,
+        lambda m: of(data=b"\x5a" * len(m.data))(m),
+        GUEST,
+        "no sums",
+        BOTH,
     ),
     "rows of other nodes": (
-        EnoughRows, lambda m: of(valid={k + 9: v for k, v in m.valid.items()})(m), HOSTS[0],
-        "EnoughRows of other nodes", BOTH[:1],
+        EnoughRows,
+        lambda m: of(valid={k + 9: v for k, v in m.valid.items()})(m),
+        HOSTS[0],
+        "EnoughRows of other nodes",
+        BOTH[:1],
     ),
     "rows of too few": (
-        EnoughRows, each("valid", lambda v: v[:-1]), HOSTS[0], "wrong number of bits", BOTH[:1],
+        EnoughRows,
+        each("valid", lambda v: v[:-1]),
+        HOSTS[0],
+        "wrong number of bits",
+        BOTH[:1],
     ),
     "a question about nothing": (Ask, of(nodes={}), LEAD, "an Ask about nodes", BOTH),
     "a question about no node": (Ask, of(nodes={0: []}), LEAD, "an Ask about nodes", BOTH),
@@ -374,49 +401,112 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "a question to one before": (Ask, of(nodes={-1: [0]}), LEAD, "an Ask about nodes", BOTH),
     "a question twice": (Ask, of(nodes={0: [0], 1: [0]}), LEAD, "an Ask about nodes", BOTH),
     "best of no group": (BestCandidates, each("groups", lambda v: []), LEAD, "BestCandidates", BOTH),
-    "best of an empty group": (BestCandidates, each("groups", lambda v: [[]]), LEAD, "BestCandidates", BOTH),
-    "best of none below": (BestCandidates, each("groups", lambda v: [[-1]]), LEAD, "BestCandidates", BOTH),
-    "best beyond the last": (BestCandidates, each("groups", lambda v: [[9999]]), LEAD, "BestCandidates", BOTH),
+    "best of an empty group": (
+        BestCandidates,
+        each("groups", lambda v: [[]]),
+        LEAD,
+        "BestCandidates",
+        BOTH,
+    ),
+    "best of none below": (
+        BestCandidates,
+        each("groups", lambda v: [[-1]]),
+        LEAD,
+        "BestCandidates",
+        BOTH,
+    ),
+    "best beyond the last": (
+        BestCandidates,
+        each("groups", lambda v: [[9999]]),
+        LEAD,
+        "BestCandidates",
+        BOTH,
+    ),
     "best beyond 64 bits": (
-        BestCandidates, each("groups", lambda v: [[2**64 - 1]]), LEAD, "BestCandidates", BOTH,
+        BestCandidates,
+        each("groups", lambda v: [[2**64 - 1]]),
+        LEAD,
+        "BestCandidates",
+        BOTH,
     ),
     "best twice": (
-        BestCandidates, each("groups", lambda v: [*v, v[0]]), LEAD, "BestCandidates", BOTH,
+        BestCandidates,
+        each("groups", lambda v: [*v, v[0]]),
+        LEAD,
+        "BestCandidates",
+        BOTH,
     ),
     "best of another node": (
-        BestCandidates, lambda m: of(groups={k + 9: v for k, v in m.groups.items()})(m), LEAD,
-        "the nodes with BestCandidates are not", BOTH,
+        BestCandidates,
+        lambda m: of(groups={k + 9: v for k, v in m.groups.items()})(m),
+        LEAD,
+        "the nodes with BestCandidates are not",
+        BOTH,
     ),
     "taken what was not named": (
-        TookCandidates, each("candidates", lambda v: 9999), HOSTS[1], "not asked about", BOTH,
+        TookCandidates,
+        each("candidates", lambda v: 9999),
+        HOSTS[1],
+        "not asked about",
+        BOTH,
     ),
     "taken in another node": (
-        TookCandidates, of(candidates={3: 0}), HOSTS[1], "other nodes than asked about", BOTH,
+        TookCandidates,
+        of(candidates={3: 0}),
+        HOSTS[1],
+        "other nodes than asked about",
+        BOTH,
     ),
     "nothing taken": (
-        TookCandidates, each("candidates", lambda v: None), HOSTS[1], "leave out a candidate", BOTH[:1],
+        TookCandidates,
+        each("candidates", lambda v: None),
+        HOSTS[1],
+        "leave out a candidate",
+        BOTH[:1],
     ),
     "won by nobody": (NodesWon, of(own=[77]), LEAD, "NodesWon of nodes", BOTH),
     "an obstacle that is none": (NodesWon, of(obstacle="moon"), LEAD, "an obstacle that is none", BOTH),
-    "an obstacle where none was": (NodesWon, of(obstacle="label"), LEAD, "an obstacle that is none", BOTH),
+    "an obstacle where none was": (
+        NodesWon,
+        of(obstacle="label"),
+        LEAD,
+        "an obstacle that is none",
+        BOTH,
+    ),
     "rows asked about twice": (
-        AskedRows, lambda m: of(about=[*m.about, m.about[0]])(m), GUEST, "about a node twice", BOTH[1:],
+        AskedRows,
+        lambda m: of(about=[*m.about, m.about[0]])(m),
+        GUEST,
+        "about a node twice",
+        BOTH[1:],
     ),
     "rows of a node that is not open": (AskedRows, of(about=[5]), GUEST, "about no open node", BOTH[1:]),
     "won twice": (
-        paillier.WonNodes, lambda m: of(nodes=[*m.nodes, m.nodes[0]])(m), GUEST, "WonNodes", BOTH[:1],
+        paillier.WonNodes,
+        lambda m: of(nodes=[*m.nodes, m.nodes[0]])(m),
+        GUEST,
+        "WonNodes",
+        BOTH[:1],
     ),
     "won beyond the last node": (paillier.WonNodes, of(nodes=[2**40]), GUEST, "WonNodes", BOTH[:1]),
     "more trees than there are": (SumsEnd, of(trees=3), GUEST, "more trees than the job has", BOTH),
-}  # fmt: skip
+}
 
 
-@pytest.mark.parametrize("encryption", BOTH)
-@pytest.mark.parametrize("what", LIES)
+# What one piece of code reads under both engines is tried under the faster one.
+ALIKE = (SumsTree, SumsLevel, SumsTreeEnd, Ask, NodesWon, SumsEnd, MaskSeed)
+
+
+@pytest.mark.parametrize(
+    ("what", "encryption"),
+    [
+        (what, engine)
+        for what, (kind, *_, engines) in LIES.items()
+        for engine in (engines[:1] if kind in ALIKE else engines)
+    ],
+)
 def test_lies_are_refused_and_the_liar_is_named(what: str, encryption: str) -> None:
-    kind, change, liar, said, engines = LIES[what]
-    if encryption not in engines:
-        pytest.skip("a message of the other engine")
+    kind, change, liar, said, _ = LIES[what]
     ends = lied(encryption, kind, change)
     blamed = [end for end in ends.values() if isinstance(end, PeerError)]
     assert any(said in str(end) for end in blamed), ends
