@@ -23,12 +23,18 @@ For each level:
  6. The coordinator checks that the children's sums are those of what was taken.
 
 The guest learns which party wins each node, and of a host's split the rows, the column's name as its
-owner shows it, and whether the column is monotone: what the model itself says. The coordinator learns
+owner shows it, and whether the column is monotone: what the model itself says. Over the lattice engine
+it learns besides in which nodes a host's best candidates leave too few rows. The coordinator learns
 sums of gradients left of shuffled, unnamed candidates, of nodes, and the guest's best gain there; no
 row, no id, no name, no ciphertext that it could open. Together with the guest it knows what open sums
-show the guest; together with a host, label sums by that host's bins. A guest that tells the coordinator
-made-up totals and gains learns from each answer whether a host's best gain is above a number of its
-choice: about a bit a node.
+show the guest; together with a host, label sums by that host's bins.
+
+Masks hide sums; they do not bind who passes them on. A guest that adds numbers of its own to them, or
+tells made-up totals and gains, learns from each answer whether a candidate of its choice gains more
+than a number of its choice, about a bit a node; and it can have that candidate win, and see the split.
+
+Where sums and what is told of them do not agree, guest and host are named, since who holds no key cannot
+know which of them lied.
 
 Who opens the sums is decided here alone: an argmax of the guest's and the host's shares (a masked sum is
 one) by two-party computation would take the coordinator's place.
@@ -120,9 +126,9 @@ class OpenNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SumsLevel(Message, frozen=True):
-    """guest -> coordinator. Reveals: the nodes of a level, which of each pair is summed first; of each
-    the sums of gradients and hessians, where its weight must lie, and the best gain of the guest's
-    columns."""
+    """guest -> coordinator. Reveals: the nodes of a level, which of each pair has fewer drawn rows; of
+    each the sums of gradients and hessians, where its weight must lie, the best gain of the guest's
+    columns, and whether it has rows enough for a split."""
 
     nodes: Annotated[list[OpenNode], msgspec.Meta(max_length=2 * _MOST_NODES)]
     pairs: Annotated[list[Pair], msgspec.Meta(max_length=_MOST_NODES)]
@@ -130,8 +136,8 @@ class SumsLevel(Message, frozen=True):
 
 
 class MaskedSums(Message, frozen=True):
-    """guest -> coordinator. Reveals: with the masks, the gradient sums left of a host's candidates in a
-    node; without them nothing."""
+    """guest -> coordinator. Reveals: with the masks, the sums of gradients and hessians left of a host's
+    candidates in a node; without them nothing."""
 
     host: int
     node: Node
@@ -148,7 +154,8 @@ class EnoughRows(Message, frozen=True):
 
 
 class Ask(Message, frozen=True):
-    """coordinator -> guest. Reveals: in which nodes a host's candidate is the best that is left."""
+    """coordinator -> guest. Reveals: in which nodes the best candidate that is left is a host's, and
+    whose."""
 
     nodes: dict[int, Nodes]  # by host
     limit: ClassVar[int] = MIB

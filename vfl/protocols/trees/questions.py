@@ -70,8 +70,8 @@ class Asked(Message, frozen=True):
 
 
 class AskedRows(Message, frozen=True):
-    """guest -> host, where sums are hidden. Reveals: which rows are in the nodes asked about, and which
-    of these are drawn for the tree."""
+    """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates are the best
+    that are left, which rows are in them, and which of these are drawn for the tree."""
 
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # as of Asked
