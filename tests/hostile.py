@@ -5,7 +5,8 @@ should, and one frame that it sends is replaced by what an attack makes of it. A
 types of the messages' fields, so that a message or field that is new is attacked as well. What the
 others end with is the outcome:
 
-- refused: a party ended with PeerError, which names the liar and the message, the others were told;
+- refused: a party ended with PeerError, which names the liar, or it and one other, and the message; the
+  others were told;
 - rule: a rule of its own or the mathematics ended it (Refused, ConfigError, DataError, ModelError);
 - silent: the liar owed a message, and all ended when it hung up;
 - done: the job went on to its end, as with an honest party that has other data.
@@ -449,8 +450,8 @@ def outcome(run: Run, place: Place, attack: Attack) -> str:
     for name, end in run.ends.items():
         said = f"{run.scenario.name}: {place}, {attack.name}: {name} ended with {end!r}"
         if isinstance(end, PeerError):
-            did = "runs" if isinstance(end, OtherProtocol) else "broke the protocol: it sent"
-            names_liar = str(end).startswith(f"{place.sender} {did} ")
+            did = " runs " if isinstance(end, OtherProtocol) else " broke the protocol: "
+            names_liar = place.sender in str(end).partition(did)[0].split(" or ")
             assert names_liar or place.kind in run.scenario.relayed, said
             found.add("refused")
         elif isinstance(end, Refused | ConfigError | DataError | ModelError):

@@ -49,6 +49,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.trees.hidden import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 
@@ -113,6 +114,7 @@ PATTERNS = {
 }
 # What one host says to another through the guest, who cannot check it.
 RELAYED = frozenset({"AlignKey", "FellowKey"})
+SUMMED = frozenset({"MaskSeed"})
 
 
 def columns(party: int, rows: int = ROWS) -> Features:
@@ -321,6 +323,47 @@ def lattice_boosting() -> Scenario:
     return Scenario("boosting over the lattice engine", star(), roles, PATTERNS)
 
 
+def hidden_boosting(encryption: str) -> Scenario:
+    """Trees whose sums a coordinator opens."""
+    params = BoostParams.model_validate(
+        {"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "encryption": encryption}
+        | {"min_child_rows": 3 if encryption == "paillier" else 9}
+        | {"sums": "hidden", "coordinator": LEAD}
+    )
+    rows = training("binary")
+    key = KEY if encryption == "paillier" else None
+
+    def binned(party: str) -> Any:
+        monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
+        return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        own = peers[GUEST]
+        guest = guest_train(
+            [own[host] for host in HOSTS],
+            {GUEST: binned(GUEST)},
+            rows,
+            params,
+            key=key,
+            coordinator=own[LEAD],
+        )
+        lead = coordinate_trees(list(peers[LEAD].values()), params, lambda tree, of: None)
+        return {GUEST: guest, LEAD: lead} | {
+            host: host_train(
+                peers[host][GUEST],
+                binned(host),
+                params,
+                Participant(host),
+                shown=str,
+                coordinator=peers[host][LEAD],
+            )
+            for host in HOSTS
+        }
+
+    sessions = (*((LEAD, name) for name in (GUEST, *HOSTS)), *star())
+    return Scenario(f"hidden boosting under {encryption}", sessions, roles, PATTERNS, SUMMED)
+
+
 def _matrix(party: str, train: np.ndarray) -> Matrix:
     features = FEATURES[party]
     part = {name: values[train] for name, values in features.items()}
@@ -455,6 +498,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "match rates": match_rates,
     "boosting": boosting,
     "lattice boosting": lattice_boosting,
+    "hidden boosting": lambda: hidden_boosting("paillier"),
+    "hidden lattice boosting": lambda: hidden_boosting("lattice"),
     "fitting": fitting,
     "lattice fitting": lambda: fitting("lattice"),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),

@@ -80,6 +80,8 @@ def survived(scenario: Scenario, size: int) -> None:
         ("match rates", 40),
         ("boosting", 24),
         ("lattice boosting", 32),
+        ("hidden boosting", 32),
+        ("hidden lattice boosting", 24),
         ("fitting", 32),
         ("lattice fitting", 16),
         ("hidden logistic fitting", 20),

@@ -493,7 +493,8 @@ def test_between_processes_there_is_tls_and_nothing_else(tmp_path: Path, keys: P
 DOCUMENT = Path(__file__).parents[1] / "docs" / "messages.md"
 DIRECTIONS = (
     "guest -> host|host -> guest|[Ee]ither -> either|"
-    "party -> coordinator|coordinator -> party|owner -> others"  # owner: of the job's key
+    "(?:party|guest|host) -> coordinator|coordinator -> (?:party|guest|host)|"
+    "owner -> others"  # owner: of the job's key
 )
 
 

@@ -237,6 +237,14 @@ async def together(work: Iterable[Awaitable[T]]) -> list[T]:
     return [task.result() for task in tasks]
 
 
+def either(one: Peer, other: Peer, what: str) -> PeerError:
+    """The error where one of two peers broke the protocol, and nobody but they can know which."""
+    return PeerError(
+        f"{one.name} or {other.name} broke the protocol: {what}",
+        for_peer=f"one of two peers broke the protocol: {what}",
+    )
+
+
 async def stop_all(peers: Iterable[Peer], error: VflError, seconds: float = 2.0) -> None:
     """Tell every peer that the job ended and why; a peer that cannot be told is let go."""
 

@@ -49,6 +49,16 @@ def unseal(
     Raises ValueError on a wrong size, and for words that are not nearer than `Parameters.reach` to a
     sum, or too large: no honest host sends them.
     """
+    sums = rounded(parameters, unsealed_words(parameters, answer, masks))
+    if not hidden and (np.abs(sums) > parameters.bound).any():
+        raise ValueError("an answer is not what sums of these vectors can be")
+    return sums
+
+
+def unsealed_words(
+    parameters: Parameters, answer: bytes | memoryview, masks: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """The words of an answer that `rounded` makes sums of. Raises ValueError on a wrong size."""
     p = parameters
     count = len(masks)
     if len(answer) != p.answer_bytes(count):
@@ -56,11 +66,17 @@ def unseal(
     size = (MODULUS_BITS - p.drop_bits) // 8
     padded = np.zeros((masks.size, 8), np.uint8)
     padded[:, :size] = np.frombuffer(answer, np.uint8).reshape(-1, size)
-    words_ = padded.view("<u8").astype(np.uint64).reshape(masks.shape) << np.uint64(p.drop_bits)
+    return (padded.view("<u8").astype(np.uint64).reshape(masks.shape) << np.uint64(p.drop_bits)) + masks
+
+
+def rounded(parameters: Parameters, values: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """The sums that words stand for. Raises ValueError for words that are not nearer than
+    `Parameters.reach` to one."""
+    p = parameters
     half = 1 << (p.scale_bits - 1)
-    scaled = (words_ + masks + np.uint64(half)).view(np.int64)
+    scaled = (values + np.uint64(half)).view(np.int64)
     sums = scaled >> p.scale_bits
     distance = np.abs(scaled - (sums << p.scale_bits) - half)
-    if (distance >= p.reach).any() or (not hidden and (np.abs(sums) > p.bound).any()):
+    if (distance >= p.reach).any():
         raise ValueError("an answer is not what sums of these vectors can be")
     return sums

@@ -22,14 +22,14 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers
-from vfl.crypto.lattice.answers import seal, unseal
+from vfl.arrays import Integers, Words
+from vfl.crypto.lattice.answers import seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
@@ -51,6 +51,7 @@ _MOST_ROWS = 1 << 17  # of vectors in a message
 _READY = 2  # batches of products made ahead
 _AHEAD = 2  # pieces under way beside the one that is sent, or added up
 
+T = TypeVar("T")
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
@@ -77,8 +78,8 @@ class Vectors(Message, frozen=True):
 
 
 class VectorSums(Message, frozen=True):
-    """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model nothing,
-    they lie under uniform masks); the time it took."""
+    """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model, and
+    where sums are hidden, nothing, they lie under uniform masks); the time it took."""
 
     data: bytes
     seconds: Seconds
@@ -158,9 +159,28 @@ class GuestProducts:
 
         `hidden`: under masks that only the host can take off (HostProducts.uncover).
 
+        Whoever is to round words that a host has masked whole calls `query_words`.
+
         `piece(start, stop)` is these rows of the vectors, shape (count, stop - start); it is called in a
         thread. Raises PeerError for what cannot be such sums.
         """
+
+        def read(parameters: Parameters, data: bytes, masks: Words) -> Integers:
+            return unseal(parameters, data, masks, hidden)
+
+        return await self._query(count, piece, read)
+
+    async def query_words(self, count: int, piece: Callable[[int, int], Integers]) -> list[Words]:
+        """As `query`, where hosts mask whole words (HostProducts.serve with a stream): what is read is
+        uniform. Whoever knows the masks takes them off, and rounds."""
+        return await self._query(count, piece, unsealed_words)
+
+    async def _query(
+        self,
+        count: int,
+        piece: Callable[[int, int], Integers],
+        read: Callable[[Parameters, bytes, Words], T],
+    ) -> list[T]:
         if not self.hosts or self._public is None:
             return []
         drawn, masks = await self._take(count)
@@ -189,7 +209,7 @@ class GuestProducts:
                 task.cancel()
         return await together(
             [
-                self._sums(host, parameters, own, hidden)
+                self._sums(host, parameters, own, read)
                 for host, parameters, own in zip(self.hosts, self._parameters, masks, strict=True)
             ]
         )
@@ -233,14 +253,14 @@ class GuestProducts:
         host: Peer,
         parameters: Parameters,
         masks: NDArray[np.uint64],
-        hidden: bool,
-    ) -> Integers:
+        read: Callable[[Parameters, bytes, Words], T],
+    ) -> T:
         with self._timed(f"{host.name} and transfer"):
             answer = await host.recv(VectorSums)
         self.seconds[host.name] += answer.seconds
         with self._timed("decrypt"):
             try:
-                return await asyncio.to_thread(unseal, parameters, answer.data, masks, hidden)
+                return await asyncio.to_thread(read, parameters, answer.data, masks)
             except ValueError as error:
                 raise host.breach(f"VectorSums with {error}") from None
 
@@ -312,8 +332,9 @@ class HostProducts:
         """Answer a query. Raises PeerError when the guest breaks the protocol.
 
         `hidden`: under masks, uniform among all values of a sum as the guest can read it; these are
-        returned, shape (vectors, outputs), else zeros. With a `stream` they come from it, those of each
-        two vectors by themselves.
+        returned, shape (vectors, outputs), else zeros. With a `stream` masks come from it, those of each
+        two vectors by themselves, and are uniform words: they hide all that is in an answer, whatever
+        the guest's vectors and products were.
         """
         guest, parameters, count = self._guest, self._parameters, query.vectors
         self._served += count
@@ -347,14 +368,13 @@ class HostProducts:
         opened = await self._take(count)
         total = await asyncio.to_thread(sums.result)
         masks = np.zeros_like(total)
-        if hidden:
-            if stream is None:
-                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
-            else:
-                pairs = [stream.words((2, total.shape[1])) for _ in range(count // 2)]
-                masks = np.concatenate(pairs)
+        if stream is not None:
+            masks = np.concatenate([stream.words((2, total.shape[1])) for _ in range(count // 2)])
+            total += masks
+        elif hidden:
+            masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
             masks = masks >> np.uint64(parameters.scale_bits)
-        total += masks << np.uint64(parameters.scale_bits)
+            total += masks << np.uint64(parameters.scale_bits)
         data = await asyncio.to_thread(seal, parameters, total, opened)
         self._operations["sum vector"] += count
         await guest.send(VectorSums(data, seconds + time.perf_counter() - started))

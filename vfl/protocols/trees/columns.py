@@ -11,7 +11,7 @@ from vfl.arrays import Integers, Mask
 from vfl.learn.binning import Binned
 from vfl.learn.splits import Candidates, Split, histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Sums
-from vfl.net.peer import Peer, one_line
+from vfl.net.peer import Peer, either, one_line
 from vfl.net.wire import MIB, Message, RecordNumber
 from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.clock import Clock
@@ -96,7 +96,13 @@ class HostColumns:
         return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
 
     def check_rows(
-        self, growth: Growth, node: int, answer: SplitRows, minimum: int, gain_of: GainOf
+        self,
+        growth: Growth,
+        node: int,
+        answer: SplitRows,
+        minimum: int,
+        gain_of: GainOf,
+        coordinator: Peer,
     ) -> Taken:
         """The split of a node as the host says it, where sums are hidden. Raises PeerError for one that
         cannot be."""
@@ -105,7 +111,8 @@ class HostColumns:
         left, went = self._rows(growth, answer, minimum)
         gain = gain_of(node, growth.total(went), answer.ordered)
         if gain is None:
-            raise self.host.breach("SplitRows that gain too little to be the best")
+            what = "SplitRows of what was named best gain too little for it"
+            raise either(self.host, coordinator, what)
         return Taken(self._branch(answer, gain), answer.ordered, left)
 
     def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Mask, Mask]:

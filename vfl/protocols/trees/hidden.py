@@ -23,12 +23,18 @@ For each level:
  6. The coordinator checks that the children's sums are those of what was taken.
 
 The guest learns which party wins each node, and of a host's split the rows, the column's name as its
-owner shows it, and whether the column is monotone: what the model itself says. The coordinator learns
+owner shows it, and whether the column is monotone: what the model itself says. Over the lattice engine
+it learns besides in which nodes a host's best candidates leave too few rows. The coordinator learns
 sums of gradients left of shuffled, unnamed candidates, of nodes, and the guest's best gain there; no
 row, no id, no name, no ciphertext that it could open. Together with the guest it knows what open sums
-show the guest; together with a host, label sums by that host's bins. A guest that tells the coordinator
-made-up totals and gains learns from each answer whether a host's best gain is above a number of its
-choice: about a bit a node.
+show the guest; together with a host, label sums by that host's bins.
+
+Masks hide sums; they do not bind who passes them on. A guest that adds numbers of its own to them, or
+tells made-up totals and gains, learns from each answer whether a candidate of its choice gains more
+than a number of its choice, about a bit a node; and it can have that candidate win, and see the split.
+
+Where sums and what is told of them do not agree, guest and host are named, since who holds no key cannot
+know which of them lied.
 
 Who opens the sums is decided here alone: an argmax of the guest's and the host's shares (a masked sum is
 one) by two-party computation would take the coordinator's place.
@@ -37,23 +43,24 @@ one) by two-party computation would take the coordinator's place.
 import asyncio
 import secrets
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, cast, get_args
+from typing import Annotated, ClassVar, TypeVar, cast, get_args
 
 import msgspec
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask, Words
-from vfl.crypto.lattice.parameters import Parameters
+from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import PeerError
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Bounds, Choice, Obstacle, Sums, furthest, gains, obstacle
-from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message
+from vfl.net.peer import Peer, either, together
+from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Rows
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
 from vfl.protocols.common.mask_streams import SEED, MaskStream
@@ -63,15 +70,21 @@ from vfl.protocols.trees.quantisation import lattice_shape
 MOST_CANDIDATES = 1 << 20  # of a host in a tree
 _MOST_NODES = 1 << 10  # of a level
 _GROUPS = 64  # of equal gain, that a host is told at most
+_MOST_NAMED = 1 << 20  # candidates after which no further node is asked about at once
 
 Node = Annotated[int, msgspec.Meta(ge=0, lt=2 * _MOST_NODES)]
-Candidates = Annotated[list[list[int]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
+Pair = Annotated[list[Node], msgspec.Meta(min_length=1, max_length=2)]
+Nodes = Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]
+Total = Annotated[int, msgspec.Meta(ge=-(2**62), le=2**62)]  # a sum of integers over rows
+Candidate = Annotated[int, msgspec.Meta(ge=0, lt=MOST_CANDIDATES)]
+Group = Annotated[list[Candidate], msgspec.Meta(min_length=1)]
+Candidates = Annotated[list[Group], msgspec.Meta(min_length=1, max_length=_GROUPS)]
 
 
 class SumsBegin(Message, frozen=True):
     """guest -> coordinator. Reveals: how many aligned rows there are; under Paillier the public key."""
 
-    rows: int
+    rows: Rows
     modulus: bytes = b""
     limit: ClassVar[int] = 4 * KIB
 
@@ -104,8 +117,8 @@ class OpenNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the guest tells of a node."""
 
     node: Node
-    gradient: int
-    hessian: int
+    gradient: Total
+    hessian: Total
     low: float | None  # None: no bound
     high: float | None
     gain: float | None  # the best of the guest's own columns; None without any
@@ -113,18 +126,18 @@ class OpenNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SumsLevel(Message, frozen=True):
-    """guest -> coordinator. Reveals: the nodes of a level, which of each pair is summed first; of each
-    the sums of gradients and hessians, where its weight must lie, and the best gain of the guest's
-    columns."""
+    """guest -> coordinator. Reveals: the nodes of a level, which of each pair has fewer drawn rows; of
+    each the sums of gradients and hessians, where its weight must lie, the best gain of the guest's
+    columns, and whether it has rows enough for a split."""
 
     nodes: Annotated[list[OpenNode], msgspec.Meta(max_length=2 * _MOST_NODES)]
-    pairs: Annotated[list[list[Node]], msgspec.Meta(max_length=_MOST_NODES)]
+    pairs: Annotated[list[Pair], msgspec.Meta(max_length=_MOST_NODES)]
     limit: ClassVar[int] = MIB
 
 
 class MaskedSums(Message, frozen=True):
-    """guest -> coordinator. Reveals: with the masks, the gradient sums left of a host's candidates in a
-    node; without them nothing."""
+    """guest -> coordinator. Reveals: with the masks, the sums of gradients and hessians left of a host's
+    candidates in a node; without them nothing."""
 
     host: int
     node: Node
@@ -141,9 +154,10 @@ class EnoughRows(Message, frozen=True):
 
 
 class Ask(Message, frozen=True):
-    """coordinator -> guest. Reveals: in which nodes a host's candidate is the best that is left."""
+    """coordinator -> guest. Reveals: in which nodes the best candidate that is left is a host's, and
+    whose."""
 
-    nodes: dict[int, list[Node]]  # by host
+    nodes: dict[int, Nodes]  # by host
     limit: ClassVar[int] = MIB
 
 
@@ -159,7 +173,7 @@ class TookCandidates(Message, frozen=True):
     """host -> coordinator. Reveals: which candidate the host took in each node, or that none of those
     named leaves enough rows."""
 
-    candidates: dict[Node, int | None]
+    candidates: dict[Node, Candidate | None]
     limit: ClassVar[int] = MIB
 
 
@@ -167,7 +181,7 @@ class NodesWon(Message, frozen=True):
     """coordinator -> guest. Reveals: in which nodes the guest's own best split wins; at the root, if
     there is no split at all, what stood in the way of the hosts' candidates."""
 
-    own: list[Node]
+    own: Nodes
     obstacle: str = ""
     limit: ClassVar[int] = MIB
 
@@ -175,7 +189,7 @@ class NodesWon(Message, frozen=True):
 class SumsTreeEnd(Message, frozen=True):
     """guest -> coordinator. Reveals: the sums of the nodes that the last splits made."""
 
-    nodes: dict[Node, tuple[int, int]]
+    nodes: dict[Node, tuple[Total, Total]]
     limit: ClassVar[int] = MIB
 
 
@@ -192,17 +206,17 @@ class HiddenSums:
     """The guest's part with the coordinator, under either engine."""
 
     def __init__(self, coordinator: Peer, params: BoostParams, hosts: int) -> None:
-        self._coordinator, self._params, self._hosts = coordinator, params, hosts
+        self.coordinator, self._params, self._hosts = coordinator, params, hosts
         self.obstacle: Obstacle | None = None
         """Of the hosts' candidates at the root, where nothing was split."""
 
     async def begin(self, rows: int, modulus: bytes = b"") -> None:
         """1. What sums are."""
-        await self._coordinator.send(SumsBegin(rows, modulus))
+        await self.coordinator.send(SumsBegin(rows, modulus))
 
     async def begin_tree(self, number: int, scales: Scales) -> None:
         """2. A tree."""
-        await self._coordinator.send(SumsTree(number, scales.gradient, scales.hessian))
+        await self.coordinator.send(SumsTree(number, scales.gradient, scales.hessian))
 
     async def split(
         self,
@@ -228,46 +242,47 @@ class HiddenSums:
             for node, total in growth.totals.items()
         ]
         pairs = [[node for node in pair if node is not None] for pair in frontier.pairs]
-        await self._coordinator.send(SumsLevel(nodes, pairs))
+        await self.coordinator.send(SumsLevel(nodes, pairs))
         for first, *_ in pairs:
             for place in range(self._hosts):
-                await self._coordinator.send(MaskedSums(place, first, masked[place, first]))
+                await self.coordinator.send(MaskedSums(place, first, masked[place, first]))
         taken: dict[int, Taken] = {}
-        while isinstance(message := await self._coordinator.recv(Ask, NodesWon), Ask):
+        while isinstance(message := await self.coordinator.recv(Ask, NodesWon), Ask):
             asked = [node for about in message.nodes.values() for node in about]
-            known = set(asked) <= set(growth.totals) and not set(asked) & set(taken)
+            wide = {told.node for told in nodes if told.splits}
             places = all(0 <= place < self._hosts for place in message.nodes)
             if (
                 not places
-                or not known
+                or not asked
+                or not set(asked) <= wide - set(taken)
                 or len(set(asked)) < len(asked)
                 or not all(message.nodes.values())
             ):
-                raise self._coordinator.breach("an Ask about nodes that are not open")
+                raise self.coordinator.breach("an Ask about nodes that are not open")
             for answer in await together([ask(*about) for about in message.nodes.items()]):
                 taken.update(answer)
         for node in message.own:
             if node not in chosen or node in taken:
-                raise self._coordinator.breach("NodesWon of nodes that are not the guest's")
+                raise self.coordinator.breach("NodesWon of nodes that are not the guest's")
             party = own[chosen[node].party]
             taken[node] = party.take(frontier, node, chosen[node])
         if message.obstacle:
-            if message.obstacle not in get_args(Obstacle):
-                raise self._coordinator.breach("NodesWon with an obstacle that is none")
+            if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
+                raise self.coordinator.breach("NodesWon with an obstacle that is none")
             self.obstacle = cast(Obstacle, message.obstacle)
         if not set(chosen) <= set(taken):
-            raise self._coordinator.breach("NodesWon that leave out a node with a split")
+            raise self.coordinator.breach("NodesWon that leave out a node with a split")
         return taken
 
     async def end_tree(self, growth: Growth) -> None:
         """The sums of the nodes that the last splits made."""
         sums = {node: growth.total(growth.frontier.inside(node)) for node in growth.frontier.nodes}
         told = {node: (int(total.gradient), int(total.hessian)) for node, total in sums.items()}
-        await self._coordinator.send(SumsTreeEnd(told))
+        await self.coordinator.send(SumsTreeEnd(told))
 
     async def end(self, trees: int) -> None:
         """Training is over."""
-        await self._coordinator.send(SumsEnd(trees))
+        await self.coordinator.send(SumsEnd(trees))
 
 
 AskHost = Callable[[int, Sequence[int]], Awaitable[dict[int, Taken]]]
@@ -319,13 +334,12 @@ class HiddenHost:
         bits = {node: pack_bits(enough) for node, enough in valid.items()}
         await self._coordinator.send(EnoughRows(bits))
 
-    async def best(self, nodes: Sequence[int]) -> dict[int, list[list[int]]]:
+    async def best(self, guest: Peer, nodes: Sequence[int]) -> dict[int, list[list[int]]]:
         """5. The best candidates in the nodes that the guest asks about."""
         message = await self._coordinator.recv(BestCandidates)
-        if set(message.groups) != set(nodes) or not all(
-            all(groups) for groups in message.groups.values()
-        ):
-            raise self._coordinator.breach("BestCandidates of other nodes than the guest asks about")
+        if set(message.groups) != set(nodes):
+            what = "the nodes with BestCandidates are not those that the guest asks about"
+            raise either(guest, self._coordinator, what)
         return message.groups
 
     async def took(self, candidates: dict[int, int | None]) -> None:
@@ -366,13 +380,27 @@ async def coordinate_trees(
             raise guest.breach("a SumsTree with scales that are none")
         progress(number + 1, params.trees)
         # 2. The candidates.
-        offers = await together([host.recv(TreeCandidates) for host in hosts])
+        offers = await together([_receive(host, guest, TreeCandidates) for host in hosts])
         columns = [
-            _HostCandidates(host, place, offer, opener)
-            for place, (host, offer, opener) in enumerate(zip(hosts, offers, openers, strict=True))
+            _HostCandidates(host, offer, opener)
+            for host, offer, opener in zip(hosts, offers, openers, strict=True)
         ]
         await _Tree(guest, columns, params, scales).grow()
+    if not 0 <= tree.trees <= params.trees:
+        raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
+
+
+Told = TypeVar("Told", TreeCandidates, EnoughRows, TookCandidates)
+
+
+async def _receive(host: Peer, guest: Peer, kind: type[Told]) -> Told:
+    """A host's next message, which must be of this kind. A host follows the guest from level to level:
+    another kind may be the guest's doing."""
+    message = await host.recv(TreeCandidates, EnoughRows, TookCandidates)
+    if not isinstance(message, kind):
+        raise either(guest, host, f"{type(message).__name__} where {kind.__name__} is due")
+    return message
 
 
 class _Opener(ABC):
@@ -380,6 +408,8 @@ class _Opener(ABC):
 
     knows_rows: ClassVar[bool]
     """Whether hosts know the nodes, and say which candidates have enough rows."""
+    most: ClassVar[int]
+    """Candidates of a host at most."""
 
     @abstractmethod
     def open(self, data: bytes, count: int) -> Sums:
@@ -388,6 +418,7 @@ class _Opener(ABC):
 
 class _PaillierOpener(_Opener):
     knows_rows = True
+    most = MOST_CANDIDATES
 
     def __init__(self, packing: SumPacking, modulus: int, bits: int, masks: MaskStream) -> None:
         self._packing, self._modulus, self._width, self._masks = packing, modulus, bits // 8, masks
@@ -399,6 +430,8 @@ class _PaillierOpener(_Opener):
         values = []
         for place, mask in enumerate(self._masks.below(self._modulus, ciphertexts)):
             masked = int.from_bytes(data[place * self._width : (place + 1) * self._width], "big")
+            if masked >= self._modulus:
+                raise ValueError("a plaintext beyond the modulus")
             value = (masked - mask) % self._modulus
             values.append(value - self._modulus if 2 * value > self._modulus else value)
         return Sums(*self._packing.unpack(values, count))
@@ -406,29 +439,22 @@ class _PaillierOpener(_Opener):
 
 class _LatticeOpener(_Opener):
     knows_rows = False
+    most = MOST_OUTPUTS
 
     def __init__(self, rows: int, params: BoostParams, masks: MaskStream) -> None:
         self._shape, self._masks = lattice_shape(rows, params), masks
         self._bound = rows << (self._shape.value_bits - 1)
 
     def open(self, data: bytes, count: int) -> Sums:
-        if count > MOST_OUTPUTS or len(data) != 16 * count:
+        if len(data) != 16 * count:
             raise ValueError("another number of sums than candidates have")
         if not count:  # such a host is asked for no sums
             return Sums(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        parameters = self._shape.parameters(count)
-        masks = masks_of(self._masks, parameters, (2, count))
-        masked = np.frombuffer(data, "<i8").astype(np.int64).reshape(2, count)
-        scale = np.uint64(parameters.scale_bits)
-        sums = ((masked.view(np.uint64) - masks) << scale).view(np.int64) >> scale.astype(np.int64)
-        if count and (np.abs(sums).max() > self._bound or sums[1].min() < 0):
+        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(2, count)
+        sums = rounded(self._shape.parameters(count), words - self._masks.words((2, count)))
+        if (np.abs(sums) > self._bound).any() or sums[1].min() < 0:
             raise ValueError("sums beyond what rows can add up to")
         return Sums(sums[0], sums[1])
-
-
-def masks_of(stream: MaskStream, parameters: Parameters, shape: tuple[int, ...]) -> Words:
-    """The next masks of sums over the lattice engine, uniform among what a sum can be read as."""
-    return stream.words(shape) >> np.uint64(parameters.scale_bits)
 
 
 def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStream) -> _Opener:
@@ -448,48 +474,54 @@ def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStrea
 class _HostCandidates:
     """A host's candidates in one tree."""
 
-    def __init__(self, host: Peer, place: int, offer: TreeCandidates, opener: _Opener) -> None:
-        self.host, self.place, self.opener, self.count = host, place, opener, offer.count
+    def __init__(self, host: Peer, offer: TreeCandidates, opener: _Opener) -> None:
+        self.host, self.opener, self.count = host, opener, offer.count
+        if offer.count > opener.most:
+            raise host.breach("TreeCandidates of more than there may be")
         try:
             self.ordered = unpack_bits(offer.ordered or bytes(-(-offer.count // 8)), offer.count)
         except ValueError as error:
             raise host.breach(f"TreeCandidates with {error}") from None
-        self.sums: dict[int, tuple[Sums, Mask]] = {}  # of the nodes of a level
-        self.parents: dict[int, tuple[Sums, Mask]] = {}
+        self.sums: dict[int, Sums] = {}  # left ones, of the nodes of a level
+        self.parents: dict[int, Sums] = {}
         self.taken: dict[int, int] = {}  # by node of the level before
-        self._enough: dict[int, Mask] = {}  # by node, which candidates may be taken
+        self._enough: dict[int, bytes] = {}  # by node, a bit a candidate: may it be taken
 
-    async def learn_rows(self, nodes: Sequence[int]) -> None:
-        """4. Learn which candidates have enough rows in the nodes of a level; all, as far as it is
-        known, where the host does not know the nodes."""
-        self._enough = dict.fromkeys(nodes, np.ones(self.count, np.bool_))
+    async def learn_rows(self, guest: Peer, nodes: Sequence[int]) -> None:
+        """4. Learn which candidates have enough rows in the nodes of a level."""
         if not self.opener.knows_rows:
             return
-        told = await self.host.recv(EnoughRows)
+        told = await _receive(self.host, guest, EnoughRows)
         if set(told.valid) != set(nodes):
-            raise self.host.breach("EnoughRows of other nodes than are open")
-        try:
-            self._enough = {node: unpack_bits(bits, self.count) for node, bits in told.valid.items()}
-        except ValueError as error:
-            raise self.host.breach(f"EnoughRows with {error}") from None
+            raise either(guest, self.host, "EnoughRows of other nodes than are open")
+        if any(len(bits) != -(-self.count // 8) for bits in told.valid.values()):
+            raise self.host.breach("EnoughRows with a wrong number of bits")
+        self._enough = dict(told.valid)
+
+    def enough(self, node: int) -> Mask:
+        """Which candidates have enough rows in a node; all, as far as it is known, where the host does
+        not know the nodes."""
+        if not self.opener.knows_rows:
+            return np.ones(self.count, np.bool_)
+        return unpack_bits(self._enough[node], self.count)
 
     async def learn(self, guest: Peer, message: MaskedSums, sibling: int | None) -> None:
         """Take the sums of a node, and by them its sibling's."""
         try:
             left = await asyncio.to_thread(self.opener.open, message.data, self.count)
         except ValueError as error:
-            raise guest.breach(f"MaskedSums of {self.host.name} with {error}") from None
-        self.sums[message.node] = left, self._enough[message.node]
+            what = f"under the masks of MaskedSums are no sums: {error}"
+            raise either(guest, self.host, what) from None
+        self.sums[message.node] = left
         if sibling is not None:
-            whole, _ = self.parents[(message.node - 1) // 2]
-            self.sums[sibling] = whole - left, self._enough[sibling]
+            self.sums[sibling] = self.parents[(message.node - 1) // 2] - left
 
-    def check_children(self, totals: Mapping[int, Sums]) -> None:
+    def check_children(self, guest: Peer, totals: Mapping[int, Sums]) -> None:
         """Raises PeerError where the children of a split have other sums than what was taken."""
         for node, candidate in self.taken.items():
-            left = self.parents[node][0].at(candidate)
-            if not totals[2 * node + 1].equals(left):
-                raise self.host.breach("a split whose rows do not add up to its sums")
+            if not totals[2 * node + 1].equals(self.parents[node].at(candidate)):
+                what = "the rows of a split do not add up to the sums of the candidate that was taken"
+                raise either(guest, self.host, what)
         self.taken = {}
 
 
@@ -526,45 +558,62 @@ class _Tree:
     ) -> None:
         self._guest, self._hosts, self._params, self._scales = guest, hosts, params, scales
         self._split: set[int] = set()  # nodes of the level before that were split
+        self._totals: dict[int, Sums] = {}  # of the nodes of the level before
         self._level = 0
 
     async def grow(self) -> None:
         """Level by level, to the end."""
         while isinstance(message := await self._guest.recv(SumsLevel, SumsTreeEnd), SumsLevel):
-            totals = self._check_level(message)
-            for host in self._hosts:
-                if self._level:
-                    host.parents, host.sums = host.sums, {}
-                    host.check_children(totals)
+            self._check_level(message)
+            totals = {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
+            self._check_children(totals)
             await self._learn(message)
             await self._choose(message, totals)
+            self._totals = totals
             self._level += 1
-        totals = {node: _sums(*of) for node, of in message.nodes.items()}
-        if not {2 * n + side for n in self._split for side in (1, 2)} <= set(totals):
-            raise self._guest.breach("a SumsTreeEnd without the nodes of the last splits")
-        for host in self._hosts:
-            host.parents = host.sums
-            host.check_children(totals)
+        if not self._level or set(message.nodes) != self._children:
+            raise self._guest.breach("a SumsTreeEnd with other nodes than the last splits made")
+        self._check_children({node: _sums(*of) for node, of in message.nodes.items()})
 
-    def _check_level(self, message: SumsLevel) -> dict[int, Sums]:
-        """The sums of a level's nodes, which must be the children of what was split."""
-        due = {2 * n + side for n in self._split for side in (1, 2)} if self._level else {0}
+    @property
+    def _children(self) -> set[int]:
+        """The nodes that the splits of the level before made."""
+        return {2 * node + side for node in self._split for side in (1, 2)}
+
+    def _check_level(self, message: SumsLevel) -> None:
+        """Raises PeerError for nodes that are not the children of what was split, or that cannot be."""
+        due = self._children if self._level else {0}
         paired = [node for pair in message.pairs for node in pair]
         told = [node.node for node in message.nodes]
         whole = all(
             len(pair) == (2 if self._level else 1) and (pair[0] - 1) // 2 == (pair[-1] - 1) // 2
             for pair in message.pairs
         )
-        if sorted(paired) != sorted(due) or sorted(told) != sorted(due) or not whole:
+        if not due or sorted(paired) != sorted(due) or sorted(told) != sorted(due) or not whole:
             raise self._guest.breach("a SumsLevel of nodes that are not open")
         if self._level >= self._params.depth:
             raise self._guest.breach("a SumsLevel beyond the depth of the job")
-        return {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
+        for node in message.nodes:
+            if node.gain is not None and not np.isfinite(node.gain):
+                raise self._guest.breach("a SumsLevel with gains that are none")
+            bounds = _bounds(node)
+            if not bounds.low <= bounds.high:  # nor is NaN
+                raise self._guest.breach("a SumsLevel with bounds that are none")
+
+    def _check_children(self, totals: Mapping[int, Sums]) -> None:
+        """6. Raises PeerError where the sums of nodes do not follow from those of the level before."""
+        for node in self._split:
+            left, right = totals[2 * node + 1], totals[2 * node + 2]
+            if not (self._totals[node] - left).equals(right):
+                raise self._guest.breach("sums of two nodes that are not those of the node above")
+        for host in self._hosts:
+            host.parents, host.sums = host.sums, {}
+            host.check_children(self._guest, totals)
 
     async def _learn(self, message: SumsLevel) -> None:
         """3 and 4. Every host's sums of the summed child of each pair."""
         nodes = [node.node for node in message.nodes]
-        await together([host.learn_rows(nodes) for host in self._hosts])
+        await together([host.learn_rows(self._guest, nodes) for host in self._hosts])
         for pair in message.pairs:
             for place, host in enumerate(self._hosts):
                 masked = await self._guest.recv(MaskedSums)
@@ -574,18 +623,7 @@ class _Tree:
 
     async def _choose(self, message: SumsLevel, totals: Mapping[int, Sums]) -> None:
         """5. Who wins each node."""
-        open_: dict[int, list[_Ranks]] = {}
-        for told in message.nodes:
-            own = np.array([] if told.gain is None else [told.gain], np.float64)
-            if not np.isfinite(own).all():
-                raise self._guest.breach("a SumsLevel with gains that are none")
-            ranks = [_Ranks(0, own)]
-            if told.splits:
-                ranks += [
-                    _Ranks(place, self._gains(host, told, totals[told.node]))
-                    for place, host in enumerate(self._hosts, 1)
-                ]
-            open_[told.node] = ranks
+        open_ = await asyncio.to_thread(self._ranked, message, totals)
         beaten = {
             place for ranks in open_.values() for place, rank in enumerate(ranks) if place and rank.left
         }
@@ -593,6 +631,7 @@ class _Tree:
         taken: set[int] = set()
         while open_:
             asked: dict[int, dict[int, list[list[int]]]] = {}
+            named = Counter[int]()  # candidates, by party
             for node, ranks in list(open_.items()):
                 ranks = open_[node] = [rank for rank in ranks if rank.left]
                 if not ranks:
@@ -603,16 +642,32 @@ class _Tree:
                     own_nodes.append(node)
                     del open_[node]
                     continue
+                if named[best.party] >= _MOST_NAMED:
+                    continue
                 host = self._hosts[best.party - 1]
                 others = [rank for rank in ranks if rank is not best]
                 most = 1 if host.opener.knows_rows else _GROUPS
                 groups = best.left[: best.ahead_of(others, most)]
+                named[best.party] += sum(map(len, groups))
                 asked.setdefault(best.party, {})[node] = [group.tolist() for group in groups]
             if asked:
                 taken |= await self._ask(open_, asked)
         self._split = {*own_nodes, *taken}
         why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
         await self._guest.send(NodesWon(sorted(own_nodes), why))
+
+    def _ranked(self, message: SumsLevel, totals: Mapping[int, Sums]) -> dict[int, list[_Ranks]]:
+        """Every party's candidates in each node, the guest's best alone."""
+        ranked = {}
+        for told in message.nodes:
+            ranks = [_Ranks(0, np.array([] if told.gain is None else [told.gain], np.float64))]
+            if told.splits:
+                ranks += [
+                    _Ranks(place, self._gains(host, told, totals[told.node]))
+                    for place, host in enumerate(self._hosts, 1)
+                ]
+            ranked[told.node] = ranks
+        return ranked
 
     async def _ask(
         self, open_: dict[int, list[_Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
@@ -623,7 +678,9 @@ class _Tree:
         await together(
             [hosts[party].host.send(BestCandidates({**nodes})) for party, nodes in asked.items()]
         )
-        answers = await together([hosts[party].host.recv(TookCandidates) for party in asked])
+        answers = await together(
+            [_receive(hosts[party].host, self._guest, TookCandidates) for party in asked]
+        )
         split: set[int] = set()
         for (party, nodes), answer in zip(asked.items(), answers, strict=True):
             host = hosts[party]
@@ -645,23 +702,26 @@ class _Tree:
         return split
 
     def _gains(self, host: _HostCandidates, told: OpenNode, total: Sums) -> Floats:
-        left, valid = host.sums[told.node]
-        bounds = Bounds(
-            -np.inf if told.low is None else told.low, np.inf if told.high is None else told.high
-        )
-        return gains(left, total, valid, self._scales, self._params, bounds, host.ordered)
+        left, valid, bounds = host.sums[told.node], host.enough(told.node), _bounds(told)
+        with np.errstate(all="ignore"):  # whatever the scales are
+            return gains(left, total, valid, self._scales, self._params, bounds, host.ordered)
 
     def _obstacle(self, total: Sums, beaten: set[int]) -> Obstacle:
         """Why no host's candidate splits the root."""
         found: list[Obstacle] = []
         for place, host in enumerate(self._hosts, 1):
-            left, valid = host.sums[0]
             if place in beaten:
                 found.append("min_child_rows")  # as the host has said
-            else:
+                continue
+            left, valid = host.sums[0], host.enough(0)
+            with np.errstate(all="ignore"):
                 found.append(obstacle(left, total, valid, self._scales, self._params, host.ordered))
         return furthest(found)
 
 
 def _sums(gradient: int, hessian: int) -> Sums:
     return Sums(np.asarray(gradient, np.int64), np.asarray(hessian, np.int64))
+
+
+def _bounds(told: OpenNode) -> Bounds:
+    return Bounds(-np.inf if told.low is None else told.low, np.inf if told.high is None else told.high)

@@ -43,7 +43,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
@@ -210,15 +210,17 @@ class _LatticeGrower(Grower):
                 )
                 return values
 
-            hidden = self._hidden is not None
-            answers = await self.products.query(2 * len(part), piece, hidden=hidden)
-            for host, sums in zip(self.products.hosts, answers, strict=True):
-                self.clock.seconds[host.name] += self.products.seconds.pop(host.name, 0.0)
-                if hidden:
-                    parties[host.name].keep_masked(part, sums)
-                    continue
+            if self._hidden is not None:
+                words = await self.products.query_words(2 * len(part), piece)
+                for host, read in zip(self.products.hosts, words, strict=True):
+                    parties[host.name].keep_masked(part, read)
+            else:
                 # 4. The sibling's by subtraction.
-                parties[host.name].learn(part, sums, len(slot) << self.quantisation.bits)
+                answers = await self.products.query(2 * len(part), piece)
+                for host, sums in zip(self.products.hosts, answers, strict=True):
+                    parties[host.name].learn(part, sums, len(slot) << self.quantisation.bits)
+            for host in self.products.hosts:
+                self.clock.seconds[host.name] += self.products.seconds.pop(host.name, 0.0)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -244,7 +246,9 @@ class _LatticeGrower(Grower):
         gain_of = gain_within(growth, chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
-            return await self._questions.ask_rows(growth, hosts[place], nodes, gain_of)
+            return await self._questions.ask_rows(
+                growth, hosts[place], nodes, gain_of, hidden.coordinator
+            )
 
         masked = {
             (place, summed): host.masked.get(summed, b"")
@@ -273,12 +277,12 @@ class _LatticeHostColumns(HostColumns):
         self.ordered = ordered
         self._parents: dict[int, tuple[Sums, Mask]] = {}
         self.masked: dict[int, bytes] = {}
-        """Where sums are hidden: the numbers read of each summed node, int64 little-endian."""
+        """Where sums are hidden: the words read of each summed node, little-endian."""
 
-    def keep_masked(self, pairs: Sequence[tuple[int, int | None]], numbers: Integers) -> None:
+    def keep_masked(self, pairs: Sequence[tuple[int, int | None]], words: Words) -> None:
         """Keep what was read of these pairs' first nodes, shape (2 pairs, candidates)."""
         for i, (summed, _) in enumerate(pairs):
-            self.masked[summed] = numbers[2 * i : 2 * i + 2].astype("<i8").tobytes()
+            self.masked[summed] = words[2 * i : 2 * i + 2].astype("<u8").tobytes()
 
     def advance(self, nodes: list[int]) -> None:
         """Be told the open nodes of the next level."""
@@ -361,7 +365,7 @@ async def lattice_host_train(
                     elif message.vectors % 2:
                         raise guest.breach("a Query of half a node")
                     else:
-                        await products.serve(message, hidden=True, stream=hidden.masks)
+                        await products.serve(message, stream=hidden.masks)
                 # 5. The best candidates with enough rows.
                 elif isinstance(message, Asked):
                     await answers.answer(message)

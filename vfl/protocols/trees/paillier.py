@@ -284,7 +284,9 @@ class _PaillierGrower(Grower):
             await party.host.send(WonNodes([*nodes]))
             for node in nodes:
                 answer = await party.host.recv(SplitRows)
-                taken[node] = party.check_rows(growth, node, answer, self.params.min_child_rows, gain_of)
+                taken[node] = party.check_rows(
+                    growth, node, answer, self.params.min_child_rows, gain_of, hidden.coordinator
+                )
             return taken
 
         masked = {
@@ -558,10 +560,15 @@ class _HostTree:
         # 6. The splits won.
         message: Winners | WonNodes | Advance | TreeEnd
         if self._hidden is not None:
-            message = await self._guest.recv(WonNodes, Advance, TreeEnd)
-            if isinstance(message, WonNodes):
+            won: set[int] = set()
+            while isinstance(message := await self._guest.recv(WonNodes, Advance, TreeEnd), WonNodes):
+                if (
+                    len(set(message.nodes)) < len(message.nodes)
+                    or not set(message.nodes) <= set(nodes) - won
+                ):
+                    raise self._guest.breach("WonNodes that are not open")
+                won.update(message.nodes)
                 await self._win_hidden(self._hidden, message.nodes, valid)
-                message = await self._guest.recv(Advance, TreeEnd)
         else:
             message = await self._guest.recv(Winners, Advance, TreeEnd)
             if isinstance(message, Winners):
@@ -601,11 +608,11 @@ class _HostTree:
     ) -> None:
         """Take the candidates that the coordinator names in the nodes that the guest does."""
         taken: dict[int, int | None] = {}
-        best = await hidden.best(nodes)
+        best = await hidden.best(self._guest, nodes)
         for node in nodes:
-            numbers = best[node][0]
-            if node in taken or node not in valid or not set(numbers) <= set(range(len(self._order))):
-                raise hidden.breach("BestCandidates of a node or candidate that was not offered")
+            numbers, *others = best[node]
+            if others or max(numbers) >= len(self._order):
+                raise hidden.breach("BestCandidates that were not offered, or not the best alone")
             number = min(numbers, key=lambda i: int(self._order[i]))
             candidate = int(self._order[number])
             if not valid[node][candidate]:

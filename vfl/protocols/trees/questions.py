@@ -70,8 +70,8 @@ class Asked(Message, frozen=True):
 
 
 class AskedRows(Message, frozen=True):
-    """guest -> host, where sums are hidden. Reveals: which rows are in the nodes asked about, and which
-    of these are drawn for the tree."""
+    """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates are the best
+    that are left, which rows are in them, and which of these are drawn for the tree."""
 
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # as of Asked
@@ -205,7 +205,12 @@ class Questions:
         return new, planes, pack_bits(frontier.active[rows > 0])
 
     async def ask_rows(
-        self, growth: Growth, party: HostColumns, nodes: Sequence[int], gain_of: GainOf
+        self,
+        growth: Growth,
+        party: HostColumns,
+        nodes: Sequence[int],
+        gain_of: GainOf,
+        coordinator: Peer,
     ) -> dict[int, Taken]:
         """Where sums are hidden: the splits that a host takes of these nodes, whose candidates it hears
         from the coordinator."""
@@ -215,7 +220,7 @@ class Questions:
             with self._clock.timed(f"{host.name} and transfer"):
                 answer = await host.recv(SplitRows, TooFew)
             if isinstance(answer, SplitRows):
-                taken[node] = party.check_rows(growth, node, answer, self._minimum, gain_of)
+                taken[node] = party.check_rows(growth, node, answer, self._minimum, gain_of, coordinator)
             elif answer.node != node:
                 raise host.breach("a TooFew that was not asked for")
         return taken
@@ -265,9 +270,13 @@ class Answers:
         await asyncio.to_thread(self._learn, message)
         if len(set(message.about)) < len(message.about):
             raise self._guest.breach("AskedRows about a node twice")
-        best = await hidden.best(message.about)
+        if any(node not in self._tried or node in self._taken for node in message.about):
+            raise self._guest.breach("AskedRows about no open node")
+        best = await hidden.best(self._guest, message.about)
         took: dict[int, int | None] = {}
         for node in message.about:
+            if (why := self._wrong(node, best[node])) is not None:
+                raise hidden.breach(f"BestCandidates {why}")
             choice = await asyncio.to_thread(self._choose, node, best[node])
             took[node] = None if choice is None else choice[0]
             if choice is None:
@@ -281,10 +290,11 @@ class Answers:
     def _learn(self, message: Asked | AskedRows) -> None:
         """Learn the rows of the nodes asked about for the first time, and which candidates have
         enough."""
+        what = type(message).__name__
         nodes, drawn = np.array(message.nodes, np.int64), self._drawn
         if not len(nodes):
             if message.rows or message.drawn:
-                raise self._guest.breach("Asked with rows of no node")
+                raise self._guest.breach(f"{what} with rows of no node")
             return
         rows, planes = len(drawn), len(nodes).bit_length()
         level = (int(nodes.max()) + 1).bit_length() - 1
@@ -294,7 +304,7 @@ class Answers:
             or len(np.unique(nodes)) < len(nodes)
             or set(message.nodes) & set(self._valid)
         ):
-            raise self._guest.breach("Asked about nodes out of turn")
+            raise self._guest.breach(f"{what} about nodes out of turn")
         size = -(-rows // 8)
         try:
             place = np.zeros(rows, np.int64)
@@ -304,9 +314,9 @@ class Answers:
             inside = place > 0
             given = unpack_bits(message.drawn, int(inside.sum()))
         except ValueError as error:
-            raise self._guest.breach(f"Asked with {error}") from None
+            raise self._guest.breach(f"{what} with {error}") from None
         if len(message.rows) != planes * size or place.max() > len(nodes):
-            raise self._guest.breach("Asked with rows of no node")
+            raise self._guest.breach(f"{what} with rows of no node")
 
         # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
         node = nodes[place[inside] - 1]
@@ -314,13 +324,13 @@ class Answers:
             known = self._nodes[above][inside]
             expected = ((node + 1) >> (level - above)) - 1
             if ((known >= 0) & (known != expected)).any():
-                raise self._guest.breach("Asked with rows that are in another node")
+                raise self._guest.breach(f"{what} with rows that are in another node")
         left_out = np.isin(self._nodes[level][~inside], nodes).any() or (level == 0 and not inside.all())
         if left_out or (given != drawn[inside])[self._known[inside]].any():
-            raise self._guest.breach("Asked with other rows of a node than it has")
+            raise self._guest.breach(f"{what} with other rows of a node than it has")
         counted = np.bincount(place[inside][given], minlength=len(nodes) + 1)[1:]
         if counted.min() < 2 * self._params.min_child_rows:
-            raise self._guest.breach("Asked about a node of too few rows")
+            raise self._guest.breach(f"{what} about a node of too few rows")
 
         self._level = level
         self._nodes[level][inside] = node
@@ -336,21 +346,27 @@ class Answers:
 
     def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
         """The answer about a node."""
+        if node not in self._tried or node in self._taken or not all(groups):
+            raise self._guest.breach("Asked about candidates of no open node")
+        if (why := self._wrong(node, groups)) is not None:
+            raise self._guest.breach(f"Asked {why}")
         choice = self._choose(node, groups)
         return TooFew(node) if choice is None else self._records.add(node, *choice)
+
+    def _wrong(self, node: int, groups: list[list[int]]) -> str | None:
+        """What is wrong with candidates that are named in an open node."""
+        asked = np.array([number for group in groups for number in group], np.int64)
+        tried = self._tried[node]
+        if not ((asked >= 0) & (asked < len(tried))).all():
+            return "about a candidate that was not offered"
+        if tried[asked].any() or len(np.unique(asked)) < len(asked):
+            return "about a candidate again"
+        return None
 
     def _choose(self, node: int, groups: list[list[int]]) -> tuple[int, Split, Mask] | None:
         """Take, of the first group with any that has enough rows, the first in canonical order: its
         number, its split, and which rows of the node go left."""
-        asked = np.array([number for group in groups for number in group], np.int64)
-        tried = self._tried.get(node)
-        if tried is None or node in self._taken or not all(groups):
-            raise self._guest.breach("Asked about candidates of no open node")
-        if not ((asked >= 0) & (asked < len(tried))).all():
-            raise self._guest.breach("Asked about a candidate that was not offered")
-        if tried[asked].any() or len(np.unique(asked)) < len(asked):
-            raise self._guest.breach("Asked about a candidate again")
-        tried[asked] = True
+        self._tried[node][[number for group in groups for number in group]] = True
         for group in groups:
             fit = [number for number in group if self._valid[node][number]]
             if fit:
