@@ -49,7 +49,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
-from vfl.protocols.trees.hidden import coordinate_trees
+from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 

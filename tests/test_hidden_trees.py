@@ -15,7 +15,7 @@ from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer, stop_all, together
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.trees import hidden
+from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.training import guest_train, host_train
 
 
@@ -76,7 +76,7 @@ def federated(job: Job, seen: Seen | None = None, cheat: Any = None):
 
         async def coordinator():
             parties = [to_coordinator[party][1] for party in job.blocks]
-            return await hidden.coordinate_trees(parties, job.params, lambda tree, of: None)
+            return await coordinate_trees(parties, job.params, lambda tree, of: None)
 
         async def ending(role):
             try:

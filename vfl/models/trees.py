@@ -39,7 +39,7 @@ from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
-from vfl.protocols.trees.hidden import coordinate_trees
+from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.protocols.trees.scoring import guest_score, host_score

@@ -1,0 +1,415 @@
+"""The coordinator of hidden sums: it opens them and names winners. The protocol is hidden.py's."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, TypeVar
+
+import numpy as np
+
+from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.lattice.answers import rounded
+from vfl.crypto.packing import SumPacking
+from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.learn.losses import Scales
+from vfl.learn.params import BoostParams
+from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, gains, obstacle
+from vfl.net.peer import Peer, either, together
+from vfl.protocols.common.bits import unpack_bits
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
+from vfl.protocols.common.mask_streams import SEED, MaskStream
+from vfl.protocols.trees.hidden import (
+    MOST_CANDIDATES,
+    MOST_GROUPS,
+    MOST_NAMED,
+    Ask,
+    BestCandidates,
+    EnoughRows,
+    MaskedSums,
+    MaskSeed,
+    NodesWon,
+    OpenNode,
+    SumsBegin,
+    SumsEnd,
+    SumsLevel,
+    SumsTree,
+    SumsTreeEnd,
+    TookCandidates,
+    TreeCandidates,
+)
+from vfl.protocols.trees.quantisation import lattice_shape
+
+
+async def coordinate_trees(
+    parties: Sequence[Peer], params: BoostParams, progress: Callable[[int, int], None]
+) -> int:
+    """Open the sums of a training; returns how many trees its model has.
+
+    `parties`: the guest first. `progress` is told of each tree, and how many there are at most. Raises
+    PeerError for a party that breaks the protocol.
+    """
+    guest, *hosts = parties
+    # 1. Seeds, and what sums are.
+    begin = await guest.recv(SumsBegin)
+    seeds = await together([host.recv(MaskSeed) for host in hosts])
+    for host, seed in zip(hosts, seeds, strict=True):
+        if len(seed.seed) != SEED:
+            raise host.breach("a MaskSeed of another size")
+    openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
+    number = -1
+    while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
+        if not number < tree.tree < params.trees:
+            raise guest.breach("a SumsTree out of turn")
+        number = tree.tree
+        scales = Scales(tree.gradient, tree.hessian)
+        if not all(np.isfinite(scale) and scale > 0 for scale in scales):
+            raise guest.breach("a SumsTree with scales that are none")
+        progress(number + 1, params.trees)
+        # 2. The candidates.
+        offers = await together([_receive(host, guest, TreeCandidates) for host in hosts])
+        columns = [
+            _HostCandidates(host, offer, opener)
+            for host, offer, opener in zip(hosts, offers, openers, strict=True)
+        ]
+        await _Tree(guest, columns, params, scales).grow()
+    if not 0 <= tree.trees <= params.trees:
+        raise guest.breach("a SumsEnd with more trees than the job has")
+    return tree.trees
+
+
+Told = TypeVar("Told", TreeCandidates, EnoughRows, TookCandidates)
+
+
+async def _receive(host: Peer, guest: Peer, kind: type[Told]) -> Told:
+    """A host's next message, which must be of this kind. A host follows the guest from level to level:
+    another kind may be the guest's doing."""
+    message = await host.recv(TreeCandidates, EnoughRows, TookCandidates)
+    if not isinstance(message, kind):
+        raise either(guest, host, f"{type(message).__name__} where {kind.__name__} is due")
+    return message
+
+
+class _Opener(ABC):
+    """Takes a host's masks off."""
+
+    knows_rows: ClassVar[bool]
+    """Whether hosts know the nodes, and say which candidates have enough rows."""
+    most: ClassVar[int]
+    """Candidates of a host at most."""
+
+    @abstractmethod
+    def open(self, data: bytes, count: int) -> Sums:
+        """The left sums of so many candidates. Raises ValueError for what cannot be masked sums."""
+
+
+class _PaillierOpener(_Opener):
+    knows_rows = True
+    most = MOST_CANDIDATES
+
+    def __init__(self, packing: SumPacking, modulus: int, bits: int, masks: MaskStream) -> None:
+        self._packing, self._modulus, self._width, self._masks = packing, modulus, bits // 8, masks
+
+    def open(self, data: bytes, count: int) -> Sums:
+        ciphertexts = self._packing.ciphertexts(count)
+        if len(data) != ciphertexts * self._width:
+            raise ValueError("another number of plaintexts than candidates have")
+        values = []
+        for place, mask in enumerate(self._masks.below(self._modulus, ciphertexts)):
+            masked = int.from_bytes(data[place * self._width : (place + 1) * self._width], "big")
+            if masked >= self._modulus:
+                raise ValueError("a plaintext beyond the modulus")
+            value = (masked - mask) % self._modulus
+            values.append(value - self._modulus if 2 * value > self._modulus else value)
+        return Sums(*self._packing.unpack(values, count))
+
+
+class _LatticeOpener(_Opener):
+    knows_rows = False
+    most = MOST_OUTPUTS
+
+    def __init__(self, rows: int, params: BoostParams, masks: MaskStream) -> None:
+        self._shape, self._masks = lattice_shape(rows, params), masks
+        self._bound = rows << (self._shape.value_bits - 1)
+
+    def open(self, data: bytes, count: int) -> Sums:
+        if len(data) != 16 * count:
+            raise ValueError("another number of sums than candidates have")
+        if not count:  # such a host is asked for no sums
+            return Sums(np.zeros(0, np.int64), np.zeros(0, np.int64))
+        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(2, count)
+        sums = rounded(self._shape.parameters(count), words - self._masks.words((2, count)))
+        if (np.abs(sums) > self._bound).any() or sums[1].min() < 0:
+            raise ValueError("sums beyond what rows can add up to")
+        return Sums(sums[0], sums[1])
+
+
+def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStream) -> _Opener:
+    try:
+        if params.encryption == "lattice":
+            return _LatticeOpener(begin.rows, params, masks)
+        modulus = int.from_bytes(begin.modulus, "big")
+        kind = PUBLIC_KEYS[params.encryption]
+        if modulus.bit_length() != params.key_bits:
+            raise ValueError("another modulus than the job says")
+        packing = SumPacking.for_rows(begin.rows, kind.plaintext_bits(params.key_bits))
+        return _PaillierOpener(packing, modulus, params.key_bits, masks)
+    except ValueError as error:
+        raise guest.breach(f"a SumsBegin with {error}") from None
+
+
+class _HostCandidates:
+    """A host's candidates in one tree."""
+
+    def __init__(self, host: Peer, offer: TreeCandidates, opener: _Opener) -> None:
+        self.host, self.opener, self.count = host, opener, offer.count
+        if offer.count > opener.most:
+            raise host.breach("TreeCandidates of more than there may be")
+        try:
+            self.ordered = unpack_bits(offer.ordered or bytes(-(-offer.count // 8)), offer.count)
+        except ValueError as error:
+            raise host.breach(f"TreeCandidates with {error}") from None
+        self.sums: dict[int, Sums] = {}  # left ones, of the nodes of a level
+        self.parents: dict[int, Sums] = {}
+        self.taken: dict[int, int] = {}  # by node of the level before
+        self._enough: dict[int, bytes] = {}  # by node, a bit a candidate: may it be taken
+
+    async def learn_rows(self, guest: Peer, nodes: Sequence[int]) -> None:
+        """4. Learn which candidates have enough rows in the nodes of a level."""
+        if not self.opener.knows_rows:
+            return
+        told = await _receive(self.host, guest, EnoughRows)
+        if set(told.valid) != set(nodes):
+            raise either(guest, self.host, "EnoughRows of other nodes than are open")
+        if any(len(bits) != -(-self.count // 8) for bits in told.valid.values()):
+            raise self.host.breach("EnoughRows with a wrong number of bits")
+        self._enough = dict(told.valid)
+
+    def enough(self, node: int) -> Mask:
+        """Which candidates have enough rows in a node; all, as far as it is known, where the host does
+        not know the nodes."""
+        if not self.opener.knows_rows:
+            return np.ones(self.count, np.bool_)
+        return unpack_bits(self._enough[node], self.count)
+
+    async def learn(self, guest: Peer, message: MaskedSums, sibling: int | None) -> None:
+        """Take the sums of a node, and by them its sibling's."""
+        try:
+            left = await asyncio.to_thread(self.opener.open, message.data, self.count)
+        except ValueError as error:
+            what = f"under the masks of MaskedSums are no sums: {error}"
+            raise either(guest, self.host, what) from None
+        self.sums[message.node] = left
+        if sibling is not None:
+            self.sums[sibling] = self.parents[(message.node - 1) // 2] - left
+
+    def check_children(self, guest: Peer, totals: Mapping[int, Sums]) -> None:
+        """Raises PeerError where the children of a split have other sums than what was taken."""
+        for node, candidate in self.taken.items():
+            if not totals[2 * node + 1].equals(self.parents[node].at(candidate)):
+                what = "the rows of a split do not add up to the sums of the candidate that was taken"
+                raise either(guest, self.host, what)
+        self.taken = {}
+
+
+@dataclass
+class _Ranks:
+    """A party's candidates in a node that are left, in groups of equal gain, the best first."""
+
+    party: int  # 0 is the guest
+    gains: Floats
+    left: list[Integers] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        order = np.argsort(-self.gains, kind="stable")[: int((self.gains > -np.inf).sum())]
+        ends = np.flatnonzero(np.diff(self.gains[order])) + 1
+        self.left = np.split(order, ends) if len(order) else []
+
+    def gain(self, group: int = 0) -> float:
+        return float(self.gains[self.left[group][0]])
+
+    def ahead_of(self, others: "Sequence[_Ranks]", most: int) -> int:
+        """How many groups come before the best of all others, `most` at most."""
+        for group in range(min(len(self.left), most)):
+            own = self.gain(group), -self.party
+            if any((other.gain(), -other.party) > own for other in others):
+                return group
+        return min(len(self.left), most)
+
+
+class _Tree:
+    """One tree, as the coordinator sees it."""
+
+    def __init__(
+        self, guest: Peer, hosts: Sequence[_HostCandidates], params: BoostParams, scales: Scales
+    ) -> None:
+        self._guest, self._hosts, self._params, self._scales = guest, hosts, params, scales
+        self._split: set[int] = set()  # nodes of the level before that were split
+        self._totals: dict[int, Sums] = {}  # of the nodes of the level before
+        self._level = 0
+
+    async def grow(self) -> None:
+        """Level by level, to the end."""
+        while isinstance(message := await self._guest.recv(SumsLevel, SumsTreeEnd), SumsLevel):
+            self._check_level(message)
+            totals = {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
+            self._check_children(totals)
+            await self._learn(message)
+            await self._choose(message, totals)
+            self._totals = totals
+            self._level += 1
+        if not self._level or set(message.nodes) != self._children:
+            raise self._guest.breach("a SumsTreeEnd with other nodes than the last splits made")
+        self._check_children({node: _sums(*of) for node, of in message.nodes.items()})
+
+    @property
+    def _children(self) -> set[int]:
+        """The nodes that the splits of the level before made."""
+        return {2 * node + side for node in self._split for side in (1, 2)}
+
+    def _check_level(self, message: SumsLevel) -> None:
+        """Raises PeerError for nodes that are not the children of what was split, or that cannot be."""
+        due = self._children if self._level else {0}
+        paired = [node for pair in message.pairs for node in pair]
+        told = [node.node for node in message.nodes]
+        whole = all(
+            len(pair) == (2 if self._level else 1) and (pair[0] - 1) // 2 == (pair[-1] - 1) // 2
+            for pair in message.pairs
+        )
+        if not due or sorted(paired) != sorted(due) or sorted(told) != sorted(due) or not whole:
+            raise self._guest.breach("a SumsLevel of nodes that are not open")
+        if self._level >= self._params.depth:
+            raise self._guest.breach("a SumsLevel beyond the depth of the job")
+        for node in message.nodes:
+            if node.gain is not None and not np.isfinite(node.gain):
+                raise self._guest.breach("a SumsLevel with gains that are none")
+            bounds = _bounds(node)
+            if not bounds.low <= bounds.high:  # nor is NaN
+                raise self._guest.breach("a SumsLevel with bounds that are none")
+
+    def _check_children(self, totals: Mapping[int, Sums]) -> None:
+        """6. Raises PeerError where the sums of nodes do not follow from those of the level before."""
+        for node in self._split:
+            left, right = totals[2 * node + 1], totals[2 * node + 2]
+            if not (self._totals[node] - left).equals(right):
+                raise self._guest.breach("sums of two nodes that are not those of the node above")
+        for host in self._hosts:
+            host.parents, host.sums = host.sums, {}
+            host.check_children(self._guest, totals)
+
+    async def _learn(self, message: SumsLevel) -> None:
+        """3 and 4. Every host's sums of the summed child of each pair."""
+        nodes = [node.node for node in message.nodes]
+        await together([host.learn_rows(self._guest, nodes) for host in self._hosts])
+        for pair in message.pairs:
+            for place, host in enumerate(self._hosts):
+                masked = await self._guest.recv(MaskedSums)
+                if masked.host != place or masked.node != pair[0]:
+                    raise self._guest.breach("MaskedSums of another host or node")
+                await host.learn(self._guest, masked, pair[1] if len(pair) > 1 else None)
+
+    async def _choose(self, message: SumsLevel, totals: Mapping[int, Sums]) -> None:
+        """5. Who wins each node."""
+        open_ = await asyncio.to_thread(self._ranked, message, totals)
+        beaten = {
+            place for ranks in open_.values() for place, rank in enumerate(ranks) if place and rank.left
+        }
+        own_nodes: list[int] = []
+        taken: set[int] = set()
+        while open_:
+            asked: dict[int, dict[int, list[list[int]]]] = {}
+            named = Counter[int]()  # candidates, by party
+            for node, ranks in list(open_.items()):
+                ranks = open_[node] = [rank for rank in ranks if rank.left]
+                if not ranks:
+                    del open_[node]
+                    continue
+                best = max(ranks, key=lambda rank: rank.gain())  # the first of equal ones
+                if best.party == 0:
+                    own_nodes.append(node)
+                    del open_[node]
+                    continue
+                if named[best.party] >= MOST_NAMED:
+                    continue
+                host = self._hosts[best.party - 1]
+                others = [rank for rank in ranks if rank is not best]
+                most = 1 if host.opener.knows_rows else MOST_GROUPS
+                groups = best.left[: best.ahead_of(others, most)]
+                named[best.party] += sum(map(len, groups))
+                asked.setdefault(best.party, {})[node] = [group.tolist() for group in groups]
+            if asked:
+                taken |= await self._ask(open_, asked)
+        self._split = {*own_nodes, *taken}
+        why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
+        await self._guest.send(NodesWon(sorted(own_nodes), why))
+
+    def _ranked(self, message: SumsLevel, totals: Mapping[int, Sums]) -> dict[int, list[_Ranks]]:
+        """Every party's candidates in each node, the guest's best alone."""
+        ranked = {}
+        for told in message.nodes:
+            ranks = [_Ranks(0, np.array([] if told.gain is None else [told.gain], np.float64))]
+            if told.splits:
+                ranks += [
+                    _Ranks(place, self._gains(host, told, totals[told.node]))
+                    for place, host in enumerate(self._hosts, 1)
+                ]
+            ranked[told.node] = ranks
+        return ranked
+
+    async def _ask(
+        self, open_: dict[int, list[_Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
+    ) -> set[int]:
+        """Ask hosts about nodes in which they are best; returns those that they split."""
+        await self._guest.send(Ask({party - 1: [*nodes] for party, nodes in asked.items()}))
+        hosts = {party: self._hosts[party - 1] for party in asked}
+        await together(
+            [hosts[party].host.send(BestCandidates({**nodes})) for party, nodes in asked.items()]
+        )
+        answers = await together(
+            [_receive(hosts[party].host, self._guest, TookCandidates) for party in asked]
+        )
+        split: set[int] = set()
+        for (party, nodes), answer in zip(asked.items(), answers, strict=True):
+            host = hosts[party]
+            if set(answer.candidates) != set(nodes):
+                raise host.host.breach("TookCandidates of other nodes than asked about")
+            for node, candidate in answer.candidates.items():
+                groups = nodes[node]
+                if candidate is None:
+                    if host.opener.knows_rows:
+                        raise host.host.breach("TookCandidates that leave out a candidate of its own")
+                    (rank,) = (rank for rank in open_[node] if rank.party == party)
+                    del rank.left[: len(groups)]
+                    continue
+                if not any(candidate in group for group in groups):
+                    raise host.host.breach("TookCandidates that were not asked about")
+                host.taken[node] = candidate
+                split.add(node)
+                del open_[node]
+        return split
+
+    def _gains(self, host: _HostCandidates, told: OpenNode, total: Sums) -> Floats:
+        left, valid, bounds = host.sums[told.node], host.enough(told.node), _bounds(told)
+        with np.errstate(all="ignore"):  # whatever the scales are
+            return gains(left, total, valid, self._scales, self._params, bounds, host.ordered)
+
+    def _obstacle(self, total: Sums, beaten: set[int]) -> Obstacle:
+        """Why no host's candidate splits the root."""
+        found: list[Obstacle] = []
+        for place, host in enumerate(self._hosts, 1):
+            if place in beaten:
+                found.append("min_child_rows")  # as the host has said
+                continue
+            left, valid = host.sums[0], host.enough(0)
+            with np.errstate(all="ignore"):
+                found.append(obstacle(left, total, valid, self._scales, self._params, host.ordered))
+        return furthest(found)
+
+
+def _sums(gradient: int, hessian: int) -> Sums:
+    return Sums(np.asarray(gradient, np.int64), np.asarray(hessian, np.int64))
+
+
+def _bounds(told: OpenNode) -> Bounds:
+    return Bounds(-np.inf if told.low is None else told.low, np.inf if told.high is None else told.high)

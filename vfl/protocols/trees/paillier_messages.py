@@ -1,0 +1,77 @@
+"""The messages of paillier.py."""
+
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+
+_MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
+_MOST_NODES = 1 << 10  # of a level
+
+
+class TreeStart(Message, frozen=True):
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out).
+    With goss_top these are the rows with large gradients and some others: over the trees hosts see which
+    rows the model finds hard, with rare claims those that claimed."""
+
+    tree: int
+    active: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("active", 1)
+
+
+class Gradients(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted gradients of drawn rows."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class CandidateSums(Message, frozen=True):
+    """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
+    have enough rows; which of them split the known values of monotone columns, not which columns these
+    are nor whether they increase or decrease; the time it took."""
+
+    node: int
+    candidates: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CANDIDATES)]
+    valid: bytes  # a bit a candidate: may be taken in the summed child
+    sibling_valid: bytes  # the same for its sibling
+    ciphertexts: bytes
+    seconds: Seconds
+    ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
+    limit: ClassVar[int] = 16 * MIB
+
+
+class MaskedCandidates(Message, frozen=True):
+    """host -> guest, where sums are hidden. Reveals: about how many split candidates the host has; the
+    time it took. The sums are under masks that only the coordinator can take off."""
+
+    node: int
+    ciphertexts: bytes
+    seconds: Seconds
+    limit: ClassVar[int] = 16 * MIB
+
+
+class WonNodes(Message, frozen=True):
+    """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates won."""
+
+    nodes: Annotated[list[int], msgspec.Meta(min_length=1, max_length=_MOST_NODES)]
+    limit: ClassVar[int] = MIB
+
+
+class Winners(Message, frozen=True):
+    """guest -> host. Reveals: in which nodes this host's candidates won, and which candidates tie."""
+
+    candidates: Annotated[dict[int, list[int]], msgspec.Meta(max_length=_MOST_NODES)]
+    limit: ClassVar[int] = 4 * MIB
+
+
+class Advance(Message, frozen=True):
+    """guest -> host. Reveals: which rows share a node of the next level."""
+
+    split: Annotated[list[int], msgspec.Meta(max_length=_MOST_NODES)]
+    left: bytes  # a bit an aligned row
+    limit: ClassVar[int] = 16 * MIB
+    per_row = ("left", 1)
