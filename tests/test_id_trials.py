@@ -149,8 +149,10 @@ def test_both_columns_at_fault():
     (found, lines), (theirs, _) = diagnose([dashed, dates], [PLATES[OUTSIDE], ISO[OUTSIDE]], ("trim",))
     assert found.rates == theirs.rates
     assert found.rates[0].share == pytest.approx(1 / 3, abs=0.08)
-    assert found.tried[-1].name == "all columns: plate | date:dmy"
-    assert found.advice.normalise == (("plate",), ("date:dmy",))
+    # Of ways that do as well on the sample, which is another each time, the gentlest.
+    plates = found.tried[-1].name.removeprefix("all columns: ").removesuffix(" | date:dmy")
+    assert plates in ("plate", "alnum", "digits")
+    assert found.advice.normalise == ((plates,), ("date:dmy",))
     assert "; at fault: columns 'plate' and 'born': set" in lines[-1]
 
 

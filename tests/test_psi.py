@@ -240,7 +240,8 @@ WRITERS = {
     "trim": lambda n, source: source.choice(["", " ", "\t "]) + f"no {n}" + source.choice(["", "  "]),
     "upper": lambda n, source: _cased(f"policy {n}", source),
     "nfkc": lambda n, source: _wide(f"a{n}", source),
-    "digits": lambda n, source: _cut(f"{n:05d}", source, ["", "-", " ", "x"]),
+    # A digit first: a hyphen before a number is a sign.
+    "digits": lambda n, source: "0" + _cut(f"{n:04d}", source, ["", "-", " ", "x"]),
     "nozeros": lambda n, source: "0" * source.randrange(4) + str(n + 1),
     "alnum": lambda n, source: _cut(f"AB{n}", source, ["", " ", "-", "/"]),
     "vin": _vin,
