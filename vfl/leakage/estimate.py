@@ -69,7 +69,7 @@ def equations_a_tree(rows: int, params: BoostParams) -> int:
 
 def estimate(rows: int, params: BoostParams, sums: Sums = "open", given: float = 0.0) -> Estimate:
     """What a job gives away of rows about which `given` equations a row were given before."""
-    joint = params.trees - (params.first_tree == "guest")
+    joint = params.trees - params.guest_trees
     equations = 0 if sums == "hidden" else joint * equations_a_tree(rows, params)
     a_row = equations / rows
     return Estimate(equations, a_row, expected(given + a_row))

@@ -94,7 +94,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             return
         self._obstacle = done.obstacle
         drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
-        all_parties = done.tree > 1 or params.first_tree == "joint"
+        all_parties = done.tree > params.guest_trees
         if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
             raise self._no_split()
 
@@ -261,8 +261,13 @@ class Trees(ModelKind[GuestModel, HostModel]):
             share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
             text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
             found.append(Finding("no_split", text))
-        if self.params.first_tree == "guest" and len(model.trees) == 1:
-            text = 'first_tree = "guest" leaves the hosts out of the only tree: raise trees'
+        if len(model.trees) <= self.params.guest_trees:
+            trees = len(model.trees)
+            every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
+            text = (
+                f"guest_trees = {self.params.guest_trees} leaves the hosts out of {every}: lower it, or "
+                "raise trees"
+            )
             found.append(Finding("guest_alone", text))
         if self.params.early_stopping_rounds and not rows.validation.any():
             text = (
