@@ -486,7 +486,7 @@ def test_an_estimate_grows_with_trees_and_falls_with_rows() -> None:
     assert few_.beyond > many.beyond
     assert estimate(1000, params, given=1.0).beyond >= few_.beyond
     assert estimate(1000, params, "hidden").equations == 0
-    assert many.trees_within(MAX_SUMS_A_ROW, 10) == int(MAX_SUMS_A_ROW * 100_000 / 16)
+    assert many.joint_within(MAX_SUMS_A_ROW) == int(MAX_SUMS_A_ROW * 100_000 / 16)
 
 
 def test_worth_is_a_share_and_never_falls() -> None:

@@ -39,7 +39,7 @@ from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
+from vfl.protocols.trees.grower import BinnedTables, GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
@@ -226,6 +226,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     async def _pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> tuple[GuestModel, Floats]:
+        blocks = self.tables(parties, rows).blocks
+        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables:
         blocks = {own.party: _binned(own, self.params) for own in parties}
         try:
             quantisation_of(len(rows.label), self.params)
@@ -233,7 +237,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             raise ConfigError(
                 f"encryption={self.params.encryption!r} is not for so many rows: {error}"
             ) from None
-        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+        return BinnedTables(self.params, blocks, rows)
 
     @property
     def flatteners(self) -> str:

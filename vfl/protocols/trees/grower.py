@@ -342,6 +342,15 @@ class Grower(ABC):
         return bounds.below(*weights)
 
 
+@dataclass(frozen=True, eq=False)
+class BinnedTables:
+    """All that a training of trees is of: every party's columns in bins, the guest's first."""
+
+    params: BoostParams
+    blocks: Mapping[str, Binned]
+    rows: Training
+
+
 class Pooled(Grower):
     """All columns in one place: the plaintext oracle, and the guest's trees by its own columns."""
 
