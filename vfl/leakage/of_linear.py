@@ -64,7 +64,7 @@ def _of_labels(
     of: Circumstances, params: GlmParams, host: str, two_labels: bool
 ) -> Iterator[Disclosure]:
     columns = of.columns.get(host)
-    known = "" if columns is not None else f", taken for {COLUMNS} columns"
+    known = "" if columns is not None else ", a number taken for want of the true one"
     count = COLUMNS if columns is None else columns
     share = count / of.rows
     over = f"{counted(count, 'column')} of its design matrix over {counted(of.rows, 'row')}{known}"

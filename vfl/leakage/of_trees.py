@@ -10,7 +10,6 @@ from vfl.leakage.disclosure import (
     Circumstances,
     Disclosure,
     common_rows,
-    percent,
 )
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
@@ -220,8 +219,8 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
             host,
             of.guest,
             what,
-            f"which rows share a node in {counted(joint, 'joint tree')}: of two rows with and without "
-            f"it tells which is which in {percent(auc)} of cases; never better than the model itself",
+            f"which rows share a node in {counted(joint, 'joint tree')}; how often, of two rows with "
+            "and without it, it tells which is which: never more often than the model itself",
             "curve",
             float(joint),
             "joint trees",
