@@ -406,8 +406,7 @@ def test_a_linear_model(tmp_path):
         (
             "alpha = 0.5",
             'encryption = "ou"',
-            '[glm] encryption must be "paillier" or "lattice": in a linear model hosts get masked '
-            "decryptions back, which under ou (Okamoto-Uchiyama) give the guest's key away",
+            '[glm] encryption must be "paillier" or "lattice": "ou" (Okamoto-Uchiyama) was taken out',
         ),
         ("alpha = 0.5", 'encryption = "none"', '[glm] encryption must be "paillier"'),
     ],

@@ -216,7 +216,7 @@ def test_the_proof_of_a_key() -> None:
 
 async def _sent_and_received() -> None:
     ours, theirs = MemoryPeer.pair(GUEST, HOSTS[0])
-    await send_key([ours], "paillier", KEY)
+    await send_key([ours], KEY)
     assert await receive_key(theirs, BoostParams()) == KEY.public
 
 

@@ -221,7 +221,7 @@ def test_a_class_of_its_own_may_have_parameters_of_its_own():
         ({"reg_lambda": float("inf")}, "reg_lambda=inf: must be a number of at least 0"),
         ({"subsample": 1.5}, r"subsample=1\.5: must be a number above 0 and of at most 1"),
         ({"first_tree": "both"}, 'first_tree=\'both\': must be "joint" or "guest"'),
-        ({"encryption": "rsa"}, 'encryption=\'rsa\': must be "paillier" or "ou" or "lattice"'),
+        ({"encryption": "rsa"}, 'encryption=\'rsa\': must be "paillier" or "lattice"'),
         ({"key_bits": "2048"}, "key_bits='2048': must be 2048 or 3072 or 4096"),
         ({"seed": -1}, "seed=-1: must be a whole number of at least 0"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
