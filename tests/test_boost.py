@@ -20,14 +20,16 @@ from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer
+from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.key import Key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
 from vfl.protocols.trees.draws import draw_rows
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
-from vfl.protocols.trees.paillier_messages import TreeStart
+from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
 from vfl.protocols.trees.quantisation import Quantisation
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
@@ -161,6 +163,43 @@ def assert_same_model(job: Job, workers: int = 1) -> None:
 def test_federated_equals_pooled_bit_for_bit(hosts):
     params = BoostParams(trees=3, depth=3, max_bins=8, min_child_rows=5, key_bits=2048)
     assert_same_model(make_job(150, hosts, seed=hosts, params=params))
+
+
+@pytest.mark.parametrize(
+    ("node", "sums", "why"),
+    [
+        (0, "beyond", "out of bounds"),
+        (0, "none", "a wrong number"),
+        (1, "beyond", "of another node"),
+    ],
+)
+def test_a_host_is_told_which_check_its_sums_failed(node, sums, why):
+    job = make_job(60, 1, 1, BoostParams(trees=1, depth=1))
+
+    async def hostile(guest: MemoryPeer) -> None:
+        await guest.recv(Key), await guest.recv(TreeStart)
+        rows = KEY.public.parse((await guest.recv(Gradients)).ciphertexts)
+        beyond = KEY.public.pack(rows[[0, 1]], 200, 2)  # in the slots of no sum
+        yes, no = (pack_bits(np.array([bit])) for bit in (True, False))
+        sent = beyond.tobytes() if sums == "beyond" else b""
+        await guest.send(CandidateSums(node, 1, yes, no, sent, 0.0, b""))
+
+    async def both() -> None:
+        to_host, to_guest = MemoryPeer.pair("party0", "party1")
+        own = {"party0": job.blocks["party0"]}
+        training = guest_train([to_host], own, job.rows, job.params, key=KEY)
+        await asyncio.gather(asyncio.create_task(hostile(to_guest)), training)
+
+    with pytest.raises(PeerError) as caught:
+        asyncio.run(both())
+    assert "CandidateSums" in str(caught.value)
+    assert why in str(caught.value) and why in caught.value.for_peer
+
+
+def test_the_lattice_engine_has_no_key():
+    job = make_job(50, 1, 1, BoostParams(trees=1, depth=1, encryption="lattice"))
+    with pytest.raises(ValueError, match="a key where encryption = 'lattice'"):
+        asyncio.run(guest_train([], job.blocks, job.rows, job.params, key=KEY))
 
 
 def test_federated_equals_pooled_in_a_pool_of_processes():

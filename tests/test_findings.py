@@ -45,7 +45,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Room:
     )
     federation.parties["registry"].settings["policy"] |= {
         "min_child_rows": 1,
-        "encryptions": ["paillier", "ou", "lattice"],
+        "encryptions": ["paillier", "lattice"],
     }
     room = Room(federation)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def stores(room: Room) -> dict[str, Store]:
 
 
 def boost(holdout: float = 0.25, **settings: Any) -> dict[str, Any]:
-    common = {"trees": 3, "depth": 2, "max_bins": 6, "min_child_rows": 5, "encryption": "ou"}
+    common = {"trees": 3, "depth": 2, "max_bins": 6, "min_child_rows": 5}
     return {"job": {**JOB["job"], "holdout": holdout}, "secureboost": {**common, **settings}}
 
 
@@ -159,7 +159,7 @@ def nobody_knows_anything(folder: Path, keys: Path) -> Room:
     tables = make_tables(140, 3)
     federation = Federation(folder, keys, hosts=("registry",), guest_listens=True, tables=tables)
     host, rows = federation.parties["registry"], len(tables["registry"]["power"])
-    host.settings["policy"] |= {"min_child_rows": 1, "encryptions": ["ou", "paillier", "lattice"]}
+    host.settings["policy"] |= {"min_child_rows": 1, "encryptions": ["paillier", "lattice"]}
     write_table(host.table, {**tables["registry"], "power": ["1"] * rows, "brand": ["x"] * rows})
     federation.guest.settings["data"] |= {"ignore": ["density", "area"], "categorical": []}
     return Room(federation)

@@ -103,7 +103,7 @@ def read_as_sums(party: Any, growth: Any, solver: Solver, params: Any) -> None:
             solver.learn(growth, node, *numbers, np.ones(numbers.shape[1], np.bool_))
         elif node in party.masked:
             packing, data = (
-                SumPacking.for_rows(ROWS, KEY.public.plaintext_bits(2048)),
+                SumPacking.for_rows(ROWS, 2048),
                 party.masked[node],
             )
             plaintexts = [int.from_bytes(data[i : i + 256], "big") for i in range(0, len(data), 256)]

@@ -236,7 +236,6 @@ def test_masks_are_the_same_at_both_ends_and_other_ones_each_time() -> None:
     [
         ({"sums": "hidden"}, "go together"),
         ({"coordinator": "notary"}, "go together"),
-        ({"sums": "hidden", "coordinator": "notary", "encryption": "ou"}, "no host can make masks"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:

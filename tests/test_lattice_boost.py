@@ -638,7 +638,7 @@ def test_a_job_between_processes(tmp_path, keys):
 
     with ended(federation):
         guest.align().ok()
-        said = 'encryption = "lattice" breaks rule encryptions = ["paillier", "ou"] of [policy]'
+        said = 'encryption = "lattice" breaks rule encryptions = ["paillier"] of [policy]'
         start_train(federation, job).wait().failed(9, f"registry stopped the job: {said}")
         registry.settings["policy"]["encryptions"] = ["paillier", "lattice"]
         restart(federation, "registry")

@@ -117,7 +117,7 @@ def test_engines_make_the_same_trees_of_the_samples():
         {"subsample": 0.6, "colsample": 0.5, "seed": 3},
         {"goss_top": 0.3, "goss_other": 0.3, "trees": 4, "learning_rate": 0.9},
         {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 0.9},
-        {"guest_trees": 2, "encryption": "ou"},
+        {"guest_trees": 2},
         {"encryption": "lattice", "subsample": 0.7, "depth": 3},
         {"encryption": "lattice", "monotone": {"lender": {"debt": "decreasing"}}},
     ],

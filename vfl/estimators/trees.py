@@ -151,11 +151,9 @@ class SecureBoost(Classifier, _Trees):
         stop after so many trees without a better validation loss; 0 is never
     guest_trees : int, default=0
         how many of the first trees are grown from the guest's columns alone
-    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
-        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
-        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
-        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
-        sums of single rows
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
+        follow the protocol: one that does not can ask for sums of single rows
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -224,7 +222,7 @@ class SecureBoost(Classifier, _Trees):
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
         guest_trees: int = 0,
-        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
@@ -329,11 +327,9 @@ class SecureBoostRegressor(Regressor, _Trees):
         stop after so many trees without a better validation loss; 0 is never
     guest_trees : int, default=0
         how many of the first trees are grown from the guest's columns alone
-    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
-        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
-        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
-        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
-        sums of single rows
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
+        follow the protocol: one that does not can ask for sums of single rows
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -405,7 +401,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
         guest_trees: int = 0,
-        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,

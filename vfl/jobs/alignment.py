@@ -35,6 +35,7 @@ from vfl.jobs.alignments import (
     find_alignment,
     load_shared,
     made_on,
+    most_joined,
     save_alignment,
 )
 from vfl.jobs.connect import Site, hosts_of
@@ -407,11 +408,10 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
-    _, times = np.unique(rows[rows >= 0], return_counts=True)
-    check_repeats(policy, int(times.max(initial=1)))
+    check_repeats(policy, most_joined(rows))
     alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
-    await peer.send(Kept(policy.alignment_days))
+    await peer.send(Kept(policy.days_of_use))
     written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))
     for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
@@ -505,7 +505,7 @@ def _alignment_of_host(
         tuple(map(tuple, matching.fallback)),
         matching.many,
         matching.extends,
-        site.party.policy.alignment_days,
+        site.party.policy.days_of_use,
         {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
         identities(ids, secret, own_rows, keys),

@@ -1,5 +1,6 @@
 """What a job could give away, before it: `vfl leakage`. No peer is asked."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import NamedTuple
@@ -96,12 +97,13 @@ def foresee(
         sizes = _own_sizes(party, job)
         columns = sizes.columns
         given = SumsGiven(store).on(alignment) if alignment else 0.0
+        limit = party.policy.max_sums_a_row
         of = replace(
             of,
             candidates={party.name: sizes.candidates},
             columns={party.name: sizes.of_design},
             given=given,
-            allowed=party.policy.max_sums_a_row,
+            allowed=math.inf if limit == "unlimited" else limit,
         )
     found = disclosures(of, job.params, job.loss.link == "logit")
     measured = None

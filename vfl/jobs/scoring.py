@@ -535,7 +535,10 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     if policy.columns is not None and not set(half.columns) <= set(policy.columns):
-        raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
+        raise Refused(
+            f"model {half.name} has columns that rule columns of [policy] leaves out: train again, or "
+            "the host adds them there"
+        )
     try:
         table, ids = await table_of(site, offer, half.columns, kind.needed(half.model))
     except DataError as error:

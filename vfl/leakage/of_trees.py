@@ -92,8 +92,9 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
     if of.ran is None and total > limit:
         whose = "a host's default" if of.allowed is None else f"{host}'s"
         refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
-    fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
-    fewer = [f"[secureboost] trees = {fit}"] if total > limit and fit > params.guest_trees else []
+    fewer = []
+    if total > limit and (fit := sums.joint_within(max(0.0, limit - of.given))):
+        fewer = [f"[secureboost] trees = {fit + params.guest_trees}"]
     return Disclosure(
         "table_from_sums",
         "worked_out",

@@ -12,7 +12,6 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, gains, obstacle
@@ -150,10 +149,9 @@ def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStrea
         if params.encryption == "lattice":
             return _LatticeOpener(begin.rows, params, masks)
         modulus = int.from_bytes(begin.modulus, "big")
-        kind = PUBLIC_KEYS[params.encryption]
         if modulus.bit_length() != params.key_bits:
             raise ValueError("another modulus than the job says")
-        packing = SumPacking.for_rows(begin.rows, kind.plaintext_bits(params.key_bits))
+        packing = SumPacking.for_rows(begin.rows, params.key_bits)
         return _PaillierOpener(packing, modulus, params.key_bits, masks)
     except ValueError as error:
         raise guest.breach(f"a SumsBegin with {error}") from None

@@ -32,15 +32,11 @@ of it. The guest checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
 
-Encryption is Paillier's, or Okamoto-Uchiyama's (`encryption = "ou"`), under which a host must be trusted
-to follow the protocol. No decrypted value goes back to hosts, but how the guest reacts does: a host that
-sends made-up ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and
-in 6 which of its candidates won, and each is about a bit of the secret p (crypto/okamoto_uchiyama.py).
-Made-up sums within bounds that do not win go unnoticed; a check that fails ends the job, and its key is
-never used again, but by then p may be known, and every gradient of the job with it, the labels included.
-Under "ou" the host is not told which check on its sums failed, which slows this down and no more.
-No way is known to learn a Paillier key so: there, such a host gets single bits about the gradients that
-it made its ciphertexts of.
+No decrypted value goes back to hosts, but how the guest reacts does: a host that sends made-up
+ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and in 6 which of
+its candidates won. These are single bits about the gradients that it made its ciphertexts of; no way is
+known to learn the key so. Made-up sums within bounds that do not win go unnoticed; a check that fails
+ends the job, and its key is never used again.
 """
 
 import asyncio
@@ -51,9 +47,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import (
     Reserve,
     decrypt,
@@ -128,7 +123,7 @@ async def paillier_guest_train(
 
 
 class _PaillierGrower(Grower):
-    """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
+    """The guest under Paillier's encryption."""
 
     def __init__(
         self,
@@ -147,7 +142,7 @@ class _PaillierGrower(Grower):
 
     async def meet(self) -> None:
         # 1. The key, once.
-        await send_key(self.hosts, self.params.encryption, self.workers.key)
+        await send_key(self.hosts, self.workers.key)
         if self._hidden is not None:
             public = self.workers.key.public
             modulus = int(public.n).to_bytes(public.bits // 8, "big")
@@ -335,13 +330,7 @@ class _PaillierHostColumns(HostColumns):
         return left, valid, sibling_valid
 
     def _breach(self, what: str) -> PeerError:
-        """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
-        error = self.host.breach(f"CandidateSums {what}")
-        if self._guest.params.encryption == "ou":
-            return PeerError(
-                str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
-            )
-        return error
+        return self.host.breach(f"CandidateSums {what}")
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -595,4 +584,4 @@ class _HostTree:
 
 
 def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
+    return SumPacking.for_rows(rows, params.key_bits)
