@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from vfl.errors import ModelError
 from vfl.jobs.alignments import load_alignment
@@ -48,9 +49,17 @@ def disclosed(
     rows = record.aligned_rows if told_rows else 1
     of = Circumstances(guest, hosts, rows, columns=own or {}, given=given, ran=ran)
     found = disclosures(of, params, loss_of(objective_of(record.job)).link == "logit")
-    if not told_rows:  # what does not depend on their number
-        found = [one for one in found if one.name.startswith("coordinator") and not one.amount]
+    if not told_rows:
+        found = [_without_rows(one) for one in found if one.name.startswith("coordinator")]
     return merged(found)
+
+
+def _without_rows(one: Disclosure) -> Disclosure:
+    """Without what depends on the number of rows."""
+    if one.success is None:
+        return one
+    how = "together they have the sums; how many rows these are of is not known here"
+    return replace(one, how=how, basis="unknown", amount=None, success=None, guessing=None, measure="")
 
 
 def given_before(store: Store, record: Record) -> float:
