@@ -1140,7 +1140,9 @@ def test_a_session_that_does_not_come_back_is_lost_at_both_ends(parties: Parties
     asyncio.run(run())
 
 
-def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties) -> None:
+def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties, monkeypatch) -> None:
+    monkeypatch.setattr(session, "CLOSE", 0.2)  # of the end whose peer has gone for good
+
     async def run() -> None:
         async with through_relay(parties) as made, registry(parties, refused=made.refused) as other:
             await made.cut()

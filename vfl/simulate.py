@@ -139,7 +139,7 @@ async def _train_plain(
     guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
 ) -> SimulatedModel:
     aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
-    fitted = await task.kind.pooled(aligned.parties, aligned.training, task.progress)
+    fitted = await task.kind.train_pooled(aligned.parties, aligned.training, task.progress)
     return await aligned.outcome(fitted, None)
 
 

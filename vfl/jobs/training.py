@@ -249,18 +249,18 @@ class _GuestTraining:
                 )
         alone = f"{site.party.name} alone"
         try:
-            model, score = await self._trained(hosts, offer, agreement, wait, sessions, operations)
+            model, score = await self._train(hosts, offer, agreement, wait, sessions, operations)
             found = self.kind.check_learnt(model, score, self.rows)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
         found += check_held_out(self.job.job.holdout, self.held_out)
-        metrics, evaluation = await self._evaluated(score)
+        metrics, evaluation = await self._evaluate(score)
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
-        return self._kept(model, score, metrics, evaluation, agreement, warnings), found
+        return self._keep_run(model, score, metrics, evaluation, agreement, warnings), found
 
-    async def _trained(
+    async def _train(
         self,
         hosts: Sequence[Peer],
         offer: Offer,
@@ -306,14 +306,14 @@ class _GuestTraining:
         history.curve.append(dict(report.losses))
         self.show.progress(report.what, report.step, report.of)
 
-    async def _evaluated(
+    async def _evaluate(
         self, score: NDArray[np.float64]
     ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """Metrics by model on the rows held out, and what they were made of; none without such rows."""
         rows, held_out, name = self.rows, self.held_out, self.site.party.name
         if not held_out.any():
             return {}, None
-        scores = {f"{name} alone": await self.role.alone(), "federation": score}
+        scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
         evaluation = Evaluation.of(
@@ -329,7 +329,7 @@ class _GuestTraining:
         }
         return metrics, evaluation
 
-    def _kept(
+    def _keep_run(
         self,
         model: AnyGuestModel,
         score: NDArray[np.float64],

@@ -112,6 +112,15 @@ class HostRun(Generic[H]):
 
 
 @dataclass(frozen=True)
+class CoordinatorRun:
+    """What a coordinator's role works with, and who follows it."""
+
+    resources: Resources = Resources()
+    progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
+    done: int = 0  # the steps that all have kept
+
+
+@dataclass(frozen=True)
 class OwnScores:
     """What a party's columns add to the score of each row of a table, as far as it knows beforehand."""
 
@@ -206,7 +215,7 @@ class GuestRole(ABC, Generic[G]):
         """
 
     @abstractmethod
-    async def alone(self) -> Floats:
+    async def train_alone(self) -> Floats:
         """Train with the guest's own columns alone, in the same way; every aligned row's score."""
 
     @abstractmethod
@@ -233,6 +242,14 @@ class HostRole(ABC, Generic[H]):
     @abstractmethod
     async def train(self, guest: Peer, run: HostRun[H]) -> HostOutcome:
         """Train to the end; the half goes to the run's `keep`."""
+
+
+class CoordinatorRole(ABC):
+    """The party without data that a training may need beside guest and hosts."""
+
+    @abstractmethod
+    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
+        """Its part of the training with these, the guest first; what came of it, in words."""
 
 
 # --- Kinds ------------------------------------------------------------------------------------------
@@ -322,7 +339,11 @@ class ModelKind(ABC, Generic[G, H]):
         """A host's role."""
 
     @abstractmethod
-    async def pooled(
+    def coordinator_role(self) -> CoordinatorRole:
+        """The role of the party that `coordinator` names."""
+
+    @abstractmethod
+    async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
         """Train the same model with the columns of all parties in one place, the guest's first."""
@@ -331,17 +352,6 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
         """A step in a few words, its number, and of how many it is, where that is known."""
-
-    async def coordinate(
-        self,
-        parties: Sequence[Peer],
-        resources: Resources,
-        progress: Callable[[str, int, int | None], None],
-        done: int,
-    ) -> str:
-        """The part of the party that such a training needs beside guest and hosts; what came of it, in
-        words. `parties`: the guest first. `done`: the steps that all have kept."""
-        raise ValueError("a training without a coordinator")
 
     # What there is to say of a model.
 

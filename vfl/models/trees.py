@@ -17,6 +17,8 @@ from vfl.models.findings import Finding, NothingTrained
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
+    CoordinatorRole,
+    CoordinatorRun,
     Explanation,
     Fitted,
     GuestBatch,
@@ -36,7 +38,6 @@ from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
@@ -72,7 +73,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             coordinator=run.coordinator,
         )
 
-    async def alone(self) -> Floats:
+    async def train_alone(self) -> Floats:
         _, score = await guest_train([], self._own, self._rows, self._params)
         return score
 
@@ -148,6 +149,18 @@ class _TreesHost(HostRole[HostModel]):
 
 
 @dataclass(frozen=True)
+class _TreesCoordinator(CoordinatorRole):
+    params: BoostParams
+
+    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
+        def follow(tree: int, of: int) -> None:
+            run.progress("opening sums", tree, of)
+
+        trees = await coordinate_trees(parties, self.params, follow)
+        return counted(trees, "tree")
+
+
+@dataclass(frozen=True)
 class Trees(ModelKind[GuestModel, HostModel]):
     """Gradient-boosted trees with these settings."""
 
@@ -201,11 +214,14 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def host(self, own: PartyColumns) -> _TreesHost:
         return _TreesHost(self.params, own)
 
-    async def pooled(
+    def coordinator_role(self) -> CoordinatorRole:
+        return _TreesCoordinator(self.params)
+
+    async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestModel, HostModel]:
         model, score = await self._pooled(parties, rows, progress)
-        return Fitted(*divided(model), score)
+        return Fitted(*split_by_party(model), score)
 
     async def _pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
@@ -218,19 +234,6 @@ class Trees(ModelKind[GuestModel, HostModel]):
                 f"encryption={self.params.encryption!r} is not for so many rows: {error}"
             ) from None
         return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
-
-    async def coordinate(
-        self,
-        parties: Sequence[Peer],
-        resources: Resources,
-        progress: Callable[[str, int, int | None], None],
-        done: int,
-    ) -> str:
-        def follow(tree: int, of: int) -> None:
-            progress("opening sums", tree, of)
-
-        trees = await coordinate_trees(parties, self.params, follow)
-        return counted(trees, "tree")
 
     @property
     def flatteners(self) -> str:
@@ -370,7 +373,7 @@ def _tree_done(step: TrainingStep) -> TreeDone:
     return step
 
 
-def divided(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]:
+def split_by_party(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]:
     """The model that the guest has made of everybody's columns, as the parties keep it apart."""
     splits: list[list[Split]] = [[] for _ in model.parties]
     trees = []
