@@ -133,7 +133,7 @@ def test_hidden_equals_pooled_for_every_objective(encryption: str, objective: st
         {"subsample": 0.7, "colsample": 0.6},
         {"goss_top": 0.3, "goss_other": 0.2, "learning_rate": 0.9},
         {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 1.0},
-        {"first_tree": "guest"},
+        {"guest_trees": 2},
         {"depth": 5, "min_child_rows": 2, "trees": 2},
         {"gamma": 1e9},  # no tree has a split
         {"min_child_weight": 3.0, "reg_lambda": 0.0},

@@ -59,7 +59,7 @@ async def coordinate_trees(
         if len(seed.seed) != SEED:
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
-    number = -1
+    number = params.guest_trees - 1
     while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
         if not number < tree.tree < params.trees:
             raise guest.breach("a SumsTree out of turn")

@@ -151,7 +151,7 @@ class _PaillierGrower(Grower):
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
-        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        # 2. Encrypted gradients to every host; none grows a tree of the guest alone.
         self._to_coordinate = self._hidden is not None and bool(hosts)
         if self._hidden is not None and hosts:
             await self._hidden.begin_tree(number, self.scales)
@@ -365,7 +365,7 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer.
     """
     draws = Draws(participant.minimum)
-    records = Records(guest, params.trees, shown, course)
+    records = Records(guest, params, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
