@@ -15,6 +15,7 @@ from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer, stop_all, together
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees import hidden, hidden_coordinator
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.training import guest_train, host_train
 
@@ -107,6 +108,15 @@ ENGINES = pytest.mark.parametrize("encryption", ["paillier", "lattice"])
 @pytest.mark.parametrize("hosts", [1, 2, 3])
 def test_hidden_equals_pooled_bit_for_bit(encryption: str, hosts: int) -> None:
     assert_same_model(make_job(150, hosts, seed=hosts, params=settings_of(encryption)))
+
+
+@ENGINES
+def test_hidden_equals_pooled_where_sums_come_in_many_pieces(
+    encryption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (hidden, hidden_coordinator):
+        monkeypatch.setattr(module, "PIECE", 700)
+    assert_same_model(make_job(150, 2, 7, settings_of(encryption, trees=1)))
 
 
 @ENGINES

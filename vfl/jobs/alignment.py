@@ -122,7 +122,7 @@ async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     """
     party, started = site.party, time.monotonic()
     _check_name(plan.name)
-    settled = _settle(site, Store(party.party.store), plan)
+    settled = _settle(site, site.store, plan)
     table, ids = read_guest(party.data, show=show)
     for note in (*ids.notes, *find_unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
@@ -293,7 +293,7 @@ class _GuestAlignment:
         alignment = replace(
             await asyncio.to_thread(self._alignment, offer, rows, by), days=min(days, default=None)
         )
-        await asyncio.to_thread(save_alignment, Store(site.party.party.store), alignment)
+        await asyncio.to_thread(save_alignment, site.store, alignment)
         known = {
             host.name: int((one.of_row[rows] >= 0).sum())
             for host, one in zip(hosts, with_host, strict=True)
@@ -381,7 +381,7 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     )
     check_align(policy, peer.name, today(), matching.engine, matching.join)
     table, ids = await table_of(site, offer)
-    store = Store(site.party.party.store)
+    store = site.store
     name = fresh_name(store, "alignment", offer.alignment)
     earlier = None
     if matching.extends is not None:

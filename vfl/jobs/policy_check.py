@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
+from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
 from vfl.leakage.estimate import equations_a_tree
 from vfl.learn.params import BoostParams
@@ -59,7 +60,7 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
 
     Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
     """
-    policy, store, on = party.policy, Store(party.party.store), today()
+    policy, store, on = party.policy, store_of(party), today()
     broken, notes = broken_by_job(policy, job, guest, on), []
     aligned, sums, used = None, None, {}
     if alignment is not None or store.names("alignment"):

@@ -91,7 +91,7 @@ class Circumstances:
 
     `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
     linear model. `given`: sums a row that jobs on the alignment gave before, `allowed`: the limit, at
-    the host that looks. `ran`: None before a job.
+    the host that looks, infinity for none. `ran`: None before a job.
     """
 
     guest: str

@@ -88,13 +88,13 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
     each = sums.equations // max(1, sums.joint)
     earlier = f", after {of.given:.3g} of earlier jobs" if of.given else ""
     limit = MAX_SUMS_A_ROW if of.allowed is None else of.allowed
-    refused = ""
-    if of.ran is None and total > limit:
-        whose = "a host's default" if of.allowed is None else f"{host}'s"
-        refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
-    fewer = []
-    if total > limit and (fit := sums.joint_within(max(0.0, limit - of.given))):
-        fewer = [f"[secureboost] trees = {fit + params.guest_trees}"]
+    refused, fewer = "", []
+    if total > limit:
+        if of.ran is None:
+            whose = "a host's default" if of.allowed is None else f"{host}'s"
+            refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
+        fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
+        fewer = [f"[secureboost] trees = {fit}"] if fit > params.guest_trees else []
     return Disclosure(
         "table_from_sums",
         "worked_out",

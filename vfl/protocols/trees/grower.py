@@ -18,7 +18,6 @@ from vfl.learn.losses import Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
-    FREE,
     Bounds,
     Branch,
     Choice,
@@ -28,8 +27,8 @@ from vfl.learn.tree import (
     Tree,
     best_split,
     furthest,
-    gains,
     leaf_weight,
+    level_gains,
     obstacle,
 )
 from vfl.net.peer import Peer, together
@@ -301,17 +300,23 @@ class Grower(ABC):
         self.scales = Scales(*scales)
         return integers[0], integers[1]
 
-    def gains(self, party: OwnColumns | HostColumns, node: int, total: Sums, bounds: Bounds) -> Floats:
-        """The gain of each of a party's candidates in a node; -inf where it may not be taken."""
-        left, valid = party.candidates[node]
-        return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+    def gains(
+        self, growth: Growth, party: OwnColumns | HostColumns, nodes: Sequence[int]
+    ) -> dict[int, Floats]:
+        """The gain of each of a party's candidates in each of these nodes; -inf where it may not be
+        taken."""
+        left = [party.candidates[node][0] for node in nodes]
+        valid = [party.candidates[node][1] for node in nodes]
+        totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
+        found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
+        return dict(zip(nodes, found, strict=True))
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
         """The best candidate of each open node that has any: the first party's among equal gains."""
-        choices = {}
-        for node, total in growth.totals.items():
-            bounds = growth.bounds[node]
-            choice = best_split([self.gains(party, node, total, bounds) for party in parties])
+        nodes, choices = list(growth.totals), {}
+        found = [self.gains(growth, party, nodes) for party in parties]
+        for node in nodes:
+            choice = best_split([of_party[node] for of_party in found])
             if choice is not None:
                 choices[node] = choice
         return choices
@@ -328,7 +333,7 @@ class Grower(ABC):
             left, valid = party.candidates[0]
             if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
                 obstacles.append("columns")
-            elif (self.gains(party, 0, total, FREE) > -np.inf).any():
+            elif (self.gains(growth, party, [0])[0] > -np.inf).any():
                 obstacles.append("min_child_rows")  # as a host says whom the guest asked
             else:
                 obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
