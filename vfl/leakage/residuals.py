@@ -22,9 +22,10 @@ from vfl.leakage.polytope import solve
 from vfl.leakage.shown import Mask
 from vfl.leakage.success import Success
 from vfl.learn.params import GlmParams
-from vfl.protocols.linear.products import ROW_BITS, most_ciphertexts
 
 _ROUNDS = 400
+_ROW_BITS = 50  # of a rounded residual
+_PRODUCT_BITS = 114  # of a product of a number with residuals at most, beside those for the rows
 _SUMS_A_NUMBER = 30  # over the lattice engine, each of one or two rows if the host cheats
 
 
@@ -84,8 +85,8 @@ def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams)
     """
     if params.encryption == "lattice":  # its hint, of rows of its choice, is the same in each iteration
         return min(rows, 2 * _SUMS_A_NUMBER * columns)
-    bits, value = params.key_bits - 2, ROW_BITS + 2
-    opened = most_ciphertexts(params.key_bits, columns, rows)
+    bits, value = params.key_bits - 2, _ROW_BITS + 2
+    opened = -(-columns // max(1, bits // (_PRODUCT_BITS + rows.bit_length())))
     return min(
         rows, opened * (labels_an_opening(bits, value) + max(0, iterations - 1) * (bits // value))
     )
