@@ -127,7 +127,7 @@ class FederatedGLM(Regressor, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component, in the label's unit, at which to stop
+        length of the gradient, in the label's unit, at which to stop
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
         host that does not can learn the residuals, and so the labels, of one or two rows for each of its
@@ -255,7 +255,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component, in the label's unit, at which to stop
+        length of the gradient, in the label's unit, at which to stop
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
         host that does not can learn the residuals, and so the labels, of one or two rows for each of its

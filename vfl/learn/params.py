@@ -112,7 +112,7 @@ class GlmParams(BaseModel):
     fit_intercept: bool = Field(True, description="whether the model has a constant")
     max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
     tolerance: float = Field(
-        1e-6, gt=0, description="greatest gradient component, in the label's unit, at which to stop"
+        1e-6, gt=0, description="length of the gradient, in the label's unit, at which to stop"
     )
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"

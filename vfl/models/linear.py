@@ -158,7 +158,7 @@ def _iteration_done(step: TrainingStep) -> IterationDone:
 
 def _expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
     """How many iterations there will be if the gradient's logarithm goes on falling at the mean rate
-    since `first`, its greatest component before any step; None while it has not fallen."""
+    since `first`, its length before any step; None while it has not fallen."""
     if not 0 < done.gradient < first or done.iteration == 0:
         return None
     needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)
