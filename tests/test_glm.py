@@ -530,7 +530,11 @@ def assert_same(job: Job, found: tuple[Fit, np.ndarray]) -> None:
     assert fit.iterations == plain.iterations and fit.converged == plain.converged
     assert np.array_equal(beta, np.concatenate([*plain.coefficients.values(), *parts.values()]))
     assert fit.intercept == plain.intercept and np.array_equal(fit.score, plain.score)
-    assert (fit.deviance, fit.gradient) == (plain.deviance, plain.gradient)
+    assert (fit.deviance, fit.gradient, fit.readable) == (
+        plain.deviance,
+        plain.gradient,
+        plain.readable,
+    )
     if fit.converged:
         left = gradient(job, beta, fit.intercept)[int(job.params.fit_intercept is False) :]
         assert np.linalg.norm(left) <= 1.01 * job.params.tolerance * label_unit(job)
@@ -620,6 +624,28 @@ def test_the_model_of_the_last_iteration_is_kept(most):
     own = len(next(iter(fit.coefficients.values())))
     assert {tuple(own.coefficients) for own in kept} == {tuple(of) for of in np.split(beta[own:], 2)}
     assert_same(job, (fit, beta))
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_a_fit_ends_before_hosts_could_read_too_many_labels(encryption):
+    """With the model as it is by then. Where not even one iteration is admitted none begins."""
+    job = make_job("poisson", 2, rows=300, tolerance=1e-9, encryption=encryption)
+    rows = int(job.rows.train.sum())
+    whole, _ = job.federated()
+    share = 0.6 * whole.readable / rows
+    limited = job.with_params(max_labels=share)
+    found = limited.federated()
+    assert_same(limited, found)
+    assert not found[0].converged and 0 < found[0].iterations < whole.iterations
+    assert 0 < found[0].readable <= share * rows < whole.readable
+    assert found[0].deviance < 1.01 * whole.deviance
+    kinds: list[str] = []
+    with pytest.raises(
+        ConfigError,
+        match=rf"^host1 could read [\d,]+ of {rows} labels in the first iteration .* max_labels = 0.1 ",
+    ):
+        job.with_params(max_labels=0.1).federated(watch=lambda *seen: kinds.append(seen[2]))
+    assert "FitReady" in kinds and "FitNext" not in kinds
 
 
 def test_progress_is_told_each_iteration():

@@ -27,11 +27,11 @@ def told_of_single_rows(tables: dict[str, Features], most: int) -> tuple[Job, li
     square of the gradient's length is then the square of the row. By row and host, in integers."""
     job = make_job("poisson", tables, rows=60, held_out=0.0, max_iterations=most, tolerance=1e-12)
     told: list[list[list[int]]] = []
-    report, receive = FitLoop.hosts_report, fitting._receive
+    rounded, receive = FitLoop._rounded, fitting._receive
 
-    async def one_row(self: FitLoop, residuals: np.ndarray) -> Any:
+    def one_row(self: FitLoop, residuals: np.ndarray) -> Any:
         told.append([])
-        return await report(self, np.arange(len(residuals)) == len(told) - 1)
+        return rounded(self, (np.arange(len(residuals)) == len(told) - 1).astype(float))
 
     async def listen(host: Any, kind: Any, count: int) -> list[int]:
         numbers = await receive(host, kind, count)
@@ -40,7 +40,7 @@ def told_of_single_rows(tables: dict[str, Features], most: int) -> tuple[Job, li
         return numbers
 
     with (
-        mock.patch.object(FitLoop, "hosts_report", one_row),
+        mock.patch.object(FitLoop, "_rounded", one_row),
         mock.patch.object(fitting, "_receive", listen),
         mock.patch.object(FitLoop, "_settles", lambda self, moved: True),
         contextlib.suppress(VflError),
@@ -101,7 +101,7 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
     values that residuals have."""
     job = with_one_column(400)
     read: dict[str, Any] = {}
-    mask, whole, rounded = EncryptedProduct.mask, Layout.whole, FitLoop.rounded
+    mask, whole, rounded = EncryptedProduct.mask, Layout.whole, FitLoop._rounded
 
     async def packed(self: EncryptedProduct, layout: Layout) -> Any:
         ciphertexts, masks = await mask(self, layout)
@@ -127,8 +127,8 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
             raise ValueError("numbers that it has read")
         return whole(self, data, masks)
 
-    def seen(self: FitLoop, residuals: np.ndarray, most_bits: int) -> Any:
-        made = rounded(self, residuals, most_bits)
+    def seen(self: FitLoop, residuals: np.ndarray) -> Any:
+        made = rounded(self, residuals)
         # The label 1 has the lesser residual.
         read.setdefault("values", (int(made.integers.min()), int(made.integers.max())))
         assert len(set(made.integers.tolist())) == 2
@@ -137,7 +137,7 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
     with (
         mock.patch.object(EncryptedProduct, "mask", packed),
         mock.patch.object(Layout, "whole", opened),
-        mock.patch.object(FitLoop, "rounded", seen),
+        mock.patch.object(FitLoop, "_rounded", seen),
         contextlib.suppress(VflError),
     ):
         job.federated()

@@ -159,6 +159,8 @@ def test_hidden_scores_are_under_paillier() -> None:
     hidden = {"scores": "hidden", "coordinator": "umpire"}
     with pytest.raises(ValidationError, match='scores = "hidden" is for encryption = "paillier"'):
         GlmParams(encryption="lattice", **hidden)
+    with pytest.raises(ValidationError, match='max_labels is for scores = "guest"'):
+        GlmParams(max_labels=0.5, **hidden)
     assert GlmParams(**hidden).encryption == "paillier"
     with pytest.raises(ValidationError, match='must be "paillier" or "lattice"'):
         GlmParams(encryption="ou")

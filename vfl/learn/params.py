@@ -114,6 +114,12 @@ class GlmParams(BaseModel):
     tolerance: float = Field(
         1e-6, gt=0, description="length of the gradient, in the label's unit, at which to stop"
     )
+    max_labels: float | None = Field(
+        None,
+        gt=0,
+        description="share of the labels of rows that train which a host that cheats may read at most: "
+        "the fit ends before an iteration that could tell it more",
+    )
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
     )
@@ -125,8 +131,8 @@ class GlmParams(BaseModel):
     encryption: Literal["paillier", "lattice"] = Field(
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
-        "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
-        "rows for each of its sums (some 30 a number); a guest that does not can learn a host's columns",
+        "the protocol: a host that does not can read up to some 20 labels in each of its sums, of which "
+        "a number has some 30; a guest that does not can learn a host's columns",
     )
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS
@@ -136,6 +142,10 @@ class GlmParams(BaseModel):
     def _coordinated(self) -> "GlmParams":
         if (self.scores == "hidden") != (self.coordinator is not None):
             raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
+        if self.scores == "hidden" and self.max_labels is not None:
+            raise ValueError(
+                'max_labels is for scores = "guest": else the coordinator opens what hosts send'
+            )
         if self.scores == "hidden" and self.encryption == "lattice":
             raise ValueError(
                 'scores = "hidden" is for encryption = "paillier": leave encryption out, or use '

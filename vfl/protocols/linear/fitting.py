@@ -64,7 +64,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.ciphertexts import PrivateKey
-from vfl.errors import DataError
+from vfl.errors import ConfigError, DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
 from vfl.learn.params import GlmParams
@@ -78,8 +78,16 @@ from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.block_numbers import (
+    penalty_in_fixed_point,
+    power_of_two,
+    report_in_fixed_point,
+    report_of,
+    told_numbers,
+    total_move,
+)
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
-from vfl.protocols.linear.masked_numbers import divergence, hidden, in_fixed_point, received, sums_of
+from vfl.protocols.linear.masked_numbers import divergence, hidden, received, sums_of
 from vfl.protocols.linear.masked_scores import (
     HeldOutScores,
     ScoreChange,
@@ -178,7 +186,7 @@ class Fit:
     deviance: float | None  # None where nobody knows: with hidden scores
     explained: float | None
     gradient: float
-    readable: int = 0  # labels that a host could have read at most, had it cheated
+    readable: int = 0  # labels that any one host could have read at most, had it cheated
 
 
 @dataclass(frozen=True)
@@ -199,7 +207,7 @@ class GuestFitState:
     intercept: float
     change: float
     blocks: dict[str, BlockState]
-    given: dict[str, int]  # bits of opened products so far, by host
+    given: dict[str, int]  # labels that each host could have read so far, by name
 
 
 @dataclass(frozen=True)
@@ -288,7 +296,7 @@ class FitLoop:
         self._deviance = power_of_two(self.scores.deviance())
         self._columns = sum(block.matrix.columns for block in self.own.values())  # of all parties
         self._last: BlockReport | None = None
-        self._given: Counter[str] = Counter()  # bits of opened products, by host
+        self._given: Counter[str] = Counter()  # labels that hosts could have read, by name
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
 
@@ -308,13 +316,19 @@ class FitLoop:
         started = time.perf_counter()
         known = None if last is None else await self._restore_block(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
-            # 2. and 3. Everybody's gradient.
-            report = known or await self.report(scores.residuals())
+            deviance = scores.deviance()
+            explained = 1 - deviance / null if null > 0 else 0.0
+
+            # 2. and 3. Everybody's gradient, unless it could tell a host too many labels.
+            residuals = scores.residuals()
+            rounded = None if known or not self.joint else self._rounded(residuals)
+            if rounded and not self._admit(rounded, iteration):
+                converged = False
+                break
+            report = known or await self.report(residuals, rounded)
             self._last = report
 
             # 4. Small enough?
-            deviance = scores.deviance()
-            explained = 1 - deviance / null if null > 0 else 0.0
             length = self._length(report)
             moved = self._moved(first)
             settled = scores.change <= _SETTLED * max(self._unit.score, moved)
@@ -400,26 +414,49 @@ class FitLoop:
         reports = [restore_block(block, state.blocks[name]) for name, block in self.own.items()]
         return BlockReport.total([*reports, *await self._receive_report()])
 
-    async def report(self, residuals: Floats) -> BlockReport:
-        """What all blocks together tell of their gradient."""
+    async def report(self, residuals: Floats, rounded: Rounded | None) -> BlockReport:
+        """What all blocks together tell of their gradient; `rounded`: for hosts, if there are any."""
         with self.clock.timed("own columns"):
             own = await self._own_reports(residuals)
-        return BlockReport.total([*own, *await self.hosts_report(residuals)])
+        theirs = [] if rounded is None else await self.hosts_report(rounded)
+        return BlockReport.total([*own, *theirs])
 
-    async def hosts_report(self, residuals: Floats) -> list[BlockReport]:
-        """What hosts, if there are any, tell of their gradient, all of them together."""
-        if not self.hosts:
-            return []
-        rounded = self.rounded(residuals, ROW_BITS[self.params.encryption])
+    async def hosts_report(self, rounded: Rounded) -> list[BlockReport]:
+        """What hosts tell of their gradient, all of them together."""
         await together([host.send(FitNext(rounded.bits)) for host in self.hosts])
-        self._given.update(await self.gradients.open(rounded))
+        await self.gradients.open(rounded)
         return await self._receive_report()
 
-    def rounded(self, residuals: Floats, most_bits: int) -> Rounded:
+    def _rounded(self, residuals: Floats) -> Rounded:
         """Residuals as hosts have them."""
         least = self.params.tolerance * self._unit.gradient
+        most_bits = ROW_BITS[self.params.encryption]
         rounding = Rounding(self._columns, self.curvature, least, most_bits)
         return rounding.of(residuals, self._last)
+
+    def labels(self, rounded: Rounded) -> Mapping[str, int]:
+        """How many labels each host could read at most of its products with these residuals."""
+        return self.gradients.labels(rounded)
+
+    def _admit(self, rounded: Rounded, iteration: int) -> bool:
+        """Count the labels that hosts could read of these residuals; whether there may be so many.
+
+        Raises ConfigError where there may not be a single iteration.
+        """
+        given = self._given + Counter(self.labels(rounded))
+        most, rows = self.params.max_labels, len(rounded.integers)
+        if most is None or max(given.values(), default=0) <= most * rows:
+            self._given = given
+            return True
+        if iteration == 0:
+            host = max(given, key=lambda name: given[name])
+            raise ConfigError(
+                f"{host} could read {given[host]:,} of {rows:,} labels in the first iteration alone, if "
+                f"it cheated, more than max_labels = {most:g} of [glm] admits: raise it, or train on "
+                "more rows or fewer columns",
+                for_peer="its job admits fewer labels to be read than an iteration needs",
+            )
+        return False
 
     async def _receive_report(self) -> list[BlockReport]:
         """4. What hosts tell of their gradient."""
@@ -540,15 +577,6 @@ def _own_report(block: Block, residuals: Floats) -> BlockReport:
     return block.report(block.matrix.transposed_times(residuals))
 
 
-def total_move(moves: Sequence[Move]) -> Move:
-    """How the scores change by all of these."""
-    return Move(
-        np.asarray(sum(move.scores for move in moves)),
-        sum(move.linear for move in moves),
-        sum(move.square for move in moves),
-    )
-
-
 async def _receive(
     host: Peer, kind: type[InnerProducts] | type[PenaltyProducts], count: int
 ) -> list[int]:
@@ -656,37 +684,3 @@ def _precision(length: float) -> float:
 def _length(size: float, precision: float) -> float:
     """The length of a step, up to a factor of two, as all parties know it."""
     return abs(size) * 2.0**_FIXED_BITS / precision
-
-
-def report_in_fixed_point(report: BlockReport, curvature: float, deviance: float) -> list[int]:
-    """What a host tells of its gradient: all are about as large as the deviance, in any unit of the
-    label. Raises ConfigError for what is beyond all bounds."""
-    upper = report.products[np.triu_indices(len(report.products))]
-    return in_fixed_point([*upper.tolist(), report.square / curvature], deviance, "gradients")
-
-
-def report_of(numbers: Floats, vectors: int, curvature: float) -> BlockReport:
-    """The report that was told in such numbers."""
-    products = np.zeros((vectors, vectors))
-    products[np.triu_indices(vectors)] = numbers[:-1]
-    return BlockReport(_symmetric(products), float(numbers[-1]) * curvature)
-
-
-def _symmetric(upper: Floats) -> Floats:
-    return np.asarray(upper + np.triu(upper, 1).T)
-
-
-def told_numbers(vectors: int) -> int:
-    """How many numbers are told of a gradient."""
-    return vectors * (vectors + 1) // 2 + 1
-
-
-def penalty_in_fixed_point(move: Move, curvature: float, deviance: float) -> list[int]:
-    """What a host tells of its direction. Raises ConfigError for what is beyond all bounds."""
-    products = [move.linear * curvature, move.square * curvature]
-    return in_fixed_point(products, deviance, "directions")
-
-
-def power_of_two(number: float) -> float:
-    """The one that is next to a number; 1 for 0 and what is infinite."""
-    return 2.0 ** round(math.log2(number)) if 0 < number < math.inf else 1.0

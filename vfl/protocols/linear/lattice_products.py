@@ -138,6 +138,31 @@ class Digits:
         ]
 
 
+@dataclass(frozen=True)
+class CutResiduals:
+    """Residuals in as many digits as they need."""
+
+    rounded: Rounded
+    digits: Integers  # shape (digits, rows)
+    bits: int  # of a digit's sums
+
+    @classmethod
+    def of(cls, rounded: Rounded, most: Digits) -> "CutResiduals":
+        greatest = int(np.abs(rounded.integers).max(initial=0))
+        digits = most.of_size(greatest).cut(rounded.integers)
+        return cls(rounded, digits, bits_of_sums(digits))
+
+    def labels(self, outputs: int) -> int:
+        """How many labels a host of so many sums could read at most: the bits of all of them."""
+        return outputs * len(self.digits) * (self.bits + _ROUNDED_BITS)
+
+
+def labels_of(matrix: design.Matrix, residuals: Rounded) -> int:
+    """How many labels a host with this matrix could read at most."""
+    outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits)
+    return CutResiduals.of(residuals, Digits.of(matrix.rows)).labels(outputs)
+
+
 def fit_shape(rows: int, params: GlmParams) -> tuple[Digits, Shape]:
     """How residuals are cut, and the vectors of a fit. Raises ConfigError for too many rows."""
     digits = Digits.of(rows)
@@ -184,6 +209,8 @@ class _LatticeGuest(GuestGradients):
         self._operations = resources.operations
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
+        self._outputs: dict[str, int] = {}  # sums of each host
+        self._cut: CutResiduals | None = None
 
     async def greet(self) -> None:
         return
@@ -193,6 +220,7 @@ class _LatticeGuest(GuestGradients):
             # More would be opened for another purpose than its columns.
             if not columns[host.name] <= count <= columns[host.name] * _most_bits(self._rows):
                 raise host.breach("a HintOffered of other sums than its columns have")
+            self._outputs[host.name] = count
 
         self._products, _ = await guest_meet(
             self._hosts,
@@ -204,27 +232,29 @@ class _LatticeGuest(GuestGradients):
             accept=accept,
         )
 
-    async def open(self, residuals: Rounded) -> Mapping[str, int]:
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        self._cut = CutResiduals.of(residuals, self._digits)
+        return {name: self._cut.labels(outputs) for name, outputs in self._outputs.items()}
+
+    async def open(self, residuals: Rounded) -> None:
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
-        greatest = int(np.abs(residuals.integers).max(initial=0))
-        digits = self._digits.of_size(greatest)
-        cut = digits.cut(residuals.integers)
-        bits = bits_of_sums(cut)
+        cut = self._cut
+        if cut is None or cut.rounded is not residuals:
+            cut = CutResiduals.of(residuals, self._digits)
+        digits, bits = cut.digits, cut.bits
         # a. Encrypted digits.
         words = await products.query_words(
-            digits.count, lambda start, stop: cut[:, start:stop] << _ROUNDED_BITS
+            len(digits), lambda start, stop: digits[:, start:stop] << _ROUNDED_BITS
         )
         for host in products.hosts:
             self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
         # c. Decrypted for their host.
-        opened, given = [], {}
+        opened = []
         for host, own in zip(products.hosts, words, strict=True):
             data = cut_words(own, self._scale_bits, bits).astype("<u8").tobytes()
             opened.append(host.send(OpenedSums(data, residuals.scale, bits)))
-            given[host.name] = own.size * (bits + _ROUNDED_BITS)
         await together(opened)
-        return given
 
     def end(self) -> None:
         if self._products is not None:

@@ -18,15 +18,16 @@ from vfl.learn.glm import PAIRS, Block, BlockReport, Move
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear import lattice_products
-from vfl.protocols.linear.fitting import (
-    ROW_BITS,
-    Fit,
-    FitLoop,
-    IterationDone,
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.block_numbers import (
     penalty_in_fixed_point,
     report_in_fixed_point,
     total_move,
+)
+from vfl.protocols.linear.fitting import (
+    Fit,
+    FitLoop,
+    IterationDone,
 )
 from vfl.protocols.linear.masked_scores import fixed_point, total_of
 from vfl.protocols.linear.rounding import Rounded
@@ -81,10 +82,12 @@ class _PlainLoop(FitLoop):
     def joint(self) -> bool:
         return bool(self.theirs)
 
-    async def hosts_report(self, residuals: Floats) -> list[BlockReport]:
-        if not self.theirs:
-            return []
-        rounded = self.rounded(residuals, ROW_BITS[self.params.encryption])
+    def labels(self, rounded: Rounded) -> Mapping[str, int]:
+        if self.params.encryption == "lattice":
+            return {n: lattice_products.labels_of(b.matrix, rounded) for n, b in self.theirs.items()}
+        return {n: products.labels_of(b.matrix.columns, rounded) for n, b in self.theirs.items()}
+
+    async def hosts_report(self, rounded: Rounded) -> list[BlockReport]:
         told = [await asyncio.to_thread(self._told, name, rounded) for name in self.theirs]
         return [self.of_parts(told, 2 * min(self._steps, PAIRS) + 1)]
 

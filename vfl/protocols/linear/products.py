@@ -94,9 +94,13 @@ class GuestGradients(ABC):
         """Be told how many columns each host has, by name."""
 
     @abstractmethod
-    async def open(self, residuals: Rounded) -> Mapping[str, int]:
-        """Let every host have X^T r, for the residuals of the rows that train. Returns how many bits
-        each was given, by name: it has read no more labels.
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        """How many labels each host could read of X^T r at most, whatever it asked for in its place: as
+        many as it is given bits. By name."""
+
+    @abstractmethod
+    async def open(self, residuals: Rounded) -> None:
+        """Let every host have X^T r, for the residuals of the rows that train.
 
         Raises PeerError when a host breaks the protocol.
         """
@@ -142,7 +146,10 @@ class _PaillierGuest(GuestGradients):
     async def meet(self, columns: Mapping[str, int]) -> None:
         self._columns = columns
 
-    async def open(self, residuals: Rounded) -> Mapping[str, int]:
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        return {name: labels_of(columns, residuals) for name, columns in self._columns.items()}
+
+    async def open(self, residuals: Rounded) -> None:
         integers = residuals.integers
         self.reserve.end()
         # a. Encrypted residuals.
@@ -157,11 +164,10 @@ class _PaillierGuest(GuestGradients):
                 message = Residuals(ciphertexts.tobytes())
                 await together([host.send(message) for host in self._hosts])
         self.reserve.begin()
-        given = await together([self._open(host, residuals) for host in self._hosts])
-        return dict(zip([host.name for host in self._hosts], given, strict=True))
+        await together([self._open(host, residuals) for host in self._hosts])
 
-    async def _open(self, host: Peer, residuals: Rounded) -> int:
-        """c. Open a host's masked products for it; returns how many bits it gets."""
+    async def _open(self, host: Peer, residuals: Rounded) -> None:
+        """c. Open a host's masked products for it."""
         key = self._workers.key.public
         with self._clock.timed(f"{host.name} and transfer"):
             message = await host.recv(MaskedProducts)
@@ -177,7 +183,11 @@ class _PaillierGuest(GuestGradients):
                 raise host.breach(f"MaskedProducts with {error}") from None
         n = int(key.n)
         await host.send(OpenedProducts(layout.cut([value % n for value in opened]), residuals.scale))
-        return sum(layout.lengths)
+
+
+def labels_of(columns: int, residuals: Rounded) -> int:
+    """How many labels a host of so many columns could read at most: the bits of its products."""
+    return columns * number_bits(residuals.bits)
 
 
 def _integers(values: Integers) -> list[int]:
