@@ -70,8 +70,8 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 def in_memory() -> Iterator[None]:
     """All parties take the same object for the public key, so that its tables of powers are made once;
     a coordinator is dialled over memory."""
-    keys = {"paillier": cache(PublicKey)}
-    with mock.patch.object(key, "PUBLIC_KEYS", keys), mock.patch.object(Site, "dial", _dial):
+    once = mock.patch.object(key, "PublicKey", cache(PublicKey))
+    with once, mock.patch.object(Site, "dial", _dial):
         yield
 
 
@@ -192,7 +192,7 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     async def lead(peers: Peers) -> None:
         joins = await together([peer.recv(Join) for peer in peers.values()])
         for peer, came in zip(peers.values(), joins, strict=True):
-            coordinator._checked(offices[LEAD], peer, came)
+            coordinator._check_join(offices[LEAD], peer, came)
             if came != joins[0]:
                 raise peer.breach("a Join of another job than the other parties'")
         signature = offices[LEAD].identity.sign(joins[0].terms.statement)

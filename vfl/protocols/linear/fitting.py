@@ -46,7 +46,6 @@ gradient that all have kept (protocols/common/checkpoints.py): a step of the che
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send other sums of residuals than its columns', and read labels off them. However it
 does so, it reads no more labels than it is given bits (Fit.readable).
-Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
 """
 
 import asyncio
@@ -63,7 +62,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
-from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination

@@ -55,7 +55,7 @@ from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.products import Gradient, GuestGradients, check_lengths, check_products
-from vfl.protocols.linear.rounding import Rounded, bits_of_sums, number_bits
+from vfl.protocols.linear.rounding import Rounded, bits_of_sums, most_bits, number_bits
 
 ROW_BITS = 40
 """Bits of a row's rounded residual at most, sign not counted: as precise as scores are."""
@@ -161,6 +161,13 @@ def labels_of(matrix: design.Matrix, residuals: Rounded) -> int:
     """How many labels a host with this matrix could read at most."""
     outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits)
     return CutResiduals.of(residuals, Digits.of(matrix.rows)).labels(outputs)
+
+
+def most_labels(columns: int, rows: int) -> int:
+    """How many labels a host could read at most in an iteration, if all its columns are numbers."""
+    digits = Digits.of(rows)
+    bits = most_bits(rows, digits.value_bits - 1) + _ROUNDED_BITS
+    return columns * _most_bits(rows) * digits.count * bits
 
 
 def fit_shape(rows: int, params: GlmParams) -> tuple[Digits, Shape]:

@@ -30,7 +30,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Integers
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError
@@ -42,7 +42,7 @@ from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.rounding import Rounded, are_standardised, number_bits
+from vfl.protocols.linear.rounding import Rounded, are_standardised, most_bits, number_bits
 
 ROW_BITS = 50
 """Bits of a row's rounded residual at most, sign not counted."""
@@ -141,7 +141,7 @@ class _PaillierGuest(GuestGradients):
         self.reserve = Reserve(workers, rows)
 
     async def greet(self) -> None:
-        await send_key(self._hosts, self._params.encryption, self._workers.key)
+        await send_key(self._hosts, self._workers.key)
 
     async def meet(self, columns: Mapping[str, int]) -> None:
         self._columns = columns
@@ -188,6 +188,11 @@ class _PaillierGuest(GuestGradients):
 def labels_of(columns: int, residuals: Rounded) -> int:
     """How many labels a host of so many columns could read at most: the bits of its products."""
     return columns * number_bits(residuals.bits)
+
+
+def most_labels(columns: int, rows: int) -> int:
+    """How many labels a host could read at most in an iteration, however fine residuals are."""
+    return columns * number_bits(most_bits(rows, ROW_BITS))
 
 
 def _integers(values: Integers) -> list[int]:

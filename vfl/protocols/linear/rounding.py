@@ -55,6 +55,11 @@ def bits_of_sums(integers: Integers) -> int:
     return math.ceil(most * _SLACK).bit_length() + _SPARE_BITS
 
 
+def most_bits(rows: int, row_bits: int) -> int:
+    """`bits_of_sums` of so many integers of so many bits, at most."""
+    return math.ceil(rows * 2.0**row_bits * _SLACK).bit_length() + _SPARE_BITS
+
+
 def number_bits(bits: int) -> int:
     """Bits of a number's product, where those of a column of 0 and 1 have so many."""
     return bits + FRACTION_BITS
