@@ -382,7 +382,8 @@ class HostProducts:
         total = await asyncio.to_thread(sums.result)
         masks = np.zeros_like(total)
         if stream is not None:
-            masks = np.concatenate([stream.words((2, total.shape[1])) for _ in range(count // 2)])
+            pairs = [min(2, count - first) for first in range(0, count, 2)]
+            masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
             total += masks
         elif hidden:
             masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
