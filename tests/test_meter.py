@@ -198,7 +198,7 @@ def tables(rows: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, dict[str
 def of_trees() -> Measured:
     own, y, hosts = tables(240)
     model = vfl.SecureBoost(id="id", trees=15, depth=3, max_bins=8, min_child_rows=10)
-    found = measure(model, own, y, hosts, seed=1)
+    found = vfl.leakage.measure(model, own, y, hosts, seed=1)
     assert not hasattr(model, "model_")  # it stays as it was
     return found
 
