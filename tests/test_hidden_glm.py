@@ -1141,7 +1141,7 @@ def test_concealing_changes_bytes_and_not_the_plaintext(public):
 
 
 def test_concealing_uses_short_exponents():
-    """One long number for the base, once a key; 256 bits a ciphertext. Re-randomising uses long ones."""
+    """One long number for the base, once a key; 256 bits a ciphertext. Re-randomising takes units."""
     asked: list[int] = []
 
     def random_bits(count: int) -> int:
@@ -1154,8 +1154,8 @@ def test_concealing_uses_short_exponents():
     public.conceal(public.unsafe_encrypt([4]))
     assert asked[4:] == [SHORT_EXPONENT[2048]] == [256]
     public.rerandomise(public.unsafe_encrypt([5, 6]))
-    # Beside the base and two exponents a number with Jacobi symbol -1, and two signs each.
-    assert set(asked[5:]) == {2048 + 128, 2} and asked[5:].count(2) == 2 and len(asked[5:]) >= 6
+    # Units modulo n, of as many bits; some numbers are too large.
+    assert set(asked[5:]) == {2048} and len(asked[5:]) >= 2
 
 
 def test_times_is_the_product_of_integers(public):

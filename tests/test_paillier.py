@@ -214,14 +214,14 @@ def test_obfuscators_are_residues_of_both_kinds():
     """r^(lambda) = 1 modulo n^2, lambda = lcm(p - 1, q - 1): r hides and carries no plaintext."""
     k = key()
     order = gmpy2.lcm(k._p - 1, k._q - 1)
-    for draw in (k._obfuscator, k.public._obfuscator):
-        r = draw()
+    for r in (k._obfuscator(), *k.public.integers(k.public.obfuscators(3))):
         assert r != 1 and gmpy2.powmod(r, order, k.public.n_squared) == 1
 
 
 def test_a_mark_of_squares_does_not_outlive_rerandomising():
     """A guest could mark a row's ciphertext by an n-th power that is no square modulo p, or q."""
     k = key()
+    ready = k.public.obfuscators(64)
     for sign in (1, 2, 3):
         marked = k.public.unsafe_encrypt([5])
         root = next(
@@ -232,7 +232,7 @@ def test_a_mark_of_squares_does_not_outlive_rerandomising():
         )
         mark = gmpy2.powmod(root, k.public.n, k.public.n_squared)
         marked = k.public.array([k.public.integers(marked)[0] * mark % k.public.n_squared])
-        again = k.public.integers(k.public.rerandomise(np.repeat(marked, 64, axis=0)))
+        again = k.public.integers(k.public.rerandomise(np.repeat(marked, 64, axis=0), ready))
         seen = {(gmpy2.legendre(c, k._p), gmpy2.legendre(c, k._q)) for c in again}
         assert len(seen) == 4  # but for once in 10^7 runs
     assert set(k.decrypt(k.public.array(again))) == {5}

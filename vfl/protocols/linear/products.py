@@ -27,7 +27,8 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
@@ -146,7 +147,7 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = Reserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -284,6 +285,7 @@ class EncryptedProduct:
         self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
         self.sums = JointSums(workers, store, sizes, 1)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
@@ -294,6 +296,7 @@ class EncryptedProduct:
 
         Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing.
         """
+        self._reserve.end()
         histogram = (await self.sums.histograms())[0]
         parts = [
             histogram[start + 1 : start + 1 + levels]
@@ -306,10 +309,9 @@ class EncryptedProduct:
         products = np.concatenate([*parts, await positional_sums(self._workers, tasks)])
         n = int(self._workers.key.n)
         masks = [secrets.randbelow(n) for _ in range(-(-len(products) // self._slots))]
-        return (
-            await pack_and_mask(self._workers, products, self._slot_bits, self._slots, masks),
-            masks,
-        )
+        masked = await pack_and_mask(self._reserve, products, self._slot_bits, self._slots, masks)
+        self._reserve.begin()
+        return masked, masks
 
     def unmask(self, decrypted: Sequence[int], masks: Sequence[int], scale: float) -> Floats:
         """X^T r, shape (columns,), from what the key's owner sent back; r was multiplied by `scale`.
