@@ -12,10 +12,11 @@ from unittest import mock
 import numpy as np
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
+from paillier_key import KEY
 from silent import Silent
 
 from vfl.crypto.group import ORDER
-from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.paillier import PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
@@ -55,7 +56,6 @@ from vfl.protocols.trees.training import guest_train, host_train
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
-KEY = PrivateKey.generate(2048)
 N, WIDTH = KEY.public.n, KEY.public.width
 
 

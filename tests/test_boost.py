@@ -11,8 +11,8 @@ import walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import Binned, Monotone, bin_columns
@@ -31,8 +31,6 @@ from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
 from vfl.protocols.trees.quantisation import Quantisation
 from vfl.protocols.trees.training import guest_train, host_train
-
-KEY = PrivateKey.generate(2048)
 
 
 @dataclass

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 from scipy.optimize import minimize
 from scipy.stats import binomtest, chisquare, kstest
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
 from vfl.crypto import powers
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import ONE_PROCESS, Machine
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.learn.design import Design, Matrix, Rules
@@ -40,7 +40,6 @@ from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import masked_scores, products, start
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 
-KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)
 Features = dict[str, np.ndarray]
 

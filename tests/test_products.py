@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from paillier_key import KEY
 from scipy.stats import kstest
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.sums import positional_sums
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.protocols.linear import products
 from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
 
-KEY = PrivateKey.generate(2048)
 N = int(KEY.public.n)
 UNIT = 2.0**-FRACTION_BITS
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import gmpy2
 import numpy as np
 import pytest
+from paillier_key import KEY
 
 from vfl.crypto import reserve as reserves
 from vfl.crypto.packing import SumPacking
@@ -14,7 +15,6 @@ from vfl.crypto.reserve import K, OwnReserve, Reserve
 from vfl.crypto.sums import encrypt
 from vfl.crypto.workers import Machine, Workers
 
-KEY = PrivateKey.generate(2048)
 PUBLIC = KEY.public
 POOL = 6  # in place of 384 n-th powers, each of which takes 10 ms
 

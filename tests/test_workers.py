@@ -11,9 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paillier_key import KEY
 
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.paillier import InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.paillier import InvalidCiphertext, PublicKey
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import (
     check_rows,
@@ -25,8 +26,6 @@ from vfl.crypto.sums import (
 )
 from vfl.crypto.workers import Machine, SharedRows, WorkerDied, Workers, rows_of
 from vfl.errors import VflError
-
-KEY = PrivateKey.generate(2048)
 
 
 def double(key, x):
@@ -171,12 +170,12 @@ def own_pid(key, seconds):
 def test_workers_of_a_killed_party_end(tmp_path):
     script = tmp_path / "party.py"
     script.write_text(PARTY)
-    root = Path(__file__).parent.parent
+    here = Path(__file__).parent
     party = subprocess.Popen(
         [sys.executable, script, str(int(KEY.public.n))],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])},
     )
     with party:
         pids = [int(pid) for pid in party.stdout.readline().split()]
