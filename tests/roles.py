@@ -192,7 +192,7 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     async def lead(peers: Peers) -> None:
         joins = await together([peer.recv(Join) for peer in peers.values()])
         for peer, came in zip(peers.values(), joins, strict=True):
-            coordinator._checked(offices[LEAD], peer, came)
+            coordinator._check_join(offices[LEAD], peer, came)
             if came != joins[0]:
                 raise peer.breach("a Join of another job than the other parties'")
         signature = offices[LEAD].identity.sign(joins[0].terms.statement)

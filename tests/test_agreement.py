@@ -16,7 +16,7 @@ from recording import record
 from vfl.errors import ModelError, PeerError, Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verify_signatures
 from vfl.jobs.connect import Site
-from vfl.jobs.coordinator import _checked
+from vfl.jobs.coordinator import _check_join
 from vfl.jobs.offer import Accept, Agreed, Join, Offer, Terms
 from vfl.jobs.record import load_record, verify_agreement
 from vfl.net.peer import MemoryPeer
@@ -192,7 +192,7 @@ def test_parties_that_pin_different_certificates_are_told(sites: dict[str, Site]
             agreement = run(sites)[0]
             join = Join(agreement.terms, list(agreement.signatures.values()), JOB.canonical)
             with pytest.raises(Refused, match=said):
-                _checked(mixed["umpire"], MemoryPeer.pair("umpire", "registry")[0], join)
+                _check_join(mixed["umpire"], MemoryPeer.pair("umpire", "registry")[0], join)
 
 
 def swapped(agreed: Agreed) -> Agreed:
@@ -283,15 +283,13 @@ def test_a_coordinator_is_shown_what_was_signed(
     signatures = [agreement.signatures[name] for name in agreement.terms.signers]
     join = Join(agreement.terms, signatures, JOB.canonical)
     peer, _ = MemoryPeer.pair("umpire", "registry")
-    assert _checked(sites["umpire"], peer, join) == JOB
+    assert _check_join(sites["umpire"], peer, join) == JOB
     with pytest.raises(PeerError, match=rf"^registry broke the protocol: it sent a Join {said}$"):
-        _checked(sites["umpire"], peer, change(join))
+        _check_join(sites["umpire"], peer, change(join))
 
 
 def test_a_whole_job_leaves_the_same_agreement_with_everybody(tmp_path: Path, keys: Path) -> None:
     made = Federation(tmp_path, keys, coordinator=True, tables=make_tables(130))
-    for name in ("registry", "bureau"):
-        made.parties[name].settings["policy"]["min_intersection"] = 50
     record(made, {**HIDDEN_JOB, "glm": {**HIDDEN_JOB["glm"], "max_iterations": 1}})
     parties = {name: load_party(party.file) for name, party in made.parties.items()}
     kept: dict[str, Agreement] = {}

@@ -21,6 +21,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import Key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -30,6 +31,7 @@ from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
 from vfl.protocols.trees.quantisation import Quantisation
+from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
 
@@ -209,6 +211,63 @@ def test_federated_equals_pooled_for_every_objective(objective):
     assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
 
 
+def parties_that_split(model):
+    """By tree, the parties that won a split in it."""
+    return [{branch.party for branch in tree.branches.values()} for tree in model.trees]
+
+
+@pytest.mark.parametrize("alone", [0, 2, 3])
+def test_the_first_trees_are_of_the_guest_alone(alone):
+    params = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5, guest_trees=alone)
+    job = make_job(150, 2, 5, params)
+    assert_same_model(job)
+    model, _ = job.oracle()
+    won = parties_that_split(model)
+    assert all(won) and all(parties == {0} for parties in won[:alone])
+    assert all(parties & {1, 2} for parties in won[alone:])
+    own = dataclasses.replace(job, features=dict(list(job.features.items())[:1]))
+    assert resolved(own.oracle()[0], [])[:alone] == resolved(model, [])[:alone]
+
+
+def test_a_guest_without_columns_has_first_trees_without_splits():
+    params = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5, guest_trees=2)
+    job = make_job(150, 1, 5, params)
+    job.features["party0"].clear()
+    assert_same_model(job)
+    assert parties_that_split(job.oracle()[0]) == [set(), set(), {1}]
+
+
+def test_training_does_not_stop_early_before_hosts_come_in():
+    params = BoostParams(trees=9, depth=2, max_bins=8, min_child_rows=5, guest_trees=6)
+    stopping = {"validation_share": 0.5, "early_stopping_rounds": 1, "learning_rate": 1.0}
+    job = make_job(150, 1, 5, params.model_copy(update=stopping))
+    job.features["party0"] = {"noise": np.random.default_rng(1).normal(size=150)}
+    seen = []
+    asyncio.run(guest_train([], job.blocks, job.rows, job.params, course=GuestCourse(seen.append)))
+    losses = [done.validation_loss for done in seen]
+    best = int(np.argmin(losses[:6])) + 1
+    assert best < 5, "it would have stopped"
+    assert len(seen) > 6
+    assert_same_model(job)
+
+
+def test_a_host_takes_no_part_in_a_tree_of_the_guest_alone():
+    _, own = MemoryPeer.pair("guest", "host")
+    records = Records(own, BoostParams(trees=4, guest_trees=2), str, HostCourse())
+    for tree in (0, 1, 4):
+        with pytest.raises(PeerError, match="a TreeStart out of turn"):
+            records.begin(tree, TreeStart)
+    records.begin(2, TreeStart)
+
+
+def test_kept_settings_from_before_guest_trees():
+    kept = BoostParams(trees=7).model_dump()
+    del kept["guest_trees"]
+    assert BoostParams.of_stored(kept | {"first_tree": "guest"}) == BoostParams(trees=7, guest_trees=1)
+    assert BoostParams.of_stored(kept | {"first_tree": "joint"}) == BoostParams(trees=7)
+    assert BoostParams.of_stored(BoostParams(guest_trees=9).model_dump()).guest_trees == 9
+
+
 def test_federated_equals_pooled_under_goss():
     params = BoostParams(
         trees=4, depth=2, max_bins=8, min_child_rows=2, goss_top=0.2, goss_other=0.1, learning_rate=0.9
@@ -231,7 +290,7 @@ def test_federated_equals_pooled_under_goss():
     with_offset=st.booleans(),
     learning_rate=st.sampled_from([0.2, 1.0]),
     colsample=st.sampled_from([0.4, 1.0]),
-    first_tree=st.sampled_from(["joint", "guest"]),
+    guest_trees=st.integers(0, 2),
     stopping=st.sampled_from([0, 1]),
     missing=st.sampled_from([0.0, 0.3]),
     monotone=st.one_of(

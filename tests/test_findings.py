@@ -288,8 +288,8 @@ WEAK: dict[str, tuple[dict[str, Any], str, str]] = {
         "no_held_out_rows",
     ),
     "guest_alone": (
-        boost(first_tree="guest", trees=1),
-        'first_tree = "guest" leaves the hosts out of the only tree: raise trees',
+        boost(guest_trees=1, trees=1),
+        "guest_trees = 1 leaves the hosts out of the only tree: lower it, or raise trees",
         "guest_alone",
     ),
     "no_split": (
@@ -313,7 +313,7 @@ def test_settings_that_hold_a_model_back_are_a_warning_at_all_parties(room: Room
 
 
 def test_a_host_is_told_of_its_own_half_that_says_nothing(room: Room) -> None:
-    model = room.train(boost(first_tree="guest", trees=1))
+    model = room.train(boost(guest_trees=1, trees=1))
     host, _ = load_record(stores(room)["registry"], model)
     assert any(text.startswith("no split is of this party's columns") for text in host.warnings)
     assert remark_on(np.array([0.1, 0.0])) is None

@@ -1048,7 +1048,7 @@ def test_a_host_with_too_many_columns_is_refused():
 
 def test_a_host_refuses_fewer_rows_than_its_policy():
     train = int(SMALL.rows.train.sum())
-    text = f"^{train} rows to train on are below the host's policy of {train + 1}$"
+    text = rf"^{train} rows to train on are below rule min_intersection = {train + 1} of \[policy\]: "
     with pytest.raises(Refused, match=text) as refused:
         against("guest", minimum=train + 1)
     assert refused.value.for_peer == str(refused.value)

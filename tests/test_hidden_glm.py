@@ -1037,7 +1037,8 @@ def test_a_host_refuses_fewer_rows_than_its_policy():
     train = int(job.rows.train.sum())
     ends = against("", Message, lambda m: m, job, host1={"minimum": train + 1})
     assert isinstance(ends["host1"], Refused)
-    assert str(ends["host1"]) == f"{train} rows to train on are below the host's policy of {train + 1}"
+    rule = f"rule min_intersection = {train + 1} of [policy]: bring more rows"
+    assert str(ends["host1"]).startswith(f"{train} rows to train on are below {rule}")
     assert all(isinstance(end, PeerStopped) for name, end in ends.items() if name != "host1")
     ends = against("", Message, lambda m: m, job, host1={"minimum": train})
     assert isinstance(ends["host1"], HiddenFit)

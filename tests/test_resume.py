@@ -224,7 +224,7 @@ DRAWN = TREES.model_copy(
         "colsample": 0.7,
         "validation_share": 0.3,
         "early_stopping_rounds": 2,
-        "first_tree": "guest",
+        "guest_trees": 2,
     }
 )
 PROTOCOLS: dict[str, tuple[Callable[[Path], Run], int]] = {  # and among how many messages is cut

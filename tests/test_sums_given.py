@@ -58,7 +58,7 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     assert said == (
         "0.016 sums a row of 10 trees over 10,000 rows, after 0.0192 of earlier jobs on the alignment, "
         "break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this depth, less depth, more "
-        'rows, or sums = "hidden" with a coordinator'
+        'rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )
     assert given.on(alignment()) == pytest.approx(12 * DEPTH_4 / ROWS)
     given.count(policy(0.03), alignment(), "second", trees(6))  # as many as it said

@@ -149,8 +149,8 @@ class SecureBoost(Classifier, _Trees):
         rows kept to decide when to stop
     early_stopping_rounds : int, default=0
         stop after so many trees without a better validation loss; 0 is never
-    first_tree : {'joint', 'guest'}, default='joint'
-        guest: the first tree uses the guest's columns alone
+    guest_trees : int, default=0
+        how many of the first trees are grown from the guest's columns alone
     encryption : {'paillier', 'lattice'}, default='paillier'
         of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
         follow the protocol: one that does not can ask for sums of single rows
@@ -221,7 +221,7 @@ class SecureBoost(Classifier, _Trees):
         colsample: float = 1.0,
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
-        first_tree: Literal["joint", "guest"] = "joint",
+        guest_trees: int = 0,
         encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
@@ -252,7 +252,7 @@ class SecureBoost(Classifier, _Trees):
         self.colsample = colsample
         self.validation_share = validation_share
         self.early_stopping_rounds = early_stopping_rounds
-        self.first_tree = first_tree
+        self.guest_trees = guest_trees
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators
@@ -325,8 +325,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         rows kept to decide when to stop
     early_stopping_rounds : int, default=0
         stop after so many trees without a better validation loss; 0 is never
-    first_tree : {'joint', 'guest'}, default='joint'
-        guest: the first tree uses the guest's columns alone
+    guest_trees : int, default=0
+        how many of the first trees are grown from the guest's columns alone
     encryption : {'paillier', 'lattice'}, default='paillier'
         of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
         follow the protocol: one that does not can ask for sums of single rows
@@ -400,7 +400,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         colsample: float = 1.0,
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
-        first_tree: Literal["joint", "guest"] = "joint",
+        guest_trees: int = 0,
         encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
@@ -432,7 +432,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.colsample = colsample
         self.validation_share = validation_share
         self.early_stopping_rounds = early_stopping_rounds
-        self.first_tree = first_tree
+        self.guest_trees = guest_trees
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators

@@ -29,6 +29,7 @@ from vfl.jobs.show import Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, serving_on, telling, while_here
 from vfl.models.findings import words_of
+from vfl.models.kind import CoordinatorRun
 from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
@@ -158,7 +159,7 @@ async def _attend(
         return
     site.check_not_revoked([peer.name])
     await asyncio.to_thread(Job.from_canonical, join.job)  # which is not read again
-    job = _checked(site, peer, join)
+    job = _check_join(site, peer, join)
     gathering = gatherings.setdefault(join.terms.run, _Gathering(join))
     if gathering.join != join:
         raise peer.breach("a Join of another job than the other parties'")
@@ -176,7 +177,7 @@ async def _attend(
         await stop_all([peer], error)
 
 
-def _checked(site: Site, peer: Peer, join: Join) -> Job:
+def _check_join(site: Site, peer: Peer, join: Join) -> Job:
     """The job, if this party is its coordinator and the peer one of its parties."""
     job = Job.from_canonical(join.job)
     if len(set(join.parties)) < len(join.parties) or peer.name not in join.parties:
@@ -237,7 +238,7 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
 
 async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
     started, operations = time.monotonic(), Counter[str]()
-    store = Store(site.party.party.store)
+    store = site.store
     show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
     agreement = Agreement.of(site, join.terms, join.signatures)
     own = site.identity.sign(join.terms.statement)
@@ -249,9 +250,8 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     def follow(what: str, done: int, of: int | None) -> None:
         show.progress(f"{job.name}: {what}", done, of)
 
-    outcome = await kind_of_job(job).coordinate(
-        parties, Resources(site.party.party.machine, operations), follow, join.terms.done
-    )
+    run = CoordinatorRun(Resources(site.party.party.machine, operations), follow, join.terms.done)
+    outcome = await kind_of_job(job).coordinator_role().train(parties, run)
     # A model that says the same of every row is none: the guest finds that out, and others do.
     (guest,) = (party for party in parties if party.name == join.terms.guest)
     found = words_of((await guest.recv(Kept)).found)

@@ -11,6 +11,7 @@ from typing import Any
 from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
 from vfl.jobs.alignments import is_of, load_alignment
+from vfl.jobs.connect import store_of
 from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
@@ -71,7 +72,7 @@ def gather(party: Party, model: str) -> Evidence:
 
     Raises ModelError as `write_report`.
     """
-    store = Store(party.party.store)
+    store = store_of(party)
     if party.role == "coordinator":
         record, _ = load_record(store, resolve_model(store, model, "run"))
         return _evidence(party, record)

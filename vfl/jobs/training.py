@@ -114,7 +114,7 @@ async def train(
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
-    store, unused = Store(party.party.store), set(USES) - set(uses)
+    store, unused = site.store, set(USES) - set(uses)
     named = guest_alignment(site, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
@@ -249,18 +249,18 @@ class _GuestTraining:
                 )
         alone = f"{site.party.name} alone"
         try:
-            model, score = await self._trained(hosts, offer, agreement, wait, sessions, operations)
+            model, score = await self._train(hosts, offer, agreement, wait, sessions, operations)
             found = self.kind.check_learnt(model, score, self.rows)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
         found += check_held_out(self.job.job.holdout, self.held_out)
-        metrics, evaluation = await self._evaluated(score)
+        metrics, evaluation = await self._evaluate(score)
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
-        return self._kept(model, score, metrics, evaluation, agreement, warnings), found
+        return self._keep_run(model, score, metrics, evaluation, agreement, warnings), found
 
-    async def _trained(
+    async def _train(
         self,
         hosts: Sequence[Peer],
         offer: Offer,
@@ -280,8 +280,8 @@ class _GuestTraining:
             self.others.append(coordinator)
         hints: KeptHints = NoKeptHints()
         if self.keeps_hints:
-            store = Store(site.party.party.store)
-            hints = StoredGuestHints(store, f"{self.aligned.name} {kind.name}", site.fingerprints)
+            hints = StoredGuestHints(site.store, f"{self.aligned.name} {kind.name}", site.fingerprints)
+            sessions.callback(hints.close)
         run = GuestRun(
             Resources(site.party.party.machine, operations),
             self._follow,
@@ -306,14 +306,14 @@ class _GuestTraining:
         history.curve.append(dict(report.losses))
         self.show.progress(report.what, report.step, report.of)
 
-    async def _evaluated(
+    async def _evaluate(
         self, score: NDArray[np.float64]
     ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """Metrics by model on the rows held out, and what they were made of; none without such rows."""
         rows, held_out, name = self.rows, self.held_out, self.site.party.name
         if not held_out.any():
             return {}, None
-        scores = {f"{name} alone": await self.role.alone(), "federation": score}
+        scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
         evaluation = Evaluation.of(
@@ -329,7 +329,7 @@ class _GuestTraining:
         }
         return metrics, evaluation
 
-    def _kept(
+    def _keep_run(
         self,
         model: AnyGuestModel,
         score: NDArray[np.float64],
@@ -340,7 +340,7 @@ class _GuestTraining:
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.site.party, self.job, self.aligned, self.rows
-        table, kind, store = self.table, self.kind, Store(self.site.party.party.store)
+        table, kind, store = self.table, self.kind, self.site.store
         features = tidy_levels(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
@@ -427,7 +427,7 @@ class _HostTraining:
 
     @property
     def store(self) -> Store:
-        return Store(self.site.party.party.store)
+        return self.site.store
 
     async def train(self) -> HostOutcome:
         """Prepare the columns, accept the job, train; what this host has kept, in words."""
@@ -515,7 +515,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     kind = kind_of_job(job)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
     kind.check_rules(columns.rules, table.features, table.path.name)
-    store = Store(party.party.store)
+    store = site.store
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)

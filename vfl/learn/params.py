@@ -1,5 +1,6 @@
 """The settings of models, each with its one default."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -78,8 +79,11 @@ class BoostParams(BaseModel):
         pattern=r"^[a-z][a-z0-9-]{0,31}$",
         description="name of the party that opens the sums when they are hidden",
     )
-    first_tree: Literal["joint", "guest"] = Field(
-        "joint", description="guest: the first tree uses the guest's columns alone"
+    guest_trees: int = Field(
+        0,
+        ge=0,
+        le=5000,
+        description="how many of the first trees are grown from the guest's columns alone",
     )
     encryption: Encryption = Field(
         "paillier",
@@ -90,8 +94,31 @@ class BoostParams(BaseModel):
     obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
 
+    @classmethod
+    def of_stored(cls, settings: Mapping[str, object]) -> "BoostParams":
+        """The settings of a kept job. Raises ValueError for what no version of vfl kept."""
+        kept = dict(settings)
+        if "first_tree" in kept:  # before guest_trees
+            kept["guest_trees"] = int(kept.pop("first_tree") == "guest")
+        return cls.model_validate(kept)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_first_tree(cls, values: object) -> object:
+        if isinstance(values, Mapping) and "first_tree" in values:
+            instead = "write guest_trees = 1 in its place"
+            if values["first_tree"] != "guest":
+                instead = "remove it, all trees are joint by default"
+            raise ValueError(f"first_tree is no setting any more: {instead}")
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> "BoostParams":
+        if self.guest_trees > self.trees:
+            raise ValueError(
+                f"guest_trees = {self.guest_trees} is more than trees = {self.trees}: lower it, the "
+                "hosts' columns come in after it"
+            )
         if self.early_stopping_rounds and not self.validation_share:
             raise ValueError("early_stopping_rounds needs a validation_share above 0")
         if bool(self.goss_top) != bool(self.goss_other):

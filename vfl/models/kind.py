@@ -31,8 +31,9 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
+from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.grower import BinnedTables, TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
 
 AnyGuestModel = GuestModel | GuestGlm
@@ -109,6 +110,15 @@ class HostRun(Generic[H]):
     """The name under which the guest may see a column."""
     admit: Callable[[Mask], None] = lambda training: None
     """Refuses a model of which too few rows train, by which of the aligned ones do."""
+
+
+@dataclass(frozen=True)
+class CoordinatorRun:
+    """What a coordinator's role works with, and who follows it."""
+
+    resources: Resources = Resources()
+    progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
+    done: int = 0  # the steps that all have kept
 
 
 @dataclass(frozen=True)
@@ -206,7 +216,7 @@ class GuestRole(ABC, Generic[G]):
         """
 
     @abstractmethod
-    async def alone(self) -> Floats:
+    async def train_alone(self) -> Floats:
         """Train with the guest's own columns alone, in the same way; every aligned row's score."""
 
     @abstractmethod
@@ -233,6 +243,14 @@ class HostRole(ABC, Generic[H]):
     @abstractmethod
     async def train(self, guest: Peer, run: HostRun[H]) -> HostOutcome:
         """Train to the end; the half goes to the run's `keep`."""
+
+
+class CoordinatorRole(ABC):
+    """The party without data that a training may need beside guest and hosts."""
+
+    @abstractmethod
+    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
+        """Its part of the training with these, the guest first; what came of it, in words."""
 
 
 # --- Kinds ------------------------------------------------------------------------------------------
@@ -322,26 +340,26 @@ class ModelKind(ABC, Generic[G, H]):
         """A host's role."""
 
     @abstractmethod
-    async def pooled(
+    def coordinator_role(self) -> CoordinatorRole:
+        """The role of the party that `coordinator` names."""
+
+    @abstractmethod
+    async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
         """Train the same model with the columns of all parties in one place, the guest's first."""
+
+    @abstractmethod
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables | DesignTables:
+        """The columns of all parties as they train, the guest's first.
+
+        Raises ConfigError and DataError as the roles do.
+        """
 
     @classmethod
     @abstractmethod
     def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
         """A step in a few words, its number, and of how many it is, where that is known."""
-
-    async def coordinate(
-        self,
-        parties: Sequence[Peer],
-        resources: Resources,
-        progress: Callable[[str, int, int | None], None],
-        done: int,
-    ) -> str:
-        """The part of the party that such a training needs beside guest and hosts; what came of it, in
-        words. `parties`: the guest first. `done`: the steps that all have kept."""
-        raise ValueError("a training without a coordinator")
 
     # What there is to say of a model.
 

@@ -17,6 +17,8 @@ from vfl.models.findings import Finding, NothingTrained, remark_on
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
+    CoordinatorRole,
+    CoordinatorRun,
     Explanation,
     Fitted,
     GuestBatch,
@@ -39,7 +41,6 @@ from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import generate_key
-from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import (
     Fit,
@@ -57,7 +58,7 @@ from vfl.protocols.linear.hidden import (
     hidden_guest_fit,
     hidden_host_fit,
 )
-from vfl.protocols.linear.plain import plain_fit
+from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
@@ -118,7 +119,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             fit.gradient,
         )
 
-    async def alone(self) -> Floats:
+    async def train_alone(self) -> Floats:
         fit = await guest_fit([], {self._party: self._matrix}, self._rows, self._params)
         return fit.score
 
@@ -213,6 +214,24 @@ class _LinearHost(HostRole[HostGlm]):
 
 
 @dataclass(frozen=True)
+class _LinearCoordinator(CoordinatorRole):
+    params: GlmParams
+    family: Family
+
+    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
+        def follow(step: BlindIteration) -> None:
+            most = counted(step.of, "iteration")
+            run.progress(f"gradient {step.gradient:.1e}, at most {most}", step.iteration, None)
+
+        key = await asyncio.to_thread(generate_key, self.params)
+        quadratic = self.family == "logistic"
+        converged = await coordinator_fit(
+            parties, self.params, quadratic, key, run.resources, progress=follow, done=run.done
+        )
+        return "converged" if converged else "not converged"
+
+
+@dataclass(frozen=True)
 class Linear(ModelKind[GuestGlm, HostGlm]):
     """A generalised linear model with these settings."""
 
@@ -269,16 +288,15 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def host(self, own: PartyColumns) -> _LinearHost:
         return _LinearHost(self, own)
 
-    async def pooled(
+    def coordinator_role(self) -> CoordinatorRole:
+        return _LinearCoordinator(self.params, self.family)
+
+    async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestGlm, HostGlm]:
-        every = np.ones(len(rows.label), np.bool_)
-        designs: dict[str, Design] = {}
-        matrices: dict[str, Matrix] = {}
-        for own in parties:
-            designs[own.party], matrices[own.party] = prepare_columns(
-                own.table, own.features, every, own.rules.glm, self.params.alpha
-            )
+        prepared = self._prepared(parties, rows)
+        designs = {name: design for name, (design, _) in prepared.items()}
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
         guest = parties[0].party
         held = {guest: matrices.pop(guest)}
         fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
@@ -289,23 +307,19 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         }
         return Fitted(model, halves, fit.score)
 
-    async def coordinate(
-        self,
-        parties: Sequence[Peer],
-        resources: Resources,
-        progress: Callable[[str, int, int | None], None],
-        done: int,
-    ) -> str:
-        def follow(step: BlindIteration) -> None:
-            most = counted(step.of, "iteration")
-            progress(f"gradient {step.gradient:.1e}, at most {most}", step.iteration, None)
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> DesignTables:
+        prepared = self._prepared(parties, rows)
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
+        return DesignTables(self.params, matrices, rows)
 
-        key = await asyncio.to_thread(generate_key, self.params)
-        quadratic = self.family == "logistic"
-        converged = await coordinator_fit(
-            parties, self.params, quadratic, key, resources, progress=follow, done=done
-        )
-        return "converged" if converged else "not converged"
+    def _prepared(
+        self, parties: Sequence[PartyColumns], rows: Training
+    ) -> dict[str, tuple[Design, Matrix]]:
+        every = np.ones(len(rows.label), np.bool_)
+        return {
+            own.party: prepare_columns(own.table, own.features, every, own.rules.glm, self.params.alpha)
+            for own in parties
+        }
 
     @property
     def flatteners(self) -> str:

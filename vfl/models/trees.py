@@ -17,6 +17,8 @@ from vfl.models.findings import Finding, NothingTrained
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
+    CoordinatorRole,
+    CoordinatorRun,
     Explanation,
     Fitted,
     GuestBatch,
@@ -36,9 +38,8 @@ from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
+from vfl.protocols.trees.grower import BinnedTables, GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
@@ -72,7 +73,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             coordinator=run.coordinator,
         )
 
-    async def alone(self) -> Floats:
+    async def train_alone(self) -> Floats:
         _, score = await guest_train([], self._own, self._rows, self._params)
         return score
 
@@ -94,7 +95,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             return
         self._obstacle = done.obstacle
         drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
-        all_parties = done.tree > 1 or params.first_tree == "joint"
+        all_parties = done.tree > params.guest_trees
         if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
             raise self._no_split()
 
@@ -145,6 +146,18 @@ class _TreesHost(HostRole[HostModel]):
                 "and min_child_rows in [policy] and in the job may leave none)"
             )
         return HostOutcome(counted(len(model.splits), "split"), remark)
+
+
+@dataclass(frozen=True)
+class _TreesCoordinator(CoordinatorRole):
+    params: BoostParams
+
+    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
+        def follow(tree: int, of: int) -> None:
+            run.progress("opening sums", tree, of)
+
+        trees = await coordinate_trees(parties, self.params, follow)
+        return counted(trees, "tree")
 
 
 @dataclass(frozen=True)
@@ -201,15 +214,22 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def host(self, own: PartyColumns) -> _TreesHost:
         return _TreesHost(self.params, own)
 
-    async def pooled(
+    def coordinator_role(self) -> CoordinatorRole:
+        return _TreesCoordinator(self.params)
+
+    async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestModel, HostModel]:
         model, score = await self._pooled(parties, rows, progress)
-        return Fitted(*divided(model), score)
+        return Fitted(*split_by_party(model), score)
 
     async def _pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> tuple[GuestModel, Floats]:
+        blocks = self.tables(parties, rows).blocks
+        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables:
         blocks = {own.party: _binned(own, self.params) for own in parties}
         try:
             quantisation_of(len(rows.label), self.params)
@@ -217,20 +237,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             raise ConfigError(
                 f"encryption={self.params.encryption!r} is not for so many rows: {error}"
             ) from None
-        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
-
-    async def coordinate(
-        self,
-        parties: Sequence[Peer],
-        resources: Resources,
-        progress: Callable[[str, int, int | None], None],
-        done: int,
-    ) -> str:
-        def follow(tree: int, of: int) -> None:
-            progress("opening sums", tree, of)
-
-        trees = await coordinate_trees(parties, self.params, follow)
-        return counted(trees, "tree")
+        return BinnedTables(self.params, blocks, rows)
 
     @property
     def flatteners(self) -> str:
@@ -261,8 +268,13 @@ class Trees(ModelKind[GuestModel, HostModel]):
             share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
             text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
             found.append(Finding("no_split", text))
-        if self.params.first_tree == "guest" and len(model.trees) == 1:
-            text = 'first_tree = "guest" leaves the hosts out of the only tree: raise trees'
+        if len(model.trees) <= self.params.guest_trees:
+            trees = len(model.trees)
+            every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
+            text = (
+                f"guest_trees = {self.params.guest_trees} leaves the hosts out of {every}: lower it, or "
+                "raise trees"
+            )
             found.append(Finding("guest_alone", text))
         if self.params.early_stopping_rounds and not rows.validation.any():
             text = (
@@ -370,7 +382,7 @@ def _tree_done(step: TrainingStep) -> TreeDone:
     return step
 
 
-def divided(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]:
+def split_by_party(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]:
     """The model that the guest has made of everybody's columns, as the parties keep it apart."""
     splits: list[list[Split]] = [[] for _ in model.parties]
     trees = []

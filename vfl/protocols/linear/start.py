@@ -127,7 +127,10 @@ async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask,
         raise guest.breach(f"a FitStart with {error}") from None
     if (count := int(training.sum())) < minimum:
         few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
-        raise Refused(f"{few} below the host's policy of {minimum:,}")
+        raise Refused(
+            f"{few} below rule min_intersection = {minimum} of [policy]: bring more rows that all "
+            "parties have, lower holdout, or the host lowers the rule"
+        )
     if not (math.isfinite(start.curvature) and start.curvature > 0):
         raise guest.breach("a FitStart without a curvature")
     digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()

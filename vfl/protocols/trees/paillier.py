@@ -151,7 +151,7 @@ class _PaillierGrower(Grower):
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
-        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        # 2. Encrypted gradients to every host; none grows a tree of the guest alone.
         self._to_coordinate = self._hidden is not None and bool(hosts)
         if self._hidden is not None and hosts:
             await self._hidden.begin_tree(number, self.scales)
@@ -180,8 +180,30 @@ class _PaillierGrower(Grower):
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
-        learnt = (party for party in parties if isinstance(party, OwnColumns | _PaillierHostColumns))
-        await together([party.sums(growth.frontier) for party in learnt])
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        hosts = [party for party in parties if isinstance(party, _PaillierHostColumns)]
+        if self._hidden is None or not self._to_coordinate:
+            every: list[OwnColumns | _PaillierHostColumns] = [*own, *hosts]
+            await together([party.sums(growth.frontier) for party in every])
+            return
+        told = asyncio.create_task(self._hidden.own_sums(growth, own, self.best))
+        await together(
+            [told, *(self._pass_on(self._hidden, *each, growth, told) for each in enumerate(hosts))]
+        )
+
+    async def _pass_on(
+        self,
+        hidden: HiddenSums,
+        place: int,
+        host: "_PaillierHostColumns",
+        growth: Growth,
+        told: asyncio.Task[None],
+    ) -> None:
+        """Where sums are hidden: a host's, to the coordinator."""
+        for summed, _ in growth.frontier.pairs:
+            plaintexts = await host.masked_sums(summed)
+            await told
+            await hidden.pass_on(place, plaintexts)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -207,8 +229,7 @@ class _PaillierGrower(Grower):
         """The same, where a coordinator opens the sums (hidden.py)."""
         own = [party for party in parties if isinstance(party, OwnColumns)]
         hosts = [party for party in parties if isinstance(party, _PaillierHostColumns)]
-        chosen = self.best(growth, own)
-        gain_of = gain_within(growth, chosen, self.scales, self.params)
+        gain_of = gain_within(growth, hidden.chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
             party, taken = hosts[place], {}
@@ -220,10 +241,7 @@ class _PaillierGrower(Grower):
                 )
             return taken
 
-        masked = {
-            (place, node): data for place, host in enumerate(hosts) for node, data in host.masked.items()
-        }
-        taken = await hidden.split(growth, own, chosen, masked, ask)
+        taken = await hidden.split(growth, own, ask)
         self.told_obstacle = hidden.obstacle
         return taken
 
@@ -260,17 +278,12 @@ class _PaillierHostColumns(HostColumns):
     def __init__(self, guest: _PaillierGrower, party: int, host: Peer) -> None:
         super().__init__(party, host)
         self._guest = guest
-        self.masked: dict[int, bytes] = {}
-        """Where sums are hidden: the plaintexts of each summed node."""
 
     async def sums(self, frontier: Frontier) -> None:
         """Left sums of the candidates of every open node, and which may be taken.
 
         The host sends those of the summed child; the sibling's are the parent's less these.
         """
-        if self._guest.params.sums == "hidden":
-            self.masked = {summed: await self._masked_sums(summed) for summed, _ in frontier.pairs}
-            return
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
@@ -288,8 +301,8 @@ class _PaillierHostColumns(HostColumns):
                 raise self._breach("that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
 
-    async def _masked_sums(self, node: int) -> bytes:
-        """The plaintexts of a node's sums, each as wide as the modulus: uniform numbers."""
+    async def masked_sums(self, node: int) -> bytes:
+        """Where sums are hidden: a node's plaintexts, each as wide as the modulus: uniform numbers."""
         workers = self._guest.workers
         with self._guest.clock.timed(f"{self.host.name} and transfer"):
             message = await self.host.recv(MaskedCandidates)
@@ -352,7 +365,7 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer.
     """
     draws = Draws(participant.minimum)
-    records = Records(guest, params.trees, shown, course)
+    records = Records(guest, params, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
