@@ -12,7 +12,7 @@ from unittest import mock
 import numpy as np
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
-from paillier_key import KEY
+from paillier_key import KEY, quick_nth_powers
 from silent import Silent
 
 from vfl.crypto.group import ORDER
@@ -68,10 +68,10 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """All parties take the same object for the public key, so that its tables of powers are made once;
-    a coordinator is dialled over memory."""
+    """All parties take the same object for the public key, so that its tables of powers are made once,
+    and n-th powers are drawn as its owner does; a coordinator is dialled over memory."""
     once = mock.patch.object(key, "PublicKey", cache(PublicKey))
-    with once, mock.patch.object(Site, "dial", _dial):
+    with once, quick_nth_powers(), mock.patch.object(Site, "dial", _dial):
         yield
 
 

@@ -40,6 +40,8 @@ from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import masked_scores, products, start
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 N = int(KEY.public.n)
 Features = dict[str, np.ndarray]
 

@@ -21,6 +21,8 @@ from vfl.protocols.linear import plain as glm_plain
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 
 def job(family: str, hosts: int, rows: int = 300, **params) -> Job:
     rng = np.random.default_rng(7)

@@ -45,6 +45,8 @@ from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import AskedRows
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 # --- A guest that follows the protocol and solves what it reads for the host's table. ------------------
 
 ROWS = 48

@@ -14,11 +14,16 @@ from itertools import pairwise
 import gmpy2
 import numpy as np
 import pytest
+import roles
 from gmpy2 import mpz
+from hostile import play
+from paillier_key import KEY
 
 from vfl.arrays import Mask
-from vfl.crypto.paillier import Ciphertexts, PublicKey
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.powers import FixedBase
+from vfl.net.peer import MemoryPeer
+from vfl.net.wire import Message
 
 CALIBRATIONS, SUMS = 30, 16
 Draw = Callable[[PublicKey, int], Ciphertexts]
@@ -247,3 +252,40 @@ def test_what_leaves_a_host_shows_none(kind: type[Owner], draw: Draw) -> None:
     """Right by chance are half, give or take five standard deviations."""
     guest = owner(kind)
     assert abs(told(guest, draw) - 0.5) < 2.5 / (SUMS * guest.rows) ** 0.5
+
+
+SENT = {"CandidateSums", "MaskedCandidates", "MaskedProducts", "BlindGradient"}
+
+
+@pytest.mark.parametrize(
+    "scenario", ["boosting", "hidden boosting", "fitting", "hidden poisson fitting"]
+)
+def test_whatever_goes_to_the_owner_has_an_obfuscator_of_its_own(scenario: str) -> None:
+    """All that comes to a party that lacks the key has none here, so that what it sends has its own."""
+    drawn: list[mpz] = []
+    sent: list[bytes] = []
+    draw, send = PrivateKey._obfuscator, MemoryPeer.send
+
+    def nth_power(key: PublicKey) -> mpz:
+        drawn.append(draw(KEY))
+        return drawn[-1]
+
+    async def watched(peer: MemoryPeer, message: Message) -> None:
+        if type(message).__name__ in SENT:
+            sent.append(message.ciphertexts)
+        await send(peer, message)
+
+    with roles.in_memory(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrivateKey, "_obfuscator", lambda key: mpz(1))
+        patch.setattr(PublicKey, "_nth_power", nth_power)
+        patch.setattr(PublicKey, "conceal", lambda key, ciphertexts: ciphertexts)
+        patch.setattr(MemoryPeer, "send", watched)
+        run = play(roles.SCENARIOS[scenario]())
+    assert not any(isinstance(end, Exception) for end in run.ends.values())
+
+    key = KEY.public
+    ciphertexts = key.parse(b"".join(sent))
+    plain = zip(key.integers(ciphertexts), KEY.decrypt(ciphertexts), strict=True)
+    used = [c * (1 - m * key.n) % key.n_squared for c, m in plain]
+    assert len(used) >= 4 and len(set(used)) == len(used)
+    assert set(used) <= set(drawn) and len(set(drawn)) == len(drawn)

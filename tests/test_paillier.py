@@ -218,6 +218,19 @@ def test_obfuscators_are_residues_of_both_kinds():
         assert r != 1 and gmpy2.powmod(r, order, k.public.n_squared) == 1
 
 
+def test_others_draw_units_below_the_modulus():
+    """Neither 0, nor what is too large, nor what has a factor in common with n."""
+    k, n = key(), key().public.n
+    drawn = [0, n, n + 5, 2**2048 - 1, k._p, 3 * k._q, 7, n - 1]
+
+    def given(bits):
+        assert bits == 2048
+        return drawn.pop(0)
+
+    found = PublicKey(int(n), given).obfuscators(2)
+    assert k.public.integers(found) == [gmpy2.powmod(u, n, n * n) for u in (7, n - 1)]
+
+
 def test_a_mark_of_squares_does_not_outlive_rerandomising():
     """A guest could mark a row's ciphertext by an n-th power that is no square modulo p, or q."""
     k = key()

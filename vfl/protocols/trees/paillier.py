@@ -47,7 +47,6 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import (
@@ -91,7 +90,7 @@ from vfl.protocols.trees.paillier_messages import (
     Winners,
     WonNodes,
 )
-from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -137,7 +136,7 @@ class _PaillierGrower(Grower):
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self._hidden = workers, hidden
         self._to_coordinate = False  # whether hosts grow the tree
-        self.packing = _packing(len(rows.label), params)
+        self.packing = packing_of(len(rows.label), params)
         self.reserve = OwnReserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
@@ -378,7 +377,8 @@ async def paillier_host_train(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
-        reserve = Reserve(pool, _ciphertexts_of_a_tree(binned, params))
+        candidates = len(Candidates.of(binned.columns))
+        reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:
                 reserve.begin()
@@ -419,7 +419,7 @@ class _HostTree:
         self._reserve, self._workers = reserve, reserve.workers
         self._guest, self._params, self._binned = guest, params, binned
         self._records = records
-        self._packing = _packing(binned.rows, params)
+        self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -597,17 +597,3 @@ class _HostTree:
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
         return self._records.add(node, number, split, left)
-
-
-# ------------------------------------------------------------------------------- what both share
-
-
-def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, params.key_bits)
-
-
-def _ciphertexts_of_a_tree(binned: Binned, params: BoostParams) -> int:
-    """How many packed sums a host sends for a tree at most: of the root and one child of each pair."""
-    return (
-        _packing(binned.rows, params).ciphertexts(len(Candidates.of(binned.columns))) << params.depth - 1
-    )
