@@ -45,6 +45,8 @@ from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import AskedRows
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 # --- A guest that follows the protocol and solves what it reads for the host's table. ------------------
 
 ROWS = 48
@@ -266,7 +268,11 @@ def test_masked_ciphertexts_are_rerandomised() -> None:
     public = KEY.public
     n = int(public.n)
     sums = public.unsafe_encrypt([5, 6, 7])  # n-th power 1
-    made = [_pack_and_mask(public, sums, 80, 3, mask) for mask in (1, 1, n - 1)]
+    obfuscators = [public.obfuscators(1) for _ in range(3)]
+    made = [
+        _pack_and_mask(public, sums, 80, 3, mask, r)
+        for mask, r in zip((1, 1, n - 1), obfuscators, strict=True)
+    ]
     powers = {int(c) % n for one in made for c in public.integers(one)}
     assert len(powers) == 3 and 1 not in powers
     opened = [int(KEY.decrypt(one)[0]) % n for one in made]

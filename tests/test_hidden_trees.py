@@ -19,6 +19,8 @@ from vfl.protocols.trees import hidden, hidden_coordinator
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 
 def settings_of(encryption: str, **others: Any) -> BoostParams:
     given = {"trees": 3, "depth": 3, "max_bins": 8, "min_child_rows": 5, "encryption": encryption}

@@ -31,7 +31,8 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
@@ -138,7 +139,7 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = Reserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -347,6 +348,7 @@ class EncryptedProduct:
         self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
         self.sums = JointSums(workers, store, sizes, 1)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
@@ -358,6 +360,7 @@ class EncryptedProduct:
         Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing; with a
         `layout`, by which whoever decrypts gives back a part, no sum wraps.
         """
+        self._reserve.end()
         histogram = (await self.sums.histograms())[0]
         parts = [
             histogram[start + 1 : start + 1 + levels]
@@ -373,7 +376,9 @@ class EncryptedProduct:
             masks = [secrets.randbelow(n) for _ in range(-(-len(products) // slots))]
         else:
             masks = layout.masks(n)
-        return await pack_and_mask(self._workers, products, slot_bits, slots, masks), masks
+        masked = await pack_and_mask(self._reserve, products, slot_bits, slots, masks)
+        self._reserve.begin()
+        return masked, masks
 
     def _slots_of(self, layout: Layout | None) -> tuple[int, int]:
         if layout is None:

@@ -47,10 +47,9 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.packing import SumPacking
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import (
-    Reserve,
     decrypt,
     decrypt_sums,
     encrypt,
@@ -91,7 +90,7 @@ from vfl.protocols.trees.paillier_messages import (
     Winners,
     WonNodes,
 )
-from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -137,8 +136,8 @@ class _PaillierGrower(Grower):
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self._hidden = workers, hidden
         self._to_coordinate = False  # whether hosts grow the tree
-        self.packing = _packing(len(rows.label), params)
-        self.reserve = Reserve(workers, int(rows.train.sum()))
+        self.packing = packing_of(len(rows.label), params)
+        self.reserve = OwnReserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
@@ -378,14 +377,17 @@ async def paillier_host_train(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
+        candidates = len(Candidates.of(binned.columns))
+        reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:
+                reserve.begin()
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
                 records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle, hidden)
+                tree = _HostTree(guest, reserve, store, params, drawn, records, shuffle, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -405,7 +407,7 @@ class _HostTree:
     def __init__(
         self,
         guest: Peer,
-        workers: Workers[PublicKey],
+        reserve: Reserve,
         store: SharedRows,
         params: BoostParams,
         binned: Binned,
@@ -414,9 +416,10 @@ class _HostTree:
         hidden: HiddenHost | None,
     ) -> None:
         self._hidden = hidden
-        self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._reserve, self._workers = reserve, reserve.workers
+        self._guest, self._params, self._binned = guest, params, binned
         self._records = records
-        self._packing = _packing(binned.rows, params)
+        self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -443,6 +446,7 @@ class _HostTree:
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
+        self._reserve.end()
         started = time.perf_counter()
         sums = await joint.histograms()
         self._seconds = time.perf_counter() - started
@@ -450,6 +454,7 @@ class _HostTree:
 
     async def sums(self) -> list[Ciphertexts]:
         """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
+        self._reserve.end()
         frontier, started = self._frontier, time.perf_counter()
         summed = [pair[0] for pair in frontier.pairs]
         slot = frontier.slots(summed)[frontier.active]
@@ -482,7 +487,7 @@ class _HostTree:
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
             sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._packing)
+            ciphertexts = await pack_and_rerandomise(self._reserve, sums_left, self._packing)
             answer = CandidateSums(
                 node=summed,
                 candidates=len(own),
@@ -494,6 +499,7 @@ class _HostTree:
             )
             await self._guest.send(answer)
             self._seconds = 0.0
+        self._reserve.begin()
 
         # 6. The splits won.
         message: Winners | WonNodes | Advance | TreeEnd
@@ -536,7 +542,7 @@ class _HostTree:
         started, packing, key = time.perf_counter(), self._packing, self._workers.key
         sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
         masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
-        ciphertexts = await pack_and_mask(self._workers, sums, packing.slot_bits, packing.slots, masks)
+        ciphertexts = await pack_and_mask(self._reserve, sums, packing.slot_bits, packing.slots, masks)
         seconds = self._seconds + time.perf_counter() - started
         await self._guest.send(MaskedCandidates(node, ciphertexts.tobytes(), seconds))
         self._seconds = 0.0
@@ -591,10 +597,3 @@ class _HostTree:
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
         return self._records.add(node, number, split, left)
-
-
-# ------------------------------------------------------------------------------- what both share
-
-
-def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, params.key_bits)
