@@ -50,7 +50,7 @@ def test_only_kinds_that_nobody_reads_are_encrypted(
 ) -> None:
     sealed, plain = store(tmp_path, owner), store(tmp_path / "plain", open_owner)
     rows = np.arange(100)
-    for kind in ("alignment", "batch", "checkpoint", "hint", "model", "run"):
+    for kind in ("alignment", "batch", "checkpoint", "draw", "hint", "model", "run"):
         for one in (sealed, plain):
             body = {**BODY, "array": dict(one.write_array(kind, "a", rows))}
             path = one.write(kind, "a", body)

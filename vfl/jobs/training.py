@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.names import JOB_LENGTH
@@ -63,6 +65,7 @@ from vfl.models.kind import (
 from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
+from vfl.party.keys import TableIds
 from vfl.party.policy import (
     check_intersection,
     check_job,
@@ -417,6 +420,7 @@ class _HostTraining:
     unfinished: Unfinished
     alignment: Alignment
     table: Table
+    ids: TableIds
     columns: PartyColumns  # of the aligned rows
     show: Show
     operations: Operations = field(default_factory=Counter)
@@ -454,6 +458,9 @@ class _HostTraining:
                 checkpoints=checkpoints,
                 hints=StoredHostHints(
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
+                ),
+                draws=StoredDraws(
+                    self.store, self.alignment, self.ids, partial(site.same_party, self.peer.name)
                 ),
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
@@ -539,6 +546,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             unfinished=unfinished,
             alignment=alignment,
             table=table,
+            ids=ids,
             columns=replace(columns, features=features),
             show=show,
         )

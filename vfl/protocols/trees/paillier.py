@@ -71,6 +71,7 @@ from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.draw_memory import NO_MEMORY
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
@@ -360,9 +361,9 @@ async def paillier_host_train(
     """Play a host, as `host_train` of training.py says.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
-    Refused for trees of rows that differ in fewer.
+    Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
-    draws = Draws(participant.minimum)
+    draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
     records = Records(guest, params.trees, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
