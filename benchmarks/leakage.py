@@ -55,6 +55,8 @@ class Case:
     order: Order = "tree"  # "fixed": the lattice engine
     min_child_rows: int = 10
     nested: bool = True
+    guest_trees: int = 0
+    seed: int = 1
 
 
 def main() -> None:
@@ -71,7 +73,8 @@ def main() -> None:
         "--few", type=float, nargs="+", default=[10], help="min_child_rows; a share below 1"
     )
     parser.add_argument("--alone", action="store_true", help="candidates not known to be nested")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--guest-trees", type=int, nargs="+", default=[0])
+    parser.add_argument("--seed", type=int, nargs="+", default=[1])
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     parser.add_argument("--what", default="table", choices=list(KINDS))
     options = parser.parse_args()
@@ -92,16 +95,16 @@ def main() -> None:
 def of_tables(options: argparse.Namespace) -> Iterator[Figures]:
     """What guests work out."""
     for case in cases(options):
-        yield {**asdict(case), **measure(case, options.seed)}
+        yield {**asdict(case), **measure(case)}
 
 
 def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
     """How well hosts tell labels apart: AUCs."""
     for case in cases(options):
-        recording, label = train(case, options.seed)
-        known = np.random.default_rng(options.seed).random(case.rows) < 0.05
+        recording, label = train(case)
+        known = np.random.default_rng(case.seed).random(case.rows) < 0.05
         figures: Figures = {"rows": case.rows, "trees": case.trees, "depth": case.depth}
-        figures["hosts"] = case.hosts
+        figures |= {"hosts": case.hosts, "guest_trees": case.guest_trees, "seed": case.seed}
         for name, nodes in (
             ("key", membership.told(recording.leaves, case.depth, recording.shown["host1"])),
             ("lattice", membership.asked(recording.shown["host1"])),
@@ -118,7 +121,7 @@ def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:
         rows, columns = 300, round(300 * share)
         found: dict[str, list[float]] = {"numbers": [], "levels": []}
         for seed in range(10):
-            draw = np.random.default_rng([options.seed, seed])
+            draw = np.random.default_rng([options.seed[0], seed])
             label = draw.random(rows) < 0.2
             levels = draw.integers(0, columns, rows) == np.arange(columns)[:, None]
             for name, of in (("numbers", draw.normal(size=(columns, rows))), ("levels", 1.0 * levels)):
@@ -136,14 +139,15 @@ KINDS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
 def cases(options: argparse.Namespace) -> Iterator[Case]:
     """The combinations asked for."""
     axes = (options.rows, options.trees, options.depth, options.hosts, options.order, options.few)
-    for rows, trees, depth, hosts, order, few in product(*axes):
+    further = options.guest_trees, options.seed
+    for rows, trees, depth, hosts, order, few, alone, seed in product(*axes, *further):
         case = Case(rows, trees, depth, hosts, order, int(few if few >= 1 else few * rows))
-        yield replace(case, nested=not options.alone)
+        yield replace(case, nested=not options.alone, guest_trees=alone, seed=seed)
 
 
-def tables(case: Case, seed: int) -> tuple[dict[str, Binned], Floats]:
+def tables(case: Case) -> tuple[dict[str, Binned], Floats]:
     """Binned columns by party, and the label."""
-    draw = np.random.default_rng(seed)
+    draw = np.random.default_rng(case.seed)
     rows = case.rows
     own = {f"g{i}": draw.normal(size=rows) for i in range(4)}
     blocks = {"guest": bin_columns(own, 16, 3)}
@@ -165,13 +169,14 @@ def tables(case: Case, seed: int) -> tuple[dict[str, Binned], Floats]:
     return blocks, label.astype(np.float64)
 
 
-def train(case: Case, seed: int) -> tuple[Recording, Floats]:
+def train(case: Case) -> tuple[Recording, Floats]:
     """What a training shows, and the label."""
-    blocks, label = tables(case, seed)
+    blocks, label = tables(case)
     params = BoostParams(
         trees=case.trees,
         depth=case.depth,
         min_child_rows=case.min_child_rows,
+        guest_trees=case.guest_trees,
         encryption="lattice" if case.order == "fixed" else "paillier",
     )
     every = np.ones(case.rows, np.bool_)
@@ -179,9 +184,9 @@ def train(case: Case, seed: int) -> tuple[Recording, Floats]:
     return asyncio.run(record(blocks, training, params, case.order)), label
 
 
-def measure(case: Case, seed: int) -> dict[str, float]:
+def measure(case: Case) -> dict[str, float]:
     """The advantages over guessing of each kind, of the first host."""
-    recording, _ = train(case, seed)
+    recording, _ = train(case)
     shown, truth = recording.shown["host1"], recording.truth["host1"]
     started = time.perf_counter()
     found = reconstruct(shown, Effort(chains=case.nested))

@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.2)
-    parser.add_argument("--encryption", choices=["paillier", "ou", "lattice"], default="paillier")
+    parser.add_argument("--encryption", choices=["paillier", "lattice"], default="paillier")
     parser.add_argument("--hidden", action="store_true", help="a coordinator opens the sums")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--holdout", type=float, help="share held out; 0.3, and 0 for uniform")

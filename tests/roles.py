@@ -70,8 +70,8 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 def in_memory() -> Iterator[None]:
     """All parties take the same object for the public key, so that its tables of powers are made once;
     a coordinator is dialled over memory."""
-    keys = {"paillier": cache(PublicKey)}
-    with mock.patch.object(key, "PUBLIC_KEYS", keys), mock.patch.object(Site, "dial", _dial):
+    once = mock.patch.object(key, "PublicKey", cache(PublicKey))
+    with once, mock.patch.object(Site, "dial", _dial):
         yield
 
 

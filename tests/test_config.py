@@ -305,6 +305,21 @@ def test_the_port_to_listen_on(tmp_path):
     ("old", "new", "said"),
     [
         ("trees = 50", "tres = 50", "unknown key 'tres' in [secureboost]: did you mean 'trees'?"),
+        (
+            "trees = 50",
+            'first_tree = "guest"',
+            "[secureboost] first_tree is no setting any more: write guest_trees = 1 in its place",
+        ),
+        (
+            "trees = 50",
+            'first_tree = "joint"',
+            "[secureboost] first_tree is no setting any more: remove it, all trees are joint by",
+        ),
+        (
+            "trees = 50",
+            "guest_trees = 51",
+            "[secureboost] guest_trees = 51 is more than trees = 50: lower it",
+        ),
         ("trees = 50", "trees = 0", "[secureboost] trees must be a whole number from 1 to 5000"),
         ("trees = 50", "trees = true", "[secureboost] trees must be a whole number from 1 to 5000"),
         ("trees = 50", 'trees = "77"', "[secureboost] trees must be a whole number from 1 to 5000"),
@@ -406,8 +421,7 @@ def test_a_linear_model(tmp_path):
         (
             "alpha = 0.5",
             'encryption = "ou"',
-            '[glm] encryption must be "paillier" or "lattice": in a linear model hosts get masked '
-            "decryptions back, which under ou (Okamoto-Uchiyama) give the guest's key away",
+            '[glm] encryption must be "paillier" or "lattice": "ou" (Okamoto-Uchiyama) was taken out',
         ),
         ("alpha = 0.5", 'encryption = "none"', '[glm] encryption must be "paillier"'),
     ],

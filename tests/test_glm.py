@@ -22,7 +22,7 @@ from scipy.optimize import minimize
 from scipy.stats import binomtest, chisquare, kstest
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
-from vfl.crypto import ciphertexts
+from vfl.crypto import powers
 from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import ONE_PROCESS, Machine
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
@@ -48,7 +48,7 @@ Features = dict[str, np.ndarray]
 @pytest.fixture(autouse=True, scope="module")
 def _short_tables():
     """Every host makes a table of powers under the key, which for so few sums is not worth its time."""
-    with mock.patch.object(ciphertexts, "_TABLE_BYTES", 4_000_000):
+    with mock.patch.object(powers, "_TABLE_BYTES", 4_000_000):
         yield
 
 
@@ -826,7 +826,7 @@ def replaced(**changes: Any) -> Callable[[Any], Message]:
 
 NAN, INF = math.nan, math.inf
 WIDTH = KEY.public.width
-BEYOND = int(KEY.public.modulus).to_bytes(WIDTH, "little")
+BEYOND = int(KEY.public.n_squared).to_bytes(WIDTH, "little")
 MULTIPLE = N.to_bytes(WIDTH, "little")
 BAD_CIPHERTEXTS = {
     "zero": bytes(WIDTH),
@@ -991,7 +991,7 @@ def test_a_key_of_another_size_is_refused():
         against("guest", params=asked)
     with pytest.raises(PeerError, match=r"^guest .* a Key with a modulus of 2040 bits"):
         against("guest", key.Key, replaced(modulus=lambda n: n[:-1]))
-    with pytest.raises(PeerError, match=r"^guest .* a Key of another scheme than the job's, paillier$"):
+    with pytest.raises(PeerError, match=r"^guest .* a Key of another scheme than paillier$"):
         against("guest", key.Key, replaced(encryption="ou"))
 
 

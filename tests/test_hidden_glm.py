@@ -36,8 +36,7 @@ from test_glm import (
     uniform_bytes,
 )
 
-from vfl.crypto.ciphertexts import SHORT_EXPONENT
-from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
@@ -50,15 +49,15 @@ from vfl.protocols.linear import hidden as hidden_glm
 from vfl.protocols.linear import hidden_residuals, masked_scores, start
 from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 
-MODULUS = KEY.public.modulus
+MODULUS = KEY.public.n_squared
 LEAD = "coordinator"
 
 
 @pytest.fixture(autouse=True, scope="module")
 def public():
     """The public key, which all parties take for theirs, so that its tables of powers are made once."""
-    with mock.patch.dict(key.PUBLIC_KEYS, {"paillier": cache(PublicKey)}):
-        yield key.PUBLIC_KEYS["paillier"](N)
+    with mock.patch.object(key, "PublicKey", cache(PublicKey)):
+        yield key.PublicKey(N)
 
 
 # A job, its parties and what they send each other.
@@ -895,7 +894,7 @@ def test_a_coordinator_that_asks_for_too_many_gradients_is_refused(family, most)
         peers = list(ends.pop(LEAD).values())
 
         async def lead() -> None:
-            await key.send_key(peers, "paillier", KEY)
+            await key.send_key(peers, KEY)
             await together(peer.send(H.Begin(0.0)) for peer in peers)
             for k in range(most + 1):
                 await together(peer.send(H.Evaluate(k / 100)) for peer in peers)

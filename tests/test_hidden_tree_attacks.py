@@ -29,6 +29,7 @@ from vfl.protocols.trees.hidden import (
     Ask,
     BestCandidates,
     EnoughRows,
+    HiddenSums,
     MaskedSums,
     MaskSeed,
     NodesWon,
@@ -87,25 +88,21 @@ class Solver:
         )
 
 
-def read_as_sums(party: Any, growth: Any, solver: Solver, params: Any) -> None:
-    """What the guest has of a level, as equations; of masked numbers as if there were no masks."""
-    for node in growth.frontier.nodes:
-        if params.sums == "open":
-            left, valid = party.candidates[node]
-            solver.learn(
-                growth, node, left.gradient, left.hessian, valid | (params.encryption == "lattice")
-            )
-        elif node in party.masked and params.encryption == "lattice":
+def read_as_sums(growth: Any, solver: Solver, params: Any, masked: bytes) -> None:
+    """What the guest has of a level of masked numbers, as equations as if there were no masks."""
+    summed = [first for first, _ in growth.frontier.pairs]
+    size = len(masked) // len(summed)
+    for node, data in zip(
+        summed, (masked[i : i + size] for i in range(0, len(masked), size)), strict=True
+    ):
+        if params.encryption == "lattice":
             shape = lattice_shape(ROWS, params)
-            words = np.frombuffer(party.masked[node], "<u8").reshape(2, -1)
+            words = np.frombuffer(data, "<u8").reshape(2, -1)
             scale = shape.parameters(words.shape[1]).scale_bits
             numbers = words.view(np.int64) >> scale
             solver.learn(growth, node, *numbers, np.ones(numbers.shape[1], np.bool_))
-        elif node in party.masked:
-            packing, data = (
-                SumPacking.for_rows(ROWS, KEY.public.plaintext_bits(2048)),
-                party.masked[node],
-            )
+        else:
+            packing = SumPacking.for_rows(ROWS, 2048)
             plaintexts = [int.from_bytes(data[i : i + 256], "big") for i in range(0, len(data), 256)]
             slots = [
                 (value >> packing.slot_bits * s) % (1 << packing.slot_bits)
@@ -138,15 +135,28 @@ def attacked(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
     for each candidate what is so of most rows."""
     solver = Solver()
     grower = lattice._LatticeGrower if job.params.encryption == "lattice" else paillier._PaillierGrower
-    split = grower.split
+    split, pass_on = grower.split, HiddenSums.pass_on
+    masked: list[bytes] = []  # what the one host's sums look like to the guest
+
+    async def passed(self: Any, place: int, data: bytes) -> None:
+        masked.append(data)
+        await pass_on(self, place, data)
 
     async def watched(self: Any, growth: Any, parties: Sequence[Any]) -> Any:
+        if job.params.sums == "hidden":
+            read_as_sums(growth, solver, job.params, b"".join(masked))
+            masked.clear()
+            return await split(self, growth, parties)
         for party in parties:
             if not hasattr(party, "take"):
-                read_as_sums(party, growth, solver, job.params)
+                for node in growth.frontier.nodes:
+                    left, valid = party.candidates[node]
+                    known = valid | (job.params.encryption == "lattice")
+                    solver.learn(growth, node, left.gradient, left.hessian, known)
         return await split(self, growth, parties)
 
     monkeypatch.setattr(grower, "split", watched)
+    monkeypatch.setattr(HiddenSums, "pass_on", passed)
     (binned,) = list(job.blocks.values())[1:]
     every = Candidates.of(binned.columns)
     places = np.arange(len(every))
@@ -369,10 +379,24 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
         BOTH,
     ),
     "an end without its nodes": (SumsTreeEnd, of(nodes={}), GUEST, "other nodes than the last", BOTH),
-    "no host of that place": (MaskedSums, of(host=2), GUEST, "another host or node", BOTH),
-    "a host before the first": (MaskedSums, of(host=-1), GUEST, "another host or node", BOTH),
-    "masked sums of another node": (MaskedSums, of(node=77), GUEST, "another host or node", BOTH),
-    "masked sums of no length": (MaskedSums, of(data=b"\1"), GUEST, "no sums", BOTH),
+    "no host of that place": (MaskedSums, of(host=2), GUEST, "MaskedSums of another host", BOTH),
+    "a host before the first": (MaskedSums, of(host=-1), GUEST, "MaskedSums of another host", BOTH),
+    "sums of one host for all": (MaskedSums, of(host=0), GUEST, "MaskedSums of another host", BOTH),
+    "masked sums cut short": (
+        MaskedSums,
+        lambda m: of(data=m.data[:-1])(m),
+        GUEST,
+        "number of sums than are due",
+        BOTH,
+    ),
+    "more masked sums than there are": (
+        MaskedSums,
+        lambda m: of(data=m.data + m.data)(m),
+        GUEST,
+        "number of sums than are due",
+        BOTH,
+    ),
+    "masked sums of no length": (MaskedSums, of(data=b""), GUEST, "number of sums than are due", BOTH),
     "masked sums that are none": (
         MaskedSums,
         lambda m: of(data=b"\x5a" * len(m.data))(m),

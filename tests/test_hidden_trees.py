@@ -15,6 +15,7 @@ from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer, stop_all, together
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.trees import hidden, hidden_coordinator
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.training import guest_train, host_train
 
@@ -110,6 +111,15 @@ def test_hidden_equals_pooled_bit_for_bit(encryption: str, hosts: int) -> None:
 
 
 @ENGINES
+def test_hidden_equals_pooled_where_sums_come_in_many_pieces(
+    encryption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (hidden, hidden_coordinator):
+        monkeypatch.setattr(module, "PIECE", 700)
+    assert_same_model(make_job(150, 2, 7, settings_of(encryption, trees=1)))
+
+
+@ENGINES
 @pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared"])
 def test_hidden_equals_pooled_for_every_objective(encryption: str, objective: str) -> None:
     params = settings_of(encryption, trees=2)
@@ -123,7 +133,7 @@ def test_hidden_equals_pooled_for_every_objective(encryption: str, objective: st
         {"subsample": 0.7, "colsample": 0.6},
         {"goss_top": 0.3, "goss_other": 0.2, "learning_rate": 0.9},
         {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 1.0},
-        {"first_tree": "guest"},
+        {"guest_trees": 2},
         {"depth": 5, "min_child_rows": 2, "trees": 2},
         {"gamma": 1e9},  # no tree has a split
         {"min_child_weight": 3.0, "reg_lambda": 0.0},
@@ -236,7 +246,6 @@ def test_masks_are_the_same_at_both_ends_and_other_ones_each_time() -> None:
     [
         ({"sums": "hidden"}, "go together"),
         ({"coordinator": "notary"}, "go together"),
-        ({"sums": "hidden", "coordinator": "notary", "encryption": "ou"}, "no host can make masks"),
     ],
 )
 def test_settings_that_cannot_be(settings: dict[str, Any], said: str) -> None:

@@ -31,7 +31,7 @@ from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 
 WORDS = "correct horse battery"
-QUICK = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 1, "encryption": "ou"}}
+QUICK = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 1}}
 
 
 def vfl(

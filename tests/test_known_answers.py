@@ -17,7 +17,7 @@ from reference import agreements, paillier
 from reference.write import FILES, FOLDER, document
 from test_group import HASHED, INVALID, MULTIPLES
 
-from vfl.crypto.ciphertexts import fit_together
+from vfl.crypto.paillier import fit_together
 from vfl.party.documents import canonical_json
 from vfl.party.identity import create
 

@@ -27,7 +27,7 @@ from test_glm import (
 from test_glm_jobs import latest, parts
 from test_resume import Ends, Role, Run, plain
 
-from vfl.crypto import ciphertexts
+from vfl.crypto import powers
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.jobs.alignments import load_alignment
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints
@@ -140,7 +140,7 @@ def test_the_fit_is_that_under_paillier_bit_for_bit(family: str) -> None:
     job = make_job(family, 3, rows=150, alpha=0.01, tolerance=1e-4)
     with (
         mock.patch.object(products, "ROW_BITS", lattice_products.ROW_BITS),
-        mock.patch.object(ciphertexts, "_TABLE_BYTES", 4_000_000),
+        mock.patch.object(powers, "_TABLE_BYTES", 4_000_000),
     ):
         fit, beta = job.federated()
     found, coefficients = lattice(job).federated()
@@ -154,7 +154,7 @@ def test_hidden_scores_are_under_paillier() -> None:
         GlmParams(encryption="lattice", **hidden)
     assert GlmParams(**hidden).encryption == "paillier"
     with pytest.raises(ValidationError, match='must be "paillier" or "lattice"'):
-        GlmParams(encryption="ou")
+        GlmParams(encryption="rsa")
 
 
 # --- What is on the wire. -------------------------------------------------------------------------

@@ -56,6 +56,15 @@ def test_full_exponents_are_of_the_same_scheme():
     assert gmpy2.powmod(full._obfuscator(), order, full.public.n_squared) == 1
 
 
+def test_keys_from_their_parts():
+    p, q = int(key()._p), int(key()._q)
+    again = PrivateKey.from_parts(*PrivateKey(p, q, full_exponents=True).parts())
+    assert again._full_exponents and again.decrypt(key().encrypt([-3])) == [-3]
+    public = PublicKey.from_parts(*key().public.parts())
+    assert public == key().public and hash(public) == hash(key().public)
+    assert key().decrypt(public.encrypt([-3])) == [-3]
+
+
 def test_sums_of_both():
     ours, n = key(), int(key().public.n)
     theirs = of_phe(ours)
@@ -285,8 +294,8 @@ def test_a_vector_on_the_wire_and_back():
 def test_repr_leaks_nothing():
     k = key()
     k.encrypt([1])
-    for shown in (repr(k), str(k), f"{k}", repr([k]), repr(k.__dict__["_halves"])):
-        for secret in (k._p, k._q, k._p_inverse, k._halves[0]._scale):
+    for shown in (repr(k), str(k), f"{k}", repr([k]), repr(k._at_p)):
+        for secret in (k._p, k._q, k._p_inverse, k._at_p._scale):
             assert str(secret) not in shown and f"{secret:x}" not in shown
     assert repr(k) == "PrivateKey(2048 bits)"
 

@@ -176,7 +176,7 @@ def test_what_leaves_the_host_is_fresh_and_uniform():
 def test_a_ciphertext_alone_does_not_tell_its_mask():
     """A ciphertext less its own mask and sums is an encryption of 0 under a fresh obfuscator."""
     a, b = multiply(matrix_of([(1, [0, 1])], [], 2), [5, 7], encrypt=KEY.public.unsafe_encrypt, times=2)
-    modulus = KEY.public.modulus
+    modulus = KEY.public.n_squared
     rests = []
     for one in (a, b):
         (c,) = KEY.public.integers(one.ciphertexts)

@@ -7,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
+from vfl.learn import tree
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import (
+    FREE,
     Bounds,
     Branch,
     Frontier,
@@ -19,6 +21,7 @@ from vfl.learn.tree import (
     furthest,
     gains,
     leaf_weight,
+    level_gains,
     obstacle,
 )
 
@@ -53,6 +56,25 @@ def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
         assert saved < 0.02
     else:
         assert found == pytest.approx(saved, rel=1e-3, abs=0.02)
+
+
+@pytest.mark.parametrize("at_once", [1, 40, 1000])
+def test_gains_of_a_level_are_those_of_its_nodes_bit_for_bit(at_once, monkeypatch):
+    monkeypatch.setattr(tree, "_AT_ONCE", at_once)
+    rng = np.random.default_rng(at_once)
+    params = BoostParams(reg_lambda=0.3, min_child_weight=1.0, gamma=0.1)
+    nodes = [sums(rng.normal(0, 20), rng.uniform(5, 40)) for _ in range(5)]
+    left = [sums(rng.normal(0, 10, 20), rng.uniform(0, 20, 20)) for _ in nodes]
+    valid, ordered = [rng.random(20) < 0.9 for _ in nodes], rng.random(20) < 0.5
+    bounds = [Bounds(*low_high) for low_high in np.sort(rng.normal(0, 0.3, (4, 2))).tolist()]
+    bounds.append(FREE)
+    each = [
+        gains(*given[:3], SCALES, params, given[3], ordered)
+        for given in zip(left, nodes, valid, bounds, strict=True)
+    ]
+    found = level_gains(left, nodes, valid, SCALES, params, bounds, ordered)
+    assert np.array_equal(found, np.stack(each)) and (found > 0).any() and (found == -np.inf).any()
+    assert level_gains([], [], [], SCALES, params, [], ordered).shape == (0, 20)
 
 
 @pytest.mark.parametrize(

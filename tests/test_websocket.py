@@ -147,6 +147,16 @@ def test_a_session_is_greeted_named_by_its_pin_and_carries_messages(parties: Par
     asyncio.run(run())
 
 
+def test_no_short_message_waits_for_the_acknowledgement_of_the_one_before(parties: Parties) -> None:
+    async def run() -> None:
+        async with opened(parties) as ends:
+            for end in ends:
+                used = end._link.connection.transport.get_extra_info("socket")
+                assert used.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) > 0
+
+    asyncio.run(run())
+
+
 def test_big_messages_cross_each_other_even_when_both_send_first(parties: Parties) -> None:
     block = Block(os.urandom(20 * MIB))
 
@@ -1130,7 +1140,9 @@ def test_a_session_that_does_not_come_back_is_lost_at_both_ends(parties: Parties
     asyncio.run(run())
 
 
-def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties) -> None:
+def test_a_party_that_was_restarted_does_not_know_the_session(parties: Parties, monkeypatch) -> None:
+    monkeypatch.setattr(session, "CLOSE", 0.2)  # of the end whose peer has gone for good
+
     async def run() -> None:
         async with through_relay(parties) as made, registry(parties, refused=made.refused) as other:
             await made.cut()

@@ -212,7 +212,7 @@ def test_obfuscators_made_in_spare_time_are_used_once():
     assert KEY.decrypt(ciphertexts) == layout.pair(g, h)
     n = KEY.public.n
     obfuscators = {
-        int(c * (1 - m * n) % KEY.public.modulus)
+        int(c * (1 - m * n) % KEY.public.n_squared)
         for c, m in zip(KEY.public.integers(ciphertexts), layout.pair(g, h), strict=True)
     }
     assert len(obfuscators) == 200

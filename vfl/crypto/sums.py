@@ -8,8 +8,8 @@ from itertools import pairwise
 import numpy as np
 
 from vfl.arrays import Integers
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 _TASK = 512  # products of a task at least

@@ -31,8 +31,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.errors import DataError, VflError
 
 Operations = Counter[str]

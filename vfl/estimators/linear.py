@@ -64,7 +64,7 @@ class _Linear(Federation):
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(guest, hosts, target, progress)
-        if not self.converged_:
+        if self._look is None and not self.converged_:
             warn(
                 f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
                 ConvergenceWarning,

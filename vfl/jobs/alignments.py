@@ -158,17 +158,6 @@ def refresh(alignment: Alignment, ids: TableIds, file: str) -> Alignment:
     return replace(alignment, rows=rows)
 
 
-def rows_now(alignment: Alignment, ids: TableIds) -> Integers | None:
-    """The rows of a host's alignment in its table as it is now, -1 for none or one that is gone; None
-    where they cannot be found."""
-    if is_of(alignment, ids):
-        return alignment.rows
-    if not alignment.key or alignment.digests is None:
-        return None
-    rows = find_rows(ids, bytes.fromhex(alignment.key), alignment.digests).rows
-    return np.append(rows, -1)[number_values(alignment.rows)[0]]
-
-
 def is_of(alignment: Alignment, ids: TableIds) -> bool:
     """Whether the table has the same ids in the same rows as when it was aligned."""
     if alignment.key:

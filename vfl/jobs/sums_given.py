@@ -103,10 +103,11 @@ class SumsGiven:
 def _too_many(job: Estimate, params: BoostParams, rows: int, before: float, most: float) -> str:
     """What breaks the rule, by how much, and what helps."""
     earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
-    fit = job.trees_within(max(0.0, most - before), params.trees)
-    fewer = f"at most {counted(fit, 'tree')} of this depth, " if fit else ""
+    tree = "joint tree" if params.guest_trees else "tree"
+    fit = job.joint_within(max(0.0, most - before))
+    fewer = f"at most {counted(fit, tree)} of this depth, " if fit else ""
     return (
-        f"{job.equations_a_row:.3g} sums a row of {counted(params.trees, 'tree')} over "
+        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over "
         f"{counted(rows, 'row')}{earlier} break rule max_sums_a_row = {most:g} of [policy]: "
         f'{fewer}less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +64,6 @@ from vfl.models.kind import (
 from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
-from vfl.party.keys import TableIds
 from vfl.party.policy import (
     check_intersection,
     check_job,
@@ -420,7 +418,6 @@ class _HostTraining:
     unfinished: Unfinished
     alignment: Alignment
     table: Table
-    ids: TableIds
     columns: PartyColumns  # of the aligned rows
     show: Show
     operations: Operations = field(default_factory=Counter)
@@ -459,9 +456,7 @@ class _HostTraining:
                 hints=StoredHostHints(
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
-                draws=StoredDraws(
-                    self.store, self.alignment, self.ids, partial(site.same_party, self.peer.name)
-                ),
+                draws=StoredDraws(self.store, self.alignment.name),
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=_shown(site, self.table),
@@ -546,7 +541,6 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             unfinished=unfinished,
             alignment=alignment,
             table=table,
-            ids=ids,
             columns=replace(columns, features=features),
             show=show,
         )

@@ -4,10 +4,9 @@ At the start every row of a 0/1 label has one of two residuals: who learns a res
 
 - A host that follows the protocol is told X'r, as many equations about r as it has columns (Tan et al.,
   "Residue-based label protection mechanisms", 2022). `from_gradient` solves the first for labels.
-- One that has numbers of its choice opened under a key gets the residuals of many rows in each:
-spaced so
-  widely that the first tell the two values apart, then a bit a row. `labels_an_opening` says how many,
-  `read` reads them.
+- One that has numbers of its choice opened under a key gets the residuals of many rows in each,
+  spaced so widely that the first tell both values apart, then a bit a row. `labels_an_opening` says
+  how many, `labels_readable` how many in a fit, `read` reads them.
 """
 
 import itertools
@@ -22,8 +21,11 @@ from vfl.leakage.linking import Equations
 from vfl.leakage.polytope import solve
 from vfl.leakage.shown import Mask
 from vfl.leakage.success import Success
+from vfl.learn.params import GlmParams
+from vfl.protocols.linear.products import ROW_BITS, most_ciphertexts
 
 _ROUNDS = 400
+_SUMS_A_NUMBER = 30  # over the lattice engine, each of one or two rows if the host cheats
 
 
 def from_gradient(columns: Floats, gradient: Floats, rate: float) -> Floats:
@@ -73,6 +75,20 @@ class Spacing:
 def labels_an_opening(plaintext_bits: int, value_bits: int) -> int:
     """How many labels one opened number tells a host that cheats."""
     return Spacing.of(plaintext_bits, value_bits).rows
+
+
+def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams) -> int:
+    """The most labels of so many rows that a host with so many columns reads in a fit, if it cheats.
+
+    In the first iteration a residual has one of two values; later ones are told whole, by their sign.
+    """
+    if params.encryption == "lattice":  # its hint, of rows of its choice, is the same in each iteration
+        return min(rows, 2 * _SUMS_A_NUMBER * columns)
+    bits, value = params.key_bits - 2, ROW_BITS + 2
+    opened = most_ciphertexts(params.key_bits, columns, rows)
+    return min(
+        rows, opened * (labels_an_opening(bits, value) + max(0, iterations - 1) * (bits // value))
+    )
 
 
 def read(opened: int, spacing: Spacing) -> list[bool] | None:

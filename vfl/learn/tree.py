@@ -7,7 +7,7 @@ bounds gains. Nodes are numbered as in a heap: the children of i are 2 i + 1 (le
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -20,6 +20,7 @@ from vfl.learn.params import BoostParams
 
 # A gain below this is rounding.
 _LEAST_GAIN = 1e-10
+_AT_ONCE = 1 << 18  # gains that are computed together
 
 Obstacle = Literal[
     "columns", "label", "min_child_rows", "min_child_weight", "reg_lambda", "monotone", "gamma"
@@ -75,11 +76,11 @@ class Bounds:
 FREE = Bounds()
 
 
-def _weight(gradient: Floats, hessian: Floats, bounds: Bounds, params: BoostParams) -> Floats:
+def _weight(gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
+    """The best weight, whatever its bounds."""
     denominator = hessian + params.reg_lambda
     safe = np.where(denominator > 0, denominator, 1.0)
-    weight = np.where(denominator > 0, -params.learning_rate * gradient / safe, 0.0)
-    return np.clip(weight, bounds.low, bounds.high)
+    return np.where(denominator > 0, -params.learning_rate * gradient / safe, 0.0)
 
 
 def _score_of(weight: Floats, gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
@@ -102,16 +103,63 @@ def gains(
     Children weigh what `bounds`, the node's, allow; the left of an `ordered` candidate not more than its
     right. The node itself counts with its best weight, be it within bounds or not, as in LightGBM.
     """
+    low, high = np.asarray(bounds.low), np.asarray(bounds.high)
+    return _gains(left, node, valid, scales, params, (low, high), ordered)
+
+
+def level_gains(
+    left: Sequence[Sums],
+    nodes: Sequence[Sums],
+    valid: Sequence[NDArray[np.bool_]],
+    scales: Scales,
+    params: BoostParams,
+    bounds: Sequence[Bounds],
+    ordered: NDArray[np.bool_],
+) -> Floats:
+    """`gains` of the same candidates in each of several nodes, shape (nodes, candidates)."""
+    out = np.empty((len(nodes), len(ordered)))
+    step = max(1, _AT_ONCE // max(1, len(ordered)))
+    for first in range(0, len(nodes), step):
+        part = slice(first, first + step)
+        low = np.array([[own.low] for own in bounds[part]])
+        high = np.array([[own.high] for own in bounds[part]])
+        out[part] = _gains(
+            _stacked(left[part]),
+            _stacked(
+                [Sums(total.gradient.reshape(1), total.hessian.reshape(1)) for total in nodes[part]]
+            ),
+            np.stack(valid[part]),
+            scales,
+            params,
+            (low, high),
+            ordered,
+        )
+    return out
+
+
+def _stacked(sums: Sequence[Sums]) -> Sums:
+    return Sums(np.stack([one.gradient for one in sums]), np.stack([one.hessian for one in sums]))
+
+
+def _gains(
+    left: Sums,
+    node: Sums,
+    valid: NDArray[np.bool_],
+    scales: Scales,
+    params: BoostParams,
+    bounds: tuple[Floats, Floats],
+    ordered: NDArray[np.bool_] | None,
+) -> Floats:
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
     g_left, h_left = left.gradient / scales.gradient, left.hessian / scales.hessian
     g_right, h_right = g - g_left, h - h_left
     weights, scores = [], []
     for gradient, hessian in ((g_left, h_left), (g_right, h_right)):
-        weight = _weight(gradient, hessian, bounds, params)
-        best = weight == _weight(gradient, hessian, FREE, params)
+        best = _weight(gradient, hessian, params)
+        weight = np.clip(best, *bounds)
         score = _score(gradient, hessian, params.reg_lambda)
         weights.append(weight)
-        scores.append(np.where(best, score, _score_of(weight, gradient, hessian, params)))
+        scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, params)))
     whole = _score(np.asarray(g), np.asarray(h), params.reg_lambda)
     gain = 0.5 * (scores[0] + scores[1] - whole)
     in_order = weights[0] <= weights[1]
@@ -162,7 +210,7 @@ def obstacle(
 def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds = FREE) -> float:
     """The score that a leaf adds to its rows."""
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
-    return float(_weight(np.asarray(g), np.asarray(h), bounds, params))
+    return float(np.clip(_weight(np.asarray(g), np.asarray(h), params), bounds.low, bounds.high))
 
 
 def furthest(obstacles: Iterable[Obstacle]) -> Obstacle:

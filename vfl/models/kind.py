@@ -32,8 +32,9 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
+from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
-from vfl.protocols.trees.grower import TreeDone
+from vfl.protocols.trees.grower import BinnedTables, TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
 
 AnyGuestModel = GuestModel | GuestGlm
@@ -349,6 +350,13 @@ class ModelKind(ABC, Generic[G, H]):
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[G, H]:
         """Train the same model with the columns of all parties in one place, the guest's first."""
+
+    @abstractmethod
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables | DesignTables:
+        """The columns of all parties as they train, the guest's first.
+
+        Raises ConfigError and DataError as the roles do.
+        """
 
     @classmethod
     @abstractmethod

@@ -58,7 +58,7 @@ from vfl.protocols.linear.hidden import (
     hidden_guest_fit,
     hidden_host_fit,
 )
-from vfl.protocols.linear.plain import plain_fit
+from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
@@ -294,13 +294,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestGlm, HostGlm]:
-        every = np.ones(len(rows.label), np.bool_)
-        designs: dict[str, Design] = {}
-        matrices: dict[str, Matrix] = {}
-        for own in parties:
-            designs[own.party], matrices[own.party] = prepare_columns(
-                own.table, own.features, every, own.rules.glm, self.params.alpha
-            )
+        prepared = self._prepared(parties, rows)
+        designs = {name: design for name, (design, _) in prepared.items()}
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
         guest = parties[0].party
         held = {guest: matrices.pop(guest)}
         fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
@@ -310,6 +306,20 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             for name, beta in theirs.items()
         }
         return Fitted(model, halves, fit.score)
+
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> DesignTables:
+        prepared = self._prepared(parties, rows)
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
+        return DesignTables(self.params, matrices, rows)
+
+    def _prepared(
+        self, parties: Sequence[PartyColumns], rows: Training
+    ) -> dict[str, tuple[Design, Matrix]]:
+        every = np.ones(len(rows.label), np.bool_)
+        return {
+            own.party: prepare_columns(own.table, own.features, every, own.rules.glm, self.params.alpha)
+            for own in parties
+        }
 
     @property
     def flatteners(self) -> str:

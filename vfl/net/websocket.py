@@ -513,6 +513,9 @@ async def listen(
             backlog=BACKLOG,
             dualstack_ipv6=both,
         )
+        # Accepted ones inherit it. Else of two short messages the second waits for the other end's
+        # acknowledgement of the first, up to 40 ms.
+        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
         raise ConfigError(f"cannot listen on {address}: {reason_of(error)}") from None
     bound.setblocking(False)

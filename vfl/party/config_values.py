@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from vfl.learn.losses import Family, Objective
-from vfl.learn.params import Encryption
+from vfl.learn.params import NO_OU, Encryption
 from vfl.party.config_words import JOB_NAME, PARTY_NAME, Schema, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
@@ -54,6 +54,12 @@ def _several(value: object) -> object:
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _encryptions(value: object) -> object:
+    if isinstance(value, list) and "ou" in value:
+        raise ValueError(f'must be a list of "paillier" or "lattice": {NO_OU}')
+    return _as_tuple(value)
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -153,7 +159,7 @@ Models = Annotated[tuple[ModelName, ...], Field(min_length=1), BeforeValidator(_
 Objectives = Annotated[
     tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
-Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_encryptions)]
 Engine = Literal["ecdh", "ot"]
 JoinKind = Literal["inner", "left"]
 Engines = Annotated[tuple[Engine, ...], Field(min_length=1), BeforeValidator(_as_tuple)]

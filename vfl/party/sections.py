@@ -330,7 +330,7 @@ class PolicySection(Section):
         default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
     )
     encryptions: Encryptions = Field(
-        default=("paillier", "ou"),
+        default=("paillier",),
         description="the encryptions it takes part in; lattice is for guests that it trusts to follow "
         "the protocol: one that does not can ask for sums of single rows",
     )

@@ -2,25 +2,16 @@
 
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from typing import Protocol
 
 
-@dataclass(frozen=True)
-class EarlierDraw:
-    """The rows of a tree of another job."""
-
-    rows: bytes  # a bit an aligned row of this job
-    others: int = 0  # rows of this party that were drawn besides, which are not aligned in this job
-
-
 class DrawMemory(Protocol):
-    """Where a host keeps draws for later jobs that have rows in common with this one."""
+    """Where a host keeps draws for later jobs on the same aligned rows, as a bit a row."""
 
     def in_turn(self) -> AbstractContextManager[object]:
         """While nobody else looks or keeps."""
 
-    def news(self) -> Iterable[EarlierDraw]:
+    def news(self) -> Iterable[bytes]:
         """What was kept so far and not told yet."""
 
     def keep(self, active: bytes) -> None:
@@ -31,7 +22,7 @@ class _NoMemory:
     def in_turn(self) -> AbstractContextManager[object]:
         return nullcontext()
 
-    def news(self) -> Iterable[EarlierDraw]:
+    def news(self) -> Iterable[bytes]:
         return ()
 
     def keep(self, active: bytes) -> None:

@@ -42,7 +42,6 @@ gradient that all have kept (protocols/common/checkpoints.py): a step of the che
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send the ciphertext of a single row and learn its residual, which tells the label.
 Over the lattice engine it could learn those of more rows (lattice_products.py).
-Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
 """
 
 import asyncio
@@ -55,7 +54,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfl.arrays import Floats, Mask
-from vfl.crypto.ciphertexts import PrivateKey
+from vfl.crypto.paillier import PrivateKey
 from vfl.errors import DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination

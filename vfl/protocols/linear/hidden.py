@@ -51,7 +51,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Mask
-from vfl.crypto.ciphertexts import InvalidCiphertext, PrivateKey
+from vfl.crypto.paillier import InvalidCiphertext, PrivateKey
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
@@ -191,7 +191,7 @@ async def coordinator_fit(
     fit that all parties have kept. Raises PeerError for a party that breaks the protocol.
     """
     # 1. The key, and the model to begin with.
-    await send_key(parties, params.encryption, key)
+    await send_key(parties, key)
     await together([party.send(Begin(0.0, done)) for party in parties])
     async with Workers(key, resources.machine, resources.operations) as workers:
         opening = _Opening(workers)

@@ -17,7 +17,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.net.peer import Peer, together

@@ -8,6 +8,7 @@ parties would fit apart: for who holds all tables anyway (vfl/simulate).
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -26,6 +27,15 @@ from vfl.protocols.linear.start import check_columns
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15
 _HALF_BITS = 26  # of a residual: sums of halves over 2^26 rows are below 2^53
+
+
+@dataclass(frozen=True, eq=False)
+class DesignTables:
+    """All that a linear fit is of: each party's design matrix of the aligned rows, the guest's first."""
+
+    params: GlmParams
+    matrices: Mapping[str, Matrix]
+    rows: Training
 
 
 async def plain_fit(

@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Integers
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import ConfigError, DataError
@@ -148,7 +148,7 @@ class _PaillierGuest(GuestGradients):
         self.reserve = Reserve(workers, rows)
 
     async def greet(self) -> None:
-        await send_key(self._hosts, self._params.encryption, self._workers.key)
+        await send_key(self._hosts, self._workers.key)
 
     async def meet(self, columns: Mapping[str, int]) -> None:
         self._columns = columns

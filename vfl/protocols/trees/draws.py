@@ -67,30 +67,27 @@ class Draws:
         self._minimum, self._memory = minimum, memory
         self.seen: deque[bytes] = deque(maxlen=self._IN_CHECKPOINT)
         """The last different ones of this job."""
-        self._known: set[tuple[int, int]] = set()  # rows as an integer, and how many others
+        self._known: set[int] = set()  # rows of a draw
 
     def restore(self, seen: Sequence[bytes]) -> None:
         """Remember what an earlier attempt at the job has seen."""
         for active in seen:
             self.seen.append(active)
-            self._known.add((int.from_bytes(active, "big"), 0))
+            self._known.add(int.from_bytes(active, "big"))
 
     def check(self, active: bytes) -> None:
         """Raises Refused for rows that differ by too few from those of an earlier tree."""
         rows = int.from_bytes(active, "big")
         with self._memory.in_turn():
-            for draw in self._memory.news():
-                self._known.add((int.from_bytes(draw.rows, "big"), draw.others))
-            if (rows, 0) in self._known:
+            self._known.update(int.from_bytes(draw, "big") for draw in self._memory.news())
+            if rows in self._known:
                 return
-            for earlier, others in self._known:
-                if 0 < (rows ^ earlier).bit_count() + others < self._minimum:
-                    raise Refused(
-                        f"rows drawn for two trees that differ in fewer than {self._minimum:,} break "
-                        "rule min_child_rows of [policy]: set subsample to 1, or lower; after an "
-                        "earlier job, train on the same rows (holdout, seed, alignment), or on more "
-                        "different ones"
-                    )
+            if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._known):
+                raise Refused(
+                    f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
+                    "min_child_rows of [policy]: set subsample to 1, or lower; after an earlier job on "
+                    "the alignment, train on the same rows (holdout, seed), or on more different ones"
+                )
             self._memory.keep(active)
             self.seen.append(active)
-            self._known.add((rows, 0))
+            self._known.add(rows)

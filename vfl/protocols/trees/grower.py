@@ -18,7 +18,6 @@ from vfl.learn.losses import Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
-    FREE,
     Bounds,
     Branch,
     Choice,
@@ -28,8 +27,8 @@ from vfl.learn.tree import (
     Tree,
     best_split,
     furthest,
-    gains,
     leaf_weight,
+    level_gains,
     obstacle,
 )
 from vfl.net.peer import Peer, together
@@ -181,7 +180,7 @@ class Grower(ABC):
             progress(TreeDone(number + 1, params.trees, loss, losses[1], seconds, self.obstacle))
             if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
-            if number or self._hosts_of(number):  # else hosts know nothing of the tree
+            if number >= params.guest_trees:  # else hosts know nothing of the tree
                 known = best if best[1] else None
                 await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
         if best[1]:
@@ -194,13 +193,14 @@ class Grower(ABC):
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
     def _enough(self, trees: int, best: int) -> bool:
-        """Whether so many trees are all, where the best loss was with `best` of them."""
-        rounds = self.params.early_stopping_rounds
-        return bool(rounds) and bool(self.rows.validation.any()) and trees - best >= rounds
+        """Whether so many trees are all, where the best loss was with `best` of them. Rounds count from
+        the trees on in which hosts' columns come in."""
+        rounds, since = self.params.early_stopping_rounds, max(best, self.params.guest_trees)
+        return bool(rounds) and bool(self.rows.validation.any()) and trees - since >= rounds
 
     def _hosts_of(self, number: int) -> list[Peer]:
         """The hosts that grow a tree."""
-        return [] if number == 0 and self.params.first_tree == "guest" else self.hosts
+        return [] if number < self.params.guest_trees else self.hosts
 
     async def grow(
         self, number: int, gradient: Floats, hessian: Floats, train: Mask
@@ -208,7 +208,7 @@ class Grower(ABC):
         """Grow a tree; returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
-        alone = number == 0 and params.first_tree == "guest"
+        alone = number < params.guest_trees
         active, counts_for = draw_rows(train, params, number, gradient, hessian)
         dithered = self.quantisation.dithered
         dither = np.random.default_rng([params.seed, number, 0, 0]) if dithered else None
@@ -300,17 +300,23 @@ class Grower(ABC):
         self.scales = Scales(*scales)
         return integers[0], integers[1]
 
-    def gains(self, party: OwnColumns | HostColumns, node: int, total: Sums, bounds: Bounds) -> Floats:
-        """The gain of each of a party's candidates in a node; -inf where it may not be taken."""
-        left, valid = party.candidates[node]
-        return gains(left, total, valid, self.scales, self.params, bounds, party.ordered)
+    def gains(
+        self, growth: Growth, party: OwnColumns | HostColumns, nodes: Sequence[int]
+    ) -> dict[int, Floats]:
+        """The gain of each of a party's candidates in each of these nodes; -inf where it may not be
+        taken."""
+        left = [party.candidates[node][0] for node in nodes]
+        valid = [party.candidates[node][1] for node in nodes]
+        totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
+        found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
+        return dict(zip(nodes, found, strict=True))
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
         """The best candidate of each open node that has any: the first party's among equal gains."""
-        choices = {}
-        for node, total in growth.totals.items():
-            bounds = growth.bounds[node]
-            choice = best_split([self.gains(party, node, total, bounds) for party in parties])
+        nodes, choices = list(growth.totals), {}
+        found = [self.gains(growth, party, nodes) for party in parties]
+        for node in nodes:
+            choice = best_split([of_party[node] for of_party in found])
             if choice is not None:
                 choices[node] = choice
         return choices
@@ -327,7 +333,7 @@ class Grower(ABC):
             left, valid = party.candidates[0]
             if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
                 obstacles.append("columns")
-            elif (self.gains(party, 0, total, FREE) > -np.inf).any():
+            elif (self.gains(growth, party, [0])[0] > -np.inf).any():
                 obstacles.append("min_child_rows")  # as a host says whom the guest asked
             else:
                 obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
@@ -339,6 +345,15 @@ class Grower(ABC):
             return bounds, bounds
         weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
         return bounds.below(*weights)
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedTables:
+    """All that a training of trees is of: every party's columns in bins, the guest's first."""
+
+    params: BoostParams
+    blocks: Mapping[str, Binned]
+    rows: Training
 
 
 class Pooled(Grower):

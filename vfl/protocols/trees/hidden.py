@@ -10,9 +10,9 @@ For each tree:
     monotone columns.
 For each level:
  3. Hosts answer as in paillier.py and lattice.py, for all their candidates, each plaintext plus a mask
-    that is uniform among all plaintexts. The guest decrypts, which gives uniform numbers, and passes
-    them on, with the sums of each node, the bounds of its weights and the best gain of its own columns
-    there.
+    that is uniform among all plaintexts. Meanwhile the guest tells the coordinator the sums of each
+    node, the bounds of its weights and the best gain of its own columns there. It decrypts what hosts
+    answer, which gives uniform numbers, and passes them on.
  4. Under Paillier, where hosts know the nodes, each tells the coordinator which candidates leave
     `min_child_rows` rows on both sides.
  5. The coordinator takes the masks off, gets siblings by subtraction and computes gains by
@@ -62,6 +62,7 @@ MOST_CANDIDATES = 1 << 20  # of a host in a tree
 _MOST_NODES = 1 << 10  # of a level
 MOST_GROUPS = 64  # of equal gain, that a host is told at most
 MOST_NAMED = 1 << 20  # candidates after which no further node is asked about at once
+PIECE = 4 * MIB  # of masked sums in a message
 
 Node = Annotated[int, msgspec.Meta(ge=0, lt=2 * _MOST_NODES)]
 Pair = Annotated[list[Node], msgspec.Meta(min_length=1, max_length=2)]
@@ -128,12 +129,11 @@ class SumsLevel(Message, frozen=True):
 
 class MaskedSums(Message, frozen=True):
     """guest -> coordinator. Reveals: with the masks, the sums of gradients and hessians left of a host's
-    candidates in a node; without them nothing."""
+    candidates in the first nodes of a level's pairs; without them nothing."""
 
     host: int
-    node: Node
-    data: bytes
-    limit: ClassVar[int] = 16 * MIB
+    data: bytes  # of one node after the other, in pieces of PIECE
+    limit: ClassVar[int] = PIECE + KIB
 
 
 class EnoughRows(Message, frozen=True):
@@ -198,6 +198,10 @@ class HiddenSums:
 
     def __init__(self, coordinator: Peer, params: BoostParams, hosts: int) -> None:
         self.coordinator, self._params, self._hosts = coordinator, params, hosts
+        self.chosen: dict[int, Choice] = {}
+        """The best of the guest's own columns in each node of the level."""
+        self._kept = [bytearray() for _ in range(hosts)]  # of the sums of a level, what is to be sent
+        self._wide: set[int] = set()  # nodes of the level with rows enough for two children
         self.obstacle: Obstacle | None = None
         """Of the hosts' candidates at the root, where nothing was split."""
 
@@ -209,16 +213,11 @@ class HiddenSums:
         """2. A tree."""
         await self.coordinator.send(SumsTree(number, scales.gradient, scales.hessian))
 
-    async def split(
-        self,
-        growth: Growth,
-        own: Sequence[OwnColumns],
-        chosen: Mapping[int, Choice],
-        masked: Mapping[tuple[int, int], bytes],
-        ask: "AskHost",
-    ) -> dict[int, Taken]:
-        """3 and 5. The best splits of a level: `chosen` are the best of the guest's `own` columns,
-        `masked` the plaintexts of a host's sums by its place and node, `ask` asks a host about nodes."""
+    async def own_sums(self, growth: Growth, own: Sequence[OwnColumns], best: "Best") -> None:
+        """3. The sums of the guest's own columns; the coordinator hears of the level while hosts add
+        up."""
+        await together([party.sums(growth.frontier) for party in own])
+        self.chosen = best(growth, own)
         frontier, covers = growth.frontier, growth.frontier.covers()
         nodes = [
             OpenNode(
@@ -227,25 +226,39 @@ class HiddenSums:
                 int(total.hessian),
                 _finite(growth.bounds[node].low),
                 _finite(growth.bounds[node].high),
-                chosen[node].gain if node in chosen else None,
+                self.chosen[node].gain if node in self.chosen else None,
                 covers[node] >= 2 * self._params.min_child_rows,
             )
             for node, total in growth.totals.items()
         ]
+        self._wide = {told.node for told in nodes if told.splits}
         pairs = [[node for node in pair if node is not None] for pair in frontier.pairs]
         await self.coordinator.send(SumsLevel(nodes, pairs))
-        for first, *_ in pairs:
-            for place in range(self._hosts):
-                await self.coordinator.send(MaskedSums(place, first, masked[place, first]))
+
+    async def pass_on(self, place: int, data: bytes) -> None:
+        """3. The plaintexts of a host's sums, those of the first node of each pair in turn, once the
+        level is told."""
+        kept = self._kept[place]
+        kept += data
+        while len(kept) >= PIECE:
+            await self.coordinator.send(MaskedSums(place, bytes(kept[:PIECE])))
+            del kept[:PIECE]
+
+    async def split(self, growth: Growth, own: Sequence[OwnColumns], ask: "AskHost") -> dict[int, Taken]:
+        """5. The best splits of a level whose sums were passed on; `ask` asks a host about nodes."""
+        chosen = self.chosen
+        for place, kept in enumerate(self._kept):
+            if kept:
+                await self.coordinator.send(MaskedSums(place, bytes(kept)))
+                kept.clear()
         taken: dict[int, Taken] = {}
         while isinstance(message := await self.coordinator.recv(Ask, NodesWon), Ask):
             asked = [node for about in message.nodes.values() for node in about]
-            wide = {told.node for told in nodes if told.splits}
             places = all(0 <= place < self._hosts for place in message.nodes)
             if (
                 not places
                 or not asked
-                or not set(asked) <= wide - set(taken)
+                or not set(asked) <= self._wide - set(taken)
                 or len(set(asked)) < len(asked)
                 or not all(message.nodes.values())
             ):
@@ -256,7 +269,7 @@ class HiddenSums:
             if node not in chosen or node in taken:
                 raise self.coordinator.breach("NodesWon of nodes that are not the guest's")
             party = own[chosen[node].party]
-            taken[node] = party.take(frontier, node, chosen[node])
+            taken[node] = party.take(growth.frontier, node, chosen[node])
         if message.obstacle:
             if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
                 raise self.coordinator.breach("NodesWon with an obstacle that is none")
@@ -276,6 +289,7 @@ class HiddenSums:
         await self.coordinator.send(SumsEnd(trees))
 
 
+Best = Callable[[Growth, Sequence[OwnColumns]], dict[int, Choice]]
 AskHost = Callable[[int, Sequence[int]], Awaitable[dict[int, Taken]]]
 
 

@@ -4,18 +4,17 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from functools import cache
 from typing import ClassVar, TypeVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
-from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, gains, obstacle
+from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
 from vfl.net.peer import Peer, either, together
 from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
@@ -24,6 +23,7 @@ from vfl.protocols.trees.hidden import (
     MOST_CANDIDATES,
     MOST_GROUPS,
     MOST_NAMED,
+    PIECE,
     Ask,
     BestCandidates,
     EnoughRows,
@@ -40,6 +40,7 @@ from vfl.protocols.trees.hidden import (
     TreeCandidates,
 )
 from vfl.protocols.trees.quantisation import lattice_shape
+from vfl.protocols.trees.ranking import Ranks
 
 
 async def coordinate_trees(
@@ -58,7 +59,7 @@ async def coordinate_trees(
         if len(seed.seed) != SEED:
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
-    number = -1
+    number = params.guest_trees - 1
     while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
         if not number < tree.tree < params.trees:
             raise guest.breach("a SumsTree out of turn")
@@ -100,8 +101,13 @@ class _Opener(ABC):
     """Candidates of a host at most."""
 
     @abstractmethod
-    def open(self, data: bytes, count: int) -> Sums:
-        """The left sums of so many candidates. Raises ValueError for what cannot be masked sums."""
+    def node_bytes(self, count: int) -> int:
+        """Bytes of the masked sums of so many candidates in a node."""
+
+    @abstractmethod
+    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+        """The left sums of so many candidates in so many nodes, of as many bytes as they have. Raises
+        ValueError for what cannot be masked sums."""
 
 
 class _PaillierOpener(_Opener):
@@ -111,12 +117,17 @@ class _PaillierOpener(_Opener):
     def __init__(self, packing: SumPacking, modulus: int, bits: int, masks: MaskStream) -> None:
         self._packing, self._modulus, self._width, self._masks = packing, modulus, bits // 8, masks
 
-    def open(self, data: bytes, count: int) -> Sums:
-        ciphertexts = self._packing.ciphertexts(count)
-        if len(data) != ciphertexts * self._width:
-            raise ValueError("another number of plaintexts than candidates have")
+    def node_bytes(self, count: int) -> int:
+        return self._packing.ciphertexts(count) * self._width
+
+    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+        size = self.node_bytes(count)
+        return [self._open(data[size * node : size * (node + 1)], count) for node in range(nodes)]
+
+    def _open(self, data: bytes, count: int) -> Sums:
+        masks = self._masks.below(self._modulus, self._packing.ciphertexts(count))
         values = []
-        for place, mask in enumerate(self._masks.below(self._modulus, ciphertexts)):
+        for place, mask in enumerate(masks):
             masked = int.from_bytes(data[place * self._width : (place + 1) * self._width], "big")
             if masked >= self._modulus:
                 raise ValueError("a plaintext beyond the modulus")
@@ -132,17 +143,22 @@ class _LatticeOpener(_Opener):
     def __init__(self, rows: int, params: BoostParams, masks: MaskStream) -> None:
         self._shape, self._masks = lattice_shape(rows, params), masks
         self._bound = rows << (self._shape.value_bits - 1)
+        self._parameters = cache(self._shape.parameters)
 
-    def open(self, data: bytes, count: int) -> Sums:
-        if len(data) != 16 * count:
-            raise ValueError("another number of sums than candidates have")
+    def node_bytes(self, count: int) -> int:
+        return 16 * count
+
+    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
         if not count:  # such a host is asked for no sums
-            return Sums(np.zeros(0, np.int64), np.zeros(0, np.int64))
-        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(2, count)
-        sums = rounded(self._shape.parameters(count), words - self._masks.words((2, count)))
-        if (np.abs(sums) > self._bound).any() or sums[1].min() < 0:
+            nothing = np.zeros(0, np.int64)
+            return [Sums(nothing, nothing)] * nodes
+        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(nodes, 2, count)
+        for masked in words:
+            masked -= self._masks.words((2, count))
+        sums = rounded(self._parameters(count), words)
+        if (np.abs(sums) > self._bound).any() or sums[:, 1].min() < 0:
             raise ValueError("sums beyond what rows can add up to")
-        return Sums(sums[0], sums[1])
+        return [Sums(*node) for node in sums]
 
 
 def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStream) -> _Opener:
@@ -150,10 +166,9 @@ def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStrea
         if params.encryption == "lattice":
             return _LatticeOpener(begin.rows, params, masks)
         modulus = int.from_bytes(begin.modulus, "big")
-        kind = PUBLIC_KEYS[params.encryption]
         if modulus.bit_length() != params.key_bits:
             raise ValueError("another modulus than the job says")
-        packing = SumPacking.for_rows(begin.rows, kind.plaintext_bits(params.key_bits))
+        packing = SumPacking.for_rows(begin.rows, params.key_bits)
         return _PaillierOpener(packing, modulus, params.key_bits, masks)
     except ValueError as error:
         raise guest.breach(f"a SumsBegin with {error}") from None
@@ -175,11 +190,8 @@ class _HostCandidates:
         self.taken: dict[int, int] = {}  # by node of the level before
         self._enough: dict[int, bytes] = {}  # by node, a bit a candidate: may it be taken
 
-    async def learn_rows(self, guest: Peer, nodes: Sequence[int]) -> None:
+    def learn_rows(self, guest: Peer, told: EnoughRows, nodes: Sequence[int]) -> None:
         """4. Learn which candidates have enough rows in the nodes of a level."""
-        if not self.opener.knows_rows:
-            return
-        told = await _receive(self.host, guest, EnoughRows)
         if set(told.valid) != set(nodes):
             raise either(guest, self.host, "EnoughRows of other nodes than are open")
         if any(len(bits) != -(-self.count // 8) for bits in told.valid.values()):
@@ -193,16 +205,17 @@ class _HostCandidates:
             return np.ones(self.count, np.bool_)
         return unpack_bits(self._enough[node], self.count)
 
-    async def learn(self, guest: Peer, message: MaskedSums, sibling: int | None) -> None:
-        """Take the sums of a node, and by them its sibling's."""
+    def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes) -> None:
+        """Take the masked sums of the first node of each pair, and by them the other's."""
         try:
-            left = await asyncio.to_thread(self.opener.open, message.data, self.count)
+            opened = self.opener.open(data, len(pairs), self.count)
         except ValueError as error:
             what = f"under the masks of MaskedSums are no sums: {error}"
             raise either(guest, self.host, what) from None
-        self.sums[message.node] = left
-        if sibling is not None:
-            self.sums[sibling] = self.parents[(message.node - 1) // 2] - left
+        for (summed, *sibling), left in zip(pairs, opened, strict=True):
+            self.sums[summed] = left
+            for node in sibling:
+                self.sums[node] = self.parents[(summed - 1) // 2] - left
 
     def check_children(self, guest: Peer, totals: Mapping[int, Sums]) -> None:
         """Raises PeerError where the children of a split have other sums than what was taken."""
@@ -211,31 +224,6 @@ class _HostCandidates:
                 what = "the rows of a split do not add up to the sums of the candidate that was taken"
                 raise either(guest, self.host, what)
         self.taken = {}
-
-
-@dataclass
-class _Ranks:
-    """A party's candidates in a node that are left, in groups of equal gain, the best first."""
-
-    party: int  # 0 is the guest
-    gains: Floats
-    left: list[Integers] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        order = np.argsort(-self.gains, kind="stable")[: int((self.gains > -np.inf).sum())]
-        ends = np.flatnonzero(np.diff(self.gains[order])) + 1
-        self.left = np.split(order, ends) if len(order) else []
-
-    def gain(self, group: int = 0) -> float:
-        return float(self.gains[self.left[group][0]])
-
-    def ahead_of(self, others: "Sequence[_Ranks]", most: int) -> int:
-        """How many groups come before the best of all others, `most` at most."""
-        for group in range(min(len(self.left), most)):
-            own = self.gain(group), -self.party
-            if any((other.gain(), -other.party) > own for other in others):
-                return group
-        return min(len(self.left), most)
 
 
 class _Tree:
@@ -255,8 +243,9 @@ class _Tree:
             self._check_level(message)
             totals = {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
             self._check_children(totals)
-            await self._learn(message)
-            await self._choose(message, totals)
+            masked = await self._receive_sums(message)
+            ranked = await asyncio.to_thread(self._ranked, message, totals, masked)
+            await self._choose(ranked, totals)
             self._totals = totals
             self._level += 1
         if not self._level or set(message.nodes) != self._children:
@@ -298,34 +287,62 @@ class _Tree:
             host.parents, host.sums = host.sums, {}
             host.check_children(self._guest, totals)
 
-    async def _learn(self, message: SumsLevel) -> None:
-        """3 and 4. Every host's sums of the summed child of each pair."""
+    async def _receive_sums(self, message: SumsLevel) -> list[bytes]:
+        """3 and 4. Every host's masked sums of the first node of each pair."""
         nodes = [node.node for node in message.nodes]
-        await together([host.learn_rows(self._guest, nodes) for host in self._hosts])
-        for pair in message.pairs:
-            for place, host in enumerate(self._hosts):
-                masked = await self._guest.recv(MaskedSums)
-                if masked.host != place or masked.node != pair[0]:
-                    raise self._guest.breach("MaskedSums of another host or node")
-                await host.learn(self._guest, masked, pair[1] if len(pair) > 1 else None)
+        knowing = [host for host in self._hosts if host.opener.knows_rows]
+        rows = await together([_receive(host.host, self._guest, EnoughRows) for host in knowing])
+        for host, told in zip(knowing, rows, strict=True):
+            host.learn_rows(self._guest, told, nodes)
+        due = [len(message.pairs) * host.opener.node_bytes(host.count) for host in self._hosts]
+        masked = [bytearray() for _ in self._hosts]
+        while any(due):
+            part = await self._guest.recv(MaskedSums)
+            if not 0 <= part.host < len(due) or not 0 < len(part.data) == min(PIECE, due[part.host]):
+                raise self._guest.breach("MaskedSums of another host or number of sums than are due")
+            masked[part.host] += part.data
+            due[part.host] -= len(part.data)
+        return [bytes(data) for data in masked]
 
-    async def _choose(self, message: SumsLevel, totals: Mapping[int, Sums]) -> None:
+    def _ranked(
+        self, message: SumsLevel, totals: Mapping[int, Sums], masked: Sequence[bytes]
+    ) -> dict[int, list[Ranks]]:
+        """Every party's candidates in each node, the guest's best alone."""
+        ranked = {}
+        for told in message.nodes:
+            own = np.array([] if told.gain is None else [told.gain], np.float64)
+            ranked[told.node] = [Ranks(0, own)]
+        for place, (host, data) in enumerate(zip(self._hosts, masked, strict=True), 1):
+            host.learn(self._guest, message.pairs, data)
+            wide = [told for told in message.nodes if told.splits]
+            with np.errstate(all="ignore"):  # whatever the scales are
+                found = level_gains(
+                    [host.sums[told.node] for told in wide],
+                    [totals[told.node] for told in wide],
+                    [host.enough(told.node) for told in wide],
+                    self._scales,
+                    self._params,
+                    [_bounds(told) for told in wide],
+                    host.ordered,
+                )
+            for told, of_node in zip(wide, found, strict=True):
+                ranked[told.node].append(Ranks(place, of_node))
+        return ranked
+
+    async def _choose(self, open_: dict[int, list[Ranks]], totals: Mapping[int, Sums]) -> None:
         """5. Who wins each node."""
-        open_ = await asyncio.to_thread(self._ranked, message, totals)
-        beaten = {
-            place for ranks in open_.values() for place, rank in enumerate(ranks) if place and rank.left
-        }
+        beaten = {rank.party for ranks in open_.values() for rank in ranks if rank.party and rank}
         own_nodes: list[int] = []
         taken: set[int] = set()
         while open_:
             asked: dict[int, dict[int, list[list[int]]]] = {}
             named = Counter[int]()  # candidates, by party
             for node, ranks in list(open_.items()):
-                ranks = open_[node] = [rank for rank in ranks if rank.left]
+                ranks = open_[node] = [rank for rank in ranks if rank]
                 if not ranks:
                     del open_[node]
                     continue
-                best = max(ranks, key=lambda rank: rank.gain())  # the first of equal ones
+                best = max(ranks, key=Ranks.gain)  # the first of equal ones
                 if best.party == 0:
                     own_nodes.append(node)
                     del open_[node]
@@ -335,30 +352,17 @@ class _Tree:
                 host = self._hosts[best.party - 1]
                 others = [rank for rank in ranks if rank is not best]
                 most = 1 if host.opener.knows_rows else MOST_GROUPS
-                groups = best.left[: best.ahead_of(others, most)]
+                groups = best.groups(best.ahead_of(others, most))
                 named[best.party] += sum(map(len, groups))
-                asked.setdefault(best.party, {})[node] = [group.tolist() for group in groups]
+                asked.setdefault(best.party, {})[node] = groups
             if asked:
                 taken |= await self._ask(open_, asked)
         self._split = {*own_nodes, *taken}
         why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
         await self._guest.send(NodesWon(sorted(own_nodes), why))
 
-    def _ranked(self, message: SumsLevel, totals: Mapping[int, Sums]) -> dict[int, list[_Ranks]]:
-        """Every party's candidates in each node, the guest's best alone."""
-        ranked = {}
-        for told in message.nodes:
-            ranks = [_Ranks(0, np.array([] if told.gain is None else [told.gain], np.float64))]
-            if told.splits:
-                ranks += [
-                    _Ranks(place, self._gains(host, told, totals[told.node]))
-                    for place, host in enumerate(self._hosts, 1)
-                ]
-            ranked[told.node] = ranks
-        return ranked
-
     async def _ask(
-        self, open_: dict[int, list[_Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
+        self, open_: dict[int, list[Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
     ) -> set[int]:
         """Ask hosts about nodes in which they are best; returns those that they split."""
         await self._guest.send(Ask({party - 1: [*nodes] for party, nodes in asked.items()}))
@@ -380,7 +384,7 @@ class _Tree:
                     if host.opener.knows_rows:
                         raise host.host.breach("TookCandidates that leave out a candidate of its own")
                     (rank,) = (rank for rank in open_[node] if rank.party == party)
-                    del rank.left[: len(groups)]
+                    rank.drop(len(groups))
                     continue
                 if not any(candidate in group for group in groups):
                     raise host.host.breach("TookCandidates that were not asked about")
@@ -388,11 +392,6 @@ class _Tree:
                 split.add(node)
                 del open_[node]
         return split
-
-    def _gains(self, host: _HostCandidates, told: OpenNode, total: Sums) -> Floats:
-        left, valid, bounds = host.sums[told.node], host.enough(told.node), _bounds(told)
-        with np.errstate(all="ignore"):  # whatever the scales are
-            return gains(left, total, valid, self._scales, self._params, bounds, host.ordered)
 
     def _obstacle(self, total: Sums, beaten: set[int]) -> Obstacle:
         """Why no host's candidate splits the root."""

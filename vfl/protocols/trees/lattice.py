@@ -43,7 +43,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask, Words
+from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
@@ -183,11 +183,21 @@ class _LatticeGrower(Grower):
         ]
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
-        own = [party.sums(growth.frontier) for party in parties if isinstance(party, OwnColumns)]
         theirs = {party.host.name: party for party in parties if isinstance(party, _LatticeHostColumns)}
-        await together([*own, self._sums(theirs, growth)])
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        if self._hidden is not None and self._to_coordinate:
+            told = asyncio.create_task(self._hidden.own_sums(growth, own, self.best))
+            await together([told, self._sums(theirs, growth, told)])
+        else:
+            await together([*(party.sums(growth.frontier) for party in own), self._sums(theirs, growth)])
 
-    async def _sums(self, parties: "Mapping[str, _LatticeHostColumns]", growth: Growth) -> None:
+    async def _sums(
+        self,
+        parties: "Mapping[str, _LatticeHostColumns]",
+        growth: Growth,
+        told: asyncio.Task[None] | None = None,
+    ) -> None:
+        """`told`: where sums are hidden, what tells the coordinator of the level."""
         # 3. Two vectors for each summed node.
         for party in parties.values():
             party.advance(growth.frontier.nodes)
@@ -210,10 +220,11 @@ class _LatticeGrower(Grower):
                 )
                 return values
 
-            if self._hidden is not None:
+            if self._hidden is not None and told is not None:
                 words = await self.products.query_words(2 * len(part), piece)
+                await told
                 for host, read in zip(self.products.hosts, words, strict=True):
-                    parties[host.name].keep_masked(part, read)
+                    await self._hidden.pass_on(self.hosts.index(host), read.astype("<u8").tobytes())
             else:
                 # 4. The sibling's by subtraction.
                 answers = await self.products.query(2 * len(part), piece)
@@ -229,11 +240,9 @@ class _LatticeGrower(Grower):
         if self._hidden is not None and self._to_coordinate:
             return await self._split_hidden(self._hidden, growth, parties)
         covers = growth.frontier.covers()
-        rankings: dict[int, list[Ranking]] = {}
-        for node, total in growth.totals.items():
-            if covers[node] >= 2 * self.params.min_child_rows:
-                bounds = growth.bounds[node]
-                rankings[node] = [Ranking(p, self.gains(p, node, total, bounds)) for p in parties]
+        wide = [node for node in growth.totals if covers[node] >= 2 * self.params.min_child_rows]
+        found = [(party, self.gains(growth, party, wide)) for party in parties]
+        rankings = {node: [Ranking(party, gains[node]) for party, gains in found] for node in wide}
         return await self._questions.split(growth, rankings)
 
     async def _split_hidden(
@@ -242,20 +251,14 @@ class _LatticeGrower(Grower):
         """The same, where a coordinator opens the sums (hidden.py)."""
         own = [party for party in parties if isinstance(party, OwnColumns)]
         hosts = [party for party in parties if isinstance(party, _LatticeHostColumns)]
-        chosen = self.best(growth, own)
-        gain_of = gain_within(growth, chosen, self.scales, self.params)
+        gain_of = gain_within(growth, hidden.chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
             return await self._questions.ask_rows(
                 growth, hosts[place], nodes, gain_of, hidden.coordinator
             )
 
-        masked = {
-            (place, summed): host.masked.get(summed, b"")
-            for place, host in enumerate(hosts)
-            for summed, _ in growth.frontier.pairs
-        }
-        taken = await hidden.split(growth, own, chosen, masked, ask)
+        taken = await hidden.split(growth, own, ask)
         self.told_obstacle = hidden.obstacle
         return taken
 
@@ -276,13 +279,6 @@ class _LatticeHostColumns(HostColumns):
         super().__init__(party, host)
         self.ordered = ordered
         self._parents: dict[int, tuple[Sums, Mask]] = {}
-        self.masked: dict[int, bytes] = {}
-        """Where sums are hidden: the words read of each summed node, little-endian."""
-
-    def keep_masked(self, pairs: Sequence[tuple[int, int | None]], words: Words) -> None:
-        """Keep what was read of these pairs' first nodes, shape (2 pairs, candidates)."""
-        for i, (summed, _) in enumerate(pairs):
-            self.masked[summed] = words[2 * i : 2 * i + 2].astype("<u8").tobytes()
 
     def advance(self, nodes: list[int]) -> None:
         """Be told the open nodes of the next level."""
@@ -318,7 +314,7 @@ async def lattice_host_train(
     coordinator: Peer | None = None,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
-    records = Records(guest, params.trees, shown, course)
+    records = Records(guest, params, shown, course)
 
     # 1. The hint.
     offered = await asyncio.to_thread(_Offered.of, binned, params)

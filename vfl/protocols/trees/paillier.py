@@ -32,15 +32,11 @@ of it. The guest checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
 
-Encryption is Paillier's, or Okamoto-Uchiyama's (`encryption = "ou"`), under which a host must be trusted
-to follow the protocol. No decrypted value goes back to hosts, but how the guest reacts does: a host that
-sends made-up ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and
-in 6 which of its candidates won, and each is about a bit of the secret p (crypto/okamoto_uchiyama.py).
-Made-up sums within bounds that do not win go unnoticed; a check that fails ends the job, and its key is
-never used again, but by then p may be known, and every gradient of the job with it, the labels included.
-Under "ou" the host is not told which check on its sums failed, which slows this down and no more.
-No way is known to learn a Paillier key so: there, such a host gets single bits about the gradients that
-it made its ciphertexts of.
+No decrypted value goes back to hosts, but how the guest reacts does: a host that sends made-up
+ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and in 6 which of
+its candidates won. These are single bits about the gradients that it made its ciphertexts of; no way is
+known to learn the key so. Made-up sums within bounds that do not win go unnoticed; a check that fails
+ends the job, and its key is never used again.
 """
 
 import asyncio
@@ -50,9 +46,8 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.sums import (
     Reserve,
     decrypt,
@@ -128,7 +123,7 @@ async def paillier_guest_train(
 
 
 class _PaillierGrower(Grower):
-    """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
+    """The guest under Paillier's encryption."""
 
     def __init__(
         self,
@@ -147,7 +142,7 @@ class _PaillierGrower(Grower):
 
     async def meet(self) -> None:
         # 1. The key, once.
-        await send_key(self.hosts, self.params.encryption, self.workers.key)
+        await send_key(self.hosts, self.workers.key)
         if self._hidden is not None:
             public = self.workers.key.public
             modulus = int(public.n).to_bytes(public.bits // 8, "big")
@@ -156,7 +151,7 @@ class _PaillierGrower(Grower):
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
-        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        # 2. Encrypted gradients to every host; none grows a tree of the guest alone.
         self._to_coordinate = self._hidden is not None and bool(hosts)
         if self._hidden is not None and hosts:
             await self._hidden.begin_tree(number, self.scales)
@@ -185,8 +180,30 @@ class _PaillierGrower(Grower):
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
-        learnt = (party for party in parties if isinstance(party, OwnColumns | _PaillierHostColumns))
-        await together([party.sums(growth.frontier) for party in learnt])
+        own = [party for party in parties if isinstance(party, OwnColumns)]
+        hosts = [party for party in parties if isinstance(party, _PaillierHostColumns)]
+        if self._hidden is None or not self._to_coordinate:
+            every: list[OwnColumns | _PaillierHostColumns] = [*own, *hosts]
+            await together([party.sums(growth.frontier) for party in every])
+            return
+        told = asyncio.create_task(self._hidden.own_sums(growth, own, self.best))
+        await together(
+            [told, *(self._pass_on(self._hidden, *each, growth, told) for each in enumerate(hosts))]
+        )
+
+    async def _pass_on(
+        self,
+        hidden: HiddenSums,
+        place: int,
+        host: "_PaillierHostColumns",
+        growth: Growth,
+        told: asyncio.Task[None],
+    ) -> None:
+        """Where sums are hidden: a host's, to the coordinator."""
+        for summed, _ in growth.frontier.pairs:
+            plaintexts = await host.masked_sums(summed)
+            await told
+            await hidden.pass_on(place, plaintexts)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -212,8 +229,7 @@ class _PaillierGrower(Grower):
         """The same, where a coordinator opens the sums (hidden.py)."""
         own = [party for party in parties if isinstance(party, OwnColumns)]
         hosts = [party for party in parties if isinstance(party, _PaillierHostColumns)]
-        chosen = self.best(growth, own)
-        gain_of = gain_within(growth, chosen, self.scales, self.params)
+        gain_of = gain_within(growth, hidden.chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
             party, taken = hosts[place], {}
@@ -225,10 +241,7 @@ class _PaillierGrower(Grower):
                 )
             return taken
 
-        masked = {
-            (place, node): data for place, host in enumerate(hosts) for node, data in host.masked.items()
-        }
-        taken = await hidden.split(growth, own, chosen, masked, ask)
+        taken = await hidden.split(growth, own, ask)
         self.told_obstacle = hidden.obstacle
         return taken
 
@@ -265,17 +278,12 @@ class _PaillierHostColumns(HostColumns):
     def __init__(self, guest: _PaillierGrower, party: int, host: Peer) -> None:
         super().__init__(party, host)
         self._guest = guest
-        self.masked: dict[int, bytes] = {}
-        """Where sums are hidden: the plaintexts of each summed node."""
 
     async def sums(self, frontier: Frontier) -> None:
         """Left sums of the candidates of every open node, and which may be taken.
 
         The host sends those of the summed child; the sibling's are the parent's less these.
         """
-        if self._guest.params.sums == "hidden":
-            self.masked = {summed: await self._masked_sums(summed) for summed, _ in frontier.pairs}
-            return
         parents, self.candidates = self.candidates, {}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
@@ -293,8 +301,8 @@ class _PaillierHostColumns(HostColumns):
                 raise self._breach("that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
 
-    async def _masked_sums(self, node: int) -> bytes:
-        """The plaintexts of a node's sums, each as wide as the modulus: uniform numbers."""
+    async def masked_sums(self, node: int) -> bytes:
+        """Where sums are hidden: a node's plaintexts, each as wide as the modulus: uniform numbers."""
         workers = self._guest.workers
         with self._guest.clock.timed(f"{self.host.name} and transfer"):
             message = await self.host.recv(MaskedCandidates)
@@ -335,13 +343,7 @@ class _PaillierHostColumns(HostColumns):
         return left, valid, sibling_valid
 
     def _breach(self, what: str) -> PeerError:
-        """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
-        error = self.host.breach(f"CandidateSums {what}")
-        if self._guest.params.encryption == "ou":
-            return PeerError(
-                str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
-            )
-        return error
+        return self.host.breach(f"CandidateSums {what}")
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -363,7 +365,7 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
     draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
-    records = Records(guest, params.trees, shown, course)
+    records = Records(guest, params, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
@@ -592,4 +594,4 @@ class _HostTree:
 
 
 def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))
+    return SumPacking.for_rows(rows, params.key_bits)

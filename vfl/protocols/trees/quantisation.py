@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 from vfl.crypto.lattice.parameters import widest
 from vfl.crypto.packing import ROW_BITS, SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Shape
 
@@ -23,8 +22,7 @@ def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
     """How a job quantises. Raises ValueError, with the numbers, for too many rows."""
     if params.encryption == "lattice":
         return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
-    bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)
-    return Quantisation(SumPacking.for_rows(rows, bits).row_bits)
+    return Quantisation(SumPacking.for_rows(rows, params.key_bits).row_bits)
 
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:

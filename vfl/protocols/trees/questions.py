@@ -44,6 +44,7 @@ from vfl.protocols.trees.columns import (
     Taken,
 )
 from vfl.protocols.trees.hidden import HiddenHost
+from vfl.protocols.trees.ranking import Ranks
 from vfl.protocols.trees.records import Records
 
 _GROUPS = 64  # that a question about a node has at most
@@ -91,35 +92,17 @@ class TooFew(Message, frozen=True):
 # --------------------------------------------------------------------------------------- guest
 
 
-class Ranking:
-    """A party's candidates in a node that are left, in groups of equal gain, the best first."""
+class Ranking(Ranks):
+    """The ranks of a party of which the guest knows the columns."""
 
-    def __init__(self, party: OwnColumns | HostColumns, gains: Floats) -> None:
-        self.party = party
-        order = np.argsort(-gains, kind="stable")[: int((gains > -np.inf).sum())]
-        ends = np.flatnonzero(np.diff(gains[order])) + 1
-        self.left: list[Integers] = np.split(order, ends) if len(order) else []
-        self._gains = gains
+    def __init__(self, columns: OwnColumns | HostColumns, gains: Floats) -> None:
+        super().__init__(columns.party, gains)
+        self.columns = columns
 
-    @property
-    def top(self) -> float:
-        """The best gain."""
-        return self._gain(0)
-
-    def _gain(self, group: int) -> float:
-        return float(self._gains[self.left[group][0]])
-
-    def choice(self, group: int) -> Choice:
-        """The candidates of a group, as what to take from."""
-        return Choice(self.party.party, tuple(self.left[group].tolist()), self._gain(group))
-
-    def ahead_of(self, others: "Sequence[Ranking]") -> int:
-        """How many groups come before the best of all others, _GROUPS at most."""
-        for group in range(min(len(self.left), _GROUPS)):
-            own = self._gain(group), -self.party.party
-            if any((other.top, -other.party.party) > own for other in others):
-                return group
-        return min(len(self.left), _GROUPS)
+    def choices(self, count: int) -> list[Choice]:
+        """The candidates of each of the best groups, as what to take from."""
+        groups = self.groups(count)
+        return [Choice(self.party, tuple(group), self.gain(i)) for i, group in enumerate(groups)]
 
 
 class Questions:
@@ -137,18 +120,18 @@ class Questions:
         while open_:
             questions: dict[int, dict[int, list[Ranking]]] = {}  # by party and node
             for node, ranks in list(open_.items()):
-                ranks = open_[node] = [rank for rank in ranks if rank.left]
+                ranks = open_[node] = [rank for rank in ranks if rank]
                 if not ranks:
                     del open_[node]
                     continue
                 # The first of equal ones, which is the lowest party's.
-                best = max(ranks, key=lambda rank: rank.top)
-                if isinstance(best.party, OwnColumns):
-                    taken[node] = best.party.take(growth.frontier, node, best.choice(0))
+                best = max(ranks, key=Ranks.gain)
+                if isinstance(best.columns, OwnColumns):
+                    taken[node] = best.columns.take(growth.frontier, node, best.choices(1)[0])
                     del open_[node]
                 else:
                     others = [rank for rank in ranks if rank is not best]
-                    questions.setdefault(best.party.party, {})[node] = [best, *others]
+                    questions.setdefault(best.party, {})[node] = [best, *others]
             answers = await together([self._ask(growth, about) for about in questions.values()])
             for answer in answers:
                 taken.update(answer)
@@ -160,34 +143,28 @@ class Questions:
         """Ask a host about nodes; returns the splits that it takes. The first ranking of each is its
         own."""
         frontier = growth.frontier
-        groups: dict[int, int] = {}  # how many, by node
+        groups: dict[int, list[list[int]]] = {}  # by node
         count = 0
         for node, (own, *others) in about.items():
             if count < _MOST_ASKED:
-                groups[node] = own.ahead_of(others)
-                count += sum(map(len, own.left[: groups[node]]))
-        party = next(iter(about.values()))[0].party
+                groups[node] = own.groups(own.ahead_of(others, _GROUPS))
+                count += sum(map(len, groups[node]))
+        party = next(iter(about.values()))[0].columns
         assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
-        question = Asked(
-            *self._rows_of(frontier, party.party, list(groups)),
-            {
-                node: [group.tolist() for group in about[node][0].left[:many]]
-                for node, many in groups.items()
-            },
-        )
+        question = Asked(*self._rows_of(frontier, party.party, list(groups)), groups)
         host, taken = party.host, {}
         with self._clock.timed("transfer"):
             await host.send(question)
-        for node, many in groups.items():
+        for node, asked in groups.items():
             with self._clock.timed(f"{host.name} and transfer"):
                 answer = await host.recv(Direction, TooFew)
             own = about[node][0]
             if isinstance(answer, TooFew):
                 if answer.node != node:
                     raise host.breach("a TooFew that was not asked for")
-                del own.left[:many]
+                own.drop(len(asked))
                 continue
-            choices = [own.choice(i) for i in range(many)]
+            choices = own.choices(len(asked))
             choice = next((c for c in choices if answer.candidate in c.candidates), choices[0])
             taken[node] = party.check_direction(growth, choice, node, answer, self._minimum)
         return taken

@@ -6,8 +6,9 @@ import gmpy2
 import pytest
 from gmpy2 import mpz
 
-from vfl.crypto import ciphertexts
-from vfl.crypto.ciphertexts import FixedBase, random_prime
+from vfl.crypto import powers
+from vfl.crypto.paillier import random_prime
+from vfl.crypto.powers import FixedBase
 
 
 @pytest.mark.parametrize("exponent_bits", [1, 7, 61, 256])
@@ -16,15 +17,15 @@ def test_powers_of_a_fixed_base_whatever_the_windows(
     monkeypatch: pytest.MonkeyPatch, exponent_bits: int, memory: int
 ) -> None:
     """The modulus is small, so that all tables are made within a moment."""
-    monkeypatch.setattr(ciphertexts, "_TABLE_BYTES", memory)
+    monkeypatch.setattr(powers, "_TABLE_BYTES", memory)
     rng = random.Random(exponent_bits)
     modulus, base = mpz(65_521), mpz(rng.randrange(2, 65_521))
-    powers = FixedBase(base, modulus, exponent_bits)
+    fixed = FixedBase(base, modulus, exponent_bits)
     ends = [0, 1, (1 << exponent_bits) - 1]
     windows = set()
     for exponent in [*ends, *(rng.getrandbits(exponent_bits) for _ in range(10_000)), *ends]:
-        assert powers.power(exponent) == gmpy2.powmod(base, exponent, modulus)
-        windows.add(powers._window)
+        assert fixed.power(exponent) == gmpy2.powmod(base, exponent, modulus)
+        windows.add(fixed._window)
     if exponent_bits > 12:
         assert windows == ({5, 7, 9, 11} if memory > 1_100 else {5} if exponent_bits == 61 else {2})
 
