@@ -133,7 +133,7 @@ class _Batch:
 
 
 class GuestProducts:
-    """The guest's side; `guest_meet` of lattice_hints.py makes one."""
+    """The guest's side, for a job of `served` vectors; `guest_meet` of lattice_hints.py makes one."""
 
     def __init__(
         self,
@@ -141,10 +141,12 @@ class GuestProducts:
         hints: Sequence[EncryptedHint],
         parameters: Sequence[Parameters],
         seed: bytes,
+        served: int,
         operations: Operations,
         timed: Timed,
     ) -> None:
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
+        self._due = -(-served // BATCH)  # batches that may still be needed
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -223,6 +225,8 @@ class GuestProducts:
                     self.begin()
                     assert self._making is not None  # noqa: S101 - for the type checker
                     await asyncio.shield(self._making)
+                    if not self._ready and not self._due:
+                        raise ValueError("more vectors than the job's shape has")
             batch = self._ready.popleft()
             with self._timed("transfer"):
                 await together(
@@ -272,7 +276,8 @@ class GuestProducts:
             self._making = asyncio.create_task(self._make())
 
     async def _make(self) -> None:
-        while len(self._ready) < _READY:
+        while self._due and len(self._ready) < _READY:
+            self._due -= 1
             drawn = Secrets.draw(BATCH)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
             self._operations["multiply hint"] += BATCH * len(made)
