@@ -17,7 +17,6 @@ One hint serves so many vectors as its parameters are for; a host counts them, o
 
 import asyncio
 import secrets
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -37,6 +36,7 @@ from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
+from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.mask_streams import MaskStream
 
 BATCH = 32
@@ -80,7 +80,7 @@ class Vectors(Message, frozen=True):
 
 class VectorSums(Message, frozen=True):
     """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model, and
-    where sums are hidden, nothing, they lie under uniform masks); the time it took."""
+    where sums are hidden, nothing, they lie under uniform masks); the time it took, in whole seconds."""
 
     data: bytes
     seconds: Seconds
@@ -334,6 +334,7 @@ class HostProducts:
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
         self._served = 0
+        self._time = ToldTime()
 
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
@@ -356,42 +357,41 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
-        sums, seconds = Accumulator(parameters, matrix, count), 0.0
+        sums = Accumulator(parameters, matrix, count)
 
-        def add(start: int, data: bytes) -> float:
-            started = time.perf_counter()
-            sums.add(start, data)
-            return time.perf_counter() - started
+        def add(start: int, data: bytes) -> None:
+            with self._time.timed():
+                sums.add(start, data)
 
-        adding: asyncio.Task[float] | None = None
+        adding: asyncio.Task[None] | None = None
         try:
             for start, _ in _pieces(parameters, count):
                 message = await guest.recv(Vectors)
                 if adding is not None:
-                    seconds += await adding
+                    await adding
                 adding = asyncio.create_task(asyncio.to_thread(add, start, message.data))
             if adding is not None:
-                seconds += await adding
+                await adding
         except ValueError as error:
             raise guest.breach(f"Vectors with {error}") from None
         finally:
             if adding is not None:
                 adding.cancel()
-        started = time.perf_counter()
-        opened = await self._take(count)
-        total = await asyncio.to_thread(sums.result)
-        masks = np.zeros_like(total)
-        if stream is not None:
-            pairs = [min(2, count - first) for first in range(0, count, 2)]
-            masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
-            total += masks
-        elif hidden:
-            masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
-            masks = masks >> np.uint64(parameters.scale_bits)
-            total += masks << np.uint64(parameters.scale_bits)
-        data = await asyncio.to_thread(seal, parameters, total, opened)
+        with self._time.timed():
+            opened = await self._take(count)
+            total = await asyncio.to_thread(sums.result)
+            masks = np.zeros_like(total)
+            if stream is not None:
+                pairs = [min(2, count - first) for first in range(0, count, 2)]
+                masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
+                total += masks
+            elif hidden:
+                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64)
+                masks = masks.reshape(total.shape) >> np.uint64(parameters.scale_bits)
+                total += masks << np.uint64(parameters.scale_bits)
+            data = await asyncio.to_thread(seal, parameters, total, opened)
         self._operations["sum vector"] += count
-        await guest.send(VectorSums(data, seconds + time.perf_counter() - started))
+        await guest.send(VectorSums(data, self._time.tell()))
         return masks
 
     def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:
