@@ -15,7 +15,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features, Monotone
 from vfl.learn.losses import Link, Loss
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.dependence import Dependence
 from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
@@ -306,6 +306,11 @@ class ModelKind(ABC, Generic[G, H]):
         """The power of the loss, where that has one."""
         return 1.5
 
+    @classmethod
+    @abstractmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> BoostParams | GlmParams:
+        """The settings of a kept job. Raises ValueError for what this version does not know."""
+
     @abstractmethod
     def least_rows(self, policy: PolicySection) -> int:
         """The least number of rows of which a host of this policy says anything."""
@@ -427,6 +432,11 @@ class ModelKind(ABC, Generic[G, H]):
     def importance(cls, model: G) -> list[tuple[str, str, int, float]]:
         """Party, column as its owner shows it, number of splits and sum of gains, most gain first."""
         return []
+
+    @classmethod
+    @abstractmethod
+    def parameters(cls, half: H) -> int:
+        """How many splits or coefficients a host's half has."""
 
     @classmethod
     def ending(cls, model: G) -> Mapping[str, float | None]:
