@@ -186,12 +186,11 @@ def test_the_guest_sees_no_sum_and_no_host_a_gradient(encryption: str) -> None:
     shared = {"TreeKept", "Finished", "SplitRows", "Ask", "NodesWon"}
     of_engine = {
         "paillier": {"MaskedCandidates"},
-        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"}
-        | {"ZerosCommitted", "ZerosOpened"},
+        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"} | {"ZerosPassed"},
     }
     assert guest <= shared | of_engine[encryption]
     coordinator = {"SumsBegin", "MaskSeed", "SumsTree", "TreeCandidates", "SumsLevel", "MaskedSums"}
-    coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd"}
+    coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd", "MaskedZeros"}
     assert seen.kinds("notary") <= coordinator
 
 

@@ -32,7 +32,6 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
-from vfl.crypto.lattice.parameters import widest
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
 from vfl.learn.design import FRACTION_BITS
@@ -76,7 +75,7 @@ class Digits:
         Raises ConfigError for too many rows.
         """
         try:
-            most = widest(rows, MOST_OUTPUTS, Shape(rows, 1, 1).queries)
+            most = Shape.most_bits(rows, 1)
             if most < 2:
                 raise ValueError(f"sums over {rows:,} rows leave no bit beside the sign")
         except ValueError as error:

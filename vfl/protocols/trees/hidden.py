@@ -4,7 +4,9 @@ Sums over a few hundred rows in many trees are equations that give a host's tabl
 So nobody who knows rows may see them. The trees are those of paillier.py and lattice.py, bit for bit.
 
  1. Each host gives the coordinator the seed of its masks, over a session of their own; the guest tells
-    it how many rows there are, and under Paillier the modulus.
+    it how many rows there are, and under Paillier the modulus. Over the lattice engine it passes on, of
+    each new hint, the masked sums of zeros (common/lattice_hints.py): the coordinator says that they
+    pass, or ends the job.
 For each tree:
  2. The guest tells the coordinator the scales of its integers, each host which of its candidates are of
     monotone columns.
@@ -85,6 +87,21 @@ class MaskSeed(Message, frozen=True):
     """host -> coordinator. Reveals: the masks of this host's sums, which the guest alone can read."""
 
     seed: bytes
+
+
+class MaskedZeros(Message, frozen=True):
+    """guest -> coordinator. Reveals: with the masks, the noise of sums of zeros; without them
+    nothing."""
+
+    host: int
+    data: bytes
+    limit: ClassVar[int] = 2 * MIB
+
+
+class ZerosPassed(Message, frozen=True):
+    """coordinator -> guest. Reveals: nothing but that the host's new hint is of a matrix."""
+
+    host: int
 
 
 class SumsTree(Message, frozen=True):
@@ -208,6 +225,13 @@ class HiddenSums:
     async def begin(self, rows: int, modulus: bytes = b"") -> None:
         """1. What sums are."""
         await self.coordinator.send(SumsBegin(rows, modulus))
+
+    async def judge_zeros(self, place: int, data: bytes) -> None:
+        """1. Over the lattice engine: the words that were read of a host's sums of zeros, the trial of
+        its new hint. Returns once they have passed."""
+        await self.coordinator.send(MaskedZeros(place, data))
+        if (await self.coordinator.recv(ZerosPassed)).host != place:
+            raise self.coordinator.breach("a ZerosPassed of another host")
 
     async def begin_tree(self, number: int, scales: Scales) -> None:
         """2. A tree."""

@@ -18,7 +18,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
 from vfl.net.peer import Peer, either, together
 from vfl.protocols.common.bits import unpack_bits
-from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, ZEROS
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.trees.hidden import (
     MOST_CANDIDATES,
@@ -29,6 +29,7 @@ from vfl.protocols.trees.hidden import (
     BestCandidates,
     EnoughRows,
     MaskedSums,
+    MaskedZeros,
     MaskSeed,
     NodesWon,
     OpenNode,
@@ -39,6 +40,7 @@ from vfl.protocols.trees.hidden import (
     SumsTreeEnd,
     TookCandidates,
     TreeCandidates,
+    ZerosPassed,
 )
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.ranking import Ranks
@@ -60,8 +62,16 @@ async def coordinate_trees(
         if len(seed.seed) != SEED:
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
+    tried: set[int] = set()
     number = -1
-    while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
+    while not isinstance(tree := await guest.recv(MaskedZeros, SumsTree, SumsEnd), SumsEnd):
+        if isinstance(tree, MaskedZeros):
+            if number >= 0 or tree.host in tried or not 0 <= tree.host < len(hosts):
+                raise guest.breach("MaskedZeros out of turn")
+            tried.add(tree.host)
+            _check_zeros(guest, hosts[tree.host], openers[tree.host], tree.data)
+            await guest.send(ZerosPassed(tree.host))
+            continue
         if not number < tree.tree < params.trees:
             raise guest.breach("a SumsTree out of turn")
         number = tree.tree
@@ -79,6 +89,18 @@ async def coordinate_trees(
     if not 0 <= tree.trees <= params.trees:
         raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
+
+
+def _check_zeros(guest: Peer, host: Peer, opener: "_Opener", data: bytes) -> None:
+    """Raises PeerError unless these are sums of zeros under a host's masks: its hint is of a matrix."""
+    if not isinstance(opener, _LatticeOpener) or not data or len(data) % (8 * ZEROS):
+        raise guest.breach("MaskedZeros of another size than sums have")
+    try:
+        sums = opener.open(data, ZEROS // 2, len(data) // (8 * ZEROS))
+    except ValueError:
+        sums = []
+    if not sums or any(one.gradient.any() or one.hessian.any() for one in sums):
+        raise either(guest, host, "a hint that is of no matrix, by its MaskedZeros")
 
 
 Told = TypeVar("Told", TreeCandidates, EnoughRows, TookCandidates)
