@@ -214,19 +214,7 @@ async def guest_meet(
     received: list[tuple[EncryptedHint, KnownHint] | None] = []
     if not kept:
         seed = _seed(shares)
-        total = sum(own.hint_parts for own in parameters if own.outputs)
-        done = Counter[str]()
-
-        def follow(host: str, parts: int) -> None:
-            done[host] = parts
-            progress(done.total(), total)
-
-        received = await together(
-            [
-                _receive_hint(host, own, seed, shelf, follow)
-                for host, own in zip(hosts, parameters, strict=True)
-            ]
-        )
+        received = await _receive_hints(hosts, parameters, seed, shelf, progress)
         opened = [None if new is None else new[0] for new in received]
     asked = [
         (host, hint, own)
@@ -272,6 +260,28 @@ def _reopen(
     except ValueError:
         return None
     return hint if hint.complete else None
+
+
+async def _receive_hints(
+    hosts: Sequence[Peer],
+    parameters: Sequence[Parameters],
+    seed: bytes,
+    shelf: KeptHints,
+    progress: HintProgress,
+) -> list[tuple[EncryptedHint, KnownHint] | None]:
+    total = sum(own.hint_parts for own in parameters if own.outputs)
+    done = Counter[str]()
+
+    def follow(host: str, parts: int) -> None:
+        done[host] = parts
+        progress(done.total(), total)
+
+    return await together(
+        [
+            _receive_hint(host, own, seed, shelf, follow)
+            for host, own in zip(hosts, parameters, strict=True)
+        ]
+    )
 
 
 async def _receive_hint(
@@ -341,21 +351,30 @@ class HostHint:
     vectors: int  # that it was promised for so far
 
 
+class HostHints(Protocol):
+    """Where a host keeps its hint for later jobs on the same rows and bins."""
+
+    def known(self) -> HostHint | None:
+        """The hint that was kept last."""
+
+    def keep(self, hint: HostHint) -> None:
+        """Keep a hint in place of the last one."""
+
+
 async def host_meet(
     guest: Peer,
     matrix_of: Callable[[bytes], CellMatrix],
     outputs: int,
     shape: Shape,
     *,
-    kept: HostHint | None = None,
-    keep: Callable[[HostHint], None] = lambda hint: None,
+    hints: HostHints,
     operations: Operations | None = None,
     progress: HintProgress = lambda done, of: None,
     masks: MaskStream | None = None,
 ) -> HostProducts:
     """Steps 1 and 2. `matrix_of` gives the matrix of so many `outputs` from the secret of its hint,
-    which may decide their order; `kept` is the hint that was kept last, `keep` keeps one; `masks` are
-    those of the zeros where somebody else knows them, too, and judges.
+    which may decide their order; `masks` are those of the zeros where somebody else knows them, too, and
+    judges.
 
     Raises PeerError when the guest breaks the protocol, Refused when no safe parameters hold the sums.
     """
@@ -367,6 +386,7 @@ async def host_meet(
     # 1. What is kept, and a share of the seed.
     wanted = await guest.recv(HintKnown)
     matrix: CellMatrix | None = None
+    kept = hints.known()
     reusable = kept is not None and kept.name == wanted.name
     if outputs and kept is not None and reusable and kept.vectors + shape.served <= parameters.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
@@ -378,7 +398,7 @@ async def host_meet(
     agreed = await guest.recv(HintAgreed)
     if not agreed.shares:
         if kept is not None and matrix is not None:
-            await asyncio.to_thread(keep, replace(kept, vectors=kept.vectors + shape.served))
+            await asyncio.to_thread(hints.keep, replace(kept, vectors=kept.vectors + shape.served))
             serving.use(matrix, HintKey(parameters, kept.seed, kept.secret, kept.matter), kept.secret)
         elif outputs:
             raise guest.breach("HintAgreed to a hint that this host does not have")
@@ -393,7 +413,7 @@ async def host_meet(
     key = HintKey(parameters, seed, secret, matter)
     made = await _hint(matrix, seed, progress)
     name = secrets.token_bytes(_SEED)
-    await asyncio.to_thread(keep, HostHint(name, secret, seed, matter, shape.served))
+    await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
     parts = key.encrypt(made)
     while (data := await asyncio.to_thread(next, parts, None)) is not None:

@@ -39,8 +39,13 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.clock import Clock
-from vfl.protocols.common.course import HostHints
-from vfl.protocols.common.lattice_hints import HintProgress, KeptHints, guest_meet, host_meet
+from vfl.protocols.common.lattice_hints import (
+    HintProgress,
+    HostHints,
+    KeptHints,
+    guest_meet,
+    host_meet,
+)
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.products import Gradient, GuestGradients, quantise
@@ -226,8 +231,7 @@ async def lattice_host(
         lambda secret: bits.matrix,
         len(bits.matrix.outputs),
         shape,
-        kept=hints.known(),
-        keep=hints.keep,
+        hints=hints,
         operations=resources.operations,
         progress=hint_progress,
     )

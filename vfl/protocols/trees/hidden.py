@@ -50,7 +50,7 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Mask
-from vfl.errors import PeerError
+from vfl.errors import PeerError, Refused
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Choice, Obstacle, Sums, gains
@@ -64,6 +64,7 @@ MOST_CANDIDATES = 1 << 20  # of a host in a tree
 _MOST_NODES = 1 << 10  # of a level
 MOST_GROUPS = 64  # of equal gain, that a host is told at most
 MOST_NAMED = 1 << 20  # candidates after which no further node is asked about at once
+MOST_SUMS = 1 << 25  # of gradients, of all hosts in a level: some 2 GB at the coordinator
 PIECE = 4 * MIB  # of masked sums in a message
 
 Node = Annotated[int, msgspec.Meta(ge=0, lt=2 * _MOST_NODES)]
@@ -354,7 +355,12 @@ class HiddenHost:
         await self._coordinator.send(MaskSeed(self._seed))
 
     async def begin_tree(self, ordered: Mask) -> None:
-        """2. The candidates of a tree, in the order of the wire."""
+        """2. The candidates of a tree, in the order of the wire. Raises Refused for too many."""
+        if len(ordered) > MOST_CANDIDATES:
+            raise Refused(
+                f"{len(ordered):,} split candidates are more than {MOST_CANDIDATES:,}, which "
+                'sums = "hidden" allows: lower max_bins'
+            )
         bits = pack_bits(ordered) if ordered.any() else b""
         await self._coordinator.send(TreeCandidates(len(ordered), bits))
 

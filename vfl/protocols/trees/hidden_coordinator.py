@@ -13,6 +13,7 @@ from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.errors import Refused
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
@@ -24,6 +25,7 @@ from vfl.protocols.trees.hidden import (
     MOST_CANDIDATES,
     MOST_GROUPS,
     MOST_NAMED,
+    MOST_SUMS,
     PIECE,
     Ask,
     BestCandidates,
@@ -52,7 +54,7 @@ async def coordinate_trees(
     """Open the sums of a training; returns how many trees its model has.
 
     `parties`: the guest first. `progress` is told of each tree, and how many there are at most. Raises
-    PeerError for a party that breaks the protocol.
+    PeerError for a party that breaks the protocol, Refused for more sums than it would keep.
     """
     guest, *hosts = parties
     # 1. Seeds, and what sums are.
@@ -85,10 +87,21 @@ async def coordinate_trees(
             _HostCandidates(host, offer, opener)
             for host, offer, opener in zip(hosts, offers, openers, strict=True)
         ]
+        _check_memory(sum(offer.count for offer in offers), begin.rows, params)
         await _Tree(guest, columns, params, scales).grow()
     if not 0 <= tree.trees <= params.trees:
         raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
+
+
+def _check_memory(candidates: int, rows: int, params: BoostParams) -> None:
+    """Raises Refused for more sums in a level than a coordinator keeps."""
+    nodes = min(1 << (params.depth - 1), max(1, rows // max(1, params.min_child_rows)))
+    if candidates * nodes > MOST_SUMS:
+        raise Refused(
+            f"{candidates:,} split candidates of all hosts in up to {nodes:,} nodes of a level are more "
+            f"than {MOST_SUMS:,} sums, which a coordinator keeps: lower max_bins or depth"
+        )
 
 
 def _check_zeros(guest: Peer, host: Peer, opener: "_Opener", data: bytes) -> None:
@@ -128,7 +141,7 @@ class _Opener(ABC):
         """Bytes of the masked sums of so many candidates in a node."""
 
     @abstractmethod
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         """The left sums of so many candidates in so many nodes, of as many bytes as they have. Raises
         ValueError for what cannot be masked sums."""
 
@@ -143,11 +156,11 @@ class _PaillierOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return self._packing.ciphertexts(count) * self._width
 
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         size = self.node_bytes(count)
         return [self._open(data[size * node : size * (node + 1)], count) for node in range(nodes)]
 
-    def _open(self, data: bytes, count: int) -> Sums:
+    def _open(self, data: bytes | bytearray, count: int) -> Sums:
         masks = self._masks.below(self._modulus, self._packing.ciphertexts(count))
         values = []
         for place, mask in enumerate(masks):
@@ -171,7 +184,7 @@ class _LatticeOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return 16 * count
 
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         if not count:  # such a host is asked for no sums
             nothing = np.zeros(0, np.int64)
             return [Sums(nothing, nothing)] * nodes
@@ -229,7 +242,7 @@ class _HostCandidates:
             return np.ones(self.count, np.bool_)
         return unpack_bits(self._enough[node], self.count)
 
-    def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes) -> None:
+    def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes | bytearray) -> None:
         """Take the masked sums of the first node of each pair, and by them the other's."""
         try:
             opened = self.opener.open(data, len(pairs), self.count)
@@ -311,7 +324,7 @@ class _Tree:
             host.parents, host.sums = host.sums, {}
             host.check_children(self._guest, totals)
 
-    async def _receive_sums(self, message: SumsLevel) -> list[bytes]:
+    async def _receive_sums(self, message: SumsLevel) -> list[bytearray]:
         """3 and 4. Every host's masked sums of the first node of each pair."""
         nodes = [node.node for node in message.nodes]
         knowing = [host for host in self._hosts if host.opener.knows_rows]
@@ -326,10 +339,10 @@ class _Tree:
                 raise self._guest.breach("MaskedSums of another host or number of sums than are due")
             masked[part.host] += part.data
             due[part.host] -= len(part.data)
-        return [bytes(data) for data in masked]
+        return masked
 
     def _ranked(
-        self, message: SumsLevel, totals: Mapping[int, Sums], masked: Sequence[bytes]
+        self, message: SumsLevel, totals: Mapping[int, Sums], masked: Sequence[bytearray]
     ) -> dict[int, list[Ranks]]:
         """Every party's candidates in each node, the guest's best alone."""
         ranked = {}
@@ -338,6 +351,7 @@ class _Tree:
             ranked[told.node] = [Ranks(0, own)]
         for place, (host, data) in enumerate(zip(self._hosts, masked, strict=True), 1):
             host.learn(self._guest, message.pairs, data)
+            data.clear()
             wide = [told for told in message.nodes if told.splits]
             with np.errstate(all="ignore"):  # whatever the scales are
                 found = level_gains(
