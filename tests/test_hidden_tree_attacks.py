@@ -539,6 +539,7 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
         BOTH[:1],
     ),
     "won by nobody": (NodesWon, of(own=[77]), LEAD, "NodesWon of nodes", BOTH),
+    "won by nobody, and asked": (Ask, of(own=[77], more=False), LEAD, "Ask of nodes", BOTH),
     "an obstacle that is none": (NodesWon, of(obstacle="moon"), LEAD, "an obstacle that is none", BOTH),
     "an obstacle where none was": (
         NodesWon,

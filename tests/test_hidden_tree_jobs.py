@@ -59,7 +59,7 @@ def test_the_model_is_that_of_open_sums(made: Federation, encryption: str) -> No
 def opened(made: Federation) -> int:
     """How many levels the coordinator has opened so far."""
     own = made.parties["umpire"].store / FOLDER
-    return sum(1 for _ in tables.rows(own, tables.MessageFilter(type="NodesWon")))
+    return sum(1 for _ in tables.rows(own, tables.MessageFilter(type="SumsLevel")))
 
 
 @ENGINES

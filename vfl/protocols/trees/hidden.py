@@ -164,9 +164,11 @@ class EnoughRows(Message, frozen=True):
 
 class Ask(Message, frozen=True):
     """coordinator -> guest. Reveals: in which nodes the best candidate that is left is a host's, and
-    whose."""
+    whose; in which the guest's own best split wins."""
 
     nodes: dict[int, Nodes]  # by host
+    own: Nodes
+    more: bool  # whether another message follows even if the hosts take all these nodes
     limit: ClassVar[int] = MIB
 
 
@@ -187,8 +189,9 @@ class TookCandidates(Message, frozen=True):
 
 
 class NodesWon(Message, frozen=True):
-    """coordinator -> guest. Reveals: in which nodes the guest's own best split wins; at the root, if
-    there is no split at all, what stood in the way of the hosts' candidates."""
+    """coordinator -> guest, where no host is asked, or one leaves out a node. Reveals: in which nodes
+    the guest's own best split wins; at the root, if there is no split at all, what stood in the way of
+    the hosts' candidates."""
 
     own: Nodes
     obstacle: str = ""
@@ -277,7 +280,11 @@ class HiddenSums:
                 await self.coordinator.send(MaskedSums(place, bytes(kept)))
                 kept.clear()
         taken: dict[int, Taken] = {}
-        while isinstance(message := await self.coordinator.recv(Ask, NodesWon), Ask):
+        due = True  # another message
+        while due:
+            message = await self.coordinator.recv(Ask, NodesWon)
+            if isinstance(message, NodesWon):
+                break
             asked = [node for about in message.nodes.values() for node in about]
             places = all(0 <= place < self._hosts for place in message.nodes)
             if (
@@ -290,17 +297,19 @@ class HiddenSums:
                 raise self.coordinator.breach("an Ask about nodes that are not open")
             for answer in await together([ask(*about) for about in message.nodes.items()]):
                 taken.update(answer)
+            due = message.more or not set(asked) <= set(taken)
+        what = type(message).__name__
         for node in message.own:
             if node not in chosen or node in taken:
-                raise self.coordinator.breach("NodesWon of nodes that are not the guest's")
+                raise self.coordinator.breach(f"{what} of nodes that are not the guest's")
             party = own[chosen[node].party]
             taken[node] = party.take(growth.frontier, node, chosen[node])
-        if message.obstacle:
+        if isinstance(message, NodesWon) and message.obstacle:
             if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
                 raise self.coordinator.breach("NodesWon with an obstacle that is none")
             self.obstacle = cast(Obstacle, message.obstacle)
         if not set(chosen) <= set(taken):
-            raise self.coordinator.breach("NodesWon that leave out a node with a split")
+            raise self.coordinator.breach(f"{what} that leave out a node with a split")
         return taken
 
     async def end_tree(self, growth: Growth) -> None:

@@ -372,6 +372,7 @@ class _Tree:
         beaten = {rank.party for ranks in open_.values() for rank in ranks if rank.party and rank}
         own_nodes: list[int] = []
         taken: set[int] = set()
+        due = True  # a last message: an Ask is, whose nodes are all taken
         while open_:
             asked: dict[int, dict[int, list[list[int]]]] = {}
             named = Counter[int]()  # candidates, by party
@@ -394,16 +395,23 @@ class _Tree:
                 named[best.party] += sum(map(len, groups))
                 asked.setdefault(best.party, {})[node] = groups
             if asked:
-                taken |= await self._ask(open_, asked)
+                count = sum(map(len, asked.values()))
+                due = len(open_) > count
+                await self._guest.send(
+                    Ask({party - 1: [*nodes] for party, nodes in asked.items()}, sorted(own_nodes), due)
+                )
+                found = await self._ask(open_, asked)
+                taken |= found
+                due = due or len(found) < count
         self._split = {*own_nodes, *taken}
-        why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
-        await self._guest.send(NodesWon(sorted(own_nodes), why))
+        if due:
+            why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
+            await self._guest.send(NodesWon(sorted(own_nodes), why))
 
     async def _ask(
         self, open_: dict[int, list[Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
     ) -> set[int]:
         """Ask hosts about nodes in which they are best; returns those that they split."""
-        await self._guest.send(Ask({party - 1: [*nodes] for party, nodes in asked.items()}))
         hosts = {party: self._hosts[party - 1] for party in asked}
         await together(
             [hosts[party].host.send(BestCandidates({**nodes})) for party, nodes in asked.items()]
