@@ -228,6 +228,7 @@ async def guest_meet(
         seed,
         Counter() if operations is None else operations,
         timed,
+        shape.served,
     )
     products.begin()
     try:

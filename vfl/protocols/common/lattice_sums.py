@@ -175,8 +175,11 @@ class GuestProducts:
         seed: bytes,
         operations: Operations,
         timed: Timed,
+        vectors: int | None = None,
     ) -> None:
+        """`vectors`: of all queries at most; products for more are not made ahead."""
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
+        self._due = vectors
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -252,6 +255,8 @@ class GuestProducts:
         while sum(batch.left for batch in self._sent) < count:
             with self._timed("hint products"):
                 while not self._ready:
+                    if self._due is not None and self._due <= 0 and self._idle:
+                        raise ValueError("a query of more vectors than there were to be")
                     self.begin()
                     assert self._making is not None  # noqa: S101 - for the type checker
                     await asyncio.shield(self._making)
@@ -298,13 +303,24 @@ class GuestProducts:
 
     def begin(self) -> None:
         """Make products in spare time, beside whatever else is done, if there are few."""
-        if self.hosts and (self._making is None or self._making.done()):
+        if self.hosts and self._idle and self._wanted:
             if self._making is not None:
                 self._making.result()
             self._making = asyncio.create_task(self._make())
 
+    @property
+    def _idle(self) -> bool:
+        return self._making is None or self._making.done()
+
+    @property
+    def _wanted(self) -> bool:
+        """Whether to make a further batch."""
+        return len(self._ready) < _READY and (self._due is None or self._due > 0)
+
     async def _make(self) -> None:
-        while len(self._ready) < _READY:
+        while self._wanted:
+            if self._due is not None:
+                self._due -= BATCH
             drawn = Secrets.draw(BATCH)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
             self._operations["multiply hint"] += BATCH * len(made)
