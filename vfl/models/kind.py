@@ -25,9 +25,9 @@ from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import NO_HINTS, HostHints
+from vfl.protocols.common.course import NO_HINTS
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
-from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
+from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone

@@ -79,7 +79,13 @@ from vfl.protocols.trees.grower import (
     TreeDone,
     TreeEnd,
 )
-from vfl.protocols.trees.hidden import HiddenHost, HiddenSums, gain_within
+from vfl.protocols.trees.hidden import (
+    MOST_CANDIDATES,
+    PIECE,
+    HiddenHost,
+    HiddenSums,
+    gain_within,
+)
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import (
     Advance,
@@ -302,18 +308,23 @@ class _PaillierHostColumns(HostColumns):
 
     async def masked_sums(self, node: int) -> bytes:
         """Where sums are hidden: a node's plaintexts, each as wide as the modulus: uniform numbers."""
-        workers = self._guest.workers
-        with self._guest.clock.timed(f"{self.host.name} and transfer"):
-            message = await self.host.recv(MaskedCandidates)
-        self._guest.clock.seconds[self.host.name] += message.seconds
-        if message.node != node:
-            raise self.host.breach("MaskedCandidates of another node")
-        public = workers.key.public
-        with self._guest.clock.timed("decrypt"):
-            try:
-                opened = await decrypt(workers, public.parse(message.ciphertexts))
-            except ValueError as error:
-                raise self.host.breach(f"MaskedCandidates with {error}") from None
+        workers, public = self._guest.workers, self._guest.workers.key.public
+        left, opened, more = self._guest.packing.ciphertexts(MOST_CANDIDATES), list[int](), True
+        while more:
+            with self._guest.clock.timed(f"{self.host.name} and transfer"):
+                message = await self.host.recv(MaskedCandidates)
+            self._guest.clock.seconds[self.host.name] += message.seconds
+            if message.node != node:
+                raise self.host.breach("MaskedCandidates of another node")
+            with self._guest.clock.timed("decrypt"):
+                try:
+                    ciphertexts = public.parse(message.ciphertexts)
+                    more, left = message.more, left - len(ciphertexts)
+                    if left < 0 or (more and not len(ciphertexts)):
+                        raise ValueError("a wrong number of ciphertexts")
+                    opened += await decrypt(workers, ciphertexts)
+                except ValueError as error:
+                    raise self.host.breach(f"MaskedCandidates with {error}") from None
         return b"".join((value % int(public.n)).to_bytes(public.bits // 8, "big") for value in opened)
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
@@ -542,7 +553,10 @@ class _HostTree:
             ciphertexts = await pack_and_mask(
                 self._reserve, sums, packing.slot_bits, packing.slots, masks
             )
-        await self._guest.send(MaskedCandidates(node, ciphertexts.tobytes(), self._time.tell()))
+        seconds, step = self._time.tell(), PIECE // key.width
+        for first in range(0, max(1, len(ciphertexts)), step):
+            part, more = ciphertexts[first : first + step].tobytes(), first + step < len(ciphertexts)
+            await self._guest.send(MaskedCandidates(node, part, 0.0 if more else seconds, more))
 
     async def _win_hidden(
         self, hidden: HiddenHost, nodes: Sequence[int], valid: Mapping[int, Mask]

@@ -51,6 +51,7 @@ class MaskedCandidates(Message, frozen=True):
     node: int
     ciphertexts: bytes
     seconds: Seconds
+    more: bool = False  # follow, of the node
     limit: ClassVar[int] = 16 * MIB
 
 
