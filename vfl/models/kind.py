@@ -25,8 +25,9 @@ from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import NO_HINTS, HostHints
-from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
+from vfl.protocols.common.course import NO_HINTS
+from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
@@ -104,6 +105,7 @@ class HostRun(Generic[H]):
     progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
+    draws: DrawMemory = NO_MEMORY
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str

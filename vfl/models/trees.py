@@ -129,6 +129,7 @@ class _TreesHost(HostRole[HostModel]):
             checkpoints=run.checkpoints,
             hints=run.hints,
             hint_progress=run.hint_progress,
+            draws=run.draws,
         )
         model = await host_train(
             guest,
