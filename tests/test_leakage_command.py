@@ -9,8 +9,11 @@ import pytest
 from commands import command
 
 from vfl.jobs.alignments import Alignment, save_alignment
+from vfl.jobs.connect import store_of
 from vfl.leakage.estimate import estimate
 from vfl.learn.params import BoostParams
+from vfl.party.config import load_party
+from vfl.party.identity import create
 from vfl.party.store import Store
 
 TREES = {"model": "secureboost", "objective": "binary"}
@@ -187,6 +190,31 @@ def test_attacks_on_simulated_tables_take_the_place_of_curves(
     # The same draw gives the same figures.
     again = seen(folder, "registry", *more)
     assert again["disclosures"] == found["disclosures"]
+
+
+def test_simulated_tables_have_a_bound(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vfl.jobs.leakage._MOST_COLUMNS", 1)
+    job(folder, trees=2, depth=2)
+    found = seen(folder, "registry", "--rows", "60", "--simulate")
+    assert (
+        "1 column of each host, not 2: of more columns a model tells less" in found["simulated"]["notes"]
+    )
+
+
+def test_an_alignment_under_a_passphrase_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job(folder, trees=5)
+    path = folder / "insurer.toml"
+    path.write_text(path.read_text().replace("[data]", 'store = "kept"\n[data]', 1))
+    create(folder / "insurer", "insurer", b"some words")
+    monkeypatch.setenv("VFL_PASSPHRASE", "some words")
+    prints = {"insurer": "f0", "registry": "f1"}
+    alignment = Alignment("a-1", "f0", prints, ("strip",), "", np.arange(70), "2026-11-01T00:00:00Z")
+    save_alignment(store_of(load_party(path)), alignment)
+    assert b'"rows"' not in (folder / "kept" / "alignments" / "a-1.json").read_bytes()
+    assert seen(folder, "insurer")["rows"] == 70
+    monkeypatch.delenv("VFL_PASSPHRASE")
+    command("leakage", "job.toml", "insurer.toml", folder=folder).failed(4, "has a passphrase")
+    assert seen(folder, "insurer", "--rows", "60")["rows"] == 60  # for which nothing is read
 
 
 def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:

@@ -30,6 +30,7 @@ from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 
 _LEAST = 50  # rows of simulated tables
+_MOST_COLUMNS = 50  # of a host's
 _TELLING = 0.6  # of a host's simulated columns, that the label depends on
 
 _ATTACKS: Mapping[str, Sequence[str]] = {
@@ -190,8 +191,9 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
             "number with --rows"
         )
     rows, draw = min(of.rows, ROWS), np.random.default_rng(job.params.seed)
+    drawn = min(columns, _MOST_COLUMNS)
     guest = PartyColumns(of.guest, "simulated", _drawn(of.guest, rows, COLUMNS, draw))
-    hosts = [PartyColumns(name, "simulated", _drawn(name, rows, columns, draw)) for name in of.hosts]
+    hosts = [PartyColumns(name, "simulated", _drawn(name, rows, drawn, draw)) for name in of.hosts]
     score = np.zeros(rows)
     for own in (guest, *hosts):
         values = [*own.features.values()]
@@ -199,7 +201,13 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
             score += draw.normal() * np.asarray(number, np.float64)
     label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
     tables = kind_of_job(job).tables([guest, *hosts], _training(label, job.loss))
-    return measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
+    found = measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
+    if drawn == columns:
+        return found
+    fewer = (
+        f"{counted(drawn, 'column')} of each host, not {columns:,}: of more columns a model tells less"
+    )
+    return replace(found, notes=(*found.notes, fewer))
 
 
 def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Features:
