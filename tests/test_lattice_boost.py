@@ -520,7 +520,7 @@ def guest_of(
     hint = EncryptedHint(parameters, seed, header)
     for number, part in enumerate(parts):
         hint.load(number, part)
-    return GuestProducts([ours], [hint], [parameters], seed, Counter(), lambda _: nullcontext())
+    return GuestProducts([ours], [hint], [parameters], seed, 64, Counter(), lambda _: nullcontext())
 
 
 @pytest.mark.parametrize("what", REFUSED)

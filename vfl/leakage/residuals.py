@@ -6,7 +6,8 @@ At the start every row of a 0/1 label has one of two residuals: who learns a res
   "Residue-based label protection mechanisms", 2022). `from_gradient` solves the first for labels.
 - One that has numbers of its choice opened under a key gets the residuals of many rows in each,
   spaced so widely that the first tell both values apart, then a bit a row. `labels_an_opening` says
-  how many, `labels_readable` how many in a fit, `read` reads them.
+  how many of a whole plaintext, which a coordinator opens, and `read` reads them. A guest gives back
+  no more bits than products have. `labels_readable` says how many labels that is in a fit.
 """
 
 import itertools
@@ -22,10 +23,9 @@ from vfl.leakage.polytope import solve
 from vfl.leakage.shown import Mask
 from vfl.leakage.success import Success
 from vfl.learn.params import GlmParams
-from vfl.protocols.linear.products import ROW_BITS, most_ciphertexts
+from vfl.protocols.linear import lattice_products, products
 
 _ROUNDS = 400
-_SUMS_A_NUMBER = 30  # over the lattice engine, each of one or two rows if the host cheats
 
 
 def from_gradient(columns: Floats, gradient: Floats, rate: float) -> Floats:
@@ -80,15 +80,14 @@ def labels_an_opening(plaintext_bits: int, value_bits: int) -> int:
 def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams) -> int:
     """The most labels of so many rows that a host with so many columns reads in a fit, if it cheats.
 
-    In the first iteration a residual has one of two values; later ones are told whole, by their sign.
+    As many as there are bits in what is opened for it, a gradient an iteration and one at the start. A
+    coordinator opens whole plaintexts, as many as a host begins with, so that it bounds nothing.
     """
-    if params.encryption == "lattice":  # its hint, of rows of its choice, is the same in each iteration
-        return min(rows, 2 * _SUMS_A_NUMBER * columns)
-    bits, value = params.key_bits - 2, ROW_BITS + 2
-    opened = most_ciphertexts(params.key_bits, columns, rows)
-    return min(
-        rows, opened * (labels_an_opening(bits, value) + max(0, iterations - 1) * (bits // value))
-    )
+    if params.coordinator is not None:
+        return rows
+    engine = lattice_products if params.encryption == "lattice" else products
+    readable = min(rows, engine.most_labels(columns, rows) * (iterations + 1))
+    return readable if params.max_labels is None else min(readable, int(params.max_labels * rows))
 
 
 def read(opened: int, spacing: Spacing) -> list[bool] | None:

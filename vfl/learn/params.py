@@ -142,7 +142,13 @@ class GlmParams(BaseModel):
     fit_intercept: bool = Field(True, description="whether the model has a constant")
     max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
     tolerance: float = Field(
-        1e-6, gt=0, description="greatest gradient component, in the label's unit, at which to stop"
+        1e-6, gt=0, description="length of the gradient, in the label's unit, at which to stop"
+    )
+    max_labels: float | None = Field(
+        None,
+        gt=0,
+        description="share of the labels of rows that train which a host that cheats may read at most: "
+        "the fit ends before an iteration that could tell it more",
     )
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
@@ -155,8 +161,8 @@ class GlmParams(BaseModel):
     encryption: Encryption = Field(
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
-        "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
-        "rows for each of its sums (some 30 a number); a guest that does not can learn a host's columns",
+        "the protocol: a host that does not can read up to some 20 labels in each of its sums, of which "
+        "a number has some 30; a guest that does not can learn a host's columns",
     )
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS
@@ -166,6 +172,10 @@ class GlmParams(BaseModel):
     def _coordinated(self) -> "GlmParams":
         if (self.scores == "hidden") != (self.coordinator is not None):
             raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
+        if self.scores == "hidden" and self.max_labels is not None:
+            raise ValueError(
+                'max_labels is for scores = "guest": else the coordinator opens what hosts send'
+            )
         if self.scores == "hidden" and self.encryption == "lattice":
             raise ValueError(
                 'scores = "hidden" is for encryption = "paillier": leave encryption out, or use '

@@ -143,11 +143,15 @@ class _LinearGuest(GuestRole[GuestGlm]):
         at = f"gradient {model.gradient:.1e}"
         if model.deviance is not None and model.explained is not None:
             at = f"deviance {model.deviance:.4f}, D² {model.explained:.4f}, {at}"
+        rows = int(self._rows.train.sum())
+        if model.readable:
+            at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         if model.converged:
             return f"converged after {many}: {at}"
+        limits = "max_iterations" if self._params.max_labels is None else "max_iterations, max_labels"
         return (
             f"note: not converged after {many}: {at} (tolerance {self._params.tolerance:.1e}); the "
-            "model is kept as it is: raise max_iterations or alpha in [glm]"
+            f"model is kept as it is: raise {limits} or alpha in [glm]"
         )
 
 
@@ -159,7 +163,7 @@ def _iteration_done(step: TrainingStep) -> IterationDone:
 
 def _expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
     """How many iterations there will be if the gradient's logarithm goes on falling at the mean rate
-    since `first`, its greatest component before any step; None while it has not fallen."""
+    since `first`, its length before any step; None while it has not fallen."""
     if not 0 < done.gradient < first or done.iteration == 0:
         return None
     needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)

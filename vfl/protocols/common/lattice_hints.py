@@ -229,6 +229,7 @@ async def guest_meet(
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
         seed,
+        shape.served,
         Counter() if operations is None else operations,
         timed,
     )

@@ -48,7 +48,8 @@ ZEROS = 2
 
 _PIECE = 4 * MIB  # of products or vectors in a message, or little more
 _MOST_ROWS = 1 << 17  # of vectors in a message
-_READY = 2  # batches of products made ahead
+_READY = 2  # batches of products made ahead at most
+_QUERIES = 4  # as large as the largest so far, for which products are made ahead
 _AHEAD = 2  # pieces under way beside the one that is sent, or added up
 
 T = TypeVar("T")
@@ -133,7 +134,7 @@ class _Batch:
 
 
 class GuestProducts:
-    """The guest's side; `guest_meet` of lattice_hints.py makes one."""
+    """The guest's side, for a job of `served` vectors; `guest_meet` of lattice_hints.py makes one."""
 
     def __init__(
         self,
@@ -141,10 +142,13 @@ class GuestProducts:
         hints: Sequence[EncryptedHint],
         parameters: Sequence[Parameters],
         seed: bytes,
+        served: int,
         operations: Operations,
         timed: Timed,
     ) -> None:
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
+        self._due = -(-served // BATCH)  # batches that may still be needed
+        self._largest = 1  # vectors of a query so far
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -217,12 +221,15 @@ class GuestProducts:
     async def _take(self, count: int) -> tuple[Secrets, list[NDArray[np.uint64]]]:
         """Secrets of which every host has the products, and their masks by host."""
         await together([host.send(Query(count)) for host in self.hosts])
+        self._largest = max(self._largest, count)
         while sum(batch.left for batch in self._sent) < count:
             with self._timed("hint products"):
                 while not self._ready:
                     self.begin()
                     assert self._making is not None  # noqa: S101 - for the type checker
                     await asyncio.shield(self._making)
+                    if not self._ready and not self._due:
+                        raise ValueError("more vectors than the job's shape has")
             batch = self._ready.popleft()
             with self._timed("transfer"):
                 await together(
@@ -233,7 +240,6 @@ class GuestProducts:
                 )
             batch.products = []
             self._sent.append(batch)
-        self.begin()
         taken: list[tuple[_Batch, slice]] = []
         while count:
             batch = self._sent[0]
@@ -242,6 +248,7 @@ class GuestProducts:
             batch.used, count = part.stop, count - (part.stop - part.start)
             if not batch.left:
                 self._sent.popleft()
+        self.begin()
         masks = [
             np.concatenate([batch.masks[i][part] for batch, part in taken])
             for i in range(len(self.hosts))
@@ -271,8 +278,14 @@ class GuestProducts:
                 self._making.result()
             self._making = asyncio.create_task(self._make())
 
+    @property
+    def _left(self) -> int:
+        """Vectors whose products are made and not used."""
+        return sum(batch.left for batch in (*self._sent, *self._ready))
+
     async def _make(self) -> None:
-        while len(self._ready) < _READY:
+        while self._due and len(self._ready) < _READY and self._left < _QUERIES * self._largest:
+            self._due -= 1
             drawn = Secrets.draw(BATCH)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
             self._operations["multiply hint"] += BATCH * len(made)
@@ -369,7 +382,8 @@ class HostProducts:
         total = await asyncio.to_thread(sums.result)
         masks = np.zeros_like(total)
         if stream is not None:
-            masks = np.concatenate([stream.words((2, total.shape[1])) for _ in range(count // 2)])
+            pairs = [min(2, count - first) for first in range(0, count, 2)]
+            masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
             total += masks
         elif hidden:
             masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)

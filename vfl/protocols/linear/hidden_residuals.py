@@ -24,7 +24,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.products import divergence
+from vfl.protocols.linear.masked_numbers import divergence
 
 _FIXED_BITS = 40  # precision of scores and of their exponentials
 _FIXED = 2.0**_FIXED_BITS
