@@ -84,7 +84,8 @@ def _of_labels(
         MISSED if two_labels else "",
         ("[glm] min_level_rows in the host's file: levels of few rows tell their residuals", _FEW),
     )
-    iterations = params.max_iterations if of.ran is None else of.ran.iterations or 0
+    ran = None if of.ran is None else of.ran.iterations
+    iterations = params.max_iterations if ran is None else ran
     read, opener = labels_readable(of.rows, count, iterations, params), params.coordinator or of.guest
     yield Disclosure(
         "cheating_host",

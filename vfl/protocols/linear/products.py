@@ -20,7 +20,6 @@ sum. So a number costs a product a row and digit, fewer where columns share join
 import asyncio
 import math
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -39,7 +38,7 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.clock import Clock, ToldTime
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -63,8 +62,8 @@ class Residuals(Message, frozen=True):
 
 
 class MaskedProducts(Message, frozen=True):
-    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
-    uniform among all plaintexts."""
+    """host -> guest. Reveals: nothing but the time it took, in whole seconds: under the encryption are
+    sums plus masks uniform among all plaintexts."""
 
     ciphertexts: bytes
     seconds: Seconds
@@ -215,6 +214,7 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
+    told = ToldTime()
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
@@ -229,10 +229,9 @@ async def paillier_host(
                 # b. Masked; opened by the guest; unmasked.
                 layout = Layout(key.bits, matrix.columns, number_bits(bits))
                 await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
-                started = time.perf_counter()
-                ciphertexts, masks = await product.mask(layout)
-                seconds = time.perf_counter() - started
-                await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+                with told.timed():
+                    ciphertexts, masks = await product.mask(layout)
+                await guest.send(MaskedProducts(ciphertexts.tobytes(), told.tell()))
                 opened = await guest.recv(OpenedProducts)
                 if len(opened.plaintexts) != layout.size or not (
                     math.isfinite(opened.scale) and opened.scale > 0
