@@ -85,8 +85,11 @@ def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams)
     """
     if params.coordinator is not None:
         return rows
-    engine = lattice_products if params.encryption == "lattice" else products
-    readable = min(rows, engine.most_labels(columns, rows) * (iterations + 1))
+    if params.encryption == "lattice":
+        most = lattice_products.most_labels(columns, rows)
+    else:
+        most = products.most_labels(columns, rows)
+    readable = min(rows, most * (iterations + 1))
     return readable if params.max_labels is None else min(readable, int(params.max_labels * rows))
 
 
