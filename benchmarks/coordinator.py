@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from parties import DATA, Split, breast, set_up, show
+from parties import DATA, UNBOUND, Split, breast, set_up, show
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
@@ -54,7 +54,7 @@ def main() -> None:
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     """All figures, by name."""
     folders = {party: work / party for party in ("guest", "host", "coordinator")}
-    set_up(folders, split, job(options), options.workers)
+    set_up(folders, split, job(options), options.workers, extra={"host": UNBOUND})
     with local.serving({party: folders[party] for party in ("host", "coordinator")}):
         aligned = local.run(folders["guest"], "align", "guest.toml", "--wait", "60")
         trained = local.run(folders["guest"], "train", "guest.toml", "job.toml")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import glum
 import numpy as np
-from parties import DATA, Memory, Split, frequency, operations, set_up, show
+from parties import DATA, UNBOUND, Memory, Split, frequency, operations, set_up, show
 
 from vfl import local
 from vfl.jobs.alignments import load_alignment
@@ -69,7 +69,7 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }
     for host in hosts:
-        extra[host] += ["[policy]", f'encryptions = ["{options.encryption}"]']
+        extra[host] += [*UNBOUND, f'encryptions = ["{options.encryption}"]']
     set_up(folders, split, job(options), options.workers, extra=extra)
     with Memory(folders) as memory, local.serving({h: folders[h] for h in hosts}):
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from parties import set_up, show, uniform
+from parties import UNBOUND, set_up, show, uniform
 
 from vfl import local
 from vfl.cli import main as vfl
@@ -66,7 +66,8 @@ def measure(work: Path, options: argparse.Namespace) -> dict:
     """All figures, by name."""
     split = uniform(Path(), options.rows, 10)
     folders = {party: work / party for party in split.tables}
-    set_up(folders, split, JOB.format(trees=options.trees), options.workers)
+    job = JOB.format(trees=options.trees)
+    set_up(folders, split, job, options.workers, extra={"host": UNBOUND})
     with local.serving({"host": folders["host"]}):
         aligned = local.run(folders["guest"], "align", "guest.toml", "--wait", "60")
         trained = local.run(folders["guest"], "train", "guest.toml", "job.toml")

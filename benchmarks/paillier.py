@@ -2,11 +2,10 @@
 
 python benchmarks/paillier.py
 python benchmarks/paillier.py --rows 100000 --columns 10 --bins 32 --workers 2 --json
-python benchmarks/paillier.py --scheme ou
 python benchmarks/paillier.py --table policies.parquet VehPower VehAge VehBrand VehGas
 
-With another scheme, the plain loop is over its ciphertexts and phe still does Paillier. With --table the
-histogram is of a Parquet file's columns, binned, instead of uniform ones; those of text are categories.
+With --table the histogram is of a Parquet file's columns, binned, instead of uniform ones; those of text
+are categories.
 """
 
 import argparse
@@ -24,9 +23,8 @@ import phe
 from rich.console import Console
 from rich.table import Table
 
-from vfl.crypto.ciphertexts import PrivateKey
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PRIVATE_KEYS
+from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.sums import sum_rows
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.binning import bin_columns
@@ -42,7 +40,6 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=10)
     parser.add_argument("--bins", type=int, default=32)
     parser.add_argument("--table", nargs="+", metavar=("FILE", "COLUMN"), help="columns of a table")
-    parser.add_argument("--scheme", choices=PRIVATE_KEYS, default="paillier")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--repeat", type=int, default=1, help="histograms, of which the median")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
@@ -53,7 +50,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(figures))
         return
-    table = Table(title=f"{options.scheme}, {options.key_bits} bits")
+    table = Table(title=f"Paillier, {options.key_bits} bits")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
@@ -63,14 +60,15 @@ def main() -> None:
 
 def measure(options: argparse.Namespace) -> dict[str, float]:
     """All figures, by name."""
-    key = PRIVATE_KEYS[options.scheme].generate(options.key_bits, full_exponents=options.full_exponents)
+    key = PrivateKey.generate(options.key_bits, full_exponents=options.full_exponents)
     key.warm()
     public = key.public
-    public.warm()
+    pool = public.obfuscators(public.pool_size)
+    public.obfuscators(1, pool)  # makes the tables
     theirs, their_private = phe.generate_paillier_keypair(n_length=options.key_bits)
     codes, sizes = columns(options)
     rows = codes.shape[1]
-    layout = SumPacking.for_rows(rows, public.plaintext_bits(options.key_bits))
+    layout = SumPacking.for_rows(rows, options.key_bits)
     few = key.encrypt(range(64))
     their_ciphertexts = [theirs.raw_encrypt(m) for m in range(4)]
     figures = {
@@ -80,6 +78,9 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
         "decrypt_us": per_item(lambda: key.decrypt(few[:16]), 16),
         "phe_decrypt_us": per_item(lambda: [their_private.raw_decrypt(c) for c in their_ciphertexts], 4),
         "rerandomise_us": per_item(lambda: public.rerandomise(few[:16]), 16),
+        "rerandomise_by_product_us": per_item(
+            lambda: public.rerandomise(few[:16], public.obfuscators(16, pool)), 16
+        ),
         "pack_us": per_item(lambda: public.pack(few[:40], layout.slot_bits, layout.slots), 40),
         "slots": layout.slots,
     }
@@ -91,7 +92,7 @@ def measure(options: argparse.Namespace) -> dict[str, float]:
     figures["rows"], figures["columns"] = rows, len(codes)
     times: dict[str, list[float]] = {}
     for _ in range(options.repeat):
-        once = {"loop_histogram_s": seconds(lambda: loop(of_row, codes, sizes, public.modulus))}
+        once = {"loop_histogram_s": seconds(lambda: loop(of_row, codes, sizes, public.n_squared))}
         for workers in sorted({1, options.workers}):
             name = "histogram_s" if workers == 1 else f"histogram_{workers}_workers_s"
             once[name] = asyncio.run(joint(key, few[pick], codes, sizes, workers))

@@ -20,6 +20,19 @@ sys.path.insert(0, str(HERE.parent / "scenarios" / "car_insurance"))
 import fremtpl2 as scenario  # noqa: E402
 
 DATA = HERE.parent.parent / "shared" / "data"
+UNBOUND = [  # what is measured is not what a host should allow
+    "[policy]",
+    "min_intersection = 100",
+    'max_alignments_a_day = "unlimited"',
+    'max_ids_a_day = "unlimited"',
+    "min_child_rows = 10",
+    'max_trees = "unlimited"',
+    'max_sums_a_row = "unlimited"',
+    'max_iterations = "unlimited"',
+    'max_jobs_a_day = "unlimited"',
+    'max_scored_rows_a_day = "unlimited"',
+    "show_names = true",
+]
 
 
 # Which columns each party trains on, by data set; benchmarks/README.md says the same.

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 
 import lightgbm
-from parties import DATA, SPLITS, Memory, Split, operations, set_up, show
+from parties import DATA, SPLITS, UNBOUND, Memory, Split, operations, set_up, show
 
 from vfl import local
 from vfl.jobs.record import load_record
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=0.2)
-    parser.add_argument("--encryption", choices=["paillier", "ou", "lattice"], default="paillier")
+    parser.add_argument("--encryption", choices=["paillier", "lattice"], default="paillier")
     parser.add_argument("--hidden", action="store_true", help="a coordinator opens the sums")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--holdout", type=float, help="share held out; 0.3, and 0 for uniform")
@@ -73,7 +73,7 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     guest, *hosts = split.tables
     umpire = ["umpire"] if options.hidden else []
     folders = {party: work / party for party in (*split.tables, *umpire)}
-    extra = {host: ["[policy]", f'encryptions = ["{options.encryption}"]', UNBOUND] for host in hosts}
+    extra = {host: [*UNBOUND, f'encryptions = ["{options.encryption}"]'] for host in hosts}
     extra[guest] = ["[align]", f'engine = "{options.engine}"']
     set_up(folders, split, job(options), options.workers, options.memory, extra)
     with (
@@ -117,7 +117,6 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     return figures
 
 
-UNBOUND = "max_sums_a_row = 1000000"  # what is measured is not what a host should allow
 HIDDEN = 'sums = "hidden"\ncoordinator = "umpire"\n'
 
 

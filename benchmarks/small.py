@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from parties import Split, set_up
+from parties import UNBOUND, Split, set_up
 from rich.console import Console
 from rich.table import Table
 
@@ -74,8 +74,7 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, float]:
     """Seconds of both commands, processor seconds of every party."""
     folders = {party: work / party for party in PARTIES}
     job = JOB.format(trees=options.trees)
-    rules = ["[policy]", "min_intersection = 100", "max_sums_a_row = 1000"]
-    set_up(folders, tables(options), job, options.workers, extra=dict.fromkeys(PARTIES[1:], rules))
+    set_up(folders, tables(options), job, options.workers, extra=dict.fromkeys(PARTIES[1:], UNBOUND))
     figures = {}
     serving = {name: start(folders[name], "serve", f"{name}.toml") for name in PARTIES[1:]}
     try:

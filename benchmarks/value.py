@@ -22,7 +22,7 @@ import glum
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
-from parties import DATA, frequency, set_up
+from parties import DATA, UNBOUND, frequency, set_up
 from rich.console import Console
 from rich.table import Table
 
@@ -111,7 +111,7 @@ def measure(
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }
     for host in hosts:
-        extra[host] += ["[policy]", f'encryptions = ["{params.encryption}"]', "max_sums_a_row = 1000000"]
+        extra[host] += [*UNBOUND, f'encryptions = ["{params.encryption}"]']
     set_up(folders, split, "", options.workers, extra=extra)
     head = f'[job]\npurpose = "benchmark"\nholdout = {HOLDOUT}\n'
     given = params.model_dump(exclude_defaults=True)

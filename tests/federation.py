@@ -62,6 +62,23 @@ HIDDEN_JOB: dict[str, Any] = {
     "glm": {"scores": "hidden", "coordinator": "umpire", "alpha": 0.01, "tolerance": 1e-5},
 }
 
+WIDE: dict[str, Any] = {  # tables of a test are small, and its jobs many and of all kinds
+    "min_intersection": 50,
+    "max_rows_an_id": "unlimited",
+    "joins": ["inner", "left"],
+    "alignment_days": "unlimited",
+    "max_alignments_a_day": "unlimited",
+    "min_child_rows": 10,
+    "max_trees": "unlimited",
+    "max_sums_a_row": "unlimited",
+    "max_iterations": "unlimited",
+    "max_jobs_a_day": "unlimited",
+    "max_scored_rows_a_day": "unlimited",
+    "min_scored_rows": 1,
+    "explain": True,
+}
+"""What hosts allow beyond the defaults of [policy], unless a test is about a rule."""
+
 Table = dict[str, list[str]]  # cells as text by column, empty where missing
 
 
@@ -401,12 +418,7 @@ class Federation:
                 settings["peers"] = {host: pinned(host) for host in hosts}
                 write_table(home / "new.csv", self.tables["new"])
             else:
-                settings["policy"] = {
-                    "min_intersection": 50,
-                    "show_names": name != "bureau",
-                    "max_alignments_a_day": 10_000,
-                    "max_sums_a_row": 1e6,  # tables of a test are small, and its jobs many
-                }
+                settings["policy"] = {**WIDE, "show_names": name != "bureau"}
                 settings["peers"]["insurer"] = pinned("insurer")
                 others = [host for host in hosts if host != name]
                 settings["peers"] |= {host: pinned(host) for host in others}

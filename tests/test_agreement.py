@@ -290,8 +290,6 @@ def test_a_coordinator_is_shown_what_was_signed(
 
 def test_a_whole_job_leaves_the_same_agreement_with_everybody(tmp_path: Path, keys: Path) -> None:
     made = Federation(tmp_path, keys, coordinator=True, tables=make_tables(130))
-    for name in ("registry", "bureau"):
-        made.parties[name].settings["policy"]["min_intersection"] = 50
     record(made, {**HIDDEN_JOB, "glm": {**HIDDEN_JOB["glm"], "max_iterations": 1}})
     parties = {name: load_party(party.file) for name, party in made.parties.items()}
     kept: dict[str, Agreement] = {}

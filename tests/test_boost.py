@@ -11,8 +11,8 @@ import walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import Binned, Monotone, bin_columns
@@ -20,16 +20,21 @@ from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer
+from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.key import Key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
 from vfl.protocols.trees.draws import draw_rows
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
-from vfl.protocols.trees.quantisation import Quantisation
+from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
+from vfl.protocols.trees.quantisation import Quantisation, packing_of
+from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
-KEY = PrivateKey.generate(2048)
+pytestmark = pytest.mark.usefixtures("nth_powers")
 
 
 @dataclass
@@ -160,6 +165,43 @@ def test_federated_equals_pooled_bit_for_bit(hosts):
     assert_same_model(make_job(150, hosts, seed=hosts, params=params))
 
 
+@pytest.mark.parametrize(
+    ("node", "sums", "why"),
+    [
+        (0, "beyond", "out of bounds"),
+        (0, "none", "a wrong number"),
+        (1, "beyond", "of another node"),
+    ],
+)
+def test_a_host_is_told_which_check_its_sums_failed(node, sums, why):
+    job = make_job(60, 1, 1, BoostParams(trees=1, depth=1))
+
+    async def hostile(guest: MemoryPeer) -> None:
+        await guest.recv(Key), await guest.recv(TreeStart)
+        rows = KEY.public.parse((await guest.recv(Gradients)).ciphertexts)
+        beyond = KEY.public.pack(rows[[0, 1]], 200, 2)  # in the slots of no sum
+        yes, no = (pack_bits(np.array([bit])) for bit in (True, False))
+        sent = beyond.tobytes() if sums == "beyond" else b""
+        await guest.send(CandidateSums(node, 1, yes, no, sent, 0.0, b""))
+
+    async def both() -> None:
+        to_host, to_guest = MemoryPeer.pair("party0", "party1")
+        own = {"party0": job.blocks["party0"]}
+        training = guest_train([to_host], own, job.rows, job.params, key=KEY)
+        await asyncio.gather(asyncio.create_task(hostile(to_guest)), training)
+
+    with pytest.raises(PeerError) as caught:
+        asyncio.run(both())
+    assert "CandidateSums" in str(caught.value)
+    assert why in str(caught.value) and why in caught.value.for_peer
+
+
+def test_the_lattice_engine_has_no_key():
+    job = make_job(50, 1, 1, BoostParams(trees=1, depth=1, encryption="lattice"))
+    with pytest.raises(ValueError, match="a key where encryption = 'lattice'"):
+        asyncio.run(guest_train([], job.blocks, job.rows, job.params, key=KEY))
+
+
 def test_federated_equals_pooled_in_a_pool_of_processes():
     params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
     assert_same_model(make_job(5000, 2, seed=4, params=params), workers=2)
@@ -169,6 +211,63 @@ def test_federated_equals_pooled_in_a_pool_of_processes():
 def test_federated_equals_pooled_for_every_objective(objective):
     params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
     assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
+
+
+def parties_that_split(model):
+    """By tree, the parties that won a split in it."""
+    return [{branch.party for branch in tree.branches.values()} for tree in model.trees]
+
+
+@pytest.mark.parametrize("alone", [0, 2, 3])
+def test_the_first_trees_are_of_the_guest_alone(alone):
+    params = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5, guest_trees=alone)
+    job = make_job(150, 2, 5, params)
+    assert_same_model(job)
+    model, _ = job.oracle()
+    won = parties_that_split(model)
+    assert all(won) and all(parties == {0} for parties in won[:alone])
+    assert all(parties & {1, 2} for parties in won[alone:])
+    own = dataclasses.replace(job, features=dict(list(job.features.items())[:1]))
+    assert resolved(own.oracle()[0], [])[:alone] == resolved(model, [])[:alone]
+
+
+def test_a_guest_without_columns_has_first_trees_without_splits():
+    params = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5, guest_trees=2)
+    job = make_job(150, 1, 5, params)
+    job.features["party0"].clear()
+    assert_same_model(job)
+    assert parties_that_split(job.oracle()[0]) == [set(), set(), {1}]
+
+
+def test_training_does_not_stop_early_before_hosts_come_in():
+    params = BoostParams(trees=9, depth=2, max_bins=8, min_child_rows=5, guest_trees=6)
+    stopping = {"validation_share": 0.5, "early_stopping_rounds": 1, "learning_rate": 1.0}
+    job = make_job(150, 1, 5, params.model_copy(update=stopping))
+    job.features["party0"] = {"noise": np.random.default_rng(1).normal(size=150)}
+    seen = []
+    asyncio.run(guest_train([], job.blocks, job.rows, job.params, course=GuestCourse(seen.append)))
+    losses = [done.validation_loss for done in seen]
+    best = int(np.argmin(losses[:6])) + 1
+    assert best < 5, "it would have stopped"
+    assert len(seen) > 6
+    assert_same_model(job)
+
+
+def test_a_host_takes_no_part_in_a_tree_of_the_guest_alone():
+    _, own = MemoryPeer.pair("guest", "host")
+    records = Records(own, BoostParams(trees=4, guest_trees=2), str, HostCourse())
+    for tree in (0, 1, 4):
+        with pytest.raises(PeerError, match="a TreeStart out of turn"):
+            records.begin(tree, TreeStart)
+    records.begin(2, TreeStart)
+
+
+def test_kept_settings_from_before_guest_trees():
+    kept = BoostParams(trees=7).model_dump()
+    del kept["guest_trees"]
+    assert BoostParams.of_stored(kept | {"first_tree": "guest"}) == BoostParams(trees=7, guest_trees=1)
+    assert BoostParams.of_stored(kept | {"first_tree": "joint"}) == BoostParams(trees=7)
+    assert BoostParams.of_stored(BoostParams(guest_trees=9).model_dump()).guest_trees == 9
 
 
 def test_federated_equals_pooled_under_goss():
@@ -193,7 +292,7 @@ def test_federated_equals_pooled_under_goss():
     with_offset=st.booleans(),
     learning_rate=st.sampled_from([0.2, 1.0]),
     colsample=st.sampled_from([0.4, 1.0]),
-    first_tree=st.sampled_from(["joint", "guest"]),
+    guest_trees=st.integers(0, 2),
     stopping=st.sampled_from([0, 1]),
     missing=st.sampled_from([0.0, 0.3]),
     monotone=st.one_of(
@@ -501,7 +600,7 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
         Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
         BoostParams(),
     )
-    layout = boost._packing(max(rows, n), BoostParams())
+    layout = packing_of(max(rows, n), BoostParams())
     guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters

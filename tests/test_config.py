@@ -76,8 +76,8 @@ def test_a_guest_with_defaults(tmp_path):
     assert p.peers["registry"].certificate == tmp_path / "peers/registry.pem"
     assert p.data.normalise == ("nfkc", "trim", "upper", "alnum")
     assert p.data.duplicates == "refuse"
-    assert (p.policy.min_intersection, p.policy.min_child_rows) == (100, 10)
-    assert (p.policy.key_bits, p.policy.show_names) == (2048, True)
+    assert (p.policy.min_intersection, p.policy.min_child_rows) == (1000, 20)
+    assert (p.policy.key_bits, p.policy.show_names) == (2048, False)
 
 
 def test_a_host_with_one_id_as_text_and_an_absolute_path(tmp_path):
@@ -305,6 +305,21 @@ def test_the_port_to_listen_on(tmp_path):
     ("old", "new", "said"),
     [
         ("trees = 50", "tres = 50", "unknown key 'tres' in [secureboost]: did you mean 'trees'?"),
+        (
+            "trees = 50",
+            'first_tree = "guest"',
+            "[secureboost] first_tree is no setting any more: write guest_trees = 1 in its place",
+        ),
+        (
+            "trees = 50",
+            'first_tree = "joint"',
+            "[secureboost] first_tree is no setting any more: remove it, all trees are joint by",
+        ),
+        (
+            "trees = 50",
+            "guest_trees = 51",
+            "[secureboost] guest_trees = 51 is more than trees = 50: lower it",
+        ),
         ("trees = 50", "trees = 0", "[secureboost] trees must be a whole number from 1 to 5000"),
         ("trees = 50", "trees = true", "[secureboost] trees must be a whole number from 1 to 5000"),
         ("trees = 50", 'trees = "77"', "[secureboost] trees must be a whole number from 1 to 5000"),
@@ -406,8 +421,7 @@ def test_a_linear_model(tmp_path):
         (
             "alpha = 0.5",
             'encryption = "ou"',
-            '[glm] encryption must be "paillier" or "lattice": in a linear model hosts get masked '
-            "decryptions back, which under ou (Okamoto-Uchiyama) give the guest's key away",
+            '[glm] encryption must be "paillier" or "lattice": "ou" (Okamoto-Uchiyama) was taken out',
         ),
         ("alpha = 0.5", 'encryption = "none"', '[glm] encryption must be "paillier"'),
     ],
@@ -568,9 +582,9 @@ def test_how_a_guest_aligns(tmp_path):
     p = party(tmp_path, HOST + '[policy]\nengines = ["ot"]\njoins = ["inner"]\n')
     assert (p.policy.engines, p.policy.joins) == (("ot",), ("inner",))
     assert (p.policy.max_alignments_a_day, p.policy.max_ids_a_day, p.policy.alignment_days) == (
-        24,
-        None,
-        None,
+        5,
+        1_000_000,
+        365,
     )
 
 

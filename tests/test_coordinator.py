@@ -71,8 +71,6 @@ def made(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Feder
     tables["new"]["years"] = years[: len(tables["new"]["plate"])]
     folder = tmp_path_factory.mktemp("coordinated")
     federation = Federation(folder, keys, coordinator=True, tables=tables)
-    for name in HOSTS:
-        federation.parties[name].settings["policy"]["min_intersection"] = 50
     federation.guest.settings["data"]["ignore"] = ["years", "count"]
     with ended(federation.serve()):
         federation.guest.align().ok()

@@ -45,7 +45,7 @@ def aligned(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Room:
     )
     federation.parties["registry"].settings["policy"] |= {
         "min_child_rows": 1,
-        "encryptions": ["paillier", "ou", "lattice"],
+        "encryptions": ["paillier", "lattice"],
     }
     room = Room(federation)
     with pytest.MonkeyPatch.context() as patch:
@@ -68,7 +68,7 @@ def stores(room: Room) -> dict[str, Store]:
 
 
 def boost(holdout: float = 0.25, **settings: Any) -> dict[str, Any]:
-    common = {"trees": 3, "depth": 2, "max_bins": 6, "min_child_rows": 5, "encryption": "ou"}
+    common = {"trees": 3, "depth": 2, "max_bins": 6, "min_child_rows": 5}
     return {"job": {**JOB["job"], "holdout": holdout}, "secureboost": {**common, **settings}}
 
 
@@ -159,7 +159,7 @@ def nobody_knows_anything(folder: Path, keys: Path) -> Room:
     tables = make_tables(140, 3)
     federation = Federation(folder, keys, hosts=("registry",), guest_listens=True, tables=tables)
     host, rows = federation.parties["registry"], len(tables["registry"]["power"])
-    host.settings["policy"] |= {"min_child_rows": 1, "encryptions": ["ou", "paillier", "lattice"]}
+    host.settings["policy"] |= {"min_child_rows": 1, "encryptions": ["paillier", "lattice"]}
     write_table(host.table, {**tables["registry"], "power": ["1"] * rows, "brand": ["x"] * rows})
     federation.guest.settings["data"] |= {"ignore": ["density", "area"], "categorical": []}
     return Room(federation)
@@ -288,8 +288,8 @@ WEAK: dict[str, tuple[dict[str, Any], str, str]] = {
         "no_held_out_rows",
     ),
     "guest_alone": (
-        boost(first_tree="guest", trees=1),
-        'first_tree = "guest" leaves the hosts out of the only tree: raise trees',
+        boost(guest_trees=1, trees=1),
+        "guest_trees = 1 leaves the hosts out of the only tree: lower it, or raise trees",
         "guest_alone",
     ),
     "no_split": (
@@ -313,7 +313,7 @@ def test_settings_that_hold_a_model_back_are_a_warning_at_all_parties(room: Room
 
 
 def test_a_host_is_told_of_its_own_half_that_says_nothing(room: Room) -> None:
-    model = room.train(boost(first_tree="guest", trees=1))
+    model = room.train(boost(guest_trees=1, trees=1))
     host, _ = load_record(stores(room)["registry"], model)
     assert any(text.startswith("no split is of this party's columns") for text in host.warnings)
     assert remark_on(np.array([0.1, 0.0])) is None

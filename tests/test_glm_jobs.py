@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from federation import (
     GLM_JOB,
+    WIDE,
     Federation,
     Party,
     Table,
@@ -325,15 +326,15 @@ def test_a_label_that_is_separable(
 def test_rules_of_a_host_of_its_own(tmp_path: Path, keys: Path) -> None:
     made = Federation(tmp_path, keys, hosts=("registry",))
     registry = made.parties["registry"]
-    registry.settings["policy"] = {"min_intersection": 300}
+    registry.settings["policy"] = {**WIDE, "min_intersection": 300}
     with ended(made.serve()):
         host = made.serving["registry"]
         made.guest.align().ok()
-        rule = " rows to train on are below the host's policy of 300"
+        rule = " rows to train on are below rule min_intersection = 300 of [policy]"
         made.guest.train(job()).failed(9, "registry stopped the job: ", rule)
         assert rule in host.until("job ended")[-1]
 
-        registry.settings["policy"] = {"min_intersection": 50}
+        registry.settings["policy"] = WIDE
         registry.settings["glm"] = {"base": {"brand": "nowhere"}}
         kill(host)
         made.serve()

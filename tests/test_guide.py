@@ -161,7 +161,7 @@ class Walk:
         self.parties[name] = Party(name, folder, tomllib.loads((folder / f"{name}.toml").read_text()))
         self.parties[name].settings["party"]["workers"] = 1
         if policy := self.parties[name].settings.get("policy"):
-            policy["min_intersection"] = COMMON
+            policy["min_intersection"] = COMMON  # of so few policies
             policy["max_sums_a_row"] = 10.0  # of so few rows
 
     def edit(self, name: str, more: dict[str, Any]) -> None:

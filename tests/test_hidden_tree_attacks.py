@@ -48,6 +48,8 @@ from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import AskedRows
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 # --- A guest that follows the protocol and solves what it reads for the host's table. ------------------
 
 ROWS = 48
@@ -105,7 +107,7 @@ def read_as_sums(growth: Any, solver: Solver, params: Any, masked: bytes) -> Non
             numbers = words.view(np.int64) >> scale
             solver.learn(growth, node, *numbers, np.ones(numbers.shape[1], np.bool_))
         else:
-            packing = SumPacking.for_rows(ROWS, KEY.public.plaintext_bits(2048))
+            packing = SumPacking.for_rows(ROWS, 2048)
             plaintexts = [int.from_bytes(data[i : i + 256], "big") for i in range(0, len(data), 256)]
             slots = [
                 (value >> packing.slot_bits * s) % (1 << packing.slot_bits)
@@ -269,7 +271,11 @@ def test_masked_ciphertexts_are_rerandomised() -> None:
     public = KEY.public
     n = int(public.n)
     sums = public.unsafe_encrypt([5, 6, 7])  # n-th power 1
-    made = [_pack_and_mask(public, sums, 80, 3, mask) for mask in (1, 1, n - 1)]
+    obfuscators = [public.obfuscators(1) for _ in range(3)]
+    made = [
+        _pack_and_mask(public, sums, 80, 3, mask, r)
+        for mask, r in zip((1, 1, n - 1), obfuscators, strict=True)
+    ]
     powers = {int(c) % n for one in made for c in public.integers(one)}
     assert len(powers) == 3 and 1 not in powers
     opened = [int(KEY.decrypt(one)[0]) % n for one in made]

@@ -247,7 +247,7 @@ def fitted(ids_of_guest, ids_of_host, **named):
     rng = np.random.default_rng(0)
     guest = pd.DataFrame({"id": ids_of_guest, "x": rng.normal(size=len(ids_of_guest))})
     host = pd.DataFrame({"id": ids_of_host, "z": rng.normal(size=len(ids_of_host))})
-    model = vfl.SecureBoost(id="id", trees=1, depth=1, key_bits=2048, encryption="ou", **named)
+    model = vfl.SecureBoost(id="id", trees=1, depth=1, **named)
     return model.fit(guest, np.arange(len(guest)) % 2, hosts={"host": host})
 
 

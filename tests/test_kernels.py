@@ -57,3 +57,21 @@ def test_what_compiles_nothing_does_not_wait_for_the_compiler(module):
     code = f"import sys, vfl.jobs.{module}; print([n for n in {names} if n in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_who_waits_for_the_compiler_is_called_once_it_is_there():
+    code = """if True:
+        import sys
+        from vfl.kernels import kernel, with_compiler
+
+        called = []
+        with with_compiler(lambda: called.append("too late")):
+            pass
+        with with_compiler(lambda: called.append("numba" in sys.modules)):
+            assert not called and "numba" not in sys.modules
+            assert kernel(lambda x: 2 * x)(4) == 8
+        with with_compiler(lambda: called.append("at once")):
+            print(called)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[True, 'at once']\n"

@@ -17,7 +17,7 @@ from reference import agreements, paillier
 from reference.write import FILES, FOLDER, document
 from test_group import HASHED, INVALID, MULTIPLES
 
-from vfl.crypto.ciphertexts import fit_together
+from vfl.crypto.paillier import fit_together
 from vfl.party.documents import canonical_json
 from vfl.party.identity import create
 
@@ -117,6 +117,7 @@ texts = st.text(st.characters(exclude_categories=["Cs"]))
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
     lambda inner: st.lists(inner) | st.dictionaries(texts, inner),
+    max_leaves=20,
 )
 
 

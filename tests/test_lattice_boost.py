@@ -112,7 +112,7 @@ def test_a_level_of_more_vectors_than_a_query():
     with_offset=st.booleans(),
     learning_rate=st.sampled_from([0.2, 1.0]),
     colsample=st.sampled_from([0.4, 1.0]),
-    first_tree=st.sampled_from(["joint", "guest"]),
+    guest_trees=st.integers(0, 2),
     stopping=st.sampled_from([0, 1]),
     missing=st.sampled_from([0.0, 0.3]),
     monotone=st.sampled_from([{}, MONOTONE]),
@@ -520,7 +520,7 @@ def guest_of(
     hint = EncryptedHint(parameters, seed, header)
     for number, part in enumerate(parts):
         hint.load(number, part)
-    return GuestProducts([ours], [hint], [parameters], seed, Counter(), lambda _: nullcontext())
+    return GuestProducts([ours], [hint], [parameters], seed, 64, Counter(), lambda _: nullcontext())
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -563,7 +563,7 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     order = offered.order(b"s" * 32)
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("a", "b")[0]
-    records = Records(guest, params.trees, str, HostCourse())
+    records = Records(guest, params, str, HostCourse())
     answers = Answers(guest, binned, params, offered.all, order, names, records)
     answers._learn(ROOT)
     answer = answers._take(0, [[4, 2, 7], [1]])
@@ -638,7 +638,7 @@ def test_a_job_between_processes(tmp_path, keys):
 
     with ended(federation):
         guest.align().ok()
-        said = 'encryption = "lattice" breaks rule encryptions = ["paillier", "ou"] of [policy]'
+        said = 'encryption = "lattice" breaks rule encryptions = ["paillier"] of [policy]'
         start_train(federation, job).wait().failed(9, f"registry stopped the job: {said}")
         registry.settings["policy"]["encryptions"] = ["paillier", "lattice"]
         restart(federation, "registry")

@@ -134,7 +134,7 @@ def test_a_recording_shows_what_the_protocol_shows(
 
 
 def test_a_tree_of_the_guest_alone_shows_nothing() -> None:
-    recording, _ = run(100, 2, first_tree="guest")
+    recording, _ = run(100, 2, guest_trees=1)
     first, second = recording.shown["host"].trees
     assert not first.nodes
     assert not first.splits
@@ -155,7 +155,7 @@ def reconstructed(recording: Recording, effort: Effort = ALL) -> tuple[Success, 
 
 @pytest.mark.parametrize("order", ["tree", "node", "fixed"])
 def test_many_trees_tell_the_whole_table(order: Order) -> None:
-    recording, _ = run(120 if order == "fixed" else 200, 15, order)
+    recording, _ = run(*((80, 12) if order == "fixed" else (200, 15)), order)
     found, sure = reconstructed(recording)
     assert found.guessing < 0.8
     assert found.success > 0.99
@@ -164,12 +164,12 @@ def test_many_trees_tell_the_whole_table(order: Order) -> None:
 
 @pytest.mark.parametrize("objective", ["poisson", "squared"])
 def test_labels_of_other_kinds_hide_no_more(objective: str) -> None:
-    blocks, training = parties(120)
+    blocks, training = parties(80)
     draw = np.random.default_rng(3)
     label = draw.poisson(1 + training.label).astype(np.float64)
-    every = np.ones(120, np.bool_)
+    every = np.ones(80, np.bool_)
     loss = loss_of("poisson" if objective == "poisson" else "squared")
-    rows = Training(label, np.ones(120), every, ~every, loss)
+    rows = Training(label, np.ones(80), every, ~every, loss)
     params = BoostParams(trees=15, min_child_rows=5)
     found, _ = reconstructed(asyncio.run(record(blocks, rows, params)))
     assert found.success > 0.99
@@ -371,7 +371,7 @@ def test_over_the_lattice_engine_hosts_are_told_of_fewer_nodes() -> None:
 
 
 def test_hosts_are_told_nothing_of_a_tree_of_the_guest_alone() -> None:
-    recording, _ = run(200, 2, first_tree="guest")
+    recording, _ = run(200, 2, guest_trees=1)
     first, second = membership.told(recording.leaves, 4, recording.shown["host"])
     assert (first == -1).all()
     assert (second >= 0).all()
@@ -467,7 +467,7 @@ def test_a_number_is_found_as_far_as_known_rows_are_near() -> None:
 @pytest.mark.parametrize("order", ["tree", "fixed"])
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"depth": 6}, {"min_child_rows": 20}, {"subsample": 0.5}, {"first_tree": "guest"}],
+    [{}, {"depth": 6}, {"min_child_rows": 20}, {"subsample": 0.5}, {"guest_trees": 2}],
     ids=str,
 )
 def test_no_job_gives_away_more_than_was_said(order: Order, settings: dict[str, object]) -> None:
@@ -486,7 +486,7 @@ def test_an_estimate_grows_with_trees_and_falls_with_rows() -> None:
     assert few_.beyond > many.beyond
     assert estimate(1000, params, given=1.0).beyond >= few_.beyond
     assert estimate(1000, params, "hidden").equations == 0
-    assert many.trees_within(MAX_SUMS_A_ROW, 10) == int(MAX_SUMS_A_ROW * 100_000 / 16)
+    assert many.joint_within(MAX_SUMS_A_ROW) == int(MAX_SUMS_A_ROW * 100_000 / 16)
 
 
 def test_worth_is_a_share_and_never_falls() -> None:

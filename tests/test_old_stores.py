@@ -10,13 +10,14 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from federation import JOB, Party
+from federation import JOB, WIDE, Party
 from room import Room
 
 from vfl.cli import main
+from vfl.errors import PeerStopped
 from vfl.jobs.alignments import list_alignments
 from vfl.jobs.record import load_record
-from vfl.party.config import load_party
+from vfl.party.config import Job, load_party
 from vfl.party.identity import load
 from vfl.party.ledger import JobEntry, Ledger
 from vfl.party.policy import Usage
@@ -39,9 +40,11 @@ def room(
         for path in [folder, *folder.rglob("*")]:
             path.chmod(0o700 if path.is_dir() else 0o600)
         settings = tomllib.loads((folder / f"{home.name}.toml").read_text())
-        if "policy" in settings:  # a job of these few rows is more than hosts allow by now
-            settings["policy"]["max_sums_a_row"] = 1.0
+        if "policy" in settings:  # by now hosts allow less by default
+            settings["policy"] = {**WIDE, **settings["policy"]}
+            settings["policy"]["encryptions"] = ["paillier"]  # of what version 1 listed
         parties[home.name] = Party(home.name, folder, settings)
+        parties[home.name].write()
     made = Room(SimpleNamespace(parties=parties, guest=parties["insurer"]))  # type: ignore[arg-type]
     made.patch(monkeypatch)
     yield made
@@ -64,6 +67,32 @@ def test_a_model_scores_as_it_did(room: Room, model: str) -> None:
     expected = (room.folder / "scores" / f"{model}.csv").read_bytes()
     assert (room.folder / "scores.csv").read_bytes() == expected
     assert not room.said["insurer"].has("starting anew")
+
+
+def test_claims_was_trained_under_an_encryption_that_was_taken_out(room: Room) -> None:
+    """Its model scores and is reported all the same, as the tests here say."""
+    for who in ("insurer", "registry"):
+        store = store_of(room, who)
+        for kind in ("model", "run"):
+            name = next(name for name in store.names(kind) if name.startswith("claims"))
+            assert store.read(kind, name)["job"]["secureboost"]["encryption"] == "ou"
+
+
+def test_a_guest_whose_version_still_has_it_is_told(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host refuses the job, which it does not understand, and says why."""
+    canonical = Job(**JOB).canonical.replace(b'"encryption":"paillier"', b'"encryption":"ou"')
+    monkeypatch.setattr(Job, "canonical", canonical)
+    row = next(
+        row
+        for row in list_alignments(store_of(room, "insurer"), room.site("insurer").party.policy)
+        if row["join"] == "inner"
+    )
+    with pytest.raises(PeerStopped) as caught:
+        room.train(JOB, alignment=row["name"])
+    said = (
+        '[secureboost] encryption must be "paillier" or "lattice": "ou" (Okamoto-Uchiyama) was taken out'
+    )
+    assert said in str(caught.value)
 
 
 def test_a_report_is_made_of_a_run(room: Room, tmp_path: Path) -> None:

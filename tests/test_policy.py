@@ -1,8 +1,10 @@
 """A host's rules against what a guest asks for, and what it counts by the day."""
 
 import datetime
+import json
 import multiprocessing
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ import numpy as np
 import pytest
 
 from vfl.errors import ConfigError, ModelError, Refused
+from vfl.leakage.estimate import estimate
+from vfl.learn.params import BoostParams
 from vfl.party.config import Job, load_party
 from vfl.party.policy import (
+    LIMITS,
     Usage,
     allowed_columns,
     broken_by_job,
@@ -23,6 +28,7 @@ from vfl.party.policy import (
     check_repeats,
     check_score,
     last_day,
+    widened,
 )
 from vfl.party.sections import PolicySection
 
@@ -39,17 +45,93 @@ def rules(**keys: Any) -> PolicySection:
     return PolicySection.model_validate(keys)
 
 
-def test_what_was_allowed_before_there_were_more_rules_is_allowed() -> None:
+def party_file(folder: Path, line: str) -> Path:
+    """A host's with a line under [policy]."""
+    path = folder / "p.toml"
+    path.write_text(
+        '[party]\nname = "registry"\nrole = "host"\nidentity = "k"\n[data]\npath = "t.csv"\nid = "id"\n'
+        f'[policy]\n{line}\n[peers.insurer]\naddress = "a:1"\ncertificate = "c"\n'
+    )
+    return path
+
+
+def test_jobs_by_default_are_allowed_by_default() -> None:
     for model in ("secureboost", "glm"):
         check_job(PolicySection(), job(model), "insurer", DAY)
     check_align(PolicySection(), "insurer", DAY)
     check_score(PolicySection(), "insurer", DAY)
-    check_batch(PolicySection(), 1)
-    check_intersection(PolicySection(), 100)
+    check_batch(PolicySection(), 100)
+    check_intersection(PolicySection(), 1000)
     check_intersection(PolicySection(), 10**7)
+    check_repeats(PolicySection(), 1)
+    # Of so many rows a job tells no more than max_sums_a_row.
+    assert estimate(27_000, BoostParams()).equations_a_row <= PolicySection().max_sums_a_row
 
 
-TREES, LINEAR = job(trees=60, min_child_rows=12), job("glm", max_iterations=50)
+def test_the_defaults_are_what_the_document_recommends() -> None:
+    document = (Path(__file__).parents[1] / "docs" / "security.md").read_text()
+    (default, own) = re.findall(r"```toml\n(.*?)```", document, re.S)
+    said = tomllib.loads(default)["policy"]
+    assert PolicySection.model_validate(said) == PolicySection()
+    # What has no default but everything is for the owner to add; min_bin_rows follows min_child_rows.
+    left = {"guests", "purposes", "models", "objectives", "columns", "expires", "min_bin_rows"}
+    assert set(said) == PolicySection.model_fields.keys() - left
+    assert all(getattr(PolicySection(), key) is None for key in left)
+    added = tomllib.loads(own)["policy"]
+    PolicySection.model_validate(added)
+    assert set(added) == left - {"min_bin_rows"}
+    for key in said:
+        assert re.search(rf"^{key} = .* # \w", default, re.M), key  # why
+
+
+LIMITED = [key for key in PolicySection.model_fields if key.startswith("max_")] + ["alignment_days"]
+
+
+@pytest.mark.parametrize("key", LIMITED)
+def test_a_limit_is_a_number_or_unlimited(tmp_path: Path, key: str) -> None:
+    for value in ("unlimited", 7):
+        assert getattr(rules(**{key: value}), key) == value
+    written = PolicySection.model_validate_json(json.dumps({key: "unlimited"}))
+    assert written.model_dump(mode="json")[key] == "unlimited"
+    number = "a number above 0" if key == "max_sums_a_row" else "a whole number of at least 1"
+    for value in ('"none"', '""', '"Unlimited"', "0", "-1", "true", "[]", "inf", "nan"):
+        line = f"{key} = {value}"
+        said = f'[policy] {key} must be {number} or "unlimited"'
+        with pytest.raises(ConfigError, match=re.escape(said) + "$"):
+            load_party(party_file(tmp_path, line))
+    load_party(party_file(tmp_path, f'{key} = "unlimited"'))
+    schema = PolicySection.model_json_schema()["properties"][key]
+    assert {"const": "unlimited"} in schema["anyOf"]
+
+
+def test_without_limit_anything_goes(tmp_path: Path) -> None:
+    policy = rules(**dict.fromkeys(LIMITED, "unlimited"))
+    check_job(policy, job(trees=5000), "insurer", DAY)
+    check_job(policy, job("glm", max_iterations=10_000), "insurer", DAY)
+    check_repeats(policy, 10**6)
+    check_age(policy, "a1", datetime.date.min, DAY)
+    for what in LIMITS:
+        Usage(tmp_path).count(policy, "insurer", what, 10**12, DAY)
+    assert policy.days_of_use is None and rules(alignment_days=3).days_of_use == 3
+
+
+def test_what_is_wider_than_by_default_is_named() -> None:
+    assert widened(PolicySection()) == []
+    narrower = {"min_child_rows": 30, "max_trees": 5, "engines": ["ot"], "scoring": False}
+    assert widened(rules(**narrower, hidden_sums=True, guests=["insurer"], key_bits=4096)) == []
+    assert widened(rules(max_trees=60, alignment_days="unlimited", min_child_rows=5, explain=True)) == [
+        'alignment_days = "unlimited" (by default 365)',
+        "min_child_rows = 5 (by default 20)",
+        "max_trees = 60 (by default 50)",
+        "explain = true (by default false)",
+    ]
+    assert widened(rules(min_bin_rows=3, joins=["left"])) == [
+        'joins = ["left"] (by default ["inner"])',
+        "min_bin_rows = 3 (by default 20)",
+    ]
+
+
+TREES, LINEAR = job(trees=40, min_child_rows=25), job("glm", max_iterations=50)
 HIDDEN = job("glm", scores="hidden", coordinator="umpire")
 
 
@@ -67,10 +149,10 @@ HIDDEN = job("glm", scores="hidden", coordinator="umpire")
         ({"models": ["glm"]}, {"models": ["secureboost"]}, LINEAR, 'model = "glm"'),
         ({"objectives": ["binary"]}, {"objectives": ["logistic"]}, TREES, 'objective = "binary"'),
         ({"objectives": ["poisson"]}, {"objectives": ["gamma"]}, LINEAR, 'family = "poisson"'),
-        ({"min_child_rows": 12}, {"min_child_rows": 13}, TREES, "min_child_rows = 12"),
+        ({"min_child_rows": 25}, {"min_child_rows": 26}, TREES, "min_child_rows = 25"),
         ({"key_bits": 2048}, {"key_bits": 3072}, TREES, "key_bits = 2048"),
         ({"key_bits": 2048}, {"key_bits": 3072}, LINEAR, "key_bits = 2048"),
-        ({"max_trees": 60}, {"max_trees": 59}, TREES, "trees = 60"),
+        ({"max_trees": 40}, {"max_trees": 39}, TREES, "trees = 40"),
         ({"max_iterations": 50}, {"max_iterations": 49}, LINEAR, "max_iterations = 50"),
         ({"hidden_sums": False}, {"hidden_sums": True}, TREES, 'sums = "open"'),
         ({"hidden_scores": False}, {"hidden_scores": True}, LINEAR, 'scores = "guest"'),
@@ -84,7 +166,8 @@ def test_each_rule_of_training_at_its_limit(
         check_job(rules(**broken), which, "insurer", DAY)
     (rule,) = broken
     assert re.fullmatch(
-        rf"{re.escape(said)} breaks rule {rule} = [^;]+ of \[policy\]", str(refused.value)
+        rf"{re.escape(said)} breaks rule {rule} = [^;]+ of \[policy\]: (.* )?the host [a-z].*",
+        str(refused.value),
     )
     assert refused.value.for_peer == str(refused.value)
 
@@ -146,21 +229,21 @@ def test_how_rows_may_be_matched() -> None:
     check_score(policy, "insurer", DAY, "ot")
     with pytest.raises(Refused) as refused:
         check_align(policy, "insurer", DAY, "ecdh", "inner")
+    remedy = "use one of these, or the host adds it there"
     assert str(refused.value) == (
-        'engine = "ecdh" breaks rule engines = ["ot"] of [policy]; '
-        'join = "inner" breaks rule joins = ["left"] of [policy]'
+        f'engine = "ecdh" breaks rule engines = ["ot"] of [policy]: {remedy}; '
+        f'join = "inner" breaks rule joins = ["left"] of [policy]: {remedy}'
     )
     with pytest.raises(Refused, match=r'engine = "ecdh" breaks rule engines = \["ot"\] of'):
         check_score(policy, "insurer", DAY)
     check_repeats(policy, 3)
-    check_repeats(rules(), 10**6)
     with pytest.raises(Refused, match="4 rows joined to one row breaks rule max_rows_an_id = 3 of"):
         check_repeats(policy, 4)
 
 
 def test_an_alignment_is_of_use_for_so_many_days() -> None:
     made = DAY - datetime.timedelta(30)
-    check_age(rules(), "a1", datetime.date.min, DAY)
+    check_age(rules(), "a1", DAY - datetime.timedelta(365), DAY)
     check_age(rules(alignment_days=30), "a1", made, DAY)
     with pytest.raises(Refused, match=r"alignment a1 of 2027-05-31 breaks rule alignment_days = 29 of"):
         check_age(rules(alignment_days=29), "a1", made, DAY)
@@ -180,7 +263,12 @@ def test_columns_that_may_not_be_used_are_not_there() -> None:
 
 
 def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
-    policy = rules(max_jobs_a_day=2, max_scored_rows_a_day=1000)
+    policy = rules(
+        max_jobs_a_day=2,
+        max_alignments_a_day=24,
+        max_ids_a_day="unlimited",
+        max_scored_rows_a_day=1000,
+    )
     for _ in range(2):
         Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
     with pytest.raises(Refused, match="another job on 2027-06-30 breaks rule max_jobs_a_day = 2 of"):
@@ -205,7 +293,8 @@ def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="another job on 2027-06-30"):  # a clock that was set back
         usage.count(policy, "insurer", "jobs", 1, yesterday)
     usage.count(policy, "insurer", "jobs", 1, DAY + datetime.timedelta(1))
-    usage.count(rules(), "insurer", "jobs", 10**6, DAY + datetime.timedelta(1))  # without a rule
+    free = rules(max_jobs_a_day="unlimited")
+    usage.count(free, "insurer", "jobs", 10**6, DAY + datetime.timedelta(1))
     assert {path.stat().st_mode & 0o777 for path in (tmp_path / "store").iterdir()} == {0o600}
 
 
@@ -267,9 +356,5 @@ def test_processes_that_count_at_once_count_together(tmp_path: Path) -> None:
     ],
 )
 def test_a_rule_that_means_nothing_is_named(tmp_path: Path, line: str, said: str) -> None:
-    (tmp_path / "p.toml").write_text(
-        '[party]\nname = "registry"\nrole = "host"\nidentity = "k"\n[data]\npath = "t.csv"\nid = "id"\n'
-        f'[policy]\n{line}\n[peers.insurer]\naddress = "a:1"\ncertificate = "c"\n'
-    )
     with pytest.raises(ConfigError, match=re.escape(said)):
-        load_party(tmp_path / "p.toml")
+        load_party(party_file(tmp_path, line))

@@ -33,7 +33,7 @@ from test_glm import Job as GlmJob
 from test_glm import make_job as make_glm_job
 from test_hidden_glm import hidden_job, role
 
-from vfl.crypto import ciphertexts
+from vfl.crypto import powers
 from vfl.crypto.paillier import PublicKey
 from vfl.errors import (
     DataError,
@@ -69,6 +69,8 @@ from vfl.protocols.linear.hidden import HiddenState
 from vfl.protocols.trees.grower import GuestTrees, HostTrees
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 SUBJECT = RunSubject("digest", "claims", "aligned", "guest", ["a", "b"], "own")
 LEAD = "coordinator"
 
@@ -77,8 +79,8 @@ LEAD = "coordinator"
 def _made_once() -> Iterator[None]:
     """All attempts have one key, whose tables of powers are small and made once."""
     with (
-        mock.patch.object(ciphertexts, "_TABLE_BYTES", 4_000_000),
-        mock.patch.object(key, "PUBLIC_KEYS", {"paillier": cache(PublicKey)}),
+        mock.patch.object(powers, "_TABLE_BYTES", 4_000_000),
+        mock.patch.object(key, "PublicKey", cache(PublicKey)),
     ):
         yield
 
@@ -224,7 +226,7 @@ DRAWN = TREES.model_copy(
         "colsample": 0.7,
         "validation_share": 0.3,
         "early_stopping_rounds": 2,
-        "first_tree": "guest",
+        "guest_trees": 2,
     }
 )
 PROTOCOLS: dict[str, tuple[Callable[[Path], Run], int]] = {  # and among how many messages is cut

@@ -146,6 +146,23 @@ def test_damaged_models_are_refused(change, text, tmp_path):
         vfl.load(path)
 
 
+def test_a_model_of_before_guest_trees_is_loaded(tmp_path):
+    insurer, y, hosts = small()
+    path = tmp_path / "m"
+    model = quick(hosts=hosts, guest_trees=1, trees=2).fit(insurer, y)
+    for kept, trees in (("guest", 1), ("joint", 0)):
+        model.save(path)
+
+        def older(body: dict, kept: str = kept) -> None:
+            del body["parameters"]["guest_trees"]
+            body["parameters"]["first_tree"] = kept
+
+        rewritten(path, older)
+        again = vfl.load(path)
+        assert again.guest_trees == trees and "first_tree" not in again.get_params()
+        assert np.array_equal(again.decision_function(insurer, hosts), model.decision_function(insurer))
+
+
 def test_other_files_are_refused(tmp_path):
     insurer, y, _ = small()
     path = tmp_path / "m"

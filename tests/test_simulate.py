@@ -117,7 +117,7 @@ def test_engines_make_the_same_trees_of_the_samples():
         {"subsample": 0.6, "colsample": 0.5, "seed": 3},
         {"goss_top": 0.3, "goss_other": 0.3, "trees": 4, "learning_rate": 0.9},
         {"validation_share": 0.3, "early_stopping_rounds": 1, "trees": 6, "learning_rate": 0.9},
-        {"first_tree": "guest", "encryption": "ou"},
+        {"guest_trees": 2},
         {"encryption": "lattice", "subsample": 0.7, "depth": 3},
         {"encryption": "lattice", "monotone": {"lender": {"debt": "decreasing"}}},
     ],
@@ -337,8 +337,8 @@ def test_trees_of_no_use_are_warned_of():
     insurer, y, _ = small()
     with pytest.warns(VflWarning, match="no column tells the 80 rows to train on apart by their lab"):
         alone().fit(insurer.assign(age=1.0), y)
-    with pytest.warns(VflWarning, match="first_tree='guest' allows no split.*set first_tree=\"joint\""):
-        quick(first_tree="guest").fit(insurer[[]], y, hosts=small()[2])
+    with pytest.warns(VflWarning, match="guest_trees=1 allows no split.*lower guest_trees"):
+        quick(guest_trees=1).fit(insurer[[]], y, hosts=small()[2])
 
 
 @pytest.mark.parametrize("kind", [vfl.SecureBoostRegressor, vfl.FederatedGLM])

@@ -1,9 +1,11 @@
 """Candidates, histograms and splits against loops over rows."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vfl.learn import splits
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.splits import Candidates, Split, histograms
 
@@ -105,6 +107,18 @@ def test_left_sums_and_validity_are_those_of_the_rows(case, seed, min_rows):
                 and len(inside) - len(goes) >= min_rows
                 and (missing or not candidate[2])
             )
+
+
+@given(case=blocks(), seed=st.integers(0, 2**32))
+def test_few_rows_are_added_as_many_are(case, seed):
+    _, block = case
+    rng = np.random.default_rng(seed)
+    own, slot = Candidates.of(block.columns), rng.integers(-1, 3, block.rows)
+    for weights in (None, rng.integers(-(2**62), 2**62, block.rows)):
+        few = histograms(block, own, slot, 3, weights)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(splits, "_UNCOMPILED", 0)
+            assert np.array_equal(histograms(block, own, slot, 3, weights), few)
 
 
 def one_goes_left(split: Split, value: object) -> bool:

@@ -1,5 +1,6 @@
 """The sums about a row that a host gives its guests: counted by alignment, kept, refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,12 +59,22 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     assert said == (
         "0.016 sums a row of 10 trees over 10,000 rows, after 0.0192 of earlier jobs on the alignment, "
         "break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this depth, less depth, more "
-        'rows, or sums = "hidden" with a coordinator'
+        'rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )
     assert given.on(alignment()) == pytest.approx(12 * DEPTH_4 / ROWS)
     given.count(policy(0.03), alignment(), "second", trees(6))  # as many as it said
     hidden = trees(5000, sums="hidden", coordinator="notary")
     given.count(policy(0.03), alignment(), "third", hidden)
+
+
+def test_a_table_that_sums_tell_whole_is_refused_by_default(tmp_path: Path) -> None:
+    """500 rows and 50 trees: the guest would have the table (docs/leakage.md)."""
+    given, small = SumsGiven(Store(tmp_path)), replace(alignment(), rows=np.arange(500))
+    with pytest.raises(Refused, match=r"^1\.6 sums a row of 50 trees over 500 rows break rule"):
+        given.count(PolicySection(), small, "open", trees(50))
+    assert given.on(small) == 0
+    given.count(PolicySection(), small, "hidden", trees(50, sums="hidden", coordinator="notary"))
+    assert given.on(small) == 0
 
 
 def test_an_extended_alignment_keeps_the_count(tmp_path: Path) -> None:

@@ -5,14 +5,17 @@ is neither, each process compiles anew. numba takes a second to import, for whic
 that calls no kernel: it is imported at the first call of one.
 """
 
+import contextlib
 import functools
+import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _ONE_BY_ONE = threading.RLock()
+_awaiting: list[Callable[[], None]] = []
 
 
 def kernel(function: F) -> F:
@@ -23,6 +26,22 @@ def kernel(function: F) -> F:
 def inlined(function: F) -> F:
     """A function for kernels, which becomes part of each."""
     return cast(F, _Kernel(function, inline="always"))
+
+
+@contextlib.contextmanager
+def with_compiler(call: Callable[[], None]) -> Iterator[None]:
+    """Call this once numba is imported: now, or in the block, in the first kernel's thread."""
+    if "numba" in sys.modules:
+        call()
+        yield
+        return
+    _awaiting.append(call)
+    try:
+        yield
+    finally:
+        with _ONE_BY_ONE:
+            if call in _awaiting:
+                _awaiting.remove(call)
 
 
 class _Kernel:
@@ -52,6 +71,8 @@ class _Kernel:
 def _compiled(function: Callable[..., object], **options: Any) -> Callable[..., object]:
     import numba
 
+    while _awaiting:
+        _awaiting.pop()()
     try:
         return cast(Callable[..., object], numba.njit(cache=True, nogil=True, **options)(function))
     except RuntimeError:  # no folder for a cache

@@ -43,6 +43,8 @@ from vfl.protocols.align.psi import guest_align, host_align
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.plain import DesignTables
+from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -116,6 +118,18 @@ def train(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -
     """
     work = _train_plain if task.engine == "plain" else _train_apart
     return run(work(guest, hosts, task))
+
+
+def tables_of(
+    guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
+) -> BinnedTables | DesignTables:
+    """What a training would be of: the columns of the rows that all parties know, the guest's first.
+
+    Raises ConfigError and DataError as `train`.
+    """
+    tables = [guest, *hosts]
+    aligned = _Aligned.of(task, tables, common_rows(tables))
+    return task.kind.tables(aligned.parties, aligned.training)
 
 
 def score(

@@ -22,6 +22,8 @@ from vfl import local
 from vfl.errors import VflError
 from vfl.jobs.record import load_record
 from vfl.learn.metrics import binary_metrics
+from vfl.party.config import load_party
+from vfl.party.policy import widened
 from vfl.party.store import Store
 
 HERE = Path(__file__).parent
@@ -41,6 +43,9 @@ def main() -> None:
     started = time.monotonic()
     work = options.work.resolve()
     set_up(work, options.policies, options.trees)
+    for host in HOSTS:
+        wider = ", ".join(widened(load_party(work / host / f"{host}.toml").policy))
+        step(f"{host} allows more than by default, as its data are made up: {wider}")
     with local.serving({host: work / host for host in HOSTS}):
         insurer = work / "insurer"
         step("The parties align their ids by private set intersection")

@@ -20,10 +20,7 @@ COLUMNS = {
 }
 CATEGORICAL = {"insurer": ["Area", "Region"], "registry": ["VehBrand", "VehGas"], "bureau": []}
 FILES = {"insurer": "policies.csv", "registry": "vehicles.csv", "bureau": "drivers.csv"}
-POLICIES = {
-    "registry": ["min_intersection = 1000", "min_child_rows = 10", "show_names = true"],
-    "bureau": ["min_intersection = 1000", "min_child_rows = 20", "show_names = false"],
-}
+POLICIES = {"registry": ["show_names = true"], "bureau": []}  # all else as by default
 HERE = Path(__file__).parent
 
 

@@ -45,3 +45,17 @@ def _(given: Given) -> object:
         masks = fellows.Masks(name, secrets)
         found[name] = [[f"{word:016x}" for word in masks.draw(n).tolist()] for n in given["draws"]]
     return {"masks": found}
+
+
+@ANSWERS.of("masks of numbers")
+def _(given: Given) -> object:
+    found = {}
+    for name in given["hosts"]:
+        secrets = {
+            other: data(f"shake256 32 {min(name, other)} and {max(name, other)}")
+            for other in given["hosts"]
+            if other != name
+        }
+        masks = fellows.Masks(name, secrets, given["purpose"].encode())
+        found[name] = [f"{number:064x}" for number in masks.integers(given["count"], 32)]
+    return {"masks": found}

@@ -1,16 +1,13 @@
-"""What the package answers about Paillier, Okamoto-Uchiyama and packing."""
+"""What the package answers about Paillier and packing."""
 
 import numpy as np
 from reference import paillier as slow_paillier
 from reference.data import sha256
 
 from answered.given import Answers, Given, drawing, hexes, number
-from vfl.crypto import (
-    ciphertexts,
-    okamoto_uchiyama,
-    paillier,
-)
+from vfl.crypto import paillier
 from vfl.crypto.packing import SumPacking
+from vfl.crypto.powers import RandomProducts
 
 ANSWERS = Answers()
 
@@ -24,12 +21,12 @@ def public_key(given: Given, *drawn: int) -> paillier.PublicKey:
     return paillier.PublicKey(int(given["p"], 16) * int(given["q"], 16), drawing(*drawn))
 
 
-def textbook(given: Given) -> tuple[paillier.PrivateKey, ciphertexts.Ciphertexts]:
+def textbook(given: Given) -> tuple[paillier.PrivateKey, paillier.Ciphertexts]:
     """Ciphertexts with the obfuscators y^n."""
     key = private_key(given)
     n = int(key.public.n)
     obfuscators = [slow_paillier.power(number(y), n, n * n) for y in given["randomness"]]
-    made = key.encrypt(given["plaintexts"], key.public.array(list(map(ciphertexts.mpz, obfuscators))))
+    made = key.encrypt(given["plaintexts"], key.public.array(list(map(paillier.mpz, obfuscators))))
     assert key.decrypt(made) == given["plaintexts"]
     return key, made
 
@@ -67,10 +64,16 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("by others")
 def _(given: Given) -> object:
-    first, *others = zip(map(number, given["exponents"]), given["signs"], strict=True)
-    mixed = number(given["root"])  # drawn once, after the first signs
-    drawn = [number(given["base"]), *first, mixed, *(x for pair in others for x in pair)]
-    return {"ciphertexts": hexes(public_key(given, *drawn).encrypt(given["plaintexts"]))}
+    key = public_key(given, *map(number, given["units"]))
+    return {"ciphertexts": hexes(key.encrypt(given["plaintexts"]))}
+
+
+@ANSWERS.of("a product of n-th powers")
+def _(given: Given) -> object:
+    key = public_key(given, *map(number, given["units"]))
+    powers = key.integers(key.obfuscators(len(given["units"])))
+    product = RandomProducts(powers, key.n_squared).draw(drawing(number(given["exponents"])))
+    return {"obfuscator": hexes(key.array([product]))[0]}
 
 
 @ANSWERS.of("concealed")
@@ -105,28 +108,6 @@ def _(given: Given) -> object:
         **{name: hexes(array)[0] for name, array in found.items()},
         "products": hexes(products),
         "plaintexts": {**texts, "products": [f"{m:x}" for m in owner.decrypt(products)]},
-    }
-
-
-@ANSWERS.of("Okamoto-Uchiyama")
-def _(given: Given) -> object:
-    p, q, g = (int(given[name], 16) for name in ("p", "q", "g"))
-    plaintexts = given["plaintexts"]
-    owner = okamoto_uchiyama.PrivateKey(
-        p, q, g, drawing(number(given["root"]), *map(number, given["owner's exponents"]))
-    )
-    n = p * p * q
-    drawn = drawing(number(given["base"]), *map(number, given["others' exponents"]))
-    key = okamoto_uchiyama.PublicKey(n, drawn, g)
-    by_owner, by_others = owner.encrypt(plaintexts), key.encrypt(plaintexts)
-    total = key.add(by_owner[:1], by_others[1:2])
-    assert owner.decrypt(by_owner) == owner.decrypt(by_others) == plaintexts
-    assert owner.decrypt(total) == [sum(plaintexts[:2])]
-    return {
-        "modulus": n.to_bytes(key.bits // 8, "big").hex(),
-        "by the owner": hexes(by_owner),
-        "by others": hexes(by_others),
-        "sum of the owner's first and others' second": hexes(total)[0],
     }
 
 

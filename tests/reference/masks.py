@@ -96,6 +96,23 @@ def _masks(given: dict) -> dict:
     return {"masks": drawn}
 
 
+def _wide(given: dict) -> dict:
+    """As above, modulo 2^256, and of the purpose that the hash's person says."""
+    hosts, drawn, modulus = given["hosts"], {}, 2**256
+    for name in hosts:
+        total = [0] * given["count"]
+        for fellow in hosts:
+            if fellow != name:
+                secret = data(f"shake256 32 {min(name, fellow)} and {max(name, fellow)}")
+                key = keyed_hash(given["purpose"].encode(), secret, bytes(16))
+                stream = chacha20(key, 32 * given["count"])
+                for i in range(given["count"]):
+                    number = int.from_bytes(stream[32 * i : 32 * i + 32], "little")
+                    total[i] += number if name < fellow else -number
+        drawn[name] = [f"{number % modulus:064x}" for number in total]
+    return {"masks": drawn}
+
+
 CASES = [
     (
         "pairs of hosts",
@@ -105,5 +122,9 @@ CASES = [
         },
     ),
     ("masks", {"hosts": ["registry", "bureau", "club"], "draws": [3, 1, 20]}),
+    *(
+        ("masks of numbers", {"hosts": ["", "bureau", "club"], "count": 3, "purpose": purpose})
+        for purpose in ("vfl masks", "vfl blind masks")
+    ),
 ]
-ANSWERS = {"pairs of hosts": _pair, "masks": _masks}
+ANSWERS = {"pairs of hosts": _pair, "masks": _masks, "masks of numbers": _wide}

@@ -1,7 +1,7 @@
-"""Paillier (EUROCRYPT 1999) and Okamoto-Uchiyama (EUROCRYPT 1998), modulo n^2 and n, without tables."""
+"""Paillier (EUROCRYPT 1999) without tables."""
 
 import hashlib
-from math import gcd, lcm
+from math import lcm
 
 import gmpy2
 
@@ -16,8 +16,6 @@ OFFSETS = {
     "q of 3072 bits": (1536, 9220),
     "p of 4096 bits": (2048, 6935),
     "q of 4096 bits": (2048, 4131),
-    "p of Okamoto-Uchiyama": (683, 3765),
-    "q of Okamoto-Uchiyama": (682, 3210),
 }
 
 
@@ -115,21 +113,25 @@ def _full_exponents(given: dict) -> dict:
 
 
 def _by_others(given: dict) -> dict:
-    """c = (1 + m n) (-1)^u v^(n w) x^(2 n e), v of Jacobi symbol -1, signs = u + 2 w."""
+    """c = (1 + m n) u^n."""
     key = Key(given)
-    x, v = number(given["base"]), number(given["root"])
-    at = [power(v, (p - 1) // 2, p) == 1 for p in (key.p, key.q)]
-    assert at[0] != at[1]  # a square modulo one prime alone
-    found = []
-    for m, exponent, signs in zip(given["plaintexts"], given["exponents"], given["signs"], strict=True):
-        r = power(power(x, 2 * key.n, key.square), number(exponent), key.square)
-        if signs & 1:
-            r = -r % key.square
-        if signs & 2:
-            r = r * power(v, key.n, key.square) % key.square
-        found.append(key.encrypt(m, r))
+    found = [
+        key.encrypt(m, power(number(unit), key.n, key.square))
+        for m, unit in zip(given["plaintexts"], given["units"], strict=True)
+    ]
     assert [key.decrypt(c) for c in found] == given["plaintexts"]
     return {"ciphertexts": [key.bytes(c) for c in found]}
+
+
+def _product(given: dict) -> dict:
+    """The product of u_i^(n e_i), e_i being the bits 6 i to 6 i + 5 of a number."""
+    key = Key(given)
+    exponents, product = number(given["exponents"]), 1
+    for i, unit in enumerate(given["units"]):
+        exponent = exponents >> 6 * i & 63
+        product = product * power(number(unit), key.n * exponent, key.square) % key.square
+    assert key.decrypt(product) == 0
+    return {"obfuscator": key.bytes(product)}
 
 
 def _concealed(given: dict) -> dict:
@@ -180,45 +182,6 @@ def _arithmetic(given: dict) -> dict:
     }
 
 
-def _okamoto_uchiyama(given: dict) -> dict:
-    """n = p^2 q. The owner's c = (1 + m u) h^alpha, with u = k p modulo p^2 and 0 modulo q; others' g^m
-    x^(2 n e)."""
-    p, q, g = (int(given[name], 16) for name in ("p", "q", "g"))
-    n, pp = p * p * q, p * p
-
-    def quotient(u: int) -> int:
-        return (power(u, p - 1, pp) - 1) // p
-
-    def decrypt(c: int) -> int:
-        """L(c^(p-1)) / L(g^(p-1)) with L(u) = (u - 1) / p, centred."""
-        m = quotient(c) * power(quotient(g), -1, p) % p
-        return m if m <= p // 2 else m - p
-
-    # g^(p-1) = (1 + k p)^(p-1) = 1 - k p modulo p^2
-    k = -quotient(g) % p
-    u = k * p * q * power(q, -1, pp) % n
-    h = power(number(given["root"]), 2 * n, n)
-    x = power(number(given["base"]), 2 * n, n)
-    by_owner = [
-        (1 + m * u) * power(h, number(alpha), n) % n
-        for m, alpha in zip(given["plaintexts"], given["owner's exponents"], strict=True)
-    ]
-    by_others = [
-        power(g, m, n) * power(x, number(e), n) % n
-        for m, e in zip(given["plaintexts"], given["others' exponents"], strict=True)
-    ]
-    total = by_owner[0] * by_others[1] % n
-    assert [decrypt(c) for c in by_owner + by_others] == given["plaintexts"] * 2
-    assert decrypt(total) == sum(given["plaintexts"][:2])
-    width = n.bit_length() // 8
-    return {
-        "modulus": n.to_bytes(width, "big").hex(),
-        "by the owner": [c.to_bytes(width, "little").hex() for c in by_owner],
-        "by others": [c.to_bytes(width, "little").hex() for c in by_others],
-        "sum of the owner's first and others' second": total.to_bytes(width, "little").hex(),
-    }
-
-
 def _layout(given: dict) -> dict:
     """Gradients and hessians in plaintexts: v = g 2^sum_bits + h, sums of v side by side in slots."""
     rows, bits = given["rows"], given["plaintext bits"]
@@ -244,23 +207,6 @@ def _layout(given: dict) -> dict:
 
 def _primes(bits: int) -> dict:
     return {"p": f"{prime(f'p of {bits} bits'):x}", "q": f"{prime(f'q of {bits} bits'):x}"}
-
-
-def _ou_key() -> dict:
-    p, q = prime("p of Okamoto-Uchiyama"), prime("q of Okamoto-Uchiyama")
-    n = p * p * q
-    g = power(number("shake256 272 a generator"), 2, n)
-    assert gcd(g, n) == 1 and n.bit_length() == 2048
-    return {"p": f"{p:x}", "q": f"{q:x}", "g": f"{g:x}"}
-
-
-def _jacobi_root(key: Key) -> str:
-    """Some number that is a square modulo one prime alone."""
-    for i in range(64):
-        text = f"shake256 272 a mixed root {i}"
-        if len({power(number(text), (p - 1) // 2, p) == 1 for p in (key.p, key.q)}) == 2:
-            return text
-    raise ValueError
 
 
 CASES = [
@@ -299,11 +245,16 @@ CASES = [
         "by others",
         {
             **_primes(2048),
-            "base": "shake256 272 base",
-            "root": _jacobi_root(Key(_primes(2048))),
-            "plaintexts": [3, -3, 4, -4],
-            "exponents": [f"shake256 272 exponent {i}" for i in range(4)],
-            "signs": [0, 1, 2, 3],
+            "plaintexts": [3, -3],
+            "units": ["shake256 255 unit 0", "shake256 255 unit 1"],
+        },
+    ),
+    (
+        "a product of n-th powers",
+        {
+            **_primes(2048),
+            "units": [f"shake256 255 unit {i}" for i in range(4)],
+            "exponents": "shake256 3 exponents",
         },
     ),
     (
@@ -327,17 +278,6 @@ CASES = [
         },
     ),
     (
-        "Okamoto-Uchiyama",
-        {
-            **_ou_key(),
-            "root": "shake256 272 root",
-            "base": "shake256 272 base",
-            "plaintexts": [11, -12],
-            "owner's exponents": ["shake256 32 alpha 0", "shake256 32 alpha 1"],
-            "others' exponents": ["shake256 272 exponent 0", "shake256 272 exponent 1"],
-        },
-    ),
-    (
         "layout",
         {
             "rows": 1000,
@@ -351,7 +291,7 @@ CASES = [
             ],
         },
     ),
-    ("layout", {"rows": 20_000_000, "plaintext bits": 683, "sums": [[-3, 2], [5, 0]]}),
+    ("layout", {"rows": 20_000_000, "plaintext bits": 3072, "sums": [[-3, 2], [5, 0]]}),
 ]
 ANSWERS = {
     "key": _key,
@@ -359,8 +299,8 @@ ANSWERS = {
     "by the owner": _by_owner,
     "by the owner, full exponents": _full_exponents,
     "by others": _by_others,
+    "a product of n-th powers": _product,
     "concealed": _concealed,
     "arithmetic": _arithmetic,
-    "Okamoto-Uchiyama": _okamoto_uchiyama,
     "layout": _layout,
 }

@@ -80,18 +80,23 @@ def keys_show(certificate: Path, as_json: bool) -> None:
 def keys_rotate(party: Path, passphrase: bool | None, as_json: bool) -> None:
     """Make a new key for this party, for which the old one vouches."""
     from vfl.party import identity, rotation
+    from vfl.party.at_rest import StoreKey
     from vfl.party.config import load_party
     from vfl.party.passphrase import choose
     from vfl.party.reading import settings_line
 
-    prefix = load_party(party).party.identity
+    settings = load_party(party).party
+    prefix = settings.identity
     old = identity.load(prefix, expired=True)
+    store_key = StoreKey(settings.store, lambda: old)
+    store_key.check()
     following, folder = rotation.next_prefix(prefix), party.parent.resolve()
     name = following.name
     where = following.relative_to(folder) if following.is_relative_to(folder) else following
     sealed = old.tls_key.password is not None if passphrase is None else passphrase
     words = choose(prefix.with_name(f"{name}.key")) if sealed else None
     new, path = rotation.rotate(old, words)
+    store_key.hand_over(new)
     if as_json:
         put_json({**_key_document(new), "rotation": str(path)})
         return

@@ -10,7 +10,6 @@ from vfl.cli.options import JSON, MODEL, PARTY
 from vfl.cli.running import need_role
 from vfl.errors import Refused
 from vfl.terminal.streams import put_json, stdout
-from vfl.text import counted
 
 
 @main.group()
@@ -24,34 +23,54 @@ def policy() -> None:
 @click.option(
     "--guest", metavar="NAME", help="Who would start the job; without it rule guests is not checked."
 )
+@click.option(
+    "--alignment",
+    metavar="NAME",
+    help="An alignment of the host's store to check the job on; the latest, if none is named.",
+)
 @JSON
-def policy_check(job: Path, party: Path, guest: str | None, as_json: bool) -> None:
+def policy_check(
+    job: Path, party: Path, guest: str | None, alignment: str | None, as_json: bool
+) -> None:
     """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed.
 
-    Exit code 6 where it breaks any.
+    Rules that are held against a job when it runs are listed, with what is used up of them. Exit code 6
+    where it breaks any.
     """
+    from vfl.jobs.policy_check import examine_policy
     from vfl.party.config import load_job, load_party
-    from vfl.party.policy import broken_by_job, check_guest, today
+    from vfl.party.policy import check_guest
 
     wanted, settings = load_job(job), load_party(party)
     need_role(settings.role, "host", party)
     if guest is not None:
         check_guest(settings, guest)
-    broken = broken_by_job(settings.policy, wanted, guest, today())
-    days = settings.policy.alignment_days
+    found = examine_policy(settings, wanted, guest, alignment)
     if as_json:
-        allowed = {"allowed": not broken, "broken_rules": broken, "alignment_days": days}
-        put_json({"job": wanted.name, "job_digest": wanted.digest, "host": settings.name, **allowed})
+        put_json(
+            {
+                "job": wanted.name,
+                "job_digest": wanted.digest,
+                "host": settings.name,
+                "allowed": not found.broken,
+                "broken_rules": found.broken,
+                "policy": settings.policy.model_dump(mode="json"),
+                "alignment": found.alignment,
+                "alignment_days": settings.policy.days_of_use,
+                "sums_a_row": None if found.sums is None else found.sums.job.equations_a_row,
+                "sums_a_row_before": None if found.sums is None else found.sums.before,
+                "used_today": found.used,
+            }
+        )
     else:
-        stdout.put(*broken)
-    if broken:
-        rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
+        stdout.put(*found.broken)
+    if found.broken:
+        rules = "a rule" if len(found.broken) == 1 else f"{len(found.broken)} rules"
         raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")
-    if as_json:
-        return
-    stdout.put(f"{settings.name} allows {wanted.name}, whose digest is {wanted.digest}")
-    if days is not None:
-        stdout.put(f"on alignments of at most {counted(days, 'day')} (alignment_days)")
+    if not as_json:
+        stdout.put(
+            f"{settings.name} allows {wanted.name}, whose digest is {wanted.digest}", *found.notes
+        )
 
 
 @policy.command("agreement", short_help="Show and check what all parties have signed.")

@@ -32,7 +32,7 @@ class SumPacking:
     def for_rows(cls, rows: int, plaintext_bits: int) -> "SumPacking":
         """The packing with the most precise rows (ROW_BITS at most) whose sums are exact.
 
-        `plaintext_bits` are those of the number of plaintexts (PublicKey.plaintext_bits). Raises
+        `plaintext_bits` are those of the number of plaintexts (of Paillier: those of n). Raises
         ValueError, with the numbers, when not one sum fits.
         """
         row_bits = min(ROW_BITS, _EXACT_BITS - 1 - rows.bit_length())

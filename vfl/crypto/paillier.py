@@ -1,75 +1,294 @@
 """Paillier encryption of vectors: arrays of ciphertexts in, arrays of ciphertexts out.
 
 Paillier, EUROCRYPT 1999, with generator 1 + n: a ciphertext of m is (1 + m n) r modulo n^2, where the
-obfuscator r is an n-th residue (a square one: crypto/ciphertexts.py says how it is drawn and why it
-hides; `PublicKey._obfuscator` for those who lack the key). Keys and ciphertexts are interchangeable with
+obfuscator r is an n-th power, which carries no plaintext. The product of two ciphertexts is one of the
+sum. A vector of ciphertexts is a uint8 array of shape (count, width), each row one ciphertext as a
+little-endian integer of fixed width, ready for the wire. Keys and ciphertexts are interchangeable with
 `phe`.
+
+Obfuscators:
+- The owner of the key draws squares of n-th powers. An encryption of m with a uniform one is the square
+  of an ordinary encryption of m / 2 (n is odd), so that nothing is lost against the textbook scheme. It
+  computes h^alpha modulo the squares of both primes, from tables, and joins the two by the Chinese
+  remainder theorem (Damgard, Jurik, Nielsen 2010). h is a random square n-th power that the owner keeps
+  to itself, and alpha is short: 256 bits at 2048. That h^alpha then looks uniform in the group of h to
+  those who cannot factor n is the assumption of Diffie-Hellman with short exponents: it follows from
+  logarithms with short exponents being hard where the group's order is known (Gennaro, CRYPTO 2000;
+  Koshiba, Kurosawa, PKC 2004), and the best attack on these, Pollard's kangaroo, takes the root of the
+  number of exponents, here 2^128. Asked for are twice the security level, 224 at 2048 (NIST SP 800-56A
+  rev. 3, 5.6.1.1.1; RFC 7919, appendix A: 225, 275 and 325). Ma, Han, Lei, ACSAC 2021, take 448.
+  `full_exponents` needs no assumption: exponents uniform below p - 1 and q - 1, more work.
+- Whoever lacks the key hides sums from its owner, who has chosen n and knows its factors. So it draws
+  uniformly among all n-th powers, whatever n is (`PublicKey.obfuscators`). That these are all there is
+  to hide behind is what the owner proves of n (`PublicKey.check_proof`).
 """
 
+import ctypes
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Self
 
 import gmpy2
-from gmpy2 import mpz
+import numpy as np
+from gmpy2 import mpz, xmpz
+from numpy.typing import NDArray
 
-from vfl.crypto import ciphertexts
-from vfl.crypto.ciphertexts import (
-    Ciphertexts,
-    InvalidCiphertext,
-    RandomBits,
-    SquareHalf,
-    fit_together,
-    random_prime,
-)
+from vfl.crypto.powers import FixedBase, RandomBits, RandomProducts, elements_needed
 
-__all__ = ["Ciphertexts", "InvalidCiphertext", "PrivateKey", "PublicKey"]
+KEY_BITS = (2048, 3072, 4096)
+# Above twice the security level in bits, which NIST SP 800-57 puts at 112 and 128 for the first two.
+SHORT_EXPONENT = {2048: 256, 3072: 320, 4096: 384}
+Ciphertexts = NDArray[np.uint8]  # shape (count, width)
 
+_SMALL_PRIMES = gmpy2.primorial(1 << 16)
+_SMALLEST_PRIMES = gmpy2.primorial(1 << 8)
 _ROOTS = 8  # of a proof: a wrong modulus passes with 2^-16 each, as it has no factor below 2^16
+_BLOCK = 4096  # rows that are integers at one time
 
 
-class PublicKey(ciphertexts.PublicKey):
+class InvalidCiphertext(ValueError):
+    """A number that is no ciphertext under the key."""
+
+
+class PublicKey:
     """What the hosts hold: adds, packs and re-randomises, cannot decrypt. n = p q."""
 
-    PRIMES = "two large primes"
-    POWER = 2
+    def __init__(self, n: int, random_bits: RandomBits = secrets.randbits) -> None:
+        """Raises ValueError when n is no plausible modulus of an allowed size."""
+        self.n = mpz(n)
+        self.bits = self.n.bit_length()
+        if self.bits not in KEY_BITS:
+            raise ValueError(f"a modulus of {self.bits} bits; allowed are {KEY_BITS}")
+        coprime = self.n > 0 and gmpy2.gcd(self.n, _SMALL_PRIMES) == 1
+        if not coprime or gmpy2.is_power(self.n) or self.n.is_prime():
+            raise ValueError("a modulus that is no product of two large primes")
+        self.n_squared = self.n**2
+        self.width = self.bits // 4
+        self._random_bits = random_bits
+        self._products: tuple[Ciphertexts, RandomProducts] | None = None  # a pool, and of what is in it
+        self._short: tuple[int, FixedBase] | None = None
 
-    _mixed: mpz | None = None  # an n-th power that is a square modulo one prime alone
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, PublicKey) and self.n == other.n
 
-    @classmethod
-    def plaintext_bits(cls, key_bits: int) -> int:
-        """Plaintexts are integers modulo n."""
-        return key_bits
-
-    @property
-    def n_squared(self) -> mpz:
-        """What ciphertexts are taken modulo."""
-        return self.modulus
+    def __hash__(self) -> int:
+        return hash(self.n)
 
     def unsafe_encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
         """Ciphertexts WITHOUT obfuscators, which hide nothing."""
-        return self.array([(1 + m % self.n * self.n) % self.modulus for m in plaintexts])
+        return self.array([(1 + m % self.n * self.n) % self.n_squared for m in plaintexts])
 
-    def _obfuscator(self) -> mpz:
-        """An n-th power, one time in four a square.
+    def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
+        """The ciphertexts as integers."""
+        # All rows as one number, copied limb by limb, are cut up six times faster than each is read by
+        # mpz.from_bytes, which goes byte by byte and would cost a quarter of a product.
+        data, count = np.ascontiguousarray(ciphertexts), len(ciphertexts)
+        limbs = data.nbytes * 8 // gmpy2.mp_limbsize()
+        if not limbs:
+            return []
+        whole = xmpz()
+        ctypes.memmove(whole.limbs_write(limbs), data.ctypes.data, data.nbytes)
+        whole.limbs_finish(limbs)
+        rows: list[mpz] = gmpy2.unpack(whole, 8 * self.width)
+        return rows + [mpz(0)] * (count - len(rows))
 
-        A square would show the key's owner whether what it is multiplied with is one, modulo each prime:
-        a mark that a guest could put on ciphertexts and find on their sums. -1 is an n-th power and no
-        square modulo either prime (both are 3 modulo 4); one with Jacobi symbol -1 is no square modulo
-        one of them.
+    def array(self, integers: Sequence[mpz]) -> Ciphertexts:
+        """The ciphertexts of these integers."""
+        data = b"".join([x.to_bytes(self.width, "little") for x in integers])
+        return np.frombuffer(data, np.uint8).reshape(len(integers), self.width)
+
+    def parse(self, data: bytes) -> Ciphertexts:
+        """Ciphertexts that a peer sent. Raises InvalidCiphertext unless all are units modulo n."""
+        if len(data) % self.width:
+            raise InvalidCiphertext("ciphertexts cut short")
+        ciphertexts = np.frombuffer(data, np.uint8).reshape(-1, self.width)
+        self.check(ciphertexts)
+        return ciphertexts
+
+    def check(self, ciphertexts: Ciphertexts) -> None:
+        """Raises InvalidCiphertext unless all are units modulo n."""
+        product = mpz(1)
+        for c in self.integers(ciphertexts):
+            if not 0 < c < self.n_squared:
+                raise InvalidCiphertext("a ciphertext out of range")
+            product = product * c % self.n
+        if gmpy2.gcd(product, self.n) != 1:
+            raise InvalidCiphertext("a ciphertext that is not invertible")
+
+    def sum_runs(self, ciphertexts: Ciphertexts, ends: NDArray[np.int64]) -> Ciphertexts:
+        """Sums of neighbouring rows.
+
+        Run i ends (exclusive) at ends[i], where the next one starts; none is empty.
         """
-        square, signs = super()._obfuscator(), self._random_bits(2)
-        if self._mixed is None:
-            while gmpy2.jacobi(root := mpz(self._random_bits(self.bits + 128)) % self.n, self.n) != -1:
-                pass
-            self._mixed = gmpy2.powmod(root, self.n, self.modulus)
-        if signs & 1:
-            square = self.modulus - square
-        return square * self._mixed % self.modulus if signs & 2 else square
+        n_squared, rows = self.n_squared, iter(self.integers(ciphertexts))
+        sums = []
+        for length in np.diff(ends, prepend=0).tolist():
+            total = next(rows)
+            for x in islice(rows, length - 1):
+                total = total * x % n_squared
+            sums.append(total)
+        return self.array(sums)
+
+    def sum_cells(
+        self,
+        ciphertexts: Ciphertexts,
+        rows: NDArray[np.int64],
+        cells: Sequence[NDArray[np.integer]],
+        count: int,
+    ) -> Ciphertexts:
+        """Sums by cell, shape (count, width): ciphertext rows[i] is added to cells[j][i] for every j.
+
+        An empty cell is 1, the trivial encryption of zero: re-randomise before it leaves this party.
+        """
+        if any(len(column) != len(rows) for column in cells):
+            raise ValueError("a cell for each row is needed")
+        n_squared = self.n_squared
+        sums = [mpz(1)] * count
+        for start in range(0, len(rows), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            at = rows[block]
+            # Neighbouring rows, as a tree's root has them, need no copy.
+            whole = at[-1] - at[0] + 1 == len(at) and bool((np.diff(at) == 1).all())
+            integers = self.integers(ciphertexts[at[0] : at[-1] + 1] if whole else ciphertexts[at])
+            for column in cells:
+                for x, cell in zip(integers, column[block].tolist(), strict=True):
+                    sums[cell] = sums[cell] * x % n_squared
+        return self.array(sums)
+
+    def add(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:
+        """Element-wise sums."""
+        pairs = zip(self.integers(a), self.integers(b), strict=True)
+        return self.array([x * y % self.n_squared for x, y in pairs])
+
+    def running(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+        """Cumulative sums along the vector."""
+        total, sums = mpz(1), []
+        for x in self.integers(ciphertexts):
+            total = total * x % self.n_squared
+            sums.append(total)
+        return self.array(sums)
+
+    def positional_sum(self, histograms: Sequence[Ciphertexts], window: int, least: int) -> Ciphertexts:
+        """One ciphertext: the sum over rows of an integer of the row times its plaintext.
+
+        The integers less `least` (at most 0) are written in digits of `window` bits; histogram k has at
+        cell d the sum of the plaintexts of the rows whose digit k is d. Sums of d times cell d by
+        running sums, a product a cell instead of a power (Brickell et al., EUROCRYPT 1992; Pippenger).
+        """
+        n_squared, result = self.n_squared, mpz(1)
+        for histogram in reversed(histograms):
+            result = gmpy2.powmod(result, 1 << window, n_squared)
+            above, cell_above = mpz(1), 0  # the sum of all cells above, from the last that is not empty
+            for cell, x in reversed(list(enumerate(self.integers(histogram)))):
+                if x == 1 and cell:
+                    continue
+                if cell_above:
+                    result = result * gmpy2.powmod(above, cell_above - cell, n_squared) % n_squared
+                above, cell_above = above * x % n_squared, cell
+        # Every row is in one cell of each histogram: `above` is the sum of all.
+        if least:
+            result = result * gmpy2.powmod(above, least, n_squared) % n_squared
+        return self.array([result])
+
+    def pack(self, ciphertexts: Ciphertexts, slot_bits: int, slots: int) -> Ciphertexts:
+        """Several plaintexts in one: sum of m_i 2^(slot_bits i) over groups of `slots`, by Horner.
+
+        The caller sees to it that the plaintext holds slots * slot_bits bits (crypto/packing.py).
+        """
+        shift = mpz(1) << slot_bits
+        values = self.integers(ciphertexts)
+        packed = []
+        for start in range(0, len(values), slots):
+            group = values[start : start + slots]
+            total = group[-1]
+            for x in reversed(group[:-1]):
+                total = gmpy2.powmod(total, shift, self.n_squared) * x % self.n_squared
+            packed.append(total)
+        return self.array(packed)
+
+    def rerandomise(
+        self, ciphertexts: Ciphertexts, obfuscators: Ciphertexts | None = None
+    ) -> Ciphertexts:
+        """The same plaintexts under fresh obfuscators: even the key's owner cannot tell the origin.
+
+        `obfuscators` were made before, one for each ciphertext, and are never to be used again.
+        """
+        if obfuscators is None:
+            obfuscators = self.obfuscators(len(ciphertexts))
+        return self.add(ciphertexts, obfuscators)
+
+    def obfuscators(self, count: int, pool: Ciphertexts | None = None) -> Ciphertexts:
+        """n-th powers, each uniform among all of them, whatever n is: an owner who has made n for the
+        purpose cannot tell what they are multiplied with.
+
+        Without `pool` each is the n-th power of a uniform unit, which takes an exponent as long as n.
+        `pool` has `pool_size` of those: then each is a random product of them, uniform but for 2^-128
+        (powers.RandomProducts), which takes a fifth of the work. Those in the pool may have been used as
+        obfuscators, each once: given all of them, the products are still uniform.
+        """
+        if pool is None:
+            return self.array([self._nth_power() for _ in range(count)])
+        if len(pool) != self.pool_size:
+            raise ValueError(f"a pool of {len(pool)} n-th powers, {self.pool_size} are needed")
+        if self._products is None or not np.array_equal(self._products[0], pool):
+            self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
+        _, products = self._products
+        return self.array([products.draw(self._random_bits) for _ in range(count)])
+
+    @property
+    def pool_size(self) -> int:
+        """How many n-th powers `obfuscators` makes products of.
+
+        n has no prime factor below 2^16 (`__init__`), and its units are a product of one cyclic group a
+        prime factor; n-th powers are their image.
+        """
+        return elements_needed(self.bits, (self.bits - 1) // 16)
+
+    def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
+        """Encryptions of integers (negative ones modulo n)."""
+        return self.rerandomise(self.unsafe_encrypt(plaintexts))
+
+    def conceal(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+        """The same plaintexts under obfuscators that hide from everybody but the key's owner.
+
+        Their exponents are short, by the assumption above: much less work than `rerandomise`. Never for
+        what goes to the owner, to whom the powers of one base are no secret.
+        """
+        if self._short is None:
+            bits = SHORT_EXPONENT[self.bits]
+            base = gmpy2.powmod(self._random_bits(self.bits + 128), 2 * self.n, self.n_squared)
+            self._short = bits, FixedBase(base, self.n_squared, bits)
+        bits, base = self._short
+        return self.array(
+            [
+                x * base.power(self._random_bits(bits)) % self.n_squared
+                for x in self.integers(ciphertexts)
+            ]
+        )
+
+    def times(self, ciphertexts: Ciphertexts, factors: Sequence[int]) -> Ciphertexts:
+        """Element-wise products of plaintexts with integers.
+
+        Whoever knows the ciphertext that went in can find a small factor: conceal the outcome.
+        """
+        pairs = zip(self.integers(ciphertexts), factors, strict=True)
+        return self.array([gmpy2.powmod(x, factor, self.n_squared) for x, factor in pairs])
+
+    def parts(self) -> tuple[int, ...]:
+        """What `from_parts` makes the same key of in a worker process."""
+        return (int(self.n),)
+
+    @classmethod
+    def from_parts(cls, *parts: int) -> Self:
+        """The key with these parts."""
+        (n,) = parts
+        return cls(n)
 
     def check_proof(self, proof: bytes) -> None:
-        """See `ciphertexts.PublicKey.check_proof`.
+        """Raises ValueError unless the key's owner has proved that n-th powers are all the obfuscators
+        there are, so that `rerandomise` hides from the owner.
 
         Goldberg, Reyzin, Sagga, Baldimtsi (ASIACRYPT 2019), section 3.2: n shares no factor with the
         number of its units if eight numbers that nobody has chosen have n-th roots modulo n. Otherwise
@@ -93,11 +312,22 @@ class PublicKey(ciphertexts.PublicKey):
             digest = hashlib.shake_256(b"vfl key proof\0" + bytes([i]) + modulus).digest(width + 16)
             yield mpz(int.from_bytes(digest, "big")) % self.n
 
+    def _nth_power(self) -> mpz:
+        """The n-th power of a uniform unit modulo n, which decides it modulo n^2."""
+        while (
+            not 0 < (unit := mpz(self._random_bits(self.bits))) < self.n or gmpy2.gcd(unit, self.n) > 1
+        ):
+            pass
+        return gmpy2.powmod(unit, self.n, self.n_squared)
 
-class PrivateKey(ciphertexts.PrivateKey):
-    """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem."""
 
-    public: PublicKey
+class PrivateKey:
+    """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem.
+
+    What is raised to a secret number on behalf of others, to decrypt or to prove, takes a time that does
+    not depend on it (GMP's mpz_powm_sec), at 1.4 times the work. Making a key and encrypting from tables
+    do not: docs/security.md, side channels.
+    """
 
     def __init__(
         self,
@@ -107,23 +337,56 @@ class PrivateKey(ciphertexts.PrivateKey):
         full_exponents: bool = False,
     ) -> None:
         self._p, self._q = mpz(p), mpz(q)
-        public = PublicKey(int(self._p * self._q), random_bits)
-        root = random_bits(public.bits + 128)
+        self.public = PublicKey(int(self._p * self._q), random_bits)
+        self._random_bits, self._full_exponents = random_bits, full_exponents
+        root = random_bits(self.public.bits + 128)
         # 1 + n is 1 + q p modulo p^2 and 1 + p q modulo q^2 (Paillier 1999, section 7).
-        self._at_p = SquareHalf(self._p, self._q, public.n, root)
-        self._at_q = SquareHalf(self._q, self._p, public.n, root)
-        halves = self._at_p, self._at_q
-        super().__init__(public, public.n, public.n, halves, random_bits, full_exponents)
+        self._at_p = _Half(self._p, self._q, root)
+        self._at_q = _Half(self._q, self._p, root)
         self._p_inverse = gmpy2.invert(self._p, self._q)
+        self._square_inverse = gmpy2.invert(self._at_p.square, self._at_q.square)
+
+    def __repr__(self) -> str:
+        return f"PrivateKey({self.public.bits} bits)"
 
     @classmethod
-    def _of_bits(cls, bits: int, random_bits: RandomBits, full_exponents: bool) -> Self:
+    def generate(
+        cls,
+        bits: int,
+        random_bits: RandomBits = secrets.randbits,
+        full_exponents: bool = False,
+    ) -> Self:
+        """A key with a modulus of exactly `bits` bits."""
+        if bits not in KEY_BITS:
+            raise ValueError(f"a modulus of {bits} bits; allowed are {KEY_BITS}")
         p = random_prime(bits // 2, random_bits)
         while not fit_together(p, q := random_prime(bits // 2, random_bits)):
             pass
         return cls(int(p), int(q), random_bits, full_exponents)
 
+    def encrypt(self, plaintexts: Sequence[int], obfuscators: Ciphertexts | None = None) -> Ciphertexts:
+        """Encryptions of integers (negative ones modulo n).
+
+        `obfuscators` were made before, one for each plaintext, and are never to be used again.
+        """
+        n, n_squared = self.public.n, self.public.n_squared
+        if obfuscators is None:
+            return self.public.array([self._obfuscator() * (1 + m * n) % n_squared for m in plaintexts])
+        ready = zip(self.public.integers(obfuscators), plaintexts, strict=True)
+        return self.public.array([r * (1 + m * n) % n_squared for r, m in ready])
+
+    def obfuscators(self, count: int) -> Ciphertexts:
+        """Encryptions of zero, for `encrypt`: nearly all of its work, done ahead."""
+        return self.public.array([self._obfuscator() for _ in range(count)])
+
+    def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
+        """The plaintexts, centred: below n / 2 in size."""
+        n, half = self.public.n, self.public.n // 2
+        plaintexts = map(self._plaintext, self.public.integers(ciphertexts))
+        return [int(m if m <= half else m - n) for m in plaintexts]
+
     def _plaintext(self, c: mpz) -> mpz:
+        """The plaintext of a ciphertext, in [0, n)."""
         m_p, m_q = self._at_p.decrypt(c), self._at_q.decrypt(c)
         return m_p + self._p * ((m_q - m_p) * self._p_inverse % self._q)
 
@@ -131,7 +394,7 @@ class PrivateKey(ciphertexts.PrivateKey):
         """The n-th roots of the challenges: `PublicKey.check_proof`."""
         n, units = self.public.n, (self._p - 1) * (self._q - 1)
         exponent, width = gmpy2.invert(n, units), self.public.bits // 8
-        roots = [gmpy2.powmod(challenge, exponent, n) for challenge in self.public.challenges()]
+        roots = [gmpy2.powmod_sec(challenge, exponent, n) for challenge in self.public.challenges()]
         return b"".join(int(root).to_bytes(width, "big") for root in roots)
 
     def parts(self) -> tuple[int, ...]:
@@ -143,3 +406,77 @@ class PrivateKey(ciphertexts.PrivateKey):
         """The key with these parts."""
         p, q, full_exponents = parts
         return cls(p, q, full_exponents=bool(full_exponents))
+
+    def warm(self) -> None:
+        """Make the tables of the fixed bases now rather than at first use."""
+        self._obfuscator()
+
+    def _obfuscator(self) -> mpz:
+        if self._full_exponents:
+            return self._join(
+                self._at_p.power_below_order(self._random_bits),
+                self._at_q.power_below_order(self._random_bits),
+            )
+        bits = SHORT_EXPONENT[self.public.bits]
+        exponent = self._random_bits(bits)
+        return self._join(self._at_p.power(exponent, bits), self._at_q.power(exponent, bits))
+
+    def _join(self, a: mpz, b: mpz) -> mpz:
+        """The number that is a modulo p^2 and b modulo q^2."""
+        return a + self._at_p.square * ((b - a) * self._square_inverse % self._at_q.square)
+
+
+class _Half:
+    """What the owner computes modulo the square of one prime p: powers of h, and the plaintext.
+
+    `root` to the power 2 n is h.
+    """
+
+    def __init__(self, prime: mpz, other: mpz, root: int) -> None:
+        """`other` is the other prime of n."""
+        self.prime, self.square = prime, prime * prime
+        self._root, self._n = root, prime * other
+        self._base: FixedBase | None = None
+        # L((1 + n)^(p-1) mod p^2) = (p - 1) q = -q modulo p
+        self._scale = gmpy2.invert(-other, prime)
+
+    def power(self, exponent: int, bits: int) -> mpz:
+        """h ** exponent modulo p^2, for exponents of `bits` bits, always the same number."""
+        if self._base is None:
+            h = gmpy2.powmod(self._root, 2 * self._n, self.square)
+            self._base = FixedBase(h, self.square, bits)
+        return self._base.power(exponent)
+
+    def power_below_order(self, random_bits: RandomBits) -> mpz:
+        """A power with an exponent uniform below the order of the group of n-th powers."""
+        bits = self.prime.bit_length()
+        while (exponent := random_bits(bits)) >= self.prime - 1:
+            pass
+        return self.power(exponent, bits)
+
+    def decrypt(self, c: mpz) -> mpz:
+        """The plaintext modulo p, in [0, p)."""
+        u = gmpy2.powmod_sec(c, self.prime - 1, self.square)
+        return (u - 1) // self.prime * self._scale % self.prime
+
+
+def random_prime(bits: int, random_bits: RandomBits) -> mpz:
+    """A prime p with its top two bits set, p = 3 mod 4, and (p - 1) / 2 free of factors below 2^16.
+
+    So a random square generates the squares modulo p except with probability below 2^-9, and even
+    then a subgroup whose index is a large unknown prime.
+    """
+    top = mpz(3) << (bits - 2)
+    while True:
+        p = top | random_bits(bits - 2) | 3
+        if gmpy2.gcd(p * (p >> 1), _SMALLEST_PRIMES) > 1:  # nearly always, and found out much sooner
+            continue
+        if gmpy2.gcd(p * (p >> 1), _SMALL_PRIMES) == 1 and p.is_prime(40):
+            return p
+
+
+def fit_together(p: mpz, q: mpz) -> bool:
+    """Whether two primes are far apart and n-th powers carry no plaintext."""
+    # The bound on |p - q| is FIPS 186-5's, A.1.3.
+    far = abs(p - q) > mpz(1) << (max(p, q).bit_length() - 100)
+    return bool(far and gmpy2.gcd(p * q, (p - 1) * (q - 1)) == 1)

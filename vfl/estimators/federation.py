@@ -2,7 +2,7 @@
 
 import numbers
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self, TypeVar, cast, get_args
@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from pydantic import BaseModel
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils import Tags
 from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
@@ -53,6 +53,8 @@ from vfl.party.ids import normalise as normalise_ids
 from vfl.party.sections import DataSection
 from vfl.party.sources.source import labels_in_words, row_labels
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.plain import DesignTables
+from vfl.protocols.trees.grower import BinnedTables
 from vfl.simulate import (
     GUEST,
     SimulatedTask,
@@ -60,11 +62,13 @@ from vfl.simulate import (
     StepProgress,
     TrainedLevels,
     score,
+    tables_of,
     train,
 )
 from vfl.text import counted
 
 P = TypeVar("P", bound=BaseModel)
+Look = Callable[[BinnedTables | DesignTables], None]
 
 IdColumns = str | int | Sequence[str | int] | None
 NormaliseSteps = Sequence[str] | Sequence[Sequence[str]]
@@ -142,6 +146,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     _named: dict[str, bool]  # whether these had names of their own
     _levels: dict[str, dict[str, Levels]]  # of the aligned rows, by party and categorical column
     _loss: Loss
+    _look: Look | None = None
 
     # fit's progress is no metadata of rows.
     __metadata_request__fit: ClassVar[dict[str, object]] = {"progress": UNUSED}
@@ -183,6 +188,13 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         from vfl.estimators.saved import read
 
         return read(path, cls)
+
+    def inspected(self, look: Look) -> Self:
+        """A copy whose `fit` trains nothing and tells what it would train on: the columns of the common
+        rows, as they train, and what these rows are to teach."""
+        copy = cast(Self, clone(self))
+        copy._look = look
+        return copy
 
     # Fitting.
 
@@ -269,6 +281,10 @@ class Federation(BaseEstimator):  # type: ignore[misc]
             own, target = _take_rows(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
+        if self._look is not None:
+            alone = SimulatedTask(kind, rules, rows, engine, machine, lambda step: None)
+            self._look(tables_of(own, others, alone))
+            return
         log: list[TrainingStep] = []
         with watch(progress, self.progress, type(self).__name__, type(kind)) as told:
 

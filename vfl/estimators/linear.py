@@ -64,7 +64,7 @@ class _Linear(Federation):
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(guest, hosts, target, progress)
-        if not self.converged_:
+        if self._look is None and not self.converged_:
             warn(
                 f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
                 ConvergenceWarning,
@@ -127,11 +127,14 @@ class FederatedGLM(Regressor, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component, in the label's unit, at which to stop
+        length of the gradient, in the label's unit, at which to stop
+    max_labels : float or None, default=None
+        share of the labels of rows that train which a host that cheats may read at most: the fit ends
+        before an iteration that could tell it more
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
-        host that does not can learn the residuals, and so the labels, of one or two rows for each of its
-        sums (some 30 a number); a guest that does not can learn a host's columns
+        host that does not can read up to some 20 labels in each of its sums, of which a number has some
+        30; a guest that does not can learn a host's columns
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -194,6 +197,7 @@ class FederatedGLM(Regressor, _Linear):
         fit_intercept: bool = True,
         max_iterations: int = 100,
         tolerance: float = 1e-06,
+        max_labels: float | None = None,
         encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
@@ -212,6 +216,7 @@ class FederatedGLM(Regressor, _Linear):
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations
         self.tolerance = tolerance
+        self.max_labels = max_labels
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators
@@ -255,11 +260,14 @@ class FederatedLogisticRegression(Classifier, _Linear):
     max_iterations : int, default=100
         steps at most
     tolerance : float, default=1e-06
-        greatest gradient component, in the label's unit, at which to stop
+        length of the gradient, in the label's unit, at which to stop
+    max_labels : float or None, default=None
+        share of the labels of rows that train which a host that cheats may read at most: the fit ends
+        before an iteration that could tell it more
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
-        host that does not can learn the residuals, and so the labels, of one or two rows for each of its
-        sums (some 30 a number); a guest that does not can learn a host's columns
+        host that does not can read up to some 20 labels in each of its sums, of which a number has some
+        30; a guest that does not can learn a host's columns
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -319,6 +327,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         fit_intercept: bool = True,
         max_iterations: int = 100,
         tolerance: float = 1e-06,
+        max_labels: float | None = None,
         encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
@@ -336,6 +345,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations
         self.tolerance = tolerance
+        self.max_labels = max_labels
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators

@@ -59,6 +59,7 @@ _SAME: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(
         ("monotone_constraints", "monotonic_cst", "mc", "monotone_constraint"), ("monotone",)
     ),
+    "first_tree": ("guest_trees",),
     "top_rate": ("goss_top",),
     "other_rate": ("goss_other",),
     **dict.fromkeys(

@@ -214,10 +214,11 @@ def _of_json(value: object) -> object:
 def _check(saved: _AnySaved, kind: type[Federation]) -> None:
     """Raises ValueError or KeyError for what no fit could have made."""
     model, halves = saved.model, saved.halves
-    known = {*kind().get_params(deep=False)} - {"hosts"}
+    parameters, known = saved.parameters, {*kind().get_params(deep=False)} - {"hosts"}
+    if "guest_trees" in known and "first_tree" in parameters:  # as versions before guest_trees wrote
+        parameters["guest_trees"] = int(parameters.pop("first_tree") == "guest")
     if not set(saved.parameters) <= known:
         raise ValueError("it has parameters that the estimator lacks")
-    parameters = saved.parameters
     if "normalise" in parameters and isinstance(parameters["normalise"], list):
         steps = parameters["normalise"]
         parameters["normalise"] = tuple(tuple(s) if isinstance(s, list) else s for s in steps)

@@ -149,13 +149,11 @@ class SecureBoost(Classifier, _Trees):
         rows kept to decide when to stop
     early_stopping_rounds : int, default=0
         stop after so many trees without a better validation loss; 0 is never
-    first_tree : {'joint', 'guest'}, default='joint'
-        guest: the first tree uses the guest's columns alone
-    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
-        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
-        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
-        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
-        sums of single rows
+    guest_trees : int, default=0
+        how many of the first trees are grown from the guest's columns alone
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
+        follow the protocol: one that does not can ask for sums of single rows
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -223,8 +221,8 @@ class SecureBoost(Classifier, _Trees):
         colsample: float = 1.0,
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
-        first_tree: Literal["joint", "guest"] = "joint",
-        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        guest_trees: int = 0,
+        encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
@@ -254,7 +252,7 @@ class SecureBoost(Classifier, _Trees):
         self.colsample = colsample
         self.validation_share = validation_share
         self.early_stopping_rounds = early_stopping_rounds
-        self.first_tree = first_tree
+        self.guest_trees = guest_trees
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators
@@ -327,13 +325,11 @@ class SecureBoostRegressor(Regressor, _Trees):
         rows kept to decide when to stop
     early_stopping_rounds : int, default=0
         stop after so many trees without a better validation loss; 0 is never
-    first_tree : {'joint', 'guest'}, default='joint'
-        guest: the first tree uses the guest's columns alone
-    encryption : {'paillier', 'ou', 'lattice'}, default='paillier'
-        of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts trusted to follow
-        the protocol: one that sends made-up sums can learn the key bit by bit. lattice is faster by far
-        and shows hosts less, but only for guests trusted to follow it: one that does not can ask for
-        sums of single rows
+    guest_trees : int, default=0
+        how many of the first trees are grown from the guest's columns alone
+    encryption : {'paillier', 'lattice'}, default='paillier'
+        of gradients; lattice is faster by far and shows hosts less, but only for guests trusted to
+        follow the protocol: one that does not can ask for sums of single rows
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -404,8 +400,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         colsample: float = 1.0,
         validation_share: float = 0.0,
         early_stopping_rounds: int = 0,
-        first_tree: Literal["joint", "guest"] = "joint",
-        encryption: Literal["paillier", "ou", "lattice"] = "paillier",
+        guest_trees: int = 0,
+        encryption: Literal["paillier", "lattice"] = "paillier",
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
@@ -436,7 +432,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.colsample = colsample
         self.validation_share = validation_share
         self.early_stopping_rounds = early_stopping_rounds
-        self.first_tree = first_tree
+        self.guest_trees = guest_trees
         self.encryption = encryption
         self.key_bits = key_bits
         self.obfuscators = obfuscators

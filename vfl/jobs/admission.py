@@ -40,7 +40,7 @@ def matching_of(
 
 def psi_settings(site: Site, offer: Offer, show: Show, admit: Admit | None = None) -> PsiSettings:
     """How ids are matched in a job; `admit` is told how many a peer announces."""
-    scratch = Store(site.party.party.store).scratch()
+    scratch = site.store.scratch()
     settings = PsiSettings(offer.matching.engine, scratch, show.progress)
     return settings if admit is None else replace(settings, admit=admit)
 

@@ -35,6 +35,7 @@ from vfl.jobs.alignments import (
     find_alignment,
     load_shared,
     made_on,
+    most_joined,
     save_alignment,
 )
 from vfl.jobs.connect import Site, hosts_of
@@ -121,7 +122,7 @@ async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     """
     party, started = site.party, time.monotonic()
     _check_name(plan.name)
-    settled = _settle(site, Store(party.party.store), plan)
+    settled = _settle(site, site.store, plan)
     table, ids = read_guest(party.data, show=show)
     for note in (*ids.notes, *find_unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
@@ -292,7 +293,7 @@ class _GuestAlignment:
         alignment = replace(
             await asyncio.to_thread(self._alignment, offer, rows, by), days=min(days, default=None)
         )
-        await asyncio.to_thread(save_alignment, Store(site.party.party.store), alignment)
+        await asyncio.to_thread(save_alignment, site.store, alignment)
         known = {
             host.name: int((one.of_row[rows] >= 0).sum())
             for host, one in zip(hosts, with_host, strict=True)
@@ -380,7 +381,7 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     )
     check_align(policy, peer.name, today(), matching.engine, matching.join)
     table, ids = await table_of(site, offer)
-    store = Store(site.party.party.store)
+    store = site.store
     name = fresh_name(store, "alignment", offer.alignment)
     earlier = None
     if matching.extends is not None:
@@ -407,11 +408,10 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
-    _, times = np.unique(rows[rows >= 0], return_counts=True)
-    check_repeats(policy, int(times.max(initial=1)))
+    check_repeats(policy, most_joined(rows))
     alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)
     await asyncio.to_thread(save_alignment, store, alignment)
-    await peer.send(Kept(policy.alignment_days))
+    await peer.send(Kept(policy.days_of_use))
     written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))
     for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
@@ -505,7 +505,7 @@ def _alignment_of_host(
         tuple(map(tuple, matching.fallback)),
         matching.many,
         matching.extends,
-        site.party.policy.alignment_days,
+        site.party.policy.days_of_use,
         {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
         identities(ids, secret, own_rows, keys),

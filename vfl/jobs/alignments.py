@@ -20,6 +20,7 @@ from vfl.party.keys import TableIds, find_rows
 from vfl.party.policy import (
     check_age,
     check_join,
+    check_repeats,
     last_day,
     today,
 )
@@ -122,6 +123,7 @@ def host_alignment(site: Site, store: Store, peer: Peer, offer: Offer, ids: Tabl
     alignment = load_shared(site, store, peer, offer, offer.alignment)
     check_age(site.party.policy, alignment.name, made_on(store, alignment), today())
     check_join(site.party.policy, alignment.join)
+    check_repeats(site.party.policy, most_joined(alignment.rows))
     try:
         return refresh(alignment, ids, site.party.data.path.name)
     except ModelError as error:
@@ -179,7 +181,7 @@ def list_alignments(store: Store, policy: PolicySection) -> list[dict[str, objec
         except ModelError as error:
             rows.append({"name": name, "made": "", "error": str(error)})
             continue
-        days = [d for d in (alignment.days, policy.alignment_days) if d is not None]
+        days = [d for d in (alignment.days, policy.days_of_use) if d is not None]
         last = last_day(made_on(store, alignment), min(days, default=None))
         rows.append(
             {
@@ -258,3 +260,9 @@ def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -
 def count_known_rows(rows: Integers) -> int:
     """How many different rows of a host's table an alignment, or part of it, has."""
     return len(np.unique(rows[rows >= 0]))
+
+
+def most_joined(rows: Integers) -> int:
+    """The most rows of an alignment that are joined to one of a host's table."""
+    _, times = np.unique(rows[rows >= 0], return_counts=True)
+    return int(times.max(initial=1))

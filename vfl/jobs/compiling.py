@@ -2,8 +2,12 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
-from numba.core import event
+from vfl.kernels import with_compiler
+
+if TYPE_CHECKING:
+    from numba.core.event import Event
 
 
 @contextlib.contextmanager
@@ -12,19 +16,27 @@ def announce_compiling(say: Callable[[str], None]) -> Iterator[None]:
 
     say: may be called from any thread.
     """
-    with event.install_listener("numba:compile", _Teller(say)):
-        yield
+    with contextlib.ExitStack() as stack:
+
+        def listen() -> None:
+            from numba.core.event import Listener, install_listener
+
+            Listener.register(_Teller)
+            stack.enter_context(install_listener("numba:compile", _Teller(say)))
+
+        with with_compiler(listen):
+            yield
 
 
-class _Teller(event.Listener):
-    """Says a line at the first kernel."""
+class _Teller:
+    """Says a line at the first kernel: a Listener of numba's, but for its import."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say, self._said = say, False
 
-    def on_start(self, event: event.Event) -> None:
-        """A kernel is about to be compiled."""
-        if self._said:
+    def notify(self, event: "Event") -> None:
+        """A kernel is about to be compiled, or has been."""
+        if self._said or not event.is_start:
             return
         self._said = True
         if event.data["dispatcher"].stats.cache_path is None:
@@ -34,6 +46,3 @@ class _Teller(event.Listener):
             )
         else:
             self._say("compiling for this machine what was not needed before, some 10 s")
-
-    def on_end(self, event: event.Event) -> None:
-        """A kernel is compiled."""

@@ -24,6 +24,7 @@ from vfl.net.websocket import (
     listen,
 )
 from vfl.net.wire import KIB
+from vfl.party.at_rest import StoreKey
 from vfl.party.config import Party
 from vfl.party.identity import Certificate, Identity, load, load_certificate
 from vfl.party.ledger import FOLDER, Ledger
@@ -67,10 +68,16 @@ class Site:
         return cls(party, identity, pinned, before)
 
     @cached_property
+    def store(self) -> Store:
+        """What this party keeps, opened by its identity."""
+        root = self.party.party.store
+        return Store(root, StoreKey(root, lambda: self.identity))
+
+    @cached_property
     def journal(self) -> Journal:
         """What writes this party's ledger."""
-        store = self.party.party.store
-        return Journal(Ledger(store / FOLDER, self.identity, self.party.role), Store(store))
+        ledger = Ledger(self.store.root / FOLDER, self.identity, self.party.role)
+        return Journal(ledger, self.store)
 
     def participant(
         self,
@@ -235,6 +242,12 @@ class Site:
         """Check another host's signature where its certificate is pinned here; else trust the guest."""
         if name in self.pinned and not self.pinned[name].verify(signature, data):
             raise ValueError("a signature that is not of the pinned certificate")
+
+
+def store_of(party: Party) -> Store:
+    """What a party keeps. Its identity, and so its passphrase, is asked for once it is needed."""
+    root = party.party.store
+    return Store(root, StoreKey(root, lambda: load(party.party.identity, expired=True)))
 
 
 def _load_own(party: Party) -> Identity:

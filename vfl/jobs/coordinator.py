@@ -238,7 +238,7 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
 
 async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
     started, operations = time.monotonic(), Counter[str]()
-    store = Store(site.party.party.store)
+    store = site.store
     show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
     agreement = Agreement.of(site, join.terms, join.signatures)
     own = site.identity.sign(join.terms.statement)

@@ -15,6 +15,7 @@ from vfl.net.peer import together
 from vfl.net.websocket import dial, listen
 from vfl.party.config import Party
 from vfl.party.permissions import SETTING, check_keys, check_store
+from vfl.party.policy import widened
 from vfl.party.store import Store
 
 
@@ -22,6 +23,8 @@ async def examine(party: Party, wait: float, report: Reporter) -> bool:
     """Report on table, keys and peers, each thing once; True when a job could start now."""
     report = _once(report)
     healthy = party.role == "coordinator" or check_table(party, report)
+    if party.role == "host" and (wider := widened(party.policy)):
+        report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
     stored = _check_store(party, report)
     try:
         check_keys(party)

@@ -4,6 +4,10 @@ The guest keeps what a host sent it: as much as 200 KB for each of the host's sp
 keeps a secret of 32 bytes, from which the key of its hint and the order of its candidates follow. Both
 keep the last hint of an alignment and peer, and of the last alignments alone. Of two runs of a guest on
 one alignment at the same time the second keeps none: its hints lie in memory.
+
+Where the store encrypts hints, a job of the guest works on a copy in the store's scratch folder, since
+the file is mapped into memory. The copy is what the host sent, still under the host's key; it goes when
+the job ends.
 """
 
 import hashlib
@@ -16,6 +20,8 @@ from typing import TypeVar
 import msgspec
 
 from vfl.errors import DataError, ModelError, Refused
+from vfl.party.at_rest import copy, is_encrypted
+from vfl.party.files import replacing
 from vfl.party.store import Store
 from vfl.protocols.common.lattice_hints import HostHint, KnownHint
 
@@ -51,33 +57,72 @@ class StoredGuestHints:
         name = self._name(host)
         hint, digest = _read(self._store, name, KnownHint)
         # With a damaged one sums would be wrong, or the host would look like one that cheats.
-        if hint is None or digest is None or digest != _digest(self._file(name)):
+        if hint is None or digest is None or digest != self._unpack(name):
             return None
         return hint
 
     def file(self, host: str) -> Path | None:
-        return self._file(self._name(host))
+        name = self._name(host)
+        return self._copy(name) if self._works_on_copy(name) else self._file(name)
 
     def keep(self, host: str, hint: KnownHint) -> None:
         name = self._name(host)
-        self._file(name).chmod(0o600)
-        _write(self._store, name, self._fingerprints[host], hint, _digest(self._file(name)))
+        file = self._file(name)
+        if self._works_on_copy(name):
+            with self._copy(name).open("rb") as opened, self._store.replacing("hint", file) as sink:
+                digest: str | None = copy(opened, sink)
+            self._copy(name).unlink()  # it stays mapped
+        else:
+            file.chmod(0o600)
+            digest = _digest(file)
+        _write(self._store, name, self._fingerprints[host], hint, digest)
         for old in _older(self._store, self._fingerprints[host]):
             self._remove(old)
 
     def clear(self, host: str, size: int) -> None:
         self._store.make("hint")
-        self._remove(self._name(host))
+        self._remove(name := self._name(host))
         folder = self._store.folder("hint")
+        taken = size
+        if self._works_on_copy(name):
+            self._store.scratch()
+            taken = 2 * size
         # The file is mapped into memory: a disk that is full would end the process without a word.
-        if shutil.disk_usage(folder).free < size + _SPARE:
-            text = f"{folder} has no room for the hint of {host}, {size / 1e6:,.0f} MB"
+        if shutil.disk_usage(folder).free < taken + _SPARE:
+            text = f"{folder} has no room for the hint of {host}, {taken / 1e6:,.0f} MB"
             raise DataError(f"{text}: make room on its disk", for_peer="its disk is full")
+
+    def close(self) -> None:
+        """Remove the copies of this job."""
+        for host in self._fingerprints:
+            self._remove_copy(self._name(host))
+
+    def _unpack(self, name: str) -> str | None:
+        """The SHA-256 of a kept file's content, copied if it is encrypted or what is kept shall be; None
+        when there is none, or none that can be read."""
+        file = self._file(name)
+        try:
+            if not (is_encrypted(file) or self._store.encrypts("hint")):
+                return _digest(file)
+            self._store.scratch()
+            with self._store.open("hint", file) as opened, replacing(self._copy(name)) as sink:
+                return copy(opened, sink)
+        except (DataError, ModelError, OSError):
+            return None
+
+    def _works_on_copy(self, name: str) -> bool:
+        return self._store.encrypts("hint") or self._copy(name).exists()
 
     def _remove(self, name: str) -> None:
         self._store.remove("hint", name)
+        self._remove_copy(name)
         file = self._file(name)
-        for path in (file, file.with_name(f"{file.name}.part")):
+        for path in (file, _unfinished(file)):
+            path.unlink(missing_ok=True)
+
+    def _remove_copy(self, name: str) -> None:
+        copied = self._copy(name)
+        for path in (copied, _unfinished(copied)):
             path.unlink(missing_ok=True)
 
     def _name(self, host: str) -> str:
@@ -85,6 +130,13 @@ class StoredGuestHints:
 
     def _file(self, name: str) -> Path:
         return self._store.folder("hint") / f"{name}.parts"
+
+    def _copy(self, name: str) -> Path:
+        return self._store.scratch(make=False) / f"{name}.parts"
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f"{file.name}.part")
 
 
 class StoredHostHints:

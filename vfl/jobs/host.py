@@ -24,7 +24,6 @@ from vfl.models.kinds import check_rules_of, kind_of_model, load_half
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import find_unmended
-from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.text import counted
 
@@ -72,7 +71,7 @@ def _check_faults(site: Site, table: Table, show: Show) -> None:
     """
     if not table.faults:
         return
-    store, needed = Store(site.party.party.store), {}
+    store, needed = site.store, {}
     for name in store.names("model"):
         with contextlib.suppress(ModelError):  # another party's half, or a damaged one
             half = load_half(store, name, HostHalf)

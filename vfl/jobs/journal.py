@@ -6,7 +6,6 @@ from typing import Annotated, cast
 
 import msgspec
 
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import DataError, VflError
 from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
@@ -85,10 +84,9 @@ class Journal:
         if kind is Key:
             key = decode(payload, [Key])
             assert isinstance(key, Key)  # noqa: S101 - for the type checker
-            if key.encryption in PUBLIC_KEYS:
-                self._widths[run] = 8 * len(key.modulus) * PUBLIC_KEYS[key.encryption].POWER
-                while len(self._widths) > _KEYS:
-                    del self._widths[next(iter(self._widths))]
+            self._widths[run] = 8 * 2 * len(key.modulus)  # ciphertexts are modulo the square
+            while len(self._widths) > _KEYS:
+                del self._widths[next(iter(self._widths))]
             return None
         if kind is None or kind.per_row is None:
             return None

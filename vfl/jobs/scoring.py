@@ -60,7 +60,6 @@ from vfl.party.policy import (
     today,
 )
 from vfl.party.sections import DataSection
-from vfl.party.store import Store
 from vfl.party.table import Table, read_table
 from vfl.party.unknown_levels import check_host_levels, check_own_levels, describe_host_levels
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
@@ -146,7 +145,7 @@ async def score(
     party, started, clock = site.party, time.monotonic(), _Clock()
     explain = options.explain
     target = _target(party, data, out, options.force)
-    store = Store(party.party.store)
+    store = site.store
     half = load_half(store, resolve_model(store, model), GuestHalf)
     _check_parties(site, half)
     if explain:
@@ -530,12 +529,15 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     policy, usage = site.party.policy, Usage(site.party.party.store)
     check_request(site, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
-    half = load_half(Store(site.party.party.store), offer.model or "", HostHalf)
+    half = load_half(site.store, offer.model or "", HostHalf)
     kind = kind_of_model(half.model)
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     if policy.columns is not None and not set(half.columns) <= set(policy.columns):
-        raise Refused(f"model {half.name} has columns that rule columns of [policy] leaves out")
+        raise Refused(
+            f"model {half.name} has columns that rule columns of [policy] leaves out: train again, or "
+            "the host adds them there"
+        )
     try:
         table, ids = await table_of(site, offer, half.columns, kind.needed(half.model))
     except DataError as error:

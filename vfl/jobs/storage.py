@@ -59,7 +59,7 @@ def serving(site: Site) -> Iterator[Store]:
 
 def check_storage(site: Site) -> Store:
     """The store, if a job could keep its results there. Leaves nothing behind; raises as `working`."""
-    store = Store(site.party.party.store)
+    store = site.store
     check_keys(site.party)
     check_store(site.party)
     store.check()

@@ -5,6 +5,7 @@ by the most that its trees can give away, over all jobs on an alignment and on t
 a file of the store.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -23,6 +24,16 @@ _Given = dict[str, dict[str, float]]
 """By alignment and model."""
 
 
+@dataclass(frozen=True)
+class WeighedSums:
+    """What a job of trees would give away on an alignment."""
+
+    rows: int
+    before: float  # sums a row of earlier jobs
+    job: Estimate
+    broken: str | None  # the rule that it breaks, in words
+
+
 class SumsGiven:
     """The count of a host, which jobs and processes that share the store keep together."""
 
@@ -37,6 +48,17 @@ class SumsGiven:
             a_row for name in names for model, a_row in given.get(name, {}).items() if model != but
         )
 
+    def weigh(
+        self, policy: PolicySection, alignment: Alignment, params: BoostParams, but: str | None = None
+    ) -> "WeighedSums":
+        """What a job comes to before it is done. Raises ModelError when the file is damaged."""
+        before, rows, most = self.on(alignment, but), len(alignment.rows), policy.max_sums_a_row
+        job = estimate(rows, params, params.sums, before)
+        broken = None
+        if job.equations and not isinstance(most, str) and before + job.equations_a_row > most:
+            broken = _too_many(job, params, rows, before, most)
+        return WeighedSums(rows, before, job, broken)
+
     def count(
         self, policy: PolicySection, alignment: Alignment, model: str, params: BoostParams
     ) -> Estimate:
@@ -47,17 +69,14 @@ class SumsGiven:
         """
         make_folder(self._path.parent)
         with in_turn(self._path.with_suffix(".lock")):
-            before = self.on(alignment, but=model)
-            rows = len(alignment.rows)
-            job = estimate(rows, params, params.sums, before)
-            most = policy.max_sums_a_row
-            if job.equations and before + job.equations_a_row > most:
-                raise Refused(_too_many(job, params, rows, before, most))
+            weighed = self.weigh(policy, alignment, params, but=model)
+            if weighed.broken is not None:
+                raise Refused(weighed.broken)
             given = self._read()
-            given.setdefault(alignment.name, {})[model] = job.equations_a_row
+            given.setdefault(alignment.name, {})[model] = weighed.job.equations_a_row
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(given))
-        return job
+        return weighed.job
 
     def _with_extended(self, alignment: Alignment) -> list[str]:
         """The alignment, and those that it extends as far as they are kept."""
@@ -84,10 +103,11 @@ class SumsGiven:
 def _too_many(job: Estimate, params: BoostParams, rows: int, before: float, most: float) -> str:
     """What breaks the rule, by how much, and what helps."""
     earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
-    fit = job.trees_within(max(0.0, most - before), params.trees)
-    fewer = f"at most {counted(fit, 'tree')} of this depth, " if fit else ""
+    tree = "joint tree" if params.guest_trees else "tree"
+    fit = job.joint_within(max(0.0, most - before))
+    fewer = f"at most {counted(fit, tree)} of this depth, " if fit else ""
     return (
-        f"{job.equations_a_row:.3g} sums a row of {counted(params.trees, 'tree')} over "
+        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over "
         f"{counted(rows, 'row')}{earlier} break rule max_sums_a_row = {most:g} of [policy]: "
-        f'{fewer}less depth, more rows, or sums = "hidden" with a coordinator'
+        f'{fewer}less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )

@@ -26,6 +26,7 @@ from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.names import JOB_LENGTH
@@ -114,7 +115,7 @@ async def train(
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
-    store, unused = Store(party.party.store), set(USES) - set(uses)
+    store, unused = site.store, set(USES) - set(uses)
     named = guest_alignment(site, store, alignment)
     table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
@@ -280,8 +281,8 @@ class _GuestTraining:
             self.others.append(coordinator)
         hints: KeptHints = NoKeptHints()
         if self.keeps_hints:
-            store = Store(site.party.party.store)
-            hints = StoredGuestHints(store, f"{self.aligned.name} {kind.name}", site.fingerprints)
+            hints = StoredGuestHints(site.store, f"{self.aligned.name} {kind.name}", site.fingerprints)
+            sessions.callback(hints.close)
         run = GuestRun(
             Resources(site.party.party.machine, operations),
             self._follow,
@@ -340,7 +341,7 @@ class _GuestTraining:
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
         party, job, aligned, rows = self.site.party, self.job, self.aligned, self.rows
-        table, kind, store = self.table, self.kind, Store(self.site.party.party.store)
+        table, kind, store = self.table, self.kind, self.site.store
         features = tidy_levels(table.take(aligned.rows))
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
@@ -427,7 +428,7 @@ class _HostTraining:
 
     @property
     def store(self) -> Store:
-        return Store(self.site.party.party.store)
+        return self.site.store
 
     async def train(self) -> HostOutcome:
         """Prepare the columns, accept the job, train; what this host has kept, in words."""
@@ -455,6 +456,7 @@ class _HostTraining:
                 hints=StoredHostHints(
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
+                draws=StoredDraws(self.store, self.alignment.name),
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=_shown(site, self.table),
@@ -515,7 +517,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     kind = kind_of_job(job)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
     kind.check_rules(columns.rules, table.features, table.path.name)
-    store = Store(party.party.store)
+    store = site.store
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)

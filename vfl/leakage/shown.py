@@ -5,7 +5,7 @@ drawn anew for each tree, or for each node; over the lattice engine in an order 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -87,3 +87,26 @@ class Truth:
         """For each candidate the share of rows on its larger side."""
         share = self.sides.mean(axis=1)
         return np.asarray(np.maximum(share, 1 - share))
+
+
+def restricted(shown: Shown, truth: Truth, candidates: Integers) -> tuple[Shown, Truth]:
+    """What was shown of these candidates alone, as if the guest knew which these are."""
+    number = np.full(len(truth.sides), -1, np.int64)
+    number[candidates] = np.arange(len(candidates))
+    trees, order = [], {}
+    for at, tree in enumerate(shown.trees):
+        nodes, kept = [], {}
+        for node in tree.nodes:
+            own = number[truth.order[at, node.number]]
+            kept[node.number] = places = np.flatnonzero(own >= 0)
+            order[at, node.number] = own[places]
+            sums = node.gradient[places], node.hessian[places]
+            nodes.append(ShownNode(node.number, node.rows, *sums, node.known[places], node.derived))
+        splits = [
+            replace(split, place=int(np.flatnonzero(kept[split.node] == split.place)[0]))
+            for split in tree.splits
+            if split.place in kept[split.node]
+        ]
+        trees.append(replace(tree, nodes=tuple(nodes), splits=tuple(splits)))
+    of_those = Truth(truth.sides[candidates], truth.column[candidates], order)
+    return replace(shown, trees=tuple(trees)), of_those

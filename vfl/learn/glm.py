@@ -26,6 +26,7 @@ scores and the labels finds the best step and intercept together without asking 
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,10 +54,19 @@ _FLAT = 1e-12  # least eigenvalue of a block's Gram matrix, relative to the grea
 
 @dataclass(frozen=True)
 class BlockReport:
-    """What a block tells of its gradient: the vectors' inner products, the greatest component."""
+    """What a block tells of its gradient, or several of theirs together: the vectors' inner products in
+    the blocks' coordinates, and the gradient's with itself in the coefficients'."""
 
     products: Floats  # shape (2 k + 1, 2 k + 1) after k steps remembered: steps, changes, gradient
-    greatest: float
+    square: float
+
+    @classmethod
+    def total(cls, reports: "Sequence[BlockReport]") -> "BlockReport":
+        """What the blocks tell together."""
+        return cls(
+            sum((report.products for report in reports), start=np.zeros((1, 1))),
+            sum(report.square for report in reports),
+        )
 
 
 @dataclass(frozen=True)
@@ -122,8 +132,13 @@ class Block:
         self._gradient = whitened
         vectors = self._vectors()
         with np.errstate(over="ignore", invalid="ignore"):  # who combines them sees that they diverge
-            products = vectors @ vectors.T
-        return BlockReport(products, float(np.abs(gradient).max(initial=0.0)))
+            return BlockReport(vectors @ vectors.T, float(gradient @ gradient))
+
+    def begin_anew(self) -> None:
+        """Forget the history and keep the coefficients: other blocks join."""
+        self._steps.clear()
+        self._changes.clear()
+        self._gradient = None
 
     def direction(self, weights: Floats) -> Move:
         """The combination of the vectors with these weights, as the next direction."""

@@ -1,10 +1,21 @@
 """The settings of models, each with its one default."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-Encryption = Literal["paillier", "ou", "lattice"]
+NO_OU = '"ou" (Okamoto-Uchiyama) was taken out in this version: it needs trust in both directions'
+
+
+def _not_ou(value: object) -> object:
+    """Raises ValueError for an encryption that earlier versions had."""
+    if isinstance(value, str) and value == "ou":
+        raise ValueError(f'must be "paillier" or "lattice": {NO_OU}')
+    return value
+
+
+Encryption = Annotated[Literal["paillier", "lattice"], BeforeValidator(_not_ou)]
 KeyBits = Literal[2048, 3072, 4096]
 Obfuscators = Literal["short", "full"]
 
@@ -68,22 +79,46 @@ class BoostParams(BaseModel):
         pattern=r"^[a-z][a-z0-9-]{0,31}$",
         description="name of the party that opens the sums when they are hidden",
     )
-    first_tree: Literal["joint", "guest"] = Field(
-        "joint", description="guest: the first tree uses the guest's columns alone"
+    guest_trees: int = Field(
+        0,
+        ge=0,
+        le=5000,
+        description="how many of the first trees are grown from the guest's columns alone",
     )
     encryption: Encryption = Field(
         "paillier",
-        description="of gradients; ou (Okamoto-Uchiyama) is several times faster, but only for hosts "
-        "trusted to follow the protocol: one that sends made-up sums can learn the key bit by bit. "
-        "lattice is faster by far and shows hosts less, but only for guests trusted to follow it: one "
-        "that does not can ask for sums of single rows",
+        description="of gradients; lattice is faster by far and shows hosts less, but only for guests "
+        "trusted to follow the protocol: one that does not can ask for sums of single rows",
     )
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
 
+    @classmethod
+    def of_stored(cls, settings: Mapping[str, object]) -> "BoostParams":
+        """The settings of a kept job. Raises ValueError for what no version of vfl kept."""
+        kept = dict(settings)
+        if "first_tree" in kept:  # before guest_trees
+            kept["guest_trees"] = int(kept.pop("first_tree") == "guest")
+        return cls.model_validate(kept)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_first_tree(cls, values: object) -> object:
+        if isinstance(values, Mapping) and "first_tree" in values:
+            instead = "write guest_trees = 1 in its place"
+            if values["first_tree"] != "guest":
+                instead = "remove it, all trees are joint by default"
+            raise ValueError(f"first_tree is no setting any more: {instead}")
+        return values
+
     @model_validator(mode="after")
     def _fits_together(self) -> "BoostParams":
+        if self.guest_trees > self.trees:
+            raise ValueError(
+                f"guest_trees = {self.guest_trees} is more than trees = {self.trees}: lower it, the "
+                "hosts' columns come in after it"
+            )
         if self.early_stopping_rounds and not self.validation_share:
             raise ValueError("early_stopping_rounds needs a validation_share above 0")
         if bool(self.goss_top) != bool(self.goss_other):
@@ -94,11 +129,6 @@ class BoostParams(BaseModel):
             raise ValueError("subsample and goss_top both draw rows: keep one of them")
         if (self.sums == "hidden") != (self.coordinator is not None):
             raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
-        if self.sums == "hidden" and self.encryption == "ou":
-            raise ValueError(
-                'sums = "hidden" is for encryption = "paillier" and "lattice": under "ou" no host can '
-                "make masks that hide"
-            )
         return self
 
 
@@ -112,7 +142,13 @@ class GlmParams(BaseModel):
     fit_intercept: bool = Field(True, description="whether the model has a constant")
     max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
     tolerance: float = Field(
-        1e-6, gt=0, description="greatest gradient component, in the label's unit, at which to stop"
+        1e-6, gt=0, description="length of the gradient, in the label's unit, at which to stop"
+    )
+    max_labels: float | None = Field(
+        None,
+        gt=0,
+        description="share of the labels of rows that train which a host that cheats may read at most: "
+        "the fit ends before an iteration that could tell it more",
     )
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
@@ -122,11 +158,11 @@ class GlmParams(BaseModel):
         pattern=r"^[a-z][a-z0-9-]{0,31}$",
         description="name of the party that holds the key when scores are hidden",
     )
-    encryption: Literal["paillier", "lattice"] = Field(
+    encryption: Encryption = Field(
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
-        "the protocol: a host that does not can learn the residuals, and so the labels, of one or two "
-        "rows for each of its sums (some 30 a number); a guest that does not can learn a host's columns",
+        "the protocol: a host that does not can read up to some 20 labels in each of its sums, of which "
+        "a number has some 30; a guest that does not can learn a host's columns",
     )
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS
@@ -136,19 +172,13 @@ class GlmParams(BaseModel):
     def _coordinated(self) -> "GlmParams":
         if (self.scores == "hidden") != (self.coordinator is not None):
             raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
+        if self.scores == "hidden" and self.max_labels is not None:
+            raise ValueError(
+                'max_labels is for scores = "guest": else the coordinator opens what hosts send'
+            )
         if self.scores == "hidden" and self.encryption == "lattice":
             raise ValueError(
                 'scores = "hidden" is for encryption = "paillier": leave encryption out, or use '
                 'scores = "guest"'
             )
         return self
-
-    @field_validator("encryption", mode="before")
-    @classmethod
-    def _no_ou(cls, value: object) -> object:
-        if isinstance(value, str) and value == "ou":
-            raise ValueError(
-                'must be "paillier" or "lattice": in a linear model hosts get masked decryptions back, '
-                "which under ou (Okamoto-Uchiyama) give the guest's key away"
-            )
-        return value

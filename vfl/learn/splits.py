@@ -22,6 +22,9 @@ from vfl.arrays import Integers
 from vfl.kernels import kernel
 from vfl.learn.binning import Binned, Column, Features
 
+_UNCOMPILED = 1 << 20
+"""Additions for which to import numba, which takes as long as a hundred million, does not pay."""
+
 
 @dataclass(frozen=True)
 class Candidates:
@@ -154,7 +157,13 @@ def histograms(
     sums = np.zeros((slots, candidates.cells), np.int64)
     rows = np.flatnonzero(slot_of_row >= 0)
     values = np.ones(1, np.int64) if weights is None else weights
-    _add(binned.codes, candidates.offsets, rows, slot_of_row, values, sums)
+    if len(rows) * len(binned.codes) > _UNCOMPILED:
+        _add(binned.codes, candidates.offsets, rows, slot_of_row, values, sums)
+        return sums
+    cells = sums.reshape(-1)
+    of_rows, start = (values if weights is None else values[rows]), slot_of_row[rows] * candidates.cells
+    for codes, offset in zip(binned.codes, candidates.offsets, strict=True):
+        np.add.at(cells, start + (offset + codes[rows]), of_rows)
     return sums
 
 

@@ -23,7 +23,7 @@ TOLD = {
     "flat": "the model's predictions hardly differ: its penalty or its learning rate flattens it",
     "apart": "some predictions are millions of times others: columns may separate the label",
     "no_split": "many trees have no split",
-    "guest_alone": "the only tree is of the guest's columns alone (first_tree)",
+    "guest_alone": "all trees are of the guest's columns alone (guest_trees)",
     "no_validation_rows": "no row is left to decide when to stop (validation_share)",
     "no_held_out_rows": "no row is left to evaluate on (holdout)",
 }

@@ -45,8 +45,7 @@ def kind_of_model(model: GuestModel | GuestGlm | HostModel | HostGlm) -> type[An
 
 def rules_of(party: Party) -> ColumnRules:
     """What a party's files say of its columns; a host's policy says of bins as well."""
-    policy = party.policy
-    least = (policy.min_bin_rows or policy.min_child_rows) if party.role == "host" else 1
+    least = party.policy.least_bin_rows if party.role == "host" else 1
     return ColumnRules(party.data.monotone, least, party.glm)
 
 

@@ -58,7 +58,7 @@ from vfl.protocols.linear.hidden import (
     hidden_guest_fit,
     hidden_host_fit,
 )
-from vfl.protocols.linear.plain import plain_fit
+from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
@@ -143,11 +143,15 @@ class _LinearGuest(GuestRole[GuestGlm]):
         at = f"gradient {model.gradient:.1e}"
         if model.deviance is not None and model.explained is not None:
             at = f"deviance {model.deviance:.4f}, D² {model.explained:.4f}, {at}"
+        rows = int(self._rows.train.sum())
+        if model.readable:
+            at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         if model.converged:
             return f"converged after {many}: {at}"
+        limits = "max_iterations" if self._params.max_labels is None else "max_iterations, max_labels"
         return (
             f"note: not converged after {many}: {at} (tolerance {self._params.tolerance:.1e}); the "
-            "model is kept as it is: raise max_iterations or alpha in [glm]"
+            f"model is kept as it is: raise {limits} or alpha in [glm]"
         )
 
 
@@ -159,7 +163,7 @@ def _iteration_done(step: TrainingStep) -> IterationDone:
 
 def _expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
     """How many iterations there will be if the gradient's logarithm goes on falling at the mean rate
-    since `first`, its greatest component before any step; None while it has not fallen."""
+    since `first`, its length before any step; None while it has not fallen."""
     if not 0 < done.gradient < first or done.iteration == 0:
         return None
     needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)
@@ -271,6 +275,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def least_rows(self, policy: PolicySection) -> int:
         return policy.min_intersection
 
+    @classmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> GlmParams:
+        return GlmParams.model_validate(settings)
+
     def steps(self, done: int) -> str:
         return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
 
@@ -294,13 +302,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestGlm, HostGlm]:
-        every = np.ones(len(rows.label), np.bool_)
-        designs: dict[str, Design] = {}
-        matrices: dict[str, Matrix] = {}
-        for own in parties:
-            designs[own.party], matrices[own.party] = prepare_columns(
-                own.table, own.features, every, own.rules.glm, self.params.alpha
-            )
+        prepared = self._prepared(parties, rows)
+        designs = {name: design for name, (design, _) in prepared.items()}
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
         guest = parties[0].party
         held = {guest: matrices.pop(guest)}
         fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
@@ -310,6 +314,20 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             for name, beta in theirs.items()
         }
         return Fitted(model, halves, fit.score)
+
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> DesignTables:
+        prepared = self._prepared(parties, rows)
+        matrices = {name: matrix for name, (_, matrix) in prepared.items()}
+        return DesignTables(self.params, matrices, rows)
+
+    def _prepared(
+        self, parties: Sequence[PartyColumns], rows: Training
+    ) -> dict[str, tuple[Design, Matrix]]:
+        every = np.ones(len(rows.label), np.bool_)
+        return {
+            own.party: prepare_columns(own.table, own.features, every, own.rules.glm, self.params.alpha)
+            for own in parties
+        }
 
     @property
     def flatteners(self) -> str:
@@ -357,6 +375,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             return f"gradient {step.gradient:.1e}", step.iteration, None
         done = _iteration_done(step)
         return f"deviance {done.deviance:.4f}, gradient {done.gradient:.1e}", done.iteration, None
+
+    @classmethod
+    def parameters(cls, half: HostGlm) -> int:
+        return len(half.part.coefficients)
 
     @classmethod
     def size(cls, model: GuestGlm) -> str:

@@ -39,7 +39,7 @@ from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeDone
+from vfl.protocols.trees.grower import BinnedTables, GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.quantisation import quantisation_of
@@ -95,7 +95,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             return
         self._obstacle = done.obstacle
         drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
-        all_parties = done.tree > 1 or params.first_tree == "joint"
+        all_parties = done.tree > params.guest_trees
         if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
             raise self._no_split()
 
@@ -129,6 +129,7 @@ class _TreesHost(HostRole[HostModel]):
             checkpoints=run.checkpoints,
             hints=run.hints,
             hint_progress=run.hint_progress,
+            draws=run.draws,
         )
         model = await host_train(
             guest,
@@ -202,6 +203,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def count_sums(self, count: Callable[[BoostParams], object]) -> None:
         count(self.params)
 
+    @classmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> BoostParams:
+        return BoostParams.of_stored(settings)
+
     def steps(self, done: int) -> str:
         return f"tree {done:,} of {self.params.trees:,}"
 
@@ -226,6 +231,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     async def _pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> tuple[GuestModel, Floats]:
+        blocks = self.tables(parties, rows).blocks
+        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+
+    def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables:
         blocks = {own.party: _binned(own, self.params) for own in parties}
         try:
             quantisation_of(len(rows.label), self.params)
@@ -233,7 +242,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             raise ConfigError(
                 f"encryption={self.params.encryption!r} is not for so many rows: {error}"
             ) from None
-        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+        return BinnedTables(self.params, blocks, rows)
 
     @property
     def flatteners(self) -> str:
@@ -264,8 +273,13 @@ class Trees(ModelKind[GuestModel, HostModel]):
             share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
             text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
             found.append(Finding("no_split", text))
-        if self.params.first_tree == "guest" and len(model.trees) == 1:
-            text = 'first_tree = "guest" leaves the hosts out of the only tree: raise trees'
+        if len(model.trees) <= self.params.guest_trees:
+            trees = len(model.trees)
+            every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
+            text = (
+                f"guest_trees = {self.params.guest_trees} leaves the hosts out of {every}: lower it, or "
+                "raise trees"
+            )
             found.append(Finding("guest_alone", text))
         if self.params.early_stopping_rounds and not rows.validation.any():
             text = (
@@ -299,6 +313,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     @classmethod
     def document(cls, model: GuestModel) -> dict[str, object]:
         return {"trees": len(model.trees), "importance": model.importance()}
+
+    @classmethod
+    def parameters(cls, half: HostModel) -> int:
+        return len(half.splits)
 
     @classmethod
     def importance(cls, model: GuestModel) -> list[tuple[str, str, int, float]]:

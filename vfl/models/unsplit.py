@@ -56,7 +56,7 @@ _MILD: Mapping[str, object] = {
     "reg_lambda": 0.0,
     "subsample": 1.0,
     "colsample": 1.0,
-    "first_tree": "joint",
+    "guest_trees": 0,
 }
 """What can keep a tree from splitting, with the value at which it does not."""
 
@@ -64,7 +64,6 @@ _ADVICE = {
     **{name: f"lower {name}" for name in _MILD},
     "subsample": "raise subsample",
     "colsample": "raise colsample",
-    "first_tree": 'set first_tree="joint"',
 }
 _DEFAULT = {name: BoostParams.model_fields[name].default for name in _MILD}
 

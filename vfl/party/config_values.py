@@ -1,21 +1,24 @@
 """What a key of a party file or a job file may hold."""
 
+import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainValidator,
     ValidationInfo,
     WithJsonSchema,
 )
 
 from vfl.learn.losses import Family, Objective
-from vfl.learn.params import Encryption
-from vfl.party.config_words import JOB_NAME, PARTY_NAME, describe_allowed, plain_key
+from vfl.learn.params import NO_OU, Encryption
+from vfl.party.config_words import JOB_NAME, PARTY_NAME, Schema, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
 
@@ -51,6 +54,12 @@ def _several(value: object) -> object:
 
 def _as_tuple(value: object) -> object:
     return tuple(value) if isinstance(value, list) else value
+
+
+def _encryptions(value: object) -> object:
+    if isinstance(value, list) and "ou" in value:
+        raise ValueError(f'must be a list of "paillier" or "lattice": {NO_OU}')
+    return _as_tuple(value)
 
 
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -98,6 +107,29 @@ def _rule(value: object, info: ValidationInfo) -> object:
     return compose(lists)
 
 
+UNLIMITED: Final = "unlimited"
+"""What a limit of a host's policy is where it has none."""
+
+
+def _limit(kind: type[int] | type[float]) -> Callable[[object], object]:
+    """A check of a limit: a number of at least 1, a fraction above 0, or none."""
+
+    def check(value: object) -> object:
+        if value == UNLIMITED:
+            return value
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 1:
+            return kind(value)
+        if kind is float and isinstance(value, float) and 0 < value < math.inf:
+            return value
+        raise ValueError(f"must be {describe_allowed(_LIMITS[kind], {})}")
+
+    return check
+
+
+_LIMITS: dict[type[int] | type[float], Schema] = {
+    int: {"anyOf": [{"type": "integer", "minimum": 1}, {"const": UNLIMITED}]},
+    float: {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": UNLIMITED}]},
+}
 _STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
 FileKind = Literal["party", "job"]
@@ -127,7 +159,7 @@ Models = Annotated[tuple[ModelName, ...], Field(min_length=1), BeforeValidator(_
 Objectives = Annotated[
     tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
-Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
+Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_encryptions)]
 Engine = Literal["ecdh", "ot"]
 JoinKind = Literal["inner", "left"]
 Engines = Annotated[tuple[Engine, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
@@ -136,6 +168,11 @@ Rule = Annotated[
     tuple[str, ...],
     BeforeValidator(_rule),
     WithJsonSchema({"anyOf": [_STEPS, {"type": "object", "additionalProperties": _STEPS}]}),
+]
+Limit = Annotated[int | Literal["unlimited"], PlainValidator(_limit(int)), WithJsonSchema(_LIMITS[int])]
+"""The most that a host allows of something."""
+FractionLimit = Annotated[
+    float | Literal["unlimited"], PlainValidator(_limit(float)), WithJsonSchema(_LIMITS[float])
 ]
 LocalPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]

@@ -38,11 +38,18 @@ def document(form: str, version: int, body: bytes) -> bytes:
 def read_document(path: Path) -> object:
     """The JSON of a file. Raises ModelError when it cannot be read or is none, FileNotFoundError."""
     try:
-        return cast(object, json.loads(path.read_bytes()))
+        content = path.read_bytes()
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {reason(error)}") from None
+    return parse_document(content, path)
+
+
+def parse_document(content: bytes, path: Path) -> object:
+    """The JSON in what a file holds. Raises ModelError when it is none."""
+    try:
+        return cast(object, json.loads(content))
     except (ValueError, RecursionError):
         raise ModelError(f"{path} is damaged: it is no valid JSON") from None
 

@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from vfl.errors import ConfigError, IdentityError
@@ -100,6 +101,16 @@ class Identity:
     def sign(self, data: bytes) -> bytes:
         """An ECDSA signature (SHA-256, DER) over `data`."""
         return self._key.sign(data, _ALGORITHM)
+
+    @property
+    def under_passphrase(self) -> bool:
+        """Whether the file of the private key is of no use to who lacks a passphrase."""
+        return self.tls_key.password is not None
+
+    def derive(self, purpose: bytes, salt: bytes) -> bytes:
+        """A key of 32 bytes that only who has the private key can derive (HKDF, RFC 5869)."""
+        secret = self._key.private_numbers().private_value.to_bytes(32, "big")
+        return HKDF(hashes.SHA256(), 32, salt, purpose).derive(secret)
 
 
 def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:

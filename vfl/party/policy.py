@@ -17,19 +17,20 @@ from vfl.errors import ConfigError, DayIsFull, ModelError, Refused
 from vfl.learn.binning import Features
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
-from vfl.party.config_values import Engine, JoinKind
+from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
 from vfl.party.files import make_folder, replacing
 from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
 from vfl.text import counted, nearest_name
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
-_LIMITS: dict[Counted, str] = {
+LIMITS: dict[Counted, str] = {
     "jobs": "max_jobs_a_day",
     "scored_rows": "max_scored_rows_a_day",
     "alignments": "max_alignments_a_day",
     "ids": "max_ids_a_day",
 }
+"""What is counted by the day, and the rule that limits it."""
 
 
 def today() -> date:
@@ -42,7 +43,8 @@ def broken_by_any(policy: PolicySection, guest: str | None, on: date) -> list[st
     particular if None."""
     broken = []
     if policy.expires is not None and on > policy.expires:
-        broken.append(f"the day {on} breaks rule expires = {policy.expires} of [policy]")
+        rule = f"rule expires = {policy.expires} of [policy]"
+        broken.append(f"the day {on} breaks {rule}: {_REMEDIES['expires']}")
     if guest is not None and policy.guests is not None and guest not in policy.guests:
         broken.append(_broken("the guest", guest, policy, "guests"))
     return broken
@@ -69,11 +71,9 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if hasattr(params, key) and getattr(params, key) < getattr(policy, key)
     ]
     if params.encryption not in policy.encryptions:
-        rule = _broken("encryption", params.encryption, policy, "encryptions")
-        broken.append(f"{rule} (who trusts the guest with it adds it there)")
+        broken.append(_broken("encryption", params.encryption, policy, "encryptions"))
     for key, rule in (("trees", "max_trees"), ("max_iterations", "max_iterations")):
-        most = getattr(policy, rule)
-        if most is not None and hasattr(params, key) and getattr(params, key) > most:
+        if hasattr(params, key) and exceeds(getattr(params, key), getattr(policy, rule)):
             broken.append(_broken(key, getattr(params, key), policy, rule))
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
         broken.append(_broken("sums", params.sums, policy, "hidden_sums"))
@@ -87,7 +87,7 @@ def check_guest(party: Party, guest: str) -> None:
     if guest not in party.partners:
         near = nearest_name(guest, party.partners)
         hint = f"did you mean {near}?" if near else f"it has {', '.join(party.partners)}"
-        raise ConfigError(f"[peers] has no {_toml(guest)} that could be a guest: {hint}")
+        raise ConfigError(f"[peers] has no {rule_text(guest)} that could be a guest: {hint}")
 
 
 def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
@@ -116,7 +116,7 @@ def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "e
     """Raises Refused naming the rules that scoring breaks before it starts."""
     broken = broken_by_any(policy, guest, on)
     if not policy.scoring:
-        broken.append("scoring breaks rule scoring = false of [policy]")
+        broken.append(_breach("scoring", policy, "scoring"))
     _refuse(broken + _broken_by_engine(policy, engine))
 
 
@@ -126,10 +126,9 @@ def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
 
 def check_age(policy: PolicySection, name: str, made: date, on: date) -> None:
     """Raises Refused for an alignment that is too old to be used."""
-    last = last_day(made, policy.alignment_days)
+    last = last_day(made, policy.days_of_use)
     if last is not None and on > last:
-        rule = _rule(policy, "alignment_days")
-        _refuse([f"alignment {name} of {made} breaks {rule}: run `vfl align` again"])
+        _refuse([_breach(f"alignment {name} of {made}", policy, "alignment_days")])
 
 
 def last_day(made: date, days: int | None) -> date | None:
@@ -140,27 +139,32 @@ def last_day(made: date, days: int | None) -> date | None:
         return None
 
 
+def exceeds(value: float, most: Limit | FractionLimit) -> bool:
+    """Whether a value is more than a limit allows."""
+    return not isinstance(most, str) and value > most
+
+
 def check_repeats(policy: PolicySection, most: int) -> None:
     """Raises Refused when the guest joins too many rows to one of this party's."""
-    if most > (policy.max_rows_an_id or most):
-        _refuse([f"{most:,} rows joined to one row breaks {_rule(policy, 'max_rows_an_id')}"])
+    if exceeds(most, policy.max_rows_an_id):
+        _refuse([_breach(f"{most:,} rows joined to one row", policy, "max_rows_an_id")])
 
 
 def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -> None:
     """Raises Refused for an alignment with too few or, if `most`, too many rows of this party."""
     for rule, breach in (
         ("min_intersection", rows < policy.min_intersection),
-        ("max_intersection", most and rows > (policy.max_intersection or rows)),
+        ("max_intersection", most and exceeds(rows, policy.max_intersection)),
     ):
         if breach:
-            _refuse([f"an alignment of {counted(rows, 'row')} breaks {_rule(policy, rule)}"])
+            _refuse([_breach(f"an alignment of {counted(rows, 'row')}", policy, rule)])
 
 
 def check_batch(policy: PolicySection, rows: int) -> None:
     """Raises Refused for a batch of which this party knows too few rows, but some."""
-    if 0 < rows < (policy.min_scored_rows or 0):
+    if 0 < rows < policy.min_scored_rows:
         known = counted(rows, "row")
-        _refuse([f"a batch of {known} known here breaks {_rule(policy, 'min_scored_rows')}"])
+        _refuse([_breach(f"a batch of {known} known to the host", policy, "min_scored_rows")])
 
 
 def allowed_columns(
@@ -185,6 +189,63 @@ _MORE: dict[Counted, Callable[[int], str]] = {
     "ids": lambda many: f"{counted(many, 'more id')} to look for",
 }
 
+
+def widened(policy: PolicySection) -> list[str]:
+    """The rules that allow more than by default, with both values, in the order of [policy]."""
+    usual = PolicySection(min_bin_rows=PolicySection().min_child_rows)
+    found = []
+    for rule in PolicySection.model_fields:
+        value, default = getattr(policy, rule), getattr(usual, rule)
+        if _allows_more(rule, value, default):
+            found.append(f"{rule} = {rule_text(value)} (by default {rule_text(default)})")
+    return found
+
+
+def _allows_more(rule: str, value: object, default: object) -> bool:
+    if value is None or default is None or rule.startswith("hidden_"):
+        return False
+    if isinstance(default, bool):
+        return value is True and not default
+    if isinstance(default, tuple) and isinstance(value, tuple):
+        return not set(value) <= set(default)
+    if not isinstance(default, int | float):  # no limit
+        return False
+    if not isinstance(value, int | float):
+        return True
+    return value < default if rule.startswith("min_") or rule == "key_bits" else value > default
+
+
+_LIST = "use one of these, or the host adds it there"
+_LOWER = "lower it in the job, or the host raises the rule"
+_RAISE = "raise it in the job, or the host lowers the rule"
+_TOMORROW = "try again tomorrow (UTC), or the host raises the rule"
+_REMEDIES = {
+    "guests": "the host adds it there if it may start jobs",
+    "purposes": _LIST,
+    "models": _LIST,
+    "objectives": _LIST,
+    "min_intersection": "bring more rows that all parties have, or the host lowers the rule",
+    "max_intersection": "bring fewer rows, or the host raises the rule",
+    "max_rows_an_id": 'set duplicates = "first" in [data], or the host raises the rule',
+    "engines": _LIST,
+    "joins": _LIST,
+    "alignment_days": "run `vfl align` again",
+    "max_alignments_a_day": _TOMORROW,
+    "max_ids_a_day": _TOMORROW,
+    "min_child_rows": _RAISE,
+    "encryptions": "use one of these, or the host adds it there if it trusts the guest with it",
+    "key_bits": _RAISE,
+    "max_trees": _LOWER,
+    "max_iterations": _LOWER,
+    "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',
+    "hidden_scores": 'set scores = "hidden" and a coordinator, or the host takes the rule out',
+    "max_jobs_a_day": _TOMORROW,
+    "scoring": "the host sets it to true if its columns may be scored with",
+    "min_scored_rows": "score more rows at a time, or the host lowers the rule",
+    "max_scored_rows_a_day": _TOMORROW,
+    "expires": "the host sets a later day if the agreement goes on",
+}
+"""By rule, what to do about a job that breaks it: the guest, or the host."""
 
 _Guests = dict[str, dict[Counted, int]]
 
@@ -214,13 +275,16 @@ class Usage:
         with in_turn(self._path.with_suffix(".lock")):
             used = self._read(on)
             counts = used.guests.setdefault(guest, {})
-            limit: int | None = getattr(policy, _LIMITS[what])
-            if limit is not None and counts.get(what, 0) + many > limit:
+            if exceeds(counts.get(what, 0) + many, getattr(policy, LIMITS[what])):
                 more = _MORE[what](many)
-                raise DayIsFull(f"{more} on {used.day} breaks {_rule(policy, _LIMITS[what])}")
+                raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what]))
             counts[what] = counts.get(what, 0) + many
             with replacing(self._path) as file:
                 file.write(msgspec.json.encode(used))
+
+    def of(self, guest: str, on: date) -> dict[Counted, int]:
+        """What a guest has used up on a day so far. Raises ModelError when the file is damaged."""
+        return self._read(on).guests.get(guest, {})
 
     def _read(self, on: date) -> _Used:
         try:
@@ -256,15 +320,21 @@ def _literal(pattern: str) -> str:
 
 
 def _broken(what: str, value: object, policy: PolicySection, rule: str) -> str:
-    shown = f"{what} {value}" if what == "the guest" else f"{what} = {_toml(value)}"
-    return f"{shown} breaks {_rule(policy, rule)}"
+    shown = f"{what} {value}" if what == "the guest" else f"{what} = {rule_text(value)}"
+    return _breach(shown, policy, rule)
+
+
+def _breach(what: str, policy: PolicySection, rule: str) -> str:
+    """What breaks a rule, the rule with its value, and what either side can do."""
+    return f"{what} breaks {_rule(policy, rule)}: {_REMEDIES[rule]}"
 
 
 def _rule(policy: PolicySection, rule: str) -> str:
-    return f"rule {rule} = {_toml(getattr(policy, rule))} of [policy]"
+    return f"rule {rule} = {rule_text(getattr(policy, rule))} of [policy]"
 
 
-def _toml(value: object) -> str:
+def rule_text(value: object) -> str:
+    """A value as the party file has it."""
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 from vfl.crypto.workers import PAYS, Machine
 from vfl.learn.binning import Monotone
 from vfl.party.config_values import (
+    UNLIMITED,
     Address,
     Aggregate,
     ColumnName,
@@ -25,8 +26,10 @@ from vfl.party.config_values import (
     Encryptions,
     Engine,
     Engines,
+    FractionLimit,
     JoinKind,
     Joins,
+    Limit,
     Listen,
     LocalPath,
     Models,
@@ -288,7 +291,10 @@ class AlignSection(Section):
 
 
 class PolicySection(Section):
-    """What a host allows, whatever a guest's job asks for; vfl/party/policy.py holds jobs against it."""
+    """What a host allows, whatever a guest's job asks for; vfl/party/policy.py holds jobs against it.
+
+    The defaults are for a guest that the host does not know: docs/security.md says why.
+    """
 
     guests: Names | None = Field(default=None, description="the only peers that may start jobs")
     purposes: Patterns | None = Field(
@@ -301,62 +307,57 @@ class PolicySection(Section):
     columns: ColumnNames | None = Field(
         default=None, description="the only own columns that enter a model, of those that [data] has"
     )
-    min_intersection: int = Field(default=100, ge=1, description="least rows of an alignment")
-    max_intersection: int | None = Field(default=None, ge=1, description="most rows of an alignment")
-    max_rows_an_id: int | None = Field(
-        default=None, ge=1, description="most rows that the guest may join to one of this party's"
+    min_intersection: int = Field(default=1000, ge=1, description="least rows of an alignment")
+    max_intersection: Limit = Field(default=UNLIMITED, description="most rows of an alignment")
+    max_rows_an_id: Limit = Field(
+        default=1, description="most rows that the guest may join to one of this party's"
     )
     engines: Engines = Field(
         default=("ecdh", "ot"), description="the engines of alignment it takes part in"
     )
-    joins: Joins = Field(default=("inner", "left"), description="the kinds of join it takes part in")
-    alignment_days: int | None = Field(
-        default=None, ge=1, description="days for which an alignment is of use; for ever if absent"
+    joins: Joins = Field(default=("inner",), description="the kinds of join it takes part in")
+    alignment_days: Limit = Field(default=365, description="days for which an alignment is of use")
+    max_alignments_a_day: Limit = Field(
+        default=5, description="most alignments of a guest in a day (UTC), extended ones included"
     )
-    max_alignments_a_day: int | None = Field(
-        default=24, ge=1, description="most alignments of a guest in a day (UTC), extended ones included"
-    )
-    max_ids_a_day: int | None = Field(
-        default=None, ge=1, description="most ids that a guest may ask about in a day (UTC), for any job"
+    max_ids_a_day: Limit = Field(
+        default=1_000_000, description="most ids that a guest may ask about in a day (UTC), for any job"
     )
     min_child_rows: int = Field(
-        default=10, ge=1, description="least rows on either side of a split that it offers"
+        default=20, ge=1, description="least rows on either side of a split that it offers"
     )
     min_bin_rows: int | None = Field(
         default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
     )
     encryptions: Encryptions = Field(
-        default=("paillier", "ou"),
+        default=("paillier",),
         description="the encryptions it takes part in; lattice is for guests that it trusts to follow "
         "the protocol: one that does not can ask for sums of single rows",
     )
     key_bits: Literal[2048, 3072, 4096] = Field(
         default=2048, description="least modulus of the guest's key, which lattice does not have"
     )
-    max_trees: int | None = Field(default=None, ge=1, description="most trees of a job")
-    max_sums_a_row: float = Field(
+    max_trees: Limit = Field(default=50, description="most trees of a job")
+    max_sums_a_row: FractionLimit = Field(
         default=0.03,
-        gt=0,
         description="most sums about a row that open sums of trees tell, over all jobs on an alignment",
     )
-    max_iterations: int | None = Field(
-        default=None, ge=1, description="most iterations of a linear model's fit"
-    )
+    max_iterations: Limit = Field(default=100, description="most iterations of a linear model's fit")
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
     hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
-    max_jobs_a_day: int | None = Field(
-        default=None, ge=1, description="most jobs of a guest in a day (UTC), of any kind"
+    max_jobs_a_day: Limit = Field(
+        default=20, description="most jobs of a guest in a day (UTC), of any kind"
     )
     scoring: bool = Field(default=True, description="the guest may score rows with its models")
-    min_scored_rows: int | None = Field(
-        default=None, ge=1, description="least rows of a batch that this party knows"
+    min_scored_rows: int = Field(
+        default=100, ge=1, description="least rows of a batch that this party knows"
     )
-    max_scored_rows_a_day: int | None = Field(
-        default=None, ge=1, description="most rows scored for a guest in a day (UTC)"
+    max_scored_rows_a_day: Limit = Field(
+        default=50_000, description="most rows scored for a guest in a day (UTC)"
     )
-    show_names: bool = Field(default=True, description="the guest may see column names in importances")
+    show_names: bool = Field(default=False, description="the guest may see column names in importances")
     explain: bool = Field(
-        default=True, description="the guest may see what each column adds to a linear model's scores"
+        default=False, description="the guest may see what each column adds to a linear model's scores"
     )
     diagnose: bool = Field(
         default=False,
@@ -365,6 +366,16 @@ class PolicySection(Section):
         "ids of its choice are in the samples",
     )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
+
+    @property
+    def least_bin_rows(self) -> int:
+        """Least rows of a bin."""
+        return self.min_bin_rows or self.min_child_rows
+
+    @property
+    def days_of_use(self) -> int | None:
+        """Days for which an alignment is of use; None: for ever."""
+        return None if isinstance(self.alignment_days, str) else self.alignment_days
 
 
 class GlmSection(Section):

@@ -3,7 +3,8 @@
 One document each (documents.py). Arrays too long for JSON lie beside it as `.npy` files named by
 their own SHA-256, which the body holds, so that a document never meets another one's array. Files
 for a person to read lie beside it under its name. Every file appears whole or not at all and is
-readable by its owner only.
+readable by its owner only. Where the party's key is under a passphrase, so is what tells of rows or
+keys (at_rest.py).
 """
 
 import contextlib
@@ -23,13 +24,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError
+from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy
 from vfl.party.config_words import JOB_NAME
-from vfl.party.documents import Body, body_of, canonical_json, document, read_document
+from vfl.party.documents import Body, body_of, canonical_json, document, parse_document
 from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing, unwritable
 from vfl.party.locks import alone, forget, present, try_lock
 from vfl.text import nearest_name
 
-DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
+DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
 _FOLDERS: dict[DocumentKind, str] = {
@@ -39,9 +41,12 @@ _FOLDERS: dict[DocumentKind, str] = {
     "batch": "batches",
     "checkpoint": "checkpoints",
     "hint": "hints",
+    "draw": "draws",
     "output": "outputs",
 }
 _LEDGER, _SCRATCH = "ledger", "scratch"
+ENCRYPTED: frozenset[DocumentKind] = frozenset({"alignment", "batch", "checkpoint", "draw", "hint"})
+"""Kinds that no person reads; they are encrypted where the store has a key."""
 _PROBE = 1024  # bytes that must go into a store
 
 
@@ -53,10 +58,14 @@ class ArrayRef(TypedDict):
 
 
 class Store:
-    """The folder of one party. Made on the first write, readable by its owner only."""
+    """The folder of one party. Made on the first write, readable by its owner only.
 
-    def __init__(self, root: Path) -> None:
+    Without a key nothing is encrypted, and what is encrypted cannot be read.
+    """
+
+    def __init__(self, root: Path, key: StoreKey | None = None) -> None:
         self.root = root
+        self._key = key
 
     def folder(self, kind: DocumentKind) -> Path:
         return self.root / _FOLDERS[kind]
@@ -68,9 +77,11 @@ class Store:
         every = [self.root, *(self.root / name for name in names)]
         return [folder for folder in every if os.path.isdir(folder)]  # noqa: PTH112 - False, not an error
 
-    def scratch(self) -> Path:
+    def scratch(self, *, make: bool = True) -> Path:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
         folder = self.root / _SCRATCH
+        if not make:
+            return folder
         try:
             make_folders(self.root, folder)
         except OSError as error:
@@ -124,6 +135,7 @@ class Store:
             for path in folder.iterdir():
                 array = re.fullmatch(r"(.+)\.[0-9a-f]{16}\.npy", path.name)
                 half = path.name.startswith(".") and path.suffix == ".tmp"
+                half |= folder.name == _SCRATCH and path.suffix in (".parts", ".part")
                 with contextlib.suppress(OSError):
                     if half or (array is not None and array[1] not in documents):
                         path.unlink()
@@ -142,7 +154,7 @@ class Store:
         if canonical_json(json.loads(written)) != written:
             raise ValueError("a body has text keys only")
         self.make(kind)
-        with replacing(path) as file:
+        with self.replacing(kind, path) as file:
             file.write(document(f"vfl/{kind}", VERSION, written))
         for old in _arrays(path.parent, name):
             if f'"{old.name}"'.encode() not in written:
@@ -157,10 +169,43 @@ class Store:
         """
         path = self.path(kind, name_or_path)
         try:
-            read = read_document(path)
+            with self.open(kind, path) as file:
+                content = file.read()
         except FileNotFoundError:
             raise ModelError(self._missing(kind, name_or_path, path)) from None
-        return _body(read, kind, path)
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {reason(error)}") from None
+        return _body(parse_document(content, path), kind, path)
+
+    def encrypts(self, kind: DocumentKind) -> bool:
+        """Whether new files of a kind are encrypted."""
+        return kind in ENCRYPTED and self._key is not None and self._key.encrypts
+
+    @contextmanager
+    def replacing(self, kind: DocumentKind, path: Path) -> Iterator[Sink]:
+        """As `files.replacing`, encrypted if files of this kind are."""
+        with replacing(path) as file:
+            if self._key is not None and self.encrypts(kind):
+                with self._key.encrypting(file, kind, path.name) as sink:
+                    yield sink
+            else:
+                yield file
+
+    @contextmanager
+    def open(self, kind: DocumentKind, path: Path) -> Iterator[Source]:
+        """The content of a file of the store, be it encrypted or not.
+
+        Raises ModelError when it is damaged or this party cannot decrypt it, also when it is read, and
+        OSError.
+        """
+        with path.open("rb") as file:
+            if file.read(len(FIRST_LINE)) != FIRST_LINE:
+                file.seek(0)
+                yield file
+            elif self._key is None:
+                raise ModelError(f"{path} is encrypted: only its party's own commands can read it")
+            else:
+                yield self._key.decrypting(file, kind, path)
 
     def path(self, kind: DocumentKind, name_or_path: str | Path) -> Path:
         """The file that `read` opens."""
@@ -203,9 +248,12 @@ class Store:
         _check_name(kind, name)
         content = _Sha256()
         np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
-        ref = ArrayRef(file=f"{name}.{content.hex[:16]}.npy", sha256=content.hex)
+        mark = content.hex[:16]
+        if self._key is not None and self.encrypts(kind):
+            mark = self._key.name(kind, content.hex)
+        ref = ArrayRef(file=f"{name}.{mark}.npy", sha256=content.hex)
         self.make(kind)
-        with replacing(self.folder(kind) / ref["file"]) as file:
+        with self.replacing(kind, self.folder(kind) / ref["file"]) as file:
             np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
         return ref
 
@@ -234,11 +282,12 @@ class Store:
             raise ModelError(f"the {kind} is damaged: it names no array file")
         path = (folder or self.folder(kind)) / name
         try:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+            # Twice over the file: nothing is made of bytes that were not written.
+            with self.open(kind, path) as file:
+                if copy(file, _Nowhere()) != digest:
                     raise ModelError(f"{path} is damaged: it is not the array that was written")
-                file.seek(0)
-                return cast(NDArray[Any], np.load(file, allow_pickle=False))
+            with self.open(kind, path) as file:
+                return np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
             raise ModelError(f"{path} is missing: it belongs to a stored {kind}") from None
         except (OSError, ValueError) as error:
@@ -342,10 +391,17 @@ class _Sha256:
         return self._hash.hexdigest()
 
 
+class _Nowhere:
+    """A sink that keeps nothing."""
+
+    def write(self, data: bytes) -> None:
+        del data
+
+
 class _Plain:
     """A file seen as a mere sink: NumPy's short cut for real files loses the error's reason."""
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: Sink) -> None:
         self.write = file.write
 
 

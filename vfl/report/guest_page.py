@@ -64,6 +64,7 @@ class GuestPage(Page):
             self._factors(),
             self._drivers(),
             self._training(),
+            self.gave_away(),
             self.exchange(),
         ]
 
@@ -464,8 +465,8 @@ class GuestPage(Page):
             svg = figures.curve(losses, unit, measure, message)
             drawn.append(figure_of("Loss", message, svg, sheet))
         if "gradient" in lines:
-            message = f"The gradient's greatest component ends at {lines['gradient'][-1]:.1e}."
-            svg = figures.curve({"gradient": lines["gradient"]}, unit, "greatest component", message)
+            message = f"The gradient's length ends at {lines['gradient'][-1]:.1e}."
+            svg = figures.curve({"gradient": lines["gradient"]}, unit, "length", message)
             drawn.append(figure_of("Gradient", message, svg, sheet))
         return drawn
 

@@ -12,6 +12,7 @@ from vfl.text import counted
 
 if TYPE_CHECKING:
     from vfl.jobs.account import Account
+    from vfl.jobs.leakage import Leakage
     from vfl.jobs.scoring import Scored
     from vfl.jobs.training import Trained
     from vfl.models.relativities import Line
@@ -28,6 +29,41 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
     "d2": "D²",
     "mae": "mean absolute error",
 }
+
+
+# --- What a job could tell. -------------------------------------------------------------------------
+
+_BASES = {
+    "told": "the protocol",
+    "bound": "at most",
+    "curve": "curve",
+    "measured": "measured",
+    "unknown": "no figure",
+}
+
+
+def put_leakage(found: "Leakage") -> None:
+    """What each party could learn about each other, a line each."""
+    rows: list[list[SheetCell]] = [
+        [
+            one.who,
+            one.about,
+            one.what,
+            one.number,
+            one.chance,
+            f"{_BASES[one.basis]}: {one.how}",
+            one.lower[0] if one.lower else "",
+        ]
+        for one in found.found
+    ]
+    heads = ("who", "about", "could learn", "how much", "guessing", "from", "less by")
+    of = f" of alignment {found.alignment}" if found.alignment else ""
+    title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
+    prose = frozenset(("who", "could learn", "how much", "from", "less by"))
+    put_sheet(Sheet(heads, rows, title, prose=prose))
+    if found.measured is not None:
+        for note in found.measured.notes:
+            stdout.put(f"note: attacked on simulated tables, {note}")
 
 
 # --- Models. ----------------------------------------------------------------------------------------

@@ -46,7 +46,7 @@ class NumberType(click.ParamType):  # type: ignore[type-arg]  # generic in newer
     @property
     def words(self) -> str:
         kind = "a whole number" if self._kind is int else "a number"
-        return f"{kind} from {self._least:g} to {self._most:g}"
+        return f"{kind} from {self._least:.10g} to {self._most:.10g}"
 
 
 class _Helpful(click.Command):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 from vfl.protocols.common.lattice_hints import (
     HintProgress,
     HostHint,
@@ -62,3 +63,5 @@ class HostCourse(Generic[M, S]):
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: HostHints = NO_HINTS
     hint_progress: HintProgress = _quiet
+    draws: DrawMemory = NO_MEMORY
+    """Remembers the rows that trees are drawn from."""

@@ -10,7 +10,7 @@ the sum and nothing else (Bonawitz et al., CCS 2017, section 4, without drop-out
 
 import hashlib
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -68,25 +68,42 @@ async def exchange_keys(guest: Peer, own: Participant) -> dict[str, bytes]:
 
 
 class Masks:
-    """Masks modulo 2^64 that cancel in the sum over all hosts; each call gives fresh ones."""
+    """Masks that cancel in the sum over all who share secrets; each call gives fresh ones."""
 
-    def __init__(self, name: str, secrets_with: Mapping[str, bytes]) -> None:
-        """`secrets_with`: this host's secret with each other host."""
-        self._name, self._secrets = name, dict(secrets_with)
+    def __init__(
+        self, name: str, secrets_with: Mapping[str, bytes], domain: bytes = b"vfl masks"
+    ) -> None:
+        """`secrets_with`: this party's secret with each other one. `domain`: what the masks are for, of
+        16 bytes at most, where the same secrets serve for several things."""
+        self._name, self._secrets, self._domain = name, dict(secrets_with), domain
         self._drawn = 0
 
     def draw(self, count: int) -> NDArray[np.uint64]:
-        """Masks of shape (count,); all hosts draw the same counts in the same order."""
+        """Masks modulo 2^64, shape (count,); all parties draw the same in the same order."""
         total = np.zeros(count, np.uint64)
-        for fellow, secret in self._secrets.items():
-            nonce = self._drawn.to_bytes(16, "big")
-            # A key of its own for every draw: no keystream is ever used twice.
-            key = keyed_hash(b"vfl masks", secret, nonce).digest()
-            stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
-            mask = np.frombuffer(stream.update(bytes(8 * count)), "<u8")
-            total = total + mask if self._name < fellow else total - mask
-        self._drawn += 1
+        for adds, stream in self._streams(8 * count):
+            mask = np.frombuffer(stream, "<u8")
+            total = total + mask if adds else total - mask
         return total
+
+    def integers(self, count: int, width: int) -> list[int]:
+        """`count` masks modulo 2^(8 width)."""
+        totals, modulus = [0] * count, 1 << 8 * width
+        for adds, stream in self._streams(width * count):
+            for k in range(count):
+                mask = int.from_bytes(stream[k * width : (k + 1) * width], "little")
+                totals[k] = (totals[k] + mask if adds else totals[k] - mask) % modulus
+        return totals
+
+    def _streams(self, size: int) -> Iterator[tuple[bool, bytes]]:
+        """With each other party: whether this one adds, and what."""
+        nonce = self._drawn.to_bytes(16, "big")
+        self._drawn += 1
+        for fellow, secret in self._secrets.items():
+            # A key of its own for every draw: no keystream is ever used twice.
+            key = keyed_hash(self._domain, secret, nonce).digest()
+            stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+            yield self._name < fellow, stream.update(bytes(size))
 
 
 def secrets_with_fellows(

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers
-from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import add_all, check_rows, sum_by_cell, sum_rows
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.learn.grouping import Group, group_columns

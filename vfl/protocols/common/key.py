@@ -2,7 +2,7 @@
 
 They hide what they computed from the key's owner by multiplying with n-th powers. An owner could make a
 modulus under which these hide little or nothing, and read from a sum which ciphertexts went into it. So
-with a Paillier key goes a proof that n shares no factor with the number of its units. It does not prove
+with the key goes a proof that n shares no factor with the number of its units. It does not prove
 that n has two prime factors of the right form: docs/security.md says what that leaves.
 """
 
@@ -10,27 +10,26 @@ import asyncio
 from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
-from vfl.crypto.ciphertexts import PrivateKey, PublicKey
-from vfl.crypto.schemes import PRIVATE_KEYS, PUBLIC_KEYS
+from vfl.crypto.paillier import PrivateKey, PublicKey
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
+
+_SCHEME = "paillier"
 
 
 class Key(Message, frozen=True):
     """owner -> others. Reveals: nothing but a public key made for this job, and a proof about its
     modulus."""
 
-    encryption: str
+    encryption: str  # "paillier"
     modulus: bytes
-    proof: bytes = b""  # n-th roots, each as wide as the modulus; empty where the scheme has none
+    proof: bytes = b""  # n-th roots, each as wide as the modulus
     limit: ClassVar[int] = 8 * KIB
 
 
 class KeyParams(Protocol):
     """What the settings of every model say about its key."""
 
-    @property
-    def encryption(self) -> str: ...
     @property
     def key_bits(self) -> int: ...
     @property
@@ -39,26 +38,24 @@ class KeyParams(Protocol):
 
 def generate_key(params: KeyParams) -> PrivateKey:
     """A key for one job. Takes a second or more."""
-    return PRIVATE_KEYS[params.encryption].generate(
-        params.key_bits, full_exponents=params.obfuscators == "full"
-    )
+    return PrivateKey.generate(params.key_bits, full_exponents=params.obfuscators == "full")
 
 
-async def send_key(peers: Sequence[Peer], encryption: str, key: PrivateKey) -> None:
+async def send_key(peers: Sequence[Peer], key: PrivateKey) -> None:
     """Send the public key to all."""
     public = key.public
     proof = await asyncio.to_thread(key.proof)
-    message = Key(encryption, int(public.n).to_bytes(public.bits // 8, "big"), proof)
+    message = Key(_SCHEME, int(public.n).to_bytes(public.bits // 8, "big"), proof)
     await together([peer.send(message) for peer in peers])
 
 
 async def receive_key(owner: Peer, params: KeyParams) -> PublicKey:
     """The owner's public key. Raises PeerError when it is not what the job says."""
     message = await owner.recv(Key)
-    if message.encryption != params.encryption:
-        raise owner.breach(f"a Key of another scheme than the job's, {params.encryption}")
+    if message.encryption != _SCHEME:
+        raise owner.breach(f"a Key of another scheme than {_SCHEME}")
     try:
-        key = PUBLIC_KEYS[params.encryption](int.from_bytes(message.modulus, "big"))
+        key = PublicKey(int.from_bytes(message.modulus, "big"))
     except ValueError as error:
         raise owner.breach(f"a Key with {error}") from None
     if key.bits != params.key_bits:

@@ -226,9 +226,9 @@ async def guest_meet(
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
         seed,
+        shape.served,
         Counter() if operations is None else operations,
         timed,
-        shape.served,
     )
     products.begin()
     try:

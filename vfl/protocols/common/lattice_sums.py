@@ -17,7 +17,6 @@ One hint serves so many vectors as its parameters are for; a host counts them, o
 
 import asyncio
 import secrets
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -37,6 +36,7 @@ from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
+from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.mask_streams import MaskStream
 
 BATCH = 32
@@ -50,7 +50,8 @@ ZEROS = 2
 
 _PIECE = 4 * MIB  # of products or vectors in a message, or little more
 _MOST_ROWS = 1 << 17  # of vectors in a message
-_READY = 2  # batches of products made ahead
+_READY = 2  # batches of products made ahead at most
+_QUERIES = 4  # as large as the largest so far, for which products are made ahead
 _AHEAD = 2  # pieces under way beside the one that is sent, or added up
 
 T = TypeVar("T")
@@ -81,7 +82,7 @@ class Vectors(Message, frozen=True):
 
 class VectorSums(Message, frozen=True):
     """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model, and
-    where sums are hidden, nothing, they lie under uniform masks); the time it took."""
+    where sums are hidden, nothing, they lie under uniform masks); the time it took, in whole seconds."""
 
     data: bytes
     seconds: Seconds
@@ -165,7 +166,7 @@ class _Batch:
 
 
 class GuestProducts:
-    """The guest's side; `guest_meet` of lattice_hints.py makes one."""
+    """The guest's side, for a job of `served` vectors; `guest_meet` of lattice_hints.py makes one."""
 
     def __init__(
         self,
@@ -173,13 +174,13 @@ class GuestProducts:
         hints: Sequence[EncryptedHint],
         parameters: Sequence[Parameters],
         seed: bytes,
+        served: int,
         operations: Operations,
         timed: Timed,
-        vectors: int | None = None,
     ) -> None:
-        """`vectors`: of all queries at most; products for more are not made ahead."""
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
-        self._due = vectors
+        self._due = -(-served // BATCH)  # batches that may still be needed
+        self._largest = 1  # vectors of a query so far
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -252,13 +253,13 @@ class GuestProducts:
     async def _take(self, count: int) -> tuple[Secrets, list[NDArray[np.uint64]]]:
         """Secrets of which every host has the products, and their masks by host."""
         await together([host.send(Query(count)) for host in self.hosts])
+        self._largest = max(self._largest, count)
         while sum(batch.left for batch in self._sent) < count:
             with self._timed("hint products"):
                 while not self._ready:
-                    if self._due is not None and self._due <= 0 and self._idle:
-                        raise ValueError("a query of more vectors than there were to be")
                     self.begin()
-                    assert self._making is not None  # noqa: S101 - for the type checker
+                    if self._making is None or self._making.done():
+                        raise ValueError("a query of more vectors than there were to be")
                     await asyncio.shield(self._making)
             batch = self._ready.popleft()
             with self._timed("transfer"):
@@ -270,7 +271,6 @@ class GuestProducts:
                 )
             batch.products = []
             self._sent.append(batch)
-        self.begin()
         taken: list[tuple[_Batch, slice]] = []
         while count:
             batch = self._sent[0]
@@ -279,6 +279,7 @@ class GuestProducts:
             batch.used, count = part.stop, count - (part.stop - part.start)
             if not batch.left:
                 self._sent.popleft()
+        self.begin()
         masks = [
             np.concatenate([batch.masks[i][part] for batch, part in taken])
             for i in range(len(self.hosts))
@@ -303,24 +304,22 @@ class GuestProducts:
 
     def begin(self) -> None:
         """Make products in spare time, beside whatever else is done, if there are few."""
-        if self.hosts and self._idle and self._wanted:
-            if self._making is not None:
-                self._making.result()
+        if self._making is not None:
+            if not self._making.done():
+                return
+            self._making.result()
+        if self.hosts and self._wanted:
             self._making = asyncio.create_task(self._make())
-
-    @property
-    def _idle(self) -> bool:
-        return self._making is None or self._making.done()
 
     @property
     def _wanted(self) -> bool:
         """Whether to make a further batch."""
-        return len(self._ready) < _READY and (self._due is None or self._due > 0)
+        left = sum(batch.left for batch in (*self._sent, *self._ready))
+        return self._due > 0 and len(self._ready) < _READY and left < _QUERIES * self._largest
 
     async def _make(self) -> None:
         while self._wanted:
-            if self._due is not None:
-                self._due -= BATCH
+            self._due -= 1
             drawn = Secrets.draw(BATCH)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
             self._operations["multiply hint"] += BATCH * len(made)
@@ -369,6 +368,7 @@ class HostProducts:
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
         self._served = 0
+        self._time = ToldTime()
 
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
@@ -391,41 +391,41 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
-        sums, seconds = Accumulator(parameters, matrix, count), 0.0
+        sums = Accumulator(parameters, matrix, count)
 
-        def add(start: int, data: bytes) -> float:
-            started = time.perf_counter()
-            sums.add(start, data)
-            return time.perf_counter() - started
+        def add(start: int, data: bytes) -> None:
+            with self._time.timed():
+                sums.add(start, data)
 
-        adding: asyncio.Task[float] | None = None
+        adding: asyncio.Task[None] | None = None
         try:
             for start, _ in _pieces(parameters, count):
                 message = await guest.recv(Vectors)
                 if adding is not None:
-                    seconds += await adding
+                    await adding
                 adding = asyncio.create_task(asyncio.to_thread(add, start, message.data))
             if adding is not None:
-                seconds += await adding
+                await adding
         except ValueError as error:
             raise guest.breach(f"Vectors with {error}") from None
         finally:
             if adding is not None:
                 adding.cancel()
-        started = time.perf_counter()
-        opened = await self._take(count)
-        total = await asyncio.to_thread(sums.result)
-        masks = np.zeros_like(total)
-        if stream is not None:
-            masks = np.concatenate([stream.words((2, total.shape[1])) for _ in range(count // 2)])
-            total += masks
-        elif hidden:
-            masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
-            masks = masks >> np.uint64(parameters.scale_bits)
-            total += masks << np.uint64(parameters.scale_bits)
-        data = await asyncio.to_thread(seal, parameters, total, opened)
+        with self._time.timed():
+            opened = await self._take(count)
+            total = await asyncio.to_thread(sums.result)
+            masks = np.zeros_like(total)
+            if stream is not None:
+                pairs = [min(2, count - first) for first in range(0, count, 2)]
+                masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
+                total += masks
+            elif hidden:
+                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64)
+                masks = masks.reshape(total.shape) >> np.uint64(parameters.scale_bits)
+                total += masks << np.uint64(parameters.scale_bits)
+            data = await asyncio.to_thread(seal, parameters, total, opened)
         self._operations["sum vector"] += count
-        await guest.send(VectorSums(data, seconds + time.perf_counter() - started))
+        await guest.send(VectorSums(data, self._time.tell()))
         return masks
 
     def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:

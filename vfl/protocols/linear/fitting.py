@@ -4,32 +4,36 @@ Yang et al., arXiv 1911.09824, with the exact residual and L-BFGS across parties
 of a Taylor series and gradient descent. All parties hold the same aligned rows in the same order and
 have made their columns into a design matrix X_k; each holds its own coefficients, all zero at first.
 
- 1. The guest sends its public key and which rows train. Each host says how many columns it has. Several
-    hosts exchange keys through the guest, for masks that cancel in the sum of all. Over the lattice
-    engine there is no key, but hints are made or used again.
+ 1. The guest fits its own columns alone, with which all begin. It sends its public key and which rows
+    train. Each host says how many columns it has. Several hosts exchange keys through the guest, for
+    masks that cancel in the sum of all. Over the lattice engine there is no key, but hints are made or
+    used again.
 For each iteration:
  2. The guest computes each row's residual r, the derivative of the loss by the row's score, rounds it to
-    integers, encrypts it and sends it to every host.
+    integers as coarsely as the fit allows (rounding.py), encrypts it and sends it to every host.
  3. Each host forms X_k^T r under encryption, adds masks uniform among all plaintexts, and sends it, so
-    that nothing else can be told from it. The guest decrypts and sends it back, and the host takes the
-    masks off. Both steps are in products.py, and for the lattice engine in lattice_products.py.
- 4. Each host sends the inner products of its parts of L-BFGS's vectors and the greatest component of its
-    gradient. The guest adds the products up, and ends when the greatest is small enough for the label.
+    that nothing else can be told from it. The guest decrypts and sends back as many bits as the products
+    can have, and the host takes the masks off. Both steps are in products.py, and for the lattice engine
+    in lattice_products.py.
+ 4. Each host sends the inner products of its parts of L-BFGS's vectors and the square of its gradient's
+    length, with several hosts behind masks (masked_numbers.py). The guest, who learns the sums, ends
+    when the gradient is short enough for the label.
  5. The guest sends the weights with which the vectors combine into the next direction p. Each host sends
-    X_k p_k, with several hosts behind masks, and two products that the penalty needs.
+    X_k p_k and two products that the penalty needs, with several hosts behind masks.
  6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
     sends the step.
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
-The optimum is that of the pooled columns: nothing is approximated but for rounding (r to 2^-50 of its
-largest, over the lattice engine to 2^-40; numbers in X to 2^-24 of a standard deviation, scores to 2^-40
-of the direction's length, of rows held out to 2^-40 of the way's).
+The optimum is that of the pooled columns: nothing is approximated but for rounding (r so that a gradient
+is right to 2^-12 of the last one; numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the
+direction's length, of rows held out to 2^-40 of the way's). A fit ends by the gradient of rounded
+residuals, which at the end are right to 2^-12 of the tolerance.
 
 Learned by the guest: each iteration, the total change of each row's score by the hosts' columns. So in
 the end the hosts' total partial score of each row (as when it scores), and as many combinations of the
 hosts' columns as there were iterations: with as many iterations as the hosts have columns, everything
-that is linear in them. With one host these are this host's. Also each host's number of columns, and the
-inner products and greatest component of 4.
+that is linear in them; and the inner products and the length of 4, of all hosts together. With one host
+all of these are this host's: it has nobody to hide among. Also each host's number of columns.
 
 Learned by a host: X_k^T r of each iteration, its own gradient, where r depends on the labels. These are
 as many equations about the labels as it has columns, each iteration, so that a host with many columns
@@ -40,28 +44,31 @@ Who goes on after a kill begins with 1, under a new key, and with what the hosts
 gradient that all have kept (protocols/common/checkpoints.py): a step of the checkpoints is a gradient.
 
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
-that a host could send the ciphertext of a single row and learn its residual, which tells the label.
-Over the lattice engine it could learn those of more rows (lattice_products.py).
-Under Okamoto-Uchiyama it could learn the key itself: such jobs are refused.
+that a host could send other sums of residuals than its columns', and read labels off them. However it
+does so, it reads no more labels than it is given bits (Fit.readable).
 """
 
 import asyncio
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
-from vfl.crypto.ciphertexts import PrivateKey
-from vfl.errors import DataError
+from vfl.crypto.paillier import PrivateKey
+from vfl.errors import ConfigError, DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import Message
+from vfl.net.wire import KIB, Message
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
@@ -69,7 +76,17 @@ from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.block_numbers import (
+    penalty_in_fixed_point,
+    power_of_two,
+    report_in_fixed_point,
+    report_of,
+    told_numbers,
+    total_move,
+)
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
+from vfl.protocols.linear.masked_numbers import divergence, hidden, received, sums_of
 from vfl.protocols.linear.masked_scores import (
     HeldOutScores,
     ScoreChange,
@@ -80,29 +97,36 @@ from vfl.protocols.linear.masked_scores import (
 from vfl.protocols.linear.products import (
     Gradient,
     GuestGradients,
-    divergence,
     paillier_guest,
     paillier_host,
 )
+from vfl.protocols.linear.rounding import Rounded, Rounding
 from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
 _SETTLED = 1e-3  # at the end no score has changed by more in the last step, relative to all steps
 _SEPARATED = 30.0  # a score so far from where it started tells of a label that is separated
+ROW_BITS = {"paillier": products.ROW_BITS, "lattice": lattice_products.ROW_BITS}
+"""Bits of a row's rounded residual at most, by encryption."""
+
 _FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
 
 
 class FitNext(Message, frozen=True):
-    """guest -> host. Reveals: that another iteration follows."""
+    """guest -> host. Reveals: that another iteration follows; how many bits products with the rounded
+    residuals can have, which tells how far residuals are from a gradient's size."""
+
+    bits: Annotated[int, msgspec.Meta(ge=2, le=128)] = 2  # of those with columns of 0 and 1
 
 
 class InnerProducts(Message, frozen=True):
-    """host -> guest. Reveals: the inner products of the host's parts of past steps, changes of the
-    gradient and the gradient, and its gradient's greatest component."""
+    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the inner products of
+    the hosts' parts of past steps, changes of the gradient and the gradient, and their gradient's
+    length, all hosts together (with one host, this host's)."""
 
-    products: list[float]  # of a square, row by row
-    greatest: float
+    products: bytes  # of a square's upper triangle, row by row; the square of the length
+    limit: ClassVar[int] = 16 * KIB
 
 
 class Combine(Message, frozen=True):
@@ -114,11 +138,11 @@ class Combine(Message, frozen=True):
 
 
 class PenaltyProducts(Message, frozen=True):
-    """host -> guest. Reveals: the products of the host's direction with its coefficients and with
-    itself, which the penalty needs."""
+    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the products of the
+    hosts' direction with their coefficients and with itself, which the penalty needs, all hosts
+    together (with one host, this host's)."""
 
-    linear: float
-    square: float
+    products: bytes
 
 
 class Step(Message, frozen=True):
@@ -145,7 +169,7 @@ class IterationDone:
     of: int
     deviance: float  # mean, weighted, of the rows that train
     explained: float  # D-squared: the share of the null model's deviance that is gone
-    gradient: float  # greatest component, in the label's unit
+    gradient: float  # its length, in the label's unit
     seconds: dict[str, float]  # by phase, of the step before and of this gradient
 
 
@@ -161,6 +185,7 @@ class Fit:
     deviance: float | None  # None where nobody knows: with hidden scores
     explained: float | None
     gradient: float
+    readable: int = 0  # labels that any one host could have read at most, had it cheated
 
 
 @dataclass(frozen=True)
@@ -181,6 +206,7 @@ class GuestFitState:
     intercept: float
     change: float
     blocks: dict[str, BlockState]
+    given: dict[str, int]  # labels that each host could have read so far, by name
 
 
 @dataclass(frozen=True)
@@ -266,6 +292,10 @@ class FitLoop:
         }
         self.clock = Clock()
         self._unit = self._label_unit()
+        self._deviance = power_of_two(self.scores.deviance())
+        self._columns = sum(block.matrix.columns for block in self.own.values())  # of all parties
+        self._last: BlockReport | None = None
+        self._given: Counter[str] = Counter()  # labels that hosts could have read, by name
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
 
@@ -276,49 +306,87 @@ class FitLoop:
         params, scores, last = self.params, self.scores, checkpoints.last
         null, first = scores.deviance(), scores.score
 
-        # 1. Key, rows, the hosts' keys for each other.
+        # 1. The guest's own fit; key, rows, the hosts' keys for each other.
+        if self.joint and last is None:
+            await self._fit_own()
         if self.hosts:
             await self._start()
 
         started = time.perf_counter()
-        known = [] if last is None else await self._restore_block(last)
+        known = None if last is None else await self._restore_block(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
-            # 2. and 3. Everybody's gradient.
-            reports = known or await self.reports(scores.residuals())
-
-            # 4. Small enough?
             deviance = scores.deviance()
             explained = 1 - deviance / null if null > 0 else 0.0
-            greatest = max((report.greatest for report in reports), default=0.0) / self._unit.gradient
-            moved = float(np.abs(scores.score - first).max(initial=0.0))
+
+            # 2. and 3. Everybody's gradient, unless it could tell a host too many labels.
+            residuals = scores.residuals()
+            rounded = None if known or not self.joint else self._rounded(residuals)
+            if rounded and not self._admit(rounded, iteration):
+                converged = False
+                break
+            report = known or await self.report(residuals, rounded)
+            self._last = report
+
+            # 4. Small enough?
+            length = self._length(report)
+            moved = self._moved(first)
             settled = scores.change <= _SETTLED * max(self._unit.score, moved)
-            converged = greatest <= params.tolerance and settled
-            if not self._settles(moved):
-                raise _separable()
-            if not known:
+            converged = length <= params.tolerance and settled
+            if known is None:
                 now = time.perf_counter()
                 seconds = {**self.clock.seconds, WHOLE: now - started}
                 started = now
                 self.clock.seconds.clear()
                 of = params.max_iterations
-                progress(IterationDone(iteration, of, deviance, explained, greatest, seconds))
+                progress(IterationDone(iteration, of, deviance, explained, length, seconds))
                 with self.clock.timed("checkpoint"):
                     await checkpoints.keep(self._state())
-            known = []
+            known = None
             if converged or iteration == params.max_iterations:
                 break
 
             # 5. The direction, and 6. the best step along it.
-            weights, precision = self._next(reports)
+            weights, precision = self._next(report)
             move = await self.direction(weights, precision)
             with self.clock.timed("step"):
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
             await self.step(size, precision)
-        return await self._end(iteration, converged, deviance, explained, greatest)
+        return await self._end(iteration, converged, deviance, explained, length)
+
+    @property
+    def joint(self) -> bool:
+        """Whether there are columns that the guest does not see."""
+        return bool(self.hosts)
+
+    async def _fit_own(self) -> None:
+        """1. Fit the columns that the guest holds, alone: where the joint fit begins.
+
+        So fewer iterations are joint, and residuals have many values where the guest's columns tell
+        rows apart.
+        """
+        scores, params, first = self.scores, self.params, self.scores.score
+        with self.clock.timed("own columns"):
+            for _ in range(params.max_iterations):
+                report = BlockReport.total(await self._own_reports(scores.residuals()))
+                if self._length(report) <= params.tolerance:
+                    break
+                weights, _ = self._next(report)
+                move = total_move([block.direction(weights) for block in self.own.values()])
+                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                for block in self.own.values():
+                    block.step(size)
+                self._moved(first)
+        for block in self.own.values():
+            block.begin_anew()
+        scores.change = math.inf
+
+    async def _own_reports(self, residuals: Floats) -> list[BlockReport]:
+        return [await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()]
 
     async def _start(self) -> None:
         await self.gradients.greet()
-        columns = await start_hosts(self.hosts, self.rows.train, self.curvature)
+        columns = await start_hosts(self.hosts, self.rows.train, self.curvature, self._deviance)
+        self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
             raise no_column()
         await relay_keys(self.hosts)
@@ -332,38 +400,74 @@ class FitLoop:
             self.scores.intercept,
             self.scores.change,
             {name: block.state for name, block in self.own.items()},
+            dict(self._given),
         )
 
-    async def _restore_block(self, state: GuestFitState) -> list[BlockReport]:
-        """Go back to where the state was kept; returns what each block then told of its gradient."""
+    async def _restore_block(self, state: GuestFitState) -> BlockReport:
+        """Go back to where the state was kept; returns what all blocks then told of their gradient."""
         scores = self.scores
         if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
             raise ValueError("the state of a fit of other rows or blocks")
         scores.score, scores.intercept, scores.change = state.score, state.intercept, state.change
-        self._steps, self._way = state.done - 1, state.way
+        self._steps, self._way, self._given = state.done - 1, state.way, Counter(state.given)
         reports = [restore_block(block, state.blocks[name]) for name, block in self.own.items()]
-        return reports + await together([self._receive_report(host) for host in self.hosts])
+        return BlockReport.total([*reports, *await self._receive_report()])
 
-    async def reports(self, residuals: Floats) -> list[BlockReport]:
-        """What each block tells of its gradient."""
+    async def report(self, residuals: Floats, rounded: Rounded | None) -> BlockReport:
+        """What all blocks together tell of their gradient; `rounded`: for hosts, if there are any."""
         with self.clock.timed("own columns"):
-            reports = [
-                await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()
-            ]
-        if not self.hosts:
-            return reports
-        await together([host.send(FitNext()) for host in self.hosts])
-        await self.gradients.open(residuals)
-        return reports + await together([self._receive_report(host) for host in self.hosts])
+            own = await self._own_reports(residuals)
+        theirs = [] if rounded is None else await self.hosts_report(rounded)
+        return BlockReport.total([*own, *theirs])
 
-    async def _receive_report(self, host: Peer) -> BlockReport:
-        """4. What a host tells of its gradient."""
-        told = await host.recv(InnerProducts)
+    async def hosts_report(self, rounded: Rounded) -> list[BlockReport]:
+        """What hosts tell of their gradient, all of them together."""
+        await together([host.send(FitNext(rounded.bits)) for host in self.hosts])
+        await self.gradients.open(rounded)
+        return await self._receive_report()
+
+    def _rounded(self, residuals: Floats) -> Rounded:
+        """Residuals as hosts have them."""
+        least = self.params.tolerance * self._unit.gradient
+        most_bits = ROW_BITS[self.params.encryption]
+        rounding = Rounding(self._columns, self.curvature, least, most_bits)
+        return rounding.of(residuals, self._last)
+
+    def labels(self, rounded: Rounded) -> Mapping[str, int]:
+        """How many labels each host could read at most of its products with these residuals."""
+        return self.gradients.labels(rounded)
+
+    def _admit(self, rounded: Rounded, iteration: int) -> bool:
+        """Count the labels that hosts could read of these residuals; whether there may be so many.
+
+        Raises ConfigError where there may not be a single iteration.
+        """
+        given = self._given + Counter(self.labels(rounded))
+        most, rows = self.params.max_labels, len(rounded.integers)
+        if most is None or max(given.values(), default=0) <= most * rows:
+            self._given = given
+            return True
+        if iteration == 0:
+            host = max(given, key=lambda name: given[name])
+            raise ConfigError(
+                f"{host} could read {given[host]:,} of {rows:,} labels in the first iteration alone, if "
+                f"it cheated, more than max_labels = {most:g} of [glm] admits: raise it, or train on "
+                "more rows or fewer columns",
+                for_peer="its job admits fewer labels to be read than an iteration needs",
+            )
+        return False
+
+    async def _receive_report(self) -> list[BlockReport]:
+        """4. What hosts tell of their gradient."""
         vectors = 2 * min(self._steps, PAIRS) + 1
-        products = np.array(told.products)
-        if len(products) != vectors**2 or not np.isfinite([*told.products, told.greatest]).all():
-            raise host.breach("InnerProducts of another number of vectors, or none")
-        return BlockReport(products.reshape(vectors, vectors), told.greatest)
+        count = told_numbers(vectors)
+        parts = await together([_receive(host, InnerProducts, count) for host in self.hosts])
+        return [self.of_parts(parts, vectors)] if parts else []
+
+    def of_parts(self, parts: Sequence[Sequence[int]], vectors: int) -> BlockReport:
+        """What the hosts' parts come to."""
+        numbers = sums_of(parts, self._deviance, "gradients")
+        return report_of(numbers, vectors, self.curvature)
 
     async def direction(self, weights: Floats, precision: float) -> Move:
         """How the scores change along the direction, all parties together."""
@@ -373,15 +477,17 @@ class FitLoop:
         with self.clock.timed("scores"):
             count = len(self.scores.score)
             shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
-            penalties = await together([host.recv(PenaltyProducts) for host in self.hosts])
-        for host, penalty in zip(self.hosts, penalties, strict=True):
-            if not np.isfinite([penalty.linear, penalty.square]).all():
-                raise host.breach("PenaltyProducts that are no numbers")
-        return Move(
-            sum((move.scores for move in moves), start=total_of(shares, count, precision)),
-            sum(m.linear for m in moves) + sum(p.linear for p in penalties),
-            sum(m.square for m in moves) + sum(p.square for p in penalties),
-        )
+            parts = await together([_receive(host, PenaltyProducts, 2) for host in self.hosts])
+        return total_move([*moves, *self.hosts_move(shares, parts, precision)])
+
+    def hosts_move(
+        self, shares: Sequence[NDArray[np.uint64]], parts: Sequence[Sequence[int]], precision: float
+    ) -> list[Move]:
+        """How the scores change by the columns of hosts, if there are any."""
+        if not parts:
+            return []
+        linear, square = (sums_of(parts, self._deviance, "directions") / self.curvature).tolist()
+        return [Move(total_of(shares, len(self.scores.score), precision), linear, square)]
 
     async def step(self, size: float, precision: float) -> None:
         """Go so far along the direction, and tell the hosts."""
@@ -410,6 +516,7 @@ class FitLoop:
             deviance,
             explained,
             gradient,
+            max(self._given.values(), default=0),
         )
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
@@ -419,9 +526,21 @@ class FitLoop:
         await together([host.recv(FitKept) for host in self.hosts])
         return total_of(shares, held_out, precision)
 
-    def _next(self, reports: Sequence[BlockReport]) -> tuple[Floats, float]:
+    def _length(self, report: BlockReport) -> float:
+        """The gradient's length in the label's unit."""
+        return math.sqrt(max(report.square, 0.0)) / self._unit.gradient
+
+    def _moved(self, first: Floats) -> float:
+        """How far any score is from where it was at first. Raises DataError where a finite optimum
+        cannot be."""
+        moved = float(np.abs(self.scores.score - first).max(initial=0.0))
+        if not self._settles(moved):
+            raise _separable()
+        return moved
+
+    def _next(self, report: BlockReport) -> tuple[Floats, float]:
         """The weights of the vectors in the next direction, and the precision of its scores."""
-        products = sum((report.products for report in reports), start=np.zeros((1, 1)))
+        products = report.products
         with np.errstate(over="ignore", invalid="ignore"):
             weights = combination(products)
             square = float(weights @ products @ weights)
@@ -455,6 +574,17 @@ def _separable() -> DataError:
 
 def _own_report(block: Block, residuals: Floats) -> BlockReport:
     return block.report(block.matrix.transposed_times(residuals))
+
+
+async def _receive(
+    host: Peer, kind: type[InnerProducts] | type[PenaltyProducts], count: int
+) -> list[int]:
+    """So many numbers of a host, behind its masks."""
+    message = await host.recv(kind)
+    try:
+        return received(message.products, count)
+    except ValueError as error:
+        raise host.breach(f"{kind.__name__} with {error}") from None
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -492,23 +622,25 @@ async def host_fit(
     else:
         made = paillier_host(guest, block.matrix, key, participant.resources)
     async with made as gradient:
-        while known or isinstance(end := await guest.recv(FitNext, FitEnd), FitNext):
+        while True:
+            following = None if known else await guest.recv(FitNext, FitEnd)
+            if isinstance(following, FitEnd):
+                end = following
+                break
             if iteration > params.max_iterations:
                 raise guest.breach("a FitNext beyond the last iteration")
             course.progress(iteration, params.max_iterations)
             if known:
                 report, known = known, None
-            else:
+            elif following:
                 # 3. The gradient.
-                report = block.report(await gradient())
+                report = block.report(await gradient(following.bits))
                 await course.checkpoints.keep(
                     HostFitState(iteration + 1, way, block.state, begun.digest)
                 )
             # 4. What it says to the others.
-            if not np.isfinite(report.products).all():
-                raise divergence("gradients")
-            told = InnerProducts(report.products.ravel().tolist(), report.greatest)
-            await guest.send(told)
+            told = report_in_fixed_point(report, begun.curvature, begun.deviance)
+            await guest.send(InnerProducts(hidden(told, begun.masks)))
             # 5. and 6. The next direction and step.
             combine = await guest.recv(Combine, FitEnd)
             if isinstance(combine, FitEnd):
@@ -521,7 +653,8 @@ async def host_fit(
                 raise guest.breach("Combine without a precision")
             move = await asyncio.to_thread(block.direction, weights)
             await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
-            await guest.send(PenaltyProducts(move.linear, move.square))
+            penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
+            await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
             step = await guest.recv(Step)
             if not math.isfinite(step.size):
                 raise guest.breach("a Step that is no number")

@@ -15,13 +15,15 @@ To evaluate the gradient at beta + t p, when the coordinator asks for it, chunk 
  3. The guest sends the encrypted r to the hosts.
  4. Each data party, the guest too, forms X_k^T r, adds masks uniform among all plaintexts, re-randomises
     and sends it to the coordinator, who decrypts and sends it back. The masks are taken off.
- 5. Each tells the coordinator its part of the slope along p, and its gradient's greatest component.
+ 5. Each tells the coordinator its part of the slope along p, behind masks that cancel in the sum of all
+    data parties, the guest among them.
 For each iteration:
  6. The coordinator adds the slopes up and settles on a step: for logistic, whose approximated loss is
     quadratic, from the slopes at 0 and 1 without another gradient; for poisson where the slope has
     fallen to half, by secants.
- 7. Each data party takes the step and sends the inner products of its parts of L-BFGS's vectors; the
-    coordinator sends the weights of the next direction p, or ends.
+ 7. Each data party takes the step and sends the inner products of its parts of L-BFGS's vectors and the
+    square of its gradient's length, behind such masks; the coordinator sends the weights of the next
+    direction p, or ends.
 At the end the hosts send the guest their part of the scores of rows held out, behind masks that cancel.
 
 Who goes on after a kill begins with 1, under a new key, and with what the data parties told in 7 of the
@@ -31,11 +33,11 @@ Whoever multiplies or adds to another's ciphertexts conceals them anew, since th
 and find what was done. Against who lacks the key short exponents do; what goes to the coordinator is
 re-randomised in full.
 
-Learned by the coordinator: slopes, inner products and greatest components by party, and how many
-ciphertexts each needs for its columns. By the guest: of the rows that train, nothing but its own
-gradient; of rows held out, the hosts' total part of each score (with one host, this host's). By a host:
-its own gradient, as many equations about the labels as it has columns, each iteration (arXiv
-2205.04166), and the sum of weights relative to the largest.
+Learned by the coordinator: slopes, inner products and the gradient's length, of all data parties
+together, and how many ciphertexts each needs for its columns. By the guest: of the rows that train,
+nothing but its own gradient; of rows held out, the hosts' total part of each score (with one host, this
+host's). By a host: its own gradient, as many equations about the labels as it has columns, each
+iteration (arXiv 2205.04166), and the sum of weights relative to the largest.
 
 The coordinator colludes with nobody: with its key the guest could read the hosts' scores, and a host the
 residuals, which tell the labels. All follow the protocol: the coordinator cannot see what it decrypts.
@@ -43,7 +45,8 @@ residuals, which tell the labels. All follow the protocol: the coordinator canno
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+import secrets
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import ClassVar
@@ -51,7 +54,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Mask
-from vfl.crypto.ciphertexts import InvalidCiphertext, PrivateKey
+from vfl.crypto.paillier import InvalidCiphertext, PrivateKey
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
@@ -60,18 +63,24 @@ from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, combination
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import MIB, Message
+from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.fellows import relay_keys
+from vfl.protocols.common.fellows import Masks, relay_keys
 from vfl.protocols.common.key import receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.block_numbers import report_in_fixed_point, report_of, told_numbers
 from vfl.protocols.linear.fitting import FitKept, HostFit
 from vfl.protocols.linear.hidden_residuals import GuestResiduals, HostResiduals, curvature_at
+from vfl.protocols.linear.masked_numbers import divergence, hidden, in_fixed_point, received, sums_of
 from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of
-from vfl.protocols.linear.products import EncryptedProduct, divergence
+from vfl.protocols.linear.products import EncryptedProduct
 from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
+_UNIT = 1.0  # of slopes and inner products, which are about as large as the loss
+_SECRET = 32  # bytes
+_DOMAIN = b"vfl blind masks"
+_GUEST = ""  # its name among those who share secrets: no host's
 _HELD_OUT = 2.0**30  # precision of scores of rows held out
 _FLAT_ENOUGH = 0.5  # of the slope that is left where poisson's search ends
 _EVALUATIONS = 20  # of a search at most
@@ -108,10 +117,18 @@ class OpenedGradient(Message, frozen=True):
     limit: ClassVar[int] = 16 * MIB
 
 
-class Slope(Message, frozen=True):
-    """party -> coordinator. Reveals: the party's part of the slope along the direction."""
+class MaskSecret(Message, frozen=True):
+    """guest -> host. Reveals: nothing; a fresh secret for masks that cancel where the coordinator adds
+    up what guest and hosts tell it."""
 
-    slope: float
+    secret: bytes
+
+
+class Slope(Message, frozen=True):
+    """party -> coordinator, behind masks that cancel in the sum of guest and hosts. Reveals: the slope
+    along the direction, all of them together."""
+
+    slope: bytes
 
 
 class Settle(Message, frozen=True):
@@ -121,27 +138,28 @@ class Settle(Message, frozen=True):
 
 
 class PartyProducts(Message, frozen=True):
-    """party -> coordinator. Reveals: the inner products of the party's parts of past steps, changes of
-    the gradient and the gradient, and its gradient's greatest component."""
+    """party -> coordinator, behind masks that cancel in the sum of guest and hosts. Reveals: the inner
+    products of their parts of past steps, changes of the gradient and the gradient, and their
+    gradient's length, all of them together."""
 
-    products: list[float]  # of a square, row by row
-    greatest: float
+    products: bytes  # of a square's upper triangle, row by row; the square of the length
+    limit: ClassVar[int] = 16 * KIB
 
 
 class NextDirection(Message, frozen=True):
-    """coordinator -> party. Reveals: with which weights the vectors combine, and the greatest component
-    of all parties' gradients."""
+    """coordinator -> party. Reveals: with which weights the vectors combine, and the length of all
+    parties' gradient."""
 
     weights: list[float]
-    greatest: float
+    length: float
 
 
 class HiddenEnd(Message, frozen=True):
-    """coordinator -> party. Reveals: that the fit has ended, whether it converged, and the greatest
-    component of all parties' gradients."""
+    """coordinator -> party. Reveals: that the fit has ended, whether it converged, and the length of
+    all parties' gradient."""
 
     converged: bool
-    greatest: float
+    length: float
 
 
 @dataclass(frozen=True)
@@ -160,7 +178,7 @@ class BlindIteration:
 
     iteration: int
     of: int  # at most
-    gradient: float  # its greatest component
+    gradient: float  # its length
 
 
 @dataclass(frozen=True)
@@ -191,7 +209,7 @@ async def coordinator_fit(
     fit that all parties have kept. Raises PeerError for a party that breaks the protocol.
     """
     # 1. The key, and the model to begin with.
-    await send_key(parties, params.encryption, key)
+    await send_key(parties, key)
     await together([party.send(Begin(0.0, done)) for party in parties])
     async with Workers(key, resources.machine, resources.operations) as workers:
         opening = _Opening(workers)
@@ -199,31 +217,30 @@ async def coordinator_fit(
             await _slope(parties, opening, 0.0)
             await together([party.send(Settle(0.0)) for party in parties])
         first = max(0, done - 1)
-        reports = await _reports(parties, first)
+        report = await _report(parties, first)
         for iteration in range(first, params.max_iterations + 1):
             # 7. The next direction, or the end.
-            greatest = max(report.greatest for report in reports)
-            progress(BlindIteration(iteration, params.max_iterations, greatest))
-            converged = greatest <= params.tolerance
+            length = math.sqrt(max(report.square, 0.0))
+            progress(BlindIteration(iteration, params.max_iterations, length))
+            converged = length <= params.tolerance
             if converged or iteration == params.max_iterations:
                 break
-            products = sum((report.products for report in reports), start=np.zeros((1, 1)))
-            weights = combination(products)
+            weights = combination(report.products)
             if not np.isfinite(weights).all():
                 raise divergence("gradients")
-            direction = NextDirection(weights.tolist(), greatest)
+            direction = NextDirection(weights.tolist(), length)
             await together([party.send(direction) for party in parties])
             # 6. How far.
-            slope = float(weights @ products[-1])
+            slope = float(weights @ report.products[-1])
             if quadratic:
                 after = await _slope(parties, opening, 1.0)
                 size = slope / (slope - after) if after > slope else 1.0
             else:
-                length = math.sqrt(max(float(weights @ products @ weights), 0.0))
-                size = await _search(parties, opening, slope, 1 / max(1.0, length))
+                way = math.sqrt(max(float(weights @ report.products @ weights), 0.0))
+                size = await _search(parties, opening, slope, 1 / max(1.0, way))
             await together([party.send(Settle(size)) for party in parties])
-            reports = await _reports(parties, iteration + 1)
-    await together([party.send(HiddenEnd(converged, greatest)) for party in parties])
+            report = await _report(parties, iteration + 1)
+    await together([party.send(HiddenEnd(converged, length)) for party in parties])
     return converged
 
 
@@ -271,34 +288,32 @@ async def _search(parties: Sequence[Peer], opening: _Opening, slope: float, size
 async def _slope(parties: Sequence[Peer], opening: _Opening, size: float) -> float:
     """The slope so far along the direction, all parties together; everybody's gradient is opened."""
     await together([party.send(Evaluate(size)) for party in parties])
-    slope = sum(await together([_open(party, opening) for party in parties]))
-    if not math.isfinite(slope):
-        raise divergence("slopes")
-    return slope
+    parts = await together([_open(party, opening) for party in parties])
+    return float(sums_of(parts, _UNIT, "slopes")[0])
 
 
-async def _open(party: Peer, opening: _Opening) -> float:
-    """4. Decrypt what a party has masked; 5. its part of the slope."""
+async def _open(party: Peer, opening: _Opening) -> list[int]:
+    """4. Decrypt what a party has masked; 5. its part of the slope, behind masks."""
     plaintexts = await opening.open(party, await party.recv(BlindGradient))
     await party.send(OpenedGradient(b"".join(plaintexts)))
     told = await party.recv(Slope)
-    if not math.isfinite(told.slope):
-        raise party.breach("a Slope that is no number")
-    return told.slope
+    try:
+        return received(told.slope, 1)
+    except ValueError as error:
+        raise party.breach(f"a Slope with {error}") from None
 
 
-async def _reports(parties: Sequence[Peer], steps: int) -> list[BlockReport]:
-    """What each party tells of its gradient after so many steps."""
+async def _report(parties: Sequence[Peer], steps: int) -> BlockReport:
+    """What all parties together tell of their gradient after so many steps."""
     vectors = 2 * min(steps, PAIRS) + 1
-    reports = []
-    for party, told in zip(
-        parties, await together([party.recv(PartyProducts) for party in parties]), strict=True
-    ):
-        numbers = np.array([*told.products, told.greatest])
-        if len(told.products) != vectors**2 or not np.isfinite(numbers).all():
-            raise party.breach("PartyProducts of another number of vectors, or none")
-        reports.append(BlockReport(numbers[:-1].reshape(vectors, vectors), told.greatest))
-    return reports
+    parts = []
+    told = await together([party.recv(PartyProducts) for party in parties])
+    for party, message in zip(parties, told, strict=True):
+        try:
+            parts.append(received(message.products, told_numbers(vectors)))
+        except ValueError as error:
+            raise party.breach(f"PartyProducts with {error}") from None
+    return report_of(sums_of(parts, _UNIT, "gradients"), vectors, 1.0)
 
 
 # ------------------------------------------------------------------------------------- parties
@@ -312,12 +327,15 @@ class _Party:
         coordinator: Peer,
         block: Block,
         residuals: GuestResiduals | HostResiduals,
+        masks: Masks,
         params: GlmParams,
         course: GuestCourse[BlindIteration, HiddenState],
         start: str | None = None,
     ) -> None:
-        """`start`: a host's digest of FitStart; None at the guest, whose checkpoints count the steps."""
+        """`masks`: of what the coordinator may know the sum of. `start`: a host's digest of FitStart;
+        None at the guest, whose checkpoints count the steps."""
         self.coordinator, self.block, self._residuals = coordinator, block, residuals
+        self._masks = masks
         self._pool, self._quadratic = residuals.pool, residuals.quadratic
         self._params, self._progress, self._checkpoints = params, course.progress, course.checkpoints
         self._start, self._leads = start or "", start is None
@@ -354,21 +372,19 @@ class _Party:
             state = HiddenState(iterations + 1, self._score, self.block.state, self._start)
             if not known and not self._leads:
                 await self._checkpoints.keep(state)
-            if not np.isfinite(report.products).all():
-                raise divergence("gradients")
-            told = PartyProducts(report.products.ravel().tolist(), report.greatest)
-            await self.coordinator.send(told)
+            told = report_in_fixed_point(report, 1.0, _UNIT)
+            await self.coordinator.send(PartyProducts(hidden(told, self._masks)))
             message = await self.coordinator.recv(NextDirection, HiddenEnd)
-            if not math.isfinite(message.greatest):
+            if not math.isfinite(message.length):
                 raise self.coordinator.breach(f"{type(message).__name__} of no number")
             if not known:
                 most = self._params.max_iterations
-                self._progress(BlindIteration(iterations, most, message.greatest))
+                self._progress(BlindIteration(iterations, most, message.length))
                 if self._leads:  # all hosts have kept this step, or nobody could know what comes next
                     await self._checkpoints.keep(state)
             known = None
             if isinstance(message, HiddenEnd):
-                return HiddenFit(self.block.beta, iterations, message.converged, message.greatest)
+                return HiddenFit(self.block.beta, iterations, message.converged, message.length)
             weights = np.array(message.weights)
             if len(weights) != 2 * min(iterations, PAIRS) + 1 or not np.isfinite(weights).all():
                 raise self.coordinator.breach("NextDirection of another number of vectors, or none")
@@ -425,7 +441,8 @@ class _Party:
             raise self.coordinator.breach(f"OpenedGradient with {error}") from None
         # 5. Its part of the slope.
         gradient = self.block.gradient(size, product)
-        await self.coordinator.send(Slope(self.block.slope(gradient)))
+        slope = in_fixed_point([self.block.slope(gradient)], _UNIT, "slopes")
+        await self.coordinator.send(Slope(hidden(slope, self._masks)))
         return gradient
 
 
@@ -455,6 +472,7 @@ async def hidden_guest_fit(
     if not matrix.columns and not any(columns.values()):
         raise no_column()
     await relay_keys(hosts)
+    masks = await _share_secrets(hosts)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
     if not whole.columns:
         raise DataError(
@@ -470,7 +488,7 @@ async def hidden_guest_fit(
         store = pool.rows(own.rows, key.width)
         try:
             residuals = GuestResiduals(pool, store, hosts, rows, log_odds)
-            fit = await _Party(coordinator, block, residuals, params, course).follow()
+            fit = await _Party(coordinator, block, residuals, masks, params, course).follow()
         finally:
             store.close()
     held_out = ~rows.train
@@ -500,6 +518,7 @@ async def hidden_host_fit(
     """
     key, resources = await receive_key(coordinator, params), participant.resources
     begun = await begin_host_fit(guest, rows, prepare, params, participant)
+    masks = await _receive_secret(guest, participant.name, begun.fellows)
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(begun.block.matrix.rows, key.width)
         try:
@@ -508,7 +527,7 @@ async def hidden_host_fit(
             )
             quadratic, fellows = family == "logistic", len(participant.hosts)
             residuals = HostResiduals(pool, store, guest, quadratic, fellows)
-            party = _Party(coordinator, begun.block, residuals, params, followed, begun.digest)
+            party = _Party(coordinator, begun.block, residuals, masks, params, followed, begun.digest)
             fit = await party.follow()
         finally:
             store.close()
@@ -517,6 +536,21 @@ async def hidden_host_fit(
     course.keep(HostFit(fit.coefficients, fit.converged))
     await guest.send(FitKept())
     return fit
+
+
+async def _share_secrets(hosts: Sequence[Peer]) -> Masks:
+    """The guest's masks against the coordinator, by fresh secrets with the hosts."""
+    fresh = {host.name: secrets.token_bytes(_SECRET) for host in hosts}
+    await together([host.send(MaskSecret(fresh[host.name])) for host in hosts])
+    return Masks(_GUEST, fresh, _DOMAIN)
+
+
+async def _receive_secret(guest: Peer, name: str, fellows: Mapping[str, bytes]) -> Masks:
+    """A host's masks against the coordinator: its secrets with the other hosts are known."""
+    secret = (await guest.recv(MaskSecret)).secret
+    if len(secret) != _SECRET:
+        raise guest.breach("a MaskSecret of another size")
+    return Masks(name, {**fellows, _GUEST: secret}, _DOMAIN)
 
 
 def _mean(rows: Training) -> float:

@@ -17,14 +17,14 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.crypto.ciphertexts import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message
 from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.products import divergence
+from vfl.protocols.linear.masked_numbers import divergence
 
 _FIXED_BITS = 40  # precision of scores and of their exponentials
 _FIXED = 2.0**_FIXED_BITS

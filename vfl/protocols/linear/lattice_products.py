@@ -3,26 +3,34 @@
 The same steps as in products.py, with the sums of common/lattice_sums.py. X and r are integers, as
 there, and cut into digits, so that sums fit beside noise and flooding:
 
- - the guest rounds r to ROW_BITS and cuts it into a few digits, as long as the rows allow: each is a
-   vector;
+ - the guest rounds r (rounding.py) and cuts it into as few digits as it needs, each as long as the rows
+   allow, and each a vector;
  - a host's matrix has a row of 0/1 for each level, and one for each bit of a number in two's
    complement, which it adds up by cells of four bits.
 
- a. The guest encrypts the digits, once for all hosts, and sends them.
- b. A host adds up, adds masks uniform among all values that the guest can read, and sends the sums,
-    flooded.
- c. The guest decrypts and sends them back. The host takes the masks off and puts the digits together:
-    X^T r, exactly.
+ a. The guest encrypts four times the digits, once for all hosts, and sends them.
+ b. A host adds up, adds masks uniform among all words, so that whatever the guest has encrypted it reads
+    nothing, and sends the sums.
+ c. The guest decrypts, and sends back of each word the bits above the noise that such a sum can have.
+    The host takes the masks off, rounds to multiples of four and puts the digits together: X^T r,
+    exactly.
+
+What goes back tells the host nothing of the noise, which would say something about the secret of the
+vectors: before the guest cuts the noise off it adds a number that is uniform among all that are cut off.
+So a cut word differs from the one without noise in its last bit, by chance, and the noise changes that
+chance by some 2^-17 (it is 2^-12 of the flooding, which is 2^-5 of what is cut off). The two bits below
+the sums' unit are for that bit.
 
 The guest cannot see into what it decrypts for a host, as under Paillier's encryption: one that does not
-follow the protocol can have a matrix of single rows and learn their residuals, of one or two for each of
-its sums. These are more here, some 30 for each number. A hint that is of no matrix would tell it
+follow the protocol can have another matrix, and learns of residuals as much as its sums have bits. These
+sums are more here, some 30 for each number. A hint that is of no matrix would tell it
 the secrets of vectors, some thirty bits by each sum, and so the residuals of all rows from a few hundred
 sums on: the trial on zeros finds such a hint (common/lattice_hints.py).
 """
 
 import asyncio
 import math
+import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -30,8 +38,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Words
+from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
+from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
 from vfl.learn.design import FRACTION_BITS
@@ -47,11 +57,16 @@ from vfl.protocols.common.lattice_hints import (
     host_meet,
 )
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
+from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.products import Gradient, GuestGradients, quantise
+from vfl.protocols.linear.products import Gradient, GuestGradients, check_lengths, check_products
+from vfl.protocols.linear.rounding import Rounded, bits_of_sums, most_bits, number_bits
 
 ROW_BITS = 40
-"""Bits of a row's quantised residual, sign not counted: as precise as scores are."""
+"""Bits of a row's rounded residual at most, sign not counted: as precise as scores are."""
+
+_ROUNDED_BITS = 2  # of a sum below its unit: what cutting a word can change
+_UNDER_BITS = _ROUNDED_BITS + 1  # by which digits are shorter than vectors' entries: a spare bit of sums
 
 _CELL_BITS = 4
 """Of a number, added up by cells: with fewer bits sums take longer, with more the hint."""
@@ -59,10 +74,11 @@ _CELL_BITS = 4
 
 class OpenedSums(Message, frozen=True):
     """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
-    its columns with the residuals, which depend on the labels."""
+    its columns with the residuals, which depend on the labels. No more bits than such sums have."""
 
-    sums: bytes  # int64 little-endian, (vectors, outputs)
+    sums: bytes  # uint64 little-endian, (vectors, outputs), the lowest bits of each
     scale: float  # of the residuals
+    bits: int = 0  # of each sum
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -80,7 +96,7 @@ class Digits:
         Raises ConfigError for too many rows.
         """
         try:
-            most = Shape.most_bits(rows, 1)
+            most = Shape.most_bits(rows, 1) - _UNDER_BITS
             if most < 2:
                 raise ValueError(f"sums over {rows:,} rows leave no bit beside the sign")
         except ValueError as error:
@@ -101,6 +117,15 @@ class Digits:
         """Bits that an integer may have, its sign not counted, without needing more digits."""
         return int((self.base**self.count - 1) // 2).bit_length() - 1
 
+    def of_size(self, greatest: int) -> "Digits":
+        """As many of these as integers up to `greatest` need."""
+        counts = range(1, self.count + 1)
+        return next(
+            digits
+            for digits in (Digits(count, self.value_bits) for count in counts)
+            if 2 * greatest < self.base**digits.count or digits.count == self.count
+        )
+
     def cut(self, integers: Integers) -> Integers:
         """The digits, the lowest first: (count, rows) of (rows,)."""
         half, digits = self.base // 2, []
@@ -118,10 +143,43 @@ class Digits:
         ]
 
 
+@dataclass(frozen=True)
+class CutResiduals:
+    """Residuals in as many digits as they need."""
+
+    rounded: Rounded
+    digits: Integers  # shape (digits, rows)
+    bits: int  # of a digit's sums
+
+    @classmethod
+    def of(cls, rounded: Rounded, most: Digits) -> "CutResiduals":
+        greatest = int(np.abs(rounded.integers).max(initial=0))
+        digits = most.of_size(greatest).cut(rounded.integers)
+        return cls(rounded, digits, bits_of_sums(digits))
+
+    def labels(self, outputs: int) -> int:
+        """How many labels a host of so many sums could read at most: the bits of all of them."""
+        return outputs * len(self.digits) * (self.bits + _ROUNDED_BITS)
+
+
+def labels_of(matrix: design.Matrix, residuals: Rounded) -> int:
+    """How many labels a host with this matrix could read at most."""
+    outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits)
+    return CutResiduals.of(residuals, Digits.of(matrix.rows)).labels(outputs)
+
+
+def most_labels(columns: int, rows: int) -> int:
+    """How many labels a host could read at most in an iteration, if all its columns are numbers."""
+    digits = Digits.of(rows)
+    bits = most_bits(rows, digits.value_bits - 1) + _ROUNDED_BITS
+    return columns * _most_bits(rows) * digits.count * bits
+
+
 def fit_shape(rows: int, params: GlmParams) -> tuple[Digits, Shape]:
     """How residuals are cut, and the vectors of a fit. Raises ConfigError for too many rows."""
     digits = Digits.of(rows)
-    return digits, Shape(rows, digits.value_bits, digits.count * (params.max_iterations + 1))
+    vectors = digits.count * (params.max_iterations + 1)
+    return digits, Shape(rows, digits.value_bits + _UNDER_BITS, vectors)
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -161,7 +219,10 @@ class _LatticeGuest(GuestGradients):
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = fit_shape(rows, params)
         self._operations = resources.operations
+        self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
+        self._outputs: dict[str, int] = {}  # sums of each host
+        self._cut: CutResiduals | None = None
 
     async def greet(self) -> None:
         return
@@ -171,6 +232,7 @@ class _LatticeGuest(GuestGradients):
             # More would be opened for another purpose than its columns.
             if not columns[host.name] <= count <= columns[host.name] * _most_bits(self._rows):
                 raise host.breach("a HintOffered of other sums than its columns have")
+            self._outputs[host.name] = count
 
         self._products, _ = await guest_meet(
             self._hosts,
@@ -182,23 +244,29 @@ class _LatticeGuest(GuestGradients):
             accept=accept,
         )
 
-    async def open(self, residuals: Floats) -> None:
-        integers, scale = quantise(residuals, ROW_BITS)
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        self._cut = CutResiduals.of(residuals, self._digits)
+        return {name: self._cut.labels(outputs) for name, outputs in self._outputs.items()}
+
+    async def open(self, residuals: Rounded) -> None:
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
+        cut = self._cut
+        if cut is None or cut.rounded is not residuals:
+            cut = CutResiduals.of(residuals, self._digits)
+        digits, bits = cut.digits, cut.bits
         # a. Encrypted digits.
-        sums = await products.query(
-            self._digits.count, lambda start, stop: self._digits.cut(integers[start:stop]), hidden=True
+        words = await products.query_words(
+            len(digits), lambda start, stop: digits[:, start:stop] << _ROUNDED_BITS
         )
         for host in products.hosts:
             self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
         # c. Decrypted for their host.
-        await together(
-            [
-                host.send(OpenedSums(own.astype("<i8").tobytes(), scale))
-                for host, own in zip(products.hosts, sums, strict=True)
-            ]
-        )
+        opened = []
+        for host, own in zip(products.hosts, words, strict=True):
+            data = cut_words(own, self._scale_bits, bits).astype("<u8").tobytes()
+            opened.append(host.send(OpenedSums(data, residuals.scale, bits)))
+        await together(opened)
 
     def end(self) -> None:
         if self._products is not None:
@@ -223,40 +291,77 @@ async def lattice_host(
     """
     digits, shape = fit_shape(matrix.rows, params)
     try:
-        bits = await asyncio.to_thread(_Bits.of, matrix)
+        bits_of = await asyncio.to_thread(_Bits.of, matrix)
+        check_lengths(matrix)
     except ValueError as error:
         raise DataError(f'columns cannot be used under encryption = "lattice": {error}') from None
     products = await host_meet(
         guest,
-        lambda secret: bits.matrix,
-        len(bits.matrix.outputs),
+        lambda secret: bits_of.matrix,
+        len(bits_of.matrix.outputs),
         shape,
         hints=hints,
         operations=resources.operations,
         progress=hint_progress,
     )
 
-    async def gradient() -> Floats:
+    stream = MaskStream(secrets.token_bytes(SEED))
+    parameters = shape.parameters(1)
+
+    async def gradient(bits: int) -> Floats:
         # b. Sums under masks; opened by the guest; unmasked.
         query = await guest.recv(Query)
-        if query.vectors != digits.count:
-            raise guest.breach("a Query of another number of vectors than residuals have digits")
-        masks = await products.serve(query, hidden=True)
+        if query.vectors > digits.count:
+            raise guest.breach("a Query of more vectors than residuals have digits")
+        masks = await products.serve(query, stream=stream)
         opened = await guest.recv(OpenedSums)
         if len(opened.sums) != masks.nbytes or not (math.isfinite(opened.scale) and opened.scale > 0):
             raise guest.breach("OpenedSums of another number than asked for")
+        if not 2 <= opened.bits <= MODULUS_BITS - parameters.scale_bits - _ROUNDED_BITS:
+            raise guest.breach("OpenedSums of other bits than sums can have")
+        words = np.frombuffer(opened.sums, "<u8").astype(np.uint64).reshape(masks.shape)
         try:
-            sums = products.uncover(
-                np.frombuffer(opened.sums, "<i8").astype(np.int64).reshape(masks.shape), masks
-            )
+            sums = uncovered(words, masks, parameters.scale_bits, opened.bits)
+            return bits_of.product(digits.join(sums), opened.scale, bits)
         except ValueError as error:
             raise guest.breach(f"OpenedSums with {error}") from None
-        return bits.product(digits.join(sums), opened.scale)
 
     try:
         yield gradient
     finally:
         products.end()
+
+
+def cut_words(words: Words, scale_bits: int, bits: int, entropy: Entropy = secrets.token_bytes) -> Words:
+    """What goes back to a host of the words that the guest has read: of each the bits of a sum, `bits`
+    and the rounded ones, above a noise that is drowned.
+
+    Words are four times a sum times 2^scale_bits, plus noise, plus what the host has added.
+    """
+    drown = np.frombuffer(entropy(words.nbytes), "<u8").astype(np.uint64).reshape(words.shape)
+    drowned = words + (drown >> np.uint64(MODULUS_BITS - scale_bits))
+    kept = np.uint64((1 << (bits + _ROUNDED_BITS)) - 1)
+    return np.asarray((drowned >> np.uint64(scale_bits)) & kept)
+
+
+def uncovered(cut: Words, masks: Words, scale_bits: int, bits: int) -> Integers:
+    """The sums in words that the guest has cut, under these masks.
+
+    The word was 2^t 4 s + e + m, with the noise e below 2^t / 4 whatever its sign, and a number d below
+    2^t was added before it was cut. So a cut word is beyond 4 s and the mask's own part by -1 to 2.
+    Raises ValueError for what cannot be sums of so many bits.
+    """
+    kept = bits + _ROUNDED_BITS
+    modulus = np.uint64((1 << kept) - 1)
+    if (cut > modulus).any():
+        raise ValueError("more bits than were asked for")
+    beyond = (cut - (masks >> np.uint64(scale_bits)) + np.uint64(1)) & modulus
+    # Signed, of `kept` bits.
+    up = np.uint64(MODULUS_BITS - kept)
+    sums = (beyond << up).view(np.int64) >> np.int64(MODULUS_BITS - bits)
+    if (np.abs(sums) >> np.int64(bits - 2)).any():
+        raise ValueError("numbers that are no masked sums")
+    return np.asarray(sums)
 
 
 @dataclass(frozen=True)
@@ -297,8 +402,12 @@ class _Bits:
         at = np.array([cell for one in cells for cell in one], np.int64)
         return cls(CellMatrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
 
-    def product(self, sums: Sequence[int], scale: float) -> Floats:
-        """X^T r, shape (columns,), of all sums of r, which was multiplied by `scale`."""
+    def product(self, sums: Sequence[int], scale: float, bits: int) -> Floats:
+        """X^T r, shape (columns,), of all sums of r, which was multiplied by `scale`.
+
+        Raises ValueError for products of more than so many bits, a number's of a number's bits.
+        """
+        check_products(sums[: self.levels], bits)
         values = [float(value) / scale for value in sums[: self.levels]]
         first = self.levels
         for width in self.bits:
@@ -306,6 +415,7 @@ class _Bits:
             first += width
             # Two's complement: the highest bit counts negative.
             whole = sum(value << bit for bit, value in enumerate(own[:-1])) - (own[-1] << (width - 1))
+            check_products([whole], number_bits(bits))
             values.append(float(whole) / (scale * 2.0**FRACTION_BITS))
         return np.array(values)
 

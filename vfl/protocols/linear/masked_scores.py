@@ -14,7 +14,7 @@ from vfl.arrays import Floats
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.fellows import Masks
-from vfl.protocols.linear.products import divergence
+from vfl.protocols.linear.masked_numbers import divergence
 
 _LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
 _ROWS = 1 << 20  # of a message of scores at most

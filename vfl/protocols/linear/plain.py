@@ -8,24 +8,44 @@ parties would fit apart: for who holds all tables anyway (vfl/simulate).
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.glm import Block, BlockReport, Move
+from vfl.learn.glm import PAIRS, Block, BlockReport, Move
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
-from vfl.protocols.linear.fitting import Fit, FitLoop, IterationDone
+from vfl.protocols.linear.block_numbers import (
+    penalty_in_fixed_point,
+    report_in_fixed_point,
+    total_move,
+)
+from vfl.protocols.linear.fitting import (
+    Fit,
+    FitLoop,
+    IterationDone,
+)
 from vfl.protocols.linear.masked_scores import fixed_point, total_of
+from vfl.protocols.linear.rounding import Rounded
 from vfl.protocols.linear.start import check_columns
 
 # Sums of products of such parts over so many rows are whole numbers below 2^53, which floats hold.
 _NUMBER_BITS, _RESIDUAL_BITS, _ROWS = 20, 17, 1 << 15
 _HALF_BITS = 26  # of a residual: sums of halves over 2^26 rows are below 2^53
+
+
+@dataclass(frozen=True, eq=False)
+class DesignTables:
+    """All that a linear fit is of: each party's design matrix of the aligned rows, the guest's first."""
+
+    params: GlmParams
+    matrices: Mapping[str, Matrix]
+    rows: Training
 
 
 async def plain_fit(
@@ -56,10 +76,8 @@ class _PlainLoop(FitLoop):
     ) -> None:
         super().__init__([], own, rows, params)
         count = int(rows.train.sum())
-        self._bits = products.ROW_BITS
         if hosts and params.encryption == "lattice":
             lattice_products.fit_shape(count, params)  # refuses too many rows
-            self._bits = lattice_products.ROW_BITS
         self._held_out = {name: matrix.take(~rows.train) for name, matrix in hosts.items()}
         self.theirs: dict[str, Block] = {}
         self._products: dict[str, ExactProduct] = {}
@@ -68,28 +86,32 @@ class _PlainLoop(FitLoop):
             check_columns(name, training.columns, count)
             block = Block(training, params.alpha, params.fit_intercept, self.curvature)
             self.theirs[name], self._products[name] = block, ExactProduct(training)
+            self._columns += training.columns
 
-    async def reports(self, residuals: Floats) -> list[BlockReport]:
-        own = await super().reports(residuals)
-        if not self.theirs:
-            return own
-        integers, scale = products.quantise(residuals, self._bits)
-        return own + [
-            await asyncio.to_thread(self._report, name, integers, scale) for name in self.theirs
-        ]
+    @property
+    def joint(self) -> bool:
+        return bool(self.theirs)
 
-    def _report(self, name: str, integers: Integers, scale: float) -> BlockReport:
-        return self.theirs[name].report(self._products[name].times(integers, scale))
+    def labels(self, rounded: Rounded) -> Mapping[str, int]:
+        if self.params.encryption == "lattice":
+            return {n: lattice_products.labels_of(b.matrix, rounded) for n, b in self.theirs.items()}
+        return {n: products.labels_of(b.matrix.columns, rounded) for n, b in self.theirs.items()}
+
+    async def hosts_report(self, rounded: Rounded) -> list[BlockReport]:
+        told = [await asyncio.to_thread(self._told, name, rounded) for name in self.theirs]
+        return [self.of_parts(told, 2 * min(self._steps, PAIRS) + 1)]
+
+    def _told(self, name: str, rounded: Rounded) -> list[int]:
+        product = self._products[name].times(rounded.integers, rounded.scale)
+        report = self.theirs[name].report(product)
+        return report_in_fixed_point(report, self.curvature, self._deviance)
 
     async def direction(self, weights: Floats, precision: float) -> Move:
-        own = await super().direction(weights, precision)
+        own = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
         moves = [await asyncio.to_thread(block.direction, weights) for block in self.theirs.values()]
         shares = [fixed_point(move.scores, precision) for move in moves]
-        return Move(
-            total_of(shares, len(own.scores), precision) + own.scores,
-            own.linear + sum(move.linear for move in moves),
-            own.square + sum(move.square for move in moves),
-        )
+        parts = [penalty_in_fixed_point(move, self.curvature, self._deviance) for move in moves]
+        return total_move([*own, *self.hosts_move(shares, parts, precision)])
 
     async def step(self, size: float, precision: float) -> None:
         await super().step(size, precision)

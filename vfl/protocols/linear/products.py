@@ -2,9 +2,13 @@
 
 The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over the lattice engine.
 
- a. The guest rounds r to integers, encrypts it row by row and sends it to every host.
- b. A host forms X^T r under encryption, adds masks uniform among all plaintexts, re-randomises, sends.
- c. The guest decrypts and sends it back, and the host takes the masks off.
+ a. The guest rounds r to integers (rounding.py), encrypts it row by row and sends it to every host.
+ b. A host forms X^T r under encryption, as many products side by side as a plaintext holds, adds masks
+    uniform among all plaintexts, re-randomises and sends it.
+ c. The guest decrypts. It sends back as many of the lowest bits as the products of the host's columns
+    can have, and the host takes the masks off.
+
+Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts.
 
 The columns of X that are 0 or 1 for the levels of a factor need sums of r by level: a histogram, the
 kernel of the trees. A numeric column's numbers are integers (multiples of 2^-FRACTION_BITS); written in
@@ -16,7 +20,6 @@ sum. So a number costs a product a row and digit, fewer where columns share join
 import asyncio
 import math
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -26,22 +29,25 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Integers
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
-from vfl.errors import ConfigError, DataError
+from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.learn.losses import Quantiser
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.clock import Clock, ToldTime
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.rounding import Rounded, are_standardised, most_bits, number_bits
 
 ROW_BITS = 50
-"""Bits of a row's quantised residual, sign not counted."""
+"""Bits of a row's rounded residual at most, sign not counted."""
+
+_HIDING_BITS = 64  # of a plaintext above all products, so that no mask is seen to wrap
 
 _WINDOWS = range(4, 17)  # bits of a digit; codes are uint16
 _MOST_BITS = 62  # of a number's magnitude, so that the least can be subtracted from the greatest
@@ -56,8 +62,8 @@ class Residuals(Message, frozen=True):
 
 
 class MaskedProducts(Message, frozen=True):
-    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
-    uniform among all plaintexts."""
+    """host -> guest. Reveals: nothing but the time it took, in whole seconds: under the encryption are
+    sums plus masks uniform among all plaintexts."""
 
     ciphertexts: bytes
     seconds: Seconds
@@ -66,18 +72,11 @@ class MaskedProducts(Message, frozen=True):
 
 class OpenedProducts(Message, frozen=True):
     """guest -> host. Reveals: with the masks that only this host knows, its own gradient: the product of
-    its columns with the residuals, which depend on the labels."""
+    its columns with the residuals, which depend on the labels. No more bits than such products have."""
 
-    plaintexts: bytes  # as wide as the key, big-endian
+    plaintexts: bytes  # the lowest bits of each, big-endian
     scale: float  # of the residuals
     limit: ClassVar[int] = 16 * MIB
-
-
-def divergence(what: str) -> ConfigError:
-    return ConfigError(
-        f"the fit diverges, with {what} beyond all bounds: raise alpha in [glm]",
-        for_peer="its part of the fit diverges, the job needs other settings",
-    )
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -95,23 +94,16 @@ class GuestGradients(ABC):
         """Be told how many columns each host has, by name."""
 
     @abstractmethod
-    async def open(self, residuals: Floats) -> None:
-        """Let every host have X^T r, for residuals of shape (rows that train,).
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        """How many labels each host could read of X^T r at most, whatever it asked for in its place: as
+        many as it is given bits. By name."""
 
-        Raises ConfigError for infinite ones, PeerError when a host breaks the protocol.
+    @abstractmethod
+    async def open(self, residuals: Rounded) -> None:
+        """Let every host have X^T r, for the residuals of the rows that train.
+
+        Raises PeerError when a host breaks the protocol.
         """
-
-
-def quantise(residuals: Floats, bits: int) -> tuple[Integers, float]:
-    """Integers of at most so many bits, and what residuals were multiplied by.
-
-    Raises ConfigError for infinite ones.
-    """
-    bound = float(np.abs(residuals).max(initial=0.0))
-    if not math.isfinite(bound):
-        raise divergence("residuals")
-    quantiser = Quantiser.for_bound(bound, bits)
-    return quantiser.integers(residuals), quantiser.scale
 
 
 @asynccontextmanager
@@ -146,16 +138,19 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = Reserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows)
 
     async def greet(self) -> None:
-        await send_key(self._hosts, self._params.encryption, self._workers.key)
+        await send_key(self._hosts, self._workers.key)
 
     async def meet(self, columns: Mapping[str, int]) -> None:
         self._columns = columns
 
-    async def open(self, residuals: Floats) -> None:
-        integers, scale = quantise(residuals, ROW_BITS)
+    def labels(self, residuals: Rounded) -> Mapping[str, int]:
+        return {name: labels_of(columns, residuals) for name, columns in self._columns.items()}
+
+    async def open(self, residuals: Rounded) -> None:
+        integers = residuals.integers
         self.reserve.end()
         # a. Encrypted residuals.
         chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
@@ -169,26 +164,35 @@ class _PaillierGuest(GuestGradients):
                 message = Residuals(ciphertexts.tobytes())
                 await together([host.send(message) for host in self._hosts])
         self.reserve.begin()
-        await together([self._open(host, scale) for host in self._hosts])
+        await together([self._open(host, residuals) for host in self._hosts])
 
-    async def _open(self, host: Peer, scale: float) -> None:
+    async def _open(self, host: Peer, residuals: Rounded) -> None:
         """c. Open a host's masked products for it."""
         key = self._workers.key.public
         with self._clock.timed(f"{host.name} and transfer"):
             message = await host.recv(MaskedProducts)
         self._clock.seconds[host.name] += message.seconds
+        layout = Layout(key.bits, self._columns[host.name], number_bits(residuals.bits))
         # More would be opened for another purpose than its columns.
-        most = most_ciphertexts(key.bits, self._columns[host.name], self._rows)
-        if len(message.ciphertexts) > most * key.width:
-            raise host.breach("MaskedProducts of more products than it has columns")
+        if len(message.ciphertexts) != len(layout.lengths) * key.width:
+            raise host.breach("MaskedProducts of another number of products than it has columns")
         with self._clock.timed("decrypt"):
             try:
                 opened = await decrypt(self._workers, key.parse(message.ciphertexts))
             except ValueError as error:
                 raise host.breach(f"MaskedProducts with {error}") from None
-        width = key.bits // 8
-        plaintexts = b"".join((value % int(key.n)).to_bytes(width, "big") for value in opened)
-        await host.send(OpenedProducts(plaintexts, scale))
+        n = int(key.n)
+        await host.send(OpenedProducts(layout.cut([value % n for value in opened]), residuals.scale))
+
+
+def labels_of(columns: int, residuals: Rounded) -> int:
+    """How many labels a host of so many columns could read at most: the bits of its products."""
+    return columns * number_bits(residuals.bits)
+
+
+def most_labels(columns: int, rows: int) -> int:
+    """How many labels a host could read at most in an iteration, however fine residuals are."""
+    return columns * number_bits(most_bits(rows, ROW_BITS))
 
 
 def _integers(values: Integers) -> list[int]:
@@ -197,8 +201,9 @@ def _integers(values: Integers) -> list[int]:
 
 # ---------------------------------------------------------------------------------------- host
 
-Gradient = Callable[[], Awaitable[Floats]]
-"""A host's side: X^T r of the next residuals, shape (columns,). Raises PeerError."""
+Gradient = Callable[[int], Awaitable[Floats]]
+"""A host's side: X^T r of the next residuals, shape (columns,), whose products with columns of 0 and 1
+have so many bits. Raises PeerError."""
 
 
 @asynccontextmanager
@@ -209,40 +214,98 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
-    width = key.bits // 8
+    told = ToldTime()
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:
                 product = EncryptedProduct(pool, store, matrix)
+                check_lengths(matrix)
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
 
-            async def gradient() -> Floats:
+            async def gradient(bits: int) -> Floats:
                 # b. Masked; opened by the guest; unmasked.
+                layout = Layout(key.bits, matrix.columns, number_bits(bits))
                 await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
-                started = time.perf_counter()
-                ciphertexts, masks = await product.mask()
-                seconds = time.perf_counter() - started
-                await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+                with told.timed():
+                    ciphertexts, masks = await product.mask(layout)
+                await guest.send(MaskedProducts(ciphertexts.tobytes(), told.tell()))
                 opened = await guest.recv(OpenedProducts)
-                data = opened.plaintexts
-                if len(data) != width * len(masks) or not (
+                if len(opened.plaintexts) != layout.size or not (
                     math.isfinite(opened.scale) and opened.scale > 0
                 ):
                     raise guest.breach("OpenedProducts of another number than asked for")
-                plaintexts = [
-                    int.from_bytes(data[i : i + width], "big") for i in range(0, len(data), width)
-                ]
                 try:
-                    return product.unmask(plaintexts, masks, opened.scale)
+                    plaintexts = layout.whole(opened.plaintexts, masks)
+                    return product.unmask(plaintexts, masks, opened.scale, layout)
                 except ValueError as error:
                     raise guest.breach(f"OpenedProducts with {error}") from None
 
             yield gradient
         finally:
             store.close()
+
+
+def check_lengths(matrix: Matrix) -> None:
+    """Raises ValueError for numbers whose products have more bits than the guest gives back."""
+    if not are_standardised(matrix.numbers):
+        raise ValueError("its values are further from their mean than a deviation, all together")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a host's products lie in plaintexts, each in as many bits, of which no others go back."""
+
+    key_bits: int
+    columns: int
+    slot_bits: int
+
+    @property
+    def slots(self) -> int:
+        """Products in a plaintext at most."""
+        return (self.key_bits - 2 - _HIDING_BITS) // self.slot_bits
+
+    @property
+    def lengths(self) -> list[int]:
+        """The bits of each plaintext that hold products."""
+        counts = range(self.columns, 0, -self.slots)
+        return [self.slot_bits * min(self.slots, left) for left in counts]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all that is given back."""
+        return sum(-(-length // 8) for length in self.lengths)
+
+    def cut(self, plaintexts: Sequence[int]) -> bytes:
+        """What is given back of masked plaintexts, each from 0 to below n."""
+        return b"".join(
+            (plaintext & ((1 << length) - 1)).to_bytes(-(-length // 8), "big")
+            for plaintext, length in zip(plaintexts, self.lengths, strict=True)
+        )
+
+    def masks(self, n: int) -> list[int]:
+        """A mask for each plaintext, with which no product wraps; all products then look positive."""
+        return [self._positive(length) + secrets.randbelow(n - (1 << length)) for length in self.lengths]
+
+    def whole(self, data: bytes, masks: Sequence[int]) -> list[int]:
+        """The masked plaintexts, from what was given back and the masks of `masks`.
+
+        Raises ValueError for more bits than were asked for.
+        """
+        plaintexts, first = [], 0
+        for length, mask in zip(self.lengths, masks, strict=True):
+            size = -(-length // 8)
+            low, first = int.from_bytes(data[first : first + size], "big"), first + size
+            if low >> length:
+                raise ValueError("more bits than were asked for")
+            random = mask - self._positive(length)
+            plaintexts.append(random + (low - random) % (1 << length))
+        return plaintexts
+
+    def _positive(self, length: int) -> int:
+        return sum(1 << (end - 1) for end in range(self.slot_bits, length + 1, self.slot_bits))
 
 
 @dataclass(frozen=True)
@@ -284,16 +347,19 @@ class EncryptedProduct:
         self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
         self.sums = JointSums(workers, store, sizes, 1)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
         self.sums.group(self._codes, np.zeros(self._matrix.rows, np.int64))
 
-    async def mask(self) -> tuple[Ciphertexts, list[int]]:
+    async def mask(self, layout: Layout | None = None) -> tuple[Ciphertexts, list[int]]:
         """The product of the rows added to `sums`, packed and masked; and the masks.
 
-        Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing.
+        Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing; with a
+        `layout`, by which whoever decrypts gives back a part, no sum wraps.
         """
+        self._reserve.end()
         histogram = (await self.sums.histograms())[0]
         parts = [
             histogram[start + 1 : start + 1 + levels]
@@ -304,34 +370,50 @@ class EncryptedProduct:
             for n in self._numbers
         ]
         products = np.concatenate([*parts, await positional_sums(self._workers, tasks)])
-        n = int(self._workers.key.n)
-        masks = [secrets.randbelow(n) for _ in range(-(-len(products) // self._slots))]
-        return (
-            await pack_and_mask(self._workers, products, self._slot_bits, self._slots, masks),
-            masks,
-        )
+        n, (slot_bits, slots) = int(self._workers.key.n), self._slots_of(layout)
+        if layout is None:
+            masks = [secrets.randbelow(n) for _ in range(-(-len(products) // slots))]
+        else:
+            masks = layout.masks(n)
+        masked = await pack_and_mask(self._reserve, products, slot_bits, slots, masks)
+        self._reserve.begin()
+        return masked, masks
 
-    def unmask(self, decrypted: Sequence[int], masks: Sequence[int], scale: float) -> Floats:
+    def _slots_of(self, layout: Layout | None) -> tuple[int, int]:
+        if layout is None:
+            return self._slot_bits, self._slots
+        return layout.slot_bits, layout.slots
+
+    def unmask(
+        self,
+        decrypted: Sequence[int],
+        masks: Sequence[int],
+        scale: float,
+        layout: Layout | None = None,
+    ) -> Floats:
         """X^T r, shape (columns,), from what the key's owner sent back; r was multiplied by `scale`.
 
         Raises ValueError for plaintexts that hold no such product.
         """
-        n = int(self._workers.key.n)
+        n, (slot_bits, slots) = int(self._workers.key.n), self._slots_of(layout)
         if len(decrypted) != len(masks):
             raise ValueError("a wrong number of plaintexts")
         values: list[int] = []
         for plaintext, mask in zip(decrypted, masks, strict=True):
-            count = min(self._slots, self._matrix.columns - len(values))
-            values += _unpack((plaintext - mask) % n, n, self._slot_bits, count)
+            count = min(slots, self._matrix.columns - len(values))
+            values += _unpack((plaintext - mask) % n, n, slot_bits, count)
         levels = sum(self._matrix.levels)
+        if layout is not None:
+            check_products(values[:levels], slot_bits - FRACTION_BITS)
+            check_products(values[levels:], slot_bits)
         unit = np.repeat([scale, scale * 2.0**FRACTION_BITS], [levels, len(self._numbers)])
         return np.asarray(np.array([float(value) for value in values]) / unit)
 
 
-def most_ciphertexts(key_bits: int, columns: int, rows: int) -> int:
-    """The most ciphertexts that a product needs, whatever the numbers in these columns are."""
-    slots = (key_bits - 2) // _slot_bits(_MOST_BITS, rows, ROW_BITS)
-    return -(-columns // max(1, slots))
+def check_products(products: Sequence[int], bits: int) -> None:
+    """Raises ValueError for products that take the spare of their bits."""
+    if any(abs(product) >> (bits - 2) for product in products):
+        raise ValueError("a plaintext that is no masked product")
 
 
 def _window(bits: int, rows: int) -> int:

@@ -125,7 +125,8 @@ class GuestGlm:
     converged: bool
     deviance: float | None  # mean, weighted, of the rows that trained; None after hidden scores
     explained: float | None  # D-squared: the share of the null model's deviance that is gone
-    gradient: float  # greatest component at the end
+    gradient: float  # its length at the end
+    readable: int = 0  # labels that a host could have read at most, had it cheated; not stored
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":
@@ -139,6 +140,7 @@ class GuestGlm:
             fit.deviance,
             fit.explained,
             fit.gradient,
+            fit.readable,
         )
 
     @property

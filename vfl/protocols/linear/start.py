@@ -7,7 +7,7 @@ must be few beside the rows.
 import asyncio
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,12 +27,14 @@ _ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
 
 
 class FitStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows train (and so which are held out), and the order of
+    """guest -> host. Reveals: which aligned rows train (and so which are held out), and the orders of
     magnitude of the loss's curvature (for counts, of their mean; for hidden scores and a 0/1 label p,
-    of p (1 - p) where p is the mean label, its log odds to the next quarter)."""
+    of p (1 - p) where p is the mean label, its log odds to the next quarter) and, where scores are not
+    hidden, of its deviance without any column."""
 
     training: bytes  # a bit an aligned row
     curvature: float
+    deviance: float = 1.0  # a power of two, the unit of inner products
     limit: ClassVar[int] = 16 * MIB
     per_row = ("training", 1)
 
@@ -43,9 +45,11 @@ class FitReady(Message, frozen=True):
     columns: int
 
 
-async def start_hosts(hosts: Sequence[Peer], train: Mask, curvature: float) -> dict[str, int]:
+async def start_hosts(
+    hosts: Sequence[Peer], train: Mask, curvature: float, deviance: float = 1.0
+) -> dict[str, int]:
     """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(train), curvature), int(train.sum())
+    start, count = FitStart(pack_bits(train), curvature, deviance), int(train.sum())
     await together([host.send(start) for host in hosts])
     answers = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, answers, strict=True):
@@ -86,7 +90,10 @@ class HostStart:
     training: Mask  # which of them train
     digest: str  # of FitStart
     block: Block  # of the rows that train
-    masks: Masks  # of its scores
+    fellows: Mapping[str, bytes]  # a secret with each other host
+    masks: Masks  # of what the guest may know the sum of
+    curvature: float
+    deviance: float
 
     @property
     def held_out(self) -> Matrix:
@@ -106,17 +113,18 @@ async def begin_host_fit(
 
     Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
     """
-    training, curvature, digest = await _receive_training(guest, rows, participant.minimum)
+    start, training, digest = await _receive_training(guest, rows, participant.minimum)
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
-    masks = Masks(participant.name, await exchange_keys(guest, participant))
+    fellows = await exchange_keys(guest, participant)
+    masks = Masks(participant.name, fellows)
     own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, curvature)
-    return HostStart(matrix, training, digest, block, masks)
+    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, start.curvature)
+    return HostStart(matrix, training, digest, block, fellows, masks, start.curvature, start.deviance)
 
 
-async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask, float, str]:
-    """Which of the aligned rows train, and the loss's curvature; a digest of both.
+async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[FitStart, Mask, str]:
+    """How the fit begins, which of the aligned rows train, and a digest of what was said.
 
     Raises Refused for fewer rows than `minimum`.
     """
@@ -127,11 +135,16 @@ async def _receive_training(guest: Peer, rows: int, minimum: int) -> tuple[Mask,
         raise guest.breach(f"a FitStart with {error}") from None
     if (count := int(training.sum())) < minimum:
         few = f"{counted(count, 'row')} to train on {'is' if count == 1 else 'are'}"
-        raise Refused(f"{few} below the host's policy of {minimum:,}")
+        raise Refused(
+            f"{few} below rule min_intersection = {minimum} of [policy]: bring more rows that all "
+            "parties have, lower holdout, or the host lowers the rule"
+        )
     if not (math.isfinite(start.curvature) and start.curvature > 0):
         raise guest.breach("a FitStart without a curvature")
+    if not (start.deviance > 0 and math.frexp(start.deviance)[0] == 0.5):
+        raise guest.breach("a FitStart whose deviance is no power of two")
     digest = hashlib.sha256(repr(start.curvature).encode() + start.training).hexdigest()
-    return training, start.curvature, digest
+    return start, training, digest
 
 
 def no_column() -> DataError:

@@ -180,7 +180,7 @@ class Grower(ABC):
             progress(TreeDone(number + 1, params.trees, loss, losses[1], seconds, self.obstacle))
             if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
-            if number or self._hosts_of(number):  # else hosts know nothing of the tree
+            if number >= params.guest_trees:  # else hosts know nothing of the tree
                 known = best if best[1] else None
                 await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
         if best[1]:
@@ -193,13 +193,14 @@ class Grower(ABC):
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
     def _enough(self, trees: int, best: int) -> bool:
-        """Whether so many trees are all, where the best loss was with `best` of them."""
-        rounds = self.params.early_stopping_rounds
-        return bool(rounds) and bool(self.rows.validation.any()) and trees - best >= rounds
+        """Whether so many trees are all, where the best loss was with `best` of them. Rounds count from
+        the trees on in which hosts' columns come in."""
+        rounds, since = self.params.early_stopping_rounds, max(best, self.params.guest_trees)
+        return bool(rounds) and bool(self.rows.validation.any()) and trees - since >= rounds
 
     def _hosts_of(self, number: int) -> list[Peer]:
         """The hosts that grow a tree."""
-        return [] if number == 0 and self.params.first_tree == "guest" else self.hosts
+        return [] if number < self.params.guest_trees else self.hosts
 
     async def grow(
         self, number: int, gradient: Floats, hessian: Floats, train: Mask
@@ -207,7 +208,7 @@ class Grower(ABC):
         """Grow a tree; returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
-        alone = number == 0 and params.first_tree == "guest"
+        alone = number < params.guest_trees
         active, counts_for = draw_rows(train, params, number, gradient, hessian)
         dithered = self.quantisation.dithered
         dither = np.random.default_rng([params.seed, number, 0, 0]) if dithered else None
@@ -344,6 +345,15 @@ class Grower(ABC):
             return bounds, bounds
         weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
         return bounds.below(*weights)
+
+
+@dataclass(frozen=True, eq=False)
+class BinnedTables:
+    """All that a training of trees is of: every party's columns in bins, the guest's first."""
+
+    params: BoostParams
+    blocks: Mapping[str, Binned]
+    rows: Training
 
 
 class Pooled(Grower):

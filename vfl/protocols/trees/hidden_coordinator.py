@@ -12,7 +12,6 @@ import numpy as np
 from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.errors import Refused
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
@@ -65,10 +64,10 @@ async def coordinate_trees(
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
     tried: set[int] = set()
-    number = -1
+    number = first = params.guest_trees - 1
     while not isinstance(tree := await guest.recv(MaskedZeros, SumsTree, SumsEnd), SumsEnd):
         if isinstance(tree, MaskedZeros):
-            if number >= 0 or tree.host in tried or not 0 <= tree.host < len(hosts):
+            if number > first or tree.host in tried or not 0 <= tree.host < len(hosts):
                 raise guest.breach("MaskedZeros out of turn")
             tried.add(tree.host)
             _check_zeros(guest, hosts[tree.host], openers[tree.host], tree.data)
@@ -202,10 +201,9 @@ def _opener(guest: Peer, begin: SumsBegin, params: BoostParams, masks: MaskStrea
         if params.encryption == "lattice":
             return _LatticeOpener(begin.rows, params, masks)
         modulus = int.from_bytes(begin.modulus, "big")
-        kind = PUBLIC_KEYS[params.encryption]
         if modulus.bit_length() != params.key_bits:
             raise ValueError("another modulus than the job says")
-        packing = SumPacking.for_rows(begin.rows, kind.plaintext_bits(params.key_bits))
+        packing = SumPacking.for_rows(begin.rows, params.key_bits)
         return _PaillierOpener(packing, modulus, params.key_bits, masks)
     except ValueError as error:
         raise guest.breach(f"a SumsBegin with {error}") from None

@@ -320,7 +320,7 @@ async def lattice_host_train(
     coordinator: Peer | None = None,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
-    records = Records(guest, params.trees, shown, course)
+    records = Records(guest, params, shown, course)
 
     # 1. The hint.
     offered = await asyncio.to_thread(_Offered.of, binned, params)

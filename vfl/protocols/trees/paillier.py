@@ -32,30 +32,23 @@ of it. The guest checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
 
-Encryption is Paillier's, or Okamoto-Uchiyama's (`encryption = "ou"`), under which a host must be trusted
-to follow the protocol. No decrypted value goes back to hosts, but how the guest reacts does: a host that
-sends made-up ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and
-in 6 which of its candidates won, and each is about a bit of the secret p (crypto/okamoto_uchiyama.py).
-Made-up sums within bounds that do not win go unnoticed; a check that fails ends the job, and its key is
-never used again, but by then p may be known, and every gradient of the job with it, the labels included.
-Under "ou" the host is not told which check on its sums failed, which slows this down and no more.
-No way is known to learn a Paillier key so: there, such a host gets single bits about the gradients that
-it made its ciphertexts of.
+No decrypted value goes back to hosts, but how the guest reacts does: a host that sends made-up
+ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and in 6 which of
+its candidates won. These are single bits about the gradients that it made its ciphertexts of; no way is
+known to learn the key so. Made-up sums within bounds that do not win go unnoticed; a check that fails
+ends the job, and its key is never used again.
 """
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.ciphertexts import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.packing import SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
+from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import (
-    Reserve,
     decrypt,
     decrypt_sums,
     encrypt,
@@ -71,6 +64,7 @@ from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.draw_memory import NO_MEMORY
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
@@ -102,7 +96,7 @@ from vfl.protocols.trees.paillier_messages import (
     Winners,
     WonNodes,
 )
-from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -134,7 +128,7 @@ async def paillier_guest_train(
 
 
 class _PaillierGrower(Grower):
-    """The guest under Paillier's encryption, or Okamoto-Uchiyama's."""
+    """The guest under Paillier's encryption."""
 
     def __init__(
         self,
@@ -148,12 +142,12 @@ class _PaillierGrower(Grower):
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self._hidden = workers, hidden
         self._to_coordinate = False  # whether hosts grow the tree
-        self.packing = _packing(len(rows.label), params)
-        self.reserve = Reserve(workers, int(rows.train.sum()))
+        self.packing = packing_of(len(rows.label), params)
+        self.reserve = OwnReserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
-        await send_key(self.hosts, self.params.encryption, self.workers.key)
+        await send_key(self.hosts, self.workers.key)
         if self._hidden is not None:
             public = self.workers.key.public
             modulus = int(public.n).to_bytes(public.bits // 8, "big")
@@ -162,7 +156,7 @@ class _PaillierGrower(Grower):
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> "list[_PaillierHostColumns]":
-        # 2. Encrypted gradients to every host; none grows the first tree if it is the guest's alone.
+        # 2. Encrypted gradients to every host; none grows a tree of the guest alone.
         self._to_coordinate = self._hidden is not None and bool(hosts)
         if self._hidden is not None and hosts:
             await self._hidden.begin_tree(number, self.scales)
@@ -359,13 +353,7 @@ class _PaillierHostColumns(HostColumns):
         return left, valid, sibling_valid
 
     def _breach(self, what: str) -> PeerError:
-        """The error for refused CandidateSums; which check they failed is the guest's own under "ou"."""
-        error = self.host.breach(f"CandidateSums {what}")
-        if self._guest.params.encryption == "ou":
-            return PeerError(
-                str(error), for_peer="a peer broke the protocol: CandidateSums that cannot be"
-            )
-        return error
+        return self.host.breach(f"CandidateSums {what}")
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -384,10 +372,10 @@ async def paillier_host_train(
     """Play a host, as `host_train` of training.py says.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
-    Refused for trees of rows that differ in fewer.
+    Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
-    draws = Draws(participant.minimum)
-    records = Records(guest, params.trees, shown, course)
+    draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
+    records = Records(guest, params, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
@@ -400,14 +388,17 @@ async def paillier_host_train(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
+        candidates = len(Candidates.of(binned.columns))
+        reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:
+                reserve.begin()
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
                 records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle, hidden)
+                tree = _HostTree(guest, reserve, store, params, drawn, records, shuffle, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -427,7 +418,7 @@ class _HostTree:
     def __init__(
         self,
         guest: Peer,
-        workers: Workers[PublicKey],
+        reserve: Reserve,
         store: SharedRows,
         params: BoostParams,
         binned: Binned,
@@ -436,9 +427,10 @@ class _HostTree:
         hidden: HiddenHost | None,
     ) -> None:
         self._hidden = hidden
-        self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._reserve, self._workers = reserve, reserve.workers
+        self._guest, self._params, self._binned = guest, params, binned
         self._records = records
-        self._packing = _packing(binned.rows, params)
+        self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -446,7 +438,7 @@ class _HostTree:
         shuffle(order)
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
-        self._seconds = 0.0  # spent since the last sums were sent
+        self._time = records.time
 
     async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
@@ -465,24 +457,23 @@ class _HostTree:
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
-        started = time.perf_counter()
-        sums = await joint.histograms()
-        self._seconds = time.perf_counter() - started
-        return sums
+        self._reserve.end()
+        with self._time.timed():
+            return await joint.histograms()
 
     async def sums(self) -> list[Ciphertexts]:
         """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
-        frontier, started = self._frontier, time.perf_counter()
+        self._reserve.end()
+        frontier = self._frontier
         summed = [pair[0] for pair in frontier.pairs]
-        slot = frontier.slots(summed)[frontier.active]
-        rows = np.flatnonzero(slot >= 0)
-        joint = JointSums(self._workers, self._store, self._sizes, len(summed))
-        codes = self._binned.codes[:, frontier.active][:, rows]
-        await asyncio.to_thread(joint.group, codes, slot[rows])
-        await joint.add(0, len(rows), rows)
-        sums = await joint.histograms()
-        self._seconds = time.perf_counter() - started
-        return sums
+        with self._time.timed():
+            slot = frontier.slots(summed)[frontier.active]
+            rows = np.flatnonzero(slot >= 0)
+            joint = JointSums(self._workers, self._store, self._sizes, len(summed))
+            codes = self._binned.codes[:, frontier.active][:, rows]
+            await asyncio.to_thread(joint.group, codes, slot[rows])
+            await joint.add(0, len(rows), rows)
+            return await joint.histograms()
 
     async def level(self, sums: list[Ciphertexts]) -> bool:
         """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
@@ -495,7 +486,6 @@ class _HostTree:
         if self._hidden is not None:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
-            started = time.perf_counter()
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
             if self._hidden is not None:
@@ -503,19 +493,20 @@ class _HostTree:
                 continue
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
-            sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._packing)
+            with self._time.timed():
+                sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
+                ciphertexts = await pack_and_rerandomise(self._reserve, sums_left, self._packing)
             answer = CandidateSums(
                 node=summed,
                 candidates=len(own),
                 valid=pack_bits(here),
                 sibling_valid=pack_bits(there),
                 ciphertexts=ciphertexts.tobytes(),
-                seconds=self._seconds + time.perf_counter() - started,
+                seconds=self._time.tell(),
                 ordered=pack_bits(ordered) if ordered.any() else b"",
             )
             await self._guest.send(answer)
-            self._seconds = 0.0
+        self._reserve.begin()
 
         # 6. The splits won.
         message: Winners | WonNodes | Advance | TreeEnd
@@ -555,16 +546,17 @@ class _HostTree:
 
     async def _send_masked(self, hidden: HiddenHost, node: int, histogram: Ciphertexts) -> None:
         """The sums of all candidates, each plaintext plus a mask."""
-        started, packing, key = time.perf_counter(), self._packing, self._workers.key
-        sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
-        masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
-        ciphertexts = await pack_and_mask(self._workers, sums, packing.slot_bits, packing.slots, masks)
-        seconds = self._seconds + time.perf_counter() - started
-        step = PIECE // key.width
+        packing, key = self._packing, self._workers.key
+        with self._time.timed():
+            sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
+            masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
+            ciphertexts = await pack_and_mask(
+                self._reserve, sums, packing.slot_bits, packing.slots, masks
+            )
+        seconds, step = self._time.tell(), PIECE // key.width
         for first in range(0, max(1, len(ciphertexts)), step):
             part, more = ciphertexts[first : first + step].tobytes(), first + step < len(ciphertexts)
             await self._guest.send(MaskedCandidates(node, part, 0.0 if more else seconds, more))
-        self._seconds = 0.0
 
     async def _win_hidden(
         self, hidden: HiddenHost, nodes: Sequence[int], valid: Mapping[int, Mask]
@@ -616,10 +608,3 @@ class _HostTree:
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
         return self._records.add(node, number, split, left)
-
-
-# ------------------------------------------------------------------------------- what both share
-
-
-def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits))

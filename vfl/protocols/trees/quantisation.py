@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 from vfl.crypto.packing import ROW_BITS, SumPacking
-from vfl.crypto.schemes import PUBLIC_KEYS
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.lattice_sums import Shape
 
@@ -22,8 +21,18 @@ def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
     """How a job quantises. Raises ValueError, with the numbers, for too many rows."""
     if params.encryption == "lattice":
         return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
-    bits = PUBLIC_KEYS[params.encryption].plaintext_bits(params.key_bits)
-    return Quantisation(SumPacking.for_rows(rows, bits).row_bits)
+    return Quantisation(packing_of(rows, params).row_bits)
+
+
+def packing_of(rows: int, params: BoostParams) -> SumPacking:
+    """How sums lie in a plaintext. Raises ValueError, with the numbers, for too many rows."""
+    return SumPacking.for_rows(rows, params.key_bits)
+
+
+def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
+    """How many ciphertexts a host of so many candidates sends for a tree at most: sums of the root and
+    of one child of each pair."""
+    return packing_of(rows, params).ciphertexts(candidates) << params.depth - 1
 
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:

@@ -3,10 +3,12 @@
 from collections.abc import Callable, Sequence
 
 from vfl.arrays import Mask
+from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.trees.columns import Direction, SplitRows
 from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept
@@ -19,22 +21,26 @@ class Records:
     def __init__(
         self,
         guest: Peer,
-        trees: int,
+        params: BoostParams,
         shown: Callable[[str], str],
         course: HostCourse[HostModel, HostTrees],
     ) -> None:
-        """`trees`: of the job at most. `shown` gives the name under which the guest may see a column."""
-        self._guest, self._trees, self._shown, self._course = guest, trees, shown, course
+        """`shown` gives the name under which the guest may see a column."""
+        self._guest, self._params, self._shown, self._course = guest, params, shown, course
+        self.time = ToldTime()
+        """How long this host took for its sums."""
         last = course.checkpoints.last
         self._splits: list[Split] = [] if last is None else [*last.splits]
         self._first: dict[int, int] = {} if last is None else {**last.first_record}  # by tree
 
     def begin(self, tree: int, message: type[Message]) -> None:
-        """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn."""
-        if not max(self._first, default=-1) < tree < self._trees:
+        """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn, or
+        that the job leaves to the guest alone."""
+        before, trees = max(self._first, default=self._params.guest_trees - 1), self._params.trees
+        if not before < tree < trees:
             raise self._guest.breach(f"a {message.__name__} out of turn")
         self._first[tree] = len(self._splits)
-        self._course.progress(tree + 1, self._trees)
+        self._course.progress(tree + 1, trees)
 
     def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
         """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node

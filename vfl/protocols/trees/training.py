@@ -1,15 +1,13 @@
 """SecureBoost: trees of all parties' columns, under the encryption of the job.
 
-The sums of gradients come from paillier.py, under Paillier's encryption or Okamoto-Uchiyama's, or from
-lattice.py. Without hosts nothing is encrypted, and the trees are, bit for bit, those that the same
-columns give with hosts.
+The sums of gradients come from paillier.py, under Paillier's encryption, or from lattice.py. Without
+hosts nothing is encrypted, and the trees are, bit for bit, those that the same columns give with hosts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 
 from vfl.arrays import Floats
-from vfl.crypto.ciphertexts import PrivateKey
-from vfl.crypto.schemes import PRIVATE_KEYS
+from vfl.crypto.paillier import PrivateKey
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.net.peer import Peer
@@ -39,8 +37,8 @@ async def guest_train(
     blocks of all parties and no hosts this is the plaintext oracle. `key`: made for the job where it is
     not given. Raises PeerError when a host breaks the protocol, ConfigError for settings that cannot be.
     """
-    if key is not None and type(key) is not PRIVATE_KEYS.get(params.encryption):
-        raise ValueError(f"a key of another scheme than encryption = {params.encryption!r}")
+    if key is not None and params.encryption != "paillier":
+        raise ValueError(f"a key where encryption = {params.encryption!r}")
     if not hosts:
         return await Pooled(blocks, rows, params).train(course.progress, course.checkpoints)
     if params.encryption == "lattice":

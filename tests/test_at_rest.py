@@ -1,0 +1,326 @@
+"""Files of a store whose party has its key under a passphrase."""
+
+import io
+import json
+import shutil
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from cryptography.hazmat.primitives import serialization
+from federation import JOB, Federation
+from room import Room
+
+from vfl.cli import main
+from vfl.errors import IdentityError, ModelError
+from vfl.jobs.connect import store_of
+from vfl.jobs.hints import StoredGuestHints
+from vfl.jobs.resume import Unfinished
+from vfl.party import at_rest, identity, passphrase
+from vfl.party.at_rest import FIRST_LINE, StoreKey, copy, is_encrypted
+from vfl.party.config import load_party
+from vfl.party.identity import Identity
+from vfl.party.store import ENCRYPTED, Store
+from vfl.protocols.common.lattice_hints import KnownHint
+
+WORDS = "correct horse battery"
+BODY = {"rows": [1, 2, 3], "name": "Zoë"}
+
+
+@pytest.fixture(scope="module")
+def owner(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """With its key under a passphrase."""
+    return identity.create(tmp_path_factory.mktemp("keys") / "bureau", "bureau", WORDS.encode())
+
+
+@pytest.fixture(scope="module")
+def open_owner(tmp_path_factory: pytest.TempPathFactory) -> Identity:
+    """Without a passphrase."""
+    return identity.create(tmp_path_factory.mktemp("keys") / "registry", "registry")
+
+
+def store(folder: Path, own: Identity) -> Store:
+    return Store(folder / "store", StoreKey(folder / "store", lambda: own))
+
+
+def test_only_kinds_that_nobody_reads_are_encrypted(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    sealed, plain = store(tmp_path, owner), store(tmp_path / "plain", open_owner)
+    rows = np.arange(100)
+    for kind in ("alignment", "batch", "checkpoint", "draw", "hint", "model", "run"):
+        for one in (sealed, plain):
+            body = {**BODY, "array": dict(one.write_array(kind, "a", rows))}
+            path = one.write(kind, "a", body)
+            encrypted = one is sealed and kind in ENCRYPTED
+            assert one.encrypts(kind) == encrypted
+            array = path.with_name(body["array"]["file"])
+            assert is_encrypted(path) == is_encrypted(array) == encrypted
+            assert (b"rows" in path.read_bytes()) != encrypted
+            again = Store(one.root, StoreKey(one.root, lambda: owner))
+            assert again.read(kind, "a") == body and again.names(kind) == ["a"]
+            assert (again.read_array(kind, body["array"]) == rows).all()
+            assert path.stat().st_mode & 0o777 == array.stat().st_mode & 0o777 == 0o600
+            # Neither does the name of an array tell what is in it.
+            assert (body["array"]["sha256"][:16] in array.name) != encrypted
+    assert not (plain.root / "encryption.json").exists()
+    with pytest.raises(ModelError, match=r"a\.json is encrypted: only its party's own commands"):
+        Store(sealed.root).read("alignment", "a")
+
+
+def test_files_from_before_the_passphrase_are_read(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    before = store(tmp_path, open_owner)
+    ref = dict(before.write_array("alignment", "a", np.arange(9)))
+    before.write("alignment", "a", {"rows": ref})
+    after = store(tmp_path, owner)
+    assert (after.read_array("alignment", after.read("alignment", "a")["rows"]) == np.arange(9)).all()
+    after.write("alignment", "b", BODY)
+    assert after.names("alignment") == ["a", "b"] and after.latest("alignment") == "b"
+
+
+@pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 1000])
+def test_any_size_comes_back(
+    tmp_path: Path, owner: Identity, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(at_rest, "BLOCK", 64)
+    kept, content = store(tmp_path, owner), np.random.default_rng(size).bytes(size)
+    kept.make("hint")
+    path = kept.folder("hint") / "a.parts"
+    with kept.replacing("hint", path) as sink:
+        for start in range(0, size, 50):
+            sink.write(content[start : start + 50])
+    blocks = max(1, -(-size // 64))
+    assert path.stat().st_size == len(FIRST_LINE) + 32 + size + 16 * blocks
+    with kept.open("hint", path) as source:
+        assert source.read() == content and source.read(1) == b""
+    with kept.open("hint", path) as source:
+        assert b"".join(iter(lambda: source.read(7), b"")) == content
+
+
+def test_what_was_tampered_with_is_said_to_be_damaged(
+    tmp_path: Path, owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(at_rest, "BLOCK", 64)
+    kept = store(tmp_path, owner)
+    path = kept.write("alignment", "a", {"rows": list(range(100))})
+    whole, head = path.read_bytes(), len(FIRST_LINE) + 32
+    first, second, rest = whole[head : head + 80], whole[head + 80 : head + 160], whole[head + 160 :]
+    changed = {f"bit of {n}": whole[:n] + bytes([whole[n] ^ 1]) + whole[n + 1 :] for n in (21, 53, 90)}
+    changed |= {f"cut to {n}": whole[:n] for n in (21, 40, 53, 54, 60, 69, 133, 213, len(whole) - 1)}
+    changed["last bit"] = whole[:-1] + bytes([whole[-1] ^ 1])
+    changed["blocks moved"] = whole[:head] + second + first + rest
+    changed["a block left out"] = whole[:head] + second + rest
+    changed["a block twice"] = whole[:head] + first + first + second + rest
+    changed["more"] = whole + b"\0"
+    other = kept.write("alignment", "b", {"rows": list(range(100))}).read_bytes()
+    changed["another document"] = other
+    changed["an older key"] = store(tmp_path / "other", owner).write("alignment", "a", BODY).read_bytes()
+    for content in changed.values():
+        path.write_bytes(content)
+        with pytest.raises(ModelError) as damaged:
+            store(tmp_path, owner).read("alignment", "a")
+        assert str(damaged.value) == f"{path} is damaged: it is not what was written"
+        assert str(path) not in damaged.value.for_peer
+    # A document of another kind in its place.
+    kept.make("batch")
+    moved = kept.folder("batch") / "a.json"
+    moved.write_bytes(whole)
+    with pytest.raises(ModelError, match="is damaged"):
+        kept.read("batch", "a")
+
+
+def test_an_array_that_was_tampered_with(tmp_path: Path, owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+    ref = dict(kept.write_array("checkpoint", "c", np.arange(1000)))
+    file = kept.folder("checkpoint") / ref["file"]
+    whole = file.read_bytes()
+    for content in (whole[:-1], whole[:500] + b"x" + whole[501:], whole + whole):
+        file.write_bytes(content)
+        with pytest.raises(ModelError, match="is damaged: it is not what was written"):
+            kept.read_array("checkpoint", ref)
+
+
+def test_another_identity_or_no_key(tmp_path: Path, owner: Identity, open_owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+    path = kept.write("alignment", "a", BODY)
+    with pytest.raises(ModelError) as foreign:
+        store(tmp_path, open_owner).read("alignment", "a")
+    assert str(foreign.value) == (
+        f"{path} is encrypted, and not for {open_owner.certificate_path}: set identity in [party] to "
+        "the one that it was made with, or to one that `vfl keys rotate` made of it"
+    )
+    key = kept.root / "encryption.json"
+    content = key.read_bytes()
+    assert key.stat().st_mode & 0o777 == 0o600
+    for damage in (b"", b"{}", content.replace(b"key", b"kay", 1), content[:-9] + b"x" + content[-8:]):
+        key.write_bytes(damage)
+        with pytest.raises(ModelError, match=r"encryption\.json is damaged"):
+            store(tmp_path, owner).read("alignment", "a")
+    document = json.loads(content)
+    ((fingerprint, wrapped),) = document["body"]["keys"].items()
+    assert fingerprint == owner.certificate.fingerprint and set(wrapped) == {"salt", "key"}
+    key.unlink()
+    with pytest.raises(
+        ModelError, match=r"is encrypted, and .*encryption\.json with its key is not there"
+    ):
+        store(tmp_path, owner).read("alignment", "a")
+
+
+@pytest.mark.parametrize("option", [[], ["--no-passphrase"]])
+def test_a_rotated_key_opens_the_store(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, option: list[str]
+) -> None:
+    monkeypatch.setenv(passphrase.VARIABLE, WORDS)
+    old = identity.create(tmp_path / "keys" / "bureau", "bureau", WORDS.encode())
+    kept = store(tmp_path, old)
+    kept.write("alignment", "a", BODY)
+    party = tmp_path / "bureau.toml"
+    party.write_text(
+        '[party]\nname = "bureau"\nrole = "host"\nidentity = "keys/bureau"\nstore = "store"\n'
+        '[data]\npath = "t.csv"\nid = "id"\n'
+        '[peers.insurer]\naddress = "127.0.0.1:1"\ncertificate = "peers/insurer.pem"\n'
+    )
+    done = CliRunner().invoke(main, ["keys", "rotate", str(party), *option])
+    assert done.exit_code == 0, done.output
+    new = identity.load(tmp_path / "keys" / "bureau.2")
+    for own in (old, new):
+        assert store(tmp_path, own).read("alignment", "a") == BODY
+    later = store(tmp_path, new).write("alignment", "b", BODY)
+    assert is_encrypted(later) == (not option)
+    assert store(tmp_path, old).read("alignment", "b") == BODY
+    # A store that this key does not open is found before another key is made.
+    (kept.root / "encryption.json").write_bytes(b"")
+    done = CliRunner().invoke(main, ["keys", "rotate", str(party)])
+    assert done.exit_code == 5 and "encryption.json is damaged" in done.output
+    assert not (tmp_path / "keys" / "bureau.3.key").exists()
+
+
+def test_what_is_encrypted_between_rotation_and_the_new_key_can_be_read(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    StoreKey(tmp_path / "store", lambda: owner).hand_over(open_owner)
+    store(tmp_path, owner).write("alignment", "a", BODY)
+    assert store(tmp_path, open_owner).read("alignment", "a") == BODY
+    # Nothing is made for a store in which nothing is encrypted.
+    StoreKey(tmp_path / "none", lambda: open_owner).hand_over(owner)
+    assert not (tmp_path / "none").exists()
+
+
+def test_memory_does_not_grow_with_a_file(tmp_path: Path, owner: Identity) -> None:
+    kept, size = store(tmp_path, owner), 40 * at_rest.BLOCK
+    kept.make("hint")
+    path = kept.folder("hint") / "a.parts"
+    zeros = io.BytesIO(bytes(size))
+    with kept.replacing("hint", path) as sink:  # before what is measured: keys and modules
+        sink.write(b"")
+    tracemalloc.start()
+    with kept.replacing("hint", path) as sink:
+        digest = copy(zeros, sink)
+    with kept.open("hint", path) as source:
+        assert copy(source, io.BytesIO()) == digest
+        assert tracemalloc.get_traced_memory()[1] < size + 8 * at_rest.BLOCK
+    tracemalloc.stop()
+
+
+HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
+
+
+def test_a_hint_is_worked_on_in_a_copy(tmp_path: Path, owner: Identity, open_owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+
+    def shelf(own: Identity) -> StoredGuestHints:
+        return StoredGuestHints(store(tmp_path, own), "aligned-1", {"bureau": "print"})
+
+    hints = shelf(owner)
+    hints.clear("bureau", 8)
+    working = hints.file("bureau")
+    assert working is not None and working.parent == kept.scratch()
+    working.write_bytes(b"parts of")
+    hints.keep("bureau", HINT)
+    assert not any(kept.scratch().iterdir())
+    (parts,) = kept.folder("hint").glob("*.parts")
+    assert is_encrypted(parts) and b"parts of" not in parts.read_bytes()
+    again = shelf(owner)
+    assert again.known("bureau") == HINT
+    assert again.file("bureau") == working and working.read_bytes() == b"parts of"
+    again.close()
+    assert not any(kept.scratch().iterdir())
+    whole = parts.read_bytes()
+    parts.write_bytes(whole[:-1] + b"x")
+    assert shelf(owner).known("bureau") is None  # another one is made
+    assert not any(kept.scratch().iterdir())
+    # One from before the passphrase, too, is worked on in a copy.
+    parts.write_bytes(b"parts of")
+    assert shelf(owner).known("bureau") == HINT
+    shelf(owner).close()
+
+
+def test_a_copy_that_a_killed_process_left_is_cleared_away(tmp_path: Path, owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+    kept.make("hint")
+    for name in ("a.parts", "a.parts.part"):
+        (kept.scratch() / name).write_bytes(b"parts")
+    with kept.in_use():
+        assert not any(kept.scratch().iterdir())
+
+
+def under_passphrase(folder: Path, keys: Path) -> Path:
+    """The keys of a federation, all under the same passphrase."""
+    shutil.copytree(keys, folder)
+    for path in folder.rglob("*.key"):
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+        der = key.private_bytes(
+            serialization.Encoding.DER,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        path.write_bytes(passphrase.seal(der, WORDS.encode()))
+    return folder
+
+
+def test_a_job_leaves_nothing_in_the_clear(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(passphrase.VARIABLE, WORDS)
+    monkeypatch.setattr(passphrase, "_SCRYPT_N", 16)  # of no use to the test but to be waited for
+    monkeypatch.setattr(Unfinished, "finish", lambda _: None)  # its checkpoints stay
+    federation = Federation(
+        tmp_path / "room", under_passphrase(tmp_path / "keys", keys), guest_listens=True
+    )
+    room = Room(federation)
+    room.patch(monkeypatch)
+    for name in ("registry", "bureau"):
+        policy = federation.parties[name].settings["policy"]
+        policy["encryptions"] = ["paillier", "lattice"]
+    aligned = room.align().alignment.name
+    job = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 1, "encryption": "lattice"}}
+    first = room.train(job)
+    for name in ("insurer", "registry", "bureau"):
+        party = load_party(federation.parties[name].file)
+        kept = Store(party.party.store)
+        files = [
+            path for kind in ENCRYPTED for path in kept.folder(kind).glob("*") if path.suffix != ".lock"
+        ]
+        assert {path.parent.name for path in files} == {"alignments", "checkpoints", "hints"}
+        assert all(is_encrypted(path) for path in files)
+        assert not any(kept.scratch().iterdir())
+        assert store_of(party).read("alignment", aligned)["name"] == aligned
+    # A second job finds the hints again and ends in the same model.
+    with monkeypatch.context() as no_new:
+        no_new.setattr(StoredGuestHints, "keep", None)
+        second = room.train(job, fresh=True)
+    own = store_of(load_party(federation.guest.file))
+    assert own.read("model", second)["model"] == own.read("model", first)["model"]
+    assert not any(own.scratch().iterdir())
+
+    listed = CliRunner().invoke(main, ["alignments", str(federation.guest.file)])
+    assert listed.exit_code == 0 and aligned in listed.output
+    monkeypatch.delenv(passphrase.VARIABLE)
+    with pytest.raises(IdentityError, match="has a passphrase: give it in VFL_PASSPHRASE"):
+        store_of(load_party(federation.guest.file)).read("alignment", aligned)
+    refused = CliRunner().invoke(main, ["alignments", str(federation.guest.file)])
+    assert refused.exit_code == 4 and "insurer.key has a passphrase" in refused.output

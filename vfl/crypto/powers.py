@@ -1,0 +1,99 @@
+"""Powers of one base, and random products of many, from tables."""
+
+from collections.abc import Callable, Sequence
+
+import gmpy2
+from gmpy2 import mpz
+
+RandomBits = Callable[[int], int]
+
+_TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
+_NARROWEST = 5  # bits of a window at first
+
+
+class FixedBase:
+    """Powers of one base, from a table of base^(digit * 2^(window i)).
+
+    Brickell, Gordon, McCurley, Wilson, EUROCRYPT 1992: one product a digit, no squarings. The table is
+    made for few powers at first; after some, one with wider windows takes its place. So a few powers do
+    not pay for a table that only many are worth.
+    """
+
+    def __init__(self, base: mpz, modulus: mpz, exponent_bits: int) -> None:
+        entry = modulus.bit_length() // 8
+        widest = max(w for w in range(1, 13) if (exponent_bits // w << w) * entry <= _TABLE_BYTES)
+        self._base, self._modulus, self._bits = base, modulus, exponent_bits
+        self._windows = [*range(_NARROWEST, widest, 2), widest]
+        self._widen()
+
+    def _widen(self) -> None:
+        """Make the table of the next wider windows."""
+        modulus, base = self._modulus, self._base
+        self._window, self._used = self._windows.pop(0), 0
+        self._table: list[list[mpz]] = []
+        for _ in range(-(-self._bits // self._window)):
+            powers = [mpz(1)]
+            for _ in range((1 << self._window) - 1):
+                powers.append(powers[-1] * base % modulus)
+            self._table.append(powers)
+            base = powers[-1] * base % modulus
+
+    def power(self, exponent: int) -> mpz:
+        """base ** exponent, for exponents of at most the bits promised."""
+        if self._windows:
+            self._used += 1
+            # Two bits more cost 2^(w + 2) / (w + 2) products for each bit of an exponent and save
+            # 2 / w (w + 2) a power: as much after 2 w 2^w. Who has made half as many mostly makes more.
+            if self._used > self._window << self._window:
+                self._widen()
+        modulus, window, mask = self._modulus, self._window, (1 << self._window) - 1
+        result = mpz(1)
+        for powers in self._table:
+            result = result * powers[exponent & mask] % modulus
+            exponent >>= window
+        return result
+
+
+class RandomProducts:
+    """Random products of elements that were drawn uniformly from a finite abelian group G.
+
+    A product is that of g^e over all elements g, with a fresh exponent e, uniform below 2^6, for each.
+    Products are uniform in G, and independent of each other and of the elements, but for a statistical
+    distance of 2^-128 each, whatever G is: with fewer elements than `elements_needed` says, G could be
+    made such that the elements do not generate it.
+
+    The leftover hash lemma (Impagliazzo, Levin, Luby, STOC 1989; Stinson, "Universal hash families and
+    the leftover hash lemma", 2002): elements and product together are within sqrt(|G| P - 1) / 2 of
+    uniform, where P is the probability that products with two independent draws of exponents agree.
+    The quotient of the two is distributed as u^c with u uniform in G, where c is the greatest common
+    divisor of the differences of exponents: it is 1 with probability |{x: x^c = 1}| / |G| <= c^k / |G|
+    where G is a product of k cyclic groups. Of t elements c divides all differences with probability
+    c^-t (1 + s (c - s) / 4^6)^t, s = 2^6 mod c. So
+        |G| P - 1 <= |G| 2^-6t + the sum over c = 2, ..., 63 of c^(k-t) (1 + s (c - s) / 4^6)^t,
+    and t >= k + 257 with 2^6t >= |G| 2^256 make this less than 2^-255.
+    """
+
+    DIGIT = 6  # bits of an exponent; tables of longer ones cost memory and save few products
+
+    def __init__(self, elements: Sequence[mpz], modulus: mpz) -> None:
+        self._modulus = modulus
+        self._table: list[list[mpz]] = []
+        for element in elements:
+            powers = [mpz(1)]
+            for _ in range((1 << self.DIGIT) - 1):
+                powers.append(powers[-1] * element % modulus)
+            self._table.append(powers)
+
+    def draw(self, random_bits: RandomBits) -> mpz:
+        """A product with fresh exponents."""
+        exponents = gmpy2.unpack(mpz(random_bits(self.DIGIT * len(self._table))), self.DIGIT)
+        result = mpz(1)
+        for powers, exponent in zip(self._table, exponents, strict=False):  # the last ones may be 0
+            result = result * powers[exponent] % self._modulus
+        return result
+
+
+def elements_needed(order_bits: int, cyclic: int) -> int:
+    """How many elements `RandomProducts` needs for any group of an order below 2^order_bits that is a
+    product of so many cyclic groups."""
+    return max(cyclic + 257, -(-(order_bits + 256) // RandomProducts.DIGIT))

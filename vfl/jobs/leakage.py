@@ -1,0 +1,247 @@
+"""What a job could give away, before it: `vfl leakage`. No peer is asked."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+
+from vfl.arrays import Floats
+from vfl.errors import ConfigError, ModelError
+from vfl.jobs.alignments import Alignment, find_alignment
+from vfl.jobs.connect import store_of
+from vfl.jobs.sums_given import SumsGiven
+from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
+from vfl.leakage.measuring import ROWS, Measured, measure_tables
+from vfl.leakage.meter import disclosures
+from vfl.learn.binning import Features
+from vfl.learn.levels import tidy_levels
+from vfl.learn.losses import Loss
+from vfl.learn.splits import Candidates
+from vfl.models.kind import PartyColumns
+from vfl.models.kinds import kind_of_job, rules_of
+from vfl.party.config import Job, Party
+from vfl.party.policy import allowed_columns
+from vfl.party.store import Store
+from vfl.party.table import read_table
+from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.grower import BinnedTables
+from vfl.text import counted
+
+_LEAST = 50  # rows of simulated tables
+_TELLING = 0.6  # of a host's simulated columns, that the label depends on
+
+_ATTACKS: Mapping[str, Sequence[str]] = {
+    "table_from_sums": ("reconstruction", "model alone, as sums are of"),
+    "table_from_model": ("model alone",),
+    "scored_rows": ("model alone, rows scored",),
+    "single_rows_from_differences": ("differences of sums",),
+    "labels_from_nodes": ("node membership",),
+    "labels_from_nodes_some_known": ("node membership, some labels known",),
+    "columns_from_scores": ("scores of known rows",),
+    "labels_from_gradients": ("residues of a gradient",),
+}
+"""Of a disclosure, the attacks that measure it: the best of them counts."""
+
+
+@dataclass(frozen=True)
+class Leakage:
+    """What a job could give away, as a party sees it."""
+
+    job: str
+    party: str
+    rows: int
+    alignment: str | None  # whose rows they are
+    found: tuple[Disclosure, ...]
+    measured: Measured | None = None
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The same as JSON has it."""
+        figures = ("advantage", "number", "chance")
+        lines = [asdict(one) | {name: getattr(one, name) for name in figures} for one in self.found]
+        simulated = None if self.measured is None else self.measured.document()
+        told = {"job": self.job, "party": self.party, "rows": self.rows, "alignment": self.alignment}
+        return {**told, "disclosures": lines, "simulated": simulated}
+
+
+def foresee(
+    party: Party,
+    job: Job,
+    *,
+    rows: int | None = None,
+    guest: str | None = None,
+    simulate: bool = False,
+) -> Leakage:
+    """What each party could learn about each other by a job over `rows` aligned rows, or those of the
+    party's latest alignment.
+
+    `guest` is who starts it, where a host's files do not say. With `simulate` the attacks are made on
+    tables that are drawn at random, of as many columns of hosts as this party knows of. A host's table
+    is read for the number of its columns.
+
+    Raises ConfigError for a coordinator's file, a guest that cannot be told, or no number of rows;
+    ModelError for an alignment that is damaged, DataError for a table that cannot be used.
+    """
+    if party.role == "coordinator":
+        raise ConfigError(
+            f"{party.name} is a coordinator, which learns no row: ask with the file of the guest or of "
+            "a host"
+        )
+    store = store_of(party)
+    alignment = _alignment(store) if rows is None else None
+    starts, hosts = _parties(party, alignment, guest)
+    of = Circumstances(starts, hosts, len(alignment.rows) if alignment else rows or 0)
+    columns = COLUMNS
+    if party.role == "host":
+        sizes = _own_sizes(party, job)
+        columns = sizes.columns
+        given = SumsGiven(store).on(alignment) if alignment else 0.0
+        most = party.policy.max_sums_a_row
+        of = replace(
+            of,
+            candidates={party.name: sizes.candidates},
+            columns={party.name: sizes.of_design},
+            given=given,
+            allowed=math.inf if isinstance(most, str) else most,
+        )
+    found = disclosures(of, job.params, job.loss.link == "logit")
+    measured = None
+    if simulate:
+        measured = _simulate(party, job, of, columns)
+        found = [_measured(one, of, measured) for one in found]
+    name = None if alignment is None else alignment.name
+    return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured)
+
+
+def _alignment(store: Store) -> Alignment:
+    """The latest one."""
+    if not store.names("alignment"):
+        raise ConfigError(
+            "there is no alignment yet: give the number of rows that all parties know with --rows, or "
+            "run `vfl align` first"
+        )
+    alignment = find_alignment(store, None)
+    if not len(alignment.rows):
+        raise ModelError(f"alignment {alignment.name} has no row: give a number with --rows")
+    return alignment
+
+
+def _parties(party: Party, alignment: Alignment | None, guest: str | None) -> tuple[str, Sequence[str]]:
+    """The guest and the hosts."""
+    if party.role == "guest":
+        if guest not in (None, party.name):
+            raise ConfigError(f"{party.name} is the guest itself: leave --guest out")
+        known = party.partners if alignment is None else [*alignment.parties]
+        return party.name, [name for name in party.partners if name in known]
+    if guest is not None and guest not in party.partners:
+        raise ConfigError(f"--guest {guest} is no peer of {party.name} that has data")
+    if alignment is not None:
+        named = [name for name, print_ in alignment.parties.items() if print_ == alignment.guest]
+        if named and guest in (None, named[0]):
+            others = [n for n in alignment.parties if n not in (named[0], party.name)]
+            return named[0], [party.name, *others]
+    candidates = [guest] if guest else party.policy.guests or party.partners
+    if len(candidates) > 1:
+        raise ConfigError(
+            f"{party.name} has {counted(len(candidates), 'peer')} that could start the job: say which "
+            "with --guest"
+        )
+    (starts,) = candidates
+    return starts, [party.name, *(name for name in party.partners if name != starts)]
+
+
+class _Sizes(NamedTuple):
+    """How much of a host's table enters a model."""
+
+    columns: int
+    candidates: int  # of splits
+    of_design: int  # columns of the design of a linear model
+
+
+def _own_sizes(party: Party, job: Job) -> _Sizes:
+    """Of a host's own table: of all its rows, which are about those of an alignment."""
+    table = read_table(party.data, role="host", need_label=False)
+    features = allowed_columns(party.policy, table.features, table.path.name, table.faults)
+    kind, rules = kind_of_job(job), rules_of(party)
+    kind.check_rules(rules, features, table.path.name)
+    own = PartyColumns(party.name, table.path.name, tidy_levels(features), rules)
+    tables = kind.tables([own], _training(np.zeros(table.rows), job.loss))
+    if isinstance(tables, BinnedTables):
+        block = tables.blocks[party.name]
+        return _Sizes(len(features), len(Candidates.of(block.columns)), 0)
+    return _Sizes(len(features), 0, tables.matrices[party.name].columns)
+
+
+def _training(label: Floats, loss: Loss) -> Training:
+    every = np.ones(len(label), np.bool_)
+    return Training(label, np.ones(len(label)), every, ~every, loss)
+
+
+# Attacks on simulated tables.
+
+
+def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measured:
+    """Attack a training on tables drawn at random; the party's own number of columns at each host."""
+    if of.rows < _LEAST:
+        raise ConfigError(
+            f"--simulate needs {_LEAST} rows at the least, and there are {of.rows:,}: give another "
+            "number with --rows"
+        )
+    rows, draw = min(of.rows, ROWS), np.random.default_rng(job.params.seed)
+    guest = PartyColumns(of.guest, "simulated", _drawn(of.guest, rows, COLUMNS, draw))
+    hosts = [PartyColumns(name, "simulated", _drawn(name, rows, columns, draw)) for name in of.hosts]
+    score = np.zeros(rows)
+    for own in (guest, *hosts):
+        values = [*own.features.values()]
+        for number in values[: max(1, round(_TELLING * len(values)))]:
+            score += draw.normal() * np.asarray(number, np.float64)
+    label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
+    tables = kind_of_job(job).tables([guest, *hosts], _training(label, job.loss))
+    return measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
+
+
+def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Features:
+    return {f"{party}{i}": draw.normal(size=rows) for i in range(columns)}
+
+
+def _label(loss: Loss, score: Floats, draw: np.random.Generator) -> Floats:
+    """A label of the loss's kind: of two values one in five, counts, or amounts."""
+    if loss.link == "logit":
+        risk = score + draw.logistic(size=len(score))
+        return (risk > np.quantile(risk, 0.8)).astype(np.float64)
+    if loss.link == "identity":
+        return score + draw.normal(size=len(score))
+    mean = np.exp(0.5 * score)
+    label = draw.poisson(mean).astype(np.float64)
+    try:
+        loss.check(label)
+    except ValueError:  # no zeros: amounts
+        label = draw.gamma(2.0, mean / 2)
+    return label
+
+
+def _measured(one: Disclosure, of: Circumstances, measured: Measured) -> Disclosure:
+    """With the figures of the best attack in place of a curve's."""
+    attacks = _ATTACKS.get(one.name, ())
+    found = [
+        success
+        for success in measured.successes
+        if success.attack in attacks
+        and one.who == success.who
+        and one.about in (success.about, of.all_hosts)
+    ]
+    if not found:
+        return one
+    best = max(found, key=lambda success: success.advantage)
+    measure = AUC if best.unit.startswith(AUC) else f"of {best.unit}"
+    what = "in which bin the values of each row are, by sums and splits together"
+    return replace(
+        one,
+        what=what if one.name == "table_from_sums" else one.what,
+        basis="measured",
+        success=best.success,
+        guessing=best.guessing,
+        measure=measure.replace("sides of (candidate, row) known", "(row, threshold) sides"),
+    )

@@ -1,0 +1,134 @@
+"""What a host's policy says to a job before anybody asks for it, by what lies in the host's store."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from vfl.errors import Refused
+from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
+from vfl.jobs.connect import store_of
+from vfl.jobs.sums_given import SumsGiven, WeighedSums
+from vfl.leakage.estimate import equations_a_tree
+from vfl.learn.params import BoostParams
+from vfl.party.config import Job, Party
+from vfl.party.policy import (
+    LIMITS,
+    Counted,
+    Usage,
+    broken_by_job,
+    check_age,
+    check_intersection,
+    check_join,
+    check_repeats,
+    exceeds,
+    rule_text,
+    today,
+)
+from vfl.party.sections import PolicySection
+from vfl.party.store import Store
+from vfl.text import counted
+
+_LATER = {
+    "an alignment": (
+        "min_intersection",
+        "max_intersection",
+        "max_rows_an_id",
+        "engines",
+        "joins",
+        "alignment_days",
+    ),
+    "a day of a guest": tuple(LIMITS.values()),
+    "scoring": ("scoring", "min_scored_rows"),
+    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
+}
+"""Rules that are held against a job when it runs, by what they are about."""
+
+
+@dataclass(frozen=True)
+class PolicyCheck:
+    """What a policy says to a job."""
+
+    broken: list[str]  # the rules that it breaks, a sentence each
+    alignment: str | None  # the one that was looked at
+    sums: WeighedSums | None  # of trees on it
+    used: dict[Counted, int]  # what the guest has used up today
+    notes: list[str] = field(default_factory=list)  # what else there is to say of the other rules
+
+
+def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | None) -> PolicyCheck:
+    """Hold a job against a host's policy, on an alignment of its store: the latest, if none is named.
+
+    Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
+    """
+    policy, store, on = party.policy, store_of(party), today()
+    broken, notes = broken_by_job(policy, job, guest, on), []
+    aligned, sums, used = None, None, {}
+    if alignment is not None or store.names("alignment"):
+        aligned = find_alignment(store, alignment)
+        broken += _broken_on(policy, store, aligned)
+    params = job.params
+    if isinstance(params, BoostParams):
+        if aligned is not None:
+            sums = SumsGiven(store).weigh(policy, aligned, params)
+            broken += [] if sums.broken is None else [sums.broken]
+        notes.append(_sums_note(policy, params, aligned, sums))
+    if guest is not None:
+        used = Usage(store.root).of(guest, on)
+        if exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
+            broken.append(
+                f"{guest} has had {used['jobs']:,} jobs today, which is all that rule "
+                f"max_jobs_a_day = {policy.max_jobs_a_day} of [policy] allows"
+            )
+    notes += [_later(policy, about, rules, used) for about, rules in _LATER.items()]
+    return PolicyCheck(broken, None if aligned is None else aligned.name, sums, used, notes)
+
+
+def _broken_on(policy: PolicySection, store: Store, alignment: Alignment) -> list[str]:
+    """The rules that training on an alignment breaks, whatever the job."""
+    checks: list[Callable[[], None]] = [
+        lambda: check_age(policy, alignment.name, made_on(store, alignment), today()),
+        lambda: check_join(policy, alignment.join),
+        lambda: check_intersection(policy, count_known_rows(alignment.rows)),
+        lambda: check_repeats(policy, most_joined(alignment.rows)),
+    ]
+    broken = []
+    for check in checks:
+        try:
+            check()
+        except Refused as refused:
+            broken.append(str(refused))
+    return broken
+
+
+def _sums_note(
+    policy: PolicySection, params: BoostParams, alignment: Alignment | None, sums: WeighedSums | None
+) -> str:
+    """What open sums come to, or on how many rows they may be."""
+    rule = f"max_sums_a_row = {rule_text(policy.max_sums_a_row)}"
+    trees = counted(params.trees, "tree")
+    if params.sums == "hidden":
+        return f"hidden sums of {trees} count nothing against {rule}"
+    if alignment is not None and sums is not None:
+        earlier = f", after {sums.before:.3g} of earlier jobs" if sums.before else ""
+        return (
+            f"alignment {alignment.name}: {sums.job.equations_a_row:.3g} sums a row of {trees} over "
+            f"{counted(sums.rows, 'row')}{earlier}; {rule}"
+        )
+    if isinstance(policy.max_sums_a_row, str):
+        return f"no alignment is here yet; {rule}"
+    # A tree tells most where rows are many, and then the same of all of them.
+    most = params.trees * equations_a_tree(2**40, params)
+    least = math.ceil(most / policy.max_sums_a_row)
+    return f"no alignment is here yet: open sums of {trees} need {least:,} rows, by {rule}"
+
+
+def _later(policy: PolicySection, about: str, rules: Iterable[str], used: Mapping[Counted, int]) -> str:
+    """The rules that are held against a job when it runs, and what a guest has used up of them."""
+    spent = {rule: used[what] for what, rule in LIMITS.items() if what in used}
+    said = [
+        f"{rule} = {rule_text(getattr(policy, rule))}"
+        + (f" ({spent[rule]:,} today)" if rule in spent else "")
+        for rule in rules
+        if getattr(policy, rule) is not None
+    ]
+    return f"{about}: {', '.join(said)}"

@@ -1,0 +1,141 @@
+"""What the parties of a job could learn about each other, in figures and words: before it, or after.
+
+Figures of attacks are read off the curves of estimate.py, which were measured on other tables;
+measuring.py measures on one's own. None is a proof: a better attack may be found.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from vfl.text import counted
+
+Kind = Literal["told", "worked_out", "cheating"]
+"""What the protocol tells outright; what who follows it can work out; what takes one that cheats."""
+
+Basis = Literal["told", "bound", "curve", "measured", "unknown"]
+"""Where a figure is from: the protocol itself, the most that it allows, a curve of what attacks got on
+other tables, attacks on these; or there is none."""
+
+COLUMNS = 5
+"""Columns of a host, where their number is not known: so many those had that the curves are of."""
+
+MISSED = "of what guessing misses"
+AUC = "AUC"
+
+
+@dataclass(frozen=True)
+class Disclosure:
+    """What one party could learn about another in one way.
+
+    success: the part of it that who learns gets right, guessing: the part that somebody does who was
+    shown nothing, both of what `measure` says; None where there is no figure.
+    """
+
+    name: str
+    kind: Kind
+    who: str  # learns
+    about: str  # the party whose values they are
+    what: str
+    how: str  # from what, and from how much of it
+    basis: Basis
+    amount: float | None = None
+    unit: str = ""  # of the amount
+    success: float | None = None
+    guessing: float | None = None
+    measure: str = ""
+    lower: tuple[str, ...] = ()  # what makes it less: first a line of a file
+
+    @property
+    def advantage(self) -> float | None:
+        """The part of what guessing misses: 0 is no better, 1 is all; None where there is no figure."""
+        if self.success is None or self.guessing is None:
+            return None
+        return 0.0 if self.guessing >= 1 else (self.success - self.guessing) / (1 - self.guessing)
+
+    @property
+    def number(self) -> str:
+        """How much of it, in words."""
+        if self.success is None:
+            return "told" if self.kind == "told" else "no figure"
+        if self.measure.startswith(AUC):
+            return f"{self.measure} {self.success:.2f}"
+        return f"{percent(self.success)} {self.measure}".rstrip()
+
+    @property
+    def chance(self) -> str:
+        """What guessing gets of it, in words."""
+        if self.guessing is None:
+            return ""
+        return f"{self.guessing:.2f}" if self.measure.startswith(AUC) else percent(self.guessing)
+
+
+def percent(share: float) -> str:
+    """A share in words: '76 %'."""
+    return f"{100 * share:.0f} %"
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What a run came to, as far as a party knows."""
+
+    joint: int = 0  # trees of all parties' columns
+    directions: Mapping[str, float] = field(default_factory=dict)  # told about a row, by host
+    splits: Mapping[str, int] = field(default_factory=dict)  # by host
+    iterations: int | None = None
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Who takes part in a job, over how many rows.
+
+    `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
+    linear model. `given`: sums a row that jobs on the alignment gave before, `allowed`: the limit, at
+    the host that looks, infinity for none. `ran`: None before a job.
+    """
+
+    guest: str
+    hosts: Sequence[str]
+    rows: int
+    candidates: Mapping[str, int] = field(default_factory=dict)
+    columns: Mapping[str, int] = field(default_factory=dict)
+    given: float = 0.0
+    allowed: float | None = None
+    ran: Ran | None = None
+
+    @property
+    def all_hosts(self) -> str:
+        """Their names."""
+        *others, last = self.hosts
+        return f"{', '.join(others)} and {last}" if others else last
+
+
+def common_rows(of: Circumstances) -> Disclosure:
+    """What all parties learn before any training."""
+    return Disclosure(
+        "common_rows",
+        "told",
+        "every party with a table",
+        "all others",
+        f"which of its own rows all others know as well: {counted(of.rows, 'row')}",
+        "the alignment, before any training",
+        "told",
+        of.rows,
+        "rows",
+        lower=("[policy] max_intersection", "[policy] max_ids_a_day, max_alignments_a_day"),
+    )
+
+
+def merged(found: Sequence[Disclosure]) -> list[Disclosure]:
+    """The same for all hosts in one line, where they differ by the host's name alone."""
+    lines: dict[Disclosure, list[tuple[str, str]]] = {}
+    for one in found:
+        lines.setdefault(replace(one, who="", about=""), []).append((one.who, one.about))
+    return [
+        replace(
+            line,
+            who=", ".join(dict.fromkeys(who for who, _ in names)),
+            about=", ".join(dict.fromkeys(about for _, about in names)),
+        )
+        for line, names in lines.items()
+    ]

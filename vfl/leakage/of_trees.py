@@ -1,0 +1,330 @@
+"""What training and scoring with trees could give away."""
+
+import math
+from collections.abc import Iterator
+
+from vfl.leakage.disclosure import (
+    AUC,
+    COLUMNS,
+    MISSED,
+    Circumstances,
+    Disclosure,
+    common_rows,
+)
+from vfl.leakage.estimate import (
+    MAX_SUMS_A_ROW,
+    Estimate,
+    equations_a_tree,
+    estimate,
+    expected,
+    told_by_model,
+    told_by_nodes,
+    told_by_scoring,
+)
+from vfl.learn.params import BoostParams
+from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.text import counted
+
+_HIDE = '[secureboost] sums = "hidden" with a coordinator'
+_FEWER = "fewer trees or less depth ([policy] max_trees)"
+_GUEST = "[secureboost] guest_trees: the guest alone grows the first trees"
+_BINS = "[secureboost] max_bins: fewer bins, or more columns"
+_TRUSTED = "a coordinator that works with nobody"
+
+
+def of_trees(of: Circumstances, params: BoostParams) -> list[Disclosure]:
+    """What each party could learn, the guest about hosts first."""
+    found = [common_rows(of)]
+    for host in of.hosts:
+        found += [_table_by_sums(of, params, host), *_by_splits(of, params, host)]
+    found.append(_few_rows(of, params))
+    for host in of.hosts:
+        found += [*_of_labels(of, params, host)]
+    if params.coordinator is not None:
+        found += [*_of_coordinator(of, params, params.coordinator)]
+    return [*found, *_by_cheating(of, params)]
+
+
+def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) -> Estimate:
+    """Sums about a row that hosts give away, with those that were given before; of a run by as many
+    joint trees as there were. `hidden`: by the job, if that is not said."""
+    hides = params.sums == "hidden" if hidden is None else hidden
+    if of.ran is None:
+        return estimate(of.rows, params, "hidden" if hides else "open", of.given)
+    equations = 0 if hides else of.ran.joint * equations_a_tree(of.rows, params)
+    a_row = equations / of.rows
+    return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
+
+
+def _joint(of: Circumstances, params: BoostParams) -> int:
+    return params.trees - params.guest_trees if of.ran is None else of.ran.joint
+
+
+def _fewer(params: BoostParams) -> str:
+    """The line that halves the trees."""
+    return f"[secureboost] trees = {max(1, params.trees // 2)}, or less depth ([policy] max_trees)"
+
+
+def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclosure:
+    """What the guest could learn of a host's table by sums."""
+    what = "in which bin the values of each row are, beyond what the model tells"
+    if params.sums == "hidden":
+        return Disclosure(
+            "table_from_sums",
+            "worked_out",
+            of.guest,
+            host,
+            what,
+            f"no sum: {params.coordinator} opens them, the guest passes on numbers that look random",
+            "bound",
+            of.given,
+            "equations a row",
+            expected(of.given),
+            0.0,
+            MISSED,
+        )
+    sums = sums_of(of, params)
+    total = of.given + sums.equations_a_row
+    each = sums.equations // max(1, sums.joint)
+    earlier = f", after {of.given:.3g} of earlier jobs" if of.given else ""
+    limit = MAX_SUMS_A_ROW if of.allowed is None else of.allowed
+    refused, fewer = "", []
+    if total > limit:
+        if of.ran is None:
+            whose = "a host's default" if of.allowed is None else f"{host}'s"
+            refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
+        fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
+        fewer = [f"[secureboost] trees = {fit}"] if fit > params.guest_trees else []
+    return Disclosure(
+        "table_from_sums",
+        "worked_out",
+        of.guest,
+        host,
+        what,
+        f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
+        f"{counted(of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row{earlier}"
+        f"{refused}",
+        "curve",
+        total,
+        "equations a row",
+        sums.beyond,
+        0.0,
+        MISSED,
+        (_HIDE, *fewer, _FEWER, _GUEST, "more rows"),
+    )
+
+
+def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Disclosure]:
+    """What the guest could learn of a host's table by the splits that it won."""
+    candidates = of.candidates.get(host) or COLUMNS * (params.max_bins - 1)
+    known = "" if host in of.candidates else f", taken for {COLUMNS} columns of {params.max_bins} bins"
+    directions, splits, won = _won(of, params, host)
+    yield Disclosure(
+        "table_from_model",
+        "worked_out",
+        of.guest,
+        host,
+        "in which bin the values of each row that trained are, by the model alone",
+        f"who goes left at {won}: {directions:.3g} directions a row, of "
+        f"{counted(candidates, 'candidate')}{known}",
+        "curve",
+        directions / candidates,
+        "directions a row and candidate",
+        told_by_model(directions / candidates),
+        0.0,
+        MISSED,
+        (_fewer(params), _GUEST, _BINS),
+    )
+    yield Disclosure(
+        "scored_rows",
+        "worked_out",
+        of.guest,
+        host,
+        "in which bin the values of each row are that it scores, by all splits of the model",
+        f"{splits / candidates:.3g} splits for each candidate",
+        "curve",
+        splits / candidates,
+        "splits a candidate",
+        told_by_scoring(splits / candidates),
+        0.0,
+        MISSED,
+        ("[policy] max_scored_rows_a_day, min_scored_rows, scoring = false", _FEWER),
+    )
+
+
+def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int, str]:
+    """Directions that a host tells about a row, its splits, and the splits in words.
+
+    Where they are not known each party is taken to win as many as any other.
+    """
+    joint, share = _joint(of, params), 1 / (1 + len(of.hosts))
+    if of.ran is not None and host in of.ran.splits:
+        splits = of.ran.splits[host]
+        # A tree of depth d has 2^d - 1 splits at most, of which a row meets d.
+        about = splits * params.depth / ((1 << params.depth) - 1)
+        words = f"the {counted(splits, 'split')} that it won"
+        return of.ran.directions.get(host, about), splits, words
+    splits = round(joint * ((1 << params.depth) - 1) * share)
+    words = f"some {counted(splits, 'split')}, if it wins as many as any other party"
+    return joint * params.depth * share, splits, words
+
+
+def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
+    """Sums over sets that differ by few rows."""
+    none: float | None = 0.0
+    lower: tuple[str, ...] = ()
+    if params.sums == "hidden":
+        how = "no sums are seen"
+    elif params.encryption == "lattice":
+        how = "sums over groups of any size are shown: taken together they count as above"
+        lower = (_HIDE, '[secureboost] encryption = "paillier", where groups have min_child_rows')
+        none = None
+    else:
+        how = (
+            f"all groups that are summed, and the rows of two trees, have or differ in the host's "
+            f"min_child_rows ({params.min_child_rows} in the job); all taken together count as above"
+        )
+        lower = ("[policy] min_child_rows: a higher one, at the host as in the job",)
+    return Disclosure(
+        "single_rows_from_differences",
+        "worked_out",
+        of.guest,
+        of.all_hosts,
+        "the side of single rows from two sums over nearly the same rows",
+        how,
+        "unknown" if none is None else "bound",
+        float(params.min_child_rows),
+        "rows of the smallest group",
+        none,
+        none,
+        "" if none is None else "of the rows",
+        lower,
+    )
+
+
+def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Disclosure]:
+    """What a host could learn about labels."""
+    joint = _joint(of, params)
+    for name, some, what in (
+        ("labels_from_nodes", False, "which rows have a claim, or a label above the middle"),
+        (
+            "labels_from_nodes_some_known",
+            True,
+            "the same of all rows, if it has the labels of every twentieth row from elsewhere",
+        ),
+    ):
+        auc = told_by_nodes(joint, some)
+        yield Disclosure(
+            name,
+            "worked_out",
+            host,
+            of.guest,
+            what,
+            f"which rows share a node in {counted(joint, 'joint tree')}; how often, of two rows with "
+            "and without it, it tells which is which: never more often than the model itself",
+            "curve",
+            float(joint),
+            "joint trees",
+            auc,
+            0.5,
+            AUC,
+            (_fewer(params), 'encryption = "lattice" tells a host its own splits alone'),
+        )
+    if params.goss_top:
+        top = math.ceil(params.goss_top * of.rows)
+        yield Disclosure(
+            "large_gradients",
+            "told",
+            host,
+            of.guest,
+            f"which {counted(top, 'row')} have the largest gradients: where claims are rare, those that "
+            "claimed",
+            f"goss_top = {params.goss_top:g}, which rows a tree is of",
+            "told",
+            float(top),
+            "rows",
+            lower=("[secureboost] goss_top = 0, the default",),
+        )
+
+
+def _of_coordinator(of: Circumstances, params: BoostParams, name: str) -> Iterator[Disclosure]:
+    yield Disclosure(
+        "coordinator",
+        "told",
+        name,
+        "all parties",
+        "sums of candidates without a name in an order drawn at random, the totals of nodes, the "
+        "guest's best gains: no row, no id, no column",
+        "it opens the sums",
+        "told",
+        0.0,
+        "rows",
+        lower=("[secureboost] coordinator: one without an interest in the data",),
+    )
+    opened = sums_of(of, params, hidden=False)
+    yield Disclosure(
+        "coordinator_and_guest",
+        "cheating",
+        f"{name} with {of.guest}",
+        of.all_hosts,
+        "in which bin the values of each row are, as if sums were open",
+        f"together they have the sums: {opened.equations_a_row:.3g} equations a row at most",
+        "curve",
+        opened.equations_a_row,
+        "equations a row",
+        opened.beyond,
+        0.0,
+        MISSED,
+        (f"[secureboost] coordinator: {_TRUSTED}", _FEWER),
+    )
+    yield Disclosure(
+        "coordinator_and_host",
+        "cheating",
+        f"{name} with a host",
+        of.guest,
+        "sums of gradients, and so about how frequent claims are, in that host's own bins",
+        "together they know which candidate a sum is of",
+        "unknown",
+        lower=(f"[secureboost] coordinator: {_TRUSTED}", "a higher min_child_rows"),
+    )
+
+
+def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]:
+    """What takes a guest that encrypts numbers of its choice."""
+    lower = ("[policy] max_trees, max_jobs_a_day", "contract, and the ledger of what was sent")
+    if params.sums == "hidden":
+        nodes = _joint(of, params) * ((1 << params.depth) - 1)
+        yield Disclosure(
+            "cheating_guest",
+            "cheating",
+            of.guest,
+            of.all_hosts,
+            "the sides of the rows of a node at a candidate that it makes win, and a bit about one more",
+            f"numbers that it adds to masked sums, in at most {counted(nodes, 'node')}",
+            "unknown",
+            float(nodes),
+            "nodes",
+            lower=lower,
+        )
+        return
+    try:
+        bits = quantisation_of(of.rows, params).bits
+    except ValueError:  # too many rows for the encryption: the job will say so
+        return
+    read = min(of.rows, sums_of(of, params).equations * bits)
+    yield Disclosure(
+        "cheating_guest",
+        "cheating",
+        of.guest,
+        of.all_hosts,
+        "on which side of every candidate of a host rows of its choice are",
+        f"encrypted numbers that each stand for a row, {bits} to a sum: of {read:,} of "
+        f"{counted(of.rows, 'row')}",
+        "bound",
+        float(read),
+        "rows",
+        read / of.rows,
+        0.0,
+        "of the rows",
+        (_HIDE, *lower),
+    )
