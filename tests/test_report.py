@@ -184,6 +184,21 @@ def tree(folder: Path) -> set[Path]:
 # --- What the pages say. --------------------------------------------------------------------------
 
 
+def check_disclosures(record: Record, files: Mapping[str, str], page: Page) -> None:
+    """What the guest's page says a run of trees gave away: as before the job, but by the splits that
+    hosts won."""
+    gave = {row["name"]: row for row in rows_of(files["gave_away.csv"])}
+    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows)
+    params = BoostParams.model_validate(record.job["secureboost"])
+    before = {one.name: one for one in disclosures(of, params, True)}
+    assert set(gave) == set(before)
+    for name in ("table_from_sums", "labels_from_nodes", "cheating_guest"):
+        assert float(gave[name]["success"]) == before[name].success
+        assert unescaped(gave[name]["what"]) == before[name].what
+    assert "that it won" in gave["table_from_model"]["how"]
+    assert f"insurer about registry: {before['scored_rows'].what}" in page.text
+
+
 def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> None:
     marks = {name: host.mark() for name, host in federation.serving.items()}
     insurer.write()
@@ -209,18 +224,8 @@ def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> Non
         *("Summary", "Quality", "By factor", "What drives it", "Training"),
         *("What this run gave away", "What left and what came"),
     ]
-    # As before the job, but by the splits that hosts won.
-    gave = {row["name"]: row for row in rows_of(files["gave_away.csv"])}
     record, evaluation = load_record(store, half.name)
-    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows)
-    params = BoostParams.model_validate(record.job["secureboost"])
-    before_it = {one.name: one for one in disclosures(of, params, True)}
-    assert set(gave) == set(before_it)
-    for name in ("table_from_sums", "labels_from_nodes", "cheating_guest"):
-        assert float(gave[name]["success"]) == before_it[name].success
-        assert unescaped(gave[name]["what"]) == before_it[name].what
-    assert "that it won" in gave["table_from_model"]["how"]
-    assert f"insurer about registry: {before_it['scored_rows'].what}" in page.text
+    check_disclosures(record, files, page)
     assert evaluation is not None
     for row in rows_of(files["metrics.csv"]):
         for model in ("federation", "insurer alone"):
