@@ -11,7 +11,7 @@ import pytest
 
 import vfl
 from vfl.errors import ConfigError
-from vfl.leakage import Measured, estimate, measure, reconstruction
+from vfl.leakage import Measured, estimate, measure, reconstruction, residuals
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
 from vfl.leakage.recording import record
@@ -171,7 +171,23 @@ def test_a_linear_model_tells_the_guest_combinations_and_hosts_gradients() -> No
 def test_hidden_scores_show_the_guest_no_steps_and_name_the_coordinator() -> None:
     found = of_job(TWO, GlmParams(scores="hidden", coordinator="trustee"))
     assert "columns_from_steps" not in found
+    assert found["scores_held_out"].lower[0].startswith("[job] holdout = 0")
+    # Whole plaintexts are opened: no limit holds there.
+    assert found["cheating_host"].success == 1.0 and "max_labels" not in found["cheating_host"].lower[0]
     assert found["coordinator"].who == "trustee"
+
+
+def test_a_limit_of_labels_is_the_figure() -> None:
+    of, free = replace(TWO, rows=20_000), GlmParams()
+    labels = of_job(of, free)["cheating_host"]
+    assert labels.lower[0].startswith("[glm] max_labels = 0.05: ")
+    some = of_job(of, GlmParams(max_labels=0.05))["cheating_host"]
+    assert (some.amount, some.success, some.basis) == (1000, 0.05, "bound")
+    assert "by max_labels = 0.05" in some.how and "max_labels = 0.025" in some.lower[0]
+    assert labels.success is not None and labels.success > 0.05
+    # A run counts the iterations that there were, and the gradient at the start.
+    ran = of_job(replace(of, ran=Ran(iterations=2)), free)["cheating_host"]
+    assert ran.amount == residuals.labels_readable(20_000, 5, 2, free) < 20_000
 
 
 # Attacks on tables at hand.

@@ -9,7 +9,6 @@ from vfl.learn.params import GlmParams
 from vfl.text import counted
 
 _HIDE = '[glm] scores = "hidden" with a coordinator'
-_LIMIT = "[glm] max_labels = 0.05: the fit ends before a host could read more"
 _FEW = "fewer columns and levels of that host, or more rows"
 
 
@@ -47,6 +46,17 @@ def _of_columns(of: Circumstances, params: GlmParams) -> Iterator[Disclosure]:
             float(params.max_iterations if ran is None else ran),
             "combinations a row",
             lower=(_HIDE, "[policy] max_iterations", *(["more than one host"] if alone else [])),
+        )
+    else:
+        yield Disclosure(
+            "scores_held_out",
+            "told",
+            of.guest,
+            of.all_hosts,
+            "how much their columns together move the score of each row that was held out",
+            "the hosts' total part of these scores, at the end of the fit",
+            "told",
+            lower=("[job] holdout = 0: no row is held out",),
         )
     yield Disclosure(
         "columns_from_scores",
@@ -95,15 +105,24 @@ def _of_labels(
         of.guest,
         "labels, by having numbers of its choice opened in place of its gradient",
         f"what {opener} opens for {counted(count, 'column')} in {counted(iterations, 'iteration')}: "
-        f"{read:,} of {counted(of.rows, 'label')} at most",
+        f"{read:,} of {counted(of.rows, 'label')} at most"
+        + ("" if params.max_labels is None else f", by max_labels = {params.max_labels:g}"),
         "bound",
         float(read),
         "labels",
         read / of.rows,
         0.0,
         "of the labels",
-        (*([_LIMIT] if params.coordinator is None else []), _FEW, "contract, and the ledger"),
+        (*_limit(params), _FEW, "contract, and the ledger"),
     )
+
+
+def _limit(params: GlmParams) -> list[str]:
+    """The line that limits the labels that a host could read, where the guest opens what it asks for."""
+    if params.coordinator is not None:
+        return []
+    least = 0.05 if params.max_labels is None else params.max_labels / 2
+    return [f"[glm] max_labels = {least:g}: the fit ends before a host could read more"]
 
 
 def _of_coordinator(of: Circumstances, name: str) -> Iterator[Disclosure]:
