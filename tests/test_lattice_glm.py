@@ -162,7 +162,7 @@ def test_hidden_scores_are_under_paillier() -> None:
     with pytest.raises(ValidationError, match='max_labels is for scores = "guest"'):
         GlmParams(max_labels=0.5, **hidden)
     assert GlmParams(**hidden).encryption == "paillier"
-    with pytest.raises(ValidationError, match="Input should be .paillier. or .lattice."):
+    with pytest.raises(ValidationError, match=r"Input should be .paillier. or .lattice."):
         GlmParams(encryption="rsa")
 
 
