@@ -2,7 +2,8 @@
 
 nice -n 10 python benchmarks/leakage.py
 python benchmarks/leakage.py --rows 500 2000 --trees 5 20 --depth 4 6 --json
-python benchmarks/leakage.py --what labels --rows 5000
+python benchmarks/leakage.py --what curve --rows 500 2000 --seed 1 2 3 4 5 --json
+python benchmarks/leakage.py --what labels --rows 5000 --guest-trees 0 1 3 --seed 1 2 3 --mean
 python benchmarks/leakage.py --what residuals
 
 The sums are those of the plaintext oracle: encryption hides nothing from who has the key. Each host has
@@ -10,6 +11,8 @@ three columns that the label depends on and two that it does not, which models h
 what guessing misses that is got right: by the model alone (its splits; from above), by the model once it
 has scored these rows, and with sums. Figures depend on the draw, not on the machine.
 
+--what curve: what sums tell beyond the model, by equations about a row: over the seeds the mean and the
+most, of all columns and of the two quiet ones, beside what `vfl leakage` says.
 --what labels: how well a host tells rows with and without a claim apart (AUC) by the nodes that it is
 told, under a key and over the lattice engine, alone and with the labels of a twentieth of the rows.
 --what residuals: the labels that a host of a logistic model gets right from its first gradient.
@@ -19,7 +22,7 @@ import argparse
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 
@@ -30,6 +33,7 @@ from sklearn.metrics import roc_auc_score
 
 from vfl.arrays import Floats
 from vfl.leakage import membership, residuals
+from vfl.leakage.estimate import expected
 from vfl.leakage.model_alone import model_alone
 from vfl.leakage.reconstruction import Effort, compared, reconstruct, success
 from vfl.leakage.recording import Recording, record
@@ -75,10 +79,13 @@ def main() -> None:
     parser.add_argument("--alone", action="store_true", help="candidates not known to be nested")
     parser.add_argument("--guest-trees", type=int, nargs="+", default=[0])
     parser.add_argument("--seed", type=int, nargs="+", default=[1])
+    parser.add_argument("--mean", action="store_true", help="print means over the seeds alone")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     parser.add_argument("--what", default="table", choices=list(KINDS))
     options = parser.parse_args()
     found = list(KINDS[options.what](options))
+    if options.mean:
+        found = means(found)
     if options.json:
         print(json.dumps({"cases": found}))
         return
@@ -96,6 +103,40 @@ def of_tables(options: argparse.Namespace) -> Iterator[Figures]:
     """What guests work out."""
     for case in cases(options):
         yield {**asdict(case), **measure(case)}
+
+
+def of_curve(options: argparse.Namespace) -> Iterator[Figures]:
+    """What sums tell beyond the model, over the seeds."""
+    for figures, of_seeds in grouped(of_tables(options)):
+        a_row = float(np.mean([one["equations_a_row"] for one in of_seeds]))
+        figures["equations_a_row"] = a_row
+        for name in ("", "quiet_"):
+            beyond = [float(one[f"{name}sums"]) - float(one[f"{name}model"]) for one in of_seeds]
+            figures |= {f"{name}beyond": float(np.mean(beyond)), f"{name}most": max(beyond)}
+        yield figures | {"said": expected(a_row)}
+
+
+def means(found: Iterable[Figures]) -> list[Figures]:
+    """The means of all figures over the seeds."""
+    return [
+        figures | {name: float(np.mean([one[name] for one in of_seeds])) for name in fractions(of_seeds)}
+        for figures, of_seeds in grouped(found)
+    ]
+
+
+def fractions(of_seeds: Sequence[Figures]) -> list[str]:
+    """The names of what differs from seed to seed."""
+    return [name for name, value in of_seeds[0].items() if isinstance(value, float)]
+
+
+def grouped(found: Iterable[Figures]) -> Iterator[tuple[Figures, list[Figures]]]:
+    """What cases that differ by their seed have in common, with their number, and these cases."""
+    groups: dict[tuple[tuple[str, float | str], ...], list[Figures]] = {}
+    for one in found:
+        same = {k: v for k, v in one.items() if k != "seed" and not isinstance(v, float)}
+        groups.setdefault(tuple(same.items()), []).append(one)
+    for key, of_seeds in groups.items():
+        yield {**dict(key), "seeds": len(of_seeds)}, of_seeds
 
 
 def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
@@ -131,6 +172,7 @@ def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:
 
 KINDS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "table": of_tables,
+    "curve": of_curve,
     "labels": of_labels,
     "residuals": of_residuals,
 }

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from federation import Federation, Party, ended, make_keys, private_words
 from hypothesis import HealthCheck, settings
+from paillier_key import quick_nth_powers
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -22,6 +23,13 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup does the same wit
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes by the name of the argument: those of a compressed file are others in every process."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(scope="module")
+def nth_powers() -> Iterator[None]:
+    """See `quick_nth_powers`."""
+    with quick_nth_powers():
+        yield
 
 
 @pytest.fixture(scope="session")

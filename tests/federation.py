@@ -66,6 +66,7 @@ WIDE: dict[str, Any] = {  # tables of a test are small, and its jobs many and of
     "min_intersection": 50,
     "max_rows_an_id": "unlimited",
     "joins": ["inner", "left"],
+    "alignment_days": "unlimited",
     "max_alignments_a_day": "unlimited",
     "min_child_rows": 10,
     "max_trees": "unlimited",

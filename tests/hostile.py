@@ -332,7 +332,15 @@ class Run:
 
 def play(scenario: Scenario, place: Place | None = None, attack: Attack | None = None) -> Run:
     """Run all parties; the place's sender, if there is one, sends what the attack makes of it."""
-    return asyncio.run(_play(scenario, place, attack))
+    runs: list[Run] = []
+
+    async def main() -> None:
+        # Not returned: all that a task returns is written out as text where asyncio takes its handler of
+        # signals back.
+        runs.append(await _play(scenario, place, attack))
+
+    asyncio.run(main())
+    return runs[0]
 
 
 async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) -> Run:

@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 
 from vfl.arrays import Floats
+from vfl.leakage.disclosure import Circumstances
+from vfl.leakage.meter import disclosures
 from vfl.learn.metrics import binary_metrics
+from vfl.learn.params import BoostParams
 from vfl.models.dependence import Dependence
 from vfl.models.kinds import KINDS
 from vfl.models.trees import Trees
@@ -70,6 +73,7 @@ def made_up(rows: int = 800, columns: int = 3, levels: int = 4, **changed: Any) 
         factors=factors,
         importance=[("registry", f"power {NASTY}", 5, 20.0), ("insurer", "number 0", 3, 10.0)],
         dependence=dependence,
+        gave_away=disclosures(Circumstances("insurer", ["registry"], 4 * rows), BoostParams(), True),
     )
     evidence = replace(evidence, **changed)
     return replace(evidence, kind=KINDS[evidence.job["job"]["model"]])

@@ -12,10 +12,11 @@ from unittest import mock
 import numpy as np
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
+from paillier_key import KEY, quick_nth_powers
 from silent import Silent
 
 from vfl.crypto.group import ORDER
-from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.paillier import PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
@@ -55,7 +56,6 @@ from vfl.protocols.trees.training import guest_train, host_train
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
-KEY = PrivateKey.generate(2048)
 N, WIDTH = KEY.public.n, KEY.public.width
 
 
@@ -68,10 +68,10 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """All parties take the same object for the public key, so that its tables of powers are made once;
-    a coordinator is dialled over memory."""
+    """All parties take the same object for the public key, so that its tables of powers are made once,
+    and n-th powers are drawn as its owner does; a coordinator is dialled over memory."""
     once = mock.patch.object(key, "PublicKey", cache(PublicKey))
-    with once, mock.patch.object(Site, "dial", _dial):
+    with once, quick_nth_powers(), mock.patch.object(Site, "dial", _dial):
         yield
 
 

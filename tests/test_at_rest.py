@@ -50,7 +50,7 @@ def test_only_kinds_that_nobody_reads_are_encrypted(
 ) -> None:
     sealed, plain = store(tmp_path, owner), store(tmp_path / "plain", open_owner)
     rows = np.arange(100)
-    for kind in ("alignment", "batch", "checkpoint", "hint", "model", "run"):
+    for kind in ("alignment", "batch", "checkpoint", "draw", "hint", "model", "run"):
         for one in (sealed, plain):
             body = {**BODY, "array": dict(one.write_array(kind, "a", rows))}
             path = one.write(kind, "a", body)
@@ -197,8 +197,16 @@ def test_a_rotated_key_opens_the_store(
     done = CliRunner().invoke(main, ["keys", "rotate", str(party)])
     assert done.exit_code == 5 and "encryption.json is damaged" in done.output
     assert not (tmp_path / "keys" / "bureau.3.key").exists()
+
+
+def test_what_is_encrypted_between_rotation_and_the_new_key_can_be_read(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    StoreKey(tmp_path / "store", lambda: owner).hand_over(open_owner)
+    store(tmp_path, owner).write("alignment", "a", BODY)
+    assert store(tmp_path, open_owner).read("alignment", "a") == BODY
     # Nothing is made for a store in which nothing is encrypted.
-    StoreKey(tmp_path / "none", lambda: old).hand_over(new)
+    StoreKey(tmp_path / "none", lambda: open_owner).hand_over(owner)
     assert not (tmp_path / "none").exists()
 
 

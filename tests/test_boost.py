@@ -11,8 +11,8 @@ import walk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import Binned, Monotone, bin_columns
@@ -30,11 +30,11 @@ from vfl.protocols.trees.draws import draw_rows
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
-from vfl.protocols.trees.quantisation import Quantisation
+from vfl.protocols.trees.quantisation import Quantisation, packing_of
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
-KEY = PrivateKey.generate(2048)
+pytestmark = pytest.mark.usefixtures("nth_powers")
 
 
 @dataclass
@@ -600,7 +600,7 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
         Training(g, np.ones(n), np.ones(n, bool), np.zeros(n, bool), SquaredLoss()),
         BoostParams(),
     )
-    layout = boost._packing(max(rows, n), BoostParams())
+    layout = packing_of(max(rows, n), BoostParams())
     guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters

@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 from scipy.optimize import minimize
 from scipy.stats import binomtest, chisquare, kstest
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
 from vfl.crypto import powers
-from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.workers import ONE_PROCESS, Machine
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.learn.design import Design, Matrix, Rules
@@ -42,7 +42,8 @@ from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
 from vfl.protocols.linear.plain import plain_fit
 
-KEY = PrivateKey.generate(2048)
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 N = int(KEY.public.n)
 Features = dict[str, np.ndarray]
 

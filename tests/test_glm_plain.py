@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
+from paillier_key import KEY
 from test_glm import Job, mixed
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.losses import loss_of
@@ -21,7 +21,7 @@ from vfl.protocols.linear import plain as glm_plain
 from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
 from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
-KEY = PrivateKey.generate(2048)
+pytestmark = pytest.mark.usefixtures("nth_powers")
 
 
 def job(family: str, hosts: int, rows: int = 300, **params) -> Job:

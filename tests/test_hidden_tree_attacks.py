@@ -16,6 +16,7 @@ from roles import GUEST, HOSTS, LEAD
 from test_boost import KEY, Job, make_job, resolved
 from test_hidden_trees import ENGINES, Seen, assert_same_model, federated, settings_of
 
+from vfl.crypto.lattice.hint import HintKey
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.sums import _pack_and_mask
 from vfl.errors import PeerError
@@ -31,6 +32,7 @@ from vfl.protocols.trees.hidden import (
     EnoughRows,
     HiddenSums,
     MaskedSums,
+    MaskedZeros,
     MaskSeed,
     NodesWon,
     SumsBegin,
@@ -40,10 +42,13 @@ from vfl.protocols.trees.hidden import (
     SumsTreeEnd,
     TookCandidates,
     TreeCandidates,
+    ZerosPassed,
 )
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import AskedRows
 from vfl.protocols.trees.training import guest_train, host_train
+
+pytestmark = pytest.mark.usefixtures("nth_powers")
 
 # --- A guest that follows the protocol and solves what it reads for the host's table. ------------------
 
@@ -266,7 +271,11 @@ def test_masked_ciphertexts_are_rerandomised() -> None:
     public = KEY.public
     n = int(public.n)
     sums = public.unsafe_encrypt([5, 6, 7])  # n-th power 1
-    made = [_pack_and_mask(public, sums, 80, 3, mask) for mask in (1, 1, n - 1)]
+    obfuscators = [public.obfuscators(1) for _ in range(3)]
+    made = [
+        _pack_and_mask(public, sums, 80, 3, mask, r)
+        for mask, r in zip((1, 1, n - 1), obfuscators, strict=True)
+    ]
     powers = {int(c) % n for one in made for c in public.integers(one)}
     assert len(powers) == 3 and 1 not in powers
     opened = [int(KEY.decrypt(one)[0]) % n for one in made]
@@ -281,17 +290,39 @@ def test_masks_cover_words_below_the_scale_of_sums() -> None:
     scale = lattice_shape(150, params).parameters(100).scale_bits
     seen = Seen()
     federated(job, seen)
-    words = np.concatenate(
-        [
-            np.frombuffer(msgspec.msgpack.decode(payload)[1]["data"], "<u8")
-            for kind, payload in seen.by["notary"]
-            if kind == "MaskedSums"
-        ]
-    )
-    low = words % np.uint64(1 << scale)
-    counts = np.bincount((low >> np.uint64(scale - 3)).astype(np.int64), minlength=8)
-    expected = len(low) / 8
-    assert ((counts - expected) ** 2 / expected).sum() < 7 + 5 * np.sqrt(14)
+    for told in ("MaskedZeros", "MaskedSums"):
+        words = np.concatenate(
+            [
+                np.frombuffer(msgspec.msgpack.decode(payload)[1]["data"], "<u8")
+                for kind, payload in seen.by["notary"]
+                if kind == told
+            ]
+        )
+        low = words % np.uint64(1 << scale)
+        counts = np.bincount((low >> np.uint64(scale - 3)).astype(np.int64), minlength=8)
+        expected = len(low) / 8
+        assert expected > 10 and ((counts - expected) ** 2 / expected).sum() < 7 + 5 * np.sqrt(14), told
+
+
+def test_a_new_hint_of_no_matrix_is_found_by_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing else is told of a trial: neither the host's masks nor a commitment to them."""
+    seen, params = Seen(), settings_of("lattice", trees=1, depth=1)
+    federated(make_job(150, 1, 1, params), seen)
+    told = {kind for by in seen.by.values() for kind, _ in by}
+    assert {"MaskedZeros", "ZerosPassed"} <= told
+    assert not {"ZerosCommitted", "ZerosRead", "ZerosOpened"} & told
+    made = HintKey.encrypt
+
+    def spoiled(key: HintKey, hint: Any) -> Any:
+        return made(key, hint + (np.arange(hint.size, dtype=np.uint64).reshape(hint.shape) << 50))
+
+    monkeypatch.setattr(HintKey, "encrypt", spoiled)
+    with roles.in_memory():
+        ends = play(roles.hidden_boosting("lattice")).ends
+    said = [str(end) for end in ends.values() if isinstance(end, PeerError)]
+    assert any("a hint that is of no matrix" in text for text in said), ends
+    named = said[0].partition(" broke the protocol: ")[0].split(" or ")
+    assert all(GUEST in named and HOSTS[0] in named for text in said if "of no matrix" in text)
 
 
 # --- Lies. ---------------------------------------------------------------------------------------------
@@ -337,6 +368,24 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
     "rows without end": (SumsBegin, of(rows=2**40), GUEST, "SumsBegin", BOTH),
     "no modulus": (SumsBegin, of(modulus=b""), GUEST, "another modulus", BOTH[:1]),
     "a short seed": (MaskSeed, of(seed=b"s"), HOSTS[0], "a MaskSeed of another size", BOTH),
+    "zeros of no host": (MaskedZeros, of(host=2), GUEST, "MaskedZeros out of turn", BOTH[1:]),
+    "zeros of one host for all": (MaskedZeros, of(host=0), GUEST, "MaskedZeros", BOTH[1:]),
+    "zeros of half a word": (
+        MaskedZeros,
+        lambda m: of(data=m.data[:-1])(m),
+        GUEST,
+        "MaskedZeros of another size",
+        BOTH[1:],
+    ),
+    "no zeros": (MaskedZeros, of(data=b""), GUEST, "MaskedZeros of another size", BOTH[1:]),
+    "zeros that are none": (
+        MaskedZeros,
+        lambda m: of(data=b"\x5a" * len(m.data))(m),
+        GUEST,
+        "a hint that is of no matrix",
+        BOTH[1:],
+    ),
+    "another host passed": (ZerosPassed, of(host=1), LEAD, "a ZerosPassed of another host", BOTH[1:]),
     "a tree before the first": (SumsTree, of(tree=-1), GUEST, "a SumsTree out of turn", BOTH),
     "a scale of nothing": (SumsTree, of(hessian=0.0), GUEST, "with scales that are none", BOTH),
     "a scale that is no number": (SumsTree, of(gradient=np.nan), GUEST, "scales that are none", BOTH),
@@ -418,6 +467,13 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
         "wrong number of bits",
         BOTH[:1],
     ),
+    "no candidates, and more": (
+        paillier.MaskedCandidates,
+        of(ciphertexts=b"", more=True),
+        HOSTS[0],
+        "MaskedCandidates with a wrong number of ciphertexts",
+        BOTH[:1],
+    ),
     "a question about nothing": (Ask, of(nodes={}), LEAD, "an Ask about nodes", BOTH),
     "a question about no node": (Ask, of(nodes={0: []}), LEAD, "an Ask about nodes", BOTH),
     "a question about another node": (Ask, of(nodes={0: [1023]}), LEAD, "an Ask about nodes", BOTH),
@@ -489,6 +545,7 @@ LIES: dict[str, tuple[type[Message], Change, str, str, Sequence[str]]] = {
         BOTH[:1],
     ),
     "won by nobody": (NodesWon, of(own=[77]), LEAD, "NodesWon of nodes", BOTH),
+    "won by nobody, and asked": (Ask, of(own=[77], more=False), LEAD, "Ask of nodes", BOTH),
     "an obstacle that is none": (NodesWon, of(obstacle="moon"), LEAD, "an obstacle that is none", BOTH),
     "an obstacle where none was": (
         NodesWon,
@@ -534,8 +591,9 @@ def test_lies_are_refused_and_the_liar_is_named(what: str, encryption: str) -> N
     ends = lied(encryption, kind, change)
     blamed = [end for end in ends.values() if isinstance(end, PeerError)]
     assert any(said in str(end) for end in blamed), ends
+    liars = {*HOSTS} if liar in HOSTS else {liar}  # hosts lie alike, the first that is heard is named
     for end in blamed:
-        assert liar in str(end).partition(" broke the protocol: ")[0].split(" or "), ends
+        assert liars & {*str(end).partition(" broke the protocol: ")[0].split(" or ")}, ends
 
 
 # --- Waiting in a circle. ------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Trees whose sums a coordinator opens: the oracle's, bit for bit, and what each party sees."""
 
 import asyncio
+import tracemalloc
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,14 +11,21 @@ import pytest
 from pydantic import ValidationError
 from test_boost import KEY, Job, make_job, resolved
 
-from vfl.errors import VflError
+from vfl.errors import Refused, VflError
+from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.tree import Sums
 from vfl.net.peer import MemoryPeer, stop_all, together
+from vfl.net.wire import MIB
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.trees import hidden, hidden_coordinator
+from vfl.protocols.trees import hidden, hidden_coordinator, paillier
+from vfl.protocols.trees.hidden import OpenNode, SumsLevel, TreeCandidates
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
+from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.training import guest_train, host_train
+
+pytestmark = pytest.mark.usefixtures("nth_powers")
 
 
 def settings_of(encryption: str, **others: Any) -> BoostParams:
@@ -114,9 +122,60 @@ def test_hidden_equals_pooled_bit_for_bit(encryption: str, hosts: int) -> None:
 def test_hidden_equals_pooled_where_sums_come_in_many_pieces(
     encryption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (hidden, hidden_coordinator):
+    for module in (hidden, hidden_coordinator, paillier):
         monkeypatch.setattr(module, "PIECE", 700)
     assert_same_model(make_job(150, 2, 7, settings_of(encryption, trees=1)))
+
+
+@pytest.mark.parametrize(
+    ("module", "bound", "most", "said"),
+    [
+        (
+            hidden_coordinator,
+            "MOST_SUMS",
+            100,
+            "split candidates of all hosts in up to 4 nodes of a level",
+        ),
+        (hidden, "MOST_CANDIDATES", 5, "split candidates are more than 5, which sums = "),
+    ],
+)
+@ENGINES
+def test_more_candidates_than_can_be_opened_are_refused(
+    encryption: str, monkeypatch: pytest.MonkeyPatch, module: Any, bound: str, most: int, said: str
+) -> None:
+    monkeypatch.setattr(module, bound, most)
+    job = make_job(150, 2, 7, settings_of(encryption, trees=1, depth=3))
+    with pytest.raises(Refused, match=f"{said}.*lower max_bins"):
+        federated(job)
+
+
+def test_the_coordinator_keeps_some_sixty_bytes_for_a_sum() -> None:
+    """Of a candidate in a node; beside that what one part of a level takes."""
+    count, nodes, params = 10_000, 16, settings_of("lattice", trees=1, depth=6)
+    masks = bytes(32)
+    opener = hidden_coordinator._LatticeOpener(1000, params, MaskStream(masks))
+    host = hidden_coordinator._HostCandidates(
+        MemoryPeer.pair("registry", "notary")[0], TreeCandidates(count, b""), opener
+    )
+    stream = MaskStream(masks)
+    words = np.concatenate([stream.words((2, count)) for _ in range(nodes // 2)])
+    sums = np.random.default_rng(1).integers(0, 1000, words.shape).astype(np.uint64)
+    words = words + (sums << np.uint64(lattice_shape(1000, params).parameters(count).scale_bits))
+    host.parents = {node: Sums(*np.full((2, count), 2000)) for node in range(7, 15)}
+    pairs = [[2 * node + 1, 2 * node + 2] for node in range(7, 15)]
+    told = [OpenNode(node, 4000, 4000, None, None, None, True) for pair in pairs for node in pair]
+    level = SumsLevel(told, pairs)
+    totals = {node.node: Sums(np.asarray(4000), np.asarray(4000)) for node in told}
+    tree = hidden_coordinator._Tree(host.host, [host], params, Scales(1.0, 1.0))
+    masked = [bytearray(words.astype("<u8").tobytes())]
+    tracemalloc.start()
+    try:
+        ranked = tree._ranked(level, totals, masked)
+        kept, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(ranked) == nodes and all(len(ranks[1]) > 500 for ranks in ranked.values())
+    assert kept < 40 * count * nodes and peak - kept < 24 * MIB
 
 
 @ENGINES
@@ -186,12 +245,11 @@ def test_the_guest_sees_no_sum_and_no_host_a_gradient(encryption: str) -> None:
     shared = {"TreeKept", "Finished", "SplitRows", "Ask", "NodesWon"}
     of_engine = {
         "paillier": {"MaskedCandidates"},
-        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"}
-        | {"ZerosCommitted", "ZerosOpened"},
+        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"} | {"ZerosPassed"},
     }
     assert guest <= shared | of_engine[encryption]
     coordinator = {"SumsBegin", "MaskSeed", "SumsTree", "TreeCandidates", "SumsLevel", "MaskedSums"}
-    coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd"}
+    coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd", "MaskedZeros"}
     assert seen.kinds("notary") <= coordinator
 
 

@@ -174,6 +174,24 @@ def test_weak_keys_are_refused(which: str) -> None:
         received(Key("paillier", int(number).to_bytes(size, "big"), KEY.proof()))
 
 
+@pytest.mark.parametrize("scheme", ["ou", "okamoto-uchiyama", "lattice", "Paillier", "paillier ", ""])
+def test_no_ciphertexts_but_those_of_paillier_are_taken(scheme: str) -> None:
+    """A key of Okamoto and Uchiyama's, p^2 q, is refused by whatever name it comes."""
+    with pytest.raises(PeerError, match=r"^insurer .* a Key of another scheme than paillier$"):
+        received(Key(scheme, of(KEY.public.n), KEY.proof()))
+
+
+def test_a_key_of_okamoto_and_uchiyama_is_no_key_of_paillier() -> None:
+    """p divides the number of units modulo p^2 q, so that there is no proof; nor without one."""
+    p, q = (gmpy2.next_prime((gmpy2.mpz(3) << 681) + i) for i in (0, 1 << 600))
+    n = p * p * q
+    assert n.bit_length() == 2048
+    roots = b"".join(of(c) for c in PublicKey(int(n)).challenges())
+    for proof, said in ((roots, "does not hold"), (b"", "of another length")):
+        with pytest.raises(PeerError, match=rf"^insurer .* a Key with a proof (that )?{said}$"):
+            received(Key("paillier", of(n), proof))
+
+
 def roots_where_there_are(p: int, q: int) -> tuple[PublicKey, bytes]:
     """A modulus p q where p divides q - 1, and what its owner can say of the challenges."""
     public = PublicKey(int(p * q))

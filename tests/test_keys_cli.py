@@ -31,6 +31,7 @@ from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 
 WORDS = "correct horse battery"
+QUICK = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 1}}
 
 
 def vfl(
@@ -73,7 +74,7 @@ def test_a_rotated_key_under_a_passphrase_and_a_policy(
     registry.settings["policy"]["columns"] = ["power"]
     with ended(made.serve()) as federation:
         guest.align().ok()
-        guest.train().ok()
+        guest.train(QUICK).ok()
         guest.score().ok()
         federation.serving["registry"].stop()
         store = Store(registry.store)
@@ -101,7 +102,7 @@ def test_a_rotated_key_under_a_passphrase_and_a_policy(
         serving = federation.serve("registry").serving["registry"]
         assert guest.score(out="again.csv").ok()
         assert (guest.folder / "again.csv").read_bytes() == (guest.folder / "scores.csv").read_bytes()
-        assert guest.train().ok()
+        assert guest.train(QUICK).ok()
         mark = serving.mark()
         rule = "more rows to score on .* breaks rule max_scored_rows_a_day = 120 of"
         line = guest.score(model="claims", out="more.csv").failed(9, "registry stopped the job: ")

@@ -911,7 +911,7 @@ def test_chosen_parameters_keep_their_promises(
     for value_bits in {1, bits // 2 + 1, bits}:
         p = choose(rows, value_bits, outputs, queries, weight)
         assert p.margin_bits >= parameters.MARGIN_BITS
-        assert p.key_leak <= parameters.KEY_LEAK
+        assert p.key_leak <= parameters.KEY_LEAK and p.sum_leak <= parameters.SUM_LEAK
         assert 10 * math.hypot(p.noise, p.flood, 2.0**p.drop_bits / math.sqrt(12)) <= p.reach
         assert 4 * p.reach == 1 << p.scale_bits
         assert (p.bound << p.scale_bits) + (1 << (p.scale_bits - 1)) <= 2**63

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paillier_key import KEY
 from sklearn.isotonic import IsotonicRegression
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.leakage import differences, membership, residuals, scores
 from vfl.leakage.chains import Chain, nested
 from vfl.leakage.estimate import MAX_SUMS_A_ROW, equations_a_tree, estimate, expected
@@ -109,7 +109,7 @@ def test_a_recording_shows_what_the_protocol_shows(
 
     monkeypatch.setattr(grower, "sums", sums)
     at_guest, at_host = MemoryPeer.pair("guest", "host")
-    key = PrivateKey.generate(2048) if encryption == "paillier" else None
+    key = KEY if encryption == "paillier" else None
     own = Participant("host", ["host"], bytes(16), minimum=1)
 
     async def both() -> object:
@@ -155,7 +155,7 @@ def reconstructed(recording: Recording, effort: Effort = ALL) -> tuple[Success, 
 
 @pytest.mark.parametrize("order", ["tree", "node", "fixed"])
 def test_many_trees_tell_the_whole_table(order: Order) -> None:
-    recording, _ = run(120 if order == "fixed" else 200, 15, order)
+    recording, _ = run(*((80, 12) if order == "fixed" else (200, 15)), order)
     found, sure = reconstructed(recording)
     assert found.guessing < 0.8
     assert found.success > 0.99
@@ -164,12 +164,12 @@ def test_many_trees_tell_the_whole_table(order: Order) -> None:
 
 @pytest.mark.parametrize("objective", ["poisson", "squared"])
 def test_labels_of_other_kinds_hide_no_more(objective: str) -> None:
-    blocks, training = parties(120)
+    blocks, training = parties(80)
     draw = np.random.default_rng(3)
     label = draw.poisson(1 + training.label).astype(np.float64)
-    every = np.ones(120, np.bool_)
+    every = np.ones(80, np.bool_)
     loss = loss_of("poisson" if objective == "poisson" else "squared")
-    rows = Training(label, np.ones(120), every, ~every, loss)
+    rows = Training(label, np.ones(80), every, ~every, loss)
     params = BoostParams(trees=15, min_child_rows=5)
     found, _ = reconstructed(asyncio.run(record(blocks, rows, params)))
     assert found.success > 0.99

@@ -41,7 +41,7 @@ def room(
             path.chmod(0o700 if path.is_dir() else 0o600)
         settings = tomllib.loads((folder / f"{home.name}.toml").read_text())
         if "policy" in settings:  # by now hosts allow less by default
-            settings["policy"] = {**WIDE, "alignment_days": "unlimited", **settings["policy"]}
+            settings["policy"] = {**WIDE, **settings["policy"]}
             settings["policy"]["encryptions"] = ["paillier"]  # of what version 1 listed
         parties[home.name] = Party(home.name, folder, settings)
         parties[home.name].write()

@@ -206,22 +206,35 @@ def test_rerandomise_changes_every_ciphertext_and_no_plaintext():
 
 
 def test_encryptions_of_the_same_differ():
-    for encrypt in (key().encrypt, key().public.encrypt):
-        assert len({c.tobytes() for c in encrypt([3] * 20)}) == 20
+    for encrypt, count in ((key().encrypt, 20), (key().public.encrypt, 5)):
+        assert len({c.tobytes() for c in encrypt([3] * count)}) == count
 
 
 def test_obfuscators_are_residues_of_both_kinds():
     """r^(lambda) = 1 modulo n^2, lambda = lcm(p - 1, q - 1): r hides and carries no plaintext."""
     k = key()
     order = gmpy2.lcm(k._p - 1, k._q - 1)
-    for draw in (k._obfuscator, k.public._obfuscator):
-        r = draw()
+    for r in (k._obfuscator(), *k.public.integers(k.public.obfuscators(3))):
         assert r != 1 and gmpy2.powmod(r, order, k.public.n_squared) == 1
+
+
+def test_others_draw_units_below_the_modulus():
+    """Neither 0, nor what is too large, nor what has a factor in common with n."""
+    k, n = key(), key().public.n
+    drawn = [0, n, n + 5, 2**2048 - 1, k._p, 3 * k._q, 7, n - 1]
+
+    def given(bits):
+        assert bits == 2048
+        return drawn.pop(0)
+
+    found = PublicKey(int(n), given).obfuscators(2)
+    assert k.public.integers(found) == [gmpy2.powmod(u, n, n * n) for u in (7, n - 1)]
 
 
 def test_a_mark_of_squares_does_not_outlive_rerandomising():
     """A guest could mark a row's ciphertext by an n-th power that is no square modulo p, or q."""
     k = key()
+    ready = PublicKey(int(k.public.n), random.Random(1).getrandbits).obfuscators(16)
     for sign in (1, 2, 3):
         marked = k.public.unsafe_encrypt([5])
         root = next(
@@ -232,9 +245,9 @@ def test_a_mark_of_squares_does_not_outlive_rerandomising():
         )
         mark = gmpy2.powmod(root, k.public.n, k.public.n_squared)
         marked = k.public.array([k.public.integers(marked)[0] * mark % k.public.n_squared])
-        again = k.public.integers(k.public.rerandomise(np.repeat(marked, 64, axis=0)))
+        again = k.public.integers(k.public.rerandomise(np.repeat(marked, 16, axis=0), ready))
         seen = {(gmpy2.legendre(c, k._p), gmpy2.legendre(c, k._q)) for c in again}
-        assert len(seen) == 4  # but for once in 10^7 runs
+        assert len(seen) == 4
     assert set(k.decrypt(k.public.array(again))) == {5}
 
 
@@ -289,6 +302,18 @@ def test_a_vector_on_the_wire_and_back():
     reversed_ = key().public.integers(ciphertexts[::-1])  # a view that is not contiguous
     assert reversed_ == key().public.integers(ciphertexts)[::-1]
     assert np.array_equal(key().public.array(key().public.integers(ciphertexts)), ciphertexts)
+
+
+def test_secret_powers_take_a_constant_time(monkeypatch):
+    """GMP's other routine skips zeros of the exponent."""
+    ciphertexts, proof = key().encrypt([5, -6]), key().proof()
+
+    def refuse(*numbers):
+        raise AssertionError("a power whose time depends on the exponent")
+
+    monkeypatch.setattr(gmpy2, "powmod", refuse)
+    assert key().decrypt(ciphertexts) == [5, -6]
+    assert key().proof() == proof
 
 
 def test_repr_leaks_nothing():

@@ -1,4 +1,4 @@
-"""X^T r under encryption against Python's integers; obfuscators made in spare time."""
+"""X^T r under encryption against Python's integers."""
 
 import asyncio
 from dataclasses import dataclass
@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from paillier_key import KEY
 from scipy.stats import kstest
 
-from vfl.crypto import sums
-from vfl.crypto.paillier import PrivateKey
-from vfl.crypto.sums import Reserve, positional_sums
+from vfl.crypto.sums import positional_sums
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.protocols.linear import products
 from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
 
-KEY = PrivateKey.generate(2048)
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 N = int(KEY.public.n)
 UNIT = 2.0**-FRACTION_BITS
 
@@ -293,76 +293,3 @@ def test_positional_sums_of_no_column():
             return await positional_sums(workers, [])
 
     assert asyncio.run(run()).shape == (0, KEY.public.width)
-
-
-# Obfuscators made in spare time.
-
-
-def fail(key, count):
-    raise ValueError("no obfuscators today")
-
-
-@pytest.fixture
-def workers():
-    """Those of a machine with two processes, whose work threads of this one do."""
-    made = Workers(KEY, Machine())
-    made.machine = Machine(2)
-    return made
-
-
-async def until(condition):
-    while not condition():
-        await asyncio.sleep(0.01)
-
-
-def test_spare_time_begins_and_ends(workers):
-    async def run():
-        reserve = Reserve(workers, 10**9)
-        reserve.end()  # nothing was begun
-        reserve.begin()
-        await until(lambda: len(reserve))
-        reserve.end()
-        made = len(reserve)
-        assert made > 0
-        await asyncio.sleep(0.2)
-        assert len(reserve) == made
-
-        # Time enough.
-        reserve = Reserve(workers, 100)
-        reserve.begin()
-        await until(reserve._filling.done)
-        reserve.end()
-        assert len(reserve) == 128  # whole rounds of blocks
-        return reserve.take(100)
-
-    obfuscators = asyncio.run(run())
-    assert len({one.tobytes() for one in obfuscators}) == 100
-    assert not any(KEY.decrypt(obfuscators))
-
-
-def test_what_spare_time_failed_with_is_raised_once(workers, monkeypatch):
-    monkeypatch.setattr(sums, "_obfuscators", fail)
-
-    async def run():
-        reserve = Reserve(workers, 100)
-        reserve.begin()
-        await until(reserve._filling.done)
-        with pytest.raises(ValueError, match="no obfuscators today"):
-            reserve.end()
-        reserve.end()
-        assert len(reserve) == 0
-
-    asyncio.run(run())
-
-
-def test_without_processes_nothing_is_made_ahead():
-    async def run():
-        async with Workers(KEY, Machine()) as workers:
-            reserve = Reserve(workers, 1000)
-            reserve.begin()
-            await asyncio.sleep(0.05)
-            reserve.end()
-            assert len(reserve) == 0
-            assert reserve.take(1) is None
-
-    asyncio.run(run())

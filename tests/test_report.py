@@ -27,6 +27,8 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.report import gather, write_report
+from vfl.leakage.disclosure import Circumstances
+from vfl.leakage.meter import disclosures
 from vfl.learn.explain import partial_dependence
 from vfl.learn.metrics import (
     actual_against_expected,
@@ -36,6 +38,7 @@ from vfl.learn.metrics import (
     roc,
     totals,
 )
+from vfl.learn.params import BoostParams
 from vfl.models.dependence import Dependence
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import load_half
@@ -47,6 +50,7 @@ from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.report.words import shares
+from vfl.text import counted
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -203,9 +207,20 @@ def test_the_guests_page_of_trees(federation: Federation, insurer: Party) -> Non
     page = checked(files[PAGE])
     assert page.titles == [
         *("Summary", "Quality", "By factor", "What drives it", "Training"),
-        "What left and what came",
+        *("What this run gave away", "What left and what came"),
     ]
+    # As before the job, but by the splits that hosts won.
+    gave = {row["name"]: row for row in rows_of(files["gave_away.csv"])}
     record, evaluation = load_record(store, half.name)
+    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows)
+    params = BoostParams.model_validate(record.job["secureboost"])
+    before_it = {one.name: one for one in disclosures(of, params, True)}
+    assert set(gave) == set(before_it)
+    for name in ("table_from_sums", "labels_from_nodes", "cheating_guest"):
+        assert float(gave[name]["success"]) == before_it[name].success
+        assert unescaped(gave[name]["what"]) == before_it[name].what
+    assert "that it won" in gave["table_from_model"]["how"]
+    assert f"insurer about registry: {before_it['scored_rows'].what}" in page.text
     assert evaluation is not None
     for row in rows_of(files["metrics.csv"]):
         for model in ("federation", "insurer alone"):
@@ -281,7 +296,8 @@ def test_a_hosts_page_of_trees(federation: Federation, tmp_path: Path) -> None:
         model = resolve_model(store, "claims")  # other tests of this federation train it, too
         page, files = report(party, "claims", tmp_path / name)
         assert page.titles == [
-            *("What was asked", "Which columns were used", "What left and what came", "Cost")
+            *("What was asked", "Which columns were used", "What this run gave away"),
+            *("What left and what came", "Cost"),
         ]
         assert f"{name}, was asked by insurer to train claims with it, for a test" in page.text
         half: Any = load_half(store, model, HostHalf)
@@ -292,7 +308,10 @@ def test_a_hosts_page_of_trees(federation: Federation, tmp_path: Path) -> None:
         for split in half.model.splits:
             known = split.category if split.categorical else repr(split.threshold)
             assert not any(str(known) in text for text in files.values() if known)
-        assert set(files) == {PAGE, "splits.csv", "messages.csv"}
+        assert set(files) == {PAGE, "splits.csv", "gave_away.csv", "messages.csv"}
+        gave = rows_of(files["gave_away.csv"])
+        mine = [r for r in gave if (r["name"], r["about"]) == ("table_from_model", name)]
+        assert f"the {counted(splits.total(), 'split')} that it won" in mine[0]["how"]
         ways = {(m["direction"], m["message"]) for m in rows_of(files["messages.csv"])}
         assert ("sent", "CandidateSums") in ways and ("received", "TreeStart") in ways
 
@@ -350,9 +369,13 @@ def test_a_coordinators_page(federation: Federation, insurer: Party, tmp_path: P
         Record(name, "umpire", "coordinator", parties, job, "", 0, record.ended, record.account),
     )
     page, files = report(umpire, "hidden", tmp_path / "out")
-    assert page.titles == ["What was asked", "What left and what came", "Cost"]
+    assert page.titles == [
+        *("What was asked", "What this run gave away", "What left and what came", "Cost")
+    ]
+    gave = rows_of(files["gave_away.csv"])
+    assert [row["who"] for row in gave] == ["umpire", "umpire with another party"]
     assert "hold the key while insurer, registry and bureau fit claims" in page.text
-    assert set(files) == {PAGE, "messages.csv"}
+    assert set(files) == {PAGE, "gave_away.csv", "messages.csv"}
 
 
 # --- What cannot be shown. ------------------------------------------------------------------------

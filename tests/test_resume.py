@@ -69,6 +69,8 @@ from vfl.protocols.linear.hidden import HiddenState
 from vfl.protocols.trees.grower import GuestTrees, HostTrees
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 SUBJECT = RunSubject("digest", "claims", "aligned", "guest", ["a", "b"], "own")
 LEAD = "coordinator"
 

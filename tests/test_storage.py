@@ -427,7 +427,7 @@ def test_what_is_made_is_its_owners_alone(tmp_path: Path) -> None:
     old = os.umask(0)
     try:
         store = Store(tmp_path / "store")
-        for kind in ("alignment", "model", "run", "batch", "checkpoint", "hint"):
+        for kind in ("alignment", "model", "run", "batch", "checkpoint", "hint", "draw"):
             store.make(kind)  # type: ignore[arg-type]
         store.scratch()
         done = CliRunner().invoke(main, ["keys", "new", "insurer", "--dir", str(tmp_path / "keys")])

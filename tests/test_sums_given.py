@@ -1,5 +1,6 @@
 """The sums about a row that a host gives its guests: counted by alignment, kept, refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,16 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     given.count(policy(0.03), alignment(), "second", trees(6))  # as many as it said
     hidden = trees(5000, sums="hidden", coordinator="notary")
     given.count(policy(0.03), alignment(), "third", hidden)
+
+
+def test_a_table_that_sums_tell_whole_is_refused_by_default(tmp_path: Path) -> None:
+    """500 rows and 50 trees: the guest would have the table (docs/leakage.md)."""
+    given, small = SumsGiven(Store(tmp_path)), replace(alignment(), rows=np.arange(500))
+    with pytest.raises(Refused, match=r"^1\.6 sums a row of 50 trees over 500 rows break rule"):
+        given.count(PolicySection(), small, "open", trees(50))
+    assert given.on(small) == 0
+    given.count(PolicySection(), small, "hidden", trees(50, sums="hidden", coordinator="notary"))
+    assert given.on(small) == 0
 
 
 def test_an_extended_alignment_keeps_the_count(tmp_path: Path) -> None:

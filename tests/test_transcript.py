@@ -72,6 +72,12 @@ def test_frames_are_numbered_and_bound_to_their_session(recorded: list[Sent]) ->
     assert all(tags.count(tag) == 2 for tag in shared)  # the two directions of one session
 
 
+def test_hosts_tell_whole_seconds(recorded: list[Sent]) -> None:
+    bodies = [msgspec.msgpack.decode(message.payload)[1] for message in recorded]
+    told = [body["seconds"] for body in bodies if "seconds" in body]
+    assert told and all(type(seconds) is float and seconds % 1 == 0 for seconds in told)
+
+
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
         keys = make_keys(Path(folder) / "keys")

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from paillier_key import KEY
 
 from vfl.crypto.packing import SumPacking
-from vfl.crypto.paillier import InvalidCiphertext, PrivateKey, PublicKey
+from vfl.crypto.paillier import InvalidCiphertext, PublicKey
+from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import (
-    Reserve,
     check_rows,
     decrypt_sums,
     encrypt,
@@ -25,8 +26,6 @@ from vfl.crypto.sums import (
 )
 from vfl.crypto.workers import Machine, SharedRows, WorkerDied, Workers, rows_of
 from vfl.errors import VflError
-
-KEY = PrivateKey.generate(2048)
 
 
 def double(key, x):
@@ -66,7 +65,7 @@ def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
 def test_processes_are_started_once_the_work_pays_for_them():
     async def run():
         async with Workers(KEY, Machine(2, alone=0.05)) as workers:
-            reserve = Reserve(workers, 1)
+            reserve = OwnReserve(workers, 1)
             await reserve.fill()
             assert await workers.run(own_pid, 0) == os.getpid()
             assert not workers.beside and not len(reserve)  # a thread makes nothing ahead
@@ -121,7 +120,9 @@ def test_encrypt_sum_pack_decrypt(count):
             Workers(PublicKey(int(KEY.public.n)), Machine(count)) as public,
         ):
             chunks = [(g[:500], h[:500]), (g[500:], h[500:])]
-            parts = [part async for part in encrypt(private, layout.pair, chunks, Reserve(private, 0))]
+            parts = [
+                part async for part in encrypt(private, layout.pair, chunks, OwnReserve(private, 0))
+            ]
             encrypted = np.concatenate(parts)
             store = public.rows(rows, public.key.width)
             store.array[:] = encrypted
@@ -133,7 +134,7 @@ def test_encrypt_sum_pack_decrypt(count):
                 await public.run(check_rows, store.handle, 0, rows)
             store.close()
             assert np.array_equal(from_store, from_array)
-            packed = await pack_and_rerandomise(public, from_store, layout)
+            packed = await pack_and_rerandomise(Reserve(public, 0), from_store, layout)
             assert len(packed) == layout.ciphertexts(cells)
             return await decrypt_sums(private, layout, packed, cells)
 
@@ -169,12 +170,12 @@ def own_pid(key, seconds):
 def test_workers_of_a_killed_party_end(tmp_path):
     script = tmp_path / "party.py"
     script.write_text(PARTY)
-    root = Path(__file__).parent.parent
+    here = Path(__file__).parent
     party = subprocess.Popen(
         [sys.executable, script, str(int(KEY.public.n))],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(root)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(here.parent), str(here)])},
     )
     with party:
         pids = [int(pid) for pid in party.stdout.readline().split()]
@@ -190,42 +191,6 @@ def alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
-
-
-def test_obfuscators_made_in_spare_time_are_used_once():
-    layout = SumPacking.for_rows(200, 2048)
-    g, h = np.arange(200), np.arange(200)
-
-    async def run():
-        async with Workers(KEY, Machine(2)) as workers:
-            reserve = Reserve(workers, 100)
-            await reserve.fill()
-            assert len(reserve) == 128  # whole rounds of blocks
-            chunks = [(g[i : i + 50], h[i : i + 50]) for i in range(0, 200, 50)]
-            parts = [part async for part in encrypt(workers, layout.pair, chunks, reserve)]
-            assert len(reserve) == 0
-            ready, fresh = "encrypt, obfuscator ready", "encrypt"
-            assert workers.operations == {ready: 100, fresh: 100}
-            return np.concatenate(parts)
-
-    ciphertexts = asyncio.run(run())
-    assert KEY.decrypt(ciphertexts) == layout.pair(g, h)
-    n = KEY.public.n
-    obfuscators = {
-        int(c * (1 - m * n) % KEY.public.n_squared)
-        for c, m in zip(KEY.public.integers(ciphertexts), layout.pair(g, h), strict=True)
-    }
-    assert len(obfuscators) == 200
-
-
-def test_no_more_obfuscators_than_the_memory_holds():
-    async def run():
-        async with Workers(KEY, Machine(2, memory=64 * 512)) as workers:
-            reserve = Reserve(workers, 10_000)
-            await reserve.fill()
-            return len(reserve)
-
-    assert asyncio.run(run()) == 64
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -7,6 +7,7 @@ from reference.data import sha256
 from answered.given import Answers, Given, drawing, hexes, number
 from vfl.crypto import paillier
 from vfl.crypto.packing import SumPacking
+from vfl.crypto.powers import RandomProducts
 
 ANSWERS = Answers()
 
@@ -63,10 +64,16 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("by others")
 def _(given: Given) -> object:
-    first, *others = zip(map(number, given["exponents"]), given["signs"], strict=True)
-    mixed = number(given["root"])  # drawn once, after the first signs
-    drawn = [number(given["base"]), *first, mixed, *(x for pair in others for x in pair)]
-    return {"ciphertexts": hexes(public_key(given, *drawn).encrypt(given["plaintexts"]))}
+    key = public_key(given, *map(number, given["units"]))
+    return {"ciphertexts": hexes(key.encrypt(given["plaintexts"]))}
+
+
+@ANSWERS.of("a product of n-th powers")
+def _(given: Given) -> object:
+    key = public_key(given, *map(number, given["units"]))
+    powers = key.integers(key.obfuscators(len(given["units"])))
+    product = RandomProducts(powers, key.n_squared).draw(drawing(number(given["exponents"])))
+    return {"obfuscator": hexes(key.array([product]))[0]}
 
 
 @ANSWERS.of("concealed")

@@ -113,21 +113,25 @@ def _full_exponents(given: dict) -> dict:
 
 
 def _by_others(given: dict) -> dict:
-    """c = (1 + m n) (-1)^u v^(n w) x^(2 n e), v of Jacobi symbol -1, signs = u + 2 w."""
+    """c = (1 + m n) u^n."""
     key = Key(given)
-    x, v = number(given["base"]), number(given["root"])
-    at = [power(v, (p - 1) // 2, p) == 1 for p in (key.p, key.q)]
-    assert at[0] != at[1]  # a square modulo one prime alone
-    found = []
-    for m, exponent, signs in zip(given["plaintexts"], given["exponents"], given["signs"], strict=True):
-        r = power(power(x, 2 * key.n, key.square), number(exponent), key.square)
-        if signs & 1:
-            r = -r % key.square
-        if signs & 2:
-            r = r * power(v, key.n, key.square) % key.square
-        found.append(key.encrypt(m, r))
+    found = [
+        key.encrypt(m, power(number(unit), key.n, key.square))
+        for m, unit in zip(given["plaintexts"], given["units"], strict=True)
+    ]
     assert [key.decrypt(c) for c in found] == given["plaintexts"]
     return {"ciphertexts": [key.bytes(c) for c in found]}
+
+
+def _product(given: dict) -> dict:
+    """The product of u_i^(n e_i), e_i being the bits 6 i to 6 i + 5 of a number."""
+    key = Key(given)
+    exponents, product = number(given["exponents"]), 1
+    for i, unit in enumerate(given["units"]):
+        exponent = exponents >> 6 * i & 63
+        product = product * power(number(unit), key.n * exponent, key.square) % key.square
+    assert key.decrypt(product) == 0
+    return {"obfuscator": key.bytes(product)}
 
 
 def _concealed(given: dict) -> dict:
@@ -205,15 +209,6 @@ def _primes(bits: int) -> dict:
     return {"p": f"{prime(f'p of {bits} bits'):x}", "q": f"{prime(f'q of {bits} bits'):x}"}
 
 
-def _jacobi_root(key: Key) -> str:
-    """Some number that is a square modulo one prime alone."""
-    for i in range(64):
-        text = f"shake256 272 a mixed root {i}"
-        if len({power(number(text), (p - 1) // 2, p) == 1 for p in (key.p, key.q)}) == 2:
-            return text
-    raise ValueError
-
-
 CASES = [
     ("key", _primes(2048)),
     *(
@@ -250,11 +245,16 @@ CASES = [
         "by others",
         {
             **_primes(2048),
-            "base": "shake256 272 base",
-            "root": _jacobi_root(Key(_primes(2048))),
-            "plaintexts": [3, -3, 4, -4],
-            "exponents": [f"shake256 272 exponent {i}" for i in range(4)],
-            "signs": [0, 1, 2, 3],
+            "plaintexts": [3, -3],
+            "units": ["shake256 255 unit 0", "shake256 255 unit 1"],
+        },
+    ),
+    (
+        "a product of n-th powers",
+        {
+            **_primes(2048),
+            "units": [f"shake256 255 unit {i}" for i in range(4)],
+            "exponents": "shake256 3 exponents",
         },
     ),
     (
@@ -299,6 +299,7 @@ ANSWERS = {
     "by the owner": _by_owner,
     "by the owner, full exponents": _full_exponents,
     "by others": _by_others,
+    "a product of n-th powers": _product,
     "concealed": _concealed,
     "arithmetic": _arithmetic,
     "layout": _layout,

@@ -181,10 +181,14 @@ def alignments(party: Path, as_json: bool) -> None:
     from vfl.jobs.alignments import list_alignments
     from vfl.jobs.connect import store_of
     from vfl.party.config import load_party
+    from vfl.party.config_values import UNLIMITED
+    from vfl.party.sections import PolicySection
     from vfl.terminal.results import put_alignments
 
     settings = load_party(party)
-    found = list_alignments(store_of(settings), settings.policy)
+    # A guest's own policy is not used.
+    policy = settings.policy if settings.role == "host" else PolicySection(alignment_days=UNLIMITED)
+    found = list_alignments(store_of(settings), policy)
     if as_json:
         put_json({"alignments": found})
     elif not found:

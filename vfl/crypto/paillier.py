@@ -6,28 +6,27 @@ sum. A vector of ciphertexts is a uint8 array of shape (count, width), each row 
 little-endian integer of fixed width, ready for the wire. Keys and ciphertexts are interchangeable with
 `phe`.
 
-Obfuscators are squares of n-th powers. An encryption of m with a uniform one is the square of an
-ordinary encryption of m / 2 (n is odd), so that nothing is lost against the textbook scheme.
-- The owner of the key computes h^alpha modulo the squares of both primes, from tables, and joins the
-  two by the Chinese remainder theorem (Damgard, Jurik, Nielsen 2010). h is a random square
-  n-th power that the owner keeps to itself, and alpha is short: 256 bits at 2048. That h^alpha then
-  looks uniform in the group of h to those who cannot factor n is the assumption of Diffie-Hellman with
-  short exponents: it follows from logarithms with short exponents being hard where the group's order is
-  known (Gennaro, CRYPTO 2000; Koshiba, Kurosawa, PKC 2004), and the best attack on these, Pollard's
-  kangaroo, takes the root of the number of exponents, here 2^128. Asked for are twice the security
-  level, 224 at 2048 (NIST SP 800-56A rev. 3, 5.6.1.1.1; RFC 7919, appendix A: 225, 275 and 325). Ma,
-  Han, Lei, ACSAC 2021, take 448. `full_exponents` needs no assumption: exponents uniform below p - 1
-  and q - 1, more work.
-- Without the key, the base is a random number of one's own to the power 2 n, and the exponent is 128
-  bits longer than n, so that r is uniform up to 2^-128 in the group that the base generates, whatever n
-  is: no base from the key's owner is trusted. Shorter ones would do against those who cannot factor n;
-  but who re-randomises a sum hides it from the key's owner.
+Obfuscators:
+- The owner of the key draws squares of n-th powers. An encryption of m with a uniform one is the square
+  of an ordinary encryption of m / 2 (n is odd), so that nothing is lost against the textbook scheme. It
+  computes h^alpha modulo the squares of both primes, from tables, and joins the two by the Chinese
+  remainder theorem (Damgard, Jurik, Nielsen 2010). h is a random square n-th power that the owner keeps
+  to itself, and alpha is short: 256 bits at 2048. That h^alpha then looks uniform in the group of h to
+  those who cannot factor n is the assumption of Diffie-Hellman with short exponents: it follows from
+  logarithms with short exponents being hard where the group's order is known (Gennaro, CRYPTO 2000;
+  Koshiba, Kurosawa, PKC 2004), and the best attack on these, Pollard's kangaroo, takes the root of the
+  number of exponents, here 2^128. Asked for are twice the security level, 224 at 2048 (NIST SP 800-56A
+  rev. 3, 5.6.1.1.1; RFC 7919, appendix A: 225, 275 and 325). Ma, Han, Lei, ACSAC 2021, take 448.
+  `full_exponents` needs no assumption: exponents uniform below p - 1 and q - 1, more work.
+- Whoever lacks the key hides sums from its owner, who has chosen n and knows its factors. So it draws
+  uniformly among all n-th powers, whatever n is (`PublicKey.obfuscators`). That these are all there is
+  to hide behind is what the owner proves of n (`PublicKey.check_proof`).
 """
 
 import ctypes
 import hashlib
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import Self
 
@@ -36,13 +35,12 @@ import numpy as np
 from gmpy2 import mpz, xmpz
 from numpy.typing import NDArray
 
-from vfl.crypto.powers import FixedBase
+from vfl.crypto.powers import FixedBase, RandomBits, RandomProducts, elements_needed
 
 KEY_BITS = (2048, 3072, 4096)
 # Above twice the security level in bits, which NIST SP 800-57 puts at 112 and 128 for the first two.
 SHORT_EXPONENT = {2048: 256, 3072: 320, 4096: 384}
 Ciphertexts = NDArray[np.uint8]  # shape (count, width)
-RandomBits = Callable[[int], int]
 
 _SMALL_PRIMES = gmpy2.primorial(1 << 16)
 _SMALLEST_PRIMES = gmpy2.primorial(1 << 8)
@@ -69,8 +67,7 @@ class PublicKey:
         self.n_squared = self.n**2
         self.width = self.bits // 4
         self._random_bits = random_bits
-        self._base: FixedBase | None = None
-        self._mixed: mpz | None = None  # an n-th power that is a square modulo one prime alone
+        self._products: tuple[Ciphertexts, RandomProducts] | None = None  # a pool, and of what is in it
         self._short: tuple[int, FixedBase] | None = None
 
     def __eq__(self, other: object) -> bool:
@@ -211,9 +208,44 @@ class PublicKey:
             packed.append(total)
         return self.array(packed)
 
-    def rerandomise(self, ciphertexts: Ciphertexts) -> Ciphertexts:
-        """The same plaintexts under fresh obfuscators: even the key's owner cannot tell the origin."""
-        return self.array([x * self._obfuscator() % self.n_squared for x in self.integers(ciphertexts)])
+    def rerandomise(
+        self, ciphertexts: Ciphertexts, obfuscators: Ciphertexts | None = None
+    ) -> Ciphertexts:
+        """The same plaintexts under fresh obfuscators: even the key's owner cannot tell the origin.
+
+        `obfuscators` were made before, one for each ciphertext, and are never to be used again.
+        """
+        if obfuscators is None:
+            obfuscators = self.obfuscators(len(ciphertexts))
+        return self.add(ciphertexts, obfuscators)
+
+    def obfuscators(self, count: int, pool: Ciphertexts | None = None) -> Ciphertexts:
+        """n-th powers, each uniform among all of them, whatever n is: an owner who has made n for the
+        purpose cannot tell what they are multiplied with.
+
+        Without `pool` each is the n-th power of a uniform unit, which takes an exponent as long as n.
+        `pool` has `pool_size` of those: then each is a random product of them, uniform but for 2^-128
+        (powers.RandomProducts), which takes a fifth of the work. Those in the pool may have been used as
+        obfuscators, each once: given all of them, the products are still uniform.
+        """
+        if pool is None:
+            return self.array([self._nth_power() for _ in range(count)])
+        if len(pool) != self.pool_size:
+            raise ValueError(f"a pool of {len(pool)} n-th powers, {self.pool_size} are needed")
+        known = self._products
+        if known is None or not np.array_equal(known[0], pool):
+            known = self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
+        _, products = known
+        return self.array([products.draw(self._random_bits) for _ in range(count)])
+
+    @property
+    def pool_size(self) -> int:
+        """How many n-th powers `obfuscators` makes products of.
+
+        n has no prime factor below 2^16 (`__init__`), and its units are a product of one cyclic group a
+        prime factor; n-th powers are their image.
+        """
+        return elements_needed(self.bits, (self.bits - 1) // 16)
 
     def encrypt(self, plaintexts: Sequence[int]) -> Ciphertexts:
         """Encryptions of integers (negative ones modulo n)."""
@@ -222,7 +254,8 @@ class PublicKey:
     def conceal(self, ciphertexts: Ciphertexts) -> Ciphertexts:
         """The same plaintexts under obfuscators that hide from everybody but the key's owner.
 
-        Their exponents are short, by the assumption above: much less work than `rerandomise`.
+        Their exponents are short, by the assumption above: much less work than `rerandomise`. Never for
+        what goes to the owner, to whom the powers of one base are no secret.
         """
         if self._short is None:
             bits = SHORT_EXPONENT[self.bits]
@@ -254,10 +287,6 @@ class PublicKey:
         (n,) = parts
         return cls(n)
 
-    def warm(self) -> None:
-        """Make the table of the fixed base now rather than at first use."""
-        self._obfuscator()
-
     def check_proof(self, proof: bytes) -> None:
         """Raises ValueError unless the key's owner has proved that n-th powers are all the obfuscators
         there are, so that `rerandomise` hides from the owner.
@@ -284,30 +313,22 @@ class PublicKey:
             digest = hashlib.shake_256(b"vfl key proof\0" + bytes([i]) + modulus).digest(width + 16)
             yield mpz(int.from_bytes(digest, "big")) % self.n
 
-    def _obfuscator(self) -> mpz:
-        """An n-th power, one time in four a square.
-
-        A square would show the key's owner whether what it is multiplied with is one, modulo each prime:
-        a mark that a guest could put on ciphertexts and find on their sums. -1 is an n-th power and no
-        square modulo either prime (both are 3 modulo 4); one with Jacobi symbol -1 is no square modulo
-        one of them.
-        """
-        bits = self.bits + 128
-        if self._base is None:
-            base = gmpy2.powmod(self._random_bits(bits), 2 * self.n, self.n_squared)
-            self._base = FixedBase(base, self.n_squared, bits)
-        square, signs = self._base.power(self._random_bits(bits)), self._random_bits(2)
-        if self._mixed is None:
-            while gmpy2.jacobi(root := mpz(self._random_bits(self.bits + 128)) % self.n, self.n) != -1:
-                pass
-            self._mixed = gmpy2.powmod(root, self.n, self.n_squared)
-        if signs & 1:
-            square = self.n_squared - square
-        return square * self._mixed % self.n_squared if signs & 2 else square
+    def _nth_power(self) -> mpz:
+        """The n-th power of a uniform unit modulo n, which decides it modulo n^2."""
+        while (
+            not 0 < (unit := mpz(self._random_bits(self.bits))) < self.n or gmpy2.gcd(unit, self.n) > 1
+        ):
+            pass
+        return gmpy2.powmod(unit, self.n, self.n_squared)
 
 
 class PrivateKey:
-    """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem."""
+    """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem.
+
+    What is raised to a secret number on behalf of others, to decrypt or to prove, takes a time that does
+    not depend on it (GMP's mpz_powm_sec), at 1.4 times the work. Making a key and encrypting from tables
+    do not: docs/security.md, side channels.
+    """
 
     def __init__(
         self,
@@ -374,7 +395,7 @@ class PrivateKey:
         """The n-th roots of the challenges: `PublicKey.check_proof`."""
         n, units = self.public.n, (self._p - 1) * (self._q - 1)
         exponent, width = gmpy2.invert(n, units), self.public.bits // 8
-        roots = [gmpy2.powmod(challenge, exponent, n) for challenge in self.public.challenges()]
+        roots = [gmpy2.powmod_sec(challenge, exponent, n) for challenge in self.public.challenges()]
         return b"".join(int(root).to_bytes(width, "big") for root in roots)
 
     def parts(self) -> tuple[int, ...]:
@@ -436,7 +457,7 @@ class _Half:
 
     def decrypt(self, c: mpz) -> mpz:
         """The plaintext modulo p, in [0, p)."""
-        u = gmpy2.powmod(c, self.prime - 1, self.square)
+        u = gmpy2.powmod_sec(c, self.prime - 1, self.square)
         return (u - 1) // self.prime * self._scale % self.prime
 
 

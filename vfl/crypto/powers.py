@@ -1,6 +1,11 @@
-"""Powers of one base from tables."""
+"""Powers of one base, and random products of many, from tables."""
 
+from collections.abc import Callable, Sequence
+
+import gmpy2
 from gmpy2 import mpz
+
+RandomBits = Callable[[int], int]
 
 _TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
 _NARROWEST = 5  # bits of a window at first
@@ -47,3 +52,48 @@ class FixedBase:
             result = result * powers[exponent & mask] % modulus
             exponent >>= window
         return result
+
+
+class RandomProducts:
+    """Random products of elements that were drawn uniformly from a finite abelian group G.
+
+    A product is that of g^e over all elements g, with a fresh exponent e, uniform below 2^6, for each.
+    Products are uniform in G, and independent of each other and of the elements, but for a statistical
+    distance of 2^-128 each, whatever G is: with fewer elements than `elements_needed` says, G could be
+    made such that the elements do not generate it.
+
+    The leftover hash lemma (Impagliazzo, Levin, Luby, STOC 1989; Stinson, "Universal hash families and
+    the leftover hash lemma", 2002): elements and product together are within sqrt(|G| P - 1) / 2 of
+    uniform, where P is the probability that products with two independent draws of exponents agree.
+    The quotient of the two is distributed as u^c with u uniform in G, where c is the greatest common
+    divisor of the differences of exponents: it is 1 with probability |{x: x^c = 1}| / |G| <= c^k / |G|
+    where G is a product of k cyclic groups. Of t elements c divides all differences with probability
+    c^-t (1 + s (c - s) / 4^6)^t, s = 2^6 mod c. So
+        |G| P - 1 <= |G| 2^-6t + the sum over c = 2, ..., 63 of c^(k-t) (1 + s (c - s) / 4^6)^t,
+    and t >= k + 257 with 2^6t >= |G| 2^256 make this less than 2^-255.
+    """
+
+    DIGIT = 6  # bits of an exponent; tables of longer ones cost memory and save few products
+
+    def __init__(self, elements: Sequence[mpz], modulus: mpz) -> None:
+        self._modulus = modulus
+        self._table: list[list[mpz]] = []
+        for element in elements:
+            powers = [mpz(1)]
+            for _ in range((1 << self.DIGIT) - 1):
+                powers.append(powers[-1] * element % modulus)
+            self._table.append(powers)
+
+    def draw(self, random_bits: RandomBits) -> mpz:
+        """A product with fresh exponents."""
+        exponents = gmpy2.unpack(mpz(random_bits(self.DIGIT * len(self._table))), self.DIGIT)
+        result = mpz(1)
+        for powers, exponent in zip(self._table, exponents, strict=False):  # the last ones may be 0
+            result = result * powers[exponent] % self._modulus
+        return result
+
+
+def elements_needed(order_bits: int, cyclic: int) -> int:
+    """How many elements `RandomProducts` needs for any group of an order below 2^order_bits that is a
+    product of so many cyclic groups."""
+    return max(cyclic + 257, -(-(order_bits + 256) // RandomProducts.DIGIT))

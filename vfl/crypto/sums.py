@@ -1,6 +1,5 @@
 """Sums of ciphertexts by cell on all cores, and what is made of them before they leave the host."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from itertools import pairwise
@@ -10,6 +9,7 @@ import numpy as np
 from vfl.arrays import Integers
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 _TASK = 512  # products of a task at least
@@ -93,13 +93,16 @@ def check_rows(key: PublicKey, handle: Handle, start: int, stop: int) -> None:
 
 
 async def pack_and_rerandomise(
-    workers: Workers[PublicKey], ciphertexts: Ciphertexts, packing: SumPacking
+    reserve: Reserve, ciphertexts: Ciphertexts, packing: SumPacking
 ) -> Ciphertexts:
     """Many sums in each ciphertext, under fresh obfuscators: fit to leave the host."""
+    workers = reserve.workers
     slots = packing.slots
+    starts = range(0, len(ciphertexts), slots)
+    obfuscators = await reserve.draw(len(starts))
     tasks = [
-        (ciphertexts[start : start + slots], packing.slot_bits, slots)
-        for start in range(0, len(ciphertexts), slots)
+        (ciphertexts[start : start + slots], packing.slot_bits, slots, obfuscators[i : i + 1])
+        for i, start in enumerate(starts)
     ]
     workers.operations["pack"] += len(ciphertexts) - len(tasks)
     workers.operations["rerandomise"] += len(tasks)
@@ -165,89 +168,46 @@ def _none(workers: Workers[PublicKey]) -> Ciphertexts:
 
 
 async def pack_and_mask(
-    workers: Workers[PublicKey], ciphertexts: Ciphertexts, slot_bits: int, slots: int, masks: list[int]
+    reserve: Reserve, ciphertexts: Ciphertexts, slot_bits: int, slots: int, masks: list[int]
 ) -> Ciphertexts:
     """Many sums in each ciphertext, each ciphertext plus a mask, under fresh obfuscators.
 
     With masks uniform among the plaintexts, whoever decrypts learns nothing.
     """
+    workers = reserve.workers
     workers.operations["pack"] += len(ciphertexts) - len(masks)
     workers.operations["rerandomise"] += len(masks)
+    obfuscators = await reserve.draw(len(masks))
     tasks = [
-        (ciphertexts[i * slots : (i + 1) * slots], slot_bits, slots, mask)
+        (ciphertexts[i * slots : (i + 1) * slots], slot_bits, slots, mask, obfuscators[i : i + 1])
         for i, mask in enumerate(masks)
     ]
     return np.concatenate([ciphertexts[:0], *await workers.map(_pack_and_mask, tasks)])
 
 
 def _pack_and_mask(
-    key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int, mask: int
+    key: PublicKey,
+    ciphertexts: Ciphertexts,
+    slot_bits: int,
+    slots: int,
+    mask: int,
+    obfuscators: Ciphertexts,
 ) -> Ciphertexts:
     packed = key.pack(ciphertexts, slot_bits, slots)
-    return key.rerandomise(key.add(packed, key.unsafe_encrypt([mask])))
+    return key.rerandomise(key.add(packed, key.unsafe_encrypt([mask])), obfuscators)
 
 
-def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int) -> Ciphertexts:
-    return key.rerandomise(key.pack(ciphertexts, slot_bits, slots))
-
-
-class Reserve:
-    """Obfuscators that the key's owner makes in spare time, so that encryption costs next to nothing.
-
-    Each is taken once.
-    """
-
-    _BLOCK = 32  # few, so that what is urgent waits for milliseconds only
-
-    def __init__(self, workers: Workers[PrivateKey], most: int) -> None:
-        """`most` obfuscators are kept, and no more than the machine's memory holds."""
-        self._workers = workers
-        self._most = min(most, workers.machine.memory // workers.key.public.width)
-        self._blocks: list[Ciphertexts] = []
-        self._filling: asyncio.Task[None] | None = None
-
-    def __len__(self) -> int:
-        return len(self._blocks) * self._BLOCK
-
-    async def fill(self) -> None:
-        """Make obfuscators until there are enough.
-
-        Nothing is made without other processes: a thread would hold up the party's own work.
-        """
-        while self._workers.beside and len(self) < self._most:
-            round_ = [(self._BLOCK,)] * self._workers.machine.workers
-            self._blocks += await self._workers.map(_obfuscators, round_)
-
-    def begin(self) -> None:
-        """Fill up in spare time, beside whatever else is done."""
-        self._filling = asyncio.create_task(self.fill())
-
-    def end(self) -> None:
-        """End the spare time. Raises what filling up has failed with."""
-        filling, self._filling = self._filling, None
-        if filling is not None and filling.done():
-            filling.result()
-        elif filling is not None:
-            filling.cancel()
-
-    def take(self, count: int) -> Ciphertexts | None:
-        """Obfuscators for `count` plaintexts; None when there are not as many."""
-        blocks = -(-count // self._BLOCK)
-        if not 0 < blocks <= len(self._blocks):
-            return None
-        taken, self._blocks = self._blocks[-blocks:], self._blocks[:-blocks]
-        return np.concatenate(taken)[:count]
-
-
-def _obfuscators(key: PrivateKey, count: int) -> Ciphertexts:
-    return key.obfuscators(count)
+def _pack(
+    key: PublicKey, ciphertexts: Ciphertexts, slot_bits: int, slots: int, obfuscators: Ciphertexts
+) -> Ciphertexts:
+    return key.rerandomise(key.pack(ciphertexts, slot_bits, slots), obfuscators)
 
 
 async def encrypt(
     workers: Workers[PrivateKey],
     plaintexts: Callable[..., Sequence[int]],
     chunks: Iterable[tuple[Integers, ...]],
-    reserve: Reserve,
+    reserve: OwnReserve,
 ) -> AsyncIterator[Ciphertexts]:
     """Encrypted rows, chunk by chunk: of `plaintexts(*chunk)`, an integer a row."""
 

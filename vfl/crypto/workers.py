@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -214,6 +214,7 @@ class Workers(Generic[K]):
         self.operations = Counter() if operations is None else operations
         self._alone = machine.alone
         self._pool: ProcessPoolExecutor | None = None
+        self._aside: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> "Workers[K]":
         self._start()
@@ -226,6 +227,8 @@ class Workers(Generic[K]):
         trace: TracebackType | None,
     ) -> None:
         self._alone = math.inf
+        for task in self._aside:
+            task.cancel()
         if self._pool is not None:
             self._pool.shutdown(wait=False, cancel_futures=True)
 
@@ -246,6 +249,18 @@ class Workers(Generic[K]):
         )
         for _ in range(self.machine.workers):
             self._pool.submit(_call, _warm, ())
+
+    def aside(self, work: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        """Do it beside all else, at the longest until these workers end."""
+        task = asyncio.create_task(work)
+        self._aside.add(task)
+        task.add_done_callback(self._end_aside)
+        return task
+
+    def _end_aside(self, task: asyncio.Task[None]) -> None:
+        self._aside.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio writes it to stderr where nobody waits for the task
 
     def rows(self, rows: int, width: int) -> SharedRows:
         """Room for ciphertexts that all workers read."""
@@ -295,8 +310,9 @@ def _timed(kernel: Callable[..., T], *arguments: object) -> tuple[T, float]:
 
 
 def _warm(key: PublicKey | PrivateKey) -> None:
-    """Make the tables of the key's fixed base."""
-    key.warm()
+    """Make the tables of an owner's fixed base."""
+    if isinstance(key, PrivateKey):
+        key.warm()
 
 
 _key: PublicKey | PrivateKey

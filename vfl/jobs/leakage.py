@@ -10,6 +10,7 @@ import numpy as np
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError
 from vfl.jobs.alignments import Alignment, find_alignment
+from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
 from vfl.leakage.measuring import ROWS, Measured, measure_tables
@@ -88,7 +89,7 @@ def foresee(
             f"{party.name} is a coordinator, which learns no row: ask with the file of the guest or of "
             "a host"
         )
-    store = Store(party.party.store)
+    store = store_of(party)
     alignment = _alignment(store) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
     of = Circumstances(starts, hosts, len(alignment.rows) if alignment else rows or 0)

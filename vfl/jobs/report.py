@@ -12,6 +12,7 @@ from vfl import __version__
 from vfl.errors import DataError, ModelError, VflError
 from vfl.jobs.alignments import is_of, load_alignment
 from vfl.jobs.connect import store_of
+from vfl.jobs.gave_away import disclosed, given_before
 from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
@@ -75,14 +76,20 @@ def gather(party: Party, model: str) -> Evidence:
     store = store_of(party)
     if party.role == "coordinator":
         record, _ = load_record(store, resolve_model(store, model, "run"))
-        return _evidence(party, record)
+        return _evidence(party, record, gave_away=disclosed(record))
     name = resolve_model(store, model)
     if party.role == "host":
         theirs = load_half(store, name, HostHalf)
         record, _ = _record(store, theirs.name)
         link = loss_of(objective_of(record.job)).link
-        shown = kind_of_model(theirs.model).explain_host(theirs.model, rules_of(party), link)
-        return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits))
+        kind = kind_of_model(theirs.model)
+        shown = kind.explain_host(theirs.model, rules_of(party), link)
+        found = disclosed(
+            record,
+            own={party.name: kind.parameters(theirs.model)},
+            given=given_before(store, record),
+        )
+        return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits), gave_away=found)
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
     factors, no_factors = _factors(party, store, half, record, evaluation)
@@ -100,6 +107,7 @@ def gather(party: Party, model: str) -> Evidence:
         importance=[*shown.importance],
         dependence=dict(shown.dependence),
         no_dependence=shown.no_dependence,
+        gave_away=disclosed(record, importance=shown.importance),
     )
 
 

@@ -26,6 +26,7 @@ from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.names import JOB_LENGTH
@@ -455,6 +456,7 @@ class _HostTraining:
                 hints=StoredHostHints(
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
+                draws=StoredDraws(self.store, self.alignment.name),
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=_shown(site, self.table),

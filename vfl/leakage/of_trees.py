@@ -140,7 +140,7 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
         "worked_out",
         of.guest,
         host,
-        "the same of rows that it has scored, from which all splits are told",
+        "in which bin the values of each row are that it scores, by all splits of the model",
         f"{splits / candidates:.3g} splits for each candidate",
         "curve",
         splits / candidates,
@@ -210,7 +210,7 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
         (
             "labels_from_nodes_some_known",
             True,
-            "the same, where it has the labels of every twentieth row from elsewhere",
+            "the same of all rows, if it has the labels of every twentieth row from elsewhere",
         ),
     ):
         auc = told_by_nodes(joint, some)

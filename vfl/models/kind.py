@@ -15,7 +15,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features, Monotone
 from vfl.learn.losses import Link, Loss
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.dependence import Dependence
 from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
@@ -25,8 +25,9 @@ from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import NO_HINTS, HostHints
-from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
+from vfl.protocols.common.course import NO_HINTS
+from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import IterationDone
@@ -104,6 +105,7 @@ class HostRun(Generic[H]):
     progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
+    draws: DrawMemory = NO_MEMORY
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str
@@ -304,6 +306,11 @@ class ModelKind(ABC, Generic[G, H]):
         """The power of the loss, where that has one."""
         return 1.5
 
+    @classmethod
+    @abstractmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> BoostParams | GlmParams:
+        """The settings of a kept job. Raises ValueError for what this version does not know."""
+
     @abstractmethod
     def least_rows(self, policy: PolicySection) -> int:
         """The least number of rows of which a host of this policy says anything."""
@@ -425,6 +432,11 @@ class ModelKind(ABC, Generic[G, H]):
     def importance(cls, model: G) -> list[tuple[str, str, int, float]]:
         """Party, column as its owner shows it, number of splits and sum of gains, most gain first."""
         return []
+
+    @classmethod
+    @abstractmethod
+    def parameters(cls, half: H) -> int:
+        """How many splits or coefficients a host's half has."""
 
     @classmethod
     def ending(cls, model: G) -> Mapping[str, float | None]:

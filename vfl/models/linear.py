@@ -275,6 +275,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def least_rows(self, policy: PolicySection) -> int:
         return policy.min_intersection
 
+    @classmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> GlmParams:
+        return GlmParams.model_validate(settings)
+
     def steps(self, done: int) -> str:
         return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
 
@@ -371,6 +375,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             return f"gradient {step.gradient:.1e}", step.iteration, None
         done = _iteration_done(step)
         return f"deviance {done.deviance:.4f}, gradient {done.gradient:.1e}", done.iteration, None
+
+    @classmethod
+    def parameters(cls, half: HostGlm) -> int:
+        return len(half.part.coefficients)
 
     @classmethod
     def size(cls, model: GuestGlm) -> str:

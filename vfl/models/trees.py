@@ -129,6 +129,7 @@ class _TreesHost(HostRole[HostModel]):
             checkpoints=run.checkpoints,
             hints=run.hints,
             hint_progress=run.hint_progress,
+            draws=run.draws,
         )
         model = await host_train(
             guest,
@@ -201,6 +202,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     def count_sums(self, count: Callable[[BoostParams], object]) -> None:
         count(self.params)
+
+    @classmethod
+    def stored_params(cls, settings: Mapping[str, object]) -> BoostParams:
+        return BoostParams.of_stored(settings)
 
     def steps(self, done: int) -> str:
         return f"tree {done:,} of {self.params.trees:,}"
@@ -308,6 +313,10 @@ class Trees(ModelKind[GuestModel, HostModel]):
     @classmethod
     def document(cls, model: GuestModel) -> dict[str, object]:
         return {"trees": len(model.trees), "importance": model.importance()}
+
+    @classmethod
+    def parameters(cls, half: HostModel) -> int:
+        return len(half.splits)
 
     @classmethod
     def importance(cls, model: GuestModel) -> list[tuple[str, str, int, float]]:

@@ -102,14 +102,16 @@ class StoreKey:
         return _Decrypting(file, _derived(self._kept(path), salt, kind, path.name), path)
 
     def check(self) -> None:
-        """Raises ModelError when there is a key that this identity does not open."""
-        if self._file.exists():
-            self._kept(self._file)
+        """Raises ModelError when there is a key that this identity does not open; makes one where files
+        are going to be encrypted, DataError when it cannot be written."""
+        if self._file.exists() or self.encrypts:
+            _ = self._made
 
     def hand_over(self, new: Identity) -> None:
-        """Let another identity of the party open the store, too, if anything in it is encrypted."""
-        if self._file.exists():
-            key = self._kept(self._file)
+        """Let another identity of the party open the store, too: what is encrypted now and, until the
+        party goes over to it, will be."""
+        if self._file.exists() or self.encrypts:
+            key = self._made
             with in_turn(self._file.with_suffix(".lock")):
                 self._write({**self._read(), new.certificate.fingerprint: _wrap(key, new)})
 

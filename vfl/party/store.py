@@ -31,7 +31,7 @@ from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing
 from vfl.party.locks import alone, forget, present, try_lock
 from vfl.text import nearest_name
 
-DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "output"]
+DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
 _FOLDERS: dict[DocumentKind, str] = {
@@ -41,10 +41,11 @@ _FOLDERS: dict[DocumentKind, str] = {
     "batch": "batches",
     "checkpoint": "checkpoints",
     "hint": "hints",
+    "draw": "draws",
     "output": "outputs",
 }
 _LEDGER, _SCRATCH = "ledger", "scratch"
-ENCRYPTED: frozenset[DocumentKind] = frozenset({"alignment", "batch", "checkpoint", "hint"})
+ENCRYPTED: frozenset[DocumentKind] = frozenset({"alignment", "batch", "checkpoint", "draw", "hint"})
 """Kinds that no person reads; they are encrypted where the store has a key."""
 _PROBE = 1024  # bytes that must go into a store
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from vfl.arrays import Floats
+from vfl.leakage.disclosure import Disclosure
 from vfl.learn.binning import Features
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.metrics import Totals, totals
@@ -80,6 +81,7 @@ class Evidence:
     no_dependence: str = ""
     lines: list[Line] = field(default_factory=list)  # of a linear model
     splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
+    gave_away: list[Disclosure] = field(default_factory=list)  # none where settings are not known
 
     @property
     def loss(self) -> Loss:

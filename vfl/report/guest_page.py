@@ -64,6 +64,7 @@ class GuestPage(Page):
             self._factors(),
             self._drivers(),
             self._training(),
+            self.gave_away(),
             self.exchange(),
         ]
 

@@ -35,6 +35,7 @@ SHEETS = (
     "training",
     "phases",
     "splits",
+    "gave_away",
     "messages",
 )
 """The tables that a report may have, as NAME.csv beside the page."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
+from vfl.leakage.disclosure import Disclosure
 from vfl.models.relativities import COLUMNS
 from vfl.report import figures, words
 from vfl.report.blocks import (
@@ -60,7 +61,13 @@ class Page:
     def framed(self, lead: str, *own: PageSection) -> list[PageSection]:
         """The page of a party that was asked: what for, its own sections, what passed, what it cost."""
         asked = PageSection("asked", "What was asked", [lead], [*self.warnings(), self.request()])
-        return [asked, *own, self.exchange(), PageSection("cost", "Cost", [], self.cost_blocks())]
+        return [
+            asked,
+            *own,
+            self.gave_away(),
+            self.exchange(),
+            PageSection("cost", "Cost", [], self.cost_blocks()),
+        ]
 
     def request(self) -> Facts:
         """Who wanted what, and when."""
@@ -124,6 +131,45 @@ class Page:
             "before TLS. The alignment of ids that came before is a run of its own and not counted here."
         )
         return PageSection("exchange", "What left and what came", [lead], blocks)
+
+    def gave_away(self) -> PageSection:
+        """What each party could learn about each other, in words."""
+        one, title = self.evidence, "What this run gave away"
+        if not one.gave_away:
+            text = "It is not known, since this version of vfl does not know all settings of the run."
+            return PageSection("gave-away", title, [text], [])
+        names = ("name", "kind", "who", "about", "what", "how", "basis", "success", "guessing")
+        lines = [
+            (*(getattr(d, name) for name in names), d.measure, "; ".join(d.lower)) for d in one.gave_away
+        ]
+        sheet = self.sheet("gave_away", (*names, "measure", "lower"), lines)
+        lead = [
+            "What each party was told by this run, and what it could work out about the others from it. "
+            "Each figure stands beside that of somebody who was told nothing and guesses, knowing how "
+            "frequent each answer is. Ids, values of columns, labels and thresholds are in no message.",
+        ]
+        lead += [words.most_learnt(d) for d in _greatest(one.gave_away)]
+        blocks: list[PageBlock] = []
+        for kind, caption in words.DISCLOSURES.items():
+            found = [d for d in one.gave_away if d.kind == kind]
+            rows: list[list[TableCell]] = [
+                [
+                    (
+                        f"{d.who} about {d.about}: {d.what}",
+                        f"From {d.how}. {words.BASES[d.basis]}.",
+                    ),
+                    d.number,
+                    d.chance or words.DASH,
+                    d.lower[0] if d.lower else "",
+                ]
+                for d in found
+            ]
+            head = ["who could learn what", "how much of it", "by guessing", "less by"]
+            if rows:
+                link = "" if blocks else sheet
+                blocks.append(cells(caption, head, rows, text=4, sheet=link))
+        blocks.append(Note(words.DISCLAIMER))
+        return PageSection("gave-away", title, lead, blocks)
 
     def relativity_blocks(self) -> list[PageBlock]:
         """The coefficients of this party's own columns."""
@@ -218,6 +264,22 @@ class CoordinatorPage(Page):
             f"{self.cost}"
         )
         return self.framed(lead)
+
+
+_OF_THE_RUN = ("table_from_sums", "table_from_model", "labels_from_nodes", "labels_from_gradients")
+"""What follows from a training alone."""
+
+
+def _greatest(found: Iterable[Disclosure]) -> list[Disclosure]:
+    """Of each party that learns by the training alone, what it learns most of."""
+    most: dict[str, Disclosure] = {}
+    for one in found:
+        known = most.get(one.who)
+        if one.name not in _OF_THE_RUN or not one.advantage:
+            continue
+        if known is None or one.advantage > (known.advantage or 0):
+            most[one.who] = one
+    return [*most.values()]
 
 
 def figure_of(title: str, message: str, svg: str, sheet: str) -> FigureBlock:

@@ -5,9 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from vfl.leakage.disclosure import AUC, Basis, Disclosure, Kind
 from vfl.report.evidence import Evidence
 
-_DASH = "–"
+DASH = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 METRICS: Mapping[str, tuple[str, str]] = {  # of the models' documents: name, what it says
@@ -33,6 +34,28 @@ OPERATIONS: Mapping[str, str] = {  # on ciphertexts, as the workers count them
     "rerandomise": "randomised anew",
     "conceal": "masked",
 }
+
+
+DISCLOSURES: Mapping[Kind, str] = {
+    "told": "What parties were told outright",
+    "worked_out": "What a party that kept to the protocol could work out",
+    "cheating": "What it would take a party that cheats, or two that work together, to learn",
+}
+BASES: Mapping[Basis, str] = {
+    "told": "The protocol says so",
+    "bound": "This is the most that the protocol allows",
+    "curve": "The figure is of attacks on other tables",
+    "measured": "The figure is of attacks on such tables",
+    "unknown": "There is no figure",
+}
+DISCLAIMER = (
+    "“Of what guessing misses” is the part of the answers that somebody who guesses gets wrong and this "
+    "party would get right: 0 % is no better than guessing, 100 % is everything. An AUC of 0.5 is "
+    "guessing, of 1 everything. Figures by attacks are of the best ones that are known to us, on tables "
+    "of five columns where the truth is at hand: a better attack may be found, and other tables differ. "
+    "They say what could be worked out, not that anybody did. What makes it less does so in the next "
+    "run: vfl leakage says the same before a job."
+)
 
 
 @dataclass(frozen=True)
@@ -66,6 +89,19 @@ def _size(evidence: Evidence) -> str:
     return "policies" if evidence.objective in one_each else "rows"
 
 
+def most_learnt(one: Disclosure) -> str:
+    """The most that a party could work out, in a sentence."""
+    much = share(one.success, 0)
+    names = one.who.split(", ")
+    who = f"{listed(names)} could each" if len(names) > 1 else f"{names[0]} could"
+    if one.measure.startswith(AUC):
+        return (
+            f"{who} tell a row with a claim, or with a label above the middle, from one without in "
+            f"{much} of cases (guessing: {share(one.guessing, 0)})."
+        )
+    return f"{who} know of {listed(one.about.split(', '))} {one.what}: {much} {one.measure}."
+
+
 def model_words(evidence: Evidence) -> str:
     """The kind of model."""
     return f"{evidence.kind.title}, {evidence.objective}"
@@ -80,7 +116,7 @@ def listed(names: Sequence[str]) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A number in `digits` significant digits, thousands parted; a dash for none."""
     if value is None or not math.isfinite(value):
-        return _DASH
+        return DASH
     if value == 0:
         return "0"
     size = math.floor(math.log10(abs(value)))
@@ -105,20 +141,20 @@ def relativity(value: float) -> str:
 def fixed(value: float | None, decimals: int = 3) -> str:
     """A number in so many decimals; a dash for none."""
     if value is None or not math.isfinite(value):
-        return _DASH
+        return DASH
     return f"{value:,.{decimals}f}".replace("-", "−")
 
 
 def signed(value: float, decimals: int = 3) -> str:
     """A difference with its sign."""
     text = fixed(value, decimals)
-    return text if text.startswith(("−", _DASH)) else f"+{text}"
+    return text if text.startswith(("−", DASH)) else f"+{text}"
 
 
 def share(value: float | None, decimals: int = 1) -> str:
     """0.123 as 12.3 %."""
     if value is None or not math.isfinite(value):
-        return _DASH
+        return DASH
     return f"{100 * value:.{decimals}f}\u00a0%".replace("-", "−")
 
 

@@ -11,7 +11,7 @@ probability below 2^-70. docs/lattice.md derives every figure here.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 DEGREE = 4096
 MODULUS_BITS = 64  # q, of encrypted vectors
@@ -33,9 +33,9 @@ SECRET_VARIANCE = 2 / 3
 
 DEVIATIONS = 10  # of noise and flooding below a quarter of a step; the tail beyond is below 2^-70
 MARGIN_BITS = 12.0  # flooding above noise at least, in bits of standard deviations
-KEY_LEAK = (
-    2.0**-40
-)  # of Kullback-Leibler divergence (nats) about the host's key over all values of a job
+# Kullback-Leibler divergences (nats) at most, over all values that are answered by a hint:
+SUM_LEAK = 2.0**-4  # about the errors' sums M e
+KEY_LEAK = 2.0**-44  # about the host's key and the hint's errors
 _MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
 _MOST_ROWS = 1 << 30
 _MOST_OUTPUTS = 1 << 20
@@ -66,7 +66,7 @@ class Parameters:
     rows: int
     value_bits: int  # of a vector's entries: |v| < 2^(value_bits - 1)
     outputs: int
-    queries: int  # vectors in a job
+    queries: int  # vectors of a hint, over all jobs
     weight: int  # the largest |entry| of the host's matrix
     word_bits: int  # of a ciphertext's word on the wire: 48, 56 or 64
     scale_bits: int  # a sum is multiplied by 2^scale_bits
@@ -85,17 +85,28 @@ class Parameters:
 
     @property
     def sum_leak(self) -> float:
-        """Divergence (nats) of a job's answers from ones that are independent of the errors' sums M e.
+        """Divergence (nats) of a hint's answers from ones that are independent of the errors' sums M e.
 
         By the chain rule over queries and outputs: each value shifts a Gaussian by at most `noise`
         on average, shift^2 / (2 flood^2). What would leak is M e, for the error e that the guest drew.
         """
-        return self.queries * self.outputs * self.noise**2 / (2 * self.flood**2)
+        return self.queries * self.outputs * self._sum_leak
 
     @property
     def key_leak(self) -> float:
-        """Divergence (nats) of a job's answers from ones that are independent of the host's key."""
+        """Divergence (nats) of a hint's answers from ones that are independent of the host's key."""
         return self.queries * self.outputs * _key_shift() / self.flood**2
+
+    @property
+    def _sum_leak(self) -> float:
+        """Of one value."""
+        return self.noise**2 / (2 * self.flood**2)
+
+    def serving(self, outputs: int, most: int) -> "Parameters":
+        """The same for another number of outputs, and as many vectors as SUM_LEAK allows these, `most`
+        at most."""
+        allowed = math.floor(SUM_LEAK / (max(outputs, 1) * self._sum_leak))
+        return replace(self, outputs=outputs, queries=min(most, allowed))
 
     @property
     def reach(self) -> int:
@@ -175,13 +186,16 @@ def choose(
     queries: int,
     weight: int = 1,
     margin_bits: float = MARGIN_BITS,
+    least: int | None = None,
 ) -> Parameters:
-    """Parameters for `queries` vectors of `rows` signed entries below 2^(value_bits - 1).
+    """Parameters for `queries` vectors of `rows` signed entries below 2^(value_bits - 1), over the life
+    of a hint; with `least`, for fewer if SUM_LEAK allows no more, but so many at least.
 
     `weight` bounds the entries of the host's matrix (Matrix.weight), of `outputs` rows; `margin_bits`
     is the least margin of the flooding over the noise M e (0 at least: without any, an answer reveals
-    M e beside M v). Words on the wire are as short as it allows. Raises ValueError, with the numbers,
-    when sums and noise do not fit in 64 bits, or the flooding would not hide what it has to.
+    M e beside M v; whoever takes less than MARGIN_BITS does without SUM_LEAK). Words on the wire are as
+    short as it allows. Raises ValueError, with the numbers, when sums and noise do not fit in 64 bits,
+    or the flooding would not hide what it has to.
     """
     security_bits(DEGREE, MODULUS_BITS)
     security_bits(DEGREE, HINT_BITS)
@@ -193,9 +207,9 @@ def choose(
         ("queries", queries, 1 << 40),
         ("bits of margin", margin_bits, MODULUS_BITS),
     ):
-        least = 0 if name == "bits of margin" else 1
-        if not least <= value <= most:
-            raise ValueError(f"{name}: {value:,} is outside {least} to {most:,}")
+        lowest = 0 if name == "bits of margin" else 1
+        if not lowest <= value <= most:
+            raise ValueError(f"{name}: {value:,} is outside {lowest} to {most:,}")
     scale_bits = MODULUS_BITS - 1 - _sum_bound(rows, value_bits, weight).bit_length()
     if scale_bits < 1:
         raise ValueError(
@@ -213,24 +227,31 @@ def choose(
             chosen = Parameters(
                 rows, value_bits, outputs, queries, weight, word_bits, scale_bits, flood, drop_bits
             )
-            if chosen.key_leak <= KEY_LEAK:
-                return chosen
+            served = chosen.serving(outputs, queries) if margin_bits >= MARGIN_BITS else chosen
+            enough = served.queries >= (queries if least is None else least)
+            if enough and chosen.key_leak <= KEY_LEAK:
+                return served
     raise ValueError(
         f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of 64 "
         f"bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under flooding 2^{margin_bits:.0f} "
-        f"times as wide and {queries:,} queries of {outputs:,} sums: take fewer bits a value"
+        f"times as wide at least, for {queries:,} queries of {outputs:,} sums: take fewer bits a value"
     )
 
 
 def widest(
-    rows: int, outputs: int, queries: int, weight: int = 1, margin_bits: float = MARGIN_BITS
+    rows: int,
+    outputs: int,
+    queries: int,
+    weight: int = 1,
+    margin_bits: float = MARGIN_BITS,
+    least: int | None = None,
 ) -> int:
     """The most value_bits that `choose` allows. Raises ValueError when it allows none."""
     bits = 1
-    choose(rows, bits, outputs, queries, weight, margin_bits)
+    choose(rows, bits, outputs, queries, weight, margin_bits, least)
     while bits < MODULUS_BITS:
         try:
-            choose(rows, bits + 1, outputs, queries, weight, margin_bits)
+            choose(rows, bits + 1, outputs, queries, weight, margin_bits, least)
         except ValueError:
             break
         bits += 1

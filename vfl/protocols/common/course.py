@@ -2,24 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
-from vfl.protocols.common.lattice_hints import HintProgress, HostHint, KeptHints, NoKeptHints
+from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.lattice_hints import (
+    HintProgress,
+    HostHint,
+    HostHints,
+    KeptHints,
+    NoKeptHints,
+)
 
 D = TypeVar("D")  # what is told of a step
 M = TypeVar("M")  # a host's half of a model
 S = TypeVar("S", bound=State)
-
-
-class HostHints(Protocol):
-    """Where a host keeps its hint for later jobs on the same rows and bins."""
-
-    def known(self) -> HostHint | None:
-        """The hint that was kept last."""
-
-    def keep(self, hint: HostHint) -> None:
-        """Keep a hint in place of the last one."""
 
 
 class _NoHints:
@@ -66,3 +63,5 @@ class HostCourse(Generic[M, S]):
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: HostHints = NO_HINTS
     hint_progress: HintProgress = _quiet
+    draws: DrawMemory = NO_MEMORY
+    """Remembers the rows that trees are drawn from."""

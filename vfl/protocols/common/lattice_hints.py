@@ -7,7 +7,9 @@
     key of its own.
     Of a new hint the guest asks for sums of zeros, which the host masks (it cannot see that they are of
     zeros). The host commits to its masks, the guest says a digest of what it reads, the host opens the
-    commitment if that is of its masks.
+    commitment if that is of its masks. Where a coordinator knows the masks (trees/hidden.py) these are
+    whole words, and it says in the host's place whether the sums under them are zero: what the guest
+    reads is uniform, whatever its vectors and products were.
 
 Every party has a share in the seed, and who gives the last one sees the others. It could try many, but
 each gives polynomials as good as random, by an extendable-output function: to meet weak ones would take
@@ -27,7 +29,7 @@ import asyncio
 import hashlib
 import secrets
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,12 +39,13 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers
+from vfl.arrays import Integers, Words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.workers import Operations
+from vfl.errors import Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.lattice_sums import (
@@ -54,12 +57,16 @@ from vfl.protocols.common.lattice_sums import (
     Shape,
     Timed,
 )
+from vfl.protocols.common.mask_streams import MaskStream
 
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PARTIES = 256
 
 HintProgress = Callable[[int, int], None]
 """How many parts or columns of hints are done, of how many."""
+JudgeZeros = Callable[[Peer, Words], Awaitable[None]]
+"""Raises PeerError unless the words that were read of a host's sums of zeros, shape (ZEROS, outputs),
+are its masks, which the judge knows."""
 
 
 class HintKnown(Message, frozen=True):
@@ -172,11 +179,13 @@ async def guest_meet(
     timed: Timed = lambda phase: nullcontext(),
     progress: HintProgress = lambda done, of: None,
     accept: Callable[[Peer, int], None] = lambda host, outputs: None,
+    judge: JudgeZeros | None = None,
 ) -> tuple[GuestProducts, list[int]]:
     """Steps 1 and 2: what multiplies the hosts' matrices, and how many outputs each host has.
 
     `accept` raises for a host that says it has another number of outputs than it can have. Hosts without
-    any are asked nothing. Raises PeerError when a host breaks the protocol.
+    any are asked nothing. `judge`: where hosts mask whole words of the zeros' sums (`masks` of
+    `host_meet`). Raises PeerError when a host breaks the protocol.
     """
     shelf = shelf or NoKeptHints()
     on_shelf = [shelf.known(host.name) for host in hosts]
@@ -195,7 +204,7 @@ async def guest_meet(
             raise host.breach("a HintOffered of another size, or of a hint that is not known")
         accept(host, offer.outputs)
     outputs = [offer.outputs for offer in offers]
-    parameters = [shape.parameters(count) for count in outputs]
+    parameters = [_parameters(*each, shape) for each in zip(hosts, outputs, strict=True)]
     # 2. The hints.
     opened = [_reopen(shelf, *each) for each in zip(hosts, known, offers, parameters, strict=True)]
     kept = all(hint is not None or not count for hint, count in zip(opened, outputs, strict=True))
@@ -205,19 +214,7 @@ async def guest_meet(
     received: list[tuple[EncryptedHint, KnownHint] | None] = []
     if not kept:
         seed = _seed(shares)
-        total = sum(own.hint_parts for own in parameters if own.outputs)
-        done = Counter[str]()
-
-        def follow(host: str, parts: int) -> None:
-            done[host] = parts
-            progress(done.total(), total)
-
-        received = await together(
-            [
-                _receive_hint(host, own, seed, shelf, follow)
-                for host, own in zip(hosts, parameters, strict=True)
-            ]
-        )
+        received = await _receive_hints(hosts, parameters, seed, shelf, progress)
         opened = [None if new is None else new[0] for new in received]
     asked = [
         (host, hint, own)
@@ -236,7 +233,7 @@ async def guest_meet(
     products.begin()
     try:
         if received:
-            await _check_zeros(products, [own for _, _, own in asked])
+            await _check_zeros(products, [own for _, _, own in asked], judge)
         for host, new in zip(hosts, received, strict=False):
             if new is not None:
                 await asyncio.to_thread(shelf.keep, host.name, new[1])
@@ -244,6 +241,13 @@ async def guest_meet(
         products.end()
         raise
     return products, outputs
+
+
+def _parameters(host: Peer, outputs: int, shape: Shape) -> Parameters:
+    try:
+        return shape.parameters(outputs)
+    except ValueError as error:
+        raise host.breach(f"a HintOffered of more than there may be: {error}") from None
 
 
 def _reopen(
@@ -257,6 +261,28 @@ def _reopen(
     except ValueError:
         return None
     return hint if hint.complete else None
+
+
+async def _receive_hints(
+    hosts: Sequence[Peer],
+    parameters: Sequence[Parameters],
+    seed: bytes,
+    shelf: KeptHints,
+    progress: HintProgress,
+) -> list[tuple[EncryptedHint, KnownHint] | None]:
+    total = sum(own.hint_parts for own in parameters if own.outputs)
+    done = Counter[str]()
+
+    def follow(host: str, parts: int) -> None:
+        done[host] = parts
+        progress(done.total(), total)
+
+    return await together(
+        [
+            _receive_hint(host, own, seed, shelf, follow)
+            for host, own in zip(hosts, parameters, strict=True)
+        ]
+    )
 
 
 async def _receive_hint(
@@ -290,12 +316,19 @@ async def _receive_hint(
     return hint, KnownHint(head.name, seed, head.header, parameters.outputs)
 
 
-async def _check_zeros(products: GuestProducts, parameters: Sequence[Parameters]) -> None:
+async def _check_zeros(
+    products: GuestProducts, parameters: Sequence[Parameters], judge: JudgeZeros | None = None
+) -> None:
     """Raises PeerError unless new hints are of matrices: their sums of zeros are the hosts' masks."""
 
     def zeros(start: int, stop: int) -> Integers:
         return np.zeros((ZEROS, stop - start), np.int64)
 
+    if judge is not None:
+        words = await products.query_words(ZEROS, zeros)
+        for host, masked in zip(products.hosts, words, strict=True):
+            await judge(host, masked)
+        return
     read = await products.query(ZEROS, zeros, hidden=True)
     for host, own, sums in zip(products.hosts, parameters, read, strict=True):
         commitment = (await host.recv(ZerosCommitted)).commitment
@@ -319,30 +352,44 @@ class HostHint:
     vectors: int  # that it was promised for so far
 
 
+class HostHints(Protocol):
+    """Where a host keeps its hint for later jobs on the same rows and bins."""
+
+    def known(self) -> HostHint | None:
+        """The hint that was kept last."""
+
+    def keep(self, hint: HostHint) -> None:
+        """Keep a hint in place of the last one."""
+
+
 async def host_meet(
     guest: Peer,
     matrix_of: Callable[[bytes], CellMatrix],
     outputs: int,
     shape: Shape,
     *,
-    kept: HostHint | None = None,
-    keep: Callable[[HostHint], None] = lambda hint: None,
+    hints: HostHints,
     operations: Operations | None = None,
     progress: HintProgress = lambda done, of: None,
+    masks: MaskStream | None = None,
 ) -> HostProducts:
     """Steps 1 and 2. `matrix_of` gives the matrix of so many `outputs` from the secret of its hint,
-    which may decide their order; `kept` is the hint that was kept last, `keep` keeps one.
+    which may decide their order; `masks` are those of the zeros where somebody else knows them, too, and
+    judges.
 
-    Raises PeerError when the guest breaks the protocol, ValueError when no safe parameters hold the
-    sums.
+    Raises PeerError when the guest breaks the protocol, Refused when no safe parameters hold the sums.
     """
-    parameters = shape.parameters(outputs)
+    try:
+        parameters = shape.parameters(outputs)
+    except ValueError as error:
+        raise Refused(f'encryption = "lattice" does not allow this job: {error}') from None
     serving = HostProducts(guest, shape, parameters, Counter() if operations is None else operations)
     # 1. What is kept, and a share of the seed.
     wanted = await guest.recv(HintKnown)
     matrix: CellMatrix | None = None
+    kept = hints.known()
     reusable = kept is not None and kept.name == wanted.name
-    if outputs and kept is not None and reusable and kept.vectors + shape.served <= shape.queries:
+    if outputs and kept is not None and reusable and kept.vectors + shape.served <= parameters.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
         if kept.matter != await asyncio.to_thread(_matter, matrix, parameters):
             matrix = None
@@ -352,7 +399,7 @@ async def host_meet(
     agreed = await guest.recv(HintAgreed)
     if not agreed.shares:
         if kept is not None and matrix is not None:
-            await asyncio.to_thread(keep, replace(kept, vectors=kept.vectors + shape.served))
+            await asyncio.to_thread(hints.keep, replace(kept, vectors=kept.vectors + shape.served))
             serving.use(matrix, HintKey(parameters, kept.seed, kept.secret, kept.matter), kept.secret)
         elif outputs:
             raise guest.breach("HintAgreed to a hint that this host does not have")
@@ -367,7 +414,7 @@ async def host_meet(
     key = HintKey(parameters, seed, secret, matter)
     made = await _hint(matrix, seed, progress)
     name = secrets.token_bytes(_SEED)
-    await asyncio.to_thread(keep, HostHint(name, secret, seed, matter, shape.served))
+    await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
     parts = key.encrypt(made)
     while (data := await asyncio.to_thread(next, parts, None)) is not None:
@@ -376,12 +423,15 @@ async def host_meet(
     zeros = await guest.recv(Query)
     if zeros.vectors != ZEROS:
         raise guest.breach("a Query of another number of vectors than the zeros have")
-    masks, nonce = (
+    if masks is not None:
+        await serving.serve(zeros, stream=masks)
+        return serving
+    digest, nonce = (
         _digest(parameters, await serving.serve(zeros, hidden=True)),
         secrets.token_bytes(_SEED),
     )
-    await guest.send(ZerosCommitted(_commitment(nonce, masks)))
-    same = (await guest.recv(ZerosRead)).digest == masks
+    await guest.send(ZerosCommitted(_commitment(nonce, digest)))
+    same = (await guest.recv(ZerosRead)).digest == digest
     await guest.send(ZerosOpened(nonce if same else b""))
     if not same:
         raise guest.breach("ZerosRead of other numbers than the masks of zeros")

@@ -17,11 +17,10 @@ One hint serves so many vectors as its parameters are for; a host counts them, o
 
 import asyncio
 import secrets
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
@@ -32,23 +31,27 @@ from vfl.arrays import Integers, Words
 from vfl.crypto.lattice.answers import seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
-from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
+from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose, widest
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
+from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.mask_streams import MaskStream
 
 BATCH = 32
 """Vectors whose products are made at once, and the most of a query."""
 MOST_OUTPUTS = 1 << 16
 """Rows of a host's matrix: the guest keeps some 200 KB for each."""
+LEAST_LIFE = 1 << 12
+"""Vectors that a hint of 4096 outputs serves at least, whatever a job needs."""
 ZEROS = 2
 """Vectors that a new hint must pass: a coefficient that its sums tell passes each with 2/3 at most."""
 
 _PIECE = 4 * MIB  # of products or vectors in a message, or little more
 _MOST_ROWS = 1 << 17  # of vectors in a message
-_READY = 2  # batches of products made ahead
+_READY = 2  # batches of products made ahead at most
+_QUERIES = 4  # as large as the largest so far, for which products are made ahead
 _AHEAD = 2  # pieces under way beside the one that is sent, or added up
 
 T = TypeVar("T")
@@ -79,7 +82,7 @@ class Vectors(Message, frozen=True):
 
 class VectorSums(Message, frozen=True):
     """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model, and
-    where sums are hidden, nothing, they lie under uniform masks); the time it took."""
+    where sums are hidden, nothing, they lie under uniform masks); the time it took, in whole seconds."""
 
     data: bytes
     seconds: Seconds
@@ -94,15 +97,27 @@ class Shape:
     value_bits: int  # an entry is below 2^(value_bits - 1), whatever its sign
     vectors: int  # of the job at most, zeros left out
     weight: int = 1  # greatest entry of a host's matrix, whatever its sign
-    lifetime: int = 1 << 20  # vectors of a hint over all jobs, of this one at least
+    lifetime: int = 1 << 16  # vectors of a hint over all jobs at most, if this one needs no more
+
+    @classmethod
+    def most_bits(cls, rows: int, vectors: int) -> int:
+        """The most bits of an entry. Raises ValueError, with the numbers, when none are safe."""
+        shape = cls(rows, 1, vectors)
+        return widest(rows, MOST_OUTPUTS, shape._most, least=shape._least(DEGREE))
 
     def parameters(self, outputs: int) -> Parameters:
-        """The same for every host but for its `outputs`, so that one encryption serves all of them.
+        """The same for every host but for its `outputs` and how many vectors its hint serves by these,
+        so that one encryption serves all of them.
 
-        Raises ValueError, with the numbers, when no safe ones hold the sums.
+        Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
-        most = choose(self.rows, self.value_bits, MOST_OUTPUTS, self.queries, self.weight)
-        return replace(most, outputs=outputs)
+        own = self._shared().serving(outputs, self._most)
+        if own.queries < self.served:
+            raise ValueError(
+                f"{outputs:,} sums of a vector over {self.rows:,} rows are too many for {self.served:,} "
+                f"vectors: a hint of so many serves {own.queries:,}"
+            )
+        return own
 
     @property
     def served(self) -> int:
@@ -110,9 +125,27 @@ class Shape:
         return self.vectors + ZEROS
 
     @property
-    def queries(self) -> int:
-        """Vectors that one hint is for."""
+    def _most(self) -> int:
+        """Vectors that one hint is for, if its outputs are few enough."""
         return max(self.lifetime, self.served)
+
+    def _shared(self) -> Parameters:
+        """Those of MOST_OUTPUTS, such that any host can serve the job if there are any; else such that
+        hosts of fewer can."""
+        try:
+            return self._serving(MOST_OUTPUTS)
+        except ValueError:
+            return self._serving(DEGREE)
+
+    def _serving(self, outputs: int) -> Parameters:
+        rows, bits, least = self.rows, self.value_bits, self._least(outputs)
+        return choose(rows, bits, MOST_OUTPUTS, self._most, self.weight, least=least)
+
+    def _least(self, outputs: int) -> int:
+        """Vectors that a hint of MOST_OUTPUTS must serve for one of so many `outputs` to serve the job,
+        and LEAST_LIFE."""
+        own = min(self._most, max(LEAST_LIFE, self.served))
+        return -(-own * outputs // MOST_OUTPUTS)
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -147,6 +180,7 @@ class GuestProducts:
     ) -> None:
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
         self._due = -(-served // BATCH)  # batches that may still be needed
+        self._largest = 1  # vectors of a query so far
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -219,14 +253,14 @@ class GuestProducts:
     async def _take(self, count: int) -> tuple[Secrets, list[NDArray[np.uint64]]]:
         """Secrets of which every host has the products, and their masks by host."""
         await together([host.send(Query(count)) for host in self.hosts])
+        self._largest = max(self._largest, count)
         while sum(batch.left for batch in self._sent) < count:
             with self._timed("hint products"):
                 while not self._ready:
                     self.begin()
-                    assert self._making is not None  # noqa: S101 - for the type checker
+                    if self._making is None or self._making.done():
+                        raise ValueError("a query of more vectors than there were to be")
                     await asyncio.shield(self._making)
-                    if not self._ready and not self._due:
-                        raise ValueError("more vectors than the job's shape has")
             batch = self._ready.popleft()
             with self._timed("transfer"):
                 await together(
@@ -237,7 +271,6 @@ class GuestProducts:
                 )
             batch.products = []
             self._sent.append(batch)
-        self.begin()
         taken: list[tuple[_Batch, slice]] = []
         while count:
             batch = self._sent[0]
@@ -246,6 +279,7 @@ class GuestProducts:
             batch.used, count = part.stop, count - (part.stop - part.start)
             if not batch.left:
                 self._sent.popleft()
+        self.begin()
         masks = [
             np.concatenate([batch.masks[i][part] for batch, part in taken])
             for i in range(len(self.hosts))
@@ -270,13 +304,21 @@ class GuestProducts:
 
     def begin(self) -> None:
         """Make products in spare time, beside whatever else is done, if there are few."""
-        if self.hosts and (self._making is None or self._making.done()):
-            if self._making is not None:
-                self._making.result()
+        if self._making is not None:
+            if not self._making.done():
+                return
+            self._making.result()
+        if self.hosts and self._wanted:
             self._making = asyncio.create_task(self._make())
 
+    @property
+    def _wanted(self) -> bool:
+        """Whether to make a further batch."""
+        left = sum(batch.left for batch in (*self._sent, *self._ready))
+        return self._due > 0 and len(self._ready) < _READY and left < _QUERIES * self._largest
+
     async def _make(self) -> None:
-        while self._due and len(self._ready) < _READY:
+        while self._wanted:
             self._due -= 1
             drawn = Secrets.draw(BATCH)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
@@ -326,6 +368,7 @@ class HostProducts:
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
         self._served = 0
+        self._time = ToldTime()
 
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
@@ -348,42 +391,41 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
-        sums, seconds = Accumulator(parameters, matrix, count), 0.0
+        sums = Accumulator(parameters, matrix, count)
 
-        def add(start: int, data: bytes) -> float:
-            started = time.perf_counter()
-            sums.add(start, data)
-            return time.perf_counter() - started
+        def add(start: int, data: bytes) -> None:
+            with self._time.timed():
+                sums.add(start, data)
 
-        adding: asyncio.Task[float] | None = None
+        adding: asyncio.Task[None] | None = None
         try:
             for start, _ in _pieces(parameters, count):
                 message = await guest.recv(Vectors)
                 if adding is not None:
-                    seconds += await adding
+                    await adding
                 adding = asyncio.create_task(asyncio.to_thread(add, start, message.data))
             if adding is not None:
-                seconds += await adding
+                await adding
         except ValueError as error:
             raise guest.breach(f"Vectors with {error}") from None
         finally:
             if adding is not None:
                 adding.cancel()
-        started = time.perf_counter()
-        opened = await self._take(count)
-        total = await asyncio.to_thread(sums.result)
-        masks = np.zeros_like(total)
-        if stream is not None:
-            pairs = [min(2, count - first) for first in range(0, count, 2)]
-            masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
-            total += masks
-        elif hidden:
-            masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64).reshape(total.shape)
-            masks = masks >> np.uint64(parameters.scale_bits)
-            total += masks << np.uint64(parameters.scale_bits)
-        data = await asyncio.to_thread(seal, parameters, total, opened)
+        with self._time.timed():
+            opened = await self._take(count)
+            total = await asyncio.to_thread(sums.result)
+            masks = np.zeros_like(total)
+            if stream is not None:
+                pairs = [min(2, count - first) for first in range(0, count, 2)]
+                masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
+                total += masks
+            elif hidden:
+                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64)
+                masks = masks.reshape(total.shape) >> np.uint64(parameters.scale_bits)
+                total += masks << np.uint64(parameters.scale_bits)
+            data = await asyncio.to_thread(seal, parameters, total, opened)
         self._operations["sum vector"] += count
-        await guest.send(VectorSums(data, seconds + time.perf_counter() - started))
+        await guest.send(VectorSums(data, self._time.tell()))
         return masks
 
     def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:

@@ -41,7 +41,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Words
 from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
-from vfl.crypto.lattice.parameters import MODULUS_BITS, widest
+from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.errors import ConfigError, DataError
 from vfl.learn import design
 from vfl.learn.design import FRACTION_BITS
@@ -49,8 +49,13 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.clock import Clock
-from vfl.protocols.common.course import HostHints
-from vfl.protocols.common.lattice_hints import HintProgress, KeptHints, guest_meet, host_meet
+from vfl.protocols.common.lattice_hints import (
+    HintProgress,
+    HostHints,
+    KeptHints,
+    guest_meet,
+    host_meet,
+)
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.common.participant import Resources
@@ -91,7 +96,7 @@ class Digits:
         Raises ConfigError for too many rows.
         """
         try:
-            most = widest(rows, MOST_OUTPUTS, Shape(rows, 1, 1).queries) - _UNDER_BITS
+            most = Shape.most_bits(rows, 1) - _UNDER_BITS
             if most < 2:
                 raise ValueError(f"sums over {rows:,} rows leave no bit beside the sign")
         except ValueError as error:
@@ -295,8 +300,7 @@ async def lattice_host(
         lambda secret: bits_of.matrix,
         len(bits_of.matrix.outputs),
         shape,
-        kept=hints.known(),
-        keep=hints.keep,
+        hints=hints,
         operations=resources.operations,
         progress=hint_progress,
     )

@@ -20,7 +20,6 @@ sum. So a number costs a product a row and digit, fewer where columns share join
 import asyncio
 import math
 import secrets
-import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -31,14 +30,15 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.sums import Reserve, decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError
 from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.clock import Clock, ToldTime
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -62,8 +62,8 @@ class Residuals(Message, frozen=True):
 
 
 class MaskedProducts(Message, frozen=True):
-    """host -> guest. Reveals: nothing but the time it took: under the encryption are sums plus masks
-    uniform among all plaintexts."""
+    """host -> guest. Reveals: nothing but the time it took, in whole seconds: under the encryption are
+    sums plus masks uniform among all plaintexts."""
 
     ciphertexts: bytes
     seconds: Seconds
@@ -138,7 +138,7 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = Reserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -214,6 +214,7 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
+    told = ToldTime()
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
@@ -228,10 +229,9 @@ async def paillier_host(
                 # b. Masked; opened by the guest; unmasked.
                 layout = Layout(key.bits, matrix.columns, number_bits(bits))
                 await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
-                started = time.perf_counter()
-                ciphertexts, masks = await product.mask(layout)
-                seconds = time.perf_counter() - started
-                await guest.send(MaskedProducts(ciphertexts.tobytes(), seconds))
+                with told.timed():
+                    ciphertexts, masks = await product.mask(layout)
+                await guest.send(MaskedProducts(ciphertexts.tobytes(), told.tell()))
                 opened = await guest.recv(OpenedProducts)
                 if len(opened.plaintexts) != layout.size or not (
                     math.isfinite(opened.scale) and opened.scale > 0
@@ -347,6 +347,7 @@ class EncryptedProduct:
         self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
         self.sums = JointSums(workers, store, sizes, 1)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
@@ -358,6 +359,7 @@ class EncryptedProduct:
         Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing; with a
         `layout`, by which whoever decrypts gives back a part, no sum wraps.
         """
+        self._reserve.end()
         histogram = (await self.sums.histograms())[0]
         parts = [
             histogram[start + 1 : start + 1 + levels]
@@ -373,7 +375,9 @@ class EncryptedProduct:
             masks = [secrets.randbelow(n) for _ in range(-(-len(products) // slots))]
         else:
             masks = layout.masks(n)
-        return await pack_and_mask(self._workers, products, slot_bits, slots, masks), masks
+        masked = await pack_and_mask(self._reserve, products, slot_bits, slots, masks)
+        self._reserve.begin()
+        return masked, masks
 
     def _slots_of(self, layout: Layout | None) -> tuple[int, int]:
         if layout is None:

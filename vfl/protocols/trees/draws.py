@@ -10,6 +10,7 @@ from vfl.arrays import Floats, Mask
 from vfl.errors import Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
+from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 
 
 def draw_rows(
@@ -54,36 +55,39 @@ def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> B
 
 
 class Draws:
-    """The rows that the trees of a job were drawn from, as a bit a row: the last few different ones.
+    """The rows that trees were drawn from, as a bit a row: those of this job and of earlier ones.
 
     Sums over two sets of rows that differ by few tell of these few by subtraction, if gradients hardly
-    change from tree to tree (a small learning_rate).
+    change from tree to tree (a small learning_rate) or from job to job (the first tree of each).
     """
 
-    _REMEMBERED = 64
+    _IN_CHECKPOINT = 64
 
-    def __init__(self, minimum: int) -> None:
-        self._minimum = minimum
-        self.seen: deque[bytes] = deque(maxlen=self._REMEMBERED)
-        self._seen: deque[int] = deque(maxlen=self._REMEMBERED)  # the same as integers
+    def __init__(self, minimum: int, memory: DrawMemory = NO_MEMORY) -> None:
+        self._minimum, self._memory = minimum, memory
+        self.seen: deque[bytes] = deque(maxlen=self._IN_CHECKPOINT)
+        """The last different ones of this job."""
+        self._known: set[int] = set()  # rows of a draw
 
     def restore(self, seen: Sequence[bytes]) -> None:
         """Remember what an earlier attempt at the job has seen."""
         for active in seen:
-            self._add(active, int.from_bytes(active, "big"))
+            self.seen.append(active)
+            self._known.add(int.from_bytes(active, "big"))
 
     def check(self, active: bytes) -> None:
         """Raises Refused for rows that differ by too few from those of an earlier tree."""
         rows = int.from_bytes(active, "big")
-        if rows in self._seen:
-            return
-        if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._seen):
-            raise Refused(
-                f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
-                "min_child_rows of [policy]: set subsample to 1, or lower"
-            )
-        self._add(active, rows)
-
-    def _add(self, active: bytes, rows: int) -> None:
-        self.seen.append(active)
-        self._seen.append(rows)
+        with self._memory.in_turn():
+            self._known.update(int.from_bytes(draw, "big") for draw in self._memory.news())
+            if rows in self._known:
+                return
+            if any((rows ^ earlier).bit_count() < self._minimum for earlier in self._known):
+                raise Refused(
+                    f"rows drawn for two trees that differ in fewer than {self._minimum:,} break rule "
+                    "min_child_rows of [policy]: set subsample to 1, or lower; after an earlier job on "
+                    "the alignment, train on the same rows (holdout, seed), or on more different ones"
+                )
+            self._memory.keep(active)
+            self.seen.append(active)
+            self._known.add(rows)

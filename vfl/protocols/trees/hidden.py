@@ -4,7 +4,9 @@ Sums over a few hundred rows in many trees are equations that give a host's tabl
 So nobody who knows rows may see them. The trees are those of paillier.py and lattice.py, bit for bit.
 
  1. Each host gives the coordinator the seed of its masks, over a session of their own; the guest tells
-    it how many rows there are, and under Paillier the modulus.
+    it how many rows there are, and under Paillier the modulus. Over the lattice engine it passes on, of
+    each new hint, the masked sums of zeros (common/lattice_hints.py): the coordinator says that they
+    pass, or ends the job.
 For each tree:
  2. The guest tells the coordinator the scales of its integers, each host which of its candidates are of
     monotone columns.
@@ -48,7 +50,7 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Mask
-from vfl.errors import PeerError
+from vfl.errors import PeerError, Refused
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Choice, Obstacle, Sums, gains
@@ -62,6 +64,7 @@ MOST_CANDIDATES = 1 << 20  # of a host in a tree
 _MOST_NODES = 1 << 10  # of a level
 MOST_GROUPS = 64  # of equal gain, that a host is told at most
 MOST_NAMED = 1 << 20  # candidates after which no further node is asked about at once
+MOST_SUMS = 1 << 25  # of gradients, of all hosts in a level: some 2 GB at the coordinator
 PIECE = 4 * MIB  # of masked sums in a message
 
 Node = Annotated[int, msgspec.Meta(ge=0, lt=2 * _MOST_NODES)]
@@ -85,6 +88,21 @@ class MaskSeed(Message, frozen=True):
     """host -> coordinator. Reveals: the masks of this host's sums, which the guest alone can read."""
 
     seed: bytes
+
+
+class MaskedZeros(Message, frozen=True):
+    """guest -> coordinator. Reveals: with the masks, the noise of sums of zeros; without them
+    nothing."""
+
+    host: int
+    data: bytes
+    limit: ClassVar[int] = 2 * MIB
+
+
+class ZerosPassed(Message, frozen=True):
+    """coordinator -> guest. Reveals: nothing but that the host's new hint is of a matrix."""
+
+    host: int
 
 
 class SumsTree(Message, frozen=True):
@@ -146,9 +164,11 @@ class EnoughRows(Message, frozen=True):
 
 class Ask(Message, frozen=True):
     """coordinator -> guest. Reveals: in which nodes the best candidate that is left is a host's, and
-    whose."""
+    whose; in which the guest's own best split wins."""
 
     nodes: dict[int, Nodes]  # by host
+    own: Nodes
+    more: bool  # whether another message follows even if the hosts take all these nodes
     limit: ClassVar[int] = MIB
 
 
@@ -169,8 +189,9 @@ class TookCandidates(Message, frozen=True):
 
 
 class NodesWon(Message, frozen=True):
-    """coordinator -> guest. Reveals: in which nodes the guest's own best split wins; at the root, if
-    there is no split at all, what stood in the way of the hosts' candidates."""
+    """coordinator -> guest, where no host is asked, or one leaves out a node. Reveals: in which nodes
+    the guest's own best split wins; at the root, if there is no split at all, what stood in the way of
+    the hosts' candidates."""
 
     own: Nodes
     obstacle: str = ""
@@ -208,6 +229,13 @@ class HiddenSums:
     async def begin(self, rows: int, modulus: bytes = b"") -> None:
         """1. What sums are."""
         await self.coordinator.send(SumsBegin(rows, modulus))
+
+    async def judge_zeros(self, place: int, data: bytes) -> None:
+        """1. Over the lattice engine: the words that were read of a host's sums of zeros, the trial of
+        its new hint. Returns once they have passed."""
+        await self.coordinator.send(MaskedZeros(place, data))
+        if (await self.coordinator.recv(ZerosPassed)).host != place:
+            raise self.coordinator.breach("a ZerosPassed of another host")
 
     async def begin_tree(self, number: int, scales: Scales) -> None:
         """2. A tree."""
@@ -252,7 +280,11 @@ class HiddenSums:
                 await self.coordinator.send(MaskedSums(place, bytes(kept)))
                 kept.clear()
         taken: dict[int, Taken] = {}
-        while isinstance(message := await self.coordinator.recv(Ask, NodesWon), Ask):
+        due = True  # another message
+        while due:
+            message = await self.coordinator.recv(Ask, NodesWon)
+            if isinstance(message, NodesWon):
+                break
             asked = [node for about in message.nodes.values() for node in about]
             places = all(0 <= place < self._hosts for place in message.nodes)
             if (
@@ -265,17 +297,19 @@ class HiddenSums:
                 raise self.coordinator.breach("an Ask about nodes that are not open")
             for answer in await together([ask(*about) for about in message.nodes.items()]):
                 taken.update(answer)
+            due = message.more or not set(asked) <= set(taken)
+        what = type(message).__name__
         for node in message.own:
             if node not in chosen or node in taken:
-                raise self.coordinator.breach("NodesWon of nodes that are not the guest's")
+                raise self.coordinator.breach(f"{what} of nodes that are not the guest's")
             party = own[chosen[node].party]
             taken[node] = party.take(growth.frontier, node, chosen[node])
-        if message.obstacle:
+        if isinstance(message, NodesWon) and message.obstacle:
             if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
                 raise self.coordinator.breach("NodesWon with an obstacle that is none")
             self.obstacle = cast(Obstacle, message.obstacle)
         if not set(chosen) <= set(taken):
-            raise self.coordinator.breach("NodesWon that leave out a node with a split")
+            raise self.coordinator.breach(f"{what} that leave out a node with a split")
         return taken
 
     async def end_tree(self, growth: Growth) -> None:
@@ -330,7 +364,12 @@ class HiddenHost:
         await self._coordinator.send(MaskSeed(self._seed))
 
     async def begin_tree(self, ordered: Mask) -> None:
-        """2. The candidates of a tree, in the order of the wire."""
+        """2. The candidates of a tree, in the order of the wire. Raises Refused for too many."""
+        if len(ordered) > MOST_CANDIDATES:
+            raise Refused(
+                f"{len(ordered):,} split candidates are more than {MOST_CANDIDATES:,}, which "
+                'sums = "hidden" allows: lower max_bins'
+            )
         bits = pack_bits(ordered) if ordered.any() else b""
         await self._coordinator.send(TreeCandidates(len(ordered), bits))
 

@@ -12,22 +12,25 @@ import numpy as np
 from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
+from vfl.errors import Refused
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
 from vfl.net.peer import Peer, either, together
 from vfl.protocols.common.bits import unpack_bits
-from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, ZEROS
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.trees.hidden import (
     MOST_CANDIDATES,
     MOST_GROUPS,
     MOST_NAMED,
+    MOST_SUMS,
     PIECE,
     Ask,
     BestCandidates,
     EnoughRows,
     MaskedSums,
+    MaskedZeros,
     MaskSeed,
     NodesWon,
     OpenNode,
@@ -38,6 +41,7 @@ from vfl.protocols.trees.hidden import (
     SumsTreeEnd,
     TookCandidates,
     TreeCandidates,
+    ZerosPassed,
 )
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.ranking import Ranks
@@ -49,7 +53,7 @@ async def coordinate_trees(
     """Open the sums of a training; returns how many trees its model has.
 
     `parties`: the guest first. `progress` is told of each tree, and how many there are at most. Raises
-    PeerError for a party that breaks the protocol.
+    PeerError for a party that breaks the protocol, Refused for more sums than it would keep.
     """
     guest, *hosts = parties
     # 1. Seeds, and what sums are.
@@ -59,8 +63,16 @@ async def coordinate_trees(
         if len(seed.seed) != SEED:
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
-    number = params.guest_trees - 1
-    while isinstance(tree := await guest.recv(SumsTree, SumsEnd), SumsTree):
+    tried: set[int] = set()
+    number = first = params.guest_trees - 1
+    while not isinstance(tree := await guest.recv(MaskedZeros, SumsTree, SumsEnd), SumsEnd):
+        if isinstance(tree, MaskedZeros):
+            if number > first or tree.host in tried or not 0 <= tree.host < len(hosts):
+                raise guest.breach("MaskedZeros out of turn")
+            tried.add(tree.host)
+            _check_zeros(guest, hosts[tree.host], openers[tree.host], tree.data)
+            await guest.send(ZerosPassed(tree.host))
+            continue
         if not number < tree.tree < params.trees:
             raise guest.breach("a SumsTree out of turn")
         number = tree.tree
@@ -74,10 +86,33 @@ async def coordinate_trees(
             _HostCandidates(host, offer, opener)
             for host, offer, opener in zip(hosts, offers, openers, strict=True)
         ]
+        _check_memory(sum(offer.count for offer in offers), begin.rows, params)
         await _Tree(guest, columns, params, scales).grow()
     if not 0 <= tree.trees <= params.trees:
         raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
+
+
+def _check_memory(candidates: int, rows: int, params: BoostParams) -> None:
+    """Raises Refused for more sums in a level than a coordinator keeps."""
+    nodes = min(1 << (params.depth - 1), max(1, rows // max(1, params.min_child_rows)))
+    if candidates * nodes > MOST_SUMS:
+        raise Refused(
+            f"{candidates:,} split candidates of all hosts in up to {nodes:,} nodes of a level are more "
+            f"than {MOST_SUMS:,} sums, which a coordinator keeps: lower max_bins or depth"
+        )
+
+
+def _check_zeros(guest: Peer, host: Peer, opener: "_Opener", data: bytes) -> None:
+    """Raises PeerError unless these are sums of zeros under a host's masks: its hint is of a matrix."""
+    if not isinstance(opener, _LatticeOpener) or not data or len(data) % (8 * ZEROS):
+        raise guest.breach("MaskedZeros of another size than sums have")
+    try:
+        sums = opener.open(data, ZEROS // 2, len(data) // (8 * ZEROS))
+    except ValueError:
+        sums = []
+    if not sums or any(one.gradient.any() or one.hessian.any() for one in sums):
+        raise either(guest, host, "a hint that is of no matrix, by its MaskedZeros")
 
 
 Told = TypeVar("Told", TreeCandidates, EnoughRows, TookCandidates)
@@ -105,7 +140,7 @@ class _Opener(ABC):
         """Bytes of the masked sums of so many candidates in a node."""
 
     @abstractmethod
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         """The left sums of so many candidates in so many nodes, of as many bytes as they have. Raises
         ValueError for what cannot be masked sums."""
 
@@ -120,11 +155,11 @@ class _PaillierOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return self._packing.ciphertexts(count) * self._width
 
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         size = self.node_bytes(count)
         return [self._open(data[size * node : size * (node + 1)], count) for node in range(nodes)]
 
-    def _open(self, data: bytes, count: int) -> Sums:
+    def _open(self, data: bytes | bytearray, count: int) -> Sums:
         masks = self._masks.below(self._modulus, self._packing.ciphertexts(count))
         values = []
         for place, mask in enumerate(masks):
@@ -148,7 +183,7 @@ class _LatticeOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return 16 * count
 
-    def open(self, data: bytes, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
         if not count:  # such a host is asked for no sums
             nothing = np.zeros(0, np.int64)
             return [Sums(nothing, nothing)] * nodes
@@ -205,7 +240,7 @@ class _HostCandidates:
             return np.ones(self.count, np.bool_)
         return unpack_bits(self._enough[node], self.count)
 
-    def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes) -> None:
+    def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes | bytearray) -> None:
         """Take the masked sums of the first node of each pair, and by them the other's."""
         try:
             opened = self.opener.open(data, len(pairs), self.count)
@@ -287,7 +322,7 @@ class _Tree:
             host.parents, host.sums = host.sums, {}
             host.check_children(self._guest, totals)
 
-    async def _receive_sums(self, message: SumsLevel) -> list[bytes]:
+    async def _receive_sums(self, message: SumsLevel) -> list[bytearray]:
         """3 and 4. Every host's masked sums of the first node of each pair."""
         nodes = [node.node for node in message.nodes]
         knowing = [host for host in self._hosts if host.opener.knows_rows]
@@ -302,10 +337,10 @@ class _Tree:
                 raise self._guest.breach("MaskedSums of another host or number of sums than are due")
             masked[part.host] += part.data
             due[part.host] -= len(part.data)
-        return [bytes(data) for data in masked]
+        return masked
 
     def _ranked(
-        self, message: SumsLevel, totals: Mapping[int, Sums], masked: Sequence[bytes]
+        self, message: SumsLevel, totals: Mapping[int, Sums], masked: Sequence[bytearray]
     ) -> dict[int, list[Ranks]]:
         """Every party's candidates in each node, the guest's best alone."""
         ranked = {}
@@ -314,6 +349,7 @@ class _Tree:
             ranked[told.node] = [Ranks(0, own)]
         for place, (host, data) in enumerate(zip(self._hosts, masked, strict=True), 1):
             host.learn(self._guest, message.pairs, data)
+            data.clear()
             wide = [told for told in message.nodes if told.splits]
             with np.errstate(all="ignore"):  # whatever the scales are
                 found = level_gains(
@@ -334,6 +370,7 @@ class _Tree:
         beaten = {rank.party for ranks in open_.values() for rank in ranks if rank.party and rank}
         own_nodes: list[int] = []
         taken: set[int] = set()
+        due = True  # a last message: an Ask is, whose nodes are all taken
         while open_:
             asked: dict[int, dict[int, list[list[int]]]] = {}
             named = Counter[int]()  # candidates, by party
@@ -356,16 +393,23 @@ class _Tree:
                 named[best.party] += sum(map(len, groups))
                 asked.setdefault(best.party, {})[node] = groups
             if asked:
-                taken |= await self._ask(open_, asked)
+                count = sum(map(len, asked.values()))
+                due = len(open_) > count
+                await self._guest.send(
+                    Ask({party - 1: [*nodes] for party, nodes in asked.items()}, sorted(own_nodes), due)
+                )
+                found = await self._ask(open_, asked)
+                taken |= found
+                due = due or len(found) < count
         self._split = {*own_nodes, *taken}
-        why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
-        await self._guest.send(NodesWon(sorted(own_nodes), why))
+        if due:
+            why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
+            await self._guest.send(NodesWon(sorted(own_nodes), why))
 
     async def _ask(
         self, open_: dict[int, list[Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]
     ) -> set[int]:
         """Ask hosts about nodes in which they are best; returns those that they split."""
-        await self._guest.send(Ask({party - 1: [*nodes] for party, nodes in asked.items()}))
         hosts = {party: self._hosts[party - 1] for party in asked}
         await together(
             [hosts[party].host.send(BestCandidates({**nodes})) for party, nodes in asked.items()]

@@ -43,7 +43,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
@@ -140,6 +140,8 @@ class _LatticeGrower(Grower):
     async def meet(self) -> None:
         # 1. The hints, once.
         shape = lattice_shape(len(self.rows.label), self.params)
+        if self._hidden is not None:
+            await self._hidden.begin(len(self.rows.label))
         self.products, outputs = await guest_meet(
             self.hosts,
             shape,
@@ -147,9 +149,9 @@ class _LatticeGrower(Grower):
             operations=self._resources.operations,
             timed=self.clock.timed,
             progress=self._course.hint_progress,
+            judge=None if self._hidden is None else self._judge_zeros,
         )
         if self._hidden is not None:
-            await self._hidden.begin(len(self.rows.label))
             self._ordered = [np.zeros(count, np.bool_) for count in outputs]
             return
         for host, count, said in zip(
@@ -163,6 +165,10 @@ class _LatticeGrower(Grower):
             except ValueError as error:
                 raise host.breach(f"an Offering with {error}") from None
             self._ordered.append(ordered)
+
+    async def _judge_zeros(self, host: Peer, words: Words) -> None:
+        assert self._hidden is not None  # noqa: S101 - for the type checker
+        await self._hidden.judge_zeros(self.hosts.index(host), words.astype("<u8").tobytes())
 
     def end(self) -> None:
         """End the training, whatever it came to."""
@@ -323,22 +329,22 @@ async def lattice_host_train(
             f"{len(offered.candidates):,} split candidates are more than {MOST_OUTPUTS:,}, which "
             'encryption = "lattice" allows: lower max_bins'
         )
+    hidden = None if coordinator is None else HiddenHost(coordinator)
+    if hidden is not None:
+        await hidden.begin()
     products = await host_meet(
         guest,
         offered.matrix,
         len(offered.candidates),
         lattice_shape(binned.rows, params),
-        kept=course.hints.known(),
-        keep=course.hints.keep,
+        hints=course.hints,
         operations=participant.resources.operations,
         progress=course.hint_progress,
+        masks=None if hidden is None else hidden.masks,
     )
     order = offered.order(products.secret)
     ordered = offered.all.ordered[order]
-    hidden = None if coordinator is None else HiddenHost(coordinator)
-    if hidden is not None:
-        await hidden.begin()
-    else:
+    if hidden is None:
         await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):

@@ -41,22 +41,14 @@ ends the job, and its key is never used again.
 
 import asyncio
 import secrets
-import time
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.packing import SumPacking
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.sums import (
-    Reserve,
-    decrypt,
-    decrypt_sums,
-    encrypt,
-    pack_and_mask,
-    pack_and_rerandomise,
-)
+from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.sums import decrypt, decrypt_sums, encrypt, pack_and_mask, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -66,21 +58,15 @@ from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.draw_memory import NO_MEMORY
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns
-from vfl.protocols.trees.grower import (
-    Finish,
-    Grower,
-    GuestTrees,
-    HostTrees,
-    TreeDone,
-    TreeEnd,
-)
-from vfl.protocols.trees.hidden import HiddenHost, HiddenSums, gain_within
+from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
+from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import (
     Advance,
@@ -91,7 +77,7 @@ from vfl.protocols.trees.paillier_messages import (
     Winners,
     WonNodes,
 )
-from vfl.protocols.trees.quantisation import quantisation_of
+from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
 
 _shuffle = secrets.SystemRandom().shuffle
@@ -137,8 +123,8 @@ class _PaillierGrower(Grower):
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self._hidden = workers, hidden
         self._to_coordinate = False  # whether hosts grow the tree
-        self.packing = _packing(len(rows.label), params)
-        self.reserve = Reserve(workers, int(rows.train.sum()))
+        self.packing = packing_of(len(rows.label), params)
+        self.reserve = OwnReserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
@@ -303,18 +289,23 @@ class _PaillierHostColumns(HostColumns):
 
     async def masked_sums(self, node: int) -> bytes:
         """Where sums are hidden: a node's plaintexts, each as wide as the modulus: uniform numbers."""
-        workers = self._guest.workers
-        with self._guest.clock.timed(f"{self.host.name} and transfer"):
-            message = await self.host.recv(MaskedCandidates)
-        self._guest.clock.seconds[self.host.name] += message.seconds
-        if message.node != node:
-            raise self.host.breach("MaskedCandidates of another node")
-        public = workers.key.public
-        with self._guest.clock.timed("decrypt"):
-            try:
-                opened = await decrypt(workers, public.parse(message.ciphertexts))
-            except ValueError as error:
-                raise self.host.breach(f"MaskedCandidates with {error}") from None
+        workers, public = self._guest.workers, self._guest.workers.key.public
+        left, opened, more = self._guest.packing.ciphertexts(MOST_CANDIDATES), list[int](), True
+        while more:
+            with self._guest.clock.timed(f"{self.host.name} and transfer"):
+                message = await self.host.recv(MaskedCandidates)
+            self._guest.clock.seconds[self.host.name] += message.seconds
+            if message.node != node:
+                raise self.host.breach("MaskedCandidates of another node")
+            with self._guest.clock.timed("decrypt"):
+                try:
+                    ciphertexts = public.parse(message.ciphertexts)
+                    more, left = message.more, left - len(ciphertexts)
+                    if left < 0 or (more and not len(ciphertexts)):
+                        raise ValueError("a wrong number of ciphertexts")
+                    opened += await decrypt(workers, ciphertexts)
+                except ValueError as error:
+                    raise self.host.breach(f"MaskedCandidates with {error}") from None
         return b"".join((value % int(public.n)).to_bytes(public.bits // 8, "big") for value in opened)
 
     async def _open(self, message: CandidateSums, node: int) -> tuple[Sums, Mask, Mask]:
@@ -362,9 +353,9 @@ async def paillier_host_train(
     """Play a host, as `host_train` of training.py says.
 
     The rows drawn for two trees are the same or differ in the participant's `minimum` at least: raises
-    Refused for trees of rows that differ in fewer.
+    Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
-    draws = Draws(participant.minimum)
+    draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
     records = Records(guest, params, shown, course)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
@@ -378,14 +369,17 @@ async def paillier_host_train(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
+        candidates = len(Candidates.of(binned.columns))
+        reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:
+                reserve.begin()
                 start = await guest.recv(TreeStart, Finish)
                 if isinstance(start, Finish):
                     break
                 records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, pool, store, params, drawn, records, shuffle, hidden)
+                tree = _HostTree(guest, reserve, store, params, drawn, records, shuffle, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -405,7 +399,7 @@ class _HostTree:
     def __init__(
         self,
         guest: Peer,
-        workers: Workers[PublicKey],
+        reserve: Reserve,
         store: SharedRows,
         params: BoostParams,
         binned: Binned,
@@ -414,9 +408,10 @@ class _HostTree:
         hidden: HiddenHost | None,
     ) -> None:
         self._hidden = hidden
-        self._guest, self._workers, self._params, self._binned = guest, workers, params, binned
+        self._reserve, self._workers = reserve, reserve.workers
+        self._guest, self._params, self._binned = guest, params, binned
         self._records = records
-        self._packing = _packing(binned.rows, params)
+        self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
@@ -424,7 +419,7 @@ class _HostTree:
         shuffle(order)
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
-        self._seconds = 0.0  # spent since the last sums were sent
+        self._time = records.time
 
     async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
@@ -443,24 +438,23 @@ class _HostTree:
         codes = self._binned.codes[:, active]
         await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
-        started = time.perf_counter()
-        sums = await joint.histograms()
-        self._seconds = time.perf_counter() - started
-        return sums
+        self._reserve.end()
+        with self._time.timed():
+            return await joint.histograms()
 
     async def sums(self) -> list[Ciphertexts]:
         """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
-        frontier, started = self._frontier, time.perf_counter()
+        self._reserve.end()
+        frontier = self._frontier
         summed = [pair[0] for pair in frontier.pairs]
-        slot = frontier.slots(summed)[frontier.active]
-        rows = np.flatnonzero(slot >= 0)
-        joint = JointSums(self._workers, self._store, self._sizes, len(summed))
-        codes = self._binned.codes[:, frontier.active][:, rows]
-        await asyncio.to_thread(joint.group, codes, slot[rows])
-        await joint.add(0, len(rows), rows)
-        sums = await joint.histograms()
-        self._seconds = time.perf_counter() - started
-        return sums
+        with self._time.timed():
+            slot = frontier.slots(summed)[frontier.active]
+            rows = np.flatnonzero(slot >= 0)
+            joint = JointSums(self._workers, self._store, self._sizes, len(summed))
+            codes = self._binned.codes[:, frontier.active][:, rows]
+            await asyncio.to_thread(joint.group, codes, slot[rows])
+            await joint.add(0, len(rows), rows)
+            return await joint.histograms()
 
     async def level(self, sums: list[Ciphertexts]) -> bool:
         """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
@@ -473,7 +467,6 @@ class _HostTree:
         if self._hidden is not None:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
-            started = time.perf_counter()
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
             if self._hidden is not None:
@@ -481,19 +474,20 @@ class _HostTree:
                 continue
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
-            sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-            ciphertexts = await pack_and_rerandomise(self._workers, sums_left, self._packing)
+            with self._time.timed():
+                sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
+                ciphertexts = await pack_and_rerandomise(self._reserve, sums_left, self._packing)
             answer = CandidateSums(
                 node=summed,
                 candidates=len(own),
                 valid=pack_bits(here),
                 sibling_valid=pack_bits(there),
                 ciphertexts=ciphertexts.tobytes(),
-                seconds=self._seconds + time.perf_counter() - started,
+                seconds=self._time.tell(),
                 ordered=pack_bits(ordered) if ordered.any() else b"",
             )
             await self._guest.send(answer)
-            self._seconds = 0.0
+        self._reserve.begin()
 
         # 6. The splits won.
         message: Winners | WonNodes | Advance | TreeEnd
@@ -533,13 +527,17 @@ class _HostTree:
 
     async def _send_masked(self, hidden: HiddenHost, node: int, histogram: Ciphertexts) -> None:
         """The sums of all candidates, each plaintext plus a mask."""
-        started, packing, key = time.perf_counter(), self._packing, self._workers.key
-        sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
-        masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
-        ciphertexts = await pack_and_mask(self._workers, sums, packing.slot_bits, packing.slots, masks)
-        seconds = self._seconds + time.perf_counter() - started
-        await self._guest.send(MaskedCandidates(node, ciphertexts.tobytes(), seconds))
-        self._seconds = 0.0
+        packing, key = self._packing, self._workers.key
+        with self._time.timed():
+            sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
+            masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
+            ciphertexts = await pack_and_mask(
+                self._reserve, sums, packing.slot_bits, packing.slots, masks
+            )
+        seconds, step = self._time.tell(), PIECE // key.width
+        for first in range(0, max(1, len(ciphertexts)), step):
+            part, more = ciphertexts[first : first + step].tobytes(), first + step < len(ciphertexts)
+            await self._guest.send(MaskedCandidates(node, part, 0.0 if more else seconds, more))
 
     async def _win_hidden(
         self, hidden: HiddenHost, nodes: Sequence[int], valid: Mapping[int, Mask]
@@ -591,10 +589,3 @@ class _HostTree:
             candidate, self._binned.codes, frontier.inside(node), frontier.active
         )
         return self._records.add(node, number, split, left)
-
-
-# ------------------------------------------------------------------------------- what both share
-
-
-def _packing(rows: int, params: BoostParams) -> SumPacking:
-    return SumPacking.for_rows(rows, params.key_bits)

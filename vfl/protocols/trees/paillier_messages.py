@@ -32,7 +32,7 @@ class Gradients(Message, frozen=True):
 class CandidateSums(Message, frozen=True):
     """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
     have enough rows; which of them split the known values of monotone columns, not which columns these
-    are nor whether they increase or decrease; the time it took."""
+    are nor whether they increase or decrease; the time it took, in whole seconds."""
 
     node: int
     candidates: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CANDIDATES)]
@@ -46,11 +46,12 @@ class CandidateSums(Message, frozen=True):
 
 class MaskedCandidates(Message, frozen=True):
     """host -> guest, where sums are hidden. Reveals: about how many split candidates the host has; the
-    time it took. The sums are under masks that only the coordinator can take off."""
+    time it took, in whole seconds. The sums are under masks that only the coordinator can take off."""
 
     node: int
     ciphertexts: bytes
     seconds: Seconds
+    more: bool = False  # follow, of the node
     limit: ClassVar[int] = 16 * MIB
 
 

@@ -2,10 +2,9 @@
 
 from dataclasses import dataclass
 
-from vfl.crypto.lattice.parameters import widest
 from vfl.crypto.packing import ROW_BITS, SumPacking
 from vfl.learn.params import BoostParams
-from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Shape
+from vfl.protocols.common.lattice_sums import Shape
 
 _LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
 
@@ -22,17 +21,28 @@ def quantisation_of(rows: int, params: BoostParams) -> Quantisation:
     """How a job quantises. Raises ValueError, with the numbers, for too many rows."""
     if params.encryption == "lattice":
         return Quantisation(lattice_shape(rows, params).value_bits - 1, dithered=True)
-    return Quantisation(SumPacking.for_rows(rows, params.key_bits).row_bits)
+    return Quantisation(packing_of(rows, params).row_bits)
+
+
+def packing_of(rows: int, params: BoostParams) -> SumPacking:
+    """How sums lie in a plaintext. Raises ValueError, with the numbers, for too many rows."""
+    return SumPacking.for_rows(rows, params.key_bits)
+
+
+def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
+    """How many ciphertexts a host of so many candidates sends for a tree at most: sums of the root and
+    of one child of each pair."""
+    return packing_of(rows, params).ciphertexts(candidates) << params.depth - 1
 
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
     precise gradients. Raises ValueError, with the numbers, for too many rows."""
     vectors = params.trees << params.depth
-    wide = Shape(rows, 1, vectors)
-    bits = min(ROW_BITS + 1, widest(rows, MOST_OUTPUTS, wide.queries))
+    bits = min(ROW_BITS + 1, Shape.most_bits(rows, vectors))
     if bits < _LEAST_BITS + 1:
         raise ValueError(
-            f"sums over {rows:,} rows leave {bits - 1} bits a row, fewer than {_LEAST_BITS}"
+            f"sums over {rows:,} rows and {vectors:,} vectors leave {bits - 1} bits a row, fewer than "
+            f"{_LEAST_BITS}"
         )
     return Shape(rows, bits, vectors)

@@ -15,11 +15,12 @@ class Ranks:
         """`gains`: of each candidate, -inf of those that may not be taken."""
         self.party = party
         allowed = np.flatnonzero(gains > -np.inf)
-        self._order = allowed[np.argsort(-gains[allowed], kind="stable")]
+        self._order = allowed[np.argsort(-gains[allowed], kind="stable")].astype(np.int32)
         ranked = gains[self._order]
         first = np.ones(len(ranked), np.bool_)
         first[1:] = ranked[1:] != ranked[:-1]
-        self._starts = np.append(np.flatnonzero(first), len(ranked))  # of groups, and the end of all
+        starts = np.append(np.flatnonzero(first), len(ranked))  # of groups, and the end of all
+        self._starts = starts.astype(np.int32)
         self._gains = ranked[first]  # of groups
         self._gone = 0
 

@@ -8,6 +8,7 @@ from vfl.learn.splits import Split
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.trees.columns import Direction, SplitRows
 from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept
@@ -26,6 +27,8 @@ class Records:
     ) -> None:
         """`shown` gives the name under which the guest may see a column."""
         self._guest, self._params, self._shown, self._course = guest, params, shown, course
+        self.time = ToldTime()
+        """How long this host took for its sums."""
         last = course.checkpoints.last
         self._splits: list[Split] = [] if last is None else [*last.splits]
         self._first: dict[int, int] = {} if last is None else {**last.first_record}  # by tree
