@@ -60,7 +60,7 @@ def test_numbers_that_are_further_off_are_none() -> None:
 @pytest.mark.parametrize("length", [1.0, 1e-3, 1e-6])
 @pytest.mark.parametrize("unit", [1.0, 1e-9, 1e9])
 def test_gradients_are_right_to_a_share_of_the_last(length: float, unit: float) -> None:
-    """In the first iteration to 2^-12 of the length of residuals, later of the last gradient's, and no
+    """In the first iteration to 2^-20 of the length of residuals, later of the last gradient's, and no
     finer than the tolerance asks for."""
     draw, rows, columns = np.random.default_rng(1), 4000, 6
     matrix = np.array([standardised(draw, rows, 0.5) for _ in range(columns)])
@@ -73,7 +73,7 @@ def test_gradients_are_right_to_a_share_of_the_last(length: float, unit: float) 
         rounded = rounding.of(residuals, report)
         off = matrix @ (rounded.integers / rounded.scale - residuals)
         # The step is a power of two, up to half of what is allowed.
-        assert 2.0**-14.5 * size < np.linalg.norm(off) < 2.0**-11 * size
+        assert 2.0**-22.5 * size < np.linalg.norm(off) < 2.0**-19 * size
 
 
 def test_residuals_are_no_finer_than_the_encryption_has_room_for() -> None:
