@@ -500,6 +500,20 @@ def test_a_separable_label_is_found_with_hosts_too():
     assert_same(job, job.federated())
 
 
+@pytest.mark.parametrize(
+    ("family", "encryption"),
+    [(family, "paillier") for family in ("logistic", "poisson", "tweedie")]
+    # Forty bits of poisson's largest residual can be too few; then the fit does not converge.
+    + [(family, "lattice") for family in ("logistic", "tweedie")],
+)
+def test_a_separable_label_is_found_with_rounded_residuals(family, encryption):
+    """Where residuals of the level's rows become as small as the steps of rounding."""
+    job = without_claims(family).with_params(encryption=encryption)
+    theirs = {"host1": job.matrices["host1"]}
+    with pytest.raises(DataError, match=SEPARABLE):
+        asyncio.run(plain_fit({"guest": job.matrices["guest"]}, theirs, job.rows, job.params))
+
+
 def test_strong_effects_are_not_taken_for_separation():
     """A level whose rows claim a thousand times as often as others."""
     job = make_job("poisson", 2, rows=1500, tolerance=1e-9)

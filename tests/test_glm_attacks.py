@@ -113,7 +113,7 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
             key = self._workers.key
             total = gmpy2.mpz(1)
             for row in reversed(key.integers(self.sums._store.array[: job.count])):
-                total = total * total * row % key.modulus
+                total = total * total * row % key.n_squared
             ciphertexts = key.add(key.array([total]), key.unsafe_encrypt(masks))
         return ciphertexts, masks
 

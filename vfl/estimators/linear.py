@@ -133,8 +133,8 @@ class FederatedGLM(Regressor, _Linear):
         before an iteration that could tell it more
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
-        host that does not can read up to some 20 labels in each of its sums, of which a number has some
-        30; a guest that does not can learn a host's columns
+        host that does not can read up to some 2,000 labels a number and iteration, where it is 60 under
+        paillier; a guest that does not can learn a host's columns
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'
@@ -266,8 +266,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         before an iteration that could tell it more
     encryption : {'paillier', 'lattice'}, default='paillier'
         of residuals; lattice is faster by far, but only among parties trusted to follow the protocol: a
-        host that does not can read up to some 20 labels in each of its sums, of which a number has some
-        30; a guest that does not can learn a host's columns
+        host that does not can read up to some 2,000 labels a number and iteration, where it is 60 under
+        paillier; a guest that does not can learn a host's columns
     key_bits : {2048, 3072, 4096}, default=2048
         modulus of the guest's key
     obfuscators : {'short', 'full'}, default='short'

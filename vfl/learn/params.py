@@ -161,8 +161,8 @@ class GlmParams(BaseModel):
     encryption: Encryption = Field(
         "paillier",
         description="of residuals; lattice is faster by far, but only among parties trusted to follow "
-        "the protocol: a host that does not can read up to some 20 labels in each of its sums, of which "
-        "a number has some 30; a guest that does not can learn a host's columns",
+        "the protocol: a host that does not can read up to some 2,000 labels a number and iteration, "
+        "where it is 60 under paillier; a guest that does not can learn a host's columns",
     )
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS

@@ -44,10 +44,10 @@ def power_of_two(number: float) -> float:
     return 2.0 ** round(math.log2(number)) if 0 < number < math.inf else 1.0
 
 
-def total_move(moves: Sequence[Move]) -> Move:
-    """How the scores change by all of these."""
+def total_move(moves: Sequence[Move], rows: int) -> Move:
+    """How the scores of so many rows change by all of these, if there are any."""
     return Move(
-        np.asarray(sum(move.scores for move in moves)),
+        sum((move.scores for move in moves), start=np.zeros(rows)),
         sum(move.linear for move in moves),
         sum(move.square for move in moves),
     )

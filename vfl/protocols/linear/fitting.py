@@ -25,9 +25,9 @@ For each iteration:
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r so that a gradient
-is right to 2^-12 of the last one; numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the
+is right to 2^-20 of the last one; numbers in X to 2^-24 of a standard deviation, scores to 2^-40 of the
 direction's length, of rows held out to 2^-40 of the way's). A fit ends by the gradient of rounded
-residuals, which at the end are right to 2^-12 of the tolerance.
+residuals, which at the end are right to 2^-20 of the tolerance.
 
 Learned by the guest: each iteration, the total change of each row's score by the hosts' columns. So in
 the end the hosts' total partial score of each row (as when it scores), and as many combinations of the
@@ -371,7 +371,9 @@ class FitLoop:
                 if self._length(report) <= params.tolerance:
                     break
                 weights, _ = self._next(report)
-                move = total_move([block.direction(weights) for block in self.own.values()])
+                move = total_move(
+                    [block.direction(weights) for block in self.own.values()], len(scores.score)
+                )
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
                 for block in self.own.values():
                     block.step(size)
@@ -478,7 +480,7 @@ class FitLoop:
             count = len(self.scores.score)
             shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
             parts = await together([_receive(host, PenaltyProducts, 2) for host in self.hosts])
-        return total_move([*moves, *self.hosts_move(shares, parts, precision)])
+        return total_move([*moves, *self.hosts_move(shares, parts, precision)], count)
 
     def hosts_move(
         self, shares: Sequence[NDArray[np.uint64]], parts: Sequence[Sequence[int]], precision: float

@@ -126,7 +126,7 @@ class MaskSecret(Message, frozen=True):
 
 class Slope(Message, frozen=True):
     """party -> coordinator, behind masks that cancel in the sum of guest and hosts. Reveals: the slope
-    along the direction, all of them together."""
+    along the direction, guest and hosts together."""
 
     slope: bytes
 
@@ -140,7 +140,7 @@ class Settle(Message, frozen=True):
 class PartyProducts(Message, frozen=True):
     """party -> coordinator, behind masks that cancel in the sum of guest and hosts. Reveals: the inner
     products of their parts of past steps, changes of the gradient and the gradient, and their
-    gradient's length, all of them together."""
+    gradient's length, guest and hosts together."""
 
     products: bytes  # of a square's upper triangle, row by row; the square of the length
     limit: ClassVar[int] = 16 * KIB

@@ -111,7 +111,8 @@ class _PlainLoop(FitLoop):
         moves = [await asyncio.to_thread(block.direction, weights) for block in self.theirs.values()]
         shares = [fixed_point(move.scores, precision) for move in moves]
         parts = [penalty_in_fixed_point(move, self.curvature, self._deviance) for move in moves]
-        return total_move([*own, *self.hosts_move(shares, parts, precision)])
+        theirs = self.hosts_move(shares, parts, precision)
+        return total_move([*own, *theirs], len(self.scores.score))
 
     async def step(self, size: float, precision: float) -> None:
         await super().step(size, precision)
