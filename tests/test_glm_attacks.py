@@ -1,5 +1,6 @@
 """Parties of a linear model that want more than they are told, and how much of it they get."""
 
+import asyncio
 import contextlib
 import dataclasses
 from typing import Any
@@ -12,11 +13,13 @@ from test_glm import Features, Job, make_job
 
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import VflError
+from vfl.leakage import residuals
 from vfl.learn import design
-from vfl.protocols.linear import fitting, lattice_products
+from vfl.protocols.linear import fitting, lattice_products, products
 from vfl.protocols.linear.fitting import FitLoop, InnerProducts
 from vfl.protocols.linear.lattice_products import _Bits, cut_words
 from vfl.protocols.linear.masked_numbers import sums_of
+from vfl.protocols.linear.plain import plain_fit
 from vfl.protocols.linear.products import EncryptedProduct, Layout
 
 # --- A guest that wants one host's column. ----------------------------------------------------------
@@ -145,6 +148,25 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
     # It reads what fits into the bits, which is the point of the figure; of 400 rows it was all of them.
     assert read["labels"] == labels
     assert 30 < len(labels) <= read["bits"] < 60
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_what_can_be_read_is_within_what_is_said_before(encryption: str) -> None:
+    """Before a fit only the most that residuals can be is known: some twice what it comes to, of numbers
+    alone; of levels the lattice engine gives far less than of numbers."""
+    rows = 40_000
+    numbers = {f"x{k}": np.random.default_rng(k).normal(size=rows) for k in range(3)}
+    job = make_job("poisson", {"guest": {}, "host1": numbers}, rows, 1, 0.0, encryption=encryption)
+    matrices = job.matrices
+    fit, _ = asyncio.run(
+        plain_fit({"guest": matrices["guest"]}, {"host1": matrices["host1"]}, job.rows, job.params)
+    )
+    engine = lattice_products if encryption == "lattice" else products
+    said = engine.most_labels(3, rows) * (fit.iterations + 1)
+    assert fit.readable < said < 5 * fit.readable
+    limited = job.params.model_copy(update={"max_labels": 0.01})
+    assert residuals.labels_readable(rows, 3, fit.iterations, job.params) == min(rows, said)
+    assert residuals.labels_readable(rows, 3, fit.iterations, limited) == 400
 
 
 def test_the_bits_that_a_host_is_given_are_counted() -> None:

@@ -299,9 +299,9 @@ def test_masks_cover_words_below_the_scale_of_sums() -> None:
             ]
         )
         low = words % np.uint64(1 << scale)
-        counts = np.bincount((low >> np.uint64(scale - 3)).astype(np.int64), minlength=8)
-        expected = len(low) / 8
-        assert expected > 10 and ((counts - expected) ** 2 / expected).sum() < 7 + 5 * np.sqrt(14), told
+        counts = np.bincount((low >> np.uint64(scale - 2)).astype(np.int64), minlength=4)
+        expected = len(low) / 4
+        assert expected > 10 and ((counts - expected) ** 2 / expected).sum() < 3 + 5 * np.sqrt(6), told
 
 
 def test_a_new_hint_of_no_matrix_is_found_by_the_coordinator(monkeypatch: pytest.MonkeyPatch) -> None:

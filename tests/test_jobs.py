@@ -384,6 +384,9 @@ def test_reports_of_a_fit_say_how_far_it_is() -> None:
     assert done == "converged after 7 iterations: deviance 0.5000, D² 0.2500, gradient 3.0e-07"
     assert cut is not None and cut.startswith("note: not converged after 7 iterations: ")
     assert "the model is kept as it is: raise max_iterations or alpha in [glm]" in cut
+    told = GuestGlm(("insurer", "registry"), 0.0, part, 7, True, 0.5, 0.25, 3e-7, 25)
+    ended = role.ending(told)
+    assert ended is not None and ended.endswith(", 25 of 60 labels readable by a host that cheats")
 
 
 def test_an_alignment_comes_back_and_a_damaged_one_is_refused(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_digits_fit_and_join(rows: int, values: list[int]) -> None:
 
 
 def test_fewer_rows_take_fewer_digits() -> None:
-    counts = [Digits.of(rows).count for rows in (100, 10_000, 1_000_000, 50_000_000)]
+    counts = [Digits.of(rows).count for rows in (100, 10_000, 1_000_000, 20_000_000)]
     assert counts == sorted(counts) and counts[0] == 2
     _, shape = fit_shape(1_000_000, GlmParams(max_iterations=10))
     assert shape.vectors == 11 * Digits.of(1_000_000).count
@@ -162,7 +162,7 @@ def test_hidden_scores_are_under_paillier() -> None:
     with pytest.raises(ValidationError, match='max_labels is for scores = "guest"'):
         GlmParams(max_labels=0.5, **hidden)
     assert GlmParams(**hidden).encryption == "paillier"
-    with pytest.raises(ValidationError, match='must be "paillier" or "lattice"'):
+    with pytest.raises(ValidationError, match=r"Input should be .paillier. or .lattice."):
         GlmParams(encryption="rsa")
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from paillier_key import KEY
 from sklearn.isotonic import IsotonicRegression
 
-from vfl.crypto.paillier import PrivateKey
 from vfl.leakage import differences, membership, residuals, scores
 from vfl.leakage.chains import Chain, nested
 from vfl.leakage.estimate import MAX_SUMS_A_ROW, equations_a_tree, estimate, expected
@@ -109,7 +109,7 @@ def test_a_recording_shows_what_the_protocol_shows(
 
     monkeypatch.setattr(grower, "sums", sums)
     at_guest, at_host = MemoryPeer.pair("guest", "host")
-    key = PrivateKey.generate(2048) if encryption == "paillier" else None
+    key = KEY if encryption == "paillier" else None
     own = Participant("host", ["host"], bytes(16), minimum=1)
 
     async def both() -> object:

@@ -1,7 +1,9 @@
 """What a job could give away, in figures before and after it, and attacks on tables at hand."""
 
 import asyncio
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -196,7 +198,7 @@ def tables(rows: int, seed: int = 0) -> tuple[pd.DataFrame, np.ndarray, dict[str
 def of_trees() -> Measured:
     own, y, hosts = tables(240)
     model = vfl.SecureBoost(id="id", trees=15, depth=3, max_bins=8, min_child_rows=10)
-    found = measure(model, own, y, hosts, seed=1)
+    found = vfl.leakage.measure(model, own, y, hosts, seed=1)
     assert not hasattr(model, "model_")  # it stays as it was
     return found
 
@@ -322,3 +324,19 @@ def test_candidates_apart_are_shown_as_they_were() -> None:
             side = theirs.sides[theirs.order[number, split.node][split.place]]
             assert (side[split.rows] == split.left[split.rows]).all()
     assert len(reconstruction.compared(part, theirs)) == len(some)
+
+
+def test_figures_of_attacks_name_tests_that_are_there() -> None:
+    root = Path(__file__).parent.parent
+    page = (root / "docs" / "security.md").read_text()
+    table = page.partition("\n### In figures\n")[2].partition("\n## ")[0]
+    lines = [line for line in table.splitlines() if line.startswith("|")][2:]
+    assert len(lines) > 15
+    for line in lines:
+        held = line.rstrip("| ").rpartition("|")[2]
+        files = re.findall(r"`((?:tests|benchmarks)/\w+\.py)", held)
+        assert files or "vfl leakage" in held, line
+        for file in files:
+            assert (root / file).is_file(), file
+        for file, name in re.findall(r"`(tests/\w+\.py)` `(test_\w+)`", held):
+            assert f"def {name}(" in (root / file).read_text(), name

@@ -17,6 +17,8 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.protocols.linear import products
 from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
 
+pytestmark = pytest.mark.usefixtures("nth_powers")
+
 N = int(KEY.public.n)
 UNIT = 2.0**-FRACTION_BITS
 

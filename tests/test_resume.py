@@ -255,9 +255,8 @@ def test_a_protocol_goes_on_after_kills_at_any_message(protocol: str, tmp_path: 
 
 def state(done: int) -> GuestFitState:
     block = BlockState(np.full(2, 0.1 * done), np.ones(2), [np.arange(2.0)], [np.full(2, -1e-300)])
-    return GuestFitState(
-        done, 0.1, np.random.default_rng(done).normal(size=50), -1.5, np.inf, {"a": block}
-    )
+    score = np.random.default_rng(done).normal(size=50)
+    return GuestFitState(done, 0.1, score, -1.5, np.inf, {"a": block}, {"registry": 7 * done})
 
 
 def kept(

@@ -9,6 +9,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
+from paillier_key import KEY, quick_nth_powers
 from sklearn.exceptions import ConvergenceWarning
 from small_tables import IDS, alone, claims, plate, pooled_claims, quick, regressor, samples, small
 
@@ -28,13 +29,13 @@ SETTINGS = {"trees": 3, "depth": 3, "learning_rate": 0.5}
 @pytest.fixture(scope="module", autouse=True)
 def one_key():
     """One Paillier key for all fits: to make one and its tables takes a second or two."""
-    key, asked = PrivateKey.generate(2048), []
+    asked = []
 
     def generate(*args, **kwargs):
         asked.append((args, kwargs))
-        return key
+        return KEY
 
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, quick_nth_powers():
         patch.setattr(PrivateKey, "generate", generate)
         yield asked
 

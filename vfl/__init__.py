@@ -21,12 +21,15 @@ __all__ = [
     "SecureBoost",
     "SecureBoostRegressor",
     "__version__",
+    "leakage",
     "load",
 ]
 
 
 def __getattr__(name: str) -> object:
     # pandas, numba and scikit-learn take seconds to import, which the command line need not wait for.
+    if name == "leakage":
+        return import_module("vfl.leakage")
     if name in __all__:
         return getattr(import_module("vfl.estimators"), name)
     raise AttributeError(f"module 'vfl' has no attribute {name!r}")

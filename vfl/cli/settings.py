@@ -64,8 +64,8 @@ def policy_check(
         )
     else:
         stdout.put(*found.broken)
-    if found.broken:
-        rules = "a rule" if len(found.broken) == 1 else f"{len(found.broken)} rules"
+    if broken := found.broken:
+        rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
         raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")
     if not as_json:
         stdout.put(

@@ -232,9 +232,10 @@ class PublicKey:
             return self.array([self._nth_power() for _ in range(count)])
         if len(pool) != self.pool_size:
             raise ValueError(f"a pool of {len(pool)} n-th powers, {self.pool_size} are needed")
-        if self._products is None or not np.array_equal(self._products[0], pool):
-            self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
-        _, products = self._products
+        known = self._products
+        if known is None or not np.array_equal(known[0], pool):
+            known = self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
+        _, products = known
         return self.array([products.draw(self._random_bits) for _ in range(count)])
 
     @property

@@ -76,7 +76,7 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
         used = Usage(store.root).of(guest, on)
         if exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
             broken.append(
-                f"{guest} has had {used['jobs']:,} jobs today, which is all that rule "
+                f"{guest} has had {counted(used['jobs'], 'job')} today, which is all that rule "
                 f"max_jobs_a_day = {policy.max_jobs_a_day} of [policy] allows"
             )
     notes += [_later(policy, about, rules, used) for about, rules in _LATER.items()]
@@ -119,7 +119,7 @@ def _sums_note(
     # A tree tells most where rows are many, and then the same of all of them.
     most = params.trees * equations_a_tree(2**40, params)
     least = math.ceil(most / policy.max_sums_a_row)
-    return f"no alignment is here yet: open sums of {trees} need {least:,} rows, by {rule}"
+    return f"no alignment is here yet: open sums of {trees} need {counted(least, 'row')}, by {rule}"
 
 
 def _later(policy: PolicySection, about: str, rules: Iterable[str], used: Mapping[Counted, int]) -> str:

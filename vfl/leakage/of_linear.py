@@ -9,6 +9,7 @@ from vfl.learn.params import GlmParams
 from vfl.text import counted
 
 _HIDE = '[glm] scores = "hidden" with a coordinator'
+_LIMIT = "[glm] max_labels = 0.05: the fit ends before a host could read more"
 _FEW = "fewer columns and levels of that host, or more rows"
 
 
@@ -101,7 +102,7 @@ def _of_labels(
         read / of.rows,
         0.0,
         "of the labels",
-        (f"[glm] max_iterations = {min(20, params.max_iterations)}", _FEW, "contract, and the ledger"),
+        (*([_LIMIT] if params.coordinator is None else []), _FEW, "contract, and the ledger"),
     )
 
 

@@ -85,11 +85,10 @@ def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams)
     """
     if params.coordinator is not None:
         return rows
-    most = (
-        lattice_products.most_labels(columns, rows)
-        if params.encryption == "lattice"
-        else products.most_labels(columns, rows)
-    )
+    if params.encryption == "lattice":
+        most = lattice_products.most_labels(columns, rows)
+    else:
+        most = products.most_labels(columns, rows)
     readable = min(rows, most * (iterations + 1))
     return readable if params.max_labels is None else min(readable, int(params.max_labels * rows))
 

@@ -3,11 +3,9 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from vfl.errors import DataError
@@ -16,6 +14,9 @@ from vfl.party.ids import normalise
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.protocols.align.join import KeyIds
 from vfl.text import counted
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 WIDTH = 16  # bytes of an identity
 
@@ -175,6 +176,8 @@ class FoundRows:
 
 def find_rows(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
     """The rows that `identities` gave these hashes, in the table as it is now."""
+    import pyarrow.compute as pc  # which commands that read no table do without
+
     rows = np.concatenate([ids.rows, ids.without_id])
     levels = [np.full(len(rows), last) for last in range(len(ids.keys))]
     now = _binary(np.concatenate([identities(ids, secret, rows, last) for last in levels]))
@@ -208,6 +211,8 @@ def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
     return digest.digest()
 
 
-def _binary(rows: NDArray[np.uint8]) -> pa.Array:
+def _binary(rows: NDArray[np.uint8]) -> "pa.Array":
+    import pyarrow as pa
+
     data = np.ascontiguousarray(rows)
     return pa.Array.from_buffers(pa.binary(WIDTH), len(data), [None, pa.py_buffer(data.tobytes())])

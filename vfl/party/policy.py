@@ -147,7 +147,7 @@ def exceeds(value: float, most: Limit | FractionLimit) -> bool:
 def check_repeats(policy: PolicySection, most: int) -> None:
     """Raises Refused when the guest joins too many rows to one of this party's."""
     if exceeds(most, policy.max_rows_an_id):
-        _refuse([_breach(f"{most:,} rows joined to one row", policy, "max_rows_an_id")])
+        _refuse([_breach(f"{counted(most, 'row')} joined to one row", policy, "max_rows_an_id")])
 
 
 def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -> None:

@@ -45,6 +45,7 @@ from vfl.protocols.trees.hidden import (
 )
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.ranking import Ranks
+from vfl.text import counted
 
 
 async def coordinate_trees(
@@ -98,8 +99,9 @@ def _check_memory(candidates: int, rows: int, params: BoostParams) -> None:
     nodes = min(1 << (params.depth - 1), max(1, rows // max(1, params.min_child_rows)))
     if candidates * nodes > MOST_SUMS:
         raise Refused(
-            f"{candidates:,} split candidates of all hosts in up to {nodes:,} nodes of a level are more "
-            f"than {MOST_SUMS:,} sums, which a coordinator keeps: lower max_bins or depth"
+            f"{counted(candidates, 'split candidate')} of all hosts in up to {counted(nodes, 'node')} "
+            f"of a level are more than {MOST_SUMS:,} sums, which a coordinator keeps: lower max_bins or "
+            "depth"
         )
 
 

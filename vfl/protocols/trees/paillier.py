@@ -48,13 +48,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
-from vfl.crypto.sums import (
-    decrypt,
-    decrypt_sums,
-    encrypt,
-    pack_and_mask,
-    pack_and_rerandomise,
-)
+from vfl.crypto.sums import decrypt, decrypt_sums, encrypt, pack_and_mask, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -71,21 +65,8 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns
-from vfl.protocols.trees.grower import (
-    Finish,
-    Grower,
-    GuestTrees,
-    HostTrees,
-    TreeDone,
-    TreeEnd,
-)
-from vfl.protocols.trees.hidden import (
-    MOST_CANDIDATES,
-    PIECE,
-    HiddenHost,
-    HiddenSums,
-    gain_within,
-)
+from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
+from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import (
     Advance,
