@@ -599,3 +599,30 @@ def test_every_command_that_has_a_result_has_json() -> None:
 
     without = {path for path in commands(main) if not has_json(path)}
     assert without == {("config", "schema"), ("serve",)}
+
+
+LEFT_COMPUTING = """
+import asyncio, atexit, threading, time
+import click
+from vfl.cli.running import run
+from vfl.terminal.usage import CommandGroup
+
+@click.group(cls=CommandGroup)
+def group(): ...
+
+@group.command()
+def go():
+    async def work():
+        asyncio.get_running_loop().run_in_executor(None, threading.Event().wait)
+        click.echo("done")
+    run(work())
+
+atexit.register(print, "the interpreter ends")
+group.main(["go"])
+"""
+
+
+def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
+    """At once: one that comes back from compiled code while the interpreter ends makes it abort."""
+    ended = subprocess.run([sys.executable, "-c", LEFT_COMPUTING], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vfl.errors import ConfigError, VflError
-from vfl.terminal.usage import ENDING
+from vfl.terminal.usage import COMPUTING, ENDING
 
 T = TypeVar("T")
 
@@ -58,5 +58,5 @@ class _Threads(ThreadPoolExecutor):
                 outcome.set_exception(error)
 
         outcome.set_running_or_notify_cancel()
-        threading.Thread(target=compute, daemon=True).start()
+        threading.Thread(target=compute, name=COMPUTING, daemon=True).start()
         return outcome

@@ -4,6 +4,7 @@ Every failure ends in one line on stderr and its exit code, whatever has become 
 """
 
 import contextlib
+import os
 import signal
 import sys
 import threading
@@ -18,6 +19,7 @@ from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import MOST, counted, shown
 
 INTERRUPTED = 130
+COMPUTING = "vfl-computing"  # the name of threads for which nobody waits
 ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that end a command as Ctrl-C does."""
 
@@ -148,6 +150,9 @@ class CommandGroup(click.Group, _Helpful):
             )
             code = code or DataError.exit_code
         stderr.flush()
+        if any(thread.name == COMPUTING for thread in threading.enumerate()):
+            # Where a thread comes back from compiled code while the interpreter ends, it aborts.
+            os._exit(code)
         sys.exit(code)
 
 
