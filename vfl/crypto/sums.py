@@ -170,12 +170,13 @@ def _none(workers: Workers[PublicKey]) -> Ciphertexts:
 async def pack_and_mask(
     reserve: Reserve, ciphertexts: Ciphertexts, slot_bits: int, slots: int, masks: list[int]
 ) -> Ciphertexts:
-    """Many sums in each ciphertext, each ciphertext plus a mask, under fresh obfuscators.
+    """Many sums in each ciphertext, each ciphertext plus a mask, under fresh obfuscators. If there are
+    more masks than these need, the others are alone.
 
     With masks uniform among the plaintexts, whoever decrypts learns nothing.
     """
     workers = reserve.workers
-    workers.operations["pack"] += len(ciphertexts) - len(masks)
+    workers.operations["pack"] += len(ciphertexts) - -(-len(ciphertexts) // slots)
     workers.operations["rerandomise"] += len(masks)
     obfuscators = await reserve.draw(len(masks))
     tasks = [
@@ -193,8 +194,10 @@ def _pack_and_mask(
     mask: int,
     obfuscators: Ciphertexts,
 ) -> Ciphertexts:
-    packed = key.pack(ciphertexts, slot_bits, slots)
-    return key.rerandomise(key.add(packed, key.unsafe_encrypt([mask])), obfuscators)
+    masked = key.unsafe_encrypt([mask])
+    if len(ciphertexts):
+        masked = key.add(key.pack(ciphertexts, slot_bits, slots), masked)
+    return key.rerandomise(masked, obfuscators)
 
 
 def _pack(

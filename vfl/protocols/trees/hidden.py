@@ -11,10 +11,11 @@ For each tree:
  2. The guest tells the coordinator the scales of its integers, each host which of its candidates are of
     monotone columns.
 For each level:
- 3. Hosts answer as in paillier.py and lattice.py, for all their candidates, each plaintext plus a mask
-    that is uniform among all plaintexts. Meanwhile the guest tells the coordinator the sums of each
-    node, the bounds of its weights and the best gain of its own columns there. It decrypts what hosts
-    answer, which gives uniform numbers, and passes them on.
+ 3. Hosts answer as in paillier.py and lattice.py, each plaintext plus a mask that is uniform among all
+    plaintexts; under Paillier with as many as all their candidates need, some of masks alone. Meanwhile
+    the guest tells the coordinator the sums of each node, the bounds of its weights and the best gain of
+    its own columns there. It decrypts what hosts answer, which gives uniform numbers, and passes them
+    on.
  4. Under Paillier, where hosts know the nodes, each tells the coordinator which candidates leave
     `min_child_rows` rows on both sides.
  5. The coordinator takes the masks off, gets siblings by subtraction and computes gains by

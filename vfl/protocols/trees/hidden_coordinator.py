@@ -110,7 +110,8 @@ def _check_zeros(guest: Peer, host: Peer, opener: "_Opener", data: bytes) -> Non
     if not isinstance(opener, _LatticeOpener) or not data or len(data) % (8 * ZEROS):
         raise guest.breach("MaskedZeros of another size than sums have")
     try:
-        sums = opener.open(data, ZEROS // 2, len(data) // (8 * ZEROS))
+        every = np.ones(len(data) // (8 * ZEROS), np.bool_)
+        sums = opener.open(data, [every] * (ZEROS // 2))
     except ValueError:
         sums = []
     if not sums or any(one.gradient.any() or one.hessian.any() for one in sums):
@@ -142,9 +143,9 @@ class _Opener(ABC):
         """Bytes of the masked sums of so many candidates in a node."""
 
     @abstractmethod
-    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
-        """The left sums of so many candidates in so many nodes, of as many bytes as they have. Raises
-        ValueError for what cannot be masked sums."""
+    def open(self, data: bytes | bytearray, sent: Sequence[Mask]) -> list[Sums]:
+        """The left sums of candidates in several nodes, of as many bytes as they have: zero of those
+        that are not `sent`. Raises ValueError for what cannot be masked sums."""
 
 
 class _PaillierOpener(_Opener):
@@ -157,12 +158,12 @@ class _PaillierOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return self._packing.ciphertexts(count) * self._width
 
-    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
-        size = self.node_bytes(count)
-        return [self._open(data[size * node : size * (node + 1)], count) for node in range(nodes)]
+    def open(self, data: bytes | bytearray, sent: Sequence[Mask]) -> list[Sums]:
+        size = self.node_bytes(len(sent[0]))
+        return [self._open(data[size * i : size * (i + 1)], own) for i, own in enumerate(sent)]
 
-    def _open(self, data: bytes | bytearray, count: int) -> Sums:
-        masks = self._masks.below(self._modulus, self._packing.ciphertexts(count))
+    def _open(self, data: bytes | bytearray, sent: Mask) -> Sums:
+        masks = self._masks.below(self._modulus, self._packing.ciphertexts(len(sent)))
         values = []
         for place, mask in enumerate(masks):
             masked = int.from_bytes(data[place * self._width : (place + 1) * self._width], "big")
@@ -170,7 +171,13 @@ class _PaillierOpener(_Opener):
                 raise ValueError("a plaintext beyond the modulus")
             value = (masked - mask) % self._modulus
             values.append(value - self._modulus if 2 * value > self._modulus else value)
-        return Sums(*self._packing.unpack(values, count))
+        count = int(sent.sum())
+        used = self._packing.ciphertexts(count)
+        if any(values[used:]):
+            raise ValueError("a plaintext beyond those of all sums")
+        sums = Sums(np.zeros(len(sent), np.int64), np.zeros(len(sent), np.int64))
+        sums.gradient[sent], sums.hessian[sent] = self._packing.unpack(values[:used], count)
+        return sums
 
 
 class _LatticeOpener(_Opener):
@@ -185,7 +192,8 @@ class _LatticeOpener(_Opener):
     def node_bytes(self, count: int) -> int:
         return 16 * count
 
-    def open(self, data: bytes | bytearray, nodes: int, count: int) -> list[Sums]:
+    def open(self, data: bytes | bytearray, sent: Sequence[Mask]) -> list[Sums]:
+        nodes, count = len(sent), len(sent[0])
         if not count:  # such a host is asked for no sums
             nothing = np.zeros(0, np.int64)
             return [Sums(nothing, nothing)] * nodes
@@ -245,7 +253,8 @@ class _HostCandidates:
     def learn(self, guest: Peer, pairs: Sequence[Sequence[int]], data: bytes | bytearray) -> None:
         """Take the masked sums of the first node of each pair, and by them the other's."""
         try:
-            opened = self.opener.open(data, len(pairs), self.count)
+            sent = [np.logical_or.reduce([self.enough(node) for node in pair]) for pair in pairs]
+            opened = self.opener.open(data, sent)
         except ValueError as error:
             what = f"under the masks of MaskedSums are no sums: {error}"
             raise either(guest, self.host, what) from None

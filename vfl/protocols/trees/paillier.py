@@ -470,7 +470,7 @@ class _HostTree:
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
             if self._hidden is not None:
-                await self._send_masked(self._hidden, summed, histogram)
+                await self._send_masked(self._hidden, summed, histogram, self._order[here | there])
                 continue
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
@@ -525,12 +525,15 @@ class _HostTree:
             raise self._guest.breach("an Advance to a node of too few rows")
         return True
 
-    async def _send_masked(self, hidden: HiddenHost, node: int, histogram: Ciphertexts) -> None:
-        """The sums of all candidates, each plaintext plus a mask."""
+    async def _send_masked(
+        self, hidden: HiddenHost, node: int, histogram: Ciphertexts, sent: Integers
+    ) -> None:
+        """The sums of the candidates `sent`, each plaintext plus a mask; and masks alone, as if it were
+        all candidates."""
         packing, key = self._packing, self._workers.key
         with self._time.timed():
-            sums = await asyncio.to_thread(self._left_sums, histogram, self._order)
-            masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(sums)))
+            sums = await asyncio.to_thread(self._left_sums, histogram, sent)
+            masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(self._order)))
             ciphertexts = await pack_and_mask(
                 self._reserve, sums, packing.slot_bits, packing.slots, masks
             )
