@@ -259,6 +259,7 @@ def test_a_new_host_does_not_begin_to_serve_a_broken_table(tmp_path: Path, keys:
     write_table(party.table, {**REGISTRY, "power": ["x"] * ROWS})
     party.write()
     journal = SimpleNamespace(ledger=SimpleNamespace(check=lambda: None))
-    site = cast(Any, SimpleNamespace(party=load_party(party.file), journal=journal))
+    store = Store(party.store)
+    site = cast(Any, SimpleNamespace(party=load_party(party.file), journal=journal, store=store))
     with pytest.raises(DataError, match="column 'power' has text that is no number"):
         asyncio.run(host_jobs.serve(cast(Site, site), Said()))

@@ -203,16 +203,17 @@ def second_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     gains = Grower.gains
     skipped: dict[object, dict[int, set[int]]] = {}
 
-    def as_lightgbm(guest, party, node, *others):
-        found, candidates = gains(guest, party, node, *others), party._all
+    def as_lightgbm(guest, growth, party, nodes):
+        found, candidates = gains(guest, growth, party, nodes), party._all
         by_tree = skipped.setdefault(party, {})
         numeric = np.array([column.edges is not None for column in candidates.columns])
         # A category is a column of its own there.
         column = np.where(numeric[candidates.column], 0, 1 + candidates.bin) * 1000 + candidates.column
-        above = by_tree.get((node - 1) // 2, set())
-        found = np.where(np.isin(column, [*above]), -np.inf, found)
-        best = pd.Series(found).groupby(column).max()
-        by_tree[node] = above | set(best.index[best == -np.inf])
+        for node in nodes:
+            above = by_tree.get((node - 1) // 2, set())
+            found[node] = np.where(np.isin(column, [*above]), -np.inf, found[node])
+            best = pd.Series(found[node]).groupby(column).max()
+            by_tree[node] = above | set(best.index[best == -np.inf])
         return found
 
     monkeypatch.setattr(Grower, "gains", as_lightgbm)
