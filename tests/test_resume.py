@@ -13,7 +13,7 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
@@ -64,7 +64,7 @@ from vfl.protocols.common import key
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.fitting import Fit, GuestFitState, HostFitState, guest_fit
 from vfl.protocols.linear.hidden import HiddenState
 from vfl.protocols.trees.grower import GuestTrees, HostTrees
 from vfl.protocols.trees.training import guest_train, host_train
@@ -246,7 +246,11 @@ def test_a_protocol_goes_on_after_kills_at_any_message(protocol: str, tmp_path: 
     survived = run.survive(seed=1, kills=8, messages=messages)
     assert undisturbed is not None
     for name, outcome in undisturbed.items():
-        assert plain(survived[name]) == plain(outcome), name
+        (one,), (other,) = survived[name], outcome
+        if isinstance(other, Fit):  # what was opened twice counts twice
+            assert one.readable > other.readable > 0
+            one = replace(one, readable=other.readable)
+        assert plain(one) == plain(other), name
     assert run.begun == sorted(run.begun) and len(set(run.begun)) > 1, run.begun
 
 

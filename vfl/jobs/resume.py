@@ -158,14 +158,16 @@ class Unfinished:
         return Checkpoints(last, self._write)
 
     def _write(self, state: State) -> None:
-        """Keep a state. Raises DataError when the store cannot be written: the last one stays."""
+        """Keep a state, in the place of one of as many steps. Raises DataError when the store cannot be
+        written: the last one stays."""
         store, name = self._store, self.name
         news = replace(self.history, account=self.history.account + self.measure())
         body = msgspec.Raw(msgspec.msgpack.encode(state, enc_hook=_parts))
         data = msgspec.msgpack.encode(_Kept(body, news))
         ref = store.write_array("checkpoint", name, np.frombuffer(data, np.uint8))
         kept: _KeptState = {"done": state.done, "state": dict(ref)}
-        states = [*self._states, kept][-self._keep :]
+        earlier = [one for one in self._states if one["done"] != state.done]
+        states = [*earlier, kept][-self._keep :]
         store.write("checkpoint", name, {"matter": msgspec.to_builtins(self.subject), "states": states})
         self._states = states
 

@@ -54,7 +54,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -312,7 +312,7 @@ class FitLoop:
         if self.hosts:
             await self._start()
 
-        started = time.perf_counter()
+        started, kept = time.perf_counter(), last
         known = None if last is None else await self._restore_block(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             deviance = scores.deviance()
@@ -324,6 +324,8 @@ class FitLoop:
             if rounded and not self._admit(rounded, iteration):
                 converged = False
                 break
+            if rounded and kept:  # so that an opening that is cut off and made again counts twice
+                await checkpoints.keep(replace(kept, given=dict(self._given)))
             report = known or await self.report(residuals, rounded)
             self._last = report
 
@@ -339,8 +341,9 @@ class FitLoop:
                 self.clock.seconds.clear()
                 of = params.max_iterations
                 progress(IterationDone(iteration, of, deviance, explained, length, seconds))
+                kept = self._state()
                 with self.clock.timed("checkpoint"):
-                    await checkpoints.keep(self._state())
+                    await checkpoints.keep(kept)
             known = None
             if converged or iteration == params.max_iterations:
                 break
