@@ -47,7 +47,8 @@ from vfl.protocols.common import key
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.fit import Fit
+from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees

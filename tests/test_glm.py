@@ -38,7 +38,8 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import masked_scores, products, start
-from vfl.protocols.linear.fitting import Fit, guest_fit, host_fit
+from vfl.protocols.linear.fit import Fit
+from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
 from vfl.protocols.linear.plain import plain_fit
 

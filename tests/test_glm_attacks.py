@@ -16,7 +16,8 @@ from vfl.errors import VflError
 from vfl.leakage import residuals
 from vfl.learn import design
 from vfl.protocols.linear import fitting, lattice_products, products
-from vfl.protocols.linear.fitting import FitLoop, InnerProducts
+from vfl.protocols.linear.fitting import FitLoop
+from vfl.protocols.linear.fitting_messages import InnerProducts
 from vfl.protocols.linear.lattice_products import _Bits, cut_words
 from vfl.protocols.linear.masked_numbers import sums_of
 from vfl.protocols.linear.plain import plain_fit

@@ -45,7 +45,7 @@ from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.protocols.trees.grower import TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel

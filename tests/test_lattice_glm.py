@@ -43,7 +43,8 @@ from vfl.protocols.common.lattice_hints import HintOffered
 from vfl.protocols.common.lattice_sums import Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear import lattice_products, products
-from vfl.protocols.linear.fitting import GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.fit import GuestFitState, HostFitState
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.lattice_products import (
     Digits,
     OpenedSums,

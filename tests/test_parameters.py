@@ -21,7 +21,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.kind import AnyKind, TrainingStep
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
-from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.trees.grower import TreeDone
 
 KINDS = (

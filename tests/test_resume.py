@@ -64,7 +64,8 @@ from vfl.protocols.common import key
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.linear.fitting import Fit, GuestFitState, HostFitState, guest_fit
+from vfl.protocols.linear.fit import Fit, GuestFitState, HostFitState
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import HiddenState
 from vfl.protocols.trees.grower import GuestTrees, HostTrees
 from vfl.protocols.trees.training import guest_train, host_train

@@ -26,7 +26,7 @@ from vfl.models.kind import AnyGuestModel, AnyHostModel, TrainingStep
 from vfl.models.kinds import kind_of_model
 from vfl.party.documents import Body, body_of, canonical_json, document, read_document
 from vfl.party.files import replacing
-from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel

@@ -30,7 +30,7 @@ from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import IterationDone
+from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm

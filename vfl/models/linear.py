@@ -42,15 +42,8 @@ from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import generate_key
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import (
-    Fit,
-    GuestFitState,
-    HostFit,
-    HostFitState,
-    IterationDone,
-    guest_fit,
-    host_fit,
-)
+from vfl.protocols.linear.fit import Fit, GuestFitState, HostFit, HostFitState, IterationDone
+from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.hidden import (
     BlindIteration,
     HiddenState,

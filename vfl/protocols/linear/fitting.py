@@ -55,9 +55,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -65,10 +63,9 @@ from vfl.arrays import Floats, Mask
 from vfl.crypto.paillier import PrivateKey
 from vfl.errors import ConfigError, DataError
 from vfl.learn.design import Matrix
-from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, Move, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, Message
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
@@ -84,6 +81,22 @@ from vfl.protocols.linear.block_numbers import (
     report_of,
     told_numbers,
     total_move,
+)
+from vfl.protocols.linear.fit import (
+    Fit,
+    GuestFitState,
+    HostFit,
+    HostFitState,
+    IterationDone,
+)
+from vfl.protocols.linear.fitting_messages import (
+    Combine,
+    FitEnd,
+    FitKept,
+    FitNext,
+    InnerProducts,
+    PenaltyProducts,
+    Step,
 )
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
 from vfl.protocols.linear.masked_numbers import divergence, hidden, received, sums_of
@@ -113,118 +126,12 @@ ROW_BITS = {"paillier": products.ROW_BITS, "lattice": lattice_products.ROW_BITS}
 _FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
 
 
-class FitNext(Message, frozen=True):
-    """guest -> host. Reveals: that another iteration follows; how many bits products with the rounded
-    residuals can have, which tells how far residuals are from a gradient's size."""
-
-    bits: Annotated[int, msgspec.Meta(ge=2, le=128)] = 2  # of those with columns of 0 and 1
-
-
-class InnerProducts(Message, frozen=True):
-    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the inner products of
-    the hosts' parts of past steps, changes of the gradient and the gradient, and their gradient's
-    length, all hosts together (with one host, this host's)."""
-
-    products: bytes  # of a square's upper triangle, row by row; the square of the length
-    limit: ClassVar[int] = 16 * KIB
-
-
-class Combine(Message, frozen=True):
-    """guest -> host. Reveals: with which weights the vectors combine, and how long the direction is;
-    both depend on the sums of all parties' inner products."""
-
-    weights: list[float]
-    precision: float  # scores travel as multiples of its inverse
-
-
-class PenaltyProducts(Message, frozen=True):
-    """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the products of the
-    hosts' direction with their coefficients and with itself, which the penalty needs, all hosts
-    together (with one host, this host's)."""
-
-    products: bytes
-
-
-class Step(Message, frozen=True):
-    """guest -> host. Reveals: how far to go along the direction."""
-
-    size: float
-
-
-class FitEnd(Message, frozen=True):
-    """guest -> host. Reveals: that the fit has ended, and whether it converged."""
-
-    converged: bool
-
-
-class FitKept(Message, frozen=True):
-    """host -> guest. Reveals: that the host has kept its half of the model."""
-
-
-@dataclass(frozen=True)
-class IterationDone:
-    """What the guest can tell of each iteration, before its step."""
-
-    iteration: int
-    of: int
-    deviance: float  # mean, weighted, of the rows that train
-    explained: float  # D-squared: the share of the null model's deviance that is gone
-    gradient: float  # its length, in the label's unit
-    seconds: dict[str, float]  # by phase, of the step before and of this gradient
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What the guest has at the end."""
-
-    intercept: float
-    coefficients: dict[str, Floats]  # of each block that it holds itself
-    score: Floats  # of every aligned row
-    iterations: int
-    converged: bool
-    deviance: float | None  # None where nobody knows: with hidden scores
-    explained: float | None
-    gradient: float
-    readable: int = 0  # labels that any one host could have read at most, had it cheated
-
-
 @dataclass(frozen=True)
 class _Unit:
     """What gradients and scores are measured in."""
 
     gradient: float
     score: float
-
-
-@dataclass(frozen=True)
-class GuestFitState:
-    """What the guest keeps of a fit; scores have shape (rows that train,)."""
-
-    done: int  # gradients
-    way: float  # the lengths of all steps
-    score: Floats
-    intercept: float
-    change: float
-    blocks: dict[str, BlockState]
-    given: dict[str, int]  # labels that each host could have read so far, by name
-
-
-@dataclass(frozen=True)
-class HostFit:
-    """A host's half of a fit."""
-
-    coefficients: Floats  # shape (columns,)
-    converged: bool
-
-
-@dataclass(frozen=True)
-class HostFitState:
-    """What a host keeps of a fit."""
-
-    done: int  # gradients
-    way: float
-    block: BlockState
-    start: str  # digest of FitStart
 
 
 # --------------------------------------------------------------------------------------- guest

@@ -70,7 +70,8 @@ from vfl.protocols.common.key import receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.block_numbers import report_in_fixed_point, report_of, told_numbers
-from vfl.protocols.linear.fitting import FitKept, HostFit
+from vfl.protocols.linear.fit import HostFit
+from vfl.protocols.linear.fitting_messages import FitKept
 from vfl.protocols.linear.hidden_residuals import GuestResiduals, HostResiduals, curvature_at
 from vfl.protocols.linear.masked_numbers import divergence, hidden, in_fixed_point, received, sums_of
 from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of

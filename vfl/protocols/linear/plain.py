@@ -25,11 +25,8 @@ from vfl.protocols.linear.block_numbers import (
     report_in_fixed_point,
     total_move,
 )
-from vfl.protocols.linear.fitting import (
-    Fit,
-    FitLoop,
-    IterationDone,
-)
+from vfl.protocols.linear.fit import Fit, IterationDone
+from vfl.protocols.linear.fitting import FitLoop
 from vfl.protocols.linear.masked_scores import fixed_point, total_of
 from vfl.protocols.linear.rounding import Rounded
 from vfl.protocols.linear.start import check_columns

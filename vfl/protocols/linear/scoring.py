@@ -44,7 +44,7 @@ from vfl.protocols.common.batches import (
     request,
     requests,
 )
-from vfl.protocols.linear.fitting import Fit
+from vfl.protocols.linear.fit import Fit
 
 _BYTES = 8 * MIB  # of a message of parts at most
 _ROUNDING = 1e-9  # by which parts may miss their sum, relative to their size
