@@ -14,7 +14,7 @@ from memory import over_memory
 from paillier_key import KEY
 
 from vfl.crypto.workers import Machine
-from vfl.errors import ConfigError, PeerError
+from vfl.errors import ConfigError, PeerError, Refused
 from vfl.learn.binning import Binned, Monotone, bin_columns
 from vfl.learn.losses import OBJECTIVES, BadLabel, SquaredLoss, loss_of
 from vfl.learn.params import BoostParams
@@ -29,7 +29,7 @@ from vfl.protocols.trees import paillier as boost
 from vfl.protocols.trees.draws import draw_rows
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
-from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart
+from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart, check_candidates
 from vfl.protocols.trees.quantisation import Quantisation, packing_of
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
@@ -613,3 +613,10 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
     assert np.abs(g_int[active] / guest.scales.gradient - exact).max() <= 0.5 / guest.scales.gradient
     if np.abs(exact).max() > 1e-200:
         assert np.abs(g_int).max() >= 2 ** (layout.row_bits - 1) - 1
+
+
+def test_more_candidates_than_a_message_holds_are_refused_before_the_first_tree() -> None:
+    packing = packing_of(1_000_000, BoostParams())
+    check_candidates(600_000, packing, KEY.public.width)
+    with pytest.raises(Refused, match=r"^900,000 split candidates of a node are more than the 675,840 "):
+        check_candidates(900_000, packing, KEY.public.width)

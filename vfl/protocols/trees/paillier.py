@@ -76,6 +76,7 @@ from vfl.protocols.trees.paillier_messages import (
     TreeStart,
     Winners,
     WonNodes,
+    check_candidates,
 )
 from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
@@ -366,10 +367,11 @@ async def paillier_host_train(
     if hidden is not None:
         await hidden.begin()
 
-    resources = participant.resources
+    resources, candidates = participant.resources, len(Candidates.of(binned.columns))
+    if hidden is None:
+        check_candidates(candidates, packing_of(binned.rows, params), key.width)
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
-        candidates = len(Candidates.of(binned.columns))
         reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:

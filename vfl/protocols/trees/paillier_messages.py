@@ -4,7 +4,10 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from vfl.crypto.packing import SumPacking
+from vfl.errors import Refused
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
+from vfl.text import counted
 
 _MOST_CANDIDATES = 1 << 20  # of a host in a tree: 2,000 columns of 255 bins
 _MOST_NODES = 1 << 10  # of a level
@@ -42,6 +45,17 @@ class CandidateSums(Message, frozen=True):
     seconds: Seconds
     ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
     limit: ClassVar[int] = 16 * MIB
+
+
+def check_candidates(candidates: int, packing: SumPacking, width: int) -> None:
+    """Raises Refused for more candidates of a node than CandidateSums hold the sums of."""
+    room = CandidateSums.limit - MIB  # beside which of them may be taken
+    most = room // width * packing.slots
+    if candidates > most:
+        raise Refused(
+            f"{counted(candidates, 'split candidate')} of a node are more than the {most:,} whose sums "
+            'a message holds: lower max_bins, use fewer columns of this party, or encryption = "lattice"'
+        )
 
 
 class MaskedCandidates(Message, frozen=True):
