@@ -618,7 +618,7 @@ def go():
     run(work())
 
 atexit.register(print, "the interpreter ends")
-group.main(["go"])
+group(["go"])
 """
 
 

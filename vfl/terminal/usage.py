@@ -150,10 +150,17 @@ class CommandGroup(click.Group, _Helpful):
             )
             code = code or DataError.exit_code
         stderr.flush()
-        if any(thread.name == COMPUTING for thread in threading.enumerate()):
-            # Where a thread comes back from compiled code while the interpreter ends, it aborts.
-            os._exit(code)
         sys.exit(code)
+
+    def __call__(self, *args: Any, **extra: Any) -> Any:
+        """Run the command of a command line, and end the process."""
+        try:
+            return self.main(*args, **extra)
+        except SystemExit as end:
+            if any(thread.name == COMPUTING for thread in threading.enumerate()):
+                # Where a thread comes back from compiled code while the interpreter ends, it aborts.
+                os._exit(end.code if isinstance(end.code, int) else 0)
+            raise
 
 
 class _Interrupted(KeyboardInterrupt):
