@@ -64,7 +64,7 @@ def command(*arguments: str, folder: Path | None = None) -> Done:
         contextlib.redirect_stderr(err),
     ):
         try:
-            main([*arguments], prog_name="vfl")
+            main.main([*arguments], prog_name="vfl")
         except SystemExit as ending:
             assert ending.code is None or isinstance(ending.code, int)
             code = ending.code or 0
