@@ -503,8 +503,11 @@ def test_a_job_leaves_nothing_in_the_clear(
     assert own.read("model", second)["model"] == own.read("model", first)["model"]
     assert not any(own.scratch().iterdir())
 
-    listed = CliRunner().invoke(main, ["alignments", str(federation.guest.file)])
-    assert listed.exit_code == 0 and aligned in listed.output
+    shutil.copy(Store(tmp_path / "forged").write("alignment", "planted", BODY), own.folder("alignment"))
+    listed = CliRunner().invoke(main, ["alignments", str(federation.guest.file), "--json"])
+    assert listed.exit_code == 0
+    found = {one["name"]: one.get("error", "") for one in json.loads(listed.stdout)["alignments"]}
+    assert found[aligned] == "" and "planted.json is not encrypted" in found["planted"]
     monkeypatch.delenv(passphrase.VARIABLE)
     with pytest.raises(IdentityError, match="has a passphrase: give it in VFL_PASSPHRASE"):
         store_of(load_party(federation.guest.file)).read("alignment", aligned)

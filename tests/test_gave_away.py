@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vfl.errors import ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.alignments import Alignment, save_alignment
 from vfl.jobs.gave_away import disclosed, given_before
@@ -70,6 +71,9 @@ def test_sums_of_earlier_jobs_are_those_on_the_alignment(tmp_path: Path) -> None
     save_alignment(store, alignment)
     (tmp_path / "sums.json").write_text('{"a-1": {"claims-1": 0.5, "claims-0": 0.25}, "b": {"c": 9}}')
     assert given_before(store, run) == 0.25
+    (tmp_path / "sums.json").write_text("{")
+    with pytest.raises(ModelError, match=r"sums\.json is damaged"):
+        given_before(store, run)
 
 
 def test_linear_models_count_iterations_and_coefficients() -> None:
