@@ -161,7 +161,9 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
     for rule in PolicySection.model_fields.keys() - held - unset:
         assert re.search(rf"\b{rule} = \S", text), rule
     made.guest.write()
-    assert "whose commands are" in vfl("policy", "check", job, made.guest.file, code=2)
+    assert "is the party file of a guest, the command takes a host's" in vfl(
+        "policy", "check", job, made.guest.file, code=2
+    )
 
 
 def test_a_passphrase_is_typed_at_a_terminal(tmp_path: Path) -> None:
@@ -206,7 +208,10 @@ def test_keys_that_cannot_be_opened_or_rotated(tmp_path: Path) -> None:
     words.chmod(0o644)
     for environment, wrong in (
         ({}, "insurer.key has a passphrase: give it in VFL_PASSPHRASE,"),
-        ({"VFL_PASSPHRASE": "a horse of another colour"}, "the passphrase does not open "),
+        (
+            {"VFL_PASSPHRASE": "a horse of another colour"},
+            "the passphrase of VFL_PASSPHRASE does not open ",
+        ),
         ({"VFL_PASSPHRASE_FILE": str(words)}, "others can read the passphrase file "),
     ):
         assert wrong in vfl("keys", "rotate", "insurer.toml", folder=tmp_path, code=4, **environment)
