@@ -38,7 +38,7 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear import fitting as glm
-from vfl.protocols.linear import masked_scores, products, start
+from vfl.protocols.linear import fitting_messages, masked_scores, products, start
 from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
@@ -680,7 +680,7 @@ def test_progress_is_told_each_iteration():
 
 KINDS = [
     kind
-    for module in (glm, start, masked_scores, products, key, fellows)
+    for module in (fitting_messages, start, masked_scores, products, key, fellows)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind.__module__ == module.__name__
 ]
