@@ -36,6 +36,7 @@ from vfl.protocols.common import fellows, key
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import fitting_messages, masked_scores, products, start
 from vfl.protocols.linear.fit import Fit
@@ -1101,7 +1102,7 @@ def test_numbers_beyond_all_bounds_end_the_fit(liar, kind, fields):
 
 def told(numbers: Sequence[float]) -> bytes:
     """Numbers as a host alone tells them."""
-    return hidden(in_fixed_point(numbers, 1.0, "numbers"), fellows.Masks("host1", {}))
+    return hidden(in_fixed_point(numbers, 1.0, "numbers"), fellows.Masks("host1", {}, Transcript()))
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from vfl.jobs.coordinator import check_coordinator, coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
+from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -290,6 +291,7 @@ class _GuestTraining:
             hints,
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
+            LabelsGiven(site.store, self.aligned.name, self.job.digest),
         )
         model, score = await role.train(hosts, run)
         role.check_model(model)
