@@ -73,7 +73,7 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
-        used = Usage(store.root).of(guest, on)
+        used = Usage(store).of(guest, on)
         if exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
             broken.append(
                 f"{guest} has had {counted(used['jobs'], 'job')} today, which is all that rule "
