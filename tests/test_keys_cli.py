@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from federation import JOB, Federation, ended, make_tables, toml
+from federation import HIDDEN_JOB, JOB, Federation, ended, make_tables, toml
 
 from vfl.cli import main
 from vfl.errors import IdentityError
@@ -144,6 +144,10 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
         "rule",
         "error: claims breaks 4 rules of bureau",
     ]
+    hidden = tmp_path / "hidden.toml"
+    hidden.write_text(toml(HIDDEN_JOB))
+    said = vfl("policy", "check", hidden, file, code=6)
+    assert "the job's coordinator is umpire: bureau's party file needs [peers.umpire] with" in said
     said = vfl("policy", "check", job, file, "--guest", "insurerr", code=2)
     assert said == 'error: [peers] has no "insurerr" that could be a guest: did you mean insurer?\n'
     party["policy"] = {"purposes": ["a *"], "min_child_rows": 10}
