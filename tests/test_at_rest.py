@@ -110,7 +110,7 @@ def test_files_from_before_the_passphrase_are_encrypted_with_the_first(
     after = store(tmp_path, owner)
     # What only reads makes no key.
     assert after.read("alignment", "a") == {"rows": refs["alignment"]}
-    assert len(open_files(after)) == 13 and not (after.root / "encryption.json").exists()
+    assert len(open_files(after)) == 14 and not (after.root / "encryption.json").exists()
     after.write("alignment", "b", BODY)
     assert after.names("alignment") == ["a", "b"] and after.latest("alignment") == "b"
     for kept in (after, store(tmp_path, owner)):
@@ -120,7 +120,7 @@ def test_files_from_before_the_passphrase_are_encrypted_with_the_first(
             assert (kept.read_array(kind, ref) == np.ones(9)).all()
         with kept.open("hint", kept.folder("hint") / "a.parts") as parts:
             assert parts.read() == b"\1" * 99
-        assert kept.read_counts("sums") == kept.read_counts("usage") == COUNTED
+        assert all(kept.read_counts(kind) == COUNTED for kind in COUNTS)
     assert refs["draw"]["sha256"].encode() not in (after.root / "encryption.json").read_bytes()
 
 
@@ -133,14 +133,14 @@ def test_files_that_a_killed_process_has_not_encrypted_yet_are_when_they_are_rea
         with pytest.raises(DataError, match="the disk is full"):
             store(tmp_path, owner).write("alignment", "b", BODY)
     kept = store(tmp_path, owner)
-    assert len(open_files(kept)) == 13
+    assert len(open_files(kept)) == 14
     changed = kept.path("batch", "a")
     changed.write_bytes(changed.read_bytes() + b" ")
     for kind, ref in refs.items():
         if kind != "batch":
             assert kept.read(kind, "a") == {"rows": ref}
         assert (kept.read_array(kind, ref) == np.ones(9)).all()
-    assert kept.read_counts("sums") == kept.read_counts("usage") == COUNTED
+    assert all(kept.read_counts(kind) == COUNTED for kind in COUNTS)
     assert open_files(kept) == ["a.json", "a.parts"]
     with pytest.raises(ModelError, match="is not encrypted, as all such files of this store are"):
         kept.read("batch", "a")

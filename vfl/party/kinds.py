@@ -3,7 +3,7 @@
 from typing import Literal
 
 DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output"]
-CountKind = Literal["sums", "usage"]
+CountKind = Literal["sums", "usage", "labels"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -16,9 +16,9 @@ FOLDERS: dict[DocumentKind, str] = {
     "draw": "draws",
     "output": "outputs",
 }
-COUNTS: dict[CountKind, str] = {"sums": "sums.json", "usage": "usage.json"}
+COUNTS: dict[CountKind, str] = {"sums": "sums.json", "usage": "usage.json", "labels": "labels.json"}
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
-    {"alignment", "batch", "checkpoint", "draw", "hint", "sums", "usage"}
+    {"alignment", "batch", "checkpoint", "draw", "hint", "sums", "usage", "labels"}
 )
 """Kinds that no person need read; they are encrypted where the store has a key."""

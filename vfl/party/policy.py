@@ -124,6 +124,18 @@ def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
     return [] if engine in policy.engines else [_broken("engine", engine, policy, "engines")]
 
 
+def check_coordinator(party: Party, name: str) -> str:
+    """The coordinator's address. Raises ConfigError when the party file has no such coordinator."""
+    peer = party.peers.get(name)
+    if peer is None or peer.role != "coordinator" or peer.address is None:
+        text = (
+            f"the job's coordinator is {name}: {party.name}'s party file needs [peers.{name}] "
+            'with its address, its certificate and role = "coordinator"'
+        )
+        raise ConfigError(text, for_peer=text)
+    return peer.address
+
+
 def check_age(policy: PolicySection, name: str, made: date, on: date) -> None:
     """Raises Refused for an alignment that is too old to be used."""
     last = last_day(made, policy.days_of_use)
