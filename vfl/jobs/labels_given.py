@@ -7,13 +7,12 @@ job and host, in a file of the store.
 
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
 
 import msgspec
 
 from vfl.errors import ModelError
 from vfl.party.config import Job
-from vfl.party.files import make_folder, replacing
+from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
 from vfl.party.store import Store
 
@@ -32,7 +31,7 @@ class LabelsGiven:
 
     def __init__(self, store: Store, alignment: str, job: str) -> None:
         """`job`: a digest of its canonical form."""
-        self._path: Path = store.root / "labels.json"
+        self._store, self._path = store, store.counts("labels")
         self._alignment, self._job = alignment, job
 
     def so_far(self) -> Counter[str]:
@@ -53,13 +52,12 @@ class LabelsGiven:
             if max(total.values(), default=0) > most:
                 return False
             of_job.update(total)
-            with replacing(self._path) as file:
-                file.write(msgspec.json.encode(given))
+            self._store.write_counts("labels", msgspec.json.encode(given))
         return True
 
     def _read(self) -> _Given:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Given)
+            return msgspec.json.decode(self._store.read_counts("labels"), type=_Given)
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -14,7 +14,7 @@ from vfl.errors import ModelError, Refused
 from vfl.jobs.alignments import Alignment, load_alignment
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
-from vfl.party.files import make_folder, replacing
+from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
@@ -39,7 +39,7 @@ class SumsGiven:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._path: Path = store.root / "sums.json"
+        self._path: Path = store.counts("sums")
 
     def on(self, alignment: Alignment, but: str | None = None) -> float:
         """Sums about a row that jobs on an alignment may have told so far, without those of a model."""
@@ -74,8 +74,7 @@ class SumsGiven:
                 raise Refused(weighed.broken)
             given = self._read()
             given.setdefault(alignment.name, {})[model] = weighed.job.equations_a_row
-            with replacing(self._path) as file:
-                file.write(msgspec.json.encode(given))
+            self._store.write_counts("sums", msgspec.json.encode(given))
         return weighed.job
 
     def _with_extended(self, alignment: Alignment) -> list[str]:
@@ -90,7 +89,7 @@ class SumsGiven:
 
     def _read(self) -> _Given:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Given)
+            return msgspec.json.decode(self._store.read_counts("sums"), type=_Given)
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
