@@ -6,12 +6,14 @@ from unittest import mock
 
 import gmpy2
 import pytest
+from federation import GLM_JOB
 from memory import over_memory
 from paillier_key import KEY
 from test_glm_attacks import with_one_column
 
 from vfl.errors import ConfigError, ModelError, PeerLost
 from vfl.jobs.labels_given import LabelsGiven
+from vfl.party.config import Job
 from vfl.party.store import Store
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.label_count import LabelCount, OneAttempt
@@ -38,6 +40,16 @@ def test_labels_are_counted_by_alignment_job_and_host(store: Store) -> None:
         assert not LabelsGiven(store, alignment, job).so_far()
         assert LabelsGiven(store, alignment, job).add({"a": 10}, 10)
     assert again.so_far() == {"a": 10, "b": 10}
+
+
+def test_a_raised_limit_is_no_other_job(store: Store) -> None:
+    def given(**settings: Any) -> LabelsGiven:
+        job = Job.model_validate({**GLM_JOB, "glm": settings})
+        return LabelsGiven.of(store, "aligned", job)
+
+    assert given(max_labels=0.1).add({"a": 10}, 10)
+    assert given(max_labels=0.2).so_far() == given().so_far() == {"a": 10}
+    assert not given(alpha=0.5).so_far()
 
 
 @pytest.mark.parametrize("content", ["{", '{"aligned": {"digest": {"a": "many"}}}', "\udcff"])

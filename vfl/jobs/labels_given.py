@@ -11,6 +11,7 @@ from collections.abc import Mapping
 import msgspec
 
 from vfl.errors import ModelError
+from vfl.party.config import Job
 from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
 from vfl.party.store import Store
@@ -22,8 +23,14 @@ _Given = dict[str, dict[str, dict[str, int]]]
 class LabelsGiven:
     """The count of a job on an alignment, which processes that share the store keep together."""
 
+    @classmethod
+    def of(cls, store: Store, alignment: str, job: Job) -> "LabelsGiven":
+        """That of a job whatever its limit: who raises `max_labels` does not begin anew."""
+        unlimited = job.glm.model_copy(update={"max_labels": None})
+        return cls(store, alignment, job.model_copy(update={"glm": unlimited}).digest)
+
     def __init__(self, store: Store, alignment: str, job: str) -> None:
-        """`job`: the digest of its canonical form."""
+        """`job`: a digest of its canonical form."""
         self._store, self._path = store, store.counts("labels")
         self._alignment, self._job = alignment, job
 

@@ -292,7 +292,7 @@ class _GuestTraining:
             hints,
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
-            LabelsGiven(site.store, self.aligned.name, self.job.digest),
+            LabelsGiven.of(site.store, self.aligned.name, self.job),
         )
         model, score = await role.train(hosts, run)
         role.check_model(model)

@@ -45,7 +45,11 @@ gradient that all have kept (protocols/common/checkpoints.py): a step of the che
 
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send other sums of residuals than its columns', and read labels off them. However it
-does so, it reads no more labels than it is given bits (Fit.readable).
+does so, it reads no more labels than it is given bits (Fit.readable), counted before they are given.
+
+Masks are drawn from what a guest sends to all hosts alike (heard.py): one that tells hosts different
+things learns nothing of sums. What it opens for a host is that host's alone, so that one that opens
+something else than the products can make a direction of this host's columns.
 """
 
 import asyncio
@@ -60,7 +64,6 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.paillier import PrivateKey
-from vfl.errors import DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
 from vfl.learn.params import GlmParams
@@ -120,6 +123,7 @@ from vfl.protocols.linear.start import (
     begin_host_fit,
     no_column,
     restore_block,
+    separable,
     start_hosts,
     too_many_labels,
 )
@@ -447,7 +451,7 @@ class FitLoop:
         cannot be."""
         moved = float(np.abs(self.scores.score - first).max(initial=0.0))
         if not self._settles(moved):
-            raise _separable()
+            raise separable()
         return moved
 
     def _next(self, report: BlockReport) -> tuple[Floats, float]:
@@ -474,14 +478,6 @@ class FitLoop:
     def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
         return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
-
-
-def _separable() -> DataError:
-    return DataError(
-        "the label is separable: some columns tell it apart without error (a level without any claim, "
-        "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
-        for_peer="some columns separate the label without error: the job needs alpha above 0",
-    )
 
 
 def _own_report(block: Block, residuals: Floats) -> BlockReport:

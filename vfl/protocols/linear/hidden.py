@@ -39,6 +39,9 @@ nothing but its own gradient; of rows held out, the hosts' total part of each sc
 host's). By a host: its own gradient, as many equations about the labels as it has columns, each
 iteration (arXiv 2205.04166), and the sum of weights relative to the largest.
 
+Masks among the parties are drawn from what coordinator and guest send to all alike (transcript.py): who
+tells parties different things is left with noise. What is opened for a party is not bound by that.
+
 The coordinator colludes with nobody: with its key the guest could read the hosts' scores, and a host the
 residuals, which tell the labels. All follow the protocol: the coordinator cannot see what it decrypts.
 """

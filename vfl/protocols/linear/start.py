@@ -155,6 +155,15 @@ def no_column() -> DataError:
     return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)
 
 
+def separable() -> DataError:
+    """The error of a fit without a finite optimum."""
+    return DataError(
+        "the label is separable: some columns tell it apart without error (a level without any claim, "
+        "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
+        for_peer="some columns separate the label without error: the job needs alpha above 0",
+    )
+
+
 def too_many_labels(
     labels: Mapping[str, int], before: Mapping[str, int], rows: int, share: float | None
 ) -> ConfigError:
