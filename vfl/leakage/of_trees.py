@@ -14,7 +14,6 @@ from vfl.leakage.disclosure import (
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
     Estimate,
-    equations_a_tree,
     estimate,
     expected,
     told_by_model,
@@ -22,6 +21,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 

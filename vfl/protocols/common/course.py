@@ -65,3 +65,5 @@ class HostCourse(Generic[M, S]):
     hint_progress: HintProgress = _quiet
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
+    count_tree: Callable[[], None] = lambda: None
+    """Counts the sums that a tree may tell, before it tells any; called in a thread."""
