@@ -28,6 +28,9 @@ class _NoHints:
     def keep(self, hint: HostHint) -> None:
         return
 
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        return False
+
 
 NO_HINTS = _NoHints()
 
