@@ -108,12 +108,12 @@ def estimate(
     sums: Sums = "open",
     given: float = 0.0,
     *,
-    known: int | None = None,
+    known: int = 0,
     done: int = 0,
 ) -> Estimate:
     """What a job gives away of rows about which `given` equations a row were given before.
 
-    `known`: how many different rows of the host's table the aligned ones are, if not as many. `done`:
+    `known`: how many different rows of the host's table the aligned ones are, 0 for as many. `done`:
     trees that need not be grown again.
     """
     joint = max(0, params.trees - max(done, params.guest_trees))

@@ -396,8 +396,8 @@ async def host_meet(
     if outputs and kept is not None and reusable and kept.vectors + shape.served <= parameters.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
         same = kept.matter == await asyncio.to_thread(_matter, matrix, parameters)
-        promise = hints.promise, kept.name, shape.served, parameters.queries
-        if not same or not await asyncio.to_thread(*promise):
+        life = parameters.queries
+        if not same or not await asyncio.to_thread(hints.promise, kept.name, shape.served, life):
             matrix = None
     share = secrets.token_bytes(_SEED)
     await guest.send(HintOffered(matrix is not None, outputs, share))
