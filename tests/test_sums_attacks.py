@@ -43,7 +43,13 @@ class Attack:
         patch.setattr(paillier._PaillierHostColumns, "_open", opened)
 
     def train(
-        self, name: str, *, model: str | None = None, done: int | None = None, **settings: Any
+        self,
+        name: str,
+        *,
+        model: str | None = None,
+        done: int | None = None,
+        fresh: bool = True,
+        **settings: Any,
     ) -> str | None:
         """A job; the offer says that it is of another model, or goes on, where that is given. What it
         ended with, None for a model."""
@@ -57,7 +63,7 @@ class Attack:
 
         self._patch.setattr(training, "Offer", offer)
         try:
-            self.room.train(job, fresh=True)
+            self.room.train(job, fresh=fresh)
         except VflError as error:
             return str(error)
         return None
@@ -106,6 +112,29 @@ def test_jobs_of_one_name_that_never_finish_are_counted_each(
     assert attack.got == pytest.approx(attack.counted) == pytest.approx(4 * 2 / attack.rows)
     assert attack.train("last", trees=1) is not None
     assert attack.got == pytest.approx(attack.counted) == pytest.approx(most)
+
+
+def test_a_job_that_goes_on_counts_what_it_is_told_again(
+    attack: Attack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It fills the rule, and goes on where it was when the host raises that."""
+    attack.policy["max_sums_a_row"] = 2 * 2 / attack.rows
+    attack.room.federation.guest.settings["party"]["reconnect"] = 0
+    with monkeypatch.context() as patch:
+        split = paillier._PaillierGrower.split
+
+        async def lost_in_the_second(guest: Any, growth: Any, parties: Any) -> Any:
+            if attack.nodes == 2:
+                raise PeerLost("the connection broke")
+            return await split(guest, growth, parties)
+
+        patch.setattr(paillier._PaillierGrower, "split", lost_in_the_second)
+        assert attack.train("cut") is not None
+    assert attack.got == pytest.approx(attack.counted) == pytest.approx(2 * 2 / attack.rows)
+    assert "the host raises the rule, and the job goes on" in str(attack.train("cut", fresh=False))
+    attack.policy["max_sums_a_row"] = 3 * 2 / attack.rows
+    assert attack.train("cut", fresh=False) is None
+    assert attack.got == pytest.approx(attack.counted) == pytest.approx(3 * 2 / attack.rows)
 
 
 @pytest.mark.parametrize(

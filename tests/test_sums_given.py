@@ -77,6 +77,11 @@ def test_a_job_that_goes_on_counts_the_trees_that_it_grows_again(tmp_path: Path)
     train(given, policy(0.03), alignment(), "killed", trees(16), until=7)
     train(given, policy(0.03), alignment(), "killed", trees(16), done=6)
     assert given.on(alignment()) == pytest.approx(17 * DEPTH_4 / ROWS)
+    full = policy(19 * DEPTH_4 / ROWS)
+    train(given, full, alignment(), "short", trees(2))
+    with pytest.raises(Refused, match=r"^0\.0016 sums a row of 1 tree .* and the job goes on$"):
+        given.check(full, alignment(), trees(2), done=1)
+    train(given, policy(20 * DEPTH_4 / ROWS), alignment(), "short", trees(2), done=1)
 
 
 def test_a_job_may_fill_the_rule_to_the_last_tree(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class SumsGiven:
         job = estimate(rows, params, params.sums, before, known=known, done=done)
         broken = None
         if job.equations and not isinstance(most, str) and _exceeds(before + job.equations_a_row, most):
-            broken = _too_many(job, params, known, before, most)
+            broken = _too_many(job, params, known, before, most, done)
         return WeighedSums(known, before, job, broken)
 
     def check(
@@ -204,14 +204,25 @@ def _exceeds(a_row: float, most: float) -> bool:
     return a_row > most * (1 + _ROUNDING)
 
 
-def _too_many(job: Estimate, params: BoostParams, rows: int, before: float, most: float) -> str:
+def _too_many(
+    job: Estimate, params: BoostParams, rows: int, before: float, most: float, done: int
+) -> str:
     """What breaks the rule, by how much, and what helps."""
-    earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
     tree = "joint tree" if params.guest_trees else "tree"
+    told = (
+        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over {counted(rows, 'row')}"
+    )
+    rule = f"break rule max_sums_a_row = {most:g} of [policy]"
+    if done:  # the job cannot be another one
+        return (
+            f"{told}, which this job still needs, {rule}, after {before:.3g} of it so far, with trees "
+            "that were begun and not kept, and of earlier jobs on the alignment: the host raises the "
+            "rule, and the job goes on"
+        )
+    earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
     fit = job.joint_within(max(0.0, most - before))
     fewer = f"at most {counted(fit, tree)} of this depth, " if fit else ""
     return (
-        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over "
-        f"{counted(rows, 'row')}{earlier} break rule max_sums_a_row = {most:g} of [policy]: "
+        f"{told}{earlier} {rule}: "
         f'{fewer}less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )
