@@ -343,7 +343,7 @@ def test_a_sample_far_above_the_announced_size_is_refused(monkeypatch):
     table = numbered(*range(1_000))
 
     def more(sample):
-        extra = group.hash_to_group(numbered(*range(80)), b"other").tobytes()
+        extra = group.hash_to_group(numbered(*range(150)), b"other").tobytes()
         return MatchSample(sample.points + extra)
 
     with pytest.raises(

@@ -398,7 +398,7 @@ async def _serve_alignment(
     if matching.extends is not None:
         earlier = load_shared(site, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
-    usage = Usage(site.party.party.store)
+    usage = Usage(store)
     usage.count(policy, peer.name, "alignments", 1, today())
     admit = id_counter(policy, usage)
     await accept(site, peer, offer)

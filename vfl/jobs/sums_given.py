@@ -16,7 +16,7 @@ from vfl.errors import ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of, origins
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
-from vfl.party.files import make_folder, replacing
+from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
@@ -45,7 +45,7 @@ class SumsGiven:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._path: Path = store.root / "sums.json"
+        self._path: Path = store.counts("sums")
 
     def on(self, alignment: Alignment, but: str | None = None) -> float:
         """Sums about a row that jobs on an alignment may have told so far, without those of a model."""
@@ -111,8 +111,7 @@ class SumsGiven:
         given, origin = self._read(), origin_of(self._store, alignment)
         of_models = given.setdefault(origin, {})
         of_models[model] = of_models.get(model, 0.0) + a_row
-        with replacing(self._path) as file:
-            file.write(msgspec.json.encode(given))
+        self._store.write_counts("sums", msgspec.json.encode(given))
 
     def release(self, alignment: Alignment, budget: "SumsBudget") -> None:
         """Reserve no more for a job, which has ended."""
@@ -141,7 +140,7 @@ class SumsGiven:
 
     def _read(self) -> _Given:
         try:
-            return msgspec.json.decode(self._path.read_bytes(), type=_Given)
+            return msgspec.json.decode(self._store.read_counts("sums"), type=_Given)
         except FileNotFoundError:
             return {}
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

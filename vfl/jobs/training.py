@@ -25,10 +25,11 @@ from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
+from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -65,6 +66,7 @@ from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.policy import (
+    check_coordinator,
     check_intersection,
     check_job,
     today,
@@ -291,6 +293,7 @@ class _GuestTraining:
             hints,
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
+            LabelsGiven(site.store, self.aligned.name, self.job.digest),
         )
         model, score = await role.train(hosts, run)
         role.check_model(model)

@@ -299,7 +299,8 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
             "cheating",
             of.guest,
             of.all_hosts,
-            "the sides of the rows of a node at a candidate that it makes win, and a bit about one more",
+            "the sides of the rows of a node at a candidate that it makes win; which of all would win, "
+            "each moved by numbers of its choice",
             f"numbers that it adds to masked sums, in at most {counted(nodes, 'node')}",
             "unknown",
             float(nodes),

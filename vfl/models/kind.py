@@ -27,6 +27,7 @@ from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevel
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -91,6 +92,7 @@ class GuestRun:
     hints: KeptHints = NoKeptHints()
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None  # the session with the kind's, if it has one
+    labels: LabelCount | None = None  # that hosts could have read, over all attempts
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import (
     HintProgress,
     HostHint,
@@ -53,6 +54,8 @@ class GuestCourse(Generic[D, S]):
     """Keeps hints for later jobs on the same rows and bins."""
     hint_progress: HintProgress = _quiet
     """Follows the parts of hints as they come in: how many, of how many."""
+    labels: LabelCount | None = None
+    """Counts labels that hosts could have read, over all attempts; without, those of one are counted."""
 
 
 @dataclass(frozen=True)
