@@ -194,7 +194,7 @@ def test_open_files_are_not_taken_once_a_store_is_encrypted(
 def test_counts_are_of_their_own_file_alone(tmp_path: Path, owner: Identity) -> None:
     kept = store(tmp_path, owner)
     given = SumsGiven(kept)
-    alignment = cast(Alignment, SimpleNamespace(name="a-1", extends=None))
+    alignment = cast(Alignment, SimpleNamespace(name="a-1", extends=None, origin=None))
     kept.write_counts("sums", COUNTED)
     assert given.on(alignment) == 0.25
     whole = kept.counts("sums").read_bytes()

@@ -12,8 +12,9 @@ from vfl.jobs.alignments import Alignment, save_alignment
 from vfl.jobs.gave_away import disclosed, given_before
 from vfl.jobs.record import Record
 from vfl.leakage.disclosure import Disclosure
-from vfl.leakage.estimate import equations_a_tree, expected
+from vfl.leakage.estimate import expected
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.party.store import Store
 
 TREES = {"model": "secureboost", "objective": "binary"}

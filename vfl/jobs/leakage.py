@@ -9,7 +9,7 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError
-from vfl.jobs.alignments import Alignment, find_alignment
+from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
@@ -105,6 +105,7 @@ def foresee(
             candidates={party.name: sizes.candidates},
             columns={party.name: sizes.of_design},
             given=given,
+            known=count_known_rows(alignment.rows) if alignment else 0,
             allowed=math.inf if isinstance(most, str) else most,
         )
     found = disclosures(of, job.params, job.loss.link == "logit")

@@ -14,7 +14,6 @@ from vfl.leakage.disclosure import (
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
     Estimate,
-    equations_a_tree,
     estimate,
     expected,
     told_by_model,
@@ -22,6 +21,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 
@@ -50,9 +50,9 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     joint trees as there were. `hidden`: by the job, if that is not said."""
     hides = params.sums == "hidden" if hidden is None else hidden
     if of.ran is None:
-        return estimate(of.rows, params, "hidden" if hides else "open", of.given)
+        return estimate(of.rows, params, "hidden" if hides else "open", of.given, known=of.known)
     equations = 0 if hides else of.ran.joint * equations_a_tree(of.rows, params)
-    a_row = equations / of.rows
+    a_row = equations / (of.known or of.rows)
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
 
 
@@ -102,8 +102,8 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         host,
         what,
         f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
-        f"{counted(of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row{earlier}"
-        f"{refused}",
+        f"{counted(of.known or of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row"
+        f"{earlier}{refused}",
         "curve",
         total,
         "equations a row",

@@ -108,6 +108,7 @@ class HostRun(Generic[H]):
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
     draws: DrawMemory = NO_MEMORY
+    count_tree: Callable[[], None] = lambda: None
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str
@@ -321,8 +322,10 @@ class ModelKind(ABC, Generic[G, H]):
     def steps(self, done: int) -> str:
         """So many steps of checkpoints, in words."""
 
-    def count_sums(self, count: Callable[[BoostParams], object]) -> None:
-        """Have the sums counted that a host of such a training gives away, if it gives any."""
+    @property
+    def tells_sums(self) -> BoostParams | None:
+        """The settings of a training whose hosts tell sums; None for a kind of which they tell none."""
+        return None
 
     # A party's columns.
 

@@ -29,6 +29,9 @@ class _NoHints:
     def keep(self, hint: HostHint) -> None:
         return
 
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        return False
+
 
 NO_HINTS = _NoHints()
 
@@ -68,3 +71,5 @@ class HostCourse(Generic[M, S]):
     hint_progress: HintProgress = _quiet
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
+    count_tree: Callable[[], None] = lambda: None
+    """Counts the sums that a tree may tell, before it tells any; called in a thread."""
