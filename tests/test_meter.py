@@ -11,9 +11,10 @@ import pytest
 
 import vfl
 from vfl.errors import ConfigError
-from vfl.leakage import Measured, estimate, measure, reconstruction, residuals
+from vfl.leakage import Measured, estimate, measure, reconstruction
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
+from vfl.leakage.readable_labels import labels_readable
 from vfl.leakage.recording import record
 from vfl.leakage.shown import restricted
 from vfl.learn.binning import bin_columns
@@ -187,7 +188,7 @@ def test_a_limit_of_labels_is_the_figure() -> None:
     assert labels.success is not None and labels.success > 0.05
     # A run counts the iterations that there were, and the gradient at the start.
     ran = of_job(replace(of, ran=Ran(iterations=2)), free)["cheating_host"]
-    assert ran.amount == residuals.labels_readable(20_000, 5, 2, free) < 20_000
+    assert ran.amount == labels_readable(20_000, 5, 2, free) < 20_000
 
 
 # Attacks on tables at hand.
