@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--trees", type=int, default=12, help="of a job")
     parser.add_argument("--rounds", type=int, default=2, help="jobs of each kind")
     parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--encryption", choices=["paillier", "ou", "lattice"], default="lattice")
+    parser.add_argument("--encryption", choices=["paillier", "lattice"], default="lattice")
     parser.add_argument("--workers", type=int, default=1, help="processes of each party")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
