@@ -138,7 +138,32 @@ def test_what_cheats_and_what_large_gradients_tell() -> None:
     assert found["cheating_guest"].kind == "cheating"
     assert found["cheating_guest"].success == 1.0
     assert found["single_rows_from_differences"].basis == "unknown"
-    assert of_job(TWO, boost())["single_rows_from_differences"].success == 0.0
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_no_figure_bounds_what_sums_over_nearly_the_same_rows_tell(encryption: str) -> None:
+    one = of_job(TWO, boost(trees=5000, depth=10, encryption=encryption))["single_rows_from_differences"]
+    assert (one.success, one.basis, one.number) == (None, "unknown", "no figure")
+    assert 'sums = "hidden"' in one.lower[0]
+    if encryption == "paillier":
+        assert "neighbouring thresholds" in one.how and "three draws" in one.how
+    hidden = boost(**HIDDEN)
+    none = of_job(TWO, hidden)["single_rows_from_differences"]
+    assert (none.success, none.basis) == (0.0, "bound")
+    # With open sums of earlier jobs there is no bound either.
+    earlier = of_job(replace(TWO, given=0.01), hidden)["single_rows_from_differences"]
+    assert (earlier.success, earlier.basis) == (None, "unknown") and "earlier jobs" in earlier.how
+
+
+def test_hidden_sums_after_open_ones_say_that_earlier_jobs_told() -> None:
+    found = of_job(replace(TWO, given=0.065), boost(trees=5, **HIDDEN))
+    table, together = found["table_from_sums"], found["coordinator_and_guest"]
+    assert (table.basis, table.success) == ("curve", estimate.expected(0.065))
+    assert "no sum of this job" in table.how and "0.065 equations a row of earlier jobs" in table.how
+    assert "nothing takes back" in table.lower[0]
+    assert together.amount == pytest.approx(0.065 + 0.04)
+    assert together.success == estimate.expected(0.065 + 0.04)
+    assert "0.04 equations a row at most, after 0.065 of earlier jobs" in together.how
 
 
 def test_hosts_of_which_the_same_is_said_share_a_line() -> None:

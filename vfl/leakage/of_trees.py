@@ -29,6 +29,7 @@ _HIDE = '[secureboost] sums = "hidden" with a coordinator'
 _FEWER = "fewer trees or less depth ([policy] max_trees)"
 _GUEST = "[secureboost] guest_trees: the guest alone grows the first trees"
 _BINS = "[secureboost] max_bins: fewer bins, or more columns"
+_TOLD = "nothing takes back what earlier jobs told: this job adds nothing to it"
 _TRUSTED = "a coordinator that works with nobody"
 
 
@@ -56,6 +57,11 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
 
 
+def _after(of: Circumstances) -> str:
+    """What earlier jobs gave, in words."""
+    return f", after {of.given:.3g} of earlier jobs" if of.given else ""
+
+
 def _joint(of: Circumstances, params: BoostParams) -> int:
     return params.trees - params.guest_trees if of.ran is None else of.ran.joint
 
@@ -69,24 +75,30 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
     """What the guest could learn of a host's table by sums."""
     what = "in which bin the values of each row are, beyond what the model tells"
     if params.sums == "hidden":
+        how = f"no sum of this job: {params.coordinator} opens them, the guest passes on numbers "
+        how += "that look random"
+        if of.given:
+            how += (
+                f"; but {of.given:.3g} equations a row of earlier jobs on the alignment, which were open"
+            )
         return Disclosure(
             "table_from_sums",
             "worked_out",
             of.guest,
             host,
             what,
-            f"no sum: {params.coordinator} opens them, the guest passes on numbers that look random",
-            "bound",
+            how,
+            "curve" if of.given else "bound",
             of.given,
             "equations a row",
             expected(of.given),
             0.0,
             MISSED,
+            (_TOLD,) if of.given else (),
         )
     sums = sums_of(of, params)
     total = of.given + sums.equations_a_row
     each = sums.equations // max(1, sums.joint)
-    earlier = f", after {of.given:.3g} of earlier jobs" if of.given else ""
     limit = MAX_SUMS_A_ROW if of.allowed is None else of.allowed
     refused, fewer = "", []
     if total > limit:
@@ -102,7 +114,7 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         host,
         what,
         f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
-        f"{counted(of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row{earlier}"
+        f"{counted(of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row{_after(of)}"
         f"{refused}",
         "curve",
         total,
@@ -171,33 +183,37 @@ def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int,
 
 def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
     """Sums over sets that differ by few rows."""
-    none: float | None = 0.0
-    lower: tuple[str, ...] = ()
-    if params.sums == "hidden":
-        how = "no sums are seen"
+    lower: tuple[str, ...] = (_HIDE,)
+    safe = params.sums == "hidden" and not of.given
+    if safe:
+        how, lower = "no sums are seen", ()
+    elif params.sums == "hidden":
+        how = "no sums of this job are seen, but those of earlier jobs on the alignment are known"
+        lower = (_TOLD,)
     elif params.encryption == "lattice":
         how = "sums over groups of any size are shown: taken together they count as above"
         lower = (_HIDE, '[secureboost] encryption = "paillier", where groups have min_child_rows')
-        none = None
     else:
         how = (
-            f"all groups that are summed, and the rows of two trees, have or differ in the host's "
-            f"min_child_rows ({params.min_child_rows} in the job); all taken together count as above"
+            f"each node that is summed has the host's min_child_rows ({params.min_child_rows} in the "
+            "job), and the rows drawn for two trees differ in as many or none; but neighbouring "
+            "thresholds of a column, nodes of two trees or jobs, and three draws may differ in a single "
+            "row: nothing bounds it, and all sums taken together count as above"
         )
-        lower = ("[policy] min_child_rows: a higher one, at the host as in the job",)
+        lower = (_HIDE, "[policy] min_child_rows: a higher one, at the host as in the job")
     return Disclosure(
         "single_rows_from_differences",
         "worked_out",
         of.guest,
         of.all_hosts,
-        "the side of single rows from two sums over nearly the same rows",
+        "the side of single rows from sums over nearly the same rows",
         how,
-        "unknown" if none is None else "bound",
+        "bound" if safe else "unknown",
         float(params.min_child_rows),
-        "rows of the smallest group",
-        none,
-        none,
-        "" if none is None else "of the rows",
+        "rows of the smallest node",
+        0.0 if safe else None,
+        0.0 if safe else None,
+        "of the rows" if safe else "",
         lower,
     )
 
@@ -268,9 +284,9 @@ def _of_coordinator(of: Circumstances, params: BoostParams, name: str) -> Iterat
         f"{name} with {of.guest}",
         of.all_hosts,
         "in which bin the values of each row are, as if sums were open",
-        f"together they have the sums: {opened.equations_a_row:.3g} equations a row at most",
+        f"together they have the sums: {opened.equations_a_row:.3g} equations a row at most{_after(of)}",
         "curve",
-        opened.equations_a_row,
+        of.given + opened.equations_a_row,
         "equations a row",
         opened.beyond,
         0.0,
