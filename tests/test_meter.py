@@ -137,6 +137,7 @@ def test_what_cheats_and_what_large_gradients_tell() -> None:
     assert found["large_gradients"].lower == ("[secureboost] goss_top = 0, the default",)
     assert found["cheating_guest"].kind == "cheating"
     assert found["cheating_guest"].success == 1.0
+    assert found["cheating_guest"].number == "100 % of what guessing misses"
     assert found["single_rows_from_differences"].basis == "unknown"
 
 
@@ -205,6 +206,8 @@ def test_hidden_scores_show_the_guest_no_steps_and_name_the_coordinator() -> Non
 def test_a_limit_of_labels_is_the_figure() -> None:
     of, free = replace(TWO, rows=20_000), GlmParams()
     labels = of_job(of, free)["cheating_host"]
+    # Who guesses has the labels of the more frequent kind right: the figure is of the others.
+    assert labels.number.endswith(" of what guessing misses") and "most frequent label" in labels.how
     assert labels.lower[0].startswith("[glm] max_labels = 0.05: ")
     some = of_job(of, GlmParams(max_labels=0.05))["cheating_host"]
     assert (some.amount, some.success, some.basis) == (1000, 0.05, "bound")

@@ -335,12 +335,12 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
         of.all_hosts,
         "on which side of every candidate of a host rows of its choice are",
         f"encrypted numbers that each stand for a row, {bits} to a sum: of {read:,} of "
-        f"{counted(of.rows, 'row')}",
+        f"{counted(of.rows, 'row')}; of the rest it guesses the side where more rows are",
         "bound",
         float(read),
         "rows",
         read / of.rows,
         0.0,
-        "of the rows",
+        MISSED,
         (_HIDE, *lower),
     )
