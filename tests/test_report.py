@@ -317,6 +317,11 @@ def test_a_hosts_page_of_trees(federation: Federation, tmp_path: Path) -> None:
         gave = rows_of(files["gave_away.csv"])
         mine = [r for r in gave if (r["name"], r["about"]) == ("table_from_model", name)]
         assert f"the {counted(splits.total(), 'split')} that it won" in mine[0]["how"]
+        # Its own table is counted, and its headline is about itself.
+        assert "candidates" in mine[0]["how"] and "taken for" not in mine[0]["how"]
+        assert f"insurer could know of {name} in which bin" in page.text
+        other = {"registry": "bureau", "bureau": "registry"}[name]
+        assert f"insurer could know of {other}" not in page.text
         ways = {(m["direction"], m["message"]) for m in rows_of(files["messages.csv"])}
         assert ("sent", "CandidateSums") in ways and ("received", "TreeStart") in ways
 

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,21 +11,17 @@ from vfl.errors import ConfigError, ModelError
 from vfl.jobs.alignments import Alignment, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
+from vfl.jobs.table_sizes import blank_training, sizes_of
 from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
 from vfl.leakage.measuring import ROWS, Measured, measure_tables
 from vfl.leakage.meter import disclosures
 from vfl.learn.binning import Features
-from vfl.learn.levels import tidy_levels
 from vfl.learn.losses import Loss
-from vfl.learn.splits import Candidates
 from vfl.models.kind import PartyColumns
-from vfl.models.kinds import kind_of_job, rules_of
+from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job, Party
-from vfl.party.policy import allowed_columns
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 
 _LEAST = 50  # rows of simulated tables
@@ -96,7 +91,7 @@ def foresee(
     of = Circumstances(starts, hosts, len(alignment.rows) if alignment else rows or 0)
     columns = COLUMNS
     if party.role == "host":
-        sizes = _own_sizes(party, job)
+        sizes = sizes_of(read_table(party.data, role="host", need_label=False), party, job)
         columns = sizes.columns
         given = SumsGiven(store).on(alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
@@ -153,33 +148,6 @@ def _parties(party: Party, alignment: Alignment | None, guest: str | None) -> tu
     return starts, [party.name, *(name for name in party.partners if name != starts)]
 
 
-class _Sizes(NamedTuple):
-    """How much of a host's table enters a model."""
-
-    columns: int
-    candidates: int  # of splits
-    of_design: int  # columns of the design of a linear model
-
-
-def _own_sizes(party: Party, job: Job) -> _Sizes:
-    """Of a host's own table: of all its rows, which are about those of an alignment."""
-    table = read_table(party.data, role="host", need_label=False)
-    features = allowed_columns(party.policy, table.features, table.path.name, table.faults)
-    kind, rules = kind_of_job(job), rules_of(party)
-    kind.check_rules(rules, features, table.path.name)
-    own = PartyColumns(party.name, table.path.name, tidy_levels(features), rules)
-    tables = kind.tables([own], _training(np.zeros(table.rows), job.loss))
-    if isinstance(tables, BinnedTables):
-        block = tables.blocks[party.name]
-        return _Sizes(len(features), len(Candidates.of(block.columns)), 0)
-    return _Sizes(len(features), 0, tables.matrices[party.name].columns)
-
-
-def _training(label: Floats, loss: Loss) -> Training:
-    every = np.ones(len(label), np.bool_)
-    return Training(label, np.ones(len(label)), every, ~every, loss)
-
-
 # Attacks on simulated tables.
 
 
@@ -200,7 +168,7 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
         for number in values[: max(1, round(_TELLING * len(values)))]:
             score += draw.normal() * np.asarray(number, np.float64)
     label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
-    tables = kind_of_job(job).tables([guest, *hosts], _training(label, job.loss))
+    tables = kind_of_job(job).tables([guest, *hosts], blank_training(label, job.loss))
     found = measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
     if drawn == columns:
         return found

@@ -148,7 +148,7 @@ class Page:
             "Each figure stands beside that of somebody who was told nothing and guesses, knowing how "
             "frequent each answer is. Ids, values of columns, labels and thresholds are in no message.",
         ]
-        lead += [words.most_learnt(d) for d in _greatest(one.gave_away)]
+        lead += [words.most_learnt(d) for d in _greatest(one)]
         blocks: list[PageBlock] = []
         for kind, caption in words.DISCLOSURES.items():
             found = [d for d in one.gave_away if d.kind == kind]
@@ -270,12 +270,15 @@ _OF_THE_RUN = ("table_from_sums", "table_from_model", "labels_from_nodes", "labe
 """What follows from a training alone."""
 
 
-def _greatest(found: Iterable[Disclosure]) -> list[Disclosure]:
-    """Of each party that learns by the training alone, what it learns most of."""
+def _greatest(evidence: Evidence) -> list[Disclosure]:
+    """Of each party that learns by the training alone, what it learns most of; on a host's page what it
+    learns itself, and others about it."""
     most: dict[str, Disclosure] = {}
-    for one in found:
+    for one in evidence.gave_away:
         known = most.get(one.who)
         if one.name not in _OF_THE_RUN or not one.advantage:
+            continue
+        if evidence.role == "host" and evidence.party not in f"{one.who}, {one.about}".split(", "):
             continue
         if known is None or one.advantage > (known.advantage or 0):
             most[one.who] = one
