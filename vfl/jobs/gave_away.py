@@ -66,7 +66,7 @@ def _without_rows(one: Disclosure) -> Disclosure:
 def given_before(store: Store, record: Record) -> float:
     """Sums about a row that earlier jobs on the alignment of a host's run told."""
     try:
-        return SumsGiven(store).on(load_alignment(store, record.alignment), but=record.model)
+        return SumsGiven(store).before(load_alignment(store, record.alignment), record.model)
     except ModelError:  # the alignment is no longer kept
         return 0.0
 

@@ -12,6 +12,7 @@ import msgspec
 
 from vfl.errors import ModelError, Refused
 from vfl.jobs.alignments import Alignment, load_alignment
+from vfl.jobs.names import began
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
 from vfl.party.files import make_folder, replacing
@@ -47,6 +48,19 @@ class SumsGiven:
         return sum(
             a_row for name in names for model, a_row in given.get(name, {}).items() if model != but
         )
+
+    def before(self, alignment: Alignment, model: str) -> float:
+        """The same of jobs before that of a model: as they were counted, on other alignments by the
+        times in their names."""
+        given, total = self._read(), 0.0
+        for name in self._with_extended(alignment):
+            models = given.get(name, {})
+            if model in models:
+                earlier = [*models][: [*models].index(model)]
+            else:
+                earlier = [other for other in models if began(other) < began(model)]
+            total += sum(models[other] for other in earlier)
+        return total
 
     def weigh(
         self, policy: PolicySection, alignment: Alignment, params: BoostParams, but: str | None = None
