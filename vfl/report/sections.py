@@ -148,7 +148,8 @@ class Page:
             "Each figure stands beside that of somebody who was told nothing and guesses, knowing how "
             "frequent each answer is. Ids, values of columns, labels and thresholds are in no message.",
         ]
-        lead += [words.most_learnt(d) for d in _greatest(one)]
+        greatest = [words.most_learnt(d) for d in _greatest(one)]
+        lead += [words.MEASURES, *greatest]
         blocks: list[PageBlock] = []
         for kind, caption in words.DISCLOSURES.items():
             found = [d for d in one.gave_away if d.kind == kind]
@@ -168,7 +169,7 @@ class Page:
             if rows:
                 link = "" if blocks else sheet
                 blocks.append(cells(caption, head, rows, text=4, sheet=link))
-        blocks.append(Note(words.DISCLAIMER))
+        blocks += [Note(text) for text in words.DISCLAIMERS]
         return PageSection("gave-away", title, lead, blocks)
 
     def relativity_blocks(self) -> list[PageBlock]:
