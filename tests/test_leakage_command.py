@@ -185,8 +185,19 @@ def test_attacks_on_simulated_tables_take_the_place_of_curves(
     assert measured >= {"table_from_sums", "table_from_model", "scored_rows", "labels_from_nodes"}
     assert not [one for one in found["disclosures"] if one["basis"] == "curve"]
     sums = found["by"]["table_from_sums"]
-    assert 0.5 < sums["guessing"] < sums["success"] <= 1
-    assert sums["measure"] == "of (row, threshold) sides"
+    # In the unit of curves, with sides beside it; who has sums has the splits, too.
+    assert (sums["measure"], sums["guessing"]) == ("of what guessing misses", 0)
+    assert 0 < sums["success"] <= 1
+    assert "attacks on simulated tables of 150 rows: " in sums["how"] and "sides" in sums["how"]
+    raw = [one for one in found["simulated"]["successes"] if one["attack"] == "reconstruction"]
+    assert all(0.5 < one["guessing"] < one["success"] <= 1 for one in raw) and raw
+    by_host: dict[str, dict[str, float]] = {}
+    for one in found["disclosures"]:
+        if one["name"] in ("table_from_sums", "table_from_model"):
+            by_host.setdefault(one["about"], {})[one["name"]] = one["success"]
+    assert all(one["table_from_sums"] >= one["table_from_model"] for one in by_host.values())
+    notes = found["simulated"]["notes"]
+    assert len(notes) == len(set(notes))
     # The same draw gives the same figures.
     again = seen(folder, "registry", *more)
     assert again["disclosures"] == found["disclosures"]

@@ -279,6 +279,20 @@ def test_a_sample_keeps_equations_a_row() -> None:
     assert "a sample of 60 of 240 rows" in found.notes
     assert "sums of 3 trees of 12: as many equations a row as in the whole job" in found.notes
     assert "sums of 1 of 3 columns of registry" in found.notes
+    by = {one.attack: one for one in found.successes}
+    assert by["reconstruction"].success >= by["model alone, as sums are of"].success
+
+
+def test_hosts_alike_share_a_note() -> None:
+    own, y, hosts = tables(240)
+    both = {**hosts, "bureau": hosts["registry"].rename(columns=lambda name: name.replace("km", "age2"))}
+    model = vfl.SecureBoost(id="id", trees=8, depth=2, max_bins=4, min_child_rows=5)
+    found = measure(model, own, y, both, rows=60, candidates=4)
+    assert len(found.notes) == len(set(found.notes)) and any("trees of 8" in n for n in found.notes)
+    by = {(one.about, one.attack): one for one in found.successes}
+    for host in both:
+        alone = by[host, "model alone, as sums are of"]
+        assert by[host, "reconstruction"].success >= alone.success
 
 
 @pytest.mark.parametrize(

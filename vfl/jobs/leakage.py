@@ -12,7 +12,15 @@ from vfl.jobs.alignments import Alignment, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
 from vfl.jobs.table_sizes import blank_training, sizes_of
-from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
+from vfl.leakage.disclosure import (
+    AUC,
+    COLUMNS,
+    MISSED,
+    Circumstances,
+    Disclosure,
+    merged,
+    percent,
+)
 from vfl.leakage.measuring import ROWS, Measured, measure_tables
 from vfl.leakage.meter import disclosures
 from vfl.learn.binning import Features
@@ -29,7 +37,7 @@ _MOST_COLUMNS = 50  # of a host's
 _TELLING = 0.6  # of a host's simulated columns, that the label depends on
 
 _ATTACKS: Mapping[str, Sequence[str]] = {
-    "table_from_sums": ("reconstruction", "model alone, as sums are of"),
+    "table_from_sums": ("reconstruction", "model alone"),
     "table_from_model": ("model alone",),
     "scored_rows": ("model alone, rows scored",),
     "single_rows_from_differences": ("differences of sums",),
@@ -38,7 +46,19 @@ _ATTACKS: Mapping[str, Sequence[str]] = {
     "columns_from_scores": ("scores of known rows",),
     "labels_from_gradients": ("residues of a gradient",),
 }
-"""Of a disclosure, the attacks that measure it: the best of them counts."""
+"""Of a disclosure, the attacks that measure it: the best of them counts. Who has sums has the splits,
+too."""
+
+_MEASURED: Mapping[str, str] = {
+    "table_from_sums": "in which bin the values of each row are, by sums and splits together",
+    "single_rows_from_differences": "single rows by which two nodes differ that are summed",
+}
+"""What is measured, where that is not what a curve is of."""
+
+_UNITS: Mapping[str, str] = {
+    "sides of (candidate, row) known": "(row, threshold) sides",
+    "rows told by themselves": "rows",
+}
 
 
 @dataclass(frozen=True)
@@ -211,13 +231,19 @@ def _measured(one: Disclosure, of: Circumstances, measured: Measured) -> Disclos
     if not found:
         return one
     best = max(found, key=lambda success: success.advantage)
-    measure = AUC if best.unit.startswith(AUC) else f"of {best.unit}"
-    what = "in which bin the values of each row are, by sums and splits together"
+    rank = best.unit.startswith(AUC)
+    part = "" if measured.rows >= measured.of_rows else f" of {measured.of_rows:,}"
+    how = f"attacks on simulated tables of {measured.rows:,}{part} rows"
+    if not rank:
+        unit = _UNITS.get(best.unit, best.unit)
+        how += f": {percent(best.success)} of {unit}, of which guessing gets {percent(best.guessing)}"
+    # In the unit of curves, so that both can be compared.
     return replace(
         one,
-        what=what if one.name == "table_from_sums" else one.what,
+        what=_MEASURED.get(one.name, one.what),
+        how=f"{how}; in the job {one.how}",
         basis="measured",
-        success=best.success,
-        guessing=best.guessing,
-        measure=measure.replace("sides of (candidate, row) known", "(row, threshold) sides"),
+        success=best.success if rank else max(0.0, best.advantage),
+        guessing=best.guessing if rank else 0.0,
+        measure=AUC if rank else MISSED,
     )
