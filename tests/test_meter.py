@@ -36,7 +36,8 @@ def of_job(
         assert one.advantage is None or 0 <= one.advantage <= 1
         assert (one.success is None) == (one.basis in ("told", "unknown"))
         # Whatever is more than nothing has a line that lowers it.
-        assert one.lower or one.success in (0.0, None)
+        assert one.lower or not one.advantage
+        assert not one.lower or one.advantage != 0
     return {one.name: one for one in found}
 
 
@@ -109,6 +110,33 @@ def test_trees_of_the_guest_alone_lower_what_is_shown_and_nothing_else() -> None
     none = of_job(TWO, boost(trees=20, guest_trees=20))
     assert none["table_from_sums"].success == none["table_from_model"].success == 0
     assert none["labels_from_nodes"].advantage == 0
+
+
+@pytest.mark.parametrize("trees", [1, 2, 3, 15, 30, 200])
+@pytest.mark.parametrize("alone", [0, 1])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_what_is_said_to_lower_a_figure_lowers_it_as_is_said(trees: int, alone: int, depth: int) -> None:
+    settings: dict[str, object] = {"trees": trees, "guest_trees": alone, "depth": depth}
+    before = of_job(TWO, boost(**settings))
+    for name in ("table_from_model", "labels_from_nodes", "labels_from_nodes_some_known"):
+        one = before[name]
+        if alone == trees:
+            assert (one.advantage, one.lower) == (0, ())
+            continue
+        setting, value = re.findall(r"^\[secureboost\] (\w+) = (\d+)", one.lower[0])[0]
+        after = of_job(TWO, boost(**settings | {setting: int(value)}))[name]
+        assert after.success is not None and one.success is not None and after.success < one.success
+        said = re.search(r"(\d+ %) by the curve|AUC (\d\.\d\d) by the curve", one.lower[0])
+        if said is not None:
+            assert (said[1] or f"AUC {said[2]}") == after.number.removesuffix(" of what guessing misses")
+        if setting == "trees" and int(value) > alone + 1:
+            assert after.success <= one.success / 2
+
+
+def test_a_run_that_stopped_early_is_lowered_from_where_it_stopped() -> None:
+    stopped = of_job(replace(TWO, ran=Ran(joint=4)), boost(trees=50))
+    assert "trees = 1 (" in stopped["table_from_model"].lower[0]
+    assert "guest_trees = 3: " in stopped["labels_from_nodes"].lower[0]
 
 
 def test_more_columns_and_known_splits_change_what_the_model_tells() -> None:

@@ -1,7 +1,8 @@
 """What training and scoring with trees could give away."""
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 
 from vfl.leakage.disclosure import (
     AUC,
@@ -10,6 +11,7 @@ from vfl.leakage.disclosure import (
     Circumstances,
     Disclosure,
     common_rows,
+    percent,
 )
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
@@ -66,9 +68,33 @@ def _joint(of: Circumstances, params: BoostParams) -> int:
     return params.trees - params.guest_trees if of.ran is None else of.ran.joint
 
 
-def _fewer(params: BoostParams) -> str:
-    """The line that halves the trees."""
-    return f"[secureboost] trees = {max(1, params.trees // 2)}, or less depth ([policy] max_trees)"
+def _fewer(of: Circumstances, params: BoostParams, told: Callable[[float], float]) -> str:
+    """The line that halves what the model tells, and what it then tells: by the part of the joint trees
+    that are left."""
+    joint = _joint(of, params)
+    if joint < 2:
+        flatter = f"[secureboost] depth = {params.depth - 1}"
+        return flatter if params.depth > 1 else _without_hosts(joint + params.guest_trees)
+    # At least one tree is left, even if that tells more than half.
+    left = max(1, bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1)
+    trees = f"trees = {params.guest_trees + left} ({percent(told(left / joint))} by the curve)"
+    return f"[secureboost] {trees}, or less depth ([policy] max_trees)"
+
+
+def _fewer_nodes(of: Circumstances, params: BoostParams, some_known: bool) -> str:
+    """The line that lowers what nodes tell of labels: one joint tree tells nearly what many do."""
+    joint = _joint(of, params)
+    trees = joint + params.guest_trees
+    if joint < 2:
+        return _without_hosts(trees)
+    left = f"{AUC} {told_by_nodes(1, some_known):.2f} by the curve"
+    return (
+        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint tree; fewer trees alone do little"
+    )
+
+
+def _without_hosts(trees: int) -> str:
+    return f"[secureboost] guest_trees = {trees}: the model has no column of a host"
 
 
 def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclosure:
@@ -131,6 +157,7 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
     candidates = of.candidates.get(host) or COLUMNS * (params.max_bins - 1)
     known = "" if host in of.candidates else f", taken for {COLUMNS} columns of {params.max_bins} bins"
     directions, splits, won = _won(of, params, host)
+    by_model = directions / candidates
     yield Disclosure(
         "table_from_model",
         "worked_out",
@@ -140,12 +167,12 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
         f"who goes left at {won}: {directions:.3g} directions a row, of "
         f"{counted(candidates, 'candidate')}{known}",
         "curve",
-        directions / candidates,
+        by_model,
         "directions a row and candidate",
-        told_by_model(directions / candidates),
+        told_by_model(by_model),
         0.0,
         MISSED,
-        (_fewer(params), _GUEST, _BINS),
+        (_fewer(of, params, lambda part: told_by_model(part * by_model)), _GUEST, _BINS),
     )
     yield Disclosure(
         "scored_rows",
@@ -244,7 +271,7 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
             auc,
             0.5,
             AUC,
-            (_fewer(params), 'encryption = "lattice" tells a host its own splits alone'),
+            (_fewer_nodes(of, params, some),),
         )
     if params.goss_top:
         top = math.ceil(params.goss_top * of.rows)
