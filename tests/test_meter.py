@@ -98,6 +98,7 @@ def test_the_line_that_helps_is_within_the_budget(rows: int, allowed: float | No
         assert not estimate.estimate(rows, boost()).joint_within((allowed or 0.03) - 0.004)
         return
     trees = int(sums.lower[1].split(" = ")[1])
+    assert f"refuses the job, of which trees = {trees} would pass" in sums.how
     assert "refuses" not in of_job(of, boost(trees=trees))["table_from_sums"].how
     assert "refuses" in of_job(of, boost(trees=trees + 2))["table_from_sums"].how
 

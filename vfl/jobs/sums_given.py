@@ -5,6 +5,7 @@ by the most that its trees can give away, over all jobs on an alignment and on t
 a file of the store.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
 from vfl.party.files import make_folder, replacing
 from vfl.party.locks import in_turn
+from vfl.party.policy import rule_words
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted
@@ -70,7 +72,7 @@ class SumsGiven:
         job = estimate(rows, params, params.sums, before)
         broken = None
         if job.equations and not isinstance(most, str) and before + job.equations_a_row > most:
-            broken = _too_many(job, params, rows, before, most)
+            broken = _too_many(job, params, rows, before, policy)
         return WeighedSums(rows, before, job, broken)
 
     def count(
@@ -114,14 +116,17 @@ class SumsGiven:
             ) from None
 
 
-def _too_many(job: Estimate, params: BoostParams, rows: int, before: float, most: float) -> str:
+def _too_many(
+    job: Estimate, params: BoostParams, rows: int, before: float, policy: PolicySection
+) -> str:
     """What breaks the rule, by how much, and what helps."""
+    most = math.inf if isinstance(policy.max_sums_a_row, str) else policy.max_sums_a_row
     earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
     tree = "joint tree" if params.guest_trees else "tree"
     fit = job.joint_within(max(0.0, most - before))
     fewer = f"at most {counted(fit, tree)} of this depth, " if fit else ""
     return (
         f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over "
-        f"{counted(rows, 'row')}{earlier} break rule max_sums_a_row = {most:g} of [policy]: "
+        f"{counted(rows, 'row')}{earlier} break {rule_words(policy, 'max_sums_a_row')}: "
         f'{fewer}less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
     )

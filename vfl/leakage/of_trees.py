@@ -132,7 +132,9 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
             whose = "a host's default" if of.allowed is None else f"{host}'s"
             refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
         fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
-        fewer = [f"[secureboost] trees = {fit}"] if fit > params.guest_trees else []
+        if fit > params.guest_trees:
+            fewer = [f"[secureboost] trees = {fit}"]
+            refused += f", of which trees = {fit} would pass" if refused else ""
     return Disclosure(
         "table_from_sums",
         "worked_out",
