@@ -61,6 +61,14 @@ def test_a_host_counts_its_own_splits_and_earlier_jobs() -> None:
     sums = by_name(found)["table_from_sums"]
     a_row = 10 * equations_a_tree(1000, BoostParams()) / 1000
     assert sums.amount == pytest.approx(0.02 + a_row) and sums.success == expected(0.02 + a_row)
+    assert "without those of earlier jobs" not in sums.how
+    guests = by_name(disclosed(record(settings={"trees": 10})))["table_from_sums"]
+    assert "without those of earlier jobs" in guests.how
+    hidden = {"sums": "hidden", "coordinator": "umpire"}
+    assert (
+        "without those of earlier jobs"
+        in by_name(disclosed(record(settings=hidden)))["table_from_sums"].how
+    )
     assert "the 4 splits" in by_name(found, "registry")["table_from_model"].how
     assert "if it wins as many" in by_name(found, "bureau")["table_from_model"].how
 

@@ -157,6 +157,8 @@ def test_rows_and_parties_are_those_of_the_latest_alignment(folder: Path, party:
     said = command("leakage", "job.toml", f"{party}.toml", folder=folder).ok().out
     assert said.startswith("claims over 700 rows of alignment a-1:")
     assert seen(folder, party, "--rows", "90")["alignment"] is None
+    sums = found["by"]["table_from_sums"]["how"]
+    assert ("without those of earlier jobs" in sums) == (party == "insurer")
     if party == "registry":  # what earlier jobs on the alignment gave counts
         given = {"a-1": {"other-model": 0.25}}
         (folder / f".vfl-{party}" / "sums.json").write_text(json.dumps(given))

@@ -189,7 +189,9 @@ def test_hidden_sums_after_open_ones_say_that_earlier_jobs_told() -> None:
     found = of_job(replace(TWO, given=0.065), boost(trees=5, **HIDDEN))
     table, together = found["table_from_sums"], found["coordinator_and_guest"]
     assert (table.basis, table.success) == ("curve", estimate.expected(0.065))
-    assert "no sum of this job" in table.how and "0.065 equations a row of earlier jobs" in table.how
+    assert (
+        "no sum of this job" in table.how and "0.065 equations a row of earlier, open jobs" in table.how
+    )
     assert "nothing takes back" in table.lower[0]
     assert together.amount == pytest.approx(0.065 + 0.04)
     assert together.success == estimate.expected(0.065 + 0.04)

@@ -47,8 +47,8 @@ def disclosed(
         splits=_splits(record, importance, own or {}),
         iterations=_iterations(record),
     )
-    rows = record.aligned_rows if told_rows else 1
-    of = Circumstances(guest, hosts, rows, candidates or {}, own or {}, given, ran=ran)
+    rows, told = (record.aligned_rows if told_rows else 1), record.role == "host"
+    of = Circumstances(guest, hosts, rows, candidates or {}, own or {}, given, ran=ran, counts=told)
     found = disclosures(of, params, loss_of(objective_of(record.job)).link == "logit")
     if not told_rows:
         found = [_without_rows(one) for one in found if one.name.startswith("coordinator")]

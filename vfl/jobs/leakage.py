@@ -108,7 +108,8 @@ def foresee(
     store = store_of(party)
     alignment = _alignment(store) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
-    of = Circumstances(starts, hosts, len(alignment.rows) if alignment else rows or 0)
+    many = len(alignment.rows) if alignment else rows or 0
+    of = Circumstances(starts, hosts, many, counts=alignment is not None and party.role == "host")
     columns = COLUMNS
     if party.role == "host":
         sizes = sizes_of(read_table(party.data, role="host", need_label=False), party, job)

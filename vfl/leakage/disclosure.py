@@ -90,8 +90,9 @@ class Circumstances:
     """Who takes part in a job, over how many rows.
 
     `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
-    linear model. `given`: sums a row that jobs on the alignment gave before, `allowed`: the limit, at
-    the host that looks, infinity for none. `ran`: None before a job.
+    linear model. `given`: sums a row that jobs on the alignment gave before, `counts`: whether they are
+    known here; `allowed`: the limit, at the host that looks, infinity for none. `ran`: None before a
+    job.
     """
 
     guest: str
@@ -102,6 +103,7 @@ class Circumstances:
     given: float = 0.0
     allowed: float | None = None
     ran: Ran | None = None
+    counts: bool = True
 
     @property
     def all_hosts(self) -> str:

@@ -61,7 +61,9 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
 
 def _after(of: Circumstances) -> str:
     """What earlier jobs gave, in words."""
-    return f", after {of.given:.3g} of earlier jobs" if of.given else ""
+    if of.given:
+        return f", after {of.given:.3g} of earlier jobs"
+    return "" if of.counts else ", without those of earlier jobs on the same rows, which hosts count"
 
 
 def _joint(of: Circumstances, params: BoostParams) -> int:
@@ -104,9 +106,9 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         how = f"no sum of this job: {params.coordinator} opens them, the guest passes on numbers "
         how += "that look random"
         if of.given:
-            how += (
-                f"; but {of.given:.3g} equations a row of earlier jobs on the alignment, which were open"
-            )
+            how += f"; but {of.given:.3g} equations a row of earlier, open jobs on the alignment"
+        else:
+            how += _after(of)
         return Disclosure(
             "table_from_sums",
             "worked_out",
