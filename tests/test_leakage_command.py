@@ -230,6 +230,32 @@ def test_an_alignment_under_a_passphrase_is_read(folder: Path, monkeypatch: pyte
     assert seen(folder, "insurer", "--rows", "60")["rows"] == 60  # for which nothing is read
 
 
+def test_a_job_that_would_be_refused_or_train_nothing_is_said_to_be(folder: Path) -> None:
+    job(folder)
+    assert seen(folder, "insurer", "--rows", "1000")["notes"] == []
+    few = seen(folder, "insurer", "--rows", "30")["notes"]
+    assert few == [
+        "a host with the default rules refuses the job: an alignment of 30 rows breaks rule "
+        "min_intersection = 1000 of [policy] (the default): bring more rows that all parties have, or "
+        "the host lowers the rule",
+        "no tree has a split: of 30 rows none leaves min_child_rows = 20 on both sides",
+    ]
+    shown = command("leakage", "job.toml", "insurer.toml", "--rows", "30", folder=folder).ok().out
+    assert all(f"note: {note}" in shown for note in few)
+    (more,) = seen(folder, "registry", "--rows", "100000000")["notes"]
+    assert more.startswith("registry.csv has 120 rows: so many are not in common")
+    job(folder, trees=5000, encryption="lattice")
+    for party, whose in (("insurer", "a host with the default rules"), ("registry", "registry")):
+        notes = " ".join(seen(folder, party, "--rows", "9000")["notes"])
+        assert f"{whose} refuses the job: trees = 5000 breaks rule max_trees = 50" in notes
+        assert f'{whose} refuses the job: encryption = "lattice" breaks rule encryptions' in notes
+    # By the rules of a host that has its own.
+    text = (folder / "registry.toml").read_text()
+    wider = '[policy]\nmax_trees = "unlimited"\nencryptions = ["lattice"]\nmin_intersection = 1\n'
+    (folder / "registry.toml").write_text(text.replace("[policy]\n", wider))
+    assert seen(folder, "registry", "--rows", "100")["notes"] == []
+
+
 def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     def failed(code: int, party: str, *more: str, said: str) -> None:
         command("leakage", "job.toml", f"{party}.toml", *more, folder=folder).failed(code, said)
@@ -240,7 +266,12 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     failed(2, "insurer", "--rows", "many", said="--rows must be a whole number")
     failed(2, "insurer", "--rows", "9", "--guest", "bureau", said="insurer is the guest itself")
     failed(2, "registry", "--rows", "9", "--guest", "nobody", said="--guest nobody is no peer of")
-    failed(2, "bureau", "--rows", "9", said="bureau has 2 peers that could start the job: say which")
+    failed(2, "bureau", "--rows", "9", said="say which with --guest (insurer or registry)")
+    # Both that are wanted are named at once.
+    failed(
+        2, "bureau", said="with --rows, with --guest who starts the job (insurer or registry), or run"
+    )
+    failed(2, "bureau", "--guest", "insurer", said="know with --rows, or run `vfl align` first")
     failed(2, "insurer", "--rows", "9", "--simulate", said="--simulate needs 50 rows at the least")
     failed(2, "trustee", "--rows", "9", said="trustee is a coordinator")
     failed(2, "nobody", "--rows", "9", said="no party file nobody.toml")

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, ModelError
+from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.alignments import Alignment, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
@@ -28,6 +28,8 @@ from vfl.learn.losses import Loss
 from vfl.models.kind import PartyColumns
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job, Party
+from vfl.party.policy import broken_by_job, check_intersection, today
+from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.text import counted
@@ -71,6 +73,7 @@ class Leakage:
     alignment: str | None  # whose rows they are
     found: tuple[Disclosure, ...]
     measured: Measured | None = None
+    notes: tuple[str, ...] = ()  # why there would be no such run
 
     @property
     def document(self) -> dict[str, object]:
@@ -79,7 +82,7 @@ class Leakage:
         lines = [asdict(one) | {name: getattr(one, name) for name in figures} for one in self.found]
         simulated = None if self.measured is None else self.measured.document()
         told = {"job": self.job, "party": self.party, "rows": self.rows, "alignment": self.alignment}
-        return {**told, "disclosures": lines, "simulated": simulated}
+        return {**told, "disclosures": lines, "simulated": simulated, "notes": [*self.notes]}
 
 
 def foresee(
@@ -106,13 +109,19 @@ def foresee(
             "a host"
         )
     store = store_of(party)
-    alignment = _alignment(store) if rows is None else None
+    alignment = _alignment(store, party, guest) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
     many = len(alignment.rows) if alignment else rows or 0
     of = Circumstances(starts, hosts, many, counts=alignment is not None and party.role == "host")
-    columns = COLUMNS
+    columns, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
-        sizes = sizes_of(read_table(party.data, role="host", need_label=False), party, job)
+        table = read_table(party.data, role="host", need_label=False)
+        sizes = sizes_of(table, party, job)
+        if alignment is None and many > table.rows:
+            notes.append(
+                f"{table.path.name} has {counted(table.rows, 'row')}: so many are not in common unless "
+                "several of the guest's are joined to one"
+            )
         columns = sizes.columns
         given = SumsGiven(store).on(alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
@@ -129,15 +138,39 @@ def foresee(
         measured = _simulate(party, job, of, columns)
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
-    return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured)
+    return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))
 
 
-def _alignment(store: Store) -> Alignment:
+def _refusals(party: Party, job: Job, of: Circumstances) -> list[str]:
+    """Why a host, or one with the default rules where a guest asks, would not take part; and whether
+    there are too few rows for any split."""
+    policy, whose = party.policy, party.name
+    if party.role == "guest":
+        policy, whose = PolicySection(), "a host with the default rules"
+    broken = broken_by_job(policy, job, None if party.role == "guest" else of.guest, today())
+    try:
+        check_intersection(policy, of.rows)
+    except Refused as refused:
+        broken.append(str(refused))
+    notes = [f"{whose} refuses the job: {rule}" for rule in broken]
+    least = 2 * getattr(job.params, "min_child_rows", 0)
+    if of.rows < least:
+        notes.append(
+            f"no tree has a split: of {counted(of.rows, 'row')} none leaves min_child_rows = "
+            f"{least // 2} on both sides"
+        )
+    return notes
+
+
+def _alignment(store: Store, party: Party, guest: str | None) -> Alignment:
     """The latest one."""
     if not store.names("alignment"):
+        which = ""
+        if party.role == "host" and guest is None and len(names := _could_start(party)) > 1:
+            which = f", with --guest who starts the job ({' or '.join(names)})"
         raise ConfigError(
-            "there is no alignment yet: give the number of rows that all parties know with --rows, or "
-            "run `vfl align` first"
+            "there is no alignment yet: give the number of rows that all parties know with "
+            f"--rows{which}, or run `vfl align` first"
         )
     alignment = find_alignment(store, None)
     if not len(alignment.rows):
@@ -159,14 +192,21 @@ def _parties(party: Party, alignment: Alignment | None, guest: str | None) -> tu
         if named and guest in (None, named[0]):
             others = [n for n in alignment.parties if n not in (named[0], party.name)]
             return named[0], [party.name, *others]
-    candidates = [guest] if guest else party.policy.guests or party.partners
+    candidates = [guest] if guest else _could_start(party)
     if len(candidates) > 1:
         raise ConfigError(
             f"{party.name} has {counted(len(candidates), 'peer')} that could start the job: say which "
-            "with --guest"
+            f"with --guest ({' or '.join(candidates)})"
         )
+    if not candidates:
+        raise ConfigError(f"{party.name} has no peer that could start a job: add one under [peers]")
     (starts,) = candidates
     return starts, [party.name, *(name for name in party.partners if name != starts)]
+
+
+def _could_start(party: Party) -> Sequence[str]:
+    """The peers that could be a host's guest."""
+    return [*(party.policy.guests or party.partners)]
 
 
 # Attacks on simulated tables.

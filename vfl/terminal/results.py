@@ -61,6 +61,8 @@ def put_leakage(found: "Leakage") -> None:
     title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
+    for note in found.notes:
+        stdout.put(f"note: {note}")
     if found.measured is not None:
         for note in found.measured.notes:
             stdout.put(f"note: attacked on simulated tables, {note}")
