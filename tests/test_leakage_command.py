@@ -93,6 +93,12 @@ def test_the_guest_sees_figures_chance_and_what_lowers_them(folder: Path) -> Non
     labels = next(line for line in cells if line[3].startswith("AUC"))
     assert labels[:2] == ["registry, bureau", "insurer"]
     assert labels[4] == "0.50"
+    # Words that are not everybody's are explained below, and those alone that are there.
+    for term in ("of what guessing misses", "AUC", "bin", "candidate", "joint tree", "equation"):
+        assert any(line.startswith(f"{term}: ") for line in lines)
+    job(folder, LINEAR)
+    linear = command("leakage", "job.toml", "insurer.toml", "--rows", "2000", folder=folder).ok().out
+    assert "of what guessing misses: " in linear and "joint tree" not in linear
     assert done.err == ""
 
 

@@ -28,7 +28,7 @@ from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.report import gather, write_report
 from vfl.jobs.reveals import message_types, reveals
-from vfl.leakage.disclosure import Circumstances, merged
+from vfl.leakage.disclosure import TERMS, Circumstances, merged
 from vfl.leakage.meter import disclosures
 from vfl.learn.explain import partial_dependence
 from vfl.learn.metrics import (
@@ -51,7 +51,7 @@ from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
 from vfl.report.evidence import Exchange
 from vfl.report.page import PAGE, SHEETS, render
-from vfl.report.words import DISCLAIMERS, MEASURES, shares
+from vfl.report.words import DISCLAIMERS, shares
 from vfl.text import counted
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -464,10 +464,15 @@ def test_no_sentence_of_ours_is_cut_off() -> None:
     found = [one for params in jobs for one in merged(disclosures(of, params, False))]
     asked = [Exchange("insurer", "sent", name, 1, 1, reveals(k)) for name, k in message_types().items()]
     page = checked(render(made_up(role="host", gave_away=found, exchanges=asked))[PAGE].decode())
-    for text in (*DISCLAIMERS, MEASURES, *(one.what for one in found), *(one.how for one in found)):
+    for text in (
+        *DISCLAIMERS,
+        *TERMS.values(),
+        *(one.what for one in found),
+        *(one.how for one in found),
+    ):
         assert text in page.text
     assert all(one.reveals in page.text for one in asked)
-    assert page.text.index(MEASURES) < page.text.index(found[0].what)
+    assert page.text.index(TERMS["of what guessing misses"]) < page.text.index(found[0].what)
 
 
 def test_a_reports_warnings_are_those_of_the_record(federation: Federation) -> None:

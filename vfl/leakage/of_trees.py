@@ -267,8 +267,8 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
             host,
             of.guest,
             what,
-            f"which rows share a node in {counted(joint, 'joint tree')}; how often, of two rows with "
-            "and without it, it tells which is which: never more often than the model itself",
+            f"which rows share a node in {counted(joint, 'joint tree')}: at most what the model itself "
+            "gets on rows that trained, which is more than on rows held out",
             "curve",
             float(joint),
             "joint trees",

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vfl.leakage.disclosure import Disclosure
+from vfl.leakage.disclosure import Disclosure, terms_of
 from vfl.models.relativities import COLUMNS
 from vfl.report import figures, words
 from vfl.report.blocks import (
@@ -149,8 +149,8 @@ class Page:
             "frequent each answer is. Ids, values of columns, labels and thresholds are in no message.",
         ]
         greatest = [words.most_learnt(d) for d in _greatest(one)]
-        lead += [words.MEASURES, *greatest]
-        blocks: list[PageBlock] = []
+        lead += greatest
+        blocks: list[PageBlock] = [Facts(terms)] if (terms := [*terms_of(one.gave_away).items()]) else []
         for kind, caption in words.DISCLOSURES.items():
             found = [d for d in one.gave_away if d.kind == kind]
             rows: list[list[TableCell]] = [
@@ -167,7 +167,7 @@ class Page:
             ]
             head = ["who could learn what", "how much of it", "by guessing", "less by"]
             if rows:
-                link = "" if blocks else sheet
+                link, sheet = sheet, ""
                 blocks.append(cells(caption, head, rows, text=4, sheet=link))
         blocks += [Note(text) for text in words.DISCLAIMERS]
         return PageSection("gave-away", title, lead, blocks)

@@ -43,7 +43,9 @@ _BASES = {
 
 
 def put_leakage(found: "Leakage") -> None:
-    """What each party could learn about each other, a line each."""
+    """What each party could learn about each other, a line each, and what the words mean."""
+    from vfl.leakage.disclosure import terms_of
+
     rows: list[list[SheetCell]] = [
         [
             one.who,
@@ -61,6 +63,8 @@ def put_leakage(found: "Leakage") -> None:
     title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
+    for term, means in terms_of(found.found).items():
+        stdout.put(f"{term}: {means}")
     for note in found.notes:
         stdout.put(f"note: {note}")
     if found.measured is not None:
