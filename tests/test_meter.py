@@ -20,6 +20,7 @@ from vfl.learn.binning import bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.protocols.common.rows import Training
+from vfl.terminal.results import BASES
 from vfl.text import counted
 
 TWO = Circumstances("insurer", ["registry"], 2000)
@@ -413,6 +414,25 @@ def test_candidates_apart_are_shown_as_they_were() -> None:
             side = theirs.sides[theirs.order[number, split.node][split.place]]
             assert (side[split.rows] == split.left[split.rows]).all()
     assert len(reconstruction.compared(part, theirs)) == len(some)
+
+
+def test_the_page_on_leakage_says_what_is_printed(of_trees: Measured) -> None:
+    """Where a figure is from, the names of attacks, and on how many rows default jobs pass."""
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "leakage.md").read_text()
+    for basis in ("told", "bound", "curve", "measured", "unknown"):
+        assert f"\n- *{BASES[basis]}*" in page
+    own, y, hosts = tables(100)
+    linear = measure(vfl.FederatedLogisticRegression(id="id"), own, y, hosts)
+    for one in (*of_trees.successes, *linear.successes):
+        assert f"\n| `{one.attack}` | {'the guest' if one.who == 'guest' else 'a host'} |" in page
+    limit = estimate.MAX_SUMS_A_ROW
+    assert "of 27,000 rows or more" in (docs / "security.md").read_text().replace("\n", " ")
+    assert estimate.estimate(27_000, boost()).equations_a_row < limit
+    assert 2 * estimate.estimate(27_000, boost()).equations_a_row > limit
+    assert 2 * estimate.estimate(54_000, boost()).equations_a_row < limit
+    for limits in ("max_trees", "max_sums_a_row"):
+        assert f"`{limits}`" in page
 
 
 def test_figures_of_attacks_name_tests_that_are_there() -> None:

@@ -33,7 +33,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 
 # --- What a job could tell. -------------------------------------------------------------------------
 
-_BASES = {
+BASES = {
     "told": "the protocol",
     "bound": "at most",
     "curve": "curve",
@@ -53,7 +53,7 @@ def put_leakage(found: "Leakage") -> None:
             one.what,
             one.number,
             one.chance,
-            f"{_BASES[one.basis]}: {one.how}",
+            f"{BASES[one.basis]}: {one.how}",
             one.lower[0] if one.lower else "",
         ]
         for one in found.found
