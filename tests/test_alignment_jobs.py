@@ -20,7 +20,7 @@ from test_boost import resolved
 
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
-from vfl.jobs import alignments, own_table
+from vfl.jobs import alignment, alignments, own_table
 from vfl.jobs.alignments import (
     Alignment,
     guest_alignment,
@@ -624,3 +624,42 @@ def test_what_a_dry_run_finds_is_said_by_both_sides_of_an_alignment(room: Room) 
     (line,) = [line for line in room.said["registry"].lines if "what a spreadsheet makes" in line]
     assert line.startswith("note: table.csv: id column 'registration', rows: 1 with what a spreadsheet")
     assert not room.said["insurer"].has("spreadsheet") and not room.said["bureau"].has("spreadsheet")
+
+
+def test_two_alignments_of_one_name_at_once_are_one(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The later one neither overwrites the other nor begins before it is known how that ends."""
+    monkeypatch.setattr(alignment, "stamp", lambda run: "same")
+    kept_by_host: list[str] = []
+    save = alignment.save_alignment
+
+    def keep(store: Store, made: Alignment) -> None:
+        if store.root == room.federation.parties["registry"].store:
+            kept_by_host.append(made.name)
+        save(store, made)
+
+    monkeypatch.setattr(alignment, "save_alignment", keep)
+
+    async def at_once() -> list[object]:
+        plan, show = alignment.Plan(), room.said["insurer"]
+        works = [alignment.align(room.site("insurer"), plan, wait=1, show=show) for _ in range(2)]
+        return await asyncio.gather(*works, return_exceptions=True)
+
+    ends = asyncio.run(at_once())
+    assert sorted(isinstance(end, Exception) for end in ends) == [False, True]
+    (refused,) = (end for end in ends if isinstance(end, Exception))
+    assert "alignment same is at work already" in str(refused)
+    assert kept_by_host == ["same"]
+    with pytest.raises(PeerStopped, match="the alignment that the guest names exists already"):
+        room.align()
+    assert kept_by_host == ["same"]
+
+
+def test_an_alignment_that_is_extended_keeps_where_it_began(room: Room) -> None:
+    first = room.align(name="base").alignment.name
+    second = room.align(name="more", extend=first).alignment.name
+    third = room.align(name="most", extend=second).alignment.name
+    assert [kept(room, "registry", name).origin for name in (first, second, third)] == [
+        None,
+        first,
+        first,
+    ]

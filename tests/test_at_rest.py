@@ -4,7 +4,11 @@ import io
 import json
 import shutil
 import tracemalloc
+from datetime import date
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -14,15 +18,20 @@ from federation import JOB, Federation
 from room import Room
 
 from vfl.cli import main
-from vfl.errors import IdentityError, ModelError
+from vfl.errors import DataError, IdentityError, ModelError
+from vfl.jobs.alignments import Alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.hints import StoredGuestHints
 from vfl.jobs.resume import Unfinished
+from vfl.jobs.sums_given import SumsGiven
 from vfl.party import at_rest, identity, passphrase
 from vfl.party.at_rest import FIRST_LINE, StoreKey, copy, is_encrypted
 from vfl.party.config import load_party
+from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity
-from vfl.party.store import ENCRYPTED, Store
+from vfl.party.kinds import COUNTS, ENCRYPTED, FOLDERS, DocumentKind
+from vfl.party.policy import Usage
+from vfl.party.store import ArrayRef, Store
 from vfl.protocols.common.lattice_hints import KnownHint
 
 WORDS = "correct horse battery"
@@ -70,16 +79,165 @@ def test_only_kinds_that_nobody_reads_are_encrypted(
         Store(sealed.root).read("alignment", "a")
 
 
-def test_files_from_before_the_passphrase_are_read(
+COUNTED = b'{"a-1": {"claims-1": 0.25}}'
+
+
+def open_store(folder: Path, own: Identity, value: int = 1) -> dict[DocumentKind, ArrayRef]:
+    """A store without a key, with a document of each kind that is encrypted, and counts."""
+    kept, refs = store(folder, own), {}
+    for kind in FOLDERS:
+        if kind in ENCRYPTED:
+            refs[kind] = kept.write_array(kind, "a", np.full(9, value))
+            kept.write(kind, "a", {"rows": dict(refs[kind])})
+    (kept.folder("hint") / "a.parts").write_bytes(bytes([value]) * 99)
+    for count in COUNTS:
+        kept.write_counts(count, COUNTED + b" " * (value - 1))
+    return refs
+
+
+def open_files(kept: Store) -> list[str]:
+    """The files of kinds that are encrypted which are not."""
+    folders = {kept.folder(kind) for kind in FOLDERS if kind in ENCRYPTED}
+    files = [path for folder in folders for path in folder.glob("*.[jnp]*")]
+    files += [kept.counts(count) for count in COUNTS]
+    return sorted(path.name for path in files if path.exists() and not is_encrypted(path))
+
+
+def test_files_from_before_the_passphrase_are_encrypted_with_the_first(
     tmp_path: Path, owner: Identity, open_owner: Identity
 ) -> None:
-    before = store(tmp_path, open_owner)
-    ref = dict(before.write_array("alignment", "a", np.arange(9)))
-    before.write("alignment", "a", {"rows": ref})
+    refs = open_store(tmp_path, open_owner)
     after = store(tmp_path, owner)
-    assert (after.read_array("alignment", after.read("alignment", "a")["rows"]) == np.arange(9)).all()
+    # What only reads makes no key.
+    assert after.read("alignment", "a") == {"rows": refs["alignment"]}
+    assert len(open_files(after)) == 14 and not (after.root / "encryption.json").exists()
     after.write("alignment", "b", BODY)
     assert after.names("alignment") == ["a", "b"] and after.latest("alignment") == "b"
+    for kept in (after, store(tmp_path, owner)):
+        assert open_files(kept) == []
+        for kind, ref in refs.items():
+            assert kept.read(kind, "a") == {"rows": ref}
+            assert (kept.read_array(kind, ref) == np.ones(9)).all()
+        with kept.open("hint", kept.folder("hint") / "a.parts") as parts:
+            assert parts.read() == b"\1" * 99
+        assert all(kept.read_counts(kind) == COUNTED for kind in COUNTS)
+    assert refs["draw"]["sha256"].encode() not in (after.root / "encryption.json").read_bytes()
+
+
+def test_files_that_a_killed_process_has_not_encrypted_yet_are_when_they_are_read(
+    tmp_path: Path, owner: Identity, open_owner: Identity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refs = open_store(tmp_path, open_owner)
+    with monkeypatch.context() as full:
+        full.setattr(at_rest, "copy", Mock(side_effect=DataError("the disk is full")))
+        with pytest.raises(DataError, match="the disk is full"):
+            store(tmp_path, owner).write("alignment", "b", BODY)
+    kept = store(tmp_path, owner)
+    assert len(open_files(kept)) == 14
+    changed = kept.path("batch", "a")
+    changed.write_bytes(changed.read_bytes() + b" ")
+    for kind, ref in refs.items():
+        if kind != "batch":
+            assert kept.read(kind, "a") == {"rows": ref}
+        assert (kept.read_array(kind, ref) == np.ones(9)).all()
+    assert all(kept.read_counts(kind) == COUNTED for kind in COUNTS)
+    assert open_files(kept) == ["a.json", "a.parts"]
+    with pytest.raises(ModelError, match="is not encrypted, as all such files of this store are"):
+        kept.read("batch", "a")
+    assert open_files(kept) == ["a.json", "a.parts"]
+
+
+def test_open_files_are_not_taken_once_a_store_is_encrypted(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    open_store(tmp_path, open_owner)
+    kept = store(tmp_path, owner)
+    kept.write("model", "m", BODY)
+    kept.write("draw", "b", BODY)
+    # Whoever may write there has no key, but a store of his own.
+    forged = store(tmp_path / "forged", open_owner)
+    refs = open_store(tmp_path / "forged", open_owner, 2)
+    shutil.copytree(forged.root, kept.root, dirs_exist_ok=True)
+    own = open_store(tmp_path / "again", open_owner)  # the very files that were there before
+    for again in (kept, store(tmp_path, owner)):
+        for kind, ref in refs.items():
+            path = again.path(kind, "a")
+            said = (
+                f"{path} is not encrypted, as all such files of this store are: none of this party's "
+                "commands wrote it; remove it, or bring it back from a copy"
+            )
+            for way in ("a", path, str(path.parent / ".." / path.parent.name / path.name)):
+                with pytest.raises(ModelError) as refused:
+                    again.read(kind, way)
+                assert str(refused.value).endswith(said.partition(" is not")[2])
+            assert str(path) not in refused.value.for_peer
+            with pytest.raises(ModelError, match="is not encrypted"):
+                again.read_array(kind, ref)
+            assert (again.read_array(kind, own[kind]) == np.ones(9)).all()
+        with (
+            pytest.raises(ModelError, match=r"a\.parts is not encrypted"),
+            again.open("hint", again.folder("hint") / "a.parts"),
+        ):
+            pass
+        for count, name in COUNTS.items():
+            with pytest.raises(ModelError, match=rf"{name} is not encrypted"):
+                again.read_counts(count)
+        assert again.read("model", "m") == BODY
+        # Commands that list what is there list the rest.
+        assert again.names("draw") == ["a", "b"] and again.latest("alignment") == "a"
+    kept.write("draw", "a", BODY)  # in place of the forged one
+    assert kept.read("draw", "a") == BODY
+    # A file from elsewhere that somebody names is his own affair.
+    assert kept.read("draw", forged.path("draw", "a")) == {"rows": refs["draw"]}
+
+
+def test_counts_are_of_their_own_file_alone(tmp_path: Path, owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+    given = SumsGiven(kept)
+    alignment = cast(Alignment, SimpleNamespace(name="a-1", extends=None, origin=None))
+    kept.write_counts("sums", COUNTED)
+    assert given.on(alignment) == 0.25
+    whole = kept.counts("sums").read_bytes()
+    kept.write_counts("usage", b'{"day":"2027-06-30","guests":{}}')
+    for content in (kept.counts("usage").read_bytes(), whole[:-1] + bytes([whole[-1] ^ 1]), whole[:60]):
+        kept.counts("sums").write_bytes(content)
+        with pytest.raises(ModelError, match=r"sums\.json is damaged: it is not what was written"):
+            given.on(alignment)
+    kept.counts("usage").write_bytes(b'{"day":"2027-06-30","guests":{}}')
+    with pytest.raises(ModelError, match=r"usage\.json is not encrypted"):
+        Usage(kept).of("insurer", date(2027, 6, 30))
+
+
+def test_a_store_whose_key_is_gone_is_not_begun_again(tmp_path: Path, owner: Identity) -> None:
+    kept = store(tmp_path, owner)
+    kept.write("draw", "a", BODY)
+    (key := kept.root / "encryption.json").unlink()
+    open_draw = Store(tmp_path / "forged").write("draw", "b", BODY)
+    shutil.copy(open_draw, kept.folder("draw"))
+    again = store(tmp_path, owner)
+    for work in (lambda: again.write("draw", "c", BODY), lambda: again.read("draw", "b")):
+        with pytest.raises(ModelError, match=r"a\.json is encrypted, and .*encryption\.json with its"):
+            work()
+    assert not key.exists()
+
+
+def test_the_list_of_files_from_before_is_the_keys_own(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    for name in ("one", "two"):
+        open_store(tmp_path / name, open_owner)
+        store(tmp_path / name, owner).write("draw", "b", BODY)
+    one, two = (tmp_path / name / "store" / "encryption.json" for name in ("one", "two"))
+    body, other = (json.loads(file.read_text())["body"] for file in (one, two))
+    shutil.copy(Store(tmp_path / "forged").write("draw", "a", BODY), one.parent / "draws")
+    said = {"encryption.json is damaged": other["before"], "a.json is not encrypted": None}
+    for text, before in said.items():
+        body["before"] = before
+        one.write_bytes(document("vfl/store-key", 1, canonical_json(body)))
+        kept = store(tmp_path / "one", owner)
+        with pytest.raises(ModelError, match=text):
+            kept.read("draw", "a")
+        assert kept.read("draw", "b") == BODY
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 129, 1000])
@@ -190,7 +348,7 @@ def test_a_rotated_key_opens_the_store(
     for own in (old, new):
         assert store(tmp_path, own).read("alignment", "a") == BODY
     later = store(tmp_path, new).write("alignment", "b", BODY)
-    assert is_encrypted(later) == (not option)
+    assert is_encrypted(later)  # also without a passphrase: what is open here is not taken
     assert store(tmp_path, old).read("alignment", "b") == BODY
     # A store that this key does not open is found before another key is made.
     (kept.root / "encryption.json").write_bytes(b"")
@@ -229,7 +387,7 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path, owner: Identity) -> No
 HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
 
 
-def test_a_hint_is_worked_on_in_a_copy(tmp_path: Path, owner: Identity, open_owner: Identity) -> None:
+def test_a_hint_is_worked_on_in_a_copy(tmp_path: Path, owner: Identity) -> None:
     kept = store(tmp_path, owner)
 
     def shelf(own: Identity) -> StoredGuestHints:
@@ -253,10 +411,31 @@ def test_a_hint_is_worked_on_in_a_copy(tmp_path: Path, owner: Identity, open_own
     parts.write_bytes(whole[:-1] + b"x")
     assert shelf(owner).known("bureau") is None  # another one is made
     assert not any(kept.scratch().iterdir())
-    # One from before the passphrase, too, is worked on in a copy.
-    parts.write_bytes(b"parts of")
-    assert shelf(owner).known("bureau") == HINT
-    shelf(owner).close()
+    parts.write_bytes(b"parts of")  # an open one, which was not there before the passphrase
+    assert shelf(owner).known("bureau") is None
+    assert not any(kept.scratch().iterdir())
+
+
+def test_a_hint_from_before_the_passphrase_is_worked_on_in_a_copy(
+    tmp_path: Path, owner: Identity, open_owner: Identity
+) -> None:
+    def shelf(own: Identity) -> StoredGuestHints:
+        return StoredGuestHints(store(tmp_path, own), "aligned-1", {"bureau": "print"})
+
+    before = shelf(open_owner)
+    before.clear("bureau", 8)
+    working = before.file("bureau")
+    assert working is not None and working.parent == store(tmp_path, open_owner).folder("hint")
+    working.write_bytes(b"parts of")
+    before.keep("bureau", HINT)
+    for begun in (False, True):
+        assert is_encrypted(working) == begun
+        after = shelf(owner)
+        assert after.known("bureau") == HINT
+        copied = after.file("bureau")
+        assert copied is not None and copied != working and copied.read_bytes() == b"parts of"
+        after.close()
+        store(tmp_path, owner).write("alignment", "b", BODY)
 
 
 def test_a_copy_that_a_killed_process_left_is_cleared_away(tmp_path: Path, owner: Identity) -> None:
@@ -303,8 +482,15 @@ def test_a_job_leaves_nothing_in_the_clear(
         party = load_party(federation.parties[name].file)
         kept = Store(party.party.store)
         files = [
-            path for kind in ENCRYPTED for path in kept.folder(kind).glob("*") if path.suffix != ".lock"
+            path
+            for kind in FOLDERS
+            if kind in ENCRYPTED
+            for path in kept.folder(kind).glob("*")
+            if path.suffix != ".lock"
         ]
+        counts = [path for kind in COUNTS if (path := kept.counts(kind)).exists()]
+        assert len(counts) == (0 if name == "insurer" else 2)
+        assert all(is_encrypted(path) for path in counts)
         assert {path.parent.name for path in files} == {"alignments", "checkpoints", "hints"}
         assert all(is_encrypted(path) for path in files)
         assert not any(kept.scratch().iterdir())
@@ -317,8 +503,11 @@ def test_a_job_leaves_nothing_in_the_clear(
     assert own.read("model", second)["model"] == own.read("model", first)["model"]
     assert not any(own.scratch().iterdir())
 
-    listed = CliRunner().invoke(main, ["alignments", str(federation.guest.file)])
-    assert listed.exit_code == 0 and aligned in listed.output
+    shutil.copy(Store(tmp_path / "forged").write("alignment", "planted", BODY), own.folder("alignment"))
+    listed = CliRunner().invoke(main, ["alignments", str(federation.guest.file), "--json"])
+    assert listed.exit_code == 0
+    found = {one["name"]: one.get("error", "") for one in json.loads(listed.stdout)["alignments"]}
+    assert found[aligned] == "" and "planted.json is not encrypted" in found["planted"]
     monkeypatch.delenv(passphrase.VARIABLE)
     with pytest.raises(IdentityError, match="has a passphrase: give it in VFL_PASSPHRASE"):
         store_of(load_party(federation.guest.file)).read("alignment", aligned)

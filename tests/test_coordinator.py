@@ -539,7 +539,7 @@ def test_jobs_that_cannot_have_hidden_scores(made: Federation, insurer: Party) -
 def test_commands_of_a_coordinator(made: Federation, tmp_path: Path) -> None:
     umpire = made.parties["umpire"]
     umpire.run("train", "job.toml").failed(2, "job.toml")
-    umpire.run("align").failed(2, "umpire.toml: this party is a coordinator, whose commands are serve")
+    umpire.run("align").failed(2, "the party file of a coordinator, the command takes a guest's")
     # It listens already.
     done = umpire.run("doctor")
     assert done.code == 1

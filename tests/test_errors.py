@@ -241,11 +241,11 @@ def test_too_few_rows_of_a_class(federation: Federation, insurer: Party) -> None
 
 
 def test_commands_of_the_other_role(federation: Federation, insurer: Party) -> None:
-    said = "this party is a guest, whose commands are align, train and score"
+    said = "is the party file of a guest, the command takes a host's"
     insurer.run("serve").failed(2, "insurer.toml", said)
     settings = federation.parties["registry"].settings
     host = Party("registry", insurer.folder, json.loads(json.dumps(settings)))
-    host.run("align").failed(2, "registry.toml: this party is a host, whose commands are serve")
+    host.run("align").failed(2, "registry.toml is the party file of a host, the command takes a guest's")
 
 
 def test_models_that_cannot_be_used(federation: Federation, insurer: Party) -> None:

@@ -23,6 +23,7 @@ from vfl.protocols.common.fellows import (
     relay_keys,
 )
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.transcript import Transcript
 
 CONTEXT = b"job 7, run 1"
 FOREIGN = X25519PrivateKey.generate().public_key().public_bytes_raw()
@@ -75,7 +76,7 @@ def test_one_host_has_no_fellows_and_says_nothing():
     said = []
     assert exchange(1, watch=lambda *message: said.append(message)) == {"host0": {}}
     assert not said
-    assert not Masks("host0", {}).draw(3).any()
+    assert not Masks("host0", {}, Transcript()).draw(3).any()
 
 
 def test_no_secret_is_on_the_wire():
@@ -103,7 +104,11 @@ def test_masks_cancel_in_the_sum_of_all_and_of_no_fewer(count, draws, seed):
     names = named(count)
     shared = {frozenset(pair): seed + bytes(pair) for pair in itertools.combinations(range(count), 2)}
     masks = [
-        Masks(name, {names[j]: shared[frozenset((k, j))] for j in range(count) if j != k})
+        Masks(
+            name,
+            {names[j]: shared[frozenset((k, j))] for j in range(count) if j != k},
+            Transcript(),
+        )
         for k, name in enumerate(names)
     ]
     for rows in draws:
@@ -118,18 +123,18 @@ def test_masks_cancel_in_the_sum_of_all_and_of_no_fewer(count, draws, seed):
 
 def test_masks_of_hosts_that_exchanged_keys_cancel():
     secrets = exchange(4)
-    drawn = [Masks(name, own).draw(1000) for name, own in secrets.items()]
+    drawn = [Masks(name, own, Transcript()).draw(1000) for name, own in secrets.items()]
     assert not np.sum(drawn, axis=0, dtype=np.uint64).any()
 
 
 def test_masks_are_fresh_and_uniform():
-    masks = Masks("a", {"b": b"1" * 32, "c": b"2" * 32})
+    masks = Masks("a", {"b": b"1" * 32, "c": b"2" * 32}, Transcript())
     draws = [masks.draw(2000) for _ in range(3)]
     assert len(np.unique(np.concatenate(draws))) == 6000
     counts = np.bincount(np.concatenate(draws).view(np.uint8), minlength=256)
     assert chisquare(counts).pvalue > 1e-9
     # The same secrets give the same masks in the same order, whoever asks for how many.
-    again = Masks("a", {"b": b"1" * 32, "c": b"2" * 32})
+    again = Masks("a", {"b": b"1" * 32, "c": b"2" * 32}, Transcript())
     assert np.array_equal(again.draw(5), draws[0][:5])
     assert np.array_equal(again.draw(2000), draws[1])
 

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from vfl.errors import ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.alignments import Alignment, save_alignment
 from vfl.jobs.gave_away import disclosed, given_before
 from vfl.jobs.record import Record
 from vfl.leakage.disclosure import Disclosure
-from vfl.leakage.estimate import equations_a_tree, expected
+from vfl.leakage.estimate import expected
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.party.store import Store
 
 TREES = {"model": "secureboost", "objective": "binary"}
@@ -81,6 +83,9 @@ def test_sums_of_earlier_jobs_are_those_on_the_alignment(tmp_path: Path) -> None
     given = {"a-1": {"claims-0": 0.25, "claims-1": 0.5, "claims-2": 1}, "b": {"c": 9}}
     (tmp_path / "sums.json").write_text(json.dumps(given))
     assert given_before(store, run) == 0.25  # a job that came later changes no report
+    (tmp_path / "sums.json").write_text("{")
+    with pytest.raises(ModelError, match=r"sums\.json is damaged"):
+        given_before(store, run)
 
 
 def test_sums_of_earlier_jobs_on_what_an_alignment_extends_are_those_before_the_run(

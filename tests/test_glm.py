@@ -36,8 +36,9 @@ from vfl.protocols.common import fellows, key
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear import fitting as glm
-from vfl.protocols.linear import masked_scores, products, start
+from vfl.protocols.linear import fitting_messages, masked_scores, products, start
 from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
@@ -679,7 +680,7 @@ def test_progress_is_told_each_iteration():
 
 KINDS = [
     kind
-    for module in (glm, start, masked_scores, products, key, fellows)
+    for module in (fitting_messages, start, masked_scores, products, key, fellows)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, Message) and kind.__module__ == module.__name__
 ]
@@ -1101,7 +1102,7 @@ def test_numbers_beyond_all_bounds_end_the_fit(liar, kind, fields):
 
 def told(numbers: Sequence[float]) -> bytes:
     """Numbers as a host alone tells them."""
-    return hidden(in_fixed_point(numbers, 1.0, "numbers"), fellows.Masks("host1", {}))
+    return hidden(in_fixed_point(numbers, 1.0, "numbers"), fellows.Masks("host1", {}, Transcript()))
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from test_glm import Features, Job, make_job
 
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import VflError
-from vfl.leakage import residuals
+from vfl.leakage.readable_labels import labels_readable
 from vfl.learn import design
 from vfl.protocols.linear import fitting, lattice_products, products
 from vfl.protocols.linear.fitting import FitLoop
@@ -166,8 +166,8 @@ def test_what_can_be_read_is_within_what_is_said_before(encryption: str) -> None
     said = engine.most_labels(3, rows) * (fit.iterations + 1)
     assert fit.readable < said < 5 * fit.readable
     limited = job.params.model_copy(update={"max_labels": 0.01})
-    assert residuals.labels_readable(rows, 3, fit.iterations, job.params) == min(rows, said)
-    assert residuals.labels_readable(rows, 3, fit.iterations, limited) == 400
+    assert labels_readable(rows, 3, fit.iterations, job.params) == min(rows, said)
+    assert labels_readable(rows, 3, fit.iterations, limited) == 400
 
 
 def test_the_bits_that_a_host_is_given_are_counted() -> None:

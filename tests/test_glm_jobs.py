@@ -1,6 +1,7 @@
 """Linear models on the command line: a process for every party, real sockets and certificates."""
 
 import csv
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -95,6 +96,11 @@ def test_a_frequency_model_with_two_hosts(federation: Federation, frequency: Par
     assert trained["rows"]["validation"] == 0
     assert len(trained["phases"]) == trained["iterations"] + 1
     assert f"converged after {trained['iterations']} iterations: deviance " in done.err
+    # What hosts could have read stays counted when the run is done.
+    counted = json.loads((frequency.store / "labels.json").read_text("utf-8"))
+    ((_, of_jobs),) = counted.items()
+    ((_, labels),) = of_jobs.items()
+    assert set(labels) == set(federation.serving) and min(labels.values()) > 60
     for name, host in federation.serving.items():
         text = "\n".join(host.until("trained", marks[name]))
         assert f"trained {trained['model']} with insurer: " in text

@@ -1,15 +1,28 @@
 """Hints that are kept for later jobs, and what is said while kernels are compiled."""
 
+import asyncio
 import os
 import re
 
 import numba
+import numpy as np
 import pytest
 
+from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.jobs.compiling import announce_compiling
-from vfl.jobs.hints import StoredGuestHints
+from vfl.jobs.hints import StoredGuestHints, StoredHostHints
+from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.common.lattice_hints import KnownHint
+from vfl.protocols.common import lattice_hints
+from vfl.protocols.common.lattice_hints import (
+    HintAgreed,
+    HintKnown,
+    HintOffered,
+    HostHint,
+    KnownHint,
+    host_meet,
+)
+from vfl.protocols.common.lattice_sums import Shape
 
 HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
 
@@ -25,6 +38,37 @@ def test_a_damaged_file_is_no_hint(tmp_path, damage):
     assert hints.known("bureau") is None
     hints.file("bureau").unlink()
     assert hints.known("bureau") is None
+
+
+def test_jobs_at_the_same_time_share_the_life_of_a_hint(tmp_path):
+    """Sixteen of them ask for the hint at once, each for a third of its life."""
+    shape, outputs = Shape(200, 12, 1 << 12, lifetime=3 << 12), 4
+    codes = np.random.default_rng(1).integers(0, outputs + 1, shape.rows).astype(np.uint16)
+    made = Outputs(np.arange(outputs + 1), np.arange(outputs), np.ones(outputs, np.int64))
+    matrix = CellMatrix([CodedColumn(codes, outputs + 1)], made)
+    parameters = shape.parameters(outputs)
+    own = HostHint(b"n" * 32, b"s" * 32, b"d" * 32, lattice_hints._matter(matrix, parameters), 0)
+    StoredHostHints(Store(tmp_path), "a1", "guest").keep(own)
+
+    async def ask() -> bool:
+        to_host, to_guest = MemoryPeer.pair("host", "guest")
+        hints = StoredHostHints(Store(tmp_path), "a1", "guest")
+        host = asyncio.create_task(host_meet(to_guest, lambda _: matrix, outputs, shape, hints=hints))
+        await to_host.send(HintKnown(own.name))
+        offered = await to_host.recv(HintOffered)
+        if offered.known:
+            await to_host.send(HintAgreed([]))
+            await host
+        host.cancel()
+        return offered.known
+
+    async def all_at_once() -> list[bool]:
+        return await asyncio.gather(*(ask() for _ in range(16)))
+
+    used = sum(asyncio.run(all_at_once()))
+    counted = StoredHostHints(Store(tmp_path), "a1", "guest").known().vectors
+    assert used == parameters.queries // shape.served > 0
+    assert counted == used * shape.served <= parameters.queries
 
 
 def test_compiling_is_said_once():

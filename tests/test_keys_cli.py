@@ -16,7 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from federation import JOB, Federation, ended, make_tables, toml
+from federation import HIDDEN_JOB, JOB, Federation, ended, make_tables, toml
 
 from vfl.cli import main
 from vfl.errors import IdentityError
@@ -144,6 +144,10 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
         "rule",
         "error: claims breaks 4 rules of bureau",
     ]
+    hidden = tmp_path / "hidden.toml"
+    hidden.write_text(toml(HIDDEN_JOB))
+    said = vfl("policy", "check", hidden, file, code=6)
+    assert "the job's coordinator is umpire: bureau's party file needs [peers.umpire] with" in said
     said = vfl("policy", "check", job, file, "--guest", "insurerr", code=2)
     assert said == 'error: [peers] has no "insurerr" that could be a guest: did you mean insurer?\n'
     party["policy"] = {"purposes": ["a *"], "min_child_rows": 10}
@@ -161,7 +165,9 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
     for rule in PolicySection.model_fields.keys() - held - unset:
         assert re.search(rf"\b{rule} = \S", text), rule
     made.guest.write()
-    assert "whose commands are" in vfl("policy", "check", job, made.guest.file, code=2)
+    assert "is the party file of a guest, the command takes a host's" in vfl(
+        "policy", "check", job, made.guest.file, code=2
+    )
 
 
 def test_a_passphrase_is_typed_at_a_terminal(tmp_path: Path) -> None:
@@ -206,7 +212,10 @@ def test_keys_that_cannot_be_opened_or_rotated(tmp_path: Path) -> None:
     words.chmod(0o644)
     for environment, wrong in (
         ({}, "insurer.key has a passphrase: give it in VFL_PASSPHRASE,"),
-        ({"VFL_PASSPHRASE": "a horse of another colour"}, "the passphrase does not open "),
+        (
+            {"VFL_PASSPHRASE": "a horse of another colour"},
+            "the passphrase of VFL_PASSPHRASE does not open ",
+        ),
         ({"VFL_PASSPHRASE_FILE": str(words)}, "others can read the passphrase file "),
     ):
         assert wrong in vfl("keys", "rotate", "insurer.toml", folder=tmp_path, code=4, **environment)

@@ -29,6 +29,7 @@ from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.losses import OBJECTIVES, Quantiser
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import histograms
+from vfl.learn.told_sums import equations_a_tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common import lattice_hints, lattice_sums
@@ -44,8 +45,8 @@ from vfl.protocols.common.lattice_hints import (
 from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees import grower, questions
 from vfl.protocols.trees import lattice as lattice_boost
-from vfl.protocols.trees import questions
 from vfl.protocols.trees.columns import Direction
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
 from vfl.protocols.trees.lattice import NextTree, Offering
@@ -271,6 +272,7 @@ def test_hints_are_kept_and_used_again(tmp_path):
         file.unlink()
     assert run(other) > 0 and run(other) == 0
     kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    kept = [path for path in kept if path.suffix != ".lock"]
     assert len(kept) == 2 + 1 and all(path.stat().st_mode & 0o077 == 0 for path in kept)
 
 
@@ -447,6 +449,28 @@ def test_more_vectors_than_a_tree_needs_are_refused(monkeypatch):
     replaced(monkeypatch, Query, lambda m: Query(32), skip=1)
     with pytest.raises(PeerError, match="a Query of more vectors than a tree needs"):
         federated(make_job(150, 1, 1, settings_of()))
+
+
+def test_no_more_vectors_of_a_tree_are_summed_than_are_counted(monkeypatch):
+    """A small `subsample` makes the count small; the host does not see which rows a vector has."""
+    params = settings_of(trees=1, depth=6, subsample=0.1, min_child_rows=5)
+    counted = equations_a_tree(150, params)
+    assert counted < equations_a_tree(150, settings_of(depth=6, min_child_rows=5)) < 1 << params.depth
+    served = Counter[str]()
+    serve = lattice_sums.HostProducts.serve
+
+    async def counting(products, query, hidden=False, stream=None):
+        if not hidden:
+            served["vectors"] += query.vectors
+        return await serve(products, query, hidden, stream)
+
+    monkeypatch.setattr(lattice_sums.HostProducts, "serve", counting)
+    every_row = params.model_copy(update={"subsample": 1.0})
+    drawn = grower.draw_rows
+    monkeypatch.setattr(grower, "draw_rows", lambda train, _, *rest: drawn(train, every_row, *rest))
+    with pytest.raises(PeerError, match="a Query of more vectors than a tree needs"):
+        federated(make_job(150, 1, 1, params))
+    assert 0 < served["vectors"] <= counted
 
 
 def planes(node_of_row: np.ndarray, nodes: list[int]) -> tuple[bytes, bytes]:

@@ -31,6 +31,7 @@ from vfl.crypto import powers
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.jobs.alignments import load_alignment
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints
+from vfl.jobs.labels_given import LabelsGiven
 from vfl.learn.design import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
@@ -330,6 +331,7 @@ def run_of(job: Job, folder: Path, made: Callable[[int, int], None] = lambda don
     """The fit with all that its parties keep."""
     name, *hosts = job.tables
     shelf = StoredGuestHints(Store(folder / "hints"), "aligned-1 glm", {host: host for host in hosts})
+    labels = LabelsGiven(Store(folder / name), "aligned-1", "digest")
 
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         return guest_fit(
@@ -337,7 +339,7 @@ def run_of(job: Job, folder: Path, made: Callable[[int, int], None] = lambda don
             {name: job.matrices[name]},
             job.rows,
             job.params,
-            course=GuestCourse(checkpoints=kept, hints=shelf, hint_progress=made),
+            course=GuestCourse(checkpoints=kept, hints=shelf, hint_progress=made, labels=labels),
         )
 
     def host(own: str) -> Role:

@@ -12,7 +12,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from vfl.leakage import differences, membership, residuals, scores
 from vfl.leakage.chains import Chain, nested
-from vfl.leakage.estimate import MAX_SUMS_A_ROW, equations_a_tree, estimate, expected
+from vfl.leakage.estimate import MAX_SUMS_A_ROW, estimate, expected
 from vfl.leakage.linking import Equations, gather, link
 from vfl.leakage.model_alone import model_alone, sides_from_splits
 from vfl.leakage.polytope import _ordered, solve, solve_all
@@ -24,6 +24,7 @@ from vfl.leakage.success import Success
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training

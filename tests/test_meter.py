@@ -11,9 +11,10 @@ import pytest
 
 import vfl
 from vfl.errors import ConfigError
-from vfl.leakage import Measured, estimate, measure, reconstruction, residuals
+from vfl.leakage import Measured, estimate, measure, reconstruction
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
+from vfl.leakage.readable_labels import labels_readable
 from vfl.leakage.recording import record
 from vfl.leakage.shown import restricted
 from vfl.learn.binning import bin_columns
@@ -177,7 +178,7 @@ def test_no_figure_bounds_what_sums_over_nearly_the_same_rows_tell(encryption: s
     assert (one.success, one.basis, one.number) == (None, "unknown", "no figure")
     assert 'sums = "hidden"' in one.lower[0]
     if encryption == "paillier":
-        assert "neighbouring thresholds" in one.how and "three draws" in one.how
+        assert "neighbouring thresholds" in one.how and "more than two draws" in one.how
     hidden = boost(**HIDDEN)
     none = of_job(TWO, hidden)["single_rows_from_differences"]
     assert (none.success, none.basis) == (0.0, "bound")
@@ -247,7 +248,7 @@ def test_a_limit_of_labels_is_the_figure() -> None:
     assert labels.success is not None and labels.success > 0.05
     # A run counts the iterations that there were, and the gradient at the start.
     ran = of_job(replace(of, ran=Ran(iterations=2)), free)["cheating_host"]
-    assert ran.amount == residuals.labels_readable(20_000, 5, 2, free) < 20_000
+    assert ran.amount == labels_readable(20_000, 5, 2, free) < 20_000
 
 
 # Attacks on tables at hand.

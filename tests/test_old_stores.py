@@ -169,5 +169,5 @@ def test_what_a_host_has_counted_is_read(room: Room) -> None:
     folder, policy = room.federation.parties["registry"].folder, room.site("registry").party.policy
     counted = folder / "store" / "usage.json"
     day = date.fromisoformat(json.loads(counted.read_text())["day"])
-    Usage(folder / "store").count(policy, "insurer", "alignments", 1, day)
+    Usage(Store(folder / "store")).count(policy, "insurer", "alignments", 1, day)
     assert json.loads(counted.read_text())["guests"]["insurer"]["alignments"] == 3

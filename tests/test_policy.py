@@ -31,6 +31,7 @@ from vfl.party.policy import (
     widened,
 )
 from vfl.party.sections import PolicySection
+from vfl.party.store import Store
 
 DAY = datetime.date(2027, 6, 30)
 
@@ -111,7 +112,7 @@ def test_without_limit_anything_goes(tmp_path: Path) -> None:
     check_repeats(policy, 10**6)
     check_age(policy, "a1", datetime.date.min, DAY)
     for what in LIMITS:
-        Usage(tmp_path).count(policy, "insurer", what, 10**12, DAY)
+        Usage(Store(tmp_path)).count(policy, "insurer", what, 10**12, DAY)
     assert policy.days_of_use is None and rules(alignment_days=3).days_of_use == 3
 
 
@@ -270,10 +271,10 @@ def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
         max_scored_rows_a_day=1000,
     )
     for _ in range(2):
-        Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
+        Usage(Store(tmp_path / "store")).count(policy, "insurer", "jobs", 1, DAY)
     with pytest.raises(Refused, match="another job on 2027-06-30 breaks rule max_jobs_a_day = 2 of"):
-        Usage(tmp_path / "store").count(policy, "insurer", "jobs", 1, DAY)
-    usage = Usage(tmp_path / "store")
+        Usage(Store(tmp_path / "store")).count(policy, "insurer", "jobs", 1, DAY)
+    usage = Usage(Store(tmp_path / "store"))
     usage.count(policy, "bank", "jobs", 1, DAY)
     usage.count(policy, "insurer", "alignments", 24, DAY)
     with pytest.raises(
@@ -300,7 +301,7 @@ def test_a_day_is_counted_across_restarts_and_by_guest(tmp_path: Path) -> None:
 
 def test_a_clock_that_was_far_ahead_once_freezes_no_counts(tmp_path: Path) -> None:
     policy, ahead = rules(max_jobs_a_day=3), DAY + datetime.timedelta(30_000)
-    usage, morrow = Usage(tmp_path / "store"), DAY + datetime.timedelta(1)
+    usage, morrow = Usage(Store(tmp_path / "store")), DAY + datetime.timedelta(1)
     usage.count(policy, "insurer", "jobs", 1, DAY)
     usage.count(policy, "insurer", "jobs", 1, ahead)
     usage.count(policy, "insurer", "jobs", 1, DAY)  # what was counted meanwhile is not lost
@@ -323,12 +324,12 @@ def test_a_count_that_cannot_be_read_is_no_count_of_zero(tmp_path: Path) -> None
     for content in (b"", b"{}", b'{"day":"2027-06-30","guests":{"insurer":{"jobs":"0"}}}', b"\xff"):
         (tmp_path / "usage.json").write_bytes(content)
         with pytest.raises(ModelError, match=r"usage.json is damaged: remove it to count this day anew"):
-            Usage(tmp_path).count(rules(), "insurer", "jobs", 1, DAY)
+            Usage(Store(tmp_path)).count(rules(), "insurer", "jobs", 1, DAY)
 
 
 def _count(store: Path) -> None:
     for _ in range(20):
-        Usage(store).count(rules(), "insurer", "scored_rows", 1, DAY)
+        Usage(Store(store)).count(rules(), "insurer", "scored_rows", 1, DAY)
 
 
 def test_processes_that_count_at_once_count_together(tmp_path: Path) -> None:
@@ -339,9 +340,9 @@ def test_processes_that_count_at_once_count_together(tmp_path: Path) -> None:
     for process in processes:
         process.join()
         assert process.exitcode == 0
-    Usage(tmp_path).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
+    Usage(Store(tmp_path)).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
     with pytest.raises(Refused):
-        Usage(tmp_path).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
+        Usage(Store(tmp_path)).count(rules(max_scored_rows_a_day=81), "insurer", "scored_rows", 1, DAY)
 
 
 @pytest.mark.parametrize(

@@ -47,10 +47,16 @@ def test_nothing_is_left_behind(tmp_path: Path, victim: str, number: signal.Sign
     found = tmp_path / "found"
     workers = [] if victim == "pytest" else ["-n", "1", "--max-worker-restart", "0"]
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "120"]
+    command += ["-p", "xdist.plugin", "-p", "pytest_timeout"]  # no others: each is time to start
     outer = subprocess.Popen(
         [*command, "--rootdir", str(tmp_path), *workers, "test_inner.py"],
         cwd=tmp_path,
-        env={**os.environ, "FOUND": str(found), "PYTHONPATH": os.pathsep.join([*sys.path, ""])},
+        env={
+            **os.environ,
+            "FOUND": str(found),
+            "PYTHONPATH": os.pathsep.join([*sys.path, ""]),
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

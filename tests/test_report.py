@@ -49,7 +49,7 @@ from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
-from vfl.report.evidence import Exchange
+from vfl.report.evidence import Evidence, Exchange
 from vfl.report.page import PAGE, SHEETS, render
 from vfl.report.words import DISCLAIMERS, shares
 from vfl.text import counted
@@ -177,6 +177,16 @@ def ids_in(files: Mapping[str, str], federation: Federation) -> list[str]:
         cells = federation.tables[name][column]
         found += [cell for cell in cells if any(cell in text for text in files.values())]
     return found
+
+
+NO_FIGURES: dict[str, Any] = {"held_out": None, "metrics": {}, "factors": {}, "dependence": {}}
+"""Of a page on which no figure matters: they are most of the time that it takes."""
+
+
+def few_figures() -> Evidence:
+    """A run of which one column is shown."""
+    made = made_up(columns=1, dependence={})
+    return replace(made, factors={"number 0": made.factors["number 0"]})
 
 
 def tree(folder: Path) -> set[Path]:
@@ -336,8 +346,9 @@ def test_linear_models_show_relativities(federation: Federation, insurer: Party,
     job = {**GLM_JOB, "job": {**GLM_JOB["job"], "name": "reported", "family": "poisson"}}
     model = insurer.train(job).ok().json["model"]
     store = Store(insurer.store)
-    for party in (insurer, federation.parties["bureau"]):
-        page, files = report(party, "reported", tmp_path / f"of {party.name}")
+    of: dict[str, tuple[Page, dict[str, str]]] = {}
+    for party, name in ((insurer, model), (federation.parties["bureau"], "reported")):
+        page, files = of[party.name] = report(party, name, tmp_path / f"of {party.name}")
         half: Any = load_half(Store(party.store), model, GuestHalf if party is insurer else HostHalf)
         lines = lines_of(half)
         shown = rows_of(files["relativities.csv"])
@@ -345,7 +356,7 @@ def test_linear_models_show_relativities(federation: Federation, insurer: Party,
         assert [float(r["coefficient"]) for r in shown] == [one.coefficient for one in lines]
         assert "importance.csv" not in files and "splits.csv" not in files
         assert ids_in(files, federation) == []
-    page, files = report(insurer, model, tmp_path / "again")
+    page, files = of["insurer"]
     assert "roc.csv" not in files and "The fit converged after" in page.text
     assert "times the average frequency of claim" in page.text
     _, evaluation = load_record(store, model)
@@ -427,7 +438,7 @@ def test_a_changed_table_is_left_out_and_the_page_says_why(
 
 
 def test_no_rows_held_out() -> None:
-    text = render(made_up(held_out=None, metrics={}, factors={}, dependence={}))[PAGE].decode()
+    text = render(made_up(**NO_FIGURES))[PAGE].decode()
     page = checked(text)
     assert "No rows were held out (holdout is 0 in the job file): the quality is not known." in page.text
     assert "times the average" not in page.text and not page.all("select")
@@ -437,7 +448,7 @@ def test_no_rows_held_out() -> None:
 def test_what_training_warned_of_stands_at_the_top(role: str) -> None:
     """As text, each warning for itself; a run without any has no such box."""
     told = [f"the model does worse than {NASTY} alone", "\u202eraise trees, 3 of 4 have no split"]
-    text = render(made_up(role=role, warnings=told))[PAGE].decode()
+    text = render(made_up(role=role, warnings=told, **NO_FIGURES))[PAGE].decode()
     assert NASTY not in text and "\u202e" not in text
     page = checked(text)
     (box,) = page.all("aside")
@@ -449,7 +460,7 @@ def test_what_training_warned_of_stands_at_the_top(role: str) -> None:
     first, *others = page.titles
     assert page.text.index(first) < page.text.index("What training warned of")
     assert page.text.index("What training warned of") < page.text.rindex(others[0])
-    assert checked(render(made_up(role=role))[PAGE].decode()).all("aside") == []
+    assert checked(render(made_up(role=role, **NO_FIGURES))[PAGE].decode()).all("aside") == []
 
 
 def test_no_sentence_of_ours_is_cut_off() -> None:
@@ -557,7 +568,8 @@ def test_shares_add_up() -> None:
             exact = 100 * np.array(parts) / sum(parts)
             assert (np.abs(np.array(found) - exact) < 10**-decimals).all()
     importance = [("insurer", "a", 1, 1.0), ("registry", "b", 1, 1.0), ("bureau", "c", 1, 1.0)]
-    evidence = made_up(importance=importance, parties=["insurer", "registry", "bureau"])
+    parties = ["insurer", "registry", "bureau"]
+    evidence = made_up(importance=importance, parties=parties, factors={}, dependence={})
     page = checked(render(evidence)[PAGE].decode())
     tiles = [one.text for one in page.all("strong")]
     assert [tile for tile in tiles if tile.endswith("%")] == ["34\u00a0%", "33\u00a0%", "33\u00a0%"]
@@ -574,7 +586,7 @@ def test_shares_add_up() -> None:
     ],
 )
 def test_what_groups_are_measured_in(objective: str, years: bool, weights: bool, size: str) -> None:
-    made = made_up(columns=1)
+    made = few_figures()
     held = made.held_out
     assert held is not None
     some = np.linspace(0.5, 1.5, len(held.label))
@@ -583,7 +595,8 @@ def test_what_groups_are_measured_in(objective: str, years: bool, weights: bool,
     )
     job = {**made.job, "job": {**made.job["job"], "objective": objective}}
     metrics = made.metrics if objective == "binary" else {name: {"d2": 0.1} for name in made.metrics}
-    page = checked(render(made_up(columns=1, held_out=changed, job=job, metrics=metrics))[PAGE].decode())
+    evidence = replace(made, held_out=changed, job=job, metrics=metrics)
+    page = checked(render(evidence)[PAGE].decode())
     labels = " ".join(one.text for one in page.all("text"))
     assert f"share of {size}, lowest expected first" in labels
     assert f"share of {size}, by ratio of both" in labels
@@ -633,13 +646,13 @@ def test_a_factor_of_many_levels() -> None:
 
 @pytest.mark.parametrize("objective", ["gamma", "tweedie", "squared"])
 def test_amounts(objective: str) -> None:
-    evidence = made_up(columns=1)
+    evidence = few_figures()
     held = evidence.held_out
     assert held is not None
     scale = -1 if objective == "squared" else 1
     amounts = {name: scale * 100 * p for name, p in held.predictions.items()}
-    changed = made_up(
-        columns=1,
+    changed = replace(
+        evidence,
         job={**evidence.job, "job": {**evidence.job["job"], "objective": objective}},
         held_out=type(held)(np.abs(held.label * 90 + 1), held.weight, None, amounts),
         metrics={name: {"deviance": 1.0, "d2": 0.1, "mae": 2.0} for name in amounts},

@@ -46,6 +46,7 @@ from vfl.errors import (
 )
 from vfl.jobs import resume
 from vfl.jobs.account import Account, Exchanged
+from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.record import load_record
 from vfl.jobs.resume import (
     Replaceable,
@@ -191,7 +192,8 @@ def of_glm(job: GlmJob, folder: Path) -> Run:
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         own = {name: job.matrices[name]}
         peers = [ends[host] for host in hosts]
-        course = GuestCourse(checkpoints=kept)
+        labels = LabelsGiven(Store(folder / name), SUBJECT.alignment, SUBJECT.job)
+        course = GuestCourse(checkpoints=kept, labels=labels)
         return guest_fit(peers, own, job.rows, job.params, key=GLM_KEY, course=course)
 
     def host(own: str) -> Role:
@@ -261,7 +263,7 @@ def test_a_protocol_goes_on_after_kills_at_any_message(protocol: str, tmp_path: 
 def state(done: int) -> GuestFitState:
     block = BlockState(np.full(2, 0.1 * done), np.ones(2), [np.arange(2.0)], [np.full(2, -1e-300)])
     score = np.random.default_rng(done).normal(size=50)
-    return GuestFitState(done, 0.1, score, -1.5, np.inf, {"a": block}, {"registry": 7 * done})
+    return GuestFitState(done, 0.1, score, -1.5, np.inf, {"a": block})
 
 
 def kept(

@@ -65,14 +65,20 @@ def random_rows(n, width, seed):
     return np.random.default_rng(seed).integers(0, 256, (n, width), dtype=np.uint8)
 
 
-def check_field(layout: Layout, a: list[int], b: list[int]) -> None:
+def in_integers(a: list[int], b: list[int]) -> list[list[int]]:
+    """What each formula gives."""
+    low = 2**255 - 1  # the top bit is dropped
+    pairs = [(x & low, y & low) for x, y in zip(a, b, strict=True)]
+    return [[formula(x, y) % P for x, y in pairs] for formula in FORMULAS]
+
+
+def check_field(layout: Layout, a: list[int], b: list[int], expected: list[list[int]]) -> None:
     one, other = (ristretto.to_blocks(layout, rows(x)) for x in (a, b))
     results = np.empty((len(one), len(FORMULAS), 4, layout.lanes), np.int64)
     ristretto.field_blocks(layout, one, other, results)
-    low = 2**255 - 1  # the top bit is dropped
-    for i, formula in enumerate(FORMULAS):
+    for i, integer in enumerate(expected):
         got = integers(ristretto.to_rows(np.ascontiguousarray(results[:, i]), len(a)))
-        assert got == [formula(x & low, y & low) % P for x, y in zip(a, b, strict=True)], i
+        assert got == integer, i
 
 
 @each_layout
@@ -81,13 +87,20 @@ def check_field(layout: Layout, a: list[int], b: list[int]) -> None:
 )
 @settings(max_examples=40)
 def test_field(layout, pairs):
-    check_field(layout, [a for a, _ in pairs], [b for _, b in pairs])
+    a, b = [a for a, _ in pairs], [b for _, b in pairs]
+    check_field(layout, a, b, in_integers(a, b))
+
+
+@pytest.fixture(scope="module")
+def at_edges():
+    """All pairs of edges, and what they give."""
+    a, b = [a for a in EDGES for _ in EDGES], [b for _ in EDGES for b in EDGES]
+    return a, b, in_integers(a, b)
 
 
 @each_layout
-def test_field_at_its_edges(layout):
-    pairs = [(a, b) for a in EDGES for b in EDGES]
-    check_field(layout, [a for a, _ in pairs], [b for _, b in pairs])
+def test_field_at_its_edges(layout, at_edges):
+    check_field(layout, *at_edges)
 
 
 @given(st.integers(1, group.ORDER - 1) | st.sampled_from([int(d * 63, 16) for d in "1789f"]))

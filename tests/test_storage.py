@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from vfl.jobs import training as trainings
 from vfl.jobs.connect import Site
 from vfl.jobs.doctor import examine
 from vfl.jobs.hints import hold_hints
-from vfl.jobs.storage import check_storage, working
+from vfl.jobs.storage import check_storage, serves_an_older_file, working
 from vfl.party import files, identity, locks, permissions, revocation
 from vfl.party.config import load_party
 from vfl.party.files import replacing
@@ -133,6 +134,19 @@ def test_a_store_that_cannot_be_used_is_said_at_once(party: Party, what: str) ->
     assert not asyncio.run(examine(load_party(party.file), 0.0, lambda it: told.append(it.line)))
     (failed,) = [line for line in told if line.startswith("FAIL")]
     assert failed.startswith("FAIL  store: ") and said in failed
+
+
+def test_a_party_file_that_was_changed_after_serve_had_read_it_is_said(party: Party) -> None:
+    hour_ago = time.time() - 3600
+    os.utime(party.file, (hour_ago, hour_ago))
+    Store(party.store).check()
+    with alone(party.store / "serve.lock", "vfl serve"):
+        assert serves_an_older_file(party.store, party.file) is None
+        later = time.time() + 5  # a process says by the second when it was started
+        os.utime(party.file, (later, later))
+        said = serves_an_older_file(party.store, party.file)
+    assert said is not None and re.match(rf"{party.file.name} was changed after .* had read it: ", said)
+    assert serves_an_older_file(party.store, party.file) is None
 
 
 def test_a_store_whose_disk_is_not_mounted(party: Party, tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ SEVERAL = {  # never one: a constant above 1, a bound that was exceeded, what se
     "{len(data):,} bytes, over",
     "{repeated:,} rows share their id,",
     "{_MOST:,} bytes",
+    "{_MOST:,} bytes, not",
     "{most:,} rows joined to one row breaks",
     "{_MAX_LINKS} times: start anew",
     "{len(names):,} categories, over",

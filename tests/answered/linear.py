@@ -5,6 +5,7 @@ from reference.data import data
 
 from answered.given import Answers, Given
 from vfl.protocols.common.fellows import Masks
+from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear.lattice_products import Digits
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, received
 from vfl.protocols.linear.masked_scores import fixed_point
@@ -34,7 +35,7 @@ def _(given: Given) -> object:
 @ANSWERS.of("numbers")
 def _(given: Given) -> object:
     integers = in_fixed_point(given["numbers"], given["unit"], "numbers")
-    sent = hidden(integers, Masks("host", {}))
+    sent = hidden(integers, Masks("host", {}, Transcript()))
     assert received(sent, len(integers)) == [integer % 2**256 for integer in integers]
     return {"bytes": sent.hex()}
 

@@ -5,8 +5,17 @@ from reference.data import data
 from answered.given import Answers, Given
 from vfl.protocols.common import fellows
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.transcript import Transcript
 
 ANSWERS = Answers()
+
+
+def heard(given: Given) -> Transcript:
+    """What all have heard."""
+    transcript = Transcript()
+    for part in given["heard"]:
+        transcript.add(data(part))
+    return transcript
 
 
 @ANSWERS.of("pairs of hosts")
@@ -42,7 +51,7 @@ def _(given: Given) -> object:
             for other in given["hosts"]
             if other != name
         }
-        masks = fellows.Masks(name, secrets)
+        masks = fellows.Masks(name, secrets, heard(given))
         found[name] = [[f"{word:016x}" for word in masks.draw(n).tolist()] for n in given["draws"]]
     return {"masks": found}
 
@@ -56,6 +65,6 @@ def _(given: Given) -> object:
             for other in given["hosts"]
             if other != name
         }
-        masks = fellows.Masks(name, secrets, given["purpose"].encode())
+        masks = fellows.Masks(name, secrets, heard(given), given["purpose"].encode())
         found[name] = [f"{number:064x}" for number in masks.integers(given["count"], 32)]
     return {"masks": found}

@@ -72,6 +72,11 @@ def _pair(given: dict) -> dict:
     }
 
 
+def _heard(given: dict) -> bytes:
+    """A digest of what all have heard so far, message by message."""
+    return keyed_hash(b"vfl heard alike", *(data(part) for part in given["heard"]))
+
+
 def _masks(given: dict) -> dict:
     """Of each draw a stream of its own with each other host: plus towards a later name, minus else."""
     hosts, drawn = given["hosts"], {}
@@ -83,7 +88,7 @@ def _masks(given: dict) -> dict:
                 if fellow == name:
                     continue
                 secret = data(f"shake256 32 {min(name, fellow)} and {max(name, fellow)}")
-                key = keyed_hash(b"vfl masks", secret, number.to_bytes(16, "big"))
+                key = keyed_hash(b"vfl masks", secret, number.to_bytes(16, "big"), _heard(given))
                 stream = chacha20(key, 8 * count)
                 for i in range(count):
                     word = int.from_bytes(stream[8 * i : 8 * i + 8], "little")
@@ -104,7 +109,7 @@ def _wide(given: dict) -> dict:
         for fellow in hosts:
             if fellow != name:
                 secret = data(f"shake256 32 {min(name, fellow)} and {max(name, fellow)}")
-                key = keyed_hash(given["purpose"].encode(), secret, bytes(16))
+                key = keyed_hash(given["purpose"].encode(), secret, bytes(16), _heard(given))
                 stream = chacha20(key, 32 * given["count"])
                 for i in range(given["count"]):
                     number = int.from_bytes(stream[32 * i : 32 * i + 32], "little")
@@ -113,6 +118,7 @@ def _wide(given: dict) -> dict:
     return {"masks": drawn}
 
 
+_HEARD = ["shake256 32 a message"]
 CASES = [
     (
         "pairs of hosts",
@@ -121,9 +127,15 @@ CASES = [
             "keys": {name: f"shake256 32 key of {name}" for name in ("registry", "bureau", "club")},
         },
     ),
-    ("masks", {"hosts": ["registry", "bureau", "club"], "draws": [3, 1, 20]}),
     *(
-        ("masks of numbers", {"hosts": ["", "bureau", "club"], "count": 3, "purpose": purpose})
+        ("masks", {"hosts": ["registry", "bureau", "club"], "draws": [3, 1, 20], "heard": heard})
+        for heard in ([], [*_HEARD, "shake256 5 another"])
+    ),
+    *(
+        (
+            "masks of numbers",
+            {"hosts": ["", "bureau", "club"], "count": 3, "purpose": purpose, "heard": _HEARD},
+        )
         for purpose in ("vfl masks", "vfl blind masks")
     ),
 ]

@@ -16,7 +16,6 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
-    from vfl.jobs.check_result import CheckResult
     from vfl.party.config_values import Engine, JoinKind
 
 
@@ -36,18 +35,23 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
 
     Exit code 1 where a line begins with FAIL.
     """
+    from vfl.jobs.check_result import CheckResult
     from vfl.jobs.doctor import examine
+    from vfl.jobs.storage import serves_an_older_file
     from vfl.party.config import load_party
 
     findings = []
 
-    def report(finding: "CheckResult") -> None:
+    def report(finding: CheckResult) -> None:
         findings.append(asdict(finding))
         if not as_json:
             stdout.put(finding.line)
             stdout.flush()
 
-    healthy = run(examine(load_party(party), wait, report))
+    settings = load_party(party)
+    if older := serves_an_older_file(settings.party.store, party):
+        report(CheckResult("note", "serve", f"serve: {older}"))
+    healthy = run(examine(settings, wait, report))
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:

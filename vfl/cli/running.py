@@ -17,8 +17,7 @@ T = TypeVar("T")
 
 def need_role(role: str, needed: str, path: Path) -> None:
     if role != needed:
-        command = "align, train and score" if role == "guest" else "serve"
-        raise ConfigError(f"{path.name}: this party is a {role}, whose commands are {command}")
+        raise ConfigError(f"{path.name} is the party file of a {role}, the command takes a {needed}'s")
 
 
 def run(work: Coroutine[object, None, T]) -> T:

@@ -38,6 +38,7 @@ def policy_check(
     where it breaks any.
     """
     from vfl.jobs.policy_check import examine_policy
+    from vfl.jobs.storage import serves_an_older_file
     from vfl.party.config import load_job, load_party
     from vfl.party.policy import check_guest
 
@@ -46,6 +47,7 @@ def policy_check(
     if guest is not None:
         check_guest(settings, guest)
     found = examine_policy(settings, wanted, guest, alignment)
+    older = serves_an_older_file(settings.party.store, party)
     if as_json:
         put_json(
             {
@@ -60,10 +62,11 @@ def policy_check(
                 "sums_a_row": None if found.sums is None else found.sums.job.equations_a_row,
                 "sums_a_row_before": None if found.sums is None else found.sums.before,
                 "used_today": found.used,
+                "serve_is_older": older is not None,
             }
         )
     else:
-        stdout.put(*found.broken)
+        stdout.put(*found.broken, *([] if older is None else [older]))
     if broken := found.broken:
         rules = "a rule" if len(broken) == 1 else f"{len(broken)} rules"
         raise Refused(f"{wanted.name} breaks {rules} of {settings.name}")

@@ -9,12 +9,13 @@ from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.party.config_values import Engine, JoinKind
+from vfl.party.kinds import DocumentKind
 from vfl.party.policy import (
     Usage,
     today,
 )
 from vfl.party.sections import DataSection, PolicySection
-from vfl.party.store import DocumentKind, Store
+from vfl.party.store import Store
 from vfl.protocols.align.psi import Admit, PsiSettings
 from vfl.protocols.common.participant import Participant
 
@@ -62,7 +63,7 @@ async def accept(site: Site, peer: Peer, offer: Offer, rows: int | None = None) 
 
     A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.
     """
-    Usage(site.party.party.store).count(site.party.policy, peer.name, "jobs", 1, today())
+    Usage(site.store).count(site.party.policy, peer.name, "jobs", 1, today())
     return await accept_offer(site, peer, offer, rows)
 
 

@@ -36,6 +36,7 @@ from vfl.jobs.alignments import (
     load_shared,
     made_on,
     most_joined,
+    origin_of,
     save_alignment,
 )
 from vfl.jobs.connect import Site, hosts_of
@@ -383,11 +384,21 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     table, ids = await table_of(site, offer)
     store = site.store
     name = fresh_name(store, "alignment", offer.alignment)
+    with store.locked("alignment", name, f"alignment {name}"):
+        fresh_name(store, "alignment", name)  # another one of the name may have ended meanwhile
+        return await _serve_alignment(site, peer, offer, name, table, ids, show)
+
+
+async def _serve_alignment(
+    site: Site, peer: Peer, offer: Offer, name: str, table: Table, ids: TableIds, show: Show
+) -> str:
+    """The alignment of that name, which nobody else makes meanwhile."""
+    policy, matching, store = site.party.policy, offer.matching, site.store
     earlier = None
     if matching.extends is not None:
         earlier = load_shared(site, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
-    usage = Usage(site.party.party.store)
+    usage = Usage(store)
     usage.count(policy, peer.name, "alignments", 1, today())
     admit = id_counter(policy, usage)
     await accept(site, peer, offer)
@@ -410,6 +421,8 @@ async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
     check_repeats(policy, most_joined(rows))
     alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)
+    if earlier is not None:
+        alignment = replace(alignment, origin=origin_of(store, earlier))
     await asyncio.to_thread(save_alignment, store, alignment)
     await peer.send(Kept(policy.days_of_use))
     written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))

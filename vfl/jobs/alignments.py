@@ -61,6 +61,7 @@ class Alignment:
     digests: NDArray[np.uint8] | None = None  # shape (rows or ids, 16)
     matched: NDArray[np.int32] | None = None  # shape (channels, rows)
     keys: NDArray[np.int8] | None = None  # shape (channels, rows)
+    origin: str | None = None  # at a host, the first of those that it extends, one after the other
 
     def __repr__(self) -> str:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
@@ -94,6 +95,38 @@ def load_alignment(store: Store, name: str) -> Alignment:
     refs = {array: body.pop(array) for array in _ARRAYS if array in body}
     body |= {array: store.read_array("alignment", ref) for array, ref in refs.items()}
     return convert_document(body, Alignment, f"alignment {name}")
+
+
+def origins(store: Store, alignment: Alignment | str) -> list[str]:
+    """The names of an alignment and of those that it extends, one after the other, as far as they are
+    known: the last is that of the first one. Raises ModelError for a damaged one."""
+    if isinstance(alignment, str):
+        line, extended = [alignment], _extended(store, alignment)
+    else:
+        line, extended = [alignment.name], (alignment.extends, alignment.origin)
+    begun = None
+    while extended is not None:
+        extends, origin = extended
+        begun = begun or origin
+        if extends is None or extends in line:
+            break
+        line.append(extends)
+        extended = _extended(store, extends)
+    return line if begun is None else [*(name for name in line if name != begun), begun]
+
+
+def origin_of(store: Store, alignment: Alignment | str) -> str:
+    """The name of the first of the alignments that it extends, one after the other; its own, if none."""
+    return origins(store, alignment)[-1]
+
+
+def _extended(store: Store, name: str) -> tuple[str | None, str | None] | None:
+    """What an alignment extends, and its origin; None if it is no longer kept."""
+    if name not in store.names("alignment"):
+        return None
+    body = store.read("alignment", name)
+    extends, origin = body.get("extends"), body.get("origin")
+    return extends if isinstance(extends, str) else None, origin if isinstance(origin, str) else None
 
 
 def ids_digest(ids: Sequence[bytes]) -> str:

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from vfl.errors import (
-    ConfigError,
     PeerLost,
     PeerUnreachable,
     Refused,
@@ -33,7 +32,8 @@ from vfl.models.kind import CoordinatorRun
 from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
-from vfl.party.config import Job, Party
+from vfl.party.config import Job
+from vfl.party.policy import check_coordinator
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Resources
 from vfl.text import counted
@@ -41,18 +41,6 @@ from vfl.text import counted
 T = TypeVar("T")
 _GATHERING = 120.0  # seconds that the first party of a job waits for the others
 _JOIN = 60.0  # seconds for which a session may be without a job
-
-
-def check_coordinator(party: Party, name: str) -> str:
-    """The coordinator's address. Raises ConfigError when the party file has no such coordinator."""
-    peer = party.peers.get(name)
-    if peer is None or peer.role != "coordinator" or peer.address is None:
-        text = (
-            f"the job's coordinator is {name}: {party.name}'s party file needs [peers.{name}] "
-            'with its address, its certificate and role = "coordinator"'
-        )
-        raise ConfigError(text, for_peer=text)
-    return peer.address
 
 
 @contextlib.asynccontextmanager

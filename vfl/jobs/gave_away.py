@@ -64,11 +64,13 @@ def _without_rows(one: Disclosure) -> Disclosure:
 
 
 def given_before(store: Store, record: Record) -> float:
-    """Sums about a row that earlier jobs on the alignment of a host's run told."""
+    """Sums about a row that earlier jobs on the alignment of a host's run told. Raises ModelError when
+    the counts are damaged."""
     try:
-        return SumsGiven(store).before(load_alignment(store, record.alignment), record.model)
-    except ModelError:  # the alignment is no longer kept
+        alignment = load_alignment(store, record.alignment)
+    except ModelError:  # it is no longer kept
         return 0.0
+    return SumsGiven(store).before(alignment, record.model)
 
 
 def _joint(record: Record, params: BoostParams | GlmParams) -> int:

@@ -13,7 +13,8 @@ the job ends.
 import hashlib
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ import msgspec
 from vfl.errors import DataError, ModelError, Refused
 from vfl.party.at_rest import copy, is_encrypted
 from vfl.party.files import replacing
+from vfl.party.locks import in_turn
 from vfl.party.store import Store
 from vfl.protocols.common.lattice_hints import HostHint, KnownHint
 
@@ -153,9 +155,25 @@ class StoredHostHints:
 
     def keep(self, hint: HostHint) -> None:
         """Keep a hint in place of the last one. Raises DataError when the store cannot be written."""
-        _write(self._store, self._name, self._guest, hint)
-        for old in _older(self._store, self._guest):
-            self._store.remove("hint", old)
+        with self._in_turn():
+            _write(self._store, self._name, self._guest, hint)
+            for old in _older(self._store, self._guest):
+                self._store.remove("hint", old)
+
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        """Count so many vectors more of the hint of that name, if it is still the one that is kept and
+        its life has room for them; whether it has. Raises DataError when the store cannot be written."""
+        with self._in_turn():
+            kept = self.known()
+            if kept is None or kept.name != name or kept.vectors + vectors > life:
+                return False
+            _write(self._store, self._name, self._guest, replace(kept, vectors=kept.vectors + vectors))
+            return True
+
+    def _in_turn(self) -> AbstractContextManager[object]:
+        """While no other job of the party keeps or counts."""
+        self._store.make("hint")
+        return in_turn(self._store.folder("hint") / "host.lock")
 
 
 def _name(alignment: str, peer: str) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, Refused
-from vfl.jobs.alignments import Alignment, find_alignment
+from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
 from vfl.jobs.table_sizes import blank_training, sizes_of
@@ -130,6 +130,7 @@ def foresee(
             candidates={party.name: sizes.candidates},
             columns={party.name: sizes.of_design},
             given=given,
+            known=count_known_rows(alignment.rows) if alignment else 0,
             allowed=math.inf if isinstance(most, str) else most,
         )
     found = disclosures(of, job.params, job.loss.link == "logit")

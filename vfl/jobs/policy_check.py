@@ -4,12 +4,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from vfl.errors import Refused
+from vfl.errors import ConfigError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
-from vfl.leakage.estimate import equations_a_tree
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.party.config import Job, Party
 from vfl.party.policy import (
     LIMITS,
@@ -17,6 +17,7 @@ from vfl.party.policy import (
     Usage,
     broken_by_job,
     check_age,
+    check_coordinator,
     check_intersection,
     check_join,
     check_repeats,
@@ -63,6 +64,11 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
     policy, store, on = party.policy, store_of(party), today()
     broken, notes = broken_by_job(policy, job, guest, on), []
     aligned, sums, used = None, None, {}
+    if (coordinator := job.params.coordinator) is not None:
+        try:
+            check_coordinator(party, coordinator)
+        except ConfigError as error:
+            broken.append(str(error))
     if alignment is not None or store.names("alignment"):
         aligned = find_alignment(store, alignment)
         broken += _broken_on(policy, store, aligned)
@@ -73,7 +79,7 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
-        used = Usage(store.root).of(guest, on)
+        used = Usage(store).of(guest, on)
         if exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
             broken.append(
                 f"{guest} has had {counted(used['jobs'], 'job')} today, which is all that rule "

@@ -526,7 +526,7 @@ _NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log 
 
 async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     """A host's part; what it came to, in words."""
-    policy, usage = site.party.policy, Usage(site.party.party.store)
+    policy, usage = site.party.policy, Usage(site.store)
     check_request(site, peer, offer, show, f"score a batch with {offer.model}")
     check_score(policy, peer.name, today(), offer.matching.engine)
     half = load_half(site.store, offer.model or "", HostHalf)

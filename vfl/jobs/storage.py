@@ -8,8 +8,10 @@ locked, or that others can write to; a ledger that is not whole. Processes that 
 - one run of a job from its checkpoint, one writer of an output (Store.locked).
 """
 
+import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import wraps
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
@@ -70,3 +72,14 @@ def check_storage(site: Site) -> Store:
 def who_serves(store: Path) -> locks.Holder | None:
     """The `vfl serve` that runs in a store, if there is one."""
     return locks.holder(store / _SERVE)
+
+
+def serves_an_older_file(store: Path, party_file: Path) -> str | None:
+    """What to say where a `vfl serve` on this machine has read its party file before the last change."""
+    serving = who_serves(store)
+    if serving is None or serving.machine != socket.gethostname():
+        return None
+    changed = datetime.fromtimestamp(party_file.stat().st_mtime, UTC)
+    if changed.replace(microsecond=0) <= datetime.fromisoformat(serving.since):
+        return None
+    return f"{party_file.name} was changed after {serving} had read it: restart that, so that it counts"

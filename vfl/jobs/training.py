@@ -25,10 +25,11 @@ from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.coordinator import check_coordinator, coordinator_of
+from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
+from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -65,6 +66,7 @@ from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.policy import (
+    check_coordinator,
     check_intersection,
     check_job,
     today,
@@ -72,6 +74,7 @@ from vfl.party.policy import (
 from vfl.party.sections import USES, DataSection
 from vfl.party.store import Store
 from vfl.party.table import Table
+from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
@@ -290,6 +293,7 @@ class _GuestTraining:
             hints,
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
+            LabelsGiven.of(site.store, self.aligned.name, self.job),
         )
         model, score = await role.train(hosts, run)
         role.check_model(model)
@@ -438,8 +442,9 @@ class _HostTraining:
         role = await asyncio.to_thread(kind.host, self.columns)
         checkpoints = self.unfinished.checkpoints(kind.host_state, self.offer.done)
         rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
-        self.agreement = await accept(site, self.peer, self.offer, rows)
         async with contextlib.AsyncExitStack() as sessions:
+            sums = await self._reserve_sums(sessions)
+            self.agreement = await accept(site, self.peer, self.offer, rows)
             coordinator = None
             if kind.coordinator is not None:
                 coordinator = await sessions.enter_async_context(
@@ -457,12 +462,28 @@ class _HostTraining:
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
                 draws=StoredDraws(self.store, self.alignment.name),
+                count_tree=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=_shown(site, self.table),
                 admit=self._admit,
             )
             return await role.train(self.peer, run)
+
+    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> Callable[[], None]:
+        """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
+        if (told := self.kind.tells_sums) is None:
+            return lambda: None
+        given, policy, name = SumsGiven(self.store), self.site.party.policy, self.unfinished.name
+        budgets = []
+
+        def reserve() -> None:
+            budget = given.reserve(policy, self.alignment, name, told, self.offer.done)
+            ends.callback(budget.close)
+            budgets.append(budget)
+
+        await to_the_end(reserve)
+        return budgets[0].count_tree
 
     def _coordinator(
         self, agreement: Agreement, name: str
@@ -522,16 +543,16 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
-    given = SumsGiven(store)
-    await asyncio.to_thread(
-        kind.count_sums, lambda params: given.count(party.policy, alignment, name, params)
-    )
+    if (told := kind.tells_sums) is not None:
+        await asyncio.to_thread(SumsGiven(store).check, party.policy, alignment, told, offer.done)
     features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
     )
     limit_runs(store, alignment.guest)
     with open_run(store, name, subject, new=not offer.done) as unfinished:
+        if not offer.done:  # another run of the name may have ended meanwhile
+            fresh_name(store, "model", name)
         work = _HostTraining(
             site=site,
             peer=peer,

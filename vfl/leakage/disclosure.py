@@ -107,8 +107,8 @@ class Circumstances:
 
     `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
     linear model. `given`: sums a row that jobs on the alignment gave before, `counts`: whether they are
-    known here; `allowed`: the limit, at the host that looks, infinity for none. `ran`: None before a
-    job.
+    known here; `allowed`: the limit, at the host that looks, infinity for none. `known`: how many
+    different rows of that host's table the aligned ones are, 0 for as many. `ran`: None before a job.
     """
 
     guest: str
@@ -118,6 +118,7 @@ class Circumstances:
     columns: Mapping[str, int] = field(default_factory=dict)
     given: float = 0.0
     allowed: float | None = None
+    known: int = 0
     ran: Ran | None = None
     counts: bool = True
 

@@ -7,13 +7,13 @@ what it tells of the other child follows. Divided by the aligned rows and added 
 that is what `max_sums_a_row` bounds.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 
 Sums = Literal["open", "hidden"]
 
@@ -102,26 +102,23 @@ class Estimate:
         return int(budget / a_tree) if a_tree else self.joint
 
 
-def equations_a_tree(rows: int, params: BoostParams) -> int:
-    """The most that one tree gives away about a candidate.
+def estimate(
+    rows: int,
+    params: BoostParams,
+    sums: Sums = "open",
+    given: float = 0.0,
+    *,
+    known: int = 0,
+    done: int = 0,
+) -> Estimate:
+    """What a job gives away of rows about which `given` equations a row were given before.
 
-    The root and a child of each split are summed. A node that is split has twice `min_child_rows` drawn
-    rows, which bounds how many a level has.
+    `known`: how many different rows of the host's table the aligned ones are, 0 for as many. `done`:
+    trees that need not be grown again.
     """
-    # GOSS draws from all rows in the first trees.
-    drawn = math.ceil(rows * params.subsample)
-    split = drawn // (2 * params.min_child_rows)
-    summed = 1 if split or params.encryption == "lattice" else 0
-    for level in range(1, params.depth):
-        summed += min(1 << level - 1, split)
-    return 2 * summed
-
-
-def estimate(rows: int, params: BoostParams, sums: Sums = "open", given: float = 0.0) -> Estimate:
-    """What a job gives away of rows about which `given` equations a row were given before."""
-    joint = params.trees - params.guest_trees
+    joint = max(0, params.trees - max(done, params.guest_trees))
     equations = 0 if sums == "hidden" else joint * equations_a_tree(rows, params)
-    a_row = equations / rows
+    a_row = equations / (known or rows)
     return Estimate(equations, a_row, expected(given + a_row), joint)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from vfl.leakage.disclosure import COLUMNS, MISSED, Circumstances, Disclosure, common_rows
 from vfl.leakage.estimate import told_by_gradient
-from vfl.leakage.residuals import labels_readable
+from vfl.leakage.readable_labels import labels_readable
 from vfl.learn.params import GlmParams
 from vfl.text import counted
 

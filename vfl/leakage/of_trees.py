@@ -16,7 +16,6 @@ from vfl.leakage.disclosure import (
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
     Estimate,
-    equations_a_tree,
     estimate,
     expected,
     told_by_model,
@@ -24,6 +23,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import equations_a_tree
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 
@@ -53,9 +53,9 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     joint trees as there were. `hidden`: by the job, if that is not said."""
     hides = params.sums == "hidden" if hidden is None else hidden
     if of.ran is None:
-        return estimate(of.rows, params, "hidden" if hides else "open", of.given)
+        return estimate(of.rows, params, "hidden" if hides else "open", of.given, known=of.known)
     equations = 0 if hides else of.ran.joint * equations_a_tree(of.rows, params)
-    a_row = equations / of.rows
+    a_row = equations / (of.known or of.rows)
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
 
 
@@ -144,8 +144,8 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         host,
         what,
         f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
-        f"{counted(of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row{_after(of)}"
-        f"{refused}",
+        f"{counted(of.known or of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row"
+        f"{_after(of)}{refused}",
         "curve",
         total,
         "equations a row",
@@ -228,7 +228,7 @@ def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
         how = (
             f"each node that is summed has the host's min_child_rows ({params.min_child_rows} in the "
             "job), and the rows drawn for two trees differ in as many or none; but neighbouring "
-            "thresholds of a column, nodes of two trees or jobs, and three draws may differ in a single "
+            "thresholds of a column, nodes of two trees or jobs, and more than two draws may differ in a single "
             "row: nothing bounds it, and all sums taken together count as above"
         )
         lower = (_HIDE, "[policy] min_child_rows: a higher one, at the host as in the job")
@@ -346,7 +346,8 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
             "cheating",
             of.guest,
             of.all_hosts,
-            "the sides of the rows of a node at a candidate that it makes win, and a bit about one more",
+            "the sides of the rows of a node at a candidate that it makes win; which of all would win, "
+            "each moved by numbers of its choice",
             f"numbers that it adds to masked sums, in at most {counted(nodes, 'node')}",
             "unknown",
             float(nodes),

@@ -7,7 +7,7 @@ At the start every row of a 0/1 label has one of two residuals: who learns a res
 - One that has numbers of its choice opened under a key gets the residuals of many rows in each,
   spaced so widely that the first tell both values apart, then a bit a row. `labels_an_opening` says
   how many of a whole plaintext, which a coordinator opens, and `read` reads them. A guest gives back
-  no more bits than products have. `labels_readable` says how many labels that is in a fit.
+  no more bits than products have. readable_labels.py says how many labels that is in a fit.
 """
 
 import itertools
@@ -22,8 +22,6 @@ from vfl.leakage.linking import Equations
 from vfl.leakage.polytope import solve
 from vfl.leakage.shown import Mask
 from vfl.leakage.success import Success
-from vfl.learn.params import GlmParams
-from vfl.protocols.linear import lattice_products, products
 
 _ROUNDS = 400
 
@@ -75,22 +73,6 @@ class Spacing:
 def labels_an_opening(plaintext_bits: int, value_bits: int) -> int:
     """How many labels one opened number tells a host that cheats."""
     return Spacing.of(plaintext_bits, value_bits).rows
-
-
-def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams) -> int:
-    """The most labels of so many rows that a host with so many columns reads in a fit, if it cheats.
-
-    As many as there are bits in what is opened for it, a gradient an iteration and one at the start. A
-    coordinator opens whole plaintexts, as many as a host begins with, so that it bounds nothing.
-    """
-    if params.coordinator is not None:
-        return rows
-    if params.encryption == "lattice":
-        most = lattice_products.most_labels(columns, rows)
-    else:
-        most = products.most_labels(columns, rows)
-    readable = min(rows, most * (iterations + 1))
-    return readable if params.max_labels is None else min(readable, int(params.max_labels * rows))
 
 
 def read(opened: int, spacing: Spacing) -> list[bool] | None:

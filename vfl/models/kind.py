@@ -27,6 +27,7 @@ from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevel
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
@@ -91,6 +92,7 @@ class GuestRun:
     hints: KeptHints = NoKeptHints()
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None  # the session with the kind's, if it has one
+    labels: LabelCount | None = None  # that hosts could have read, over all attempts
 
 
 @dataclass(frozen=True)
@@ -106,6 +108,7 @@ class HostRun(Generic[H]):
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
     draws: DrawMemory = NO_MEMORY
+    count_tree: Callable[[], None] = lambda: None
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str
@@ -319,8 +322,10 @@ class ModelKind(ABC, Generic[G, H]):
     def steps(self, done: int) -> str:
         """So many steps of checkpoints, in words."""
 
-    def count_sums(self, count: Callable[[BoostParams], object]) -> None:
-        """Have the sums counted that a host of such a training gives away, if it gives any."""
+    @property
+    def tells_sums(self) -> BoostParams | None:
+        """The settings of a training whose hosts tell sums; None for a kind of which they tell none."""
+        return None
 
     # A party's columns.
 

@@ -76,7 +76,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
 
     async def _fit(self, hosts: Sequence[Peer], run: GuestRun) -> Fit:
         course = GuestCourse[IterationDone, GuestFitState](
-            run.progress, run.checkpoints, run.hints, run.hint_progress
+            run.progress, run.checkpoints, run.hints, run.hint_progress, run.labels
         )
         return await guest_fit(
             hosts,

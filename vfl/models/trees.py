@@ -130,6 +130,7 @@ class _TreesHost(HostRole[HostModel]):
             hints=run.hints,
             hint_progress=run.hint_progress,
             draws=run.draws,
+            count_tree=run.count_tree,
         )
         model = await host_train(
             guest,
@@ -202,8 +203,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
     def least_rows(self, policy: PolicySection) -> int:
         return policy.min_child_rows
 
-    def count_sums(self, count: Callable[[BoostParams], object]) -> None:
-        count(self.params)
+    @property
+    def tells_sums(self) -> BoostParams:
+        return self.params
 
     @classmethod
     def stored_params(cls, settings: Mapping[str, object]) -> BoostParams:

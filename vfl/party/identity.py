@@ -177,7 +177,8 @@ def load(
         key = serialization.load_pem_private_key(secret, words)
     except (ValueError, TypeError):
         if words is not None:
-            raise IdentityError(f"the passphrase does not open {key_path}") from None
+            of = f" of {source}" if (source := passphrase.source()) else ""
+            raise IdentityError(f"the passphrase{of} does not open {key_path}") from None
         raise IdentityError(f"{key_path} holds no private key made by `vfl keys new`") from None
     if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate._public:
         raise IdentityError(f"{key_path} and {certificate_path} do not belong together")

@@ -48,6 +48,11 @@ def ask(key: Path) -> bytes:
     return _encode(getpass.getpass(f"passphrase of {key}: "))
 
 
+def source() -> str:
+    """Where `ask` has a passphrase from, in words."""
+    return VARIABLE if VARIABLE in os.environ else os.environ.get(FILE_VARIABLE, "")
+
+
 def choose(key: Path) -> bytes:
     """The passphrase of a key to be made, from the same places; at a terminal it is typed twice.
 
@@ -99,26 +104,29 @@ def refuse_if_others_can_read(path: Path, what: str) -> None:
 def _known() -> bytes | None:
     """The passphrase of the environment."""
     if (text := os.environ.get(VARIABLE)) is not None:
-        return _encode(text)
+        return _encode(text, f"{VARIABLE}: ")
     if (name := os.environ.get(FILE_VARIABLE)) is None:
         return None
     path = Path(name)
+    if path.is_dir():
+        raise IdentityError(f"cannot read {path} ({FILE_VARIABLE}): it is a folder")
     try:
         refuse_if_others_can_read(path, "passphrase file")
-        return _encode(path.read_text().partition("\n")[0].removesuffix("\r"))
+        first = path.read_text().partition("\n")[0].removesuffix("\r")
+        return _encode(first, f"{path} ({FILE_VARIABLE}): ")
     except OSError as error:
         raise IdentityError(f"cannot read {path} ({FILE_VARIABLE}): {error.strerror}") from None
     except UnicodeDecodeError:
         raise IdentityError(f"{path} ({FILE_VARIABLE}) is not UTF-8") from None
 
 
-def _encode(text: str) -> bytes:
+def _encode(text: str, where: str = "") -> bytes:
     try:
         passphrase = text.encode()
     except UnicodeEncodeError:  # bytes of an environment that is not UTF-8
-        raise IdentityError("a passphrase must be UTF-8") from None
+        raise IdentityError(f"{where}a passphrase must be UTF-8") from None
     if not 0 < len(passphrase) <= _MOST:
-        raise IdentityError(f"a passphrase has 1 to {_MOST:,} bytes")
+        raise IdentityError(f"{where}a passphrase has 1 to {_MOST:,} bytes, not {len(passphrase):,}")
     return passphrase
 
 

@@ -8,7 +8,6 @@ import json
 from collections.abc import Callable, Collection, Iterable
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -18,9 +17,10 @@ from vfl.learn.binning import Features
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
 from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
-from vfl.party.files import make_folder, replacing
+from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
 from vfl.party.sections import PolicySection
+from vfl.party.store import Store
 from vfl.text import counted, nearest_name
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
@@ -122,6 +122,18 @@ def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "e
 
 def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
     return [] if engine in policy.engines else [_broken("engine", engine, policy, "engines")]
+
+
+def check_coordinator(party: Party, name: str) -> str:
+    """The coordinator's address. Raises ConfigError when the party file has no such coordinator."""
+    peer = party.peers.get(name)
+    if peer is None or peer.role != "coordinator" or peer.address is None:
+        text = (
+            f"the job's coordinator is {name}: {party.name}'s party file needs [peers.{name}] "
+            'with its address, its certificate and role = "coordinator"'
+        )
+        raise ConfigError(text, for_peer=text)
+    return peer.address
 
 
 def check_age(policy: PolicySection, name: str, made: date, on: date) -> None:
@@ -264,8 +276,8 @@ class Usage:
     Sessions and processes that share the file count together.
     """
 
-    def __init__(self, store: Path) -> None:
-        self._path = store / "usage.json"
+    def __init__(self, store: Store) -> None:
+        self._store, self._path = store, store.counts("usage")
 
     def count(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
         """Count, before it is done. Raises Refused when it would be more than the policy's limit, and
@@ -279,8 +291,7 @@ class Usage:
                 more = _MORE[what](many)
                 raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what]))
             counts[what] = counts.get(what, 0) + many
-            with replacing(self._path) as file:
-                file.write(msgspec.json.encode(used))
+            self._store.write_counts("usage", msgspec.json.encode(used))
 
     def of(self, guest: str, on: date) -> dict[Counted, int]:
         """What a guest has used up on a day so far. Raises ModelError when the file is damaged."""
@@ -288,7 +299,7 @@ class Usage:
 
     def _read(self, on: date) -> _Used:
         try:
-            used = msgspec.json.decode(self._path.read_bytes(), type=_Used)
+            used = msgspec.json.decode(self._store.read_counts("usage"), type=_Used)
         except FileNotFoundError:
             return _Used(on, {})
         except (OSError, msgspec.MsgspecError, UnicodeDecodeError):

@@ -4,7 +4,7 @@ One document each (documents.py). Arrays too long for JSON lie beside it as `.np
 their own SHA-256, which the body holds, so that a document never meets another one's array. Files
 for a person to read lie beside it under its name. Every file appears whole or not at all and is
 readable by its owner only. Where the party's key is under a passphrase, so is what tells of rows or
-keys (at_rest.py).
+keys, and what counts (at_rest.py).
 """
 
 import contextlib
@@ -24,29 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.errors import DataError, ModelError
-from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy
+from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy, is_encrypted
 from vfl.party.config_words import JOB_NAME
 from vfl.party.documents import Body, body_of, canonical_json, document, parse_document
-from vfl.party.files import FOR_PEER, make_folders, no_folder, reason, replacing, unwritable
+from vfl.party.files import FOR_PEER, make_folder, make_folders, no_folder, reason, replacing, unwritable
+from vfl.party.kinds import COUNTS, ENCRYPTED, FOLDERS, CountKind, DocumentKind, FileKind
 from vfl.party.locks import alone, forget, present, try_lock
 from vfl.text import nearest_name
 
-DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output"]
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
-_FOLDERS: dict[DocumentKind, str] = {
-    "alignment": "alignments",
-    "model": "models",
-    "run": "runs",
-    "batch": "batches",
-    "checkpoint": "checkpoints",
-    "hint": "hints",
-    "draw": "draws",
-    "output": "outputs",
-}
 _LEDGER, _SCRATCH = "ledger", "scratch"
-ENCRYPTED: frozenset[DocumentKind] = frozenset({"alignment", "batch", "checkpoint", "draw", "hint"})
-"""Kinds that no person reads; they are encrypted where the store has a key."""
 _PROBE = 1024  # bytes that must go into a store
 
 
@@ -68,12 +56,12 @@ class Store:
         self._key = key
 
     def folder(self, kind: DocumentKind) -> Path:
-        return self.root / _FOLDERS[kind]
+        return self.root / FOLDERS[kind]
 
     @property
     def folders(self) -> list[Path]:
         """The folders of the store that are there, its own first."""
-        names = (*_FOLDERS.values(), _LEDGER, _SCRATCH)
+        names = (*FOLDERS.values(), _LEDGER, _SCRATCH)
         every = [self.root, *(self.root / name for name in names)]
         return [folder for folder in every if os.path.isdir(folder)]  # noqa: PTH112 - False, not an error
 
@@ -92,7 +80,7 @@ class Store:
         """Raises DataError, naming the cause, unless files can be written and locked in the store, or it
         can be made. Leaves nothing behind, also where another account runs it.
         """
-        names = (*_FOLDERS.values(), _LEDGER, _SCRATCH)
+        names = (*FOLDERS.values(), _LEDGER, _SCRATCH)
         try:
             if os.path.lexists(self.root):
                 _probe(self.root, f"the store {self.root} cannot be written")
@@ -177,12 +165,12 @@ class Store:
             raise ModelError(f"{path} cannot be read: {reason(error)}") from None
         return _body(parse_document(content, path), kind, path)
 
-    def encrypts(self, kind: DocumentKind) -> bool:
-        """Whether new files of a kind are encrypted."""
+    def encrypts(self, kind: FileKind) -> bool:
+        """Whether files of a kind are encrypted."""
         return kind in ENCRYPTED and self._key is not None and self._key.encrypts
 
     @contextmanager
-    def replacing(self, kind: DocumentKind, path: Path) -> Iterator[Sink]:
+    def replacing(self, kind: FileKind, path: Path) -> Iterator[Sink]:
         """As `files.replacing`, encrypted if files of this kind are."""
         with replacing(path) as file:
             if self._key is not None and self.encrypts(kind):
@@ -192,12 +180,20 @@ class Store:
                 yield file
 
     @contextmanager
-    def open(self, kind: DocumentKind, path: Path) -> Iterator[Source]:
+    def open(self, kind: FileKind, path: Path) -> Iterator[Source]:
         """The content of a file of the store, be it encrypted or not.
 
-        Raises ModelError when it is damaged or this party cannot decrypt it, also when it is read, and
-        OSError.
+        Raises ModelError when it is damaged or this party cannot decrypt it, also when it is read, or
+        when it is not encrypted where it ought to be; DataError and OSError.
         """
+        if (
+            self._key is not None
+            and kind in ENCRYPTED
+            and not is_encrypted(path)
+            and self._is_own(path)
+            and self._key.has_begun
+        ):
+            self._key.take_in(kind, path)
         with path.open("rb") as file:
             if file.read(len(FIRST_LINE)) != FIRST_LINE:
                 file.seek(0)
@@ -206,6 +202,26 @@ class Store:
                 raise ModelError(f"{path} is encrypted: only its party's own commands can read it")
             else:
                 yield self._key.decrypting(file, kind, path)
+
+    def _is_own(self, path: Path) -> bool:
+        """Whether a file lies in the store, and not where somebody named it."""
+        return path.parent.resolve().is_relative_to(self.root.resolve())
+
+    def read_counts(self, kind: CountKind) -> bytes:
+        """The counts of a kind. Raises ModelError when they are damaged or not of this party's writing,
+        DataError and OSError."""
+        with self.open(kind, self.counts(kind)) as file:
+            return file.read()
+
+    def write_counts(self, kind: CountKind, content: bytes) -> None:
+        """Write counts in place of those before. Raises DataError when they cannot be written."""
+        make_folder(self.root)
+        with self.replacing(kind, self.counts(kind)) as file:
+            file.write(content)
+
+    def counts(self, kind: CountKind) -> Path:
+        """The file of the counts of a kind."""
+        return self.root / COUNTS[kind]
 
     def path(self, kind: DocumentKind, name_or_path: str | Path) -> Path:
         """The file that `read` opens."""
@@ -411,7 +427,7 @@ def _body(read: object, kind: DocumentKind, path: Path) -> Body:
         raise ModelError(f"{path} was not written by vfl")
     if form != f"vfl/{kind}":
         known = form.removeprefix("vfl/")
-        what = f"is of kind {known}" if known in _FOLDERS else "is of an unknown kind"
+        what = f"is of kind {known}" if known in FOLDERS else "is of an unknown kind"
         raise ModelError(f"{path} {what}, where a {kind} is due")
     return body_of(read, VERSION, path)
 

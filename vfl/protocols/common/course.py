@@ -6,6 +6,7 @@ from typing import Generic, TypeVar
 
 from vfl.protocols.common.checkpoints import Checkpoints, State
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import (
     HintProgress,
     HostHint,
@@ -27,6 +28,9 @@ class _NoHints:
 
     def keep(self, hint: HostHint) -> None:
         return
+
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        return False
 
 
 NO_HINTS = _NoHints()
@@ -50,6 +54,8 @@ class GuestCourse(Generic[D, S]):
     """Keeps hints for later jobs on the same rows and bins."""
     hint_progress: HintProgress = _quiet
     """Follows the parts of hints as they come in: how many, of how many."""
+    labels: LabelCount | None = None
+    """Counts labels that hosts could have read, over all attempts; without, those of one are counted."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +71,5 @@ class HostCourse(Generic[M, S]):
     hint_progress: HintProgress = _quiet
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
+    count_tree: Callable[[], None] = lambda: None
+    """Counts the sums that a tree may tell, before it tells any; called in a thread."""

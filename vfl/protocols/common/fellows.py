@@ -5,7 +5,9 @@ relays the keys. Without signatures a guest that does not follow the protocol ca
 signature covers the run's context, the names of all hosts and of the signer.
 
 With such secrets hosts hide what they send behind masks that cancel in the sum of all: the guest learns
-the sum and nothing else (Bonawitz et al., CCS 2017, section 4, without drop-outs).
+the sum and nothing else (Bonawitz et al., CCS 2017, section 4, without drop-outs). They are drawn from
+what all have heard so far, too (transcript.py): a guest that asks some hosts for something else than
+others, so that one host's part is all that is left of the sum, gets numbers that are uniform.
 """
 
 import hashlib
@@ -22,6 +24,7 @@ from numpy.typing import NDArray
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.transcript import Transcript
 
 
 class FellowKey(Message, frozen=True):
@@ -68,14 +71,21 @@ async def exchange_keys(guest: Peer, own: Participant) -> dict[str, bytes]:
 
 
 class Masks:
-    """Masks that cancel in the sum over all who share secrets; each call gives fresh ones."""
+    """Masks that cancel in the sum over all who share secrets and have heard the same; each call gives
+    fresh ones."""
 
     def __init__(
-        self, name: str, secrets_with: Mapping[str, bytes], domain: bytes = b"vfl masks"
+        self,
+        name: str,
+        secrets_with: Mapping[str, bytes],
+        heard: Transcript,
+        domain: bytes = b"vfl masks",
     ) -> None:
-        """`secrets_with`: this party's secret with each other one. `domain`: what the masks are for, of
-        16 bytes at most, where the same secrets serve for several things."""
+        """`secrets_with`: this party's secret with each other one. `heard`: what all of them hear alike.
+        `domain`: what the masks are for, of 16 bytes at most, where the same secrets serve for several
+        things."""
         self._name, self._secrets, self._domain = name, dict(secrets_with), domain
+        self._heard = heard
         self._drawn = 0
 
     def draw(self, count: int) -> NDArray[np.uint64]:
@@ -97,11 +107,11 @@ class Masks:
 
     def _streams(self, size: int) -> Iterator[tuple[bool, bytes]]:
         """With each other party: whether this one adds, and what."""
-        nonce = self._drawn.to_bytes(16, "big")
+        nonce, heard = self._drawn.to_bytes(16, "big"), self._heard.digest
         self._drawn += 1
         for fellow, secret in self._secrets.items():
             # A key of its own for every draw: no keystream is ever used twice.
-            key = keyed_hash(self._domain, secret, nonce).digest()
+            key = keyed_hash(self._domain, secret, nonce, heard).digest()
             stream = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
             yield self._name < fellow, stream.update(bytes(size))
 

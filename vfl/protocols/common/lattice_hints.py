@@ -31,7 +31,7 @@ import secrets
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, ClassVar, Protocol
 
@@ -361,6 +361,10 @@ class HostHints(Protocol):
     def keep(self, hint: HostHint) -> None:
         """Keep a hint in place of the last one."""
 
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        """Count so many vectors more of the hint of that name, if it is still the one that is kept and
+        its life has room for them; whether it has. Nobody else counts meanwhile."""
+
 
 async def host_meet(
     guest: Peer,
@@ -391,7 +395,9 @@ async def host_meet(
     reusable = kept is not None and kept.name == wanted.name
     if outputs and kept is not None and reusable and kept.vectors + shape.served <= parameters.queries:
         matrix = await asyncio.to_thread(matrix_of, kept.secret)
-        if kept.matter != await asyncio.to_thread(_matter, matrix, parameters):
+        same = kept.matter == await asyncio.to_thread(_matter, matrix, parameters)
+        life = parameters.queries
+        if not same or not await asyncio.to_thread(hints.promise, kept.name, shape.served, life):
             matrix = None
     share = secrets.token_bytes(_SEED)
     await guest.send(HintOffered(matrix is not None, outputs, share))
@@ -399,7 +405,6 @@ async def host_meet(
     agreed = await guest.recv(HintAgreed)
     if not agreed.shares:
         if kept is not None and matrix is not None:
-            await asyncio.to_thread(hints.keep, replace(kept, vectors=kept.vectors + shape.served))
             serving.use(matrix, HintKey(parameters, kept.seed, kept.secret, kept.matter), kept.secret)
         elif outputs:
             raise guest.breach("HintAgreed to a hint that this host does not have")

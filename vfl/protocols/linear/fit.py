@@ -30,7 +30,7 @@ class Fit:
     deviance: float | None  # None where nobody knows: with hidden scores
     explained: float | None
     gradient: float
-    readable: int = 0  # labels that any one host could have read at most, had it cheated
+    readable: int = 0  # labels that any one host could have read at most, over all attempts
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,6 @@ class GuestFitState:
     intercept: float
     change: float
     blocks: dict[str, BlockState]
-    given: dict[str, int]  # labels that each host could have read so far, by name
 
 
 @dataclass(frozen=True)
@@ -62,3 +61,4 @@ class HostFitState:
     way: float
     block: BlockState
     start: str  # digest of FitStart
+    heard: bytes  # digest of what all hosts have heard alike

@@ -45,23 +45,25 @@ gradient that all have kept (protocols/common/checkpoints.py): a step of the che
 
 A host is trusted to follow the protocol: the guest decrypts for it what the guest cannot see into, so
 that a host could send other sums of residuals than its columns', and read labels off them. However it
-does so, it reads no more labels than it is given bits (Fit.readable).
+does so, it reads no more labels than it is given bits (Fit.readable), counted before they are given.
+
+Masks are drawn from what a guest sends to all hosts alike (heard.py): one that tells hosts different
+things learns nothing of sums. What it opens for a host is that host's alone, so that one that opens
+something else than the products can make a direction of this host's columns.
 """
 
 import asyncio
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.paillier import PrivateKey
-from vfl.errors import ConfigError, DataError
 from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
 from vfl.learn.params import GlmParams
@@ -71,8 +73,10 @@ from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.key import receive_key
+from vfl.protocols.common.label_count import LabelCount, OneAttempt
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.block_numbers import (
     penalty_in_fixed_point,
@@ -98,6 +102,7 @@ from vfl.protocols.linear.fitting_messages import (
     PenaltyProducts,
     Step,
 )
+from vfl.protocols.linear.heard import APART
 from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
 from vfl.protocols.linear.masked_numbers import divergence, hidden, received, sums_of
 from vfl.protocols.linear.masked_scores import (
@@ -114,7 +119,14 @@ from vfl.protocols.linear.products import (
     paillier_host,
 )
 from vfl.protocols.linear.rounding import Rounded, Rounding
-from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
+from vfl.protocols.linear.start import (
+    begin_host_fit,
+    no_column,
+    restore_block,
+    separable,
+    start_hosts,
+    too_many_labels,
+)
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -154,6 +166,7 @@ async def guest_fit(
     finite optimum, ConfigError for more rows than the lattice engine can sum over.
     """
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
+    guest.counted = course.labels or guest.counted
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
     made: AbstractAsyncContextManager[GuestGradients]
@@ -202,7 +215,7 @@ class FitLoop:
         self._deviance = power_of_two(self.scores.deviance())
         self._columns = sum(block.matrix.columns for block in self.own.values())  # of all parties
         self._last: BlockReport | None = None
-        self._given: Counter[str] = Counter()  # labels that hosts could have read, by name
+        self.counted: LabelCount = OneAttempt()
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
 
@@ -219,7 +232,7 @@ class FitLoop:
         if self.hosts:
             await self._start()
 
-        started, kept = time.perf_counter(), last
+        started = time.perf_counter()
         known = None if last is None else await self._restore_block(last)
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             deviance = scores.deviance()
@@ -228,11 +241,9 @@ class FitLoop:
             # 2. and 3. Everybody's gradient, unless it could tell a host too many labels.
             residuals = scores.residuals()
             rounded = None if known or not self.joint else self._rounded(residuals)
-            if rounded and not self._admit(rounded, iteration):
+            if rounded and not await self._admit(rounded, iteration):
                 converged = False
                 break
-            if rounded and kept:  # so that an opening that is cut off and made again counts twice
-                await checkpoints.keep(replace(kept, given=dict(self._given)))
             report = known or await self.report(residuals, rounded)
             self._last = report
 
@@ -248,9 +259,8 @@ class FitLoop:
                 self.clock.seconds.clear()
                 of = params.max_iterations
                 progress(IterationDone(iteration, of, deviance, explained, length, seconds))
-                kept = self._state()
                 with self.clock.timed("checkpoint"):
-                    await checkpoints.keep(kept)
+                    await checkpoints.keep(self._state())
             known = None
             if converged or iteration == params.max_iterations:
                 break
@@ -312,7 +322,6 @@ class FitLoop:
             self.scores.intercept,
             self.scores.change,
             {name: block.state for name, block in self.own.items()},
-            dict(self._given),
         )
 
     async def _restore_block(self, state: GuestFitState) -> BlockReport:
@@ -321,7 +330,7 @@ class FitLoop:
         if state.score.shape != scores.score.shape or state.blocks.keys() != self.own.keys():
             raise ValueError("the state of a fit of other rows or blocks")
         scores.score, scores.intercept, scores.change = state.score, state.intercept, state.change
-        self._steps, self._way, self._given = state.done - 1, state.way, Counter(state.given)
+        self._steps, self._way = state.done - 1, state.way
         reports = [restore_block(block, state.blocks[name]) for name, block in self.own.items()]
         return BlockReport.total([*reports, *await self._receive_report()])
 
@@ -349,24 +358,19 @@ class FitLoop:
         """How many labels each host could read at most of its products with these residuals."""
         return self.gradients.labels(rounded)
 
-    def _admit(self, rounded: Rounded, iteration: int) -> bool:
-        """Count the labels that hosts could read of these residuals; whether there may be so many.
+    async def _admit(self, rounded: Rounded, iteration: int) -> bool:
+        """Count the labels that hosts could read of these residuals, before they can; whether there may
+        be so many.
 
         Raises ConfigError where there may not be a single iteration.
         """
-        given = self._given + Counter(self.labels(rounded))
-        most, rows = self.params.max_labels, len(rounded.integers)
-        if most is None or max(given.values(), default=0) <= most * rows:
-            self._given = given
+        labels, rows, share = self.labels(rounded), len(rounded.integers), self.params.max_labels
+        most = math.inf if share is None else share * rows
+        if await asyncio.to_thread(self.counted.add, labels, most):
             return True
         if iteration == 0:
-            host = max(given, key=lambda name: given[name])
-            raise ConfigError(
-                f"{host} could read {given[host]:,} of {rows:,} labels in the first iteration alone, if "
-                f"it cheated, more than max_labels = {most:g} of [glm] admits: raise it, or train on "
-                "more rows or fewer columns",
-                for_peer="its job admits fewer labels to be read than an iteration needs",
-            )
+            before = await asyncio.to_thread(self.counted.so_far)
+            raise too_many_labels(labels, before, rows, share)
         return False
 
     async def _receive_report(self) -> list[BlockReport]:
@@ -428,7 +432,7 @@ class FitLoop:
             deviance,
             explained,
             gradient,
-            max(self._given.values(), default=0),
+            max(self.counted.so_far().values(), default=0),
         )
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
@@ -447,7 +451,7 @@ class FitLoop:
         cannot be."""
         moved = float(np.abs(self.scores.score - first).max(initial=0.0))
         if not self._settles(moved):
-            raise _separable()
+            raise separable()
         return moved
 
     def _next(self, report: BlockReport) -> tuple[Floats, float]:
@@ -474,14 +478,6 @@ class FitLoop:
     def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
         return moved <= _SEPARATED or self.params.alpha > 0 or self.rows.loss.link == "identity"
-
-
-def _separable() -> DataError:
-    return DataError(
-        "the label is separable: some columns tell it apart without error (a level without any claim, "
-        "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
-        for_peer="some columns separate the label without error: the job needs alpha above 0",
-    )
 
 
 def _own_report(block: Block, residuals: Floats) -> BlockReport:
@@ -517,14 +513,17 @@ async def host_fit(
     too few rows, what `prepare` raises.
     """
     # 1. Key, rows, keys of the other hosts.
+    heard = Transcript(APART)
+    heard.listen(guest)
     key = None if params.encryption == "lattice" else await receive_key(guest, params)
-    begun = await begin_host_fit(guest, rows, prepare, params, participant)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     block = begun.block
     iteration, way, known = 0, 0.0, None
     if (last := course.checkpoints.last) is not None:
         if last.start != begun.digest:
             raise guest.breach("a FitStart of other rows than the fit began with")
         iteration, way, known = last.done - 1, last.way, restore_block(block, last.block)
+        heard.add(last.heard)  # the state is of what was heard before
 
     made: AbstractAsyncContextManager[Gradient]
     if key is None:
@@ -548,7 +547,7 @@ async def host_fit(
                 # 3. The gradient.
                 report = block.report(await gradient(following.bits))
                 await course.checkpoints.keep(
-                    HostFitState(iteration + 1, way, block.state, begun.digest)
+                    HostFitState(iteration + 1, way, block.state, begun.digest, heard.digest)
                 )
             # 4. What it says to the others.
             told = report_in_fixed_point(report, begun.curvature, begun.deviance)

@@ -39,6 +39,9 @@ nothing but its own gradient; of rows held out, the hosts' total part of each sc
 host's). By a host: its own gradient, as many equations about the labels as it has columns, each
 iteration (arXiv 2205.04166), and the sum of weights relative to the largest.
 
+Masks among the parties are drawn from what coordinator and guest send to all alike (transcript.py): who
+tells parties different things is left with noise. What is opened for a party is not bound by that.
+
 The coordinator colludes with nobody: with its key the guest could read the hosts' scores, and a host the
 residuals, which tell the labels. All follow the protocol: the coordinator cannot see what it decrypts.
 """
@@ -69,10 +72,16 @@ from vfl.protocols.common.fellows import Masks, relay_keys
 from vfl.protocols.common.key import receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.common.transcript import Apart, Transcript
 from vfl.protocols.linear.block_numbers import report_in_fixed_point, report_of, told_numbers
 from vfl.protocols.linear.fit import HostFit
 from vfl.protocols.linear.fitting_messages import FitKept
-from vfl.protocols.linear.hidden_residuals import GuestResiduals, HostResiduals, curvature_at
+from vfl.protocols.linear.hidden_residuals import (
+    GuestResiduals,
+    HostResiduals,
+    ScorePart,
+    curvature_at,
+)
 from vfl.protocols.linear.masked_numbers import divergence, hidden, in_fixed_point, received, sums_of
 from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of
 from vfl.protocols.linear.products import EncryptedProduct
@@ -123,6 +132,10 @@ class MaskSecret(Message, frozen=True):
     up what guest and hosts tell it."""
 
     secret: bytes
+
+
+_APART: Apart = {MaskSecret: None, ScorePart: None, OpenedGradient: None}
+"""What an honest guest or coordinator does not send alike to all whom it leads."""
 
 
 class Slope(Message, frozen=True):
@@ -189,6 +202,7 @@ class HiddenState:
     done: int  # steps settled, the first of size zero
     score: Floats  # its own part
     block: BlockState
+    heard: bytes  # digest of what all data parties have heard alike
     start: str = ""  # at a host: digest of FitStart
 
 
@@ -329,14 +343,16 @@ class _Party:
         block: Block,
         residuals: GuestResiduals | HostResiduals,
         masks: Masks,
+        heard: Transcript,
         params: GlmParams,
         course: GuestCourse[BlindIteration, HiddenState],
         start: str | None = None,
     ) -> None:
-        """`masks`: of what the coordinator may know the sum of. `start`: a host's digest of FitStart;
+        """`masks`: of what the coordinator may know the sum of, which cancel where all parties have
+        `heard` the same. `start`: a host's digest of FitStart;
         None at the guest, whose checkpoints count the steps."""
         self.coordinator, self.block, self._residuals = coordinator, block, residuals
-        self._masks = masks
+        self._masks, self._heard = masks, heard
         self._pool, self._quadratic = residuals.pool, residuals.quadratic
         self._params, self._progress, self._checkpoints = params, course.progress, course.checkpoints
         self._start, self._leads = start or "", start is None
@@ -368,9 +384,11 @@ class _Party:
                 )
             iterations, known = last.done - 1, restore_block(self.block, last.block)
             self._score = last.score
+            self._heard.add(last.heard)  # the state is of what was heard before
         while True:
             report = known or await self._settle()
-            state = HiddenState(iterations + 1, self._score, self.block.state, self._start)
+            heard, kept = self._heard.digest, self.block.state
+            state = HiddenState(iterations + 1, self._score, kept, heard, self._start)
             if not known and not self._leads:
                 await self._checkpoints.keep(state)
             told = report_in_fixed_point(report, 1.0, _UNIT)
@@ -461,6 +479,10 @@ async def hidden_guest_fit(
     matrix: the guest's columns of all aligned rows. Raises PeerError when another party breaks the
     protocol.
     """
+    heard = Transcript(_APART)
+    heard.listen(coordinator)
+    if hosts:
+        heard.repeat(hosts[0])  # all hosts are sent the same
     key = await receive_key(coordinator, params)
     family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
     mean = _mean(rows)
@@ -473,7 +495,7 @@ async def hidden_guest_fit(
     if not matrix.columns and not any(columns.values()):
         raise no_column()
     await relay_keys(hosts)
-    masks = await _share_secrets(hosts)
+    masks = await _share_secrets(hosts, heard)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
     if not whole.columns:
         raise DataError(
@@ -489,7 +511,7 @@ async def hidden_guest_fit(
         store = pool.rows(own.rows, key.width)
         try:
             residuals = GuestResiduals(pool, store, hosts, rows, log_odds)
-            fit = await _Party(coordinator, block, residuals, masks, params, course).follow()
+            fit = await _Party(coordinator, block, residuals, masks, heard, params, course).follow()
         finally:
             store.close()
     held_out = ~rows.train
@@ -517,9 +539,12 @@ async def hidden_host_fit(
     Raises PeerError when another party breaks the protocol, Refused for too few rows, and what
     `prepare` raises.
     """
+    heard = Transcript(_APART)
+    heard.listen(coordinator)
+    heard.listen(guest)
     key, resources = await receive_key(coordinator, params), participant.resources
-    begun = await begin_host_fit(guest, rows, prepare, params, participant)
-    masks = await _receive_secret(guest, participant.name, begun.fellows)
+    begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
+    masks = await _receive_secret(guest, participant.name, begun.fellows, heard)
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(begun.block.matrix.rows, key.width)
         try:
@@ -528,7 +553,8 @@ async def hidden_host_fit(
             )
             quadratic, fellows = family == "logistic", len(participant.hosts)
             residuals = HostResiduals(pool, store, guest, quadratic, fellows)
-            party = _Party(coordinator, begun.block, residuals, masks, params, followed, begun.digest)
+            block, start = begun.block, begun.digest
+            party = _Party(coordinator, block, residuals, masks, heard, params, followed, start)
             fit = await party.follow()
         finally:
             store.close()
@@ -539,19 +565,21 @@ async def hidden_host_fit(
     return fit
 
 
-async def _share_secrets(hosts: Sequence[Peer]) -> Masks:
+async def _share_secrets(hosts: Sequence[Peer], heard: Transcript) -> Masks:
     """The guest's masks against the coordinator, by fresh secrets with the hosts."""
     fresh = {host.name: secrets.token_bytes(_SECRET) for host in hosts}
     await together([host.send(MaskSecret(fresh[host.name])) for host in hosts])
-    return Masks(_GUEST, fresh, _DOMAIN)
+    return Masks(_GUEST, fresh, heard, _DOMAIN)
 
 
-async def _receive_secret(guest: Peer, name: str, fellows: Mapping[str, bytes]) -> Masks:
+async def _receive_secret(
+    guest: Peer, name: str, fellows: Mapping[str, bytes], heard: Transcript
+) -> Masks:
     """A host's masks against the coordinator: its secrets with the other hosts are known."""
     secret = (await guest.recv(MaskSecret)).secret
     if len(secret) != _SECRET:
         raise guest.breach("a MaskSecret of another size")
-    return Masks(name, {**fellows, _GUEST: secret}, _DOMAIN)
+    return Masks(name, {**fellows, _GUEST: secret}, heard, _DOMAIN)
 
 
 def _mean(rows: Training) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vfl.arrays import Mask
-from vfl.errors import DataError, ModelError, Refused
+from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.learn.design import Matrix
 from vfl.learn.glm import Block, BlockReport, BlockState
 from vfl.learn.params import GlmParams
@@ -21,6 +21,7 @@ from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.fellows import Masks, exchange_keys
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.transcript import Transcript
 from vfl.text import counted
 
 _ROWS_A_COLUMN = 5  # a host has at most a column for so many rows
@@ -107,9 +108,10 @@ async def begin_host_fit(
     prepare: Callable[[Mask], Matrix],
     params: GlmParams,
     participant: Participant,
+    heard: Transcript,
 ) -> HostStart:
     """A host's part. `prepare` makes the design matrix of all `rows` aligned rows, given which of them
-    train: the participant's `minimum` at least.
+    train: the participant's `minimum` at least. `heard`: what all hosts hear alike, of this guest.
 
     Raises PeerError when the guest breaks the protocol, Refused for too few rows, what `prepare` raises.
     """
@@ -117,7 +119,7 @@ async def begin_host_fit(
     matrix = await asyncio.to_thread(prepare, training)
     await guest.send(FitReady(matrix.columns))
     fellows = await exchange_keys(guest, participant)
-    masks = Masks(participant.name, fellows)
+    masks = Masks(participant.name, fellows, heard)
     own = matrix.take(training)
     block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, start.curvature)
     return HostStart(matrix, training, digest, block, fellows, masks, start.curvature, start.deviance)
@@ -151,3 +153,36 @@ def no_column() -> DataError:
     """The error of a fit to which no party brings a column."""
     told = "nothing was trained: no party has a column to fit"
     return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)
+
+
+def separable() -> DataError:
+    """The error of a fit without a finite optimum."""
+    return DataError(
+        "the label is separable: some columns tell it apart without error (a level without any claim, "
+        "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
+        for_peer="some columns separate the label without error: the job needs alpha above 0",
+    )
+
+
+def too_many_labels(
+    labels: Mapping[str, int], before: Mapping[str, int], rows: int, share: float | None
+) -> ConfigError:
+    """The error of a fit whose first iteration could tell a host too many labels. `labels` of it, and
+    those of earlier attempts `before` it, by host."""
+    host = max(labels, key=lambda name: labels[name] + before.get(name, 0))
+    if before.get(host):
+        could = (
+            f"{host} could have read {before[host]:,} of {rows:,} labels in earlier attempts at this "
+            f"job on the alignment, and {labels[host]:,} in a further first iteration, if it cheated"
+        )
+        helps = "raise it, once you know why those attempts ended"
+    else:
+        could = (
+            f"{host} could read {labels[host]:,} of {rows:,} labels in the first iteration alone, if it "
+            "cheated"
+        )
+        helps = "raise it, or train on more rows or fewer columns"
+    return ConfigError(
+        f"{could}, more than max_labels = {share:g} of [glm] admits: {helps}",
+        for_peer="its job admits fewer labels to be read than an iteration needs",
+    )

@@ -10,6 +10,7 @@ from vfl.arrays import Floats, Mask
 from vfl.errors import Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import takes_largest
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 
 
@@ -20,13 +21,13 @@ def draw_rows(
 
     Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
     (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest |gradient hessian|, the first among
-    equal ones, and a draw from the others, which counts for all of them. As in LightGBM not in the first
-    1 / learning_rate trees, whose gradients say little yet.
+    equal ones, and a draw from the others, which counts for all of them. `most_drawn` of told_sums.py
+    bounds how many rows these are.
     """
     mask, counts_for = train.copy(), np.ones(len(train))
     rows = np.flatnonzero(train)
     generator = np.random.default_rng([params.seed, tree])
-    if params.goss_top and tree + 1 > 1 / params.learning_rate:
+    if takes_largest(params, tree):
         with np.errstate(over="ignore"):
             size = np.abs(gradient[rows] * hessian[rows])
         top = max(1, round(params.goss_top * len(rows)))

@@ -32,9 +32,11 @@ sums of gradients left of shuffled, unnamed candidates, of nodes, and the guest'
 row, no id, no name, no ciphertext that it could open. Together with the guest it knows what open sums
 show the guest; together with a host, label sums by that host's bins.
 
-Masks hide sums; they do not bind who passes them on. A guest that adds numbers of its own to them, or
-tells made-up totals and gains, learns from each answer whether a candidate of its choice gains more
-than a number of its choice, about a bit a node; and it can have that candidate win, and see the split.
+Masks hide sums; they do not bind who passes them on. A guest that adds numbers of its own to them, to
+each candidate's another one, or tells made-up totals and gains, can have a candidate of its choice win,
+and see the split. Which of all candidates wins, each moved by numbers of its choice, is up to log2 of
+their number in bits a node, beside the rows; and a sum that is moved too far ends the job, which tells
+whether that candidate's is beyond a bound of its choice.
 
 Where sums and what is told of them do not agree, guest and host are named, since who holds no key cannot
 know which of them lied.

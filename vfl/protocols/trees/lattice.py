@@ -28,8 +28,8 @@ candidates' ranking there. The guest learns the sums of all candidates that have
 paillier.py those that have enough in the node; can follow a candidate, not its column, from tree to
 tree, as the order is the hint's; and learns of each it asks about whether it has enough rows. A guest
 that does not follow the protocol can ask for sums of any rows, single ones too, which no host can see
-or count: docs/protocols.md says what this means. A host answers so many vectors as trees of the job's
-depth need, and what it is asked about must be a tree (questions.py).
+or count: docs/protocols.md says what this means. A host answers so many vectors as trees of the job
+need, by depth and rows, and what it is asked about must be a tree (questions.py).
 
 Who goes on after a kill begins with 1, as a rule with the hint that is kept, and goes on after the
 last tree that all have kept (protocols/common/checkpoints.py).
@@ -49,6 +49,7 @@ from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
+from vfl.learn.told_sums import equations_a_tree
 from vfl.learn.tree import Sums
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
@@ -344,11 +345,13 @@ async def lattice_host_train(
     )
     order = offered.order(products.secret)
     ordered = offered.all.ordered[order]
+    most = equations_a_tree(binned.rows, params)  # vectors of a tree: as many as are counted
     if hidden is None:
         await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):
             records.begin(start.tree, NextTree)
+            await records.count()
             if hidden is not None:
                 await hidden.begin_tree(ordered)
             drawn = draw_columns(binned, participant.name, params, start.tree)
@@ -360,7 +363,7 @@ async def lattice_host_train(
                 if isinstance(message, Query):
                     # 3. Sums of vectors.
                     vectors += message.vectors
-                    if vectors > 1 << params.depth:
+                    if vectors > most:
                         raise guest.breach("a Query of more vectors than a tree needs")
                     if hidden is None:
                         await products.serve(message)

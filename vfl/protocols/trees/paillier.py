@@ -54,6 +54,7 @@ from vfl.errors import PeerError
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
+from vfl.learn.told_sums import most_drawn
 from vfl.learn.tree import Choice, Frontier, Sums
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.bits import pack_bits, unpack_bits
@@ -433,7 +434,10 @@ class _HostTree:
         expected = int(active.sum())
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
+        if expected > most_drawn(len(active), self._params, start.tree):
+            raise self._guest.breach("a TreeStart of more rows than the job draws for the tree")
         await asyncio.to_thread(draws.check, pack_bits(active))
+        await self._records.count()
         if self._hidden is not None:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
         joint = JointSums(self._workers, self._store, self._sizes, 1)

@@ -1,5 +1,6 @@
 """A host's half of a model while its trees grow: the splits that it won, by record number."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from vfl.arrays import Mask
@@ -41,6 +42,11 @@ class Records:
             raise self._guest.breach(f"a {message.__name__} out of turn")
         self._first[tree] = len(self._splits)
         self._course.progress(tree + 1, trees)
+
+    async def count(self) -> None:
+        """Count what the tree that begins may tell, before it tells anything. Raises Refused where that
+        is more than this host gives."""
+        await asyncio.to_thread(self._course.count_tree)
 
     def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
         """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node

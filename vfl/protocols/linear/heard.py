@@ -1,0 +1,19 @@
+"""What an honest guest sends to all hosts of a linear model alike: all but what follows is theirs alone.
+
+Hosts' masks cancel only where they have heard the same (common/transcript.py).
+"""
+
+from vfl.protocols.common.lattice_hints import HintKnown, ZerosRead
+from vfl.protocols.common.lattice_sums import HintProducts
+from vfl.protocols.common.transcript import Apart
+from vfl.protocols.linear.lattice_products import OpenedSums
+from vfl.protocols.linear.products import OpenedProducts
+
+APART: Apart = {
+    HintKnown: None,
+    ZerosRead: None,
+    HintProducts: None,
+    OpenedProducts: "plaintexts",
+    OpenedSums: "sums",
+}
+"""By kind, the field that is each host's own; None: all of it."""
