@@ -228,8 +228,8 @@ def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
         how = (
             f"each node that is summed has the host's min_child_rows ({params.min_child_rows} in the "
             "job), and the rows drawn for two trees differ in as many or none; but neighbouring "
-            "thresholds of a column, nodes of two trees or jobs, and more than two draws may differ in a "
-            "single row: nothing bounds it, and all sums taken together count as above"
+            "thresholds of a column, nodes of two trees or jobs, and more than two draws may differ in "
+            "a single row: nothing bounds it, and all sums taken together count as above"
         )
         lower = (_HIDE, "[policy] min_child_rows: a higher one, at the host as in the job")
     return Disclosure(
