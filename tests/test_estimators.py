@@ -135,6 +135,12 @@ def test_a_model_of_the_guest_alone_has_to_be_asked_for():
     assert quick(hosts={}).fit(insurer, y, hosts=hosts).model_.parties == ("guest", *hosts)
 
 
+def test_trees_that_are_all_of_the_guest_alone_are_warned_of():
+    insurer, y, hosts = small()
+    with pytest.warns(VflWarning, match=r"guest_trees=2 leaves the hosts out of all 2 trees: lower it"):
+        quick(trees=2, guest_trees=2).fit(insurer, y, hosts=hosts)
+
+
 def test_hosts_of_the_constructor_serve_all_calls():
     insurer, y, hosts = small()
     once = quick(trees=3, hosts=hosts).fit(insurer, y)

@@ -315,7 +315,8 @@ def test_settings_that_hold_a_model_back_are_a_warning_at_all_parties(room: Room
 def test_a_host_is_told_of_its_own_half_that_says_nothing(room: Room) -> None:
     model = room.train(boost(guest_trees=1, trees=1))
     host, _ = load_record(stores(room)["registry"], model)
-    assert any(text.startswith("no split is of this party's columns") for text in host.warnings)
+    (text,) = [text for text in host.warnings if text.startswith("no split is of this party's columns")]
+    assert text.endswith("(guest_trees = 1 of the job leaves hosts out of all trees)")
     assert remark_on(np.array([0.1, 0.0])) is None
     assert "all coefficients of this party's columns vanish" in (remark_on(np.zeros(2)) or "")
     assert remark_on(np.zeros(0)) == "this party has no column in the model"

@@ -1,5 +1,7 @@
 """What a run gave away, by a party's record of it."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,14 @@ def test_a_host_counts_its_own_splits_and_earlier_jobs() -> None:
     sums = by_name(found)["table_from_sums"]
     a_row = 10 * equations_a_tree(1000, BoostParams()) / 1000
     assert sums.amount == pytest.approx(0.02 + a_row) and sums.success == expected(0.02 + a_row)
+    assert "without those of earlier jobs" not in sums.how
+    guests = by_name(disclosed(record(settings={"trees": 10})))["table_from_sums"]
+    assert "without those of earlier jobs" in guests.how
+    hidden = {"sums": "hidden", "coordinator": "umpire"}
+    assert (
+        "without those of earlier jobs"
+        in by_name(disclosed(record(settings=hidden)))["table_from_sums"].how
+    )
     assert "the 4 splits" in by_name(found, "registry")["table_from_model"].how
     assert "if it wins as many" in by_name(found, "bureau")["table_from_model"].how
 
@@ -70,11 +80,32 @@ def test_sums_of_earlier_jobs_are_those_on_the_alignment(tmp_path: Path) -> None
     assert given_before(store, run) == 0  # the alignment is gone
     alignment = Alignment("a-1", "f0", {"insurer": "f0"}, ("strip",), "", np.arange(9))
     save_alignment(store, alignment)
-    (tmp_path / "sums.json").write_text('{"a-1": {"claims-1": 0.5, "claims-0": 0.25}, "b": {"c": 9}}')
-    assert given_before(store, run) == 0.25
+    given = {"a-1": {"claims-0": 0.25, "claims-1": 0.5, "claims-2": 1}, "b": {"c": 9}}
+    (tmp_path / "sums.json").write_text(json.dumps(given))
+    assert given_before(store, run) == 0.25  # a job that came later changes no report
     (tmp_path / "sums.json").write_text("{")
     with pytest.raises(ModelError, match=r"sums\.json is damaged"):
         given_before(store, run)
+
+
+def test_sums_of_earlier_jobs_on_what_an_alignment_extends_are_those_before_the_run(
+    tmp_path: Path,
+) -> None:
+    store = Store(tmp_path)
+    for name, extends in (("a-1", None), ("a-2", "a-1")):
+        alignment = Alignment(name, "f0", {"insurer": "f0"}, ("strip",), "", np.arange(9))
+        save_alignment(store, replace(alignment, extends=extends))
+    named = "claims-2026112{}-101500-{}"
+    given = {
+        "a-1": {named.format(1, "ffffff"): 0.5, named.format(5, "000000"): 8},
+        "a-2": {named.format(2, "eeeeee"): 0.25, named.format(3, "aaaaaa"): 4},
+    }
+    (tmp_path / "sums.json").write_text(json.dumps(given))
+    run = record("host")
+    assert given_before(store, replace(run, model=named.format(3, "aaaaaa"), alignment="a-2")) == 0.75
+    # A run that was not counted.
+    hidden = replace(run, model=named.format(4, "bbbbbb"), alignment="a-2")
+    assert given_before(store, hidden) == 4.75
 
 
 def test_linear_models_count_iterations_and_coefficients() -> None:

@@ -138,8 +138,8 @@ def test_a_policy_is_checked_before_any_job(tmp_path: Path, keys: Path) -> None:
         "may start jobs",
         'purpose = "a test" breaks rule purposes = ["pricing*"] of [policy]: use one of these, or the '
         "host adds it there",
-        "min_child_rows = 10 breaks rule min_child_rows = 20 of [policy]: raise it in the job, or the "
-        "host lowers the rule",
+        "min_child_rows = 10 breaks rule min_child_rows = 20 of [policy] (the default): raise it in the "
+        "job, or the host lowers the rule",
         "trees = 2 breaks rule max_trees = 1 of [policy]: lower it in the job, or the host raises the "
         "rule",
         "error: claims breaks 4 rules of bureau",

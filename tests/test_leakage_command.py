@@ -93,6 +93,12 @@ def test_the_guest_sees_figures_chance_and_what_lowers_them(folder: Path) -> Non
     labels = next(line for line in cells if line[3].startswith("AUC"))
     assert labels[:2] == ["registry, bureau", "insurer"]
     assert labels[4] == "0.50"
+    # Words that are not everybody's are explained below, and those alone that are there.
+    for term in ("of what guessing misses", "AUC", "bin", "candidate", "joint tree", "equation"):
+        assert any(line.startswith(f"{term}: ") for line in lines)
+    job(folder, LINEAR)
+    linear = command("leakage", "job.toml", "insurer.toml", "--rows", "2000", folder=folder).ok().out
+    assert "of what guessing misses: " in linear and "joint tree" not in linear
     assert done.err == ""
 
 
@@ -157,6 +163,8 @@ def test_rows_and_parties_are_those_of_the_latest_alignment(folder: Path, party:
     said = command("leakage", "job.toml", f"{party}.toml", folder=folder).ok().out
     assert said.startswith("claims over 700 rows of alignment a-1:")
     assert seen(folder, party, "--rows", "90")["alignment"] is None
+    sums = found["by"]["table_from_sums"]["how"]
+    assert ("without those of earlier jobs" in sums) == (party == "insurer")
     if party == "registry":  # what earlier jobs on the alignment gave counts
         given = {"a-1": {"other-model": 0.25}}
         (folder / f".vfl-{party}" / "sums.json").write_text(json.dumps(given))
@@ -185,8 +193,19 @@ def test_attacks_on_simulated_tables_take_the_place_of_curves(
     assert measured >= {"table_from_sums", "table_from_model", "scored_rows", "labels_from_nodes"}
     assert not [one for one in found["disclosures"] if one["basis"] == "curve"]
     sums = found["by"]["table_from_sums"]
-    assert 0.5 < sums["guessing"] < sums["success"] <= 1
-    assert sums["measure"] == "of (row, threshold) sides"
+    # In the unit of curves, with sides beside it; who has sums has the splits, too.
+    assert (sums["measure"], sums["guessing"]) == ("of what guessing misses", 0)
+    assert 0 < sums["success"] <= 1
+    assert "attacks on simulated tables of 150 rows: " in sums["how"] and "sides" in sums["how"]
+    raw = [one for one in found["simulated"]["successes"] if one["attack"] == "reconstruction"]
+    assert all(0.5 < one["guessing"] < one["success"] <= 1 for one in raw) and raw
+    by_host: dict[str, dict[str, float]] = {}
+    for one in found["disclosures"]:
+        if one["name"] in ("table_from_sums", "table_from_model"):
+            by_host.setdefault(one["about"], {})[one["name"]] = one["success"]
+    assert all(one["table_from_sums"] >= one["table_from_model"] for one in by_host.values())
+    notes = found["simulated"]["notes"]
+    assert len(notes) == len(set(notes))
     # The same draw gives the same figures.
     again = seen(folder, "registry", *more)
     assert again["disclosures"] == found["disclosures"]
@@ -217,6 +236,32 @@ def test_an_alignment_under_a_passphrase_is_read(folder: Path, monkeypatch: pyte
     assert seen(folder, "insurer", "--rows", "60")["rows"] == 60  # for which nothing is read
 
 
+def test_a_job_that_would_be_refused_or_train_nothing_is_said_to_be(folder: Path) -> None:
+    job(folder)
+    assert seen(folder, "insurer", "--rows", "1000")["notes"] == []
+    few = seen(folder, "insurer", "--rows", "30")["notes"]
+    assert few == [
+        "a host with the default rules refuses the job: an alignment of 30 rows breaks rule "
+        "min_intersection = 1000 of [policy] (the default): bring more rows that all parties have, or "
+        "the host lowers the rule",
+        "no tree has a split: of 30 rows none leaves min_child_rows = 20 on both sides",
+    ]
+    shown = command("leakage", "job.toml", "insurer.toml", "--rows", "30", folder=folder).ok().out
+    assert all(f"note: {note}" in shown for note in few)
+    (more,) = seen(folder, "registry", "--rows", "100000000")["notes"]
+    assert more.startswith("registry.csv has 120 rows: so many are not in common")
+    job(folder, trees=5000, encryption="lattice")
+    for party, whose in (("insurer", "a host with the default rules"), ("registry", "registry")):
+        notes = " ".join(seen(folder, party, "--rows", "9000")["notes"])
+        assert f"{whose} refuses the job: trees = 5000 breaks rule max_trees = 50" in notes
+        assert f'{whose} refuses the job: encryption = "lattice" breaks rule encryptions' in notes
+    # By the rules of a host that has its own.
+    text = (folder / "registry.toml").read_text()
+    wider = '[policy]\nmax_trees = "unlimited"\nencryptions = ["lattice"]\nmin_intersection = 1\n'
+    (folder / "registry.toml").write_text(text.replace("[policy]\n", wider))
+    assert seen(folder, "registry", "--rows", "100")["notes"] == []
+
+
 def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     def failed(code: int, party: str, *more: str, said: str) -> None:
         command("leakage", "job.toml", f"{party}.toml", *more, folder=folder).failed(code, said)
@@ -227,7 +272,12 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     failed(2, "insurer", "--rows", "many", said="--rows must be a whole number")
     failed(2, "insurer", "--rows", "9", "--guest", "bureau", said="insurer is the guest itself")
     failed(2, "registry", "--rows", "9", "--guest", "nobody", said="--guest nobody is no peer of")
-    failed(2, "bureau", "--rows", "9", said="bureau has 2 peers that could start the job: say which")
+    failed(2, "bureau", "--rows", "9", said="say which with --guest (insurer or registry)")
+    # Both that are wanted are named at once.
+    failed(
+        2, "bureau", said="with --rows, with --guest who starts the job (insurer or registry), or run"
+    )
+    failed(2, "bureau", "--guest", "insurer", said="know with --rows, or run `vfl align` first")
     failed(2, "insurer", "--rows", "9", "--simulate", said="--simulate needs 50 rows at the least")
     failed(2, "trustee", "--rows", "9", said="trustee is a coordinator")
     failed(2, "nobody", "--rows", "9", said="no party file nobody.toml")

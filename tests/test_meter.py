@@ -21,6 +21,7 @@ from vfl.learn.binning import bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.protocols.common.rows import Training
+from vfl.terminal.results import BASES
 from vfl.text import counted
 
 TWO = Circumstances("insurer", ["registry"], 2000)
@@ -37,7 +38,8 @@ def of_job(
         assert one.advantage is None or 0 <= one.advantage <= 1
         assert (one.success is None) == (one.basis in ("told", "unknown"))
         # Whatever is more than nothing has a line that lowers it.
-        assert one.lower or one.success in (0.0, None)
+        assert one.lower or not one.advantage
+        assert not one.lower or one.advantage != 0
     return {one.name: one for one in found}
 
 
@@ -98,6 +100,7 @@ def test_the_line_that_helps_is_within_the_budget(rows: int, allowed: float | No
         assert not estimate.estimate(rows, boost()).joint_within((allowed or 0.03) - 0.004)
         return
     trees = int(sums.lower[1].split(" = ")[1])
+    assert f"refuses the job, of which trees = {trees} would pass" in sums.how
     assert "refuses" not in of_job(of, boost(trees=trees))["table_from_sums"].how
     assert "refuses" in of_job(of, boost(trees=trees + 2))["table_from_sums"].how
 
@@ -110,6 +113,33 @@ def test_trees_of_the_guest_alone_lower_what_is_shown_and_nothing_else() -> None
     none = of_job(TWO, boost(trees=20, guest_trees=20))
     assert none["table_from_sums"].success == none["table_from_model"].success == 0
     assert none["labels_from_nodes"].advantage == 0
+
+
+@pytest.mark.parametrize("trees", [1, 2, 3, 15, 30, 200])
+@pytest.mark.parametrize("alone", [0, 1])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_what_is_said_to_lower_a_figure_lowers_it_as_is_said(trees: int, alone: int, depth: int) -> None:
+    settings: dict[str, object] = {"trees": trees, "guest_trees": alone, "depth": depth}
+    before = of_job(TWO, boost(**settings))
+    for name in ("table_from_model", "labels_from_nodes", "labels_from_nodes_some_known"):
+        one = before[name]
+        if alone == trees:
+            assert (one.advantage, one.lower) == (0, ())
+            continue
+        setting, value = re.findall(r"^\[secureboost\] (\w+) = (\d+)", one.lower[0])[0]
+        after = of_job(TWO, boost(**settings | {setting: int(value)}))[name]
+        assert after.success is not None and one.success is not None and after.success < one.success
+        said = re.search(r"(\d+ %) by the curve|AUC (\d\.\d\d) by the curve", one.lower[0])
+        if said is not None:
+            assert (said[1] or f"AUC {said[2]}") == after.number.removesuffix(" of what guessing misses")
+        if setting == "trees" and int(value) > alone + 1:
+            assert after.success <= one.success / 2
+
+
+def test_a_run_that_stopped_early_is_lowered_from_where_it_stopped() -> None:
+    stopped = of_job(replace(TWO, ran=Ran(joint=4)), boost(trees=50))
+    assert "trees = 1 (" in stopped["table_from_model"].lower[0]
+    assert "guest_trees = 3: " in stopped["labels_from_nodes"].lower[0]
 
 
 def test_more_columns_and_known_splits_change_what_the_model_tells() -> None:
@@ -138,8 +168,36 @@ def test_what_cheats_and_what_large_gradients_tell() -> None:
     assert found["large_gradients"].lower == ("[secureboost] goss_top = 0, the default",)
     assert found["cheating_guest"].kind == "cheating"
     assert found["cheating_guest"].success == 1.0
+    assert found["cheating_guest"].number == "100 % of what guessing misses"
     assert found["single_rows_from_differences"].basis == "unknown"
-    assert of_job(TWO, boost())["single_rows_from_differences"].success == 0.0
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_no_figure_bounds_what_sums_over_nearly_the_same_rows_tell(encryption: str) -> None:
+    one = of_job(TWO, boost(trees=5000, depth=10, encryption=encryption))["single_rows_from_differences"]
+    assert (one.success, one.basis, one.number) == (None, "unknown", "no figure")
+    assert 'sums = "hidden"' in one.lower[0]
+    if encryption == "paillier":
+        assert "neighbouring thresholds" in one.how and "more than two draws" in one.how
+    hidden = boost(**HIDDEN)
+    none = of_job(TWO, hidden)["single_rows_from_differences"]
+    assert (none.success, none.basis) == (0.0, "bound")
+    # With open sums of earlier jobs there is no bound either.
+    earlier = of_job(replace(TWO, given=0.01), hidden)["single_rows_from_differences"]
+    assert (earlier.success, earlier.basis) == (None, "unknown") and "earlier jobs" in earlier.how
+
+
+def test_hidden_sums_after_open_ones_say_that_earlier_jobs_told() -> None:
+    found = of_job(replace(TWO, given=0.065), boost(trees=5, **HIDDEN))
+    table, together = found["table_from_sums"], found["coordinator_and_guest"]
+    assert (table.basis, table.success) == ("curve", estimate.expected(0.065))
+    assert (
+        "no sum of this job" in table.how and "0.065 equations a row of earlier, open jobs" in table.how
+    )
+    assert "nothing takes back" in table.lower[0]
+    assert together.amount == pytest.approx(0.065 + 0.04)
+    assert together.success == estimate.expected(0.065 + 0.04)
+    assert "0.04 equations a row at most, after 0.065 of earlier jobs" in together.how
 
 
 def test_hosts_of_which_the_same_is_said_share_a_line() -> None:
@@ -181,6 +239,8 @@ def test_hidden_scores_show_the_guest_no_steps_and_name_the_coordinator() -> Non
 def test_a_limit_of_labels_is_the_figure() -> None:
     of, free = replace(TWO, rows=20_000), GlmParams()
     labels = of_job(of, free)["cheating_host"]
+    # Who guesses has the labels of the more frequent kind right: the figure is of the others.
+    assert labels.number.endswith(" of what guessing misses") and "most frequent label" in labels.how
     assert labels.lower[0].startswith("[glm] max_labels = 0.05: ")
     some = of_job(of, GlmParams(max_labels=0.05))["cheating_host"]
     assert (some.amount, some.success, some.basis) == (1000, 0.05, "bound")
@@ -252,6 +312,20 @@ def test_a_sample_keeps_equations_a_row() -> None:
     assert "a sample of 60 of 240 rows" in found.notes
     assert "sums of 3 trees of 12: as many equations a row as in the whole job" in found.notes
     assert "sums of 1 of 3 columns of registry" in found.notes
+    by = {one.attack: one for one in found.successes}
+    assert by["reconstruction"].success >= by["model alone, as sums are of"].success
+
+
+def test_hosts_alike_share_a_note() -> None:
+    own, y, hosts = tables(240)
+    both = {**hosts, "bureau": hosts["registry"].rename(columns=lambda name: name.replace("km", "age2"))}
+    model = vfl.SecureBoost(id="id", trees=8, depth=2, max_bins=4, min_child_rows=5)
+    found = measure(model, own, y, both, rows=60, candidates=4)
+    assert len(found.notes) == len(set(found.notes)) and any("trees of 8" in n for n in found.notes)
+    by = {(one.about, one.attack): one for one in found.successes}
+    for host in both:
+        alone = by[host, "model alone, as sums are of"]
+        assert by[host, "reconstruction"].success >= alone.success
 
 
 @pytest.mark.parametrize(
@@ -341,6 +415,25 @@ def test_candidates_apart_are_shown_as_they_were() -> None:
             side = theirs.sides[theirs.order[number, split.node][split.place]]
             assert (side[split.rows] == split.left[split.rows]).all()
     assert len(reconstruction.compared(part, theirs)) == len(some)
+
+
+def test_the_page_on_leakage_says_what_is_printed(of_trees: Measured) -> None:
+    """Where a figure is from, the names of attacks, and on how many rows default jobs pass."""
+    docs = Path(__file__).parent.parent / "docs"
+    page = (docs / "leakage.md").read_text()
+    for basis in ("told", "bound", "curve", "measured", "unknown"):
+        assert f"\n- *{BASES[basis]}*" in page
+    own, y, hosts = tables(100)
+    linear = measure(vfl.FederatedLogisticRegression(id="id"), own, y, hosts)
+    for one in (*of_trees.successes, *linear.successes):
+        assert f"\n| `{one.attack}` | {'the guest' if one.who == 'guest' else 'a host'} |" in page
+    limit = estimate.MAX_SUMS_A_ROW
+    assert "of 27,000 rows or more" in (docs / "security.md").read_text().replace("\n", " ")
+    assert estimate.estimate(27_000, boost()).equations_a_row < limit
+    assert 2 * estimate.estimate(27_000, boost()).equations_a_row > limit
+    assert 2 * estimate.estimate(54_000, boost()).equations_a_row < limit
+    for limits in ("max_trees", "max_sums_a_row"):
+        assert f"`{limits}`" in page
 
 
 def test_figures_of_attacks_name_tests_that_are_there() -> None:

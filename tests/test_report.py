@@ -27,7 +27,8 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.record import Record, load_record, save_record
 from vfl.jobs.relativities import lines_of
 from vfl.jobs.report import gather, write_report
-from vfl.leakage.disclosure import Circumstances
+from vfl.jobs.reveals import message_types, reveals
+from vfl.leakage.disclosure import TERMS, Circumstances, merged
 from vfl.leakage.meter import disclosures
 from vfl.learn.explain import partial_dependence
 from vfl.learn.metrics import (
@@ -38,7 +39,7 @@ from vfl.learn.metrics import (
     roc,
     totals,
 )
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.dependence import Dependence
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import load_half
@@ -48,9 +49,9 @@ from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
-from vfl.report.evidence import Evidence
+from vfl.report.evidence import Evidence, Exchange
 from vfl.report.page import PAGE, SHEETS, render
-from vfl.report.words import shares
+from vfl.report.words import DISCLAIMERS, shares
 from vfl.text import counted
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
@@ -328,6 +329,11 @@ def test_a_hosts_page_of_trees(federation: Federation, tmp_path: Path) -> None:
         gave = rows_of(files["gave_away.csv"])
         mine = [r for r in gave if (r["name"], r["about"]) == ("table_from_model", name)]
         assert f"the {counted(splits.total(), 'split')} that it won" in mine[0]["how"]
+        # Its own table is counted, and its headline is about itself.
+        assert "candidates" in mine[0]["how"] and "taken for" not in mine[0]["how"]
+        assert f"insurer could know of {name} in which bin" in page.text
+        other = {"registry": "bureau", "bureau": "registry"}[name]
+        assert f"insurer could know of {other}" not in page.text
         ways = {(m["direction"], m["message"]) for m in rows_of(files["messages.csv"])}
         assert ("sent", "CandidateSums") in ways and ("received", "TreeStart") in ways
 
@@ -455,6 +461,29 @@ def test_what_training_warned_of_stands_at_the_top(role: str) -> None:
     assert page.text.index(first) < page.text.index("What training warned of")
     assert page.text.index("What training warned of") < page.text.rindex(others[0])
     assert checked(render(made_up(role=role, **NO_FIGURES))[PAGE].decode()).all("aside") == []
+
+
+def test_no_sentence_of_ours_is_cut_off() -> None:
+    of = Circumstances("insurer", ["registry", "bureau"], 6576, given=0.0365)
+    jobs: list[BoostParams | GlmParams] = [
+        BoostParams(),
+        BoostParams(encryption="lattice", goss_top=0.1, goss_other=0.1),
+        BoostParams(sums="hidden", coordinator="umpire"),
+        GlmParams(),
+        GlmParams(scores="hidden", coordinator="umpire"),
+    ]
+    found = [one for params in jobs for one in merged(disclosures(of, params, False))]
+    asked = [Exchange("insurer", "sent", name, 1, 1, reveals(k)) for name, k in message_types().items()]
+    page = checked(render(made_up(role="host", gave_away=found, exchanges=asked))[PAGE].decode())
+    for text in (
+        *DISCLAIMERS,
+        *TERMS.values(),
+        *(one.what for one in found),
+        *(one.how for one in found),
+    ):
+        assert text in page.text
+    assert all(one.reveals in page.text for one in asked)
+    assert page.text.index(TERMS["of what guessing misses"]) < page.text.index(found[0].what)
 
 
 def test_a_reports_warnings_are_those_of_the_record(federation: Federation) -> None:

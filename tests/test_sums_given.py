@@ -106,6 +106,9 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     )
     assert given.on(alignment()) == pytest.approx(12 * DEPTH_4 / ROWS)
     train(given, policy(0.03), alignment(), "second", trees(6))  # as many as it said
+    # A host that did not write the rule finds it nowhere in its file.
+    usual = given.weigh(PolicySection(), alignment(), trees(10)).broken
+    assert usual is not None and "max_sums_a_row = 0.03 of [policy] (the default): " in usual
     hidden = trees(5000, sums="hidden", coordinator="notary")
     train(given, policy(0.03), alignment(), "third", hidden)
     assert given.on(alignment()) == pytest.approx(18 * DEPTH_4 / ROWS)

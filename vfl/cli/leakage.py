@@ -19,7 +19,11 @@ from vfl.terminal.usage import NumberType
     metavar="N",
     help="How many rows all parties know.  [default: those of the latest alignment]",
 )
-@click.option("--guest", metavar="NAME", help="Who would start the job, where a host has several peers.")
+@click.option(
+    "--guest",
+    metavar="NAME",
+    help="Who would start the job, where a host's file has several peers with data.",
+)
 @click.option(
     "--simulate",
     is_flag=True,

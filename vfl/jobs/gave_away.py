@@ -24,13 +24,14 @@ def disclosed(
     *,
     importance: Importance = (),
     own: Mapping[str, int] | None = None,
+    candidates: Mapping[str, int] | None = None,
     given: float = 0.0,
 ) -> list[Disclosure]:
     """What each party could learn about each other by the run of a record.
 
     importance: the splits of all parties, as the guest's half has them; own: at a host, by its name, how
-    many splits or coefficients its half has. given: sums a row before the run. Nothing for a run whose
-    settings this version does not know.
+    many splits or coefficients its half has; candidates: how many its table has. given: sums a row
+    before the run. Nothing for a run whose settings this version does not know.
     """
     kind = kind_named(record.job["job"]["model"], record.model)
     try:
@@ -46,8 +47,8 @@ def disclosed(
         splits=_splits(record, importance, own or {}),
         iterations=_iterations(record),
     )
-    rows = record.aligned_rows if told_rows else 1
-    of = Circumstances(guest, hosts, rows, columns=own or {}, given=given, ran=ran)
+    rows, told = (record.aligned_rows if told_rows else 1), record.role == "host"
+    of = Circumstances(guest, hosts, rows, candidates or {}, own or {}, given, ran=ran, counts=told)
     found = disclosures(of, params, loss_of(objective_of(record.job)).link == "logit")
     if not told_rows:
         found = [_without_rows(one) for one in found if one.name.startswith("coordinator")]
@@ -69,7 +70,7 @@ def given_before(store: Store, record: Record) -> float:
         alignment = load_alignment(store, record.alignment)
     except ModelError:  # it is no longer kept
         return 0.0
-    return SumsGiven(store).on(alignment, but=record.model)
+    return SumsGiven(store).before(alignment, record.model)
 
 
 def _joint(record: Record, params: BoostParams | GlmParams) -> int:

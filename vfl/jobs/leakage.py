@@ -3,30 +3,35 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, ModelError
+from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven
-from vfl.leakage.disclosure import AUC, COLUMNS, Circumstances, Disclosure, merged
+from vfl.jobs.table_sizes import blank_training, sizes_of
+from vfl.leakage.disclosure import (
+    AUC,
+    COLUMNS,
+    MISSED,
+    Circumstances,
+    Disclosure,
+    merged,
+    percent,
+)
 from vfl.leakage.measuring import ROWS, Measured, measure_tables
 from vfl.leakage.meter import disclosures
 from vfl.learn.binning import Features
-from vfl.learn.levels import tidy_levels
 from vfl.learn.losses import Loss
-from vfl.learn.splits import Candidates
 from vfl.models.kind import PartyColumns
-from vfl.models.kinds import kind_of_job, rules_of
+from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job, Party
-from vfl.party.policy import allowed_columns
+from vfl.party.policy import broken_by_job, check_intersection, today
+from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import read_table
-from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 
 _LEAST = 50  # rows of simulated tables
@@ -34,7 +39,7 @@ _MOST_COLUMNS = 50  # of a host's
 _TELLING = 0.6  # of a host's simulated columns, that the label depends on
 
 _ATTACKS: Mapping[str, Sequence[str]] = {
-    "table_from_sums": ("reconstruction", "model alone, as sums are of"),
+    "table_from_sums": ("reconstruction", "model alone"),
     "table_from_model": ("model alone",),
     "scored_rows": ("model alone, rows scored",),
     "single_rows_from_differences": ("differences of sums",),
@@ -43,7 +48,19 @@ _ATTACKS: Mapping[str, Sequence[str]] = {
     "columns_from_scores": ("scores of known rows",),
     "labels_from_gradients": ("residues of a gradient",),
 }
-"""Of a disclosure, the attacks that measure it: the best of them counts."""
+"""Of a disclosure, the attacks that measure it: the best of them counts. Who has sums has the splits,
+too."""
+
+_MEASURED: Mapping[str, str] = {
+    "table_from_sums": "in which bin the values of each row are, by sums and splits together",
+    "single_rows_from_differences": "single rows by which two nodes differ that are summed",
+}
+"""What is measured, where that is not what a curve is of."""
+
+_UNITS: Mapping[str, str] = {
+    "sides of (candidate, row) known": "(row, threshold) sides",
+    "rows told by themselves": "rows",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +73,7 @@ class Leakage:
     alignment: str | None  # whose rows they are
     found: tuple[Disclosure, ...]
     measured: Measured | None = None
+    notes: tuple[str, ...] = ()  # why there would be no such run
 
     @property
     def document(self) -> dict[str, object]:
@@ -64,7 +82,7 @@ class Leakage:
         lines = [asdict(one) | {name: getattr(one, name) for name in figures} for one in self.found]
         simulated = None if self.measured is None else self.measured.document()
         told = {"job": self.job, "party": self.party, "rows": self.rows, "alignment": self.alignment}
-        return {**told, "disclosures": lines, "simulated": simulated}
+        return {**told, "disclosures": lines, "simulated": simulated, "notes": [*self.notes]}
 
 
 def foresee(
@@ -91,12 +109,19 @@ def foresee(
             "a host"
         )
     store = store_of(party)
-    alignment = _alignment(store) if rows is None else None
+    alignment = _alignment(store, party, guest) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
-    of = Circumstances(starts, hosts, len(alignment.rows) if alignment else rows or 0)
-    columns = COLUMNS
+    many = len(alignment.rows) if alignment else rows or 0
+    of = Circumstances(starts, hosts, many, counts=alignment is not None and party.role == "host")
+    columns, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
-        sizes = _own_sizes(party, job)
+        table = read_table(party.data, role="host", need_label=False)
+        sizes = sizes_of(table, party, job)
+        if alignment is None and many > table.rows:
+            notes.append(
+                f"{table.path.name} has {counted(table.rows, 'row')}: so many are not in common unless "
+                "several of the guest's are joined to one"
+            )
         columns = sizes.columns
         given = SumsGiven(store).on(alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
@@ -114,15 +139,39 @@ def foresee(
         measured = _simulate(party, job, of, columns)
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
-    return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured)
+    return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))
 
 
-def _alignment(store: Store) -> Alignment:
+def _refusals(party: Party, job: Job, of: Circumstances) -> list[str]:
+    """Why a host, or one with the default rules where a guest asks, would not take part; and whether
+    there are too few rows for any split."""
+    policy, whose = party.policy, party.name
+    if party.role == "guest":
+        policy, whose = PolicySection(), "a host with the default rules"
+    broken = broken_by_job(policy, job, None if party.role == "guest" else of.guest, today())
+    try:
+        check_intersection(policy, of.rows)
+    except Refused as refused:
+        broken.append(str(refused))
+    notes = [f"{whose} refuses the job: {rule}" for rule in broken]
+    least = 2 * getattr(job.params, "min_child_rows", 0)
+    if of.rows < least:
+        notes.append(
+            f"no tree has a split: of {counted(of.rows, 'row')} none leaves min_child_rows = "
+            f"{least // 2} on both sides"
+        )
+    return notes
+
+
+def _alignment(store: Store, party: Party, guest: str | None) -> Alignment:
     """The latest one."""
     if not store.names("alignment"):
+        which = ""
+        if party.role == "host" and guest is None and len(names := _could_start(party)) > 1:
+            which = f", with --guest who starts the job ({' or '.join(names)})"
         raise ConfigError(
-            "there is no alignment yet: give the number of rows that all parties know with --rows, or "
-            "run `vfl align` first"
+            "there is no alignment yet: give the number of rows that all parties know with "
+            f"--rows{which}, or run `vfl align` first"
         )
     alignment = find_alignment(store, None)
     if not len(alignment.rows):
@@ -144,41 +193,21 @@ def _parties(party: Party, alignment: Alignment | None, guest: str | None) -> tu
         if named and guest in (None, named[0]):
             others = [n for n in alignment.parties if n not in (named[0], party.name)]
             return named[0], [party.name, *others]
-    candidates = [guest] if guest else party.policy.guests or party.partners
+    candidates = [guest] if guest else _could_start(party)
     if len(candidates) > 1:
         raise ConfigError(
             f"{party.name} has {counted(len(candidates), 'peer')} that could start the job: say which "
-            "with --guest"
+            f"with --guest ({' or '.join(candidates)})"
         )
+    if not candidates:
+        raise ConfigError(f"{party.name} has no peer that could start a job: add one under [peers]")
     (starts,) = candidates
     return starts, [party.name, *(name for name in party.partners if name != starts)]
 
 
-class _Sizes(NamedTuple):
-    """How much of a host's table enters a model."""
-
-    columns: int
-    candidates: int  # of splits
-    of_design: int  # columns of the design of a linear model
-
-
-def _own_sizes(party: Party, job: Job) -> _Sizes:
-    """Of a host's own table: of all its rows, which are about those of an alignment."""
-    table = read_table(party.data, role="host", need_label=False)
-    features = allowed_columns(party.policy, table.features, table.path.name, table.faults)
-    kind, rules = kind_of_job(job), rules_of(party)
-    kind.check_rules(rules, features, table.path.name)
-    own = PartyColumns(party.name, table.path.name, tidy_levels(features), rules)
-    tables = kind.tables([own], _training(np.zeros(table.rows), job.loss))
-    if isinstance(tables, BinnedTables):
-        block = tables.blocks[party.name]
-        return _Sizes(len(features), len(Candidates.of(block.columns)), 0)
-    return _Sizes(len(features), 0, tables.matrices[party.name].columns)
-
-
-def _training(label: Floats, loss: Loss) -> Training:
-    every = np.ones(len(label), np.bool_)
-    return Training(label, np.ones(len(label)), every, ~every, loss)
+def _could_start(party: Party) -> Sequence[str]:
+    """The peers that could be a host's guest."""
+    return [*(party.policy.guests or party.partners)]
 
 
 # Attacks on simulated tables.
@@ -201,7 +230,7 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
         for number in values[: max(1, round(_TELLING * len(values)))]:
             score += draw.normal() * np.asarray(number, np.float64)
     label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
-    tables = kind_of_job(job).tables([guest, *hosts], _training(label, job.loss))
+    tables = kind_of_job(job).tables([guest, *hosts], blank_training(label, job.loss))
     found = measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
     if drawn == columns:
         return found
@@ -244,13 +273,19 @@ def _measured(one: Disclosure, of: Circumstances, measured: Measured) -> Disclos
     if not found:
         return one
     best = max(found, key=lambda success: success.advantage)
-    measure = AUC if best.unit.startswith(AUC) else f"of {best.unit}"
-    what = "in which bin the values of each row are, by sums and splits together"
+    rank = best.unit.startswith(AUC)
+    part = "" if measured.rows >= measured.of_rows else f" of {measured.of_rows:,}"
+    how = f"attacks on simulated tables of {measured.rows:,}{part} rows"
+    if not rank:
+        unit = _UNITS.get(best.unit, best.unit)
+        how += f": {percent(best.success)} of {unit}, of which guessing gets {percent(best.guessing)}"
+    # In the unit of curves, so that both can be compared.
     return replace(
         one,
-        what=what if one.name == "table_from_sums" else one.what,
+        what=_MEASURED.get(one.name, one.what),
+        how=f"{how}; in the job {one.how}",
         basis="measured",
-        success=best.success,
-        guessing=best.guessing,
-        measure=measure.replace("sides of (candidate, row) known", "(row, threshold) sides"),
+        success=best.success if rank else max(0.0, best.advantage),
+        guessing=best.guessing if rank else 0.0,
+        measure=AUC if rank else MISSED,
     )

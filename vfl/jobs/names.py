@@ -22,7 +22,12 @@ def resolve_model(store: Store, model: str, kind: Literal["model", "run", "align
         # Names of models have the beginning of a long name, which other jobs may share.
         exact = [name for name in of_job if _job_name(store, kind, name) == model]
         of_job = exact if exact or len(model) > JOB_LENGTH else of_job
-    return max(of_job, default=model, key=lambda name: name.rsplit("-", 3)[1:])
+    return max(of_job, default=model, key=began)
+
+
+def began(name: str) -> list[str]:
+    """When a job began, by the full name of its model: sorts by time."""
+    return name.rsplit("-", 3)[1:]
 
 
 def _job_name(store: Store, kind: Literal["model", "run"], name: str) -> object:

@@ -17,12 +17,14 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.reveals import message_type, reveals
+from vfl.jobs.table_sizes import sizes_of
 from vfl.learn.binning import Features
 from vfl.learn.levels import match_levels
 from vfl.learn.losses import loss_of
+from vfl.learn.params import BoostParams
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
-from vfl.party.config import Party
+from vfl.party.config import Job, Party
 from vfl.party.output import OutputPlace
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -87,6 +89,7 @@ def gather(party: Party, model: str) -> Evidence:
         found = disclosed(
             record,
             own={party.name: kind.parameters(theirs.model)},
+            candidates=_own_candidates(party, store, record),
             given=given_before(store, record),
         )
         return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits), gave_away=found)
@@ -109,6 +112,20 @@ def gather(party: Party, model: str) -> Evidence:
         no_dependence=shown.no_dependence,
         gave_away=disclosed(record, importance=shown.importance),
     )
+
+
+def _own_candidates(party: Party, store: Store, record: Record) -> Mapping[str, int]:
+    """How many candidates a host's table has by its name, if it has the rows of the run still."""
+    try:
+        job = Job.model_validate(record.job)
+        if not isinstance(job.params, BoostParams):
+            return {}
+        table = read_table(party.data, role="host", need_label=False)
+        if not is_of(load_alignment(store, record.alignment), ids_of(table, party.data)):
+            return {}
+        return {party.name: sizes_of(table, party, job).candidates}
+    except (VflError, ValueError):  # another table, or a job of an earlier version
+        return {}
 
 
 def _record(store: Store, name: str) -> tuple[Record, Evaluation | None]:

@@ -7,6 +7,7 @@ not for a tree that is grown again after a kill. A job that starts has the trees
 reserved, as long as it runs: one that runs beside it gets what is left.
 """
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,10 +15,12 @@ import msgspec
 
 from vfl.errors import ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of, origins
+from vfl.jobs.names import began
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
 from vfl.party.files import make_folder
 from vfl.party.locks import in_turn
+from vfl.party.policy import rule_words
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted
@@ -57,6 +60,19 @@ class SumsGiven:
             if model != but
         )
 
+    def before(self, alignment: Alignment, model: str) -> float:
+        """The same of jobs before that of a model: in the order in which they were counted, or by the
+        times in their names where that one was not counted with them."""
+        given, total = self._read(), 0.0
+        for name in self._counted_with(alignment, given):
+            models = given[name]
+            if model in models:
+                earlier = [*models][: [*models].index(model)]
+            else:
+                earlier = [other for other in models if began(other) < began(model)]
+            total += sum(models[other] for other in earlier)
+        return total
+
     def weigh(
         self, policy: PolicySection, alignment: Alignment, params: BoostParams, done: int = 0
     ) -> WeighedSums:
@@ -68,7 +84,7 @@ class SumsGiven:
         job = estimate(rows, params, params.sums, before, known=known, done=done)
         broken = None
         if job.equations and not isinstance(most, str) and _exceeds(before + job.equations_a_row, most):
-            broken = _too_many(job, params, known, before, most, done)
+            broken = _too_many(job, params, known, before, policy, done)
         return WeighedSums(known, before, job, broken)
 
     def check(
@@ -187,7 +203,7 @@ class SumsBudget:
             before = self._given.on(self._alignment)
             if self._trees < 1 or (not isinstance(most, str) and _exceeds(before + self._a_tree, most)):
                 raise Refused(
-                    f"a further tree breaks rule max_sums_a_row = {most} of [policy], after "
+                    f"a further tree breaks {rule_words(self._policy, 'max_sums_a_row')}, after "
                     f"{before:.3g} sums a row of all jobs on the alignment: fewer trees or less depth, "
                     "or the host raises the rule"
                 )
@@ -204,14 +220,15 @@ def _exceeds(a_row: float, most: float) -> bool:
 
 
 def _too_many(
-    job: Estimate, params: BoostParams, rows: int, before: float, most: float, done: int
+    job: Estimate, params: BoostParams, rows: int, before: float, policy: PolicySection, done: int
 ) -> str:
     """What breaks the rule, by how much, and what helps."""
+    most = math.inf if isinstance(policy.max_sums_a_row, str) else policy.max_sums_a_row
     tree = "joint tree" if params.guest_trees else "tree"
     told = (
         f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over {counted(rows, 'row')}"
     )
-    rule = f"break rule max_sums_a_row = {most:g} of [policy]"
+    rule = f"break {rule_words(policy, 'max_sums_a_row')}"
     if done:  # the job cannot be another one
         return (
             f"{told}, which this job still needs, {rule}, after {before:.3g} of it so far, with trees "

@@ -4,6 +4,7 @@ Figures of attacks are read off the curves of estimate.py, which were measured o
 measuring.py measures on one's own. None is a proof: a better attack may be found.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -22,6 +23,21 @@ COLUMNS = 5
 
 MISSED = "of what guessing misses"
 AUC = "AUC"
+
+
+TERMS: Mapping[str, str] = {
+    MISSED: "the part of the answers that who guesses gets wrong and this party gets right: 0 % is no "
+    "better than guessing, 100 % is everything",
+    AUC: "how often, of a row with a claim and one without, it is told which is which: 0.5 is guessing, "
+    "1 is everything",
+    "bin": "a range of a column's values between two neighbouring thresholds, or a level",
+    "candidate": "a split that a column of a host could make: one at each threshold between its bins",
+    "joint tree": "a tree of the columns of all parties; others are of the guest's alone",
+    "equation": "a sum that the guest is shown, of one number of each of some rows. Equations a row are "
+    "their number divided by that of all rows: from 0.5 on a host's table is open",
+    "direction": "on which side of a split a row goes: one for each split of a host that it meets",
+}
+"""What the words of disclosures mean."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +106,9 @@ class Circumstances:
     """Who takes part in a job, over how many rows.
 
     `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
-    linear model. `given`: sums a row that jobs on the alignment gave before, `allowed`: the limit, at
-    the host that looks, infinity for none. `known`: how many different rows of that host's table the
-    aligned ones are, 0 for as many. `ran`: None before a job.
+    linear model. `given`: sums a row that jobs on the alignment gave before, `counts`: whether they are
+    known here; `allowed`: the limit, at the host that looks, infinity for none. `known`: how many
+    different rows of that host's table the aligned ones are, 0 for as many. `ran`: None before a job.
     """
 
     guest: str
@@ -104,6 +120,7 @@ class Circumstances:
     allowed: float | None = None
     known: int = 0
     ran: Ran | None = None
+    counts: bool = True
 
     @property
     def all_hosts(self) -> str:
@@ -124,8 +141,14 @@ def common_rows(of: Circumstances) -> Disclosure:
         "told",
         of.rows,
         "rows",
-        lower=("[policy] max_intersection", "[policy] max_ids_a_day, max_alignments_a_day"),
+        lower=("[policy] max_ids_a_day, max_alignments_a_day: fewer ids can be asked about",),
     )
+
+
+def terms_of(found: Sequence[Disclosure]) -> dict[str, str]:
+    """The words that need a meaning among what disclosures say, with it."""
+    said = " ".join(f"{one.what} {one.how} {one.number} {one.measure}" for one in found)
+    return {term: means for term, means in TERMS.items() if re.search(rf"\b{term}", said)}
 
 
 def merged(found: Sequence[Disclosure]) -> list[Disclosure]:

@@ -139,9 +139,8 @@ def measure_tables(
     else:
         found = _Linear(tables, share, draw)
     successes = tuple(found.attacks())
-    return Measured(
-        successes, len(tables.rows.label), given, (*notes, *found.notes), time.monotonic() - started
-    )
+    said = tuple(dict.fromkeys((*notes, *found.notes)))  # hosts alike are said once
+    return Measured(successes, len(tables.rows.label), given, said, time.monotonic() - started)
 
 
 def _sampled(tables: AnyTables, chosen: Mask) -> AnyTables:
@@ -209,7 +208,9 @@ class _Trees:
             alone = model_alone(part, theirs, about, about=host)
             found.append(replace(alone, attack="model alone, as sums are of"))
             result = reconstruction.reconstruct(part)
-            found.append(reconstruction.success(result, part, theirs, about=host))
+            both = reconstruction.success(result, part, theirs, about=host)
+            # The guest has the splits, too, and keeps to them where sums are too few to help.
+            found.append(replace(both, success=max(both.success, alone.success)))
             found.append(self._differences(host, part))
         return [replace(one, who=self._guest) for one in found]
 

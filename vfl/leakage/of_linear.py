@@ -106,13 +106,14 @@ def _of_labels(
         "labels, by having numbers of its choice opened in place of its gradient",
         f"what {opener} opens for {counted(count, 'column')} in {counted(iterations, 'iteration')}: "
         f"{read:,} of {counted(of.rows, 'label')} at most"
-        + ("" if params.max_labels is None else f", by max_labels = {params.max_labels:g}"),
+        + ("" if params.max_labels is None else f", by max_labels = {params.max_labels:g}")
+        + "; the rest it guesses, right as often as the most frequent label is",
         "bound",
         float(read),
         "labels",
         read / of.rows,
         0.0,
-        "of the labels",
+        MISSED,
         (*_limit(params), _FEW, "contract, and the ledger"),
     )
 

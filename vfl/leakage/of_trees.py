@@ -1,7 +1,8 @@
 """What training and scoring with trees could give away."""
 
 import math
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
 
 from vfl.leakage.disclosure import (
     AUC,
@@ -10,6 +11,7 @@ from vfl.leakage.disclosure import (
     Circumstances,
     Disclosure,
     common_rows,
+    percent,
 )
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
@@ -29,6 +31,7 @@ _HIDE = '[secureboost] sums = "hidden" with a coordinator'
 _FEWER = "fewer trees or less depth ([policy] max_trees)"
 _GUEST = "[secureboost] guest_trees: the guest alone grows the first trees"
 _BINS = "[secureboost] max_bins: fewer bins, or more columns"
+_TOLD = "nothing takes back what earlier jobs told: this job adds nothing to it"
 _TRUSTED = "a coordinator that works with nobody"
 
 
@@ -56,37 +59,74 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
 
 
+def _after(of: Circumstances) -> str:
+    """What earlier jobs gave, in words."""
+    if of.given:
+        return f", after {of.given:.3g} of earlier jobs"
+    return "" if of.counts else ", without those of earlier jobs on the same rows, which hosts count"
+
+
 def _joint(of: Circumstances, params: BoostParams) -> int:
     return params.trees - params.guest_trees if of.ran is None else of.ran.joint
 
 
-def _fewer(params: BoostParams) -> str:
-    """The line that halves the trees."""
-    return f"[secureboost] trees = {max(1, params.trees // 2)}, or less depth ([policy] max_trees)"
+def _fewer(of: Circumstances, params: BoostParams, told: Callable[[float], float]) -> str:
+    """The line that halves what the model tells, and what it then tells: by the part of the joint trees
+    that are left."""
+    joint = _joint(of, params)
+    if joint < 2:
+        flatter = f"[secureboost] depth = {params.depth - 1}"
+        return flatter if params.depth > 1 else _without_hosts(joint + params.guest_trees)
+    # At least one tree is left, even if that tells more than half.
+    left = max(1, bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1)
+    trees = f"trees = {params.guest_trees + left} ({percent(told(left / joint))} by the curve)"
+    return f"[secureboost] {trees}, or less depth ([policy] max_trees)"
+
+
+def _fewer_nodes(of: Circumstances, params: BoostParams, some_known: bool) -> str:
+    """The line that lowers what nodes tell of labels: one joint tree tells nearly what many do."""
+    joint = _joint(of, params)
+    trees = joint + params.guest_trees
+    if joint < 2:
+        return _without_hosts(trees)
+    left = f"{AUC} {told_by_nodes(1, some_known):.2f} by the curve"
+    return (
+        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint tree; fewer trees alone do little"
+    )
+
+
+def _without_hosts(trees: int) -> str:
+    return f"[secureboost] guest_trees = {trees}: the model has no column of a host"
 
 
 def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclosure:
     """What the guest could learn of a host's table by sums."""
     what = "in which bin the values of each row are, beyond what the model tells"
     if params.sums == "hidden":
+        how = f"no sum of this job: {params.coordinator} opens them, the guest passes on numbers "
+        how += "that look random"
+        if of.given:
+            how += f"; but {of.given:.3g} equations a row of earlier, open jobs on the alignment"
+        else:
+            how += _after(of)
         return Disclosure(
             "table_from_sums",
             "worked_out",
             of.guest,
             host,
             what,
-            f"no sum: {params.coordinator} opens them, the guest passes on numbers that look random",
-            "bound",
+            how,
+            "curve" if of.given else "bound",
             of.given,
             "equations a row",
             expected(of.given),
             0.0,
             MISSED,
+            (_TOLD,) if of.given else (),
         )
     sums = sums_of(of, params)
     total = of.given + sums.equations_a_row
     each = sums.equations // max(1, sums.joint)
-    earlier = f", after {of.given:.3g} of earlier jobs" if of.given else ""
     limit = MAX_SUMS_A_ROW if of.allowed is None else of.allowed
     refused, fewer = "", []
     if total > limit:
@@ -94,7 +134,9 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
             whose = "a host's default" if of.allowed is None else f"{host}'s"
             refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
         fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
-        fewer = [f"[secureboost] trees = {fit}"] if fit > params.guest_trees else []
+        if fit > params.guest_trees:
+            fewer = [f"[secureboost] trees = {fit}"]
+            refused += f", of which trees = {fit} would pass" if refused else ""
     return Disclosure(
         "table_from_sums",
         "worked_out",
@@ -103,7 +145,7 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         what,
         f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
         f"{counted(of.known or of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row"
-        f"{earlier}{refused}",
+        f"{_after(of)}{refused}",
         "curve",
         total,
         "equations a row",
@@ -119,6 +161,7 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
     candidates = of.candidates.get(host) or COLUMNS * (params.max_bins - 1)
     known = "" if host in of.candidates else f", taken for {COLUMNS} columns of {params.max_bins} bins"
     directions, splits, won = _won(of, params, host)
+    by_model = directions / candidates
     yield Disclosure(
         "table_from_model",
         "worked_out",
@@ -128,12 +171,12 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
         f"who goes left at {won}: {directions:.3g} directions a row, of "
         f"{counted(candidates, 'candidate')}{known}",
         "curve",
-        directions / candidates,
+        by_model,
         "directions a row and candidate",
-        told_by_model(directions / candidates),
+        told_by_model(by_model),
         0.0,
         MISSED,
-        (_fewer(params), _GUEST, _BINS),
+        (_fewer(of, params, lambda part: told_by_model(part * by_model)), _GUEST, _BINS),
     )
     yield Disclosure(
         "scored_rows",
@@ -171,33 +214,37 @@ def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int,
 
 def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
     """Sums over sets that differ by few rows."""
-    none: float | None = 0.0
-    lower: tuple[str, ...] = ()
-    if params.sums == "hidden":
-        how = "no sums are seen"
+    lower: tuple[str, ...] = (_HIDE,)
+    safe = params.sums == "hidden" and not of.given
+    if safe:
+        how, lower = "no sums are seen", ()
+    elif params.sums == "hidden":
+        how = "no sums of this job are seen, but those of earlier jobs on the alignment are known"
+        lower = (_TOLD,)
     elif params.encryption == "lattice":
         how = "sums over groups of any size are shown: taken together they count as above"
         lower = (_HIDE, '[secureboost] encryption = "paillier", where groups have min_child_rows')
-        none = None
     else:
         how = (
-            f"all groups that are summed, and the rows of two trees, have or differ in the host's "
-            f"min_child_rows ({params.min_child_rows} in the job); all taken together count as above"
+            f"each node that is summed has the host's min_child_rows ({params.min_child_rows} in the "
+            "job), and the rows drawn for two trees differ in as many or none; but neighbouring "
+            "thresholds of a column, nodes of two trees or jobs, and more than two draws may differ in "
+            "a single row: nothing bounds it, and all sums taken together count as above"
         )
-        lower = ("[policy] min_child_rows: a higher one, at the host as in the job",)
+        lower = (_HIDE, "[policy] min_child_rows: a higher one, at the host as in the job")
     return Disclosure(
         "single_rows_from_differences",
         "worked_out",
         of.guest,
         of.all_hosts,
-        "the side of single rows from two sums over nearly the same rows",
+        "the side of single rows from sums over nearly the same rows",
         how,
-        "unknown" if none is None else "bound",
+        "bound" if safe else "unknown",
         float(params.min_child_rows),
-        "rows of the smallest group",
-        none,
-        none,
-        "" if none is None else "of the rows",
+        "rows of the smallest node",
+        0.0 if safe else None,
+        0.0 if safe else None,
+        "of the rows" if safe else "",
         lower,
     )
 
@@ -220,15 +267,15 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
             host,
             of.guest,
             what,
-            f"which rows share a node in {counted(joint, 'joint tree')}; how often, of two rows with "
-            "and without it, it tells which is which: never more often than the model itself",
+            f"which rows share a node in {counted(joint, 'joint tree')}: at most what the model itself "
+            "gets on rows that trained, which is more than on rows held out",
             "curve",
             float(joint),
             "joint trees",
             auc,
             0.5,
             AUC,
-            (_fewer(params), 'encryption = "lattice" tells a host its own splits alone'),
+            (_fewer_nodes(of, params, some),),
         )
     if params.goss_top:
         top = math.ceil(params.goss_top * of.rows)
@@ -268,9 +315,9 @@ def _of_coordinator(of: Circumstances, params: BoostParams, name: str) -> Iterat
         f"{name} with {of.guest}",
         of.all_hosts,
         "in which bin the values of each row are, as if sums were open",
-        f"together they have the sums: {opened.equations_a_row:.3g} equations a row at most",
+        f"together they have the sums: {opened.equations_a_row:.3g} equations a row at most{_after(of)}",
         "curve",
-        opened.equations_a_row,
+        of.given + opened.equations_a_row,
         "equations a row",
         opened.beyond,
         0.0,
@@ -320,12 +367,12 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
         of.all_hosts,
         "on which side of every candidate of a host rows of its choice are",
         f"encrypted numbers that each stand for a row, {bits} to a sum: of {read:,} of "
-        f"{counted(of.rows, 'row')}",
+        f"{counted(of.rows, 'row')}; of the rest it guesses the side where more rows are",
         "bound",
         float(read),
         "rows",
         read / of.rows,
         0.0,
-        "of the rows",
+        MISSED,
         (_HIDE, *lower),
     )

@@ -143,10 +143,12 @@ class _TreesHost(HostRole[HostModel]):
         )
         remark = None
         if not model.splits:
-            remark = (
-                "no split is of this party's columns: its half of the model says nothing (min_bin_rows "
-                "and min_child_rows in [policy] and in the job may leave none)"
+            why = (
+                f"guest_trees = {self._params.guest_trees} of the job leaves hosts out of all trees"
+                if self._params.guest_trees >= self._params.trees
+                else "min_bin_rows and min_child_rows in [policy] and in the job may leave none"
             )
+            remark = f"no split is of this party's columns: its half of the model says nothing ({why})"
         return HostOutcome(counted(len(model.splits), "split"), remark)
 
 
@@ -268,6 +270,20 @@ class Trees(ModelKind[GuestModel, HostModel]):
             "all leaves vanish (learning_rate and reg_lambda of [secureboost])",
         )
 
+    def doubts(self, known: Floats, rows: Training) -> str | None:
+        alone = self.params.guest_trees >= self.params.trees
+        if not alone:
+            return None
+        # In the words of the estimators.
+        return self._guest_alone(self.params.trees).replace(" = ", "=")
+
+    def _guest_alone(self, trees: int) -> str:
+        every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
+        return (
+            f"guest_trees = {self.params.guest_trees} leaves the hosts out of {every}: lower it, or "
+            "raise trees"
+        )
+
     def findings(self, model: GuestModel, known: Floats, rows: Training) -> list[Finding]:
         found = []
         bare = sum(not tree.branches for tree in model.trees)
@@ -276,13 +292,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
             text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
             found.append(Finding("no_split", text))
         if len(model.trees) <= self.params.guest_trees:
-            trees = len(model.trees)
-            every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
-            text = (
-                f"guest_trees = {self.params.guest_trees} leaves the hosts out of {every}: lower it, or "
-                "raise trees"
-            )
-            found.append(Finding("guest_alone", text))
+            found.append(Finding("guest_alone", self._guest_alone(len(model.trees))))
         if self.params.early_stopping_rounds and not rows.validation.any():
             text = (
                 f"validation_share = {self.params.validation_share:g} leaves no row to decide when to "

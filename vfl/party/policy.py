@@ -337,11 +337,13 @@ def _broken(what: str, value: object, policy: PolicySection, rule: str) -> str:
 
 def _breach(what: str, policy: PolicySection, rule: str) -> str:
     """What breaks a rule, the rule with its value, and what either side can do."""
-    return f"{what} breaks {_rule(policy, rule)}: {_REMEDIES[rule]}"
+    return f"{what} breaks {rule_words(policy, rule)}: {_REMEDIES[rule]}"
 
 
-def _rule(policy: PolicySection, rule: str) -> str:
-    return f"rule {rule} = {rule_text(getattr(policy, rule))} of [policy]"
+def rule_words(policy: PolicySection, rule: str) -> str:
+    """A rule with its value in words, and whether the party file has it."""
+    usual = "" if rule in policy.model_fields_set else " (the default)"
+    return f"rule {rule} = {rule_text(getattr(policy, rule))} of [policy]{usual}"
 
 
 def rule_text(value: object) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from markupsafe import Markup
 
-from vfl.leakage.disclosure import Disclosure
+from vfl.leakage.disclosure import Disclosure, terms_of
 from vfl.models.relativities import COLUMNS
 from vfl.report import figures, words
 from vfl.report.blocks import (
@@ -148,8 +148,9 @@ class Page:
             "Each figure stands beside that of somebody who was told nothing and guesses, knowing how "
             "frequent each answer is. Ids, values of columns, labels and thresholds are in no message.",
         ]
-        lead += [words.most_learnt(d) for d in _greatest(one.gave_away)]
-        blocks: list[PageBlock] = []
+        greatest = [words.most_learnt(d) for d in _greatest(one)]
+        lead += greatest
+        blocks: list[PageBlock] = [Facts(terms)] if (terms := [*terms_of(one.gave_away).items()]) else []
         for kind, caption in words.DISCLOSURES.items():
             found = [d for d in one.gave_away if d.kind == kind]
             rows: list[list[TableCell]] = [
@@ -166,9 +167,9 @@ class Page:
             ]
             head = ["who could learn what", "how much of it", "by guessing", "less by"]
             if rows:
-                link = "" if blocks else sheet
+                link, sheet = sheet, ""
                 blocks.append(cells(caption, head, rows, text=4, sheet=link))
-        blocks.append(Note(words.DISCLAIMER))
+        blocks += [Note(text) for text in words.DISCLAIMERS]
         return PageSection("gave-away", title, lead, blocks)
 
     def relativity_blocks(self) -> list[PageBlock]:
@@ -270,12 +271,15 @@ _OF_THE_RUN = ("table_from_sums", "table_from_model", "labels_from_nodes", "labe
 """What follows from a training alone."""
 
 
-def _greatest(found: Iterable[Disclosure]) -> list[Disclosure]:
-    """Of each party that learns by the training alone, what it learns most of."""
+def _greatest(evidence: Evidence) -> list[Disclosure]:
+    """Of each party that learns by the training alone, what it learns most of; on a host's page what it
+    learns itself, and others about it."""
     most: dict[str, Disclosure] = {}
-    for one in found:
+    for one in evidence.gave_away:
         known = most.get(one.who)
         if one.name not in _OF_THE_RUN or not one.advantage:
+            continue
+        if evidence.role == "host" and evidence.party not in f"{one.who}, {one.about}".split(", "):
             continue
         if known is None or one.advantage > (known.advantage or 0):
             most[one.who] = one

@@ -48,13 +48,11 @@ BASES: Mapping[Basis, str] = {
     "measured": "The figure is of attacks on such tables",
     "unknown": "There is no figure",
 }
-DISCLAIMER = (
-    "“Of what guessing misses” is the part of the answers that somebody who guesses gets wrong and this "
-    "party would get right: 0 % is no better than guessing, 100 % is everything. An AUC of 0.5 is "
-    "guessing, of 1 everything. Figures by attacks are of the best ones that are known to us, on tables "
-    "of five columns where the truth is at hand: a better attack may be found, and other tables differ. "
-    "They say what could be worked out, not that anybody did. What makes it less does so in the next "
-    "run: vfl leakage says the same before a job."
+DISCLAIMERS = (
+    "Figures by attacks are of the best ones that are known to us, on tables of five columns where the "
+    "truth is at hand: a better attack may be found, and other tables differ. They say what could be "
+    "worked out, not that anybody did.",
+    "What makes it less does so in the next run: vfl leakage says the same before a job.",
 )
 
 

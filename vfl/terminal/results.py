@@ -33,7 +33,7 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
 
 # --- What a job could tell. -------------------------------------------------------------------------
 
-_BASES = {
+BASES = {
     "told": "the protocol",
     "bound": "at most",
     "curve": "curve",
@@ -43,7 +43,9 @@ _BASES = {
 
 
 def put_leakage(found: "Leakage") -> None:
-    """What each party could learn about each other, a line each."""
+    """What each party could learn about each other, a line each, and what the words mean."""
+    from vfl.leakage.disclosure import terms_of
+
     rows: list[list[SheetCell]] = [
         [
             one.who,
@@ -51,7 +53,7 @@ def put_leakage(found: "Leakage") -> None:
             one.what,
             one.number,
             one.chance,
-            f"{_BASES[one.basis]}: {one.how}",
+            f"{BASES[one.basis]}: {one.how}",
             one.lower[0] if one.lower else "",
         ]
         for one in found.found
@@ -61,6 +63,10 @@ def put_leakage(found: "Leakage") -> None:
     title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
+    for term, means in terms_of(found.found).items():
+        stdout.put(f"{term}: {means}")
+    for note in found.notes:
+        stdout.put(f"note: {note}")
     if found.measured is not None:
         for note in found.measured.notes:
             stdout.put(f"note: attacked on simulated tables, {note}")
