@@ -344,8 +344,11 @@ class _Tree:
         masked = [bytearray() for _ in self._hosts]
         while any(due):
             part = await self._guest.recv(MaskedSums)
-            if not 0 <= part.host < len(due) or not 0 < len(part.data) == min(PIECE, due[part.host]):
-                raise self._guest.breach("MaskedSums of another host or number of sums than are due")
+            if not 0 <= part.host < len(due):
+                raise self._guest.breach("MaskedSums of no host")
+            if not 0 < len(part.data) == min(PIECE, due[part.host]):
+                what = "MaskedSums of another number of sums than a host has candidates"
+                raise either(self._guest, self._hosts[part.host].host, what)
             masked[part.host] += part.data
             due[part.host] -= len(part.data)
         return masked
