@@ -1,7 +1,7 @@
 """A party's own table and its ids, as a job reads them."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from vfl.errors import Refused
@@ -14,7 +14,7 @@ from vfl.party.keys import Stands, TableIds, all_keys
 from vfl.party.policy import (
     allowed_columns,
 )
-from vfl.party.sections import DataSection
+from vfl.party.sections import USES, DataSection
 from vfl.party.table import Table, read_table
 
 
@@ -85,3 +85,14 @@ async def table_of(
         raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
     return await asyncio.to_thread(read_host, site, expect, needed)
+
+
+def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:
+    """Say which of the columns of exposure, offset and weight a job uses, and which it leaves alone."""
+    named = {key: name for key in USES if (name := getattr(data, key)) is not None}
+    used = " and ".join(f"{key} '{name}'" for key, name in named.items() if key in uses)
+    alone = " and ".join(f"{key} '{name}'" for key, name in named.items() if key not in uses)
+    said = [f"uses {used}"] if used else []
+    said += [f"does without {alone} (no feature either)"] if alone else []
+    if said:
+        show.say(f"this job {', '.join(said)}")

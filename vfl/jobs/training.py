@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import read_guest, table_of
+from vfl.jobs.own_table import read_guest, say_uses, table_of
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
@@ -71,7 +71,7 @@ from vfl.party.policy import (
     check_job,
     today,
 )
-from vfl.party.sections import USES, DataSection
+from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
@@ -161,17 +161,6 @@ async def train(
             show=show,
             done=lambda: unfinished.done,
         )
-
-
-def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:
-    """Say which of the columns of exposure, offset and weight a job uses, and which it leaves alone."""
-    named = {key: name for key in USES if (name := getattr(data, key)) is not None}
-    used = " and ".join(f"{key} '{name}'" for key, name in named.items() if key in uses)
-    alone = " and ".join(f"{key} '{name}'" for key, name in named.items() if key not in uses)
-    said = [f"uses {used}"] if used else []
-    said += [f"does without {alone} (no feature either)"] if alone else []
-    if said:
-        show.say(f"this job {', '.join(said)}")
 
 
 @dataclass
