@@ -65,12 +65,7 @@ from vfl.models.kind import (
 from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
-from vfl.party.policy import (
-    check_coordinator,
-    check_intersection,
-    check_job,
-    today,
-)
+from vfl.party.policy import check_coordinator, check_intersection, check_job, today
 from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
