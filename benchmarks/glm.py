@@ -11,17 +11,15 @@ seconds.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
 
 import glum
 import numpy as np
-from parties import DATA, UNBOUND, Memory, Split, frequency, operations, set_up, show
+from parties import DATA, UNBOUND, Memory, Split, check_data, frequency, operations, set_up, tell
 
 from vfl import local
 from vfl.jobs.alignments import load_alignment
@@ -49,15 +47,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
-    if not options.data.is_dir():
-        sys.exit(f"no data at {options.data}: see benchmarks/README.md")
+    check_data(options.data)
     split = frequency(options.data, options.rows, 0)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        show(f"freMTPL2, {figures['rows']:,} aligned rows", figures)
+    tell(options, f"freMTPL2, {figures['rows']:,} aligned rows", figures)
 
 
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:

@@ -9,14 +9,12 @@ both alike, as they take turns: the ratio is what counts.
 """
 
 import argparse
-import json
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import secureboost
-from parties import DATA, SPLITS, UNBOUND, Split, set_up, show
+from parties import DATA, SPLITS, UNBOUND, Split, chosen, set_up, tell
 
 from vfl import local
 
@@ -37,15 +35,10 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes of each party")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
-    if options.split != "uniform" and not options.data.is_dir():
-        sys.exit(f"no data at {options.data}: see benchmarks/README.md")
-    split = SPLITS[options.split](options.data, options.rows, options.columns)
+    split = chosen(options)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        show(f"{options.split}, {figures['rows']:,} aligned rows, {options.encryption}", figures)
+    tell(options, f"{options.split}, {figures['rows']:,} aligned rows, {options.encryption}", figures)
 
 
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:

@@ -1,5 +1,6 @@
 """What the benchmarks of whole jobs share: tables of several parties, their folders, their figures."""
 
+import argparse
 import json
 import re
 import sys
@@ -213,6 +214,27 @@ def set_up(
         (folder / f"{party}.toml").write_text("\n".join(lines))
     local.exchange_keys(folders)
     (folders[guest] / "job.toml").write_text(job)
+
+
+def check_data(folder: Path) -> None:
+    """End the benchmark where its data are not there."""
+    if not folder.is_dir():
+        sys.exit(f"no data at {folder}: see benchmarks/README.md")
+
+
+def chosen(options: argparse.Namespace) -> Split:
+    """The split that the options name, of so many rows and columns."""
+    if options.split != "uniform":
+        check_data(options.data)
+    return SPLITS[options.split](options.data, options.rows, options.columns)
+
+
+def tell(options: argparse.Namespace, title: str, figures: dict) -> None:
+    """Print figures by name, or as a table."""
+    if options.json:
+        print(json.dumps(figures))
+    else:
+        show(title, figures)
 
 
 def show(title: str, figures: dict) -> None:

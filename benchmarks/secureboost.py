@@ -12,15 +12,13 @@ learning rate, bins and penalty and trains on the same rows.
 """
 
 import argparse
-import json
 import os
 import statistics
-import sys
 import tempfile
 from pathlib import Path
 
 import lightgbm
-from parties import DATA, SPLITS, UNBOUND, Memory, Split, operations, set_up, show
+from parties import DATA, SPLITS, UNBOUND, Memory, Split, chosen, operations, set_up, tell
 
 from vfl import local
 from vfl.jobs.record import load_record
@@ -55,17 +53,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.holdout is None:
         options.holdout = 0.0 if options.split == "uniform" else 0.3
-    if options.split != "uniform" and not options.data.is_dir():
-        sys.exit(f"no data at {options.data}: see benchmarks/README.md")
-    split = SPLITS[options.split](options.data, options.rows, options.columns)
+    split = chosen(options)
     if options.guest_columns is not None:
         split = split.narrowed(next(iter(split.tables)), options.guest_columns)
     with tempfile.TemporaryDirectory() as work:
         figures = measure(Path(work), split, options)
-    if options.json:
-        print(json.dumps(figures))
-    else:
-        show(f"{options.split}, {figures['rows']:,} aligned rows, {figures['trees']} trees", figures)
+    tell(
+        options, f"{options.split}, {figures['rows']:,} aligned rows, {figures['trees']} trees", figures
+    )
 
 
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:

@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ import glum
 import lightgbm
 import numpy as np
 from numpy.typing import NDArray
-from parties import DATA, UNBOUND, frequency, set_up
+from parties import DATA, UNBOUND, check_data, frequency, set_up
 from rich.console import Console
 from rich.table import Table
 
@@ -70,8 +69,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw Lorenz curves and lifts into this file")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
-    if not options.data.is_dir():
-        sys.exit(f"no data at {options.data}: see benchmarks/README.md")
+    check_data(options.data)
     changed = {"trees": options.trees, "depth": options.depth, "encryption": options.encryption}
     params = TREES.model_copy(update=changed)
     with tempfile.TemporaryDirectory() as work:

@@ -42,16 +42,20 @@ def _(given: Given) -> object:
     }
 
 
+def secrets_of(given: Given, name: str) -> dict[str, bytes]:
+    """A host's secret with each other one."""
+    return {
+        other: data(f"shake256 32 {min(name, other)} and {max(name, other)}")
+        for other in given["hosts"]
+        if other != name
+    }
+
+
 @ANSWERS.of("masks")
 def _(given: Given) -> object:
     found = {}
     for name in given["hosts"]:
-        secrets = {
-            other: data(f"shake256 32 {min(name, other)} and {max(name, other)}")
-            for other in given["hosts"]
-            if other != name
-        }
-        masks = fellows.Masks(name, secrets, heard(given))
+        masks = fellows.Masks(name, secrets_of(given, name), heard(given))
         found[name] = [[f"{word:016x}" for word in masks.draw(n).tolist()] for n in given["draws"]]
     return {"masks": found}
 
@@ -60,11 +64,6 @@ def _(given: Given) -> object:
 def _(given: Given) -> object:
     found = {}
     for name in given["hosts"]:
-        secrets = {
-            other: data(f"shake256 32 {min(name, other)} and {max(name, other)}")
-            for other in given["hosts"]
-            if other != name
-        }
-        masks = fellows.Masks(name, secrets, heard(given), given["purpose"].encode())
+        masks = fellows.Masks(name, secrets_of(given, name), heard(given), given["purpose"].encode())
         found[name] = [f"{number:064x}" for number in masks.integers(given["count"], 32)]
     return {"masks": found}

@@ -10,14 +10,13 @@ from collections.abc import Mapping
 
 import msgspec
 
-from vfl.errors import ModelError
 from vfl.party.config import Job
-from vfl.party.files import make_folder
-from vfl.party.locks import in_turn
+from vfl.party.counts import ANEW, Counts
 from vfl.party.store import Store
 
 _Given = dict[str, dict[str, dict[str, int]]]
 """By alignment, digest of the job and host."""
+_DECODER = msgspec.json.Decoder(_Given)
 
 
 class LabelsGiven:
@@ -31,7 +30,7 @@ class LabelsGiven:
 
     def __init__(self, store: Store, alignment: str, job: str) -> None:
         """`job`: a digest of its canonical form."""
-        self._store, self._path = store, store.counts("labels")
+        self._counts = Counts(store, "labels", _DECODER, ANEW, "the labels that could be read")
         self._alignment, self._job = alignment, job
 
     def so_far(self) -> Counter[str]:
@@ -44,24 +43,15 @@ class LabelsGiven:
 
         Raises ModelError when the file is damaged, DataError when it cannot be written.
         """
-        make_folder(self._path.parent)
-        with in_turn(self._path.with_suffix(".lock")):
+        with self._counts.in_turn():
             given = self._read()
             of_job = given.setdefault(self._alignment, {}).setdefault(self._job, {})
             total = Counter(of_job) + Counter(labels)
             if max(total.values(), default=0) > most:
                 return False
             of_job.update(total)
-            self._store.write_counts("labels", msgspec.json.encode(given))
+            self._counts.write(given)
         return True
 
     def _read(self) -> _Given:
-        try:
-            return msgspec.json.decode(self._store.read_counts("labels"), type=_Given)
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            raise ModelError(
-                f"{self._path} is damaged: bring it back from a copy, or remove it to count anew",
-                for_peer="it cannot count the labels that could be read (its log has the details)",
-            ) from None
+        return self._counts.read() or {}

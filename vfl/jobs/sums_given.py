@@ -8,6 +8,7 @@ reserved, as long as it runs: one that runs beside it gets what is left.
 """
 
 import math
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, origin_of, origins
 from vfl.jobs.names import began
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
-from vfl.party.files import make_folder
-from vfl.party.locks import in_turn
+from vfl.party.counts import ANEW, Counts
 from vfl.party.policy import rule_words
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
@@ -27,6 +27,7 @@ from vfl.text import counted
 
 _Given = dict[str, dict[str, float]]
 """By alignment, the first of those that extend one another, and model."""
+_DECODER = msgspec.json.Decoder(_Given)
 
 _ROUNDING = 1e-9  # of the limit: trees are added up one by one
 _RESERVED: dict[tuple[Path, str], list["SumsBudget"]] = {}
@@ -48,7 +49,7 @@ class SumsGiven:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._path: Path = store.counts("sums")
+        self._counts = Counts(store, "sums", _DECODER, ANEW, "the sums that it gives")
 
     def on(self, alignment: Alignment, but: str | None = None) -> float:
         """Sums about a row that jobs on an alignment may have told so far, without those of a model."""
@@ -108,18 +109,16 @@ class SumsGiven:
 
         Raises as `check`, and DataError when the count cannot be locked.
         """
-        make_folder(self._path.parent)
-        with in_turn(self.lock):
+        with self.in_turn():
             job = self.check(policy, alignment, params, done).job
             hidden = params.sums == "hidden"
             budget = SumsBudget(self, policy, alignment, model, job, hidden)
             _RESERVED.setdefault(self._place(alignment), []).append(budget)
         return budget
 
-    @property
-    def lock(self) -> Path:
-        """The file to lock while the count is changed."""
-        return self._path.with_suffix(".lock")
+    def in_turn(self) -> AbstractContextManager[None]:
+        """Change the count in turn with others."""
+        return self._counts.in_turn()
 
     def add(self, alignment: Alignment, model: str, a_row: float) -> None:
         """Add to what a model has told; the lock is held. Raises DataError when the file cannot be
@@ -127,7 +126,7 @@ class SumsGiven:
         given, origin = self._read(), origin_of(self._store, alignment)
         of_models = given.setdefault(origin, {})
         of_models[model] = of_models.get(model, 0.0) + a_row
-        self._store.write_counts("sums", msgspec.json.encode(given))
+        self._counts.write(given)
 
     def release(self, alignment: Alignment, budget: "SumsBudget") -> None:
         """Reserve no more for a job, which has ended."""
@@ -139,7 +138,7 @@ class SumsGiven:
         return list(_RESERVED.get(self._place(alignment), ()))
 
     def _place(self, alignment: Alignment) -> tuple[Path, str]:
-        return self._path.resolve(), origin_of(self._store, alignment)
+        return self._counts.path.resolve(), origin_of(self._store, alignment)
 
     def _counted_with(self, alignment: Alignment, given: _Given) -> list[str]:
         """The names under which sums on the alignment, and on those that extend it or that it extends,
@@ -155,15 +154,7 @@ class SumsGiven:
         return [name for name in given if belongs(name)]
 
     def _read(self) -> _Given:
-        try:
-            return msgspec.json.decode(self._store.read_counts("sums"), type=_Given)
-        except FileNotFoundError:
-            return {}
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            raise ModelError(
-                f"{self._path} is damaged: bring it back from a copy, or remove it to count anew",
-                for_peer="it cannot count the sums that it gives (its log has the details)",
-            ) from None
+        return self._counts.read() or {}
 
 
 class SumsBudget:
@@ -179,11 +170,8 @@ class SumsBudget:
         hidden: bool,
     ) -> None:
         self._given, self._policy, self._alignment, self._model = given, policy, alignment, model
-        self._hidden, self._a_tree, self._trees = (
-            hidden,
-            job.equations_a_row / max(1, job.joint),
-            job.joint,
-        )
+        self._hidden, self._trees = hidden, job.joint
+        self._a_tree = job.equations_a_row / max(1, job.joint)
 
     @property
     def left(self) -> float:
@@ -198,7 +186,7 @@ class SumsBudget:
         """
         if self._hidden:
             return
-        with in_turn(self._given.lock):
+        with self._given.in_turn():
             most = self._policy.max_sums_a_row
             before = self._given.on(self._alignment)
             if self._trees < 1 or (not isinstance(most, str) and _exceeds(before + self._a_tree, most)):

@@ -3,6 +3,7 @@
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 from vfl.leakage.disclosure import (
     AUC,
@@ -101,7 +102,18 @@ def _without_hosts(trees: int) -> str:
 
 def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclosure:
     """What the guest could learn of a host's table by sums."""
-    what = "in which bin the values of each row are, beyond what the model tells"
+    by_sums = Disclosure(
+        "table_from_sums",
+        "worked_out",
+        of.guest,
+        host,
+        "in which bin the values of each row are, beyond what the model tells",
+        "",
+        "curve",
+        unit="equations a row",
+        guessing=0.0,
+        measure=MISSED,
+    )
     if params.sums == "hidden":
         how = f"no sum of this job: {params.coordinator} opens them, the guest passes on numbers "
         how += "that look random"
@@ -109,20 +121,13 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
             how += f"; but {of.given:.3g} equations a row of earlier, open jobs on the alignment"
         else:
             how += _after(of)
-        return Disclosure(
-            "table_from_sums",
-            "worked_out",
-            of.guest,
-            host,
-            what,
-            how,
-            "curve" if of.given else "bound",
-            of.given,
-            "equations a row",
-            expected(of.given),
-            0.0,
-            MISSED,
-            (_TOLD,) if of.given else (),
+        return replace(
+            by_sums,
+            how=how,
+            basis="curve" if of.given else "bound",
+            amount=of.given,
+            success=expected(of.given),
+            lower=(_TOLD,) if of.given else (),
         )
     sums = sums_of(of, params)
     total = of.given + sums.equations_a_row
@@ -137,22 +142,14 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         if fit > params.guest_trees:
             fewer = [f"[secureboost] trees = {fit}"]
             refused += f", of which trees = {fit} would pass" if refused else ""
-    return Disclosure(
-        "table_from_sums",
-        "worked_out",
-        of.guest,
-        host,
-        what,
-        f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
+    return replace(
+        by_sums,
+        how=f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
         f"{counted(of.known or of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row"
         f"{_after(of)}{refused}",
-        "curve",
-        total,
-        "equations a row",
-        sums.beyond,
-        0.0,
-        MISSED,
-        (_HIDE, *fewer, _FEWER, _GUEST, "more rows"),
+        amount=total,
+        success=sums.beyond,
+        lower=(_HIDE, *fewer, _FEWER, _GUEST, "more rows"),
     )
 
 

@@ -12,13 +12,12 @@ from typing import Literal
 
 import msgspec
 
-from vfl.errors import ConfigError, DayIsFull, ModelError, Refused
+from vfl.errors import ConfigError, DayIsFull, Refused
 from vfl.learn.binning import Features
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
 from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
-from vfl.party.files import make_folder
-from vfl.party.locks import in_turn
+from vfl.party.counts import Counts
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted, nearest_name
@@ -270,6 +269,9 @@ class _Used(msgspec.Struct):
     before: tuple[date, _Guests] | None = None
 
 
+_DECODER = msgspec.json.Decoder(_Used)
+
+
 class Usage:
     """What each guest has used up today, in a file of the host's store.
 
@@ -277,36 +279,30 @@ class Usage:
     """
 
     def __init__(self, store: Store) -> None:
-        self._store, self._path = store, store.counts("usage")
+        remedy = "remove it to count this day anew"
+        self._counts = Counts(store, "usage", _DECODER, remedy, "the day's jobs")
 
     def count(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
         """Count, before it is done. Raises Refused when it would be more than the policy's limit, and
         then counts nothing; ModelError when the file is damaged, DataError when it cannot be written.
         """
-        make_folder(self._path.parent)
-        with in_turn(self._path.with_suffix(".lock")):
+        with self._counts.in_turn():
             used = self._read(on)
             counts = used.guests.setdefault(guest, {})
             if exceeds(counts.get(what, 0) + many, getattr(policy, LIMITS[what])):
                 more = _MORE[what](many)
                 raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what]))
             counts[what] = counts.get(what, 0) + many
-            self._store.write_counts("usage", msgspec.json.encode(used))
+            self._counts.write(used)
 
     def of(self, guest: str, on: date) -> dict[Counted, int]:
         """What a guest has used up on a day so far. Raises ModelError when the file is damaged."""
         return self._read(on).guests.get(guest, {})
 
     def _read(self, on: date) -> _Used:
-        try:
-            used = msgspec.json.decode(self._store.read_counts("usage"), type=_Used)
-        except FileNotFoundError:
+        used = self._counts.read()
+        if used is None:
             return _Used(on, {})
-        except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-            raise ModelError(
-                f"{self._path} is damaged: remove it to count this day anew",
-                for_peer="it cannot count the day's jobs (its log has the details)",
-            ) from None
         if on > used.day:
             return _Used(on, {}, (used.day, used.guests))
         # A clock that is set back does not begin a day again.
