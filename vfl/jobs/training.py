@@ -27,7 +27,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import expected_share, held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -70,6 +70,7 @@ from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
+from vfl.protocols.common.course import CountTree
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
@@ -224,6 +225,7 @@ class _GuestTraining:
             alignment=aligned.name,
             model=self.unfinished.name,
             job=self.job.canonical,
+            training=int(self.rows.train.sum()),
             done=self.unfinished.done,
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
         )
@@ -454,15 +456,17 @@ class _HostTraining:
             )
             return await role.train(self.peer, run)
 
-    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> Callable[[], None]:
+    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> CountTree:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
         if (told := self.kind.tells_sums) is None:
-            return lambda: None
-        given, policy, name = SumsGiven(self.store), self.site.party.policy, self.unfinished.name
+            return lambda drawn: None
+        policy, name = self.site.party.policy, self.unfinished.name
+        share = _training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
 
         def reserve() -> None:
-            budget = given.reserve(policy, self.alignment, name, told, self.offer.done)
+            given = SumsGiven(self.store, self.alignment)
+            budget = given.reserve(policy, name, told, share, self.offer.done)
             ends.callback(budget.close)
             budgets.append(budget)
 
@@ -528,7 +532,9 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
     if (told := kind.tells_sums) is not None:
-        await asyncio.to_thread(SumsGiven(store).check, party.policy, alignment, told, offer.done)
+        share = _training_share(peer, offer, alignment, job)
+        given = await asyncio.to_thread(SumsGiven, store, alignment)
+        await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
     features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
@@ -564,6 +570,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             alignment=alignment.name,
             aligned_rows=len(alignment.rows),
             ended=now(),
+            rows={} if offer.training is None else {"train": offer.training},
             account=unfinished.history.account + unfinished.measure(),
             monotone=dict(kind.recorded_rules(columns.rules)),
             agreement=work.agreement,
@@ -582,6 +589,15 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             save_record(store, replace(record, warnings=warnings))
         unfinished.finish()
     return f"trained {name} with {peer.name}: {outcome.kept} are of this party's columns"
+
+
+def _training_share(peer: Peer, offer: Offer, alignment: Alignment, job: Job) -> float:
+    """The share of the aligned rows that train. Raises PeerError for more than there are."""
+    if offer.training is None:
+        return expected_share(job)
+    if offer.training > len(alignment.rows):
+        raise peer.breach("an Offer to train on more rows than are aligned")
+    return offer.training / len(alignment.rows)
 
 
 def _remove_half(store: Store, name: str) -> None:

@@ -340,8 +340,8 @@ class PolicySection(Section):
     max_trees: Limit = Field(default=50, description="most trees of a job")
     max_sums_a_row: FractionLimit = Field(
         default=0.03,
-        description="most sums about a row that open sums of trees tell, over all jobs on an alignment, "
-        "or on others that extend it",
+        description="most sums about a row that open sums of trees tell a guest, over all its "
+        "alignments and jobs",
     )
     max_iterations: Limit = Field(default=100, description="most iterations of a linear model's fit")
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
