@@ -246,7 +246,7 @@ class _Aligned:
             fitted,
             traffic,
             await self._idle(fitted.model, own),
-            self.task.kind.doubts(own, self.training),
+            self.task.kind.doubts(fitted.model, own, self.training),
         )
 
     async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:

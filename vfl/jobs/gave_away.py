@@ -55,6 +55,7 @@ def disclosed(
         candidates or {},
         own or {},
         given,
+        known=record.rows.get("known", 0),
         training=_training_share(record, params),
         ran=ran,
         counts=told,

@@ -65,7 +65,7 @@ class Record:
     aligned_rows: int
     ended: str  # ISO 8601, UTC
     account: Account
-    rows: dict[str, int] = field(default_factory=dict)  # that train, ...; at a host no others
+    rows: dict[str, int] = field(default_factory=dict)  # that train, ...; at a host, that it knows
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     measure: str = ""  # what the curve's loss is
     curve: list[dict[str, float | None]] = field(default_factory=list)  # of each tree or iteration

@@ -570,7 +570,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             alignment=alignment.name,
             aligned_rows=len(alignment.rows),
             ended=now(),
-            rows={} if offer.training is None else {"train": offer.training},
+            rows=_counts(offer, alignment),
             account=unfinished.history.account + unfinished.measure(),
             monotone=dict(kind.recorded_rules(columns.rules)),
             agreement=work.agreement,
@@ -598,6 +598,13 @@ def _training_share(peer: Peer, offer: Offer, alignment: Alignment, job: Job) ->
     if offer.training > len(alignment.rows):
         raise peer.breach("an Offer to train on more rows than are aligned")
     return offer.training / len(alignment.rows)
+
+
+def _counts(offer: Offer, alignment: Alignment) -> dict[str, int]:
+    """What a host's record says of rows: how many different ones of its own are aligned, and how many
+    aligned ones train."""
+    counts = {"known": count_known_rows(alignment.rows)}
+    return counts if offer.training is None else {**counts, "train": offer.training}
 
 
 def _remove_half(store: Store, name: str) -> None:

@@ -409,7 +409,7 @@ class ModelKind(ABC, Generic[G, H]):
         """Why a model of a simulation gives all rows the same score: the parameter at fault, and what to
         do."""
 
-    def doubts(self, known: Floats, rows: Training) -> str | None:
+    def doubts(self, model: G, known: Floats, rows: Training) -> str | None:
         """What to say of a simulation's model by the scores, without offset, that rows get."""
         return None
 

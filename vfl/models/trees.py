@@ -270,12 +270,12 @@ class Trees(ModelKind[GuestModel, HostModel]):
             "all leaves vanish (learning_rate and reg_lambda of [secureboost])",
         )
 
-    def doubts(self, known: Floats, rows: Training) -> str | None:
-        alone = self.params.guest_trees >= self.params.trees
-        if not alone:
-            return None
-        # In the words of the estimators.
-        return self._guest_alone(self.params.trees).replace(" = ", "=")
+    def doubts(self, model: GuestModel, known: Floats, rows: Training) -> str | None:
+        found = [] if (bare := _bare(model)) is None else [bare]
+        if self.params.guest_trees >= self.params.trees:
+            # In the words of the estimators.
+            found.append(self._guest_alone(self.params.trees).replace(" = ", "="))
+        return "; ".join(found) or None
 
     def _guest_alone(self, trees: int) -> str:
         every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
@@ -286,11 +286,8 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     def findings(self, model: GuestModel, known: Floats, rows: Training) -> list[Finding]:
         found = []
-        bare = sum(not tree.branches for tree in model.trees)
-        if bare > _MANY * len(model.trees):
-            share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
-            text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
-            found.append(Finding("no_split", text))
+        if (bare := _bare(model)) is not None:
+            found.append(Finding("no_split", bare))
         if len(model.trees) <= self.params.guest_trees:
             found.append(Finding("guest_alone", self._guest_alone(len(model.trees))))
         if self.params.early_stopping_rounds and not rows.validation.any():
@@ -418,3 +415,12 @@ def split_by_party(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]
     guest, *hosts = (tuple(own) for own in splits)
     half = GuestModel(model.parties, model.start, tuple(trees), guest)
     return half, {name: HostModel(own) for name, own in zip(model.parties[1:], hosts, strict=True)}
+
+
+def _bare(model: GuestModel) -> str | None:
+    """What there is to say of trees without a split, if they are many."""
+    bare = sum(not tree.branches for tree in model.trees)
+    if not _MANY * len(model.trees) < bare < len(model.trees):  # without any split it is no model
+        return None
+    share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
+    return f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
