@@ -6,7 +6,7 @@ from typing import Any
 
 from memory import over_memory
 
-from vfl.errors import VflError
+from vfl.errors import PeerLost, VflError
 from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.pooled.adding import Absences, Adder, MaskingAdder
@@ -50,21 +50,49 @@ def in_plain(roles: Mapping[str, Role]) -> dict[str, Any]:
     return dict(zip(roles, asyncio.run(run()), strict=True))
 
 
+class Line:
+    """The server's end of a session with a client, cut at one of its frames: after so many of them, sent
+    or awaited, both ends find it broken."""
+
+    def __init__(self, to_client: MemoryPeer, to_server: MemoryPeer, after: int | None) -> None:
+        self.frames, self._after, self._to_server = 0, after, to_server
+        for name in ("_put", "_get"):
+            setattr(to_client, name, self._counted(getattr(to_client, name), to_client.name))
+
+    def _counted(self, pass_on: Callable[..., Awaitable[Any]], client: str) -> Callable[..., Any]:
+        async def counted(*frame: bytes) -> Any:
+            if self._after is not None and self.frames >= self._after:
+                self._to_server._inbox.put_nowait(None)
+                raise PeerLost(f"the connection to {client} broke")
+            self.frames += 1
+            return await pass_on(*frame)
+
+        return counted
+
+
 def with_ends(
-    roles: Mapping[str, Role], absences: Absences, told: list[Any] | None = None
+    roles: Mapping[str, Role],
+    absences: Absences,
+    *,
+    cut: Mapping[str, int] | None = None,
+    told: list[Any] | None = None,
+    opened: Callable[[MemoryPeer, MemoryPeer], None] = lambda *_: None,
 ) -> dict[str, Any]:
     """What each party comes to, an error or not, where one that fails says so to those it speaks to and
-    hangs up, as jobs do; `told` gets the names of who is gone, by whoever is told."""
+    hangs up, as jobs do; under "frames" how many there were with each client.
+
+    cut: after how many frames the server's sessions with clients break. told: gets whoever is told that
+    somebody is gone, and who that is.
+    """
     names = tuple(roles)
     said = [] if told is None else told
 
     async def ending(work: Awaitable[Any], peers: Sequence[Peer]) -> Any:
         try:
-            done = await work
+            return await work
         except VflError as error:
             await stop_all(peers, error)
             return error
-        return done
 
     async def client(name: str, peer: Peer) -> Any:
         own = Participant(name, names, CONTEXT)
@@ -73,12 +101,16 @@ def with_ends(
         await adder.end()
         return done
 
-    async def run() -> list[Any]:
+    async def run() -> dict[str, Any]:
         pairs = {name: MemoryPeer.pair("server", name) for name in names}
+        lines = {name: Line(*pair, (cut or {}).get(name)) for name, pair in pairs.items()}
+        for pair in pairs.values():
+            opened(*pair)
         theirs = [to_client for to_client, _ in pairs.values()]
         course = ServerCourse(absences, left=lambda gone: said.append(("server", gone)))
         work = [ending(serve_totals(theirs, course), theirs)]
         work += [ending(client(name, pair[1]), [pair[1]]) for name, pair in pairs.items()]
-        return await asyncio.gather(*work)
+        ends = dict(zip(("server", *names), await asyncio.gather(*work), strict=True))
+        return ends | {"frames": {name: line.frames for name, line in lines.items()}}
 
-    return dict(zip(("server", *names), asyncio.run(run()), strict=True))
+    return asyncio.run(run())
