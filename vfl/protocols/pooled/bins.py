@@ -283,7 +283,8 @@ def _bits(cells: Mapping[str, _Cells]) -> dict[str, Integers]:
     while True:
         bits = {}
         for name, own in cells.items():
-            wanted = np.floor(np.log2(own.count / LEAST_ROWS)).astype(np.int64)
+            # Exact, so that all clients cut alike whatever their machines' logarithms are.
+            wanted = np.frexp(own.count / LEAST_ROWS)[1].astype(np.int64) - 1
             bits[name] = np.minimum(np.clip(wanted, 1, most), own.width)
         if most == 1 or sum(int((1 << own).sum()) for own in bits.values()) <= _AT_ONCE:
             return bits

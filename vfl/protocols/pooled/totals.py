@@ -11,19 +11,19 @@ Each is a part of a total, some words modulo 2^64 of each client; several parts 
   has, else uniform, and tells nothing of how many have (but once in 2^64 times, when it is 0 by chance).
 - *The same.* All add a digest; the total has to be the digest times the number of clients.
 
-A total that cannot be is refused. Tags find out what a server changes (adding.py), these checks what a
-client does that has other settings than the others, or lies too coarsely.
+A total that cannot be is refused. What a server changes is found out before (adding.py); these checks are
+for clients that have other settings than the others, or do not follow the protocol.
 """
 
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
-from typing import Protocol
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import PeerError
+from vfl.protocols.pooled.adding import Adder
 
 Entropy = Callable[[int], bytes]
 
@@ -34,21 +34,6 @@ _BLUR = 20  # bits of what is carried at random; 2^11 clients stay within a word
 _MODULUS = 1 << _DIGIT * _DIGITS
 SUM_WORDS = _DIGITS + 1
 DIGEST_WORDS = 4
-
-
-class Adder(Protocol):
-    """A client's way to the totals over all clients; the server sees neither parts nor totals."""
-
-    name: str
-    """This client's."""
-    clients: Sequence[str]
-    """All that take part still, in the job's order. A total is over those that stand here after it."""
-
-    async def total(self, values: Integers, what: str) -> Integers:
-        """The sum of all clients' arrays of this shape, exact modulo 2^64.
-
-        `what`: what kind of total it is, the same at all clients.
-        """
 
 
 class Totals:
