@@ -7,7 +7,7 @@ from plain_totals import with_totals
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
-from vfl.protocols.pooled.bins import Schema, _Cells, _keys, _refined, common_bins
+from vfl.protocols.pooled.bins import Schema, _Cells, _keys, _refined, bin_rows, common_bins
 from vfl.protocols.pooled.totals import Totals
 
 ROWS = 4000
@@ -98,9 +98,13 @@ def test_bins_are_the_same_however_rows_lie_at_clients():
         clients = binned([part(TABLE, rows) for rows in way])
         assert all(same(one, expected) for one in clients)
         codes = np.concatenate(
-            [one.bin(part(TABLE, rows)).codes for one, rows in zip(clients, way, strict=True)], axis=1
+            [
+                bin_rows(one.columns, part(TABLE, rows)).codes
+                for one, rows in zip(clients, way, strict=True)
+            ],
+            axis=1,
         )
-        assert (codes == expected.bin(TABLE).codes[:, np.concatenate(way)]).all()
+        assert (codes == bin_rows(expected.columns, TABLE).codes[:, np.concatenate(way)]).all()
 
 
 def test_levels_are_kept_apart_by_their_rows_at_all_clients():
@@ -120,7 +124,7 @@ def test_edges_lie_between_numbers_next_to_each_other():
     numbers = [-np.inf, -1.0, np.nextafter(-1.0, 0), -5e-324, -0.0, 5e-324, 1.0, 1e308, 1.7e308, np.inf]
     table = {"x": np.repeat(numbers, 50)}
     (bins,) = binned([table], Schema(("x",)))
-    codes = bins.bin(table).codes[0]
+    codes = bin_rows(bins.columns, table).codes[0]
     assert (codes == np.repeat(np.arange(10), 50)).all()
     assert bins.columns[0].codes(np.zeros(1)) == bins.columns[0].codes(np.array([-0.0]))
 

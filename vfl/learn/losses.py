@@ -23,6 +23,9 @@ Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
 
+LEAST_EXPONENT = -900
+"""Of the largest gradient: smaller ones are zero."""
+
 LARGEST = 1e50
 """Of a label or weight: fourth powers of such numbers, and of their inverses, can still be summed."""
 
@@ -318,6 +321,12 @@ class Scales(NamedTuple):
     hessian: float
 
 
+def exponent_of(bound: float) -> int:
+    """The least power of two, by its exponent, that is no less than `bound`; LEAST_EXPONENT at the
+    least."""
+    return math.ceil(math.log2(max(bound, 2.0**LEAST_EXPONENT)))
+
+
 @dataclass(frozen=True)
 class Quantiser:
     """Rounds real numbers to integers of at most `bits` bits."""
@@ -329,7 +338,12 @@ class Quantiser:
     def for_bound(cls, bound: float, bits: int) -> "Quantiser":
         """A quantiser for values of magnitude at most `bound`, by a power of two (exact to undo); below
         2^-900 all become zero."""
-        return cls(bits, 2.0 ** (bits - math.ceil(math.log2(max(bound, 2.0**-900)))))
+        return cls.for_exponent(exponent_of(bound), bits)
+
+    @classmethod
+    def for_exponent(cls, exponent: int, bits: int) -> "Quantiser":
+        """A quantiser for values of magnitude at most 2^exponent."""
+        return cls(bits, 2.0 ** (bits - exponent))
 
     @classmethod
     def filling(cls, bound: float, bits: int) -> "Quantiser":

@@ -68,6 +68,8 @@ class Schema:
 
     def check(self, features: Features) -> None:
         """Raises ConfigError, naming the column, for a table that is not of this schema."""
+        if not self.columns:
+            raise ConfigError("the job names no column to train on")
         for name in self.columns:
             if name not in features:
                 raise ConfigError(f"column '{name}' of the job is not in the table")
@@ -101,13 +103,11 @@ class CommonBins:
     columns: tuple[Column, ...]
     rows: int
 
-    def bin(self, features: Features) -> Binned:
-        """A client's own rows in these bins."""
-        rows = len(features[self.columns[0].name]) if self.columns else 0
-        codes = np.zeros((len(self.columns), rows), np.uint8)
-        for place, column in enumerate(self.columns):
-            codes[place] = column.codes(features[column.name])
-        return Binned(self.columns, codes)
+
+def bin_rows(columns: Sequence[Column], features: Features) -> Binned:
+    """A client's own rows in these bins."""
+    codes = [column.codes(features[column.name]) for column in columns]
+    return Binned(tuple(columns), np.array(codes, np.uint8))
 
 
 async def common_bins(
@@ -148,7 +148,7 @@ async def _counts(
     totals: Totals, features: Features, schema: Schema
 ) -> tuple[int, dict[str, int], dict[str, Integers]]:
     """How many rows all clients have, lack a value by column, are of each level of a categorical one."""
-    rows = len(features[schema.columns[0]]) if schema.columns else 0
+    rows = len(features[schema.columns[0]])
     own_levels = [_level_counts(features[name], levels) for name, levels in schema.levels.items()]
     own = [rows, *(_missing(features[name]) for name in schema.columns)]
     counts, *of_levels = await totals.of([np.array(own, np.int64), *own_levels], "rows and levels")

@@ -5,14 +5,14 @@ Each is a part of a total, some words modulo 2^64 of each client; several parts 
 
 - *Sum of real numbers.* Every float64 is a whole multiple of 2^-1152, so their sum is a whole number of
   2240 bits, exact whatever the order: the same however rows lie at clients. It goes in digits of 32
-  bits. What digits carry is blurred, so that the total tells the sum and hardly anything more: that of
-  the carries is seen once in some 2^20 / clients times.
+  bits. What digits carry is blurred, so that the total tells the sum and hardly anything more: a carry
+  shows once in some 2^20 / clients times.
 - *What any has.* A client that has it adds a random word, one that has it not 0: the total is 0 if none
   has, else uniform, and tells nothing of how many have (but once in 2^64 times, when it is 0 by chance).
 - *The same.* All add a digest; the total has to be the digest times the number of clients.
 
-A total that cannot be is refused. What a server changes is found out before (adding.py); these checks are
-for clients that have other settings than the others, or do not follow the protocol.
+A total that cannot be is refused. What a server changes is found out before (adding.py); these checks
+are for clients that have other settings than the others, or do not follow the protocol.
 """
 
 import hashlib
