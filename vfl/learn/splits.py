@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers
-from vfl.kernels import kernel
+from vfl.kernels import is_compiled, kernel
 from vfl.learn.binning import Binned, Column, Features
 
 _UNCOMPILED = 1 << 20
@@ -199,7 +199,7 @@ def gradient_histograms(
     (3, cells). `gradient` and `hessian`: of all rows."""
     sums = np.zeros((candidates.cells, 3), np.int64)
     g, h = gradient[rows], hessian[rows]
-    if len(rows) * len(binned.codes) > _UNCOMPILED:
+    if is_compiled(_add_gradients) or len(rows) * len(binned.codes) > _UNCOMPILED:
         _add_gradients(binned.codes, candidates.offsets, rows, g, h, sums)
         return np.ascontiguousarray(sums.T)
     of_rows = np.column_stack([np.ones(len(rows), np.int64), g, h])

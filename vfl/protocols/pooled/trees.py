@@ -213,6 +213,13 @@ def _sums(gradient: int, hessian: int) -> Sums:
     return Sums(np.array(gradient, np.int64), np.array(hessian, np.int64))
 
 
+def _integers(quantiser: Quantiser, values: Floats, drawn: Mask) -> Integers:
+    """Values of drawn rows as integers, 0 for the others."""
+    whole = np.zeros(len(values), np.int64)
+    whole[drawn] = quantiser.integers(values[drawn])
+    return whole
+
+
 class _Client:
     """What a client keeps from tree to tree."""
 
@@ -321,17 +328,16 @@ class _Client:
         any_diverged, *largest = await self._total(parts, f"scales of tree {number + 1}")
         if any_diverged.any():
             raise diverges()
-        integers, scales = [], []
-        for values, total in zip(both, largest, strict=True):
-            quantiser = Quantiser.for_exponent(exponent_in(total), self.row_bits)
-            whole = np.zeros(len(values), np.int64)
-            whole[drawn] = quantiser.integers(values[drawn])
-            integers.append(whole)
-            scales.append(quantiser.scale)
+        quantisers = [Quantiser.for_exponent(exponent_in(of), self.row_bits) for of in largest]
+        with self.clock.timed("own rows"):
+            g, h = [
+                await asyncio.to_thread(_integers, quantiser, values, drawn)
+                for quantiser, values in zip(quantisers, both, strict=True)
+            ]
         block = draw_columns(self.block, POOLED, params, number)
         candidates = Candidates.of(block.columns)
-        g, h = integers
-        return _Growth(block, candidates, drawn, g, h, Scales(*scales))
+        scales = Scales(*(quantiser.scale for quantiser in quantisers))
+        return _Growth(block, candidates, drawn, g, h, scales)
 
     async def _sum(self, growth: _Growth, pairs: Sequence[_Pair], what: str) -> bool:
         """3. The sums of these nodes by cell; False where a client is gone since the level before."""
