@@ -135,11 +135,11 @@ class RowParts:
         """How rows were split by columns, without any value of them."""
         said = []
         for use, one in self.shares.items():
-            parts = [f"{number:,} {_DO[part]}" for part, number in one.values.items()]
-            order = (
-                ", the last of which are held out" if use == "time" and "held out" in one.values else ""
-            )
-            said.append(f"values of {use} '{one.column}': {', '.join(parts)}{order}")
+            which = _IN_ORDER if use == "time" else {}
+            parts = [
+                f"{which.get(part, '')}{number:,} {_DO[part]}" for part, number in one.values.items()
+            ]
+            said.append(f"by {use} '{one.column}': of its values {', '.join(parts)}")
         if left_out := self.counts.get("left out"):
             said.append(
                 f"{counted(left_out, 'row')} left out: of groups that are held out at times that train, "
@@ -149,3 +149,4 @@ class RowParts:
 
 
 _DO = {"train": "train", "validation": "decide when to stop", "held out": "are held out"}
+_IN_ORDER = {"train": "the first ", "validation": "the next ", "held out": "the last "}

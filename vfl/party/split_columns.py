@@ -14,6 +14,7 @@ from vfl.learn.holdout import SplitColumn
 from vfl.party.reading import DateColumn
 from vfl.party.rows import rows_in_words
 from vfl.party.sources.arrow import ArrowColumn
+from vfl.party.sources.numerals import parse
 from vfl.party.sources.source import Source
 from vfl.text import counted
 
@@ -69,7 +70,11 @@ def _moments(source: Source, name: str, dates: DateColumn | None) -> Floats:
     try:
         return source.numbers(name, what, _ADVICE)
     except DataError as error:
-        moments = moments_of(source.text(name))
+        text = source.text(name)
+        values, bad = parse(text, source.reading)
+        if not bad.any():  # text of a column that has types
+            return values
+        moments = moments_of(text)
         bad = np.isnan(moments)
         if bad.all():
             raise error from None
