@@ -22,7 +22,7 @@ class OneValue(ValueError):
 
     def __init__(self, use: str, column: str) -> None:
         super().__init__(f"{use} '{column}' has the same value")
-        self.column = column
+        self.use = use
 
 
 @dataclass(frozen=True)

@@ -202,9 +202,9 @@ def examine_table(
         faults.append(DataError(f"{path.name}: no column is left to use as a feature"))
     ids = [name for name in data.id_columns if name in source.names]
     known = [data.label] if expect is None and data.label in source.names else []
-    by = {use: name for use, name in wanted.split.items() if name in source.names}
+    by = [name for name in wanted.split.values() if name in source.names]
     try:
-        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *by.values(), *known])))
+        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known])))
     except DataError as error:
         return None, [*faults, error]
     features: dict[str, NDArray[np.generic]] = {}
@@ -223,13 +223,7 @@ def examine_table(
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
                 _check_label(source, name, found[key], wanted.loss)
-    split: dict[str, SplitColumn] = {}
-    for use, name in by.items():
-        with _kept(faults):
-            if use == "group":
-                split[use] = read_groups(source, name)
-            else:
-                split[use] = read_times(source, name, data.dates.get(name))
+    split = _split_columns(source, data, wanted, faults)
     of_ids: list[list[str | None]] = []
     for name in ids:
         with _kept(faults):
@@ -258,7 +252,7 @@ def examine_table(
         exposure=exposure,
         offset=offset,
         row_numbers=source.row_numbers,
-        split=SplitColumns(split.get("group"), split.get("time")),
+        split=split,
     )
     return table, []
 
@@ -372,6 +366,21 @@ def _or(name: str, names: Sequence[str]) -> str:
     if near:
         return f": did you mean '{near}'?"
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
+
+
+def _split_columns(
+    source: Source, data: DataSection, wanted: Wanted, faults: list[DataError]
+) -> SplitColumns:
+    """The columns by which a job splits rows; what is wrong with them is a fault."""
+    found: dict[str, SplitColumn] = {}
+    for use, name in wanted.split.items():
+        if name in source.names:
+            with _kept(faults):
+                if use == "group":
+                    found[use] = read_groups(source, name)
+                else:
+                    found[use] = read_times(source, name, data.dates.get(name))
+    return SplitColumns(found.get("group"), found.get("time"))
 
 
 def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[np.generic]:
