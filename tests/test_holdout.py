@@ -20,9 +20,11 @@ from sklearn.model_selection import GroupKFold, cross_val_score
 
 import vfl
 from vfl.errors import ConfigError, DataError, PeerLost, VflWarning
+from vfl.jobs.check_result import CheckResult
 from vfl.jobs.evaluation import split_rows
 from vfl.jobs.record import load_record
 from vfl.jobs.report import gather, write_report
+from vfl.jobs.table_check import check_table
 from vfl.learn.holdout import (
     OneValue,
     RowSplit,
@@ -545,3 +547,35 @@ def test_groups_reach_fit_only_where_they_are_asked_for() -> None:
         assert (cross_val_score(trees(), FRAME, CLAIM, cv=folds, params=given_) == plain).all()
         asking = trees(early_stopping_rounds=1).set_fit_request(groups=True)
         assert np.isfinite(cross_val_score(asking, FRAME, CLAIM, cv=folds, params=given_)).all()
+
+
+# --- Before a job. ----------------------------------------------------------------------------------
+
+
+def test_doctor_says_what_a_job_would_hold_out(room: Room) -> None:
+    guest = room.federation.guest
+    guest.write()
+    party = load_party(guest.file)
+
+    def said(*levels: str, **section: Any) -> tuple[bool, list[str]]:
+        found: list[CheckResult] = []
+        healthy = check_table(party, found.append, job(**section))
+        return healthy, [one.line for one in found if one.level in levels]
+
+    healthy, lines = said("note", "FAIL", time="weekday")
+    assert healthy and any("of all rows that have an id 126 train, 34 held out" in one for one in lines)
+    assert any("by time 'weekday': of its values the first 7 train, the last 2" in one for one in lines)
+    healthy, lines = said("FAIL", group="area")
+    assert not healthy and "group 'area' is missing in" in lines[0] and len(lines) == 1
+    healthy, lines = said("FAIL", time="household")
+    assert not healthy and "time 'household' has text that is no number" in lines[0]
+    healthy, lines = said("FAIL", group="claim")
+    assert not healthy and "[job] group names the label" in lines[0]
+
+    (guest.folder / "by-week.toml").write_text(toml(TIME))
+    done = guest.run("doctor", "--wait", "0", "--job", "by-week.toml")
+    assert "job claims: by time 'weekday'" in done.out
+    host = room.federation.parties["registry"]
+    host.write()
+    (host.folder / "by-week.toml").write_text(toml(TIME))
+    host.run("doctor", "--job", "by-week.toml").failed(2, "is the party file of a host")
