@@ -16,6 +16,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, verify_signatures
 from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
+from vfl.learn.holdout import ColumnShare
 from vfl.party.config import Party
 from vfl.party.store import Store
 
@@ -75,6 +76,7 @@ class Record:
     agreement: Agreement | None = None  # what all parties signed; of runs since there is one
     ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
     warnings: list[str] = field(default_factory=list)  # where the model is weak, for this party's people
+    split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"; at the guest
 
 
 def now() -> str:

@@ -27,7 +27,13 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import expected_share, held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import (
+    RowParts,
+    expected_share,
+    held_out_metrics,
+    score_profile,
+    split_rows,
+)
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -109,24 +115,28 @@ async def train(
     what sessions raise.
     """
     party, started, loss = site.party, time.monotonic(), job.loss
-    uses = job.uses(party.data)
+    uses, split = job.uses(party.data), job.splits(party.data)
     say_uses(show, party.data, uses)
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
     store, unused = site.store, set(USES) - set(uses)
     named = guest_alignment(site, store, alignment)
-    table, ids = read_guest(party.data, show=show, loss=loss, unused=unused)
+    table, ids = read_guest(party.data, show=show, loss=loss, unused=unused, split=split)
     columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
     kind.check_rules(columns.rules, table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
+    parts = RowParts.of(table, aligned.rows, rows, held_out)
+    for text in parts.sentences:
+        show.say(text)
     features = tidy_levels(table.take(aligned.rows))
     role = kind.guest(replace(columns, features=features), rows)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
     own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
-    subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *own)
+    by = held_out if split else None
+    subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *own, by)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with (
         begin_run(store, new, subject, fresh=fresh, show=show) as unfinished,
@@ -145,6 +155,7 @@ async def train(
             aligned=aligned,
             rows=rows,
             held_out=held_out,
+            parts=parts,
             unfinished=unfinished,
             keeps_hints=keeps_hints,
             show=show,
@@ -172,6 +183,7 @@ class _GuestTraining:
     aligned: Alignment
     rows: Training
     held_out: NDArray[np.bool_]
+    parts: RowParts
     unfinished: Unfinished
     keeps_hints: bool
     show: Show
@@ -354,11 +366,6 @@ class _GuestTraining:
         relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None
         history = self.unfinished.history
         account = history.account + self.unfinished.measure()
-        counts = {
-            "train": int(rows.train.sum()),
-            "validation": int(rows.validation.sum()),
-            "held out": int(self.held_out.sum()),
-        }
         record = Record(
             model=half.name,
             party=party.name,
@@ -369,7 +376,7 @@ class _GuestTraining:
             aligned_rows=len(aligned.rows),
             ended=now(),
             account=account,
-            rows=counts,
+            rows=self.parts.counts,
             metrics=metrics,
             measure=rows.loss.measure,
             curve=history.curve,
@@ -379,11 +386,12 @@ class _GuestTraining:
             agreement=agreement,
             ids=self.ids,
             warnings=warnings,
+            split=self.parts.shares,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, counts, account, history.phases, relativities, warnings)
+        return Trained(half, path, self.parts.counts, account, history.phases, relativities, warnings)
 
 
 async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:

@@ -27,6 +27,7 @@ from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
+    ColumnName,
     FileKind,
     JobName,
     ModelName,
@@ -56,6 +57,8 @@ _LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
+SPLITS = ("group", "time")
+"""Columns of the guest's table by which a job splits rows. No other party is told of them."""
 
 
 class Party(Section):
@@ -196,6 +199,13 @@ class JobSection(Section):
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
     )
+    group: ColumnName | None = Field(
+        default=None,
+        description="column of the guest's table: rows of one value train, or are held out, together",
+    )
+    time: ColumnName | None = Field(
+        default=None, description="column of the guest's table: the rows of its last values are held out"
+    )
     exposure: bool | None = Field(
         default=None,
         description="whether it uses the exposure of the party file; for counts alone if absent",
@@ -219,6 +229,8 @@ class JobSection(Section):
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
+        if self.group is not None and self.group == self.time:
+            raise ValueError("group and time must be two different columns")
         due = self.label_key
         for other in _LABELS.values():
             if other != due and getattr(self, other) is not None:
@@ -246,6 +258,12 @@ class Job(Section):
             )
         if self.job.exposure and (reason := self.loss.no_exposure):
             raise ValueError(f"[job] exposure {reason}")
+        by = [key for key in SPLITS if getattr(self.job, key) is not None]
+        if by and not self.job.holdout and not getattr(self.params, "validation_share", 0):
+            stop = "" if self.job.model != "secureboost" else " or a validation_share in [secureboost]"
+            raise ValueError(
+                f"[job] {by[0]} splits no row with holdout = 0: set a holdout{stop}, or remove the line"
+            )
         for section in _LABELS.keys() & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
@@ -286,11 +304,26 @@ class Job(Section):
                 used[key] = name
         return used
 
+    def splits(self, data: DataSection) -> dict[str, str]:
+        """The columns of a guest by which the job splits rows, by use.
+
+        Raises ConfigError for one that the party file names as the label or the like.
+        """
+        by = {key: name for key in SPLITS if (name := getattr(self.job, key)) is not None}
+        for key, name in by.items():
+            for use, own in data.guests.items():
+                if name == own:
+                    raise ConfigError(
+                        f"[job] {key} names the {use} of the party file: name another column"
+                    )
+        return by
+
     @property
     def settings(self) -> dict[str, object]:
-        """Everything that the job says, defaults written out, of its own kind of model alone."""
+        """Everything that the job says to all parties, defaults written out, of its own kind of model
+        alone. By which columns the guest splits its rows is not among it."""
         left_out: dict[str, bool | set[str]] = {
-            "job": {*_LABELS.values(), *self.job.unsaid} - {self.job.label_key}
+            "job": {*_LABELS.values(), *self.job.unsaid, *SPLITS} - {self.job.label_key}
         }
         left_out |= dict.fromkeys(_LABELS.keys() - {self.job.model}, True)
         return self.model_dump(mode="json", exclude=left_out)
