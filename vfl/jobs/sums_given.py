@@ -20,8 +20,12 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
+from vfl.jobs.evaluation import expected_share
+from vfl.jobs.offer import Offer
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
+from vfl.net.peer import Peer
+from vfl.party.config import Job
 from vfl.party.policy import rule_words
 from vfl.party.row_sums import JobSums, RowSums, RowSumsFile, numbers_within, share_out
 from vfl.party.sections import PolicySection
@@ -217,6 +221,16 @@ class SumsBudget:
             f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
             "this and earlier jobs of the guest: the host raises the rule"
         )
+
+
+def training_share(guest: Peer, offer: Offer, alignment: Alignment, job: Job) -> float:
+    """The share of the aligned rows that train, as the guest says. Raises PeerError for more than there
+    are."""
+    if offer.training is None:
+        return expected_share(job)
+    if offer.training > len(alignment.rows):
+        raise guest.breach("an Offer to train on more rows than are aligned")
+    return offer.training / len(alignment.rows)
 
 
 def guest_of(alignment: Alignment) -> str:

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import (
-    ConfigError,
-    PeerError,
-    PeerLost,
-    PeerStopped,
-    VflError,
-)
+from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
@@ -27,18 +21,12 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import (
-    RowParts,
-    expected_share,
-    held_out_metrics,
-    score_profile,
-    split_rows,
-)
+from vfl.jobs.evaluation import RowParts, held_out_metrics, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import read_guest, say_uses, table_of
+from vfl.jobs.own_table import names_shown, read_guest, say_uses, table_of
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
@@ -52,7 +40,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.jobs.sums_given import SumsGiven
+from vfl.jobs.sums_given import SumsGiven, training_share
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
@@ -459,7 +447,7 @@ class _HostTraining:
                 count_tree=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
-                shown=_shown(site, self.table),
+                shown=names_shown(site, self.table),
                 admit=self._admit,
             )
             return await role.train(self.peer, run)
@@ -469,7 +457,7 @@ class _HostTraining:
         if (told := self.kind.tells_sums) is None:
             return lambda drawn: None
         policy, name = self.site.party.policy, self.unfinished.name
-        share = _training_share(self.peer, self.offer, self.alignment, self.job)
+        share = training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
 
         def reserve() -> None:
@@ -540,7 +528,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
     if (told := kind.tells_sums) is not None:
-        share = _training_share(peer, offer, alignment, job)
+        share = training_share(peer, offer, alignment, job)
         given = await asyncio.to_thread(SumsGiven, store, alignment)
         await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
     features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
@@ -578,7 +566,10 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             alignment=alignment.name,
             aligned_rows=len(alignment.rows),
             ended=now(),
-            rows=_counts(offer, alignment),
+            rows={
+                "known": count_known_rows(alignment.rows),
+                **({} if offer.training is None else {"train": offer.training}),
+            },
             account=unfinished.history.account + unfinished.measure(),
             monotone=dict(kind.recorded_rules(columns.rules)),
             agreement=work.agreement,
@@ -599,31 +590,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     return f"trained {name} with {peer.name}: {outcome.kept} are of this party's columns"
 
 
-def _training_share(peer: Peer, offer: Offer, alignment: Alignment, job: Job) -> float:
-    """The share of the aligned rows that train. Raises PeerError for more than there are."""
-    if offer.training is None:
-        return expected_share(job)
-    if offer.training > len(alignment.rows):
-        raise peer.breach("an Offer to train on more rows than are aligned")
-    return offer.training / len(alignment.rows)
-
-
-def _counts(offer: Offer, alignment: Alignment) -> dict[str, int]:
-    """What a host's record says of rows: how many different ones of its own are aligned, and how many
-    aligned ones train."""
-    counts = {"known": count_known_rows(alignment.rows)}
-    return counts if offer.training is None else {**counts, "train": offer.training}
-
-
 def _remove_half(store: Store, name: str) -> None:
     """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
     store.remove("model", name)
     store.remove("run", name)
-
-
-def _shown(site: Site, table: Table) -> Callable[[str], str]:
-    """The name under which the guest may see a column: its own, or the party's and a number."""
-    if site.party.policy.show_names:
-        return str
-    numbers = {name: i for i, name in enumerate(table.features, 1)}
-    return lambda column: f"{site.party.name}:{numbers[column]}"
