@@ -82,8 +82,8 @@ async def _serve(site: Site, show: Show) -> None:
         group.create_task(warn_daily(site, show))
         if party.role == "guest":
             for name in party.coordinators:
-                address = party.peers[name].address or ""
-                group.create_task(_dial_forever(site, name, address, show))
+                server = party.peers[name].address or ""
+                group.create_task(_dial_forever(site, name, server, show))
             return
         for name in party.partners:
             if (address := party.peers[name].address) is not None:

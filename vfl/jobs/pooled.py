@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.workers import Operations
@@ -39,6 +38,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
+from vfl.learn.binning import Features
 from vfl.learn.drift import profiles
 from vfl.learn.holdout import draw_split
 from vfl.learn.levels import Levels, tidy_levels
@@ -243,7 +243,7 @@ class _Own:
     """This party's rows."""
 
     table: Table
-    features: dict[str, NDArray[np.generic]]
+    features: Features
     rows: Training
     held_out: Mask
     unknown: dict[str, int]  # cells of a level that was not agreed on, by column
@@ -271,8 +271,8 @@ def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
     unknown = {name: count for name, count in schema.unknown_levels(features).items() if count}
     for name, count in unknown.items():
         show.say(
-            f"note: {table.path.name}: {counted(count, 'row has', 'rows have')} a level of '{name}' that "
-            'the job does not name: taken for "other"'
+            f"note: {table.path.name}: {counted(count, 'row has', 'rows have')} a level of '{name}' "
+            'that the job does not name: taken for "other"'
         )
     return _Own(table, features, rows, split.held_out, unknown)
 
