@@ -246,7 +246,7 @@ class _Own:
     features: Features
     rows: Training
     held_out: Mask
-    unknown: dict[str, int]  # cells of a level that was not agreed on, by column
+    ids: str  # digest of the table's ids
 
 
 def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
@@ -268,13 +268,14 @@ def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
     split = draw_split(draw, job.job.holdout, kind_of_job(job).validation_share)
     weight = np.ones(table.rows) if table.weight is None else table.weight
     rows = Training(table.label, weight, split.train, split.validation, job.loss, table.offset)
-    unknown = {name: count for name, count in schema.unknown_levels(features).items() if count}
-    for name, count in unknown.items():
-        show.say(
-            f"note: {table.path.name}: {counted(count, 'row has', 'rows have')} a level of '{name}' "
-            'that the job does not name: taken for "other"'
-        )
-    return _Own(table, features, rows, split.held_out, unknown)
+    for name, count in schema.unknown_levels(features).items():
+        if count:
+            some = counted(count, "row has", "rows have")
+            show.say(
+                f"note: {table.path.name}: {some} a level of '{name}' that the job does not name: they "
+                "count as one"
+            )
+    return _Own(table, features, rows, split.held_out, ids.digest)
 
 
 @dataclass
@@ -408,11 +409,11 @@ class _Client:
             levels={name: Levels.of(np.array(of, object)) for name, of in self.levels.items()},
         )
         save_half(self.site.store, half)
-        warnings = (
-            judge_quality(metrics, own.rows, own.held_out, f"{party.name} alone", kind.advice)
-            if f"{party.name} alone" in metrics
-            else []
-        )
+        alone = f"{party.name} alone"
+        warnings = []
+        if alone in metrics:
+            of_others = "the others' rows"
+            warnings = judge_quality(metrics, own.rows, own.held_out, alone, kind.advice, of_others)
         history = self.unfinished.history
         counts = {
             "train": int(own.rows.train.sum()),
@@ -423,7 +424,7 @@ class _Client:
             model=half.name,
             party=party.name,
             role=party.role,
-            parties=[party.name],
+            parties=[party.name, *(name for name in self.offer.hosts if name != party.name)],
             job=job.settings,
             alignment="",
             aligned_rows=own.table.rows,
@@ -436,6 +437,7 @@ class _Client:
             phases=history.phases,
             ending=dict(kind.ending(model)),
             agreement=agreement,
+            ids=own.ids,
             warnings=warnings,
         )
         save_record(self.site.store, record, evaluation)
