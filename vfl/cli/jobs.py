@@ -29,8 +29,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="How long to wait for each peer.",
 )
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path),
+    metavar="JOB.toml",
+    help="Check a guest's table as this job would use it, too.",
+)
 @JSON
-def doctor(party: Path, wait: float, as_json: bool) -> None:
+def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
     """Check files, keys, table and peers before any job.
 
     Exit code 1 where a line begins with FAIL.
@@ -38,7 +44,7 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
     from vfl.jobs.check_result import CheckResult
     from vfl.jobs.doctor import examine
     from vfl.jobs.storage import serves_an_older_file
-    from vfl.party.config import load_party
+    from vfl.party.config import load_job, load_party
 
     findings = []
 
@@ -49,9 +55,12 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
             stdout.flush()
 
     settings = load_party(party)
+    wanted = None if job is None else load_job(job)
+    if wanted is not None:
+        need_role(settings.role, "guest", party)
     if older := serves_an_older_file(settings.party.store, party):
         report(CheckResult("note", "serve", f"serve: {older}"))
-    healthy = run(examine(settings, wait, report))
+    healthy = run(examine(settings, wait, report, wanted))
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:

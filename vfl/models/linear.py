@@ -359,7 +359,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             return f"alpha={self.params.alpha:g} keeps all coefficients at 0: lower it"
         return "no column tells the rows apart by their label"
 
-    def doubts(self, known: Floats, rows: Training) -> str | None:
+    def doubts(self, model: GuestGlm, known: Floats, rows: Training) -> str | None:
         return APART if are_apart(known, rows.loss, self.params.alpha) else None
 
     @classmethod
