@@ -70,6 +70,8 @@ class Schema:
         """Raises ConfigError, naming the column, for a table that is not of this schema."""
         if not self.columns:
             raise ConfigError("the job names no column to train on")
+        for name in {*self.levels, *self.monotone}.difference(self.columns):
+            raise ConfigError(f"column '{name}' of the job has a rule but is none to train on")
         for name in self.columns:
             if name not in features:
                 raise ConfigError(f"column '{name}' of the job is not in the table")
