@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from plain_totals import Written, with_totals
 from sklearn.metrics import roc_auc_score
 
-from vfl.errors import ConfigError, DataError, PeerError, PeerLost
+from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped
 from vfl.jobs.resume import _array, _parts
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import BadLabel, loss_of
@@ -21,7 +21,8 @@ from vfl.learn.params import BoostParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
-from vfl.protocols.pooled.adding import Absences
+from vfl.protocols.pooled import trees as pooled_trees
+from vfl.protocols.pooled.adding import Absences, common_step
 from vfl.protocols.pooled.bins import Schema, bin_rows, common_bins
 from vfl.protocols.pooled.start import check_own_label
 from vfl.protocols.pooled.totals import Totals
@@ -346,7 +347,28 @@ def test_settings_without_meaning_over_rows_are_refused(settings):
     assert "\n" not in str(error.value)
 
 
+def test_losses_that_differ_are_told():
+    job = make_job(3, 60, "tweedie", BoostParams(trees=1, depth=1))
+    other = replace(job, rows=replace(job.rows, loss=loss_of("tweedie", 1.7)))
+    with pytest.raises(ConfigError, match="settings of the model differ"):
+        with_totals([*job.clients], lambda adder: (other if adder.name == "c1" else job).role(adder))
+
+
+def test_too_many_rows_are_refused():
+    with pytest.raises(ConfigError, match="too many rows to be summed exactly"):
+        pooled_trees._row_bits(1 << 45, BoostParams())
+
+
 # What totals are asked for.
+
+
+def test_a_level_of_many_sums_goes_in_several_totals(monkeypatch):
+    job = make_job(1, 300, "squared", BoostParams(trees=2, depth=4, min_child_rows=2))
+    expected, _ = job.federated()
+    monkeypatch.setattr(pooled_trees, "_AT_ONCE", 1)
+    outcomes, totals = with_totals([*job.clients], job.role)
+    assert outcomes[0][0] == expected
+    assert sum(what == "level 3 of tree 1" for what, _ in totals) > 1
 
 
 def test_nothing_is_summed_of_nodes_that_cannot_be_split():
@@ -408,20 +430,19 @@ def test_totals_that_cannot_be_end_the_job_in_a_line(name):
 
 
 class Kept:
-    """A client's states, through the bytes that jobs write."""
+    """A client's states by their trees, through the bytes that jobs write."""
 
     def __init__(self) -> None:
-        self.states: list[bytes] = []
+        self.states: dict[int, bytes] = {}
 
     def checkpoints(self, done: int = 0) -> Checkpoints[PooledTrees]:
-        last = (
-            None
-            if not done
-            else msgspec.msgpack.decode(self.states[done - 1], type=PooledTrees, dec_hook=_array)
-        )
-        return Checkpoints(
-            last, lambda s: self.states.append(msgspec.msgpack.encode(s, enc_hook=_parts))
-        )
+        last = None
+        if done:
+            last = msgspec.msgpack.decode(self.states[done], type=PooledTrees, dec_hook=_array)
+        return Checkpoints(last, self._write)
+
+    def _write(self, state: PooledTrees) -> None:
+        self.states[state.done] = msgspec.msgpack.encode(state, enc_hook=_parts)
 
 
 @pytest.mark.parametrize("early", [False, True])
@@ -474,6 +495,33 @@ def test_clients_that_go_on_from_other_trees_are_told():
 
 
 # Over a server that reads nothing.
+
+
+def test_whoever_is_killed_all_go_on_over_a_server_to_the_same_model():
+    job = make_job(7, 200, "poisson", BoostParams(trees=12, depth=2, subsample=0.8))
+    expected, score = job.federated()
+    kept = {name: Kept() for name in job.clients}
+
+    async def role(adder):
+        own = kept[adder.name]
+        done = await common_step(adder, max(own.states, default=0))
+        return await job.role(adder, course=GuestCourse(checkpoints=own.checkpoints(done)))
+
+    roles = dict.fromkeys(job.clients, role)
+    rng, reached = np.random.default_rng(0), [0]
+    for name in ("c1", "c0", "c2", "c1", "c0"):
+        bins = 0 if any(reached) else 120  # frames
+        ends = with_ends(roles, Absences(), cut={name: bins + int(rng.integers(10, 30))})
+        assert all(isinstance(ends[client], PeerLost | PeerStopped) for client in job.clients)
+        newest = [max(own.states, default=0) for own in kept.values()]
+        assert max(newest) - min(newest) <= 1
+        reached.append(min(newest))
+    assert sorted(reached) == reached
+    assert 0 < reached[-1] < 12
+    ends = with_ends(roles, Absences())
+    for name, own in job.clients.items():
+        assert ends[name][0] == expected
+        assert (ends[name][1] == score[own]).all()
 
 
 def test_over_a_server_the_model_is_the_same():

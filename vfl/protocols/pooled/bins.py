@@ -43,7 +43,7 @@ from vfl.learn.binning import (
     most_frequent,
 )
 from vfl.learn.params import BoostParams
-from vfl.protocols.pooled.totals import Totals, unfit
+from vfl.protocols.pooled.totals import Totals, digest_of, unfit
 
 LEAST_ROWS = 10
 """Cells with so many rows, or fewer, are not cut."""
@@ -113,15 +113,15 @@ def bin_rows(columns: Sequence[Column], features: Features) -> Binned:
 
 
 async def common_bins(
-    totals: Totals, features: Features, schema: Schema, params: BoostParams
+    totals: Totals, features: Features, schema: Schema, params: BoostParams, agreed: bytes = b""
 ) -> CommonBins:
     """Bins of these columns over the rows of all clients.
 
-    Raises ConfigError for a table that is not of the schema, or where another client has another schema
-    or other settings, PeerError for totals that cannot be.
+    `agreed`: what else all have to have alike. Raises ConfigError for a table that is not of the schema,
+    or where another client has another schema or other settings, PeerError for totals that cannot be.
     """
     schema.check(features)
-    settings = schema.canonical + params.model_dump_json().encode()
+    settings = digest_of(schema.canonical, params.model_dump_json().encode(), agreed)
     (same,) = await totals.of([totals.same(settings)], "columns and settings")
     if not totals.is_same(same, settings):
         raise ConfigError(
@@ -151,8 +151,12 @@ async def _counts(
 ) -> tuple[int, dict[str, int], dict[str, Integers]]:
     """How many rows all clients have, lack a value by column, are of each level of a categorical one."""
     rows = len(features[schema.columns[0]])
-    own_levels = [_level_counts(features[name], levels) for name, levels in schema.levels.items()]
-    own = [rows, *(_missing(features[name]) for name in schema.columns)]
+    found = await asyncio.to_thread(lambda: {name: _values(features[name]) for name in schema.columns})
+    own = [rows, *(found[name][None] for name in schema.columns)]
+    own_levels = [
+        np.array([found[name][level] for level in levels], np.int64)
+        for name, levels in schema.levels.items()
+    ]
     counts, *of_levels = await totals.of([np.array(own, np.int64), *own_levels], "rows and levels")
     rows, *lacking = counts.tolist()
     missing = dict(zip(schema.columns, lacking, strict=True))
@@ -164,17 +168,11 @@ async def _counts(
     return rows, missing, levels
 
 
-def _missing(values: NDArray[np.generic]) -> int:
-    """How many values there are none."""
+def _values(values: NDArray[np.generic]) -> "Counter[object]":
+    """How many rows have each level, or, under None, no value."""
     if values.dtype == object:
-        return sum(value is None for value in values.tolist())
-    return int(np.isnan(values.astype(np.float64)).sum())
-
-
-def _level_counts(values: NDArray[np.generic], levels: Sequence[str]) -> Integers:
-    """How many of these values are of each level."""
-    counts = Counter(values.tolist())
-    return np.array([counts[level] for level in levels], np.int64)
+        return Counter(values.tolist())
+    return Counter({None: int(np.isnan(values.astype(np.float64)).sum())})
 
 
 # -------------------------------------------------------------------------------- cells of numbers
