@@ -10,6 +10,7 @@ from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
+from vfl.jobs.evaluation import expected_share
 from vfl.jobs.sums_given import SumsGiven
 from vfl.jobs.table_sizes import blank_training, sizes_of
 from vfl.leakage.disclosure import (
@@ -112,7 +113,8 @@ def foresee(
     alignment = _alignment(store, party, guest) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
     many = len(alignment.rows) if alignment else rows or 0
-    of = Circumstances(starts, hosts, many, counts=alignment is not None and party.role == "host")
+    counts = alignment is not None and party.role == "host"
+    of = Circumstances(starts, hosts, many, counts=counts, training=expected_share(job))
     columns, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
         table = read_table(party.data, role="host", need_label=False)
@@ -123,7 +125,7 @@ def foresee(
                 "several of the guest's are joined to one"
             )
         columns = sizes.columns
-        given = SumsGiven(store).on(alignment) if alignment else 0.0
+        given = _given(store, party, job, alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
         of = replace(
             of,
@@ -140,6 +142,14 @@ def foresee(
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
     return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))
+
+
+def _given(store: Store, party: Party, job: Job, alignment: Alignment) -> float:
+    """Sums about a row of the alignment that a host's earlier jobs gave."""
+    given = SumsGiven(store, alignment)
+    if (told := kind_of_job(job).tells_sums) is None:
+        return given.told
+    return given.weigh(party.policy, told, expected_share(job)).before
 
 
 def _refusals(party: Party, job: Job, of: Circumstances) -> list[str]:

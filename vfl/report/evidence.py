@@ -9,6 +9,7 @@ from typing import Any, Literal
 from vfl.arrays import Floats
 from vfl.leakage.disclosure import Disclosure
 from vfl.learn.binning import Features
+from vfl.learn.holdout import ColumnShare
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.metrics import Totals, totals
 from vfl.models.dependence import Dependence
@@ -74,6 +75,7 @@ class Evidence:
     phases: list[dict[str, float]] = field(default_factory=list)
     ending: dict[str, Any] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"
     factors: Features = field(default_factory=dict)  # the guest's columns on the rows held out
     no_factors: str = ""  # why there are none
     importance: list[tuple[str, str, int, float]] = field(default_factory=list)

@@ -140,14 +140,15 @@ class GuestPage(Page):
         if held is None:
             text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
             return PageSection("quality", "Quality", [text], [])
-        lead = (
+        lead = [
             f"All figures are of {counted(len(held.label), 'row')} that all parties know and that "
             f"trained nothing. “{one.alone}” is the same method on the columns of {one.party} and "
             "the same rows."
-        )
+        ]
+        lead += words.how_held_out(one)
         drawn = [*self._roc(held), self._lorenz(held), self._lift()]
         drawn += [self._double_lift(), self._calibration()] if self._double else [self._calibration()]
-        return PageSection("quality", "Quality", [lead], [self._metrics_table(), Gallery(drawn)])
+        return PageSection("quality", "Quality", lead, [self._metrics_table(), Gallery(drawn)])
 
     def _metrics_table(self) -> DataTable:
         ours, theirs = (self._metrics[name] for name in self.names)
