@@ -272,8 +272,14 @@ def test_clients_of_few_rows_values_and_classes(objective):
 
 
 def test_a_label_that_is_wrong_in_some_rows_is_refused_by_its_owner():
-    with pytest.raises(BadLabel, match="must be 0 or 1"):
-        check_own_label(loss_of("binary"), np.array([0.0, 2.0]))
+    job = uneven()
+    job.rows.label[job.clients["few"][1]] = 2.0
+    job.rows.train[job.clients["few"][1]] = True
+    with pytest.raises(
+        DataError, match="the label must be 0 or 1 but is something else in 1 row"
+    ) as bad:
+        job.federated()
+    assert "1 row" not in bad.value.for_peer
     with pytest.raises(BadLabel, match="must not be negative"):
         check_own_label(loss_of("poisson"), np.array([0.0, -1.0]))
     check_own_label(loss_of("poisson"), np.zeros(3))
@@ -316,7 +322,7 @@ def test_rows_that_can_teach_nothing_are_refused_at_all_clients(change, objectiv
 def test_training_that_diverges_at_one_client_ends_for_all():
     job = make_job(3, 60, "squared", BoostParams(trees=3, depth=1))
     label, weight = job.rows.label.copy(), np.ones(60)
-    label[job.clients["c1"][:2]], weight[job.clients["c1"][:2]] = [1e60, -1e60], 1e50
+    label[job.clients["c1"][:2]], weight[job.clients["c1"][:2]] = [1e50, -1e50], 1e50
     job.rows = replace(job.rows, label=label, weight=weight, train=np.ones(60, np.bool_))
     told = []
 

@@ -35,9 +35,9 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.errors import ConfigError, PeerError
+from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
-from vfl.learn.losses import Quantiser, Scales, exponent_of
+from vfl.learn.losses import BadLabel, Quantiser, Scales, exponent_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, gradient_histograms
 from vfl.learn.tree import (
@@ -60,6 +60,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema, bin_rows, common_bins
 from vfl.protocols.pooled.start import (
+    check_own_label,
     common_start,
     exponent_in,
     largest_exponents,
@@ -106,10 +107,16 @@ async def grow_client(
     """The whole model, the same at all clients, and the scores of this client's rows, shape (rows,).
 
     `features` and `rows` are this client's own. All clients go on from as many trees. Raises ConfigError
-    for settings that cannot be, or that differ among clients, DataError for rows that can teach nothing,
-    PeerError for totals that cannot be.
+    for settings that cannot be, or that differ among clients, DataError for rows that can teach nothing
+    and for labels that cannot be, PeerError for totals that cannot be.
     """
     check_params(params)
+    try:
+        check_own_label(rows.loss, rows.label[rows.train])
+    except BadLabel as bad:
+        raise DataError(
+            f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
+        ) from None
     totals = Totals(adder, entropy)
     last = course.checkpoints.last
     if last is None:
