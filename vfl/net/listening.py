@@ -1,31 +1,13 @@
-"""Sockets that listen, and what stands for their addresses in files."""
+"""Sockets that listen."""
 
 import asyncio
 import socket
-from urllib.parse import urlsplit
 
 from vfl.errors import ConfigError
+from vfl.net.addresses import split_address
 from vfl.net.tls import reason_of
 
 BACKLOG = 1024  # that the system holds until they are accepted
-
-
-def split_address(address: str) -> tuple[str, int]:
-    """Host and port of "host:port". Raises ConfigError."""
-    try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # as it will be looked up; raises UnicodeError
-        if not host.isprintable() or " " in host:
-            host = ""
-    except ValueError:
-        host, port = "", None
-    if not host or port is None or parts.netloc != address or parts.username is not None:
-        raise ConfigError(
-            f"{address!r} is no address: write host:port, such as registry.example:7443,"
-            " 0.0.0.0:7443 or [::1]:7443"
-        )
-    return host, port
 
 
 async def bind(address: str) -> socket.socket:

@@ -234,7 +234,7 @@ class Relay:
 
     async def serve(self) -> None:
         """Serve until closed."""
-        await self._accepting
+        await asyncio.shield(self._accepting)
 
     async def close(self) -> None:
         """Let all go."""

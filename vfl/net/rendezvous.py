@@ -37,12 +37,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from vfl.errors import ConfigError, IdentityError
+from vfl.net.addresses import SCHEME
 from vfl.net.connection import NEXT_ADDRESS
 from vfl.net.pace import Pace
 from vfl.net.session import BACKOFF, NotYet
 from vfl.net.tls import Credentials, own_der, reason_of
-
-SCHEME: Final = "relay://"
 
 GREETING: Final = b"vfl relay 1\n"
 CHALLENGE: Final = 32
@@ -169,6 +168,12 @@ class Relay:
     host: str
     port: int
     proxy: str | None = None
+
+    @property
+    def address(self) -> str:
+        """As party files name it."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{SCHEME}{host}:{self.port}"
 
     async def dial(self, key: Key, seconds: float) -> socket.socket:
         """A connection to the party that waits at the place, from its first byte on.
@@ -388,11 +393,6 @@ class Waiting:
     def is_taken(self) -> bool:
         """Whether another program of this party waits in its place."""
         return _TAKEN in self.troubles.values()
-
-    @property
-    def going(self) -> bool:
-        """Whether it has not been closed."""
-        return not any(work.done() for work in self._works)
 
     async def close(self) -> None:
         for work in self._works:

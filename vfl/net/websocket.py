@@ -34,6 +34,7 @@ from websockets.exceptions import (
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
+from vfl.net.addresses import SCHEME, is_relay, split_address
 from vfl.net.admission import Admission, Caller
 from vfl.net.certificates import fingerprint
 from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
@@ -46,11 +47,11 @@ from vfl.net.failures import (
     unpinned_error,
 )
 from vfl.net.hello import Resume, Resumed
-from vfl.net.listening import bind, split_address
+from vfl.net.listening import bind
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.open_sessions import OpenSessions
 from vfl.net.refusals import Refusals
-from vfl.net.rendezvous import DIALS, SCHEME, WAITS, Key, Relay, Waiting, keys_of
+from vfl.net.rendezvous import DIALS, WAITS, Key, Relay, Waiting, keys_of
 from vfl.net.session import NO_PATIENCE, NotYet, Patience, WebSocketPeer
 from vfl.net.tls import (
     HOST,
@@ -288,7 +289,7 @@ def _line_to(credentials: Credentials, peer: str, address: str) -> _Line:
 
 def relay_of(address: str) -> Relay | None:
     """The relay that an address is of, if it is one's. Raises ConfigError."""
-    if not address.startswith(SCHEME):
+    if not is_relay(address):
         return None
     host, port = split_address(address.removeprefix(SCHEME))
     return Relay(host, port, _proxy_to(host))
@@ -337,6 +338,7 @@ class Listener:
         self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
         self._admission = Admission(bound, self._peer_of, self._welcome, self._refuse)
         self._waiting: Waiting | None = None  # at a relay
+        self.relay: str | None = None  # which one, as addresses name it
 
     @property
     def port(self) -> int:
@@ -350,8 +352,8 @@ class Listener:
 
     async def wait_at(self, relay: Relay, keys: Mapping[str, Key], say: Callable[[str], None]) -> None:
         """Take sessions that a relay joins. Raises ConfigError when another program does that."""
-        where = f"{SCHEME}{relay.host}:{relay.port}"
-        hand_on = functools.partial(self._take_joined, f"the relay {relay.host}")
+        self.relay = where = relay.address
+        hand_on = functools.partial(self._take_joined, where)
         self._waiting = Waiting(relay, keys, hand_on, lambda line: say(f"{where}: {line}"))
         await self._waiting.begin(HANDSHAKE)
         if self._waiting.is_taken:
