@@ -183,7 +183,16 @@ class _Moved:
     """What has gone through two connections that are joined."""
 
     at: float  # when something last did
-    free: float  # when more may, by the bytes a second
+    rate: int | None = None  # bytes a second
+    free: float = 0.0  # when more may
+
+    def note(self, size: int, now: float) -> float:
+        """Note that so many bytes have gone through; seconds for which no more may."""
+        self.at = now
+        if self.rate is None:
+            return 0.0
+        self.free = max(self.free, now) + size / self.rate
+        return self.free - now
 
 
 @dataclass
@@ -465,7 +474,7 @@ class Relay:
     async def _carry(self, one: socket.socket, other: socket.socket) -> None:
         """Pass on bytes in both directions until an end closes, or a limit is reached."""
         loop = asyncio.get_running_loop()
-        moved = _Moved(loop.time(), loop.time())
+        moved = _Moved(loop.time(), self.limits.bytes_a_second)
         ways = {
             asyncio.create_task(self._pass_on(source, sink, moved))
             for source, sink in ((one, other), (other, one))
@@ -487,18 +496,16 @@ class Relay:
     async def _pass_on(self, source: socket.socket, sink: socket.socket, moved: _Moved) -> bool:
         """Pass on bytes in one direction until its end; False where a limit ends it."""
         loop = asyncio.get_running_loop()
-        rate = self.limits.bytes_a_second
-        buffer = memoryview(bytearray(BUFFER if rate is None else max(1, min(BUFFER, rate // 10))))
+        most = BUFFER if moved.rate is None else max(1, min(BUFFER, moved.rate // 10))
+        buffer = memoryview(bytearray(most))
         while size := await loop.sock_recv_into(source, buffer):
             if self._left <= 0:
                 return False
             await loop.sock_sendall(sink, buffer[:size])
             self._spent += size
             self.counts.bytes += size
-            moved.at = now = loop.time()
-            if rate is not None:
-                moved.free = max(moved.free, now) + size / rate
-                await asyncio.sleep(moved.free - now)
+            if (pause := moved.note(size, loop.time())) > 0:
+                await asyncio.sleep(pause)
         sink.shutdown(socket.SHUT_WR)
         return True
 

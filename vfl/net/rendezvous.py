@@ -58,6 +58,7 @@ ASKING = 10.0  # seconds that a relay has to let a party wait
 HOLD = 2.0  # seconds for which one that dials is kept while nobody waits
 ANSWER = 3.0  # seconds for READY and HERE
 
+_LEAST = HOLD + ANSWER
 _HEAD = 8192  # bytes of a proxy's answer
 _AT_ONCE, _A_SECOND = 32, 2.0  # connections that the relay hands on, of each peer
 
@@ -70,6 +71,19 @@ _REFUSALS = {
     " `vfl doctor` shows",
     FALSE: "the relay refused the proof that this party belongs there: are both sides of one version?",
 }
+# Points of small order, but for their sign (Curve25519's cofactor is 8): anybody can sign for them.
+_WEAK = frozenset(
+    number.to_bytes(32, "little")
+    for number in (
+        0,
+        1,
+        0x05FC536D880238B13933C6D305ACDFD5F098EFF289F4C345B027B2C28F95E826,
+        0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD84D3D706A17C7,
+        2**255 - 20,
+        2**255 - 19,
+        2**255 - 18,
+    )
+)
 _TAKEN = "another program of this party waits there already"
 
 
@@ -101,6 +115,8 @@ class Request:
 
     def is_proven(self, challenge: bytes) -> bool:
         """Whether it is signed by who has the key of the place, for this challenge."""
+        if bytes([*self.place[:-1], self.place[-1] & 0x7F]) in _WEAK:
+            return False
         signed = _signed(challenge, self.seat, self.place, self.process)
         try:
             ed25519.Ed25519PublicKey.from_public_bytes(self.place).verify(self.signature, signed)
@@ -178,10 +194,11 @@ class Relay:
     async def dial(self, key: Key, seconds: float) -> socket.socket:
         """A connection to the party that waits at the place, from its first byte on.
 
-        Raises NotYet, and ConfigError for a proxy that cannot be used.
+        It may take a few seconds more, for the relay to say that nobody waits. Raises NotYet, and
+        ConfigError for a proxy that cannot be used.
         """
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(max(seconds, _LEAST)):
                 connected, answer = await self._ask(key, DIALS, bytes(PROCESS))
         except TimeoutError:
             raise NotYet("the relay gave no answer in time") from None
