@@ -9,10 +9,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from commands import command
 from cryptography.hazmat.primitives.asymmetric import ed25519
 from ends import Ends, exchange, made_in, until
 
 from vfl.errors import ConfigError, IdentityError, PeerUnreachable
+from vfl.jobs.relaying import limits_of
 from vfl.net import relay as relays
 from vfl.net import rendezvous
 from vfl.net.listening import bind
@@ -42,6 +44,7 @@ from vfl.net.rendezvous import (
 from vfl.net.session import NotYet, Patience
 from vfl.net.tls import Credentials
 from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
+from vfl.party.config import load_relay
 
 LOCAL = "127.0.0.1:0"
 ONE, TWO = bytes(PROCESS), b"\1" * PROCESS
@@ -754,13 +757,10 @@ def test_what_a_relay_hands_on_is_a_stranger_to_the_party_that_waits(ends: Ends)
 
     async def run() -> None:
         async with relaying() as running, waiting(ends, at(running), lines):
-            for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01"):
-                caller = await client(running).dial(key, 10)
-                await asyncio.get_running_loop().sock_sendall(caller, said)
-                caller.shutdown(socket.SHUT_WR)
-                await ended(caller)
-            await until(lambda: len(lines) == 2)
-            assert lines[0] == (f"refused a connection from {at(running)}: it does not speak TLS 1.3")
+            caller = await client(running).dial(key, 10)
+            await asyncio.get_running_loop().sock_sendall(caller, b"GET / HTTP/1.1\r\n\r\n")
+            await ended(caller)
+            assert lines == [f"refused a connection from {at(running)}: it does not speak TLS 1.3"]
 
     asyncio.run(run())
 
@@ -773,3 +773,41 @@ def test_the_line_of_counts_has_numbers_alone() -> None:
     )
     counts.refused.update({"no proof": 2, "nobody waited": 5})
     assert counts.line.endswith("; refused: 7 (nobody waited: 5, no proof: 2)")
+
+
+# --- The file and the command ---
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "section [relay] is missing"),
+        ('[party]\nname = "x"', "is a party file, where a relay file is due"),
+        ('[relay]\nlisten = "x"', "[relay] listen must be host:port with a port from 0"),
+        ('[relay]\nlisten = "relay://x:1"', "[relay] listen must be host:port with a port from 0"),
+        ('[relay]\nlisten = "x:1"\nport = 1', "unknown key 'port' in [relay]"),
+        ('[relay]\nlisten = "x:1"\nplaces = ["ab"]', "[relay] places must be a list of 64 hexadecimal"),
+        ('[relay]\nlisten = "x:1"\nplaces = []', "[relay] places must be a list of 64 hexadecimal"),
+        ('[relay]\nlisten = "x:1"\nidle = 1', "[relay] idle must be a number from 10 to 86400"),
+        ('[relay]\nlisten = "x:1"\nbytes_a_day = 0', "bytes_a_day must be a whole number of at least 1"),
+        ('[relay]\nlisten = "192.0.2.1:1"', "cannot listen on 192.0.2.1:1: cannot assign"),
+    ],
+)
+def test_a_relay_s_file_is_checked(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text(text)
+    command("relay", str(file)).failed(2, said)
+
+
+def test_a_relay_s_file_says_what_strangers_may_have(tmp_path: Path) -> None:
+    file = tmp_path / "relay.toml"
+    file.write_text('[relay]\nlisten = "0.0.0.0:7443"')
+    settings = load_relay(file).relay
+    assert limits_of(settings) == Limits()
+    file.write_text(
+        f'[relay]\nlisten = "[::]:7443"\nplaces = ["{"ab" * 32}"]\nconnections = 10\nidle = 60\n'
+        "connections_an_address = 4\nconnections_a_place = 6\nhandshake = 2\n"
+        "bytes_a_second = 1000\nbytes_a_day = 5000\nreport = 0\n"
+    )
+    changed = limits_of(load_relay(file).relay)
+    assert changed == Limits(10, 4, 6, 2.0, 60.0, 1000, 5000, frozenset([b"\xab" * 32]))
