@@ -292,7 +292,7 @@ class Relay:
         except BaseException:
             connected.close()
             raise
-        status = re.match(rb"HTTP/1\.[01] ([0-9]{3})\b", head)
+        status = re.fullmatch(rb"(?s)HTTP/1\.[01] ([0-9]{3})[ \r].*", head)
         if status is None or status[1][:1] != b"2":
             connected.close()
             said = "no HTTP" if status is None else status[1].decode()

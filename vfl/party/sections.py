@@ -415,7 +415,7 @@ class PeerSection(Section):
     """Another party: where it is and what proves that it is the one."""
 
     address: Address | None = Field(
-        default=None, description="where it listens, or the relay where it waits, if it does"
+        default=None, description="where it listens, if it does, or the relay where it waits"
     )
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
     role: Literal["coordinator"] | None = Field(
