@@ -260,21 +260,28 @@ class Relay:
         while True:
             try:
                 accepted, remote = await loop.sock_accept(self._socket)
+                self._take(accepted, network_of(remote[0]))
             except OSError:  # out of file descriptors, or a caller that is gone already
                 self._make_room(None)
                 await asyncio.sleep(0.05)
-                continue
-            self.counts.connections += 1
-            caller = _Caller(accepted, network_of(remote[0]))
-            if self._is_paced(caller.network, loop.time()) and self._make_room(caller.network):
-                self._callers[caller] = None
-                self._crowd[caller.network] += 1
-                self.counts.open += 1
-                caller.task = asyncio.create_task(self._attend(caller))
-            else:
-                self._refuse(caller, FULL)
-                accepted.close()
+            except Exception as error:  # a bug here must not end the service
+                self.counts.refused[fault(error)] += 1
             await asyncio.sleep(0)  # a flood must not keep the others waiting
+
+    def _take(self, accepted: socket.socket, network: str) -> None:
+        """Attend to a connection, if there is room for it."""
+        self.counts.connections += 1
+        caller = _Caller(accepted, network)
+        paced = self._is_paced(network, asyncio.get_running_loop().time())
+        if not (paced and self._make_room(network)):
+            self._refuse(caller, FULL)
+            accepted.close()
+            return
+        self._callers[caller] = None
+        self._crowd[network] += 1
+        self.counts.open += 1
+        caller.task = asyncio.create_task(self._attend(caller))
+        caller.task.add_done_callback(lambda _: self._end(caller))
 
     def _is_paced(self, network: str, now: float) -> bool:
         """Whether an address may connect once more, by how often it has."""
@@ -305,6 +312,11 @@ class Relay:
             self._forget(oldest)
         return True
 
+    def _end(self, caller: _Caller) -> None:
+        """Its task is over, which may never have begun."""
+        self._forget(caller)
+        caller.socket.close()
+
     def _forget(self, caller: _Caller) -> None:
         """It counts no longer."""
         if caller in self._callers:
@@ -332,11 +344,8 @@ class Relay:
             self.counts.refused[_GAVE_WAY] += 1
         except (OSError, EOFError):
             pass  # it is gone
-        except Exception as error:  # a bug here must not end the service
-            self.counts.refused[fault(error)] += 1
-        finally:
-            self._forget(caller)
-            caller.socket.close()
+        except Exception as error:
+            self.counts.refused[fault(error)] += 1  # a bug
 
     async def _hear_request(self, caller: _Caller) -> Request | None:
         """What the connection asks for; None where that is refused."""
@@ -504,8 +513,8 @@ class Relay:
             await loop.sock_sendall(sink, buffer[:size])
             self._spent += size
             self.counts.bytes += size
-            if (pause := moved.note(size, loop.time())) > 0:
-                await asyncio.sleep(pause)
+            # At least a turn of the others: where both ends are fast nothing above waits.
+            await asyncio.sleep(moved.note(size, loop.time()))
         sink.shutdown(socket.SHUT_WR)
         return True
 

@@ -60,6 +60,7 @@ ANSWER = 3.0  # seconds for READY and HERE
 
 _LEAST = HOLD + ANSWER
 _HEAD = 8192  # bytes of a proxy's answer
+_ASKS = 16  # at once; then one a second
 _AT_ONCE, _A_SECOND = 32, 2.0  # connections that the relay hands on, of each peer
 
 _REFUSALS = {
@@ -226,11 +227,15 @@ class Relay:
             if answer != WAITING:
                 raise _refusal(answer)
             on_waiting()
+            loop = asyncio.get_running_loop()
+            pace = Pace(_ASKS, 1.0, loop.time())
             while answer != JOIN:
                 async with asyncio.timeout(SILENT):
                     answer = await receive(connected, 1)
                 if answer not in (ASK, JOIN):
                     raise _refusal(answer)
+                if not pace.take(loop.time()):
+                    raise NotYet("the relay asks without end")
                 connected.send(HERE if answer == ASK else READY)
         except (OSError, EOFError) as error:  # TimeoutError too
             connected.close()
@@ -335,10 +340,10 @@ async def _connect(host: str, port: int, what: str) -> socket.socket:
     try:
         for family, _, _, _, where in found:
             attempts.append(asyncio.create_task(_connect_to(family, where)))
-            await asyncio.wait(attempts, timeout=NEXT_ADDRESS, return_when=asyncio.FIRST_COMPLETED)
+            left = {attempt for attempt in attempts if not attempt.done()}
+            await asyncio.wait(left, timeout=NEXT_ADDRESS, return_when=asyncio.FIRST_COMPLETED)
             if any(_is_connected(attempt) for attempt in attempts):
                 break
-        left = set(attempts)
         while left and not any(_is_connected(attempt) for attempt in attempts):
             _, left = await asyncio.wait(left, return_when=asyncio.FIRST_COMPLETED)
         first = next((attempt for attempt in attempts if _is_connected(attempt)), None)
