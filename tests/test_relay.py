@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import hashlib
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -10,8 +11,10 @@ from pathlib import Path
 
 import pytest
 from commands import command
-from cryptography.hazmat.primitives.asymmetric import ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509 import load_der_x509_certificate
 from ends import Ends, exchange, made_in, until
+from recording import Proxy
 
 from vfl.errors import ConfigError, IdentityError, PeerUnreachable
 from vfl.jobs.relaying import limits_of
@@ -37,13 +40,13 @@ from vfl.net.rendezvous import (
     WAITS,
     Key,
     Request,
-    key_of_secret,
     keys_of,
     receive,
 )
 from vfl.net.session import NotYet, Patience
 from vfl.net.tls import Credentials
 from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
+from vfl.net.wire import Message
 from vfl.party.config import load_relay
 
 LOCAL = "127.0.0.1:0"
@@ -53,6 +56,10 @@ ONE, TWO = bytes(PROCESS), b"\1" * PROCESS
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
     return made_in(tmp_path_factory.mktemp("keys"))
+
+
+class Text(Message, frozen=True):
+    words: str
 
 
 def fresh_key() -> Key:
@@ -185,18 +192,6 @@ def test_a_place_is_known_to_two_parties_alone(ends: Ends) -> None:
     assert third.place not in (waits.place, back.place)
 
 
-def test_the_key_of_a_place_is_the_one_that_its_definition_gives() -> None:
-    """HKDF-SHA256 without a salt, by hand; Ed25519 of RFC 8032."""
-    import hashlib
-    import hmac
-
-    secret, dials, listens = b"\1" * 32, b"\2" * 32, b"\3" * 32
-    extracted = hmac.digest(bytes(32), secret, hashlib.sha256)
-    seed = hmac.digest(extracted, b"vfl relay place" + dials + listens + b"\1", hashlib.sha256)
-    private = ed25519.Ed25519PrivateKey.from_private_bytes(seed)
-    assert key_of_secret(secret, dials, listens).place == private.public_key().public_bytes_raw()
-
-
 def test_a_key_under_a_passphrase_meets_as_well(ends: Ends, tmp_path: Path) -> None:
     from vfl.party import identity
 
@@ -246,6 +241,39 @@ def test_a_relay_that_is_killed_breaks_connections_and_no_session(
     asyncio.run(run())
     assert lines[-1].endswith(": waiting there again")
     assert not [line for line in lines if "insurer" in line or "registry" in line]
+
+
+def test_a_relay_sees_tls_and_places_and_no_names(ends: Ends) -> None:
+    """Nor anything of either certificate; what the places are it cannot work out from both."""
+    words = "a purpose that nobody else may read"
+
+    async def run() -> tuple[bytes, bytes]:
+        async with relaying() as running:
+            with Proxy(f"127.0.0.1:{running.port}").running() as proxy:
+                address = f"relay://{proxy.address}"
+                async with waiting(ends, address) as listener:
+                    here = await call(ends, address)
+                    there = await listener.accept()
+                    await here.send(Text(words))
+                    assert await there.recv(Text) == Text(words)
+                    here._link.connection.transport.abort()
+                    await there.send(Text(words))
+                    assert await here.recv(Text) == Text(words)
+                    await asyncio.gather(here.close(), there.close())
+                (place,) = {key.place for key in keys_of(ends.registry, WAITS, ["insurer"]).values()}
+                return bytes(proxy.seen), place
+
+    seen, place = asyncio.run(run())
+    assert seen.count(GREETING) >= 4
+    assert seen.count(place) == seen.count(GREETING)
+    hidden = [b"insurer", b"registry", words.encode()]
+    for der in (*ends.insurer.pins.values(), *ends.registry.pins.values()):
+        public = load_der_x509_certificate(der).public_key()
+        assert isinstance(public, ec.EllipticCurvePublicKey)
+        digest = hashlib.sha256(der)
+        hidden += [der[:40], digest.digest(), digest.hexdigest().encode()]
+        hidden.append(public.public_numbers().x.to_bytes(32, "big"))
+    assert not [found for found in hidden if found in seen]
 
 
 # --- What is said when they do not meet ---
@@ -352,6 +380,55 @@ def test_a_relay_that_falls_silent_is_dialled_again(monkeypatch: pytest.MonkeyPa
             monkeypatch.setattr(rendezvous, "SILENT", 0.05)
             with pytest.raises(NotYet, match=r"broke .timed out"):
                 await waits
+
+    asyncio.run(run())
+
+
+def test_a_relay_that_asks_without_end_is_given_up() -> None:
+    async def run() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(GREETING + bytes(CHALLENGE) + WAITING + b"?" * 10_000)
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        async with server:
+            there = rendezvous.Relay("127.0.0.1", server.sockets[0].getsockname()[1])
+            with pytest.raises(NotYet, match="asks without end"):
+                await there.wait(fresh_key(), ONE, lambda: None, 10)
+
+    asyncio.run(run())
+
+
+def test_the_first_address_of_a_relay_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendezvous, "NEXT_ADDRESS", 0.02)
+    connect_to = rendezvous._connect_to
+    tried: list[str] = []
+
+    async def connect(family: int, where: tuple[str, int]) -> socket.socket:
+        tried.append(where[0])
+        if where[0] == "192.0.2.1":
+            await asyncio.Event().wait()
+        if where[0] == "192.0.2.2":
+            raise ConnectionRefusedError
+        return await connect_to(family, where)
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        monkeypatch.setattr(rendezvous, "_connect_to", connect)
+        async with relaying() as running:
+            addresses = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.3"]
+
+            async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
+                return [(socket.AF_INET, 0, 0, "", (address, running.port)) for address in addresses]
+
+            monkeypatch.setattr(loop, "getaddrinfo", resolve)
+            (await rendezvous._connect("relay.example", running.port, "the relay")).close()
+            assert tried == addresses[:3]
+            del addresses[2:]
+            del addresses[0]
+            with pytest.raises(NotYet, match=r"the relay cannot be reached .connection refused"):
+                await rendezvous._connect("relay.example", running.port, "the relay")
 
     asyncio.run(run())
 
