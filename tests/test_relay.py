@@ -30,6 +30,7 @@ from vfl.net.rendezvous import (
     GREETING,
     HERE,
     JOIN,
+    NOBODY,
     PROCESS,
     READY,
     REQUEST,
@@ -312,7 +313,6 @@ def test_each_side_says_why_it_does_not_meet_the_other(
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (FULL, "the relay has no place left"),
         (GREETING + bytes(CHALLENGE) + FULL, "the relay has no place left"),
         (GREETING + bytes(CHALLENGE) + SPENT, "the relay has carried today"),
         (GREETING + bytes(CHALLENGE) + UNKNOWN, "does not serve these two parties"),
@@ -619,12 +619,14 @@ def test_an_operator_may_list_places(ends: Ends) -> None:
 # --- Bounds ---
 
 
-def test_connections_that_say_nothing_end_soon_and_give_way_before(
+def test_connections_that_prove_nothing_end_soon_and_give_way_before(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(relays, "AN_ADDRESS", 6)
+
     async def run() -> None:
         async with (
-            relaying(an_address=6, handshake=0.3) as running,
+            relaying(an_address=4, handshake=0.3) as running,
             waiting(ends, at(running)) as listener,
         ):
             silent = [await say(running.port) for _ in range(20)]
@@ -635,24 +637,44 @@ def test_connections_that_say_nothing_end_soon_and_give_way_before(
             here = await call(ends, at(running))  # they gave way to the peer
             there = await listener.accept()
             await exchange(here, there, 1)
-            assert running.counts.refused["gave way to newer ones"] >= 36
+            refused = running.counts.refused
+            assert refused["gave way to newer ones"] >= 36
             for caller, _ in (*silent, *slow, *gone):
                 await ended(caller)
-            await until(lambda: running.counts.open <= 3)  # the pair, and who waits for the next
-            refused = running.counts.refused
+            await until(lambda: not running._strangers)
             assert set(refused) <= {
                 "gave way to newer ones",
                 "gone before the request",
                 "no request in time",
             }
             assert refused.total() == 44
+            assert running.counts.open == 3  # the pair, and who waits for the next
             await exchange(here, there, 2)
             await asyncio.gather(here.close(), there.close())
 
     asyncio.run(run())
 
 
-def test_proven_connections_do_not_give_way_but_are_bounded() -> None:
+def test_strangers_of_many_addresses_give_way_where_most_are() -> None:
+    async def run() -> None:
+        async with relaying() as running:
+            running.strangers = 6
+            pairs = []
+            for network in ("a", "b", "b", "b", "c", "a", "d"):
+                one, other = socket.socketpair()
+                one.setblocking(False)
+                running._take(one, network)
+                pairs.append(other)
+            assert running._crowd == {"a": 2, "b": 2, "c": 1, "d": 1}
+            await until(lambda: len(running._tasks) == 6)
+            assert [pair.recv(1) for pair in pairs] == [b"v", b"", *[b"v"] * 5]
+            for pair in pairs:
+                pair.close()
+
+    asyncio.run(run())
+
+
+def test_those_who_have_proven_their_place_stay_and_are_bounded() -> None:
     async def run() -> None:
         async with relaying(connections=6, an_address=6, a_place=3) as running:
             key = fresh_key()
@@ -664,36 +686,50 @@ def test_proven_connections_do_not_give_way_but_are_bounded() -> None:
             assert await ended(caller) == b""
             kept.append(await joined(running))
             kept.append((waiter, (await ask(running, fresh_key(), WAITS))[0]))
-            full, greeting = await say(running.port, at_least=1)
-            assert greeting == FULL
-            assert await ended(full) == b""
+            caller, answer = await ask(running, fresh_key(), WAITS)
+            assert answer == FULL
+            assert await ended(caller) == b""
             assert running.counts.refused == {"no place left": 2}
             assert running.counts.open == 6
             for pair in kept:
                 for end in pair:
                     end.close()
-            await until(lambda: not running._places and not running._crowd)
+            await until(lambda: not (running._places or running._admitted or running.counts.open))
+        async with relaying(an_address=1) as running:
+            (await ask(running, fresh_key(), WAITS))[0].close()
+            await until(lambda: not running._admitted)
+            waiter, answer = await ask(running, fresh_key(), WAITS)
+            assert answer == WAITING
+            caller, answer = await ask(running, fresh_key(), WAITS)
+            assert answer == FULL
+            caller.close()
+            waiter.close()
 
     asyncio.run(run())
 
 
-def test_an_address_connects_so_often_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_asks_so_often_alone_where_places_are_not_listed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(relays, "AT_ONCE", 3)
     monkeypatch.setattr(relays, "A_SECOND", 0.001)
     monkeypatch.setattr(relays, "_PACES", 2)
+    monkeypatch.setattr(relays, "HOLD", 0.0)
+    key = fresh_key()
 
     async def run() -> None:
-        async with relaying() as running:
-            answers = []
-            for _ in range(5):
-                caller, got = await say(running.port, at_least=1)
-                answers.append(got)
-                caller.close()
-            assert answers == [GREETING[:1]] * 3 + [FULL] * 2
-            # What is remembered of addresses is bounded.
-            for i in range(10):
-                assert running._is_paced(f"192.0.2.{i}", 0.0)
-            assert len(running._paces) == 2
+        for places, last in ((None, FULL), (frozenset([key.place]), NOBODY)):
+            async with relaying(places=places) as running:
+                answers = []
+                for _ in range(5):
+                    caller, answer = await ask(running, key, DIALS)
+                    answers.append(answer)
+                    caller.close()
+                assert answers == [NOBODY] * 3 + [last] * 2
+        # What is remembered of addresses is bounded.
+        for i in range(10):
+            assert running._is_paced(f"192.0.2.{i}")
+        assert len(running._paces) == 2
 
     asyncio.run(run())
 
@@ -741,7 +777,7 @@ def test_an_end_that_closes_is_followed_by_the_other(monkeypatch: pytest.MonkeyP
             await loop.sock_sendall(other, b"answer")
             assert await receive(one, 6) == b"answer"
             assert await loop.sock_recv(one, 1) == b""  # it does not hold its half open for ever
-            await until(lambda: not running._callers)
+            await until(lambda: not running._tasks)
             one.close()
             other.close()
             # A reset is passed on as an end, at once.
@@ -750,7 +786,7 @@ def test_an_end_that_closes_is_followed_by_the_other(monkeypatch: pytest.MonkeyP
             one.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             one.close()
             assert await ended(other) == b""
-            await until(lambda: not running._callers)
+            await until(lambda: not running._tasks)
 
     asyncio.run(run())
 
@@ -760,7 +796,7 @@ def test_two_between_whom_nothing_moves_are_parted() -> None:
         async with relaying(idle=0.1) as running:
             one, other = await joined(running)
             assert await ended(one) == await ended(other) == b""
-            await until(lambda: not running._callers)
+            await until(lambda: not running._tasks)
 
     asyncio.run(run())
 

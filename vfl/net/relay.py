@@ -5,8 +5,8 @@ addresses, sizes and times, and places, which are random to it; it keeps nothing
 
 Whoever reaches its port is a stranger to it, so everything is bounded:
 
-    1. A connection says its request, of a fixed size, within a few seconds. Until then it gives way to
-       newer ones, the oldest of the address that has most first, where all or its address have too many.
+    1. A connection says its request, of a fixed size, within a few seconds. Until then it takes nothing
+       from those that have, and gives way to newer ones, the oldest of the address that has most first.
     2. A place takes who can sign for it, a number of connections, and one process that waits: another
        one is let in when the first does not answer any more. Where an operator lists places there are
        no others.
@@ -17,6 +17,7 @@ Whoever reaches its port is a stranger to it, so everything is bounded:
 
 import asyncio
 import contextlib
+import functools
 import os
 import socket
 from collections import Counter
@@ -55,7 +56,9 @@ BUFFER = 128 * 1024  # bytes on the way in each direction of two that are joined
 LINGER = 5.0  # seconds for one direction once the other has ended
 WAITERS = 2  # connections that wait at a place
 DIALLERS = 16  # connections that dial a place and are not joined yet
-AT_ONCE, A_SECOND = 256, 20.0  # how often an address may connect: so many times, then so many a second
+STRANGERS = 512  # connections that have proven nothing
+AN_ADDRESS = 256  # of these, of one address
+AT_ONCE, A_SECOND = 256, 20.0  # requests of an address, where places are not listed
 _PACES = 4096  # addresses of which that is known
 _SPARE = 64  # file descriptors for all else
 
@@ -93,8 +96,7 @@ class _Caller:
     socket: socket.socket
     network: str
     task: "asyncio.Task[None] | None" = None
-    proven: bool = False  # that it belongs to its place
-    gives_way: bool = False
+    admitted: bool = False  # it belongs to its place
 
     def say(self, word: bytes) -> None:
         """Send a byte. Raises OSError where there is no room for it: nobody reads there."""
@@ -226,12 +228,15 @@ class Relay:
         limits: Limits,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
-        room = max(2, raise_file_limit() - _SPARE)
-        self.limits, self.most = limits, min(limits.connections, room)
+        room = max(4, raise_file_limit() - _SPARE)
+        self.strangers = min(STRANGERS, room // 4)
+        self.limits, self.most = limits, min(limits.connections, room - self.strangers)
         self.counts = Counts()
         self._socket, self._today = bound, today
-        self._callers: dict[_Caller, None] = {}  # the oldest first
-        self._crowd: Counter[str] = Counter()
+        self._strangers: dict[_Caller, None] = {}  # which have proven nothing, the oldest first
+        self._crowd: Counter[str] = Counter()  # of these, by network
+        self._admitted: Counter[str] = Counter()  # of the others
+        self._tasks: set[asyncio.Task[None]] = set()
         self._paces: dict[str, Pace] = {}
         self._places: dict[bytes, _Place] = {}
         self._day, self._spent = today(), 0
@@ -247,7 +252,7 @@ class Relay:
 
     async def close(self) -> None:
         """Let all go."""
-        tasks = [self._accepting, *(one.task for one in self._callers if one.task is not None)]
+        tasks = [self._accepting, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -262,69 +267,74 @@ class Relay:
                 accepted, remote = await loop.sock_accept(self._socket)
                 self._take(accepted, network_of(remote[0]))
             except OSError:  # out of file descriptors, or a caller that is gone already
-                self._make_room(None)
+                self._make_room()
                 await asyncio.sleep(0.05)
             except Exception as error:  # a bug here must not end the service
                 self.counts.refused[fault(error)] += 1
             await asyncio.sleep(0)  # a flood must not keep the others waiting
 
     def _take(self, accepted: socket.socket, network: str) -> None:
-        """Attend to a connection, if there is room for it."""
+        """Attend to a connection."""
         self.counts.connections += 1
-        caller = _Caller(accepted, network)
-        paced = self._is_paced(network, asyncio.get_running_loop().time())
-        if not (paced and self._make_room(network)):
-            self._refuse(caller, FULL)
-            accepted.close()
-            return
-        self._callers[caller] = None
-        self._crowd[network] += 1
         self.counts.open += 1
-        caller.task = asyncio.create_task(self._attend(caller))
-        caller.task.add_done_callback(lambda _: self._end(caller))
+        self._make_room(network)
+        caller = _Caller(accepted, network)
+        self._strangers[caller] = None
+        self._crowd[network] += 1
+        caller.task = task = asyncio.create_task(self._attend(caller))
+        self._tasks.add(task)
+        task.add_done_callback(functools.partial(self._end, caller))
 
-    def _is_paced(self, network: str, now: float) -> bool:
-        """Whether an address may connect once more, by how often it has."""
-        if network not in self._paces and len(self._paces) >= _PACES:
-            self._paces.pop(next(iter(self._paces)))
-        pace = self._paces.setdefault(network, Pace(AT_ONCE, A_SECOND, now))
-        return pace.take(now)
-
-    def _make_room(self, network: str | None) -> bool:
-        """Whether there is room for another connection, from a network if that is known.
-
-        Where there is none, the oldest that has proven nothing gives way.
-        """
-        full = network is None or len(self._callers) >= self.most
-        crowded = network is not None and self._crowd[network] >= self.limits.an_address
-        if not full and not crowded:
-            return True
-        unproven = [one for one in self._callers if not (one.proven or one.gives_way)]
-        if crowded:
-            unproven = [one for one in unproven if one.network == network]
-        if not unproven:
-            return False
-        crowd = Counter(one.network for one in unproven)
-        oldest = max(unproven, key=lambda one: crowd[one.network])
-        if oldest.task is not None:
-            oldest.gives_way = True
+    def _make_room(self, network: str | None = None) -> None:
+        """Let the oldest stranger go of an address that has too many, or of the one that has most where
+        all are too many."""
+        if network is not None and self._crowd[network] < AN_ADDRESS:
+            if len(self._strangers) < self.strangers:
+                return
+            network = None
+        if network is None and self._strangers:
+            network = self._crowd.most_common(1)[0][0]
+        oldest = next((one for one in self._strangers if one.network == network), None)
+        if oldest is not None and oldest.task is not None:
+            self.counts.refused[_GAVE_WAY] += 1
             oldest.task.cancel()
             self._forget(oldest)
+
+    def _admit(self, caller: _Caller) -> bool:
+        """Let a connection stay that belongs to its place, if there is room."""
+        most = self.limits.an_address
+        if self._admitted.total() >= self.most or self._admitted[caller.network] >= most:
+            return False
+        self._forget(caller)
+        caller.admitted = True
+        self._admitted[caller.network] += 1
+        self.counts.open += 1
         return True
 
-    def _end(self, caller: _Caller) -> None:
+    def _is_paced(self, network: str) -> bool:
+        """Whether an address may ask once more, by how often it has."""
+        now = asyncio.get_running_loop().time()
+        if network not in self._paces and len(self._paces) >= _PACES:
+            self._paces.pop(next(iter(self._paces)))
+        return self._paces.setdefault(network, Pace(AT_ONCE, A_SECOND, now)).take(now)
+
+    def _end(self, caller: _Caller, task: "asyncio.Task[None]") -> None:
         """Its task is over, which may never have begun."""
+        self._tasks.discard(task)
         self._forget(caller)
         caller.socket.close()
 
     def _forget(self, caller: _Caller) -> None:
         """It counts no longer."""
-        if caller in self._callers:
-            del self._callers[caller]
-            self.counts.open -= 1
-            self._crowd[caller.network] -= 1
-            if not self._crowd[caller.network]:
-                del self._crowd[caller.network]
+        if caller in self._strangers:
+            del self._strangers[caller]
+            _count_down(self._crowd, caller.network)
+        elif caller.admitted:
+            caller.admitted = False
+            _count_down(self._admitted, caller.network)
+        else:
+            return
+        self.counts.open -= 1
 
     def _refuse(self, caller: _Caller, answer: bytes) -> None:
         self.counts.refused[_REASONS[answer]] += 1
@@ -338,10 +348,6 @@ class Relay:
             request = await self._hear_request(caller)
             if request is not None:
                 await self._seat(caller, request)
-        except asyncio.CancelledError:
-            if not caller.gives_way:
-                raise
-            self.counts.refused[_GAVE_WAY] += 1
         except (OSError, EOFError):
             pass  # it is gone
         except Exception as error:
@@ -350,7 +356,6 @@ class Relay:
     async def _hear_request(self, caller: _Caller) -> Request | None:
         """What the connection asks for; None where that is refused."""
         challenge = os.urandom(CHALLENGE)
-        caller.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             async with asyncio.timeout(self.limits.handshake):
                 caller.socket.send(GREETING + challenge)
@@ -364,17 +369,22 @@ class Relay:
         except ValueError:
             self._refuse(caller, FALSE)
             return None
-        listed = self.limits.places is None or request.place in self.limits.places
-        if not listed:
-            self._refuse(caller, UNKNOWN)
-        elif not request.is_proven(challenge):
-            self._refuse(caller, FALSE)
-        elif self._left <= 0:
-            self._refuse(caller, SPENT)
-        else:
-            caller.proven = True
-            return request
-        return None
+        if (answer := self._refusal(caller, request, challenge)) is not None:
+            self._refuse(caller, answer)
+            return None
+        return request
+
+    def _refusal(self, caller: _Caller, request: Request, challenge: bytes) -> bytes | None:
+        """Why a request is refused; None, and the connection stays, where it is not."""
+        if self.limits.places is not None and request.place not in self.limits.places:
+            return UNKNOWN
+        if self.limits.places is None and not self._is_paced(caller.network):
+            return FULL
+        if not request.is_proven(challenge):
+            return FALSE
+        if self._left <= 0:
+            return SPENT
+        return None if self._admit(caller) else FULL
 
     async def _seat(self, caller: _Caller, request: Request) -> None:
         place = self._places.setdefault(request.place, _Place())
@@ -525,3 +535,10 @@ class Relay:
             self._day, self._spent = today, 0
         most = self.limits.bytes_a_day
         return float("inf") if most is None else most - self._spent
+
+
+def _count_down(counts: Counter[str], key: str) -> None:
+    """One less, and no trace of none."""
+    counts[key] -= 1
+    if not counts[key]:
+        del counts[key]

@@ -249,15 +249,11 @@ class Relay:
         """A connection on which the relay has been asked for a seat, and its answer."""
         connected = await self._connect()
         try:
-            greeting = await receive(connected, 1)
-            if greeting not in _REFUSALS:
-                greeting += await receive(connected, len(GREETING) - 1)
-                if greeting != GREETING:
-                    raise NotYet("what listens there is no relay of this version")
-                challenge = await receive(connected, CHALLENGE)
-                connected.send(key.request(challenge, seat, process))
-                return connected, await receive(connected, 1)
-            raise _refusal(greeting)
+            if await receive(connected, len(GREETING)) != GREETING:
+                raise NotYet("what listens there is no relay of this version")
+            challenge = await receive(connected, CHALLENGE)
+            connected.send(key.request(challenge, seat, process))
+            return connected, await receive(connected, 1)
         except (OSError, EOFError) as error:
             connected.close()
             if isinstance(error, TimeoutError):
