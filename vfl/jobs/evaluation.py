@@ -51,11 +51,6 @@ def _or_validation(share: float, before: str) -> str:
     return f"{before}validation_share = {share:g} in [secureboost]" if share else ""
 
 
-def expected_share(job: Job) -> float:
-    """The share of aligned rows that train, as far as the job file says."""
-    return (1 - job.job.holdout) * (1 - kind_of_job(job).validation_share)
-
-
 def split_rows(
     table: Table,
     aligned: NDArray[np.int64],
