@@ -21,7 +21,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import RowParts, evaluate, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -307,18 +307,7 @@ class _GuestTraining:
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
-        evaluation = Evaluation.of(
-            held_out,
-            self.aligned.rows,
-            rows.label,
-            rows.weight,
-            exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, self.aligned.rows, exposure, scores)
 
     def _keep_run(
         self,
