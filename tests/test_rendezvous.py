@@ -382,9 +382,19 @@ def test_a_proxy_is_on_the_way_to_a_relay(ends: Ends, monkeypatch: pytest.Monkey
                 await asyncio.gather(here.close(), there.close())
                 with pytest.raises(PeerUnreachable, match="the proxy of HTTPS_PROXY answered 403"):
                     await call(ends, "relay://forbidden.example:443", 0)
-            monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
-            with pytest.raises(ConfigError, match="is it http://"):
-                await call(ends, "relay://relay.example:443", 0)
+            for unusable in (
+                "socks5://127.0.0.1:1",
+                "http://",
+                "http://[x",
+                "http://x:y",
+                "http://a..b",
+            ):
+                monkeypatch.setenv("https_proxy", unusable)
+                with pytest.raises(ConfigError, match="is it http://"):
+                    await call(ends, "relay://relay.example:443", 0)
+                with pytest.raises(ConfigError, match="is it http://"):
+                    async with waiting(ends, "relay://relay.example:443"):
+                        pass
             monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:1")
             with pytest.raises(PeerUnreachable, match="proxy of HTTPS_PROXY cannot be re") as caught:
                 await call(ends, "relay://relay.example:443", 0)

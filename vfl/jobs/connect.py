@@ -243,7 +243,7 @@ class Site:
         address = self.party.party.listen or ""
         if listener.relay is None:
             return f"listening on {address.rpartition(':')[0]}:{listener.port}"
-        return f"waiting at {address} for {' and '.join(self.awaited)}"
+        return f"waiting at {address} for {' and '.join(self.awaited) or 'nobody'}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
