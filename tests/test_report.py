@@ -31,6 +31,7 @@ from vfl.jobs.reveals import message_types, reveals
 from vfl.leakage.disclosure import TERMS, Circumstances, merged
 from vfl.leakage.meter import disclosures
 from vfl.learn.explain import partial_dependence
+from vfl.learn.holdout import ColumnShare
 from vfl.learn.metrics import (
     actual_against_expected,
     double_lift,
@@ -200,7 +201,8 @@ def check_disclosures(record: Record, files: Mapping[str, str], page: Page) -> N
     """What the guest's page says a run of trees gave away: as before the job, but by the splits that
     hosts won."""
     gave = {row["name"]: row for row in rows_of(files["gave_away.csv"])}
-    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows)
+    share = record.rows["train"] / record.aligned_rows
+    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows, training=share)
     params = BoostParams.model_validate(record.job["secureboost"])
     before = {one.name: one for one in disclosures(of, params, True)}
     assert set(gave) == set(before)
@@ -442,6 +444,25 @@ def test_no_rows_held_out() -> None:
     page = checked(text)
     assert "No rows were held out (holdout is 0 in the job file): the quality is not known." in page.text
     assert "times the average" not in page.text and not page.all("select")
+
+
+def test_by_which_columns_rows_were_held_out() -> None:
+    week = ColumnShare(
+        "week",
+        {"train": 40, "validation": 1, "held out": 12},
+        {"train": ["1", "40"], "validation": ["40"], "held out": ["41", "52"]},
+    )
+    home = ColumnShare("home", {"train": 9, "held out": 2}, {"held out": ["north", NASTY]})
+    rows = {"train": 60, "validation": 5, "held out": 20, "left out": 7}
+    one = replace(made_up(), rows=rows, split={"time": week, "group": home})
+    page = checked(render(one)[PAGE].decode())
+    assert (
+        "By time: rows whose week is 41 to 52 are held out; 40 decide when to stop; 1 to 40 train."
+        in page.text
+    )
+    assert "the held-out rows are those of 2 of the values of home (north and " in page.text
+    assert "and none of these is among the 9 that train. 7 rows of held-out groups" in page.text
+    assert "By time" not in checked(render(made_up())[PAGE].decode()).text
 
 
 @pytest.mark.parametrize("role", ["guest", "host", "coordinator"])

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, DataError
 from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
+from vfl.learn.holdout import OneValue, SplitColumns, draw_split, split_by
 from vfl.learn.levels import Levels, match_levels
 from vfl.learn.losses import BadLabel
 from vfl.models.kind import (
@@ -99,7 +100,8 @@ class TrainedLevels:
 class SimulatedTask:
     """What is to be trained: the kind of model, each party's rules for its columns, and on what.
 
-    `rows` are all the guest's. `progress` is told of each step.
+    `rows` are all the guest's. `progress` is told of each step. `split` has a group or a time of each
+    row, by which rows are kept back.
     """
 
     kind: AnyKind
@@ -108,6 +110,7 @@ class SimulatedTask:
     engine: SimulationEngine
     machine: Machine
     progress: StepProgress
+    split: SplitColumns = field(default_factory=SplitColumns)
 
 
 def train(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
@@ -246,7 +249,7 @@ class _Aligned:
             fitted,
             traffic,
             await self._idle(fitted.model, own),
-            self.task.kind.doubts(own, self.training),
+            self.task.kind.doubts(fitted.model, own, self.training),
         )
 
     async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:
@@ -294,9 +297,21 @@ def _draw_training(task: SimulatedTask, rows: RowIndices) -> Training:
     """
     kind, whole = task.kind, task.rows
     share = kind.validation_share
-    validation = np.random.default_rng([kind.seed, 1]).random(len(whole.label))[rows] < share
+    draw, by = np.random.default_rng([kind.seed, 1]).random(len(whole.label)), task.split.take(rows)
+    try:
+        if by.group is None and by.time is None:
+            split = draw_split(draw[rows], 0.0, share)
+        else:
+            split = split_by(by, rows, draw, 0.0, share)
+    except OneValue as error:
+        raise DataError(
+            f"{'groups' if error.use == 'group' else 'time'} has the same value in all aligned rows, so "
+            "that none can be kept back: leave it out"
+        ) from None
     offset = None if whole.offset is None else whole.offset[rows]
-    drawn = Training(whole.label[rows], whole.weight[rows], ~validation, validation, whole.loss, offset)
+    drawn = Training(
+        whole.label[rows], whole.weight[rows], split.train, split.validation, whole.loss, offset
+    )
     if not drawn.train.any():
         raise ConfigError(
             f"validation_share={share} leaves none of the {counted(len(rows), 'aligned row')} to train "

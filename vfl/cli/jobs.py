@@ -16,6 +16,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
+    from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
 
 
@@ -29,8 +30,14 @@ if TYPE_CHECKING:
     show_default=True,
     help="How long to wait for each peer.",
 )
+@click.option(
+    "--job",
+    type=click.Path(path_type=Path),
+    metavar="JOB.toml",
+    help="Check a guest's table as this job would use it, too.",
+)
 @JSON
-def doctor(party: Path, wait: float, as_json: bool) -> None:
+def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
     """Check files, keys, table and peers before any job.
 
     Exit code 1 where a line begins with FAIL.
@@ -38,7 +45,7 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
     from vfl.jobs.check_result import CheckResult
     from vfl.jobs.doctor import examine
     from vfl.jobs.storage import serves_an_older_file
-    from vfl.party.config import load_party
+    from vfl.party.config import load_job, load_party
 
     findings = []
 
@@ -49,9 +56,12 @@ def doctor(party: Path, wait: float, as_json: bool) -> None:
             stdout.flush()
 
     settings = load_party(party)
+    wanted = None if job is None else load_job(job)
+    if wanted is not None:
+        need_role(settings.role, "guest", party)
     if older := serves_an_older_file(settings.party.store, party):
         report(CheckResult("note", "serve", f"serve: {older}"))
-    healthy = run(examine(settings, wait, report))
+    healthy = run(examine(settings, wait, report, wanted))
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:
@@ -73,9 +83,9 @@ def _serve(party: Path) -> None:
     from vfl.party.config import load_party
 
     settings = load_party(party)
-    if settings.role == "guest":
+    if settings.role == "guest" and not settings.coordinators:
         need_role(settings.role, "host", party)
-    work = serve_host if settings.role == "host" else coordinate
+    work = coordinate if settings.role == "coordinator" else serve_host
     with show_progress(times=True) as show:
         try:
             run(work(Site.open(settings), show))
@@ -222,7 +232,15 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings, wanted = load_party(party), load_job(job)
+    if settings.role == "coordinator" and wanted.over_rows:
+        _lead(settings, wanted, alignment, fresh, wait, as_json)
+        return
     need_role(settings.role, "guest", party)
+    if wanted.over_rows:
+        raise ConfigError(
+            "a job over rows is started by its server, the coordinator: run `vfl serve` here, and "
+            "`vfl train` there"
+        )
     with show_progress() as show:
         site = Site.open(settings)
         site.warn_of_ending(show)
@@ -244,6 +262,27 @@ def train(
         put_model(done)
     for warning in done.warnings:
         stderr.put(f"warning: {warning}")
+
+
+def _lead(
+    settings: "Party", job: "Job", alignment: str | None, fresh: bool, wait: float, as_json: bool
+) -> None:
+    """The server's part of a job over rows."""
+    from vfl.jobs.connect import Site
+    from vfl.jobs.pooled import lead
+    from vfl.terminal.results import account_document, cost
+
+    if alignment is not None:
+        raise ConfigError("--alignment is for jobs over columns: leave it out")
+    with show_progress() as show:
+        site = Site.open(settings)
+        site.warn_of_ending(show)
+        done = run(lead(site, job, fresh=fresh, wait=wait, show=show))
+    if as_json:
+        found = {"model": done.model, "parties": done.clients, "totals": done.totals}
+        put_json({**found, **account_document(done.account)})
+    else:
+        stdout.put(f"{done.model} is kept by {' and '.join(done.clients)}; {cost(done.account)}")
 
 
 @main.command()

@@ -4,7 +4,7 @@ import numbers
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar, Self, TypeVar, cast, get_args
 
 import numpy as np
@@ -43,6 +43,7 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
+from vfl.learn.holdout import SplitColumns
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
@@ -85,6 +86,7 @@ class Target:
     weight: Floats
     loss: Loss
     offset: Floats | None = None
+    split: SplitColumns = field(default_factory=SplitColumns)  # by which rows are kept back
 
 
 @contextmanager
@@ -148,8 +150,12 @@ class Federation(BaseEstimator):  # type: ignore[misc]
     _loss: Loss
     _look: Look | None = None
 
-    # fit's progress is no metadata of rows.
-    __metadata_request__fit: ClassVar[dict[str, object]] = {"progress": UNUSED}
+    # fit's progress is no metadata of rows. Groups are most often given for folds, not for fit.
+    __metadata_request__fit: ClassVar[dict[str, object]] = {
+        "progress": UNUSED,
+        "groups": False,
+        "time": False,
+    }
 
     def __new__(cls, *positional: object, **parameters: object) -> Self:
         """Raises UnknownParameter for a parameter that does not exist; values are checked by fit."""
@@ -263,6 +269,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         check_share("unknown_levels", self.unknown_levels)
         rules = self._rules([GUEST, *hosts])
         kind = self._kind()
+        _check_split(kind, target.split)
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
         tables = [
             self._table(name, one, None, hosts, rules[name].named if name in rules else ())
@@ -282,7 +289,7 @@ class Federation(BaseEstimator):  # type: ignore[misc]
         every = np.ones(own.rows, np.bool_)
         rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
         if self._look is not None:
-            alone = SimulatedTask(kind, rules, rows, engine, machine, lambda step: None)
+            alone = SimulatedTask(kind, rules, rows, engine, machine, lambda step: None, target.split)
             self._look(tables_of(own, others, alone))
             return
         log: list[TrainingStep] = []
@@ -292,7 +299,8 @@ class Federation(BaseEstimator):  # type: ignore[misc]
                 log.append(step)
                 told(step)
 
-            trained = train(own, others, SimulatedTask(kind, rules, rows, engine, machine, done))
+            task = SimulatedTask(kind, rules, rows, engine, machine, done, target.split)
+            trained = train(own, others, task)
         self.aligned_ = weighing[trained.rows]
         self.n_aligned_ = len(trained.rows)
         label = LabelOrder.of(target.label[trained.rows])
@@ -516,7 +524,18 @@ def _take_rows(table: FrameTable, target: Target, rows: RowIndices) -> tuple[Fra
     of_row = np.arange(len(ids))
     left = FrameTable(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
     offset = None if target.offset is None else target.offset[rows]
-    return left, Target(target.label[rows], target.weight[rows], target.loss, offset)
+    split = target.split.take(rows)
+    return left, Target(target.label[rows], target.weight[rows], target.loss, offset, split)
+
+
+def _check_split(kind: AnyKind, split: SplitColumns) -> None:
+    """Raises ConfigError for groups or times where no row is kept back."""
+    given = [name for name, one in (("groups", split.group), ("time", split.time)) if one is not None]
+    if given and not kind.validation_share:
+        raise ConfigError(
+            f"{given[0]}= says which rows validation_share keeps back to stop by, and none are: set a "
+            "validation_share (trees have one), or leave it out; folds have groups of their own"
+        )
 
 
 def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:

@@ -17,13 +17,16 @@ from vfl.frames.rows import (
     classes_of,
     drop_given,
     given_numbers,
+    groups_of,
     label_of,
     labels_of,
     positive_numbers,
+    times_of,
     weights_of,
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
+from vfl.learn.holdout import SplitColumns
 from vfl.learn.losses import LogisticLoss, Loss, loss_of
 from vfl.simulate import GUEST, StepProgress
 
@@ -44,6 +47,8 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         hosts: Mapping[str, object] | None = None,
         sample_weight: object = None,
         progress: StepProgress | bool | None = None,
+        groups: object = None,
+        time: object = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 
@@ -52,15 +57,18 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
         the other parties' tables by name, rows in any order, in place of those given to the constructor;
         {} trains the guest alone on all its rows. sample_weight: not negative, shape (rows,); a row of
         weight 0 does not train. progress: a function that is called after each tree or iteration, from
-        another thread; or True or False in place of the parameter.
+        another thread; or True or False in place of the parameter. groups, time: of each row, shape
+        (rows,); the rows of validation_share are whole groups, the last times, or both, as
+        vfl/learn/holdout.py says.
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
         with translate_errors():
             guest, others = self._guest_frame(X, hosts)
             classes, label = classes_of(y, guest.columns, type(self).__name__)
-            target = Target(label, weights_of(sample_weight, guest.columns), LogisticLoss())
-            guest = drop_given(guest, y=y, sample_weight=sample_weight)
+            weight, split = weights_of(sample_weight, guest.columns), _split_of(guest, groups, time)
+            target = Target(label, weight, LogisticLoss(), split=split)
+            guest = drop_given(guest, y=y, sample_weight=sample_weight, groups=groups, time=time)
             self._fit(guest, others, target, progress)
         self.classes_ = classes
         return self
@@ -112,6 +120,8 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         exposure: object = None,
         offset: object = None,
         progress: StepProgress | bool | None = None,
+        groups: object = None,
+        time: object = None,
     ) -> Self:
         """Align the rows, train on those that all parties know, and keep every half.
 
@@ -121,7 +131,9 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         all its rows. sample_weight: not negative, shape (rows,); a row of weight 0 does not train.
         exposure: time at risk of each row, positive, for "poisson" alone. offset: added to each row's
         score, on the scale of the link. progress: a function that is called after each tree or
-        iteration, from another thread; or True or False in place of the parameter.
+        iteration, from another thread; or True or False in place of the parameter. groups, time: of each
+        row, shape (rows,); the rows of validation_share are whole groups, the last times, or both, as
+        vfl/learn/holdout.py says.
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
@@ -130,8 +142,10 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
             guest, others = self._guest_frame(X, hosts)
             added = _added_scores(loss, guest, exposure, offset)
             label = label_of(y, guest.columns, loss)
-            target = Target(label, weights_of(sample_weight, guest.columns), loss, added)
+            weight, split = weights_of(sample_weight, guest.columns), _split_of(guest, groups, time)
+            target = Target(label, weight, loss, added, split)
             guest = drop_given(guest, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
+            guest = drop_given(guest, groups=groups, time=time)
             self._fit(guest, others, target, progress)
         self.with_offset_ = offset is not None
         return self
@@ -215,6 +229,14 @@ def _added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) ->
         return added
     known = np.log(positive_numbers(exposure, guest.columns, "exposure"))
     return known if added is None else known + added
+
+
+def _split_of(guest: Frame, groups: object, time: object) -> SplitColumns:
+    """The group and the time of each row, where they are given."""
+    return SplitColumns(
+        None if groups is None else groups_of(groups, guest.columns),
+        None if time is None else times_of(time, guest.columns),
+    )
 
 
 def _with_rows(frame: Frame) -> Frame:

@@ -19,7 +19,11 @@ from vfl.errors import DataError
 from vfl.frames.features import finite_numbers
 from vfl.frames.tables import Frame, series_of
 from vfl.frames.warnings import warn
+from vfl.learn.holdout import SplitColumn
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
+from vfl.party.reading import Reading
+from vfl.party.sources.numerals import parse
+from vfl.party.split_columns import moments_of
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -197,6 +201,57 @@ def _no_gaps(values: pd.Series, what: str) -> None:
         raise DataError(
             f"Input {what} contains NaN: {what} is missing in {gaps:,} row{'s' if gaps > 1 else ''}"
         )
+
+
+# Groups and times, by which rows are kept back.
+
+
+def groups_of(given: object, table: pd.DataFrame) -> SplitColumn:
+    """A group for every row, of whatever kind: the same value is the same group. Raises DataError."""
+    values = values_of(given, table, "groups")
+    _no_gaps(values, "groups")
+    try:
+        place, distinct = pd.factorize(values)
+    except TypeError:  # lists, dicts, ...
+        raise DataError("groups must be text, numbers or dates, one a row") from None
+    return SplitColumn("groups", place.astype(np.int64), [str(value) for value in distinct])
+
+
+def times_of(given: object, table: pd.DataFrame) -> SplitColumn:
+    """A time for every row: numbers, dates or moments, as text too, or categories that have an order.
+
+    Raises DataError.
+    """
+    values = values_of(given, table, "time")
+    _no_gaps(values, "time")
+    place, distinct = pd.factorize(_times(values), sort=True)
+    return SplitColumn("time", place.astype(np.int64), [str(value) for value in distinct])
+
+
+def _times(values: pd.Series) -> NDArray[np.generic]:
+    """Times as values that have an order."""
+    dtype = values.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        if dtype.ordered:
+            return np.asarray(values.cat.codes)
+        values = values.astype(dtype.categories.dtype)
+    kind = types.infer_dtype(values, skipna=False)
+    if isinstance(values.dtype, pd.PeriodDtype):
+        return np.asarray(values.dt.start_time.to_numpy())
+    if kind in ("datetime64", "datetime", "date"):
+        return np.asarray(pd.to_datetime(values, utc=True).to_numpy())
+    if kind == "string":
+        text = pa.array(values, pa.string(), from_pandas=True)
+        parsed, bad = parse(text, Reading())
+        moments = parsed if not bad.any() else moments_of(text)
+        if np.isnan(moments).any():
+            count = int(np.isnan(moments).sum())
+            raise DataError(
+                f"time has text that is no time in {counted(count, 'row')}: give numbers, or dates such "
+                "as 2026-12-31"
+            )
+        return moments
+    return finite_numbers(values, "time")
 
 
 # Classes.

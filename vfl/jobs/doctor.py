@@ -16,16 +16,19 @@ from vfl.net.addresses import is_relay
 from vfl.net.peer import together
 from vfl.net.rendezvous import DIALS, WAITS, keys_of
 from vfl.net.websocket import Listener, dial, listen
-from vfl.party.config import Party
+from vfl.party.config import Job, Party
 from vfl.party.permissions import SETTING, check_keys, check_store
 from vfl.party.policy import widened
 from vfl.party.store import Store
 
 
-async def examine(party: Party, wait: float, report: Reporter) -> bool:
-    """Report on table, keys and peers, each thing once; True when a job could start now."""
+async def examine(party: Party, wait: float, report: Reporter, job: Job | None = None) -> bool:
+    """Report on table, keys and peers, each thing once; True when a job could start now.
+
+    job: the one for which a guest's table is to be, if any.
+    """
     report = _once(report)
-    healthy = party.role == "coordinator" or check_table(party, report)
+    healthy = party.role == "coordinator" or check_table(party, report, job)
     if party.role == "host" and (wider := widened(party.policy)):
         report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
     stored = _check_store(party, report)

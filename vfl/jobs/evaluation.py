@@ -1,6 +1,8 @@
 """Which rows train and which are held out, and what a model is worth on these."""
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +10,9 @@ from numpy.typing import NDArray
 from vfl.errors import (
     DataError,
 )
+from vfl.jobs.record import Evaluation
 from vfl.learn.drift import Profile, profile_of_scores
+from vfl.learn.holdout import ColumnShare, OneValue, column_shares, draw_split, split_by
 from vfl.learn.losses import BadLabel, LogisticLoss
 from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.models.kinds import kind_of_job
@@ -35,6 +39,25 @@ def held_out_metrics(
     return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
+def evaluate(
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    of_table: NDArray[np.int64],
+    exposure: NDArray[np.float64] | None,
+    scores: Mapping[str, NDArray[np.float64]],
+) -> tuple[dict[str, dict[str, float]], Evaluation]:
+    """Metrics by model on the rows held out, and what they were made of; arrays over all rows.
+
+    of_table: which row of the party's table each is.
+    """
+    predictions = {what: rows.loss.predict(values) for what, values in scores.items()}
+    evaluation = Evaluation.of(held_out, of_table, rows.label, rows.weight, exposure, predictions)
+    metrics = {
+        what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
+    }
+    return metrics, evaluation
+
+
 def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
@@ -55,28 +78,40 @@ def split_rows(
     job: Job,
     entities: NDArray[np.int64] | None = None,
 ) -> tuple[Training, NDArray[np.bool_]]:
-    """The rows that train, that decide when to stop and that are held out, drawn by the job's seed.
+    """The rows that train, that decide when to stop and that are held out: drawn by the job's seed, or
+    by the columns of the table that the job names (vfl/learn/holdout.py).
 
     entities: of each row of the table the first that is about the same thing, a vehicle or a person;
-    all rows about one go the same way. None: every row is about another.
+    all rows about one go the same way, but for a split by time alone. None: every row is about another.
     """
     if table.label is None:
         raise ValueError("training needs a label")
     kind, loss = kind_of_job(job), job.loss
-    share = kind.validation_share
+    holdout, share = job.job.holdout, kind.validation_share
     draw = np.random.default_rng([kind.seed, 1]).random(table.rows)
-    draw = draw[aligned if entities is None else entities[aligned]]
-    held_out = draw < job.job.holdout
-    validation = ~held_out & (draw < job.job.holdout + (1 - job.job.holdout) * share)
+    entity = aligned if entities is None else entities[aligned]
+    by = table.split.take(aligned)
+    try:
+        if by.group is None and by.time is None:
+            split = draw_split(draw[entity], holdout, share)
+        else:
+            split = split_by(by, entity, draw, holdout, share)
+    except OneValue as error:
+        raise DataError(
+            f"{table.path.name}: {error} in all aligned rows that could be kept back: take it out of "
+            f"[job], or lower {'validation_share' if share else 'holdout'}",
+            for_peer="the aligned rows cannot be held out as the guest's job file says",
+        ) from None
     label = table.label[aligned]
-    train = ~held_out & ~validation
-    if not train.any():
+    shares = f"holdout = {holdout:g}"
+    if not split.train.any():
         raise DataError(
             f"{table.path.name}: no aligned row is left to train on: lower "
-            f"holdout = {job.job.holdout:g} in [job]{_or_validation(share, ' or ')}",
+            f"{shares} in [job]{_or_validation(share, ' or ')}",
             for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
-    for mask, what in ((train, "train on"), (validation, "stop by"), (held_out, "evaluate on")):
+    parts = ((split.train, "train on"), (split.validation, "stop by"), (split.held_out, "evaluate on"))
+    for mask, what in parts:
         if not mask.any():
             continue
         try:
@@ -84,9 +119,55 @@ def split_rows(
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "
-                f"label {error} (holdout = {job.job.holdout:g}{_or_validation(share, ', ')})",
+                f"label {error} ({shares}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
     weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
     offset = None if table.offset is None else table.offset[aligned]
-    return Training(label, weight, train, validation, loss, offset), held_out
+    return Training(label, weight, split.train, split.validation, loss, offset), split.held_out
+
+
+@dataclass(frozen=True)
+class RowParts:
+    """What became of the aligned rows: how many are in each part, and what of the columns by which they
+    were split, by use; of rows that were drawn nothing."""
+
+    counts: dict[str, int]
+    shares: dict[str, ColumnShare]
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        aligned: NDArray[np.int64],
+        rows: Training,
+        held_out: NDArray[np.bool_],
+    ) -> "RowParts":
+        """From the masks of `split_rows`."""
+        parts = {"train": rows.train, "validation": rows.validation, "held out": held_out}
+        counts = {name: int(mask.sum()) for name, mask in parts.items()}
+        if left_out := len(aligned) - sum(counts.values()):
+            counts["left out"] = left_out
+        there = {name: mask for name, mask in parts.items() if counts[name]}
+        return cls(counts, column_shares(table.split.take(aligned), there))
+
+    @property
+    def sentences(self) -> list[str]:
+        """How rows were split by columns, without any value of them."""
+        said = []
+        for use, one in self.shares.items():
+            which = _IN_ORDER if use == "time" else {}
+            parts = [
+                f"{which.get(part, '')}{number:,} {_DO[part]}" for part, number in one.values.items()
+            ]
+            said.append(f"by {use} '{one.column}': of its values {', '.join(parts)}")
+        if left_out := self.counts.get("left out"):
+            said.append(
+                f"{counted(left_out, 'row')} left out: of groups that are held out at times that train, "
+                "or the other way round"
+            )
+        return said
+
+
+_DO = {"train": "train", "validation": "decide when to stop", "held out": "are held out"}
+_IN_ORDER = {"train": "the first ", "validation": "the next ", "held out": "the last "}

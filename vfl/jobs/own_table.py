@@ -1,7 +1,7 @@
 """A party's own table and its ids, as a job reads them."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from vfl.errors import Refused
@@ -15,17 +15,23 @@ from vfl.party.policy import (
     allowed_columns,
 )
 from vfl.party.sections import USES, DataSection
-from vfl.party.table import Table, read_table
+from vfl.party.table import Table, Wanted, read_table, read_wanted
 
 
 def read_guest(
-    data: DataSection, *, show: Show, loss: Loss | None = None, unused: Collection[str] = ()
+    data: DataSection,
+    *,
+    show: Show,
+    loss: Loss | None = None,
+    unused: Collection[str] = (),
+    split: Mapping[str, str] | None = None,
 ) -> tuple[Table, TableIds]:
     """The guest's table, with its label if there is a `loss` to check it, and its ids.
 
-    unused: uses of columns that the job does without.
+    unused: uses of columns that the job does without. split: the columns by which it splits rows.
     """
-    table = read_table(data, role="guest", need_label=loss is not None, loss=loss, unused=unused)
+    wanted = Wanted("guest", loss is not None, loss=loss, unused=unused, split=split or {})
+    table = read_wanted(data, wanted)
     for warning in table.warnings:
         show.say(f"note: {warning}")
     return table, ids_of(table, data)
@@ -65,6 +71,14 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
         data.id_readings,
         table.row_numbers,
     )
+
+
+def names_shown(site: Site, table: Table) -> Callable[[str], str]:
+    """The name under which the guest may see a column: its own, or the party's and a number."""
+    if site.party.policy.show_names:
+        return str
+    numbers = {name: i for i, name in enumerate(table.features, 1)}
+    return lambda column: f"{site.party.name}:{numbers[column]}"
 
 
 async def table_of(

@@ -165,6 +165,7 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         phases=record.phases,
         ending=record.ending,
         warnings=record.warnings,
+        split=record.split,
         **found,
     )
 

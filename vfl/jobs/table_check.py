@@ -1,20 +1,22 @@
 """A party's table before any job: all that is wrong with it, and the lines of [data] that mend it."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
+from vfl.jobs.evaluation import RowParts, split_rows
 from vfl.jobs.own_table import ids_of
 from vfl.learn.losses import LogisticLoss
 from vfl.models.kinds import check_levels_of, check_rules_of
-from vfl.party.config import Party
+from vfl.party.config import Job, Party
 from vfl.party.id_report import find_unmended, ids_alone
 from vfl.party.keys import TableIds
 from vfl.party.reading import DateColumn, merge, settings_line
-from vfl.party.sections import DataSection
+from vfl.party.sections import USES, DataSection
 from vfl.party.sources.misfits import set_it
 from vfl.party.sources.source import TableError
 from vfl.party.table import Table, Wanted, examine_table
@@ -37,8 +39,9 @@ class Fail(Protocol):
     def __call__(self, text: str, advice: str = "") -> None: ...
 
 
-def check_table(party: Party, report: Reporter) -> bool:
-    """Report on a party's table, ids and label; True when a job could use them as they are.
+def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
+    """Report on a party's table, ids and label; True when a job could use them as they are, or a guest's
+    `job` if there is one.
 
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
     that all faults are known after one run. Nothing is changed.
@@ -51,13 +54,15 @@ def check_table(party: Party, report: Reporter) -> bool:
 
     if party.role == "guest" and party.data.label is None:
         fail("[data] label is missing in the party file: the guest names its label")
-    table, data = _read(party, fail)
+    table, data = _read(party, fail, job)
     ids = _ids(table, data, fail)
     if table is not None:
         for text in (*_broken_rules(party, table), *_label_faults(table, data)):
             fail(text)
         for text in _linear_faults(party, table):
             fail(text)
+        if job is not None and ids is not None and table.label is not None and not faults:
+            _check_split(table, ids, job, fail, report)
         if not faults and ids is not None:
             report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
         notes = (*_label_notes(table, data), *_number_notes(table, data))
@@ -72,13 +77,21 @@ def check_table(party: Party, report: Reporter) -> bool:
     return not faults and ids is not None
 
 
-def _read(party: Party, fail: Fail) -> tuple[Table | None, DataSection]:
+def _read(party: Party, fail: Fail, job: Job | None) -> tuple[Table | None, DataSection]:
     """The table, if it can be read at last, and [data] with the proposals that it took."""
     data = party.data
+    wanted = Wanted(party.role, party.role == "guest" and data.label is not None)
+    if job is not None:
+        try:
+            uses, split = job.uses(data), job.splits(data)
+        except ConfigError as error:
+            fail(str(error))
+        else:
+            unused = set(USES) - set(uses)
+            wanted = replace(wanted, loss=job.loss, unused=unused, split=split)
     told: list[str] = []
     for _ in range(_ROUNDS):
-        need_label = party.role == "guest" and data.label is not None
-        table, faults = examine_table(data, Wanted(party.role, need_label), _SHOWN)
+        table, faults = examine_table(data, wanted, _SHOWN)
         new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
         settings = merge(_settings(fault) for fault in new)
         for fault in new:
@@ -220,6 +233,19 @@ def _number_notes(table: Table, data: DataSection) -> Iterator[str]:
         if ((month >= 1) & (month <= 12) & (day >= 1) & (day <= 31) & (known % 1 == 0)).all():
             line = set_it(dates={name: {"as": "days"}})
             yield f"{table.path.name}: column '{name}' has dates such as 20241231 as numbers: {line}"
+
+
+def _check_split(table: Table, ids: TableIds, job: Job, fail: Fail, report: Reporter) -> None:
+    """What a job would make of the rows, if all were aligned."""
+    try:
+        rows, held_out = split_rows(table, ids.rows, job, ids.entities)
+    except DataError as error:
+        fail(str(error))
+        return
+    parts = RowParts.of(table, ids.rows, rows, held_out)
+    counts = ", ".join(f"{number:,} {what}" for what, number in parts.counts.items() if number)
+    for text in (f"of all rows that have an id {counts}", *parts.sentences):
+        report(CheckResult("note", "job", f"job {job.name}: {text}"))
 
 
 def _summary(table: Table, ids: TableIds) -> str:

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
+    ColumnName,
     FileKind,
     JobName,
     ModelName,
@@ -37,6 +38,7 @@ from vfl.party.config_values import (
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
 from vfl.party.relay_file import RelayFile
+from vfl.party.row_sections import MOST_COLUMNS, RowsSection, SharedColumnSection
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -51,12 +53,29 @@ from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
-MAX_KEYS = 200  # in it; it has some 40
+MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
 _LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
+SPLITS = ("group", "time")
+"""Columns of the guest's table by which a job splits rows. No other party is told of them."""
+_OF_COLUMNS = frozenset(
+    {
+        "goss_top",
+        "goss_other",
+        "sums",
+        "coordinator",
+        "guest_trees",
+        "encryption",
+        "key_bits",
+        "obfuscators",
+        "scores",
+        "max_labels",
+    }
+)
+"""Settings of models over columns alone."""
 
 
 class Party(Section):
@@ -88,8 +107,18 @@ class Party(Section):
 
     @property
     def partners(self) -> list[str]:
-        """The names of peers that hold data, in the party file's order."""
+        """The names of peers with which columns are shared, in the party file's order."""
         return [name for name, peer in self.peers.items() if peer.role is None]
+
+    @property
+    def clients(self) -> list[str]:
+        """The names of peers that have the same columns and rows of their own."""
+        return [name for name, peer in self.peers.items() if peer.role == "client"]
+
+    @property
+    def coordinators(self) -> list[str]:
+        """The names of peers without data."""
+        return [name for name, peer in self.peers.items() if peer.role == "coordinator"]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
@@ -108,7 +137,8 @@ class Party(Section):
                     "[data] unknown_levels belongs to the guest, who is told of such rows: remove it"
                 )
         self._check_matching()
-        strangers = [name for name in self.policy.guests or () if name not in self.partners]
+        known = (*self.partners, *self.coordinators) if self.role == "guest" else self.partners
+        strangers = [name for name in self.policy.guests or () if name not in known]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
         glm = self.glm
@@ -122,8 +152,20 @@ class Party(Section):
         for name, peer in self.peers.items():
             if peer.role == "coordinator" and peer.address is None:
                 raise ValueError(f"[peers.{name}] needs an address: a coordinator is always dialled")
-        if not self.partners:
+            if peer.role == "client" and self.role != "guest":
+                raise ValueError(
+                    f'[peers.{name}] role = "client" is for parties that have the label and rows of '
+                    "their own: remove the line"
+                )
+            if peer.role == "client" and peer.address is not None:
+                raise ValueError(f"[peers.{name}] is a client, which is never dialled: remove address")
+        if not self.partners and not self.clients:
             raise ValueError("[peers] has a coordinator alone: add a section for a party with data")
+        if self.clients and not self.coordinators:
+            raise ValueError(
+                f"[peers.{self.clients[0]}] is a client, which needs a server: add a section for a peer "
+                'with role = "coordinator"'
+            )
         silent = [name for name in self.partners if self.peers[name].address is None]
         # A host may pin a fellow host without ever dialling it, to check what the guest relays.
         enough = self.role == "host" and len(silent) < len(self.partners)
@@ -188,6 +230,11 @@ class JobSection(Section):
     """What is to be trained and why."""
 
     name: JobName = Field(description="of the model and the run")
+    partition: Literal["columns", "rows"] | None = Field(
+        default=None,
+        description="what parties have of a table: its columns, if absent, or its rows, each with the "
+        "label and all columns",
+    )
     purpose: Annotated[str, AfterValidator(one_line)] = Field(
         min_length=1, max_length=200, description="why, shown to every host"
     )
@@ -196,6 +243,13 @@ class JobSection(Section):
     family: Family | None = Field(default=None, description="what the label is (glm)")
     holdout: float = Field(
         default=0.2, ge=0, lt=1, description="share of the aligned rows kept out for evaluation"
+    )
+    group: ColumnName | None = Field(
+        default=None,
+        description="column of the guest's table: rows of one value train, or are held out, together",
+    )
+    time: ColumnName | None = Field(
+        default=None, description="column of the guest's table: the rows of its last values are held out"
     )
     exposure: bool | None = Field(
         default=None,
@@ -215,11 +269,13 @@ class JobSection(Section):
 
     @property
     def unsaid(self) -> set[str]:
-        """The uses of columns that the job says nothing of, and that are no part of it then."""
-        return {name for name in USES if getattr(self, name) is None}
+        """The keys that the job says nothing of, and that are no part of it then."""
+        return {name for name in (*USES, "partition") if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
+        if self.group is not None and self.group == self.time:
+            raise ValueError("group and time must be two different columns")
         due = self.label_key
         for other in _LABELS.values():
             if other != due and getattr(self, other) is not None:
@@ -236,6 +292,44 @@ class Job(Section):
     job: JobSection
     secureboost: BoostParams = Field(default_factory=lambda: BoostParams.model_validate({}))
     glm: GlmParams = Field(default_factory=lambda: GlmParams.model_validate({}))
+    columns: dict[ColumnName, SharedColumnSection] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_COLUMNS,
+        description="of a job over rows, the columns that all parties have",
+    )
+    rows: RowsSection = Field(default_factory=RowsSection)
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party has rows of its own."""
+        return self.job.partition == "rows"
+
+    @model_validator(mode="after")
+    def _partition(self) -> "Job":
+        if not self.over_rows:
+            for section in ("columns", "rows"):
+                if section in self.model_fields_set:
+                    raise ValueError(
+                        f'section [{section}] is for partition = "rows" in [job]: add it, or remove the '
+                        "section"
+                    )
+            return self
+        if self.columns is None:
+            raise ValueError(
+                'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
+            )
+        unfit = sorted(_OF_COLUMNS & self.params.model_fields_set)
+        if unfit:
+            raise ValueError(
+                f'[{self.job.model}] {unfit[0]} is not for partition = "rows": parties add up numbers '
+                "that nobody sees, remove the line"
+            )
+        if by := [key for key in SPLITS if getattr(self.job, key) is not None]:
+            raise ValueError(
+                f"[job] {by[0]} is for a guest's table: each party holds rows of its own out at random"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_model(self) -> "Job":
@@ -247,6 +341,12 @@ class Job(Section):
             )
         if self.job.exposure and (reason := self.loss.no_exposure):
             raise ValueError(f"[job] exposure {reason}")
+        by = [key for key in SPLITS if getattr(self.job, key) is not None]
+        if by and not self.job.holdout and not getattr(self.params, "validation_share", 0):
+            stop = "" if self.job.model != "secureboost" else " or a validation_share in [secureboost]"
+            raise ValueError(
+                f"[job] {by[0]} splits no row with holdout = 0: set a holdout{stop}, or remove the line"
+            )
         for section in _LABELS.keys() & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
@@ -282,18 +382,37 @@ class Job(Section):
                     f"[job] {key} = true, but [data] of the party file names no column for it: add "
                     f"{key} there, or take the line out of the job"
                 )
-            by_default = key != "exposure" or self.loss.no_exposure is None
+            by_default = not self.over_rows and (key != "exposure" or self.loss.no_exposure is None)
             if name is not None and (by_default if said is None else said):
                 used[key] = name
         return used
 
+    def splits(self, data: DataSection) -> dict[str, str]:
+        """The columns of a guest by which the job splits rows, by use.
+
+        Raises ConfigError for one that the party file names as the label or the like.
+        """
+        by = {key: name for key in SPLITS if (name := getattr(self.job, key)) is not None}
+        for key, name in by.items():
+            for use, own in data.guests.items():
+                if name == own:
+                    raise ConfigError(
+                        f"[job] {key} names the {use} of the party file: name another column"
+                    )
+        return by
+
     @property
     def settings(self) -> dict[str, object]:
-        """Everything that the job says, defaults written out, of its own kind of model alone."""
+        """Everything that the job says to all parties, defaults written out, of its own kind of model
+        alone. By which columns the guest splits its rows is not among it."""
         left_out: dict[str, bool | set[str]] = {
-            "job": {*_LABELS.values(), *self.job.unsaid} - {self.job.label_key}
+            "job": {*_LABELS.values(), *self.job.unsaid, *SPLITS} - {self.job.label_key}
         }
         left_out |= dict.fromkeys(_LABELS.keys() - {self.job.model}, True)
+        if self.over_rows:
+            left_out[self.job.model] = set(_OF_COLUMNS)
+        else:
+            left_out |= dict.fromkeys(("columns", "rows"), True)
         return self.model_dump(mode="json", exclude=left_out)
 
     @cached_property

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
+from vfl.learn.holdout import SplitColumn, SplitColumns
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.party.config_values import Aggregate, Role
@@ -29,6 +30,7 @@ from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, labels_in_words
+from vfl.party.split_columns import read_groups, read_times
 from vfl.text import counted, nearest_name
 
 RowChoice = NDArray[np.integer] | slice
@@ -42,7 +44,8 @@ class Table:
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
-    needs them. `row_numbers` says where rows are in the file; it reads that again if it has to.
+    needs them. `row_numbers` says where rows are in the file; it reads that again if it has to. `split`
+    has the columns by which a job splits rows.
     """
 
     path: Path
@@ -56,6 +59,7 @@ class Table:
     exposure: NDArray[np.float64] | None = None
     offset: NDArray[np.float64] | None = None
     row_numbers: RowNumbers = below_header
+    split: SplitColumns = field(default_factory=SplitColumns)
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -106,7 +110,8 @@ class Table:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is wanted of a table; see `read_table`."""
+    """What is wanted of a table; see `read_table`. `split` names the columns by which a job splits rows,
+    by use ("group", "time"); they are features only where [data] lists them as such."""
 
     role: Role
     need_label: bool
@@ -115,6 +120,7 @@ class Wanted:
     needed: Collection[str] | None = None
     loss: Loss | None = None
     unused: Collection[str] = ()
+    split: Mapping[str, str] = field(default_factory=dict)
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -145,20 +151,28 @@ def read_table(
     Raises DataError for anything that cannot be used as it is, ConfigError when the label is
     needed and the party file names none.
     """
-    if need_label and data.label is None:
-        raise ConfigError("[data] label is missing in the party file: the guest names its label")
-    wanted = Wanted(
-        role=role,
-        need_label=need_label,
-        path=path,
-        expect=expect,
-        needed=needed,
-        loss=loss,
-        unused=unused,
+    return read_wanted(
+        data,
+        Wanted(
+            role=role,
+            need_label=need_label,
+            path=path,
+            expect=expect,
+            needed=needed,
+            loss=loss,
+            unused=unused,
+        ),
     )
+
+
+def read_wanted(data: DataSection, wanted: Wanted) -> Table:
+    """The table as `read_table` reads it. Raises as it does."""
+    if wanted.need_label and data.label is None:
+        raise ConfigError("[data] label is missing in the party file: the guest names its label")
     table, faults = examine_table(data, wanted)
     if table is None:
-        raise _first(faults, "" if path and path != data.path else ": `vfl doctor` lists them")
+        own = wanted.path is None or wanted.path == data.path
+        raise _first(faults, ": `vfl doctor` lists them" if own else "")
     return table
 
 
@@ -188,8 +202,9 @@ def examine_table(
         faults.append(DataError(f"{path.name}: no column is left to use as a feature"))
     ids = [name for name in data.id_columns if name in source.names]
     known = [data.label] if expect is None and data.label in source.names else []
+    by = [name for name in wanted.split.values() if name in source.names]
     try:
-        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *known])))
+        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known])))
     except DataError as error:
         return None, [*faults, error]
     features: dict[str, NDArray[np.generic]] = {}
@@ -208,6 +223,7 @@ def examine_table(
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
                 _check_label(source, name, found[key], wanted.loss)
+    split = _split_columns(source, data, wanted, faults)
     of_ids: list[list[str | None]] = []
     for name in ids:
         with _kept(faults):
@@ -236,6 +252,7 @@ def examine_table(
         exposure=exposure,
         offset=offset,
         row_numbers=source.row_numbers,
+        split=split,
     )
     return table, []
 
@@ -288,6 +305,7 @@ def _choose_features(
     due: list[tuple[str, Iterable[str]]] = [
         (" (named by id)", data.id_columns),
         *((f" (named by {key})", [name]) for key, name in guests.items()),
+        *((f" (named by {use} in [job])", [name]) for use, name in wanted.split.items()),
     ]
     features: list[tuple[str, Iterable[str]]] = []
     if expect is None:
@@ -315,6 +333,8 @@ def _choose_features(
     if data.columns is not None:
         return [name for name in data.columns if name not in told]
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
+    listed = {*data.categorical, *data.dates, *data.monotone, *data.aggregate}
+    other |= set(wanted.split.values()) - listed
     return [name for name in source.names if name not in other]
 
 
@@ -346,6 +366,21 @@ def _or(name: str, names: Sequence[str]) -> str:
     if near:
         return f": did you mean '{near}'?"
     return f": the columns are {', '.join(names[:20])}" + (", ..." if len(names) > 20 else "")
+
+
+def _split_columns(
+    source: Source, data: DataSection, wanted: Wanted, faults: list[DataError]
+) -> SplitColumns:
+    """The columns by which a job splits rows; what is wrong with them is a fault."""
+    found: dict[str, SplitColumn] = {}
+    for use, name in wanted.split.items():
+        if name in source.names:
+            with _kept(faults):
+                if use == "group":
+                    found[use] = read_groups(source, name)
+                else:
+                    found[use] = read_times(source, name, data.dates.get(name))
+    return SplitColumns(found.get("group"), found.get("time"))
 
 
 def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[np.generic]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from vfl.arrays import Floats
 from vfl.leakage.disclosure import Disclosure
 from vfl.learn.binning import Features
+from vfl.learn.holdout import ColumnShare
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.metrics import Totals, totals
 from vfl.models.dependence import Dependence
@@ -53,6 +54,7 @@ class Evidence:
     model: str
     party: str
     role: Literal["guest", "host", "coordinator"]
+    """As the party file has it; of a run over rows, "guest" is a party with rows."""
     parties: list[str]  # guest first; without the coordinator
     kind: type[AnyKind]  # of model
     job: dict[str, Any]  # the job file
@@ -74,6 +76,7 @@ class Evidence:
     phases: list[dict[str, float]] = field(default_factory=list)
     ending: dict[str, Any] = field(default_factory=dict)
     held_out: HeldOut | None = None
+    split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"
     factors: Features = field(default_factory=dict)  # the guest's columns on the rows held out
     no_factors: str = ""  # why there are none
     importance: list[tuple[str, str, int, float]] = field(default_factory=list)
@@ -82,6 +85,11 @@ class Evidence:
     lines: list[Line] = field(default_factory=list)  # of a linear model
     splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
     gave_away: list[Disclosure] = field(default_factory=list)  # none where settings are not known
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party had rows of its own."""
+        return bool(self.job["job"].get("partition") == "rows")
 
     @property
     def loss(self) -> Loss:

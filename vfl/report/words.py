@@ -7,6 +7,7 @@ from datetime import datetime
 
 from vfl.leakage.disclosure import AUC, Basis, Disclosure, Kind
 from vfl.report.evidence import Evidence
+from vfl.text import counted
 
 DASH = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -74,6 +75,33 @@ class RateWords:
         if evidence.objective == "poisson":
             return cls(f"The frequency of {label}", f"frequency of {label}", False, label, size)
         return cls(f"The mean of {label}", f"mean {label}", False, label, size)
+
+
+def how_held_out(evidence: Evidence) -> list[str]:
+    """By which columns of the guest rows were held out, in sentences; none where they were drawn."""
+    said = []
+    if (time := evidence.split.get("time")) is not None:
+        ways = {"held out": "are held out", "validation": "decide when to stop", "train": "train"}
+        spans = [f"{_span(time.words[part])} {way}" for part, way in ways.items() if part in time.words]
+        said.append(f"By time: rows whose {time.column} is {'; '.join(spans)}.")
+    if (group := evidence.split.get("group")) is not None:
+        number, trained = group.values.get("held out", 0), group.values.get("train", 0)
+        names = group.words.get("held out")
+        which = f" ({listed(names)})" if names else ""
+        said.append(
+            f"By group: the held-out rows are those of {number:,} of the values of {group.column}"
+            f"{which}, and none of these is among the {trained:,} that train."
+        )
+    if left_out := evidence.rows.get("left out"):
+        said.append(
+            f"{counted(left_out, 'row')} of held-out groups at times that train, or the other way "
+            "round, are left out."
+        )
+    return said
+
+
+def _span(ends: Sequence[str]) -> str:
+    return " to ".join(dict.fromkeys(ends))
 
 
 def _size(evidence: Evidence) -> str:

@@ -88,6 +88,10 @@ class Source:
             return self._of_dates(name, what, rule)
         return self._numbers(name, what, advice, feature)
 
+    def days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        """A column of dates as days since 1970-01-01, NaN where missing."""
+        return self._days(name, what, rule)
+
     @property
     def row_numbers(self) -> RowNumbers:
         """What numbers the rows that were read; it holds none of their columns, and can be kept."""
