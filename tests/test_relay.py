@@ -1,6 +1,7 @@
 """What a relay passes on, whom it refuses and what it lets strangers have; its file and its counts."""
 
 import asyncio
+import contextlib
 import datetime
 import os
 import socket
@@ -26,7 +27,7 @@ from meetings import (
 )
 
 from vfl.errors import ConfigError
-from vfl.jobs.relaying import limits_of
+from vfl.jobs.relaying import limits_of, relay
 from vfl.net import relay as relays
 from vfl.net import rendezvous
 from vfl.net.listening import bind
@@ -52,6 +53,7 @@ from vfl.net.rendezvous import (
     receive,
 )
 from vfl.party.config import load_relay
+from vfl.party.relay_file import RelaySection
 
 
 @pytest.fixture(scope="module")
@@ -451,3 +453,22 @@ def test_a_relay_s_file_says_what_strangers_may_have(tmp_path: Path) -> None:
     )
     changed = limits_of(load_relay(file).relay)
     assert changed == Limits(10, 4, 6, 2.0, 60.0, 1000, 5000, frozenset([b"\xab" * 32]))
+
+
+def test_the_service_says_its_counts_now_and_then_and_at_its_end() -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        settings = RelaySection(listen=LOCAL, report=0.02)
+        serving = asyncio.create_task(relay(settings, lines.append))
+        await until(lambda: len(lines) > 2)
+        port = int(lines[0].partition("127.0.0.1:")[2].partition(":")[0])
+        caller, _ = await say(port, at_least=len(GREETING))  # it serves on
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        caller.close()
+
+    asyncio.run(run())
+    assert lines[1] == relays.Counts().line
+    assert lines[-1].startswith("open: 0 connections, 0 pairs; since the start: 1 connection, 0 pairs")

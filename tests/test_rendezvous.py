@@ -215,6 +215,11 @@ def test_each_side_says_why_it_does_not_meet_the_other(
             assert listener.troubles == {"insurer": "the relay cannot be reached (connection refused)"}
         with pytest.raises(ConfigError, match="is no address"):
             await call(ends, "relay://nobody", 0)
+        # An address that is of the other kind.
+        async with relaying() as running:
+            address = f"127.0.0.1:{running.port}"
+            with pytest.raises(PeerUnreachable, match=f"if it is a relay, write relay://{address}$"):
+                await call(ends, address, 0)
 
     asyncio.run(run())
     assert lines == [
@@ -233,8 +238,8 @@ def test_each_side_says_why_it_does_not_meet_the_other(
         (GREETING + bytes(CHALLENGE), "the relay closed the connection"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no relay of this version"),
         (b"vfl relay 2\n", "no relay of this version"),
-        (b"v", "the relay closed the connection"),
-        (b"", "the relay closed the connection"),
+        (b"v", "no relay of this version, or is closing"),
+        (b"", "no relay of this version, or is closing"),
     ],
 )
 def test_whatever_a_relay_answers_is_a_line_at_both_sides(said: bytes, why: str) -> None:

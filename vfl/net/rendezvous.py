@@ -85,6 +85,7 @@ _WEAK = frozenset(
         2**255 - 18,
     )
 )
+_NO_RELAY = "what listens there is no relay of this version, or is closing"
 _TAKEN = "another program of this party waits there already"
 
 
@@ -251,10 +252,12 @@ class Relay:
 
     async def _ask(self, key: Key, seat: bytes, process: bytes) -> tuple[socket.socket, bytes]:
         """A connection on which the relay has been asked for a seat, and its answer."""
-        connected = await self._connect()
+        connected, greeting = await self._connect(), b""
         try:
-            if await receive(connected, len(GREETING)) != GREETING:
-                raise NotYet("what listens there is no relay of this version")
+            with contextlib.suppress(EOFError):
+                greeting = await receive(connected, len(GREETING))
+            if greeting != GREETING:
+                raise NotYet(_NO_RELAY)
             challenge = await receive(connected, CHALLENGE)
             connected.send(key.request(challenge, seat, process))
             return connected, await receive(connected, 1)
