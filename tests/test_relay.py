@@ -175,6 +175,46 @@ def test_the_newest_connection_of_those_that_wait_is_taken(monkeypatch: pytest.M
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("said", [READY, HERE, JOIN, b"\x16", b""])
+def test_who_waits_says_nothing_that_was_not_asked(said: bytes) -> None:
+    async def run() -> None:
+        async with relaying() as running:
+            caller, answer = await ask(running, fresh_key(), WAITS)
+            assert answer == WAITING
+            if said:
+                caller.send(said)
+            else:
+                caller.shutdown(socket.SHUT_WR)
+            assert await ended(caller) == b""
+            await until(lambda: not (running._places or running._tasks))
+
+    asyncio.run(run())
+
+
+def test_a_third_one_waits_for_a_turn_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "DIALLERS", 1)
+
+    async def run() -> None:
+        async with relaying() as running:
+            key = fresh_key()
+            pair = await joined(running, key)
+            third = asyncio.create_task(client(running).dial(key, 10))
+            (place,) = running._places.values()
+            await until(lambda: place.diallers)
+            fourth, answer = await ask(running, key, DIALS)
+            assert answer == FULL
+            waits = asyncio.create_task(client(running).wait(key, ONE, lambda: None, 10))
+            other = (await third, await waits)
+            for one, two in (pair, other):  # neither hears the other pair
+                word = os.urandom(8)
+                one.send(word)
+                assert await receive(two, 8) == word
+            for end in (*pair, *other, fourth):
+                end.close()
+
+    asyncio.run(run())
+
+
 def test_an_operator_may_list_places(ends: Ends) -> None:
     (key,) = keys_of(ends.registry, WAITS, ["insurer"]).values()
 
