@@ -14,7 +14,10 @@ has scored these rows, and with sums. Figures depend on the draw, not on the mac
 --what curve: what sums tell beyond the model, by equations about a row: over the seeds the mean and the
 most, of all columns and of the two quiet ones, beside what `vfl leakage` says.
 --what labels: how well a host tells rows with and without a claim apart (AUC) by the nodes that it is
-told, under a key and over the lattice engine, alone and with the labels of a twentieth of the rows.
+told, under a key and over the lattice engine: by nodes alone; by its own splits too, given which way
+each of its columns goes; with the labels of a twentieth of the rows as well. Beside it what the same
+attack gets of labels in random order, its columns of numbers without any training, and the model
+itself.
 --what residuals: the labels that a host of a logistic model gets right from its first gradient.
 """
 
@@ -146,14 +149,31 @@ def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
         known = np.random.default_rng(case.seed).random(case.rows) < 0.05
         figures: Figures = {"rows": case.rows, "trees": case.trees, "depth": case.depth}
         figures |= {"hosts": case.hosts, "guest_trees": case.guest_trees, "seed": case.seed}
+        shown, truth = recording.shown["host1"], recording.truth["host1"]
         for name, nodes in (
-            ("key", membership.told(recording.leaves, case.depth, recording.shown["host1"])),
-            ("lattice", membership.asked(recording.shown["host1"])),
+            ("key", membership.told(recording.leaves, case.depth, shown)),
+            ("lattice", membership.asked(shown)),
         ):
-            figures[name] = membership.success(nodes, label).success
-            figures[f"{name}_some_known"] = membership.success(nodes, label, known).success
+            splits = membership.known_splits(nodes, shown, truth)
+            found = membership.success(nodes, label, None, splits)
+            figures[f"{name}_guessing"] = found.guessing
+            figures[f"{name}_nodes"] = membership.success(nodes, label).success
+            figures[name] = found.success
+            figures[f"{name}_some_known"] = membership.success(nodes, label, known, splits).success
+        figures["numbers_alone"] = of_numbers(tables(case)[0]["host1"], label)
         figures["model_itself"] = float(roc_auc_score(label, recording.score))
         yield figures
+
+
+def of_numbers(block: Binned, label: Floats) -> float:
+    """The AUC of the sum of a host's columns of numbers, given which way each of them goes."""
+    score = np.zeros(block.rows)
+    for codes, column in zip(block.codes, block.columns, strict=True):
+        if column.edges is not None:
+            value = np.where(codes == column.bins, np.median(codes), codes).astype(np.float64)
+            value = (value - value.mean()) / value.std()
+            score += value if roc_auc_score(label, value) > 0.5 else -value
+    return float(roc_auc_score(label, score))
 
 
 def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:

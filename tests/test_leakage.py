@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from paillier_key import KEY
 from sklearn.isotonic import IsotonicRegression
 
+from vfl.arrays import Integers, Mask
 from vfl.leakage import differences, membership, residuals, scores
 from vfl.leakage.chains import Chain, nested
 from vfl.leakage.estimate import MAX_SUMS_A_ROW, estimate, expected
@@ -355,6 +356,64 @@ def test_a_training_tells_hosts_of_labels() -> None:
     assert (nodes < whole).any()
     found = membership.success(nodes, training.label)
     assert found.success > found.guessing + 0.1
+
+
+@pytest.mark.parametrize("alone", [0, 3])
+def test_a_host_that_knows_which_way_its_columns_go_tells_labels_better(alone: int) -> None:
+    recording, training = run(800, 6, depth=3, guest_trees=alone)
+    shown, truth = recording.shown["host"], recording.truth["host"]
+    itself = membership._auc(training.label > 0, recording.score)
+    for nodes in (membership.told(recording.leaves, 3, shown), membership.asked(shown)):
+        splits = membership.known_splits(nodes, shown, truth)
+        by_nodes = membership.success(nodes, training.label)
+        found = membership.success(nodes, training.label, splits=splits)
+        assert found.success > by_nodes.success + 0.04
+        assert found.success > itself - 0.1
+        assert 0.5 < found.guessing < 0.56
+        # Of labels that the training did not have, it tells nothing.
+        other = np.random.default_rng(2).permutation(training.label)
+        assert abs(membership.success(nodes, other, splits=splits).advantage) < 0.08
+        # Labels of its own add to it.
+        known = np.random.default_rng(3).random(800) < 0.1
+        more = membership.success(nodes, training.label, known, splits)
+        assert more.success > membership.success(nodes, training.label, known).success
+        assert more.success > found.success - 0.02
+
+
+@pytest.mark.parametrize("lattice", [False, True])
+def test_a_host_knows_the_sides_of_its_own_splits_and_of_those_above_told_nodes(lattice: bool) -> None:
+    recording, _ = run(400, 4, depth=3)
+    shown, truth = recording.shown["host"], recording.truth["host"]
+    nodes = membership.asked(shown) if lattice else membership.told(recording.leaves, 3, shown)
+    known = membership.known_splits(nodes, shown, truth)
+    others = known.others.toarray()
+    assert np.allclose(others.sum(axis=1), 0)
+    assert np.allclose((others**2).sum(axis=1), (others != 0).sum(axis=1))
+    ways = set()  # of numbers the column, of factors the level
+    for number, tree in enumerate(shown.trees):
+        for split in tree.splits:
+            candidate = truth.order[number, split.node][split.place]
+            colour = truth.column[candidate] == 2
+            assert truth.level[candidate] == colour
+            ways.add(("level", candidate) if colour else ("column", truth.column[candidate]))
+    assert len(known.own) == len(ways)
+    if lattice:
+        return
+    sides = []
+    for tree, leaves in zip(shown.trees, recording.leaves, strict=True):
+        won = {split.node for split in tree.splits}
+        for node in sorted(set(range(3)) - won):  # the last splits of others are not told
+            left, right = inside(leaves, 2 * node + 1), inside(leaves, 2 * node + 2)
+            sides += [left.astype(np.int64) - right] if left.any() else []
+    assert np.array_equal(np.sign(others), sides)
+
+
+def inside(leaves: Integers, node: int) -> Mask:
+    """Which rows are in a node, by the leaf of each."""
+    at = leaves
+    while (at > node).any():
+        at = np.where(at > node, (at - 1) // 2, at)
+    return at == node
 
 
 def test_over_the_lattice_engine_hosts_are_told_of_fewer_nodes() -> None:

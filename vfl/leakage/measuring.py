@@ -179,7 +179,7 @@ class _Trees:
         for host in shown:
             found += self._on_table(host, shown[host], truth[host])
         for host in shown:
-            found += self._on_labels(host, shown[host])
+            found += self._on_labels(host, shown[host], truth[host])
         return found
 
     def _on_table(self, host: str, shown: Shown, truth: Truth) -> list[Success]:
@@ -237,7 +237,7 @@ class _Trees:
         told = float(differences.close(sets, _FEW).mean()) if len(sets) else 0.0
         return Success("differences of sums", self._guest, host, told, 0.0, "rows told by themselves")
 
-    def _on_labels(self, host: str, shown: Shown) -> list[Success]:
+    def _on_labels(self, host: str, shown: Shown, truth: Truth) -> list[Success]:
         """By a host."""
         recording, label = self._recording, self._training.label
         nodes = (
@@ -245,10 +245,11 @@ class _Trees:
             if self._params.encryption == "lattice"
             else membership.told(recording.leaves, self._params.depth, shown)
         )
+        splits = membership.known_splits(nodes, shown, truth)
         known = self._draw.random(len(label)) < _KNOWN
-        found = [membership.success(nodes, label, who=host, about=self._guest)]
+        found = [membership.success(nodes, label, None, splits, host, self._guest)]
         if len(np.unique(label[known])) > 1:
-            found.append(membership.success(nodes, label, known, who=host, about=self._guest))
+            found.append(membership.success(nodes, label, known, splits, host, self._guest))
         return found
 
 

@@ -94,7 +94,8 @@ class _Host:
             else:
                 sides[i] = (own <= at) & (own < kind.bins)
                 sides[i] |= (own == kind.bins) & every.missing_left[i]
-        return Truth(sides, every.column, self.order)
+        factor = np.array([column.edges is None for column in every.columns], np.bool_)
+        return Truth(sides, every.column, factor[every.column], self.order)
 
 
 class _Recorder(Pooled):

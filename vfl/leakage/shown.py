@@ -80,6 +80,7 @@ class Truth:
 
     sides: Mask
     column: Integers  # of each candidate
+    level: Mask  # whether each is a level of a factor, not a threshold
     order: dict[tuple[int, int], Integers]
 
     @property
@@ -108,5 +109,5 @@ def restricted(shown: Shown, truth: Truth, candidates: Integers) -> tuple[Shown,
             if split.place in kept[split.node]
         ]
         trees.append(replace(tree, nodes=tuple(nodes), splits=tuple(splits)))
-    of_those = Truth(truth.sides[candidates], truth.column[candidates], order)
+    of_those = Truth(truth.sides[candidates], truth.column[candidates], truth.level[candidates], order)
     return replace(shown, trees=tuple(trees)), of_those
