@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from vfl.arrays import Integers, Mask
 from vfl.leakage import differences, membership, residuals, scores
 from vfl.leakage.chains import Chain, nested
-from vfl.leakage.estimate import MAX_SUMS_A_ROW, estimate, expected
+from vfl.leakage.estimate import MAX_SUMS_A_ROW, estimate, expected, told_by_nodes
 from vfl.leakage.linking import Equations, gather, link
 from vfl.leakage.model_alone import model_alone, sides_from_splits
 from vfl.leakage.polytope import _ordered, solve, solve_all
@@ -370,6 +370,7 @@ def test_a_host_that_knows_which_way_its_columns_go_tells_labels_better(alone: i
         assert found.success > by_nodes.success + 0.04
         assert found.success > itself - 0.1
         assert 0.5 < found.guessing < 0.56
+        assert found.success <= told_by_nodes(6 - alone)
         # Of labels that the training did not have, it tells nothing.
         other = np.random.default_rng(2).permutation(training.label)
         assert abs(membership.success(nodes, other, splits=splits).advantage) < 0.08

@@ -13,6 +13,7 @@ leading vector of all others' splits has much of the rest. This part is ours, as
 
 from collections.abc import Iterator, Set
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from scipy.sparse import csr_array, vstack
@@ -24,7 +25,9 @@ from vfl.leakage.shown import Mask, Shown, Truth
 from vfl.leakage.success import Success
 
 _RIDGE = 0.1
+_WHOLE = 0.25  # of a column's values, in the length of its splits
 _VECTORS = 2  # of others' splits, each with a bit: which end is the claims
+_NONE = 1e-6  # of a vector of length 1
 _SETTLED = 5  # times over
 _ORDERS = 10  # random ones of labels, that say what guessing gets
 
@@ -34,11 +37,13 @@ class Splits:
     """The splits that a host knows of. Sides are numbers of mean 0 over a node's rows, 0 elsewhere.
 
     own: shape (what goes one way, rows), the sum of the splits of each of its columns of numbers, and of
-    each level of its factors. others: shape (splits, rows), those of other parties whose sides it is
+    each level of its factors. whole: the same with a part of the column's values themselves, of which
+    few trees have split few. others: shape (splits, rows), those of other parties whose sides it is
     told. leading: shape (up to 2, rows), sums of all of others', each turned as a leading vector has it.
     """
 
     own: Floats
+    whole: Floats
     others: csr_array
     leading: Floats
 
@@ -106,18 +111,24 @@ def extend(nodes: Integers, labels: Floats, known: Mask) -> Floats:
 
 def known_splits(nodes: Integers, shown: Shown, truth: Truth) -> Splits:
     """What a host knows of splits: all of its own, of others' those whose sides it is told."""
-    columns = int(truth.column.max(initial=-1)) + 1
-    own = np.zeros((columns + len(truth.level), shown.rows))
+    # What goes one way: a column of numbers, or a level of a factor, which has a number below 0.
+    ways = np.where(truth.level, -1 - np.arange(len(truth.level)), truth.column)
+    own: dict[int, Floats] = {}
     others = [csr_array((0, shown.rows))]
     for number, (deepest, tree) in enumerate(zip(nodes, shown.trees, strict=True)):
         for split in tree.splits:
-            candidate = truth.order[number, split.node][split.place]
-            way = columns + candidate if truth.level[candidate] else truth.column[candidate]
-            own[way] += _sides(split.rows & split.left, split.rows & ~split.left)
+            way = int(ways[truth.order[number, split.node][split.place]])
+            sides = _sides(split.rows & split.left, split.rows & ~split.left)
+            own[way] = own.get(way, 0.0) + sides
         won = {split.node for split in tree.splits}
         others += [csr_array(one[None]) for one in _of_others(deepest, won) if one.any()]
+    whole = [
+        of_way + _WHOLE * of_way.std() * _scaled(_centred(truth.sides[ways == way].sum(axis=0)))
+        for way, of_way in own.items()
+    ]
     theirs = csr_array(vstack(others))
-    return Splits(own[own.any(axis=1)], theirs, _leading(theirs))
+    shape = -1, shown.rows
+    return Splits(np.reshape([*own.values()], shape), np.reshape(whole, shape), theirs, _leading(theirs))
 
 
 def _of_others(deepest: Integers, own: Set[int]) -> Iterator[Floats]:
@@ -153,7 +164,8 @@ def _sides(left: Mask, right: Mask) -> Floats:
 
 
 def _leading(others: csr_array) -> Floats:
-    """Sums of all splits, each one way or the other as the leading singular vectors have it."""
+    """Sums of all splits, each one way or the other as the leading singular vectors have it, or left out
+    where they have neither, as of other nodes of a single tree."""
     few = min(others.shape)
     if not few:
         return np.zeros((0, others.shape[1]))
@@ -162,19 +174,20 @@ def _leading(others: csr_array) -> Floats:
     else:
         start = np.random.default_rng(0).normal(size=few)
         vectors, values, _ = svds(others, k=_VECTORS, v0=start)
-    chosen = np.argsort(-values)[:_VECTORS]
-    return np.asarray((others.T @ np.sign(vectors[:, chosen])).T)
+    chosen = vectors[:, np.argsort(-values)[:_VECTORS]]
+    ways = np.where(np.abs(chosen) > _NONE, np.sign(chosen), 0.0)
+    return np.asarray((others.T @ ways).T)
 
 
 def directed(known: Splits, graph: csr_array, positive: Mask) -> Iterator[Floats]:
     """Scores of a host that is given which way its columns, their levels and the leading vectors go.
 
-    Its own splits and those of others, by one vector or by two; the same once each of others' splits
-    is turned such that it agrees with the sum; each of these by itself, and with the mean of rows that
-    share nodes.
+    Its own splits, without and with its columns' values, and those of others, by one vector or by two;
+    the same once each of others' splits is turned such that it agrees with the sum; each of these by
+    itself, and with the mean of rows that share nodes.
     """
-    own = _claims_up(known.own, positive)
-    for many in range(1, _VECTORS + 1):
+    for of_own, many in product((known.own, known.whole), range(1, _VECTORS + 1)):
+        own = _claims_up(of_own, positive)
         score = own + _claims_up(known.leading[:many], positive)
         settled = score
         for _ in range(_SETTLED):
@@ -188,6 +201,10 @@ def _claims_up(scores: Floats, positive: Mask) -> Floats:
     """The sum of scores, each such that rows with claims are above others."""
     ways = [1 if _auc(positive, score) > 0.5 else -1 for score in scores]
     return np.asarray(np.array(ways, np.float64) @ scores)
+
+
+def _centred(values: Integers) -> Floats:
+    return np.asarray(values - values.mean())
 
 
 def _scaled(score: Floats) -> Floats:

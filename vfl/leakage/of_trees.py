@@ -272,8 +272,9 @@ def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
             host,
             of.guest,
             what,
-            f"which rows share a node in {counted(joint, 'joint tree')}: at most what the model itself "
-            "gets on rows that trained, which is more than on rows held out",
+            f"which rows share a node in {counted(joint, 'joint tree')}, given which way each of its "
+            "own columns goes: nearly what the model itself gets on rows that trained, which is more "
+            "than on rows held out",
             "curve",
             float(joint),
             "joint trees",
