@@ -160,6 +160,8 @@ def of_labels(options: argparse.Namespace) -> Iterator[Figures]:
             figures[f"{name}_nodes"] = membership.success(nodes, label).success
             figures[name] = found.success
             figures[f"{name}_some_known"] = membership.success(nodes, label, known, splits).success
+        for kind in ("", "_some_known"):  # under a key a host knows what it is told over the other, too
+            figures[f"key{kind}"] = max(float(figures[f"{name}{kind}"]) for name in ("key", "lattice"))
         figures["numbers_alone"] = of_numbers(tables(case)[0]["host1"], label)
         figures["model_itself"] = float(roc_auc_score(label, recording.score))
         yield figures

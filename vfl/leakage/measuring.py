@@ -239,18 +239,24 @@ class _Trees:
 
     def _on_labels(self, host: str, shown: Shown, truth: Truth) -> list[Success]:
         """By a host."""
-        recording, label = self._recording, self._training.label
-        nodes = (
-            membership.asked(shown)
-            if self._params.encryption == "lattice"
-            else membership.told(recording.leaves, self._params.depth, shown)
-        )
-        splits = membership.known_splits(nodes, shown, truth)
+        label = self._training.label
+        # Under a key a host is told what it would be over the lattice engine, too.
+        ways = [membership.asked(shown)]
+        if self._params.encryption != "lattice":
+            ways.append(membership.told(self._recording.leaves, self._params.depth, shown))
+        views = [(nodes, membership.known_splits(nodes, shown, truth)) for nodes in ways]
         known = self._draw.random(len(label)) < _KNOWN
-        found = [membership.success(nodes, label, None, splits, host, self._guest)]
-        if len(np.unique(label[known])) > 1:
-            found.append(membership.success(nodes, label, known, splits, host, self._guest))
-        return found
+        given = [None, known] if len(np.unique(label[known])) > 1 else [None]
+        return [
+            max(
+                (
+                    membership.success(nodes, label, own, splits, host, self._guest)
+                    for nodes, splits in views
+                ),
+                key=lambda one: one.success,
+            )
+            for own in given
+        ]
 
 
 class _Linear:
