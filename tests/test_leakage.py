@@ -339,6 +339,17 @@ def test_rows_that_share_nodes_by_label_are_told_apart() -> None:
     assert membership.success(nodes, label, known).success > 0.99
 
 
+def test_a_graph_that_falls_apart_is_cut_where_it_does() -> None:
+    """Two trees with one root split: no row of the one side shares a node with one of the other."""
+    draw = np.random.default_rng(4)
+    label = (draw.random(300) < 0.3).astype(np.float64)
+    nodes = np.array([2 * label + draw.integers(0, 2, 300) for _ in range(2)]).astype(np.int64)
+    once = membership.cluster(nodes)
+    assert np.array_equal(once, membership.cluster(nodes))
+    assert len(np.unique(once[1].round(6))) == 2  # the last one has the greatest value
+    assert membership.success(nodes, label).success == 1
+
+
 def test_nodes_drawn_at_random_tell_nothing() -> None:
     draw = np.random.default_rng(1)
     label = (draw.random(2000) < 0.2).astype(np.float64)

@@ -25,6 +25,7 @@ from vfl.leakage.shown import Mask, Shown, Truth
 from vfl.leakage.success import Success
 
 _RIDGE = 0.1
+_DENSE = 500  # nodes of a graph
 _WHOLE = 0.25  # of a column's values, in the length of its splits
 _VECTORS = 2  # of others' splits, each with a bit: which end is the claims
 _NONE = 1e-6  # of a vector of length 1
@@ -93,10 +94,16 @@ def cluster(nodes: Integers, seed: int = 0) -> Floats:
     graph = _shared(nodes)
     if min(graph.shape) < 4:
         return np.zeros((2, nodes.shape[1]))
+    often = np.sqrt(np.maximum((nodes >= 0).sum(axis=0), 1))
+    if graph.shape[1] <= _DENSE:
+        # A graph of few trees can fall apart: then more than the trivial vector have the greatest value.
+        trivial = graph.T @ often
+        trivial /= np.linalg.norm(trivial)
+        _, vectors = np.linalg.eigh((graph.T @ graph).toarray() - np.outer(trivial, trivial))
+        return np.asarray((graph @ vectors[:, -2:]).T / often)
     start = np.random.default_rng(seed).normal(size=min(graph.shape))
     vectors, values, _ = svds(graph, k=3, v0=start)
-    often = np.maximum((nodes >= 0).sum(axis=0), 1)
-    return np.asarray(vectors[:, np.argsort(-values)[1:]].T / np.sqrt(often))
+    return np.asarray(vectors[:, np.argsort(-values)[1:]].T / often)
 
 
 def extend(nodes: Integers, labels: Floats, known: Mask) -> Floats:
