@@ -169,8 +169,8 @@ def change_table(pool: Pool, name: str, **columns: Any) -> None:
 @pytest.mark.parametrize(
     ("client", "said"),
     [
-        ({"age": "young"}, "column 'age' has text"),
-        ({"drop": "dose"}, "'dose'"),
+        ({"age": "young"}, "column 'age' (a number by the job) has text"),
+        ({"drop": "dose"}, "no column 'dose' (named by [columns] of the job)"),
     ],
 )
 def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str], said: str) -> None:

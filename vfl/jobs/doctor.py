@@ -67,7 +67,9 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
         return healthy and all(reached) and await _listens(site, report)
-    awaited = set(party.peers) - set(dialled)
+    # Peers that are pinned to check what others relay never dial: clients, and a host's fellows.
+    silent = set(party.peers) - set(dialled) - set(party.clients)
+    awaited = silent if party.party.listen is not None else set()
     arrived = not awaited or await _await(site, awaited, wait, report)
     return healthy and all(reached) and arrived
 
@@ -115,9 +117,11 @@ async def _reach(site: Site, name: str, address: str, wait: float, report: Repor
         peer = await dial(site.credentials, name, address, site.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
-        of_guest = site.party.role == "host" and site.party.peers[name].role is None
-        if of_guest and error.nobody_listens:
+        role = site.party.peers[name].role
+        if site.party.role == "host" and role is None and error.nobody_listens:
             hint = " (a guest listens only while one of its commands runs)"
+        if site.party.clients and role == "coordinator" and error.nobody_listens:
+            hint = " (the server of a job over rows listens only while its `vfl train` runs)"
         report(CheckResult("FAIL", name, f"{name}: {error}{hint}"))
         return False
     except VflError as error:
