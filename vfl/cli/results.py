@@ -17,7 +17,8 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     """Show what a linear model says about this party's own columns.
 
     A level's relativity is its factor against the base level, a numeric column's that of a step: a
-    standard deviation (SD), or what step in [glm] of the party file says.
+    standard deviation (SD), or what step in [glm] of the party file says. Models over rows have standard
+    errors, too.
     """
     from vfl.jobs.relativities import load_lines
     from vfl.models.relativities import COLUMNS
@@ -29,7 +30,12 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     store, steps = Store(settings.party.store), settings.glm.step
     name, lines = load_lines(store, model, settings.role, steps)
     if as_json:
-        rows = [dict(zip(COLUMNS, line.cells, strict=True)) for line in lines]
+        known = any(line.standard_error is not None for line in lines)
+        rows = [
+            dict(zip(COLUMNS, line.cells, strict=True))
+            | ({"standard_error": line.standard_error} if known else {})
+            for line in lines
+        ]
         put_json({"model": name, "relativities": rows})
         return
     put_relativities(name, lines)

@@ -46,7 +46,7 @@ from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job
+from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_pool, check_job, today
 from vfl.protocols.pooled.adding import Absences, MaskingAdder, common_step
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
@@ -84,16 +84,7 @@ async def lead(site: Site, job: Job, *, fresh: bool = False, wait: float, show: 
     ConfigError for a job that has no such clients, and what sessions raise.
     """
     party, names = site.party, site.party.partners
-    if not job.over_rows:
-        raise ConfigError(
-            'a coordinator starts jobs over rows alone: add partition = "rows" to [job], or start the '
-            "job at the guest"
-        )
-    if len(names) < job.rows.min_parties:
-        raise ConfigError(
-            f"min_parties = {job.rows.min_parties} in [rows] of the job, and [peers] has "
-            f"{counted(len(names), 'party', 'parties')}: lower it, or add parties"
-        )
+    check_pool(party, job)
     subject = RunSubject(job.digest, job.name, "", site.identity.certificate.fingerprint, names, "")
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with begin_run(site.store, new, subject, fresh=fresh, show=show) as unfinished:
@@ -106,6 +97,20 @@ async def lead(site: Site, job: Job, *, fresh: bool = False, wait: float, show: 
             reconnect=party.party.reconnect,
             show=show,
             done=lambda: leading.totals,
+        )
+
+
+def check_pool(party: Party, job: Job) -> None:
+    """Raises ConfigError for a job that a coordinator cannot start with the peers of its party file."""
+    if not job.over_rows:
+        raise ConfigError(
+            'a coordinator starts jobs over rows alone: add partition = "rows" to [job], or start the '
+            "job at the guest"
+        )
+    if len(party.partners) < job.rows.min_parties:
+        raise ConfigError(
+            f"min_parties = {job.rows.min_parties} in [rows] of the job, and [peers] has "
+            f"{counted(len(party.partners), 'party', 'parties')}: lower it, or add parties"
         )
 
 
@@ -387,6 +392,14 @@ class _Client:
             warnings=warnings,
         )
         save_record(self.site.store, record, evaluation)
+        if metrics:
+            self.show.say(f"on {counted(counts['held out'], 'row')} held out: {_worth(metrics)}")
         for text in warnings:
             self.show.say(f"note: {text}")
         return half
+
+
+def _worth(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """What each model is worth, by one measure, in words."""
+    key, measure = ("auc", "AUC") if "auc" in metrics["federation"] else ("d2", "D²")
+    return f"{measure} " + ", ".join(f"{of[key]:.4f} {who}" for who, of in metrics.items() if key in of)

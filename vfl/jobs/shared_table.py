@@ -11,6 +11,7 @@ from vfl.jobs.show import Show
 from vfl.learn.binning import Features
 from vfl.learn.holdout import draw_split
 from vfl.learn.levels import tidy_levels
+from vfl.models.halves import AnyGuestHalf
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.keys import TableIds
@@ -33,6 +34,15 @@ def section_of(data: DataSection, job: Job) -> DataSection:
     schema = schema_of(job)
     update = {"columns": schema.columns, "ignore": None, "categorical": tuple(schema.levels)}
     return data.model_copy(update=update)
+
+
+def as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
+    """[data] for a model's columns: those of a model over rows are what its job said they are."""
+    columns = half.job.get("columns")
+    if not columns:
+        return data
+    categories = tuple(name for name in half.columns if columns[name]["type"] == "category")
+    return data.model_copy(update={"columns": half.columns, "ignore": None, "categorical": categories})
 
 
 def without_features(data: DataSection) -> DataSection:

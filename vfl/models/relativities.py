@@ -39,6 +39,8 @@ class Line:
     relativity_per_step: float | None = None
     is_deviation: bool = False
     """Whether the step is the standard deviation of the rows that trained."""
+    standard_error: float | None = None
+    """Of the coefficient, in a model over rows; a base level has none."""
 
     @property
     def cells(self) -> tuple[str | float | None, ...]:
@@ -82,9 +84,15 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
     places = {line.column: place for place, line in enumerate(own_lines)}
     own_lines.sort(key=lambda line: (places[line.column], _level_key(line.level)))
     if isinstance(model, GuestGlm):
+        if model.errors is not None:
+            errors = dict(zip(model.part.design.coefficients, model.errors, strict=True))
+            own_lines = [
+                replace(line, standard_error=errors.get((line.column, line.level))) for line in own_lines
+            ]
         with np.errstate(over="ignore"):
             factor = float(np.exp(model.intercept))
         own_lines.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
+        own_lines[0] = replace(own_lines[0], standard_error=model.intercept_error)
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
     return own_lines

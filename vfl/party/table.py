@@ -214,7 +214,8 @@ def examine_table(
     except DataError as error:
         return None, [*faults, error]
     features: dict[str, NDArray[np.generic]] = {}
-    filled = expect is None or wanted.role == "host"  # a batch may well lack a value in all of its rows
+    # A batch may well lack a value in all of its rows, and so may one party of several.
+    filled = (expect is None or wanted.role == "host") and not wanted.agreed
     for name in columns:
         try:
             features[name] = _feature(source, data, name, filled, wanted.agreed)
@@ -228,7 +229,7 @@ def examine_table(
         with _kept(faults):
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
-                _check_label(source, name, found[key], wanted.loss)
+                _check_label(source, name, found[key], wanted.loss, wanted.agreed)
     split = _split_columns(source, data, wanted, faults)
     of_ids: list[list[str | None]] = []
     for name in ids:
@@ -402,11 +403,6 @@ def _feature(
         values = _numbers(source, name, agreed)
         missing = np.isnan(values)
     if filled and missing.all():
-        if agreed:
-            raise source.error(
-                f"column '{name}' has no value in any row, and the job needs it: take part in a job "
-                "without it"
-            )
         raise source.error(
             f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
         )
@@ -528,10 +524,14 @@ def _label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
         return None
 
 
-def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: Loss) -> None:
+def _check_label(
+    source: Source, name: str, values: NDArray[np.float64], loss: Loss, agreed: bool
+) -> None:
     try:
         loss.check(values)
     except BadLabel as error:
+        if error.rows is None and agreed:
+            return  # of all rows together: other parties have others
         where = "" if error.rows is None else f" {source.in_rows(error.rows)}"
         raise source.error(f"label '{name}' {error.what}{where}: {error.advice}") from None
 

@@ -221,6 +221,11 @@ class Page:
             for line in one.lines
         ]
         head = ["column", "level or step", "coefficient", name if relative else "effect", "rows"]
+        if any(line.standard_error is not None for line in one.lines):
+            head.insert(3, "standard error")
+            for row, line in zip(rows, one.lines, strict=True):
+                error = line.standard_error
+                row.insert(3, "" if error is None else fixed(error, 4))
         table = cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
         return [Gallery(drawn[:MOST_FACTORS]), table] if drawn else [table]
 

@@ -60,7 +60,8 @@ def put_leakage(found: "Leakage") -> None:
     ]
     heads = ("who", "about", "could learn", "how much", "guessing", "from", "less by")
     of = f" of alignment {found.alignment}" if found.alignment else ""
-    title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
+    over = f" over {counted(found.rows, 'row')}" if found.rows else ""
+    title = f"{found.job}{over}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
     for term, means in terms_of(found.found).items():
@@ -135,7 +136,11 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
         ]
         for line in lines
     ]
-    heads = ("column", "level or step", "coefficient", effect, "rows")
+    heads = ["column", "level or step", "coefficient", effect, "rows"]
+    if any(line.standard_error is not None for line in lines):
+        heads.insert(3, "standard error")
+        for row, line in zip(rows, lines, strict=True):
+            row.insert(3, _four(line.standard_error))
     put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
 
 
