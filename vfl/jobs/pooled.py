@@ -22,7 +22,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evaluation import held_out_metrics, score_profile
+from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
@@ -301,7 +301,7 @@ class _Client:
     async def _evaluate(self, score: Floats) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """What the model is worth on rows that this party held out, beside one of its own rows alone."""
         own, name = self.own, self.site.party.name
-        rows, held_out, exposure = own.rows, own.held_out, own.exposure
+        rows, held_out = own.rows, own.held_out
         if not held_out.any():
             return {}, None
         scores = {}
@@ -311,25 +311,12 @@ class _Client:
         except (BadLabel, VflError) as error:
             self.show.say(f"note: no model of {name}'s rows alone to compare with: {error}")
         scores["federation"] = score
-        evaluation = Evaluation.of(
-            held_out,
-            own.taken,
-            rows.label,
-            rows.weight,
-            exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
         try:
             rows.loss.check(rows.label[held_out])
         except BadLabel as error:
-            self.show.say(
-                f"note: the label of rows held out {error}: nobody knows how good the model is"
-            )
+            self.show.say(f"note: the label of rows held out {error}: not evaluated")
             return {}, None
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, own.taken, own.exposure, scores)
 
     def _keep(
         self,
