@@ -395,6 +395,7 @@ def test_a_job_holds_out_the_last_times(room: Room, monkeypatch: pytest.MonkeyPa
     assert set(gather(load_party(room.federation.guest.file), name).factors) == {"area", "density"}
     said = "by time 'weekday': of its values the first 7 train, the last 2 are held out"
     assert said in room.said["insurer"].lines
+    assert room.score(name).rows == room.rows  # a batch without these columns
     # What a host is told, and keeps, has nothing of it.
     for host in HOSTS:
         theirs, _ = load_record(Store(room.federation.parties[host].store), name)
