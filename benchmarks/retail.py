@@ -14,6 +14,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import lightgbm
@@ -30,7 +31,7 @@ from vfl.errors import VflWarning
 from vfl.learn.holdout import SplitColumn, SplitColumns, split_by
 
 HOLDERS = ("social", "eshop", "retailer")
-KEY = ["id", "household", "week"]
+OWN = ("campaigns_running", "redeemed_12w")
 SHARES = {"household": 0.3, "week": 0.2}
 MODELS: dict[str, tuple[bool, Sequence[str]]] = {  # whether the brand's columns are in, and whose else
     "brand alone": (True, ()),
@@ -38,6 +39,16 @@ MODELS: dict[str, tuple[bool, Sequence[str]]] = {  # whether the brand's columns
     **{f"brand and {name}": (True, (name,)) for name in HOLDERS},
     "all": (True, HOLDERS),
 }
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a model is trained and tried on: tables with an `id`, rows of all in the brand's order."""
+
+    own: pd.DataFrame
+    hosts: dict[str, pd.DataFrame]
+    label: NDArray[np.int64]
+    held_out: NDArray[np.bool_]
 
 
 def main() -> None:
@@ -59,13 +70,11 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {name: {} for name in MODELS}
     for column in SHARES:
         held_out = split(brand, column)
-        for name, (own, whose) in MODELS.items():
-            label = brand["buys"].to_numpy()
-            parts = ({} if own else {"columns": ["id"]}) | {
-                "hosts": {host: hosts[host] for host in whose}
-            }
-            for who, auc in (("trees", federated), ("LightGBM", pooled)):
-                figures[name][f"{who} by {column}"] = auc(brand, label, held_out, options, **parts)
+        for name, (with_brand, whose) in MODELS.items():
+            own = brand[["id", *(OWN if with_brand else ())]]
+            trial = Trial(own, {host: hosts[host] for host in whose}, brand["buys"].to_numpy(), held_out)
+            figures[name][f"trees by {column}"] = federated(trial, options)
+            figures[name][f"LightGBM by {column}"] = pooled(trial, options)
     if options.json:
         print(json.dumps({"auc": figures, "rows": len(brand), "seconds": time.monotonic() - started}))
         return
@@ -107,18 +116,11 @@ def split(brand: pd.DataFrame, column: str) -> NDArray[np.bool_]:
     return split_by(by, np.arange(len(brand)), draw, SHARES[column], 0.0).held_out
 
 
-def federated(
-    brand: pd.DataFrame,
-    label: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
-    options: argparse.Namespace,
-    *,
-    hosts: dict[str, pd.DataFrame],
-    columns: Sequence[str] = ("id", "campaigns_running", "redeemed_12w"),
-) -> float:
+def federated(trial: Trial, options: argparse.Namespace) -> float:
     """The AUC of trees over the columns of brand and hosts."""
+    own, label, held_out = trial.own, trial.label, trial.held_out
     model = vfl.SecureBoost(
-        hosts=hosts,
+        hosts=trial.hosts,
         id="id",
         normalise=["trim"],  # of 1-11 and 11-1 the hyphen tells which is which
         trees=options.trees,
@@ -128,23 +130,15 @@ def federated(
         unknown_levels=1,
         progress=False,
     )
-    table = brand[[*columns]]
-    model.fit(table[~held_out], label[~held_out])
-    return float(roc_auc_score(label[held_out], model.decision_function(table[held_out])))
+    model.fit(own[~held_out], label[~held_out])
+    return float(roc_auc_score(label[held_out], model.decision_function(own[held_out])))
 
 
-def pooled(
-    brand: pd.DataFrame,
-    label: NDArray[np.int64],
-    held_out: NDArray[np.bool_],
-    options: argparse.Namespace,
-    *,
-    hosts: dict[str, pd.DataFrame],
-    columns: Sequence[str] = ("id", "campaigns_running", "redeemed_12w"),
-) -> float:
+def pooled(trial: Trial, options: argparse.Namespace) -> float:
     """That of LightGBM over the same columns in one place."""
-    table = pd.concat([brand[[*columns]], *(host.drop(columns="id") for host in hosts.values())], axis=1)
-    table = table.drop(columns="id")
+    label, held_out = trial.label, trial.held_out
+    tables = [one.drop(columns="id") for one in (trial.own, *trial.hosts.values())]
+    table = pd.concat(tables, axis=1)
     model = lightgbm.LGBMClassifier(
         n_estimators=options.trees,
         max_depth=options.depth,
