@@ -1,7 +1,7 @@
 """Retail, four holders: what each is worth to a brand that asks who buys next week, by AUC.
 
     python benchmarks/retail.py
-    python benchmarks/retail.py --households 500 --trees 40
+    python benchmarks/retail.py --households 500
 
 A row is a household in a week; all of the brand's rows train, also those of households that the social
 platform does not know (a left join). Held out are 30 % of the households, and then the last 20 % of the
@@ -58,9 +58,9 @@ def main() -> None:
     )
     parser.add_argument("--data", type=Path, default=DATA)
     parser.add_argument("--households", type=int, help="of the first so many only")
-    parser.add_argument("--trees", type=int, default=120)
+    parser.add_argument("--trees", type=int, default=40)
     parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=0.1)
+    parser.add_argument("--learning-rate", type=float, default=0.2)
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     check_data(options.data / "retail")
