@@ -51,6 +51,8 @@ from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.pooled.adding import MaskingAdder
+from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
@@ -115,6 +117,8 @@ PATTERNS = {
 }
 # What one host says to another through the guest, who cannot check it.
 RELAYED = frozenset({"AlignKey", "FellowKey"})
+# What one client adds to the others' numbers, or says to them through the server.
+ADDED = frozenset({"ClientKey", "GroupSecret", "MaskedPart"})
 SUMMED = frozenset({"MaskSeed"})
 
 
@@ -490,6 +494,22 @@ def linear_scoring() -> Scenario:
     return Scenario("scoring with a linear model", star(), roles, PATTERNS)
 
 
+def adding() -> Scenario:
+    clients = (GUEST, *HOSTS)
+
+    async def client(name: str, server: Peer) -> np.ndarray:
+        adder = MaskingAdder(server, Participant(name, clients, b"run"))
+        total = await adder.total(np.arange(3), "counts")
+        await adder.end()
+        return total
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        server = serve_totals(list(peers[LEAD].values()))
+        return {LEAD: server} | {name: client(name, peers[name][LEAD]) for name in clients}
+
+    return Scenario("adding", tuple((LEAD, name) for name in clients), roles, PATTERNS, ADDED)
+
+
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "alignment of two": lambda: alignment(HOSTS[:1]),
@@ -505,6 +525,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "lattice fitting": lambda: fitting("lattice"),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),
     "hidden poisson fitting": lambda: hidden_fitting("poisson"),
+    "adding": adding,
     "scoring": scoring,
     "linear scoring": linear_scoring,
 }

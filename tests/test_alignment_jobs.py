@@ -641,7 +641,7 @@ def test_two_alignments_of_one_name_at_once_are_one(room: Room, monkeypatch: pyt
 
     async def at_once() -> list[object]:
         plan, show = alignment.Plan(), room.said["insurer"]
-        works = [alignment.align(room.site("insurer"), plan, wait=1, show=show) for _ in range(2)]
+        works = [alignment.align(room.site("insurer"), plan, wait=10, show=show) for _ in range(2)]
         return await asyncio.gather(*works, return_exceptions=True)
 
     ends = asyncio.run(at_once())

@@ -6,8 +6,6 @@ import shutil
 import tracemalloc
 from datetime import date
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 from unittest.mock import Mock
 
 import numpy as np
@@ -19,11 +17,9 @@ from room import Room
 
 from vfl.cli import main
 from vfl.errors import DataError, IdentityError, ModelError
-from vfl.jobs.alignments import Alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.hints import StoredGuestHints
 from vfl.jobs.resume import Unfinished
-from vfl.jobs.sums_given import SumsGiven
 from vfl.party import at_rest, identity, passphrase
 from vfl.party.at_rest import FIRST_LINE, StoreKey, copy, is_encrypted
 from vfl.party.config import load_party
@@ -31,6 +27,7 @@ from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity
 from vfl.party.kinds import COUNTS, ENCRYPTED, FOLDERS, DocumentKind
 from vfl.party.policy import Usage
+from vfl.party.row_sums import RowSumsFile
 from vfl.party.store import ArrayRef, Store
 from vfl.protocols.common.lattice_hints import KnownHint
 
@@ -110,7 +107,7 @@ def test_files_from_before_the_passphrase_are_encrypted_with_the_first(
     after = store(tmp_path, owner)
     # What only reads makes no key.
     assert after.read("alignment", "a") == {"rows": refs["alignment"]}
-    assert len(open_files(after)) == 14 and not (after.root / "encryption.json").exists()
+    assert len(open_files(after)) == 15 and not (after.root / "encryption.json").exists()
     after.write("alignment", "b", BODY)
     assert after.names("alignment") == ["a", "b"] and after.latest("alignment") == "b"
     for kept in (after, store(tmp_path, owner)):
@@ -133,7 +130,7 @@ def test_files_that_a_killed_process_has_not_encrypted_yet_are_when_they_are_rea
         with pytest.raises(DataError, match="the disk is full"):
             store(tmp_path, owner).write("alignment", "b", BODY)
     kept = store(tmp_path, owner)
-    assert len(open_files(kept)) == 14
+    assert len(open_files(kept)) == 15
     changed = kept.path("batch", "a")
     changed.write_bytes(changed.read_bytes() + b" ")
     for kind, ref in refs.items():
@@ -193,19 +190,33 @@ def test_open_files_are_not_taken_once_a_store_is_encrypted(
 
 def test_counts_are_of_their_own_file_alone(tmp_path: Path, owner: Identity) -> None:
     kept = store(tmp_path, owner)
-    given = SumsGiven(kept)
-    alignment = cast(Alignment, SimpleNamespace(name="a-1", extends=None, origin=None))
-    kept.write_counts("sums", COUNTED)
-    assert given.on(alignment) == 0.25
-    whole = kept.counts("sums").read_bytes()
+    kept.write_counts("labels", COUNTED)
+    assert kept.read_counts("labels") == COUNTED
+    whole = kept.counts("labels").read_bytes()
     kept.write_counts("usage", b'{"day":"2027-06-30","guests":{}}')
     for content in (kept.counts("usage").read_bytes(), whole[:-1] + bytes([whole[-1] ^ 1]), whole[:60]):
-        kept.counts("sums").write_bytes(content)
-        with pytest.raises(ModelError, match=r"sums\.json is damaged: it is not what was written"):
-            given.on(alignment)
+        kept.counts("labels").write_bytes(content)
+        with pytest.raises(ModelError, match=r"labels\.json is damaged: it is not what was written"):
+            kept.read_counts("labels")
     kept.counts("usage").write_bytes(b'{"day":"2027-06-30","guests":{}}')
     with pytest.raises(ModelError, match=r"usage\.json is not encrypted"):
         Usage(kept).of("insurer", date(2027, 6, 30))
+
+
+def test_the_sums_about_rows_are_encrypted_and_those_of_another_store_are_refused(
+    tmp_path: Path, owner: Identity
+) -> None:
+    kept, forged = store(tmp_path, owner), Store(tmp_path / "forged")
+    for one in (kept, forged):
+        file = RowSumsFile(one, "insurer")
+        sums = file.read().with_rows(np.arange(9, dtype=np.uint64))
+        file.write(sums.with_told(np.arange(9), np.full(9, 0.25)))
+    files = [path for path in kept.folder("sums").iterdir() if path.suffix in (".json", ".npy")]
+    assert len(files) == 3 and all(map(is_encrypted, files))
+    assert RowSumsFile(kept, "insurer").read().told.tolist() == [0.25] * 9
+    shutil.copy(forged.path("sums", "insurer"), kept.path("sums", "insurer"))
+    with pytest.raises(ModelError, match=r"insurer\.json is damaged .*not encrypted"):
+        RowSumsFile(kept, "insurer").read()
 
 
 def test_a_store_whose_key_is_gone_is_not_begun_again(tmp_path: Path, owner: Identity) -> None:
@@ -489,9 +500,11 @@ def test_a_job_leaves_nothing_in_the_clear(
             if path.suffix != ".lock"
         ]
         counts = [path for kind in COUNTS if (path := kept.counts(kind)).exists()]
-        assert len(counts) == (0 if name == "insurer" else 2)
+        assert len(counts) == (0 if name == "insurer" else 1)
         assert all(is_encrypted(path) for path in counts)
-        assert {path.parent.name for path in files} == {"alignments", "checkpoints", "hints"}
+        of_host = set() if name == "insurer" else {"sums"}
+        folders = {path.parent.name for path in files}
+        assert folders == {"alignments", "checkpoints", "hints"} | of_host
         assert all(is_encrypted(path) for path in files)
         assert not any(kept.scratch().iterdir())
         assert store_of(party).read("alignment", aligned)["name"] == aligned

@@ -141,6 +141,13 @@ def test_trees_that_are_all_of_the_guest_alone_are_warned_of():
         quick(trees=2, guest_trees=2).fit(insurer, y, hosts=hosts)
 
 
+def test_trees_without_a_split_are_warned_of_where_they_are_many():
+    insurer, y, hosts = small()
+    few = {"goss_top": 0.01, "goss_other": 0.01, "learning_rate": 1.0}
+    with pytest.warns(VflWarning, match=r"^3 of 4 trees have no split: fewer trees do as well$"):
+        quick(trees=4, **few).fit(insurer, y, hosts=hosts)
+
+
 def test_hosts_of_the_constructor_serve_all_calls():
     insurer, y, hosts = small()
     once = quick(trees=3, hosts=hosts).fit(insurer, y)

@@ -1,6 +1,5 @@
 """What a run gave away, by a party's record of it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,12 @@ from vfl.jobs.account import Account
 from vfl.jobs.alignments import Alignment, save_alignment
 from vfl.jobs.gave_away import disclosed, given_before
 from vfl.jobs.record import Record
+from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.disclosure import Disclosure
 from vfl.leakage.estimate import expected
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import equations_a_tree
+from vfl.party.row_sums import JobSums
 from vfl.party.store import Store
 
 TREES = {"model": "secureboost", "objective": "binary"}
@@ -80,32 +81,16 @@ def test_sums_of_earlier_jobs_are_those_on_the_alignment(tmp_path: Path) -> None
     assert given_before(store, run) == 0  # the alignment is gone
     alignment = Alignment("a-1", "f0", {"insurer": "f0"}, ("strip",), "", np.arange(9))
     save_alignment(store, alignment)
-    given = {"a-1": {"claims-0": 0.25, "claims-1": 0.5, "claims-2": 1}, "b": {"c": 9}}
-    (tmp_path / "sums.json").write_text(json.dumps(given))
+    given = SumsGiven(store, alignment)
+    for model, before in (("claims-0", 0.0), ("claims-1", 0.25), ("claims-2", 0.75)):
+        given.file.write(given.file.read().with_job(model, JobSums(before, 0.25)))
     assert given_before(store, run) == 0.25  # a job that came later changes no report
-    (tmp_path / "sums.json").write_text("{")
-    with pytest.raises(ModelError, match=r"sums\.json is damaged"):
+    sums = given.known(given.file.read())
+    given.file.write(sums.with_told(given.places(sums), np.full(9, 1.5)))
+    assert given_before(store, replace(run, model="unknown")) == 1.5  # at most
+    given.file.path.write_text("{")
+    with pytest.raises(ModelError, match=r"insurer\.json is damaged"):
         given_before(store, run)
-
-
-def test_sums_of_earlier_jobs_on_what_an_alignment_extends_are_those_before_the_run(
-    tmp_path: Path,
-) -> None:
-    store = Store(tmp_path)
-    for name, extends in (("a-1", None), ("a-2", "a-1")):
-        alignment = Alignment(name, "f0", {"insurer": "f0"}, ("strip",), "", np.arange(9))
-        save_alignment(store, replace(alignment, extends=extends))
-    named = "claims-2026112{}-101500-{}"
-    given = {
-        "a-1": {named.format(1, "ffffff"): 0.5, named.format(5, "000000"): 8},
-        "a-2": {named.format(2, "eeeeee"): 0.25, named.format(3, "aaaaaa"): 4},
-    }
-    (tmp_path / "sums.json").write_text(json.dumps(given))
-    run = record("host")
-    assert given_before(store, replace(run, model=named.format(3, "aaaaaa"), alignment="a-2")) == 0.75
-    # A run that was not counted.
-    hidden = replace(run, model=named.format(4, "bbbbbb"), alignment="a-2")
-    assert given_before(store, hidden) == 4.75
 
 
 def test_linear_models_count_iterations_and_coefficients() -> None:

@@ -86,6 +86,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("lattice fitting", 16),
         ("hidden logistic fitting", 20),
         ("hidden poisson fitting", 16),
+        ("adding", 60),
         ("scoring", 40),
         ("linear scoring", 40),
     ],

@@ -201,7 +201,8 @@ def check_disclosures(record: Record, files: Mapping[str, str], page: Page) -> N
     """What the guest's page says a run of trees gave away: as before the job, but by the splits that
     hosts won."""
     gave = {row["name"]: row for row in rows_of(files["gave_away.csv"])}
-    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows)
+    share = record.rows["train"] / record.aligned_rows
+    of = Circumstances("insurer", ["registry", "bureau"], record.aligned_rows, training=share)
     params = BoostParams.model_validate(record.job["secureboost"])
     before = {one.name: one for one in disclosures(of, params, True)}
     assert set(gave) == set(before)

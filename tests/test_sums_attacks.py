@@ -3,7 +3,6 @@
 What it gets is counted where the host sends it: the nodes of which the host has summed every candidate.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from vfl.jobs import training
 from vfl.jobs.alignments import count_known_rows, load_alignment
 from vfl.jobs.offer import Offer
 from vfl.models.trees import _TreesGuest
+from vfl.party.row_sums import RowSumsFile
 from vfl.party.store import Store
 from vfl.protocols.trees import grower, paillier
 
@@ -53,7 +53,7 @@ class Attack:
     ) -> str | None:
         """A job; the offer says that it is of another model, or goes on, where that is given. What it
         ended with, None for a model."""
-        job = {**JOB, "job": {**JOB["job"], "name": name}}
+        job = {**JOB, "job": {**JOB["job"], "name": name, "holdout": 0.0}}
         job["secureboost"] = {"trees": 2, "depth": 1, "min_child_rows": 10, **settings}
 
         def offer(*parts: Any, **fields: Any) -> Offer:
@@ -75,8 +75,8 @@ class Attack:
 
     @property
     def counted(self) -> float:
-        given = json.loads((self.store / "sums.json").read_text())
-        return sum(a_row for of_models in given.values() for a_row in of_models.values())
+        jobs = RowSumsFile(Store(self.store), "insurer").read().jobs
+        return sum(job.told for job in jobs.values())
 
 
 @pytest.fixture
@@ -157,3 +157,12 @@ def test_a_tree_of_more_rows_than_the_job_draws_is_refused(
     assert "a TreeStart of more rows than the job draws" in str(end)
     assert attack.nodes <= 4 * first
     assert attack.got <= (attack.counted if first else 0.0)
+
+
+def test_aligning_anew_gives_no_more(attack: Attack) -> None:
+    attack.policy["max_sums_a_row"] = 2 * 2 / attack.rows
+    assert attack.train("first") is None
+    attack.room.align()
+    assert len(Store(attack.store).names("alignment")) == 2
+    assert "rows that no earlier job was about" in str(attack.train("second"))
+    assert attack.got == pytest.approx(attack.counted) == pytest.approx(attack.policy["max_sums_a_row"])

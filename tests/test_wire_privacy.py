@@ -494,7 +494,8 @@ DOCUMENT = Path(__file__).parents[1] / "docs" / "messages.md"
 DIRECTIONS = (
     "guest -> host|host -> guest|[Ee]ither -> either|"
     "(?:party|guest|host) -> coordinator|coordinator -> (?:party|guest|host)|"
-    "owner -> others"  # owner: of the job's key
+    "owner -> others|"  # owner: of the job's key
+    "client -> server|server -> client"
 )
 
 

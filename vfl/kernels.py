@@ -28,6 +28,12 @@ def inlined(function: F) -> F:
     return cast(F, _Kernel(function, inline="always"))
 
 
+def is_compiled(function: Callable[..., object]) -> bool:
+    """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
+    alone."""
+    return not isinstance(function, _Kernel) or function.is_compiled
+
+
 @contextlib.contextmanager
 def with_compiler(call: Callable[[], None]) -> Iterator[None]:
     """Call this once numba is imported: now, or in the block, in the first kernel's thread."""
@@ -54,6 +60,10 @@ class _Kernel:
 
     def __call__(self, *arguments: object) -> object:
         return (self._compiled or self.compiled())(*arguments)
+
+    @property
+    def is_compiled(self) -> bool:
+        return self._compiled is not None
 
     def compiled(self) -> Callable[..., object]:
         """What numba makes of it."""

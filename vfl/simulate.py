@@ -249,7 +249,7 @@ class _Aligned:
             fitted,
             traffic,
             await self._idle(fitted.model, own),
-            self.task.kind.doubts(own, self.training),
+            self.task.kind.doubts(fitted.model, own, self.training),
         )
 
     async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:

@@ -62,6 +62,7 @@ from vfl.party.policy import (
     check_repeats,
     today,
 )
+from vfl.party.row_sums import RowSumsFile
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Table
@@ -523,6 +524,7 @@ def _alignment_of_host(
         secret.hex(),
         identities(ids, secret, own_rows, keys),
         keys=keys[np.newaxis].astype(np.int8),
+        counted_as=RowSumsFile(site.store, peer.name).identify(ids, own_rows),
     )
 
 

@@ -62,6 +62,7 @@ class Alignment:
     matched: NDArray[np.int32] | None = None  # shape (channels, rows)
     keys: NDArray[np.int8] | None = None  # shape (channels, rows)
     origin: str | None = None  # at a host, the first of those that it extends, one after the other
+    counted_as: NDArray[np.uint64] | None = None  # at a host, its own rows in party/row_sums.py
 
     def __repr__(self) -> str:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
@@ -72,7 +73,7 @@ class Alignment:
         return [self.normalise, *self.fallback]
 
 
-_ARRAYS = ("rows", "digests", "matched", "keys")
+_ARRAYS = ("rows", "digests", "matched", "keys", "counted_as")
 
 
 def save_alignment(store: Store, alignment: Alignment) -> None:

@@ -26,6 +26,7 @@ from vfl.net.websocket import (
 from vfl.net.wire import KIB
 from vfl.party.at_rest import StoreKey
 from vfl.party.config import Party
+from vfl.party.config_values import Role
 from vfl.party.identity import Certificate, Identity, load, load_certificate
 from vfl.party.ledger import FOLDER, Ledger
 from vfl.party.revocation import RevocationList, Revoked, refuse_revoked
@@ -224,7 +225,20 @@ class Site:
             patience,
             opening=OPENING,
             period=PERIOD,
+            waits_for=self.awaited,
         )
+
+    @property
+    def awaited(self) -> list[str]:
+        """The peers that dial this party, if any do: they have no address."""
+        return [name for name, peer in self.party.peers.items() if peer.address is None]
+
+    def where(self, listener: Listener) -> str:
+        """Where this party can be reached, in words."""
+        address = self.party.party.listen or ""
+        if listener.relay is None:
+            return f"listening on {address.rpartition(':')[0]}:{listener.port}"
+        return f"waiting at {address} for {' and '.join(self.awaited)}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -322,9 +336,16 @@ async def warn_daily(site: Site, show: Show) -> None:
 
 
 async def connect_hosts(
-    site: Site, names: list[str], wait: float, show: Show, listener: Listener | None
+    site: Site,
+    names: list[str],
+    wait: float,
+    show: Show,
+    listener: Listener | None,
+    role: Role = "host",
 ) -> list[Peer]:
     """A session with each host, in the order of `names`; those without an address dial `listener`.
+
+    `role`: what they have to be.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
     certificate that is not the pinned one, not valid now, or revoked meanwhile.
@@ -382,7 +403,7 @@ async def connect_hosts(
         async with site.while_not_revoked(names):
             await meet()
         for peer in sessions.values():
-            check_role(peer, "host")
+            check_role(peer, role)
     except VflError as error:
         await stop_all(sessions.values(), error)
         raise
@@ -404,11 +425,20 @@ def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnrea
     if known:
         text = f"no connection from {names} within {wait:.0f} s: {'; '.join(known)}"
     else:
-        text = (
-            f"no connection from {names} within {wait:.0f} s: is `vfl serve` running there, "
-            f"and does it dial port {listener.port} of this machine?"
-        )
+        text = f"no connection from {names} within {wait:.0f} s: {_why_silent(missing, listener)}"
     return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
+
+
+def _why_silent(missing: list[str], listener: Listener) -> str:
+    """Why peers of whom nothing was heard may not have come."""
+    if listener.relay is None:
+        return f"is `vfl serve` running there, and does it dial port {listener.port} of this machine?"
+    if why := listener.troubles.get(missing[0]):
+        return f"{listener.relay}: {why}"
+    return (
+        f"is `vfl serve` running there, does it dial {listener.relay}, and does each side pin the "
+        "certificate that the other uses?"
+    )
 
 
 def _awaited(site: Site, names: list[str]) -> list[str]:
@@ -427,9 +457,10 @@ async def _turn_away(listener: Listener, hosts: list[Peer]) -> None:
 
 @contextlib.asynccontextmanager
 async def hosts_of(
-    site: Site, wait: float, show: Show, names: list[str] | None = None
+    site: Site, wait: float, show: Show, names: list[str] | None = None, role: Role = "host"
 ) -> AsyncIterator[list[Peer]]:
-    """Sessions with hosts for one job; whatever ends the job, every host is told why."""
+    """Sessions with hosts for one job; whatever ends the job, every host is told why. `role`: what
+    they have to be, if not hosts."""
     names = names or site.party.partners
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(site.journal.seal, show.say)
@@ -438,7 +469,7 @@ async def hosts_of(
             if site.party.party.listen is None:
                 raise ConfigError("[party] listen is missing: some peers have no address to dial")
             listener = await stack.enter_async_context(site.listen(site.party.party.listen, show))
-        hosts = await connect_hosts(site, names, wait, show, listener)
+        hosts = await connect_hosts(site, names, wait, show, listener, role)
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)

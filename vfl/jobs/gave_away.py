@@ -10,6 +10,7 @@ from vfl.jobs.record import Record
 from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
+from vfl.leakage.of_rows import of_rows
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.halves import objective_of
@@ -38,6 +39,13 @@ def disclosed(
         params = kind.stored_params(record.job[kind.name])
     except ValueError:
         return []
+    if record.over_rows:
+        server = record.server if record.role != "coordinator" else record.party
+        steps = _iterations(record) or len(record.curve) or None
+        found = of_rows(record.parties, server, params, steps)
+        if record.role == "coordinator":
+            found = [one for one in found if one.name.startswith(("blind", "server"))]
+        return found
     guest, *hosts = record.parties
     told_rows = record.role != "coordinator"
     if not hosts or (told_rows and not record.aligned_rows):
@@ -48,7 +56,18 @@ def disclosed(
         iterations=_iterations(record),
     )
     rows, told = (record.aligned_rows if told_rows else 1), record.role == "host"
-    of = Circumstances(guest, hosts, rows, candidates or {}, own or {}, given, ran=ran, counts=told)
+    of = Circumstances(
+        guest,
+        hosts,
+        rows,
+        candidates or {},
+        own or {},
+        given,
+        known=record.rows.get("known", 0),
+        training=_training_share(record, params),
+        ran=ran,
+        counts=told,
+    )
     found = disclosures(of, params, loss_of(objective_of(record.job)).link == "logit")
     if not told_rows:
         found = [_without_rows(one) for one in found if one.name.startswith("coordinator")]
@@ -64,13 +83,21 @@ def _without_rows(one: Disclosure) -> Disclosure:
 
 
 def given_before(store: Store, record: Record) -> float:
-    """Sums about a row that earlier jobs on the alignment of a host's run told. Raises ModelError when
+    """Sums about a row that jobs before a host's run told its guest. Raises ModelError when
     the counts are damaged."""
     try:
         alignment = load_alignment(store, record.alignment)
     except ModelError:  # it is no longer kept
         return 0.0
-    return SumsGiven(store).before(alignment, record.model)
+    return SumsGiven(store, alignment).before(record.model)
+
+
+def _training_share(record: Record, params: BoostParams | GlmParams) -> float:
+    """The share of the aligned rows that trained: of who knows no better, as the job file has it."""
+    if "train" in record.rows and record.aligned_rows:
+        return record.rows["train"] / record.aligned_rows
+    validation = params.validation_share if isinstance(params, BoostParams) else 0.0
+    return (1 - float(record.job["job"].get("holdout", 0.0))) * (1 - validation)
 
 
 def _joint(record: Record, params: BoostParams | GlmParams) -> int:

@@ -26,7 +26,7 @@ from vfl.leakage.meter import disclosures
 from vfl.learn.binning import Features
 from vfl.learn.losses import Loss
 from vfl.models.kind import PartyColumns
-from vfl.models.kinds import kind_of_job
+from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_job, check_intersection, today
 from vfl.party.sections import PolicySection
@@ -112,7 +112,8 @@ def foresee(
     alignment = _alignment(store, party, guest) if rows is None else None
     starts, hosts = _parties(party, alignment, guest)
     many = len(alignment.rows) if alignment else rows or 0
-    of = Circumstances(starts, hosts, many, counts=alignment is not None and party.role == "host")
+    counts = alignment is not None and party.role == "host"
+    of = Circumstances(starts, hosts, many, counts=counts, training=expected_share(job))
     columns, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
         table = read_table(party.data, role="host", need_label=False)
@@ -123,7 +124,7 @@ def foresee(
                 "several of the guest's are joined to one"
             )
         columns = sizes.columns
-        given = SumsGiven(store).on(alignment) if alignment else 0.0
+        given = _given(store, party, job, alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
         of = replace(
             of,
@@ -140,6 +141,14 @@ def foresee(
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
     return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))
+
+
+def _given(store: Store, party: Party, job: Job, alignment: Alignment) -> float:
+    """Sums about a row of the alignment that a host's earlier jobs gave."""
+    given = SumsGiven(store, alignment)
+    if (told := kind_of_job(job).tells_sums) is None:
+        return given.told
+    return given.weigh(party.policy, told, expected_share(job)).before
 
 
 def _refusals(party: Party, job: Job, of: Circumstances) -> list[str]:

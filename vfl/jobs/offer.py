@@ -24,6 +24,7 @@ OfferedDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
 Task = Literal["align", "train", "score"]
+RowCount = Annotated[int, msgspec.Meta(ge=1)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
 Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
@@ -54,18 +55,21 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     job: OfferedDigest  # SHA-256 of the canonical job, of nothing without one
     done: Steps = 0  # trees or gradients that an interrupted run of the model has done
     matching: Matching = Matching()
+    training: RowCount | None = None  # aligned rows that train
 
     @property
     def statement(self) -> bytes:
         """The bytes that are signed: a fixed text and the SHA-256 of the terms as canonical JSON, run
-        and job in hex. What is plain of `matching` is left out: what was signed before there was such a
-        thing can still be verified."""
+        and job in hex. What is plain of `matching`, and no `training`, are left out: what was signed
+        before there was such a thing can still be verified."""
         fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
         plain = Matching()
         matching = msgspec.structs.asdict(fields.pop("matching"))
         stated = {name: value for name, value in matching.items() if value != getattr(plain, name)}
         if stated:
             fields["matching"] = stated
+        if self.training is None:
+            del fields["training"]
         return b"vfl agreement\0" + hashlib.sha256(canonical_json(fields)).digest()
 
     @property
@@ -77,9 +81,9 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
     its purpose, the names of the hosts, the rules for ids and how rows are matched, which alignment or
-    model it is about; how many steps of an interrupted run the guest has kept; the fingerprints of all
-    parties' certificates; the hash of the newest seal of the guest's ledger, which is random to who does
-    not have the ledger. Signed by the guest but for this hash."""
+    model it is about; how many of the aligned rows train; how many steps of an interrupted run the guest
+    has kept; the fingerprints of all parties' certificates; the hash of the newest seal of the guest's
+    ledger, which is random to who does not have the ledger. Signed by the guest but for this hash."""
 
     task: Task
     run: Run  # random, names this run
@@ -88,6 +92,7 @@ class Offer(Message, frozen=True):
     alignment: Name | None = None
     model: Name | None = None
     job: bytes = b""  # canonical, for training
+    training: RowCount | None = None  # aligned rows that train
     done: Steps = 0
     matching: Matching = Matching()
     fingerprints: dict[OfferedName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
@@ -109,6 +114,7 @@ class Offer(Message, frozen=True):
             hashlib.sha256(self.job).digest(),
             self.done,
             self.matching,
+            self.training,
         )
 
 

@@ -1,7 +1,7 @@
 """A party's own table and its ids, as a job reads them."""
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
 from vfl.errors import Refused
@@ -71,6 +71,14 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
         data.id_readings,
         table.row_numbers,
     )
+
+
+def names_shown(site: Site, table: Table) -> Callable[[str], str]:
+    """The name under which the guest may see a column: its own, or the party's and a number."""
+    if site.party.policy.show_names:
+        return str
+    numbers = {name: i for i, name in enumerate(table.features, 1)}
+    return lambda column: f"{site.party.name}:{numbers[column]}"
 
 
 async def table_of(

@@ -10,6 +10,7 @@ from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import equations_a_tree
+from vfl.models.kinds import expected_share
 from vfl.party.config import Job, Party
 from vfl.party.policy import (
     LIMITS,
@@ -75,7 +76,7 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
     params = job.params
     if isinstance(params, BoostParams):
         if aligned is not None:
-            sums = SumsGiven(store).weigh(policy, aligned, params)
+            sums = SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
@@ -118,7 +119,7 @@ def _sums_note(
         earlier = f", after {sums.before:.3g} of earlier jobs" if sums.before else ""
         return (
             f"alignment {alignment.name}: {sums.job.equations_a_row:.3g} sums a row of {trees} over "
-            f"{counted(sums.rows, 'row')}{earlier}; {rule}"
+            f"{counted(sums.rows, 'row')} that train{earlier}; {rule}"
         )
     if isinstance(policy.max_sums_a_row, str):
         return f"no alignment is here yet; {rule}"

@@ -66,7 +66,7 @@ class Record:
     aligned_rows: int
     ended: str  # ISO 8601, UTC
     account: Account
-    rows: dict[str, int] = field(default_factory=dict)  # trained on, ...; at the guest
+    rows: dict[str, int] = field(default_factory=dict)  # that train, ...; at a host, that it knows
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     measure: str = ""  # what the curve's loss is
     curve: list[dict[str, float | None]] = field(default_factory=list)  # of each tree or iteration
@@ -77,6 +77,16 @@ class Record:
     ids: str = ""  # digest of the ids of the guest's table in training; of runs since there is one
     warnings: list[str] = field(default_factory=list)  # where the model is weak, for this party's people
     split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"; at the guest
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party had rows of its own."""
+        return bool(self.job["job"].get("partition") == "rows")
+
+    @property
+    def server(self) -> str:
+        """Who led a job over rows."""
+        return "the server" if self.agreement is None else self.agreement.terms.guest
 
 
 def now() -> str:

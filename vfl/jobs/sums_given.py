@@ -1,232 +1,317 @@
-"""How many sums about a row a host has given its guests, by alignment, and the most that it gives.
+"""How many sums about a row a host has given each guest, and the most that it gives.
 
-With enough of them a guest works the host's table out (docs/leakage.md). They are counted tree by tree,
-by the most that a tree can give away and before it gives any, over all jobs on an alignment and on all
-that extend one another, in a file of the store. A count never goes down: not for a job that ends early,
-not for a tree that is grown again after a kill. A job that starts has the trees that it still needs
-reserved, as long as it runs: one that runs beside it gets what is left.
+With enough of them a guest works the host's table out (docs/leakage.md). They are counted by the rows
+that they are of (party/row_sums.py), tree by tree, by the most that a tree can give away and before it
+gives any, over all alignments and jobs of a guest. A count never goes down: not for a job that ends
+early, not for a tree that is grown again after a kill. A job that starts has the trees that it still
+needs reserved, as long as it runs: one that runs beside it gets what is left.
+
+Under a key a host sees which rows a tree is of. Over the lattice engine it does not: there each row is
+counted as one of those that train, by the number that the guest says.
 """
 
-import math
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
-import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
-from vfl.errors import ModelError, Refused
-from vfl.jobs.alignments import Alignment, count_known_rows, origin_of, origins
-from vfl.jobs.names import began
+from vfl.arrays import Floats, Integers, Mask
+from vfl.errors import Refused
+from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
+from vfl.jobs.offer import Offer
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
-from vfl.party.counts import ANEW, Counts
+from vfl.models.kinds import expected_share
+from vfl.net.peer import Peer
+from vfl.party.config import Job
 from vfl.party.policy import rule_words
+from vfl.party.row_sums import JobSums, RowSums, RowSumsFile, numbers_within, share_out
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
+from vfl.protocols.align.join import number_values
 from vfl.text import counted
 
-_Given = dict[str, dict[str, float]]
-"""By alignment, the first of those that extend one another, and model."""
-_DECODER = msgspec.json.Decoder(_Given)
-
+_LEAST = 2  # sums of a tree of one split
 _ROUNDING = 1e-9  # of the limit: trees are added up one by one
-_RESERVED: dict[tuple[Path, str], list["SumsBudget"]] = {}
-"""Of jobs of this process, by file and origin of the alignment."""
+_RESERVED: dict[Path, list["SumsBudget"]] = {}
+"""Of jobs of this process, by the file of the guest."""
 
 
 @dataclass(frozen=True)
 class WeighedSums:
     """What a job of trees would give away on an alignment."""
 
-    rows: int  # different ones of the host's table
-    before: float  # sums a row of earlier jobs, and of those under way
+    rows: int  # different ones of the host's table that train
+    before: float  # sums a row of earlier jobs on them, and of those under way
     job: Estimate
     broken: str | None  # the rule that it breaks, in words
 
 
 class SumsGiven:
-    """The count of a host, which jobs and processes that share the store keep together."""
+    """The count of a host about the rows of an alignment, which jobs and processes that share the store
+    keep together."""
 
-    def __init__(self, store: Store) -> None:
-        self._store = store
-        self._counts = Counts(store, "sums", _DECODER, ANEW, "the sums that it gives")
+    def __init__(self, store: Store, alignment: Alignment) -> None:
+        self.alignment = alignment
+        self.file = RowSumsFile(store, guest_of(alignment))
+        numbers, first = number_values(alignment.rows)
+        counted_as = _counted_as(store, alignment, alignment.rows[first])
+        self._rows, number = np.unique(counted_as, return_inverse=True)
+        self._of_aligned = np.append(number, -1)[numbers]
+        """Of each aligned row which of `_rows` it is, -1 for none that the host has."""
+        self._found: tuple[NDArray[np.uint64], Integers] | None = None
 
-    def on(self, alignment: Alignment, but: str | None = None) -> float:
-        """Sums about a row that jobs on an alignment may have told so far, without those of a model."""
-        given = self._read()
-        return sum(
-            a_row
-            for name in self._counted_with(alignment, given)
-            for model, a_row in given[name].items()
-            if model != but
-        )
+    @property
+    def told(self) -> float:
+        """The most sums that jobs may have told about a row. Raises ModelError when the file is
+        damaged."""
+        sums = self.file.read()
+        return float(sums.of(self.places(sums)).max(initial=0.0))
 
-    def before(self, alignment: Alignment, model: str) -> float:
-        """The same of jobs before that of a model: in the order in which they were counted, or by the
-        times in their names where that one was not counted with them."""
-        given, total = self._read(), 0.0
-        for name in self._counted_with(alignment, given):
-            models = given[name]
-            if model in models:
-                earlier = [*models][: [*models].index(model)]
-            else:
-                earlier = [other for other in models if began(other) < began(model)]
-            total += sum(models[other] for other in earlier)
-        return total
+    def before(self, model: str) -> float:
+        """Sums a row that were told before the job of a model. Raises ModelError when the file is
+        damaged."""
+        job = self.file.read().jobs.get(model)
+        return self.told if job is None else job.before
 
     def weigh(
-        self, policy: PolicySection, alignment: Alignment, params: BoostParams, done: int = 0
+        self, policy: PolicySection, params: BoostParams, training: float, done: int = 0
     ) -> WeighedSums:
         """What a job comes to before it is done, or what is left of it after so many trees are `done`.
-        Raises ModelError when the file is damaged."""
-        before = self.on(alignment) + sum(one.left for one in self._reserved(alignment))
-        known, most = count_known_rows(alignment.rows), policy.max_sums_a_row
-        rows = len(alignment.rows)
-        job = estimate(rows, params, params.sums, before, known=known, done=done)
-        broken = None
-        if job.equations and not isinstance(most, str) and _exceeds(before + job.equations_a_row, most):
-            broken = _too_many(job, params, known, before, policy, done)
-        return WeighedSums(known, before, job, broken)
+
+        training: the share of the aligned rows that train. Raises ModelError when the file is damaged.
+        """
+        return self._weigh(self.file.read(), policy, params, training, done)
 
     def check(
-        self, policy: PolicySection, alignment: Alignment, params: BoostParams, done: int = 0
+        self, policy: PolicySection, params: BoostParams, training: float, done: int = 0
     ) -> WeighedSums:
         """As `weigh`. Raises Refused for a job that would tell more than the policy allows."""
-        weighed = self.weigh(policy, alignment, params, done)
-        if weighed.broken is not None:
-            raise Refused(weighed.broken)
-        return weighed
+        return _checked(self.weigh(policy, params, training, done))
 
     def reserve(
         self,
         policy: PolicySection,
-        alignment: Alignment,
         model: str,
         params: BoostParams,
+        training: float,
         done: int = 0,
     ) -> "SumsBudget":
         """Reserve what the trees of a job after the `done` ones may tell; nothing is counted yet.
 
         Raises as `check`, and DataError when the count cannot be locked.
         """
-        with self.in_turn():
-            job = self.check(policy, alignment, params, done).job
-            hidden = params.sums == "hidden"
-            budget = SumsBudget(self, policy, alignment, model, job, hidden)
-            _RESERVED.setdefault(self._place(alignment), []).append(budget)
+        with self.file.in_turn():
+            sums = self.known(self.file.read())
+            weighed = _checked(self._weigh(sums, policy, params, training, done))
+            if model not in sums.jobs:
+                sums = sums.with_job(model, JobSums(weighed.before, 0.0))
+            self.file.write(sums)
+            budget = SumsBudget(self, policy, model, params, weighed)
+            self._reserved.append(budget)
         return budget
 
-    def in_turn(self) -> AbstractContextManager[None]:
-        """Change the count in turn with others."""
-        return self._counts.in_turn()
-
-    def add(self, alignment: Alignment, model: str, a_row: float) -> None:
-        """Add to what a model has told; the lock is held. Raises DataError when the file cannot be
-        written."""
-        given, origin = self._read(), origin_of(self._store, alignment)
-        of_models = given.setdefault(origin, {})
-        of_models[model] = of_models.get(model, 0.0) + a_row
-        self._counts.write(given)
-
-    def release(self, alignment: Alignment, budget: "SumsBudget") -> None:
+    def release(self, budget: "SumsBudget") -> None:
         """Reserve no more for a job, which has ended."""
-        reserved = _RESERVED.get(self._place(alignment), [])
-        if budget in reserved:
-            reserved.remove(budget)
+        if budget in self._reserved:
+            self._reserved.remove(budget)
 
-    def _reserved(self, alignment: Alignment) -> list["SumsBudget"]:
-        return list(_RESERVED.get(self._place(alignment), ()))
+    def known(self, sums: RowSums) -> RowSums:
+        """A count that has the rows of the alignment, too."""
+        return sums.with_rows(self._rows) if (self._all_places(sums) < 0).any() else sums
 
-    def _place(self, alignment: Alignment) -> tuple[Path, str]:
-        return self._counts.path.resolve(), origin_of(self._store, alignment)
+    def places(self, sums: RowSums, rows: Mask | None = None) -> Integers:
+        """Where the rows of the alignment are in the count, or some of them; each once."""
+        places = self._all_places(sums)
+        if rows is None:
+            return places
+        own, chosen = self._of_aligned[rows], np.zeros(len(places), np.bool_)
+        chosen[own[own >= 0]] = True
+        return places[chosen]
 
-    def _counted_with(self, alignment: Alignment, given: _Given) -> list[str]:
-        """The names under which sums on the alignment, and on those that extend it or that it extends,
-        were counted: now the origin's, before each alignment's own."""
-        line = origins(self._store, alignment)
+    def _all_places(self, sums: RowSums) -> Integers:
+        """Found once, as long as the count has the same rows."""
+        if self._found is None or self._found[0] is not sums.rows:
+            self._found = (sums.rows, sums.places(self._rows))
+        return self._found[1]
 
-        def belongs(name: str) -> bool:
-            try:
-                return name in line or origin_of(self._store, name) == line[-1]
-            except ModelError:  # said when that one is used
-                return False
+    @property
+    def _reserved(self) -> list["SumsBudget"]:
+        return _RESERVED.setdefault(self.file.path.resolve(), [])
 
-        return [name for name in given if belongs(name)]
-
-    def _read(self) -> _Given:
-        return self._counts.read() or {}
+    def _weigh(
+        self, sums: RowSums, policy: PolicySection, params: BoostParams, training: float, done: int
+    ) -> WeighedSums:
+        for other in self._reserved:
+            sums = other.spent(sums)
+        rows = len(self.alignment.rows)
+        known = max(1, round(training * count_known_rows(self.alignment.rows)))
+        job = estimate(rows, params, params.sums, known=known, done=done)
+        told = sums.of(self.places(sums))
+        if job.equations:
+            after = _add(told, job.equations_a_row * len(told), even=sees_no_rows(params))
+            before = max(0.0, _most(told, after) - job.equations_a_row)
+        else:
+            before = float(told.max(initial=0.0))
+        job = estimate(rows, params, params.sums, before, known=known, done=done)
+        broken, most = None, policy.max_sums_a_row
+        if job.equations and not isinstance(most, str) and _exceeds(before + job.equations_a_row, most):
+            room = _room(told, most, even=sees_no_rows(params))
+            broken = _too_many(_Excess(job, known, before, room), params, policy, done)
+        return WeighedSums(known, before, job, broken)
 
 
 class SumsBudget:
     """What a job that runs may still tell of the rows of an alignment."""
 
     def __init__(
-        self,
-        given: SumsGiven,
-        policy: PolicySection,
-        alignment: Alignment,
-        model: str,
-        job: Estimate,
-        hidden: bool,
+        self, given: SumsGiven, policy: PolicySection, model: str, params: BoostParams, job: WeighedSums
     ) -> None:
-        self._given, self._policy, self._alignment, self._model = given, policy, alignment, model
-        self._hidden, self._trees = hidden, job.joint
-        self._a_tree = job.equations_a_row / max(1, job.joint)
+        self._given, self._policy, self._model, self._job = given, policy, model, job
+        self._even, self._hidden = sees_no_rows(params), params.sums == "hidden"
+        self._all_rows = params.subsample == 1 and not params.goss_top
+        self._trees = job.job.joint
+        self._a_tree = job.job.equations_a_row / max(1, job.job.joint)
 
-    @property
-    def left(self) -> float:
-        """Sums a row of the trees that are still to come."""
-        return self._a_tree * self._trees
+    def spent(self, sums: RowSums) -> RowSums:
+        """What will have been told once the trees have been grown that are still to come."""
+        places = self._given.places(sums)
+        told = sums.of(places)
+        return sums.with_told(places, _add(told, self._trees * self._a_tree * len(told), self._even))
 
-    def count_tree(self) -> None:
-        """Count a tree that begins, before it tells anything.
+    def count_tree(self, drawn: Mask | None = None) -> None:
+        """Count a tree that begins, before it tells anything. drawn: its rows, as far as they are seen.
 
         Raises Refused when it would be more than the policy allows, or than the job has, and then counts
         nothing; ModelError when the file is damaged, DataError when it cannot be written.
         """
         if self._hidden:
             return
-        with self._given.in_turn():
-            most = self._policy.max_sums_a_row
-            before = self._given.on(self._alignment)
-            if self._trees < 1 or (not isinstance(most, str) and _exceeds(before + self._a_tree, most)):
-                raise Refused(
-                    f"a further tree breaks {rule_words(self._policy, 'max_sums_a_row')}, after "
-                    f"{before:.3g} sums a row of all jobs on the alignment: fewer trees or less depth, "
-                    "or the host raises the rule"
-                )
-            self._given.add(self._alignment, self._model, self._a_tree)
+        given, file = self._given, self._given.file
+        with file.in_turn():
+            sums = given.known(file.read())
+            places = given.places(sums, drawn)
+            told = sums.of(places)
+            # The rows of a tree that are not the host's own tell it nothing about its table.
+            of_tree = self._a_tree * (len(told) if drawn is None else self._job.rows)
+            if self._trees < 1 or self._is_too_much(told, _add(told, of_tree, self._even)):
+                raise self._refused(sums, "a further tree breaks")
+            whole = self._trees * of_tree
+            if self._all_rows and self._is_too_much(told, _add(told, whole, self._even)):
+                raise self._refused(sums, f"{counted(self._trees, 'further tree')} would break")
+            told_of_job = sums.jobs[self._model].told if self._model in sums.jobs else 0.0
+            before = sums.jobs[self._model].before if self._model in sums.jobs else self._job.before
+            after = sums.with_told(places, _add(told, of_tree, self._even))
+            file.write(after.with_job(self._model, JobSums(before, told_of_job + self._a_tree)))
             self._trees -= 1
 
     def close(self) -> None:
         """Give back what was reserved and not used."""
-        self._given.release(self._alignment, self)
+        self._given.release(self)
+
+    def _is_too_much(self, told: Floats, after: Floats) -> bool:
+        most = self._policy.max_sums_a_row
+        return not isinstance(most, str) and _exceeds(_most(told, after), most)
+
+    def _refused(self, sums: RowSums, what: str) -> Refused:
+        before = float(sums.of(self._given.places(sums)).max(initial=0.0))
+        return Refused(
+            f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
+            "this and earlier jobs of the guest: the host raises the rule"
+        )
+
+
+def training_share(guest: Peer, offer: Offer, alignment: Alignment, job: Job) -> float:
+    """The share of the aligned rows that train, as the guest says. Raises PeerError for more than there
+    are."""
+    if offer.training is None:
+        return expected_share(job)
+    if offer.training > len(alignment.rows):
+        raise guest.breach("an Offer to train on more rows than are aligned")
+    return offer.training / len(alignment.rows)
+
+
+def guest_of(alignment: Alignment) -> str:
+    """The name of the guest of an alignment."""
+    named = [name for name, print_ in alignment.parties.items() if print_ == alignment.guest]
+    return (named or [*alignment.parties])[0]
+
+
+def sees_no_rows(params: BoostParams) -> bool:
+    """Whether a host does not know which rows a tree is of."""
+    return params.encryption == "lattice"
+
+
+def _counted_as(store: Store, alignment: Alignment, own_rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The numbers under which the host's rows are counted, in the order in which they come first."""
+    if alignment.counted_as is not None:
+        return alignment.counted_as
+    return numbers_within(origin_of(store, alignment), own_rows)
+
+
+def _add(told: Floats, sums: float, even: bool) -> Floats:
+    """What was told of rows, after further sums: of all of them evenly, where it is not known of which;
+    else as is best."""
+    return told + sums / max(1, len(told)) if even else share_out(told, sums)
+
+
+def _most(told: Floats, after: Floats) -> float:
+    """The most of the rows about which there were more."""
+    return float(after[after > told].max(initial=0.0))
+
+
+def _room(told: Floats, most: float, even: bool) -> float:
+    """How many further sums a row there may be of rows."""
+    left = np.maximum(0.0, most - told)
+    return float(left.min(initial=most) if even else left.sum() / max(1, len(told)))
 
 
 def _exceeds(a_row: float, most: float) -> bool:
     return a_row > most * (1 + _ROUNDING)
 
 
-def _too_many(
-    job: Estimate, params: BoostParams, rows: int, before: float, policy: PolicySection, done: int
-) -> str:
+def _checked(weighed: WeighedSums) -> WeighedSums:
+    """Raises Refused for a job that breaks the rule."""
+    if weighed.broken is not None:
+        raise Refused(weighed.broken)
+    return weighed
+
+
+class _Excess(NamedTuple):
+    """What a job would tell of rows that train, after how much, and for how much there is room: in sums
+    a row."""
+
+    job: Estimate
+    rows: int
+    before: float
+    room: float
+
+
+def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done: int) -> str:
     """What breaks the rule, by how much, and what helps."""
-    most = math.inf if isinstance(policy.max_sums_a_row, str) else policy.max_sums_a_row
+    job, rows, before, room = excess
     tree = "joint tree" if params.guest_trees else "tree"
     told = (
-        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over {counted(rows, 'row')}"
+        f"{job.equations_a_row:.3g} sums a row of {counted(job.joint, tree)} over "
+        f"{counted(rows, 'row')} that train"
     )
     rule = f"break {rule_words(policy, 'max_sums_a_row')}"
     if done:  # the job cannot be another one
         return (
             f"{told}, which this job still needs, {rule}, after {before:.3g} of it so far, with trees "
-            "that were begun and not kept, and of earlier jobs on the alignment: the host raises the "
+            "that were begun and not kept, and of earlier jobs on these rows: the host raises the "
             "rule, and the job goes on"
         )
-    earlier = f", after {before:.3g} of earlier jobs on the alignment," if before else ""
-    fit = job.joint_within(max(0.0, most - before))
-    fewer = f"at most {counted(fit, tree)} of this depth, " if fit else ""
-    return (
-        f"{told}{earlier} {rule}: "
-        f'{fewer}less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
-    )
+    earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
+    helps = ['sums = "hidden" with a coordinator', "or the host raises the rule"]
+    if room * rows >= _LEAST:  # else no tree fits, be it ever so flat
+        fit = job.joint_within(room * (1 + _ROUNDING))
+        fewer = [f"at most {counted(fit, tree)} of this depth"] if fit else []
+        helps = [*fewer, *(["less depth"] if params.depth > 1 else []), "more rows", *helps]
+    elif before:
+        helps.insert(0, "rows that no earlier job was about")
+    else:
+        helps.insert(0, "more rows")
+    return f"{told}{earlier} {rule}: {', '.join(helps)}"

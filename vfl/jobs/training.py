@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -13,13 +13,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import (
-    ConfigError,
-    PeerError,
-    PeerLost,
-    PeerStopped,
-    VflError,
-)
+from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
@@ -27,12 +21,12 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import RowParts, evaluate, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import read_guest, say_uses, table_of
+from vfl.jobs.own_table import names_shown, read_guest, say_uses, table_of
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
@@ -46,7 +40,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.jobs.sums_given import SumsGiven
+from vfl.jobs.sums_given import SumsGiven, training_share
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
@@ -70,6 +64,7 @@ from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
+from vfl.protocols.common.course import CountTree
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
@@ -230,6 +225,7 @@ class _GuestTraining:
             alignment=aligned.name,
             model=self.unfinished.name,
             job=self.job.canonical,
+            training=int(self.rows.train.sum()),
             done=self.unfinished.done,
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
         )
@@ -311,18 +307,7 @@ class _GuestTraining:
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
-        evaluation = Evaluation.of(
-            held_out,
-            self.aligned.rows,
-            rows.label,
-            rows.weight,
-            exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, self.aligned.rows, exposure, scores)
 
     def _keep_run(
         self,
@@ -451,20 +436,22 @@ class _HostTraining:
                 count_tree=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
-                shown=_shown(site, self.table),
+                shown=names_shown(site, self.table),
                 admit=self._admit,
             )
             return await role.train(self.peer, run)
 
-    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> Callable[[], None]:
+    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> CountTree:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
         if (told := self.kind.tells_sums) is None:
-            return lambda: None
-        given, policy, name = SumsGiven(self.store), self.site.party.policy, self.unfinished.name
+            return lambda drawn: None
+        policy, name = self.site.party.policy, self.unfinished.name
+        share = training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
 
         def reserve() -> None:
-            budget = given.reserve(policy, self.alignment, name, told, self.offer.done)
+            given = SumsGiven(self.store, self.alignment)
+            budget = given.reserve(policy, name, told, share, self.offer.done)
             ends.callback(budget.close)
             budgets.append(budget)
 
@@ -478,6 +465,27 @@ class _HostTraining:
         again = self.site.party.party.reconnect if self.offer.done else 0.0
         reach = max(_REACH, again)
         return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
+
+    def record(self) -> Record:
+        """What is kept of the run, which has ended."""
+        offer, alignment, unfinished = self.offer, self.alignment, self.unfinished
+        rows = {"known": count_known_rows(alignment.rows)}
+        if offer.training is not None:
+            rows["train"] = offer.training
+        return Record(
+            model=unfinished.name,
+            party=self.site.party.name,
+            role=self.site.party.role,
+            parties=[self.peer.name, *offer.hosts],
+            job=self.job.settings,
+            alignment=alignment.name,
+            aligned_rows=len(alignment.rows),
+            ended=now(),
+            rows=rows,
+            account=unfinished.history.account + unfinished.measure(),
+            monotone=dict(self.kind.recorded_rules(self.columns.rules)),
+            agreement=self.agreement,
+        )
 
     def _admit(self, training: Mask) -> None:
         known = count_known_rows(self.alignment.rows[training])
@@ -513,6 +521,8 @@ async def serve_train(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
 async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     party = site.party
     job = await asyncio.to_thread(Job.from_canonical, offer.job)
+    if job.over_rows:
+        raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(site, offer)
@@ -530,7 +540,9 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
     if (told := kind.tells_sums) is not None:
-        await asyncio.to_thread(SumsGiven(store).check, party.policy, alignment, told, offer.done)
+        share = training_share(peer, offer, alignment, job)
+        given = await asyncio.to_thread(SumsGiven, store, alignment)
+        await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
     features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
@@ -557,19 +569,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         outcome = await work.train()
-        record = Record(
-            model=name,
-            party=party.name,
-            role=party.role,
-            parties=[peer.name, *offer.hosts],
-            job=job.settings,
-            alignment=alignment.name,
-            aligned_rows=len(alignment.rows),
-            ended=now(),
-            account=unfinished.history.account + unfinished.measure(),
-            monotone=dict(kind.recorded_rules(columns.rules)),
-            agreement=work.agreement,
-        )
+        record = work.record()
         save_record(store, record)
         try:
             found = words_of((await peer.recv(Kept)).found)
@@ -590,11 +590,3 @@ def _remove_half(store: Store, name: str) -> None:
     """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
     store.remove("model", name)
     store.remove("run", name)
-
-
-def _shown(site: Site, table: Table) -> Callable[[str], str]:
-    """The name under which the guest may see a column: its own, or the party's and a number."""
-    if site.party.policy.show_names:
-        return str
-    numbers = {name: i for i, name in enumerate(table.features, 1)}
-    return lambda column: f"{site.party.name}:{numbers[column]}"

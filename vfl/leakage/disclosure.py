@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vfl.text import counted
+from vfl.text import counted, in_words
 
 Kind = Literal["told", "worked_out", "cheating"]
 """What the protocol tells outright; what who follows it can work out; what takes one that cheats."""
@@ -108,7 +108,8 @@ class Circumstances:
     `candidates`: split candidates of hosts, where they are known; `columns`: columns of the design of a
     linear model. `given`: sums a row that jobs on the alignment gave before, `counts`: whether they are
     known here; `allowed`: the limit, at the host that looks, infinity for none. `known`: how many
-    different rows of that host's table the aligned ones are, 0 for as many. `ran`: None before a job.
+    different rows of that host's table the aligned ones are, 0 for as many; `training`: the share of
+    rows that train. `ran`: None before a job.
     """
 
     guest: str
@@ -119,14 +120,19 @@ class Circumstances:
     given: float = 0.0
     allowed: float | None = None
     known: int = 0
+    training: float = 1.0
     ran: Ran | None = None
     counts: bool = True
 
     @property
+    def training_rows(self) -> int:
+        """Different rows of a host that train."""
+        return max(1, round(self.training * (self.known or self.rows)))
+
+    @property
     def all_hosts(self) -> str:
         """Their names."""
-        *others, last = self.hosts
-        return f"{', '.join(others)} and {last}" if others else last
+        return in_words(self.hosts)
 
 
 def common_rows(of: Circumstances) -> Disclosure:

@@ -17,6 +17,7 @@ from vfl.leakage.disclosure import (
 from vfl.leakage.estimate import (
     MAX_SUMS_A_ROW,
     Estimate,
+    Sums,
     estimate,
     expected,
     told_by_model,
@@ -54,9 +55,10 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     joint trees as there were. `hidden`: by the job, if that is not said."""
     hides = params.sums == "hidden" if hidden is None else hidden
     if of.ran is None:
-        return estimate(of.rows, params, "hidden" if hides else "open", of.given, known=of.known)
+        sums: Sums = "hidden" if hides else "open"
+        return estimate(of.rows, params, sums, of.given, known=of.training_rows)
     equations = 0 if hides else of.ran.joint * equations_a_tree(of.rows, params)
-    a_row = equations / (of.known or of.rows)
+    a_row = equations / of.training_rows
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
 
 
@@ -118,7 +120,7 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         how = f"no sum of this job: {params.coordinator} opens them, the guest passes on numbers "
         how += "that look random"
         if of.given:
-            how += f"; but {of.given:.3g} equations a row of earlier, open jobs on the alignment"
+            how += f"; but {of.given:.3g} equations a row of earlier, open jobs on these rows"
         else:
             how += _after(of)
         return replace(
@@ -145,8 +147,8 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
     return replace(
         by_sums,
         how=f"{each:,} sums a candidate from each of {counted(sums.joint, 'joint tree')} over "
-        f"{counted(of.known or of.rows, 'row')}, at most: {sums.equations_a_row:.3g} equations a row"
-        f"{_after(of)}{refused}",
+        f"{counted(of.training_rows, 'row')} that train, at most: {sums.equations_a_row:.3g} equations "
+        f"a row{_after(of)}{refused}",
         amount=total,
         success=sums.beyond,
         lower=(_HIDE, *fewer, _FEWER, _GUEST, "more rows"),
@@ -216,7 +218,7 @@ def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
     if safe:
         how, lower = "no sums are seen", ()
     elif params.sums == "hidden":
-        how = "no sums of this job are seen, but those of earlier jobs on the alignment are known"
+        how = "no sums of this job are seen, but those of earlier jobs on these rows are known"
         lower = (_TOLD,)
     elif params.encryption == "lattice":
         how = "sums over groups of any size are shown: taken together they count as above"

@@ -97,9 +97,16 @@ def bin_columns(
 def _categorical(name: str, values: NDArray[np.generic], max_bins: int, min_rows: int) -> Column:
     present = [v for v in values if v is not None]
     names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
+    kept = most_frequent(names, counts, max_bins, min_rows)
+    return Column(name, None, kept, len(present) < len(values))
+
+
+def most_frequent(
+    names: NDArray[np.str_], counts: NDArray[np.int64], max_bins: int, min_rows: int
+) -> tuple[str, ...]:
+    """The categories that are kept apart, of so many rows each, the most frequent first."""
     order = np.lexsort((names, -counts))
-    kept = [str(names[i]) for i in order[: max_bins - 1] if counts[i] >= min_rows]
-    return Column(name, None, tuple(kept), len(present) < len(values))
+    return tuple(str(names[i]) for i in order[: max_bins - 1] if counts[i] >= min_rows)
 
 
 def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: int) -> Column:
@@ -110,22 +117,42 @@ def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: in
         distinct = np.unique(present[at])
         # Each kept value stands for the values above the one before it; the last is the maximum.
         counts = np.diff(np.searchsorted(present, distinct, side="right"), prepend=0)
-    groups = _merge_small(_greedy(counts, max_bins), counts, min_rows)
+    groups = group_values(counts, max_bins, min_rows)
     low = distinct[groups[:-1] - 1]
     # The next value present, not the next one kept: the rows in between belong above the edge.
     high = present[np.searchsorted(present, low, side="right")]
-    with np.errstate(over="ignore"):
+    return Column(name, edges_between(low, high), (), len(present) < len(values))
+
+
+def group_values(
+    counts: NDArray[np.int64], max_bins: int, min_rows: int, ranges: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Ends (exclusive) of the groups that values in order become bins of, of so many rows each.
+
+    `ranges`: which of them stand for many values. A group ends before one if that is nearer to its share
+    of the rows than to end after it, so that the first groups are not larger than the last.
+    """
+    halves = None if ranges is None else np.where(ranges, counts / 2, 0.0)
+    return _merge_small(_greedy(counts, max_bins, halves), counts, min_rows)
+
+
+def edges_between(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Edges at or above `low` and below `high`, in the middle where they can be."""
+    with np.errstate(over="ignore", invalid="ignore"):
         middle = low + (high - low) / 2
     middle = np.where(np.isfinite(middle), middle, low / 2 + high / 2)
     # Between neighbouring floats the middle may round up to `high`, which must stay above the edge.
-    return Column(name, np.where(middle < high, middle, low), (), len(present) < len(values))
+    return np.where(middle < high, middle, low)
 
 
-def _greedy(counts: NDArray[np.int64], max_bins: int) -> NDArray[np.int64]:
+def _greedy(
+    counts: NDArray[np.int64], max_bins: int, halves: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
     """Ends (exclusive) of at most `max_bins` groups of neighbouring distinct values.
 
     A value with more than its share of the rows ends its group, in which smaller values fill half a
-    share at most; the others share the rest evenly (LightGBM, GreedyFindBin).
+    share at most; the others share the rest evenly (LightGBM, GreedyFindBin). `halves`: by so much may a
+    group end below its share, by the value after it.
     """
     if len(counts) <= max_bins:
         return np.arange(1, len(counts) + 1)
@@ -137,7 +164,8 @@ def _greedy(counts: NDArray[np.int64], max_bins: int) -> NDArray[np.int64]:
         size += int(counts[i])
         if not big[i]:
             rest -= int(counts[i])
-        if big[i] or size >= share or (big[i + 1] and size >= max(1.0, share / 2)):
+        reached = size if halves is None else size + halves[i + 1]
+        if big[i] or reached >= share or (big[i + 1] and size >= max(1.0, share / 2)):
             ends.append(i + 1)
             size = 0
             if len(ends) == max_bins - 1:

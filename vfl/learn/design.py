@@ -9,7 +9,7 @@ A design is what its owner keeps to prepare new rows in the same way. Nothing of
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal
@@ -24,9 +24,13 @@ from vfl.text import counted
 FRACTION_BITS = 24
 MISSING = "(missing)"
 """The level of missing values. A category of this very text means the same."""
+OTHER = "(other)"
+"""The level of all categories that are none of those agreed on, where levels are agreed on."""
 
 _SCALE = 2.0**FRACTION_BITS
 _MOST_LEVELS = 65_535  # codes are uint16; more levels are those of an id
+
+_NAMED = 3  # coefficients that an error names at most
 
 _LARGEST = 1e100  # squares of such numbers, and of their inverses, can still be summed
 
@@ -299,8 +303,12 @@ class Design:
 
         Without them the others have full rank. Found by Cholesky's decomposition of the Gram matrix.
         """
-        names, gram = self.coefficients, matrix.with_intercept().gram()
-        return [names[column - 1] for column in _dependent(gram) if column > 0]
+        return self.dependent_by(matrix.with_intercept().gram(), intercept=True)
+
+    def dependent_by(self, gram: Floats, intercept: bool) -> list[tuple[str, str]]:
+        """The same by a Gram matrix, with or without an intercept before the design's columns."""
+        names, free = self.coefficients, int(intercept)
+        return [names[column - free] for column in _dependent(gram) if column >= free]
 
     def relativities(self, coefficients: Floats) -> list[Relativity]:
         """A model's coefficients, in the order of `coefficients`, for its owner to read.
@@ -329,13 +337,21 @@ def _factor(name: str, values: NDArray[np.generic], rules: Rules) -> Factor:
     edges = None if values.dtype == object else _edges(name, values.astype(np.float64), rules)
     places, names = named_levels(name, values, edges)
     counts = np.bincount(places, minlength=len(names)).tolist()
-    rows = {level: n for level, n in zip(names, counts, strict=True) if n}
+    return factor_of(name, dict(zip(names, counts, strict=True)), edges, rules)
+
+
+def factor_of(
+    name: str, counts: Mapping[str, int], edges: tuple[float, ...] | None, rules: Rules
+) -> Factor:
+    """The factor of a column, given how many of the rows to train on are of each level, in the order in
+    which ties for the base level are decided. Raises ValueError as `Design.fit`."""
+    rows = {level: n for level, n in counts.items() if n}
     if MISSING in rows:
         rows[MISSING] = rows.pop(MISSING)  # the last to be shown
     if rows.keys() <= {MISSING}:
-        raise ValueError(f"column '{name}' holds no value: leave it out (ignore)")
+        raise no_value(name)
     if len(rows) == 1:
-        raise ValueError(f"column '{name}' holds one value only: leave it out (ignore)")
+        raise one_value(name, 0)
     if len(rows) > _MOST_LEVELS:
         raise ValueError(
             f"column '{name}' has {len(rows):,} levels, more than {_MOST_LEVELS:,}: if it is an id, "
@@ -352,7 +368,7 @@ def _factor(name: str, values: NDArray[np.generic], rules: Rules) -> Factor:
             f"column '{name}' has no level besides the base '{base}' with "
             f"{counted(rules.min_level_rows, 'row')} (min_level_rows): leave it out (ignore)"
         )
-    kept[base] = len(values) - sum(n for level, n in kept.items() if level != base)
+    kept[base] = sum(rows.values()) - sum(n for level, n in kept.items() if level != base)
     joined = tuple(level for level in rows if level not in kept)
     return Factor(name, base, tuple(kept), tuple(kept.values()), joined, edges)
 
@@ -361,26 +377,41 @@ def _covariate(name: str, values: Floats, rules: Rules) -> Covariate:
     present = values[~np.isnan(values)]
     missing = len(values) - len(present)
     if len(present) == 0:
-        raise ValueError(f"column '{name}' holds no value: leave it out (ignore)")
+        raise no_value(name)
     # By its bounds: rounding gives a column of one value a deviation above 0.
-    low, high = float(present.min()), float(present.max())
-    if low == high:
-        besides = " besides missing ones" if missing else ""
-        raise ValueError(f"column '{name}' holds one value only{besides}: leave it out (ignore)")
-    if max(-low, high) > _LARGEST:
-        raise ValueError(f"column '{name}' holds numbers beyond {_LARGEST:g}: give it in another unit")
+    if float(present.min()) == float(present.max()):
+        raise one_value(name, missing)
+    check_size(name, present)
     mean, deviation = float(present.mean()), float(present.std())
+    fill = float(np.median(present)) if rules.missing == "median" else mean
+    return covariate_of(name, (mean, deviation, fill), (len(present), missing), rules)
+
+
+def covariate_of(
+    name: str, numbers: tuple[float, float, float], rows: tuple[int, int], rules: Rules
+) -> Covariate:
+    """The covariate of a column, given mean, deviation and what stands for a missing number, and how
+    many rows have a number and how many none. Raises ValueError as `Design.fit`."""
+    (mean, deviation, fill), (present, missing) = numbers, rows
     if deviation < 1 / _LARGEST:
         raise ValueError(f"column '{name}' spreads over too little: give it in another unit")
-    return Covariate(
-        name,
-        mean,
-        deviation,
-        fill=float(np.median(present)) if rules.missing == "median" else mean,
-        indicator=rules.missing == "level" and missing >= rules.min_level_rows,
-        rows=len(present),
-        missing=missing,
-    )
+    indicator = rules.missing == "level" and missing >= rules.min_level_rows
+    return Covariate(name, mean, deviation, fill, indicator, present, missing)
+
+
+def check_size(name: str, present: Floats) -> None:
+    """Raises ValueError for numbers that are too large to be used."""
+    if not np.abs(present).max(initial=0.0) <= _LARGEST:
+        raise ValueError(f"column '{name}' holds numbers beyond {_LARGEST:g}: give it in another unit")
+
+
+def no_value(name: str) -> ValueError:
+    return ValueError(f"column '{name}' holds no value: leave it out (ignore)")
+
+
+def one_value(name: str, missing: int) -> ValueError:
+    besides = " besides missing ones" if missing else ""
+    return ValueError(f"column '{name}' holds one value only{besides}: leave it out (ignore)")
 
 
 def _edges(name: str, values: Floats, rules: Rules) -> tuple[float, ...]:
@@ -461,6 +492,20 @@ def _dependent(gram: Floats) -> list[int]:
             root[j:, rank] = rest / math.sqrt(rest[0])
             rank += 1
     return dependent
+
+
+def listed(coefficients: Sequence[tuple[str, str]]) -> str:
+    """What to say of coefficients whose columns are linear combinations, by column and level."""
+    names = [
+        f"column '{column}'" + (f" at level '{level}'" if level else "")
+        for column, level in coefficients[:_NAMED]
+    ]
+    if len(coefficients) > _NAMED:
+        names.append(f"{len(coefficients) - _NAMED:,} more")
+    *first, last = names
+    if not first:
+        return f"{last} is a linear combination"
+    return f"{', '.join(first)} and {last} are linear combinations"
 
 
 def _exp(x: float) -> float:

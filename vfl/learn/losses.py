@@ -23,6 +23,9 @@ Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
 
+LEAST_EXPONENT = -900
+"""Of the largest gradient: smaller ones are zero."""
+
 LARGEST = 1e50
 """Of a label or weight: fourth powers of such numbers, and of their inverses, can still be summed."""
 
@@ -87,6 +90,11 @@ class Loss(ABC):
         with np.errstate(over="ignore", invalid="ignore"):
             return float(np.average(self._half_deviance(score, label), weights=weight))
 
+    def losses(self, score: Floats, label: Floats, weight: Floats) -> Floats:
+        """Each row's weighted loss."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._half_deviance(score, label) * weight
+
     def deviance(self, score: Floats, label: Floats, weight: Floats) -> float:
         """Weighted mean unit deviance, as scikit-learn's mean_tweedie_deviance at `power`."""
         return 2 * self.mean(score, label, weight)
@@ -94,6 +102,25 @@ class Loss(ABC):
     @abstractmethod
     def _half_deviance(self, score: Floats, label: Floats) -> Floats:
         """The loss of each row, 0 where the prediction is the label."""
+
+
+class ConstantSearch:
+    """The search for the constant at which a convex loss has no slope, in an interval that holds it."""
+
+    def __init__(self, at: float, low: float, high: float) -> None:
+        self._low, self._high = low, high
+        self.at = min(max(at, low), high)
+        """Where slope and curvature are wanted next; at the end the constant."""
+        self.ended = not low < high
+
+    def step(self, slope: float, curvature: float) -> None:
+        """Newton's step, halving the interval where it would leave it."""
+        at, low, high = self.at, self._low, self._high
+        low, high = (low, at) if slope > 0 else (at, high)
+        step = at - slope / curvature if curvature > 0 else low
+        self.at = step if low < step < high else low + (high - low) / 2
+        self._low, self._high = low, high
+        self.ended = abs(self.at - at) <= 1e-12 * max(1.0, abs(self.at)) or not low < high
 
 
 @dataclass(frozen=True)
@@ -116,18 +143,11 @@ class LogisticLoss(Loss):
         odds = math.log(ones) - math.log(zeros)
         # Between what would be right if all offsets were the greatest, and if the least.
         low, high = odds - float(offset.max()), odds - float(offset.min())
-        at = min(max(odds - float(np.average(offset, weights=weight)), low), high)
-        while low < high:
-            # Newton's step, halving the interval where it would leave it.
-            g, h = self.gradients(offset + at, label, weight)
-            slope, curvature = float(g.sum()), float(h.sum())
-            low, high = (low, at) if slope > 0 else (at, high)
-            step = at - slope / curvature if curvature > 0 else low
-            after = step if low < step < high else low + (high - low) / 2
-            if abs(after - at) <= 1e-12 * max(1.0, abs(after)):
-                return after
-            at = after
-        return at
+        search = ConstantSearch(odds - float(np.average(offset, weights=weight)), low, high)
+        while not search.ended:
+            g, h = self.gradients(offset + search.at, label, weight)
+            search.step(float(g.sum()), float(h.sum()))
+        return search.at
 
     def predict(self, score: Floats) -> Floats:
         e = np.exp(-np.abs(score))
@@ -301,6 +321,12 @@ class Scales(NamedTuple):
     hessian: float
 
 
+def exponent_of(bound: float) -> int:
+    """The least power of two, by its exponent, that is no less than `bound`; LEAST_EXPONENT at the
+    least."""
+    return math.ceil(math.log2(max(bound, 2.0**LEAST_EXPONENT)))
+
+
 @dataclass(frozen=True)
 class Quantiser:
     """Rounds real numbers to integers of at most `bits` bits."""
@@ -312,7 +338,12 @@ class Quantiser:
     def for_bound(cls, bound: float, bits: int) -> "Quantiser":
         """A quantiser for values of magnitude at most `bound`, by a power of two (exact to undo); below
         2^-900 all become zero."""
-        return cls(bits, 2.0 ** (bits - math.ceil(math.log2(max(bound, 2.0**-900)))))
+        return cls.for_exponent(exponent_of(bound), bits)
+
+    @classmethod
+    def for_exponent(cls, exponent: int, bits: int) -> "Quantiser":
+        """A quantiser for values of magnitude at most 2^exponent."""
+        return cls(bits, 2.0 ** (bits - exponent))
 
     @classmethod
     def filling(cls, bound: float, bits: int) -> "Quantiser":

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers
-from vfl.kernels import kernel
+from vfl.kernels import is_compiled, kernel
 from vfl.learn.binning import Binned, Column, Features
 
 _UNCOMPILED = 1 << 20
@@ -110,30 +110,38 @@ class Candidates:
         """Take candidate `index` in the node of the rows `inside`: the split, and who goes left.
 
         `codes` is the block's, shape (columns, rows); the answer has an entry for each row inside.
-        Where no active row of the node lacks the value, missing ones will follow the majority.
         """
-        column = self.columns[int(self.column[index])]
-        b = int(self.bin[index])
-        own = codes[int(self.column[index])][inside]
-        counted = active[inside]
-        missing = own == column.bins
+        place = int(self.column[index])
+        own = codes[place][inside]
+        counts = np.bincount(own[active[inside]], minlength=self.columns[place].bins + 1)
+        missing_left = self.sends_missing_left(index, counts)
+        return self.split(index, missing_left), self.goes_left(index, own, missing_left)
+
+    def sends_missing_left(self, index: int, counts: Integers) -> bool:
+        """Whether missing values of a numeric column go left, where so many active rows of the node are
+        in each of the column's cells. Where none of them lacks the value, missing ones will follow the
+        majority."""
+        if counts[-1]:
+            return bool(self.missing_left[index])
+        return 2 * int(counts[: int(self.bin[index]) + 1].sum()) >= int(counts.sum())
+
+    def split(self, index: int, missing_left: bool) -> "Split":
+        """A candidate as its owner keeps it."""
+        column, b = self.columns[int(self.column[index])], int(self.bin[index])
         if column.edges is None:
-            left = own == b
-            split = Split(
-                column.name, None, None if b == column.bins else column.categories[b], True, False
-            )
-            return split, left
-        left = own <= b
-        missing_left = bool(self.missing_left[index])
-        if not (missing & counted).any():
-            missing_left = 2 * int((left & counted & ~missing).sum()) >= int(counted.sum())
+            category = None if b == column.bins else column.categories[b]
+            return Split(column.name, None, category, True, False)
         edges = column.edges if column.monotone != "decreasing" else column.edges[::-1]
         threshold = float(edges[b]) if b < len(edges) else None
         above = column.monotone == "decreasing" and threshold is not None
-        return (
-            Split(column.name, threshold, None, False, missing_left, above),
-            np.where(missing, missing_left, left),
-        )
+        return Split(column.name, threshold, None, False, missing_left, above)
+
+    def goes_left(self, index: int, codes: NDArray[np.uint8], missing_left: bool) -> NDArray[np.bool_]:
+        """Which rows with these codes in the candidate's column go left."""
+        column, b = self.columns[int(self.column[index])], int(self.bin[index])
+        if column.edges is None:
+            return np.asarray(codes == b)
+        return np.where(codes == column.bins, missing_left, codes <= b)
 
 
 def _of_column(column: Column) -> list[tuple[int, bool]]:
@@ -182,6 +190,40 @@ def _add(
         for row in rows:
             weight = weights[0] if one else weights[row]
             sums[slot_of_row[row], offsets[c] + codes[c, row]] += weight
+
+
+def gradient_histograms(
+    binned: Binned, candidates: Candidates, rows: Integers, gradient: Integers, hessian: Integers
+) -> Integers:
+    """How many of these rows are in each cell, and the sums of their gradients and hessians, shape
+    (3, cells). `gradient` and `hessian`: of all rows."""
+    sums = np.zeros((candidates.cells, 3), np.int64)
+    g, h = gradient[rows], hessian[rows]
+    if is_compiled(_add_gradients) or len(rows) * len(binned.codes) > _UNCOMPILED:
+        _add_gradients(binned.codes, candidates.offsets, rows, g, h, sums)
+        return np.ascontiguousarray(sums.T)
+    of_rows = np.column_stack([np.ones(len(rows), np.int64), g, h])
+    for codes, offset in zip(binned.codes, candidates.offsets, strict=True):
+        np.add.at(sums, offset + codes[rows], of_rows)
+    return np.ascontiguousarray(sums.T)
+
+
+@kernel
+def _add_gradients(
+    codes: NDArray[np.uint8],
+    offsets: Integers,
+    rows: Integers,
+    gradient: Integers,
+    hessian: Integers,
+    sums: Integers,
+) -> None:
+    """Add one, the gradient and the hessian of each of these rows to its cells."""
+    for c in range(len(codes)):
+        for i in range(len(rows)):
+            cell = offsets[c] + codes[c, rows[i]]
+            sums[cell, 0] += 1
+            sums[cell, 1] += gradient[i]
+            sums[cell, 2] += hessian[i]
 
 
 @dataclass(frozen=True)

@@ -213,6 +213,19 @@ def leaf_weight(node: Sums, scales: Scales, params: BoostParams, bounds: Bounds 
     return float(np.clip(_weight(np.asarray(g), np.asarray(h), params), bounds.low, bounds.high))
 
 
+def child_bounds(
+    ordered: bool, left: Sums, total: Sums, bounds: Bounds, scales: Scales, params: BoostParams
+) -> tuple[Bounds, Bounds]:
+    """Where the weights below the two children of a node must be, by the sums of the left one.
+
+    `ordered`: whether the left must not score higher. `bounds`: of the node.
+    """
+    if not ordered:
+        return bounds, bounds
+    weights = [leaf_weight(sums, scales, params, bounds) for sums in (left, total - left)]
+    return bounds.below(*weights)
+
+
 def furthest(obstacles: Iterable[Obstacle]) -> Obstacle:
     """What stopped the candidates that came furthest, of all parties'."""
     return max(obstacles, key=_OBSTACLES.index, default="columns")
@@ -240,6 +253,13 @@ def best_split(gains_by_party: list[Floats]) -> Choice | None:
     return best
 
 
+def pair_of(node: int, left: int, right: int) -> tuple[int, int]:
+    """The children of a node that has so many active rows on each side: the one that is summed, which
+    is the one with fewer of them, else the left, and its sibling."""
+    children = 2 * node + 1, 2 * node + 2
+    return children if left <= right else children[::-1]
+
+
 @dataclass
 class Frontier:
     """Where every row of a growing tree is, and the pairs of nodes of the current level.
@@ -254,16 +274,13 @@ class Frontier:
     def advance(self, split: list[int], left: NDArray[np.bool_]) -> None:
         """Split these nodes of the level; `left` says for each row of them where it goes.
 
-        The pairs become (summed child, its sibling): the one with fewer active rows, else the left.
+        The pairs become (summed child, its sibling).
         """
         inside = np.isin(self.node_of_row, split)
         step = np.where(left[inside], 1, 2)
         self.node_of_row[inside] = 2 * self.node_of_row[inside] + step
         counts = np.bincount(self.node_of_row[self.active], minlength=2 * max(split, default=0) + 3)
-        self.pairs = [
-            (2 * n + 1, 2 * n + 2) if counts[2 * n + 1] <= counts[2 * n + 2] else (2 * n + 2, 2 * n + 1)
-            for n in split
-        ]
+        self.pairs = [pair_of(n, int(counts[2 * n + 1]), int(counts[2 * n + 2])) for n in split]
 
     @property
     def nodes(self) -> list[int]:

@@ -25,7 +25,7 @@ from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import NO_HINTS
+from vfl.protocols.common.course import NO_HINTS, CountTree
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
@@ -35,6 +35,8 @@ from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.pooled.adding import Adder
+from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.trees.grower import BinnedTables, TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
 
@@ -108,7 +110,7 @@ class HostRun(Generic[H]):
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
     draws: DrawMemory = NO_MEMORY
-    count_tree: Callable[[], None] = lambda: None
+    count_tree: CountTree = lambda drawn: None
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str
@@ -124,6 +126,14 @@ class CoordinatorRun:
     resources: Resources = Resources()
     progress: Callable[[str, int, int | None], None] = lambda what, done, of: None
     done: int = 0  # the steps that all have kept
+
+
+@dataclass(frozen=True)
+class ClientRun:
+    """What a client's role works with, and who follows it. `progress` is told of each step."""
+
+    progress: Callable[[TrainingStep], None] = _ignore
+    checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `client_state`
 
 
 @dataclass(frozen=True)
@@ -242,6 +252,14 @@ class GuestRole(ABC, Generic[G]):
         return None
 
 
+class ClientRole(GuestRole[G]):
+    """A party of a training over rows: it has the label and all columns of rows of its own."""
+
+    @abstractmethod
+    async def add_up(self, adder: Adder, run: ClientRun) -> tuple[G, Floats]:
+        """The whole model, the same at all clients, and the score of this client's rows."""
+
+
 class HostRole(ABC, Generic[H]):
     """A host of a training. Making one prepares what it can before the guest is answered."""
 
@@ -281,6 +299,8 @@ class ModelKind(ABC, Generic[G, H]):
     guest_state: type[Any]
     """What the guest's checkpoints hold."""
     host_state: type[Any]
+    client_state: type[Any]
+    """The same of a party of a training over rows."""
 
     # Settings.
 
@@ -352,6 +372,11 @@ class ModelKind(ABC, Generic[G, H]):
         """A host's role."""
 
     @abstractmethod
+    def client(self, own: PartyColumns, rows: Training, schema: Schema) -> ClientRole[G]:
+        """The role of a party that has rows of its own. Raises ConfigError for settings that have no
+        meaning there, and for columns that are not of the schema."""
+
+    @abstractmethod
     def coordinator_role(self) -> CoordinatorRole:
         """The role of the party that `coordinator` names."""
 
@@ -409,7 +434,7 @@ class ModelKind(ABC, Generic[G, H]):
         """Why a model of a simulation gives all rows the same score: the parameter at fault, and what to
         do."""
 
-    def doubts(self, known: Floats, rows: Training) -> str | None:
+    def doubts(self, model: G, known: Floats, rows: Training) -> str | None:
         """What to say of a simulation's model by the scores, without offset, that rows get."""
         return None
 

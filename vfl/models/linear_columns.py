@@ -1,17 +1,15 @@
 """A party's columns for a linear model, by the rules of its own party file."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from vfl.arrays import Mask
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.design import MISSING, Design, Matrix, Rules
+from vfl.learn.design import MISSING, Design, Matrix, Rules, listed
 from vfl.models.kind import OwnScores
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
 from vfl.text import nearest_name
-
-_NAMED = 3  # coefficients that an error names at most
 
 
 def prepare_columns(
@@ -41,7 +39,7 @@ def prepare_columns(
     dependent = [] if alpha else design.dependent(matrix.take(training))
     if dependent:
         raise DataError(
-            f"{table}: {_listed(dependent)} of other columns: leave out columns (ignore), or set the "
+            f"{table}: {listed(dependent)} of other columns: leave out columns (ignore), or set the "
             "job's alpha above 0",
             for_peer="some of its columns are linear combinations of others: it must leave them out, or "
             "the job needs alpha above 0",
@@ -85,16 +83,3 @@ def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> O
             f"{table}: {error}",
             for_peer="one of its columns is not as it was in training (its log has the details)",
         ) from None
-
-
-def _listed(coefficients: Sequence[tuple[str, str]]) -> str:
-    names = [
-        f"column '{column}'" + (f" at level '{level}'" if level else "")
-        for column, level in coefficients[:_NAMED]
-    ]
-    if len(coefficients) > _NAMED:
-        names.append(f"{len(coefficients) - _NAMED:,} more")
-    *first, last = names
-    if not first:
-        return f"{last} is a linear combination"
-    return f"{', '.join(first)} and {last} are linear combinations"

@@ -16,6 +16,8 @@ from vfl.models.dependence import dependence_on
 from vfl.models.findings import Finding, NothingTrained
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
+    ClientRole,
+    ClientRun,
     ColumnRules,
     CoordinatorRole,
     CoordinatorRun,
@@ -39,6 +41,9 @@ from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
+from vfl.protocols.pooled.adding import Adder
+from vfl.protocols.pooled.bins import Schema
+from vfl.protocols.pooled.trees import PooledTrees, check_params, grow_client
 from vfl.protocols.trees.grower import BinnedTables, GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -118,6 +123,25 @@ class _TreesGuest(GuestRole[GuestModel]):
         return self._count if share == 1 else max(1, round(share * self._count))
 
 
+class _TreesClient(_TreesGuest, ClientRole[GuestModel]):
+    def __init__(self, params: BoostParams, own: PartyColumns, rows: Training, schema: Schema) -> None:
+        check_params(params)
+        schema.check(own.features)
+        super().__init__(params, own, rows)
+        self._features, self._schema = own.features, schema
+
+    async def add_up(self, adder: Adder, run: ClientRun) -> tuple[GuestModel, Floats]:
+        course = GuestCourse[TreeDone, PooledTrees](run.progress, run.checkpoints)
+        params, rows = self._params, self._rows
+        model, score = await grow_client(
+            adder, self._features, rows, self._schema, params, course=course
+        )
+        return replace(model, parties=tuple(self._own)), score
+
+    def check_rows(self) -> None:
+        """Few rows here may be many with those of others."""
+
+
 class _TreesHost(HostRole[HostModel]):
     def __init__(self, params: BoostParams, own: PartyColumns) -> None:
         self._params, self._binned = params, _binned(own, params)
@@ -179,6 +203,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
     losses = OBJECTIVES
     guest_state = GuestTrees
     host_state = HostTrees
+    client_state = PooledTrees
 
     @property
     def coordinator(self) -> str | None:
@@ -219,6 +244,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     def guest(self, own: PartyColumns, rows: Training) -> _TreesGuest:
         return _TreesGuest(self.params, own, rows)
+
+    def client(self, own: PartyColumns, rows: Training, schema: Schema) -> _TreesClient:
+        return _TreesClient(self.params, own, rows, schema)
 
     def host(self, own: PartyColumns) -> _TreesHost:
         return _TreesHost(self.params, own)
@@ -270,12 +298,12 @@ class Trees(ModelKind[GuestModel, HostModel]):
             "all leaves vanish (learning_rate and reg_lambda of [secureboost])",
         )
 
-    def doubts(self, known: Floats, rows: Training) -> str | None:
-        alone = self.params.guest_trees >= self.params.trees
-        if not alone:
-            return None
-        # In the words of the estimators.
-        return self._guest_alone(self.params.trees).replace(" = ", "=")
+    def doubts(self, model: GuestModel, known: Floats, rows: Training) -> str | None:
+        found = [] if (bare := _bare(model)) is None else [bare]
+        if self.params.guest_trees >= self.params.trees:
+            # In the words of the estimators.
+            found.append(self._guest_alone(self.params.trees).replace(" = ", "="))
+        return "; ".join(found) or None
 
     def _guest_alone(self, trees: int) -> str:
         every = "the only tree" if trees == 1 else f"all {counted(trees, 'tree')}"
@@ -286,11 +314,8 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     def findings(self, model: GuestModel, known: Floats, rows: Training) -> list[Finding]:
         found = []
-        bare = sum(not tree.branches for tree in model.trees)
-        if bare > _MANY * len(model.trees):
-            share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
-            text = f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"
-            found.append(Finding("no_split", text))
+        if (bare := _bare(model)) is not None:
+            found.append(Finding("no_split", bare))
         if len(model.trees) <= self.params.guest_trees:
             found.append(Finding("guest_alone", self._guest_alone(len(model.trees))))
         if self.params.early_stopping_rounds and not rows.validation.any():
@@ -418,3 +443,12 @@ def split_by_party(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]
     guest, *hosts = (tuple(own) for own in splits)
     half = GuestModel(model.parties, model.start, tuple(trees), guest)
     return half, {name: HostModel(own) for name, own in zip(model.parties[1:], hosts, strict=True)}
+
+
+def _bare(model: GuestModel) -> str | None:
+    """What there is to say of trees without a split, if they are many."""
+    bare = sum(not tree.branches for tree in model.trees)
+    if not _MANY * len(model.trees) < bare < len(model.trees):  # without any split it is no model
+        return None
+    share = f"{bare:,} of {counted(len(model.trees), 'tree')}"
+    return f"{share} {'has' if bare == 1 else 'have'} no split: fewer trees do as well"

@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, TypeVar, get_args
+from typing import Annotated, Literal, TypeVar, get_args
 
 from pydantic import (
     AfterValidator,
@@ -37,6 +37,8 @@ from vfl.party.config_values import (
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
+from vfl.party.relay_file import RelayFile
+from vfl.party.row_sections import MOST_COLUMNS, RowsSection, SharedColumnSection
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -51,7 +53,7 @@ from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
-MAX_KEYS = 200  # in it; it has some 40
+MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
 _LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
@@ -59,6 +61,21 @@ settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
 SPLITS = ("group", "time")
 """Columns of the guest's table by which a job splits rows. No other party is told of them."""
+_OF_COLUMNS = frozenset(
+    {
+        "goss_top",
+        "goss_other",
+        "sums",
+        "coordinator",
+        "guest_trees",
+        "encryption",
+        "key_bits",
+        "obfuscators",
+        "scores",
+        "max_labels",
+    }
+)
+"""Settings of models over columns alone."""
 
 
 class Party(Section):
@@ -90,8 +107,18 @@ class Party(Section):
 
     @property
     def partners(self) -> list[str]:
-        """The names of peers that hold data, in the party file's order."""
+        """The names of peers with which columns are shared, in the party file's order."""
         return [name for name, peer in self.peers.items() if peer.role is None]
+
+    @property
+    def clients(self) -> list[str]:
+        """The names of peers that have the same columns and rows of their own."""
+        return [name for name, peer in self.peers.items() if peer.role == "client"]
+
+    @property
+    def coordinators(self) -> list[str]:
+        """The names of peers without data."""
+        return [name for name, peer in self.peers.items() if peer.role == "coordinator"]
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
@@ -110,7 +137,8 @@ class Party(Section):
                     "[data] unknown_levels belongs to the guest, who is told of such rows: remove it"
                 )
         self._check_matching()
-        strangers = [name for name in self.policy.guests or () if name not in self.partners]
+        known = (*self.partners, *self.coordinators) if self.role == "guest" else self.partners
+        strangers = [name for name in self.policy.guests or () if name not in known]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
         glm = self.glm
@@ -124,15 +152,27 @@ class Party(Section):
         for name, peer in self.peers.items():
             if peer.role == "coordinator" and peer.address is None:
                 raise ValueError(f"[peers.{name}] needs an address: a coordinator is always dialled")
-        if not self.partners:
+            if peer.role == "client" and self.role != "guest":
+                raise ValueError(
+                    f'[peers.{name}] role = "client" is for parties that have the label and rows of '
+                    "their own: remove the line"
+                )
+            if peer.role == "client" and peer.address is not None:
+                raise ValueError(f"[peers.{name}] is a client, which is never dialled: remove address")
+        if not self.partners and not self.clients:
             raise ValueError("[peers] has a coordinator alone: add a section for a party with data")
+        if self.clients and not self.coordinators:
+            raise ValueError(
+                f"[peers.{self.clients[0]}] is a client, which needs a server: add a section for a peer "
+                'with role = "coordinator"'
+            )
         silent = [name for name in self.partners if self.peers[name].address is None]
         # A host may pin a fellow host without ever dialling it, to check what the guest relays.
         enough = self.role == "host" and len(silent) < len(self.partners)
         if silent and self.party.listen is None and not enough:
             raise ValueError(
                 f"[peers.{silent[0]}] needs an address, or [party] needs listen: "
-                "one of the two sides must listen"
+                "one of the two sides must listen, or wait at a relay"
             )
         return self
 
@@ -190,6 +230,11 @@ class JobSection(Section):
     """What is to be trained and why."""
 
     name: JobName = Field(description="of the model and the run")
+    partition: Literal["columns", "rows"] | None = Field(
+        default=None,
+        description="what parties have of a table: its columns, if absent, or its rows, each with the "
+        "label and all columns",
+    )
     purpose: Annotated[str, AfterValidator(one_line)] = Field(
         min_length=1, max_length=200, description="why, shown to every host"
     )
@@ -224,8 +269,8 @@ class JobSection(Section):
 
     @property
     def unsaid(self) -> set[str]:
-        """The uses of columns that the job says nothing of, and that are no part of it then."""
-        return {name for name in USES if getattr(self, name) is None}
+        """The keys that the job says nothing of, and that are no part of it then."""
+        return {name for name in (*USES, "partition") if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
@@ -247,6 +292,44 @@ class Job(Section):
     job: JobSection
     secureboost: BoostParams = Field(default_factory=lambda: BoostParams.model_validate({}))
     glm: GlmParams = Field(default_factory=lambda: GlmParams.model_validate({}))
+    columns: dict[ColumnName, SharedColumnSection] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=MOST_COLUMNS,
+        description="of a job over rows, the columns that all parties have",
+    )
+    rows: RowsSection = Field(default_factory=RowsSection)
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party has rows of its own."""
+        return self.job.partition == "rows"
+
+    @model_validator(mode="after")
+    def _partition(self) -> "Job":
+        if not self.over_rows:
+            for section in ("columns", "rows"):
+                if section in self.model_fields_set:
+                    raise ValueError(
+                        f'section [{section}] is for partition = "rows" in [job]: add it, or remove the '
+                        "section"
+                    )
+            return self
+        if self.columns is None:
+            raise ValueError(
+                'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
+            )
+        unfit = sorted(_OF_COLUMNS & self.params.model_fields_set)
+        if unfit:
+            raise ValueError(
+                f'[{self.job.model}] {unfit[0]} is not for partition = "rows": parties add up numbers '
+                "that nobody sees, remove the line"
+            )
+        if by := [key for key in SPLITS if getattr(self.job, key) is not None]:
+            raise ValueError(
+                f"[job] {by[0]} is for a guest's table: each party holds rows of its own out at random"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_model(self) -> "Job":
@@ -299,7 +382,7 @@ class Job(Section):
                     f"[job] {key} = true, but [data] of the party file names no column for it: add "
                     f"{key} there, or take the line out of the job"
                 )
-            by_default = key != "exposure" or self.loss.no_exposure is None
+            by_default = not self.over_rows and (key != "exposure" or self.loss.no_exposure is None)
             if name is not None and (by_default if said is None else said):
                 used[key] = name
         return used
@@ -326,6 +409,10 @@ class Job(Section):
             "job": {*_LABELS.values(), *self.job.unsaid, *SPLITS} - {self.job.label_key}
         }
         left_out |= dict.fromkeys(_LABELS.keys() - {self.job.model}, True)
+        if self.over_rows:
+            left_out[self.job.model] = set(_OF_COLUMNS)
+        else:
+            left_out |= dict.fromkeys(("columns", "rows"), True)
         return self.model_dump(mode="json", exclude=left_out)
 
     @cached_property
@@ -387,9 +474,17 @@ def load_job(path: str | Path) -> Job:
     return _load(Path(path), Job, "job")
 
 
+def load_relay(path: str | Path) -> RelayFile:
+    """The file of a relay at `path`. Raises ConfigError."""
+    return _load(Path(path), RelayFile, "relay")
+
+
+_MODELS: dict[FileKind, type[BaseModel]] = {"party": Party, "job": Job, "relay": RelayFile}
+
+
 def schema(kind: FileKind) -> Schema:
-    """The JSON Schema of a party file or a job file."""
-    model: type[BaseModel] = Party if kind == "party" else Job
+    """The JSON Schema of a kind of file."""
+    model = _MODELS[kind]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **model.model_json_schema(mode="validation"),
@@ -397,13 +492,13 @@ def schema(kind: FileKind) -> Schema:
     }
 
 
-C = TypeVar("C", Party, Job)
+C = TypeVar("C", Party, Job, RelayFile)
 
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = _read_toml(path, kind)
-    other: FileKind = "job" if kind == "party" else "party"
-    if kind not in raw and other in raw:
+    other = next((other for other in _MODELS if other in raw), None)
+    if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
         return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})

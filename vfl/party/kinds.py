@@ -2,8 +2,10 @@
 
 from typing import Literal
 
-DocumentKind = Literal["alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output"]
-CountKind = Literal["sums", "usage", "labels"]
+DocumentKind = Literal[
+    "alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output", "sums"
+]
+CountKind = Literal["usage", "labels"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -15,8 +17,9 @@ FOLDERS: dict[DocumentKind, str] = {
     "hint": "hints",
     "draw": "draws",
     "output": "outputs",
+    "sums": "sums",
 }
-COUNTS: dict[CountKind, str] = {"sums": "sums.json", "usage": "usage.json", "labels": "labels.json"}
+COUNTS: dict[CountKind, str] = {"usage": "usage.json", "labels": "labels.json"}
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {"alignment", "batch", "checkpoint", "draw", "hint", "sums", "usage", "labels"}

@@ -63,21 +63,38 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     ):
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
             broken.append(_broken(what, value, policy, rule))
-    least = ["min_child_rows"] if params.encryption == "lattice" else ["min_child_rows", "key_bits"]
+    if job.over_rows:
+        if job.rows.without and job.rows.min_parties < policy.min_parties:
+            broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties"))
+        least = ["min_child_rows"]
+    else:
+        least = ["min_child_rows"] if params.encryption == "lattice" else ["min_child_rows", "key_bits"]
     broken += [
         _broken(key, getattr(params, key), policy, key)
         for key in least
         if hasattr(params, key) and getattr(params, key) < getattr(policy, key)
     ]
-    if params.encryption not in policy.encryptions:
+    if not job.over_rows and params.encryption not in policy.encryptions:
         broken.append(_broken("encryption", params.encryption, policy, "encryptions"))
     for key, rule in (("trees", "max_trees"), ("max_iterations", "max_iterations")):
         if hasattr(params, key) and exceeds(getattr(params, key), getattr(policy, rule)):
             broken.append(_broken(key, getattr(params, key), policy, rule))
+    if job.over_rows:
+        return broken
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
         broken.append(_broken("sums", params.sums, policy, "hidden_sums"))
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
         broken.append(_broken("scores", params.scores, policy, "hidden_scores"))
+    return broken
+
+
+def broken_by_pool(policy: PolicySection, parties: int | None, rows: int | None = None) -> list[str]:
+    """The rules that a job over the rows of so many parties breaks, of so many rows that train."""
+    broken = []
+    if parties is not None and parties < policy.min_parties:
+        broken.append(_broken("the number of parties", parties, policy, "min_parties"))
+    if rows is not None and rows < policy.min_pooled_rows:
+        broken.append(_broken("the rows of all parties", rows, policy, "min_pooled_rows"))
     return broken
 
 
@@ -246,6 +263,8 @@ _REMEDIES = {
     "min_child_rows": _RAISE,
     "encryptions": "use one of these, or the host adds it there if it trusts the guest with it",
     "key_bits": _RAISE,
+    "min_parties": "set min_parties in [rows] to as many, or the party lowers the rule",
+    "min_pooled_rows": "more parties, or more rows, or the party lowers the rule",
     "max_trees": _LOWER,
     "max_iterations": _LOWER,
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',

@@ -62,7 +62,9 @@ class PartySection(Section):
     name: PartyName = Field(description="the name that peers know this party by")
     role: Role = Field(description="guest holds the labels, host adds columns, coordinator has no data")
     identity: LocalPath = Field(description="path of the keys without .key and .pem")
-    listen: Listen | None = Field(default=None, description="address to listen on")
+    listen: Listen | None = Field(
+        default=None, description="address to listen on, or a relay to wait at: relay://host:port"
+    )
     workers: int | None = Field(
         default=None,
         ge=1,
@@ -337,11 +339,15 @@ class PolicySection(Section):
     key_bits: Literal[2048, 3072, 4096] = Field(
         default=2048, description="least modulus of the guest's key, which lattice does not have"
     )
+    min_parties: int = Field(default=3, ge=2, le=64, description="least parties of a job over rows")
+    min_pooled_rows: int = Field(
+        default=1000, ge=1, description="least rows that all parties of a job over rows have together"
+    )
     max_trees: Limit = Field(default=50, description="most trees of a job")
     max_sums_a_row: FractionLimit = Field(
         default=0.03,
-        description="most sums about a row that open sums of trees tell, over all jobs on an alignment, "
-        "or on others that extend it",
+        description="most sums about a row that open sums of trees tell a guest, over all its "
+        "alignments and jobs",
     )
     max_iterations: Limit = Field(default=100, description="most iterations of a linear model's fit")
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
@@ -412,8 +418,12 @@ class GlmSection(Section):
 class PeerSection(Section):
     """Another party: where it is and what proves that it is the one."""
 
-    address: Address | None = Field(default=None, description="where it listens, if it does")
+    address: Address | None = Field(
+        default=None, description="where it listens, if it does, or the relay where it waits"
+    )
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
-    role: Literal["coordinator"] | None = Field(
-        default=None, description="for a coordinator: it is dialled for jobs that name it, and no other"
+    role: Literal["coordinator", "client"] | None = Field(
+        default=None,
+        description="coordinator: it is dialled for jobs that name it, or leads those over rows; "
+        "client: it has the same columns and rows of its own, and is never dialled",
     )

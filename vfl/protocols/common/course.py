@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from vfl.arrays import Mask
 from vfl.protocols.common.checkpoints import Checkpoints, State
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 from vfl.protocols.common.label_count import LabelCount
@@ -18,6 +19,10 @@ from vfl.protocols.common.lattice_hints import (
 D = TypeVar("D")  # what is told of a step
 M = TypeVar("M")  # a host's half of a model
 S = TypeVar("S", bound=State)
+
+
+CountTree = Callable[[Mask | None], None]
+"""Takes which rows are drawn for the tree, None where that is not seen."""
 
 
 class _NoHints:
@@ -71,5 +76,5 @@ class HostCourse(Generic[M, S]):
     hint_progress: HintProgress = _quiet
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
-    count_tree: Callable[[], None] = lambda: None
+    count_tree: CountTree = lambda drawn: None
     """Counts the sums that a tree may tell, before it tells any; called in a thread."""

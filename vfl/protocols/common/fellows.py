@@ -126,7 +126,7 @@ def secrets_with_fellows(
 
     Raises ValueError, in words fit for an error about the message, for keys that cannot be.
     """
-    hosts, name, context = own.hosts, own.name, own.context
+    hosts, name = own.hosts, own.name
     if not len(public_keys) == len(signatures) == len(hosts):
         raise ValueError("another number of keys than hosts")
     public = private.public_key().public_bytes_raw()
@@ -137,15 +137,29 @@ def secrets_with_fellows(
         if host == name:
             continue
         try:
-            if own.verify:
-                own.verify(host, theirs_signed, key_statement(context, hosts, host, theirs))
-            shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
-        except (ValueError, InvalidSignature):
+            shared_with[host] = secret_with(private, host, theirs, theirs_signed, own)
+        except ValueError:
             raise ValueError("an invalid key or signature of a host") from None
-        ends = sorted([(name.encode(), public), (host.encode(), theirs)])
-        parts = [part for end in ends for part in end]
-        shared_with[host] = keyed_hash(b"vfl host pair", context, shared, *parts).digest()
     return shared_with
+
+
+def secret_with(
+    private: X25519PrivateKey, fellow: str, theirs: bytes, signed: bytes, own: Participant
+) -> bytes:
+    """The secret with one other party of `own.hosts`, 32 bytes, the same at both ends.
+
+    Raises ValueError for a key or signature that cannot be, what `own.verify` raises of errors.
+    """
+    try:
+        if own.verify:
+            own.verify(fellow, signed, key_statement(own.context, own.hosts, fellow, theirs))
+        shared = private.exchange(X25519PublicKey.from_public_bytes(theirs))
+    except (ValueError, InvalidSignature):
+        raise ValueError("an invalid key or signature") from None
+    public = private.public_key().public_bytes_raw()
+    ends = sorted([(own.name.encode(), public), (fellow.encode(), theirs)])
+    parts = [part for end in ends for part in end]
+    return keyed_hash(b"vfl host pair", own.context, shared, *parts).digest()
 
 
 def signature(own: Participant, public: bytes) -> bytes:

@@ -18,14 +18,13 @@ from vfl.learn.losses import Quantiser, Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
-    Bounds,
     Branch,
     Choice,
     Frontier,
     Obstacle,
-    Sums,
     Tree,
     best_split,
+    child_bounds,
     furthest,
     leaf_weight,
     level_gains,
@@ -42,7 +41,24 @@ from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.quantisation import Quantisation, quantisation_of
 
 WHOLE = "whole tree"  # the phase that holds all others
-_DIVERGED = 1e100  # a gradient of this size comes of scores that grow from tree to tree
+DIVERGED = 1e100
+"""A gradient of this size comes of scores that grow from tree to tree."""
+
+
+def diverges() -> ConfigError:
+    """The error of a training whose gradients are beyond all bounds."""
+    return ConfigError(
+        "training diverges, with gradients beyond all bounds: lower the learning_rate or raise "
+        "reg_lambda in [secureboost]",
+        for_peer="its training diverges, the job needs other settings",
+    )
+
+
+def is_enough(params: BoostParams, trees: int, best: int) -> bool:
+    """Whether so many trees are all, where rows decide and the best loss was with `best` of them.
+    Rounds count from the trees on in which hosts' columns come in."""
+    rounds = params.early_stopping_rounds
+    return bool(rounds) and trees - max(best, params.guest_trees) >= rounds
 
 
 class TreeEnd(Message, frozen=True):
@@ -155,7 +171,7 @@ class Grower(ABC):
     ) -> tuple[GuestModel, Floats]:
         """Grow all trees; returns the guest's half and every row's score."""
         rows, params = self.rows, self.params
-        start, score = rows.start()
+        start, score = self.start()
         trees: list[Tree] = []
         best = (np.inf, 0, score)  # validation loss, trees, score
         if (last := checkpoints.last) is not None:
@@ -167,7 +183,7 @@ class Grower(ABC):
         if self.hosts:
             await self.meet()
         for number in range(checkpoints.done, params.trees):
-            if self._enough(number, best[1]):
+            if rows.validation.any() and is_enough(params, number, best[1]):
                 break
             self.clock.seconds.clear()
             gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
@@ -192,12 +208,6 @@ class Grower(ABC):
         await together([host.recv(Finished) for host in self.hosts])
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
-    def _enough(self, trees: int, best: int) -> bool:
-        """Whether so many trees are all, where the best loss was with `best` of them. Rounds count from
-        the trees on in which hosts' columns come in."""
-        rounds, since = self.params.early_stopping_rounds, max(best, self.params.guest_trees)
-        return bool(rounds) and bool(self.rows.validation.any()) and trees - since >= rounds
-
     def _hosts_of(self, number: int) -> list[Peer]:
         """The hosts that grow a tree."""
         return [] if number < self.params.guest_trees else self.hosts
@@ -209,7 +219,7 @@ class Grower(ABC):
         params = self.params
         hosts = self._hosts_of(number)
         alone = number < params.guest_trees
-        active, counts_for = draw_rows(train, params, number, gradient, hessian)
+        active, counts_for = self.draw(train, number, gradient, hessian)
         dithered = self.quantisation.dithered
         dither = np.random.default_rng([params.seed, number, 0, 0]) if dithered else None
         g, h = self.quantise(gradient, hessian, active, counts_for, dither)
@@ -245,8 +255,13 @@ class Grower(ABC):
                 split, inside = taken[node], frontier.inside(node)
                 branches[node] = split.branch
                 left[inside] = split.left
-                bounds[2 * node + 1], bounds[2 * node + 2] = self._bounds(
-                    split, growth.total(inside & left), total, bounds[node]
+                bounds[2 * node + 1], bounds[2 * node + 2] = child_bounds(
+                    split.ordered,
+                    growth.total(inside & left),
+                    total,
+                    bounds[node],
+                    self.scales,
+                    params,
                 )
             frontier.advance(sorted(taken), left)
             if not taken or level + 1 == params.depth:
@@ -263,6 +278,14 @@ class Grower(ABC):
                 leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
         await together([host.recv(TreeKept) for host in hosts])
         return Tree(branches, leaves, covers), frontier.node_of_row
+
+    def start(self) -> tuple[float, Floats]:
+        """The constant with which scores start, and every row's score with it."""
+        return self.rows.start()
+
+    def draw(self, train: Mask, number: int, gradient: Floats, hessian: Floats) -> tuple[Mask, Floats]:
+        """The rows drawn for a tree, and for how many rows each counts, as `draw_rows` has them."""
+        return draw_rows(train, self.params, number, gradient, hessian)
 
     def quantise(
         self,
@@ -282,12 +305,8 @@ class Grower(ABC):
         for values in (gradient, hessian):
             drawn = values[active] * counts_for[active]
             bound = float(np.abs(drawn).max())
-            if not bound < _DIVERGED:  # nor is NaN
-                raise ConfigError(
-                    "training diverges, with gradients beyond all bounds: lower the learning_rate or "
-                    "raise reg_lambda in [secureboost]",
-                    for_peer="its training diverges, the job needs other settings",
-                )
+            if not bound < DIVERGED:  # nor is NaN
+                raise diverges()
             whole = np.zeros(len(values), np.int64)
             if dither is None:
                 quantiser = Quantiser.for_bound(bound, self.quantisation.bits)
@@ -338,13 +357,6 @@ class Grower(ABC):
             else:
                 obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
         return furthest(obstacles)
-
-    def _bounds(self, split: Taken, left: Sums, total: Sums, bounds: Bounds) -> tuple[Bounds, Bounds]:
-        """Where the weights below the two children of a node must be, by the sums of the left one."""
-        if not split.ordered:
-            return bounds, bounds
-        weights = [leaf_weight(s, self.scales, self.params, bounds) for s in (left, total - left)]
-        return bounds.below(*weights)
 
 
 @dataclass(frozen=True, eq=False)

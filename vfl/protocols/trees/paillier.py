@@ -437,7 +437,7 @@ class _HostTree:
         if expected > most_drawn(len(active), self._params, start.tree):
             raise self._guest.breach("a TreeStart of more rows than the job draws for the tree")
         await asyncio.to_thread(draws.check, pack_bits(active))
-        await self._records.count()
+        await self._records.count(active)
         if self._hidden is not None:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
         joint = JointSums(self._workers, self._store, self._sizes, 1)

@@ -43,10 +43,10 @@ class Records:
         self._first[tree] = len(self._splits)
         self._course.progress(tree + 1, trees)
 
-    async def count(self) -> None:
-        """Count what the tree that begins may tell, before it tells anything. Raises Refused where that
-        is more than this host gives."""
-        await asyncio.to_thread(self._course.count_tree)
+    async def count(self, drawn: Mask | None = None) -> None:
+        """Count what the tree that begins may tell, before it tells anything. drawn: its rows, as far as
+        they are seen. Raises Refused where that is more than this host gives."""
+        await asyncio.to_thread(self._course.count_tree, drawn)
 
     def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
         """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node

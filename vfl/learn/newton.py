@@ -1,0 +1,109 @@
+"""Newton's steps from sums over rows, the same bit for bit on every machine that has the sums.
+
+Only sums, differences, products, quotients and square roots of single numbers are used, which IEEE 754
+fixes to the last bit: what BLAS does with them depends on the processor. Vectors have shape (columns,),
+matrices (columns, columns).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vfl.arrays import Floats
+
+_FLAT = 2.0**-40  # least pivot, of a matrix scaled to a diagonal of ones
+
+SIZES = (0.0, 0.125, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
+"""Of a step, at which the loss is looked at in one go; the first is where the step begins."""
+
+_HALVINGS = 60
+
+
+@dataclass(frozen=True)
+class Curvature:
+    """A symmetric matrix without negative eigenvalues, decomposed by Cholesky's method."""
+
+    root: Floats  # lower triangle, of the matrix scaled to a diagonal of ones
+    length: Floats  # by which rows and columns were divided
+
+    @classmethod
+    def of(cls, matrix: Floats) -> "Curvature":
+        """Where rounding makes a pivot too small, it is as small as it can be."""
+        length = np.sqrt(np.diag(matrix))
+        length[length == 0] = 1.0  # a column of zeros keeps a small pivot
+        rest = matrix / length / length[:, None]
+        root = np.zeros_like(rest)
+        for j in range(len(rest)):
+            root[j:, j] = rest[j:, j] / math.sqrt(max(rest[j, j], _FLAT))
+            root[j, j] = math.sqrt(max(rest[j, j], _FLAT))
+            own = root[j + 1 :, j]
+            rest[j + 1 :, j + 1 :] -= own[:, None] * own
+        return cls(root, length)
+
+    def solve(self, right: Floats) -> Floats:
+        """The vector, or the columns of a matrix, whose product with the matrix is `right`."""
+        x, root = (right.T / self.length).T.copy(), self.root
+        for j in range(len(root)):
+            x[j] /= root[j, j]
+            x[j + 1 :] -= _outer(root[j + 1 :, j], x[j])
+        for j in reversed(range(len(root))):
+            x[j] /= root[j, j]
+            x[:j] -= _outer(root[j, :j], x[j])
+        return np.asarray((x.T / self.length).T)
+
+    def inverse(self) -> Floats:
+        return self.solve(np.eye(len(self.root)))
+
+
+def _outer(column: Floats, row: Floats) -> Floats:
+    """The product of a column with a number, or with each of a row's."""
+    return np.multiply.outer(column, row)
+
+
+def product(a: Floats, b: Floats) -> float:
+    """The inner product, summed exactly and rounded once."""
+    return math.fsum((a * b).tolist())
+
+
+def times(matrix: Floats, other: Floats) -> Floats:
+    """The product of two matrices, summed in order."""
+    total = np.zeros((len(matrix), other.shape[1]))
+    for k in range(len(other)):
+        total += matrix[:, k, None] * other[k]
+    return total
+
+
+@dataclass(frozen=True)
+class Along:
+    """A convex function of a step's size: its slope and its second derivative at sizes that grow from
+    the first on; infinite, or none, where a size is too far."""
+
+    sizes: Sequence[float]
+    slopes: Sequence[float]
+    curvatures: Sequence[float]
+
+    def best(self) -> float:
+        """Where the slope is zero, between two sizes by Hermite's cubic through both; the greatest
+        where it is negative at all. Never the first: as small a step as there is if none is right."""
+        far = next((k for k, slope in enumerate(self.slopes) if not slope < 0), len(self.slopes))
+        if far == len(self.slopes):
+            return self.sizes[-1]
+        if far == 0:
+            return self.sizes[1] / 16
+        at, to = self.sizes[far - 1], self.sizes[far]
+        if not (math.isfinite(self.slopes[far]) and math.isfinite(self.curvatures[far])):
+            return at or to / 16
+        low, high, width = 0.0, 1.0, to - at
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self._slope(far, middle, width) < 0 else (low, middle)
+        return at + width * high
+
+    def _slope(self, far: int, t: float, width: float) -> float:
+        """Of the cubic, at the share t of the way from one size to the next."""
+        f0, f1 = self.slopes[far - 1], self.slopes[far]
+        d0, d1 = self.curvatures[far - 1] * width, self.curvatures[far] * width
+        u = 1 - t
+        return u * u * ((1 + 2 * t) * f0 + t * d0) + t * t * ((3 - 2 * t) * f1 - u * d1)

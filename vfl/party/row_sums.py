@@ -1,0 +1,162 @@
+"""How many sums about each row of a party's table a peer was told, over all alignments and jobs.
+
+A row is known again by a keyed hash of its ids, in another alignment and in a table that is written
+anew. Sums are shared out among the rows that they are of. However that is done, no set of rows has more
+sums that are of rows of the set alone than its rows have shares: so a limit on the greatest share is one
+on the sums a row of every set of rows. They are shared out such that the greatest share is least.
+"""
+
+import hashlib
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.arrays import Floats, Integers
+from vfl.errors import ModelError
+from vfl.party.counts import ANEW
+from vfl.party.keys import TableIds, identities
+from vfl.party.locks import in_turn
+from vfl.party.store import Store
+
+_KIND: Literal["sums"] = "sums"
+_FOR_PEER = "it cannot count the sums that it gives (its log has the details)"
+
+
+@dataclass(frozen=True)
+class JobSums:
+    """What a job came to, in sums a row."""
+
+    before: float  # of earlier jobs on the same rows
+    told: float
+
+
+@dataclass(frozen=True)
+class RowSums:
+    """What one peer was told."""
+
+    key: str  # of the hashes of rows, in hex
+    jobs: dict[str, JobSums] = field(default_factory=dict)  # by model, in the order in which they began
+    rows: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
+    told: Floats = field(default_factory=lambda: np.zeros(0))
+    """Sums about each of these rows."""
+
+    def places(self, rows: NDArray[np.uint64]) -> Integers:
+        """Where rows are among those that are known, -1 for others."""
+        order = np.argsort(self.rows)
+        at = np.searchsorted(self.rows, rows, sorter=order)
+        at = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(rows), np.int64)
+        known = self.rows[at] == rows if len(order) else np.zeros(len(rows), bool)
+        return np.where(known, at, -1)
+
+    def of(self, places: Integers) -> Floats:
+        """What was told about the rows at these places."""
+        return np.append(self.told, 0.0)[places]
+
+    def with_rows(self, rows: NDArray[np.uint64]) -> "RowSums":
+        """The same, with rows that were not known."""
+        new = np.unique(rows[self.places(rows) < 0])
+        told = np.concatenate([self.told, np.zeros(len(new))])
+        return replace(self, rows=np.concatenate([self.rows, new]), told=told) if len(new) else self
+
+    def with_told(self, places: Integers, told: Floats) -> "RowSums":
+        """The same, after so much about the rows at these places."""
+        after = self.told.copy()
+        after[places] = told
+        return replace(self, told=after)
+
+    def with_job(self, model: str, job: JobSums) -> "RowSums":
+        return replace(self, jobs={**self.jobs, model: job})
+
+
+def share_out(told: Floats, sums: float) -> Floats:
+    """What rows have, shape (rows,), once so many further sums about them are shared out such that the
+    most that any of the rows that get some has is least."""
+    if not sums or not len(told):
+        return told
+    level, below = np.inf, told
+    while len(below):  # the level falls with each row that is left out, to where it stays
+        level = float((below.sum() + sums) / len(below))
+        if (under := below[below < level]).size == below.size:
+            break
+        below = under
+    return np.maximum(told, level)
+
+
+class RowSumsFile:
+    """What one peer was told, in the store: a document and two arrays beside it."""
+
+    def __init__(self, store: Store, peer: str) -> None:
+        self._store, self._peer = store, peer
+        self._last: tuple[object, RowSums] | None = None  # with what the document says of arrays
+        self.path = store.path(_KIND, peer)
+
+    @contextmanager
+    def in_turn(self) -> Iterator[None]:
+        """Change it in turn with others. Raises DataError when it cannot be locked."""
+        self._store.make(_KIND)
+        with in_turn(self.path.with_suffix(".lock")):
+            yield
+
+    def read(self) -> RowSums:
+        """What was written last; nothing told, under no key, before. Raises ModelError when it is
+        damaged."""
+        if self._peer not in self._store.names(_KIND):
+            return RowSums("")
+        try:
+            body = self._store.read(_KIND, self._peer)
+            arrays = body.pop("arrays", None)
+            jobs = msgspec.convert(body.pop("jobs"), dict[str, JobSums])
+            key = msgspec.convert(body.pop("key"), str)
+            if self._last is not None and self._last[0] == arrays:
+                return replace(self._last[1], key=key, jobs=jobs)
+            refs = msgspec.convert(arrays, dict[str, dict[str, str]])
+            rows, told = (self._store.read_array(_KIND, refs[name]) for name in ("rows", "told"))
+            if rows.dtype != np.uint64 or told.dtype != np.float64 or rows.shape != told.shape:
+                raise ModelError(f"{self.path} has arrays that do not fit together")
+        except (ModelError, msgspec.ValidationError, KeyError) as error:
+            raise ModelError(
+                f"{self.path} is damaged ({error}): {ANEW}",
+                for_peer=_FOR_PEER,
+            ) from None
+        found = RowSums(key, jobs, rows, told)
+        self._last = (arrays, found)
+        return found
+
+    def write(self, sums: RowSums) -> None:
+        """Write it, in turn. Raises DataError when it cannot be written."""
+        last, kept = self._last, {}
+        if last is not None and isinstance(last[0], dict):
+            before = last[1]
+            same = {"rows": sums.rows is before.rows, "told": sums.told is before.told}
+            kept = {name: last[0][name] for name, is_same in same.items() if is_same}
+        arrays = {
+            name: kept.get(name) or dict(self._store.write_array(_KIND, self._peer, values))
+            for name, values in (("rows", sums.rows), ("told", sums.told))
+        }
+        jobs = {model: asdict(job) for model, job in sums.jobs.items()}
+        self._store.write(_KIND, self._peer, {"key": sums.key, "jobs": jobs, "arrays": arrays})
+        self._last = (arrays, sums)
+
+    def identify(self, ids: TableIds, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """The numbers by which rows of the party's table are known here: a hash of all their ids, under
+        a key that is drawn at random and stays here. Raises ModelError and DataError."""
+        with self.in_turn():
+            sums = self.read()
+            if not sums.key:
+                sums = replace(sums, key=secrets.token_hex(32))
+                self.write(sums)
+        last = np.full(len(rows), len(ids.keys) - 1)
+        hashes = identities(ids, bytes.fromhex(sums.key), rows, last)
+        return np.ascontiguousarray(hashes[:, :8]).view("<u8")[:, 0].astype(np.uint64)
+
+
+def numbers_within(name: str, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """The same of rows by their place in a table: for an alignment of that name which has kept none."""
+    begin = hashlib.blake2b(name.encode(), digest_size=8).digest()
+    return rows.astype(np.uint64) + np.frombuffer(begin, "<u8").astype(np.uint64)

@@ -1,0 +1,481 @@
+"""Generalised linear models over the rows of all clients, by Newton's method from totals.
+
+The model and its loss are those of learn/glm.py: half the mean deviance, weighted, and alpha / 2 times
+the sum of squares of all coefficients but the intercept, on columns that all clients have prepared alike
+(columns.py). Every client has all coefficients, the same to the last bit: all compute them from the same
+totals, by arithmetic that is the same on every machine (learn/newton.py).
+
+ 1. Totals of labels and weights: the constant that fits best alone, where the fit begins.
+Each step:
+ 2. The totals of the gradients X'g and of the second derivatives X'HX at the present coefficients, of
+    the loss, and of how many rows' scores have run away.
+ 3. Newton's direction. Where it is shorter than 1e-5 standard errors, it is the last.
+ 4. The totals of the loss's slope and curvature at several sizes of the step, and the best size between
+    them; more sizes where it is not among them. For squared errors, and where the direction is shorter
+    than a hundredth of a standard error, the whole step is the best.
+At the end:
+ 5. The totals of 2 at the optimum, with the expected second derivatives X'WX and Pearson's statistic,
+    give the standard errors, as in R's summary.glm.
+
+After the last step the distance to the optimum is about the square of its length, far below 1e-8
+standard errors; what remains is the rounding of each client's own sums in float64. Numbers are added
+in fixed point (real_totals.py): X'g to 2^-121 of what the sum of |g| was one step before, X'HX likewise,
+all else to its last bit.
+
+What was added by a client that is gone stays in the columns' means, levels and bins; the steps go on
+over the rows of the others. No total is asked for twice at the same coefficients.
+
+Learned by all clients: the totals, which are sums over all rows that train, at each step's coefficients.
+X'HX has, for each pair of levels, a sum over the rows that are in both, which may be few, and may tell
+how many. Who is not to learn of small cells joins levels (min_level_rows) or leaves columns out.
+"""
+
+import asyncio
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from vfl.arrays import Floats
+from vfl.errors import DataError
+from vfl.learn.binning import Features
+from vfl.learn.design import Design, Matrix, Rules, listed
+from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.newton import SIZES, Along, Curvature, product, times
+from vfl.learn.params import GlmParams
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.fit import IterationDone
+from vfl.protocols.linear.masked_numbers import divergence
+from vfl.protocols.linear.scoring import LinearPart
+from vfl.protocols.linear.start import separable
+from vfl.protocols.pooled.adding import Adder
+from vfl.protocols.pooled.columns import CommonColumns, pooled_design
+from vfl.protocols.pooled.real_totals import ANY, around, real_totals
+
+_LAST = 1e-5  # standard errors: a direction that is the last
+_WHOLE = 1e-2  # standard errors: a direction along which the whole step is the best
+_PERFECT = 2.0**-80  # share of the null model's loss that is not worth a step
+_SEPARATED = 30.0  # as in protocols/linear/fitting.py
+_SEARCHES = 6  # totals of step 4 at most
+_START_BITS = 24  # of the start's fraction: its logarithms may differ in their last bit by machine
+_START_STEPS = 40
+
+
+@dataclass(frozen=True)
+class PooledGlm:
+    """A linear model over the rows of all clients, as each of them keeps it."""
+
+    clients: tuple[str, ...]  # those whose rows are in it to the end
+    intercept: float
+    part: LinearPart
+    intercept_error: float | None  # standard errors; None where no row is left to tell the dispersion
+    errors: tuple[float, ...] | None  # in the order of the coefficients
+    dispersion: float | None  # Pearson's; 1 for a 0/1 label and counts
+    rows: int  # with a weight above 0
+    iterations: int
+    converged: bool
+    deviance: float  # mean, weighted, of the rows that train
+    explained: float  # D-squared: the share of the null model's deviance that is gone
+    gradient: float  # its length at the end, in the label's unit
+
+    def scores(self, features: Features, rows: int) -> Floats:
+        """Scores without offset, shape (rows,), of rows with levels as `CommonColumns.known` makes
+        them. Raises ValueError as the design."""
+        return self.intercept + self.part.scores(features, rows)
+
+
+@dataclass(frozen=True)
+class PooledGlmState:
+    """What a client keeps of a fit; the same at all clients."""
+
+    done: int  # steps, and one for the beginning
+    design: Design
+    coefficients: Floats  # the intercept first, if there is one
+    start: float  # the constant alone
+    null: float  # mean loss under it
+    unit: float  # of the gradient's length, mean
+    sizes: tuple[float, float]  # sums of |g| and of h, which numbers are added in units of
+
+
+@dataclass(frozen=True)
+class ClientCourse:
+    """How a client follows a fit, and where it goes on from: from as many steps as all others."""
+
+    progress: Callable[[IterationDone], None] = lambda _: None
+    checkpoints: Checkpoints[PooledGlmState] = Checkpoints()
+
+
+async def fit_client(
+    adder: Adder,
+    features: Features,
+    rows: Training,
+    common: CommonColumns,
+    rules: Rules,
+    params: GlmParams,
+    course: ClientCourse = ClientCourse(),
+) -> PooledGlm:
+    """A client's part; `features` and `rows` are of its own table.
+
+    Raises DataError for labels and columns that cannot be fitted, which all clients see alike but for
+    those of this client's own rows, ConfigError for a fit that diverges, what the adder raises.
+    """
+    check_own_label(rows)
+    last, train = course.checkpoints.last, rows.train
+    try:
+        own = common.known({name: values[train] for name, values in features.items()})
+        design = last.design if last else await pooled_design(adder, own, common, rules)
+        matrix = design.matrix(own, int(train.sum()))
+    except ValueError as error:
+        raise DataError(
+            f"a linear model cannot use the columns: {error}",
+            for_peer="a column cannot enter a linear model (its log has the details)",
+        ) from None
+    return await _Fit(adder, design, matrix, rows, params).fit(course)
+
+
+def check_own_label(rows: Training) -> None:
+    """Raises DataError for labels that cannot be fitted, whatever those of other clients are."""
+    try:
+        rows.loss.check(rows.label[rows.train])
+    except BadLabel as bad:
+        if bad.rows is not None:
+            raise DataError(
+                f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
+            ) from None
+
+
+@dataclass(frozen=True)
+class _Sums:
+    """Totals over all clients at some coefficients; not divided by anything."""
+
+    loss: float
+    weight: float
+    rows: int  # with a weight above 0
+    far: int  # rows whose scores have run away
+    sizes: tuple[float, float]  # sums of |g| and h
+    gradient: Floats
+    hessian: Floats
+    pearson: float
+
+
+class _Fit:
+    """The loop, which is the same at all clients, and the sums over this client's rows."""
+
+    def __init__(
+        self, adder: Adder, design: Design, matrix: Matrix, rows: Training, params: GlmParams
+    ) -> None:
+        train = rows.train
+        self._adder, self._design, self._params = adder, design, params
+        self._matrix = matrix.with_intercept() if params.fit_intercept else matrix
+        self._loss: Loss = rows.loss
+        self._label, self._weight = rows.label[train], rows.weight[train]
+        self._offset = np.zeros(matrix.rows) if rows.offset is None else rows.offset[train]
+        free = np.arange(self._matrix.columns) < int(params.fit_intercept)
+        self._penalty = np.where(free, 0.0, params.alpha)
+
+    async def fit(self, course: ClientCourse) -> PooledGlm:
+        """All steps to the end, from where a checkpoint was kept."""
+        params, last = self._params, course.checkpoints.last
+        if last is not None and last.coefficients.shape != self._penalty.shape:
+            raise ValueError("the state of a fit of other columns")
+        state = last or await self._begin()
+        if last is None:
+            await course.checkpoints.keep(state)
+        started = time.perf_counter()
+        for iteration in range(state.done - 1, params.max_iterations + 1):
+            sums = await self._totals(state, "step")
+            if iteration == 0:
+                self._check_rank(sums)
+            gradient, hessian = self._penalised(sums, state.coefficients)
+            direction = -Curvature.of(hessian).solve(gradient)
+            decrement = -product(gradient, direction)
+            errors = self._in_errors(decrement, sums)
+            seconds = {"whole iteration": time.perf_counter() - started}
+            started = time.perf_counter()
+            course.progress(self._done(iteration, sums, state, gradient, seconds))
+            converged = errors <= _LAST or decrement <= _PERFECT * state.null * sums.weight
+            if iteration == params.max_iterations and not converged:
+                break
+            size = 1.0
+            if not (converged or errors <= _WHOLE or self._loss.link == "identity"):
+                size = await self._search(state, direction)
+            coefficients = state.coefficients + size * direction
+            done = state.done + 1
+            state = replace(state, done=done, coefficients=coefficients, sizes=sums.sizes)
+            if converged:
+                break  # and who goes on from the state before does this step once more
+            await course.checkpoints.keep(state)
+        return await self._end(state, converged)
+
+    # ------------------------------------------------------------------------- where it begins
+
+    async def _begin(self) -> PooledGlmState:
+        """1. The constant alone."""
+        label, weight, offset = self._label, self._weight, self._offset
+        power = self._loss.power
+        with np.errstate(over="ignore", invalid="ignore"):
+            if power is None:
+                parts = [weight * label, weight * (1 - label)]
+            elif self._loss.link == "identity":
+                parts = [weight * (label - offset), weight]
+            else:
+                low = np.where(label > 0, weight * label * np.exp((1 - power) * offset), 0.0)
+                parts = [low, weight * np.exp((2 - power) * offset)]
+        scale = [float(weight.sum()), float(np.abs(label * weight).sum()), float(np.any(offset))]
+        own = np.array([*(float(part.sum()) for part in parts), *scale])
+        ((one, other, total, labels, offsets),) = (
+            sums.tolist() for sums in await real_totals(self._adder, [(own, ANY)], "labels")
+        )
+        self._check_labels(one, other, total, labels)
+        start = 0.0
+        if self._params.fit_intercept:
+            if self._loss.link == "identity":
+                start = one / other
+            else:
+                start = _rounded(math.log(one) - math.log(other))
+            if power is None and offsets:
+                start = await self._logistic_start(start)
+        coefficients = np.zeros(len(self._penalty))
+        coefficients[: int(self._params.fit_intercept)] = start
+        own_start = await asyncio.to_thread(self._own_start, start)
+        (sums,) = await real_totals(self._adder, [(own_start, ANY)], "the constant alone")
+        loss, total, size, curvature = sums.tolist()
+        if not np.isfinite(sums).all():
+            raise divergence("scores")
+        unit = math.sqrt(curvature / total * 2 * loss / total) or 1.0
+        return PooledGlmState(
+            1, self._design, coefficients, start, loss / total, unit, (size, curvature)
+        )
+
+    def _check_labels(self, one: float, other: float, weight: float, labels: float) -> None:
+        """Raises DataError for labels that tell nothing, over all clients."""
+        if not all(map(math.isfinite, (one, other, weight, labels))):
+            raise divergence("labels")
+        if weight <= 0:
+            raise _labels("no row of any client has a weight above 0")
+        if self._loss.power is None and (one <= 0 or other <= 0):
+            raise _labels("the label has only one class at all clients: a model needs rows of both")
+        if self._loss.link == "log" and labels <= 0:
+            raise _labels("the label is 0 in every row of all clients: a model needs rows above 0")
+
+    async def _logistic_start(self, at: float) -> float:
+        """The best constant beside offsets, by Newton's method."""
+        for number in range(_START_STEPS):
+            g, h = await asyncio.to_thread(self._slopes, at)
+            own = np.array([float(g.sum()), float(h.sum())])
+            (sums,) = await real_totals(self._adder, [(own, ANY)], f"constant, round {number + 1}")
+            slope, curvature = sums.tolist()
+            step = slope / curvature if curvature > 0 else math.copysign(1.0, slope)
+            at = _rounded(at - min(max(step, -2.0), 2.0))
+            if abs(step) <= 2.0**-_START_BITS:
+                break
+        return at
+
+    def _slopes(self, constant: float) -> tuple[Floats, Floats]:
+        return self._loss.gradients(self._offset + constant, self._label, self._weight)
+
+    def _own_start(self, start: float) -> Floats:
+        g, h = self._slopes(start)
+        loss = self._own_loss(self._offset + start)
+        return np.array([loss, float(self._weight.sum()), float(np.abs(g).sum()), float(h.sum())])
+
+    def _own_loss(self, score: Floats) -> float:
+        """The sum over this client's rows, without those of no weight."""
+        weight = float(self._weight.sum())
+        return self._loss.mean(score, self._label, self._weight) * weight if weight > 0 else 0.0
+
+    # ---------------------------------------------------------------------------------- a step
+
+    async def _totals(self, state: PooledGlmState, what: str) -> _Sums:
+        """2. and 5. Sums at the state's coefficients."""
+        own = await asyncio.to_thread(self._own_sums, state, what == "end")
+        gradient, hessian = (around(size) for size in state.sizes)
+        pieces = list(zip(own, (ANY, gradient, hessian), strict=True))
+        described = f"{what} {state.done} of the fit from {_digest(state)}"
+        numbers, g, h = await real_totals(self._adder, pieces, described)
+        if not all(np.isfinite(sums).all() for sums in (numbers, g, h)):
+            raise divergence("gradients")
+        loss, weight, rows, far, size, curvature, pearson = numbers.tolist()
+        upper = np.zeros((len(g), len(g)))
+        upper[np.triu_indices(len(g))] = h
+        sums = _Sums(
+            loss,
+            weight,
+            round(rows),
+            round(far),
+            (size, curvature),
+            g,
+            upper + np.triu(upper, 1).T,
+            pearson,
+        )
+        if sums.far and self._params.alpha == 0 and self._loss.link != "identity":
+            raise separable()
+        return sums
+
+    def _own_sums(self, state: PooledGlmState, expected: bool) -> tuple[Floats, Floats, Floats]:
+        """Sums over this client's rows: scalars, X'g, and the upper triangle of X'HX, or of X'WX with
+        the expected second derivatives."""
+        score = self._score(state.coefficients)
+        g, h = self._loss.gradients(score, self._label, self._weight)
+        moved = np.abs(score - (self._offset + state.start)) > _SEPARATED
+        sizes = [float(np.abs(g).sum()), float(h.sum())]
+        pearson = 0.0
+        if expected:
+            # Second derivatives are linear in the label, whose expectation is the prediction.
+            _, h = self._loss.gradients(score, self._loss.predict(score), self._weight)
+            some = h > 0
+            pearson = float((np.square(g[some]) / h[some]).sum())
+        counts = [int((self._weight > 0).sum()), int((moved & (self._weight > 0)).sum())]
+        scalars = [self._own_loss(score), float(self._weight.sum()), *counts, *sizes, pearson]
+        gram = self._matrix.gram(h)
+        upper = gram[np.triu_indices(len(gram))]
+        return np.array(scalars), self._matrix.transposed_times(g), upper
+
+    def _score(self, coefficients: Floats) -> Floats:
+        return self._offset + self._matrix.times(coefficients)
+
+    def _check_rank(self, sums: _Sums) -> None:
+        """Raises DataError for columns that are linear combinations of others, where alpha is 0."""
+        if self._params.alpha > 0:
+            return
+        dependent = self._design.dependent_by(sums.hessian, self._params.fit_intercept)
+        if dependent:
+            raise DataError(
+                f"over the rows of all clients {listed(dependent)} of other columns: leave out columns "
+                "(ignore), or set the job's alpha above 0",
+                for_peer="some columns are linear combinations of others: they must be left out, or the "
+                "job needs alpha above 0",
+            )
+
+    def _penalised(self, sums: _Sums, coefficients: Floats) -> tuple[Floats, Floats]:
+        """Gradient and second derivatives of the loss with its penalty, times the sum of weights."""
+        penalty = self._penalty * sums.weight
+        return sums.gradient + penalty * coefficients, sums.hessian + np.diag(penalty)
+
+    def _in_errors(self, decrement: float, sums: _Sums) -> float:
+        """About the greatest length of the direction in standard errors, for any coefficient."""
+        freedom = sums.rows - len(self._penalty)
+        dispersion = 2 * sums.loss / freedom if freedom > 0 else 0.0
+        if self._loss.power is None or self._loss.power == 1:
+            dispersion = min(dispersion, 1.0) or 1.0
+        if decrement <= 0:
+            return 0.0
+        return math.sqrt(decrement / dispersion) if dispersion > 0 else math.inf
+
+    async def _search(self, state: PooledGlmState, direction: Floats) -> float:
+        """4. The best size of the step."""
+        move = await asyncio.to_thread(self._matrix.times, direction)
+        score, scale = self._score(state.coefficients), 1.0
+        for number in range(_SEARCHES):
+            sizes = [scale * size for size in SIZES]
+            own = await asyncio.to_thread(self._own_along, score, move, sizes)
+            what = f"sizes of step {state.done}, round {number + 1}"
+            (sums,) = await real_totals(self._adder, [(own, ANY)], what)
+            penalty = self._along_penalty(state.coefficients, direction, sizes, float(sums[-1]))
+            slopes, curvatures = sums[:-1].reshape(2, -1) + penalty
+            along = Along(sizes, slopes.tolist(), curvatures.tolist())
+            if not math.isfinite(slopes[1]):
+                scale /= 16
+            elif slopes[-1] < slopes[0] / 16 < 0:
+                scale *= 4
+            else:
+                break
+        return along.best()
+
+    def _own_along(self, score: Floats, move: Floats, sizes: list[float]) -> Floats:
+        """Slopes and curvatures at all sizes, and the weight."""
+        slopes, curvatures = [], []
+        with np.errstate(over="ignore", invalid="ignore"):
+            for size in sizes:
+                g, h = self._loss.gradients(score + size * move, self._label, self._weight)
+                slopes.append(float((g * move).sum()))
+                curvatures.append(float((h * move * move).sum()))
+        return np.array([*slopes, *curvatures, float(self._weight.sum())])
+
+    def _along_penalty(
+        self, coefficients: Floats, direction: Floats, sizes: list[float], weight: float
+    ) -> Floats:
+        """What the penalty adds to slopes and curvatures, shape (2, sizes)."""
+        penalty = self._penalty * weight
+        linear = product(penalty * coefficients, direction)
+        square = product(penalty * direction, direction)
+        return np.array([[linear + size * square for size in sizes], [square for _ in sizes]])
+
+    # --------------------------------------------------------------------------------- the end
+
+    def _done(
+        self,
+        iteration: int,
+        sums: _Sums,
+        state: PooledGlmState,
+        gradient: Floats,
+        seconds: dict[str, float],
+    ) -> IterationDone:
+        deviance, explained = _deviances(sums, state)
+        length = _length(gradient, sums, state)
+        most = self._params.max_iterations
+        return IterationDone(iteration, most, deviance, explained, length, seconds)
+
+    async def _end(self, state: PooledGlmState, converged: bool) -> PooledGlm:
+        """5. What the fit came to."""
+        sums = await self._totals(state, "end")
+        gradient, curvature = self._penalised(sums, state.coefficients)
+        deviance, explained = _deviances(sums, state)
+        length = _length(gradient, sums, state)
+        freedom = sums.rows - len(self._penalty)
+        dispersion: float | None = 1.0
+        if self._loss.power not in (None, 1.0):
+            dispersion = sums.pearson / freedom if freedom > 0 else None
+        errors = None
+        if dispersion is not None:
+            variance = Curvature.of(curvature).inverse()
+            if self._params.alpha > 0:
+                # Of an estimate that the penalty draws to 0: A^-1 I A^-1, where A is I and the penalty.
+                variance = times(times(variance, sums.hessian), variance)
+            errors = np.sqrt(np.maximum(dispersion * np.diag(variance), 0.0))
+        free = int(self._params.fit_intercept)
+        return PooledGlm(
+            tuple(self._adder.clients),
+            float(state.coefficients[:free].sum()),
+            LinearPart(self._design, tuple(state.coefficients[free:].tolist())),
+            None if errors is None or not free else float(errors[0]),
+            None if errors is None else tuple(errors[free:].tolist()),
+            dispersion,
+            sums.rows,
+            state.done - 1,
+            converged and length <= self._params.tolerance,
+            deviance,
+            explained,
+            length,
+        )
+
+
+def _deviances(sums: _Sums, state: PooledGlmState) -> tuple[float, float]:
+    """The mean deviance, and the share of the null model's that is gone."""
+    mean = sums.loss / sums.weight
+    return 2 * mean, 1 - mean / state.null if state.null > 0 else 0.0
+
+
+def _length(gradient: Floats, sums: _Sums, state: PooledGlmState) -> float:
+    """The mean gradient's length, in the label's unit."""
+    return math.sqrt(product(gradient, gradient)) / sums.weight / state.unit
+
+
+def _digest(state: PooledGlmState) -> str:
+    """Of what has to be the same at all clients."""
+    numbers = [state.start, state.null, state.unit, *state.sizes, *state.coefficients.tolist()]
+    text = repr((numbers, state.design)).encode()
+    return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def _rounded(number: float) -> float:
+    scale = 2.0**_START_BITS
+    return round(number * scale) / scale
+
+
+def _labels(what: str) -> DataError:
+    return DataError(what, for_peer=what)
