@@ -34,6 +34,7 @@ from vfl.learn.holdout import (
     join_groups,
     split_by,
 )
+from vfl.models.kinds import expected_share
 from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job, load_job, load_party
 from vfl.party.sections import DataSection
@@ -322,6 +323,19 @@ def test_no_other_party_is_told_of_the_columns() -> None:
     asked = plain.canonical.replace(b'"holdout"', b'"group":"x","holdout"')
     with pytest.raises(ConfigError, match="not in canonical form"):
         Job.from_canonical(asked)
+
+
+def test_which_share_of_the_rows_trains_is_known_before_the_job() -> None:
+    found = split(HOUSEHOLDS, WEEKS, holdout=0.3, share=0.25)
+    both = Job.model_validate(
+        {
+            "job": {**JOB["job"], "group": "g", "time": "t", "holdout": 0.3},
+            "secureboost": {"validation_share": 0.25},
+        }
+    )
+    assert expected_share(both) == pytest.approx(0.7**2 * 0.75**2)
+    assert found.train.mean() == pytest.approx(expected_share(both), abs=0.02)
+    assert expected_share(job("g", holdout=0.3)) == expected_share(job(holdout=0.3)) == 0.7
 
 
 @pytest.mark.parametrize(
