@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import command
-from notebooks import check_kept_outputs, printed, run_notebook
+from notebooks import check_kept_outputs, printed, run_notebook, told_of
 from sklearn.metrics import roc_auc_score
 
 from vfl.party.config import load_job, load_party
@@ -153,3 +153,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_kept_outputs_are_of_this_notebook() -> None:
     check_kept_outputs(NOTEBOOK, pictures=2)
+
+
+def test_the_kept_outputs_say_what_messages_reveal() -> None:
+    assert {"Offer", "AskedRows", "VectorSums", "TreeCandidates", "MaskSeed"} <= told_of(NOTEBOOK)
