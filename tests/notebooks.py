@@ -1,10 +1,13 @@
 """Notebooks of the scenarios, run and looked at."""
 
+import html
 from collections.abc import Mapping
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
+
+from vfl.jobs.reveals import message_types, reveals
 
 
 def run_notebook(path: Path, smaller: Mapping[str, str]) -> nbformat.NotebookNode:
@@ -35,3 +38,22 @@ def check_kept_outputs(path: Path, pictures: int) -> None:
     assert drawn == pictures
     assert path.stat().st_size < 1_000_000
     assert str(Path.home()) not in path.read_text()
+
+
+def told_of(path: Path) -> set[str]:
+    """The messages in the kept tables of what each reveals, in the words of this version."""
+    notebook = nbformat.read(path, as_version=4)
+    tables = [
+        html.unescape(output.data["text/html"])
+        for cell in notebook.cells
+        if cell.cell_type == "code"
+        for output in cell.outputs
+        if "<th>reveals</th>" in output.get("data", {}).get("text/html", "")
+    ]
+    known, found = message_types(), set()
+    for table in tables:
+        kinds = [kind for kind in known if f"<td>{kind}</td>" in table]
+        for kind in kinds:
+            assert f"<td>{reveals(known[kind])}</td>" in table, kind
+        found.update(kinds)
+    return found

@@ -34,6 +34,7 @@ from vfl.learn.holdout import (
     join_groups,
     split_by,
 )
+from vfl.models.kinds import expected_share
 from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job, load_job, load_party
 from vfl.party.sections import DataSection
@@ -324,6 +325,19 @@ def test_no_other_party_is_told_of_the_columns() -> None:
         Job.from_canonical(asked)
 
 
+def test_which_share_of_the_rows_trains_is_known_before_the_job() -> None:
+    found = split(HOUSEHOLDS, WEEKS, holdout=0.3, share=0.25)
+    both = Job.model_validate(
+        {
+            "job": {**JOB["job"], "group": "g", "time": "t", "holdout": 0.3},
+            "secureboost": {"validation_share": 0.25},
+        }
+    )
+    assert expected_share(both) == pytest.approx(0.7**2 * 0.75**2)
+    assert found.train.mean() == pytest.approx(expected_share(both), abs=0.02)
+    assert expected_share(job("g", holdout=0.3)) == expected_share(job(holdout=0.3)) == 0.7
+
+
 @pytest.mark.parametrize(
     ("section", "said"),
     [
@@ -395,6 +409,7 @@ def test_a_job_holds_out_the_last_times(room: Room, monkeypatch: pytest.MonkeyPa
     assert set(gather(load_party(room.federation.guest.file), name).factors) == {"area", "density"}
     said = "by time 'weekday': of its values the first 7 train, the last 2 are held out"
     assert said in room.said["insurer"].lines
+    assert room.score(name).rows == room.rows  # a batch without these columns
     # What a host is told, and keeps, has nothing of it.
     for host in HOSTS:
         theirs, _ = load_record(Store(room.federation.parties[host].store), name)
