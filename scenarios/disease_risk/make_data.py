@@ -29,7 +29,7 @@ Floats = NDArray[np.float64]
 Whole = NDArray[np.int64]
 
 SEED = 2027
-PATIENTS = 8000
+PATIENTS = 6000
 STAYS = 8000
 
 
@@ -90,10 +90,8 @@ def cohort(patients: int, rng: Generator) -> dict[str, pd.DataFrame]:
     laboratory: dict[str, Floats] = {}
     for name, level in measured.items():
         spread = 0.12 * level
-        mean = level + spread * rng.normal(size=patients) / np.sqrt(often[name])
         last = level + spread * rng.normal(size=patients)
         digits = 2 if name == "fib4" else 0
-        laboratory[f"{name}_mean"] = np.where(seen[name], np.round(mean, digits + 1), np.nan)
         laboratory[f"{name}_last"] = np.where(seen[name], np.round(last, digits), np.nan)
         laboratory[f"{name}_count"] = np.where(seen[name], often[name], np.nan)
     laboratory["smoke_last"] = np.where(seen["smoke"], smokes, np.nan)
