@@ -84,7 +84,6 @@ def worth(work: Path, model: str) -> pd.DataFrame:
         probability = best.predict_proba(tried.drop(columns="readmitted"))[:, 1]
         lines[hospital] = {
             "stays": len(table),
-            "readmitted": table["readmitted"].mean(),
             ALONE: half.metrics[f"{hospital} alone"]["auc"],
             FEDERATED: half.metrics["federation"]["auc"],
             POOLED: binary_metrics(tried["readmitted"].to_numpy(float), probability)["auc"],
