@@ -48,7 +48,7 @@ $(VENV)/dev: $(VENV)/run requirements/dev.txt
 	$(PIP) $(LOCKED) requirements/dev.txt
 	@touch $@
 
-demo: $(VENV)/run    ## several companies on this machine: align, train, score, compare; SCENARIO=retail: others
+demo: $(VENV)/run    ## several companies on this machine: align, train, score, compare; SCENARIO=retail, disease_risk: others
 	@test -f scenarios/$(SCENARIO)/demo.py || \
 	  { echo "no scenario $(SCENARIO): SCENARIO is one of $(notdir $(wildcard scenarios/*))"; exit 1; }
 	$(BIN)/python scenarios/$(SCENARIO)/demo.py $(DEMO)
