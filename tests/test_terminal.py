@@ -626,3 +626,16 @@ def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
     """At once: one that comes back from compiled code while the interpreter ends makes it abort."""
     ended = subprocess.run([sys.executable, "-c", LEFT_COMPUTING], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_the_time_left_is_that_of_the_job_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the service did before, and where an interrupted job goes on."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("vfl.terminal.progress.time.monotonic", lambda: clock.now)
+    display, said = ProgressDisplay(), []
+    monkeypatch.setattr(display, "say", said.append)
+    for now, done in ((1000.0, 1), (1039.0, 40), (4000.0, 21), (4040.0, 31)):
+        clock.now = now
+        display.progress("training", done, 40)
+    assert said[-1] == "training: 31 of 40, about 36 s left"
+    assert said[-2] == "training: 21 of 40"
