@@ -178,7 +178,7 @@ def test_the_demo_draws_what_it_found(demo: ModuleType, tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFL_NOTEBOOK_WORK", str(tmp_path / "work"))
-    smaller = {"patients=6000, stays=8000, trees=None": "patients=3000, stays=2000, trees=2"}
+    smaller = {"patients=6000, stays=8000, trees=None": "patients=2500, stays=2000, trees=2"}
     shown = printed(run_notebook(NOTEBOOK, smaller))
     assert "patients are known to all three" in shown and "report.html" in shown
     assert "rows held out: AUC" in shown and "coast allows readmission" in shown

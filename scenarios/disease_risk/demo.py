@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("build/demo-disease_risk"), help="folder to work in"
     )
-    parser.add_argument("--patients", type=int, default=make_data.PATIENTS, help="2,000 or more")
+    parser.add_argument("--patients", type=int, default=make_data.PATIENTS, help="2,500 or more")
     parser.add_argument("--stays", type=int, default=make_data.STAYS, help="of four hospitals together")
     parser.add_argument("--trees", type=int, help="instead of the job files'")
     parser.add_argument("--part", choices=[COLUMNS, ROWS], help="one of the two alone")
