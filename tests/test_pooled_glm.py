@@ -18,17 +18,19 @@ from vfl.learn.design import MISSING, OTHER, Design, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.pooled.adding import Absences
-from vfl.protocols.pooled.columns import CommonColumns, pooled_design
-from vfl.protocols.pooled.glm import ClientCourse, PooledGlmState, fit_client
+from vfl.protocols.pooled.bins import Schema
+from vfl.protocols.pooled.columns import pooled_design
+from vfl.protocols.pooled.glm import PooledGlmState, fit_client
 
 NAMES = ("ada", "bea", "cleo")
 ROWS = 800
 FAMILIES = ("poisson", "gaussian", "logistic", "gamma", "tweedie")
-COMMON = CommonColumns({"zone": ["north", "south", "east"]}, {"age": [25.0, 35.0, 50.0, 65.0]})
-RULES = Rules(binned=("age",), missing="level", min_level_rows=5)
+SCHEMA = Schema(("power", "value", "zone", "age"), {"zone": ["north", "south", "east"]})
+RULES = Rules(binned=("age",), bins=4, missing="level", min_level_rows=5)
 
 
 @cache
@@ -84,14 +86,21 @@ def part(whole, mask):
     return {name: values[mask] for name, values in features.items()}, own
 
 
-def fitting(family, params, owner=OWNER, courses=None, whole=None, rules=RULES, common=COMMON):
+def fitting(family, params, owner=OWNER, courses=None, whole=None, rules=RULES, schema=SCHEMA):
     """A role for each client."""
     every = whole or (table()[0], rows(family))
 
     def role(k):
         features, own = part(every, owner == k)
-        course = (courses or {}).get(NAMES[k], ClientCourse())
-        return lambda adder: fit_client(adder, features, own, common, rules, params, course)
+        course = (courses or {}).get(NAMES[k], GuestCourse())
+
+        async def fit(adder):
+            model, score = await fit_client(adder, features, own, schema, rules, params, course=course)
+            known = model.scores(features, len(score)) + (0 if own.offset is None else own.offset)
+            assert np.array_equal(score, known)
+            return model
+
+        return fit
 
     return {NAMES[k]: role(k) for k in range(int(owner.max()) + 1)}
 
@@ -108,7 +117,7 @@ def by_glum(model, family, params, mask=None, whole=None):
     features, every = whole or (table()[0], rows(family))
     used = every.train if mask is None else every.train & mask
     own, own_rows = part((features, every), used)
-    matrix = model.part.design.matrix(COMMON.known(own)).dense()
+    matrix = model.part.design.matrix(own).dense()
     distribution = {
         "logistic": "binomial",
         "gaussian": "normal",
@@ -143,16 +152,16 @@ def assert_as_glum(model, fitted):
 def test_coefficients_are_those_of_glum_on_the_pooled_rows(family, alpha, intercept):
     params = GlmParams(alpha=alpha, fit_intercept=intercept, tweedie_power=1.5)
     steps = []
-    courses = {"bea": ClientCourse(steps.append)}
+    courses = {"bea": GuestCourse(steps.append)}
     model = same(in_plain(fitting(family, params, courses=courses)))
     fitted, matrix, own = by_glum(model, family, params)
     assert_as_glum(model, fitted)
     assert model.converged and model.gradient < 1e-9 and len(steps) <= 7
     assert [step.iteration for step in steps] == list(range(len(steps)))
-    assert model.iterations == len(steps) and model.clients == NAMES
+    assert model.iterations == len(steps) and model.parties == NAMES
     assert model.rows == int((own.weight > 0).sum())
     # Deviance and what is explained of it, of the rows that train.
-    score = model.scores(COMMON.known(table()[0]), ROWS)[rows(family).train]
+    score = model.scores(table()[0], ROWS)[rows(family).train]
     score += 0 if own.offset is None else own.offset
     assert model.deviance == pytest.approx(own.loss.deviance(score, own.label, own.weight), rel=1e-12)
     _, null = own.start() if intercept else (0, own.offset)
@@ -201,7 +210,7 @@ def test_a_fit_by_l_bfgs_comes_to_the_same(family):
     params = GlmParams(tolerance=1e-9)
     model = same(in_plain(fitting(family, params)))
     features, every = part((table()[0], rows(family)), rows(family).train)
-    matrix = model.part.design.matrix(COMMON.known(features))
+    matrix = model.part.design.matrix(features)
     fit = asyncio.run(guest_fit([], {"all": matrix}, every, params))
     assert model.part.coefficients == pytest.approx(fit.coefficients["all"], abs=1e-6)
     assert model.deviance == pytest.approx(fit.deviance, rel=1e-10)
@@ -233,22 +242,29 @@ def test_however_rows_are_parted_the_model_is_that_of_all(cuts, seed):
 # Columns.
 
 
+def as_other(features):
+    """The columns as of a table with the agreed levels alone."""
+    agreed = {*SCHEMA.levels["zone"], None}
+    zone = [value if value in agreed else OTHER for value in features["zone"]]
+    return {**features, "zone": np.array(zone, object)}
+
+
 @pytest.mark.parametrize("missing", ["mean", "median", "level"])
 def test_columns_are_prepared_as_those_of_the_pooled_rows(missing):
     rules = replace(RULES, missing=missing, min_level_rows=30, base={"zone": "south"})
-    features = COMMON.known(table()[0])
+    features = table()[0]
 
     def role(k):
         own = {name: values[k == OWNER] for name, values in features.items()}
-        return lambda adder: pooled_design(adder, own, COMMON, rules)
+        return lambda adder: pooled_design(adder, own, SCHEMA, rules)
 
     ends = in_plain({NAMES[k]: role(k) for k in range(3)})
     made = ends["ada"]
     assert ends["bea"] == ends["cleo"] == made
-    without = {name: values for name, values in features.items() if name != "age"}
-    due = Design.fit(without, replace(rules, binned=()))
-    assert made.factors[:1] == due.factors
-    assert set(made.factors[0].levels) == {"north", "south", "east", OTHER, MISSING}
+    due = Design.fit(as_other(features), rules)
+    zone, age = made.factors
+    assert zone == due.factors[0]
+    assert set(zone.levels) == {"north", "south", "east", OTHER, MISSING}
     for ours, theirs in zip(made.covariates, due.covariates, strict=True):
         for number in ("mean", "deviation"):
             assert getattr(ours, number) == pytest.approx(getattr(theirs, number), rel=1e-14)
@@ -260,48 +276,75 @@ def test_columns_are_prepared_as_those_of_the_pooled_rows(missing):
             theirs.rows,
             theirs.missing,
         )
-    age = made.factors[1]
-    assert age.edges == tuple(COMMON.edges["age"]) and sum(age.rows) == ROWS
-    counts = np.histogram(table()[0]["age"], [-np.inf, *np.nextafter(age.edges, np.inf), np.inf])[0]
+    # Ages are whole: so are the edges between them, which are quantiles.
+    assert all(edge.is_integer() for edge in age.edges) and len(age.edges) == 3
+    counts = np.bincount(np.searchsorted(age.edges, features["age"]), minlength=4)
     assert sorted(age.rows) == sorted(counts.tolist())
+    assert np.abs(counts / ROWS - 0.25).max() < 0.04  # an age is 1.6 % of the rows
     assert age.base == age.levels[int(np.argmax(age.rows))]
+    assert np.array_equal(made.matrix(features).codes, made.matrix(as_other(features)).codes)
 
 
-def test_levels_that_were_not_agreed_on_are_one_and_are_counted_by_their_owner():
+@settings(max_examples=25)
+@given(
+    st.lists(st.sampled_from([0.1, 0.25, 1 / 3, 2.0, 17.5, 1e-7, 3e9]), min_size=1), st.integers(2, 6)
+)
+def test_edges_are_short_and_part_rows_as_long_ones_do(values, bins):
+    values = np.repeat([*values, -1.0], 40)
+    rules = Rules(binned=("x",), bins=bins, min_level_rows=1)
+    owner = np.arange(len(values)) % 2
+
+    def role(k):
+        return lambda adder: pooled_design(adder, {"x": values[owner == k]}, Schema(("x",)), rules)
+
+    if len(set(values.tolist())) < 2:
+        return
+    made = same_design(in_plain({name: role(k) for k, name in enumerate(NAMES[:2])}))
+    (factor,) = made.factors
+    assert all(float(f"{edge:.2e}") == edge for edge in factor.edges)  # three digits
+    due = Design.fit({"x": values}, rules)
+    assert np.array_equal(made.matrix({"x": values}).codes, due.matrix({"x": values}).codes)
+
+
+def same_design(ends):
+    assert ends["ada"] == ends["bea"]
+    return ends["ada"]
+
+
+def test_levels_that_were_not_agreed_on_are_one():
     features = table()[0]
-    unknown = sum(value in ("west", "far") for value in features["zone"])
-    assert COMMON.unknown(features) == {"zone": unknown}
-    assert COMMON.unknown({"zone": np.array(["north", None, MISSING, OTHER], object)}) == {"zone": 1}
     model = same(in_plain(fitting("poisson", GlmParams())))
     factor = model.part.design.factors[0]
     assert factor.base == OTHER  # here it has the most rows
     used = rows("poisson").train
     assert factor.rows[0] == sum(value in ("west", "far") for value in features["zone"][used])
-    new = COMMON.known({"zone": np.array(["mars", "west"], object)})
-    assert new["zone"].tolist() == [OTHER, OTHER]
+    # Later ones are as well, unless they are known and were joined.
+    made = replace(factor, base="north", joined=("south",), levels=("north", "east", OTHER))
+    new = np.array(["mars", "south", "east", "north", OTHER], object)
+    assert made.codes(new).tolist() == [2, 0, 1, 0, 2]
+    assert replace(made, levels=("north", "east")).codes(new).tolist() == [0, 0, 1, 0, 0]
 
 
 def changed(**columns):
     return {**table()[0], **columns}, rows("poisson")
 
 
-ones = np.ones(ROWS)
-ODD = np.where(OWNER == 0, np.inf, ones)
+ONES = np.ones(ROWS)
+ODD = np.where(OWNER == 0, np.inf, ONES)
 
 
 @pytest.mark.parametrize(
     ("columns", "words"),
     [
-        ({"value": ones}, "column 'value' holds one value only: leave it out"),
-        ({"value": ones * 0.1}, "column 'value' holds one value only: leave it out"),
-        ({"value": ones * np.nan}, "column 'value' holds no value: leave it out"),
+        ({"value": ONES}, "column 'value' holds one value only: leave it out"),
+        ({"value": ONES * 0.1}, "column 'value' holds one value only: leave it out"),
+        ({"value": ONES * np.nan}, "column 'value' holds no value: leave it out"),
         ({"value": ODD}, "column 'value' holds numbers beyond 1e.100: give it in another unit"),
         ({"age": ODD}, "column 'age' holds an infinite number"),
-        ({"value": np.array(["a"] * ROWS, object)}, "column 'value' holds categories, numbers are due"),
-        ({"zone": ones}, "column 'zone' holds numbers, categories are due"),
         ({"zone": np.array(["north"] * ROWS, object)}, "column 'zone' holds one value only"),
         ({"zone": np.array([None] * ROWS, object)}, "column 'zone' holds no value"),
-        ({"age": ones * 40}, "column 'age' holds one value only"),
+        ({"age": ONES * 40}, "column 'age' cannot be cut into bins of 5 rows .min_level_rows.: do not"),
+        ({"age": ONES * np.nan}, "column 'age' holds no value: leave it out"),
     ],
 )
 def test_columns_that_cannot_be_fitted(columns, words):
@@ -310,16 +353,29 @@ def test_columns_that_cannot_be_fitted(columns, words):
     assert "column '" not in raised.value.for_peer
 
 
+def test_tables_that_are_not_of_the_schema():
+    for columns, words in (
+        (
+            {"value": np.array(["a"] * ROWS, object)},
+            "column 'value' holds categories, the job has it as",
+        ),
+        ({"zone": ONES}, "column 'zone' holds numbers, the job has it as categories"),
+    ):
+        with pytest.raises(ConfigError, match=words):
+            in_plain(fitting("poisson", GlmParams(), whole=changed(**columns)))
+    with pytest.raises(ConfigError, match="names no column to train on"):
+        in_plain(fitting("poisson", GlmParams(), schema=Schema(())))
+
+
 def test_rules_that_do_not_fit_the_columns():
-    for rules, common, words in (
-        (replace(RULES, binned=("value",)), COMMON, "'value' is to be cut into bins, but no edges"),
-        (replace(RULES, binned=("valu",)), COMMON, "there is no column 'valu'"),
-        (replace(RULES, base={"value": "x"}), COMMON, "'value' is numeric and not binned"),
-        (replace(RULES, base={"zone": "mars"}), COMMON, "'zone' has no level 'mars' to be the base"),
-        (RULES, replace(COMMON, edges={"old": [1.0]}), "there is no column 'old'"),
+    for rules, words in (
+        (replace(RULES, binned=("zone",)), "'zone' is categorical: only numbers are cut into bins"),
+        (replace(RULES, binned=("valu",)), "there is no column 'valu'"),
+        (replace(RULES, base={"value": "x"}), "'value' is numeric and not binned"),
+        (replace(RULES, base={"zone": "mars"}), "'zone' has no level 'mars' to be the base"),
     ):
         with pytest.raises(DataError, match=words):
-            in_plain(fitting("poisson", GlmParams(), rules=rules, common=common))
+            in_plain(fitting("poisson", GlmParams(), rules=rules))
 
 
 def test_a_column_that_is_a_combination_of_others_is_named():
@@ -357,8 +413,8 @@ def test_a_client_may_have_one_class_alone_or_no_claim():
 @pytest.mark.parametrize(
     ("family", "label", "words"),
     [
-        ("logistic", np.zeros(ROWS), "the label has only one class at all clients"),
-        ("logistic", np.ones(ROWS), "the label has only one class at all clients"),
+        ("logistic", np.zeros(ROWS), "the label of all clients has only one class"),
+        ("logistic", np.ones(ROWS), "the label of all clients has only one class"),
         ("poisson", np.zeros(ROWS), "the label is 0 in every row of all clients"),
         ("poisson", np.where(np.arange(ROWS) == 5, -1.0, 1.0), "the label must not be negative"),
         ("logistic", np.where(np.arange(ROWS) == 5, 0.5, 1.0), "the label must be 0 or 1"),
@@ -373,7 +429,7 @@ def test_labels_that_cannot_be_fitted(family, label, words):
 
 def test_no_row_has_a_weight():
     whole = table()[0], replace(rows("poisson"), weight=np.zeros(ROWS))
-    with pytest.raises(DataError, match="no row of any client has a weight above 0"):
+    with pytest.raises(DataError, match="no client has a row that trains, or all of them weigh nothing"):
         in_plain(fitting("poisson", GlmParams(), whole=whole))
 
 
@@ -410,10 +466,10 @@ def test_labels_without_noise_end_the_fit():
 
 
 def test_more_columns_than_rows():
-    few = np.arange(ROWS) < 12
+    few = np.arange(ROWS) < 6
     whole = part((table()[0], replace(rows("gaussian"), weight=np.ones(ROWS))), few)
     owner = OWNER[few] % 2
-    rules = replace(RULES, min_level_rows=1)
+    rules = replace(UNBINNED, min_level_rows=1)
     with pytest.raises(DataError, match="linear combination"):
         in_plain(fitting("gaussian", GlmParams(), owner, whole=whole, rules=rules))
     model = same(in_plain(fitting("gaussian", GlmParams(alpha=0.1), owner, whole=whole, rules=rules)))
@@ -432,7 +488,7 @@ def kept():
     """Courses that keep all states, by client."""
     states = {name: [] for name in NAMES}
     courses = {
-        name: ClientCourse(checkpoints=Checkpoints(None, own.append)) for name, own in states.items()
+        name: GuestCourse(checkpoints=Checkpoints(None, own.append)) for name, own in states.items()
     }
     return states, courses
 
@@ -445,7 +501,7 @@ def test_a_fit_goes_on_from_any_step_to_the_same_model():
     for step in range(len(states["ada"])):
         # As they are read again from the store.
         again = {
-            name: ClientCourse(
+            name: GuestCourse(
                 checkpoints=Checkpoints(
                     msgspec.msgpack.decode(
                         msgspec.msgpack.encode(own[step], enc_hook=_parts),
@@ -464,7 +520,7 @@ def test_clients_that_go_on_from_different_steps_are_named():
     states, courses = kept()
     in_plain(fitting("poisson", params, courses=courses))
     again = {
-        name: ClientCourse(checkpoints=Checkpoints(own[1 if name == "bea" else 2]))
+        name: GuestCourse(checkpoints=Checkpoints(own[1 if name == "bea" else 2]))
         for name, own in states.items()
     }
     with pytest.raises(PeerError, match=r"^bea broke the protocol: it sent a part of another total"):
@@ -475,18 +531,20 @@ def test_clients_that_go_on_from_different_steps_are_named():
 
 # Clients that are gone.
 
-FRAMES = with_ends(fitting("poisson", GlmParams()), Absences(True))["frames"]["bea"]
+UNBINNED = replace(RULES, binned=())  # takes fewer totals
+FRAMES = with_ends(fitting("poisson", GlmParams(), rules=UNBINNED), Absences(True))["frames"]["bea"]
 
 
-@pytest.mark.parametrize("after", range(1, FRAMES, 4))
+@pytest.mark.parametrize("after", range(1, FRAMES, 5))
 def test_the_others_end_at_the_optimum_of_their_own_rows(after):
     params = GlmParams()
-    ends = with_ends(fitting("poisson", params), Absences(without=True), cut={"bea": after})
+    fits = fitting("poisson", params, rules=UNBINNED)
+    ends = with_ends(fits, Absences(without=True), cut={"bea": after})
     model = ends["ada"]
     assert ends["cleo"] == model
-    left = model.clients == ("ada", "cleo")
+    left = model.parties == ("ada", "cleo")
     # Whoever is gone once the last total is on its way has its rows in it.
-    assert left or (model.clients == NAMES and after >= FRAMES - 4)
+    assert left or (model.parties == NAMES and after >= FRAMES - 4)
     mask = OWNER != 1 if left and after < FRAMES - 6 else None
     if mask is None and left:
         return  # the steps were over the rows of all, the standard errors over those of the others
@@ -495,7 +553,8 @@ def test_the_others_end_at_the_optimum_of_their_own_rows(after):
 
 
 def test_or_it_ends_for_all():
-    ends = with_ends(fitting("poisson", GlmParams()), Absences(), cut={"bea": FRAMES // 2})
+    fits = fitting("poisson", GlmParams(), rules=UNBINNED)
+    ends = with_ends(fits, Absences(), cut={"bea": FRAMES // 2})
     assert isinstance(ends["server"], PeerLost)
     assert str(ends["ada"]) == str(ends["cleo"]) == "server stopped the job: the connection to bea broke"
 
@@ -507,14 +566,24 @@ def test_an_error_of_one_clients_own_rows_ends_it_for_the_others():
     assert isinstance(ends["ada"], PeerStopped) and "-1" not in str(ends["ada"])
 
 
-def test_clients_with_other_settings_are_named():
-    odd = {**fitting("poisson", GlmParams()), "cleo": fitting("poisson", GlmParams(alpha=1.0))["cleo"]}
-    with pytest.raises(PeerError, match=r"^cleo broke the protocol: it sent a part of another total"):
-        over_server(odd)
+@pytest.mark.parametrize(
+    "odd",
+    [
+        fitting("poisson", GlmParams(alpha=1.0)),
+        fitting("gamma", GlmParams()),
+        fitting("poisson", GlmParams(), rules=replace(RULES, bins=5)),
+        fitting("poisson", GlmParams(), schema=replace(SCHEMA, levels={"zone": ["north", "south"]})),
+    ],
+)
+def test_clients_with_other_settings_are_told(odd):
+    with pytest.raises(
+        ConfigError, match=r"^the clients' columns, levels or settings of the model differ"
+    ):
+        over_server({**fitting("poisson", GlmParams()), "cleo": odd["cleo"]})
 
 
-def test_a_fit_that_diverges_says_so():
-    offset = np.where(OWNER == 1, 800.0, 0.0)
+def test_offsets_that_are_too_far_apart():
+    offset = np.where(OWNER == 1, 2000.0, 0.0)
     whole = table()[0], replace(rows("poisson"), offset=offset)
-    with pytest.raises(ConfigError, match=r"diverges, with .* raise alpha"):
+    with pytest.raises(DataError, match="too far apart to be summed"):
         in_plain(fitting("poisson", GlmParams(), whole=whole))

@@ -124,9 +124,7 @@ class _TreesGuest(GuestRole[GuestModel]):
 
 
 class _TreesClient(_TreesGuest, ClientRole[GuestModel]):
-    def __init__(
-        self, params: BoostParams, own: PartyColumns, rows: Training, schema: Schema
-    ) -> None:
+    def __init__(self, params: BoostParams, own: PartyColumns, rows: Training, schema: Schema) -> None:
         check_params(params)
         schema.check(own.features)
         super().__init__(params, own, rows)

@@ -43,7 +43,7 @@ from vfl.learn.binning import (
     most_frequent,
 )
 from vfl.learn.params import BoostParams
-from vfl.protocols.pooled.totals import Totals, unfit
+from vfl.protocols.pooled.totals import Totals, check_same, unfit
 
 LEAST_ROWS = 10
 """Cells with so many rows, or fewer, are not cut."""
@@ -120,12 +120,7 @@ async def common_bins(
     """
     schema.check(features)
     settings = schema.canonical + params.model_dump_json().encode()
-    (same,) = await totals.of([totals.same(settings)], "columns and settings")
-    if not totals.is_same(same, settings):
-        raise ConfigError(
-            "the clients' columns, levels or settings of the model differ: compare the job of each",
-            for_peer="the clients' columns, levels or settings of the model differ",
-        )
+    await check_same(totals, settings)
     rows, missing, levels = await _counts(totals, features, schema)
     numeric = [name for name in schema.columns if name not in schema.levels]
     keys = await asyncio.to_thread(lambda: {name: _keys(features[name]) for name in numeric})

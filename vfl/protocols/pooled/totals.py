@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.errors import PeerError
+from vfl.errors import ConfigError, PeerError
 from vfl.protocols.pooled.adding import Adder
 
 Entropy = Callable[[int], bytes]
@@ -77,6 +77,16 @@ class Totals:
         """Whether all have that digest, by the total of `same`."""
         with np.errstate(over="ignore"):
             return np.array_equal(total, self.same(digest) * np.int64(len(self._adder.clients)))
+
+
+async def check_same(totals: Totals, settings: bytes) -> None:
+    """Raises ConfigError where clients have other columns or settings of the model than others."""
+    (same,) = await totals.of([totals.same(settings)], "columns and settings")
+    if not totals.is_same(same, settings):
+        raise ConfigError(
+            "the clients' columns, levels or settings of the model differ: compare the job of each",
+            for_peer="the clients' columns, levels or settings of the model differ",
+        )
 
 
 class ExactSum:
