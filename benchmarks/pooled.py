@@ -37,10 +37,11 @@ from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import IterationDone
+from vfl.protocols.linear.scoring import GuestGlm
 from vfl.protocols.pooled.adding import Adder, MaskedPart, MaskingAdder
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
 from vfl.protocols.pooled.bins import Schema
-from vfl.protocols.pooled.glm import PooledGlm, PooledGlmState, fit_client
+from vfl.protocols.pooled.glm import PooledGlmState, fit_client
 from vfl.protocols.pooled.plain_adding import plain_adders
 
 SHARES = {"insurer-a": 0.4, "insurer-b": 0.3, "insurer-c": 0.2, "insurer-d": 0.1}
@@ -102,7 +103,7 @@ def measure(policies: pd.DataFrame, params: GlmParams, holdout: float) -> dict[s
     if any(other != model for other in models):
         raise SystemExit("the insurers' models differ")
     return {
-        "rows": model.rows,
+        "rows": sum(int(rows.train.sum()) for _, rows in parts.values()),
         "columns": len(model.part.coefficients),
         "steps": model.iterations,
         "rounds": totals,
@@ -121,7 +122,7 @@ async def _federated(
     params: GlmParams,
     steps: list[IterationDone],
     sizes: list[int],
-) -> tuple[list[PooledGlm], int]:
+) -> tuple[list[GuestGlm], int]:
     """Each insurer's model, and the number of totals; `sizes` gets the bytes that the first one sends to
     each."""
     given: list[int] = []
@@ -133,7 +134,7 @@ async def _federated(
 
     pairs[next(iter(parts))][1].observers.append(watch)
 
-    async def client(name: str) -> PooledGlm:
+    async def client(name: str) -> GuestGlm:
         adder = MaskingAdder(pairs[name][1], Participant(name, tuple(parts), b"benchmark"))
         course = Course(steps.append if name == next(iter(parts)) else lambda _: None)
         model = await _fit(adder, parts[name], schema, params, course)
@@ -152,12 +153,12 @@ async def _fit(
     schema: Schema,
     params: GlmParams,
     course: Course = Course(),  # noqa: B008 - frozen
-) -> PooledGlm:
+) -> GuestGlm:
     model, _ = await fit_client(adder, *table, schema, RULES, params, course=course)
     return model
 
 
-def _against_glum(model: PooledGlm, parts: dict[str, Table], params: GlmParams) -> dict[str, float]:
+def _against_glum(model: GuestGlm, parts: dict[str, Table], params: GlmParams) -> dict[str, float]:
     """The coefficients beside those of a pooled fit."""
     design = model.part.design
     matrix, label, offset = (
@@ -183,7 +184,7 @@ def _dense(design: Design, table: Table) -> tuple[Floats, Floats, Floats]:
 
 
 def _worth(
-    model: PooledGlm, parts: dict[str, Table], schema: Schema, params: GlmParams
+    model: GuestGlm, parts: dict[str, Table], schema: Schema, params: GlmParams
 ) -> dict[str, dict[str, float]]:
     """The share of the deviance of each insurer's held-out rows that a model explains, beyond the
     constant of its own rows that train."""
@@ -198,7 +199,7 @@ def _worth(
         _, null = rows.start()
         constant = loss.deviance(null[out], *given)
         for way, made in (("alone", alone), ("together", model)):
-            score = made.scores(held, int(out.sum())) + rows.offset[out]
+            score = made.intercept + made.part.scores(held, int(out.sum())) + rows.offset[out]
             explained[way][name] = 1 - loss.deviance(score, *given) / constant
     return explained
 

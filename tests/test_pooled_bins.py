@@ -190,6 +190,8 @@ def test_tables_and_settings_that_differ_are_named():
     assert "column 'age' holds categories" in fails([TABLE, text])
     number = {**TABLE, "zone": TABLE["age"]}
     assert "column 'zone' holds numbers" in fails([TABLE, number])
+    assert "column 'age' of the job has a rule" in fails([TABLE], Schema(("gaps",), {"age": ("1",)}))
+    assert fails([TABLE], Schema(())) == "the job names no column to train on"
     constrained = Schema(tuple(TABLE), LEVELS, {"zone": "increasing"})
     assert "column 'zone' is categorical" in fails([TABLE], constrained)
 

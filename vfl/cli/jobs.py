@@ -16,6 +16,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
+    from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
 
 
@@ -82,9 +83,9 @@ def _serve(party: Path) -> None:
     from vfl.party.config import load_party
 
     settings = load_party(party)
-    if settings.role == "guest":
+    if settings.role == "guest" and not settings.coordinators:
         need_role(settings.role, "host", party)
-    work = serve_host if settings.role == "host" else coordinate
+    work = coordinate if settings.role == "coordinator" else serve_host
     with show_progress(times=True) as show:
         try:
             run(work(Site.open(settings), show))
@@ -231,7 +232,15 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings, wanted = load_party(party), load_job(job)
+    if settings.role == "coordinator" and wanted.over_rows:
+        _lead(settings, wanted, alignment, fresh, wait, as_json)
+        return
     need_role(settings.role, "guest", party)
+    if wanted.over_rows:
+        raise ConfigError(
+            "a job over rows is started by its server, the coordinator: run `vfl serve` here, and "
+            "`vfl train` there"
+        )
     with show_progress() as show:
         site = Site.open(settings)
         site.warn_of_ending(show)
@@ -253,6 +262,27 @@ def train(
         put_model(done)
     for warning in done.warnings:
         stderr.put(f"warning: {warning}")
+
+
+def _lead(
+    settings: "Party", job: "Job", alignment: str | None, fresh: bool, wait: float, as_json: bool
+) -> None:
+    """The server's part of a job over rows."""
+    from vfl.jobs.connect import Site
+    from vfl.jobs.pooled import lead
+    from vfl.terminal.results import account_document, cost
+
+    if alignment is not None:
+        raise ConfigError("--alignment is for jobs over columns: leave it out")
+    with show_progress() as show:
+        site = Site.open(settings)
+        site.warn_of_ending(show)
+        done = run(lead(site, job, fresh=fresh, wait=wait, show=show))
+    if as_json:
+        found = {"model": done.model, "parties": done.clients, "totals": done.totals}
+        put_json({**found, **account_document(done.account)})
+    else:
+        stdout.put(f"{done.model} is kept by {' and '.join(done.clients)}; {cost(done.account)}")
 
 
 @main.command()

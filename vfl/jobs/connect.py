@@ -26,6 +26,7 @@ from vfl.net.websocket import (
 from vfl.net.wire import KIB
 from vfl.party.at_rest import StoreKey
 from vfl.party.config import Party
+from vfl.party.config_values import Role
 from vfl.party.identity import Certificate, Identity, load, load_certificate
 from vfl.party.ledger import FOLDER, Ledger
 from vfl.party.revocation import RevocationList, Revoked, refuse_revoked
@@ -322,9 +323,16 @@ async def warn_daily(site: Site, show: Show) -> None:
 
 
 async def connect_hosts(
-    site: Site, names: list[str], wait: float, show: Show, listener: Listener | None
+    site: Site,
+    names: list[str],
+    wait: float,
+    show: Show,
+    listener: Listener | None,
+    role: Role = "host",
 ) -> list[Peer]:
     """A session with each host, in the order of `names`; those without an address dial `listener`.
+
+    `role`: what they have to be.
 
     Raises PeerUnreachable naming those who did not come within `wait` seconds, IdentityError for a
     certificate that is not the pinned one, not valid now, or revoked meanwhile.
@@ -382,7 +390,7 @@ async def connect_hosts(
         async with site.while_not_revoked(names):
             await meet()
         for peer in sessions.values():
-            check_role(peer, "host")
+            check_role(peer, role)
     except VflError as error:
         await stop_all(sessions.values(), error)
         raise
@@ -427,9 +435,10 @@ async def _turn_away(listener: Listener, hosts: list[Peer]) -> None:
 
 @contextlib.asynccontextmanager
 async def hosts_of(
-    site: Site, wait: float, show: Show, names: list[str] | None = None
+    site: Site, wait: float, show: Show, names: list[str] | None = None, role: Role = "host"
 ) -> AsyncIterator[list[Peer]]:
-    """Sessions with hosts for one job; whatever ends the job, every host is told why."""
+    """Sessions with hosts for one job; whatever ends the job, every host is told why. `role`: what
+    they have to be, if not hosts."""
     names = names or site.party.partners
     async with contextlib.AsyncExitStack() as stack:
         stack.callback(site.journal.seal, show.say)
@@ -438,7 +447,7 @@ async def hosts_of(
             if site.party.party.listen is None:
                 raise ConfigError("[party] listen is missing: some peers have no address to dial")
             listener = await stack.enter_async_context(site.listen(site.party.party.listen, show))
-        hosts = await connect_hosts(site, names, wait, show, listener)
+        hosts = await connect_hosts(site, names, wait, show, listener, role)
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)

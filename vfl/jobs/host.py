@@ -7,13 +7,16 @@ import time
 from collections.abc import Callable, Coroutine
 
 from vfl.errors import (
+    ConfigError,
     ModelError,
+    Refused,
     VflError,
 )
 from vfl.jobs.alignment import serve_align
 from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.offer import Offer
-from vfl.jobs.own_table import read_host
+from vfl.jobs.own_table import read_guest, read_host
+from vfl.jobs.pooled import serve_pooled
 from vfl.jobs.scoring import serve_score
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
@@ -38,6 +41,9 @@ async def serve(site: Site, show: Show) -> None:
     start, Refused when another process serves from this store.
     """
     party = site.party
+    if party.role == "guest":
+        await _serve_rows(site, show)
+        return
     with serving(site):
         table, ids = read_host(site, needed=())
         check_rules_of(party, {*table.features, *table.faults}, table.path.name)
@@ -53,10 +59,32 @@ async def serve(site: Site, show: Show) -> None:
         await _serve(site, show)
 
 
+async def _serve_rows(site: Site, show: Show) -> None:
+    """Serve the servers of jobs over rows.
+
+    Raises ConfigError for a party that has none, DataError for a table that cannot be used.
+    """
+    party = site.party
+    if not party.coordinators:
+        raise ConfigError(
+            f"{party.name} is a guest, which serves jobs over rows alone: [peers] needs their server, "
+            'with role = "coordinator"'
+        )
+    with serving(site):
+        table, _ = read_guest(party.data, show=show)
+        show.say(f"{party.name} serves {table.path.name}: {counted(table.rows, 'row')}")
+        await _serve(site, show)
+
+
 async def _serve(site: Site, show: Show) -> None:
     party = site.party
     async with asyncio.TaskGroup() as group:
         group.create_task(warn_daily(site, show))
+        if party.role == "guest":
+            for name in party.coordinators:
+                server = party.peers[name].address or ""
+                group.create_task(_dial_forever(site, name, server, show))
+            return
         for name in party.partners:
             if (address := party.peers[name].address) is not None:
                 group.create_task(_dial_forever(site, name, address, show))
@@ -119,14 +147,18 @@ async def serve_session(site: Site, peer: WebSocketPeer, show: Show) -> None:
 
 
 async def _attend(site: Site, peer: WebSocketPeer, show: Show) -> None:
-    check_role(peer, "guest")
+    over_rows = site.party.role == "guest"
+    check_role(peer, "coordinator" if over_rows else "guest")
     offer = await first_message(peer, Offer, _OFFER)
     if offer is None:
         return
     site.check_not_revoked([peer.name])
     started = time.monotonic()
     async with site.while_not_revoked([peer.name, *offer.hosts]):
-        done = await while_here([peer], _TASKS[offer.task](site, peer, offer, show))
+        if over_rows and offer.task != "train":
+            raise Refused(f"{site.party.name} takes part in trainings over rows alone")
+        task = serve_pooled if over_rows else _TASKS[offer.task]
+        done = await while_here([peer], task(site, peer, offer, show))
     traffic = peer.traffic
     show.say(
         f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "

@@ -289,6 +289,9 @@ class _Job:
         """One attempt: align what is left with each host, score it, keep it part by part."""
         names = list(self.half.model.parties[1:])
         started = time.monotonic()
+        if not names:  # of a model over rows this party has all
+            await self._score([], [], {})
+            return
         async with hosts_of(self.site, wait, self.show, names) as hosts:
             try:
                 await self._with(hosts, names)
@@ -304,6 +307,12 @@ class _Job:
         self.clock.add(None)
         places, known = await self._align(hosts, offer)
         self.clock.add("alignment")
+        await self._score(hosts, places, known)
+
+    async def _score(
+        self, hosts: Sequence[Peer], places: Sequence[Integers], known: dict[str, int]
+    ) -> None:
+        """Score what is left, and keep it part by part."""
         first = self.batch.rows
 
         def unknown_levels(host: Peer, rows: int) -> None:
@@ -313,7 +322,8 @@ class _Job:
 
         async with aclosing(self._score_parts(hosts, places, unknown_levels)) as parts:
             async for part in parts:
-                unknown = np.array([place[part.rows] < 0 for place in places])
+                unknown = np.array([place[part.rows] < 0 for place in places], np.bool_)
+                unknown = unknown.reshape(len(places), len(part.scores))
                 rows = slice(first + part.rows.start, first + part.rows.stop)
                 await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
                 self.clock.add("scoring")

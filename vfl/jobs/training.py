@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, VflError
+from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, offer_to
@@ -511,6 +511,8 @@ async def serve_train(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
 async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     party = site.party
     job = await asyncio.to_thread(Job.from_canonical, offer.job)
+    if job.over_rows:
+        raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
     table, ids = await table_of(site, offer)

@@ -1,7 +1,6 @@
 """Linear models: generalised linear models over the columns of all parties."""
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from vfl.learn.glm import APART, are_apart
 from vfl.learn.losses import FAMILIES, Family, Link
 from vfl.learn.params import GlmParams
 from vfl.models.findings import Finding, NothingTrained, remark_on
+from vfl.models.fit_progress import iteration_done, report_fit
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
     ColumnRules,
@@ -34,6 +34,7 @@ from vfl.models.kind import (
     StepReport,
     TrainingStep,
 )
+from vfl.models.linear_client import LinearClient
 from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepare_columns
 from vfl.models.relativities import Line, lines
 from vfl.net.peer import Peer
@@ -59,6 +60,8 @@ from vfl.protocols.linear.scoring import (
     guest_glm_score,
     host_glm_score,
 )
+from vfl.protocols.pooled.bins import Schema
+from vfl.protocols.pooled.glm import PooledGlmState
 from vfl.text import counted
 
 
@@ -117,19 +120,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
         return fit.score
 
     def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
-        if isinstance(step, BlindIteration):
-            most = counted(step.of, "iteration")
-            what = f"fitting, gradient {step.gradient:.1e}, at most {most}"
-            return StepReport(what, step.iteration, None, {"gradient": step.gradient})
-        done = _iteration_done(step)
-        what = (
-            f"fitting, deviance {done.deviance:.4f}, D² {done.explained:.4f}, "
-            f"gradient {done.gradient:.1e}"
-        )
-        first = (curve[0]["gradient"] if curve else done.gradient) or 0.0
-        expected = _expected_iterations(done, first, self._params.tolerance)
-        losses = {"train": done.deviance, "gradient": done.gradient}
-        return StepReport(what, done.iteration, expected, losses, done.seconds)
+        return report_fit(step, curve, self._params.tolerance)
 
     def ending(self, model: GuestGlm) -> str:
         many = counted(model.iterations, "iteration")
@@ -146,21 +137,6 @@ class _LinearGuest(GuestRole[GuestGlm]):
             f"note: not converged after {many}: {at} (tolerance {self._params.tolerance:.1e}); the "
             f"model is kept as it is: raise {limits} or alpha in [glm]"
         )
-
-
-def _iteration_done(step: TrainingStep) -> IterationDone:
-    if not isinstance(step, IterationDone):
-        raise TypeError("a step of another kind of model")
-    return step
-
-
-def _expected_iterations(done: IterationDone, first: float, tolerance: float) -> int | None:
-    """How many iterations there will be if the gradient's logarithm goes on falling at the mean rate
-    since `first`, its length before any step; None while it has not fallen."""
-    if not 0 < done.gradient < first or done.iteration == 0:
-        return None
-    needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)
-    return min(max(math.ceil(needed), done.iteration + 1), done.of)
 
 
 class _LinearHost(HostRole[HostGlm]):
@@ -253,6 +229,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def host_state(self) -> type[HostFitState | HiddenState]:  # type: ignore[override]
         return HostFitState if self.coordinator is None else HiddenState
 
+    client_state = PooledGlmState
+
     @property
     def coordinator(self) -> str | None:
         return self.params.coordinator
@@ -285,6 +263,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     def guest(self, own: PartyColumns, rows: Training) -> _LinearGuest:
         return _LinearGuest(self, own, rows)
+
+    def client(self, own: PartyColumns, rows: Training, schema: Schema) -> LinearClient:
+        return LinearClient(self.params, own, rows, schema, lambda: _LinearGuest(self, own, rows))
 
     def host(self, own: PartyColumns) -> _LinearHost:
         return _LinearHost(self, own)
@@ -366,7 +347,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
         if isinstance(step, BlindIteration):
             return f"gradient {step.gradient:.1e}", step.iteration, None
-        done = _iteration_done(step)
+        done = iteration_done(step)
         return f"deviance {done.deviance:.4f}, gradient {done.gradient:.1e}", done.iteration, None
 
     @classmethod

@@ -88,6 +88,16 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     return broken
 
 
+def broken_by_pool(policy: PolicySection, parties: int | None, rows: int | None = None) -> list[str]:
+    """The rules that a job over the rows of so many parties breaks, of so many rows that train."""
+    broken = []
+    if parties is not None and parties < policy.min_parties:
+        broken.append(_broken("the number of parties", parties, policy, "min_parties"))
+    if rows is not None and rows < policy.min_pooled_rows:
+        broken.append(_broken("the rows of all parties", rows, policy, "min_pooled_rows"))
+    return broken
+
+
 def check_guest(party: Party, guest: str) -> None:
     """Raises ConfigError for a guest that is no peer, whose jobs the party would not even hear of."""
     if guest not in party.partners:

@@ -420,6 +420,6 @@ class PeerSection(Section):
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
     role: Literal["coordinator", "client"] | None = Field(
         default=None,
-        description="coordinator: it is dialled for jobs that name it, or leads those over rows; client: it "
-        "has the same columns and rows of its own, and is never dialled",
+        description="coordinator: it is dialled for jobs that name it, or leads those over rows; "
+        "client: it has the same columns and rows of its own, and is never dialled",
     )

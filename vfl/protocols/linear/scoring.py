@@ -127,6 +127,10 @@ class GuestGlm:
     explained: float | None  # D-squared: the share of the null model's deviance that is gone
     gradient: float  # its length at the end
     readable: int = 0  # labels that a host could have read at most, had it cheated; not stored
+    # Of a model over rows: standard errors, in the order of the coefficients, and Pearson's dispersion.
+    errors: tuple[float, ...] | None = None
+    intercept_error: float | None = None
+    dispersion: float | None = None
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":

@@ -69,10 +69,14 @@ Step = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
 class Adder(Protocol):
     """A client's way to the totals over all clients; the server sees neither parts nor totals."""
 
-    name: str
-    """This client's."""
-    clients: Sequence[str]
-    """All that take part still, in the job's order. A total is over those that stand here after it."""
+    @property
+    def name(self) -> str:
+        """This client's."""
+
+    @property
+    def clients(self) -> Sequence[str]:
+        """All that take part still, in the job's order. A total is over those that stand here after
+        it."""
 
     async def total(self, values: Integers, what: str) -> Integers:
         """The sum of all clients' arrays of this shape, exact modulo 2^64.

@@ -5,24 +5,22 @@
     of no agreed level share the bin of those that are not kept apart; how many they are stays with their
     owner.
  2. Numbers are ordered as integers of 64 bits, whose order is that of float64. The first cell of a
-    column is all of them. All add up how many rows are in each part of every cell that holds more than
-    its share of the column's rows; empty parts are dropped. Again with these parts, until no cell holds
-    more than its share, unless it is a single number.
+    column is all of them. All add up how many rows are in each quarter of every cell that holds more
+    than its share of the column's rows; empty ones are dropped. Again with these, in 32 rounds at most,
+    until no cell holds more than its share, unless it is a single number.
  3. Cells become bins as distinct values do where all rows are in one place (learn/binning.py): numbers
     that many rows have are cells, and bins, of their own, and edges lie between cells.
 
-A share is 0.5 % of the rows that have a value, or an eighth of a bin's where that is less: bins are
-quantiles of the pooled rows to 1 %. A cell is cut into so many parts (up to 256) that they hold
-LEAST_ROWS rows each on average, into two at the least; one with LEAST_ROWS rows or fewer is not cut.
+A share is 0.5 % of the rows that have a value, or an eighth of a bin's where that is less, but no fewer
+than LEAST_ROWS: bins are quantiles of the pooled rows to 1 %, where these are 2,000 or more.
 
 Learned by all clients: how many rows of all clients together are in each cell, of numbers and of levels,
-and without a value. Cells are fine where rows lie densely. A cell of few rows is one that nobody cut, so
-that of a number far from others all learn about its power of two, or less; but one close to many others
-may be alone in a cell.
+and without a value. Each cell of numbers is a quarter of one with more than a share. So of a number far
+from all others one learns its power of two, or less; but one close to many may be alone in a narrow
+cell.
 """
 
 import asyncio
-import itertools
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -43,14 +41,13 @@ from vfl.learn.binning import (
     most_frequent,
 )
 from vfl.learn.params import BoostParams
-from vfl.protocols.pooled.totals import Totals, check_same, unfit
+from vfl.protocols.pooled.totals import Totals, check_same, digest_of, unfit
 
 LEAST_ROWS = 10
 """Cells with so many rows, or fewer, are not cut."""
 _FINEST = 0.005  # of the rows that have a value: what a cell may hold
 _CELLS_A_BIN = 8
-_PARTS = 8  # bits: 256 parts of a cell at most
-_AT_ONCE = 1 << 18  # parts of all columns in a total, where cells are not so many that halves exceed it
+_ROUNDS = 32  # from 64 bits, two by two, to none
 _SIGN = np.uint64(1 << 63)
 _SPAN = np.array([(1 << width) - 1 for width in range(65)], np.uint64)
 
@@ -70,6 +67,8 @@ class Schema:
         """Raises ConfigError, naming the column, for a table that is not of this schema."""
         if not self.columns:
             raise ConfigError("the job names no column to train on")
+        for name in {*self.levels, *self.monotone}.difference(self.columns):
+            raise ConfigError(f"column '{name}' of the job has a rule but is none to train on")
         for name in self.columns:
             if name not in features:
                 raise ConfigError(f"column '{name}' of the job is not in the table")
@@ -111,15 +110,15 @@ def bin_rows(columns: Sequence[Column], features: Features) -> Binned:
 
 
 async def common_bins(
-    totals: Totals, features: Features, schema: Schema, params: BoostParams
+    totals: Totals, features: Features, schema: Schema, params: BoostParams, agreed: bytes = b""
 ) -> CommonBins:
     """Bins of these columns over the rows of all clients.
 
-    Raises ConfigError for a table that is not of the schema, or where another client has another schema
-    or other settings, PeerError for totals that cannot be.
+    `agreed`: what else all have to have alike. Raises ConfigError for a table that is not of the schema,
+    or where another client has another schema or other settings, PeerError for totals that cannot be.
     """
     schema.check(features)
-    settings = schema.canonical + params.model_dump_json().encode()
+    settings = digest_of(schema.canonical, params.model_dump_json().encode(), agreed)
     await check_same(totals, settings)
     rows, missing, levels = await _counts(totals, features, schema)
     numeric = [name for name in schema.columns if name not in schema.levels]
@@ -144,8 +143,12 @@ async def _counts(
 ) -> tuple[int, dict[str, int], dict[str, Integers]]:
     """How many rows all clients have, lack a value by column, are of each level of a categorical one."""
     rows = len(features[schema.columns[0]])
-    own_levels = [_level_counts(features[name], levels) for name, levels in schema.levels.items()]
-    own = [rows, *(_missing(features[name]) for name in schema.columns)]
+    found = await asyncio.to_thread(lambda: {name: _values(features[name]) for name in schema.columns})
+    own = [rows, *(found[name][None] for name in schema.columns)]
+    own_levels = [
+        np.array([found[name][level] for level in levels], np.int64)
+        for name, levels in schema.levels.items()
+    ]
     counts, *of_levels = await totals.of([np.array(own, np.int64), *own_levels], "rows and levels")
     rows, *lacking = counts.tolist()
     missing = dict(zip(schema.columns, lacking, strict=True))
@@ -157,17 +160,11 @@ async def _counts(
     return rows, missing, levels
 
 
-def _missing(values: NDArray[np.generic]) -> int:
-    """How many values there are none."""
+def _values(values: NDArray[np.generic]) -> "Counter[object]":
+    """How many rows have each level, or, under None, no value."""
     if values.dtype == object:
-        return sum(value is None for value in values.tolist())
-    return int(np.isnan(values.astype(np.float64)).sum())
-
-
-def _level_counts(values: NDArray[np.generic], levels: Sequence[str]) -> Integers:
-    """How many of these values are of each level."""
-    counts = Counter(values.tolist())
-    return np.array([counts[level] for level in levels], np.int64)
+        return Counter(values.tolist())
+    return Counter({None: int(np.isnan(values.astype(np.float64)).sum())})
 
 
 # -------------------------------------------------------------------------------- cells of numbers
@@ -223,12 +220,11 @@ class _Cells:
         first = np.searchsorted(keys, self.start, "left")
         return np.searchsorted(keys, self.last, "right") - first
 
-    def parts(self, bits: Integers) -> "_Cells":
-        """All parts of the cells, cut by so many bits each; counts are 0."""
-        number = np.int64(1) << bits
-        width = np.repeat(self.width - bits, number)
-        place = np.arange(len(width)) - np.repeat(np.cumsum(number) - number, number)
-        start = np.repeat(self.start, number) + (place.astype(np.uint64) << width.astype(np.uint64))
+    def parts(self) -> "_Cells":
+        """The quarters of the cells; counts are 0."""
+        width = np.repeat(self.width - 2, 4)
+        place = np.tile(np.arange(4, dtype=np.uint64), len(self.width))
+        start = np.repeat(self.start, 4) + (place << width.astype(np.uint64))
         return _Cells(start, width, np.zeros(len(width), np.int64))
 
     def edges(self, max_bins: int, min_rows: int) -> Floats:
@@ -251,36 +247,20 @@ async def _refined(
     most = {name: max(LEAST_ROWS, int(share * count)) for name, count in present.items()}
     cells = {name: _Cells.whole(count) for name, count in present.items()}
     clients = totals.clients
-    for number in itertools.count(1):
+    for number in range(1, _ROUNDS + 1):
         dense = {name: (own.count > most[name]) & (own.width > 0) for name, own in cells.items()}
         dense = {name: mask for name, mask in dense.items() if mask.any()}
         if not dense:
-            return cells
-        bits = _bits({name: cells[name].of(mask) for name, mask in dense.items()})
-        parts = {name: cells[name].of(mask).parts(bits[name]) for name, mask in dense.items()}
+            break
+        parts = {name: cells[name].of(mask).parts() for name, mask in dense.items()}
         own = [await asyncio.to_thread(part.count_in, keys[name]) for name, part in parts.items()]
         what = f"cells of bins, round {number}"
         for name, counts in zip(parts, await totals.of(own, what), strict=True):
-            cut = cells[name].of(dense[name])
-            whole = np.add.reduceat(counts, np.cumsum(1 << bits[name]) - (1 << bits[name]))
+            cut, whole = cells[name].of(dense[name]).count, counts.reshape(-1, 4).sum(axis=1)
             # A client that is gone since has left its rows in the cells of before.
-            fits = whole == cut.count if totals.clients == clients else whole <= cut.count
+            fits = whole == cut if totals.clients == clients else whole <= cut
             if (counts < 0).any() or not fits.all():
                 raise unfit(what, "counts do not add up")
             filled = replace(parts[name], count=counts).of(counts > 0)
             cells[name] = cells[name].of(~dense[name]).joined(filled)
-    raise AssertionError("cells without an end")
-
-
-def _bits(cells: Mapping[str, _Cells]) -> dict[str, Integers]:
-    """By how many bits each of these cells is cut."""
-    most = _PARTS
-    while True:
-        bits = {}
-        for name, own in cells.items():
-            # Exact, so that all clients cut alike whatever their machines' logarithms are.
-            wanted = np.frexp(own.count / LEAST_ROWS)[1].astype(np.int64) - 1
-            bits[name] = np.minimum(np.clip(wanted, 1, most), own.width)
-        if most == 1 or sum(int((1 << own).sum()) for own in bits.values()) <= _AT_ONCE:
-            return bits
-        most -= 1
+    return cells

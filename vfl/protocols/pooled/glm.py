@@ -67,22 +67,6 @@ _SEARCHES = 6  # totals of step 4 at most
 
 
 @dataclass(frozen=True)
-class PooledGlm(GuestGlm):
-    """A linear model over the rows of all clients, as each of them keeps it. `parties` are those whose
-    rows are in it to the end."""
-
-    intercept_error: float | None = None
-    """Its standard error; None where no row is left to tell the dispersion, as in `errors`."""
-    errors: tuple[float, ...] | None = None  # in the order of the coefficients
-    dispersion: float | None = None  # Pearson's; 1 for a 0/1 label and counts
-    rows: int = 0  # that train, with a weight above 0
-
-    def scores(self, features: Features, rows: int) -> Floats:
-        """Scores without offset, shape (rows,). Raises ValueError as the design."""
-        return self.intercept + self.part.scores(features, rows)
-
-
-@dataclass(frozen=True)
 class PooledGlmState:
     """What a client keeps of a fit; the same at all clients."""
 
@@ -104,10 +88,11 @@ async def fit_client(
     params: GlmParams,
     *,
     course: GuestCourse[IterationDone, PooledGlmState] = GuestCourse(),
-) -> tuple[PooledGlm, Floats]:
+) -> tuple[GuestGlm, Floats]:
     """The whole model, the same at all clients, and the scores of this client's rows, shape (rows,).
 
-    `features` and `rows` are this client's own. All clients go on from as many steps. Raises DataError
+    `features` and `rows` are this client's own. The model's `parties` are the clients whose rows are in
+    it to the end. All clients go on from as many steps. Raises DataError
     for labels and columns that cannot be fitted, which all clients see alike but for those of this
     client's own rows, ConfigError for a fit that diverges and for columns or settings that differ among
     clients, what the adder raises.
@@ -169,7 +154,7 @@ class _Fit:
         free = np.arange(self._matrix.columns) < int(params.fit_intercept)
         self._penalty = np.where(free, 0.0, params.alpha)
 
-    async def fit(self, course: GuestCourse[IterationDone, PooledGlmState]) -> PooledGlm:
+    async def fit(self, course: GuestCourse[IterationDone, PooledGlmState]) -> GuestGlm:
         """All steps to the end, from where a checkpoint was kept."""
         params, last = self._params, course.checkpoints.last
         if last is not None and last.coefficients.shape != self._penalty.shape:
@@ -363,7 +348,7 @@ class _Fit:
         most = self._params.max_iterations
         return IterationDone(iteration, most, deviance, explained, length, seconds)
 
-    async def _end(self, state: PooledGlmState, converged: bool) -> PooledGlm:
+    async def _end(self, state: PooledGlmState, converged: bool) -> GuestGlm:
         """5. What the fit came to."""
         sums = await self._totals(state, "end")
         gradient, curvature = self._penalised(sums, state.coefficients)
@@ -381,7 +366,7 @@ class _Fit:
                 variance = times(times(variance, sums.hessian), variance)
             errors = np.sqrt(np.maximum(dispersion * np.diag(variance), 0.0))
         free = int(self._params.fit_intercept)
-        return PooledGlm(
+        return GuestGlm(
             tuple(self._adder.clients),
             float(state.coefficients[:free].sum()),
             LinearPart(self._design, tuple(state.coefficients[free:].tolist())),
@@ -393,7 +378,6 @@ class _Fit:
             intercept_error=None if errors is None or not free else float(errors[0]),
             errors=None if errors is None else tuple(errors[free:].tolist()),
             dispersion=dispersion,
-            rows=sums.rows,
         )
 
 

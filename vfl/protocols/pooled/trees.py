@@ -35,9 +35,9 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.errors import ConfigError, PeerError
+from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
-from vfl.learn.losses import Quantiser, Scales, exponent_of
+from vfl.learn.losses import BadLabel, Quantiser, Scales, exponent_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, gradient_histograms
 from vfl.learn.tree import (
@@ -60,6 +60,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema, bin_rows, common_bins
 from vfl.protocols.pooled.start import (
+    check_own_label,
     common_start,
     exponent_in,
     largest_exponents,
@@ -71,6 +72,7 @@ from vfl.protocols.trees.grower import DIVERGED, WHOLE, TreeDone, diverges, is_e
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.quantisation import packing_of
 
+_AT_ONCE = 1 << 22  # sums of a total
 POOLED = "pooled"
 """What the model's columns belong to: all clients."""
 _MOST_EXPONENT = exponent_of(DIVERGED)
@@ -105,16 +107,22 @@ async def grow_client(
     """The whole model, the same at all clients, and the scores of this client's rows, shape (rows,).
 
     `features` and `rows` are this client's own. All clients go on from as many trees. Raises ConfigError
-    for settings that cannot be, or that differ among clients, DataError for rows that can teach nothing,
-    PeerError for totals that cannot be.
+    for settings that cannot be, or that differ among clients, DataError for rows that can teach nothing
+    and for labels that cannot be, PeerError for totals that cannot be.
     """
     check_params(params)
+    try:
+        check_own_label(rows.loss, rows.label[rows.train])
+    except BadLabel as bad:
+        raise DataError(
+            f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
+        ) from None
     totals = Totals(adder, entropy)
     last = course.checkpoints.last
     if last is None:
-        bins = await common_bins(totals, features, schema, params)
+        bins = await common_bins(totals, features, schema, params, repr(rows.loss).encode())
         start = await common_start(totals, rows)
-        columns, bits = bins.columns, packing_of(max(1, bins.rows), params).row_bits
+        columns, bits = bins.columns, _row_bits(bins.rows, params)
         constant, watched = start.constant, start.watched
     else:
         schema.check(features)
@@ -137,6 +145,14 @@ def check_params(params: BoostParams) -> None:
             "guest_trees, sums and encryption are for columns of several parties, not for rows of "
             "several clients: leave them out"
         )
+
+
+def _row_bits(rows: int, params: BoostParams) -> int:
+    """How precise gradients are of which so many rows are summed. Raises ConfigError for too many."""
+    try:
+        return packing_of(max(1, rows), params).row_bits
+    except ValueError as error:
+        raise ConfigError(f"the clients have too many rows to be summed exactly: {error}") from None
 
 
 def draw_own_rows(train: Mask, params: BoostParams, tree: int, name: str) -> Mask:
@@ -341,24 +357,31 @@ class _Client:
 
     async def _sum(self, growth: _Growth, pairs: Sequence[_Pair], what: str) -> bool:
         """3. The sums of these nodes by cell; False where a client is gone since the level before."""
-        with self.clock.timed("own rows"):
-            own = [await asyncio.to_thread(growth.cells_of, pair.summed.rows) for pair in pairs]
-        (total,) = await self._total([np.concatenate(own).reshape(-1)], what)
-        if growth.clients and growth.clients != self.totals.clients:
-            return False
-        growth.clients = self.totals.clients
-        for pair, cells in zip(pairs, total.reshape(len(pairs), 3, -1), strict=True):
-            pair.summed.cells = cells
-            if pair.sibling is not None and pair.parent is not None:
-                pair.sibling.cells = pair.parent.cells - cells
-            else:
-                width = growth.candidates.columns[0].bins + 1
-                pair.summed.count, *sums = cells[:, :width].sum(axis=1).tolist()
-                pair.summed.sums = _sums(*sums)
-                growth.covers[pair.summed.number] = pair.summed.count
-            for node in pair.nodes:
-                self._check(growth, node, what)
+        step = max(1, _AT_ONCE // (3 * growth.candidates.cells))
+        for first in range(0, len(pairs), step):
+            part = pairs[first : first + step]
+            with self.clock.timed("own rows"):
+                own = [await asyncio.to_thread(growth.cells_of, pair.summed.rows) for pair in part]
+            (total,) = await self._total([np.concatenate(own).reshape(-1)], what)
+            if growth.clients and growth.clients != self.totals.clients:
+                return False
+            growth.clients = self.totals.clients
+            for pair, cells in zip(part, total.reshape(len(part), 3, -1), strict=True):
+                self._learn(growth, pair, cells, what)
         return True
+
+    def _learn(self, growth: _Growth, pair: _Pair, cells: Integers, what: str) -> None:
+        """The sums of a node and of its sibling. Raises PeerError for those that no rows can have."""
+        pair.summed.cells = cells
+        if pair.sibling is not None and pair.parent is not None:
+            pair.sibling.cells = pair.parent.cells - cells
+        else:
+            width = growth.candidates.columns[0].bins + 1
+            pair.summed.count, *sums = cells[:, :width].sum(axis=1).tolist()
+            pair.summed.sums = _sums(*sums)
+            growth.covers[pair.summed.number] = pair.summed.count
+        for node in pair.nodes:
+            self._check(growth, node, what)
 
     def _check(self, growth: _Growth, node: _Node, what: str) -> None:
         """Raises PeerError for sums that no rows can have."""
