@@ -124,7 +124,7 @@ def test_the_server_sees_uniform_words_whatever_is_added(names):
         random_parts(names, [3000, 3000]),
     ):
         ends, seen, form = words_seen(parts)
-        forms.append(form)
+        forms.append(sorted(form))
         own = np.concatenate([array for arrays_ in parts.values() for array in arrays_])
         totals = np.concatenate(ends[names[0]])
         assert np.array_equal(totals, np.concatenate(sums(parts)))
@@ -341,6 +341,8 @@ def test_tags_find_what_is_changed(data):
     ).view(np.uint64)
     key = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2**64, size, np.uint64)
     assert 8 < np.count_nonzero(tags(change, key)) <= TAGS  # fewer: once in 10^9
+    of_bits = [change[(key >> np.uint64(j)) & np.uint64(1) == 1].sum() for j in range(TAGS)]
+    assert tags(change, key).tolist() == of_bits
     words = np.arange(size, dtype=np.uint64)
     assert np.array_equal(tags(words + change, key) - tags(words, key), tags(change, key))
 
