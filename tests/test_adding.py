@@ -33,6 +33,7 @@ from vfl.protocols.pooled.adding import (
 from vfl.protocols.pooled.adding_server import serve_totals
 
 NAMES = ("ada", "bea", "cleo", "dora")
+THREE = NAMES[:3]
 
 
 def adding_all(parts, what="numbers"):
@@ -174,6 +175,39 @@ def test_no_secret_is_on_the_wire():
     assert not any(secret in b"".join(wire) for secret in drawn)
 
 
+def received_by(client, parts):
+    """All that a client receives, where everybody draws the same at random in each run."""
+    received = []
+
+    def opened(to_client, to_server):
+        if to_client.name == client:
+            to_server.observers.append(
+                lambda way, kind, payload: received.append(payload) if way == "received" else None
+            )
+
+    def made(name, peer):
+        drawn = np.random.default_rng(NAMES.index(name))
+        return MaskingAdder(peer, Participant(name, tuple(parts), CONTEXT), entropy=drawn.bytes)
+
+    over_server(adding_all(parts), opened=opened, made=made)
+    return received
+
+
+def test_a_client_receives_nothing_but_the_total():
+    """To the last bit the same, whatever the others' parts are that make it."""
+    parts = random_parts(THREE, [(20,), (3, 3)])
+    others = random_parts(THREE, [(20,), (3, 3)], seed=1)
+    with np.errstate(over="ignore"):
+        moved = {
+            "ada": parts["ada"],
+            "bea": [a + b for a, b in zip(parts["bea"], others["bea"], strict=True)],
+            "cleo": [a - b for a, b in zip(parts["cleo"], others["bea"], strict=True)],
+        }
+    seen = received_by("ada", parts)
+    assert received_by("ada", moved) == seen
+    assert received_by("ada", others) != seen
+
+
 # Keys and signatures.
 
 
@@ -216,7 +250,6 @@ def flipped(data, byte=0):
     return data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :]
 
 
-THREE = NAMES[:3]
 PARTS = random_parts(THREE, [(5,)])
 
 

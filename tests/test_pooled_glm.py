@@ -30,7 +30,8 @@ NAMES = ("ada", "bea", "cleo")
 ROWS = 800
 FAMILIES = ("poisson", "gaussian", "logistic", "gamma", "tweedie")
 SCHEMA = Schema(("power", "value", "zone", "age"), {"zone": ["north", "south", "east"]})
-RULES = Rules(binned=("age",), bins=4, missing="level", min_level_rows=5)
+RULES = Rules(missing="level", min_level_rows=5)
+BINNED = replace(RULES, binned=("age",), bins=4)  # takes many totals more
 
 
 @cache
@@ -227,9 +228,10 @@ def test_a_fit_by_l_bfgs_comes_to_the_same(family):
 
 def test_over_a_server_the_model_is_the_same_to_the_last_bit():
     params = GlmParams()
-    plain = same(in_plain(fitting("poisson", params)))
-    ends = over_server(fitting("poisson", params))
+    plain = same(in_plain(fitting("poisson", params, rules=BINNED)))
+    ends = over_server(fitting("poisson", params, rules=BINNED))
     assert same(ends) == plain and ends["server"] == list(NAMES)
+    assert_as_glum(plain, by_glum(plain, "poisson", params)[0])
 
 
 @settings(max_examples=12)
@@ -259,7 +261,7 @@ def as_other(features):
 
 @pytest.mark.parametrize("missing", ["mean", "median", "level"])
 def test_columns_are_prepared_as_those_of_the_pooled_rows(missing):
-    rules = replace(RULES, missing=missing, min_level_rows=30, base={"zone": "south"})
+    rules = replace(BINNED, missing=missing, min_level_rows=30, base={"zone": "south"})
     features = table()[0]
 
     def role(k):
@@ -357,7 +359,7 @@ ODD = np.where(OWNER == 0, np.inf, ONES)
 )
 def test_columns_that_cannot_be_fitted(columns, words):
     with pytest.raises(DataError, match=f"^a linear model cannot use the columns: {words}") as raised:
-        in_plain(fitting("poisson", GlmParams(), whole=changed(**columns)))
+        in_plain(fitting("poisson", GlmParams(), whole=changed(**columns), rules=BINNED))
     assert "column '" not in raised.value.for_peer
 
 
@@ -477,7 +479,7 @@ def test_more_columns_than_rows():
     few = np.arange(ROWS) < 6
     whole = part((table()[0], replace(rows("gaussian"), weight=np.ones(ROWS))), few)
     owner = OWNER[few] % 2
-    rules = replace(UNBINNED, min_level_rows=1)
+    rules = replace(RULES, min_level_rows=1)
     with pytest.raises(DataError, match="linear combination"):
         in_plain(fitting("gaussian", GlmParams(), owner, whole=whole, rules=rules))
     model = same(in_plain(fitting("gaussian", GlmParams(alpha=0.1), owner, whole=whole, rules=rules)))
@@ -539,14 +541,13 @@ def test_clients_that_go_on_from_different_steps_are_named():
 
 # Clients that are gone.
 
-UNBINNED = replace(RULES, binned=())  # takes fewer totals
-FRAMES = with_ends(fitting("poisson", GlmParams(), rules=UNBINNED), Absences(True))["frames"]["bea"]
+FRAMES = with_ends(fitting("poisson", GlmParams()), Absences(True))["frames"]["bea"]
 
 
 @pytest.mark.parametrize("after", range(1, FRAMES, 5))
 def test_the_others_end_at_the_optimum_of_their_own_rows(after):
     params = GlmParams()
-    fits = fitting("poisson", params, rules=UNBINNED)
+    fits = fitting("poisson", params)
     ends = with_ends(fits, Absences(without=True), cut={"bea": after})
     model = ends["ada"]
     assert ends["cleo"] == model
@@ -561,7 +562,7 @@ def test_the_others_end_at_the_optimum_of_their_own_rows(after):
 
 
 def test_or_it_ends_for_all():
-    fits = fitting("poisson", GlmParams(), rules=UNBINNED)
+    fits = fitting("poisson", GlmParams())
     ends = with_ends(fits, Absences(), cut={"bea": FRAMES // 2})
     assert isinstance(ends["server"], PeerLost)
     assert str(ends["ada"]) == str(ends["cleo"]) == "server stopped the job: the connection to bea broke"
@@ -579,7 +580,7 @@ def test_an_error_of_one_clients_own_rows_ends_it_for_the_others():
     [
         fitting("poisson", GlmParams(alpha=1.0)),
         fitting("gamma", GlmParams()),
-        fitting("poisson", GlmParams(), rules=replace(RULES, bins=5)),
+        fitting("poisson", GlmParams(), rules=replace(BINNED, bins=5)),
         fitting("poisson", GlmParams(), schema=replace(SCHEMA, levels={"zone": ["north", "south"]})),
     ],
 )
