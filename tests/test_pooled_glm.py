@@ -596,3 +596,47 @@ def test_offsets_that_are_too_far_apart():
     whole = table()[0], replace(rows("poisson"), offset=offset)
     with pytest.raises(DataError, match="too far apart to be summed"):
         in_plain(fitting("poisson", GlmParams(), whole=whole))
+
+
+# Clients that cheat.
+
+
+class Lying:
+    """An adder of a client that adds other numbers to totals of some kind."""
+
+    def __init__(self, adder, kind, change):
+        self._adder, self._kind, self._change = adder, kind, change
+        self.name, self.clients = adder.name, adder.clients
+
+    async def total(self, values, what):
+        return await self._adder.total(
+            self._change(values) if what.startswith(self._kind) else values, what
+        )
+
+
+@pytest.mark.parametrize(
+    "kind", ["rows of levels", "sums of squares", "rows that train", "the constant", "step 2", "end"]
+)
+def test_totals_that_cannot_be_are_refused(kind):
+    """Here a client takes away more than the others add."""
+    honest = fitting("poisson", GlmParams())
+    liar = {"bea": lambda adder: honest["bea"](Lying(adder, kind, lambda values: -9 * values))}
+    with pytest.raises((PeerError, DataError)) as raised:
+        in_plain(honest | liar)
+    assert isinstance(raised.value, PeerError) or kind == "rows that train"
+
+
+@pytest.mark.parametrize("kind", ["sums of numbers", "sums of squares", "the constant", "step", "sizes"])
+def test_any_numbers_of_one_client_end_in_an_error_or_a_model(kind):
+    honest = fitting("poisson", GlmParams(max_iterations=8))
+    draw = np.random.default_rng(0)
+
+    def random(values):
+        return draw.integers(-(2**62), 2**62, values.shape)
+
+    liar = {"bea": lambda adder: honest["bea"](Lying(adder, kind, random))}
+    try:
+        model = same(in_plain(honest | liar))
+    except (PeerError, DataError, ConfigError):
+        return
+    assert np.isfinite([model.intercept, *model.part.coefficients]).all()

@@ -45,7 +45,7 @@ from vfl.learn.params import BoostParams
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema, common_bins
 from vfl.protocols.pooled.real_totals import ANY, real_totals
-from vfl.protocols.pooled.totals import Totals
+from vfl.protocols.pooled.totals import Totals, unfit
 
 _ONE_VALUE = (
     2.0**-40
@@ -184,6 +184,8 @@ class _Columns:
         return np.array(counts, np.int64)
 
     def take_counts(self, counts: list[int]) -> None:
+        if min(counts) < 0:
+            raise unfit("rows of levels and numbers", "it is negative")
         for name, levels in self._levels.items():
             self._counts[name] = dict(zip(levels, counts, strict=False))
             counts = counts[len(levels) :]
@@ -211,6 +213,8 @@ class _Columns:
         return np.array([*about, *map(len, present)], np.float64)
 
     def take_squares(self, sums: Floats) -> None:
+        if (sums < 0).any():
+            raise unfit("sums of squares", "it is negative")
         self._deviation = np.sqrt(self._means(sums))
         for k, name in enumerate(self.numeric):
             if self._deviation[k] <= _ONE_VALUE * abs(self._mean[k]):
@@ -218,6 +222,8 @@ class _Columns:
         self._low, self._width = self._mean - self._deviation, 2 * self._deviation
 
     def _means(self, sums: Floats) -> Floats:
+        if not np.isfinite(sums).all():
+            raise unfit("sums of numbers", "it is beyond what numbers can be")
         count = len(self.numeric)
         return np.asarray(sums[:count] / np.maximum(sums[count:], 1.0))
 

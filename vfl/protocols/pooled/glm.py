@@ -57,7 +57,7 @@ from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.columns import pooled_design
 from vfl.protocols.pooled.real_totals import ANY, around, real_totals
 from vfl.protocols.pooled.start import check_own_label, common_start
-from vfl.protocols.pooled.totals import Totals, check_same, digest_of
+from vfl.protocols.pooled.totals import Totals, check_same, digest_of, unfit
 
 _LAST = 1e-5  # standard errors: a direction that is the last
 _WHOLE = 1e-2  # standard errors: a direction along which the whole step is the best
@@ -168,7 +168,8 @@ class _Fit:
             if iteration == 0:
                 self._check_rank(sums)
             gradient, hessian = self._penalised(sums, state.coefficients)
-            direction = -Curvature.of(hessian).solve(gradient)
+            curvature = await asyncio.to_thread(Curvature.of, hessian)
+            direction = -curvature.solve(gradient)
             decrement = -product(gradient, direction)
             errors = self._in_errors(decrement, sums)
             seconds = {"whole iteration": time.perf_counter() - started}
@@ -202,6 +203,8 @@ class _Fit:
         if not np.isfinite(sums).all():
             raise divergence("scores")
         loss, total, size, curvature = sums.tolist()
+        if not (total > 0 and (sums >= 0).all()):
+            raise unfit("the constant alone", "it is negative")
         unit = math.sqrt(curvature / total * 2 * loss / total) or 1.0
         sizes = (size, curvature)
         return PooledGlmState(1, self._design, coefficients, start, loss / total, unit, sizes)
@@ -230,6 +233,8 @@ class _Fit:
         loss, weight, rows, far, size, curvature, pearson = numbers.tolist()
         upper = np.zeros((len(g), len(g)))
         upper[np.triu_indices(len(g))] = h
+        if not (weight > 0 and (numbers >= 0).all() and (np.diag(upper) >= 0).all()):
+            raise unfit(f"{what} {state.done}", "it is negative")
         sums = _Sums(
             loss,
             weight,
@@ -303,6 +308,8 @@ class _Fit:
             own = await asyncio.to_thread(self._own_along, score, move, sizes)
             what = f"sizes of step {state.done}, round {number + 1}"
             (sums,) = await real_totals(self._adder, [(own, ANY)], what)
+            if not (0 < sums[-1] < math.inf and math.isfinite(sums[0])):
+                raise unfit(what, "it is beyond what honest clients add")
             penalty = self._along_penalty(state.coefficients, direction, sizes, float(sums[-1]))
             slopes, curvatures = sums[:-1].reshape(2, -1) + penalty
             along = Along(sizes, slopes.tolist(), curvatures.tolist())
@@ -360,7 +367,8 @@ class _Fit:
             dispersion = sums.pearson / freedom if freedom > 0 else None
         errors = None
         if dispersion is not None:
-            variance = Curvature.of(curvature).inverse()
+            made = await asyncio.to_thread(Curvature.of, curvature)
+            variance = await asyncio.to_thread(made.inverse)
             if self._params.alpha > 0:
                 # Of an estimate that the penalty draws to 0: A^-1 I A^-1, where A is I and the penalty.
                 variance = times(times(variance, sums.hessian), variance)
