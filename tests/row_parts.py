@@ -76,7 +76,7 @@ def part(whole, mask):
 
 def scores(model, features):
     """Without offset."""
-    return model.intercept + model.part.scores(features, len(features["value"]))
+    return model.intercept + model.part.scores(features, len(next(iter(features.values()))))
 
 
 def fitting(family, params, owner=OWNER, courses=None, whole=None, rules=RULES, schema=SCHEMA):

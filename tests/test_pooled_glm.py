@@ -28,9 +28,12 @@ from row_parts import (
 )
 
 from vfl.errors import DataError
+from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fitting import guest_fit
+from vfl.protocols.pooled.bins import Schema
 
 
 @pytest.mark.parametrize("intercept", [True, False])
@@ -208,3 +211,29 @@ def test_more_columns_than_rows():
 def test_a_fit_that_may_not_go_on():
     model = same(in_plain(fitting("poisson", GlmParams(max_iterations=2))))
     assert not model.converged and model.iterations == 2 and model.gradient > 1e-6
+
+
+@pytest.mark.parametrize("family", ["gamma", "tweedie"])
+@pytest.mark.parametrize("seed", [0, 1])
+def test_numbers_far_from_all_others_do_not_lead_astray(family, seed):
+    """Newton's direction is far too long at first, or leads where scores are infinite."""
+    draw, size = np.random.default_rng(seed), 200
+    heavy = draw.pareto(1.6, size)
+    features = {"heavy": heavy, "even": draw.normal(size=size)}
+    score = np.clip(draw.normal() + heavy / 20 - features["even"], -12, 12)
+    label = np.exp(score) * draw.gamma(0.7, 1 / 0.7, size) + 1e-9
+    every = np.ones(size, np.bool_)
+    own = Training(label, draw.lognormal(0, 2, size), every, ~every, loss_of(family))
+    fits = fitting(
+        family,
+        params := GlmParams(),
+        np.arange(size) % 3,
+        whole=(features, own),
+        schema=Schema(("heavy", "even")),
+    )
+    model = same(in_plain(fits))
+    assert model.converged and model.iterations <= 15
+    fitted, matrix, _ = by_glum(model, family, params, whole=(features, own))
+    scores_of = [model.intercept + matrix @ model.part.coefficients, fitted.linear_predictor(matrix)]
+    losses = [own.loss.mean(score, own.label, own.weight) for score in scores_of]
+    assert losses[0] <= losses[1] * (1 + 1e-12)

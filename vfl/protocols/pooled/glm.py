@@ -61,9 +61,12 @@ from vfl.protocols.pooled.totals import Totals, check_same, digest_of, unfit
 
 _LAST = 1e-5  # standard errors: a direction that is the last
 _WHOLE = 1e-2  # standard errors: a direction along which the whole step is the best
+_NEAR = 1.0  # standard errors: a direction after which second derivatives are those of the rows
 _PERFECT = 2.0**-80  # share of the null model's loss that is not worth a step
+_FAR_STEPS = 3  # which go by expected second derivatives at most
+_TOLD = 2.0**-20  # share of the null model's loss that is left where columns tell the label
 _SEPARATED = 30.0  # as in protocols/linear/fitting.py
-_SEARCHES = 6  # totals of step 4 at most
+_SEARCHES = 12  # totals of step 4 at most
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class PooledGlmState:
     null: float  # mean loss under it
     unit: float  # of the gradient's length, mean
     sizes: tuple[float, float]  # sums of |g| and of h, which numbers are added in units of
+    errors: float = math.inf  # the length of the last direction, in standard errors
 
 
 async def fit_client(
@@ -183,7 +187,7 @@ class _Fit:
                 size = await self._search(state, direction)
             coefficients = state.coefficients + size * direction
             done = state.done + 1
-            state = replace(state, done=done, coefficients=coefficients, sizes=sums.sizes)
+            state = replace(state, done=done, coefficients=coefficients, sizes=sums.sizes, errors=errors)
             if converged:
                 break  # and who goes on from the state before does this step once more
             await course.checkpoints.keep(state)
@@ -223,7 +227,7 @@ class _Fit:
 
     async def _totals(self, state: PooledGlmState, what: str) -> _Sums:
         """2. and 5. Sums at the state's coefficients."""
-        own = await asyncio.to_thread(self._own_sums, state, what == "end")
+        own = await asyncio.to_thread(self._own_sums, state, _is_expected(state, what))
         gradient, hessian = (around(size) for size in state.sizes)
         pieces = list(zip(own, (ANY, gradient, hessian), strict=True))
         described = f"{what} {state.done} of the fit from {_digest(state)}"
@@ -245,7 +249,9 @@ class _Fit:
             upper + np.triu(upper, 1).T,
             pearson,
         )
-        if sums.far and self._params.alpha == 0 and self._loss.link != "identity":
+        # A step may lead too far once, and back.
+        near = state.errors <= _NEAR or loss <= _TOLD * state.null * weight
+        if sums.far and near and self._params.alpha == 0 and self._loss.link != "identity":
             raise separable()
         return sums
 
@@ -258,8 +264,7 @@ class _Fit:
         sizes = [float(np.abs(g).sum()), float(h.sum())]
         pearson = 0.0
         if expected:
-            # Second derivatives are linear in the label, whose expectation is the prediction.
-            _, h = self._loss.gradients(score, self._loss.predict(score), self._weight)
+            h = self._loss.information(score, self._weight)
             some = h > 0
             pearson = float((np.square(g[some]) / h[some]).sum())
         counts = [int((self._weight > 0).sum()), int((moved & (self._weight > 0)).sum())]
@@ -302,9 +307,9 @@ class _Fit:
     async def _search(self, state: PooledGlmState, direction: Floats) -> float:
         """4. The best size of the step."""
         move = await asyncio.to_thread(self._matrix.times, direction)
-        score, scale = self._score(state.coefficients), 1.0
+        score = self._score(state.coefficients)
+        sizes = [*SIZES]
         for number in range(_SEARCHES):
-            sizes = [scale * size for size in SIZES]
             own = await asyncio.to_thread(self._own_along, score, move, sizes)
             what = f"sizes of step {state.done}, round {number + 1}"
             (sums,) = await real_totals(self._adder, [(own, ANY)], what)
@@ -313,12 +318,10 @@ class _Fit:
             penalty = self._along_penalty(state.coefficients, direction, sizes, float(sums[-1]))
             slopes, curvatures = sums[:-1].reshape(2, -1) + penalty
             along = Along(sizes, slopes.tolist(), curvatures.tolist())
-            if not math.isfinite(slopes[1]):
-                scale /= 16
-            elif slopes[-1] < slopes[0] / 16 < 0:
-                scale *= 4
-            else:
+            further = along.further()
+            if further is None:
                 break
+            sizes = further
         return along.best()
 
     def _own_along(self, score: Floats, move: Floats, sizes: list[float]) -> Floats:
@@ -400,8 +403,15 @@ def _length(gradient: Floats, sums: _Sums, state: PooledGlmState) -> float:
     return math.sqrt(product(gradient, gradient)) / sums.weight / state.unit
 
 
+def _is_expected(state: PooledGlmState, what: str) -> bool:
+    """Whether second derivatives are the expected ones: far from the optimum for the first steps (later
+    they may zigzag), and for standard errors."""
+    return what == "end" or (state.done <= _FAR_STEPS and state.errors > _NEAR)
+
+
 def _digest(state: PooledGlmState) -> str:
     """Of what has to be the same at all clients."""
-    numbers = [state.start, state.null, state.unit, *state.sizes, *state.coefficients.tolist()]
+    numbers = [state.start, state.null, state.unit, *state.sizes, state.errors]
+    numbers += state.coefficients.tolist()
     text = repr((numbers, state.design)).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
