@@ -239,6 +239,23 @@ def test_auc_is_that_of_lightgbm_with_its_own_bins_of_all_rows():
         assert ours > 0.7
 
 
+def test_clients_draw_other_rows_than_each_other_and_than_for_other_trees():
+    params, train = BoostParams(subsample=0.5), np.arange(100) < 80
+    drawn = [draw_own_rows(train, params, tree, name) for tree in range(2) for name in ("ada", "bea")]
+    assert [(own & ~train).any() for own in drawn] == [False] * 4
+    assert [int(own.sum()) for own in drawn] == [40] * 4
+    assert len({own.tobytes() for own in drawn}) == 4
+    assert draw_own_rows(train & (np.arange(100) == 3), params, 0, "ada").sum() == 1
+    assert not draw_own_rows(np.zeros(9, np.bool_), params, 0, "ada").any()
+
+
+@pytest.mark.parametrize("objective", ["binary", "tweedie"])
+def test_the_constant_is_no_finer_than_logarithms_of_other_machines(objective):
+    job = make_job(1, 100, objective, BoostParams(trees=1, depth=1))
+    constant = job.federated()[0].start
+    assert constant == round(constant * 2**32) / 2**32
+
+
 # Clients unlike each other.
 
 
@@ -432,6 +449,24 @@ def test_totals_that_cannot_be_end_the_job_in_a_line(name):
     assert "the server or another client" in str(error.value)
 
 
+@pytest.mark.parametrize("moved", [(1, 1 << 40), (2, -(1 << 40)), (2, 1 << 40)])
+def test_sums_beyond_what_so_many_rows_have_are_refused(moved):
+    """Sums that add up, but of which one cell has too much."""
+    job = make_job(1, 300, "binary", BoostParams(trees=1, depth=2))
+    job.features = {"x": job.features["noise"]}
+    row, amount = moved
+
+    def told(what, total):
+        if not what.startswith("level"):
+            return total
+        cells = total.copy().reshape(3, -1)
+        cells[row, :2] += [amount, -amount]
+        return cells.reshape(-1)
+
+    with pytest.raises(PeerError, match="level 0 of tree 1 cannot be, its cells do not add up"):
+        with_totals([*job.clients], job.role, told)
+
+
 # Going on after a kill.
 
 
@@ -577,3 +612,39 @@ def test_others_go_on_without_a_client_that_is_gone():
         expected = whole["c0"][0].trees
         same = {"level 0 of tree 2": 1, "level 2 of tree 2": 1, "losses": 1}.get(at, 0)
         assert model.trees[:same] == expected[:same]
+
+
+def test_the_best_loss_is_forgotten_once_its_rows_are_gone():
+    params = BoostParams(
+        trees=3,
+        depth=5,
+        learning_rate=1,
+        min_child_rows=1,
+        validation_share=0.3,
+        early_stopping_rounds=9,
+    )
+    job = make_job(5, 240, "squared", params)
+    # Whatever is learnt of these labels is wrong in the rows that decide.
+    label = np.where(job.rows.validation, 0.0, np.random.default_rng(0).normal(size=240))
+    job.rows = replace(job.rows, label=label, offset=None)
+    kept = Kept()
+
+    async def role(adder):
+        written = Written(adder)
+        checkpoints = kept.checkpoints() if adder.name == "c0" else Checkpoints()
+        model, _ = await job.role(written, course=GuestCourse(checkpoints=checkpoints))
+        return model, [what for what, _ in written.totals]
+
+    def best():
+        states = [kept.checkpoints(done).last for done in sorted(kept.states)]
+        return [state.best[1] for state in states]
+
+    roles, absences = dict.fromkeys(job.clients, role), Absences(without=True)
+    whole = with_ends(roles, absences)
+    assert best() == [1, 2, 2]
+    kinds, frames = whole["c0"][1], whole["frames"]["c1"]
+    cut = frames - 3 - 2 * len(kinds) + 2 * kinds.index("level 1 of tree 3")
+    ends = with_ends(roles, absences, cut={"c1": cut})
+    assert isinstance(ends["c1"], PeerLost)
+    assert best() == [1, 2, 3]
+    assert ends["c0"][0] == ends["c2"][0]
