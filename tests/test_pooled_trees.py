@@ -62,16 +62,23 @@ class Job:
         own = self.features_of(name), self.rows_of(name)
         return grow_client(adder, *own, self.schema, self.params, **course)
 
-    def federated(self, **course):
-        """The model, which is the same at all clients, and the score of every row."""
-        outcomes, _ = with_totals([*self.clients], lambda adder: self.role(adder, **course))
+    def federated(self, progress=lambda done: None):
+        """The model, which is the same at all clients, and the score of every row. `progress`: of the
+        last client."""
+        *_, last = self.clients
+
+        def role(adder):
+            course = GuestCourse(progress) if adder.name == last else GuestCourse()
+            return self.role(adder, course=course)
+
+        outcomes, _ = with_totals([*self.clients], role)
         score = np.full(len(self.rows.label), np.nan)
         for (_, own), name in zip(outcomes, self.clients, strict=True):
             score[self.clients[name]] = own
         assert all(model == outcomes[0][0] for model, _ in outcomes)
         return outcomes[0][0], score
 
-    def oracle(self, start: float):
+    def oracle(self, start: float, progress):
         """The guest alone with all rows, in the clients' bins, with their constant and draws."""
 
         def bins(adder):
@@ -81,7 +88,7 @@ class Job:
         block = bin_rows(common.columns, self.features)
         grower = _Oracle({POOLED: block}, self.rows, self.params)
         grower.job, grower.constant = self, start
-        return asyncio.run(grower.train(lambda _: None, Checkpoints()))
+        return asyncio.run(grower.train(progress, Checkpoints()))
 
 
 class _Oracle(Pooled):
@@ -138,10 +145,17 @@ def labels(objective, signal, rng):
 
 
 def check(job: Job) -> None:
-    model, score = job.federated()
-    expected, expected_score = job.oracle(model.start)
+    steps, expected_steps = [], []
+    model, score = job.federated(steps.append)
+    expected, expected_score = job.oracle(model.start, expected_steps.append)
     assert model == expected
     assert (score == expected_score).all()
+    for step, due in zip(steps, expected_steps, strict=True):
+        assert (step.tree, step.of, step.obstacle) == (due.tree, due.of, due.obstacle)
+        assert step.train_loss == pytest.approx(due.train_loss, rel=1e-9)
+        assert step.validation_loss == (
+            None if due.validation_loss is None else pytest.approx(due.validation_loss, rel=1e-9)
+        )
     offset = 0.0 if job.rows.offset is None else job.rows.offset
     assert model.start == pytest.approx(job.rows.start()[0], rel=1e-9, abs=1e-9)
     goes = np.zeros(len(score), np.int64)
@@ -163,6 +177,29 @@ def test_every_objective_is_as_with_all_rows_in_one_place(objective):
         check(make_job(seed, 400, objective, params))
 
 
+@pytest.mark.parametrize(
+    ("change", "obstacle"),
+    [
+        ({"min_child_rows": 150}, "min_child_rows"),
+        ({"min_child_rows": 80, "max_bins": 2}, "min_child_rows"),
+        ({"min_child_weight": 1e6}, "min_child_weight"),
+        ({"gamma": 1e12}, "gamma"),
+        ({"min_bin_rows": 300}, "columns"),
+    ],
+)
+def test_why_a_tree_has_no_split_is_told(change, obstacle):
+    params = BoostParams(**{"trees": 1, "depth": 2, **change})
+    job = make_job(2, 200, "squared", params)
+    if obstacle == "columns":
+        job.features = {"number": job.features["ties"]}
+    if change.get("max_bins"):
+        job.features = {"x": (np.arange(200) < 70).astype(float)}
+    check(job)
+    steps = []
+    job.federated(steps.append)
+    assert [step.obstacle for step in steps] == [obstacle]
+
+
 settings_of_trees = st.fixed_dictionaries(
     {
         "trees": st.integers(1, 3),
@@ -181,7 +218,7 @@ settings_of_trees = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(
     settings_of_trees,
     st.integers(0, 1000),
@@ -642,9 +679,9 @@ def test_the_best_loss_is_forgotten_once_its_rows_are_gone():
     roles, absences = dict.fromkeys(job.clients, role), Absences(without=True)
     whole = with_ends(roles, absences)
     assert best() == [1, 2, 2]
-    kinds, frames = whole["c0"][1], whole["frames"]["c1"]
+    kinds, frames = whole["c0"][1], whole["frames"]["c2"]
     cut = frames - 3 - 2 * len(kinds) + 2 * kinds.index("level 1 of tree 3")
-    ends = with_ends(roles, absences, cut={"c1": cut})
-    assert isinstance(ends["c1"], PeerLost)
+    ends = with_ends(roles, absences, cut={"c2": cut})
+    assert isinstance(ends["c2"], PeerLost)
     assert best() == [1, 2, 3]
-    assert ends["c0"][0] == ends["c2"][0]
+    assert ends["c0"][0] == ends["c1"][0]
