@@ -1,4 +1,4 @@
-"""A server and parties with rows of their own in one process, over real sockets, for the tests of jobs."""
+"""A server and parties with rows of their own in one process, over real sockets."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ def patients(rows: int = 900, seed: int = 3) -> pd.DataFrame:
     ward = draw.choice(["a", "b", "c", "attic"], rows, p=[0.5, 0.3, 0.18, 0.02])
     score = 0.04 * (age - 50) - 0.3 * dose + 0.8 * (ward == "b")
     years = draw.uniform(0.2, 2.0, rows)
-    table = pd.DataFrame(
+    return pd.DataFrame(
         {
             "id": [f"P{i:06d}" for i in range(rows)],
             "age": np.where(draw.random(rows) < 0.05, np.nan, age),
@@ -45,7 +45,6 @@ def patients(rows: int = 900, seed: int = 3) -> pd.DataFrame:
             "years": years,
         }
     )
-    return table
 
 
 def split(table: pd.DataFrame, clients: Sequence[str] = CLIENTS) -> dict[str, pd.DataFrame]:
@@ -53,7 +52,8 @@ def split(table: pd.DataFrame, clients: Sequence[str] = CLIENTS) -> dict[str, pd
     order = np.argsort(table["dose"].to_numpy() + np.random.default_rng(1).normal(size=len(table)))
     cuts = np.cumsum([round(len(table) * share) for share in (0.5, 0.3)])[: len(clients) - 1]
     return {
-        name: table.iloc[np.sort(rows)] for name, rows in zip(clients, np.split(order, cuts), strict=True)
+        name: table.iloc[np.sort(rows)]
+        for name, rows in zip(clients, np.split(order, cuts), strict=True)
     }
 
 
@@ -125,6 +125,20 @@ class Pool:
             if faults:
                 raise faults[0]
 
+    async def _all_ended(self) -> None:
+        """Until those who were asked have said how it ended, or ten seconds have passed."""
+
+        def busy(said: Said) -> bool:
+            asked = [i for i, line in enumerate(said.lines) if "asks to train" in line]
+            after = said.lines[asked[-1] :] if asked else []
+            ends = ("trained ", "job ended", "error")
+            return bool(after) and not any(line.startswith(ends) for line in after)
+
+        for _ in range(200):
+            if not any(busy(self.said[name]) for name in self.clients):
+                return
+            await asyncio.sleep(0.05)
+
     def train(self, job: Mapping[str, Any], wait: float = 20, **options: Any) -> Led:
         """As `vfl train` at the server, while all clients serve. Raises what that raises."""
 
@@ -132,16 +146,22 @@ class Pool:
             site = self.site(SERVER)
             async with self.serving():
                 work = lead(site, Job.model_validate(job), wait=wait, show=self.said[SERVER], **options)
-                async with asyncio.timeout(120):
-                    return await work
+                try:
+                    async with asyncio.timeout(120):
+                        return await work
+                finally:
+                    await self._all_ended()
 
         return asyncio.run(run())
 
 
 def job(
-    model: str = "secureboost", label: str = "binary", settings: Mapping[str, Any] | None = None, **more: Any
+    model: str = "secureboost",
+    label: str = "binary",
+    settings: Mapping[str, Any] | None = None,
+    **more: Any,
 ) -> dict[str, Any]:
     """A job file over rows."""
     kind = {"model": model, {"secureboost": "objective", "glm": "family"}[model]: label}
     said = {"name": "deaths", "purpose": "a test", "partition": "rows", "holdout": 0.25, **kind, **more}
-    return {"job": said, "columns": COLUMNS, "rows": {"min_parties": 3}, model: dict(settings or {})}
+    return {"job": said, "columns": COLUMNS, model: dict(settings or {})}

@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import socket
 import ssl
 from collections.abc import Callable
 from importlib.metadata import version
@@ -124,9 +125,11 @@ async def check_server() -> None:
     assert answer.startswith(b"HTTP/1.1 101") and b"Server:" not in answer
 
 
-async def check_client() -> None:
+async def check_client(connected: socket.socket | None = None) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    dialling = Dialling("wss://x.invalid:1/", tls, "y", None, size=10, then=20, seconds=9, closing=9)
+    dialling = Dialling(
+        "wss://x.invalid:1/", tls, "y", connected, size=10, then=20, seconds=9, closing=9
+    )
     lost = ConnectionResetError("by the other end")
     asked: dict[str, object] = {}
 
@@ -145,8 +148,16 @@ async def check_client() -> None:
     ):
         await dialling.open()
     assert dialling.cause is lost
-    wanted = {"host": "x.invalid", "port": 1, "ssl": tls, "server_hostname": "y"}
-    assert asked == {**wanted, "happy_eyeballs_delay": NEXT_ADDRESS}, "connect dials in another way"
+    wanted: dict[str, object] = {"ssl": tls, "server_hostname": "y", "sock": connected}
+    wanted |= {"happy_eyeballs_delay": NEXT_ADDRESS}
+    if connected is None:
+        wanted |= {"host": "x.invalid", "port": 1}
+    assert asked == wanted, "connect dials in another way"
+
+
+async def check_client_on_a_socket() -> None:
+    with socket.socket() as connected:
+        await check_client(connected)
 
 
 def test_websockets_has_the_parts_that_connections_are_made_of() -> None:
@@ -160,6 +171,7 @@ def test_websockets_has_the_parts_that_connections_are_made_of() -> None:
             check_end,
             check_server,
             check_client,
+            check_client_on_a_socket,
         ):
             asyncio.run(check())
     except Exception as error:

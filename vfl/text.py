@@ -9,7 +9,7 @@ import difflib
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MOST = 200
@@ -48,6 +48,12 @@ def shown_in(text: str, encoding: str) -> str:
 def counted(count: int, one: str, many: str | None = None) -> str:
     """'1 row', '2,000 rows'; `many` is the plural where it does not end in s."""
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
+
+
+def in_words(names: Sequence[str]) -> str:
+    """Names in a sentence: 'a, b and c'."""
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def _seen(text: str) -> list[str]:

@@ -5,11 +5,12 @@ import importlib
 import pkgutil
 from typing import Any
 
+from cryptography.hazmat.primitives.asymmetric import ec
 from reference.data import data
 
 import vfl.protocols
 from answered.given import Answers, Given, fixed
-from vfl.net import hello, mark, wire
+from vfl.net import hello, mark, rendezvous, wire
 from vfl.net.peer import MemoryPeer, Peer, together
 
 ANSWERS = Answers()
@@ -106,3 +107,26 @@ def _(given: Given) -> object:
     made = mark.new_mark(key, fixed(nonce))
     assert mark.is_made_with(bytes.fromhex(made), key)
     return {"mark": made}
+
+
+@ANSWERS.of("place")
+def _(given: Given) -> object:
+    one, other = (
+        ec.derive_private_key(int.from_bytes(data(private), "big"), ec.SECP256R1())
+        for private in given["private"]
+    )
+    dials, listens = data(given["dials"]), data(given["listens"])
+    shared = one.exchange(ec.ECDH(), other.public_key())
+    key = rendezvous.key_of_secret(shared, dials, listens)
+    challenge, process = data(given["challenge"]), data(given["process"])
+    requests = {
+        "dials": key.request(challenge, rendezvous.DIALS, process),
+        "waits": key.request(challenge, rendezvous.WAITS, process),
+    }
+    for request in requests.values():
+        assert rendezvous.Request.made_of(request).is_proven(challenge)
+    return {
+        "secret": shared.hex(),
+        "place": key.place.hex(),
+        **{seat: request.hex() for seat, request in requests.items()},
+    }

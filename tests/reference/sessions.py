@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import struct
 
+from . import places
 from .data import data
 
 
@@ -103,6 +104,20 @@ def _mark(given: dict) -> dict:
     return {"mark": (drawn + hmac.digest(key, drawn, "sha256")[:16]).hex()}
 
 
+def _place(given: dict) -> dict:
+    one, other = (int.from_bytes(data(private), "big") for private in given["private"])
+    shared = places.secret(one, other)
+    assert shared == places.secret(other, one)
+    seed = places.seed(shared, data(given["dials"]), data(given["listens"]))
+    challenge, process = data(given["challenge"]), data(given["process"])
+    return {
+        "secret": shared.hex(),
+        "place": places.public(seed).hex(),
+        "dials": places.request(seed, challenge, b"d", process).hex(),
+        "waits": places.request(seed, challenge, b"w", process).hex(),
+    }
+
+
 CASES = [
     ("message", {"kind": "BlindedIds", "fields": {"points": {"bytes": "shake256 64 two elements"}}}),
     ("message", {"kind": "AlignStart", "fields": {"hosts": ["registry", "bureau"], "ids": 20_000_000}}),
@@ -168,5 +183,21 @@ CASES = [
             "nonce": "shake256 16 a nonce",
         },
     ),
+    (
+        "place",
+        {
+            "private": ["c9afa9d845ba75166b5c215767b1d6934e50c3db36e89b127b8a622b120f6721", "05" * 32],
+            "dials": "shake256 32 one certificate",
+            "listens": "shake256 32 other certificate",
+            "challenge": "shake256 32 a challenge",
+            "process": "shake256 16 a process",
+        },
+    ),
 ]
-ANSWERS = {"message": _message, "frames": _frames, "greeting": _greeting, "mark": _mark}
+ANSWERS = {
+    "message": _message,
+    "frames": _frames,
+    "greeting": _greeting,
+    "mark": _mark,
+    "place": _place,
+}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from vfl.cli.options import JSON, MODEL, PARTY
 from vfl.cli.running import need_role
 from vfl.errors import Refused
 from vfl.terminal.streams import put_json, stdout
+
+if TYPE_CHECKING:
+    from vfl.party.config_values import FileKind
 
 
 @main.group()
@@ -112,9 +116,9 @@ def config_group() -> None:
 
 
 @config_group.command("schema")
-@click.argument("kind", metavar="party|job", type=click.Choice(["party", "job"]))
-def config_schema(kind: str) -> None:
-    """Print the JSON Schema of a party or job file."""
+@click.argument("kind", metavar="party|job|relay", type=click.Choice(["party", "job", "relay"]))
+def config_schema(kind: "FileKind") -> None:
+    """Print the JSON Schema of a party, job or relay file."""
     from vfl.party import config
 
-    stdout.write(json.dumps(config.schema("party" if kind == "party" else "job"), indent=2) + "\n")
+    stdout.write(json.dumps(config.schema(kind), indent=2) + "\n")

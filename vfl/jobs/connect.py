@@ -225,7 +225,20 @@ class Site:
             patience,
             opening=OPENING,
             period=PERIOD,
+            waits_for=self.awaited,
         )
+
+    @property
+    def awaited(self) -> list[str]:
+        """The peers that dial this party, if any do: they have no address."""
+        return [name for name, peer in self.party.peers.items() if peer.address is None]
+
+    def where(self, listener: Listener) -> str:
+        """Where this party can be reached, in words."""
+        address = self.party.party.listen or ""
+        if listener.relay is None:
+            return f"listening on {address.rpartition(':')[0]}:{listener.port}"
+        return f"waiting at {address} for {' and '.join(self.awaited)}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -412,11 +425,20 @@ def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnrea
     if known:
         text = f"no connection from {names} within {wait:.0f} s: {'; '.join(known)}"
     else:
-        text = (
-            f"no connection from {names} within {wait:.0f} s: is `vfl serve` running there, "
-            f"and does it dial port {listener.port} of this machine?"
-        )
+        text = f"no connection from {names} within {wait:.0f} s: {_why_silent(missing, listener)}"
     return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
+
+
+def _why_silent(missing: list[str], listener: Listener) -> str:
+    """Why peers of whom nothing was heard may not have come."""
+    if listener.relay is None:
+        return f"is `vfl serve` running there, and does it dial port {listener.port} of this machine?"
+    if why := listener.troubles.get(missing[0]):
+        return f"{listener.relay}: {why}"
+    return (
+        f"is `vfl serve` running there, does it dial {listener.relay}, and does each side pin the "
+        "certificate that the other uses?"
+    )
 
 
 def _awaited(site: Site, names: list[str]) -> list[str]:

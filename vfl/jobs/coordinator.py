@@ -114,9 +114,7 @@ async def _coordinate(
         asyncio.TaskGroup() as group,
         site.listen(address, show) as listener,
     ):
-        show.say(
-            f"{site.party.name} coordinates: listening on {address.rpartition(':')[0]}:{listener.port}"
-        )
+        show.say(f"{site.party.name} coordinates: {site.where(listener)}")
         group.create_task(warn_daily(site, show))
         while True:
             peer = await listener.accept()

@@ -4,6 +4,7 @@ Nothing is made or changed, but for the lines of the ledger about peers that are
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from vfl.errors import PeerUnreachable, VflError
@@ -11,8 +12,10 @@ from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
 from vfl.jobs.storage import who_serves
 from vfl.jobs.table_check import check_table
+from vfl.net.addresses import is_relay
 from vfl.net.peer import together
-from vfl.net.websocket import dial, listen
+from vfl.net.rendezvous import DIALS, WAITS, keys_of
+from vfl.net.websocket import Listener, dial, listen
 from vfl.party.config import Job, Party
 from vfl.party.permissions import SETTING, check_keys, check_store
 from vfl.party.policy import widened
@@ -56,6 +59,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
         text = "peers are not tried: every greeting is written into the ledger"
         report(CheckResult("note", "peers", text))
         return False
+    _report_places(site, report)
     dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
     reached = await together(
         [_reach(site, name, address, wait, report) for name, address in dialled.items()]
@@ -129,12 +133,43 @@ async def _reach(site: Site, name: str, address: str, wait: float, report: Repor
     return healthy
 
 
+def _listening(
+    site: Site, address: str, report: Reporter
+) -> contextlib.AbstractAsyncContextManager[Listener]:
+    return listen(
+        site.credentials,
+        address,
+        site.party.role,
+        _as_notes(report),
+        opening=OPENING,
+        period=PERIOD,
+        waits_for=site.awaited,
+    )
+
+
+def _trouble(listener: Listener) -> str | None:
+    """Why this party does not wait at the relay, if that is where peers should find it."""
+    return next((f"{listener.relay}: {why}" for why in listener.troubles.values()), None)
+
+
+def _report_places(site: Site, report: Reporter) -> None:
+    """Say at which places of a relay this party meets its peers, for an operator who lists them."""
+    dialled = [name for name, peer in site.party.peers.items() if is_relay(peer.address)]
+    awaited = site.awaited if is_relay(site.party.party.listen) else []
+    for seat, names in ((DIALS, dialled), (WAITS, awaited)):
+        for name, key in keys_of(site.credentials, seat, names).items():
+            report(CheckResult("ok", name, f"place of {name} at the relay: {key.place.hex()}"))
+
+
 async def _listens(site: Site, report: Reporter) -> bool:
     address = site.party.party.listen or ""
-    listening = listen(site.credentials, address, site.party.role, _as_notes(report), period=PERIOD)
     try:
-        async with listening:
-            report(CheckResult("ok", "listen", f"{address} can be listened on"))
+        async with _listening(site, address, report) as listener:
+            if trouble := _trouble(listener):
+                report(CheckResult("FAIL", "listen", trouble))
+                return False
+            can = "can be listened on" if listener.relay is None else "can be waited at"
+            report(CheckResult("ok", "listen", f"{address} {can}"))
     except VflError as error:
         report(CheckResult("FAIL", "listen", f"{error}: does `vfl serve` run already?"))
         return False
@@ -147,20 +182,15 @@ async def _await(site: Site, awaited: set[str], wait: float, report: Reporter) -
         return False
     missing = set(awaited)
     refused: dict[str, str] = {}
-    listening = listen(
-        site.credentials,
-        address,
-        site.party.role,
-        _as_notes(report),
-        opening=OPENING,
-        period=PERIOD,
-    )
+    listener: Listener | None = None
     try:
-        async with listening as listener:
+        async with _listening(site, address, report) as listener:
             refused = listener.refused
-            names = " and ".join(sorted(awaited))
-            text = f"listening on {address}, waiting {wait:.0f} s for {names}"
-            report(CheckResult("ok", "listen", text))
+            if not _trouble(listener):
+                names = " and ".join(sorted(awaited))
+                doing = "listening on" if listener.relay is None else "reached"
+                text = f"{doing} {address}, waiting {wait:.0f} s for {names}"
+                report(CheckResult("ok", "listen", text))
             async with asyncio.timeout(wait):
                 while missing:
                     peer = await listener.accept()
@@ -174,8 +204,9 @@ async def _await(site: Site, awaited: set[str], wait: float, report: Reporter) -
             text = f"{name} dialled in and was refused: {refused[name]}"
             report(CheckResult("FAIL", name, text))
         if silent := " and ".join(sorted(missing - set(refused))):
+            trouble = None if listener is None else _trouble(listener)
             text = f"{silent} did not dial in: is `vfl serve` running there?"
-            report(CheckResult("FAIL", "listen", text))
+            report(CheckResult("FAIL", "listen", trouble or text))
     except VflError as error:
         report(CheckResult("FAIL", "listen", str(error)))
     return not missing

@@ -10,6 +10,7 @@ from vfl.jobs.record import Record
 from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
+from vfl.leakage.of_rows import of_rows
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.halves import objective_of
@@ -38,6 +39,13 @@ def disclosed(
         params = kind.stored_params(record.job[kind.name])
     except ValueError:
         return []
+    if record.over_rows:
+        server = record.server if record.role != "coordinator" else record.party
+        steps = _iterations(record) or len(record.curve) or None
+        found = of_rows(record.parties, server, params, steps)
+        if record.role == "coordinator":
+            found = [one for one in found if one.name.startswith(("blind", "server"))]
+        return found
     guest, *hosts = record.parties
     told_rows = record.role != "coordinator"
     if not hosts or (told_rows and not record.aligned_rows):

@@ -134,7 +134,7 @@ async def _dial_forever(site: Site, name: str, address: str, show: Show) -> None
 
 async def _listen_forever(site: Site, address: str, group: asyncio.TaskGroup, show: Show) -> None:
     async with site.listen(address, show) as listener:
-        show.say(f"listening on {address.rpartition(':')[0]}:{listener.port}")
+        show.say(site.where(listener))
         while True:
             peer = await listener.accept()
             group.create_task(serve_session(site, peer, show))

@@ -22,7 +22,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evaluation import held_out_metrics, score_profile
+from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest
@@ -246,7 +246,7 @@ class _Own:
     features: Features
     rows: Training
     held_out: Mask
-    unknown: dict[str, int]  # cells of a level that was not agreed on, by column
+    ids: str  # digest of the table's ids
 
 
 def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
@@ -268,13 +268,14 @@ def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
     split = draw_split(draw, job.job.holdout, kind_of_job(job).validation_share)
     weight = np.ones(table.rows) if table.weight is None else table.weight
     rows = Training(table.label, weight, split.train, split.validation, job.loss, table.offset)
-    unknown = {name: count for name, count in schema.unknown_levels(features).items() if count}
-    for name, count in unknown.items():
-        show.say(
-            f"note: {table.path.name}: {counted(count, 'row has', 'rows have')} a level of '{name}' "
-            'that the job does not name: taken for "other"'
-        )
-    return _Own(table, features, rows, split.held_out, unknown)
+    for name, count in schema.unknown_levels(features).items():
+        if count:
+            some = counted(count, "row has", "rows have")
+            show.say(
+                f"note: {table.path.name}: {some} a level of '{name}' that the job does not name: they "
+                "count as one"
+            )
+    return _Own(table, features, rows, split.held_out, ids.digest)
 
 
 @dataclass
@@ -358,26 +359,12 @@ class _Client:
         except (BadLabel, VflError) as error:
             self.show.say(f"note: no model of {name}'s rows alone to compare with: {error}")
         scores["federation"] = score
-        evaluation = Evaluation.of(
-            held_out,
-            np.arange(table.rows),
-            rows.label,
-            rows.weight,
-            table.exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
         try:
             rows.loss.check(rows.label[held_out])
         except BadLabel as error:
-            self.show.say(
-                f"note: the label of rows held out {error}: nobody knows how good the model is"
-            )
+            self.show.say(f"note: the label of rows held out {error}: not evaluated")
             return {}, None
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, table.exposure)
-            for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, np.arange(table.rows), table.exposure, scores)
 
     def _keep(
         self,
@@ -408,11 +395,11 @@ class _Client:
             levels={name: Levels.of(np.array(of, object)) for name, of in self.levels.items()},
         )
         save_half(self.site.store, half)
-        warnings = (
-            judge_quality(metrics, own.rows, own.held_out, f"{party.name} alone", kind.advice)
-            if f"{party.name} alone" in metrics
-            else []
-        )
+        alone = f"{party.name} alone"
+        warnings = []
+        if alone in metrics:
+            of_others = "the others' rows"
+            warnings = judge_quality(metrics, own.rows, own.held_out, alone, kind.advice, of_others)
         history = self.unfinished.history
         counts = {
             "train": int(own.rows.train.sum()),
@@ -423,7 +410,7 @@ class _Client:
             model=half.name,
             party=party.name,
             role=party.role,
-            parties=[party.name],
+            parties=[party.name, *(name for name in self.offer.hosts if name != party.name)],
             job=job.settings,
             alignment="",
             aligned_rows=own.table.rows,
@@ -436,6 +423,7 @@ class _Client:
             phases=history.phases,
             ending=dict(kind.ending(model)),
             agreement=agreement,
+            ids=own.ids,
             warnings=warnings,
         )
         save_record(self.site.store, record, evaluation)

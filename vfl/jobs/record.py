@@ -78,6 +78,16 @@ class Record:
     warnings: list[str] = field(default_factory=list)  # where the model is weak, for this party's people
     split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"; at the guest
 
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party had rows of its own."""
+        return bool(self.job["job"].get("partition") == "rows")
+
+    @property
+    def server(self) -> str:
+        """Who led a job over rows."""
+        return "the server" if self.agreement is None else self.agreement.terms.guest
+
 
 def now() -> str:
     """The present time, as `ended` has it."""

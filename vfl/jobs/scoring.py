@@ -322,7 +322,8 @@ class _Job:
 
         async with aclosing(self._score_parts(hosts, places, unknown_levels)) as parts:
             async for part in parts:
-                unknown = np.array([place[part.rows] < 0 for place in places])
+                unknown = np.array([place[part.rows] < 0 for place in places], np.bool_)
+                unknown = unknown.reshape(len(places), len(part.scores))
                 rows = slice(first + part.rows.start, first + part.rows.stop)
                 await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
                 self.clock.add("scoring")

@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
-from vfl.jobs.evaluation import expected_share
 from vfl.jobs.offer import Offer
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
+from vfl.models.kinds import expected_share
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.policy import rule_words

@@ -21,7 +21,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import RowParts, evaluate, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -307,18 +307,7 @@ class _GuestTraining:
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
-        evaluation = Evaluation.of(
-            held_out,
-            self.aligned.rows,
-            rows.label,
-            rows.weight,
-            exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, self.aligned.rows, exposure, scores)
 
     def _keep_run(
         self,
@@ -477,6 +466,27 @@ class _HostTraining:
         reach = max(_REACH, again)
         return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
 
+    def record(self) -> Record:
+        """What is kept of the run, which has ended."""
+        offer, alignment, unfinished = self.offer, self.alignment, self.unfinished
+        rows = {"known": count_known_rows(alignment.rows)}
+        if offer.training is not None:
+            rows["train"] = offer.training
+        return Record(
+            model=unfinished.name,
+            party=self.site.party.name,
+            role=self.site.party.role,
+            parties=[self.peer.name, *offer.hosts],
+            job=self.job.settings,
+            alignment=alignment.name,
+            aligned_rows=len(alignment.rows),
+            ended=now(),
+            rows=rows,
+            account=unfinished.history.account + unfinished.measure(),
+            monotone=dict(self.kind.recorded_rules(self.columns.rules)),
+            agreement=self.agreement,
+        )
+
     def _admit(self, training: Mask) -> None:
         known = count_known_rows(self.alignment.rows[training])
         check_intersection(self.site.party.policy, known, most=False)
@@ -559,23 +569,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         outcome = await work.train()
-        record = Record(
-            model=name,
-            party=party.name,
-            role=party.role,
-            parties=[peer.name, *offer.hosts],
-            job=job.settings,
-            alignment=alignment.name,
-            aligned_rows=len(alignment.rows),
-            ended=now(),
-            rows={
-                "known": count_known_rows(alignment.rows),
-                **({} if offer.training is None else {"train": offer.training}),
-            },
-            account=unfinished.history.account + unfinished.measure(),
-            monotone=dict(kind.recorded_rules(columns.rules)),
-            agreement=work.agreement,
-        )
+        record = work.record()
         save_record(store, record)
         try:
             found = words_of((await peer.recv(Kept)).found)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from vfl.text import counted
+from vfl.text import counted, in_words
 
 Kind = Literal["told", "worked_out", "cheating"]
 """What the protocol tells outright; what who follows it can work out; what takes one that cheats."""
@@ -132,8 +132,7 @@ class Circumstances:
     @property
     def all_hosts(self) -> str:
         """Their names."""
-        *others, last = self.hosts
-        return f"{', '.join(others)} and {last}" if others else last
+        return in_words(self.hosts)
 
 
 def common_rows(of: Circumstances) -> Disclosure:

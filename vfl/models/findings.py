@@ -82,11 +82,12 @@ def judge_quality(
     held_out: Mask,
     alone: str,
     advice: str,
+    theirs: str = "the hosts' columns",
 ) -> list[str]:
     """What to say of models that do worse on the rows held out than something simpler would.
 
-    `metrics` are those of the parties' common model, "federation", and of the guest's own, `alone`;
-    `advice` says what may make a better one.
+    `metrics` are those of the parties' common model, "federation", and of the party's own, `alone`;
+    `advice` says what may make a better one, `theirs` what the others bring.
     """
     if "federation" not in metrics:
         return []
@@ -112,8 +113,8 @@ def judge_quality(
     if ours is not None and own is not None and ours > own * (1 + _SAME):
         word = loss.replace("_", " ")
         warnings.append(
-            f"the model does worse than {alone} {many} ({word} {ours:.4f}, {own:.4f} alone): the hosts' "
-            "columns add nothing that holds for other rows"
+            f"the model does worse than {alone} {many} ({word} {ours:.4f}, {own:.4f} alone): "
+            f"{theirs} add nothing that holds for other rows"
         )
     if any("the model " in text for text in warnings):
         warnings.append(advice)

@@ -62,7 +62,6 @@ from vfl.protocols.linear.scoring import (
 )
 from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.glm import PooledGlmState
-from vfl.protocols.pooled.trees import POOLED
 from vfl.text import counted
 
 
@@ -399,7 +398,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def own_scores(
         cls, half: GuestGlm | HostGlm, table: str, features: Features, rows: int
     ) -> OwnScores:
-        if isinstance(half, GuestGlm) and half.parties == (POOLED,):
+        if isinstance(half, GuestGlm) and half.agreed_levels:
             features = known_levels(half.part, features)
         return own_scores(table, half.part, features, rows)
 

@@ -15,7 +15,6 @@ from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.columns import CommonColumns
 from vfl.protocols.pooled.glm import ClientCourse, PooledGlm, fit_client
-from vfl.protocols.pooled.trees import POOLED
 from vfl.text import counted
 
 
@@ -31,7 +30,7 @@ class LinearClient(ClientRole[GuestGlm]):
         alone: Callable[[], GuestRole[GuestGlm]],
     ) -> None:
         schema.check(own.features)
-        self._params, self._rows, self._alone = params, rows, alone
+        self._params, self._rows, self._alone, self._party = params, rows, alone, own.party
         self._features = {name: own.features[name] for name in schema.columns}
         self._common = CommonColumns(schema.levels)
 
@@ -41,7 +40,24 @@ class LinearClient(ClientRole[GuestGlm]):
             adder, self._features, self._rows, self._common, Rules(), self._params, course
         )
         score = fit.scores(self._common.known(self._features), len(self._rows.label))
-        return _half(fit), score if self._rows.offset is None else score + self._rows.offset
+        return self._half(fit), score if self._rows.offset is None else score + self._rows.offset
+
+    def _half(self, fit: PooledGlm) -> GuestGlm:
+        """The whole model, as this party keeps it."""
+        return GuestGlm(
+            (self._party,),
+            fit.intercept,
+            fit.part,
+            fit.iterations,
+            fit.converged,
+            fit.deviance,
+            fit.explained,
+            fit.gradient,
+            errors=fit.errors,
+            intercept_error=fit.intercept_error,
+            dispersion=fit.dispersion,
+            agreed_levels=True,
+        )
 
     async def train(self, hosts: Sequence[Peer], run: object) -> tuple[GuestGlm, Floats]:
         raise TypeError("a client has no hosts")
@@ -64,20 +80,3 @@ def known_levels(part: LinearPart, features: Features) -> Features:
     numbers = {one.name for one in part.design.covariates}
     used = {name: values for name, values in features.items() if name in levels or name in numbers}
     return {**features, **CommonColumns(levels).known(used)}
-
-
-def _half(fit: PooledGlm) -> GuestGlm:
-    """The whole model, as a party keeps it."""
-    return GuestGlm(
-        (POOLED,),
-        fit.intercept,
-        fit.part,
-        fit.iterations,
-        fit.converged,
-        fit.deviance,
-        fit.explained,
-        fit.gradient,
-        errors=fit.errors,
-        intercept_error=fit.intercept_error,
-        dispersion=fit.dispersion,
-    )

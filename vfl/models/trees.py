@@ -133,7 +133,10 @@ class _TreesClient(_TreesGuest, ClientRole[GuestModel]):
     async def add_up(self, adder: Adder, run: ClientRun) -> tuple[GuestModel, Floats]:
         course = GuestCourse[TreeDone, PooledTrees](run.progress, run.checkpoints)
         params, rows = self._params, self._rows
-        return await grow_client(adder, self._features, rows, self._schema, params, course=course)
+        model, score = await grow_client(
+            adder, self._features, rows, self._schema, params, course=course
+        )
+        return replace(model, parties=tuple(self._own)), score
 
     def check_rows(self) -> None:
         """Few rows here may be many with those of others."""

@@ -39,7 +39,6 @@ FILES = 4096  # file descriptors that a process which listens would like to have
 OF_A_PEER = 16  # that wait with the mark of one peer
 MARKS = 4096  # the latest marks of a peer, of which each serves once
 
-BACKLOG = 1024  # that the system holds until they are accepted
 _AT_ONCE = 16  # accepted before others have their turn
 _TICK = 0.002  # seconds between two looks at those who wait
 
@@ -127,19 +126,18 @@ class Admission:
     """Takes connections from a socket that listens and lets them in to `welcome`, which closes them.
 
     `peer_of_mark(mark)` tells whose mark it is. `refuse(address, why)` hears of each connection that was
-    let go.
+    let go. Without a socket there are those that `take` is given.
     """
 
     def __init__(
         self,
-        listening: socket.socket,
+        listening: socket.socket | None,
         peer_of_mark: Callable[[bytes], str | None],
         welcome: Callable[[Caller], Coroutine[object, None, None]],
         refuse: Callable[[str, str], None],
     ) -> None:
         room = raise_file_limit() // 2
         self.waiting, self.an_address = min(WAITING, room), min(AN_ADDRESS, room // 2)
-        self._socket = listening
         self._peer_of_mark, self._welcome, self._refuse = peer_of_mark, welcome, refuse
         self._waiting: dict[Caller, None] = {}  # without a mark, the oldest first
         self._crowd: Counter[str] = Counter()  # of these, by network
@@ -148,7 +146,9 @@ class Admission:
         self._marks: dict[str, Marks] = {}
         self.handshakes: set[asyncio.Task[None]] = set()  # that run
         self._came = asyncio.Event()
-        works = (self._accept, self._attend)
+        works: list[Callable[[], Coroutine[object, None, None]]] = [self._attend]
+        if listening is not None:
+            works.append(functools.partial(self._accept, listening))
         self._working = [asyncio.create_task(self._repeat(work)) for work in works]
 
     @property
@@ -183,28 +183,32 @@ class Admission:
 
     # --- Taking connections ---
 
-    async def _accept(self) -> None:
+    async def _accept(self, listening: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         taken = 0
         while True:
             try:
-                accepted, remote = await loop.sock_accept(self._socket)
+                accepted, remote = await loop.sock_accept(listening)
             except OSError:
                 # Out of file descriptors, or a client that is gone already.
                 self._make_room(None, loop.time())
                 await asyncio.sleep(0.05)
                 continue
-            now = loop.time()
-            network = network_of(remote[0])
-            self._make_room(network, now)
-            caller = Caller(accepted, remote[0], network, now, now)
-            self._waiting[caller] = None
-            self._crowd[network] += 1
-            self._look(caller, now)
-            self._came.set()
+            self.take(accepted, remote[0])
             taken += 1
             if taken % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # as long as there are more, accepting waits for nothing
+
+    def take(self, accepted: socket.socket, address: str) -> None:
+        """Let a connection wait that has come from an address."""
+        now = asyncio.get_running_loop().time()
+        network = network_of(address)
+        self._make_room(network, now)
+        caller = Caller(accepted, address, network, now, now)
+        self._waiting[caller] = None
+        self._crowd[network] += 1
+        self._look(caller, now)
+        self._came.set()
 
     def _make_room(self, network: str | None, now: float) -> None:
         """Let the oldest of an address go that has too many, or that has most where all are too many."""

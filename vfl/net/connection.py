@@ -118,7 +118,8 @@ class DialledConnection(BoundedConnection, ClientConnection):
 
 
 class Dialling(connect):
-    """An attempt to connect over TLS, through an HTTP `proxy` where there is one.
+    """An attempt to connect over TLS, through the HTTP proxy of an address where there is one, or over a
+    socket that is connected already.
 
     Messages of `size` bytes may come, and of `then` after the first. Closing takes at most `closing`
     seconds.
@@ -129,7 +130,7 @@ class Dialling(connect):
         uri: str,
         tls: ssl.SSLContext,
         hostname: str,
-        proxy: str | None,
+        through: str | socket.socket | None,
         *,
         size: int,
         then: int,
@@ -142,11 +143,13 @@ class Dialling(connect):
             self._made = made
             made.allow(size, then)
 
+        self._connected = through if isinstance(through, socket.socket) else None
         super().__init__(
             uri,
             ssl=tls,
             server_hostname=hostname,
-            proxy=proxy,
+            sock=self._connected,
+            proxy=through if isinstance(through, str) else None,
             compression=None,
             user_agent_header=None,
             open_timeout=seconds,
@@ -159,7 +162,12 @@ class Dialling(connect):
 
     async def open(self) -> DialledConnection:
         """The connection after its WebSocket handshake. Raises what `websockets` does."""
-        return cast(DialledConnection, await self)
+        try:
+            return cast(DialledConnection, await self)
+        except BaseException:
+            if self._connected is not None and self._made is None:
+                self._connected.close()  # else it is the connection's
+            raise
 
     @property
     def cause(self) -> Exception | None:

@@ -12,16 +12,16 @@ A session opens in four steps, and nothing is said before the step above it has 
 
 import asyncio
 import contextlib
+import functools
 import hashlib
 import ipaddress
 import socket
 import ssl
 import urllib.request
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from http import HTTPStatus
 from typing import TypeVar, cast
-from urllib.parse import urlsplit
 
 from websockets.exceptions import (
     ConnectionClosed,
@@ -34,7 +34,8 @@ from websockets.exceptions import (
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
-from vfl.net.admission import BACKLOG, Admission, Caller
+from vfl.net.addresses import SCHEME, is_relay, split_address
+from vfl.net.admission import Admission, Caller
 from vfl.net.certificates import fingerprint
 from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
 from vfl.net.failures import (
@@ -46,9 +47,11 @@ from vfl.net.failures import (
     unpinned_error,
 )
 from vfl.net.hello import Resume, Resumed
+from vfl.net.listening import bind
 from vfl.net.mark import is_made_with, key_of
 from vfl.net.open_sessions import OpenSessions
 from vfl.net.refusals import Refusals
+from vfl.net.rendezvous import DIALS, WAITS, Key, Relay, Waiting, keys_of
 from vfl.net.session import NO_PATIENCE, NotYet, Patience, WebSocketPeer
 from vfl.net.tls import (
     HOST,
@@ -101,24 +104,6 @@ def _take_note(context: Context, *errors: BaseException | None) -> Outcome:
     return context.outcome
 
 
-def _split(address: str) -> tuple[str, int]:
-    """Host and port of "host:port". Raises ConfigError."""
-    try:
-        parts = urlsplit(f"//{address}")
-        host, port = parts.hostname or "", parts.port
-        host.encode("idna")  # as it will be looked up; raises UnicodeError
-        if not host.isprintable() or " " in host:
-            host = ""
-    except ValueError:
-        host, port = "", None
-    if not host or port is None or parts.netloc != address or parts.username is not None:
-        raise ConfigError(
-            f"{address!r} is no address: write host:port, such as registry.example:7443,"
-            " 0.0.0.0:7443 or [::1]:7443"
-        )
-    return host, port
-
-
 async def _greet(
     credentials: Credentials, peer: WebSocketPeer, role: str, answers: bool = False
 ) -> hello.Hello:
@@ -153,12 +138,13 @@ def _decode_alone(kind: type[M], data: str | bytes, name: str) -> M:
 
 @dataclass(frozen=True)
 class _Line:
-    """The way to a peer that listens."""
+    """The way to a peer that listens, or waits at a relay."""
 
     credentials: Credentials
     name: str
     address: str
     proxy: str | None
+    place: tuple[Relay, Key] | None = None
 
     async def connect(self, path: str, seconds: float, frame: int = MAX_FRAME) -> BoundedConnection:
         """A connection through TLS and the WebSocket handshake, to the pinned certificate, over which
@@ -170,11 +156,15 @@ class _Line:
         if (why := self.credentials.why_refused(pin)) is not None:
             raise IdentityError(why)
         context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
+        through: str | socket.socket | None = self.proxy
+        if self.place is not None:
+            relay, key = self.place
+            through = await relay.dial(key, seconds)
         dialling = Dialling(
-            f"wss://{self.address}{path}",
+            f"wss://{self.address.removeprefix(SCHEME)}{path}",
             context,
             HOST,
-            self.proxy,
+            through,
             size=GREETING.frame,
             then=frame,
             seconds=seconds,
@@ -206,7 +196,8 @@ class _Line:
                     " pinned there?)"
                 ) from None
             behind = "" if self.proxy is None else " (through the proxy of HTTPS_PROXY)"
-            nobody = self.proxy is None and not isinstance(error, socket.gaierror)
+            direct = self.proxy is None and self.place is None
+            nobody = direct and not isinstance(error, socket.gaierror)
             raise NotYet(reason_of(error) + behind, nobody=nobody) from None
         shown = connection.certificate
         if shown != pin:
@@ -241,7 +232,8 @@ async def dial(
     patience: Patience = NO_PATIENCE,
     opening: Opening | None = None,
 ) -> WebSocketPeer:
-    """Open a session with `peer`, which listens on `address` ("host:port").
+    """Open a session with `peer`, which listens on `address` ("host:port") or waits at a relay
+    ("relay://host:port").
 
     Tries again for `wait` seconds (math.inf: for ever) while the address does not answer; `on_wait`
     is told the reason of a failed attempt whenever it changes. Goes through the HTTP proxy of the
@@ -252,10 +244,9 @@ async def dial(
     end's certificate is not the pinned one or is not valid today, ConfigError for an address that
     is none, and what `greet` raises.
     """
-    host, _ = _split(address)
     if peer not in credentials.pins:
         raise ConfigError(f"no certificate is pinned for {peer}")
-    line = _Line(credentials, peer, address, _proxy_to(host))
+    line = _line_to(credentials, peer, address)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + wait
     pause, longest = session.BACKOFF
@@ -286,6 +277,24 @@ async def dial(
         pause = min(1.1 * pause, longest)  # who has not waited long is not kept waiting long
 
 
+def _line_to(credentials: Credentials, peer: str, address: str) -> _Line:
+    """The way to a peer. Raises ConfigError and IdentityError."""
+    relay = relay_of(address)
+    if relay is None:
+        host, _ = split_address(address)
+        return _Line(credentials, peer, address, _proxy_to(host))
+    key = keys_of(credentials, DIALS, [peer])[peer]
+    return _Line(credentials, peer, address, None, (relay, key))
+
+
+def relay_of(address: str) -> Relay | None:
+    """The relay that an address is of, if it is one's. Raises ConfigError."""
+    if not is_relay(address):
+        return None
+    host, port = split_address(address.removeprefix(SCHEME))
+    return Relay(host, port, _proxy_to(host))
+
+
 def _proxy_to(host: str) -> str | None:
     """The proxy to go through. A session with this machine itself never leaves it."""
     try:
@@ -306,7 +315,7 @@ class Listener:
     def __init__(
         self,
         credentials: Credentials,
-        bound: socket.socket,
+        bound: socket.socket | None,
         role: str,
         refusals: Refusals,
         patience: Patience,
@@ -328,11 +337,32 @@ class Listener:
         before = credentials.formerly.get(credentials.name, frozenset())
         self._former_keys = [(name, key_of(pin, old)) for name, pin in pins.items() for old in before]
         self._admission = Admission(bound, self._peer_of, self._welcome, self._refuse)
+        self._waiting: Waiting | None = None  # at a relay
+        self.relay: str | None = None  # which one, as addresses name it
 
     @property
     def port(self) -> int:
-        """The port; of use when port 0 (any) was asked for."""
-        return cast(int, self._socket.getsockname()[1])
+        """The port; of use when port 0 (any) was asked for. At a relay there is none."""
+        return 0 if self._socket is None else cast(int, self._socket.getsockname()[1])
+
+    @property
+    def troubles(self) -> dict[str, str]:
+        """Why this party does not wait at the relay now, by the peer that it would wait for."""
+        return {} if self._waiting is None else self._waiting.troubles
+
+    async def wait_at(self, relay: Relay, keys: Mapping[str, Key], say: Callable[[str], None]) -> None:
+        """Take sessions that a relay joins. Raises ConfigError when another program does that."""
+        self.relay = where = relay.address
+        hand_on = functools.partial(self._take_joined, where)
+        self._waiting = Waiting(relay, keys, hand_on, lambda line: say(f"{where}: {line}"))
+        await self._waiting.begin(HANDSHAKE)
+        if self._waiting.is_taken:
+            raise ConfigError(
+                f"cannot wait at {where}: another program of this party waits there already"
+            )
+
+    def _take_joined(self, relay: str, joined: socket.socket) -> None:
+        self._admission.take(joined, relay)
 
     async def accept(self) -> WebSocketPeer:
         """The next greeted session of any pinned peer, which now belongs to the caller."""
@@ -465,8 +495,11 @@ class Listener:
             self.refused[found.peer] = found.why + found.advice
 
     async def _close(self) -> None:
+        if self._waiting is not None:
+            await self._waiting.close()
         await self._admission.close()
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
         for peer in self._sessions.waiting:
             self.dismiss(peer)
         if self._leaving:
@@ -487,8 +520,10 @@ async def listen(
     patience: Patience = NO_PATIENCE,
     opening: Opening | None = None,
     period: float = 0.0,
+    waits_for: Collection[str] | None = None,
 ) -> AsyncIterator[Listener]:
-    """Listen on `address` ("host:port"; 0.0.0.0 or [::] for all of the machine's addresses).
+    """Listen on `address` ("host:port"; 0.0.0.0 or [::] for all of the machine's addresses), or wait at
+    a relay ("relay://host:port") for those peers that `waits_for` names, or all.
 
     `on_refused` gets one line for every connection that became no session; with a `period`, in seconds,
     one for all beyond the first few in it. A session whose connection breaks waits as `patience` says
@@ -496,31 +531,19 @@ async def listen(
     block stops listening and closes sessions that nobody accepted; those accepted stay open, each as
     long as its connection.
 
-    Raises ConfigError when the address cannot be listened on, IdentityError when the key and the
-    certificate cannot be used.
+    Raises ConfigError when the address cannot be listened on or another program of this party waits at
+    the relay, IdentityError when the key and the certificate cannot be used. A relay that is not there
+    is dialled again until it is: `troubles` says so meanwhile.
     """
-    host, port = _split(address)
     context_of(credentials, ssl.PROTOCOL_TLS_SERVER, [])  # so that a bad key shows here
+    relay = relay_of(address)
+    bound = await bind(address) if relay is None else None
+    refusals = Refusals(on_refused, period)
+    listener = Listener(credentials, bound, role, refusals, patience, opening)
     try:
-        found = await asyncio.get_running_loop().getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )
-        family, _, _, _, where = found[0]
-        both = family == socket.AF_INET6 and host == "::" and socket.has_dualstack_ipv6()
-        bound = socket.create_server(
-            where[:2],
-            family=family,
-            backlog=BACKLOG,
-            dualstack_ipv6=both,
-        )
-        # Accepted ones inherit it. Else of two short messages the second waits for the other end's
-        # acknowledgement of the first, up to 40 ms.
-        bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {reason_of(error)}") from None
-    bound.setblocking(False)
-    listener = Listener(credentials, bound, role, Refusals(on_refused, period), patience, opening)
-    try:
+        if relay is not None:
+            names = credentials.pins if waits_for is None else waits_for
+            await listener.wait_at(relay, keys_of(credentials, WAITS, names), on_refused)
         yield listener
     finally:
         await listener._close()

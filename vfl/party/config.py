@@ -37,6 +37,7 @@ from vfl.party.config_values import (
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
+from vfl.party.relay_file import RelayFile
 from vfl.party.row_sections import MOST_COLUMNS, RowsSection, SharedColumnSection
 from vfl.party.sections import (
     USES,
@@ -171,7 +172,7 @@ class Party(Section):
         if silent and self.party.listen is None and not enough:
             raise ValueError(
                 f"[peers.{silent[0]}] needs an address, or [party] needs listen: "
-                "one of the two sides must listen"
+                "one of the two sides must listen, or wait at a relay"
             )
         return self
 
@@ -473,9 +474,17 @@ def load_job(path: str | Path) -> Job:
     return _load(Path(path), Job, "job")
 
 
+def load_relay(path: str | Path) -> RelayFile:
+    """The file of a relay at `path`. Raises ConfigError."""
+    return _load(Path(path), RelayFile, "relay")
+
+
+_MODELS: dict[FileKind, type[BaseModel]] = {"party": Party, "job": Job, "relay": RelayFile}
+
+
 def schema(kind: FileKind) -> Schema:
-    """The JSON Schema of a party file or a job file."""
-    model: type[BaseModel] = Party if kind == "party" else Job
+    """The JSON Schema of a kind of file."""
+    model = _MODELS[kind]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         **model.model_json_schema(mode="validation"),
@@ -483,13 +492,13 @@ def schema(kind: FileKind) -> Schema:
     }
 
 
-C = TypeVar("C", Party, Job)
+C = TypeVar("C", Party, Job, RelayFile)
 
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = _read_toml(path, kind)
-    other: FileKind = "job" if kind == "party" else "party"
-    if kind not in raw and other in raw:
+    other = next((other for other in _MODELS if other in raw), None)
+    if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
         return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})

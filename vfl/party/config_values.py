@@ -18,6 +18,7 @@ from pydantic import (
 
 from vfl.learn.losses import Family, Objective
 from vfl.learn.params import NO_OU, Encryption
+from vfl.net.addresses import SCHEME, is_relay
 from vfl.party.config_words import JOB_NAME, PARTY_NAME, Schema, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
@@ -68,13 +69,16 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _endpoint(least_port: int, words: str) -> AfterValidator:
+def _endpoint(least_port: int, words: str, or_relay: bool = True) -> AfterValidator:
     def check(text: str) -> str:
-        host, _, port = text.rpartition(":")
+        of_relay = or_relay and is_relay(text)
+        host, _, port = (text.removeprefix(SCHEME) if of_relay else text).rpartition(":")
         plain = re.fullmatch(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]", host)
         digits = re.fullmatch(r"[0-9]{1,5}", port)
-        if not plain or not digits or not least_port <= int(port) <= 65535:
-            raise ValueError(f"must be {words}")
+        least = 1 if of_relay else least_port
+        if not plain or not digits or not least <= int(port) <= 65535:
+            also = ", or relay://host:port" if or_relay else ""
+            raise ValueError(f"must be {words}{also}")
         return text
 
     return AfterValidator(check)
@@ -132,7 +136,7 @@ _LIMITS: dict[type[int] | type[float], Schema] = {
 }
 _STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
-FileKind = Literal["party", "job"]
+FileKind = Literal["party", "job", "relay"]
 Role = Literal["guest", "host", "coordinator"]
 Duplicates = Literal["refuse", "first", "keep", "last", "sum", "mean", "max", "min"]
 Aggregate = Literal["first", "last", "sum", "mean", "max", "min", "mode"]
@@ -176,4 +180,6 @@ FractionLimit = Annotated[
 ]
 LocalPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
-Listen = Annotated[str, _endpoint(0, "host:port with a port from 0 (any free one) to 65535")]
+_LISTEN = "host:port with a port from 0 (any free one) to 65535"
+Listen = Annotated[str, _endpoint(0, _LISTEN)]
+OwnPort = Annotated[str, _endpoint(0, _LISTEN, or_relay=False)]

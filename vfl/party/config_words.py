@@ -7,6 +7,7 @@ from vfl.party.ids import STEP
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
 
 PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
+PLACE = r"^[0-9a-f]{64}$"
 JOB_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 
 
@@ -20,6 +21,7 @@ _PATTERN_WORDS = {
     PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
     JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
     "starting with a letter or digit",
+    PLACE: "64 hexadecimal digits in small letters",
     SEPARATOR: SEPARATOR_WORDS,
     f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
     '"plate" or "date" or "date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',

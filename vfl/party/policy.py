@@ -64,7 +64,7 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
             broken.append(_broken(what, value, policy, rule))
     if job.over_rows:
-        if job.rows.min_parties < policy.min_parties:
+        if job.rows.without and job.rows.min_parties < policy.min_parties:
             broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties"))
         least = ["min_child_rows"]
     else:

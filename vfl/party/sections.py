@@ -62,7 +62,9 @@ class PartySection(Section):
     name: PartyName = Field(description="the name that peers know this party by")
     role: Role = Field(description="guest holds the labels, host adds columns, coordinator has no data")
     identity: LocalPath = Field(description="path of the keys without .key and .pem")
-    listen: Listen | None = Field(default=None, description="address to listen on")
+    listen: Listen | None = Field(
+        default=None, description="address to listen on, or a relay to wait at: relay://host:port"
+    )
     workers: int | None = Field(
         default=None,
         ge=1,
@@ -416,7 +418,9 @@ class GlmSection(Section):
 class PeerSection(Section):
     """Another party: where it is and what proves that it is the one."""
 
-    address: Address | None = Field(default=None, description="where it listens, if it does")
+    address: Address | None = Field(
+        default=None, description="where it listens, if it does, or the relay where it waits"
+    )
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
     role: Literal["coordinator", "client"] | None = Field(
         default=None,

@@ -54,6 +54,7 @@ class Evidence:
     model: str
     party: str
     role: Literal["guest", "host", "coordinator"]
+    """As the party file has it; of a run over rows, "guest" is a party with rows."""
     parties: list[str]  # guest first; without the coordinator
     kind: type[AnyKind]  # of model
     job: dict[str, Any]  # the job file
@@ -84,6 +85,11 @@ class Evidence:
     lines: list[Line] = field(default_factory=list)  # of a linear model
     splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
     gave_away: list[Disclosure] = field(default_factory=list)  # none where settings are not known
+
+    @property
+    def over_rows(self) -> bool:
+        """Whether each party had rows of its own."""
+        return bool(self.job["job"].get("partition") == "rows")
 
     @property
     def loss(self) -> Loss:

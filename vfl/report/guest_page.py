@@ -100,10 +100,14 @@ class GuestPage(Page):
         one = self.evidence
         hosts = one.parties[1:]
         trained = one.rows.get("train", 0)
+        whose = (
+            f"{counted(one.aligned_rows, 'row')} of this party, and on rows of the others"
+            if one.over_rows
+            else f"{counted(one.aligned_rows, 'row')} that all parties know"
+        )
         lead = [
             f"{self.rate.modelled}, modelled by {one.party} together with {listed(hosts)}, for "
-            f"{one.job['job']['purpose']}: trained on {trained:,} of the "
-            f"{counted(one.aligned_rows, 'row')} that all parties know."
+            f"{one.job['job']['purpose']}: trained on {trained:,} of the {whose}."
         ]
         tiles = []
         if one.held_out is not None:
@@ -140,10 +144,15 @@ class GuestPage(Page):
         if held is None:
             text = "No rows were held out (holdout is 0 in the job file): the quality is not known."
             return PageSection("quality", "Quality", [text], [])
+        whose, what = (
+            ("that all parties know", "columns")
+            if not one.over_rows
+            else ("that this party held out", "rows")
+        )
         lead = [
-            f"All figures are of {counted(len(held.label), 'row')} that all parties know and that "
-            f"trained nothing. “{one.alone}” is the same method on the columns of {one.party} and "
-            "the same rows."
+            f"All figures are of {counted(len(held.label), 'row')} {whose} and that trained nothing. "
+            f"“{one.alone}” is the same method on the {what} of {one.party}"
+            f"{'' if one.over_rows else ' and the same rows'}."
         ]
         lead += words.how_held_out(one)
         drawn = [*self._roc(held), self._lorenz(held), self._lift()]

@@ -64,7 +64,7 @@ def render(evidence: Evidence) -> dict[str, bytes]:
     text = template.render(
         evidence=evidence,
         title=evidence.job["job"]["name"],
-        over=f"Report of {evidence.party}, {evidence.role}",
+        over=f"Report of {evidence.party}, {_role(evidence)}",
         purpose=evidence.job["job"]["purpose"],
         ended=words.day(evidence.ended),
         sections=sections,
@@ -74,6 +74,13 @@ def render(evidence: Evidence) -> dict[str, bytes]:
     )
     files = {PAGE: text.encode()}
     return files | {f"{name}.csv": csv_of(rows) for name, rows in page.sheets.items()}
+
+
+def _role(evidence: Evidence) -> str:
+    """What the party is in the run, in a word or two."""
+    if not evidence.over_rows:
+        return evidence.role
+    return "server" if evidence.role == "coordinator" else "a party with rows"
 
 
 def _policy(style: str, script: str) -> str:

@@ -72,13 +72,17 @@ class Page:
     def request(self) -> Facts:
         """Who wanted what, and when."""
         one, said = self.evidence, self.evidence.job["job"]
-        pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
+        if one.over_rows:
+            pairs = [("parties with rows", listed(one.parties))]
+        else:
+            pairs = [("guest", one.parties[0]), ("hosts", listed(one.parties[1:]))]
         coordinator = one.job[one.kind.name].get("coordinator")
         if coordinator:
             pairs.append(("coordinator", coordinator))
         pairs += [("purpose", said["purpose"]), ("kind of model", words.model_words(one))]
         if one.aligned_rows:
-            pairs.append(("rows that all parties know", f"{one.aligned_rows:,}"))
+            whose = "rows of this party" if one.over_rows else "rows that all parties know"
+            pairs.append((whose, f"{one.aligned_rows:,}"))
         what = "run here" if one.role == "coordinator" else "model"
         pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
         return Facts(pairs)
@@ -259,11 +263,17 @@ class HostPage(Page):
 class CoordinatorPage(Page):
     def sections(self) -> list[PageSection]:
         one = self.evidence
-        lead = (
-            f"This party, {one.party}, was asked by {one.parties[0]} to hold the key while "
-            f"{listed(one.parties)} fit {one.job['job']['name']}, for {one.job['job']['purpose']}. "
-            f"{self.cost}"
-        )
+        what = f"{one.job['job']['name']}, for {one.job['job']['purpose']}. {self.cost}"
+        if one.over_rows:
+            lead = (
+                f"This party, {one.party}, added up numbers that it could not read, while "
+                f"{listed(one.parties)}, each with rows of its own, trained {what}"
+            )
+        else:
+            lead = (
+                f"This party, {one.party}, was asked by {one.parties[0]} to hold the key while "
+                f"{listed(one.parties)} fit {what}"
+            )
         return self.framed(lead)
 
 

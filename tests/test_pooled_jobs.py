@@ -1,0 +1,360 @@
+"""Jobs over rows: a server that reads nothing, parties with rows of their own, over real sockets."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from federation import toml
+from glum import GeneralizedLinearRegressor
+from pool import CLIENTS, SERVER, Pool, job, patients, split
+from room import Said
+
+from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
+from vfl.jobs import pooled
+from vfl.jobs.journal import Journal
+from vfl.jobs.pooled import lead
+from vfl.jobs.record import load_record
+from vfl.jobs.report import gather, write_report
+from vfl.jobs.scoring import score
+from vfl.learn.losses import loss_of
+from vfl.models.halves import AnyGuestHalf, GuestHalf
+from vfl.models.kinds import load_half
+from vfl.party.config import Job, load_job, load_party
+from vfl.protocols.pooled.adding import MaskingAdder
+
+TREES = {"trees": 4, "depth": 3, "min_child_rows": 20}
+
+
+@pytest.fixture(scope="session")
+def pool_keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pool-keys")
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory, pool_keys: Path) -> Pool:
+    return Pool(tmp_path_factory.mktemp("pool"), pool_keys, split(patients()))
+
+
+@pytest.fixture
+def fresh(tmp_path: Path, pool_keys: Path) -> Pool:
+    return Pool(tmp_path / "pool", pool_keys, split(patients(300)))
+
+
+def halves(pool: Pool, model: str) -> list[AnyGuestHalf]:
+    """What each party keeps; their models are the same but for the name of who has it."""
+    found = [load_half(pool.store(name), model, GuestHalf) for name in pool.clients]
+    assert [half.model.parties for half in found] == [(name,) for name in pool.clients]
+    return [replace(half, model=replace(half.model, parties=("all",))) for half in found]
+
+
+def text_of(said: Said) -> str:
+    return "\n".join(said.lines)
+
+
+@pytest.fixture(scope="module")
+def trees(pool: Pool) -> str:
+    return pool.train(job(settings=TREES)).model
+
+
+@pytest.fixture(scope="module")
+def logistic(pool: Pool) -> str:
+    return pool.train(job("glm", "logistic")).model
+
+
+def test_all_have_the_same_model_and_are_told_what_it_is_worth_to_each(pool: Pool, trees: str) -> None:
+    first, *others = halves(pool, trees)
+    assert all(other.model == first.model for other in others)
+    assert len(first.model.trees) == 4 and first.model.splits  # type: ignore[union-attr]
+    for name, half in zip(pool.clients, (first, *others), strict=True):
+        assert set(half.metrics) == {f"{name} alone", "federation"}
+        assert half.metrics["federation"]["auc"] > 0.6
+        record, evaluation = load_record(pool.store(name), trees)
+        assert evaluation is not None and len(evaluation.label) == record.rows["held out"] > 30
+        assert record.parties == [name, *(other for other in CLIENTS if other != name)]
+        assert record.agreement is not None
+        assert set(record.agreement.signatures) == {*CLIENTS, SERVER}
+    record, evaluation = load_record(pool.store(SERVER), trees)
+    assert (record.role, record.parties, evaluation) == ("coordinator", list(CLIENTS), None)
+
+
+def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
+    first, *others = halves(pool, logistic)
+    assert all(other.model == first.model for other in others)
+    parts = []
+    for name in pool.clients:
+        _, evaluation = load_record(pool.store(name), logistic)
+        assert evaluation is not None
+        parts.append(pool.tables[name].drop(index=pool.tables[name].index[evaluation.rows]))
+    rows = pd.concat(parts)
+    design = first.model.part.design  # type: ignore[union-attr]
+    features = {
+        "age": rows["age"].to_numpy(),
+        "dose": rows["dose"].to_numpy(),
+        "ward": np.where(rows["ward"] == "attic", "(other)", rows["ward"]).astype(object),
+    }
+    matrix = design.matrix(features).dense()
+    theirs = GeneralizedLinearRegressor(family="binomial", alpha=0, gradient_tol=1e-12)
+    theirs.fit(matrix, rows["died"])
+    ours = first.model.part.coefficients  # type: ignore[union-attr]
+    assert np.abs(np.array(ours) - theirs.coef_).max() < 1e-8
+    errors = first.model.errors  # type: ignore[union-attr]
+    assert errors is not None and len(errors) == len(ours) and min(errors) > 0
+
+
+@pytest.mark.parametrize("which", ["trees", "logistic"])
+def test_each_scores_alone(
+    pool: Pool, which: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """No peer is there; new levels, and those of another party alone, are scored too."""
+    model = request.getfixturevalue(which)
+    new = patients(60, seed=9).drop(columns=["died", "visits", "years"])
+    new.loc[0, "ward"] = "cellar"
+    new.to_csv(tmp_path / "new.csv", index=False)
+    scores = []
+    for name in pool.clients:
+        out = tmp_path / f"{name}.csv"
+        work = score(pool.site(name), model, tmp_path / "new.csv", out, wait=0, show=pool.said[name])
+        assert asyncio.run(work).rows == 60
+        scores.append(pd.read_csv(out))
+    assert all(one.equals(scores[0]) for one in scores)
+    truth = patients(60, seed=9)["died"]
+    assert scores[0]["probability"][truth == 1].mean() > scores[0]["probability"][truth == 0].mean()
+
+
+def test_counts_with_an_exposure(tmp_path: Path, pool_keys: Path) -> None:
+    pool = Pool(tmp_path / "pool", pool_keys, split(patients(600)), "visits", "years")
+    model = pool.train(job("glm", "poisson", exposure=True)).model
+    half = halves(pool, model)[1]
+    assert half.exposure and half.metrics["federation"]["d2"] > 0
+    assert loss_of(half.objective).link == "log"
+
+
+@pytest.mark.parametrize("name", [*CLIENTS[:1], SERVER])
+@pytest.mark.parametrize("which", ["trees", "logistic"])
+def test_a_report(
+    pool: Pool, which: str, name: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    model = request.getfixturevalue(which)
+    party = load_party(pool.home(name) / f"{name}.toml")
+    page = write_report(party, model, tmp_path / "report").page.read_text()
+    role = "server" if name == SERVER else "a party with rows"
+    assert f"Report of {name}, {role}" in page and "hosts&#39; columns" not in page
+    assert "that all parties know" not in page
+    found = {one.name for one in gather(party, model).gave_away}
+    assert (
+        found >= {"pooled_totals"} if name != SERVER else found == {"blind_server", "server_and_party"}
+    )
+
+
+# --- What is refused. -----------------------------------------------------------------------------
+
+
+def refused(pool: Pool, settings: Mapping[str, Any]) -> str:
+    with pytest.raises(PeerStopped) as stopped:
+        pool.train(settings)
+    return str(stopped.value)
+
+
+def change_table(pool: Pool, name: str, **columns: Any) -> None:
+    table = pool.tables[name].assign(**columns)
+    table.to_csv(pool.home(name) / "table.csv", index=False)
+
+
+@pytest.mark.parametrize(
+    ("client", "said"),
+    [
+        ({"age": "young"}, "column 'age' has text"),
+        ({"drop": "dose"}, "'dose'"),
+    ],
+)
+def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str], said: str) -> None:
+    """All hear whose it is, and nothing starts; its owner hears which column it is."""
+    table = fresh.tables["south"]
+    table = table.drop(columns=[client["drop"]]) if "drop" in client else table.assign(**client)
+    fresh.settings["south"]["data"]["categorical"] = ["ward"]
+    table.to_csv(fresh.home("south") / "table.csv", index=False)
+    if "age" in client:
+        fresh.settings["south"]["data"]["categorical"] = ["ward", "age"]
+    text = refused(fresh, job(settings=TREES))
+    assert text.startswith("south stopped the job")
+    assert said in text_of(fresh.said["south"])
+    assert "south stopped it" in text_of(fresh.said["north"])
+    assert not fresh.store("north").names("model")
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "said"),
+    [
+        ({"min_parties": 4}, {}, "min_parties = 4"),
+        ({"min_pooled_rows": 5000}, {}, "min_pooled_rows = 5000"),
+        ({"purposes": ["billing"]}, {}, "purposes"),
+        ({"models": ["glm"]}, {}, "models"),
+        ({"max_trees": 3}, {}, "max_trees = 3"),
+    ],
+)
+def test_a_party_refuses_what_its_policy_does_not_allow(
+    fresh: Pool, rules: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    fresh.settings["west"]["policy"] = {"min_pooled_rows": 100, **rules}
+    assert said in refused(fresh, job(settings=TREES | settings))
+
+
+def test_a_party_that_another_does_not_pin_is_named(fresh: Pool) -> None:
+    del fresh.settings["north"]["peers"]["west"]
+    assert "whose certificate this party does not pin: add [peers.west]" in refused(
+        fresh, job(settings=TREES)
+    )
+
+
+def test_a_server_offers_nothing_but_trainings_over_rows(fresh: Pool) -> None:
+    columns = Job.model_validate(
+        {"job": {"name": "a", "purpose": "b", "model": "glm", "family": "poisson"}}
+    )
+    with pytest.raises(ConfigError, match=r'jobs over rows alone: add partition = "rows"'):
+        asyncio.run(lead(fresh.site(SERVER), columns, wait=1, show=Said()))
+    many = Job.model_validate(job(settings=TREES) | {"rows": {"min_parties": 9}})
+    with pytest.raises(ConfigError, match=r"min_parties = 9 .* has 3 parties"):
+        asyncio.run(lead(fresh.site(SERVER), many, wait=1, show=Said()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"columns": None}, "needs a section [columns.NAME]"),
+        ({"secureboost": {"encryption": "lattice"}}, "encryption is not for partition"),
+        ({"job": {"group": "id"}}, "group is for a guest's table"),
+        ({"columns": {"ward": {"type": "category"}}}, "levels is missing"),
+        ({"columns": {"ward": {"type": "number", "levels": ["a"]}}}, 'levels are for type = "category"'),
+        ({"job": {"partition": "columns"}}, "section [columns] is for partition"),
+    ],
+)
+def test_a_job_file_that_makes_no_sense(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    made = job(settings=TREES)
+    for section, keys in change.items():
+        if keys is None:
+            del made[section]
+        else:
+            made[section] = {**made[section], **keys} if section != "columns" else keys
+    columns = made.pop("columns", {})
+    flat = toml(made) + "".join(toml({f"columns.{name}": keys}) for name, keys in columns.items())
+    (tmp_path / "job.toml").write_text(flat)
+    with pytest.raises(ConfigError, match=re.escape(said)):
+        load_job(tmp_path / "job.toml")
+
+
+# --- Parties and servers that die. ----------------------------------------------------------------
+
+
+class Interrupted:
+    """Has a party, or the server, lose its session at a message."""
+
+    def __init__(self, pool: Pool, patch: pytest.MonkeyPatch) -> None:
+        self.pool = pool
+        self._patch = patch
+
+    def at(self, name: str, total: int) -> None:
+        """A client hangs up, once, at this total."""
+        left, whole = {"calls": total}, MaskingAdder.total
+
+        async def total_of(adder: MaskingAdder, values: Any, what: str) -> Any:
+            if adder.name == name:
+                left["calls"] -= 1
+                if left["calls"] == 0:
+                    adder._server.drop()  # type: ignore[attr-defined]
+                    raise PeerLost("the connection to the server broke", passing=True)
+            return await whole(adder, values, what)
+
+        self._patch.setattr(MaskingAdder, "total", total_of)
+
+
+@pytest.mark.parametrize("total", [1, 4, 9, 15])
+def test_a_job_goes_on_after_a_party_was_lost(
+    fresh: Pool, total: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 20
+    whole = halves(fresh, fresh.train(job(settings=TREES)).model)[0].model
+    Interrupted(fresh, monkeypatch).at("south", total)
+    again = fresh.train(job(settings=TREES), fresh=True)
+    assert [half.model for half in halves(fresh, again.model)] == [whole] * 3
+
+
+def test_a_job_ends_when_a_party_is_gone_and_all_hear_whose(
+    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 0
+    Interrupted(fresh, monkeypatch).at("south", 6)
+    with pytest.raises(VflError, match="south"):
+        fresh.train(job(settings=TREES))
+    for name in ("north", "west"):
+        assert "south" in text_of(fresh.said[name])
+        assert not fresh.store(name).names("model")
+    # The same command goes on where all were.
+    again = fresh.train(job(settings=TREES))
+    assert "going on with" in text_of(fresh.said[SERVER])
+    first, *others = halves(fresh, again.model)
+    assert all(half.model == first.model for half in others)
+
+
+def test_others_go_on_without_a_party_if_the_job_says_so(
+    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 0
+        fresh.settings[name].setdefault("policy", {})["min_parties"] = 2
+    del fresh.settings[SERVER]["policy"]
+    Interrupted(fresh, monkeypatch).at("south", 7)
+    settings = job(settings=TREES) | {"rows": {"min_parties": 2, "without": True}}
+    led = fresh.train(settings)
+    assert led.clients == ["north", "west"]
+    assert "south is gone: the others go on without it" in text_of(fresh.said[SERVER])
+    assert "south left the job" in text_of(fresh.said["north"])
+    both = [load_half(fresh.store(name), led.model, GuestHalf).model for name in ("north", "west")]
+    assert replace(both[0], parties=()) == replace(both[1], parties=())
+    assert not fresh.store("south").names("model")
+
+
+# --- What is on the wire. -------------------------------------------------------------------------
+
+
+def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No id and no number of a table, as text or as a float; nor any total, for the server."""
+    seen: list[bytes] = []
+    totals: list[bytes] = []
+    watch, whole = Journal.watch, pooled.MaskingAdder.total
+
+    def watched(journal: Journal, peer: Any) -> Any:
+        def observe(direction: str, kind: str, payload: bytes) -> None:
+            seen.append(payload)
+
+        peer.observers.append(observe)
+        return watch(journal, peer)
+
+    async def total(adder: Any, values: Any, what: str) -> Any:
+        found = await whole(adder, values, what)
+        totals.extend(np.ascontiguousarray(one).tobytes() for one in (values, found))
+        return found
+
+    monkeypatch.setattr(Journal, "watch", watched)
+    monkeypatch.setattr(pooled.MaskingAdder, "total", total)
+    fresh.train(job(settings=TREES))
+    sent = b"".join(seen)
+    assert len(sent) > 100_000
+    for table in fresh.tables.values():
+        for name in ("id", "age", "dose"):
+            for value in table[name]:
+                texts = [str(value).encode()]
+                texts += [] if name == "id" else [np.float64(value).tobytes()]
+                assert not any(text in sent for text in texts if text != b"nan")
+    long = [one for one in totals if len(one) >= 64 and any(one)]
+    assert len(long) > 20
+    for one in long:
+        middle = len(one) // 16 * 8
+        assert one[:64] not in sent and one[middle : middle + 64] not in sent
