@@ -358,3 +358,15 @@ def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyP
     for one in long:
         middle = len(one) // 16 * 8
         assert one[:64] not in sent and one[middle : middle + 64] not in sent
+
+
+def test_a_party_with_one_kind_of_label_takes_part(tmp_path: Path, pool_keys: Path) -> None:
+    """Its own rows could not be fitted; those of all can."""
+    tables = split(patients(600))
+    tables["west"] = tables["west"].assign(died=0)
+    pool = Pool(tmp_path / "pool", pool_keys, tables)
+    for settings in (job(settings=TREES), job("glm", "logistic")):
+        model = pool.train(settings).model
+        first, *others = halves(pool, model)
+        assert all(other.model == first.model for other in others)
+        assert "no model of west's rows alone to compare with" in text_of(pool.said["west"])
