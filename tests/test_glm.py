@@ -44,7 +44,7 @@ from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
 from vfl.protocols.linear.plain import plain_fit
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 N = int(KEY.public.n)
 Features = dict[str, np.ndarray]

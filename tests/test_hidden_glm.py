@@ -7,7 +7,6 @@ import math
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -50,17 +49,16 @@ from vfl.protocols.linear import hidden_residuals, masked_scores, start
 from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.masked_numbers import sums_of
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 MODULUS = KEY.public.n_squared
 LEAD = "coordinator"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def public():
-    """The public key, which all parties take for theirs, so that its tables of powers are made once."""
-    with mock.patch.object(key, "PublicKey", cache(PublicKey)):
-        yield key.PublicKey(N)
+@pytest.fixture(scope="module")
+def public(quick_key):
+    """The public key, the same object for all parties."""
+    return key.PublicKey(N)
 
 
 # A job, its parties and what they send each other.
