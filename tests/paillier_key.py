@@ -8,7 +8,8 @@ from unittest import mock
 
 from gmpy2 import mpz
 
-from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto import paillier
+from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
 from vfl.protocols.common import key as key_messages
 
 _MADE = PrivateKey.generate(2048, random.Random(2050).getrandbits)
@@ -36,9 +37,10 @@ def _check_once(key: PublicKey, proof: bytes) -> None:
 
 @contextmanager
 def quick_key() -> Iterator[None]:
-    """Nothing of `KEY` is computed twice that is the same each time: for protocols, which do not depend
-    on how their numbers come about.
+    """Whatever is done with `KEY` is done in less time: for protocols, which do not depend on how their
+    numbers come about.
 
+    Obfuscators have exponents of 64 bits, which still makes each another one.
     Its proof is made once, and each proof that holds is checked once. All parties take the same object
     for the public key, so that its tables of powers are made once. Whoever lacks the key draws n-th
     powers as its owner does, in a hundredth of the time.
@@ -48,5 +50,10 @@ def quick_key() -> Iterator[None]:
         mock.patch.object(PrivateKey, "proof", _proof),
         mock.patch.object(PublicKey, "check_proof", _check_once),
         mock.patch.object(key_messages, "PublicKey", lru_cache(maxsize=8)(PublicKey)),
+        mock.patch.object(paillier, "SHORT_EXPONENT", SHORT_EXPONENT | {2048: 64}),
+        # Their tables are for exponents of the usual length.
+        mock.patch.object(KEY._at_p, "_base", None),
+        mock.patch.object(KEY._at_q, "_base", None),
+        mock.patch.object(KEY.public, "_short", None),
     ):
         yield

@@ -10,6 +10,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from dealt_transfers import dealt_transfers
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
 from lattice_batches import small_batches
@@ -68,8 +69,8 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """A key whose numbers are not computed twice; a coordinator is dialled over memory."""
-    with quick_key(), small_batches(), mock.patch.object(Site, "dial", _dial):
+    """What takes long in a run of all protocols takes less; a coordinator is dialled over memory."""
+    with quick_key(), small_batches(), dealt_transfers(), mock.patch.object(Site, "dial", _dial):
         yield
 
 

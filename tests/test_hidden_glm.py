@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -35,7 +34,7 @@ from test_glm import (
     uniform_bytes,
 )
 
-from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
+from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
@@ -1161,21 +1160,6 @@ def test_concealing_changes_bytes_and_not_the_plaintext(public):
         rows = [row.tobytes() for part in (before, once, twice) for row in part]
         assert len(set(rows)) == 3 * len(VALUES)
     assert public.conceal(public.encrypt([])).shape == (0, WIDTH)
-
-
-def test_concealing_uses_short_exponents():
-    """One long number for the base, once a key; 256 bits a ciphertext."""
-    asked: list[int] = []
-
-    def random_bits(count: int) -> int:
-        asked.append(count)
-        return secrets.randbits(count)
-
-    public = PublicKey(N, random_bits)
-    public.conceal(public.unsafe_encrypt([1, 2, 3]))
-    assert asked == [2048 + 128, 256, 256, 256]
-    public.conceal(public.unsafe_encrypt([4]))
-    assert asked[4:] == [SHORT_EXPONENT[2048]] == [256]
 
 
 def test_times_is_the_product_of_integers(public):
