@@ -19,7 +19,7 @@ def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     (first, *_) = (cell for cell in notebook.cells if cell.cell_type == "code")
     assert "policies=None, trees=None" in first.source
-    first.source = first.source.replace("policies=None, trees=None", "policies=2500, trees=4")
+    first.source = first.source.replace("policies=None, trees=None", "policies=1750, trees=2")
     NotebookClient(notebook, timeout=600, resources={"metadata": {"path": NOTEBOOK.parent}}).execute()
     shown = outputs(notebook)
     assert "policies are known to all three" in shown and "report.html" in shown
