@@ -112,6 +112,8 @@ def test_rows_of_one_id_stay_together_with_their_groups() -> None:
     entity = [0, 0, 2, 2, 4, 4, 6, 7]
     group = [0, 0, 0, 1, 2, 2, 3, 4]  # the second vehicle has two owners
     assert join_groups(np.array(group), np.array(entity)).tolist() == [0, 0, 0, 0, 4, 4, 6, 7]
+    often = join_groups(np.array([0] * 512 + [1]), np.array([0] * 511 + [511, 511]))
+    assert (often == 0).all()
     for seed in range(20):
         found = split(group, entity=entity, holdout=0.3, share=0.4, seed=seed)
         for rows in ([0, 1, 2, 3], [4, 5]):
