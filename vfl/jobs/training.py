@@ -64,7 +64,7 @@ from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
-from vfl.protocols.common.course import CountTree
+from vfl.protocols.common.course import UNCOUNTED, SumsCount
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
@@ -433,7 +433,7 @@ class _HostTraining:
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
                 draws=StoredDraws(self.store, self.alignment.name),
-                count_tree=sums,
+                sums=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=names_shown(site, self.table),
@@ -441,10 +441,10 @@ class _HostTraining:
             )
             return await role.train(self.peer, run)
 
-    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> CountTree:
+    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
         if (told := self.kind.tells_sums) is None:
-            return lambda drawn: None
+            return UNCOUNTED
         policy, name = self.site.party.policy, self.unfinished.name
         share = training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
@@ -456,7 +456,7 @@ class _HostTraining:
             budgets.append(budget)
 
         await to_the_end(reserve)
-        return budgets[0].count_tree
+        return budgets[0]
 
     def _coordinator(
         self, agreement: Agreement, name: str
