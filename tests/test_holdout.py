@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
@@ -238,8 +238,10 @@ def test_dates_by_the_party_file_are_times_too(tmp_path: Path) -> None:
     table = read(tmp_path, cells, {"time": "day"}, dates=aged)
     assert table.split.time is not None and table.split.time.place.tolist() == [1, 2, 0]
     assert "day" in table.features  # it is listed
-    with pytest.raises(DataError, match=r"time 'day' has text that is no number .*2026-12-31"):
-        read(tmp_path, cells, {"time": "day"})
+    with pytest.raises(
+        DataError, match=r"dates that are not written as 2026-12-31 in row 2 .*: write them so, or"
+    ):
+        read(tmp_path, cells, {"time": "day"}, columns=["x"])
 
 
 def test_columns_by_which_rows_are_split_are_no_features_unless_listed(tmp_path: Path) -> None:
@@ -289,7 +291,8 @@ def test_columns_by_which_rows_are_split_are_no_features_unless_listed(tmp_path:
             "no date as others are in row 3: a time is a number",
         ),
         (["1", "inf", "2"], "time", "has no finite number in row 3"),
-        ([[1], [2]], "group", "of type list"),
+        ([[1], [2]], "group", "group 'c' is of type list<element: int64>: write it as text"),
+        ([time(1), time(2)], "time", "time 'c' is of type time64[us]: write it as text"),
     ],
 )
 def test_a_cell_that_is_none_is_named_by_its_row(
