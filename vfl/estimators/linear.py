@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps, Target
+from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps
 from vfl.estimators.hosts import Hosts
+from vfl.estimators.learner import Target
 from vfl.estimators.parameters import check_by_party, check_parties, validate
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.tables import Frame
