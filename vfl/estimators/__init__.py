@@ -2,6 +2,12 @@
 
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
+from vfl.estimators.pooled import (
+    PooledBoost,
+    PooledBoostRegressor,
+    PooledGLM,
+    PooledLogisticRegression,
+)
 from vfl.estimators.saved import load
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 
@@ -9,6 +15,10 @@ __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
     "Hosts",
+    "PooledBoost",
+    "PooledBoostRegressor",
+    "PooledGLM",
+    "PooledLogisticRegression",
     "SecureBoost",
     "SecureBoostRegressor",
     "load",

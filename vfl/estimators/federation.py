@@ -17,6 +17,7 @@ from vfl.estimators.hosts import Hosts, HostsParameter, as_hosts
 from vfl.estimators.learner import (
     Learner,
     Target,
+    column_named,
     translate_errors,
     unmeant_columns,
     warn_of_columns,
@@ -283,7 +284,8 @@ class Federation(Learner):
             listed = [*names]
         else:
             listed = [names]
-        texts = [_as_text(name, table) for name in listed if isinstance(name, str | numbers.Integral)]
+        known = [name for name in listed if isinstance(name, str | numbers.Integral)]
+        texts = [column_named(name, table) for name in known]
         if not listed or len(texts) < len(listed):
             raise ConfigError(
                 f"id of {party} must be the name of a column, a list of names, or None for the index, "
@@ -338,12 +340,6 @@ def _check_split(kind: AnyKind, split: SplitColumns) -> None:
             f"{given[0]}= says which rows validation_share keeps back to stop by, and none are: set a "
             "validation_share (trees have one), or leave it out; folds have groups of their own"
         )
-
-
-def _as_text(name: str | numbers.Integral, table: pd.DataFrame) -> str:
-    """The name of a column, or of an array's column by its number."""
-    text = str(name)
-    return text if isinstance(name, str) or text in table.columns else f"x{text}"
 
 
 def _check_id_columns(tables: Sequence[FrameTable]) -> None:

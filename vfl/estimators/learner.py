@@ -1,5 +1,6 @@
 """What all estimators share, over the columns of several parties and over their rows."""
 
+import numbers
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,7 +53,7 @@ def translate_errors() -> Iterator[None]:
         kind = ParameterError if isinstance(error, ConfigError) else InputError
         if isinstance(error, kind):
             raise
-        raise kind(_of_parameters(str(error))) from None
+        raise kind(of_parameters(str(error))) from None
 
 
 _OF_FILES = {
@@ -65,9 +66,10 @@ _OF_FILES = {
 """What errors say of party files and job files, and what of it stays where there are none."""
 
 
-def _of_parameters(text: str) -> str:
-    for of_files, of_parameters in _OF_FILES.items():
-        text = re.sub(of_files, of_parameters, text)
+def of_parameters(text: str) -> str:
+    """A text of a party in the words of parameters."""
+    for of_files, in_python in _OF_FILES.items():
+        text = re.sub(of_files, in_python, text)
     return text
 
 
@@ -251,11 +253,17 @@ def unmeant_columns(party: str, table: pd.DataFrame, meant: Collection[str]) -> 
     return sorted(unmeant)
 
 
+def column_named(name: str | numbers.Integral, table: pd.DataFrame) -> str:
+    """The name of a column, or of an array's column by its number."""
+    text = str(name)
+    return text if isinstance(name, str) or text in table.columns else f"x{text}"
+
+
 def warn_of_columns(party: str, said: Mapping[str, Sequence[str]]) -> None:
     """Warn of what speaks against columns as features."""
     for name, texts in said.items():
         for text in texts:
-            warn(_of_parameters(f"{party}: column '{name}' {text}"))
+            warn(of_parameters(f"{party}: column '{name}' {text}"))
 
 
 def warn_of_model(idle: str | None, doubts: str | None) -> None:
@@ -263,4 +271,4 @@ def warn_of_model(idle: str | None, doubts: str | None) -> None:
     if idle is not None:
         warn(f"all rows get the same score: {idle}")
     if doubts is not None:
-        warn(_of_parameters(doubts))
+        warn(of_parameters(doubts))

@@ -206,15 +206,15 @@ def _no_gaps(values: pd.Series, what: str) -> None:
 # Groups and times, by which rows are kept back.
 
 
-def groups_of(given: object, table: pd.DataFrame) -> SplitColumn:
+def groups_of(given: object, table: pd.DataFrame, what: str = "groups") -> SplitColumn:
     """A group for every row, of whatever kind: the same value is the same group. Raises DataError."""
-    values = values_of(given, table, "groups")
-    _no_gaps(values, "groups")
+    values = values_of(given, table, what)
+    _no_gaps(values, what)
     try:
         place, distinct = pd.factorize(values)
     except TypeError:  # lists, dicts, ...
-        raise DataError("groups must be text, numbers or dates, one a row") from None
-    return SplitColumn("groups", place.astype(np.int64), [str(value) for value in distinct])
+        raise DataError(f"{what} must be text, numbers or dates, one a row") from None
+    return SplitColumn(what, place.astype(np.int64), [str(value) for value in distinct])
 
 
 def times_of(given: object, table: pd.DataFrame) -> SplitColumn:

@@ -22,7 +22,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evaluation import held_out_metrics, score_profile
+from vfl.jobs.evaluation import score_profile
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest
@@ -43,7 +43,7 @@ from vfl.learn.drift import profiles
 from vfl.learn.holdout import draw_split
 from vfl.learn.levels import Levels, tidy_levels
 from vfl.learn.losses import BadLabel
-from vfl.models.findings import NothingTrained, judge_quality
+from vfl.models.findings import NothingTrained, held_out_metrics, judge_quality
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, save_half

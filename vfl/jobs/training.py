@@ -21,7 +21,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, held_out_metrics, score_profile, split_rows
+from vfl.jobs.evaluation import RowParts, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -43,7 +43,14 @@ from vfl.jobs.storage import in_store
 from vfl.jobs.sums_given import SumsGiven, training_share
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
-from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
+from vfl.models.findings import (
+    Finding,
+    NothingTrained,
+    check_held_out,
+    held_out_metrics,
+    judge_quality,
+    words_of,
+)
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kind import (
     AnyGuestModel,
