@@ -61,6 +61,7 @@ _OF_FILES = {
     r' = "lattice"': "='lattice'",
     r" (in|of) \[(secureboost|glm|data)\]| \(ignore\)|the job's ": "",
     r"name the exposure as weight": "give the exposure as sample_weight",
+    r"\b(all|the) clients\b": r"\1 parties",
     r"; remove the line|: remove the line": ": leave it out",
 }
 """What errors say of party files and job files, and what of it stays where there are none."""

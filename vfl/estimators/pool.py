@@ -40,6 +40,7 @@ from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.trees import POOLED
 from vfl.simulate import SimulationEngine, StepProgress, TrainedLevels, score
 from vfl.simulate_rows import PooledTask, train_rows
+from vfl.text import counted
 
 ALONE = "all"
 """The name of the only party, where nobody says whose the rows are."""
@@ -151,7 +152,10 @@ class Pool(Learner):
                 f"parties= has {len(found):,} names, over {MOST_CLIENTS}: give the column that says "
                 "whose each row is"
             )
-        return _Rows(features, training, found, Schema(tuple(features), ordered, ways), kept)
+        schema = Schema(tuple(features), ordered, ways)
+        if not quiet:
+            _warn_of_levels(schema.unknown_levels(features))
+        return _Rows(features, training, found, schema, kept)
 
     def _names(self, frame: Frame, given: object) -> tuple[NDArray[np.object_], list[str]]:
         """The name of each row's party, and the column that has it, if one does.
@@ -262,6 +266,14 @@ class Pool(Learner):
         years = None if exposure is None else exposure[rows.kept]
         table = {name: _worth(rows.training, own, scores, years) for name, own in rows.parties.items()}
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("party")
+
+
+def _warn_of_levels(rows: Mapping[str, int]) -> None:
+    """Warn of levels that were not agreed on, by the rows that have one, by column."""
+    for name, count in rows.items():
+        if count:
+            some = counted(count, "row has", "rows have")
+            warn(f"{POOLED}: {some} a level of '{name}' that levels= does not name: they count as one")
 
 
 def _worth(

@@ -269,7 +269,8 @@ def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDAr
         if type_of_target(values) == "continuous":
             raise DataError(
                 f"Unknown label type: continuous. {estimator} is for two classes; numbers of any kind "
-                "are for a regressor (SecureBoostRegressor, FederatedGLM)"
+                "are for a regressor (SecureBoostRegressor, FederatedGLM; over rows "
+                "PooledBoostRegressor, PooledGLM)"
             )
     classes = np.unique(values)
     if len(classes) > 2:
