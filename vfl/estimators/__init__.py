@@ -2,12 +2,8 @@
 
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
-from vfl.estimators.pooled import (
-    PooledBoost,
-    PooledBoostRegressor,
-    PooledGLM,
-    PooledLogisticRegression,
-)
+from vfl.estimators.pooled_linear import PooledGLM, PooledLogisticRegression
+from vfl.estimators.pooled_trees import PooledBoost, PooledBoostRegressor
 from vfl.estimators.saved import load
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 

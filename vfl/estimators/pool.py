@@ -23,7 +23,7 @@ from vfl.estimators.learner import (
     warn_of_model,
 )
 from vfl.estimators.parameters import check_arguments, check_share, check_whole, plain_value, shown
-from vfl.estimators.tasks import Numbers, TwoClasses, added_scores, with_added
+from vfl.estimators.tasks import Numbers, TwoClasses, added_scores
 from vfl.frames.features import FrameTable, RowIndices, features_of, suggest_name
 from vfl.frames.rows import classes_of, drop_given, groups_of, label_of, positive_numbers, weights_of
 from vfl.frames.tables import Frame, frame_of
@@ -32,7 +32,7 @@ from vfl.learn.binning import Features, Monotone
 from vfl.learn.levels import Levels, levels_of, tidy, tidy_levels
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.suspects import LabelOrder, suspicions
-from vfl.models.findings import held_out_metrics
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kind import AnyKind
 from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import MOST_CLIENTS
@@ -413,12 +413,7 @@ class PooledRegressor(Numbers, Pool):
         Errors as in decision_function; ConfigError for an offset where the training had none, or none
         where it had one.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            frame = frame_of(X, POOLED)
-            added = self._added_to_score(frame, None, offset)
-            scores = self._score_rows(frame)
-        return self._loss.predict(with_added(scores, added))
+        return self._means(X, offset, self._score_rows)
 
     def score(
         self,
@@ -433,14 +428,7 @@ class PooledRegressor(Numbers, Pool):
         Where y is the same in every row there is nothing to explain: 1 for predictions without error,
         else 0, as of R^2 in scikit-learn.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            frame = self._frame_to_score(X)
-            label = label_of(y, frame.columns, self._loss, whole=False)
-            weight = weights_of(sample_weight, frame.columns)
-            added = self._added_to_score(frame, exposure, offset)
-            scores = self._score_rows(frame)
-        return self._explained(label, with_added(scores, added), weight, added)
+        return self._explained(X, y, sample_weight, (exposure, offset), self._score_rows)
 
     def compare(
         self,

@@ -21,12 +21,8 @@ from vfl.estimators.learner import Learner
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
 from vfl.estimators.pool import Pool, rows_by_party
-from vfl.estimators.pooled import (
-    PooledBoost,
-    PooledBoostRegressor,
-    PooledGLM,
-    PooledLogisticRegression,
-)
+from vfl.estimators.pooled_linear import PooledGLM, PooledLogisticRegression
+from vfl.estimators.pooled_trees import PooledBoost, PooledBoostRegressor
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Objective, loss_of

@@ -1,6 +1,6 @@
 """What a model is for: two classes, or counts, amounts and any numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import numpy as np
@@ -29,7 +29,7 @@ from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.holdout import SplitColumns
 from vfl.learn.losses import LogisticLoss, Loss, loss_of
-from vfl.simulate import GUEST, StepProgress
+from vfl.simulate import StepProgress
 
 
 class TwoClasses(ClassifierMixin, Learner):  # type: ignore[misc]
@@ -141,12 +141,34 @@ class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
             raise ConfigError(f"the model was trained with {had}: give predict and score the same")
         return added_scores(self._loss, guest, exposure, offset)
 
-    def _explained(self, label: Floats, scores: Floats, weight: Floats, added: Floats | None) -> float:
-        """D^2 of scores, which include what is added to them."""
-        kept, loss = weight > 0, self._loss
-        label, scores, weight = label[kept], scores[kept], weight[kept]
-        added = np.zeros(len(label)) if added is None else added[kept]
-        deviance = loss.deviance(scores, label, weight)
+    def _means(self, X: object, offset: object, scores: Callable[[Frame], Floats]) -> Floats:
+        """The mean of the label of each row, at its offset, by what scores a table."""
+        check_is_fitted(self, "model_")
+        with translate_errors():
+            frame = frame_of(X, self._OWN)
+            added = self._added_to_score(frame, None, offset)
+            return self._loss.predict(_with(scores(frame), added))
+
+    def _explained(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object,
+        known: tuple[object, object],
+        scores: Callable[[Frame], Floats],
+    ) -> float:
+        """D^2 on these rows, by what scores a table; `known` are exposure and offset."""
+        check_is_fitted(self, "model_")
+        with translate_errors():
+            frame, loss = self._frame_to_score(X), self._loss
+            label = label_of(y, frame.columns, loss, whole=False)
+            weight = weights_of(sample_weight, frame.columns)
+            offset = self._added_to_score(frame, *known)
+            score = _with(scores(frame), offset)
+        kept = weight > 0
+        label, score, weight = label[kept], score[kept], weight[kept]
+        added = np.zeros(len(label)) if offset is None else offset[kept]
+        deviance = loss.deviance(score, label, weight)
         null = 0.0
         if loss.link == "identity" or label.any():
             null = loss.deviance(loss.start(label, weight, added) + added, label, weight)
@@ -204,12 +226,7 @@ class Regressor(Numbers, Federation):
         Rows and errors as in decision_function; ConfigError for an offset where the training had none,
         or none where it had one.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            guest = frame_of(X, GUEST)
-            added = self._added_to_score(guest, None, offset)
-            scores = self._score_rows(guest, hosts)
-        return self._loss.predict(with_added(scores, added))
+        return self._means(X, offset, lambda frame: self._score_rows(frame, hosts))
 
     def score(
         self,
@@ -225,14 +242,8 @@ class Regressor(Numbers, Federation):
         Where y is the same in every row there is nothing to explain: 1 for predictions without error,
         else 0, as of R^2 in scikit-learn.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            frame = self._frame_to_score(X)
-            label = label_of(y, frame.columns, self._loss, whole=False)
-            weight = weights_of(sample_weight, frame.columns)
-            added = self._added_to_score(frame, exposure, offset)
-            scores = self._score_rows(frame, hosts)
-        return self._explained(label, with_added(scores, added), weight, added)
+        known = exposure, offset
+        return self._explained(X, y, sample_weight, known, lambda frame: self._score_rows(frame, hosts))
 
 
 _WIDE = 21.0  # of offsets: a factor of a billion on the mean
@@ -254,7 +265,7 @@ def added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) -> 
     return known if added is None else known + added
 
 
-def with_added(scores: Floats, added: Floats | None) -> Floats:
+def _with(scores: Floats, added: Floats | None) -> Floats:
     """Scores with what is added to them."""
     return scores if added is None else scores + added
 

@@ -43,8 +43,9 @@ from vfl.learn.drift import profiles
 from vfl.learn.holdout import draw_split
 from vfl.learn.levels import Levels, tidy_levels
 from vfl.learn.losses import BadLabel
-from vfl.models.findings import NothingTrained, held_out_metrics, judge_quality
+from vfl.models.findings import NothingTrained, judge_quality
 from vfl.models.halves import AnyGuestHalf, GuestHalf
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer, together

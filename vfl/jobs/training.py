@@ -43,15 +43,9 @@ from vfl.jobs.storage import in_store
 from vfl.jobs.sums_given import SumsGiven, training_share
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
-from vfl.models.findings import (
-    Finding,
-    NothingTrained,
-    check_held_out,
-    held_out_metrics,
-    judge_quality,
-    words_of,
-)
+from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kind import (
     AnyGuestModel,
     AnyHostModel,

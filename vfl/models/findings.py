@@ -5,7 +5,6 @@ kept, with words for the guest's people; of settings that hold it back hosts are
 without values.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +13,6 @@ import numpy as np
 from vfl.arrays import Floats, Mask
 from vfl.errors import ConfigError, DataError, VflError
 from vfl.learn.losses import LogisticLoss
-from vfl.learn.metrics import binary_metrics, regression_metrics
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
 
@@ -55,23 +53,6 @@ def check_held_out(holdout: float, held_out: Mask) -> list[Finding]:
         return []
     text = f"holdout = {holdout:g} leaves no row to evaluate on: nobody knows how good the model is"
     return [Finding("no_held_out_rows", text)]
-
-
-def held_out_metrics(
-    rows: Training,
-    held_out: Mask,
-    score: Floats,
-    exposure: Floats | None,
-) -> dict[str, float]:
-    """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
-    label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
-    if isinstance(loss, LogisticLoss):
-        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
-    else:
-        offset = None if rows.offset is None else rows.offset[held_out]
-        years = None if exposure is None else exposure[held_out]
-        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def range_of(score: Floats, rows: Training) -> float | None:
