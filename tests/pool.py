@@ -164,4 +164,4 @@ def job(
     """A job file over rows."""
     kind = {"model": model, {"secureboost": "objective", "glm": "family"}[model]: label}
     said = {"name": "deaths", "purpose": "a test", "partition": "rows", "holdout": 0.25, **kind, **more}
-    return {"job": said, "columns": COLUMNS, "rows": {"min_parties": 3}, model: dict(settings or {})}
+    return {"job": said, "columns": COLUMNS, model: dict(settings or {})}

@@ -504,7 +504,7 @@ def canonical(body: object) -> bytes:
         {"job": {**{f"k{n}": 1 for n in range(MAX_KEYS)}}},
         {"glm": {f"tolerancf{n}": 1 for n in range(3000)}},
         {"x": [{"a": 1}] * 5000},
-        {"x": [[[{"a": {"b": {}}}] * 10] * 10] * 5},
+        {"x": [[[{"a": {"b": {}}}] * 30] * 10] * 5},
     ],
     ids=["unknown", "in a section", "near misses", "in a list", "deep"],
 )

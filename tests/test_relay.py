@@ -1,23 +1,33 @@
-"""Parties that meet at a relay: what it passes on, whom it refuses, what it knows; hostile dialers."""
+"""What a relay passes on, whom it refuses and what it lets strangers have; its file and its counts."""
 
 import asyncio
 import contextlib
 import datetime
-import hashlib
 import os
 import socket
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 from commands import command
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
-from cryptography.x509 import load_der_x509_certificate
 from ends import Ends, exchange, made_in, until
-from recording import Proxy
+from meetings import (
+    LOCAL,
+    ONE,
+    TWO,
+    ask,
+    at,
+    call,
+    client,
+    ended,
+    fresh_key,
+    joined,
+    relaying,
+    say,
+    waiting,
+)
 
-from vfl.errors import ConfigError, IdentityError, PeerUnreachable
-from vfl.jobs.relaying import limits_of
+from vfl.errors import ConfigError
+from vfl.jobs.relaying import limits_of, relay
 from vfl.net import relay as relays
 from vfl.net import rendezvous
 from vfl.net.listening import bind
@@ -31,7 +41,6 @@ from vfl.net.rendezvous import (
     HERE,
     JOIN,
     NOBODY,
-    PROCESS,
     READY,
     REQUEST,
     SPENT,
@@ -39,448 +48,17 @@ from vfl.net.rendezvous import (
     UNKNOWN,
     WAITING,
     WAITS,
-    Key,
     Request,
     keys_of,
     receive,
 )
-from vfl.net.session import NotYet, Patience
-from vfl.net.tls import Credentials
-from vfl.net.websocket import Listener, WebSocketPeer, dial, listen
-from vfl.net.wire import Message
 from vfl.party.config import load_relay
-
-LOCAL = "127.0.0.1:0"
-ONE, TWO = bytes(PROCESS), b"\1" * PROCESS
+from vfl.party.relay_file import RelaySection
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
     return made_in(tmp_path_factory.mktemp("keys"))
-
-
-class Text(Message, frozen=True):
-    words: str
-
-
-def fresh_key() -> Key:
-    return Key(ed25519.Ed25519PrivateKey.generate())
-
-
-@contextlib.asynccontextmanager
-async def relaying(address: str = LOCAL, **limits: object) -> AsyncIterator[Relay]:
-    running = Relay(await bind(address), Limits(**limits))
-    try:
-        yield running
-    finally:
-        await running.close()
-
-
-def at(running: Relay) -> str:
-    return f"relay://127.0.0.1:{running.port}"
-
-
-def client(running: Relay) -> rendezvous.Relay:
-    return rendezvous.Relay("127.0.0.1", running.port)
-
-
-@contextlib.asynccontextmanager
-async def waiting(
-    ends: Ends, address: str, lines: list[str] | None = None, patience: float = 60
-) -> AsyncIterator[Listener]:
-    """The registry, at a relay."""
-    say = (lambda line: None) if lines is None else lines.append
-    async with listen(ends.registry, address, "host", say, Patience(patience)) as listener:
-        yield listener
-
-
-async def call(ends: Ends, address: str, wait: float = 20) -> WebSocketPeer:
-    return await dial(ends.insurer, "registry", address, "guest", wait, patience=Patience(60))
-
-
-async def say(port: int, data: bytes = b"", at_least: int = 0) -> tuple[socket.socket, bytes]:
-    """A connection to a relay that has said something, and the first bytes that it got."""
-    loop = asyncio.get_running_loop()
-    caller = socket.socket()
-    caller.setblocking(False)
-    await loop.sock_connect(caller, ("127.0.0.1", port))
-    got = await receive(caller, at_least)
-    await loop.sock_sendall(caller, data)
-    return caller, got
-
-
-async def ask(
-    running: Relay, key: Key, seat: bytes, process: bytes = ONE
-) -> tuple[socket.socket, bytes]:
-    """A connection that has asked for a seat, and the relay's answer."""
-    caller, greeting = await say(running.port, at_least=len(GREETING) + CHALLENGE)
-    await asyncio.get_running_loop().sock_sendall(
-        caller, key.request(greeting[len(GREETING) :], seat, process)
-    )
-    return caller, await receive(caller, 1)
-
-
-async def ended(caller: socket.socket) -> bytes:
-    """What a connection still gets before it ends."""
-    got = b""
-    with contextlib.suppress(ConnectionError):
-        while more := await asyncio.get_running_loop().sock_recv(caller, 1000):
-            got += more
-    caller.close()
-    return got
-
-
-async def joined(running: Relay, key: Key | None = None) -> tuple[socket.socket, socket.socket]:
-    """Both ends of two connections that the relay has joined: of who dialled and of who waited."""
-    key, there = key or fresh_key(), client(running)
-    heard = asyncio.Event()
-    waits = asyncio.create_task(there.wait(key, ONE, heard.set, 10))
-    await heard.wait()
-    return await there.dial(key, 10), await waits
-
-
-# --- Two parties ---
-
-
-def test_two_parties_that_dial_out_have_sessions_with_each_other(ends: Ends) -> None:
-    async def run() -> None:
-        async with relaying() as running, waiting(ends, at(running)) as listener:
-            assert listener.troubles == {}
-            assert running.counts.pairs == 0
-            sessions = []
-            for value in range(3):
-                here = await call(ends, at(running))
-                sessions.append((here, await listener.accept()))
-                await exchange(*sessions[-1], value)
-            assert {there.name for _, there in sessions} == {"insurer"}
-            assert (running.counts.pairs, running.counts.joined) == (3, 3)
-            # One breaks: it goes on over another connection.
-            sessions[0][0]._link.connection.transport.abort()
-            await exchange(*sessions[0], 7)
-            assert running.counts.joined == 4
-            await asyncio.gather(*(end.close() for pair in sessions for end in pair))
-        assert (running.counts.open, running.counts.pairs) == (0, 0)
-        assert running.counts.bytes > 4000
-        assert running.counts.refused.total() == 0
-
-    asyncio.run(run())
-
-
-def test_who_comes_first_is_waited_for(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(relays, "HOLD", 60.0)
-
-    async def run() -> None:
-        async with relaying() as running:
-            calling = asyncio.create_task(call(ends, at(running)))
-            await until(lambda: any(place.diallers for place in running._places.values()))
-            async with waiting(ends, at(running)) as listener:
-                here, there = await calling, await listener.accept()
-                await exchange(here, there, 1)
-                await asyncio.gather(here.close(), there.close())
-
-    asyncio.run(run())
-
-
-def test_a_place_is_known_to_two_parties_alone(ends: Ends) -> None:
-    (waits,) = keys_of(ends.registry, WAITS, ["insurer"]).values()
-    (dials,) = keys_of(ends.insurer, DIALS, ["registry"]).values()
-    (back,) = keys_of(ends.registry, DIALS, ["insurer"]).values()
-    assert waits.place == dials.place != back.place
-    # Neither of them, nor what a certificate shows, is in it; another party has another secret.
-    other = ends.stranger
-    stranger = Credentials("stranger", other.certificate_path, other.key_path, dict(ends.insurer.pins))
-    (third,) = keys_of(stranger, DIALS, ["registry"]).values()
-    assert third.place not in (waits.place, back.place)
-
-
-def test_a_key_under_a_passphrase_meets_as_well(ends: Ends, tmp_path: Path) -> None:
-    from vfl.party import identity
-
-    words = b"a long passphrase"
-    sealed = identity.create(tmp_path / "sealed", "registry", words)
-    registry = Credentials(
-        "registry",
-        sealed.certificate_path,
-        sealed.tls_key.path,
-        dict(ends.registry.pins),
-        sealed.tls_key.password,
-    )
-    insurer = Credentials(
-        "insurer", ends.insurer.certificate, ends.insurer.key, {"registry": sealed.certificate.der}
-    )
-    (waits,) = keys_of(registry, WAITS, ["insurer"]).values()
-    (dials,) = keys_of(insurer, DIALS, ["registry"]).values()
-    assert waits.place == dials.place
-    with pytest.raises(IdentityError, match="holds no key that can be read"):
-        keys_of(Credentials("x", sealed.certificate_path, sealed.key_path, {}, b"wrong"), WAITS, [])
-
-
-def test_a_relay_that_is_killed_breaks_connections_and_no_session(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lines: list[str] = []
-
-    async def run() -> None:
-        async with relaying() as running:
-            port = running.port
-            context = contextlib.AsyncExitStack()
-            listener = await context.enter_async_context(waiting(ends, at(running), lines))
-            here = await call(ends, at(running))
-            there = await listener.accept()
-            await exchange(here, there, 1)
-        async with context:
-            await until(lambda: here.away and there.away and listener.troubles)
-            assert "the connection to the relay broke" in lines[0] or "the relay closed" in lines[0]
-            assert lines[0].startswith(f"relay://127.0.0.1:{port}: ")
-            sending = asyncio.create_task(exchange(here, there, 2))
-            async with relaying(f"127.0.0.1:{port}"):
-                await sending
-                await exchange(here, there, 3)
-                await until(lambda: not listener.troubles)
-                await asyncio.gather(here.close(), there.close())
-
-    asyncio.run(run())
-    assert lines[-1].endswith(": waiting there again")
-    assert not [line for line in lines if "insurer" in line or "registry" in line]
-
-
-def test_a_relay_sees_tls_and_places_and_no_names(ends: Ends) -> None:
-    """Nor anything of either certificate; what the places are it cannot work out from both."""
-    words = "a purpose that nobody else may read"
-
-    async def run() -> tuple[bytes, bytes]:
-        async with relaying() as running:
-            with Proxy(f"127.0.0.1:{running.port}").running() as proxy:
-                address = f"relay://{proxy.address}"
-                async with waiting(ends, address) as listener:
-                    here = await call(ends, address)
-                    there = await listener.accept()
-                    await here.send(Text(words))
-                    assert await there.recv(Text) == Text(words)
-                    here._link.connection.transport.abort()
-                    await there.send(Text(words))
-                    assert await here.recv(Text) == Text(words)
-                    await asyncio.gather(here.close(), there.close())
-                (place,) = {key.place for key in keys_of(ends.registry, WAITS, ["insurer"]).values()}
-                return bytes(proxy.seen), place
-
-    seen, place = asyncio.run(run())
-    assert seen.count(GREETING) >= 4
-    assert seen.count(place) == seen.count(GREETING)
-    hidden = [b"insurer", b"registry", words.encode()]
-    for der in (*ends.insurer.pins.values(), *ends.registry.pins.values()):
-        public = load_der_x509_certificate(der).public_key()
-        assert isinstance(public, ec.EllipticCurvePublicKey)
-        digest = hashlib.sha256(der)
-        hidden += [der[:40], digest.digest(), digest.hexdigest().encode()]
-        hidden.append(public.public_numbers().x.to_bytes(32, "big"))
-    assert not [found for found in hidden if found in seen]
-
-
-# --- What is said when they do not meet ---
-
-
-def test_each_side_says_why_it_does_not_meet_the_other(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(relays, "HOLD", 0.01)
-    lines: list[str] = []
-
-    async def run() -> None:
-        async with relaying() as running:
-            address = at(running)
-            with pytest.raises(
-                PeerUnreachable, match="nobody waits for this party at the rel"
-            ) as silent:
-                await call(ends, address, 0)
-            assert silent.value.nobody_listens
-            assert f"cannot reach registry at {address}: " in str(silent.value)
-        gone = "the relay cannot be reached .connection refused."
-        with pytest.raises(PeerUnreachable, match=gone) as unreachable:
-            await call(ends, address, 0)
-        assert not unreachable.value.nobody_listens
-        async with waiting(ends, address, lines) as listener:
-            assert listener.troubles == {"insurer": "the relay cannot be reached (connection refused)"}
-        with pytest.raises(ConfigError, match="is no address"):
-            await call(ends, "relay://nobody", 0)
-
-    asyncio.run(run())
-    assert lines == [
-        f"{lines[0].split(': ')[0]}: the relay cannot be reached (connection refused): trying again"
-    ]
-
-
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        (GREETING + bytes(CHALLENGE) + FULL, "the relay has no place left"),
-        (GREETING + bytes(CHALLENGE) + SPENT, "the relay has carried today"),
-        (GREETING + bytes(CHALLENGE) + UNKNOWN, "does not serve these two parties"),
-        (GREETING + bytes(CHALLENGE) + FALSE, "refused the proof"),
-        (GREETING + bytes(CHALLENGE) + b"\0", "no answer that is known"),
-        (GREETING + bytes(CHALLENGE), "the relay closed the connection"),
-        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "no relay of this version"),
-        (b"vfl relay 2\n", "no relay of this version"),
-        (b"v", "the relay closed the connection"),
-        (b"", "the relay closed the connection"),
-    ],
-)
-def test_whatever_a_relay_answers_is_a_line_at_both_sides(said: bytes, why: str) -> None:
-    async def run() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(said)
-            await writer.drain()
-            writer.write_eof()
-            await reader.read()
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with server:
-            there = rendezvous.Relay("127.0.0.1", server.sockets[0].getsockname()[1])
-            for asking in (
-                there.dial(fresh_key(), 10),
-                there.wait(fresh_key(), ONE, lambda: None, 10),
-            ):
-                with pytest.raises(NotYet, match=why):
-                    await asking
-
-    asyncio.run(run())
-
-
-def test_a_relay_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "_LEAST", 0.0)
-
-    async def run() -> None:
-        with socket.create_server(("127.0.0.1", 0)) as silent:
-            there = rendezvous.Relay("127.0.0.1", silent.getsockname()[1])
-            for asking in (
-                there.dial(fresh_key(), 0.05),
-                there.wait(fresh_key(), ONE, lambda: None, 0.05),
-            ):
-                with pytest.raises(NotYet, match="no answer in time"):
-                    await asking
-
-    asyncio.run(run())
-
-
-def test_a_relay_that_falls_silent_is_dialled_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked now and then, one that waits stays; where nothing is heard it does not."""
-    monkeypatch.setattr(relays, "ASKS", 0.02)
-    monkeypatch.setattr(rendezvous, "SILENT", 5.0)
-
-    async def run() -> None:
-        async with relaying() as running:
-            heard = asyncio.Event()
-            waits = asyncio.create_task(client(running).wait(fresh_key(), ONE, heard.set, 10))
-            await heard.wait()
-            (place,) = running._places.values()
-            (waiter,) = place.waiters
-            await until(waiter._heard.is_set)
-            monkeypatch.setattr(relays, "ASKS", 60.0)
-            monkeypatch.setattr(rendezvous, "SILENT", 0.05)
-            with pytest.raises(NotYet, match=r"broke .timed out"):
-                await waits
-
-    asyncio.run(run())
-
-
-def test_a_relay_that_asks_without_end_is_given_up() -> None:
-    async def run() -> None:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writer.write(GREETING + bytes(CHALLENGE) + WAITING + b"?" * 10_000)
-            await reader.read()
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with server:
-            there = rendezvous.Relay("127.0.0.1", server.sockets[0].getsockname()[1])
-            with pytest.raises(NotYet, match="asks without end"):
-                await there.wait(fresh_key(), ONE, lambda: None, 10)
-
-    asyncio.run(run())
-
-
-def test_the_first_address_of_a_relay_that_answers_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rendezvous, "NEXT_ADDRESS", 0.02)
-    connect_to = rendezvous._connect_to
-    tried: list[str] = []
-
-    async def connect(family: int, where: tuple[str, int]) -> socket.socket:
-        tried.append(where[0])
-        if where[0] == "192.0.2.1":
-            await asyncio.Event().wait()
-        if where[0] == "192.0.2.2":
-            raise ConnectionRefusedError
-        return await connect_to(family, where)
-
-    async def run() -> None:
-        loop = asyncio.get_running_loop()
-        monkeypatch.setattr(rendezvous, "_connect_to", connect)
-        async with relaying() as running:
-            addresses = ["192.0.2.1", "192.0.2.2", "127.0.0.1", "192.0.2.3"]
-
-            async def resolve(*_: object, **__: object) -> list[tuple[object, ...]]:
-                return [(socket.AF_INET, 0, 0, "", (address, running.port)) for address in addresses]
-
-            monkeypatch.setattr(loop, "getaddrinfo", resolve)
-            (await rendezvous._connect("relay.example", running.port, "the relay")).close()
-            assert tried == addresses[:3]
-            del addresses[2:]
-            del addresses[0]
-            with pytest.raises(NotYet, match=r"the relay cannot be reached .connection refused"):
-                await rendezvous._connect("relay.example", running.port, "the relay")
-
-    asyncio.run(run())
-
-
-def test_a_proxy_is_on_the_way_to_a_relay(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bytes] = []
-
-    async def run() -> None:
-        async with relaying() as running:
-
-            async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                asked.append((await reader.readuntil(b"\r\n\r\n")).strip())
-                if b"forbidden" in asked[-1]:
-                    writer.write(b"HTTP/1.1 403 Forbidden\r\n\r\n")
-                    writer.close()
-                    return
-                there, back = await asyncio.open_connection("127.0.0.1", running.port)
-                # What the relay says first comes with the proxy's own answer.
-                writer.write(b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + await there.read(1000))
-
-                async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-                    with contextlib.suppress(OSError):
-                        while data := await source.read(65536):
-                            target.write(data)
-                    target.close()
-
-                await asyncio.gather(copy(reader, back), copy(there, writer))
-
-            proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
-            port = proxy.sockets[0].getsockname()[1]
-            monkeypatch.setenv("https_proxy", f"http://me:se%20cret@127.0.0.1:{port}")
-            for name in ("no_proxy", "NO_PROXY"):
-                monkeypatch.delenv(name, raising=False)
-            async with proxy, waiting(ends, "relay://relay.example:443") as listener:
-                assert listener.troubles == {}
-                here = await call(ends, "relay://relay.example:443")
-                there = await listener.accept()
-                await exchange(here, there, 1)
-                await asyncio.gather(here.close(), there.close())
-                with pytest.raises(PeerUnreachable, match="the proxy of HTTPS_PROXY answered 403"):
-                    await call(ends, "relay://forbidden.example:443", 0)
-            monkeypatch.setenv("https_proxy", "socks5://127.0.0.1:1")
-            with pytest.raises(ConfigError, match="is it http://"):
-                await call(ends, "relay://relay.example:443", 0)
-            monkeypatch.setenv("https_proxy", "http://me:secret@127.0.0.1:1")
-            with pytest.raises(PeerUnreachable, match="proxy of HTTPS_PROXY cannot be re") as caught:
-                await call(ends, "relay://relay.example:443", 0)
-            assert "secret" not in str(caught.value)
-
-    asyncio.run(run())
-    lines = b"CONNECT relay.example:443 HTTP/1.1\r\nHost: relay.example:443\r\n"
-    assert asked[0] == lines + b"Proxy-Authorization: Basic bWU6c2UgY3JldA=="
 
 
 # --- Who may take which place ---
@@ -593,6 +171,46 @@ def test_the_newest_connection_of_those_that_wait_is_taken(monkeypatch: pytest.M
             assert await receive(caller, 3) == b"raw"
             caller.close()
             assert await ended(second) == b""
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("said", [READY, HERE, JOIN, b"\x16", b""])
+def test_who_waits_says_nothing_that_was_not_asked(said: bytes) -> None:
+    async def run() -> None:
+        async with relaying() as running:
+            caller, answer = await ask(running, fresh_key(), WAITS)
+            assert answer == WAITING
+            if said:
+                caller.send(said)
+            else:
+                caller.shutdown(socket.SHUT_WR)
+            assert await ended(caller) == b""
+            await until(lambda: not (running._places or running._tasks))
+
+    asyncio.run(run())
+
+
+def test_a_third_one_waits_for_a_turn_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "DIALLERS", 1)
+
+    async def run() -> None:
+        async with relaying() as running:
+            key = fresh_key()
+            pair = await joined(running, key)
+            third = asyncio.create_task(client(running).dial(key, 10))
+            (place,) = running._places.values()
+            await until(lambda: place.diallers)
+            fourth, answer = await ask(running, key, DIALS)
+            assert answer == FULL
+            waits = asyncio.create_task(client(running).wait(key, ONE, lambda: None, 10))
+            other = (await third, await waits)
+            for one, two in (pair, other):  # neither hears the other pair
+                word = os.urandom(8)
+                one.send(word)
+                assert await receive(two, 8) == word
+            for end in (*pair, *other, fourth):
+                end.close()
 
     asyncio.run(run())
 
@@ -829,55 +447,6 @@ def test_bytes_are_bounded_by_the_day_and_by_the_second() -> None:
     assert relays._Moved(5.0).note(10**9, 10.0) == 0.0
 
 
-# --- Hostile relays ---
-
-
-def test_a_relay_that_joins_a_party_with_a_stranger_is_found_out(ends: Ends) -> None:
-    """It can deny its service; it cannot put anybody in a peer's place."""
-    lines: list[str] = []
-    made = ends.stranger
-    stranger = Credentials("stranger", made.certificate_path, made.key_path, dict(ends.registry.pins))
-
-    async def run() -> None:
-        async with listen(stranger, LOCAL, "host", lines.append) as listener:
-
-            async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                writer.write(GREETING + bytes(CHALLENGE))
-                await reader.readexactly(REQUEST)
-                writer.write(JOIN)
-                there, back = await asyncio.open_connection("127.0.0.1", listener.port)
-
-                async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-                    with contextlib.suppress(OSError):
-                        while data := await source.read(65536):
-                            target.write(data)
-                    target.close()
-
-                await asyncio.gather(copy(reader, back), copy(there, writer))
-
-            server = await asyncio.start_server(answer, "127.0.0.1", 0)
-            async with server:
-                address = f"relay://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-                with pytest.raises(IdentityError, match="shows another certificate"):
-                    await call(ends, address)
-
-    asyncio.run(run())
-
-
-def test_what_a_relay_hands_on_is_a_stranger_to_the_party_that_waits(ends: Ends) -> None:
-    lines: list[str] = []
-    (key,) = keys_of(ends.registry, WAITS, ["insurer"]).values()
-
-    async def run() -> None:
-        async with relaying() as running, waiting(ends, at(running), lines):
-            caller = await client(running).dial(key, 10)
-            await asyncio.get_running_loop().sock_sendall(caller, b"GET / HTTP/1.1\r\n\r\n")
-            await ended(caller)
-            assert lines == [f"refused a connection from {at(running)}: it does not speak TLS 1.3"]
-
-    asyncio.run(run())
-
-
 def test_the_line_of_counts_has_numbers_alone() -> None:
     counts = relays.Counts(3, 1, 1200, 40, 5_000_000)
     assert counts.line == (
@@ -924,3 +493,22 @@ def test_a_relay_s_file_says_what_strangers_may_have(tmp_path: Path) -> None:
     )
     changed = limits_of(load_relay(file).relay)
     assert changed == Limits(10, 4, 6, 2.0, 60.0, 1000, 5000, frozenset([b"\xab" * 32]))
+
+
+def test_the_service_says_its_counts_now_and_then_and_at_its_end() -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        settings = RelaySection(listen=LOCAL, report=0.02)
+        serving = asyncio.create_task(relay(settings, lines.append))
+        await until(lambda: len(lines) > 2)
+        port = int(lines[0].partition("127.0.0.1:")[2].partition(":")[0])
+        caller, _ = await say(port, at_least=len(GREETING))  # it serves on
+        serving.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await serving
+        caller.close()
+
+    asyncio.run(run())
+    assert lines[1] == relays.Counts().line
+    assert lines[-1].startswith("open: 0 connections, 0 pairs; since the start: 1 connection, 0 pairs")

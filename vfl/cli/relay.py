@@ -23,4 +23,4 @@ def relay(config: Path) -> None:
 
     settings = load_relay(config).relay
     with contextlib.suppress(KeyboardInterrupt), show_progress(times=True) as show:
-        run(serve(settings, show))
+        run(serve(settings, show.say))

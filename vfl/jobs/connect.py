@@ -230,15 +230,21 @@ class Site:
 
     @property
     def awaited(self) -> list[str]:
-        """The peers that dial this party, if any do: they have no address."""
-        return [name for name, peer in self.party.peers.items() if peer.address is None]
+        """The peers that dial this party, if any do: they have no address. A host that names its guests
+        awaits no other host."""
+        guests = self.party.policy.guests if self.party.role == "host" else None
+        return [
+            name
+            for name, peer in self.party.peers.items()
+            if peer.address is None and (guests is None or name in guests)
+        ]
 
     def where(self, listener: Listener) -> str:
         """Where this party can be reached, in words."""
         address = self.party.party.listen or ""
         if listener.relay is None:
             return f"listening on {address.rpartition(':')[0]}:{listener.port}"
-        return f"waiting at {address} for {' and '.join(self.awaited)}"
+        return f"waiting at {address} for {' and '.join(self.awaited) or 'nobody'}"
 
     @property
     def fingerprints(self) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Which rows train and which are held out, and what a model is worth on these."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,14 +9,35 @@ from numpy.typing import NDArray
 from vfl.errors import (
     DataError,
 )
+from vfl.jobs.record import Evaluation
 from vfl.learn.drift import Profile, profile_of_scores
 from vfl.learn.holdout import ColumnShare, OneValue, column_shares, draw_split, split_by
 from vfl.learn.losses import BadLabel
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
+
+
+def evaluate(
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    of_table: NDArray[np.int64],
+    exposure: NDArray[np.float64] | None,
+    scores: Mapping[str, NDArray[np.float64]],
+) -> tuple[dict[str, dict[str, float]], Evaluation]:
+    """Metrics by model on the rows held out, and what they were made of; arrays over all rows.
+
+    of_table: which row of the party's table each is.
+    """
+    predictions = {what: rows.loss.predict(values) for what, values in scores.items()}
+    evaluation = Evaluation.of(held_out, of_table, rows.label, rows.weight, exposure, predictions)
+    metrics = {
+        what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
+    }
+    return metrics, evaluation
 
 
 def score_profile(
@@ -30,11 +52,6 @@ def score_profile(
 
 def _or_validation(share: float, before: str) -> str:
     return f"{before}validation_share = {share:g} in [secureboost]" if share else ""
-
-
-def expected_share(job: Job) -> float:
-    """The share of aligned rows that train, as far as the job file says."""
-    return (1 - job.job.holdout) * (1 - kind_of_job(job).validation_share)
 
 
 def split_rows(

@@ -10,7 +10,6 @@ from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
-from vfl.jobs.evaluation import expected_share
 from vfl.jobs.sums_given import SumsGiven
 from vfl.jobs.table_sizes import blank_training, sizes_of
 from vfl.leakage.disclosure import (
@@ -27,7 +26,7 @@ from vfl.leakage.meter import disclosures
 from vfl.learn.binning import Features
 from vfl.learn.losses import Loss
 from vfl.models.kind import PartyColumns
-from vfl.models.kinds import kind_of_job
+from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_job, check_intersection, today
 from vfl.party.sections import PolicySection

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from vfl.errors import ConfigError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
 from vfl.jobs.connect import store_of
-from vfl.jobs.evaluation import expected_share
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import equations_a_tree
+from vfl.models.kinds import expected_share
 from vfl.party.config import Job, Party
 from vfl.party.policy import (
     LIMITS,

@@ -22,7 +22,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evaluation import score_profile
+from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest
@@ -45,7 +45,6 @@ from vfl.learn.levels import Levels, tidy_levels
 from vfl.learn.losses import BadLabel
 from vfl.models.findings import NothingTrained, judge_quality
 from vfl.models.halves import AnyGuestHalf, GuestHalf
-from vfl.models.held_out import held_out_metrics
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer, together
@@ -360,26 +359,12 @@ class _Client:
         except (BadLabel, VflError) as error:
             self.show.say(f"note: no model of {name}'s rows alone to compare with: {error}")
         scores["federation"] = score
-        evaluation = Evaluation.of(
-            held_out,
-            np.arange(table.rows),
-            rows.label,
-            rows.weight,
-            table.exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
         try:
             rows.loss.check(rows.label[held_out])
         except BadLabel as error:
-            self.show.say(
-                f"note: the label of rows held out {error}: nobody knows how good the model is"
-            )
+            self.show.say(f"note: the label of rows held out {error}: not evaluated")
             return {}, None
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, table.exposure)
-            for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, np.arange(table.rows), table.exposure, scores)
 
     def _keep(
         self,

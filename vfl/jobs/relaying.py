@@ -2,21 +2,22 @@
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 
-from vfl.jobs.show import Show
 from vfl.net.listening import bind
 from vfl.net.relay import Limits, Relay
 from vfl.party.relay_file import RelaySection
 from vfl.text import counted
 
 
-async def relay(settings: RelaySection, show: Show) -> None:
-    """Relay until cancelled. Raises ConfigError when the address cannot be listened on."""
+async def relay(settings: RelaySection, say: Callable[[str], None]) -> None:
+    """Relay until cancelled; `say` hears its lines. Raises ConfigError when the address cannot be
+    listened on."""
     running = Relay(await bind(settings.listen), limits_of(settings))
     host = settings.listen.rpartition(":")[0]
     connections = counted(running.most, "connection")
     places = "any place" if settings.places is None else counted(len(settings.places), "place")
-    show.say(
+    say(
         f"relaying on {host}:{running.port}: at most {connections}, "
         f"{settings.connections_an_address:,} of an address, for {places}"
     )
@@ -25,10 +26,10 @@ async def relay(settings: RelaySection, show: Show) -> None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(settings.report or None):
                     await running.serve()
-            show.say(running.counts.line)
+            say(running.counts.line)
     finally:
         await running.close()
-        show.say(running.counts.line)
+        say(running.counts.line)
 
 
 def limits_of(settings: RelaySection) -> Limits:

@@ -10,6 +10,7 @@ Under a key a host sees which rows a tree is of. Over the lattice engine it does
 counted as one of those that train, by the number that the guest says.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -20,10 +21,11 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
-from vfl.jobs.evaluation import expected_share
 from vfl.jobs.offer import Offer
 from vfl.leakage.estimate import Estimate, estimate
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import drawn_share
+from vfl.models.kinds import expected_share
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.policy import rule_words
@@ -33,6 +35,7 @@ from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
 from vfl.text import counted
 
+_A_NODE = 2.0  # sums of a node for each candidate
 _LEAST = 2  # sums of a tree of one split
 _ROUNDING = 1e-9  # of the limit: trees are added up one by one
 _RESERVED: dict[Path, list["SumsBudget"]] = {}
@@ -120,19 +123,28 @@ class SumsGiven:
 
     def known(self, sums: RowSums) -> RowSums:
         """A count that has the rows of the alignment, too."""
-        return sums.with_rows(self._rows) if (self._all_places(sums) < 0).any() else sums
+        return sums.with_rows(self._rows) if (self.places(sums) < 0).any() else sums
 
-    def places(self, sums: RowSums, rows: Mask | None = None) -> Integers:
-        """Where the rows of the alignment are in the count, or some of them; each once."""
-        places = self._all_places(sums)
+    def __len__(self) -> int:
+        """How many different rows of the host there are."""
+        return len(self._rows)
+
+    @property
+    def one_to_one(self) -> bool:
+        """Whether each is joined to one row of the guest alone."""
+        return int((self._of_aligned >= 0).sum()) == len(self._rows)
+
+    def own(self, rows: Mask | None) -> Integers:
+        """Which of the host's own rows some aligned ones are; each once. None: all."""
         if rows is None:
-            return places
-        own, chosen = self._of_aligned[rows], np.zeros(len(places), np.bool_)
+            return np.arange(len(self._rows))
+        own, chosen = self._of_aligned[rows], np.zeros(len(self._rows), np.bool_)
         chosen[own[own >= 0]] = True
-        return places[chosen]
+        return np.flatnonzero(chosen)
 
-    def _all_places(self, sums: RowSums) -> Integers:
-        """Found once, as long as the count has the same rows."""
+    def places(self, sums: RowSums) -> Integers:
+        """Where the host's own rows are in the count, -1 for those that are not. Found once, as long as
+        the count has the same rows."""
         if self._found is None or self._found[0] is not sums.rows:
             self._found = (sums.rows, sums.places(self._rows))
         return self._found[1]
@@ -147,6 +159,8 @@ class SumsGiven:
         for other in self._reserved:
             sums = other.spent(sums)
         rows = len(self.alignment.rows)
+        if sees_no_rows(params):  # draws may be the same in each tree and job
+            training *= drawn_share(params)
         known = max(1, round(training * count_known_rows(self.alignment.rows)))
         job = estimate(rows, params, params.sums, known=known, done=done)
         told = sums.of(self.places(sums))
@@ -164,7 +178,7 @@ class SumsGiven:
 
 
 class SumsBudget:
-    """What a job that runs may still tell of the rows of an alignment."""
+    """What a job that runs may still tell of the rows of an alignment; see SumsCount."""
 
     def __init__(
         self, given: SumsGiven, policy: PolicySection, model: str, params: BoostParams, job: WeighedSums
@@ -174,6 +188,8 @@ class SumsBudget:
         self._all_rows = params.subsample == 1 and not params.goss_top
         self._trees = job.job.joint
         self._a_tree = job.job.equations_a_row / max(1, job.job.joint)
+        self._of_tree = np.zeros(len(given))
+        """Of each row, its share of what the tree that grows has told."""
 
     def spent(self, sums: RowSums) -> RowSums:
         """What will have been told once the trees have been grown that are still to come."""
@@ -181,31 +197,67 @@ class SumsBudget:
         told = sums.of(places)
         return sums.with_told(places, _add(told, self._trees * self._a_tree * len(told), self._even))
 
-    def count_tree(self, drawn: Mask | None = None) -> None:
-        """Count a tree that begins, before it tells anything. drawn: its rows, as far as they are seen.
+    def begin_tree(self, drawn: Mask | None) -> None:
+        """See SumsCount.
 
-        Raises Refused when it would be more than the policy allows, or than the job has, and then counts
-        nothing; ModelError when the file is damaged, DataError when it cannot be written.
+        Raises Refused also for more trees than the job has; where it raises, nothing is counted.
+        ModelError when the file is damaged, DataError when it cannot be written.
         """
         if self._hidden:
             return
         given, file = self._given, self._given.file
         with file.in_turn():
             sums = given.known(file.read())
-            places = given.places(sums, drawn)
+            places, rows = given.places(sums), given.own(drawn)
             told = sums.of(places)
-            # The rows of a tree that are not the host's own tell it nothing about its table.
-            of_tree = self._a_tree * (len(told) if drawn is None else self._job.rows)
-            if self._trees < 1 or self._is_too_much(told, _add(told, of_tree, self._even)):
-                raise self._refused(sums, "a further tree breaks")
-            whole = self._trees * of_tree
-            if self._all_rows and self._is_too_much(told, _add(told, whole, self._even)):
-                raise self._refused(sums, f"{counted(self._trees, 'further tree')} would break")
-            told_of_job = sums.jobs[self._model].told if self._model in sums.jobs else 0.0
-            before = sums.jobs[self._model].before if self._model in sums.jobs else self._job.before
-            after = sums.with_told(places, _add(told, of_tree, self._even))
-            file.write(after.with_job(self._model, JobSums(before, told_of_job + self._a_tree)))
+            if drawn is not None and len(rows) < self._policy.min_summed_rows:
+                raise Refused(
+                    f"a tree of {counted(len(rows), 'row')} breaks "
+                    f"{rule_words(self._policy, 'min_summed_rows')}: more rows that train, a higher "
+                    "subsample, or the host lowers the rule"
+                )
+            # Over the lattice engine all of a tree at once; else its root, and nodes as they are told.
+            whole = self._a_tree * (len(told) if drawn is None else self._job.rows)
+            after = told.copy()
+            after[rows] = _add(told[rows], whole if self._even else _A_NODE, self._even)
+            if self._trees < 1 or self._is_too_much(told, after):
+                raise self._refused(told, "a further tree breaks")
+            if self._all_rows and self._is_too_much(
+                told[rows], _add(told[rows], self._trees * whole, self._even)
+            ):
+                more = f"{self._trees:,} further trees would break"
+                raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
+            self._of_tree = after - told
+            job = sums.jobs.get(self._model, JobSums(self._job.before, 0.0))
+            job = JobSums(job.before, job.told + self._a_tree)
+            file.write(sums.with_told(places, after).with_job(self._model, job))
             self._trees -= 1
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        """See SumsCount. What a parent's rows had as its sums, those of both children take the place of:
+        these add up to it. Raises as `begin_tree`, but for Refused."""
+        if self._hidden or not pairs:
+            return [True for _ in pairs]
+        given, file = self._given, self._given.file
+        with file.in_turn():
+            sums = file.read()
+            places = given.places(sums)
+            told, may = sums.of(places), []
+            for masks in pairs:
+                children = [given.own(mask) for mask in masks]
+                parent = np.union1d(*children)
+                before, after = told.copy(), told.copy()
+                if given.one_to_one:  # else a row may be in both, or in other nodes
+                    after[parent] -= self._of_tree[parent]
+                for rows in children:
+                    after[rows] = share_out(after[rows], _A_NODE)
+                few = min(map(len, children)) < self._policy.min_summed_rows
+                may.append(not few and not self._is_too_much(before, after))
+                if may[-1]:
+                    self._of_tree += after - before
+                    told = after
+            file.write(sums.with_told(places, told))
+        return may
 
     def close(self) -> None:
         """Give back what was reserved and not used."""
@@ -215,8 +267,8 @@ class SumsBudget:
         most = self._policy.max_sums_a_row
         return not isinstance(most, str) and _exceeds(_most(told, after), most)
 
-    def _refused(self, sums: RowSums, what: str) -> Refused:
-        before = float(sums.of(self._given.places(sums)).max(initial=0.0))
+    def _refused(self, told: Floats, what: str) -> Refused:
+        before = float(told.max(initial=0.0))
         return Refused(
             f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
             "this and earlier jobs of the guest: the host raises the rule"

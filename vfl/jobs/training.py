@@ -21,7 +21,7 @@ from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, ho
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, score_profile, split_rows
+from vfl.jobs.evaluation import RowParts, evaluate, score_profile, split_rows
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -45,7 +45,6 @@ from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
-from vfl.models.held_out import held_out_metrics
 from vfl.models.kind import (
     AnyGuestModel,
     AnyHostModel,
@@ -65,7 +64,7 @@ from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
-from vfl.protocols.common.course import CountTree
+from vfl.protocols.common.course import UNCOUNTED, SumsCount
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training
@@ -308,18 +307,7 @@ class _GuestTraining:
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = self.table.exposure
         exposure = None if exposure is None else exposure[self.aligned.rows]
-        evaluation = Evaluation.of(
-            held_out,
-            self.aligned.rows,
-            rows.label,
-            rows.weight,
-            exposure,
-            {what: rows.loss.predict(values) for what, values in scores.items()},
-        )
-        metrics = {
-            what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-        }
-        return metrics, evaluation
+        return evaluate(rows, held_out, self.aligned.rows, exposure, scores)
 
     def _keep_run(
         self,
@@ -445,7 +433,7 @@ class _HostTraining:
                     self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
                 draws=StoredDraws(self.store, self.alignment.name),
-                count_tree=sums,
+                sums=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
                 shown=names_shown(site, self.table),
@@ -453,10 +441,10 @@ class _HostTraining:
             )
             return await role.train(self.peer, run)
 
-    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> CountTree:
+    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
         if (told := self.kind.tells_sums) is None:
-            return lambda drawn: None
+            return UNCOUNTED
         policy, name = self.site.party.policy, self.unfinished.name
         share = training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
@@ -468,7 +456,7 @@ class _HostTraining:
             budgets.append(budget)
 
         await to_the_end(reserve)
-        return budgets[0].count_tree
+        return budgets[0]
 
     def _coordinator(
         self, agreement: Agreement, name: str
@@ -477,6 +465,27 @@ class _HostTraining:
         again = self.site.party.party.reconnect if self.offer.done else 0.0
         reach = max(_REACH, again)
         return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
+
+    def record(self) -> Record:
+        """What is kept of the run, which has ended."""
+        offer, alignment, unfinished = self.offer, self.alignment, self.unfinished
+        rows = {"known": count_known_rows(alignment.rows)}
+        if offer.training is not None:
+            rows["train"] = offer.training
+        return Record(
+            model=unfinished.name,
+            party=self.site.party.name,
+            role=self.site.party.role,
+            parties=[self.peer.name, *offer.hosts],
+            job=self.job.settings,
+            alignment=alignment.name,
+            aligned_rows=len(alignment.rows),
+            ended=now(),
+            rows=rows,
+            account=unfinished.history.account + unfinished.measure(),
+            monotone=dict(self.kind.recorded_rules(self.columns.rules)),
+            agreement=self.agreement,
+        )
 
     def _admit(self, training: Mask) -> None:
         known = count_known_rows(self.alignment.rows[training])
@@ -560,23 +569,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         work.levels = levels_of(known_features)
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         outcome = await work.train()
-        record = Record(
-            model=name,
-            party=party.name,
-            role=party.role,
-            parties=[peer.name, *offer.hosts],
-            job=job.settings,
-            alignment=alignment.name,
-            aligned_rows=len(alignment.rows),
-            ended=now(),
-            rows={
-                "known": count_known_rows(alignment.rows),
-                **({} if offer.training is None else {"train": offer.training}),
-            },
-            account=unfinished.history.account + unfinished.measure(),
-            monotone=dict(kind.recorded_rules(columns.rules)),
-            agreement=work.agreement,
-        )
+        record = work.record()
         save_record(store, record)
         try:
             found = words_of((await peer.recv(Kept)).found)

@@ -25,7 +25,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
-from vfl.learn.told_sums import equations_a_tree
+from vfl.learn.told_sums import drawn_share, equations_a_tree
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 
@@ -56,10 +56,16 @@ def sums_of(of: Circumstances, params: BoostParams, hidden: bool | None = None) 
     hides = params.sums == "hidden" if hidden is None else hidden
     if of.ran is None:
         sums: Sums = "hidden" if hides else "open"
-        return estimate(of.rows, params, sums, of.given, known=of.training_rows)
+        return estimate(of.rows, params, sums, of.given, known=_rows_of_sums(of, params))
     equations = 0 if hides else of.ran.joint * equations_a_tree(of.rows, params)
-    a_row = equations / of.training_rows
+    a_row = equations / _rows_of_sums(of, params)
     return Estimate(equations, a_row, expected(of.given + a_row), of.ran.joint)
+
+
+def _rows_of_sums(of: Circumstances, params: BoostParams) -> int:
+    """Rows of a host that sums are about: over the lattice engine they may be the same in each tree."""
+    share = drawn_share(params) if params.encryption == "lattice" else 1.0
+    return max(1, round(share * of.training_rows))
 
 
 def _after(of: Circumstances) -> str:

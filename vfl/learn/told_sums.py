@@ -23,6 +23,11 @@ def most_drawn(rows: int, params: BoostParams, tree: int) -> int:
     return rows
 
 
+def drawn_share(params: BoostParams) -> float:
+    """The least share of the rows that train which a tree is drawn from."""
+    return params.goss_top + params.goss_other if params.goss_top else params.subsample
+
+
 def equations_a_tree(rows: int, params: BoostParams) -> int:
     """The most that one tree gives away about a candidate.
 

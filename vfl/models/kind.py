@@ -25,7 +25,7 @@ from vfl.party.config_values import ModelName
 from vfl.party.sections import GlmSection, PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import NO_HINTS, CountTree
+from vfl.protocols.common.course import NO_HINTS, UNCOUNTED, SumsCount
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHints, KeptHints, NoKeptHints
@@ -110,7 +110,7 @@ class HostRun(Generic[H]):
     checkpoints: Checkpoints[Any] = Checkpoints()  # of the kind's `host_state`
     hints: HostHints = NO_HINTS
     draws: DrawMemory = NO_MEMORY
-    count_tree: CountTree = lambda drawn: None
+    sums: SumsCount = UNCOUNTED
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None
     shown: Callable[[str], str] = str

@@ -30,6 +30,11 @@ def kind_of_job(job: Job) -> AnyKind:
     return Trees(job.secureboost)
 
 
+def expected_share(job: Job) -> float:
+    """The share of rows that train, as far as the job file says."""
+    return (1 - job.job.holdout) * (1 - kind_of_job(job).validation_share)
+
+
 def kind_named(name: object, model: str) -> type[AnyKind]:
     """The kind that a document of a model names. Raises ModelError for one that this version lacks."""
     for kind in KINDS.values():

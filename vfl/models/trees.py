@@ -61,6 +61,7 @@ class _TreesGuest(GuestRole[GuestModel]):
         self._own = {own.party: _binned(own, params)}
         self._split = False  # whether any tree has a split
         self._obstacle: Obstacle = "label"  # of the last tree without one
+        self._withheld = Counter[str]()  # by host, nodes whose sums it kept to itself
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestModel, Floats]:
         kept = [] if run.checkpoints.last is None else run.checkpoints.last.trees
@@ -95,6 +96,7 @@ class _TreesGuest(GuestRole[GuestModel]):
 
     def check_step(self, step: TrainingStep) -> None:
         done, params = _tree_done(step), self._params
+        self._withheld.update(done.withheld)
         if done.obstacle is None:
             self._split = True
             return
@@ -107,6 +109,16 @@ class _TreesGuest(GuestRole[GuestModel]):
     def check_model(self, model: GuestModel) -> None:
         if not any(tree.branches for tree in model.trees):
             raise none_kept() if self._split else self._no_split()
+
+    def ending(self, model: GuestModel) -> str | None:
+        if not self._withheld:
+            return None
+        hosts = " and ".join(f"{host} those of {many:,}" for host, many in self._withheld.items())
+        return (
+            f"note: hosts kept sums of nodes to themselves, by max_sums_a_row of [policy]: {hosts}; "
+            "other columns may have split these. Fewer trees, a higher min_child_rows, more rows, or "
+            'sums = "hidden" with a coordinator leave fewer out'
+        )
 
     def _no_split(self) -> NothingTrained:
         return no_split(self._obstacle, self._params, self._count, self._drawn)
@@ -154,7 +166,7 @@ class _TreesHost(HostRole[HostModel]):
             hints=run.hints,
             hint_progress=run.hint_progress,
             draws=run.draws,
-            count_tree=run.count_tree,
+            sums=run.sums,
         )
         model = await host_train(
             guest,

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from vfl.errors import IdentityError, PeerUnreachable, VflError
+from vfl.net.addresses import SCHEME, is_relay
 from vfl.net.certificates import in_words, invalidity, read_claims, short_fingerprint
 from vfl.net.tls import Credentials, Failure, Outcome, own_der
 
@@ -28,8 +29,10 @@ def handshake_error(credentials: Credentials, name: str, address: str, outcome: 
         return IdentityError(
             f"{name} refused this party's certificate (fingerprint {short_fingerprint(own)}): {why}"
         )
+    hint = "" if is_relay(address) else f"; if it is a relay, write {SCHEME}{address}"
     return PeerUnreachable(
-        f"cannot reach {name} at {address}: what listens there does not speak TLS 1.3 ({failure.words})"
+        f"cannot reach {name} at {address}: what listens there does not speak TLS 1.3"
+        f" ({failure.words}){hint}"
     )
 
 

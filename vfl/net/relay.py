@@ -173,7 +173,7 @@ class _Place:
             async with asyncio.timeout(ANSWER):
                 while True:
                     self.parked.clear()
-                    answers = [await waiter.is_here() for waiter in self.waiters]
+                    answers = [await waiter.is_here() for waiter in tuple(self.waiters)]
                     if any(answers):
                         return True
                     await self.parked.wait()

@@ -26,7 +26,7 @@ import os
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
@@ -36,7 +36,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from vfl.errors import ConfigError, IdentityError
+from vfl.errors import ConfigError, IdentityError, fault
 from vfl.net.addresses import SCHEME
 from vfl.net.connection import NEXT_ADDRESS
 from vfl.net.pace import Pace
@@ -85,6 +85,7 @@ _WEAK = frozenset(
         2**255 - 18,
     )
 )
+_NO_RELAY = "what listens there is no relay of this version, or is closing"
 _TAKEN = "another program of this party waits there already"
 
 
@@ -180,11 +181,16 @@ def keys_of(credentials: Credentials, seat: bytes, names: Iterable[str]) -> dict
 
 @dataclass(frozen=True)
 class Relay:
-    """Where a relay is, and the HTTP proxy on the way to it."""
+    """Where a relay is, and the HTTP proxy on the way to it. Raises ConfigError for a proxy that cannot
+    be used."""
 
     host: str
     port: int
     proxy: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.proxy is not None:
+            _read_proxy(self.proxy)
 
     @property
     def address(self) -> str:
@@ -195,8 +201,7 @@ class Relay:
     async def dial(self, key: Key, seconds: float) -> socket.socket:
         """A connection to the party that waits at the place, from its first byte on.
 
-        It may take a few seconds more, for the relay to say that nobody waits. Raises NotYet, and
-        ConfigError for a proxy that cannot be used.
+        It may take a few seconds more, for the relay to say that nobody waits. Raises NotYet.
         """
         try:
             async with asyncio.timeout(max(seconds, _LEAST)):
@@ -214,7 +219,7 @@ class Relay:
         """A connection to a party that dials the place, from its first byte on, whenever one comes.
 
         The relay has `seconds` to let this party wait, of which `on_waiting` hears. Raises NotYet when
-        it does not, or is lost; Taken; ConfigError for a proxy that cannot be used.
+        it does not, or is lost; Taken.
         """
         try:
             async with asyncio.timeout(seconds):
@@ -247,10 +252,12 @@ class Relay:
 
     async def _ask(self, key: Key, seat: bytes, process: bytes) -> tuple[socket.socket, bytes]:
         """A connection on which the relay has been asked for a seat, and its answer."""
-        connected = await self._connect()
+        connected, greeting = await self._connect(), b""
         try:
-            if await receive(connected, len(GREETING)) != GREETING:
-                raise NotYet("what listens there is no relay of this version")
+            with contextlib.suppress(EOFError):
+                greeting = await receive(connected, len(GREETING))
+            if greeting != GREETING:
+                raise NotYet(_NO_RELAY)
             challenge = await receive(connected, CHALLENGE)
             connected.send(key.request(challenge, seat, process))
             return connected, await receive(connected, 1)
@@ -264,22 +271,16 @@ class Relay:
             raise
 
     async def _connect(self) -> socket.socket:
-        """A connection through the proxy, if there is one. Raises NotYet and ConfigError."""
+        """A connection through the proxy, if there is one. Raises NotYet."""
         if self.proxy is None:
             return await _connect(self.host, self.port, "the relay")
-        proxy = urlsplit(self.proxy)
-        try:
-            at, port = proxy.hostname or "", proxy.port or 80
-        except ValueError:
-            at, port = "", 0
-        if proxy.scheme != "http" or not at:
-            raise ConfigError("the proxy of HTTPS_PROXY cannot be used: is it http://?")
+        proxy = _read_proxy(self.proxy)
         host = f"[{self.host}]" if ":" in self.host else self.host
         lines = [f"CONNECT {host}:{self.port} HTTP/1.1", f"Host: {host}:{self.port}"]
-        if proxy.username is not None:
-            words = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-            lines.append(f"Proxy-Authorization: Basic {base64.b64encode(words.encode()).decode()}")
-        connected = await _connect(at, port, "the proxy of HTTPS_PROXY")
+        if proxy.words:
+            basic = base64.b64encode(proxy.words.encode()).decode()
+            lines.append(f"Proxy-Authorization: Basic {basic}")
+        connected = await _connect(proxy.host, proxy.port, "the proxy of HTTPS_PROXY")
         try:
             connected.send("".join(f"{line}\r\n" for line in (*lines, "")).encode())
             head = b""
@@ -299,6 +300,30 @@ class Relay:
             said = "no HTTP" if status is None else status[1].decode()
             raise NotYet(f"the proxy of HTTPS_PROXY answered {said}")
         return connected
+
+
+@dataclass(frozen=True)
+class _Proxy:
+    """An HTTP proxy, and the name and password that it asks for."""
+
+    host: str
+    port: int
+    words: str = field(repr=False)
+
+
+def _read_proxy(address: str) -> _Proxy:
+    """The proxy of an address. Raises ConfigError."""
+    try:
+        parts = urlsplit(address)
+        if parts.scheme != "http" or not parts.hostname:
+            raise ValueError
+        parts.hostname.encode("idna")  # as it will be looked up; raises UnicodeError
+        words = ""
+        if parts.username is not None:
+            words = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        return _Proxy(parts.hostname, parts.port or 80, words)
+    except ValueError:
+        raise ConfigError("the proxy of HTTPS_PROXY cannot be used: is it http://?") from None
 
 
 def _refusal(answer: bytes) -> NotYet:
@@ -396,7 +421,7 @@ class Waiting:
         self._process = os.urandom(PROCESS)
         self._told: set[str] = set()
         self._tried = {name: asyncio.Event() for name in keys}
-        self.troubles: dict[str, str] = {}
+        self.troubles = dict.fromkeys(keys, "the relay has not answered yet")
         """Why this party does not wait there now, by the peer that it would wait for."""
         self._works = [asyncio.create_task(self._wait_for(name, key)) for name, key in keys.items()]
 
@@ -427,8 +452,10 @@ class Waiting:
                 joined = await self._relay.wait(key, self._process, waits, ASKING)
             except Taken:
                 waits(_TAKEN)
-            except (NotYet, ConfigError) as error:
+            except NotYet as error:
                 waits(str(error))
+            except Exception as error:  # a bug here must not end the service
+                waits(fault(error))
             else:
                 self._hand_on(joined)
                 pause = BACKOFF[0]

@@ -64,7 +64,7 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
             broken.append(_broken(what, value, policy, rule))
     if job.over_rows:
-        if job.rows.min_parties < policy.min_parties:
+        if job.rows.without and job.rows.min_parties < policy.min_parties:
             broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties"))
         least = ["min_child_rows"]
     else:
@@ -266,6 +266,7 @@ _REMEDIES = {
     "min_parties": "set min_parties in [rows] to as many, or the party lowers the rule",
     "min_pooled_rows": "more parties, or more rows, or the party lowers the rule",
     "max_trees": _LOWER,
+    "min_summed_rows": "draw more rows, or the host lowers the rule",
     "max_iterations": _LOWER,
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the host takes the rule out',

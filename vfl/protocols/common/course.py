@@ -1,8 +1,8 @@
 """How the roles of a long protocol are followed, and where they go on from."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from vfl.arrays import Mask
 from vfl.protocols.common.checkpoints import Checkpoints, State
@@ -21,8 +21,29 @@ M = TypeVar("M")  # a host's half of a model
 S = TypeVar("S", bound=State)
 
 
-CountTree = Callable[[Mask | None], None]
-"""Takes which rows are drawn for the tree, None where that is not seen."""
+class SumsCount(Protocol):
+    """Counts the sums that a host tells, before it tells any. Its methods are called in threads."""
+
+    def begin_tree(self, drawn: Mask | None) -> None:
+        """Count those of a tree's root; drawn: which rows it is of, None where nodes are not seen: then
+        those of the whole tree. Raises Refused where they are more than the host gives."""
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        """Of each pair of children, whether the sums of both may be told, and count them if so; by which
+        drawn rows each of the two has."""
+
+
+class _Uncounted:
+    """Whoever counts nothing."""
+
+    def begin_tree(self, drawn: Mask | None) -> None:
+        return
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        return [True for _ in pairs]
+
+
+UNCOUNTED = _Uncounted()
 
 
 class _NoHints:
@@ -76,5 +97,4 @@ class HostCourse(Generic[M, S]):
     hint_progress: HintProgress = _quiet
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
-    count_tree: CountTree = lambda drawn: None
-    """Counts the sums that a tree may tell, before it tells any; called in a thread."""
+    sums: SumsCount = UNCOUNTED

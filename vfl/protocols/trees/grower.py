@@ -6,8 +6,9 @@ Without hosts this is the plaintext oracle that both equal, bit for bit.
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -89,6 +90,8 @@ class TreeDone:
     validation_loss: float | None
     seconds: dict[str, float]
     obstacle: Obstacle | None = None  # why the tree has no split; None where it has
+    withheld: dict[str, int] = field(default_factory=dict)
+    """By host, nodes whose sums it kept to itself, as it had told so much about their rows."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,7 @@ class Grower(ABC):
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
         self.clock = Clock()
+        self.withheld = Counter[str]()  # in the last tree, by host: nodes whose sums it kept to itself
         self.obstacle: Obstacle | None = None  # of the last tree
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
 
@@ -186,6 +190,7 @@ class Grower(ABC):
             if rows.validation.any() and is_enough(params, number, best[1]):
                 break
             self.clock.seconds.clear()
+            self.withheld.clear()
             gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
             with self.clock.timed(WHOLE):
                 tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
@@ -193,7 +198,17 @@ class Grower(ABC):
             score = score + tree.weights()[node_of_row]
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
-            progress(TreeDone(number + 1, params.trees, loss, losses[1], seconds, self.obstacle))
+            progress(
+                TreeDone(
+                    number + 1,
+                    params.trees,
+                    loss,
+                    losses[1],
+                    seconds,
+                    self.obstacle,
+                    dict(self.withheld),
+                )
+            )
             if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
             if number >= params.guest_trees:  # else hosts know nothing of the tree

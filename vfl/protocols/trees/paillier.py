@@ -28,15 +28,15 @@ candidates split the known values of one. It has turned decreasing columns round
 not know more: the left of such a candidate must not score higher than its right.
 
 A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
-of it. The guest checks that the rows sent left add up to the sums that won.
+of it; none of nodes whose sums are more than the host gives about their rows, nor below them. The guest
+checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
 
 No decrypted value goes back to hosts, but how the guest reacts does: a host that sends made-up
-ciphertexts instead of sums sees in 5 whether they were taken for sums within bounds, and in 6 which of
-its candidates won. These are single bits about the gradients that it made its ciphertexts of; no way is
-known to learn the key so. Made-up sums within bounds that do not win go unnoticed; a check that fails
-ends the job, and its key is never used again.
+ciphertexts sees in 5 whether they passed for sums within bounds and in 6 which of its candidates won,
+single bits about the gradients that it made them of; no way is known to learn the key so. Made-up sums
+that do not win go unnoticed; a check that fails ends the job, and its key is never used again.
 """
 
 import asyncio
@@ -81,6 +81,7 @@ from vfl.protocols.trees.paillier_messages import (
 )
 from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quantisation_of
 from vfl.protocols.trees.records import Records
+from vfl.protocols.trees.withheld import Withheld
 
 _shuffle = secrets.SystemRandom().shuffle
 
@@ -285,6 +286,8 @@ class _PaillierHostColumns(HostColumns):
                     raise self._breach("with a sibling of the root")
                 continue
             whole, known = parents[(summed - 1) // 2]
+            if message.withheld:
+                self._guest.withheld[self.host.name] += 2
             if len(known) != len(valid) or ((valid | sibling_valid) & ~known).any():
                 raise self._breach("that its sums of the parent rule out")
             self.candidates[sibling] = whole - left, sibling_valid
@@ -423,13 +426,11 @@ class _HostTree:
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._time = records.time
+        self._withheld = Withheld(records)
 
     async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
-        try:
-            active = unpack_bits(start.active, self._binned.rows)
-        except ValueError as error:
-            raise self._guest.breach(f"a TreeStart with {error}") from None
+        active = self._bits(start.active, "a TreeStart")
         self._frontier.active[:] = active
         expected = int(active.sum())
         if not expected:
@@ -447,6 +448,13 @@ class _HostTree:
         self._reserve.end()
         with self._time.timed():
             return await joint.histograms()
+
+    def _bits(self, sent: bytes, message: str) -> Mask:
+        """A bit a row. Raises PeerError, naming the message, for another number."""
+        try:
+            return unpack_bits(sent, self._binned.rows)
+        except ValueError as error:
+            raise self._guest.breach(f"{message} with {error}") from None
 
     async def sums(self) -> list[Ciphertexts]:
         """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
@@ -470,7 +478,9 @@ class _HostTree:
         valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
 
         # 4. Shuffled, packed, re-randomised.
-        if self._hidden is not None:
+        if self._hidden is None:
+            await self._withheld.leave_out(frontier, valid)
+        else:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
             here = valid[summed][self._order]
@@ -481,9 +491,9 @@ class _HostTree:
             sent = self._order[here | there]
             ordered = own.ordered[sent] & (sibling is None)
             with self._time.timed():
-                sums_left = await asyncio.to_thread(self._left_sums, histogram, sent)
-                ciphertexts = await pack_and_rerandomise(self._reserve, sums_left, self._packing)
-            answer = CandidateSums(
+                left = await asyncio.to_thread(self._left_sums, histogram, sent)
+                ciphertexts = await pack_and_rerandomise(self._reserve, left, self._packing)
+            told = CandidateSums(
                 node=summed,
                 candidates=len(own),
                 valid=pack_bits(here),
@@ -491,8 +501,9 @@ class _HostTree:
                 ciphertexts=ciphertexts.tobytes(),
                 seconds=self._time.tell(),
                 ordered=pack_bits(ordered) if ordered.any() else b"",
+                withheld=summed in self._withheld,
             )
-            await self._guest.send(answer)
+            await self._guest.send(told)
         self._reserve.begin()
 
         # 6. The splits won.
@@ -500,10 +511,8 @@ class _HostTree:
         if self._hidden is not None:
             won: set[int] = set()
             while isinstance(message := await self._guest.recv(WonNodes, Advance, TreeEnd), WonNodes):
-                if (
-                    len(set(message.nodes)) < len(message.nodes)
-                    or not set(message.nodes) <= set(nodes) - won
-                ):
+                named = set(message.nodes)
+                if len(named) < len(message.nodes) or not named <= set(nodes) - won:
                     raise self._guest.breach("WonNodes that are not open")
                 won.update(message.nodes)
                 await self._win_hidden(self._hidden, message.nodes, valid)
@@ -521,11 +530,7 @@ class _HostTree:
             raise self._guest.breach("an Advance of nodes that are not open")
         if max(nodes) + 1 >= 1 << self._params.depth - 1:
             raise self._guest.breach("an Advance beyond the depth of the job")
-        try:
-            left = unpack_bits(message.left, self._binned.rows)
-        except ValueError as error:
-            raise self._guest.breach(f"an Advance with {error}") from None
-        frontier.advance(sorted(set(message.split)), left)
+        frontier.advance(sorted(set(message.split)), self._bits(message.left, "an Advance"))
         # Sums of nodes that differ by few rows would tell of these few by subtraction.
         if min(frontier.covers().values()) < self._params.min_child_rows:
             raise self._guest.breach("an Advance to a node of too few rows")

@@ -35,7 +35,8 @@ class Gradients(Message, frozen=True):
 class CandidateSums(Message, frozen=True):
     """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
     have enough rows; which of them split the known values of monotone columns, not which columns these
-    are nor whether they increase or decrease; the time it took, in whole seconds."""
+    are nor whether they increase or decrease; whether the host keeps the sums of a node and its sibling
+    to itself, as it has told so much about their rows; the time it took, in whole seconds."""
 
     node: int
     candidates: Annotated[int, msgspec.Meta(ge=0, le=_MOST_CANDIDATES)]
@@ -44,6 +45,7 @@ class CandidateSums(Message, frozen=True):
     ciphertexts: bytes
     seconds: Seconds
     ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
+    withheld: bool = False  # the sums of both
     limit: ClassVar[int] = 16 * MIB
 
 

@@ -46,7 +46,11 @@ class Records:
     async def count(self, drawn: Mask | None = None) -> None:
         """Count what the tree that begins may tell, before it tells anything. drawn: its rows, as far as
         they are seen. Raises Refused where that is more than this host gives."""
-        await asyncio.to_thread(self._course.count_tree, drawn)
+        await asyncio.to_thread(self._course.sums.begin_tree, drawn)
+
+    async def may_tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        """Of each pair of children whether their sums may be told; they are counted if so."""
+        return await asyncio.to_thread(self._course.sums.tell, pairs) if pairs else []
 
     def add(self, node: int, candidate: int, split: Split, left: Mask) -> Direction:
         """Keep a split that was won; returns what the guest hears of it. `left`: which rows of the node
