@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from federation import toml
 from glum import GeneralizedLinearRegressor
-from pool import CLIENTS, SERVER, Pool, job, patients, split
+from pool import CLIENTS, COLUMNS, SERVER, Pool, job, patients, split
 from room import Said
 
+import vfl
 from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
 from vfl.jobs import pooled
 from vfl.jobs.journal import Journal
@@ -105,6 +106,25 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     assert np.abs(np.array(ours) - theirs.coef_).max() < 1e-8
     errors = first.model.errors  # type: ignore[union-attr]
     assert errors is not None and len(errors) == len(ours) and min(errors) > 0
+
+
+@pytest.mark.filterwarnings("ignore:pooled. .* rows have a level of 'ward' that levels= does not name")
+@pytest.mark.parametrize(
+    ("made", "estimator"),
+    [
+        (job(settings=TREES | {"subsample": 0.7}, holdout=0), vfl.PooledBoost(**TREES, subsample=0.7)),
+        (job("glm", "logistic", holdout=0), vfl.PooledLogisticRegression()),
+    ],
+)
+def test_a_model_is_the_one_that_python_makes_of_all_rows(
+    fresh: Pool, made: dict[str, Any], estimator: Any
+) -> None:
+    trained = halves(fresh, fresh.train(made).model)[0].model
+    table = pd.concat(fresh.tables.values())
+    owner = np.repeat([*fresh.tables], [len(rows) for rows in fresh.tables.values()])
+    estimator.set_params(levels={"ward": COLUMNS["ward"]["levels"]})
+    estimator.fit(table[[*COLUMNS]], table["died"], parties=owner)
+    assert replace(estimator.model_, parties=trained.parties) == trained
 
 
 @pytest.mark.parametrize("which", ["trees", "logistic"])

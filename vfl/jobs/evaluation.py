@@ -1,6 +1,5 @@
 """Which rows train and which are held out, and what a model is worth on these."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,30 +12,13 @@ from vfl.errors import (
 from vfl.jobs.record import Evaluation
 from vfl.learn.drift import Profile, profile_of_scores
 from vfl.learn.holdout import ColumnShare, OneValue, column_shares, draw_split, split_by
-from vfl.learn.losses import BadLabel, LogisticLoss
-from vfl.learn.metrics import binary_metrics, regression_metrics
+from vfl.learn.losses import BadLabel
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
-
-
-def held_out_metrics(
-    rows: Training,
-    held_out: NDArray[np.bool_],
-    score: NDArray[np.float64],
-    exposure: NDArray[np.float64] | None,
-) -> dict[str, float]:
-    """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
-    label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
-    if isinstance(loss, LogisticLoss):
-        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
-    else:
-        offset = None if rows.offset is None else rows.offset[held_out]
-        years = None if exposure is None else exposure[held_out]
-        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def evaluate(
