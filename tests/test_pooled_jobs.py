@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from federation import toml
 from glum import GeneralizedLinearRegressor
-from pool import CLIENTS, SERVER, Pool, job, patients, split
+from pool import CLIENTS, COLUMNS, SERVER, Pool, job, patients, split
 from room import Said
 
+import vfl
 from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
 from vfl.jobs import pooled
 from vfl.jobs.journal import Journal
@@ -105,6 +106,25 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     assert np.abs(np.array(ours) - theirs.coef_).max() < 1e-8
     errors = first.model.errors  # type: ignore[union-attr]
     assert errors is not None and len(errors) == len(ours) and min(errors) > 0
+
+
+@pytest.mark.filterwarnings("ignore:pooled. .* rows have a level of 'ward' that levels= does not name")
+@pytest.mark.parametrize(
+    ("made", "estimator"),
+    [
+        (job(settings=TREES | {"subsample": 0.7}, holdout=0), vfl.PooledBoost(**TREES, subsample=0.7)),
+        (job("glm", "logistic", holdout=0), vfl.PooledLogisticRegression()),
+    ],
+)
+def test_a_model_is_the_one_that_python_makes_of_all_rows(
+    fresh: Pool, made: dict[str, Any], estimator: Any
+) -> None:
+    trained = halves(fresh, fresh.train(made).model)[0].model
+    table = pd.concat(fresh.tables.values())
+    owner = np.repeat([*fresh.tables], [len(rows) for rows in fresh.tables.values()])
+    estimator.set_params(levels={"ward": COLUMNS["ward"]["levels"]})
+    estimator.fit(table[[*COLUMNS]], table["died"], parties=owner)
+    assert replace(estimator.model_, parties=trained.parties) == trained
 
 
 @pytest.mark.parametrize("which", ["trees", "logistic"])
@@ -358,3 +378,15 @@ def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyP
     for one in long:
         middle = len(one) // 16 * 8
         assert one[:64] not in sent and one[middle : middle + 64] not in sent
+
+
+def test_a_party_with_one_kind_of_label_takes_part(tmp_path: Path, pool_keys: Path) -> None:
+    """Its own rows could not be fitted; those of all can."""
+    tables = split(patients(600))
+    tables["west"] = tables["west"].assign(died=0)
+    pool = Pool(tmp_path / "pool", pool_keys, tables)
+    for settings in (job(settings=TREES), job("glm", "logistic")):
+        model = pool.train(settings).model
+        first, *others = halves(pool, model)
+        assert all(other.model == first.model for other in others)
+        assert "no model of west's rows alone to compare with" in text_of(pool.said["west"])

@@ -69,6 +69,10 @@ PICKY = {
         vfl.SecureBoostRegressor(hosts={}, trees=20, min_child_rows=3),
         vfl.FederatedGLM(hosts={}, alpha=0.01),
         vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),
+        vfl.PooledBoost(trees=5, min_child_rows=3, min_child_weight=0.1),
+        vfl.PooledBoostRegressor(trees=20, min_child_rows=3),
+        vfl.PooledGLM(alpha=0.01),
+        vfl.PooledLogisticRegression(alpha=0.01),
     ],
     expected_failed_checks=lambda estimator: {
         name: reason
