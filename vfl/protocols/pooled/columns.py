@@ -24,7 +24,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features
 from vfl.learn.design import (
     MISSING,
@@ -105,13 +105,10 @@ async def _edges(adder: Adder, binned: Mapping[str, Floats], rules: Rules) -> Ed
     bins = await common_bins(totals, binned, Schema(tuple(binned)), params)
     edges = {column.name: _numbers(column.edges) for column in bins.columns}
     short = {name: [_shorter(edge) for edge in own] for name, own in edges.items()}
-    between = [
-        _is_between(binned[name], edge, other)
-        for name, own in edges.items()
-        for edge, others in zip(own, short[name], strict=True)
-        for other in others
-    ]
-    (flags,) = await totals.of([totals.flags(np.array(between, np.bool_))], "edges of bins")
+    between = await asyncio.to_thread(
+        lambda: np.concatenate([_between(binned[name], edges[name], short[name]) for name in edges])
+    )
+    (flags,) = await totals.of([totals.flags(between)], "edges of bins")
     empty = iter((flags == 0).tolist())
     chosen = {}
     for name, own in edges.items():
@@ -139,10 +136,14 @@ def _shorter(edge: float) -> list[float]:
     return list(dict.fromkeys([*(x for x in tried if x.is_integer()), *tried]))
 
 
-def _is_between(values: Floats, edge: float, other: float) -> bool:
-    """Whether any value is on another side of one of two edges than of the other."""
-    low, high = min(edge, other), max(edge, other)
-    return bool(((values > low) & (values <= high)).any())
+def _between(values: Floats, edges: list[float], short: list[list[float]]) -> Mask:
+    """For each edge and each number next to it, whether any value is on one side of the one and on the
+    other of the other."""
+    ordered = np.sort(values[~np.isnan(values)])
+    long = np.repeat(edges, [len(others) for others in short])
+    others = np.array([other for own in short for other in own], np.float64)
+    below = [np.searchsorted(ordered, ends, "right") for ends in (long, others)]
+    return np.asarray(below[0] != below[1])
 
 
 class _Columns:

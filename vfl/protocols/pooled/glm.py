@@ -307,7 +307,7 @@ class _Fit:
     async def _search(self, state: PooledGlmState, direction: Floats) -> float:
         """4. The best size of the step."""
         move = await asyncio.to_thread(self._matrix.times, direction)
-        score = self._score(state.coefficients)
+        score = await asyncio.to_thread(self._score, state.coefficients)
         sizes = [*SIZES]
         for number in range(_SEARCHES):
             own = await asyncio.to_thread(self._own_along, score, move, sizes)
