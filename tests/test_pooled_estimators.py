@@ -89,7 +89,8 @@ def test_coefficients_and_their_errors_are_those_of_glum(visits):
 def test_a_summary_says_what_is_known_of_coefficients(visits):
     table = visits.summary()
     assert [*table.columns] == [
-        *("column", "level", "coefficient", "standard_error", "z", "p", "low", "high", "relativity")
+        *("column", "level", "step", "coefficient", "standard_error"),
+        *("z", "p", "low", "high", "relativity"),
     ]
     assert table.iloc[0][["column", "level"]].tolist() == ["(intercept)", ""]
     assert table["coefficient"].iloc[0] == visits.intercept_
@@ -106,6 +107,18 @@ def test_a_summary_says_what_is_known_of_coefficients(visits):
     assert (wider["high"] - table["high"]).dropna().min() > 0
     relativities = visits.relativities_.set_index(["column", "level"])["relativity_per_step"]
     assert relativities["age", ""] == pytest.approx(known["relativity"])
+    assert known["step"] == pytest.approx(X["age"].std(), rel=0.01)
+    decade = visits.summary(step={"age": 10}).set_index(["column", "level"]).loc[("age", "")]
+    assert decade["coefficient"] == pytest.approx(known["coefficient"] / known["step"] * 10)
+    assert decade[["step", "z", "p"]].tolist() == pytest.approx([10, known["z"], known["p"]])
+    for step, text in (
+        ({"agee": 10}, "step= names 'agee', which is no numeric column .* did you mean 'age'"),
+        ({"ward": 10}, "step= names 'ward', which is no numeric column"),
+        ({"age": 0}, "step="),
+        (10, "step=10: must be"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            visits.summary(step=step)
     for confidence in (0, 1, "much", True):
         with pytest.raises(ConfigError, match="confidence must be a number between 0 and 1"):
             visits.summary(confidence=confidence)
