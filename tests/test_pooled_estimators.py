@@ -246,6 +246,13 @@ def test_a_column_of_an_array_is_known_by_its_number():
     assert model.predict(array).shape == (ROWS,)
 
 
+def test_the_column_of_the_constructor_is_no_feature_where_fit_is_told_otherwise():
+    other = np.where(np.arange(ROWS) % 2, "east", "west")
+    model = logistic().fit(X, DIED, parties=other)
+    assert list(model.parties_.index) == ["east", "west"]
+    assert "hospital" not in model.coef_.index.get_level_values("column")
+
+
 def test_names_given_apart_are_no_feature_of_the_table():
     with pytest.warns(VflWarning, match="column 'hospital' is given as parties: it is no feature"):
         model = logistic(parties=None).fit(X, DIED, parties=X["hospital"])
@@ -315,6 +322,7 @@ def test_numbers_with_levels_are_categories(deaths):
     levels = model.coef_.loc["zone"].index
     assert set(levels) < {"0", "1", "2"} and len(levels) == 2
     scores = model.decision_function(table)
+    assert logistic(levels={"zone": [0.0, 1.0, 2.0]}).fit(table, DIED).model_ == model.model_
     for same in (zone.astype(float), zone.astype(str), pd.Categorical(zone)):
         assert np.array_equal(model.decision_function(X.assign(zone=same)), scores)
 
