@@ -97,7 +97,7 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     features = {
         "age": rows["age"].to_numpy(),
         "dose": rows["dose"].to_numpy(),
-        "ward": np.where(rows["ward"] == "attic", "(other)", rows["ward"]).astype(object),
+        "ward": rows["ward"].to_numpy(object),
     }
     matrix = design.matrix(features).dense()
     theirs = GeneralizedLinearRegressor(family="binomial", alpha=0, gradient_tol=1e-12)
@@ -378,3 +378,15 @@ def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyP
     for one in long:
         middle = len(one) // 16 * 8
         assert one[:64] not in sent and one[middle : middle + 64] not in sent
+
+
+def test_a_party_with_one_kind_of_label_takes_part(tmp_path: Path, pool_keys: Path) -> None:
+    """Its own rows could not be fitted; those of all can."""
+    tables = split(patients(600))
+    tables["west"] = tables["west"].assign(died=0)
+    pool = Pool(tmp_path / "pool", pool_keys, tables)
+    for settings in (job(settings=TREES), job("glm", "logistic")):
+        model = pool.train(settings).model
+        first, *others = halves(pool, model)
+        assert all(other.model == first.model for other in others)
+        assert "no model of west's rows alone to compare with" in text_of(pool.said["west"])

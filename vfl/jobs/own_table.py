@@ -25,12 +25,15 @@ def read_guest(
     loss: Loss | None = None,
     unused: Collection[str] = (),
     split: Mapping[str, str] | None = None,
+    label: bool | None = None,
 ) -> tuple[Table, TableIds]:
     """The guest's table, with its label if there is a `loss` to check it, and its ids.
 
-    unused: uses of columns that the job does without. split: the columns by which it splits rows.
+    unused: uses of columns that the job does without. split: the columns by which it splits rows. label:
+    whether it is needed, if that is not so with a loss alone.
     """
-    wanted = Wanted("guest", loss is not None, loss=loss, unused=unused, split=split or {})
+    needs_label = loss is not None if label is None else label
+    wanted = Wanted("guest", needs_label, loss=loss, unused=unused, split=split or {})
     table = read_wanted(data, wanted)
     for warning in table.warnings:
         show.say(f"note: {warning}")

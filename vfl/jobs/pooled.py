@@ -256,7 +256,7 @@ def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
     section = data.model_copy(
         update={"columns": schema.columns, "ignore": None, "categorical": tuple(schema.levels)}
     )
-    table, ids = read_guest(section, show=show, loss=job.loss, unused=set(USES) - set(uses))
+    table, ids = read_guest(section, show=show, unused=set(USES) - set(uses), label=True)
     if table.label is None:
         raise ConfigError("[data] label is missing in the party file: a job over rows needs one")
     features = tidy_levels(table.features)
