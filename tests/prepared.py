@@ -75,7 +75,10 @@ def serve(way: socket.socket) -> None:
     """Fork whenever asked to, until the tests are gone."""
     import importlib
 
+    from paillier_key import draw_quickly
+
     wait_for_no_disk()
+    draw_quickly()
     for name in MODULES:
         importlib.import_module(f"vfl.jobs.{name}")
     _work_once()

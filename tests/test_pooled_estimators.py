@@ -89,7 +89,8 @@ def test_coefficients_and_their_errors_are_those_of_glum(visits):
 def test_a_summary_says_what_is_known_of_coefficients(visits):
     table = visits.summary()
     assert [*table.columns] == [
-        *("column", "level", "coefficient", "standard_error", "z", "p", "low", "high", "relativity")
+        *("column", "level", "step", "coefficient", "standard_error"),
+        *("z", "p", "low", "high", "relativity"),
     ]
     assert table.iloc[0][["column", "level"]].tolist() == ["(intercept)", ""]
     assert table["coefficient"].iloc[0] == visits.intercept_
@@ -106,6 +107,18 @@ def test_a_summary_says_what_is_known_of_coefficients(visits):
     assert (wider["high"] - table["high"]).dropna().min() > 0
     relativities = visits.relativities_.set_index(["column", "level"])["relativity_per_step"]
     assert relativities["age", ""] == pytest.approx(known["relativity"])
+    assert known["step"] == pytest.approx(X["age"].std(), rel=0.01)
+    decade = visits.summary(step={"age": 10}).set_index(["column", "level"]).loc[("age", "")]
+    assert decade["coefficient"] == pytest.approx(known["coefficient"] / known["step"] * 10)
+    assert decade[["step", "z", "p"]].tolist() == pytest.approx([10, known["z"], known["p"]])
+    for step, text in (
+        ({"agee": 10}, "step= names 'agee', which is no numeric column .* did you mean 'age'"),
+        ({"ward": 10}, "step= names 'ward', which is no numeric column"),
+        ({"age": 0}, "step="),
+        (10, "step=10: must be"),
+    ):
+        with pytest.raises(ConfigError, match=text):
+            visits.summary(step=step)
     for confidence in (0, 1, "much", True):
         with pytest.raises(ConfigError, match="confidence must be a number between 0 and 1"):
             visits.summary(confidence=confidence)
@@ -233,6 +246,13 @@ def test_a_column_of_an_array_is_known_by_its_number():
     assert model.predict(array).shape == (ROWS,)
 
 
+def test_the_column_of_the_constructor_is_no_feature_where_fit_is_told_otherwise():
+    other = np.where(np.arange(ROWS) % 2, "east", "west")
+    model = logistic().fit(X, DIED, parties=other)
+    assert list(model.parties_.index) == ["east", "west"]
+    assert "hospital" not in model.coef_.index.get_level_values("column")
+
+
 def test_names_given_apart_are_no_feature_of_the_table():
     with pytest.warns(VflWarning, match="column 'hospital' is given as parties: it is no feature"):
         model = logistic(parties=None).fit(X, DIED, parties=X["hospital"])
@@ -302,6 +322,7 @@ def test_numbers_with_levels_are_categories(deaths):
     levels = model.coef_.loc["zone"].index
     assert set(levels) < {"0", "1", "2"} and len(levels) == 2
     scores = model.decision_function(table)
+    assert logistic(levels={"zone": [0.0, 1.0, 2.0]}).fit(table, DIED).model_ == model.model_
     for same in (zone.astype(float), zone.astype(str), pd.Categorical(zone)):
         assert np.array_equal(model.decision_function(X.assign(zone=same)), scores)
 

@@ -189,8 +189,8 @@ def change_table(pool: Pool, name: str, **columns: Any) -> None:
 @pytest.mark.parametrize(
     ("client", "said"),
     [
-        ({"age": "young"}, "column 'age' has text"),
-        ({"drop": "dose"}, "'dose'"),
+        ({"age": "young"}, "column 'age' (a number by the job) has text"),
+        ({"drop": "dose"}, "no column 'dose' (named by [columns] of the job)"),
     ],
 )
 def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str], said: str) -> None:
@@ -380,13 +380,59 @@ def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyP
         assert one[:64] not in sent and one[middle : middle + 64] not in sent
 
 
-def test_a_party_with_one_kind_of_label_takes_part(tmp_path: Path, pool_keys: Path) -> None:
-    """Its own rows could not be fitted; those of all can."""
+# --- Parties that differ. -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory, pool_keys: Path) -> Pool:
+    """North lists its columns in another way and has rows to leave out, south has one class alone, west
+    never measured one of the columns; none says which columns are categories."""
     tables = split(patients(600))
-    tables["west"] = tables["west"].assign(died=0)
-    pool = Pool(tmp_path / "pool", pool_keys, tables)
-    for settings in (job(settings=TREES), job("glm", "logistic")):
-        model = pool.train(settings).model
-        first, *others = halves(pool, model)
-        assert all(other.model == first.model for other in others)
-        assert "no model of west's rows alone to compare with" in text_of(pool.said["west"])
+    north = tables["north"].iloc[:, ::-1].reset_index(drop=True)
+    north.loc[3, "id"] = None
+    north = pd.concat([north, north.iloc[[5]].assign(age=99.0)])
+    tables = {
+        "north": north.assign(bed="7"),
+        "south": tables["south"].assign(died=0),
+        "west": tables["west"].assign(dose=np.nan),
+    }
+    pool = Pool(tmp_path_factory.mktemp("uneven"), pool_keys, tables)
+    for name in CLIENTS:
+        del pool.settings[name]["data"]["categorical"]
+    pool.settings["north"]["data"] |= {"empty": "drop", "duplicates": "first"}
+    return pool
+
+
+@pytest.mark.parametrize(("model", "label"), [("secureboost", "binary"), ("glm", "logistic")])
+def test_parties_may_lack_a_class_or_a_column_and_leave_rows_out(
+    uneven: Pool, model: str, label: str, tmp_path: Path
+) -> None:
+    settings = TREES if model == "secureboost" else {}
+    trained = uneven.train(job(model, label, settings=settings)).model
+    first, *others = halves(uneven, trained)
+    assert all(other.model == first.model for other in others)
+    record, evaluation = load_record(uneven.store("north"), trained)
+    assert evaluation is not None
+    many = len(uneven.tables["north"])
+    assert sum(record.rows.values()) == many - 2
+    assert not {3, many - 1} & set(evaluation.rows.tolist())
+    assert (evaluation.label == uneven.tables["north"]["died"].to_numpy()[evaluation.rows]).all()
+    assert "only one class" in text_of(uneven.said["south"])
+    assert "rows held out: AUC" in text_of(uneven.said["north"])
+    rows = patients(60, seed=9).drop(columns=["died", "visits", "years"])
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    scores = []
+    for name in ("north", "west"):
+        out = tmp_path / f"{name}.csv"
+        work = score(uneven.site(name), trained, tmp_path / "new.csv", out, wait=0, show=Said())
+        assert asyncio.run(work).rows == 60
+        scores.append(pd.read_csv(out))
+    assert scores[0].equals(scores[1]) and scores[0]["probability"].nunique() > 8
+
+
+def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path: Path) -> None:
+    """Though its party file does not say which of them are categories."""
+    model = uneven.store("north").names("model")[-1]
+    party = load_party(uneven.home("north") / "north.toml")
+    page = write_report(party, model, tmp_path / "report").page.read_text()
+    assert "The columns are not shown" not in page

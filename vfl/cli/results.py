@@ -17,7 +17,8 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     """Show what a linear model says about this party's own columns.
 
     A level's relativity is its factor against the base level, a numeric column's that of a step: a
-    standard deviation (SD), or what step in [glm] of the party file says.
+    standard deviation (SD), or what step in [glm] of the party file says. Models over rows have standard
+    errors, too.
     """
     from vfl.jobs.relativities import load_lines
     from vfl.models.relativities import table_of

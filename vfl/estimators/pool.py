@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar, Self, TypeGuard
 
 import numpy as np
 import pandas as pd
@@ -24,7 +24,7 @@ from vfl.estimators.learner import (
 )
 from vfl.estimators.parameters import check_arguments, check_share, check_whole, plain_value, shown
 from vfl.estimators.tasks import Numbers, TwoClasses, added_scores
-from vfl.frames.features import FrameTable, RowIndices, features_of, suggest_name
+from vfl.frames.features import FrameTable, RowIndices, category_text, features_of, suggest_name
 from vfl.frames.rows import classes_of, drop_given, groups_of, label_of, positive_numbers, weights_of
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
@@ -115,7 +115,7 @@ class Pool(Learner):
         self.parties_ = rows_by_party({name: len(own) for name, own in rows.parties.items()})
         self.model_, self.traffic_, self.train_log_ = trained.model, trained.traffic, log
         self._loss = target.loss
-        agreed = {str(name): rows.schema.levels[str(name)] for name in self.levels or ()}
+        agreed = {name: rows.schema.levels[name] for name in self._given_levels(frame.columns)}
         given = {name: Levels.of(np.array(names, object)) for name, names in agreed.items()}
         self._levels = {POOLED: levels_of(rows.features) | given}
         count = len(rows.kept)
@@ -126,8 +126,8 @@ class Pool(Learner):
 
     def _rows(self, frame: Frame, parties: object, target: Target, *, quiet: bool) -> _Rows:
         """The rows to train on, and whose they are. quiet: whether columns are not warned of."""
-        names, own_column = self._names(frame, self.parties if parties is None else parties)
-        columns = frame.columns.drop(columns=own_column, errors="ignore")
+        names, party, own_columns = self._names(frame, parties)
+        columns = frame.columns.drop(columns=own_columns)
         ways, levels = self._ways(), self._given_levels(columns)
         columns = columns.drop(columns=unmeant_columns(POOLED, columns, {*ways, *levels}))
         features = features_of(POOLED, columns, None, levels)
@@ -146,25 +146,24 @@ class Pool(Learner):
         every = np.ones(len(kept), np.bool_)
         label, weight = target.label[kept], target.weight[kept]
         training = Training(label, weight, every, ~every, target.loss, offset)
-        found = {name: np.flatnonzero(names[kept] == name) for name in np.unique(names[kept]).tolist()}
-        if len(found) > MOST_CLIENTS:
-            raise DataError(
-                f"parties= has {len(found):,} names, over {MOST_CLIENTS}: give the column that says "
-                "whose each row is"
-            )
+        found = {name: np.flatnonzero(party[kept] == place) for place, name in enumerate(names)}
+        found = {name: own for name, own in found.items() if len(own)}
         schema = Schema(tuple(features), ordered, ways)
-        if not quiet:
+        if levels and not quiet:
             _warn_of_levels(schema.unknown_levels(features))
         return _Rows(features, training, found, schema, kept)
 
-    def _names(self, frame: Frame, given: object) -> tuple[NDArray[np.object_], list[str]]:
-        """The name of each row's party, and the column that has it, if one does.
+    def _names(self, frame: Frame, given: object) -> tuple[list[str], Integers, list[str]]:
+        """The parties, sorted; which of them has each row, int64 (rows,); and the columns that say it.
 
         Raises ConfigError and DataError.
         """
-        columns, given, own_column = frame.columns, plain_value(given), list[str]()
+        columns, named = frame.columns, [one for one in (self.parties, given) if _names_column(one)]
+        known = {column_named(one, columns) for one in named}
+        own_columns = sorted(known.intersection(columns))
+        given = plain_value(self.parties if given is None else given)
         if given is None:
-            return np.full(len(columns), ALONE, object), own_column
+            return [ALONE], np.zeros(len(columns), np.int64), own_columns
         if isinstance(given, bool):
             raise ConfigError(
                 f"parties must be the name of a column, or a name for each row, not {shown(given)}"
@@ -172,7 +171,7 @@ class Pool(Learner):
         if isinstance(given, str | numbers.Integral):
             name = column_named(given, columns)
             if name in columns:
-                own_column, given = [name], columns[name]
+                given = columns[name]
             elif name in columns.index.names:
                 given = columns.index.get_level_values(name)
             else:
@@ -180,9 +179,16 @@ class Pool(Learner):
                 raise DataError(f"{POOLED}: no column '{name}' (named by parties); {near}")
         whose = groups_of(given, columns, "parties")
         words = [tidy(word) for word in whose.words]
-        if "" in words:
+        names = sorted({*words})
+        if "" in names:
             raise DataError("parties has an empty name: say whose each row is")
-        return np.array(words, object)[whose.place], own_column
+        if len(names) > MOST_CLIENTS:
+            raise DataError(
+                f"parties= has {len(names):,} names, over {MOST_CLIENTS}: give the column that says "
+                "whose each row is"
+            )
+        place = {name: number for number, name in enumerate(names)}
+        return names, np.array([place[word] for word in words], np.int64)[whose.place], own_columns
 
     def _given_levels(self, columns: pd.DataFrame) -> dict[str, tuple[str, ...]]:
         """The levels of the parameter. Raises ConfigError."""
@@ -191,19 +197,20 @@ class Pool(Learner):
         if not isinstance(self.levels, Mapping):
             raise ConfigError(f"levels must be a dict by column, not {shown(self.levels)}")
         found = {}
-        for name, given in self.levels.items():
+        for key, given in self.levels.items():
+            name = column_named(key, columns)
             if name not in columns:
                 raise ConfigError(
-                    f"levels= names {name!r}, which is no column to train on; "
-                    f"{suggest_name(str(name), columns)}"
+                    f"levels= names {key!r}, which is no column to train on; "
+                    f"{suggest_name(name, columns)}"
                 )
             listed = isinstance(given, Sequence | np.ndarray) and not isinstance(given, str | bytes)
-            texts = [tidy(str(plain_value(one))) for one in given] if listed else []
+            texts = [tidy(category_text(plain_value(one))) for one in given] if listed else []
             if not texts or "" in texts or len({*texts}) < len(texts):
                 raise ConfigError(
                     f"levels= of '{name}' must be a list of different levels, not {shown(given)}"
                 )
-            found[str(name)] = tuple(texts)
+            found[name] = tuple(texts)
         return found
 
     def _check_ways(self, ways: Mapping[str, Monotone], features: Features) -> None:
@@ -266,6 +273,11 @@ class Pool(Learner):
         years = None if exposure is None else exposure[rows.kept]
         table = {name: _worth(rows.training, own, scores, years) for name, own in rows.parties.items()}
         return pd.DataFrame.from_dict(table, orient="index").rename_axis("party")
+
+
+def _names_column(given: object) -> TypeGuard[str | numbers.Integral]:
+    """Whether this is a column's name, or its number."""
+    return isinstance(given, str | numbers.Integral) and not isinstance(given, bool)
 
 
 def _warn_of_levels(rows: Mapping[str, int]) -> None:

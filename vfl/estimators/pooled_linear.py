@@ -11,13 +11,15 @@ from sklearn.utils.validation import check_is_fitted
 from vfl.errors import ConfigError
 from vfl.estimators.learner import Target
 from vfl.estimators.linear import coefficients_of, relativities_of, warn_unless_converged
-from vfl.estimators.parameters import plain_value, shown
+from vfl.estimators.parameters import plain_value, shown, validate
 from vfl.estimators.pool import Pool, PooledClassifier, PooledRegressor
+from vfl.frames.features import suggest_name
 from vfl.frames.tables import Frame
 from vfl.learn.losses import FAMILIES
 from vfl.learn.params import GlmParams
 from vfl.models.linear import Linear
 from vfl.models.relativities import INTERCEPT, lines
+from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm
 from vfl.simulate import SimulationEngine, StepProgress
 
@@ -45,35 +47,61 @@ class _Linear(Pool):
         }
     )
 
-    def summary(self, confidence: float = 0.95) -> pd.DataFrame:
+    def summary(self, confidence: float = 0.95, step: Mapping[str, float] | None = None) -> pd.DataFrame:
         """The coefficients with what is known of them, the intercept first.
 
-        column, level; coefficient, of a numeric column per standard deviation; standard_error; z, their
-        quotient, and p, how often chance makes one as far from 0 (of a normal distribution); low and
-        high, the ends of the interval of this confidence; relativity, what the level, or a standard
-        deviation more, multiplies the mean by (under two classes the odds), not of an identity link. A
-        base level is 0, without error. Under alpha above 0 coefficients are drawn to 0: errors are of
-        the penalised estimates, and p says less than without.
+        confidence: of the intervals. step: of numeric columns, how many units one is; a standard
+        deviation by default.
+
+        column, level; step, in units, of numeric columns; coefficient, of a level against the base
+        level, or of a step; standard_error; z, their quotient, and p, how often chance makes one as far
+        from 0 (of a normal distribution); low and high, the ends of the interval; relativity, what the
+        level or a step multiplies the mean by (under two classes the odds), not of an identity link. A
+        base level is 0, without error. Under alpha above 0 coefficients are drawn to 0: errors are those
+        of the penalised estimates, and p says less than without.
 
         Raises NotFittedError, ConfigError.
         """
         check_is_fitted(self, "model_")
+        known = lines(self.model_, self._loss.link, self._steps(step))
         level = plain_value(confidence)
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
             raise ConfigError(f"confidence must be a number between 0 and 1, not {shown(confidence)}")
-        known = lines(self.model_, self._loss.link)
         errors = {(INTERCEPT, ""): self.model_.intercept_error}
         errors |= dict(zip(self.coef_.index.tolist(), self.standard_errors_.tolist(), strict=True))
-        names = [(line.column, line.level) for line in known]
-        table = pd.DataFrame(names, columns=["column", "level"])
-        coefficient = np.array([line.coefficient for line in known], np.float64)
-        error = np.array([errors.get(name) for name in names], np.float64)
+        deviations = {one.name: one.deviation for one in self.model_.part.design.covariates}
+        sizes = [1.0 if one.step is None else one.step / deviations[one.column] for one in known]
+        effect = np.array([one.effect for one in known], np.float64)
+        error = np.array([errors.get((one.column, one.level)) for one in known], np.float64)
+        error = error * np.array(sizes)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-            z, relativity = coefficient / error, np.exp(coefficient)
+            z, relativity = effect / error, np.exp(effect)
         reach = norm.ppf((1 + level) / 2) * error
-        table = table.assign(coefficient=coefficient, standard_error=error, z=z)
-        table = table.assign(p=2 * norm.sf(np.abs(z)), low=coefficient - reach, high=coefficient + reach)
+        columns = {
+            "column": [one.column for one in known],
+            "level": [one.level for one in known],
+            "step": np.array([one.step for one in known], np.float64),
+            "coefficient": effect,
+            "standard_error": error,
+            "z": z,
+            "p": 2 * norm.sf(np.abs(z)),
+            "low": effect - reach,
+            "high": effect + reach,
+        }
+        table = pd.DataFrame(columns)
         return table if self._loss.link == "identity" else table.assign(relativity=relativity)
+
+    def _steps(self, step: Mapping[str, float] | None) -> Mapping[str, float]:
+        """The steps of a summary. Raises ConfigError."""
+        units = validate(GlmSection, {"step": {} if step is None else step}).step
+        numeric = [one.name for one in self.model_.part.design.covariates]
+        for name in units:
+            if name not in numeric:
+                raise ConfigError(
+                    f"step= names {name!r}, which is no numeric column of the model; "
+                    f"{suggest_name(name, numeric)}"
+                )
+        return units
 
     def _publish(self) -> None:
         model = self.model_

@@ -115,11 +115,12 @@ def _categories(values: pd.Series, what: str) -> NDArray[np.object_]:
     ):
         raise DataError(f"{what} holds {_kinds(values)}: text or numbers are due")
     # The last entry is None: a missing code of -1 finds it.
-    texts: NDArray[np.object_] = np.array([*map(_category, distinct), None], dtype=object)
+    texts: NDArray[np.object_] = np.array([*map(category_text, distinct), None], dtype=object)
     return texts[codes]
 
 
-def _category(value: object) -> str:
+def category_text(value: object) -> str:
+    """A category as text."""
     # Whole numbers with gaps become floats in pandas: 3.0 is the category 3.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

@@ -60,7 +60,8 @@ def put_leakage(found: "Leakage") -> None:
     ]
     heads = ("who", "about", "could learn", "how much", "guessing", "from", "less by")
     of = f" of alignment {found.alignment}" if found.alignment else ""
-    title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
+    over = f" over {counted(found.rows, 'row')}" if found.rows else ""
+    title = f"{found.job}{over}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
     for term, means in terms_of(found.found).items():

@@ -23,8 +23,8 @@ For each level:
 Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
 have kept (common/checkpoints.py): a step of the checkpoints is a tree.
 
-Monotone columns (LightGBM's basic method, learn/tree.py): at the root a host says which of its candidates
-split the known values of one, with decreasing columns turned round: their left must not score higher.
+Monotone columns (LightGBM's basic method, learn/tree.py): at the root a host says which candidates split
+the known values of one, with decreasing columns turned round: their left must not score higher.
 
 A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
 of it; none of nodes whose sums are more than the host gives about their rows, nor below them. The guest
