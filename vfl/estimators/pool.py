@@ -184,7 +184,7 @@ class Pool(Learner):
             raise DataError("parties has an empty name: say whose each row is")
         if len(names) > MOST_CLIENTS:
             raise DataError(
-                f"parties= has {len(names):,} names, over {MOST_CLIENTS}: give the column that says "
+                f"parties= has {counted(len(names), 'name')}, over {MOST_CLIENTS}: give the column that says "
                 "whose each row is"
             )
         place = {name: number for number, name in enumerate(names)}

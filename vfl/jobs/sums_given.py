@@ -225,7 +225,7 @@ class SumsBudget:
             if self._all_rows and self._is_too_much(
                 told[rows], _add(told[rows], self._trees * whole, self._even)
             ):
-                more = f"{self._trees:,} further trees would break"
+                more = f"{counted(self._trees, 'further tree')} would break"
                 raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
             self._of_tree = after - told
             job = sums.jobs.get(self._model, JobSums(self._job.before, 0.0))
