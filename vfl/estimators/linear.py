@@ -21,7 +21,7 @@ from vfl.learn.losses import FAMILIES, Loss
 from vfl.learn.params import GlmParams
 from vfl.models.kind import ColumnRules
 from vfl.models.linear import Linear
-from vfl.models.relativities import COLUMNS, lines
+from vfl.models.relativities import lines, table_of
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.simulate import GUEST, SimulationEngine, StepProgress
@@ -87,8 +87,8 @@ def relativities_of(
     half: GuestGlm | HostGlm, loss: Loss, steps: Mapping[str, float] | None = None
 ) -> pd.DataFrame:
     """The coefficients of a half for its owner to read."""
-    cells = [line.cells for line in lines(half, loss.link, steps)]
-    return pd.DataFrame(cells, columns=list(COLUMNS))
+    columns, cells = table_of(lines(half, loss.link, steps))
+    return pd.DataFrame(cells, columns=list(columns))
 
 
 def warn_unless_converged(model: GuestGlm, max_iterations: int) -> None:

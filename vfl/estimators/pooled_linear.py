@@ -18,7 +18,7 @@ from vfl.frames.tables import Frame
 from vfl.learn.losses import FAMILIES
 from vfl.learn.params import GlmParams
 from vfl.models.linear import Linear
-from vfl.models.relativities import INTERCEPT, lines
+from vfl.models.relativities import lines
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm
 from vfl.simulate import SimulationEngine, StepProgress
@@ -67,13 +67,10 @@ class _Linear(Pool):
         level = plain_value(confidence)
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 1:
             raise ConfigError(f"confidence must be a number between 0 and 1, not {shown(confidence)}")
-        errors = {(INTERCEPT, ""): self.model_.intercept_error}
-        errors |= dict(zip(self.coef_.index.tolist(), self.standard_errors_.tolist(), strict=True))
         deviations = {one.name: one.deviation for one in self.model_.part.design.covariates}
         sizes = [1.0 if one.step is None else one.step / deviations[one.column] for one in known]
         effect = np.array([one.effect for one in known], np.float64)
-        error = np.array([errors.get((one.column, one.level)) for one in known], np.float64)
-        error = error * np.array(sizes)
+        error = np.array([one.standard_error for one in known], np.float64) * np.array(sizes)
         with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             z, relativity = effect / error, np.exp(effect)
         reach = norm.ppf((1 + level) / 2) * error
@@ -175,8 +172,8 @@ class PooledGLM(PooledRegressor, _Linear):
     dispersion_ : float or None
         Pearson's; 1 for two classes and counts
     relativities_ : DataFrame
-        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step, with
-        the intercept first
+        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step,
+        standard_error, with the intercept first
     n_iter_ : int
         iterations made
     converged_ : bool
@@ -281,8 +278,8 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
     dispersion_ : float or None
         Pearson's; 1 for two classes and counts
     relativities_ : DataFrame
-        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step, with
-        the intercept first
+        column, level, coefficient, per_unit, relativity, rows, step, per_step, relativity_per_step,
+        standard_error, with the intercept first
     n_iter_ : int
         iterations made
     converged_ : bool

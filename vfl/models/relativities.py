@@ -43,11 +43,6 @@ class Line:
     standard_error: float | None = None  # of the coefficient; of models over rows alone
 
     @property
-    def cells(self) -> tuple[str | float | None, ...]:
-        """In the order of COLUMNS."""
-        return tuple(getattr(self, name) for name in COLUMNS)
-
-    @property
     def place(self) -> str:
         """The level, or of what step: 'per 10,000', 'per 8.214 (SD)'."""
         if self.step is None:
