@@ -184,8 +184,8 @@ class Pool(Learner):
             raise DataError("parties has an empty name: say whose each row is")
         if len(names) > MOST_CLIENTS:
             raise DataError(
-                f"parties= has {counted(len(names), 'name')}, over {MOST_CLIENTS}: give the column that says "
-                "whose each row is"
+                f"parties= has {counted(len(names), 'name')}, over {MOST_CLIENTS}: give the column that "
+                "says whose each row is"
             )
         place = {name: number for number, name in enumerate(names)}
         return names, np.array([place[word] for word in words], np.int64)[whose.place], own_columns
