@@ -436,3 +436,26 @@ def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path:
     party = load_party(uneven.home("north") / "north.toml")
     page = write_report(party, model, tmp_path / "report").page.read_text()
     assert "The columns are not shown" not in page
+
+
+def test_a_server_that_dies_when_all_have_the_model_comes_back_to_its_end(
+    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stays the one that all have kept."""
+    keep = pooled._Leading._keep
+
+    def killed(*arguments: Any) -> Any:
+        raise PeerLost("the server is killed")
+
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 0
+    monkeypatch.setattr(pooled._Leading, "_keep", killed)
+    with pytest.raises(PeerLost):
+        fresh.train(job(settings=TREES))
+    (model,) = fresh.store("north").names("model")
+    before = [half.model for half in halves(fresh, model)]
+    monkeypatch.setattr(pooled._Leading, "_keep", keep)
+    again = fresh.train(job(settings=TREES))
+    assert again.model == model
+    assert [half.model for half in halves(fresh, model)] == before
+    assert all(not fresh.store(name).names("checkpoint") for name in (*CLIENTS, SERVER))
