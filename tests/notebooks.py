@@ -40,20 +40,21 @@ def check_kept_outputs(path: Path, pictures: int) -> None:
     assert str(Path.home()) not in path.read_text()
 
 
+def kept_tables(path: Path) -> list[str]:
+    """The tables among a notebook's kept outputs, as HTML."""
+    notebook = nbformat.read(path, as_version=4)
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    found = [output.get("data", {}).get("text/html") for cell in cells for output in cell.outputs]
+    return [html.unescape(table) for table in found if table]
+
+
 def told_of(path: Path) -> set[str]:
     """The messages in the kept tables of what each reveals, in the words of this version."""
-    notebook = nbformat.read(path, as_version=4)
-    tables = [
-        html.unescape(output.data["text/html"])
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-        for output in cell.outputs
-        if "<th>reveals</th>" in output.get("data", {}).get("text/html", "")
-    ]
     known, found = message_types(), set()
-    for table in tables:
-        kinds = [kind for kind in known if f"<td>{kind}</td>" in table]
-        for kind in kinds:
-            assert f"<td>{reveals(known[kind])}</td>" in table, kind
-        found.update(kinds)
+    for table in kept_tables(path):
+        if "<th>reveals</th>" in table:
+            kinds = [kind for kind in known if f"<td>{kind}</td>" in table]
+            for kind in kinds:
+                assert f"<td>{reveals(known[kind])}</td>" in table, kind
+            found.update(kinds)
     return found

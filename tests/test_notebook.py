@@ -12,7 +12,7 @@ NOTEBOOK = Path(__file__).parent.parent / "scenarios" / "car_insurance" / "claim
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFL_NOTEBOOK_WORK", str(tmp_path / "work"))
     monkeypatch.delenv("VFL_NOTEBOOK_DATA", raising=False)
-    smaller = {"policies=None, trees=None": "policies=2500, trees=4"}
+    smaller = {"policies=None, trees=None": "policies=1750, trees=2"}
     shown = printed(run_notebook(NOTEBOOK, smaller))
     assert "policies are known to all three" in shown and "report.html" in shown
     assert (tmp_path / "work" / "insurer" / "report" / "report.html").is_file()

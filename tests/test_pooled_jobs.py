@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from federation import toml
 from glum import GeneralizedLinearRegressor
-from pool import CLIENTS, SERVER, Pool, job, patients, split
+from pool import CLIENTS, COLUMNS, SERVER, Pool, job, patients, split
 from room import Said
 
+import vfl
 from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
 from vfl.jobs import pooled
 from vfl.jobs.journal import Journal
@@ -96,7 +97,7 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     features = {
         "age": rows["age"].to_numpy(),
         "dose": rows["dose"].to_numpy(),
-        "ward": np.where(rows["ward"] == "attic", "(other)", rows["ward"]).astype(object),
+        "ward": rows["ward"].to_numpy(object),
     }
     matrix = design.matrix(features).dense()
     theirs = GeneralizedLinearRegressor(family="binomial", alpha=0, gradient_tol=1e-12)
@@ -105,6 +106,25 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     assert np.abs(np.array(ours) - theirs.coef_).max() < 1e-8
     errors = first.model.errors  # type: ignore[union-attr]
     assert errors is not None and len(errors) == len(ours) and min(errors) > 0
+
+
+@pytest.mark.filterwarnings("ignore:pooled. .* rows have a level of 'ward' that levels= does not name")
+@pytest.mark.parametrize(
+    ("made", "estimator"),
+    [
+        (job(settings=TREES | {"subsample": 0.7}, holdout=0), vfl.PooledBoost(**TREES, subsample=0.7)),
+        (job("glm", "logistic", holdout=0), vfl.PooledLogisticRegression()),
+    ],
+)
+def test_a_model_is_the_one_that_python_makes_of_all_rows(
+    fresh: Pool, made: dict[str, Any], estimator: Any
+) -> None:
+    trained = halves(fresh, fresh.train(made).model)[0].model
+    table = pd.concat(fresh.tables.values())
+    owner = np.repeat([*fresh.tables], [len(rows) for rows in fresh.tables.values()])
+    estimator.set_params(levels={"ward": COLUMNS["ward"]["levels"]})
+    estimator.fit(table[[*COLUMNS]], table["died"], parties=owner)
+    assert replace(estimator.model_, parties=trained.parties) == trained
 
 
 @pytest.mark.parametrize("which", ["trees", "logistic"])
@@ -416,3 +436,26 @@ def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path:
     party = load_party(uneven.home("north") / "north.toml")
     page = write_report(party, model, tmp_path / "report").page.read_text()
     assert "The columns are not shown" not in page
+
+
+def test_a_server_that_dies_when_all_have_the_model_comes_back_to_its_end(
+    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stays the one that all have kept."""
+    keep = pooled._Leading._keep
+
+    def killed(*arguments: Any) -> Any:
+        raise PeerLost("the server is killed")
+
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 0
+    monkeypatch.setattr(pooled._Leading, "_keep", killed)
+    with pytest.raises(PeerLost):
+        fresh.train(job(settings=TREES))
+    (model,) = fresh.store("north").names("model")
+    before = [half.model for half in halves(fresh, model)]
+    monkeypatch.setattr(pooled._Leading, "_keep", keep)
+    again = fresh.train(job(settings=TREES))
+    assert again.model == model
+    assert [half.model for half in halves(fresh, model)] == before
+    assert all(not fresh.store(name).names("checkpoint") for name in (*CLIENTS, SERVER))

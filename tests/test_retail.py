@@ -1,5 +1,6 @@
 """The retail scenario: tables worth a federation, party files that fit together, its notebook."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from commands import command
-from notebooks import check_kept_outputs, printed, run_notebook, told_of
+from notebooks import check_kept_outputs, kept_tables, printed, run_notebook, told_of
 from sklearn.metrics import roc_auc_score
 
 from vfl.party.config import load_job, load_party
@@ -157,3 +158,12 @@ def test_the_kept_outputs_are_of_this_notebook() -> None:
 
 def test_the_kept_outputs_say_what_messages_reveal() -> None:
     assert {"Offer", "AskedRows", "VectorSums", "TreeCandidates", "MaskSeed"} <= told_of(NOTEBOOK)
+
+
+def test_the_table_of_the_text_is_that_of_the_notebook() -> None:
+    text = (SCENARIO / "README.md").read_text()
+    shown = dict(re.findall(r"^│ (.*?) +│ +(0\.\d{3}) │", text, re.M))
+    assert len(shown) == 7
+    kept = "".join(kept_tables(NOTEBOOK))
+    for model, auc in shown.items():
+        assert re.search(rf"<th>{re.escape(model)}</th>\s*<td>{auc}</td>", kept), model

@@ -145,6 +145,16 @@ def said(name: str) -> None:
         news.say(f"note: column '{name}' has shifted")
 
 
+def test_standard_errors_stand_beside_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are any; a base level has none."""
+    lines = [Line("zone", level, 0.5, None, 1.65, 10) for level in ("a", "b")]
+    text = on_screen(monkeypatch, lambda: results.put_relativities("m", lines), "utf-8", 100)
+    assert "standard error" not in text
+    lines[0] = replace(lines[0], standard_error=0.0312)
+    text = on_screen(monkeypatch, lambda: results.put_relativities("m", lines), "utf-8", 100)
+    assert "standard error" in text and "0.0312" in text
+
+
 @pytest.mark.parametrize("width", [None, 40, 80, 300])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_names_are_text_on_any_terminal(

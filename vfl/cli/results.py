@@ -21,7 +21,7 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     errors, too.
     """
     from vfl.jobs.relativities import load_lines
-    from vfl.models.relativities import COLUMNS
+    from vfl.models.relativities import table_of
     from vfl.party.config import load_party
     from vfl.party.store import Store
     from vfl.terminal.results import put_relativities
@@ -30,13 +30,9 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     store, steps = Store(settings.party.store), settings.glm.step
     name, lines = load_lines(store, model, settings.role, steps)
     if as_json:
-        known = any(line.standard_error is not None for line in lines)
-        rows = [
-            dict(zip(COLUMNS, line.cells, strict=True))
-            | ({"standard_error": line.standard_error} if known else {})
-            for line in lines
-        ]
-        put_json({"model": name, "relativities": rows})
+        columns, rows = table_of(lines)
+        told = [dict(zip(columns, row, strict=True)) for row in rows]
+        put_json({"model": name, "relativities": told})
         return
     put_relativities(name, lines)
 

@@ -42,6 +42,8 @@ _LATER = {
     ),
     "a day of a guest": tuple(LIMITS.values()),
     "scoring": ("scoring", "min_scored_rows"),
+    "open sums": ("min_summed_rows",),
+    "a job over rows": ("min_parties", "min_pooled_rows"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
 }
 """Rules that are held against a job when it runs, by what they are about."""

@@ -153,9 +153,12 @@ class _Leading:
                 await checkpoints.keep(ServerState(1))
             course = ServerCourse(_absences(job), follow, left)
             stayed = await serve_totals(clients, course)
-            await together([c.recv(Kept) for c in clients if c.name in stayed])
-            account = Account.of(started, clients, Counter())
-        return self._keep(stayed, agreement, account)
+            present = [client for client in clients if client.name in stayed]
+            await together([client.recv(Kept) for client in present])
+            led = self._keep(stayed, agreement, Account.of(started, clients, Counter()))
+            # Once they hear of it they go on from nowhere: this party must not ask for that any more.
+            await together([_tell_kept(client) for client in present])
+        return led
 
     def _keep(self, stayed: list[str], agreement: Agreement, account: Account) -> Led:
         party, name = self.site.party, self.unfinished.name
@@ -174,6 +177,12 @@ class _Leading:
         save_record(self.site.store, record)
         self.unfinished.finish()
         return Led(name, stayed, self.totals, account)
+
+
+async def _tell_kept(client: Peer) -> None:
+    # One that is gone keeps its model, and its checkpoint until its next run of the job.
+    with contextlib.suppress(PeerLost, PeerStopped):
+        await client.send(Kept())
 
 
 def _absences(job: Job) -> Absences:
@@ -278,7 +287,8 @@ class _Client:
         half = self._keep(model, score, metrics, evaluation, agreement)
         with contextlib.suppress(PeerLost, PeerStopped):  # the model is kept, whoever hears of it
             await peer.send(Kept())
-        unfinished.finish()
+            await peer.recv(Kept)
+            unfinished.finish()  # else a server that was killed comes back to go on from the last step
         parties = [name for name in offer.hosts if name not in gone]
         return f"trained {half.name} over the rows of {counted(len(parties), 'party', 'parties')}"
 

@@ -245,7 +245,7 @@ def _check_split(table: Table, ids: TableIds, job: Job, fail: Fail, report: Repo
     except DataError as error:
         fail(str(error))
         return
-    parts = RowParts.of(table, ids.rows, rows, held_out)
+    parts = RowParts.of(table, ids.rows, rows, held_out, job.job.holdout)
     counts = ", ".join(f"{number:,} {what}" for what, number in parts.counts.items() if number)
     for text in (f"of all rows that have an id {counts}", *parts.sentences):
         report(CheckResult("note", "job", f"job {job.name}: {text}"))

@@ -269,6 +269,7 @@ _REMEDIES = {
     "min_parties": "set min_parties in [rows] to as many, or the party lowers the rule",
     "min_pooled_rows": "more parties, or more rows, or the party lowers the rule",
     "max_trees": _LOWER,
+    "min_summed_rows": "draw more rows, or the host lowers the rule",
     "max_iterations": _LOWER,
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the host takes the rule out',

@@ -126,21 +126,20 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     """The coefficients of a linear model; a numeric column's effect is that of its step."""
     factors = any(line.relativity is not None for line in lines)
     effect = "relativity" if factors else "effect"
+    known = any(line.standard_error is not None for line in lines)
     rows: list[list[SheetCell]] = [
         [
             line.column,
             line.place,
             f"{line.coefficient:.4f}",
+            *([_four(line.standard_error)] if known else []),
             _four(line.factor if factors else line.effect),
             line.rows,
         ]
         for line in lines
     ]
-    heads = ["column", "level or step", "coefficient", effect, "rows"]
-    if any(line.standard_error is not None for line in lines):
-        heads.insert(3, "standard error")
-        for row, line in zip(rows, lines, strict=True):
-            row.insert(3, _four(line.standard_error))
+    error = ("standard error",) if known else ()
+    heads = ("column", "level or step", "coefficient", *error, effect, "rows")
     put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
 
 
