@@ -175,6 +175,7 @@ def test_the_demo_draws_what_it_found(demo: ModuleType, tmp_path: Path) -> None:
     assert "practice alone" in text and "0.230" in text and "coast" in text
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VFL_NOTEBOOK_WORK", str(tmp_path / "work"))

@@ -66,7 +66,7 @@ _PERFECT = 2.0**-80  # share of the null model's loss that is not worth a step
 _FAR_STEPS = 3  # which go by expected second derivatives at most
 _TOLD = 2.0**-20  # share of the null model's loss that is left where columns tell the label
 _SEPARATED = 30.0  # as in protocols/linear/fitting.py
-_SEARCHES = 12  # totals of step 4 at most
+_SEARCHES = 16  # totals of step 4 at most
 
 
 @dataclass(frozen=True)
