@@ -18,6 +18,9 @@ COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, 
 # neighbours, which share what their module has trained, and takes over from the other at the end.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
+# Which of the folders of scenarios/ `make demo` runs.
+SCENARIO ?= car_insurance
+
 # Of `make lock`: where the tool lies, which versions to take, and what must be installable from the result.
 UV := build/lock/bin/uv
 LOCK ?= --upgrade
@@ -45,8 +48,10 @@ $(VENV)/dev: $(VENV)/run requirements/dev.txt
 	$(PIP) $(LOCKED) requirements/dev.txt
 	@touch $@
 
-demo: $(VENV)/run    ## three companies on this machine: align, train, score, compare
-	$(BIN)/python scenarios/car_insurance/demo.py $(DEMO)
+demo: $(VENV)/run    ## several companies on this machine: align, train, score, compare; SCENARIO=retail, disease_risk: others
+	@test -f scenarios/$(SCENARIO)/demo.py || \
+	  { echo "no scenario $(SCENARIO): SCENARIO is one of $(notdir $(wildcard scenarios/*))"; exit 1; }
+	$(BIN)/python scenarios/$(SCENARIO)/demo.py $(DEMO)
 
 test: $(VENV)/dev    ## the tests
 	$(PYTEST) -n auto --dist worksteal -m 'not slow' $(TEST)

@@ -33,24 +33,23 @@ from vfl.learn.design import Design, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import IterationDone
+from vfl.protocols.linear.scoring import GuestGlm
 from vfl.protocols.pooled.adding import Adder, MaskedPart, MaskingAdder
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
-from vfl.protocols.pooled.columns import CommonColumns
-from vfl.protocols.pooled.glm import ClientCourse, PooledGlm, fit_client
+from vfl.protocols.pooled.bins import Schema
+from vfl.protocols.pooled.glm import PooledGlmState, fit_client
 from vfl.protocols.pooled.plain_adding import plain_adders
 
 SHARES = {"insurer-a": 0.4, "insurer-b": 0.3, "insurer-c": 0.2, "insurer-d": 0.1}
 CATEGORICAL = ("Area", "Region", "VehBrand", "VehGas", "VehPower")
 NUMERIC = ("BonusMalus", "Density", "DrivAge", "VehAge")
-EDGES = {
-    "DrivAge": (20.0, 25.0, 30.0, 35.0, 40.0, 50.0, 60.0, 70.0, 80.0),
-    "VehAge": (0.0, 1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 12.0, 15.0),
-}
-RULES = Rules(binned=tuple(EDGES))
+RULES = Rules(binned=("DrivAge", "VehAge"))
 Table = tuple[Features, Training]
+Course = GuestCourse[IterationDone, PooledGlmState]
 
 
 def main() -> None:
@@ -91,20 +90,20 @@ def _table(policies: pd.DataFrame, holdout: float) -> Table:
 def measure(policies: pd.DataFrame, params: GlmParams, holdout: float) -> dict[str, Any]:
     """All figures, by name."""
     levels = {name: sorted(policies[name].astype(str).unique()) for name in CATEGORICAL}
-    common = CommonColumns(levels, EDGES)
+    schema = Schema((*CATEGORICAL, *NUMERIC), levels)
     parts = tables(policies, holdout)
     warm = {name: _table(policies.iloc[:2000], 0.5) for name in parts}
-    asyncio.run(_federated(warm, common, GlmParams(alpha=0.01), [], []))  # compiles what is compiled
+    asyncio.run(_federated(warm, schema, GlmParams(alpha=0.01), [], []))  # compiles what is compiled
     steps: list[IterationDone] = []
     sizes: list[int] = []
     started = time.perf_counter()
-    models, totals = asyncio.run(_federated(parts, common, params, steps, sizes))
+    models, totals = asyncio.run(_federated(parts, schema, params, steps, sizes))
     seconds = time.perf_counter() - started
     model = models[0]
     if any(other != model for other in models):
         raise SystemExit("the insurers' models differ")
     return {
-        "rows": model.rows,
+        "rows": sum(int(rows.train.sum()) for _, rows in parts.values()),
         "columns": len(model.part.coefficients),
         "steps": model.iterations,
         "rounds": totals,
@@ -112,18 +111,18 @@ def measure(policies: pd.DataFrame, params: GlmParams, holdout: float) -> dict[s
         "seconds_a_step": statistics.median(step.seconds["whole iteration"] for step in steps[1:]),
         "kilobytes_sent": {"in_all": sum(sizes) / 1e3, "largest_round": max(sizes) / 1e3},
         "explained": model.explained,
-        **_against_glum(model, parts, common, params),
-        **(_worth(model, parts, common, params) if holdout else {}),
+        **_against_glum(model, parts, params),
+        **(_worth(model, parts, schema, params) if holdout else {}),
     }
 
 
 async def _federated(
     parts: dict[str, Table],
-    common: CommonColumns,
+    schema: Schema,
     params: GlmParams,
     steps: list[IterationDone],
     sizes: list[int],
-) -> tuple[list[PooledGlm], int]:
+) -> tuple[list[GuestGlm], int]:
     """Each insurer's model, and the number of totals; `sizes` gets the bytes that the first one sends to
     each."""
     given: list[int] = []
@@ -135,10 +134,10 @@ async def _federated(
 
     pairs[next(iter(parts))][1].observers.append(watch)
 
-    async def client(name: str) -> PooledGlm:
+    async def client(name: str) -> GuestGlm:
         adder = MaskingAdder(pairs[name][1], Participant(name, tuple(parts), b"benchmark"))
-        course = ClientCourse(steps.append if name == next(iter(parts)) else lambda _: None)
-        model = await _fit(adder, parts[name], common, params, course)
+        course = Course(steps.append if name == next(iter(parts)) else lambda _: None)
+        model = await _fit(adder, parts[name], schema, params, course)
         await adder.end()
         return model
 
@@ -151,21 +150,20 @@ async def _federated(
 async def _fit(
     adder: Adder,
     table: Table,
-    common: CommonColumns,
+    schema: Schema,
     params: GlmParams,
-    course: ClientCourse = ClientCourse(),  # noqa: B008 - frozen
-) -> PooledGlm:
-    return await fit_client(adder, *table, common, RULES, params, course)
+    course: Course = Course(),  # noqa: B008 - frozen
+) -> GuestGlm:
+    model, _ = await fit_client(adder, *table, schema, RULES, params, course=course)
+    return model
 
 
-def _against_glum(
-    model: PooledGlm, parts: dict[str, Table], common: CommonColumns, params: GlmParams
-) -> dict[str, float]:
+def _against_glum(model: GuestGlm, parts: dict[str, Table], params: GlmParams) -> dict[str, float]:
     """The coefficients beside those of a pooled fit."""
     design = model.part.design
     matrix, label, offset = (
         np.concatenate(own)
-        for own in zip(*(_dense(design, table, common) for table in parts.values()), strict=True)
+        for own in zip(*(_dense(design, table) for table in parts.values()), strict=True)
     )
     started = time.perf_counter()
     theirs = glum.GeneralizedLinearRegressor(
@@ -179,29 +177,29 @@ def _against_glum(
     }
 
 
-def _dense(design: Design, table: Table, common: CommonColumns) -> tuple[Floats, Floats, Floats]:
+def _dense(design: Design, table: Table) -> tuple[Floats, Floats, Floats]:
     features, rows = table
-    used = common.known({name: values[rows.train] for name, values in features.items()})
+    used = {name: values[rows.train] for name, values in features.items()}
     return design.matrix(used).dense(), rows.label[rows.train], rows.offset[rows.train]
 
 
 def _worth(
-    model: PooledGlm, parts: dict[str, Table], common: CommonColumns, params: GlmParams
+    model: GuestGlm, parts: dict[str, Table], schema: Schema, params: GlmParams
 ) -> dict[str, dict[str, float]]:
     """The share of the deviance of each insurer's held-out rows that a model explains, beyond the
     constant of its own rows that train."""
     explained: dict[str, dict[str, float]] = {"alone": {}, "together": {}}
     for name, table in parts.items():
         (own,) = plain_adders([name])
-        alone = asyncio.run(_fit(own, table, common, params))
+        alone = asyncio.run(_fit(own, table, schema, params))
         features, rows = table
         out, loss = ~rows.train, rows.loss
-        held = common.known({column: values[out] for column, values in features.items()})
+        held = {column: values[out] for column, values in features.items()}
         given = rows.label[out], rows.weight[out]
         _, null = rows.start()
         constant = loss.deviance(null[out], *given)
         for way, made in (("alone", alone), ("together", model)):
-            score = made.scores(held, int(out.sum())) + rows.offset[out]
+            score = made.intercept + made.part.scores(held, int(out.sum())) + rows.offset[out]
             explained[way][name] = 1 - loss.deviance(score, *given) / constant
     return explained
 

@@ -9,6 +9,7 @@ Three processes on this machine: a relay, a registry that waits at it and listen
 import argparse
 import asyncio
 import contextlib
+import json
 import math
 import statistics
 import subprocess
@@ -94,6 +95,7 @@ def main() -> None:
     )
     parser.add_argument("--mib", type=int, default=200, help="bytes of one measurement")
     parser.add_argument("--times", type=int, default=3)
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     parser.add_argument("--serve", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.serve:
@@ -121,6 +123,14 @@ def main() -> None:
     for way, (rate, took) in medians.items():
         table.add_row(way, f"{rate:.0f}", f"{took:.2f}")
     shares = [b / a if a else math.nan for a, b in zip(*medians.values(), strict=True)]
+    if options.json:
+        named = {
+            f"{way}, {what}": value
+            for way, values in {**medians, "ratio": shares}.items()
+            for what, value in zip(("MB/s", "answer, ms"), values, strict=True)
+        }
+        print(json.dumps(named))
+        return
     table.add_row("ratio", *(f"{share:.2f}" for share in shares))
     Console().print(table)
 

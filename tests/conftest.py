@@ -4,14 +4,18 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import lattice_batches
+import paillier_key
 import pytest
+from disks import wait_for_no_disk
 from federation import Federation, Party, ended, make_keys, private_words
 from hypothesis import HealthCheck, settings
-from paillier_key import quick_nth_powers
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+wait_for_no_disk()
 
 # A shell that runs the tests in its background has them ignore Ctrl-C, and so every process they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -26,9 +30,16 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(scope="module")
-def nth_powers() -> Iterator[None]:
-    """See `quick_nth_powers`."""
-    with quick_nth_powers():
+def quick_key() -> Iterator[None]:
+    """See `paillier_key.quick_key`."""
+    with paillier_key.quick_key():
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_batches() -> Iterator[None]:
+    """See `lattice_batches.small_batches`."""
+    with lattice_batches.small_batches():
         yield
 
 

@@ -71,6 +71,7 @@ WIDE: dict[str, Any] = {  # tables of a test are small, and its jobs many and of
     "min_child_rows": 10,
     "max_trees": "unlimited",
     "max_sums_a_row": "unlimited",
+    "min_summed_rows": 1,
     "max_iterations": "unlimited",
     "max_jobs_a_day": "unlimited",
     "max_scored_rows_a_day": "unlimited",

@@ -42,6 +42,7 @@ from vfl.net.hello import OtherProtocol
 from vfl.net.peer import HEADER, TAG, MemoryPeer, Peer, stop_all
 
 PATIENCE = 240.0  # seconds after which a run hangs
+_LOOKS = 350  # at parties that wait, twenty milliseconds apart: longer than any time limit of theirs
 
 Peers = dict[str, MemoryPeer]  # what a party holds to speak to each other one, by name
 
@@ -383,24 +384,44 @@ async def _play(scenario: Scenario, place: Place | None, attack: Attack | None) 
         for name, role in scenario.roles(peers).items()
     }
     honest = {name: task for name, task in tasks.items() if name != liar}
+    gone: set[str] = set()
+    looks = 0
     try:
         async with asyncio.timeout(PATIENCE):
             while not await _at_rest(honest.values(), working):
-                if liar is None or run.hung_up:
+                if liar is not None and not run.hung_up:
+                    run.hung_up = True
+                    _hang_up(peers[liar])
+                    gone.add(liar)
+                elif ended := {name for name, task in honest.items() if task.done()} - gone:
+                    for name in ended:  # as a job does that has come to its end
+                        _hang_up(peers[name])
+                    gone |= ended
+                elif run.hung_up and looks == _LOOKS:
+                    break
+                else:
                     await asyncio.sleep(0.02)  # whoever still waits does so for a time limit of its own
-                    continue
-                run.hung_up = True
-                for peer in peers[liar].values():
-                    with contextlib.suppress(asyncio.QueueFull):
-                        peer._outbox.put_nowait(None)
+                    looks += 1
     except TimeoutError:
         pass
     for name, task in honest.items():
-        run.ends[name] = task.result() if task.done() else TimeoutError()
+        if task.done():
+            run.ends[name] = task.result()
+        else:
+            # Those who wait for each other do so no longer than another of their peers is there:
+            # `while_here` of jobs/telling.py.
+            lost = sorted(gone & peers[name].keys())
+            run.ends[name] = PeerLost(f"{lost[0]} is gone") if lost else TimeoutError()
     for task in tasks.values():
         task.cancel()
     await asyncio.gather(*tasks.values(), return_exceptions=True)
     return run
+
+
+def _hang_up(peers: Peers) -> None:
+    for peer in peers.values():
+        with contextlib.suppress(asyncio.QueueFull):
+            peer._outbox.put_nowait(None)
 
 
 def _threads(loop: asyncio.AbstractEventLoop) -> set[asyncio.Future[Any]]:

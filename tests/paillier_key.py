@@ -1,27 +1,78 @@
 """A key for tests that are not about making one, which takes longer than many of them."""
 
 import random
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache, lru_cache
 from unittest import mock
 
 from gmpy2 import mpz
 
-from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto import paillier
+from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
+from vfl.crypto.powers import FixedBase
+from vfl.protocols.common import key as key_messages
 
 _MADE = PrivateKey.generate(2048, random.Random(2050).getrandbits)
 KEY = PrivateKey(int(_MADE._p), int(_MADE._q))  # what it draws is random
 
 _by_others = PublicKey._nth_power
+_prove, _check = PrivateKey.proof, PublicKey.check_proof
+_proof_of = cache(_prove)
+_SHORT = 64  # bits
+_held: set[tuple[PublicKey, bytes]] = set()
 
 
 def _by_the_owner(key: PublicKey) -> mpz:
     return KEY._obfuscator() if key == KEY.public else _by_others(key)
 
 
+def _proof(key: PrivateKey) -> bytes:
+    return _proof_of(key) if key is KEY else _prove(key)
+
+
+def _check_once(key: PublicKey, proof: bytes) -> None:
+    if (key, proof) not in _held:
+        _check(key, proof)
+        _held.add((key, proof))
+
+
+@lru_cache(maxsize=4)
+def _powers_of_one(key: PublicKey) -> FixedBase:
+    return FixedBase(_by_others(key), key.n_squared, _SHORT)
+
+
+def _power_of_one(key: PublicKey) -> mpz:
+    return _powers_of_one(key).power(secrets.randbits(_SHORT))
+
+
+def draw_quickly() -> None:
+    """From now on in this process, under any key: obfuscators with short exponents, n-th powers that are
+    powers of one. For parties whose own messages are looked at by nobody who could tell."""
+    SHORT_EXPONENT[2048] = _SHORT
+    PublicKey._nth_power = _power_of_one  # type: ignore[method-assign]
+
+
 @contextmanager
-def quick_nth_powers() -> Iterator[None]:
-    """Whoever lacks the key draws n-th powers as its owner does, in a hundredth of the time: for
-    protocols, which do not depend on how they are drawn."""
-    with mock.patch.object(PublicKey, "_nth_power", _by_the_owner):
+def quick_key() -> Iterator[None]:
+    """Whatever is done with `KEY` is done in less time: for protocols, which do not depend on how their
+    numbers come about.
+
+    Obfuscators have exponents of 64 bits, which still makes each another one.
+    Its proof is made once, and each proof that holds is checked once. All parties take the same object
+    for the public key, so that its tables of powers are made once. Whoever lacks the key draws n-th
+    powers as its owner does, in a hundredth of the time.
+    """
+    with (
+        mock.patch.object(PublicKey, "_nth_power", _by_the_owner),
+        mock.patch.object(PrivateKey, "proof", _proof),
+        mock.patch.object(PublicKey, "check_proof", _check_once),
+        mock.patch.object(key_messages, "PublicKey", lru_cache(maxsize=8)(PublicKey)),
+        mock.patch.object(paillier, "SHORT_EXPONENT", SHORT_EXPONENT | {2048: _SHORT}),
+        # Their tables are for exponents of the usual length.
+        mock.patch.object(KEY._at_p, "_base", None),
+        mock.patch.object(KEY._at_q, "_base", None),
+        mock.patch.object(KEY.public, "_short", None),
+    ):
         yield

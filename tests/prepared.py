@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from disks import wait_for_no_disk
 from processes import die_with_parent
 
 _SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl
@@ -74,6 +75,10 @@ def serve(way: socket.socket) -> None:
     """Fork whenever asked to, until the tests are gone."""
     import importlib
 
+    from paillier_key import draw_quickly
+
+    wait_for_no_disk()
+    draw_quickly()
     for name in MODULES:
         importlib.import_module(f"vfl.jobs.{name}")
     _work_once()

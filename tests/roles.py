@@ -3,20 +3,21 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import numpy as np
+from dealt_transfers import dealt_transfers
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
-from paillier_key import KEY, quick_nth_powers
+from lattice_batches import small_batches
+from paillier_key import KEY, quick_key
 from silent import Silent
 
 from vfl.crypto.group import ORDER
-from vfl.crypto.paillier import PublicKey
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
@@ -43,7 +44,6 @@ from vfl.protocols.align.join import (
 )
 from vfl.protocols.align.match_rates import Trial, guest_match_rates, host_match_rates
 from vfl.protocols.align.psi import OprfEngine, PsiSettings, guest_align, host_align
-from vfl.protocols.common import key
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
@@ -71,10 +71,8 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 
 @contextmanager
 def in_memory() -> Iterator[None]:
-    """All parties take the same object for the public key, so that its tables of powers are made once,
-    and n-th powers are drawn as its owner does; a coordinator is dialled over memory."""
-    once = mock.patch.object(key, "PublicKey", cache(PublicKey))
-    with once, quick_nth_powers(), mock.patch.object(Site, "dial", _dial):
+    """What takes long in a run of all protocols takes less; a coordinator is dialled over memory."""
+    with quick_key(), small_batches(), dealt_transfers(), mock.patch.object(Site, "dial", _dial):
         yield
 
 

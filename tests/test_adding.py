@@ -33,6 +33,7 @@ from vfl.protocols.pooled.adding import (
 from vfl.protocols.pooled.adding_server import serve_totals
 
 NAMES = ("ada", "bea", "cleo", "dora")
+THREE = NAMES[:3]
 
 
 def adding_all(parts, what="numbers"):
@@ -124,7 +125,7 @@ def test_the_server_sees_uniform_words_whatever_is_added(names):
         random_parts(names, [3000, 3000]),
     ):
         ends, seen, form = words_seen(parts)
-        forms.append(form)
+        forms.append(sorted(form))
         own = np.concatenate([array for arrays_ in parts.values() for array in arrays_])
         totals = np.concatenate(ends[names[0]])
         assert np.array_equal(totals, np.concatenate(sums(parts)))
@@ -174,6 +175,39 @@ def test_no_secret_is_on_the_wire():
     assert not any(secret in b"".join(wire) for secret in drawn)
 
 
+def received_by(client, parts):
+    """All that a client receives, where everybody draws the same at random in each run."""
+    received = []
+
+    def opened(to_client, to_server):
+        if to_client.name == client:
+            to_server.observers.append(
+                lambda way, kind, payload: received.append(payload) if way == "received" else None
+            )
+
+    def made(name, peer):
+        drawn = np.random.default_rng(NAMES.index(name))
+        return MaskingAdder(peer, Participant(name, tuple(parts), CONTEXT), entropy=drawn.bytes)
+
+    over_server(adding_all(parts), opened=opened, made=made)
+    return received
+
+
+def test_a_client_receives_nothing_but_the_total():
+    """To the last bit the same, whatever the others' parts are that make it."""
+    parts = random_parts(THREE, [(20,), (3, 3)])
+    others = random_parts(THREE, [(20,), (3, 3)], seed=1)
+    with np.errstate(over="ignore"):
+        moved = {
+            "ada": parts["ada"],
+            "bea": [a + b for a, b in zip(parts["bea"], others["bea"], strict=True)],
+            "cleo": [a - b for a, b in zip(parts["cleo"], others["bea"], strict=True)],
+        }
+    seen = received_by("ada", parts)
+    assert received_by("ada", moved) == seen
+    assert received_by("ada", others) != seen
+
+
 # Keys and signatures.
 
 
@@ -216,7 +250,6 @@ def flipped(data, byte=0):
     return data[:byte] + bytes([data[byte] ^ 1]) + data[byte + 1 :]
 
 
-THREE = NAMES[:3]
 PARTS = random_parts(THREE, [(5,)])
 
 
@@ -341,6 +374,8 @@ def test_tags_find_what_is_changed(data):
     ).view(np.uint64)
     key = np.random.default_rng(data.draw(st.integers(0, 99))).integers(0, 2**64, size, np.uint64)
     assert 8 < np.count_nonzero(tags(change, key)) <= TAGS  # fewer: once in 10^9
+    of_bits = [change[(key >> np.uint64(j)) & np.uint64(1) == 1].sum() for j in range(TAGS)]
+    assert tags(change, key).tolist() == of_bits
     words = np.arange(size, dtype=np.uint64)
     assert np.array_equal(tags(words + change, key) - tags(words, key), tags(change, key))
 

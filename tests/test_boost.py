@@ -34,7 +34,7 @@ from vfl.protocols.trees.quantisation import Quantisation, packing_of
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 
 @dataclass

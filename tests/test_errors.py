@@ -699,7 +699,7 @@ def test_a_fault_of_vfl_is_one_line(insurer: Party) -> None:
     broken = (
         "import vfl.cli, vfl.jobs.own_table as own_table\n"
         f"def broken(*args, **kwargs): raise KeyError('{PLANTED}')\n"
-        "own_table.read_table = broken\n"
+        "own_table.read_wanted = broken\n"
         "vfl.cli.main()\n"
     )
     done = insurer.start("align", program=(sys.executable, "-c", broken)).wait()

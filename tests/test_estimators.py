@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import sklearn
 from glum import GeneralizedLinearRegressor
+from pool import patients
 from sklearn.base import clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import accuracy_score, d2_tweedie_score, mean_poisson_deviance, roc_auc_score
@@ -81,6 +82,7 @@ def test_the_example_of_the_readme_runs(tmp_path, monkeypatch):
 def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
     page = Path(__file__).resolve().parents[1] / "docs" / "python.md"
     insurer, claim, hosts = samples()
+    people = patients(300)
     monkeypatch.chdir(tmp_path)
     names = {
         "vfl": vfl,
@@ -95,6 +97,10 @@ def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
         "vehicles": hosts["registry"],
         "drivers": hosts["bureau"],
         "ids": IDS,
+        "patients": people[["age", "dose", "ward"]].assign(hospital=np.arange(300) % 2),
+        "died": people["died"],
+        "visits": people["visits"],
+        "days": people["years"] * 365,
     }
     with sklearn.config_context():
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):

@@ -15,7 +15,7 @@ from room import Room
 
 from vfl.cli import main
 from vfl.errors import DataError, PeerStopped, VflError
-from vfl.jobs import training as job_of_training
+from vfl.jobs import evaluation
 from vfl.jobs.record import load_record
 from vfl.learn.design import Design, Rules
 from vfl.learn.losses import LogisticLoss, SquaredLoss
@@ -417,12 +417,12 @@ def test_a_number_that_is_worse_than_the_mean() -> None:
 
 def test_a_weak_model_ends_with_warnings_everywhere(room: Room, monkeypatch: pytest.MonkeyPatch) -> None:
     """In what the command prints, its JSON and the record; hosts learn nothing of how good it is."""
-    weak = job_of_training.held_out_metrics
+    weak = evaluation.held_out_metrics
 
     def worse(*arguments: Any) -> dict[str, float]:
         return {**weak(*arguments), "auc": 0.45, "log_loss": 0.8}
 
-    monkeypatch.setattr(job_of_training, "held_out_metrics", worse)
+    monkeypatch.setattr(evaluation, "held_out_metrics", worse)
     job = room.folder / "job.toml"
     job.write_text(toml(boost()))
     words = ["train", str(room.federation.guest.file), str(job)]

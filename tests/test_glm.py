@@ -44,7 +44,7 @@ from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
 from vfl.protocols.linear.plain import plain_fit
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 N = int(KEY.public.n)
 Features = dict[str, np.ndarray]
@@ -360,7 +360,7 @@ def test_blocks_of_other_columns_have_the_same_optimum():
 @pytest.mark.parametrize("family", ["gaussian", "poisson", "gamma", "tweedie"])
 def test_labels_of_any_size(family, scale):
     """Amounts in any unit: the model is the same in that unit, after as many iterations."""
-    job = make_job(family, 2, rows=300)
+    job = make_job(family, 2, rows=150)
     rows, log = job.rows, job.rows.loss.link == "log"
     offset = rows.offset if log else scale * rows.offset
     scaled = dataclasses.replace(rows, label=scale * rows.label, offset=offset)

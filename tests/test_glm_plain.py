@@ -22,7 +22,7 @@ from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit, host_fit
 from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
 
 def job(family: str, hosts: int, rows: int = 300, **params) -> Job:

@@ -163,6 +163,7 @@ class Walk:
         if policy := self.parties[name].settings.get("policy"):
             policy["min_intersection"] = COMMON  # of so few policies
             policy["max_sums_a_row"] = 10.0  # of so few rows
+            policy["min_summed_rows"] = 1
 
     def edit(self, name: str, more: dict[str, Any]) -> None:
         """What the guide has a company write into its party file."""

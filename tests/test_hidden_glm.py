@@ -4,10 +4,8 @@ import asyncio
 import contextlib
 import dataclasses
 import math
-import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import pairwise
 from typing import Any
 from unittest import mock
@@ -36,7 +34,7 @@ from test_glm import (
     uniform_bytes,
 )
 
-from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
+from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
@@ -50,17 +48,16 @@ from vfl.protocols.linear import hidden_residuals, masked_scores, start
 from vfl.protocols.linear.hidden import HiddenFit, coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.masked_numbers import sums_of
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 MODULUS = KEY.public.n_squared
 LEAD = "coordinator"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def public():
-    """The public key, which all parties take for theirs, so that its tables of powers are made once."""
-    with mock.patch.object(key, "PublicKey", cache(PublicKey)):
-        yield key.PublicKey(N)
+@pytest.fixture(scope="module")
+def public(quick_key):
+    """The public key, the same object for all parties."""
+    return key.PublicKey(N)
 
 
 # A job, its parties and what they send each other.
@@ -1163,21 +1160,6 @@ def test_concealing_changes_bytes_and_not_the_plaintext(public):
         rows = [row.tobytes() for part in (before, once, twice) for row in part]
         assert len(set(rows)) == 3 * len(VALUES)
     assert public.conceal(public.encrypt([])).shape == (0, WIDTH)
-
-
-def test_concealing_uses_short_exponents():
-    """One long number for the base, once a key; 256 bits a ciphertext."""
-    asked: list[int] = []
-
-    def random_bits(count: int) -> int:
-        asked.append(count)
-        return secrets.randbits(count)
-
-    public = PublicKey(N, random_bits)
-    public.conceal(public.unsafe_encrypt([1, 2, 3]))
-    assert asked == [2048 + 128, 256, 256, 256]
-    public.conceal(public.unsafe_encrypt([4]))
-    assert asked[4:] == [SHORT_EXPONENT[2048]] == [256]
 
 
 def test_times_is_the_product_of_integers(public):

@@ -48,7 +48,7 @@ from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import AskedRows
 from vfl.protocols.trees.training import guest_train, host_train
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
 # --- A guest that follows the protocol and solves what it reads for the host's table. ------------------
 

@@ -64,7 +64,7 @@ def opened(made: Federation) -> int:
     return sum(1 for _ in tables.rows(own, tables.MessageFilter(type="SumsLevel")))
 
 
-@pytest.mark.parametrize(("encryption", "trees"), [("paillier", 8), ("lattice", 24)])
+@pytest.mark.parametrize(("encryption", "trees"), [("paillier", 5), ("lattice", 14)])
 def test_parties_that_die_come_back_to_the_same_model(
     made: Federation, encryption: str, trees: int
 ) -> None:
@@ -73,7 +73,7 @@ def test_parties_that_die_come_back_to_the_same_model(
     for name in ("umpire", "registry"):
         before = opened(made)
         running = made.guest.start_train(wanted)
-        while opened(made) < before + 6:
+        while opened(made) < before + 4:  # in the second tree, of three levels
             assert running.process.poll() is None, running.err
             time.sleep(0.02)
         kill(made.serving[name])

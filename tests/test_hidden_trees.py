@@ -25,7 +25,7 @@ from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.training import guest_train, host_train
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
 
 def settings_of(encryption: str, **others: Any) -> BoostParams:

@@ -2,12 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,13 +14,10 @@ from federation import JOB, Federation, make_tables, toml
 from hypothesis import given
 from hypothesis import strategies as st
 from room import HOSTS, Room
-from sklearn import config_context
-from sklearn.model_selection import GroupKFold, cross_val_score
 
-import vfl
-from vfl.errors import ConfigError, DataError, PeerLost, VflWarning
+from vfl.errors import ConfigError, DataError, PeerLost
 from vfl.jobs.check_result import CheckResult
-from vfl.jobs.evaluation import split_rows
+from vfl.jobs.evaluation import RowParts, split_rows
 from vfl.jobs.record import load_record
 from vfl.jobs.report import gather, write_report
 from vfl.jobs.table_check import check_table
@@ -34,6 +30,7 @@ from vfl.learn.holdout import (
     join_groups,
     split_by,
 )
+from vfl.models.kinds import expected_share
 from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job, load_job, load_party
 from vfl.party.sections import DataSection
@@ -111,6 +108,8 @@ def test_rows_of_one_id_stay_together_with_their_groups() -> None:
     entity = [0, 0, 2, 2, 4, 4, 6, 7]
     group = [0, 0, 0, 1, 2, 2, 3, 4]  # the second vehicle has two owners
     assert join_groups(np.array(group), np.array(entity)).tolist() == [0, 0, 0, 0, 4, 4, 6, 7]
+    often = join_groups(np.array([0] * 512 + [1]), np.array([0] * 511 + [511, 511]))
+    assert (often == 0).all()
     for seed in range(20):
         found = split(group, entity=entity, holdout=0.3, share=0.4, seed=seed)
         for rows in ([0, 1, 2, 3], [4, 5]):
@@ -186,6 +185,26 @@ def test_what_is_said_of_columns() -> None:
     assert [*shares["group"].words] == ["held out"] and len(shares["group"].words["held out"]) == 12
 
 
+def test_a_share_that_whole_values_cannot_have_is_said() -> None:
+    late = [0] * 30 + [1] * 70
+    columns = SplitColumns(time=column(late, "quarter"))
+    table = Table(
+        Path("t.csv"),
+        [],
+        {},
+        label=np.arange(100) % 2 * 1.0,
+        weight=None,
+        rows=100,
+        warnings=[],
+        split=columns,
+    )
+    rows, held_out = split_rows(table, np.arange(100), job(time="quarter", holdout=0.2))
+    first, note = RowParts.of(table, np.arange(100), rows, held_out, 0.2).sentences
+    assert first == "by time 'quarter': of its values the first 1 trains, the last 1 is held out"
+    assert note.startswith("note: 70% of the rows are held out, where holdout = 0.2: no other number")
+    assert len(RowParts.of(table, np.arange(100), rows, held_out, 0.6).sentences) == 1
+
+
 # --- The columns of a table. ------------------------------------------------------------------------
 
 
@@ -235,8 +254,10 @@ def test_dates_by_the_party_file_are_times_too(tmp_path: Path) -> None:
     table = read(tmp_path, cells, {"time": "day"}, dates=aged)
     assert table.split.time is not None and table.split.time.place.tolist() == [1, 2, 0]
     assert "day" in table.features  # it is listed
-    with pytest.raises(DataError, match=r"time 'day' has text that is no number .*2026-12-31"):
-        read(tmp_path, cells, {"time": "day"})
+    with pytest.raises(
+        DataError, match=r"dates that are not written as 2026-12-31 in row 2 .*: write them so, or"
+    ):
+        read(tmp_path, cells, {"time": "day"}, columns=["x"])
 
 
 def test_columns_by_which_rows_are_split_are_no_features_unless_listed(tmp_path: Path) -> None:
@@ -286,7 +307,8 @@ def test_columns_by_which_rows_are_split_are_no_features_unless_listed(tmp_path:
             "no date as others are in row 3: a time is a number",
         ),
         (["1", "inf", "2"], "time", "has no finite number in row 3"),
-        ([[1], [2]], "group", "of type list"),
+        ([[1], [2]], "group", "group 'c' is of type list<element: int64>: write it as text"),
+        ([time(1), time(2)], "time", "time 'c' is of type time64[us]: write it as text"),
     ],
 )
 def test_a_cell_that_is_none_is_named_by_its_row(
@@ -322,6 +344,19 @@ def test_no_other_party_is_told_of_the_columns() -> None:
     asked = plain.canonical.replace(b'"holdout"', b'"group":"x","holdout"')
     with pytest.raises(ConfigError, match="not in canonical form"):
         Job.from_canonical(asked)
+
+
+def test_which_share_of_the_rows_trains_is_known_before_the_job() -> None:
+    found = split(HOUSEHOLDS, WEEKS, holdout=0.3, share=0.25)
+    both = Job.model_validate(
+        {
+            "job": {**JOB["job"], "group": "g", "time": "t", "holdout": 0.3},
+            "secureboost": {"validation_share": 0.25},
+        }
+    )
+    assert expected_share(both) == pytest.approx(0.7**2 * 0.75**2)
+    assert found.train.mean() == pytest.approx(expected_share(both), abs=0.02)
+    assert expected_share(job("g", holdout=0.3)) == expected_share(job(holdout=0.3)) == 0.7
 
 
 @pytest.mark.parametrize(
@@ -395,6 +430,7 @@ def test_a_job_holds_out_the_last_times(room: Room, monkeypatch: pytest.MonkeyPa
     assert set(gather(load_party(room.federation.guest.file), name).factors) == {"area", "density"}
     said = "by time 'weekday': of its values the first 7 train, the last 2 are held out"
     assert said in room.said["insurer"].lines
+    assert room.score(name).rows == room.rows  # a batch without these columns
     # What a host is told, and keeps, has nothing of it.
     for host in HOSTS:
         theirs, _ = load_record(Store(room.federation.parties[host].store), name)
@@ -450,103 +486,6 @@ def test_nothing_of_the_columns_is_on_the_wire_and_a_job_goes_on_with_the_same_r
     assert room.said["insurer"].has(f"going on with {again} after tree 1 of 2")
     record, _ = load_record(store, again)
     assert (record.rows, record.split, held_out_rows(room, again)) == (whole.rows, whole.split, rows)
-
-
-# --- The estimators. --------------------------------------------------------------------------------
-
-FRAME = pd.DataFrame({"x": np.arange(400) % 7, "z": np.arange(400) % 5})
-CLAIM = (FRAME["x"] + np.random.default_rng(0).integers(0, 9, 400) > 7).astype(int)
-
-
-def trees(**settings: Any) -> vfl.SecureBoost:
-    return vfl.SecureBoost(hosts={}, trees=2, min_child_rows=5, validation_share=0.25, **settings)
-
-
-def kept_back(model: vfl.SecureBoost, **given: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows train, and which are kept back."""
-    seen: list[Any] = []
-    model.inspected(seen.append).fit(FRAME, CLAIM, **given)
-    return seen[0].rows.train, seen[0].rows.validation
-
-
-def test_an_estimator_keeps_groups_and_the_last_times_back() -> None:
-    train, validation = kept_back(trees(), time=WEEKS)
-    assert places(validation, WEEKS) == [8, 9] and (train == ~validation).all()
-    train, validation = kept_back(trees(), groups=[f"h{one}" for one in HOUSEHOLDS], time=WEEKS)
-    found = split(HOUSEHOLDS, WEEKS, holdout=0.0, share=0.25)
-    assert train.sum() == found.train.sum() == 30 * 8 and validation.sum() == 10 * 2
-    assert not set(places(train, HOUSEHOLDS)) & set(places(validation, HOUSEHOLDS))
-    # As in a job without a holdout, on the same rows and by the same seed.
-    table = Table(
-        Path("t.csv"),
-        [],
-        {},
-        label=CLAIM.to_numpy(float),
-        weight=None,
-        rows=400,
-        warnings=[],
-        split=SplitColumns(column(HOUSEHOLDS), column(WEEKS)),
-    )
-    section = {**JOB["job"], "group": "g", "time": "t", "holdout": 0.0}
-    wanted = {"job": section, "secureboost": {"validation_share": 0.25, "seed": 3}}
-    rows, _ = split_rows(table, np.arange(400), Job.model_validate(wanted))
-    train, validation = kept_back(trees(seed=3), groups=HOUSEHOLDS, time=WEEKS)
-    assert (rows.train == train).all() and (rows.validation == validation).all()
-    # A row of weight 0 takes no part.
-    weight = (np.array(WEEKS) < 5).astype(float)
-    _, validation = kept_back(trees(), time=WEEKS, sample_weight=weight)
-    assert places(validation, [week for week in WEEKS if week < 5]) == [4]
-
-
-@pytest.mark.parametrize(
-    "time",
-    [
-        np.array(WEEKS) * 1.5,
-        [f"{week}" for week in WEEKS],  # not in the order of the alphabet
-        [f"2026-01-{1 + week:02}" for week in WEEKS],
-        pd.Series(pd.Timestamp("2026-01-01") + pd.to_timedelta(WEEKS, unit="D")),
-        pd.Series([date(2026, 1, 1 + week) for week in WEEKS]),
-        pd.Series(pd.PeriodIndex([f"2026-{1 + week}" for week in WEEKS], freq="M")),
-        pd.Categorical([f"w{week}" for week in WEEKS], [f"w{i}" for i in range(10)], ordered=True),
-        pa.array(WEEKS),
-    ],
-)
-def test_times_of_many_kinds(time: Any) -> None:
-    _, validation = kept_back(trees(), time=time)
-    assert places(validation, WEEKS) == [8, 9]
-
-
-def test_groups_and_times_that_are_none() -> None:
-    for given_, said in (
-        ({"groups": [1, None] * 200}, "groups is missing in 200 rows"),
-        ({"groups": HOUSEHOLDS[:-1]}, "groups has 399 values for 400 rows"),
-        ({"groups": [1] * 400}, "groups has the same value in all aligned rows"),
-        ({"time": ["soon"] * 400}, "time has text that is no time in 400 rows"),
-        ({"time": [np.inf] * 400}, "time"),
-    ):
-        with pytest.raises(DataError, match=said):
-            trees().fit(FRAME, CLAIM, **given_)
-    for model in (
-        vfl.SecureBoost(hosts={}, trees=1),
-        vfl.FederatedLogisticRegression(hosts={}, alpha=0.1),
-    ):
-        with pytest.raises(ConfigError, match=r"groups= says which rows validation_share keeps back"):
-            model.fit(FRAME, CLAIM, groups=HOUSEHOLDS)
-    with_column = FRAME.assign(home=HOUSEHOLDS)
-    with pytest.warns(VflWarning, match="column 'home' is given as groups: it is no feature"):
-        model = trees().fit(with_column, CLAIM, groups=with_column["home"])
-    assert "home" not in set(model.importance_table_["column"])
-    assert len(model.predict(FRAME)) == 400
-
-
-def test_groups_reach_fit_only_where_they_are_asked_for() -> None:
-    folds = GroupKFold(2)
-    plain = cross_val_score(trees(), FRAME, CLAIM, cv=folds, groups=HOUSEHOLDS)
-    with config_context(enable_metadata_routing=True):
-        given_ = {"groups": np.array(HOUSEHOLDS)}
-        assert (cross_val_score(trees(), FRAME, CLAIM, cv=folds, params=given_) == plain).all()
-        asking = trees(early_stopping_rounds=1).set_fit_request(groups=True)
-        assert np.isfinite(cross_val_score(asking, FRAME, CLAIM, cv=folds, params=given_)).all()
 
 
 # --- Before a job. ----------------------------------------------------------------------------------

@@ -232,6 +232,21 @@ def test_relativities_for_their_owner(tmp_path: Path) -> None:
         load_lines(store, "claims-1", "guest")
 
 
+def test_relativities_of_a_model_over_rows_have_standard_errors(tmp_path: Path) -> None:
+    store, count = Store(tmp_path), len(GUEST_GLM.model.part.coefficients)
+    errors = tuple(0.25 * (k + 1) for k in range(count))
+    model = dataclasses.replace(GUEST_GLM.model, errors=errors, intercept_error=0.125)
+    half = dataclasses.replace(GUEST_GLM, model=model)
+    save_half(store, half)
+    head, constant, *rest = save_relativities(store, half).read_text().splitlines()
+    assert head.endswith(",relativity_per_step,standard_error") and constant.endswith(",0.125")
+    known = [line.split(",")[-1] for line in rest]
+    assert sorted(map(float, filter(None, known))) == list(errors)
+    assert "" in known  # the base level has no coefficient
+    _, lines = load_lines(store, "linear-1", "guest")
+    assert [line.standard_error for line in lines[1:]] == [float(x) if x else None for x in known]
+
+
 def test_a_step_of_a_numeric_column(tmp_path: Path) -> None:
     """By default a standard deviation, whose coefficient is the model's own; else the owner's units."""
     (slope,) = [line for line in lines_of(HOST_GLM) if (line.column, line.level) == ("density", "")]

@@ -133,7 +133,7 @@ def attempts(reader: Reader, job: Any, count: Any) -> ConfigError | None:
 
 
 def test_a_host_that_breaks_attempts_off_reads_no_more_labels_than_max_labels(
-    store: Store, nth_powers: None
+    store: Store, quick_key: None
 ) -> None:
     job = with_one_column(200, max_labels=0.7)
 

@@ -55,6 +55,8 @@ from vfl.protocols.trees.questions import Answers, Asked, TooFew
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train, host_train
 
+pytestmark = pytest.mark.usefixtures("small_batches")
+
 
 def federated(job: Job, *, guest_options: Any = None, host_options: Any = None):
     """(guest's half, scores, hosts' halves) over memory."""

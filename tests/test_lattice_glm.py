@@ -37,11 +37,10 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, together
 from vfl.net.wire import Message, decode
 from vfl.party.store import Store
-from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, GuestCourse
 from vfl.protocols.common.lattice_hints import HintOffered
-from vfl.protocols.common.lattice_sums import Query, Vectors, VectorSums
+from vfl.protocols.common.lattice_sums import BATCH, Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFitState
@@ -54,6 +53,8 @@ from vfl.protocols.linear.lattice_products import (
     cut_words,
     fit_shape,
 )
+
+pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
 
 def lattice(job: Job) -> Job:
@@ -73,7 +74,7 @@ def test_digits_fit_and_join(rows: int, values: list[int]) -> None:
     assert cut.shape == (digits.count, len(values) + 2)
     assert np.abs(cut).max() < 1 << (digits.value_bits - 1)
     assert digits.join(cut) == [*values, 1 << 40, -(1 << 40)]
-    assert digits.count <= lattice_sums.BATCH
+    assert digits.count <= BATCH
 
 
 def test_fewer_rows_take_fewer_digits() -> None:

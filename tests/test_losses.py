@@ -297,3 +297,13 @@ def test_what_is_next_to_nothing_becomes_zero(bound):
     quantiser = Quantiser.for_bound(bound, 32)
     assert quantiser.integers(np.array([-bound, bound])).tolist() == [0, 0]
     assert math.isfinite(quantiser.scale)
+
+
+@every_loss
+def test_information_is_the_expected_second_derivative(loss):
+    """Which is linear in the label, so that it is the one at the prediction."""
+    rng = np.random.default_rng(0)
+    score, weight = rng.normal(0, 3, ROWS), rng.uniform(0, 2, ROWS)
+    _, at_prediction = loss.gradients(score, loss.predict(score), weight)
+    assert np.allclose(loss.information(score, weight), at_prediction, rtol=1e-12)
+    assert not np.isnan(loss.information(np.array([-1e4, 1e4]), np.ones(2))).any()

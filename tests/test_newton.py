@@ -56,7 +56,7 @@ def test_the_best_size_is_found_between_those_looked_at(family, seed, about):
     ]
     best = Along(SIZES, [slope(size) for size in SIZES], curvatures).best()
     if slope(0.0) >= 0:
-        assert best == SIZES[1] / 16
+        assert best == SIZES[1] / 64
     elif slope(SIZES[-1]) < 0:
         assert best == SIZES[-1]
     else:
@@ -67,7 +67,26 @@ def test_the_best_size_is_found_between_those_looked_at(family, seed, about):
 def test_sizes_that_are_too_far():
     sizes, inf = (0.0, 0.125, 0.5, 1.0, 4.0), np.inf
     assert Along(sizes, [-1, -0.5, -0.1, inf, inf], [1, 1, 1, inf, inf]).best() == 0.5
-    assert Along(sizes, [-1, inf, inf, inf, inf], [1, inf, inf, inf, inf]).best() == sizes[1] / 16
+    assert Along(sizes, [-1, inf, inf, inf, inf], [1, inf, inf, inf, inf]).best() == sizes[1] / 64
     assert Along(sizes, [-1.0] * 5, [0.0] * 5).best() == sizes[-1]
-    assert Along(sizes, [0.5] * 5, [0.0] * 5).best() == sizes[1] / 16
+    assert Along(sizes, [0.5] * 5, [0.0] * 5).best() == sizes[1] / 64
     assert Along(sizes, [-1, 0, 1, 2, 3], [8] * 5).best() == 0.125
+
+
+@given(st.floats(-9, 9), st.floats(0.5, 300))
+def test_the_best_size_is_found_whatever_its_order_of_magnitude(order, steepness):
+    """In a few rounds, where the slope grows as an exponential beyond it."""
+    best = 10.0**order
+    sizes, rounds = [*SIZES], 0
+    while True:
+        with np.errstate(over="ignore"):
+            grown = np.exp(steepness * (np.array(sizes) / best - 1))
+            along = Along(sizes, (grown - 1).tolist(), (grown * steepness / best).tolist())
+        rounds += 1
+        further = along.further()
+        if further is None:
+            break
+        assert further[0] == 0 and len(further) == len(SIZES) and further == sorted(further)
+        sizes = further
+    assert along.best() == pytest.approx(best, rel=0.3)
+    assert rounds <= 14

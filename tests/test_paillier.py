@@ -1,6 +1,7 @@
 """Paillier against phe and plain integers; bad keys and ciphertexts; nothing leaks."""
 
 import random
+import secrets
 from functools import cache
 
 import gmpy2
@@ -54,6 +55,21 @@ def test_full_exponents_are_of_the_same_scheme():
     assert key().decrypt(ciphertexts) == full.decrypt(ciphertexts) == values(2048)
     order = gmpy2.lcm(p - 1, q - 1)
     assert gmpy2.powmod(full._obfuscator(), order, full.public.n_squared) == 1
+
+
+def test_concealing_uses_short_exponents():
+    """One long number for the base, once a key; 256 bits a ciphertext."""
+    asked: list[int] = []
+
+    def random_bits(count: int) -> int:
+        asked.append(count)
+        return secrets.randbits(count)
+
+    public = PublicKey(int(key().public.n), random_bits)
+    public.conceal(public.unsafe_encrypt([1, 2, 3]))
+    assert asked == [2048 + 128, 256, 256, 256]
+    public.conceal(public.unsafe_encrypt([4]))
+    assert asked[4:] == [256]
 
 
 def test_keys_from_their_parts():

@@ -29,6 +29,10 @@ KINDS = (
     vfl.SecureBoostRegressor,
     vfl.FederatedGLM,
     vfl.FederatedLogisticRegression,
+    vfl.PooledBoost,
+    vfl.PooledBoostRegressor,
+    vfl.PooledGLM,
+    vfl.PooledLogisticRegression,
 )
 SHARED = {
     "hosts": None,
@@ -41,6 +45,17 @@ SHARED = {
 }
 LINEAR = {**SHARED, "rules": None}
 TREES = {**SHARED, "monotone": None, "random_state": None}
+POOLED = {
+    "parties": None,
+    "levels": None,
+    "unknown_levels": 0.1,
+    "engine": "plain",
+    "progress": None,
+}
+POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
+ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
+BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *ENCRYPTED}
+HIDDEN = {"scores", "coordinator", "seed", "max_labels", *ENCRYPTED}
 
 
 def defaults(model, left_out=frozenset()) -> dict:
@@ -79,6 +94,14 @@ def section(kind: type, title: str) -> dict[str, str]:
             LINEAR,
             defaults(GlmParams, {"scores", "coordinator", "seed"}),
         ),
+        (vfl.PooledBoost, POOLED_TREES, defaults(BoostParams, BY_COLUMNS)),
+        (
+            vfl.PooledBoostRegressor,
+            {**POOLED_TREES, "objective": "squared"},
+            defaults(BoostParams, BY_COLUMNS),
+        ),
+        (vfl.PooledGLM, {**POOLED, "family": "gaussian"}, defaults(GlmParams, HIDDEN)),
+        (vfl.PooledLogisticRegression, POOLED, defaults(GlmParams, HIDDEN)),
     ],
 )
 def test_constructors_are_written_out_and_agree_with_the_settings(kind, own, settings):
@@ -111,7 +134,8 @@ def test_help_is_readable(kind):
     assert "Parameters" in text and "Attributes" in text
     for method in (kind.fit, kind.predict, kind.score, kind.decision_function, kind.save, kind.load):
         assert method.__doc__
-    assert [*inspect.signature(kind.fit).parameters][:4] == ["self", "X", "y", "hosts"]
+    other = "parties" if "Pooled" in kind.__name__ else "hosts"
+    assert [*inspect.signature(kind.fit).parameters][:4] == ["self", "X", "y", other]
 
 
 # Names.
@@ -415,7 +439,7 @@ def test_not_fitted():
             getattr(quick(), method)(insurer, hosts)
     for kind in KINDS:
         with pytest.raises(NotFittedError):
-            kind(hosts={}).score(insurer, y)
+            (kind() if "Pooled" in kind.__name__ else kind(hosts={})).score(insurer, y)
         with pytest.raises(NotFittedError):
             kind().save("never")
     with pytest.raises(NotFittedError):

@@ -129,6 +129,12 @@ def test_edges_lie_between_numbers_next_to_each_other():
     assert bins.columns[0].codes(np.zeros(1)) == bins.columns[0].codes(np.array([-0.0]))
 
 
+def test_zero_is_above_few_numbers_below_it():
+    numbers = np.repeat([-1.0, 0.0, 1.0], [8, 500, 500])  # the first ones share a cell up to zero
+    (bins,) = binned([{"x": numbers}], Schema(("x",)))
+    assert (bin_rows(bins.columns, {"x": numbers}).codes[0] == numbers + 1).all()
+
+
 def test_no_cell_of_few_rows_is_cut():
     values = np.append(np.random.default_rng(1).normal(size=3000), [1e6, 1e300])
     keys = {"x": _keys(values)}

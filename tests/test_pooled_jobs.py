@@ -12,9 +12,10 @@ import pandas as pd
 import pytest
 from federation import toml
 from glum import GeneralizedLinearRegressor
-from pool import CLIENTS, SERVER, Pool, job, patients, split
+from pool import CLIENTS, COLUMNS, SERVER, Pool, job, patients, split
 from room import Said
 
+import vfl
 from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
 from vfl.jobs import pooled
 from vfl.jobs.journal import Journal
@@ -96,7 +97,7 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     features = {
         "age": rows["age"].to_numpy(),
         "dose": rows["dose"].to_numpy(),
-        "ward": np.where(rows["ward"] == "attic", "(other)", rows["ward"]).astype(object),
+        "ward": rows["ward"].to_numpy(object),
     }
     matrix = design.matrix(features).dense()
     theirs = GeneralizedLinearRegressor(family="binomial", alpha=0, gradient_tol=1e-12)
@@ -105,6 +106,25 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     assert np.abs(np.array(ours) - theirs.coef_).max() < 1e-8
     errors = first.model.errors  # type: ignore[union-attr]
     assert errors is not None and len(errors) == len(ours) and min(errors) > 0
+
+
+@pytest.mark.filterwarnings("ignore:pooled. .* rows have a level of 'ward' that levels= does not name")
+@pytest.mark.parametrize(
+    ("made", "estimator"),
+    [
+        (job(settings=TREES | {"subsample": 0.7}, holdout=0), vfl.PooledBoost(**TREES, subsample=0.7)),
+        (job("glm", "logistic", holdout=0), vfl.PooledLogisticRegression()),
+    ],
+)
+def test_a_model_is_the_one_that_python_makes_of_all_rows(
+    fresh: Pool, made: dict[str, Any], estimator: Any
+) -> None:
+    trained = halves(fresh, fresh.train(made).model)[0].model
+    table = pd.concat(fresh.tables.values())
+    owner = np.repeat([*fresh.tables], [len(rows) for rows in fresh.tables.values()])
+    estimator.set_params(levels={"ward": COLUMNS["ward"]["levels"]})
+    estimator.fit(table[[*COLUMNS]], table["died"], parties=owner)
+    assert replace(estimator.model_, parties=trained.parties) == trained
 
 
 @pytest.mark.parametrize("which", ["trees", "logistic"])
@@ -169,8 +189,8 @@ def change_table(pool: Pool, name: str, **columns: Any) -> None:
 @pytest.mark.parametrize(
     ("client", "said"),
     [
-        ({"age": "young"}, "column 'age' has text"),
-        ({"drop": "dose"}, "'dose'"),
+        ({"age": "young"}, "column 'age' (a number by the job) has text"),
+        ({"drop": "dose"}, "no column 'dose' (named by [columns] of the job)"),
     ],
 )
 def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str], said: str) -> None:
@@ -358,3 +378,84 @@ def test_nothing_private_is_on_the_wire(fresh: Pool, monkeypatch: pytest.MonkeyP
     for one in long:
         middle = len(one) // 16 * 8
         assert one[:64] not in sent and one[middle : middle + 64] not in sent
+
+
+# --- Parties that differ. -------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def uneven(tmp_path_factory: pytest.TempPathFactory, pool_keys: Path) -> Pool:
+    """North lists its columns in another way and has rows to leave out, south has one class alone, west
+    never measured one of the columns; none says which columns are categories."""
+    tables = split(patients(600))
+    north = tables["north"].iloc[:, ::-1].reset_index(drop=True)
+    north.loc[3, "id"] = None
+    north = pd.concat([north, north.iloc[[5]].assign(age=99.0)])
+    tables = {
+        "north": north.assign(bed="7"),
+        "south": tables["south"].assign(died=0),
+        "west": tables["west"].assign(dose=np.nan),
+    }
+    pool = Pool(tmp_path_factory.mktemp("uneven"), pool_keys, tables)
+    for name in CLIENTS:
+        del pool.settings[name]["data"]["categorical"]
+    pool.settings["north"]["data"] |= {"empty": "drop", "duplicates": "first"}
+    return pool
+
+
+@pytest.mark.parametrize(("model", "label"), [("secureboost", "binary"), ("glm", "logistic")])
+def test_parties_may_lack_a_class_or_a_column_and_leave_rows_out(
+    uneven: Pool, model: str, label: str, tmp_path: Path
+) -> None:
+    settings = TREES if model == "secureboost" else {}
+    trained = uneven.train(job(model, label, settings=settings)).model
+    first, *others = halves(uneven, trained)
+    assert all(other.model == first.model for other in others)
+    record, evaluation = load_record(uneven.store("north"), trained)
+    assert evaluation is not None
+    many = len(uneven.tables["north"])
+    assert sum(record.rows.values()) == many - 2
+    assert not {3, many - 1} & set(evaluation.rows.tolist())
+    assert (evaluation.label == uneven.tables["north"]["died"].to_numpy()[evaluation.rows]).all()
+    assert "only one class" in text_of(uneven.said["south"])
+    assert "rows held out: AUC" in text_of(uneven.said["north"])
+    rows = patients(60, seed=9).drop(columns=["died", "visits", "years"])
+    rows.to_csv(tmp_path / "new.csv", index=False)
+    scores = []
+    for name in ("north", "west"):
+        out = tmp_path / f"{name}.csv"
+        work = score(uneven.site(name), trained, tmp_path / "new.csv", out, wait=0, show=Said())
+        assert asyncio.run(work).rows == 60
+        scores.append(pd.read_csv(out))
+    assert scores[0].equals(scores[1]) and scores[0]["probability"].nunique() > 8
+
+
+def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path: Path) -> None:
+    """Though its party file does not say which of them are categories."""
+    model = uneven.store("north").names("model")[-1]
+    party = load_party(uneven.home("north") / "north.toml")
+    page = write_report(party, model, tmp_path / "report").page.read_text()
+    assert "The columns are not shown" not in page
+
+
+def test_a_server_that_dies_when_all_have_the_model_comes_back_to_its_end(
+    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The model stays the one that all have kept."""
+    keep = pooled._Leading._keep
+
+    def killed(*arguments: Any) -> Any:
+        raise PeerLost("the server is killed")
+
+    for name in (*CLIENTS, SERVER):
+        fresh.settings[name]["party"]["reconnect"] = 0
+    monkeypatch.setattr(pooled._Leading, "_keep", killed)
+    with pytest.raises(PeerLost):
+        fresh.train(job(settings=TREES))
+    (model,) = fresh.store("north").names("model")
+    before = [half.model for half in halves(fresh, model)]
+    monkeypatch.setattr(pooled._Leading, "_keep", keep)
+    again = fresh.train(job(settings=TREES))
+    assert again.model == model
+    assert [half.model for half in halves(fresh, model)] == before
+    assert all(not fresh.store(name).names("checkpoint") for name in (*CLIENTS, SERVER))

@@ -17,7 +17,7 @@ from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.protocols.linear import products
 from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 N = int(KEY.public.n)
 UNIT = 2.0**-FRACTION_BITS

@@ -14,7 +14,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,7 +33,6 @@ from test_glm import make_job as make_glm_job
 from test_hidden_glm import hidden_job, role
 
 from vfl.crypto import powers
-from vfl.crypto.paillier import PublicKey
 from vfl.errors import (
     DataError,
     ModelError,
@@ -61,7 +59,6 @@ from vfl.learn.glm import BlockState
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.common import key
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.participant import Participant
@@ -71,7 +68,7 @@ from vfl.protocols.linear.hidden import HiddenState
 from vfl.protocols.trees.grower import GuestTrees, HostTrees
 from vfl.protocols.trees.training import guest_train, host_train
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key")
 
 SUBJECT = RunSubject("digest", "claims", "aligned", "guest", ["a", "b"], "own")
 LEAD = "coordinator"
@@ -79,11 +76,8 @@ LEAD = "coordinator"
 
 @pytest.fixture(autouse=True, scope="module")
 def _made_once() -> Iterator[None]:
-    """All attempts have one key, whose tables of powers are small and made once."""
-    with (
-        mock.patch.object(powers, "_TABLE_BYTES", 4_000_000),
-        mock.patch.object(key, "PublicKey", cache(PublicKey)),
-    ):
+    """All attempts have one key, whose tables of powers are small."""
+    with mock.patch.object(powers, "_TABLE_BYTES", 4_000_000):
         yield
 
 

@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import pandas as pd
 import pytest
-from paillier_key import KEY, quick_nth_powers
+from paillier_key import KEY, quick_key
 from sklearn.exceptions import ConvergenceWarning
 from small_tables import IDS, alone, claims, plate, pooled_claims, quick, regressor, samples, small
 
@@ -35,7 +35,7 @@ def one_key():
         asked.append((args, kwargs))
         return KEY
 
-    with pytest.MonkeyPatch.context() as patch, quick_nth_powers():
+    with pytest.MonkeyPatch.context() as patch, quick_key():
         patch.setattr(PrivateKey, "generate", generate)
         yield asked
 

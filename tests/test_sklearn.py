@@ -63,20 +63,38 @@ PICKY = {
 }
 
 
+def expected_failures(estimator) -> dict[str, str]:
+    return {
+        name: reason
+        for name, reason in PICKY.items()
+        if "regressors" not in name or is_regressor(estimator)
+    }
+
+
 @parametrize_with_checks(
     [
         vfl.SecureBoost(hosts={}, trees=5, min_child_rows=3, min_child_weight=0.1),
         vfl.SecureBoostRegressor(hosts={}, trees=20, min_child_rows=3),
         vfl.FederatedGLM(hosts={}, alpha=0.01),
         vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),
+        vfl.PooledBoost(trees=5, min_child_rows=3, min_child_weight=0.1),
+        vfl.PooledGLM(alpha=0.01),
     ],
-    expected_failed_checks=lambda estimator: {
-        name: reason
-        for name, reason in PICKY.items()
-        if "regressors" not in name or is_regressor(estimator)
-    },
+    expected_failed_checks=expected_failures,
 )
 def test_checks_of_scikit_learn(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.slow  # of code that the two over rows above share
+@parametrize_with_checks(
+    [
+        vfl.PooledBoostRegressor(trees=20, min_child_rows=3),
+        vfl.PooledLogisticRegression(alpha=0.01),
+    ],
+    expected_failed_checks=expected_failures,
+)
+def test_checks_of_scikit_learn_of_others(estimator, check):
     check(estimator)
 
 

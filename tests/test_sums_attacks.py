@@ -33,11 +33,13 @@ class Attack:
         self.room.align()
         (name,) = Store(self.store).names("alignment")
         self.rows = count_known_rows(load_alignment(Store(self.store), name).rows)
-        self.nodes = 0
+        self.nodes = 0  # that were asked about
+        self.told = 0  # of which the guest got sums
         summed = paillier._PaillierHostColumns._open
 
         async def opened(columns: Any, message: Any, node: int) -> Any:
             self.nodes += 1
+            self.told += not message.withheld
             return await summed(columns, message, node)
 
         patch.setattr(paillier._PaillierHostColumns, "_open", opened)
@@ -166,3 +168,23 @@ def test_aligning_anew_gives_no_more(attack: Attack) -> None:
     assert len(Store(attack.store).names("alignment")) == 2
     assert "rows that no earlier job was about" in str(attack.train("second"))
     assert attack.got == pytest.approx(attack.counted) == pytest.approx(attack.policy["max_sums_a_row"])
+
+
+def test_nodes_of_few_rows_keep_their_sums_and_the_guest_hears_of_it(attack: Attack) -> None:
+    """Its own columns may split them."""
+    attack.policy |= {"max_sums_a_row": "unlimited", "min_summed_rows": 100}
+    assert attack.train("small", trees=1, depth=3, min_child_rows=20) is None
+    # The root, and of its children if both have so many rows; of none below.
+    assert 1 <= attack.told <= 2
+    said = attack.room.said["insurer"]
+    assert said.has(
+        "hosts kept sums of nodes to themselves, by max_sums_a_row and min_summed_rows of [policy]"
+    )
+
+
+def test_nodes_of_which_too_much_would_be_told_keep_their_sums(attack: Attack) -> None:
+    attack.policy |= {"max_sums_a_row": 0.06, "min_summed_rows": 1}
+    assert attack.train("rule", trees=2, depth=3, min_child_rows=10) is None
+    given = RowSumsFile(Store(attack.store), "insurer").read()
+    assert given.told.max() <= 0.06 * (1 + 1e-9)
+    assert 2 * attack.told / attack.rows > 0.03 and attack.told < attack.nodes

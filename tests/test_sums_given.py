@@ -43,7 +43,10 @@ FREE = 1e6
 
 
 def policy(most: float) -> PolicySection:
-    return PolicySection(max_sums_a_row=most)
+    return PolicySection(max_sums_a_row=most, min_summed_rows=1)
+
+
+USUAL = PolicySection(min_summed_rows=1)
 
 
 def train(
@@ -138,7 +141,7 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     assert given.told == pytest.approx(12 * DEPTH_4 / ROWS)
     train(store, policy(0.03), alignment(), "second", trees(6))  # as many as it said
     # A host that did not write the rule finds it nowhere in its file.
-    usual = given.weigh(PolicySection(), trees(10), 1.0).broken
+    usual = given.weigh(USUAL, trees(10), 1.0).broken
     assert usual is not None and "max_sums_a_row = 0.03 of [policy] (the default): " in usual
     hidden = trees(5000, sums="hidden", coordinator="notary")
     train(store, policy(0.03), alignment(), "third", hidden)
@@ -162,9 +165,9 @@ def test_a_table_that_sums_tell_whole_is_refused_by_default(tmp_path: Path) -> N
     with pytest.raises(
         Refused, match=r"^1\.6 sums a row of 50 trees over 500 rows that train break rule"
     ):
-        SumsGiven(store, small).reserve(PolicySection(), "open", trees(50), 1.0)
+        SumsGiven(store, small).reserve(USUAL, "open", trees(50), 1.0)
     assert told(store, small) == 0
-    train(store, PolicySection(), small, "hidden", trees(50, sums="hidden", coordinator="notary"))
+    train(store, USUAL, small, "hidden", trees(50, sums="hidden", coordinator="notary"))
     assert told(store, small) == 0
 
 
@@ -179,9 +182,7 @@ def most_of(store: Store, on: Callable[[int], Alignment], job: Callable[[int], s
         for done in (0, 1, 17):
             params = trees(1 + 17 * (attempt % 2))
             try:
-                budget = SumsGiven(store, on(attempt)).reserve(
-                    PolicySection(), job(attempt), params, 1.0, done
-                )
+                budget = SumsGiven(store, on(attempt)).reserve(USUAL, job(attempt), params, 1.0, done)
             except Refused:
                 continue
             try:
@@ -325,14 +326,14 @@ def test_no_set_of_rows_has_more_sums_a_row_than_the_rule(tmp_path: Path) -> Non
 def test_a_small_group_that_many_trees_part_from_the_others_is_told_no_more(tmp_path: Path) -> None:
     """Sixty of ten thousand rows, in each of 18 trees: a guest had 0.4 sums a row of them."""
     given, group = SumsGiven(Store(tmp_path), alignment()), np.arange(ROWS) < 60
-    budget = given.reserve(PolicySection(), "m", trees(18), 1.0)
+    budget = given.reserve(USUAL, "m", trees(18), 1.0)
     for _ in range(18):
         budget.begin_tree(np.ones(ROWS, bool))
         assert budget.tell([(group, ~group)]) == [False]  # a node of less than 67 rows breaks the rule
     assert given.told == pytest.approx(18 * 2 / ROWS)
     budget.close()
     larger = np.arange(ROWS) < 500
-    again = given.reserve(PolicySection(), "again", trees(10), 1.0)
+    again = given.reserve(USUAL, "again", trees(10), 1.0)
     told = []
     for _ in range(10):
         again.begin_tree(np.ones(ROWS, bool))
@@ -342,16 +343,30 @@ def test_a_small_group_that_many_trees_part_from_the_others_is_told_no_more(tmp_
     again.close()
 
 
+def test_nodes_of_few_rows_are_not_told(tmp_path: Path) -> None:
+    """Neighbouring candidates of a node of a hundred rows differ by three, which sums name."""
+    given = SumsGiven(Store(tmp_path), alignment())
+    budget = given.reserve(PolicySection(max_sums_a_row=FREE), "m", trees(2), 1.0)
+    budget.begin_tree(np.ones(ROWS, bool))
+    groups = [np.arange(ROWS) < size for size in (299, 300, 9701)]
+    assert [budget.tell([(group, ~group)]) for group in groups] == [[False], [True], [False]]
+    with pytest.raises(
+        Refused, match=r"^a tree of 299 rows breaks rule min_summed_rows = 300 of \[policy\]"
+    ):
+        budget.begin_tree(groups[0])
+    budget.close()
+
+
 def test_over_the_lattice_engine_draws_may_be_the_same_each_time(tmp_path: Path) -> None:
     """A host does not see them there: a twentieth of the rows has twenty times as many sums a row."""
     given = SumsGiven(Store(tmp_path), alignment())
     few = trees(18, encryption="lattice", subsample=0.05)
     with pytest.raises(Refused, match=r"^0\.576 sums a row of 18 trees over 500 rows"):
-        given.check(PolicySection(), few, 1.0)
+        given.check(USUAL, few, 1.0)
     goss = trees(18, encryption="lattice", goss_top=0.05, goss_other=0.05, learning_rate=1.0)
     with pytest.raises(Refused, match=r"over 1,000 rows that train break"):
-        given.check(PolicySection(), goss, 1.0)
-    assert given.weigh(PolicySection(), trees(18, subsample=0.05), 1.0).broken is None
+        given.check(USUAL, goss, 1.0)
+    assert given.weigh(USUAL, trees(18, subsample=0.05), 1.0).broken is None
 
 
 def test_new_rows_have_room_that_old_ones_have_not(tmp_path: Path) -> None:
@@ -375,9 +390,9 @@ def test_rows_that_do_not_train_share_nothing(tmp_path: Path, encryption: str) -
     with pytest.raises(
         Refused, match=r"^0\.288 sums a row of 18 trees over 1,000 rows that train break"
     ):
-        train(store, PolicySection(), alignment(), "some", params, rows=tenth)
+        train(store, USUAL, alignment(), "some", params, rows=tenth)
     few = params.model_copy(update={"trees": 1})
-    train(store, PolicySection(), alignment(), "few", few, rows=tenth)
+    train(store, USUAL, alignment(), "few", few, rows=tenth)
     assert told(store, alignment()) == pytest.approx(DEPTH_4 / (ROWS // 10))
 
 
@@ -385,13 +400,13 @@ def test_a_guest_that_trains_on_fewer_rows_than_it_said_is_found_out_in_the_firs
     tmp_path: Path,
 ) -> None:
     tenth, given = np.arange(ROWS) < ROWS // 10, SumsGiven(Store(tmp_path), alignment())
-    budget = given.reserve(PolicySection(), "m", trees(18), 1.0)
+    budget = given.reserve(USUAL, "m", trees(18), 1.0)
     with pytest.raises(Refused, match=r"^18 further trees would break rule max_sums_a_row"):
         budget.begin_tree(tenth)
     assert given.told == 0
     # Of rows that are drawn for each tree it is only known afterwards: as far as there is room.
     budget.close()
-    drawn = given.reserve(PolicySection(), "drawn", trees(18, subsample=0.1), 1.0)
+    drawn = given.reserve(USUAL, "drawn", trees(18, subsample=0.1), 1.0)
     assert [grow(drawn, tenth) for _ in range(4)] == [8, 4, 2, 1]
     with pytest.raises(Refused, match=r"^a further tree breaks rule max_sums_a_row"):
         drawn.begin_tree(tenth)
@@ -411,8 +426,8 @@ def test_sums_are_shared_by_the_different_rows_that_the_host_has(
     rows = np.concatenate([np.repeat(np.arange(2000), times), np.full(unknown, -1)])
     joined = replace(alignment(), rows=rows)
     with pytest.raises(Refused, match=r"^0\.4 sums a row of 50 trees over 2,000 rows that train break"):
-        SumsGiven(store, joined).reserve(PolicySection(), "m", trees(50), 1.0)
-    train(store, PolicySection(), joined, "m", trees(3), until=1)
+        SumsGiven(store, joined).reserve(USUAL, "m", trees(50), 1.0)
+    train(store, USUAL, joined, "m", trees(3), until=1)
     if times == 1:
         assert told(store, joined) == pytest.approx(DEPTH_4 / 2000)
     else:  # where a row may be in several nodes, those of parents count as well

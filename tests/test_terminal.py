@@ -145,6 +145,16 @@ def said(name: str) -> None:
         news.say(f"note: column '{name}' has shifted")
 
 
+def test_standard_errors_stand_beside_coefficients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there are any; a base level has none."""
+    lines = [Line("zone", level, 0.5, None, 1.65, 10) for level in ("a", "b")]
+    text = on_screen(monkeypatch, lambda: results.put_relativities("m", lines), "utf-8", 100)
+    assert "standard error" not in text
+    lines[0] = replace(lines[0], standard_error=0.0312)
+    text = on_screen(monkeypatch, lambda: results.put_relativities("m", lines), "utf-8", 100)
+    assert "standard error" in text and "0.0312" in text
+
+
 @pytest.mark.parametrize("width", [None, 40, 80, 300])
 @pytest.mark.parametrize("encoding", ENCODINGS)
 def test_names_are_text_on_any_terminal(
@@ -598,7 +608,7 @@ def test_every_command_that_has_a_result_has_json() -> None:
         return isinstance(command, click.Group) or any("--json" in p.opts for p in command.params)
 
     without = {path for path in commands(main) if not has_json(path)}
-    assert without == {("config", "schema"), ("serve",)}
+    assert without == {("config", "schema"), ("serve",), ("relay",)}
 
 
 LEFT_COMPUTING = """
@@ -626,3 +636,16 @@ def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
     """At once: one that comes back from compiled code while the interpreter ends makes it abort."""
     ended = subprocess.run([sys.executable, "-c", LEFT_COMPUTING], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_the_time_left_is_that_of_the_job_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the service did before, and where an interrupted job goes on."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("vfl.terminal.progress.time.monotonic", lambda: clock.now)
+    display, said = ProgressDisplay(), []
+    monkeypatch.setattr(display, "say", said.append)
+    for now, done in ((1000.0, 1), (1039.0, 40), (4000.0, 21), (4040.0, 31)):
+        clock.now = now
+        display.progress("training", done, 40)
+    assert said[-1] == "training: 31 of 40, about 36 s left"
+    assert said[-2] == "training: 21 of 40"

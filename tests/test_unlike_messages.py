@@ -31,7 +31,7 @@ from vfl.protocols.linear.masked_scores import HeldOutScores
 from vfl.protocols.linear.products import Layout, OpenedProducts, Residuals
 from vfl.protocols.linear.start import FitStart
 
-pytestmark = pytest.mark.usefixtures("nth_powers")
+pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
 Change = Callable[[Any], Message]
 

@@ -7,6 +7,7 @@ certificates and a port of the loopback interface.
 import ctypes
 import functools
 import json
+import re
 import shutil
 import signal
 import socket
@@ -59,6 +60,39 @@ def exchange_keys(folders: Mapping[str, Path]) -> None:
         (folder / "peers").mkdir(exist_ok=True)
         for other in set(folders) - {name}:
             shutil.copy(folders[other] / "keys" / f"{other}.pem", folder / "peers")
+
+
+def lay_out(scenario: Path, work: Path, parties: Sequence[str]) -> None:
+    """A new folder of each party in `work`: what `scenario` has for it, keys, the others' certificates.
+
+    Ports of 127.0.0.1 in the party files become free ones, the same for all.
+    """
+    shutil.rmtree(work, ignore_errors=True)
+    ports: dict[str, int] = {}
+
+    def free(found: re.Match[str]) -> str:
+        if found[1] not in ports:
+            ports[found[1]] = free_port()
+        return f"127.0.0.1:{ports[found[1]]}"
+
+    for party in parties:
+        shutil.copytree(scenario / party, work / party)
+        file = work / party / f"{party}.toml"
+        file.write_text(re.sub(r"127\.0\.0\.1:([0-9]+)", free, file.read_text()))
+    exchange_keys({party: work / party for party in parties})
+
+
+def set_trees(job: Path, trees: int) -> None:
+    """Have a job file's trees be so many."""
+    job.write_text(re.sub(r"(?m)^trees = .*$", f"trees = {trees}", job.read_text()))
+
+
+def bytes_sent(guest: str, hosts: Sequence[str], results: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Bytes that each party sent in a guest's jobs, by what the commands printed."""
+    sent = {guest: sum(sum(result["bytes_sent"].values()) for result in results)}
+    for host in hosts:
+        sent[host] = sum(result["bytes_received"].get(host, 0) for result in results)
+    return sent
 
 
 @contextmanager

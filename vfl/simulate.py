@@ -248,22 +248,28 @@ class _Aligned:
             {party.party: party.features for party in self.parties},
             fitted,
             traffic,
-            await self._idle(fitted.model, own),
+            await idle_of(self.task.kind, self.parties, self.training, (fitted.model, own)),
             self.task.kind.doubts(fitted.model, own, self.training),
         )
 
-    async def _idle(self, model: AnyGuestModel, own: Floats) -> str | None:
-        """Why all rows have the same score, if they have; `own` are the scores without offset."""
-        training = self.training
-        label = training.label[training.train]
-        size = float(np.std(label)) if training.loss.link == "identity" else 1.0
-        if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
-            return None
-        if len(label) == 1:
-            return "there is one row to train on"
-        if training.offset is None and (label == label[0]).all():
-            return f"y is the same in all {counted(len(label), 'row')} to train on"
-        return await self.task.kind.idle(self.parties, training, model)
+
+async def idle_of(
+    kind: AnyKind,
+    parties: Sequence[PartyColumns],
+    training: Training,
+    trained: tuple[AnyGuestModel, Floats],
+) -> str | None:
+    """Why all rows have the same score, if they have, by a model and its scores without offset."""
+    model, own = trained
+    label = training.label[training.train]
+    size = float(np.std(label)) if training.loss.link == "identity" else 1.0
+    if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
+        return None
+    if len(label) == 1:
+        return "there is one row to train on"
+    if training.offset is None and (label == label[0]).all():
+        return f"y is the same in all {counted(len(label), 'row')} to train on"
+    return await kind.idle(parties, training, model)
 
 
 def common_rows(tables: Sequence[FrameTable]) -> list[RowIndices]:
@@ -312,14 +318,21 @@ def _draw_training(task: SimulatedTask, rows: RowIndices) -> Training:
     drawn = Training(
         whole.label[rows], whole.weight[rows], split.train, split.validation, whole.loss, offset
     )
+    check_drawn(kind, drawn, "aligned row")
+    return drawn
+
+
+def check_drawn(kind: AnyKind, drawn: Training, row: str) -> None:
+    """Raises DataError where the label of rows that train, or decide when to stop, has nothing to teach,
+    ConfigError where there is no such row. `row`: what errors call one."""
+    share, rows = kind.validation_share, int((drawn.train | drawn.validation).sum())
     if not drawn.train.any():
         raise ConfigError(
-            f"validation_share={share} leaves none of the {counted(len(rows), 'aligned row')} to train "
-            "on: lower it"
+            f"validation_share={share} leaves none of the {counted(rows, row)} to train on: lower it"
         )
     if kind.stops_early and not drawn.validation.any():
         raise ConfigError(
-            f"validation_share={share} keeps none of the {counted(len(rows), 'aligned row')} for "
+            f"validation_share={share} keeps none of the {counted(rows, row)} for "
             "early_stopping_rounds to stop by: raise it"
         )
     for mask, what in ((drawn.train, "train on"), (drawn.validation, "stop by")):
@@ -327,11 +340,10 @@ def _draw_training(task: SimulatedTask, rows: RowIndices) -> Training:
             try:
                 drawn.loss.check(drawn.label[mask])
             except BadLabel as error:
-                said = f"in the {counted(int(mask.sum()), 'aligned row')} to {what}, y {error}"
+                said = f"in the {counted(int(mask.sum()), row)} to {what}, y {error}"
                 if what == "stop by":
                     said += f" (validation_share={share} draws them: raise it)"
                 raise DataError(said) from None
-    return drawn
 
 
 # Scoring.
@@ -369,12 +381,12 @@ async def _score(
         place_of_id[own] = np.arange(len(own))
         places.append(place_of_id[guest.id_of_row])
     # Levels as training had them, of the rows that each host is asked for.
-    batch = {GUEST: guest.features} | {
+    batch = {guest.name: guest.features} | {
         table.name: table.take(own) for table, (_, own) in zip(hosts, rows, strict=True)
     }
-    batch, unusual = _match_levels(batch, trained)
-    own_scores = kind.own_scores(model, GUEST, batch[GUEST], guest.rows)
-    of_guest = GuestBatch(batch[GUEST], guest.rows, own_scores, places)
+    batch, unusual = _match_levels(batch, guest.name, trained)
+    own_scores = kind.own_scores(model, guest.name, batch[guest.name], guest.rows)
+    of_guest = GuestBatch(batch[guest.name], guest.rows, own_scores, places)
 
     async def of_host(to_guest: Peer, name: str, rows: int) -> None:
         own = kind.own_scores(halves[name], name, batch[name], rows)
@@ -393,7 +405,7 @@ async def _score(
 
 
 def _match_levels(
-    batch: Mapping[str, Features], trained: TrainedLevels
+    batch: Mapping[str, Features], guest: str, trained: TrainedLevels
 ) -> tuple[dict[str, Features], list[str]]:
     """The rows of all parties with the levels of training, and what to say of those that it had not.
 
@@ -404,7 +416,7 @@ def _match_levels(
         levels = trained.levels.get(party, {})
         matched[party], unknown = match_levels(features, levels)
         more, said = beyond_chance(unknown, levels), describe_unknown(unknown, levels)
-        if party == GUEST:
+        if party == guest:
             check_own_levels(party, unknown, levels, trained.unknown_levels)
         elif more:
             of = len(next(iter(more.values())))

@@ -61,7 +61,7 @@ def main() -> None:
     local.run(insurer, "report", "insurer.toml", "--model", trained["model"], "--out", "report")
     metrics = trained["metrics"]
     metrics["LightGBM, pooled columns"] = pooled(work, trained)
-    sent = bytes_sent(aligned, trained, scored)
+    sent = local.bytes_sent("insurer", HOSTS, [aligned, trained, scored])
     seconds = time.monotonic() - started
     show(metrics, trained, scored, sent, seconds, insurer / "scores.csv")
     if options.json:
@@ -70,23 +70,15 @@ def main() -> None:
 
 def set_up(work: Path, policies: int | None, trees: int | None) -> None:
     """A folder for each company: table, party file, keys, and the others' certificates."""
-    shutil.rmtree(work, ignore_errors=True)
-    port = local.free_port()
+    local.lay_out(HERE, work, [*TABLES])
     for party in TABLES:
-        folder = work / party
-        shutil.copytree(HERE / party, folder)
-        shutil.copytree(SAMPLES / party, folder, dirs_exist_ok=True)
-        file = folder / f"{party}.toml"
-        file.write_text(file.read_text().replace(":7443", f":{port}"))
-    local.exchange_keys({party: work / party for party in TABLES})
+        shutil.copytree(SAMPLES / party, work / party, dirs_exist_ok=True)
     if policies is not None:
         table = work / "insurer" / TABLES["insurer"]
         lines = table.read_text().splitlines(keepends=True)
         table.write_text("".join(lines[: policies + 1]))
     if trees is not None:
-        job = work / "insurer" / "claim-probability.toml"
-        kept = [line for line in job.read_text().splitlines() if not line.startswith("trees")]
-        job.write_text("\n".join([*kept, f"trees = {trees}", ""]))
+        local.set_trees(work / "insurer" / "claim-probability.toml", trees)
 
 
 def pooled(work: Path, trained: dict) -> dict[str, float]:
@@ -108,14 +100,6 @@ def pooled(work: Path, trained: dict) -> dict[str, float]:
     model.fit(columns[train], label[train])
     probability = model.predict_proba(columns[~train])[:, 1]
     return binary_metrics(label[~train].to_numpy(), probability)
-
-
-def bytes_sent(*results: dict) -> dict[str, int]:
-    """Bytes that each party sent, in all jobs together."""
-    sent = {"insurer": sum(sum(result["bytes_sent"].values()) for result in results)}
-    for host in HOSTS:
-        sent[host] = sum(result["bytes_received"][host] for result in results)
-    return sent
 
 
 def step(what: str) -> None:

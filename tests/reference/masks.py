@@ -49,7 +49,7 @@ def chacha20(key: bytes, count: int) -> bytes:
     return out[:count]
 
 
-def _pair(given: dict) -> dict:
+def pairs(given: dict) -> dict:
     """Public keys, what each host signs, and the secret of each pair."""
     context, hosts = data(given["context"]), list(given["keys"])
     private = {host: data(key) for host, key in given["keys"].items()}
@@ -139,4 +139,4 @@ CASES = [
         for purpose in ("vfl masks", "vfl blind masks")
     ),
 ]
-ANSWERS = {"pairs of hosts": _pair, "masks": _masks, "masks of numbers": _wide}
+ANSWERS = {"pairs of hosts": pairs, "masks": _masks, "masks of numbers": _wide}

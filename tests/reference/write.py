@@ -18,6 +18,7 @@ FILES = (
     "paillier",
     "ristretto",
     "sessions",
+    "totals",
     "transfers",
 )
 

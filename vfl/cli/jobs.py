@@ -57,7 +57,7 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
 
     settings = load_party(party)
     wanted = None if job is None else load_job(job)
-    if wanted is not None:
+    if wanted is not None and not (wanted.over_rows and settings.role == "coordinator"):
         need_role(settings.role, "guest", party)
     if older := serves_an_older_file(settings.party.store, party):
         report(CheckResult("note", "serve", f"serve: {older}"))

@@ -17,10 +17,11 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     """Show what a linear model says about this party's own columns.
 
     A level's relativity is its factor against the base level, a numeric column's that of a step: a
-    standard deviation (SD), or what step in [glm] of the party file says.
+    standard deviation (SD), or what step in [glm] of the party file says. Models over rows have standard
+    errors, too.
     """
     from vfl.jobs.relativities import load_lines
-    from vfl.models.relativities import COLUMNS
+    from vfl.models.relativities import table_of
     from vfl.party.config import load_party
     from vfl.party.store import Store
     from vfl.terminal.results import put_relativities
@@ -29,8 +30,9 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
     store, steps = Store(settings.party.store), settings.glm.step
     name, lines = load_lines(store, model, settings.role, steps)
     if as_json:
-        rows = [dict(zip(COLUMNS, line.cells, strict=True)) for line in lines]
-        put_json({"model": name, "relativities": rows})
+        columns, rows = table_of(lines)
+        told = [dict(zip(columns, row, strict=True)) for row in rows]
+        put_json({"model": name, "relativities": told})
         return
     put_relativities(name, lines)
 

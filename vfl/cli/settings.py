@@ -21,7 +21,7 @@ def policy() -> None:
     """What this party allows, and what all parties have signed."""
 
 
-@policy.command("check", short_help="Say which rules of a host a job breaks.")
+@policy.command("check", short_help="Say which rules of a party a job breaks.")
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @PARTY
 @click.option(
@@ -36,7 +36,8 @@ def policy() -> None:
 def policy_check(
     job: Path, party: Path, guest: str | None, alignment: str | None, as_json: bool
 ) -> None:
-    """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed.
+    """Say which rules of a host's [policy] a job breaks, all at once; no peer is needed. The same of a
+    party of jobs over rows, whose server is the one that starts them.
 
     Rules that are held against a job when it runs are listed, with what is used up of them. Exit code 6
     where it breaks any.
@@ -47,7 +48,8 @@ def policy_check(
     from vfl.party.policy import check_guest
 
     wanted, settings = load_job(job), load_party(party)
-    need_role(settings.role, "host", party)
+    if not (wanted.over_rows and settings.clients):
+        need_role(settings.role, "host", party)
     if guest is not None:
         check_guest(settings, guest)
     found = examine_policy(settings, wanted, guest, alignment)
@@ -105,7 +107,8 @@ def policy_agreement(party: Path, model: str, as_json: bool) -> None:
             }
         )
         return
-    stdout.put(f"model {name}, alignment {terms.alignment}", f"job digest {terms.job.hex()}")
+    over = "over rows" if terms.alignment is None else f"alignment {terms.alignment}"
+    stdout.put(f"model {name}, {over}", f"job digest {terms.job.hex()}")
     for who, words in signed.items():
         stdout.put(f"{who}: {words}; fingerprint {terms.fingerprints[who]}")
 

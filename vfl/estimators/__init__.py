@@ -2,6 +2,8 @@
 
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
+from vfl.estimators.pooled_linear import PooledGLM, PooledLogisticRegression
+from vfl.estimators.pooled_trees import PooledBoost, PooledBoostRegressor
 from vfl.estimators.saved import load
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 
@@ -9,6 +11,10 @@ __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
     "Hosts",
+    "PooledBoost",
+    "PooledBoostRegressor",
+    "PooledGLM",
+    "PooledLogisticRegression",
     "SecureBoost",
     "SecureBoostRegressor",
     "load",

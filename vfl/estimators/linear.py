@@ -10,17 +10,18 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps, Target
+from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps
 from vfl.estimators.hosts import Hosts
+from vfl.estimators.learner import Target
 from vfl.estimators.parameters import check_by_party, check_parties, validate
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.tables import Frame
 from vfl.frames.warnings import warn
-from vfl.learn.losses import FAMILIES
+from vfl.learn.losses import FAMILIES, Loss
 from vfl.learn.params import GlmParams
 from vfl.models.kind import ColumnRules
 from vfl.models.linear import Linear
-from vfl.models.relativities import COLUMNS, lines
+from vfl.models.relativities import lines, table_of
 from vfl.party.sections import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.simulate import GUEST, SimulationEngine, StepProgress
@@ -30,6 +31,7 @@ class _Linear(Federation):
     """What both linear models share."""
 
     rules: Mapping[str, Mapping[str, object]] | None
+    max_iterations: int
 
     model_: GuestGlm
     halves_: Mapping[str, HostGlm]
@@ -47,13 +49,9 @@ class _Linear(Federation):
         self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
         self.converged_ = self.model_.converged
         parties: dict[str, GuestGlm | HostGlm] = {GUEST: self.model_, **self.halves_}
-        self.coef_ = {name: _coefficients(half.part) for name, half in parties.items()}
+        self.coef_ = {name: coefficients_of(half.part) for name, half in parties.items()}
         self.relativities_ = {
-            name: pd.DataFrame(
-                [line.cells for line in lines(half, self._loss.link, self._steps(name))],
-                columns=list(COLUMNS),
-            )
-            for name, half in parties.items()
+            name: relativities_of(half, self._loss, self._steps(name)) for name, half in parties.items()
         }
 
     def _steps(self, party: str) -> Mapping[str, float]:
@@ -64,11 +62,8 @@ class _Linear(Federation):
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(guest, hosts, target, progress)
-        if self._look is None and not self.converged_:
-            warn(
-                f"not converged within max_iterations={self.max_iterations}: raise it, or alpha",
-                ConvergenceWarning,
-            )
+        if self._look is None:
+            warn_unless_converged(self.model_, self.max_iterations)
 
     def _kind(self) -> Linear:
         return Linear(self._params(GlmParams), getattr(self, "family", "logistic"))
@@ -82,10 +77,27 @@ class _Linear(Federation):
         }
 
 
-def _coefficients(part: LinearPart) -> "pd.Series[float]":
+def coefficients_of(part: LinearPart) -> "pd.Series[float]":
     """The coefficients by column and level."""
     index = pd.MultiIndex.from_tuples(part.design.coefficients, names=["column", "level"])
     return pd.Series(part.coefficients, index, np.float64, name="coefficient")
+
+
+def relativities_of(
+    half: GuestGlm | HostGlm, loss: Loss, steps: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """The coefficients of a half for its owner to read."""
+    columns, cells = table_of(lines(half, loss.link, steps))
+    return pd.DataFrame(cells, columns=list(columns))
+
+
+def warn_unless_converged(model: GuestGlm, max_iterations: int) -> None:
+    """Warn of a fit that ended before its optimum."""
+    if not model.converged:
+        warn(
+            f"not converged within max_iterations={max_iterations}: raise it, or alpha",
+            ConvergenceWarning,
+        )
 
 
 class FederatedGLM(Regressor, _Linear):

@@ -76,6 +76,7 @@ _SAME: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("verbose", "verbosity", "verbose_eval", "silent", "show_progress"), ("progress",)),
     **dict.fromkeys(("random_seed", "bagging_seed"), ("random_state",)),
     **dict.fromkeys(("key", "keys", "on", "ids", "id_column"), ("id",)),
+    **dict.fromkeys(("group", "groups", "party", "clients", "sites", "owners"), ("parties",)),
     **dict.fromkeys(("weight", "weights"), ("sample_weight",)),
     **dict.fromkeys(("init_score", "base_margin", "baseline", "offsets"), ("offset",)),
     "callbacks": ("progress",),
@@ -114,8 +115,14 @@ _NONE: Mapping[str, str] = {
     **dict.fromkeys(("warm_start", "init_model", "xgb_model"), "each fit begins anew"),
     **dict.fromkeys(
         ("exposure", "offset", "init_score", "base_margin"),
-        "it is for counts and amounts: SecureBoostRegressor and FederatedGLM have it",
+        "it is for counts and amounts: SecureBoostRegressor and FederatedGLM have it, over rows "
+        "PooledBoostRegressor and PooledGLM",
     ),
+    **dict.fromkeys(
+        ("hosts", "id", "normalise"),
+        "it is for columns of several parties: SecureBoost, FederatedGLM and their like have it",
+    ),
+    "parties": "it is for rows of several parties: PooledBoost, PooledGLM and their like have it",
     "feature_name": "columns keep their names: give a data frame",
     **dict.fromkeys(
         ("boosting_type", "boosting", "booster", "data_sample_strategy", "bootstrap_type"),
@@ -138,7 +145,7 @@ _NONE: Mapping[str, str] = {
 }
 _TWO_CLASSES = (
     "this is a classifier, for two classes; SecureBoostRegressor(objective=...) and "
-    "FederatedGLM(family=...) are for counts and amounts"
+    "FederatedGLM(family=...), over rows PooledBoostRegressor and PooledGLM, are for counts and amounts"
 )
 
 

@@ -17,8 +17,12 @@ from numpy.typing import NDArray
 from vfl import __version__
 from vfl.errors import DataError, InputError, ModelError
 from vfl.estimators.federation import Federation
+from vfl.estimators.learner import Learner
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
 from vfl.estimators.parameters import plain_value
+from vfl.estimators.pool import Pool, rows_by_party
+from vfl.estimators.pooled_linear import PooledGLM, PooledLogisticRegression
+from vfl.estimators.pooled_trees import PooledBoost, PooledBoostRegressor
 from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Objective, loss_of
@@ -30,12 +34,11 @@ from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.grower import TreeDone
 from vfl.protocols.trees.model import GuestModel, HostModel
-from vfl.simulate import GUEST
 
 G = TypeVar("G", bound=AnyGuestModel, covariant=True)
 H = TypeVar("H", bound=AnyHostModel, covariant=True)
 S = TypeVar("S", bound=TrainingStep, covariant=True)
-E = TypeVar("E", bound=Federation)
+E = TypeVar("E", bound=Learner)
 
 FORMAT, VERSION = "vfl/estimator", 1
 
@@ -86,23 +89,36 @@ class _Saved(Generic[G, H, S]):
     levels: dict[str, dict[str, Levels]] = field(default_factory=dict)
     """Of the rows that trained, by party and categorical column; of no party in files before there were
     any."""
+    parties: dict[str, int] = field(default_factory=dict)
+    """Of a model over rows: how many of each party's trained it."""
 
 
 _Trees = _Saved[GuestModel, HostModel, TreeDone]
 _Linear = _Saved[GuestGlm, HostGlm, IterationDone]
 _AnySaved = _Saved[AnyGuestModel, AnyHostModel, TrainingStep]
-_KINDS: Mapping[type[Federation], type[_Trees] | type[_Linear]] = {
+_KINDS: Mapping[type[Learner], type[_Trees] | type[_Linear]] = {
     SecureBoost: _Trees,
     SecureBoostRegressor: _Trees,
     FederatedGLM: _Linear,
     FederatedLogisticRegression: _Linear,
+    PooledBoost: _Trees,
+    PooledBoostRegressor: _Trees,
+    PooledGLM: _Linear,
+    PooledLogisticRegression: _Linear,
 }
 
 
-def write(estimator: Federation, path: object) -> None:
+def write(estimator: Learner, path: object) -> None:
     """Write a fitted estimator. Raises DataError when the file cannot be written."""
     loss, losses = estimator._loss, kind_of_model(estimator.model_).losses
     classes = getattr(estimator, "classes_", None)
+    halves: Mapping[str, AnyHostModel] = {}
+    parties, rows = dict[str, int](), 0
+    if isinstance(estimator, Federation):
+        halves, rows = estimator.halves_, estimator.n_aligned_
+    elif isinstance(estimator, Pool):
+        parties = {str(name): int(count) for name, count in estimator.parties_.items()}
+        rows = sum(parties.values())
     saved: _AnySaved = _Saved(
         vfl=__version__,
         estimator=_kind_of(estimator).__name__,
@@ -117,11 +133,12 @@ def write(estimator: Federation, path: object) -> None:
         named=estimator._named,
         categorical=estimator._categorical,
         model=estimator.model_,
-        halves=estimator.halves_,
-        aligned=estimator.n_aligned_,
+        halves=halves,
+        aligned=rows,
         traffic=estimator.traffic_,
         log=estimator.train_log_,
         levels=estimator._levels,
+        parties=parties,
     )
     try:
         body = canonical_json(msgspec.to_builtins(saved, str_keys=True))
@@ -131,13 +148,13 @@ def write(estimator: Federation, path: object) -> None:
         file.write(document(FORMAT, VERSION, body))
 
 
-def load(path: object) -> Federation:
+def load(path: object) -> Learner:
     """A model that `save` wrote, of whichever estimator; it predicts bit for bit the same.
 
-    Its hosts= are None: give the hosts' tables when it predicts, or set the parameter. Raises
-    ModelError for a file that is missing, damaged or of another kind.
+    Of several parties' columns: its hosts= are None, give the hosts' tables when it predicts, or set the
+    parameter. Raises ModelError for a file that is missing, damaged or of another kind.
     """
-    return read(path, Federation)
+    return read(path, Learner)
 
 
 def read(path: object, kind: type[E]) -> E:
@@ -165,16 +182,19 @@ def read(path: object, kind: type[E]) -> E:
     return cast(E, estimator)
 
 
-def _restore(estimator: Federation, saved: _AnySaved) -> None:
-    own = saved.columns[GUEST]
+def _restore(estimator: Learner, saved: _AnySaved) -> None:
+    own = saved.columns[estimator._OWN]
     estimator.model_ = saved.model
-    estimator.halves_ = {name: saved.halves[name] for name in saved.model.parties[1:]}
-    estimator.n_aligned_, estimator.traffic_ = saved.aligned, saved.traffic
-    estimator.train_log_ = [*saved.log]
+    if isinstance(estimator, Federation):
+        estimator.halves_ = {name: saved.halves[name] for name in saved.model.parties[1:]}
+        estimator.n_aligned_ = saved.aligned
+    elif isinstance(estimator, Pool):
+        estimator.parties_ = rows_by_party(saved.parties)
+    estimator.traffic_, estimator.train_log_ = saved.traffic, [*saved.log]
     estimator._columns, estimator._named = saved.columns, saved.named
     estimator._categorical, estimator._levels = saved.categorical, saved.levels
     estimator.n_features_in_ = len(own)
-    if saved.named[GUEST]:
+    if saved.named[estimator._OWN]:
         estimator.feature_names_in_ = np.array(own, dtype=object)
     if saved.classes is None:
         estimator.with_offset_ = saved.with_offset
@@ -182,14 +202,14 @@ def _restore(estimator: Federation, saved: _AnySaved) -> None:
         estimator.classes_ = saved.classes.array
 
 
-def _kind_of(estimator: Federation) -> type[Federation]:
+def _kind_of(estimator: Learner) -> type[Learner]:
     return next(kind for kind in _KINDS if isinstance(estimator, kind))
 
 
 # Parameters.
 
 
-def _parameters_of(estimator: Federation) -> dict[str, object]:
+def _parameters_of(estimator: Learner) -> dict[str, object]:
     """All but the hosts' tables, and generators, which have no value to keep."""
     parameters = {}
     for name, value in estimator.get_params(deep=False).items():
@@ -211,7 +231,7 @@ def _of_json(value: object) -> object:
 # Checks.
 
 
-def _check(saved: _AnySaved, kind: type[Federation]) -> None:
+def _check(saved: _AnySaved, kind: type[Learner]) -> None:
     """Raises ValueError or KeyError for what no fit could have made."""
     model, halves = saved.model, saved.halves
     parameters, known = saved.parameters, {*kind().get_params(deep=False)} - {"hosts"}
@@ -226,8 +246,10 @@ def _check(saved: _AnySaved, kind: type[Federation]) -> None:
     by_party: list[Mapping[str, object]] = [saved.columns, saved.named, saved.categorical]
     if saved.levels:
         by_party.append(saved.levels)
-    if parties[:1] != [GUEST] or set(halves) != set(parties[1:]):
+    if parties[:1] != [kind._OWN] or set(halves) != set(parties[1:]):
         raise ValueError("it lacks the half of a party")
+    if issubclass(kind, Pool) and (halves or not saved.parties or min(saved.parties.values()) < 1):
+        raise ValueError("it does not have the rows of every party")
     if any(set(one) != set(parties) for one in by_party):
         raise ValueError("it does not have the columns of every party")
     if (saved.classes is None) == hasattr(kind, "predict_proba"):

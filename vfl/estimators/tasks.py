@@ -1,6 +1,6 @@
 """What a model is for: two classes, or counts, amounts and any numbers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import ClassVar, Self
 
 import numpy as np
@@ -10,8 +10,9 @@ from sklearn.utils import Tags
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, DataError
-from vfl.estimators.federation import Federation, Target, translate_errors
+from vfl.errors import ConfigError
+from vfl.estimators.federation import Federation
+from vfl.estimators.learner import Learner, Target, translate_errors
 from vfl.estimators.parameters import check_arguments, shown, validate
 from vfl.frames.rows import (
     classes_of,
@@ -28,16 +29,34 @@ from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.holdout import SplitColumns
 from vfl.learn.losses import LogisticLoss, Loss, loss_of
-from vfl.simulate import GUEST, StepProgress
+from vfl.simulate import StepProgress
 
 
-class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
+class TwoClasses(ClassifierMixin, Learner):  # type: ignore[misc]
     """A model of two classes."""
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
         tags.classifier_tags.multi_class = False
         return tags
+
+    def _probabilities(self, scores: Floats) -> Floats:
+        """Of both classes, in the order of classes_, shape (rows, 2)."""
+        second = LogisticLoss().predict(scores)
+        return np.column_stack([1 - second, second])
+
+    def _likelier(self, scores: Floats) -> NDArray[np.generic]:
+        """The likelier class of each row, shape (rows,)."""
+        return np.asarray(self.classes_[(scores > 0).astype(np.int64)])
+
+    def _labels(self, X: object, y: object, sample_weight: object) -> tuple[NDArray[np.generic], Floats]:
+        """The classes and weights of rows to measure the model by. Raises DataError."""
+        columns = self._frame_to_score(X).columns
+        return labels_of(y, columns), weights_of(sample_weight, columns)
+
+
+class Classifier(TwoClasses, Federation):
+    """A model of two classes over the columns of several parties."""
 
     @check_arguments
     def fit(
@@ -76,13 +95,11 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
     def predict_proba(self, X: object, hosts: Mapping[str, object] | None = None) -> Floats:
         """Probabilities of both classes, in the order of classes_, shape (rows, 2); rows and errors as
         in decision_function."""
-        second = LogisticLoss().predict(self.decision_function(X, hosts))
-        return np.column_stack([1 - second, second])
+        return self._probabilities(self.decision_function(X, hosts))
 
     def predict(self, X: object, hosts: Mapping[str, object] | None = None) -> NDArray[np.generic]:
         """The likelier class, shape (rows,); rows and errors as in decision_function."""
-        second = self.decision_function(X, hosts) > 0
-        return np.asarray(self.classes_[second.astype(np.int64)])
+        return self._likelier(self.decision_function(X, hosts))
 
     def score(
         self,
@@ -93,13 +110,11 @@ class Classifier(ClassifierMixin, Federation):  # type: ignore[misc]
     ) -> float:
         """Accuracy, as of any classifier in scikit-learn; errors as in decision_function."""
         with translate_errors():
-            frame = _with_rows(frame_of(X, GUEST))
-            label = labels_of(y, frame.columns)
-            weight = weights_of(sample_weight, frame.columns)
+            label, weight = self._labels(X, y, sample_weight)
         return float(np.average(label == self.predict(X, hosts), weights=weight))
 
 
-class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
+class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
     """A model of counts, amounts and any numbers."""
 
     tweedie_power: float
@@ -109,6 +124,59 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
     _NAMED: ClassVar[str]
     """The parameter that says what the label is."""
     _LOSSES: ClassVar[Mapping[str, type[Loss]]]
+
+    def _loss_to_fit(self) -> Loss:
+        name = getattr(self, self._NAMED)
+        names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
+        if not isinstance(name, str) or name not in names:
+            raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
+        power = validate(self._SETTINGS, {"tweedie_power": self.tweedie_power})
+        return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
+
+    def _added_to_score(self, guest: Frame, exposure: object, offset: object) -> Floats | None:
+        """What is added to the score of each row to predict. Raises ConfigError for an offset where the
+        training had none, or none where it had one."""
+        if self.with_offset_ != (offset is not None):
+            had = "an offset" if self.with_offset_ else "no offset"
+            raise ConfigError(f"the model was trained with {had}: give predict and score the same")
+        return added_scores(self._loss, guest, exposure, offset)
+
+    def _means(self, X: object, offset: object, scores: Callable[[Frame], Floats]) -> Floats:
+        """The mean of the label of each row, at its offset, by what scores a table."""
+        check_is_fitted(self, "model_")
+        with translate_errors():
+            frame = frame_of(X, self._OWN)
+            added = self._added_to_score(frame, None, offset)
+            return self._loss.predict(_with(scores(frame), added))
+
+    def _explained(
+        self,
+        X: object,
+        y: object,
+        sample_weight: object,
+        known: tuple[object, object],
+        scores: Callable[[Frame], Floats],
+    ) -> float:
+        """D^2 on these rows, by what scores a table; `known` are exposure and offset."""
+        check_is_fitted(self, "model_")
+        with translate_errors():
+            frame, loss = self._frame_to_score(X), self._loss
+            label = label_of(y, frame.columns, loss, whole=False)
+            weight = weights_of(sample_weight, frame.columns)
+            offset = self._added_to_score(frame, *known)
+            score = _with(scores(frame), offset)
+        kept = weight > 0
+        label, score, weight = label[kept], score[kept], weight[kept]
+        added = np.zeros(len(label)) if offset is None else offset[kept]
+        deviance = loss.deviance(score, label, weight)
+        null = 0.0
+        if loss.link == "identity" or label.any():
+            null = loss.deviance(loss.start(label, weight, added) + added, label, weight)
+        return 1 - deviance / null if null > 0 else float(deviance == 0)
+
+
+class Regressor(Numbers, Federation):
+    """A model of counts, amounts and any numbers over the columns of several parties."""
 
     @check_arguments
     def fit(
@@ -140,7 +208,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         with translate_errors():
             loss = self._loss_to_fit()
             guest, others = self._guest_frame(X, hosts)
-            added = _added_scores(loss, guest, exposure, offset)
+            added = added_scores(loss, guest, exposure, offset)
             label = label_of(y, guest.columns, loss)
             weight, split = weights_of(sample_weight, guest.columns), _split_of(guest, groups, time)
             target = Target(label, weight, loss, added, split)
@@ -158,10 +226,7 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         Rows and errors as in decision_function; ConfigError for an offset where the training had none,
         or none where it had one.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            scores, _ = self._with_offset(frame_of(X, GUEST), hosts, None, offset)
-        return self._loss.predict(scores)
+        return self._means(X, offset, lambda frame: self._score_rows(frame, hosts))
 
     def score(
         self,
@@ -177,45 +242,14 @@ class Regressor(RegressorMixin, Federation):  # type: ignore[misc]
         Where y is the same in every row there is nothing to explain: 1 for predictions without error,
         else 0, as of R^2 in scikit-learn.
         """
-        check_is_fitted(self, "model_")
-        with translate_errors():
-            frame, loss = _with_rows(frame_of(X, GUEST)), self._loss
-            label = label_of(y, frame.columns, loss, whole=False)
-            weight = weights_of(sample_weight, frame.columns)
-            scores, added = self._with_offset(frame, hosts, exposure, offset)
-        kept = weight > 0
-        label, scores, weight = label[kept], scores[kept], weight[kept]
-        added = np.zeros(len(label)) if added is None else added[kept]
-        deviance = loss.deviance(scores, label, weight)
-        null = 0.0
-        if loss.link == "identity" or label.any():
-            null = loss.deviance(loss.start(label, weight, added) + added, label, weight)
-        return 1 - deviance / null if null > 0 else float(deviance == 0)
-
-    def _with_offset(
-        self, guest: Frame, hosts: object, exposure: object, offset: object
-    ) -> tuple[Floats, Floats | None]:
-        """Scores with what is added to them, and that alone."""
-        if self.with_offset_ != (offset is not None):
-            had = "an offset" if self.with_offset_ else "no offset"
-            raise ConfigError(f"the model was trained with {had}: give predict and score the same")
-        added = _added_scores(self._loss, guest, exposure, offset)
-        scores = self._score_rows(guest, hosts)
-        return scores if added is None else scores + added, added
-
-    def _loss_to_fit(self) -> Loss:
-        name = getattr(self, self._NAMED)
-        names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
-        if not isinstance(name, str) or name not in names:
-            raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
-        power = validate(self._SETTINGS, {"tweedie_power": self.tweedie_power})
-        return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
+        known = exposure, offset
+        return self._explained(X, y, sample_weight, known, lambda frame: self._score_rows(frame, hosts))
 
 
 _WIDE = 21.0  # of offsets: a factor of a billion on the mean
 
 
-def _added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats | None:
+def added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) -> Floats | None:
     """What is added to each row's score: the offset, and the exposure's logarithm."""
     if exposure is not None and loss.no_exposure is not None:
         raise ConfigError(f"exposure= {loss.no_exposure}")
@@ -231,15 +265,14 @@ def _added_scores(loss: Loss, guest: Frame, exposure: object, offset: object) ->
     return known if added is None else known + added
 
 
+def _with(scores: Floats, added: Floats | None) -> Floats:
+    """Scores with what is added to them."""
+    return scores if added is None else scores + added
+
+
 def _split_of(guest: Frame, groups: object, time: object) -> SplitColumns:
     """The group and the time of each row, where they are given."""
     return SplitColumns(
         None if groups is None else groups_of(groups, guest.columns),
         None if time is None else times_of(time, guest.columns),
     )
-
-
-def _with_rows(frame: Frame) -> Frame:
-    if not len(frame.columns):
-        raise DataError(f"{GUEST}: the table has no row to score")
-    return frame

@@ -41,7 +41,10 @@ class _Trees(Federation):
     def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
         by_party = check_by_party("monotone", self.monotone)
         check_parties("monotone", by_party, parties)
-        return {party: ColumnRules(_ways(party, columns)) for party, columns in by_party.items()}
+        return {
+            party: ColumnRules(ways_of(f"monotone= of {party}", columns))
+            for party, columns in by_party.items()
+        }
 
     def _check_columns(self, tables: Sequence[FrameTable]) -> None:
         """Raises DataError for a constraint on a column that is not there or has no order."""
@@ -71,19 +74,23 @@ class _Trees(Federation):
         missing to 1: `importance_table_` has them all.
         """
         table = self.importance_table_
-        own_gains = table[table["party"] == GUEST].set_index("column")["gain"]
-        total = table["gain"].sum() if len(table) else 1.0
-        gains = own_gains.reindex(self._columns[GUEST]).fillna(0.0) / total
-        return gains.to_numpy(np.float64)
+        own = table[table["party"] == GUEST]
+        return shares_of(own, self._columns[GUEST], table["gain"].sum())
 
 
-def _ways(party: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
+def shares_of(table: pd.DataFrame, columns: list[str], total: float) -> Floats:
+    """The share of a total gain of each of these columns, shape (columns,)."""
+    gains = table.set_index("column")["gain"].reindex(columns).fillna(0.0) / (total or 1.0)
+    return gains.to_numpy(np.float64)
+
+
+def ways_of(what: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
+    """A parameter's constraints by column; `what` errors call it. Raises ConfigError."""
     ways: dict[str, Monotone] = {}
     for column, way in columns.items():
         if way != "increasing" and way != "decreasing":
             raise ConfigError(
-                f'monotone= of {party}: {column!r} must be "increasing" or "decreasing", not '
-                f"{shown(way)}"
+                f'{what}: {column!r} must be "increasing" or "decreasing", not {shown(way)}'
             )
         ways[column] = way
     return ways

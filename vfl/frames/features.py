@@ -8,7 +8,7 @@ import datetime
 import hashlib
 import math
 import numbers
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import SupportsFloat, cast
@@ -56,15 +56,22 @@ class FrameTable:
         return {name: values[rows] for name, values in self.features.items()}
 
 
-def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | None) -> Features:
+def features_of(
+    party: str,
+    frame: pd.DataFrame,
+    expect: Mapping[str, bool] | None,
+    categorical: Collection[str] = (),
+) -> Features:
     """The columns as features; `expect` has those of the training, and which of them are categorical.
 
-    Raises DataError for a column that cannot be used, is missing, or has no value in any row of a
-    training.
+    categorical: columns of a training that are, whatever they hold. Raises DataError for a column that
+    cannot be used, is missing, or has no value in any row of a training.
     """
     training = expect is None
     if expect is None:
-        expect = {str(name): is_categorical(frame[name]) for name in frame.columns}
+        expect = {
+            str(name): str(name) in categorical or is_categorical(frame[name]) for name in frame.columns
+        }
         for name in expect:
             if len(frame) and frame[name].isna().all():
                 raise DataError(f"{party}: column '{name}' has no value in any row: drop it")
@@ -75,12 +82,12 @@ def features_of(party: str, frame: pd.DataFrame, expect: Mapping[str, bool] | No
                 f"{suggest_name(name, frame.columns)}"
             )
     features: dict[str, NDArray[np.generic]] = {}
-    for name, categorical in expect.items():
+    for name, is_text in expect.items():
         values, what = frame[name], f"{party}: column '{name}'"
         if training:
-            features[name] = _categories(values, what) if categorical else finite_numbers(values, what)
+            features[name] = _categories(values, what) if is_text else finite_numbers(values, what)
         else:
-            features[name] = _categories(_days(values), what) if categorical else _numeric(values, what)
+            features[name] = _categories(_days(values), what) if is_text else _numeric(values, what)
     return features
 
 
@@ -108,11 +115,12 @@ def _categories(values: pd.Series, what: str) -> NDArray[np.object_]:
     ):
         raise DataError(f"{what} holds {_kinds(values)}: text or numbers are due")
     # The last entry is None: a missing code of -1 finds it.
-    texts: NDArray[np.object_] = np.array([*map(_category, distinct), None], dtype=object)
+    texts: NDArray[np.object_] = np.array([*map(category_text, distinct), None], dtype=object)
     return texts[codes]
 
 
-def _category(value: object) -> str:
+def category_text(value: object) -> str:
+    """A category as text."""
     # Whole numbers with gaps become floats in pandas: 3.0 is the category 3.
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 

@@ -206,15 +206,15 @@ def _no_gaps(values: pd.Series, what: str) -> None:
 # Groups and times, by which rows are kept back.
 
 
-def groups_of(given: object, table: pd.DataFrame) -> SplitColumn:
+def groups_of(given: object, table: pd.DataFrame, what: str = "groups") -> SplitColumn:
     """A group for every row, of whatever kind: the same value is the same group. Raises DataError."""
-    values = values_of(given, table, "groups")
-    _no_gaps(values, "groups")
+    values = values_of(given, table, what)
+    _no_gaps(values, what)
     try:
         place, distinct = pd.factorize(values)
     except TypeError:  # lists, dicts, ...
-        raise DataError("groups must be text, numbers or dates, one a row") from None
-    return SplitColumn("groups", place.astype(np.int64), [str(value) for value in distinct])
+        raise DataError(f"{what} must be text, numbers or dates, one a row") from None
+    return SplitColumn(what, place.astype(np.int64), [str(value) for value in distinct])
 
 
 def times_of(given: object, table: pd.DataFrame) -> SplitColumn:
@@ -269,7 +269,8 @@ def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDAr
         if type_of_target(values) == "continuous":
             raise DataError(
                 f"Unknown label type: continuous. {estimator} is for two classes; numbers of any kind "
-                "are for a regressor (SecureBoostRegressor, FederatedGLM)"
+                "are for a regressor (SecureBoostRegressor, FederatedGLM; over rows "
+                "PooledBoostRegressor, PooledGLM)"
             )
     classes = np.unique(values)
     if len(classes) > 2:

@@ -7,9 +7,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from vfl.errors import PeerUnreachable, VflError
+from vfl.errors import ConfigError, PeerUnreachable, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
+from vfl.jobs.pooled import check_pool
 from vfl.jobs.storage import who_serves
 from vfl.jobs.table_check import check_table
 from vfl.net.addresses import is_relay
@@ -28,7 +29,10 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     job: the one for which a guest's table is to be, if any.
     """
     report = _once(report)
-    healthy = party.role == "coordinator" or check_table(party, report, job)
+    if party.role == "coordinator":
+        healthy = _check_server(party, job, report)
+    else:
+        healthy = check_table(party, report, job)
     if party.role == "host" and (wider := widened(party.policy)):
         report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
     stored = _check_store(party, report)
@@ -67,9 +71,25 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
         return healthy and all(reached) and await _listens(site, report)
-    awaited = set(party.peers) - set(dialled)
+    # Peers that are pinned to check what others relay never dial: clients, and a host's fellows.
+    silent = set(party.peers) - set(dialled) - set(party.clients)
+    awaited = silent if party.party.listen is not None else set()
     arrived = not awaited or await _await(site, awaited, wait, report)
     return healthy and all(reached) and arrived
+
+
+def _check_server(party: Party, job: Job | None, report: Reporter) -> bool:
+    """Whether a coordinator has as many parties as a job over rows needs."""
+    if job is None:
+        return True
+    try:
+        check_pool(party, job)
+    except ConfigError as error:
+        report(CheckResult("FAIL", "job", f"job {job.name}: {error}"))
+        return False
+    text = f"job {job.name}: over the rows of {' and '.join(party.partners)}"
+    report(CheckResult("note", "job", text))
+    return True
 
 
 def _check_store(party: Party, report: Reporter) -> bool:
@@ -115,9 +135,11 @@ async def _reach(site: Site, name: str, address: str, wait: float, report: Repor
         peer = await dial(site.credentials, name, address, site.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
-        of_guest = site.party.role == "host" and site.party.peers[name].role is None
-        if of_guest and error.nobody_listens:
+        role = site.party.peers[name].role
+        if site.party.role == "host" and role is None and error.nobody_listens:
             hint = " (a guest listens only while one of its commands runs)"
+        if site.party.clients and role == "coordinator" and error.nobody_listens:
+            hint = " (the server of a job over rows listens only while its `vfl train` runs)"
         report(CheckResult("FAIL", name, f"{name}: {error}{hint}"))
         return False
     except VflError as error:

@@ -10,18 +10,18 @@ from contextlib import AbstractContextManager
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.errors import ModelError
+from vfl.errors import ModelError, Refused
 from vfl.party import locks
 from vfl.party.store import Store
 
 _ROOM = 1 << 26  # bytes of the draws of an alignment: 53,000 draws of 10,000 rows
-_LEAST = 64  # draws that are kept however many rows they have
+_LEAST = 64  # draws for which there is room however many rows they have
 
 
 class StoredDraws:
     """The draws from the rows of an alignment: `DrawMemory` of protocols/common/draw_memory.py.
 
-    The last ones are kept, as many as there is room for.
+    All are kept: where there is no room for more, there are no more.
     """
 
     def __init__(self, store: Store, alignment: str) -> None:
@@ -41,11 +41,16 @@ class StoredDraws:
             yield draw.tobytes()
 
     def keep(self, active: bytes) -> None:
-        """Raises DataError when the store cannot be written, ModelError for damaged draws."""
+        """Raises DataError when the store cannot be written, ModelError for damaged draws, Refused where
+        there are as many as can be kept."""
         name, new = self._alignment, np.frombuffer(active, np.uint8)[np.newaxis]
         _, before = self._kept()
+        if len(before) >= (most := max(_LEAST, _ROOM // len(active))):
+            raise Refused(
+                f"{most:,} different draws of rows were taken of alignment {name}, as many as are "
+                "remembered: set subsample = 1 without goss_top, or align anew"
+            )
         drawn = np.concatenate([before, new]) if len(before) else new
-        drawn = drawn[-max(_LEAST, _ROOM // len(active)) :]
         self._told = dict(self._store.write_array("draw", name, drawn))
         self._store.write("draw", name, {"drawn": self._told})
 

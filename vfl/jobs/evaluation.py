@@ -1,6 +1,5 @@
 """Which rows train and which are held out, and what a model is worth on these."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -13,30 +12,13 @@ from vfl.errors import (
 from vfl.jobs.record import Evaluation
 from vfl.learn.drift import Profile, profile_of_scores
 from vfl.learn.holdout import ColumnShare, OneValue, column_shares, draw_split, split_by
-from vfl.learn.losses import BadLabel, LogisticLoss
-from vfl.learn.metrics import binary_metrics, regression_metrics
+from vfl.learn.losses import BadLabel
+from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
-
-
-def held_out_metrics(
-    rows: Training,
-    held_out: NDArray[np.bool_],
-    score: NDArray[np.float64],
-    exposure: NDArray[np.float64] | None,
-) -> dict[str, float]:
-    """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
-    label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
-    if isinstance(loss, LogisticLoss):
-        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
-    else:
-        offset = None if rows.offset is None else rows.offset[held_out]
-        years = None if exposure is None else exposure[held_out]
-        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
-    return {name: value for name, value in metrics.items() if math.isfinite(value)}
 
 
 def evaluate(
@@ -130,8 +112,9 @@ def split_rows(
 @dataclass(frozen=True)
 class RowParts:
     """What became of the aligned rows: how many are in each part, and what of the columns by which they
-    were split, by use; of rows that were drawn nothing."""
+    were split, by use; of rows that were drawn nothing. `holdout`: the share that was to be held out."""
 
+    holdout: float
     counts: dict[str, int]
     shares: dict[str, ColumnShare]
 
@@ -142,6 +125,7 @@ class RowParts:
         aligned: NDArray[np.int64],
         rows: Training,
         held_out: NDArray[np.bool_],
+        holdout: float,
     ) -> "RowParts":
         """From the masks of `split_rows`."""
         parts = {"train": rows.train, "validation": rows.validation, "held out": held_out}
@@ -149,7 +133,7 @@ class RowParts:
         if left_out := len(aligned) - sum(counts.values()):
             counts["left out"] = left_out
         there = {name: mask for name, mask in parts.items() if counts[name]}
-        return cls(counts, column_shares(table.split.take(aligned), there))
+        return cls(holdout, counts, column_shares(table.split.take(aligned), there))
 
     @property
     def sentences(self) -> list[str]:
@@ -158,7 +142,8 @@ class RowParts:
         for use, one in self.shares.items():
             which = _IN_ORDER if use == "time" else {}
             parts = [
-                f"{which.get(part, '')}{number:,} {_DO[part]}" for part, number in one.values.items()
+                f"{which.get(part, '')}{number:,} {_DO[part][number > 1]}"
+                for part, number in one.values.items()
             ]
             said.append(f"by {use} '{one.column}': of its values {', '.join(parts)}")
         if left_out := self.counts.get("left out"):
@@ -166,8 +151,19 @@ class RowParts:
                 f"{counted(left_out, 'row')} left out: of groups that are held out at times that train, "
                 "or the other way round"
             )
+        share = self.counts["held out"] / max(1, sum(self.counts.values()))
+        if len(self.shares) == 1 and abs(share - self.holdout) > max(_APART, self.holdout / 2):
+            said.append(
+                f"note: {share:.0%} of the rows are held out, where holdout = {self.holdout:g}: no "
+                "other number of whole values comes nearer"
+            )
         return said
 
 
-_DO = {"train": "train", "validation": "decide when to stop", "held out": "are held out"}
+_APART = 0.05  # of the share of rows that is held out from that which was to be
+_DO = {
+    "train": ("trains", "train"),
+    "validation": ("decides when to stop", "decide when to stop"),
+    "held out": ("is held out", "are held out"),
+}
 _IN_ORDER = {"train": "the first ", "validation": "the next ", "held out": "the last "}

@@ -18,6 +18,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
 from vfl.jobs.scoring import serve_score
+from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
@@ -71,8 +72,11 @@ async def _serve_rows(site: Site, show: Show) -> None:
             'with role = "coordinator"'
         )
     with serving(site):
-        table, _ = read_guest(party.data, show=show)
-        show.say(f"{party.name} serves {table.path.name}: {counted(table.rows, 'row')}")
+        table, ids = read_guest(without_features(party.data), show=show)
+        for note in ids.notes:
+            show.say(f"note: {table.path.name}: {note}")
+        rows = counted(len(ids.rows), "row")
+        show.say(f"{party.name} serves {table.path.name}: {rows}, with the columns that a job names")
         await _serve(site, show)
 
 

@@ -23,12 +23,13 @@ from vfl.leakage.disclosure import (
 )
 from vfl.leakage.measuring import ROWS, Measured, measure_tables
 from vfl.leakage.meter import disclosures
+from vfl.leakage.of_rows import of_rows
 from vfl.learn.binning import Features
 from vfl.learn.losses import Loss
 from vfl.models.kind import PartyColumns
 from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
-from vfl.party.policy import broken_by_job, check_intersection, today
+from vfl.party.policy import broken_by_job, broken_by_pool, check_guest, check_intersection, today
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -103,6 +104,8 @@ def foresee(
     Raises ConfigError for a coordinator's file, a guest that cannot be told, or no number of rows;
     ModelError for an alignment that is damaged, DataError for a table that cannot be used.
     """
+    if job.over_rows:
+        return _over_rows(party, job, rows, guest, simulate)
     if party.role == "coordinator":
         raise ConfigError(
             f"{party.name} is a coordinator, which learns no row: ask with the file of the guest or of "
@@ -141,6 +144,31 @@ def foresee(
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
     return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))
+
+
+def _over_rows(party: Party, job: Job, rows: int | None, server: str | None, simulate: bool) -> Leakage:
+    """The same of a job over rows, which has no figure that depends on their number."""
+    if simulate or rows is not None:
+        raise ConfigError(
+            f"{'--simulate' if simulate else '--rows'} is for jobs over columns: leave it out"
+        )
+    if party.role == "coordinator":
+        parties, starts = party.partners, party.name
+    elif not party.clients:
+        raise ConfigError(
+            f"{job.name} is a job over rows, and {party.name} takes part in none: [peers] needs the "
+            'other parties, with role = "client", and their server'
+        )
+    else:
+        parties, starts = [party.name, *party.clients], server or party.coordinators[0]
+        check_guest(party, starts)
+    broken = [] if party.role == "coordinator" else broken_by_job(party.policy, job, starts, today())
+    if party.role == "guest":
+        broken += broken_by_pool(party.policy, len(parties))
+    notes = tuple(f"{party.name} refuses the job: {rule}" for rule in broken)
+    return Leakage(
+        job.name, party.name, 0, None, tuple(of_rows(parties, starts, job.params)), notes=notes
+    )
 
 
 def _given(store: Store, party: Party, job: Job, alignment: Alignment) -> float:

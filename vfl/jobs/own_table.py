@@ -25,12 +25,15 @@ def read_guest(
     loss: Loss | None = None,
     unused: Collection[str] = (),
     split: Mapping[str, str] | None = None,
+    agreed: bool = False,
 ) -> tuple[Table, TableIds]:
     """The guest's table, with its label if there is a `loss` to check it, and its ids.
 
     unused: uses of columns that the job does without. split: the columns by which it splits rows.
+    agreed: whether the job says which columns there are, and of what kind.
     """
-    wanted = Wanted("guest", loss is not None, loss=loss, unused=unused, split=split or {})
+    by = split or {}
+    wanted = Wanted("guest", loss is not None, loss=loss, unused=unused, split=by, agreed=agreed)
     table = read_wanted(data, wanted)
     for warning in table.warnings:
         show.say(f"note: {warning}")

@@ -17,6 +17,7 @@ from vfl.party.policy import (
     Counted,
     Usage,
     broken_by_job,
+    broken_by_pool,
     check_age,
     check_coordinator,
     check_intersection,
@@ -41,6 +42,8 @@ _LATER = {
     ),
     "a day of a guest": tuple(LIMITS.values()),
     "scoring": ("scoring", "min_scored_rows"),
+    "open sums": ("min_summed_rows",),
+    "a job over rows": ("min_parties", "min_pooled_rows"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
@@ -64,6 +67,8 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
     """
     policy, store, on = party.policy, store_of(party), today()
     broken, notes = broken_by_job(policy, job, guest, on), []
+    if job.over_rows:
+        return _examine_pool(party, broken, {} if guest is None else Usage(store).of(guest, on), guest)
     aligned, sums, used = None, None, {}
     if (coordinator := job.params.coordinator) is not None:
         try:
@@ -81,13 +86,32 @@ def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | N
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
         used = Usage(store).of(guest, on)
-        if exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
-            broken.append(
-                f"{guest} has had {counted(used['jobs'], 'job')} today, which is all that rule "
-                f"max_jobs_a_day = {policy.max_jobs_a_day} of [policy] allows"
-            )
+        broken += _broken_today(policy, guest, used)
     notes += [_later(policy, about, rules, used) for about, rules in _LATER.items()]
     return PolicyCheck(broken, None if aligned is None else aligned.name, sums, used, notes)
+
+
+def _examine_pool(
+    party: Party, broken: list[str], used: dict[Counted, int], server: str | None
+) -> PolicyCheck:
+    """The same of a job over rows: with the parties of the party file, whose rows nobody knows yet."""
+    policy = party.policy
+    broken = broken + broken_by_pool(policy, len(party.clients) + 1)
+    if server is not None:
+        broken += _broken_today(policy, server, used)
+    rules = {"the rows of all parties": ("min_pooled_rows",), "a day of a server": ("max_jobs_a_day",)}
+    notes = [_later(policy, about, of, used) for about, of in rules.items()]
+    return PolicyCheck(broken, None, None, used, notes)
+
+
+def _broken_today(policy: PolicySection, starts: str, used: Mapping[Counted, int]) -> list[str]:
+    """Whether who starts a job has had as many today as it may."""
+    if not exceeds(used.get("jobs", 0) + 1, policy.max_jobs_a_day):
+        return []
+    return [
+        f"{starts} has had {counted(used['jobs'], 'job')} today, which is all that rule "
+        f"max_jobs_a_day = {policy.max_jobs_a_day} of [policy] allows"
+    ]
 
 
 def _broken_on(policy: PolicySection, store: Store, alignment: Alignment) -> list[str]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
@@ -25,7 +25,6 @@ from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import read_guest
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.resume import (
     Replaceable,
@@ -36,36 +35,24 @@ from vfl.jobs.resume import (
     open_run,
     persevere,
 )
+from vfl.jobs.shared_table import OwnRows, read_own_rows, schema_of
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.learn.binning import Features
 from vfl.learn.drift import profiles
-from vfl.learn.holdout import draw_split
-from vfl.learn.levels import Levels, tidy_levels
+from vfl.learn.levels import Levels
 from vfl.learn.losses import BadLabel
 from vfl.models.findings import NothingTrained, judge_quality
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer, together
-from vfl.party.config import Job
+from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_pool, check_job, today
-from vfl.party.sections import USES
-from vfl.party.table import Table
-from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import Absences, MaskingAdder, common_step
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
-from vfl.protocols.pooled.bins import Schema
 from vfl.text import counted
 
 _TRAINING = Replaceable()
-
-
-def schema_of(job: Job) -> Schema:
-    """The columns that all parties of a job over rows have."""
-    columns = job.columns or {}
-    levels = {name: one.levels for name, one in columns.items() if one.type == "category"}
-    return Schema(tuple(columns), levels)
 
 
 # --- The server ---------------------------------------------------------------------------------------
@@ -97,16 +84,7 @@ async def lead(site: Site, job: Job, *, fresh: bool = False, wait: float, show: 
     ConfigError for a job that has no such clients, and what sessions raise.
     """
     party, names = site.party, site.party.partners
-    if not job.over_rows:
-        raise ConfigError(
-            'a coordinator starts jobs over rows alone: add partition = "rows" to [job], or start the '
-            "job at the guest"
-        )
-    if len(names) < job.rows.min_parties:
-        raise ConfigError(
-            f"min_parties = {job.rows.min_parties} in [rows] of the job, and [peers] has "
-            f"{counted(len(names), 'party', 'parties')}: lower it, or add parties"
-        )
+    check_pool(party, job)
     subject = RunSubject(job.digest, job.name, "", site.identity.certificate.fingerprint, names, "")
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with begin_run(site.store, new, subject, fresh=fresh, show=show) as unfinished:
@@ -119,6 +97,20 @@ async def lead(site: Site, job: Job, *, fresh: bool = False, wait: float, show: 
             reconnect=party.party.reconnect,
             show=show,
             done=lambda: leading.totals,
+        )
+
+
+def check_pool(party: Party, job: Job) -> None:
+    """Raises ConfigError for a job that a coordinator cannot start with the peers of its party file."""
+    if not job.over_rows:
+        raise ConfigError(
+            'a coordinator starts jobs over rows alone: add partition = "rows" to [job], or start the '
+            "job at the guest"
+        )
+    if len(party.partners) < job.rows.min_parties:
+        raise ConfigError(
+            f"min_parties = {job.rows.min_parties} in [rows] of the job, and [peers] has "
+            f"{counted(len(party.partners), 'party', 'parties')}: lower it, or add parties"
         )
 
 
@@ -161,9 +153,12 @@ class _Leading:
                 await checkpoints.keep(ServerState(1))
             course = ServerCourse(_absences(job), follow, left)
             stayed = await serve_totals(clients, course)
-            await together([c.recv(Kept) for c in clients if c.name in stayed])
-            account = Account.of(started, clients, Counter())
-        return self._keep(stayed, agreement, account)
+            present = [client for client in clients if client.name in stayed]
+            await together([client.recv(Kept) for client in present])
+            led = self._keep(stayed, agreement, Account.of(started, clients, Counter()))
+            # Once they hear of it they go on from nowhere: this party must not ask for that any more.
+            await together([_tell_kept(client) for client in present])
+        return led
 
     def _keep(self, stayed: list[str], agreement: Agreement, account: Account) -> Led:
         party, name = self.site.party, self.unfinished.name
@@ -182,6 +177,12 @@ class _Leading:
         save_record(self.site.store, record)
         self.unfinished.finish()
         return Led(name, stayed, self.totals, account)
+
+
+async def _tell_kept(client: Peer) -> None:
+    # One that is gone keeps its model, and its checkpoint until its next run of the job.
+    with contextlib.suppress(PeerLost, PeerStopped):
+        await client.send(Kept())
 
 
 def _absences(job: Job) -> Absences:
@@ -204,7 +205,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_request(site, peer, offer, show, f"train {job.name} over rows ({job.job.purpose})")
     _check_job(site, peer, offer, job)
     schema, kind = schema_of(job), kind_of_job(job)
-    own = await asyncio.to_thread(_read, site, job, schema, show)
+    own = await asyncio.to_thread(read_own_rows, party.data, job, show)
     columns = PartyColumns(party.name, own.table.path.name, own.features)
     role: ClientRole[AnyGuestModel] = await asyncio.to_thread(kind.client, columns, own.rows, schema)
     name = offer.model if offer.done else fresh_name(store, "model", offer.model)
@@ -238,46 +239,6 @@ def _check_job(site: Site, peer: Peer, offer: Offer, job: Job) -> None:
         raise Refused("; ".join(broken))
 
 
-@dataclass(frozen=True)
-class _Own:
-    """This party's rows."""
-
-    table: Table
-    features: Features
-    rows: Training
-    held_out: Mask
-    ids: str  # digest of the table's ids
-
-
-def _read(site: Site, job: Job, schema: Schema, show: Show) -> _Own:
-    """The party's table as the job has it. Raises DataError and ConfigError, of which peers hear in what
-    the table differs from the job."""
-    data, uses = site.party.data, job.uses(site.party.data)
-    section = data.model_copy(
-        update={"columns": schema.columns, "ignore": None, "categorical": tuple(schema.levels)}
-    )
-    table, ids = read_guest(section, show=show, loss=job.loss, unused=set(USES) - set(uses))
-    if table.label is None:
-        raise ConfigError("[data] label is missing in the party file: a job over rows needs one")
-    features = tidy_levels(table.features)
-    try:
-        schema.check(features)
-    except ConfigError as error:
-        raise ConfigError(f"{table.path.name}: {error}", for_peer=f"its table: {error}") from None
-    draw = np.random.default_rng([kind_of_job(job).seed, 1]).random(table.rows)[ids.entities]
-    split = draw_split(draw, job.job.holdout, kind_of_job(job).validation_share)
-    weight = np.ones(table.rows) if table.weight is None else table.weight
-    rows = Training(table.label, weight, split.train, split.validation, job.loss, table.offset)
-    for name, count in schema.unknown_levels(features).items():
-        if count:
-            some = counted(count, "row has", "rows have")
-            show.say(
-                f"note: {table.path.name}: {some} a level of '{name}' that the job does not name: they "
-                "count as one"
-            )
-    return _Own(table, features, rows, split.held_out, ids.digest)
-
-
 @dataclass
 class _Client:
     """A training that this party has agreed to."""
@@ -288,7 +249,7 @@ class _Client:
     job: Job
     kind: AnyKind
     role: ClientRole[AnyGuestModel]
-    own: _Own
+    own: OwnRows
     levels: Mapping[str, Sequence[str]]  # that were agreed on
     unfinished: Unfinished
     show: Show
@@ -326,7 +287,8 @@ class _Client:
         half = self._keep(model, score, metrics, evaluation, agreement)
         with contextlib.suppress(PeerLost, PeerStopped):  # the model is kept, whoever hears of it
             await peer.send(Kept())
-        unfinished.finish()
+            await peer.recv(Kept)
+            unfinished.finish()  # else a server that was killed comes back to go on from the last step
         parties = [name for name in offer.hosts if name not in gone]
         return f"trained {half.name} over the rows of {counted(len(parties), 'party', 'parties')}"
 
@@ -349,7 +311,7 @@ class _Client:
     async def _evaluate(self, score: Floats) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """What the model is worth on rows that this party held out, beside one of its own rows alone."""
         own, name = self.own, self.site.party.name
-        rows, held_out, table = own.rows, own.held_out, own.table
+        rows, held_out = own.rows, own.held_out
         if not held_out.any():
             return {}, None
         scores = {}
@@ -364,7 +326,7 @@ class _Client:
         except BadLabel as error:
             self.show.say(f"note: the label of rows held out {error}: not evaluated")
             return {}, None
-        return evaluate(rows, held_out, np.arange(table.rows), table.exposure, scores)
+        return evaluate(rows, held_out, own.taken, own.exposure, scores)
 
     def _keep(
         self,
@@ -413,7 +375,7 @@ class _Client:
             parties=[party.name, *(name for name in self.offer.hosts if name != party.name)],
             job=job.settings,
             alignment="",
-            aligned_rows=own.table.rows,
+            aligned_rows=len(own.taken),
             ended=now(),
             account=history.account + self.unfinished.measure(),
             rows=counts,
@@ -427,6 +389,14 @@ class _Client:
             warnings=warnings,
         )
         save_record(self.site.store, record, evaluation)
+        if metrics:
+            self.show.say(f"on {counted(counts['held out'], 'row')} held out: {_worth(metrics)}")
         for text in warnings:
             self.show.say(f"note: {text}")
         return half
+
+
+def _worth(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """What each model is worth, by one measure, in words."""
+    key, measure = ("auc", "AUC") if "auc" in metrics["federation"] else ("d2", "D²")
+    return f"{measure} " + ", ".join(f"{of[key]:.4f} {who}" for who, of in metrics.items() if key in of)

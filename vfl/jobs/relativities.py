@@ -9,7 +9,7 @@ from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_of_model, load_half
-from vfl.models.relativities import COLUMNS, Line
+from vfl.models.relativities import Line, table_of
 from vfl.party.config_values import Role
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
@@ -29,7 +29,8 @@ def save_relativities(
 ) -> Path:
     """Write the lines as CSV beside the half. Raises DataError when the store cannot be written."""
     file = io.BytesIO()
-    write_rows(file, [COLUMNS, *(line.cells for line in lines_of(half, steps))])
+    columns, rows = table_of(lines_of(half, steps))
+    write_rows(file, [columns, *rows])
     return store.write_beside("model", half.name, "csv", file.getvalue())
 
 

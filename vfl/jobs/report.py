@@ -17,6 +17,7 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.record import Evaluation, Record, load_record
 from vfl.jobs.reveals import message_type, reveals
+from vfl.jobs.shared_table import as_trained
 from vfl.jobs.table_sizes import sizes_of
 from vfl.learn.binning import Features
 from vfl.learn.levels import match_levels
@@ -181,7 +182,8 @@ def _factors(
     if evaluation is None:
         return {}, "No rows were held out (holdout is 0 in the job file)."
     # Label, weight, exposure and offset are in the record.
-    data = party.data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
+    data = as_trained(party.data, half)
+    data = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
     try:
         table = read_table(data, role="guest", need_label=False, expect=half.columns)
         ids = ids_of(table, data)

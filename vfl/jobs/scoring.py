@@ -34,6 +34,7 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import table_of
 from vfl.jobs.resume import persevere
+from vfl.jobs.shared_table import as_trained
 from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
 from vfl.learn.explain import reasons
@@ -475,6 +476,14 @@ def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _
 
 def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
     """Raises DataError for too many rows with levels that were not in training."""
+    if half.job["job"].get("partition") == "rows":
+        for column, which in rows.unknown.items():
+            some = f"{int(which.sum()):,} of {counted(len(which), 'row')}"
+            show.say(
+                f"note: column '{column}' has a level that the job did not name in {some}: these count "
+                "as one level, as in training"
+            )
+        return
     say_unknown_levels(show, rows.unknown, half.levels)
     check_own_levels(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
 
@@ -512,7 +521,7 @@ def _section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
         key.model_copy(update={"normalise": rule})
         for key, rule in zip(data.fallback, half.fallback, strict=True)
     ]
-    return data.model_copy(
+    return as_trained(data, half).model_copy(
         update={
             "normalise": half.normalise,
             "fallback": tuple(keys),

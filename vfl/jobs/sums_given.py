@@ -210,6 +210,12 @@ class SumsBudget:
             sums = given.known(file.read())
             places, rows = given.places(sums), given.own(drawn)
             told = sums.of(places)
+            if drawn is not None and len(rows) < self._policy.min_summed_rows:
+                raise Refused(
+                    f"a tree of {counted(len(rows), 'row')} breaks "
+                    f"{rule_words(self._policy, 'min_summed_rows')}: more rows that train, a higher "
+                    "subsample, or the host lowers the rule"
+                )
             # Over the lattice engine all of a tree at once; else its root, and nodes as they are told.
             whole = self._a_tree * (len(told) if drawn is None else self._job.rows)
             after = told.copy()
@@ -219,7 +225,7 @@ class SumsBudget:
             if self._all_rows and self._is_too_much(
                 told[rows], _add(told[rows], self._trees * whole, self._even)
             ):
-                more = f"{self._trees:,} further trees would break"
+                more = f"{counted(self._trees, 'further tree')} would break"
                 raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
             self._of_tree = after - told
             job = sums.jobs.get(self._model, JobSums(self._job.before, 0.0))
@@ -245,7 +251,8 @@ class SumsBudget:
                     after[parent] -= self._of_tree[parent]
                 for rows in children:
                     after[rows] = share_out(after[rows], _A_NODE)
-                may.append(not self._is_too_much(before, after))
+                few = min(map(len, children)) < self._policy.min_summed_rows
+                may.append(not few and not self._is_too_much(before, after))
                 if may[-1]:
                     self._of_tree += after - before
                     told = after

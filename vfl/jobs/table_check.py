@@ -10,6 +10,7 @@ from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.evaluation import RowParts, split_rows
 from vfl.jobs.own_table import ids_of
+from vfl.jobs.shared_table import level_notes, section_of, take_part, without_features
 from vfl.learn.losses import LogisticLoss
 from vfl.models.kinds import check_levels_of, check_rules_of
 from vfl.party.config import Job, Party
@@ -25,15 +26,6 @@ from vfl.text import counted
 _SHOWN = 5  # rows that a fault names
 _ROUNDS = 6  # readings, each with what those before it proposed
 
-_NO_FEATURES: dict[str, object] = {
-    "columns": (),
-    "ignore": None,
-    "categorical": (),
-    "monotone": {},
-    "dates": {},
-    "aggregate": {},
-}
-
 
 class Fail(Protocol):
     def __call__(self, text: str, advice: str = "") -> None: ...
@@ -44,7 +36,8 @@ def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
     `job` if there is one.
 
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
-    that all faults are known after one run. Nothing is changed.
+    that all faults are known after one run. Nothing is changed. Of a party of jobs over rows, whose
+    columns a job names, ids and label alone are looked at without one.
     """
     faults: list[CheckResult] = []
 
@@ -54,32 +47,42 @@ def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
 
     if party.role == "guest" and party.data.label is None:
         fail("[data] label is missing in the party file: the guest names its label")
-    table, data = _read(party, fail, job)
+    over_rows = bool(party.clients and not party.partners) if job is None else job.over_rows
+    given = party.data
+    if over_rows:
+        given = without_features(given) if job is None else section_of(given, job)
+    table, data = _read(party, given, fail, job)
     ids = _ids(table, data, fail)
     if table is not None:
-        for text in (*_broken_rules(party, table), *_label_faults(table, data)):
-            fail(text)
-        for text in _linear_faults(party, table):
-            fail(text)
+        if not over_rows:  # else the job says what becomes of columns, and one class of label will do
+            for text in (*_broken_rules(party, table), *_label_faults(table, data)):
+                fail(text)
+            for text in _linear_faults(party, table):
+                fail(text)
         if job is not None and ids is not None and table.label is not None and not faults:
-            _check_split(table, ids, job, fail, report)
+            check = _check_rows if over_rows else _check_split
+            check(table, ids, job, fail, report)
         if not faults and ids is not None:
             report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
         notes = (*_label_notes(table, data), *_number_notes(table, data))
         for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
             report(CheckResult("note", "table", f"table: {note}"))
+    if over_rows and job is None:
+        text = "table: a job over rows names its columns: --job JOB.toml checks them"
+        report(CheckResult("note", "table", text))
     _note_ids(data, report)
-    if data is not party.data:
+    if data is not given:
         left = "" if table is not None else ", but for what has to be corrected"
         report(CheckResult("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
-        for line in _lines(party.data, data):
+        for line in _lines(given, data):
             report(CheckResult("note", "[data]", f"[data]: {line}", line))
     return not faults and ids is not None
 
 
-def _read(party: Party, fail: Fail, job: Job | None) -> tuple[Table | None, DataSection]:
+def _read(
+    party: Party, data: DataSection, fail: Fail, job: Job | None
+) -> tuple[Table | None, DataSection]:
     """The table, if it can be read at last, and [data] with the proposals that it took."""
-    data = party.data
     wanted = Wanted(party.role, party.role == "guest" and data.label is not None)
     if job is not None:
         try:
@@ -88,7 +91,7 @@ def _read(party: Party, fail: Fail, job: Job | None) -> tuple[Table | None, Data
             fail(str(error))
         else:
             unused = set(USES) - set(uses)
-            wanted = replace(wanted, loss=job.loss, unused=unused, split=split)
+            wanted = replace(wanted, loss=job.loss, unused=unused, split=split, agreed=job.over_rows)
     told: list[str] = []
     for _ in range(_ROUNDS):
         table, faults = examine_table(data, wanted, _SHOWN)
@@ -215,7 +218,7 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
             "binary and logistic need them"
         )
     elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
-        alone = data.model_copy(update=_NO_FEATURES)
+        alone = without_features(data)
         loss = LogisticLoss()
         _, faults = examine_table(alone, Wanted("guest", True, loss=loss), _SHOWN)
         yield from (f"{fault} (with binary and logistic)" for fault in faults)
@@ -242,10 +245,24 @@ def _check_split(table: Table, ids: TableIds, job: Job, fail: Fail, report: Repo
     except DataError as error:
         fail(str(error))
         return
-    parts = RowParts.of(table, ids.rows, rows, held_out)
+    parts = RowParts.of(table, ids.rows, rows, held_out, job.job.holdout)
     counts = ", ".join(f"{number:,} {what}" for what, number in parts.counts.items() if number)
     for text in (f"of all rows that have an id {counts}", *parts.sentences):
         report(CheckResult("note", "job", f"job {job.name}: {text}"))
+
+
+def _check_rows(table: Table, ids: TableIds, job: Job, fail: Fail, report: Reporter) -> None:
+    """What a job over rows would make of the table."""
+    try:
+        own = take_part(table, ids, job)
+    except ConfigError as error:
+        fail(str(error))
+        return
+    parts = ((own.rows.train, "train"), (own.rows.validation, "validate"), (own.held_out, "held out"))
+    counts = ", ".join(f"{int(mask.sum()):,} {what}" for mask, what in parts if mask.any())
+    report(CheckResult("note", "job", f"job {job.name}: of this party's rows {counts}"))
+    for text in level_notes(own, job):
+        report(CheckResult("note", "table", f"table: {text}"))
 
 
 def _summary(table: Table, ids: TableIds) -> str:

@@ -115,7 +115,7 @@ async def train(
     kind.check_rules(columns.rules, table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
-    parts = RowParts.of(table, aligned.rows, rows, held_out)
+    parts = RowParts.of(table, aligned.rows, rows, held_out, job.job.holdout)
     for text in parts.sentences:
         show.say(text)
     features = tidy_levels(table.take(aligned.rows))

@@ -106,7 +106,10 @@ def measure(
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if not hasattr(model, "inspected"):
-        raise ConfigError(f"model must be one of vfl's estimators, not {type(model).__name__}")
+        raise ConfigError(
+            "model must be one of vfl's estimators over columns (SecureBoost, FederatedGLM, ...), not "
+            f"{type(model).__name__}"
+        )
     seen: list[AnyTables] = []
     model.inspected(seen.append).fit(X, y, hosts=hosts, **given)
     return measure_tables(seen[-1], rows=rows, candidates=candidates, seed=seed)

@@ -24,8 +24,8 @@ from vfl.text import counted
 FRACTION_BITS = 24
 MISSING = "(missing)"
 """The level of missing values. A category of this very text means the same."""
-OTHER = "(other)"
-"""The level of all categories that are none of those agreed on, where levels are agreed on."""
+OTHER = "(any other)"
+"""Where several parties have agreed on a column's levels, the level of all other categories."""
 
 _SCALE = 2.0**FRACTION_BITS
 _MOST_LEVELS = 65_535  # codes are uint16; more levels are those of an id
@@ -80,11 +80,14 @@ class Factor:
     def codes(self, values: NDArray[np.generic]) -> NDArray[np.uint16]:
         """The level of each value, shape (rows,): k is the k-th of `others`, counted from 1.
 
-        0 is the base level, and any that is joined or was not seen at fit.
+        0 is the base level, and any that is joined or was not seen at fit; unless levels were agreed on:
+        one that was not seen is OTHER then.
         """
-        code_of = {level: k for k, level in enumerate(self.others, start=1)}
+        code_of = dict.fromkeys((self.base, *self.joined), 0)
+        code_of |= {level: k for k, level in enumerate(self.others, start=1)}
+        unseen = code_of.get(OTHER, 0)
         places, names = named_levels(self.name, values, self.edges)
-        return np.array([code_of.get(name, 0) for name in names], np.uint16)[places]
+        return np.array([code_of.get(name, unseen) for name in names], np.uint16)[places]
 
     def unseen(self, values: NDArray[np.generic]) -> int:
         """How many values are of a level (missing is one) that no row had at fit."""
@@ -405,6 +408,13 @@ def check_size(name: str, present: Floats) -> None:
         raise ValueError(f"column '{name}' holds numbers beyond {_LARGEST:g}: give it in another unit")
 
 
+def no_bins(name: str, rules: Rules) -> ValueError:
+    return ValueError(
+        f"column '{name}' cannot be cut into bins of {counted(rules.min_level_rows, 'row')} "
+        "(min_level_rows): do not bin it, or leave it out (ignore)"
+    )
+
+
 def no_value(name: str) -> ValueError:
     return ValueError(f"column '{name}' holds no value: leave it out (ignore)")
 
@@ -424,10 +434,7 @@ def _edges(name: str, values: Floats, rules: Rules) -> tuple[float, ...]:
     np.fmin.at(lowest, codes, values)
     np.fmax.at(highest, codes, values)
     if column.bins == 1 and lowest[0] < highest[0]:
-        raise ValueError(
-            f"column '{name}' cannot be cut into bins of {counted(rules.min_level_rows, 'row')} "
-            "(min_level_rows): do not bin it, or leave it out (ignore)"
-        )
+        raise no_bins(name, rules)
     assert column.edges is not None  # noqa: S101 - numbers have edges
     gaps = zip(highest.tolist(), column.edges.tolist(), lowest[1:].tolist(), strict=False)
     return tuple(short_edge(low, middle, high) for low, middle, high in gaps)

@@ -136,9 +136,9 @@ def join_groups(place: Integers, entity: Integers) -> Integers:
     groups, of_group = np.unique(place, return_inverse=True)
     entities, of_entity = np.unique(entity, return_inverse=True)
     nodes = len(groups) + len(entities)
-    edges = coo_array(
-        (np.ones(len(place), np.int8), (of_group, len(groups) + of_entity)), shape=(nodes, nodes)
-    )
+    ends = (of_group, len(groups) + of_entity)
+    # As floats, whose sums do not come round to zero where a pair is there often.
+    edges = coo_array((np.ones(len(place)), ends), shape=(nodes, nodes))
     _, part = connected_components(edges, directed=False)
     least = np.full(int(part.max(initial=0)) + 1, np.iinfo(np.int64).max)
     np.minimum.at(least, part[len(groups) :], entities)

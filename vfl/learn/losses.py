@@ -81,6 +81,11 @@ class Loss(ABC):
     def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
         """First and second derivative of each row's weighted loss by its score."""
 
+    @abstractmethod
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        """The expected second derivative of each row's weighted loss by its score, over labels whose
+        mean is the prediction."""
+
     def damped_gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
         """`gradients` as trees use them, which take steps far from where they were computed."""
         return self.gradients(score, label, weight)
@@ -157,6 +162,9 @@ class LogisticLoss(Loss):
         p = self.predict(score)
         return (p - label) * weight, p * (1 - p) * weight
 
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        return self.gradients(score, score, weight)[1]  # whatever the label
+
     def _half_deviance(self, score: Floats, label: Floats) -> Floats:
         return np.asarray(np.logaddexp(0.0, score) - label * score)
 
@@ -186,6 +194,10 @@ class _LogLinkLoss(Loss):
             low = np.where(label > 0, weight * label * np.exp((1 - p) * score), 0.0)
             high = weight * np.exp((2 - p) * score)
             return high - low, (2 - p) * high - (1 - p) * low
+
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        with np.errstate(over="ignore"):
+            return np.asarray(weight * np.exp((2 - self.power) * score))
 
 
 @dataclass(frozen=True)
@@ -287,6 +299,9 @@ class SquaredLoss(Loss):
     def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
         with np.errstate(over="ignore"):
             return (score - label) * weight, weight.copy()
+
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        return weight.copy()
 
     def _half_deviance(self, score: Floats, label: Floats) -> Floats:
         return np.asarray((score - label) ** 2 / 2)

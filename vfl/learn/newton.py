@@ -19,6 +19,10 @@ SIZES = (0.0, 0.125, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of a step, at which the loss is looked at in one go; the first is where the step begins."""
 
 _HALVINGS = 60
+_STEEP = 16.0  # by how much slopes at two sizes may differ
+_MORE = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+_PARTS = (0.0, 0.0625, 0.25, 0.5, 0.75, 0.875, 1.0)
+_SMALL_PARTS = (2.0**-6, 2.0**-4, 2.0**-3, 0.25, 0.5, 0.75, 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,8 +81,8 @@ def times(matrix: Floats, other: Floats) -> Floats:
 
 @dataclass(frozen=True)
 class Along:
-    """A convex function of a step's size: its slope and its second derivative at sizes that grow from
-    the first on; infinite, or none, where a size is too far."""
+    """A convex function of a step's size: its slope and its second derivative at sizes that grow, the
+    first of which is 0; infinite, or none, where a size is too far."""
 
     sizes: Sequence[float]
     slopes: Sequence[float]
@@ -86,20 +90,39 @@ class Along:
 
     def best(self) -> float:
         """Where the slope is zero, between two sizes by Hermite's cubic through both; the greatest
-        where it is negative at all. Never the first: as small a step as there is if none is right."""
-        far = next((k for k, slope in enumerate(self.slopes) if not slope < 0), len(self.slopes))
+        where it is negative at all. Never 0: a small step where none is right."""
+        far = self._far
         if far == len(self.slopes):
             return self.sizes[-1]
         if far == 0:
-            return self.sizes[1] / 16
+            return self.sizes[1] / 64
         at, to = self.sizes[far - 1], self.sizes[far]
         if not (math.isfinite(self.slopes[far]) and math.isfinite(self.curvatures[far])):
-            return at or to / 16
+            return at or to / 64
         low, high, width = 0.0, 1.0, to - at
         for _ in range(_HALVINGS):
             middle = (low + high) / 2
             low, high = (middle, high) if self._slope(far, middle, width) < 0 else (low, middle)
         return at + width * high
+
+    def further(self) -> list[float] | None:
+        """Sizes to look at where the best is not among these, or is between two at which slopes differ
+        too much for a cubic; as many as SIZES, the first 0."""
+        far, slopes = self._far, self.slopes
+        if far == 0:
+            return None
+        at = self.sizes[far - 1]
+        if far == len(slopes):
+            return [0.0, *(at * more for more in _MORE)] if slopes[-1] < slopes[0] / _STEEP else None
+        if slopes[far] <= -_STEEP * slopes[far - 1] and math.isfinite(self.curvatures[far]):
+            return None
+        width = self.sizes[far] - at
+        return [0.0, *(at + width * part for part in (_PARTS if at else _SMALL_PARTS))]
+
+    @property
+    def _far(self) -> int:
+        """The place of the first size that is too far."""
+        return next((k for k, slope in enumerate(self.slopes) if not slope < 0), len(self.slopes))
 
     def _slope(self, far: int, t: float, width: float) -> float:
         """Of the cubic, at the share t of the way from one size to the next."""

@@ -32,7 +32,9 @@ def kind_of_job(job: Job) -> AnyKind:
 
 def expected_share(job: Job) -> float:
     """The share of rows that train, as far as the job file says."""
-    return (1 - job.job.holdout) * (1 - kind_of_job(job).validation_share)
+    share = (1 - job.job.holdout) * (1 - kind_of_job(job).validation_share)
+    # By groups and by times, rows train that neither holds out (vfl/learn/holdout.py).
+    return share if job.job.group is None or job.job.time is None else share**2
 
 
 def kind_named(name: object, model: str) -> type[AnyKind]:

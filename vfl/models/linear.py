@@ -34,7 +34,7 @@ from vfl.models.kind import (
     StepReport,
     TrainingStep,
 )
-from vfl.models.linear_client import LinearClient, known_levels
+from vfl.models.linear_client import LinearClient
 from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepare_columns
 from vfl.models.relativities import Line, lines
 from vfl.net.peer import Peer
@@ -398,8 +398,6 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def own_scores(
         cls, half: GuestGlm | HostGlm, table: str, features: Features, rows: int
     ) -> OwnScores:
-        if isinstance(half, GuestGlm) and half.agreed_levels:
-            features = known_levels(half.part, features)
         return own_scores(table, half.part, features, rows)
 
     @classmethod

@@ -1,7 +1,7 @@
 """The coefficients of a linear model for their owner to read: relativities, and the effect of a step."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,7 +16,8 @@ COLUMNS = (
     *("column", "level", "coefficient", "per_unit", "relativity", "rows"),
     *("step", "per_step", "relativity_per_step"),
 )
-"""Of the relativities, in the order in which they are written."""
+"""Of the relativities, in the order in which they are written; where they are known, standard errors
+come after them."""
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,7 @@ class Line:
     relativity_per_step: float | None = None
     is_deviation: bool = False
     """Whether the step is the standard deviation of the rows that trained."""
-
-    @property
-    def cells(self) -> tuple[str | float | None, ...]:
-        """In the order of COLUMNS."""
-        return tuple(getattr(self, name) for name in COLUMNS)
+    standard_error: float | None = None  # of the coefficient; of models over rows alone
 
     @property
     def place(self) -> str:
@@ -67,6 +64,13 @@ class Line:
         return self.coefficient if self.per_step is None else self.per_step
 
 
+def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
+    """The columns of all lines, and the cells of each."""
+    known = any(line.standard_error is not None for line in lines)
+    columns = (*COLUMNS, "standard_error") if known else COLUMNS
+    return columns, [tuple(getattr(line, name) for name in columns) for line in lines]
+
+
 def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | None = None) -> list[Line]:
     """What a half of a model says, for its owner to read: the guest's intercept, then each column's.
 
@@ -79,12 +83,18 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
         else _slope(slopes[one.column], one.coefficient, one.relativity, (steps or {}).get(one.column))
         for one in model.part.relativities()
     ]
+    if isinstance(model, GuestGlm) and model.errors is not None:
+        error_of = dict(zip(model.part.design.coefficients, model.errors, strict=True))
+        own_lines = [
+            replace(line, standard_error=error_of.get((line.column, line.level))) for line in own_lines
+        ]
     places = {line.column: place for place, line in enumerate(own_lines)}
     own_lines.sort(key=lambda line: (places[line.column], _level_key(line.level)))
     if isinstance(model, GuestGlm):
         with np.errstate(over="ignore"):
             factor = float(np.exp(model.intercept))
-        own_lines.insert(0, Line(INTERCEPT, "", model.intercept, None, factor, None))
+        constant = Line(INTERCEPT, "", model.intercept, None, factor, None)
+        own_lines.insert(0, replace(constant, standard_error=model.intercept_error))
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
     return own_lines

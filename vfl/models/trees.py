@@ -115,9 +115,9 @@ class _TreesGuest(GuestRole[GuestModel]):
             return None
         hosts = " and ".join(f"{host} those of {many:,}" for host, many in self._withheld.items())
         return (
-            f"note: hosts kept sums of nodes to themselves, by max_sums_a_row of [policy]: {hosts}; "
-            "other columns may have split these. Fewer trees, a higher min_child_rows, more rows, or "
-            'sums = "hidden" with a coordinator leave fewer out'
+            "note: hosts kept sums of nodes to themselves, by max_sums_a_row and min_summed_rows of "
+            f"[policy]: {hosts}; other columns may have split these. Fewer trees, a higher "
+            'min_child_rows, more rows, or sums = "hidden" with a coordinator leave fewer out'
         )
 
     def _no_split(self) -> NothingTrained:

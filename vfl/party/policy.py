@@ -100,10 +100,13 @@ def broken_by_pool(policy: PolicySection, parties: int | None, rows: int | None 
 
 def check_guest(party: Party, guest: str) -> None:
     """Raises ConfigError for a guest that is no peer, whose jobs the party would not even hear of."""
-    if guest not in party.partners:
-        near = nearest_name(guest, party.partners)
-        hint = f"did you mean {near}?" if near else f"it has {', '.join(party.partners)}"
-        raise ConfigError(f"[peers] has no {rule_text(guest)} that could be a guest: {hint}")
+    over_rows = party.role == "guest"
+    known = party.coordinators if over_rows else party.partners
+    if guest not in known:
+        near = nearest_name(guest, known)
+        hint = f"did you mean {near}?" if near else f"it has {', '.join(known)}"
+        what = "the server of a job over rows" if over_rows else "a guest"
+        raise ConfigError(f"[peers] has no {rule_text(guest)} that could be {what}: {hint}")
 
 
 def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
@@ -266,6 +269,7 @@ _REMEDIES = {
     "min_parties": "set min_parties in [rows] to as many, or the party lowers the rule",
     "min_pooled_rows": "more parties, or more rows, or the party lowers the rule",
     "max_trees": _LOWER,
+    "min_summed_rows": "draw more rows, or the host lowers the rule",
     "max_iterations": _LOWER,
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the host takes the rule out',

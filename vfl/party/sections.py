@@ -349,6 +349,12 @@ class PolicySection(Section):
         description="most sums about a row that open sums of trees tell a guest, over all its "
         "alignments and jobs",
     )
+    min_summed_rows: int = Field(
+        default=300,
+        ge=1,
+        description="least rows of a node whose sums are told openly; of smaller ones this party offers "
+        "no split (under paillier)",
+    )
     max_iterations: Limit = Field(default=100, description="most iterations of a linear model's fit")
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
     hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')

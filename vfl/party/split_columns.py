@@ -14,10 +14,12 @@ from vfl.learn.holdout import SplitColumn
 from vfl.party.reading import DateColumn
 from vfl.party.rows import rows_in_words
 from vfl.party.sources.arrow import ArrowColumn
+from vfl.party.sources.dates import order_of
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.source import Source
 from vfl.text import counted
 
+_SAMPLE = 1000  # texts that are tried as dates
 _ADVICE = "a time is a number, such as a week, or a date such as 2026-12-31"
 
 
@@ -48,7 +50,7 @@ def read_times(source: Source, name: str, dates: DateColumn | None) -> SplitColu
 
 def _coded(source: Source, name: str, use: str) -> tuple[Integers, Sequence[str]]:
     """Where each row's value is among the column's, as text. Raises DataError for a gap."""
-    text = pc.utf8_trim_whitespace(source.text(name))
+    text = pc.utf8_trim_whitespace(source.text(name, f"{use} '{name}'"))
     if isinstance(text, pa.ChunkedArray):
         text = text.combine_chunks()
     gaps = np.flatnonzero(pc.is_null(text).to_numpy(zero_copy_only=False)).tolist()
@@ -77,7 +79,12 @@ def _moments(source: Source, name: str, dates: DateColumn | None) -> Floats:
         moments = moments_of(text)
         bad = np.isnan(moments)
         if bad.all():
-            raise error from None
+            if order_of(pc.unique(text).drop_null().to_pylist()[:_SAMPLE]) is None:
+                raise error from None
+            raise source.error(
+                f"{what} has dates that are not written as 2026-12-31 {source.in_rows(bad)}: write them "
+                "so, or give their order under dates in [data], by which the column is a feature as well"
+            ) from None
         if bad.any():
             raise source.error(
                 f"{what} has text that is no date as others are {source.in_rows(bad)}: {_ADVICE}"

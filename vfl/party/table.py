@@ -108,10 +108,15 @@ class Table:
         return replace(self, features=features)
 
 
+_OF_THE_JOB = ("categorical", "columns")
+"""Keys of [data] that a job over rows writes."""
+
+
 @dataclass(frozen=True)
 class Wanted:
     """What is wanted of a table; see `read_table`. `split` names the columns by which a job splits rows,
-    by use ("group", "time"); they are features only where [data] lists them as such."""
+    by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
+    says which features there are and of what kind, so that no key of [data] would mend one."""
 
     role: Role
     need_label: bool
@@ -121,6 +126,7 @@ class Wanted:
     loss: Loss | None = None
     unused: Collection[str] = ()
     split: Mapping[str, str] = field(default_factory=dict)
+    agreed: bool = False
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -208,10 +214,11 @@ def examine_table(
     except DataError as error:
         return None, [*faults, error]
     features: dict[str, NDArray[np.generic]] = {}
-    filled = expect is None or wanted.role == "host"  # a batch may well lack a value in all of its rows
+    # A batch may well lack a value in all of its rows, and so may one party of several.
+    filled = (expect is None or wanted.role == "host") and not wanted.agreed
     for name in columns:
         try:
-            features[name] = _feature(source, data, name, filled)
+            features[name] = _feature(source, data, name, filled, wanted.agreed)
         except DataError as error:
             if wanted.needs(name):
                 faults.append(error)
@@ -222,7 +229,7 @@ def examine_table(
         with _kept(faults):
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
-                _check_label(source, name, found[key], wanted.loss)
+                _check_label(source, name, found[key], wanted.loss, wanted.agreed)
     split = _split_columns(source, data, wanted, faults)
     of_ids: list[list[str | None]] = []
     for name in ids:
@@ -310,7 +317,8 @@ def _choose_features(
     features: list[tuple[str, Iterable[str]]] = []
     if expect is None:
         for use in ("categorical", "dates", "monotone", "aggregate", "columns", "ignore"):
-            features.append((f" (named by {use})", getattr(data, use) or ()))
+            by = "[columns] of the job" if wanted.agreed and use in _OF_THE_JOB else use
+            features.append((f" (named by {by})", getattr(data, use) or ()))
     else:
         features.append((", which the model was trained on", expect))
     told: set[str] = set()
@@ -383,14 +391,16 @@ def _split_columns(
     return SplitColumns(found.get("group"), found.get("time"))
 
 
-def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDArray[np.generic]:
+def _feature(
+    source: Source, data: DataSection, name: str, filled: bool, agreed: bool
+) -> NDArray[np.generic]:
     """A column of numbers or categories; if it must be `filled`, with a value in some row."""
     values: NDArray[np.generic]
     if name in data.categorical:
         values = _categories(source, name)
         missing = values == np.array(None)
     else:
-        values = _numbers(source, name)
+        values = _numbers(source, name, agreed)
         missing = np.isnan(values)
     if filled and missing.all():
         raise source.error(
@@ -399,9 +409,12 @@ def _feature(source: Source, data: DataSection, name: str, filled: bool) -> NDAr
     return values
 
 
-def _numbers(source: Source, name: str) -> NDArray[np.float64]:
+def _numbers(source: Source, name: str, agreed: bool) -> NDArray[np.float64]:
     advice = "correct it, or leave the cell empty where the value is missing"
-    return _finite(source, name, f"column '{name}'", advice, feature=True)
+    what = f"column '{name}'"
+    if agreed:
+        what += " (a number by the job)"
+    return _finite(source, name, what, advice, feature=not agreed)
 
 
 def _finite(
@@ -511,10 +524,14 @@ def _label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
         return None
 
 
-def _check_label(source: Source, name: str, values: NDArray[np.float64], loss: Loss) -> None:
+def _check_label(
+    source: Source, name: str, values: NDArray[np.float64], loss: Loss, agreed: bool
+) -> None:
     try:
         loss.check(values)
     except BadLabel as error:
+        if error.rows is None and agreed:
+            return  # of all rows together: other parties have others
         where = "" if error.rows is None else f" {source.in_rows(error.rows)}"
         raise source.error(f"label '{name}' {error.what}{where}: {error.advice}") from None
 

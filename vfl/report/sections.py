@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vfl.leakage.disclosure import Disclosure, terms_of
-from vfl.models.relativities import COLUMNS
+from vfl.models.relativities import table_of
 from vfl.report import figures, words
 from vfl.report.blocks import (
     Code,
@@ -182,12 +182,9 @@ class Page:
         if not one.lines:
             return [Note("The model has no column of this party.")]
         relative = any(line.relativity is not None for line in one.lines)
+        errors = any(line.standard_error is not None for line in one.lines)
         name = "relativity" if relative else "coefficient"
-        sheet = self.sheet(
-            "relativities",
-            COLUMNS,
-            [line.cells for line in one.lines],
-        )
+        sheet = self.sheet("relativities", *table_of(one.lines))
         drawn = []
         for column in dict.fromkeys(line.column for line in one.lines):
             levels = [line for line in one.lines if line.column == column and line.level]
@@ -215,14 +212,20 @@ class Page:
                 line.column,
                 line.place,
                 fixed(line.coefficient, 4),
+                *([_error(line.standard_error)] if errors else []),
                 relativity_or_blank(line.factor) if relative else fixed(line.effect, 4),
                 "" if line.rows is None else f"{line.rows:,}",
             ]
             for line in one.lines
         ]
-        head = ["column", "level or step", "coefficient", name if relative else "effect", "rows"]
+        head = ["column", "level or step", "coefficient", *(["standard error"] if errors else [])]
+        head += [name if relative else "effect", "rows"]
         table = cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
         return [Gallery(drawn[:MOST_FACTORS]), table] if drawn else [table]
+
+
+def _error(standard_error: float | None) -> str:
+    return "" if standard_error is None else fixed(standard_error, 4)
 
 
 class HostPage(Page):

@@ -60,7 +60,8 @@ def put_leakage(found: "Leakage") -> None:
     ]
     heads = ("who", "about", "could learn", "how much", "guessing", "from", "less by")
     of = f" of alignment {found.alignment}" if found.alignment else ""
-    title = f"{found.job} over {counted(found.rows, 'row')}{of}: what each party could learn"
+    over = f" over {counted(found.rows, 'row')}" if found.rows else ""
+    title = f"{found.job}{over}{of}: what each party could learn"
     prose = frozenset(("who", "could learn", "how much", "from", "less by"))
     put_sheet(Sheet(heads, rows, title, prose=prose))
     for term, means in terms_of(found.found).items():
@@ -125,17 +126,20 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     """The coefficients of a linear model; a numeric column's effect is that of its step."""
     factors = any(line.relativity is not None for line in lines)
     effect = "relativity" if factors else "effect"
+    known = any(line.standard_error is not None for line in lines)
     rows: list[list[SheetCell]] = [
         [
             line.column,
             line.place,
             f"{line.coefficient:.4f}",
+            *([_four(line.standard_error)] if known else []),
             _four(line.factor if factors else line.effect),
             line.rows,
         ]
         for line in lines
     ]
-    heads = ("column", "level or step", "coefficient", effect, "rows")
+    error = ("standard error",) if known else ()
+    heads = ("column", "level or step", "coefficient", *error, effect, "rows")
     put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
 
 

@@ -47,7 +47,8 @@ W = TypeVar("W", np.uint64, np.uint32)
 _FRACTION_BITS = HINT_BITS - MODULUS_BITS
 _LIMBS = HINT_BITS // 32
 _REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
-_POINTS = 4  # points of a transform that are multiplied at a time
+_POINTS = 4  # points of a transform that are multiplied at a time, at least: more where a hint is small
+_VALUES = 1 << 16  # values of the secrets at these points, which should stay in a core's cache
 # Products this small are left to the calling thread by OpenBLAS: the threads here are our own.
 _BLAS_ALONE = 1 << 18
 
@@ -243,22 +244,23 @@ class EncryptedHint:
         powers = np.arange(p.width - 1, -1, -1)
         out = np.empty((count, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
         step = max(1, _BLAS_ALONE // (2 * count * p.groups * _REALS))
+        at_once = max(_POINTS, _VALUES // (2 * count * p.depth))
 
         def points(first: int) -> None:
-            last = first + _POINTS
-            values = np.empty((_POINTS, 2 * count, p.depth))
+            last = min(first + at_once, ring.HALF)
+            values = np.empty((last - first, 2 * count, p.depth))
             _evaluate(small, ring.roots(first, last, powers), values)
-            total = np.zeros((_POINTS, 2 * count, p.groups * _REALS))
+            total = np.zeros((last - first, 2 * count, p.groups * _REALS))
             for d in range(0, p.depth, step):
                 total += values[:, :, d : d + step] @ self._reals[first:last, d : d + step]
-            total = total.reshape(_POINTS, 2, count, p.groups, 2, 2 * _LIMBS)
+            total = total.reshape(last - first, 2, count, p.groups, 2, 2 * _LIMBS)
             real, imaginary = total[:, 0], total[:, 1]
             product = (
                 real[..., 0, :] - imaginary[..., 1, :] + 1j * (real[..., 1, :] + imaginary[..., 0, :])
             )
             out[..., first:last] = product.transpose(1, 2, 3, 0)
 
-        for _ in each(points, range(0, ring.HALF, _POINTS)):
+        for _ in each(points, range(0, ring.HALF, at_once)):
             pass
         return out
 

@@ -25,6 +25,8 @@ LARGEST_DISTANCE = 0.25
 
 BACK: Complexes = np.asarray(np.conj(TWIST) / HALF, np.complex128)
 
+_ROOTS: Complexes = np.exp(1j * np.pi * np.arange(2 * DEGREE) / DEGREE)
+
 
 def forward(twisted: Complexes) -> Complexes:
     """The FFT of twisted coefficients, (..., HALF); the argument is overwritten."""
@@ -47,8 +49,7 @@ def small(polynomials: NDArray[np.int8] | NDArray[np.int32]) -> Complexes:
 
 def roots(first: int, last: int, powers: NDArray[np.int64]) -> Complexes:
     """The points first to last - 1 of a transform, to the given powers: (points, powers)."""
-    turns = np.outer(1 - 4 * np.arange(first, last), powers) % (2 * DEGREE)
-    return np.asarray(np.exp(1j * np.pi * turns / DEGREE))
+    return _ROOTS[np.outer(1 - 4 * np.arange(first, last), powers) % (2 * DEGREE)]
 
 
 def words64(polynomials: NDArray[np.uint64]) -> Complexes:

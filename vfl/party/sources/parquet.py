@@ -67,7 +67,8 @@ class Columnar(Source):
                 "the column anew as text or whole numbers"
             )
 
-    def text(self, name: str) -> ArrowColumn:
+    def text(self, name: str, what: str = "") -> ArrowColumn:
+        what = what or f"categorical column '{name}'"
         column = self._plain(name)
         kind = column.type
         if pa.types.is_floating(kind):
@@ -75,14 +76,14 @@ class Columnar(Source):
             numbers = float64(column)
             seen = numbers[~np.isnan(numbers)]
             if (np.abs(seen) >= 2**53).any():
-                raise self.error(f"categorical column '{name}' holds huge numbers: write it as text")
+                raise self.error(f"{what} holds huge numbers: write it as text")
             column = pa.array(numbers, from_pandas=True)
             if (seen == np.round(seen)).all():
                 column = pc.cast(column, pa.int64())
         elif pa.types.is_timestamp(kind):
             column = _moments(column)
         elif not (is_exact(kind) or pa.types.is_boolean(kind)):
-            raise self.error(f"categorical column '{name}' is of type {_words(kind)}: write it as text")
+            raise self.error(f"{what} is of type {_words(kind)}: write it as text")
         return without(pc.cast(column, pa.string()), self.missing)
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:

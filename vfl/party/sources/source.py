@@ -74,8 +74,9 @@ class Source:
         """A column of ids as text, exactly as written."""
         raise NotImplementedError
 
-    def text(self, name: str) -> ArrowColumn:
-        """A categorical column as an Arrow array of text, null where missing."""
+    def text(self, name: str, what: str = "") -> ArrowColumn:
+        """A categorical column as an Arrow array of text, null where missing. `what` words the errors of
+        another one."""
         raise NotImplementedError
 
     def numbers(

@@ -120,7 +120,7 @@ class Csv(Source):
         values = self.table[name].to_numpy(zero_copy_only=False)
         return [value or None for value in values.tolist()]
 
-    def text(self, name: str) -> ArrowColumn:
+    def text(self, name: str, what: str = "") -> ArrowColumn:
         return without(self.table[name], self.missing)
 
     @property

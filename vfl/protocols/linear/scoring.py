@@ -131,7 +131,6 @@ class GuestGlm:
     errors: tuple[float, ...] | None = None
     intercept_error: float | None = None
     dispersion: float | None = None
-    agreed_levels: bool = False  # whether all levels but those agreed on are one
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":

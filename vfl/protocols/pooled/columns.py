@@ -1,27 +1,30 @@
 """Columns of a linear model whose rows lie at several clients, prepared alike from totals.
 
-Levels of categorical columns and edges of those that are cut into bins are agreed on before. A category
-that is none of the levels agreed on is of the level "(other)"; how many such cells a client has stays
-with it. From totals over all rows that train come
+Levels of categorical columns are agreed on before (Schema). A category that is none of them is of the
+level "(any other)"; how many such rows a client has stays with it. From totals over all rows that train
 
- 1. the rows of each level, the numbers and the missing ones of each other column, and their sums: so
-    means, base levels, and which levels are joined for having too few rows;
- 2. the sums of squares about the mean: so deviations;
- 3. where medians stand for missing numbers, how many numbers are in each of 4,096 parts of the range of
+ 1. columns that are to be cut into bins get common edges (bins.py), shortened where no row lies between;
+ 2. come the rows of each level, and the numbers and the missing ones of each other column: so base
+    levels, and which levels are joined for having too few rows;
+ 3. the sums of numbers, then of squares about the mean: so means and deviations;
+ 4. where medians stand for missing numbers, how many numbers are in each of 4,096 parts of the range of
     one deviation on either side of the mean, in which the median lies; then of its part, in as many.
 
-The design is the one of the pooled rows (learn/design.py), but for the rounding of sums, and for
-medians, which are right to 2^-24 of a deviation (of an even number of values the lower middle one is
-taken). Of a client that is gone meanwhile, numbers count up to the total that it was in last.
+The design is the one of the pooled rows (learn/design.py), but for the rounding of sums, for edges,
+which are quantiles to 1 %, and for medians, which are right to 2^-24 of a deviation (of an even number
+of values the lower middle one is taken). Of a client that is gone meanwhile, numbers count up to the
+total that it was in last.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from collections.abc import Mapping
+from decimal import ROUND_FLOOR, Context, Decimal
+from itertools import pairwise
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features
 from vfl.learn.design import (
     MISSING,
@@ -34,116 +37,132 @@ from vfl.learn.design import (
     covariate_of,
     factor_of,
     named_levels,
+    no_bins,
     no_value,
     one_value,
 )
+from vfl.learn.params import BoostParams
 from vfl.protocols.pooled.adding import Adder
+from vfl.protocols.pooled.bins import Schema, common_bins
 from vfl.protocols.pooled.real_totals import ANY, real_totals
+from vfl.protocols.pooled.totals import Totals, unfit
 
 _ONE_VALUE = (
     2.0**-40
 )  # deviation, relative to the mean, of numbers that are all the same but for rounding
 _PARTS = 4096
+_SHORT = 17  # decimal digits tell any two doubles apart
+
+Edges = Mapping[str, tuple[float, ...]]
 
 
-@dataclass(frozen=True)
-class CommonColumns:
-    """What was agreed on about the clients' columns, beside their names."""
+async def pooled_design(adder: Adder, features: Features, schema: Schema, rules: Rules) -> Design:
+    """The design of the rows that train at all clients; `features` are this client's.
 
-    levels: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """Of categorical columns: all others hold numbers."""
-    edges: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """Upper edges of all bins but the last, of numeric columns that are cut into bins."""
-
-    def known(self, features: Features) -> Features:
-        """The columns with OTHER for levels that were not agreed on. Raises ValueError, naming the
-        column, for one of another kind than agreed on."""
-        known = {}
-        for name, values in features.items():
-            if (values.dtype == object) != (name in self.levels):
-                kinds = ("numbers", "categories")
-                there = kinds[values.dtype == object]
-                raise ValueError(f"column '{name}' holds {there}, {kinds[name in self.levels]} are due")
-            known[name] = values
-            if name in self.levels:
-                agreed = {*self.levels[name], MISSING, OTHER}
-                cells = values.tolist()
-                level = {
-                    cell: cell if _is_missing(cell) or cell in agreed else OTHER for cell in set(cells)
-                }
-                known[name] = np.array([level[cell] for cell in cells], dtype=object)
-        return known
-
-    def unknown(self, features: Features) -> dict[str, int]:
-        """Rows of a level that was not agreed on, by column."""
-        counts = {
-            name: sum(cell == OTHER for cell in values.tolist())
-            for name, values in self.known(features).items()
-            if name in self.levels
-        }
-        return {name: count for name, count in counts.items() if count}
-
-
-def _is_missing(cell: object) -> bool:
-    return cell is None or cell != cell
-
-
-async def pooled_design(adder: Adder, features: Features, common: CommonColumns, rules: Rules) -> Design:
-    """The design of the rows that train at all clients; `features` are this one's, with levels as
-    `common.known` makes them.
-
-    Raises ValueError as `Design.fit`, at all clients for what is wrong with the pooled rows.
+    Raises ValueError as `Design.fit`, at all clients for what is wrong with the pooled rows, ConfigError
+    for a table that is not of the schema, what the adder raises.
     """
-    for name in (*rules.binned, *rules.base, *common.edges):
-        if name not in features:
-            raise ValueError(f"there is no column '{name}', for which binned, base or edges has a rule")
-    for name in rules.binned:
-        if name not in common.edges:
-            raise ValueError(f"column '{name}' is to be cut into bins, but no edges were agreed on")
-    made = _Columns(features, common, rules)
+    schema.check(features)
+    _check_rules(schema, rules)
+    binned = {name: features[name].astype(np.float64) for name in schema.columns if name in rules.binned}
+    for name, values in binned.items():
+        if np.isinf(values).any():
+            raise ValueError(f"column '{name}' holds an infinite number")
+    made = _Columns(features, schema, await _edges(adder, binned, rules), rules)
     counts = await adder.total(await asyncio.to_thread(made.counts), "rows of levels and numbers")
     made.take_counts(counts.tolist())
-    for square in (False, True):
-        what = "sums of squares of numbers" if square else "sums of numbers"
-        own = await asyncio.to_thread(made.squares if square else made.sums)
-        if len(own):
-            (sums,) = await real_totals(adder, [(own, ANY)], what)
-            made.take_sums(sums, square)
+    if made.numeric:
+        (sums,) = await real_totals(adder, [(made.sums(), ANY)], "sums of numbers")
+        made.take_sums(sums)
+        (squares,) = await real_totals(adder, [(made.squares(), ANY)], "sums of squares")
+        made.take_squares(squares)
     if rules.missing == "median" and made.numeric:
         for number in range(2):
-            own_counts = await asyncio.to_thread(made.parts)
-            made.take_parts(
-                await adder.total(own_counts, f"numbers about the median, round {number + 1}")
-            )
+            own = await asyncio.to_thread(made.parts)
+            made.take_parts(await adder.total(own, f"numbers about the median, round {number + 1}"))
     return made.design()
+
+
+def _check_rules(schema: Schema, rules: Rules) -> None:
+    """Raises ValueError for rules that do not fit the columns."""
+    for name in (*rules.binned, *rules.base):
+        if name not in schema.columns:
+            raise ValueError(f"there is no column '{name}', for which binned or base has a rule")
+    for name in rules.binned:
+        if name in schema.levels:
+            raise ValueError(f"column '{name}' is categorical: only numbers are cut into bins")
+    for name in rules.base:
+        if name not in schema.levels and name not in rules.binned:
+            raise ValueError(f"column '{name}' is numeric and not binned: it has no base level")
+
+
+async def _edges(adder: Adder, binned: Mapping[str, Floats], rules: Rules) -> Edges:
+    """Common edges of bins: for each the shortest number that parts the rows of all clients alike."""
+    if not binned:
+        return {}
+    totals = Totals(adder)
+    params = BoostParams.model_validate({"max_bins": rules.bins, "min_bin_rows": rules.min_level_rows})
+    bins = await common_bins(totals, binned, Schema(tuple(binned)), params)
+    edges = {column.name: _numbers(column.edges) for column in bins.columns}
+    short = {name: [_shorter(edge) for edge in own] for name, own in edges.items()}
+    between = await asyncio.to_thread(
+        lambda: np.concatenate([_between(binned[name], edges[name], short[name]) for name in edges])
+    )
+    (flags,) = await totals.of([totals.flags(between)], "edges of bins")
+    empty = iter((flags == 0).tolist())
+    chosen = {}
+    for name, own in edges.items():
+        free = [
+            [other for other in others if next(empty)] or [edge]
+            for edge, others in zip(own, short[name], strict=True)
+        ]
+        shortened = tuple(others[0] for others in free)
+        # Two edges that nothing lies between, as once a client is gone, stay as they are.
+        grow = all(low < high for low, high in pairwise(shortened))
+        chosen[name] = shortened if grow else tuple(own)
+    return chosen
+
+
+def _numbers(edges: Floats | None) -> list[float]:
+    return [] if edges is None else edges.tolist()
+
+
+def _shorter(edge: float) -> list[float]:
+    """Numbers of few digits next to an edge, the shortest first, whole ones before all."""
+    down = [Context(prec=digits, rounding=ROUND_FLOOR) for digits in range(1, _SHORT)]
+    floors = [float(context.plus(Decimal(edge))) for context in down]
+    nearest = [float(f"{edge:.{digits}e}") for digits in range(_SHORT - 1)]
+    tried = [x + 0.0 for pair in zip(floors, nearest, strict=True) for x in pair if math.isfinite(x)]
+    return list(dict.fromkeys([*(x for x in tried if x.is_integer()), *tried]))
+
+
+def _between(values: Floats, edges: list[float], short: list[list[float]]) -> Mask:
+    """For each edge and each number next to it, whether any value is on one side of the one and on the
+    other of the other."""
+    ordered = np.sort(values[~np.isnan(values)])
+    long = np.repeat(edges, [len(others) for others in short])
+    others = np.array([other for own in short for other in own], np.float64)
+    below = [np.searchsorted(ordered, ends, "right") for ends in (long, others)]
+    return np.asarray(below[0] != below[1])
 
 
 class _Columns:
     """What is known of the columns, of all clients' rows and of this one's."""
 
-    def __init__(self, features: Features, common: CommonColumns, rules: Rules) -> None:
-        self._features, self._rules = features, rules
+    def __init__(self, features: Features, schema: Schema, edges: Edges, rules: Rules) -> None:
+        self._features, self._schema, self._edges, self._rules = features, schema, edges, rules
         self._levels: dict[str, list[str]] = {}
-        self._edges: dict[str, tuple[float, ...] | None] = {}
         self.numeric: dict[str, Floats] = {}  # present values
-        for name, values in features.items():
-            if name in common.levels:
-                # In the order in which a pooled table's levels would decide ties.
-                self._levels[name] = sorted({*common.levels[name], OTHER, MISSING})
-                self._edges[name] = None
-            elif name in common.edges:
-                numbers = values.astype(np.float64)
-                if np.isinf(numbers).any():
-                    raise ValueError(f"column '{name}' holds an infinite number")
-                self._edges[name] = tuple(map(float, common.edges[name]))
-                self._levels[name] = named_levels(name, numbers, self._edges[name])[1]
-            elif name in rules.base:
-                raise ValueError(f"column '{name}' is numeric and not binned: it has no base level")
+        for name in schema.columns:
+            if name in schema.levels:
+                # In the order in which the levels of a pooled table would decide ties.
+                self._levels[name] = sorted({*schema.levels[name], OTHER, MISSING})
+            elif name in edges:
+                self._levels[name] = named_levels(name, features[name], edges[name])[1]
             else:
-                numbers = values.astype(np.float64)
-                present = numbers[~np.isnan(numbers)]
-                check_size(name, present)
-                self.numeric[name] = present
+                numbers = features[name].astype(np.float64)
+                self.numeric[name] = numbers[~np.isnan(numbers)]
+                check_size(name, self.numeric[name])
         count = len(self.numeric)
         self._mean, self._deviation = np.zeros(count), np.zeros(count)
         self._low, self._width = np.zeros(count), np.zeros(count)  # where medians lie
@@ -152,20 +171,29 @@ class _Columns:
 
     def counts(self) -> Integers:
         """This client's rows of each level, and with and without each number."""
-        counts = []
+        counts: list[int] = []
         for name, levels in self._levels.items():
-            places, names = named_levels(name, self._features[name], self._edges[name])
-            own = dict(zip(names, np.bincount(places, minlength=len(names)).tolist(), strict=True))
-            counts += [own.get(level, 0) for level in levels]
+            places, names = named_levels(name, self._features[name], self._edges.get(name))
+            own = dict.fromkeys(levels, 0)
+            for level, rows in zip(
+                names, np.bincount(places, minlength=len(names)).tolist(), strict=True
+            ):
+                own[level if level in own else OTHER] += rows
+            counts += own.values()
         for name, present in self.numeric.items():
             counts += [len(present), len(self._features[name]) - len(present)]
         return np.array(counts, np.int64)
 
     def take_counts(self, counts: list[int]) -> None:
+        if min(counts) < 0:
+            raise unfit("rows of levels and numbers", "it is negative")
         for name, levels in self._levels.items():
             self._counts[name] = dict(zip(levels, counts, strict=False))
             counts = counts[len(levels) :]
         self._rows = np.array(counts, np.int64).reshape(-1, 2)
+        for name, edges in self._edges.items():
+            if not edges and any(rows for level, rows in self._counts[name].items() if level != MISSING):
+                raise no_bins(name, self._rules)
         for name, (present, _) in zip(self.numeric, self._rows.tolist(), strict=True):
             if present == 0:
                 raise no_value(name)
@@ -175,27 +203,30 @@ class _Columns:
         present = self.numeric.values()
         return np.array([*(float(own.sum()) for own in present), *map(len, present)], np.float64)
 
+    def take_sums(self, sums: Floats) -> None:
+        self._mean = self._means(sums)
+
     def squares(self) -> Floats:
-        """The same of squares about the means."""
+        """As `sums`, of squares about the means."""
         present = self.numeric.values()
-        about = [
-            float(np.square(own - mean).sum()) for own, mean in zip(present, self._mean, strict=True)
-        ]
+        pairs = zip(present, self._mean, strict=True)
+        about = [float(np.square(own - mean).sum()) for own, mean in pairs]
         return np.array([*about, *map(len, present)], np.float64)
 
-    def take_sums(self, sums: Floats, square: bool) -> None:
-        count = len(self.numeric)
-        means = sums[:count] / np.maximum(sums[count:], 1.0)
-        if not square:
-            self._mean = means
-            return
-        self._deviation = np.sqrt(means)
-        for name, mean, deviation, missing in zip(
-            self.numeric, self._mean, self._deviation, self._rows[:, 1].tolist(), strict=True
-        ):
-            if deviation <= _ONE_VALUE * abs(mean):
-                raise one_value(name, missing)
+    def take_squares(self, sums: Floats) -> None:
+        if (sums < 0).any():
+            raise unfit("sums of squares", "it is negative")
+        self._deviation = np.sqrt(self._means(sums))
+        for k, name in enumerate(self.numeric):
+            if self._deviation[k] <= _ONE_VALUE * abs(self._mean[k]):
+                raise one_value(name, int(self._rows[k, 1]))
         self._low, self._width = self._mean - self._deviation, 2 * self._deviation
+
+    def _means(self, sums: Floats) -> Floats:
+        if not np.isfinite(sums).all():
+            raise unfit("sums of numbers", "it is beyond what numbers can be")
+        count = len(self.numeric)
+        return np.asarray(sums[:count] / np.maximum(sums[count:], 1.0))
 
     def parts(self) -> Integers:
         """This client's numbers below the range of the median, and in each of its parts."""
@@ -206,26 +237,23 @@ class _Columns:
         return np.array(counts, np.int64)
 
     def take_parts(self, counts: Integers) -> None:
-        """Go on with the part in which the median is, the lower one of an even number."""
+        """Go on with the part in which the median is."""
         wanted = (self._rows[:, 0, None] + 1) // 2
         part = np.clip((np.cumsum(counts, axis=1) < wanted).sum(axis=1), 1, _PARTS) - 1
         self._low = self._low + self._width * (part / _PARTS)
         self._width = self._width / _PARTS
 
     def design(self) -> Design:
-        factors: list[Factor] = []
+        factors: list[Factor] = [
+            factor_of(name, counts, self._edges.get(name), self._rules)
+            for name, counts in self._counts.items()
+        ]
         covariates: list[Covariate] = []
-        numbers = dict(zip(self.numeric, range(len(self.numeric)), strict=True))
-        for name in self._features:
-            if name in self._levels:
-                factors.append(factor_of(name, self._counts[name], self._edges[name], self._rules))
-                continue
-            k = numbers[name]
+        for k, name in enumerate(self.numeric):
             mean, deviation = float(self._mean[k]), float(self._deviation[k])
-            fill = mean
-            if self._rules.missing == "median":
-                fill = float(self._low[k] + self._width[k] / 2)
+            is_median = self._rules.missing == "median"
+            fill = float(self._low[k] + self._width[k] / 2) if is_median else mean
             present, missing = self._rows[k].tolist()
-            made = covariate_of(name, (mean, deviation, fill), (present, missing), self._rules)
-            covariates.append(made)
+            numbers = mean, deviation, fill
+            covariates.append(covariate_of(name, numbers, (present, missing), self._rules))
         return Design(tuple(factors), tuple(covariates))

@@ -5,7 +5,8 @@ the sum of squares of all coefficients but the intercept, on columns that all cl
 (columns.py). Every client has all coefficients, the same to the last bit: all compute them from the same
 totals, by arithmetic that is the same on every machine (learn/newton.py).
 
- 1. Totals of labels and weights: the constant that fits best alone, where the fit begins.
+ 1. All make sure that they have the same columns and settings, and prepare columns. Totals of labels and
+    weights give the constant that fits best alone (start.py), where the fit begins.
 Each step:
  2. The totals of the gradients X'g and of the second derivatives X'HX at the present coefficients, of
     the loss, and of how many rows' scores have run away.
@@ -19,7 +20,7 @@ At the end:
 
 After the last step the distance to the optimum is about the square of its length, far below 1e-8
 standard errors; what remains is the rounding of each client's own sums in float64. Numbers are added
-in fixed point (real_totals.py): X'g to 2^-121 of what the sum of |g| was one step before, X'HX likewise,
+in fixed point (real_totals.py): X'g to 2^-84 of what the sum of |g| was one step before, X'HX likewise,
 all else to its last bit.
 
 What was added by a client that is gone stays in the columns' means, levels and bins; the steps go on
@@ -34,7 +35,6 @@ import asyncio
 import hashlib
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -43,49 +43,30 @@ from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Matrix, Rules, listed
-from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.losses import BadLabel
 from vfl.learn.newton import SIZES, Along, Curvature, product, times
 from vfl.learn.params import GlmParams
-from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.masked_numbers import divergence
-from vfl.protocols.linear.scoring import LinearPart
+from vfl.protocols.linear.scoring import GuestGlm, LinearPart
 from vfl.protocols.linear.start import separable
 from vfl.protocols.pooled.adding import Adder
-from vfl.protocols.pooled.columns import CommonColumns, pooled_design
+from vfl.protocols.pooled.bins import Schema
+from vfl.protocols.pooled.columns import pooled_design
 from vfl.protocols.pooled.real_totals import ANY, around, real_totals
+from vfl.protocols.pooled.start import check_own_label, common_start
+from vfl.protocols.pooled.totals import Totals, check_same, digest_of, unfit
 
 _LAST = 1e-5  # standard errors: a direction that is the last
 _WHOLE = 1e-2  # standard errors: a direction along which the whole step is the best
+_NEAR = 1.0  # standard errors: a direction after which second derivatives are those of the rows
 _PERFECT = 2.0**-80  # share of the null model's loss that is not worth a step
+_FAR_STEPS = 3  # which go by expected second derivatives at most
+_TOLD = 2.0**-20  # share of the null model's loss that is left where columns tell the label
 _SEPARATED = 30.0  # as in protocols/linear/fitting.py
-_SEARCHES = 6  # totals of step 4 at most
-_START_BITS = 24  # of the start's fraction: its logarithms may differ in their last bit by machine
-_START_STEPS = 40
-
-
-@dataclass(frozen=True)
-class PooledGlm:
-    """A linear model over the rows of all clients, as each of them keeps it."""
-
-    clients: tuple[str, ...]  # those whose rows are in it to the end
-    intercept: float
-    part: LinearPart
-    intercept_error: float | None  # standard errors; None where no row is left to tell the dispersion
-    errors: tuple[float, ...] | None  # in the order of the coefficients
-    dispersion: float | None  # Pearson's; 1 for a 0/1 label and counts
-    rows: int  # with a weight above 0
-    iterations: int
-    converged: bool
-    deviance: float  # mean, weighted, of the rows that train
-    explained: float  # D-squared: the share of the null model's deviance that is gone
-    gradient: float  # its length at the end, in the label's unit
-
-    def scores(self, features: Features, rows: int) -> Floats:
-        """Scores without offset, shape (rows,), of rows with levels as `CommonColumns.known` makes
-        them. Raises ValueError as the design."""
-        return self.intercept + self.part.scores(features, rows)
+_SEARCHES = 16  # totals of step 4 at most
 
 
 @dataclass(frozen=True)
@@ -99,53 +80,53 @@ class PooledGlmState:
     null: float  # mean loss under it
     unit: float  # of the gradient's length, mean
     sizes: tuple[float, float]  # sums of |g| and of h, which numbers are added in units of
-
-
-@dataclass(frozen=True)
-class ClientCourse:
-    """How a client follows a fit, and where it goes on from: from as many steps as all others."""
-
-    progress: Callable[[IterationDone], None] = lambda _: None
-    checkpoints: Checkpoints[PooledGlmState] = Checkpoints()
+    errors: float = math.inf  # the length of the last direction, in standard errors
 
 
 async def fit_client(
     adder: Adder,
     features: Features,
     rows: Training,
-    common: CommonColumns,
+    schema: Schema,
     rules: Rules,
     params: GlmParams,
-    course: ClientCourse = ClientCourse(),
-) -> PooledGlm:
-    """A client's part; `features` and `rows` are of its own table.
+    *,
+    course: GuestCourse[IterationDone, PooledGlmState] = GuestCourse(),
+) -> tuple[GuestGlm, Floats]:
+    """The whole model, the same at all clients, and the scores of this client's rows, shape (rows,).
 
-    Raises DataError for labels and columns that cannot be fitted, which all clients see alike but for
-    those of this client's own rows, ConfigError for a fit that diverges, what the adder raises.
+    `features` and `rows` are this client's own. The model's `parties` are the clients whose rows are in
+    it to the end. All clients go on from as many steps. Raises DataError
+    for labels and columns that cannot be fitted, which all clients see alike but for those of this
+    client's own rows, ConfigError for a fit that diverges and for columns or settings that differ among
+    clients, what the adder raises.
     """
-    check_own_label(rows)
+    schema.check(features)
     last, train = course.checkpoints.last, rows.train
+    own = {name: features[name][train] for name in schema.columns}
     try:
-        own = common.known({name: values[train] for name, values in features.items()})
-        design = last.design if last else await pooled_design(adder, own, common, rules)
-        matrix = design.matrix(own, int(train.sum()))
+        check_own_label(rows.loss, rows.label[train])
+        if last is None:
+            said = (schema.canonical, repr(rules), params.model_dump_json(), repr(rows.loss))
+            settings = [part if isinstance(part, bytes) else part.encode() for part in said]
+            await check_same(Totals(adder), digest_of(*settings))
+            design = await pooled_design(adder, own, schema, rules)
+        else:
+            design = last.design
+        matrix = await asyncio.to_thread(design.matrix, features, len(train))
+    except BadLabel as bad:
+        raise DataError(
+            f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
+        ) from None
     except ValueError as error:
         raise DataError(
             f"a linear model cannot use the columns: {error}",
             for_peer="a column cannot enter a linear model (its log has the details)",
         ) from None
-    return await _Fit(adder, design, matrix, rows, params).fit(course)
-
-
-def check_own_label(rows: Training) -> None:
-    """Raises DataError for labels that cannot be fitted, whatever those of other clients are."""
-    try:
-        rows.loss.check(rows.label[rows.train])
-    except BadLabel as bad:
-        if bad.rows is not None:
-            raise DataError(
-                f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
-            ) from None
+    model = await _Fit(adder, design, matrix.take(train), rows, params).fit(course)
+    offset = np.zeros(len(train)) if rows.offset is None else rows.offset
+    beta = np.array(model.part.coefficients, np.float64)
+    return model, offset + (model.intercept + matrix.times(beta))
 
 
 @dataclass(frozen=True)
@@ -171,13 +152,13 @@ class _Fit:
         train = rows.train
         self._adder, self._design, self._params = adder, design, params
         self._matrix = matrix.with_intercept() if params.fit_intercept else matrix
-        self._loss: Loss = rows.loss
+        self._rows, self._loss = rows, rows.loss
         self._label, self._weight = rows.label[train], rows.weight[train]
         self._offset = np.zeros(matrix.rows) if rows.offset is None else rows.offset[train]
         free = np.arange(self._matrix.columns) < int(params.fit_intercept)
         self._penalty = np.where(free, 0.0, params.alpha)
 
-    async def fit(self, course: ClientCourse) -> PooledGlm:
+    async def fit(self, course: GuestCourse[IterationDone, PooledGlmState]) -> GuestGlm:
         """All steps to the end, from where a checkpoint was kept."""
         params, last = self._params, course.checkpoints.last
         if last is not None and last.coefficients.shape != self._penalty.shape:
@@ -191,7 +172,8 @@ class _Fit:
             if iteration == 0:
                 self._check_rank(sums)
             gradient, hessian = self._penalised(sums, state.coefficients)
-            direction = -Curvature.of(hessian).solve(gradient)
+            curvature = await asyncio.to_thread(Curvature.of, hessian)
+            direction = -curvature.solve(gradient)
             decrement = -product(gradient, direction)
             errors = self._in_errors(decrement, sums)
             seconds = {"whole iteration": time.perf_counter() - started}
@@ -205,7 +187,7 @@ class _Fit:
                 size = await self._search(state, direction)
             coefficients = state.coefficients + size * direction
             done = state.done + 1
-            state = replace(state, done=done, coefficients=coefficients, sizes=sums.sizes)
+            state = replace(state, done=done, coefficients=coefficients, sizes=sums.sizes, errors=errors)
             if converged:
                 break  # and who goes on from the state before does this step once more
             await course.checkpoints.keep(state)
@@ -215,71 +197,24 @@ class _Fit:
 
     async def _begin(self) -> PooledGlmState:
         """1. The constant alone."""
-        label, weight, offset = self._label, self._weight, self._offset
-        power = self._loss.power
-        with np.errstate(over="ignore", invalid="ignore"):
-            if power is None:
-                parts = [weight * label, weight * (1 - label)]
-            elif self._loss.link == "identity":
-                parts = [weight * (label - offset), weight]
-            else:
-                low = np.where(label > 0, weight * label * np.exp((1 - power) * offset), 0.0)
-                parts = [low, weight * np.exp((2 - power) * offset)]
-        scale = [float(weight.sum()), float(np.abs(label * weight).sum()), float(np.any(offset))]
-        own = np.array([*(float(part.sum()) for part in parts), *scale])
-        ((one, other, total, labels, offsets),) = (
-            sums.tolist() for sums in await real_totals(self._adder, [(own, ANY)], "labels")
-        )
-        self._check_labels(one, other, total, labels)
-        start = 0.0
-        if self._params.fit_intercept:
-            if self._loss.link == "identity":
-                start = one / other
-            else:
-                start = _rounded(math.log(one) - math.log(other))
-            if power is None and offsets:
-                start = await self._logistic_start(start)
+        start = (await common_start(Totals(self._adder), self._rows)).constant
+        free = int(self._params.fit_intercept)
+        start = start if free else 0.0
         coefficients = np.zeros(len(self._penalty))
-        coefficients[: int(self._params.fit_intercept)] = start
-        own_start = await asyncio.to_thread(self._own_start, start)
-        (sums,) = await real_totals(self._adder, [(own_start, ANY)], "the constant alone")
-        loss, total, size, curvature = sums.tolist()
+        coefficients[:free] = start
+        own = await asyncio.to_thread(self._own_start, start)
+        (sums,) = await real_totals(self._adder, [(own, ANY)], "the constant alone")
         if not np.isfinite(sums).all():
             raise divergence("scores")
+        loss, total, size, curvature = sums.tolist()
+        if not (total > 0 and (sums >= 0).all()):
+            raise unfit("the constant alone", "it is negative")
         unit = math.sqrt(curvature / total * 2 * loss / total) or 1.0
-        return PooledGlmState(
-            1, self._design, coefficients, start, loss / total, unit, (size, curvature)
-        )
-
-    def _check_labels(self, one: float, other: float, weight: float, labels: float) -> None:
-        """Raises DataError for labels that tell nothing, over all clients."""
-        if not all(map(math.isfinite, (one, other, weight, labels))):
-            raise divergence("labels")
-        if weight <= 0:
-            raise _labels("no row of any client has a weight above 0")
-        if self._loss.power is None and (one <= 0 or other <= 0):
-            raise _labels("the label has only one class at all clients: a model needs rows of both")
-        if self._loss.link == "log" and labels <= 0:
-            raise _labels("the label is 0 in every row of all clients: a model needs rows above 0")
-
-    async def _logistic_start(self, at: float) -> float:
-        """The best constant beside offsets, by Newton's method."""
-        for number in range(_START_STEPS):
-            g, h = await asyncio.to_thread(self._slopes, at)
-            own = np.array([float(g.sum()), float(h.sum())])
-            (sums,) = await real_totals(self._adder, [(own, ANY)], f"constant, round {number + 1}")
-            slope, curvature = sums.tolist()
-            step = slope / curvature if curvature > 0 else math.copysign(1.0, slope)
-            at = _rounded(at - min(max(step, -2.0), 2.0))
-            if abs(step) <= 2.0**-_START_BITS:
-                break
-        return at
-
-    def _slopes(self, constant: float) -> tuple[Floats, Floats]:
-        return self._loss.gradients(self._offset + constant, self._label, self._weight)
+        sizes = (size, curvature)
+        return PooledGlmState(1, self._design, coefficients, start, loss / total, unit, sizes)
 
     def _own_start(self, start: float) -> Floats:
-        g, h = self._slopes(start)
+        g, h = self._loss.gradients(self._offset + start, self._label, self._weight)
         loss = self._own_loss(self._offset + start)
         return np.array([loss, float(self._weight.sum()), float(np.abs(g).sum()), float(h.sum())])
 
@@ -292,7 +227,7 @@ class _Fit:
 
     async def _totals(self, state: PooledGlmState, what: str) -> _Sums:
         """2. and 5. Sums at the state's coefficients."""
-        own = await asyncio.to_thread(self._own_sums, state, what == "end")
+        own = await asyncio.to_thread(self._own_sums, state, _is_expected(state, what))
         gradient, hessian = (around(size) for size in state.sizes)
         pieces = list(zip(own, (ANY, gradient, hessian), strict=True))
         described = f"{what} {state.done} of the fit from {_digest(state)}"
@@ -302,6 +237,8 @@ class _Fit:
         loss, weight, rows, far, size, curvature, pearson = numbers.tolist()
         upper = np.zeros((len(g), len(g)))
         upper[np.triu_indices(len(g))] = h
+        if not (weight > 0 and (numbers >= 0).all() and (np.diag(upper) >= 0).all()):
+            raise unfit(f"{what} {state.done}", "it is negative")
         sums = _Sums(
             loss,
             weight,
@@ -312,7 +249,9 @@ class _Fit:
             upper + np.triu(upper, 1).T,
             pearson,
         )
-        if sums.far and self._params.alpha == 0 and self._loss.link != "identity":
+        # A step may lead too far once, and back.
+        near = state.errors <= _NEAR or loss <= _TOLD * state.null * weight
+        if sums.far and near and self._params.alpha == 0 and self._loss.link != "identity":
             raise separable()
         return sums
 
@@ -325,8 +264,7 @@ class _Fit:
         sizes = [float(np.abs(g).sum()), float(h.sum())]
         pearson = 0.0
         if expected:
-            # Second derivatives are linear in the label, whose expectation is the prediction.
-            _, h = self._loss.gradients(score, self._loss.predict(score), self._weight)
+            h = self._loss.information(score, self._weight)
             some = h > 0
             pearson = float((np.square(g[some]) / h[some]).sum())
         counts = [int((self._weight > 0).sum()), int((moved & (self._weight > 0)).sum())]
@@ -369,21 +307,21 @@ class _Fit:
     async def _search(self, state: PooledGlmState, direction: Floats) -> float:
         """4. The best size of the step."""
         move = await asyncio.to_thread(self._matrix.times, direction)
-        score, scale = self._score(state.coefficients), 1.0
+        score = await asyncio.to_thread(self._score, state.coefficients)
+        sizes = [*SIZES]
         for number in range(_SEARCHES):
-            sizes = [scale * size for size in SIZES]
             own = await asyncio.to_thread(self._own_along, score, move, sizes)
             what = f"sizes of step {state.done}, round {number + 1}"
             (sums,) = await real_totals(self._adder, [(own, ANY)], what)
+            if not (0 < sums[-1] < math.inf and math.isfinite(sums[0])):
+                raise unfit(what, "it is beyond what honest clients add")
             penalty = self._along_penalty(state.coefficients, direction, sizes, float(sums[-1]))
             slopes, curvatures = sums[:-1].reshape(2, -1) + penalty
             along = Along(sizes, slopes.tolist(), curvatures.tolist())
-            if not math.isfinite(slopes[1]):
-                scale /= 16
-            elif slopes[-1] < slopes[0] / 16 < 0:
-                scale *= 4
-            else:
+            further = along.further()
+            if further is None:
                 break
+            sizes = further
         return along.best()
 
     def _own_along(self, score: Floats, move: Floats, sizes: list[float]) -> Floats:
@@ -420,7 +358,7 @@ class _Fit:
         most = self._params.max_iterations
         return IterationDone(iteration, most, deviance, explained, length, seconds)
 
-    async def _end(self, state: PooledGlmState, converged: bool) -> PooledGlm:
+    async def _end(self, state: PooledGlmState, converged: bool) -> GuestGlm:
         """5. What the fit came to."""
         sums = await self._totals(state, "end")
         gradient, curvature = self._penalised(sums, state.coefficients)
@@ -432,25 +370,25 @@ class _Fit:
             dispersion = sums.pearson / freedom if freedom > 0 else None
         errors = None
         if dispersion is not None:
-            variance = Curvature.of(curvature).inverse()
+            made = await asyncio.to_thread(Curvature.of, curvature)
+            variance = await asyncio.to_thread(made.inverse)
             if self._params.alpha > 0:
                 # Of an estimate that the penalty draws to 0: A^-1 I A^-1, where A is I and the penalty.
                 variance = times(times(variance, sums.hessian), variance)
             errors = np.sqrt(np.maximum(dispersion * np.diag(variance), 0.0))
         free = int(self._params.fit_intercept)
-        return PooledGlm(
+        return GuestGlm(
             tuple(self._adder.clients),
             float(state.coefficients[:free].sum()),
             LinearPart(self._design, tuple(state.coefficients[free:].tolist())),
-            None if errors is None or not free else float(errors[0]),
-            None if errors is None else tuple(errors[free:].tolist()),
-            dispersion,
-            sums.rows,
             state.done - 1,
             converged and length <= self._params.tolerance,
             deviance,
             explained,
             length,
+            intercept_error=None if errors is None or not free else float(errors[0]),
+            errors=None if errors is None else tuple(errors[free:].tolist()),
+            dispersion=dispersion,
         )
 
 
@@ -465,17 +403,15 @@ def _length(gradient: Floats, sums: _Sums, state: PooledGlmState) -> float:
     return math.sqrt(product(gradient, gradient)) / sums.weight / state.unit
 
 
+def _is_expected(state: PooledGlmState, what: str) -> bool:
+    """Whether second derivatives are the expected ones: far from the optimum for the first steps (later
+    they may zigzag), and for standard errors."""
+    return what == "end" or (state.done <= _FAR_STEPS and state.errors > _NEAR)
+
+
 def _digest(state: PooledGlmState) -> str:
     """Of what has to be the same at all clients."""
-    numbers = [state.start, state.null, state.unit, *state.sizes, *state.coefficients.tolist()]
+    numbers = [state.start, state.null, state.unit, *state.sizes, state.errors]
+    numbers += state.coefficients.tolist()
     text = repr((numbers, state.design)).encode()
     return hashlib.blake2b(text, digest_size=16).hexdigest()
-
-
-def _rounded(number: float) -> float:
-    scale = 2.0**_START_BITS
-    return round(number * scale) / scale
-
-
-def _labels(what: str) -> DataError:
-    return DataError(what, for_peer=what)

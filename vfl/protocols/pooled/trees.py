@@ -170,6 +170,9 @@ def draw_own_rows(train: Mask, params: BoostParams, tree: int, name: str) -> Mas
 # ------------------------------------------------------------------------------------ a tree grows
 
 
+_NOTHING = np.zeros((3, 0), np.int64)  # the cells of a node that are not known, or not needed any more
+
+
 @dataclass(eq=False)
 class _Node:
     """A node: where this client's rows are, and what is known of those of all clients."""
@@ -222,7 +225,7 @@ class _Growth:
     def whole(self) -> _Node:
         """The root, of which nothing is known yet."""
         rows = np.arange(len(self.drawn))
-        return _Node(0, rows, 0, _sums(0, 0), FREE, np.zeros((3, 0), np.int64))
+        return _Node(0, rows, 0, _sums(0, 0), FREE, _NOTHING)
 
 
 def _sums(gradient: int, hessian: int) -> Sums:
@@ -300,6 +303,7 @@ class _Client:
 
     async def grow(self, number: int, score: Floats) -> tuple[Tree, Floats]:
         """Grow a tree; returns it and the scores with it."""
+        self.obstacle = None
         growth, params = await self._draw(number, score), self.params
         pairs = [_Pair(growth.whole())]
         for level in range(params.depth):
@@ -308,8 +312,6 @@ class _Client:
                 break
             with self.clock.timed("own rows"):
                 found = await asyncio.to_thread(self._split, growth, nodes)
-            if level == 0:
-                self.obstacle = None if found else self._obstacle(growth, nodes[0])
             pairs = []
             for pair in found:
                 if level + 1 < params.depth and pair.may_split(params.min_child_rows):
@@ -417,6 +419,9 @@ class _Client:
         for place, node in enumerate(nodes):
             choice = best_split([gains[place]])
             if choice is None:
+                if node.number == 0:
+                    self.obstacle = self._obstacle(growth, node)
+                node.cells = _NOTHING
                 growth.leaves.append(node)
                 continue
             index = choice.candidates[0]
@@ -441,12 +446,16 @@ class _Client:
         goes_left = candidates.goes_left(index, growth.block.codes[column, node.rows], missing_left)
         ordered = bool(candidates.ordered[index])
         bounds = child_bounds(ordered, sums, node.sums, node.bounds, growth.scales, self.params)
-        none = node.cells[:, :0]
         number = 2 * node.number
         children = {
-            number + 1: _Node(number + 1, node.rows[goes_left], count, sums, bounds[0], none),
+            number + 1: _Node(number + 1, node.rows[goes_left], count, sums, bounds[0], _NOTHING),
             number + 2: _Node(
-                number + 2, node.rows[~goes_left], node.count - count, node.sums - sums, bounds[1], none
+                number + 2,
+                node.rows[~goes_left],
+                node.count - count,
+                node.sums - sums,
+                bounds[1],
+                _NOTHING,
             ),
         }
         growth.covers |= {child.number: child.count for child in children.values()}

@@ -21,18 +21,16 @@ For each level:
  8. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
 
 Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
-have kept (protocols/common/checkpoints.py): a step of the checkpoints is a tree.
+have kept (common/checkpoints.py): a step of the checkpoints is a tree.
 
-Monotone columns (LightGBM's basic method, learn/tree.py): at the root of a tree a host says which of its
-candidates split the known values of one. It has turned decreasing columns round, so that the guest need
-not know more: the left of such a candidate must not score higher than its right.
+Monotone columns (LightGBM's basic method, learn/tree.py): at the root a host says which candidates split
+the known values of one, with decreasing columns turned round: their left must not score higher.
 
 A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
 of it; none of nodes whose sums are more than the host gives about their rows, nor below them. The guest
 checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
-
 No decrypted value goes back to hosts, but how the guest reacts does: a host that sends made-up
 ciphertexts sees in 5 whether they passed for sums within bounds and in 6 which of its candidates won,
 single bits about the gradients that it made them of; no way is known to learn the key so. Made-up sums
@@ -87,8 +85,6 @@ _shuffle = secrets.SystemRandom().shuffle
 
 
 # --------------------------------------------------------------------------------------- guest
-
-
 async def paillier_guest_train(
     hosts: Sequence[Peer],
     blocks: Mapping[str, Binned],
@@ -281,9 +277,9 @@ class _PaillierHostColumns(HostColumns):
             with self._guest.clock.timed("decrypt"):
                 left, valid, sibling_valid = await self._open(message, summed)
             self.candidates[summed] = left, valid
+            if sibling is None and sibling_valid.any():
+                raise self._breach("with a sibling of the root")
             if sibling is None:
-                if sibling_valid.any():
-                    raise self._breach("with a sibling of the root")
                 continue
             whole, known = parents[(summed - 1) // 2]
             if message.withheld:
@@ -421,8 +417,7 @@ class _HostTree:
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
-        order = list(range(len(self._candidates)))
-        shuffle(order)
+        shuffle(order := list(range(len(self._candidates))))
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._time = records.time
@@ -460,8 +455,8 @@ class _HostTree:
         """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
         self._reserve.end()
         frontier = self._frontier
-        summed = [pair[0] for pair in frontier.pairs]
         with self._time.timed():
+            summed = [pair[0] for pair in frontier.pairs]
             slot = frontier.slots(summed)[frontier.active]
             rows = np.flatnonzero(slot >= 0)
             joint = JointSums(self._workers, self._store, self._sizes, len(summed))
