@@ -188,6 +188,7 @@ def of_small_nodes(options: argparse.Namespace) -> Iterator[Figures]:
                 "smallest": float(min(told)),
                 "guessing": alone.guessing,
                 "model": alone.advantage,
+                "sums": success(reconstruct(shown), shown, truth, quiet).advantage,
                 "small_nodes": success(found, shown, truth, quiet).advantage,
                 "certain": float(found.certain.mean()),
                 "certain_right": float(right[found.certain].mean()) if found.certain.any() else 1.0,

@@ -14,7 +14,7 @@ from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage.model_alone import model_alone
 from vfl.leakage.reconstruction import Reconstruction, compared, success
 from vfl.leakage.recording import record
-from vfl.leakage.shown import Shown, Truth
+from vfl.leakage.shown import Shown, Truth, of_large_nodes
 from vfl.leakage.small_nodes import small_nodes
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
@@ -98,6 +98,21 @@ def test_nodes_that_are_withheld_have_no_sums_and_no_split_of_the_host(tmp_path:
         if node.number and ({node.number, sibling} & few or (node.number - 1) // 2 not in told):
             assert node.number not in told
     assert {split.node for split in tree.splits} <= told
+
+
+def test_large_nodes_alone_are_those_whose_pairs_and_parents_are() -> None:
+    shown, _ = trained()
+    (*_, whole), (*_, tree) = shown.trees, of_large_nodes(shown, 150).trees
+    rows = {node.number: int(node.rows.sum()) for node in whole.nodes}
+    kept = {node.number for node in tree.nodes}
+    assert 0 in kept and 0 < len(kept) < len(rows)
+    for number in rows:
+        if number:
+            pair = 2 * ((number - 1) // 2) + 1
+            large = min(rows[pair], rows[pair + 1]) >= 150
+            assert (number in kept) == (large and (number - 1) // 2 in kept)
+    assert of_large_nodes(shown, 1).trees[-1].nodes == whole.nodes
+    assert not of_large_nodes(shown, ROWS + 1).trees[-1].nodes
 
 
 def test_a_tree_that_is_refused_shows_nothing(tmp_path: Path) -> None:

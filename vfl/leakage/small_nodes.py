@@ -29,9 +29,10 @@ from vfl.leakage.reconstruction import Reconstruction, take_splits
 from vfl.leakage.shown import Mask, Shown
 from vfl.leakage.subsets import MOST_HALVED, Every, Few, Keys, any_of, keys_of, spread_of
 
+MOST_ROWS = 260
+"""Of a node in which neighbours are looked for."""
 _MOST_NODES = 60  # that are looked at, the smallest
-_MOST_OF_EVERY = 30  # rows of a node that two candidates may differ in any of
-_MOST_PAIRED = 260  # rows of a node that they may differ in few of
+_MOST_OF_EVERY = 30  # rows of a node in which they may differ by any, not by few alone
 _MOST_FREE = 180  # rows of a node that may be in a step and need not
 _FEW, _MORE = 4, 6  # rows that are looked for
 _MOST_FOR_MORE = 100  # rows that more than a few are looked for among
@@ -61,7 +62,7 @@ class _Step:
 
 
 def small_nodes(shown: Shown) -> Reconstruction:
-    """The sides of all candidates, as `reconstruct` has them."""
+    """The sides of all candidates, numbered as those of `reconstruct`."""
     with np.errstate(over="ignore"):  # keys add up modulo 2^64
         return _small_nodes(shown)
 
@@ -129,7 +130,7 @@ def _beyond_chance(links: Links, nodes: list[_Node], below: Mask) -> Floats:
     for node in nodes:
         rows = len(node.rows)
         every = rows <= _MOST_OF_EVERY and rows + _SPARE_BITS / 2 <= node.bits
-        few = rows <= _MOST_PAIRED and node.bits >= _FEW * np.log2(rows) + _SPARE_BITS
+        few = rows <= MOST_ROWS and node.bits >= _FEW * np.log2(rows) + _SPARE_BITS
         if not every and not few:
             continue
         known = np.flatnonzero(node.known)
