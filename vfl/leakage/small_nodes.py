@@ -9,7 +9,7 @@ Steps:
 2. *Rows.* Along a chain a node's rows fall into steps, each of which has a known sum. Where one set of
    few of the rows that may be in a step has it, or all but few have, these are certain; of few rows all
    subsets are tried. What is certain leaves the other steps with fewer rows, in this node and others.
-3. Splits won tell sides outright. What is not certain is guessed by how frequent bins are.
+3. Splits won tell sides outright. What is not certain is estimated by the equations (polytope.py).
 
 Sources: Horowitz, Sahni, "Computing partitions with applications to the knapsack problem", Journal of
 the ACM, 1974 (subset sums met in the middle); Dinur, Nissim, "Revealing information while preserving
@@ -21,11 +21,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import gammaln
+from threadpoolctl import threadpool_limits
 
 from vfl.arrays import Floats, Integers
 from vfl.leakage.chains import Chain, never_above
-from vfl.leakage.linking import Links, link
-from vfl.leakage.reconstruction import Reconstruction, take_splits
+from vfl.leakage.linking import Links, gather, link
+from vfl.leakage.polytope import solve_all
+from vfl.leakage.reconstruction import ALL, Reconstruction, take_splits
 from vfl.leakage.shown import Mask, Shown
 from vfl.leakage.subsets import MOST_HALVED, Every, Few, Keys, any_of, keys_of, spread_of
 
@@ -62,8 +64,8 @@ class _Step:
 
 
 def small_nodes(shown: Shown) -> Reconstruction:
-    """The sides of all candidates, numbered as those of `reconstruct`."""
-    with np.errstate(over="ignore"):  # keys add up modulo 2^64
+    """The sides of all candidates, numbered as those of `reconstruct`; on one core, as that."""
+    with np.errstate(over="ignore"), threadpool_limits(1, "blas"):  # keys add up modulo 2^64
         return _small_nodes(shown)
 
 
@@ -73,14 +75,14 @@ def _small_nodes(shown: Shown) -> Reconstruction:
     chains = _chains(shown, links, nodes)
     place = {member: (chain, k) for chain in chains for k, member in enumerate(chain.members)}
     take_splits(shown, links, place)
-    sides = np.zeros((links.candidates, shown.rows))
-    certain = np.zeros(sides.shape, np.bool_)
     for chain in chains:
         if len(chain.members) > 1:
             _find_rows(chain, nodes)
+    sides = solve_all(chains, gather(shown, links), links.share, ALL.rounds)
+    certain = np.zeros(sides.shape, np.bool_)
+    for chain in chains:
         sure, may = chain.bounds
         certain[chain.members] = sure | ~may
-        sides[chain.members] = _likely(chain, links.share)
     return Reconstruction(sides, certain, tuple(tuple(chain.members) for chain in chains))
 
 
@@ -219,11 +221,3 @@ def _search(keys: Keys, total: np.uint64, most: int, bits: float) -> Integers | 
     if others is None or len(others) * np.log2(count) > spare:
         return None
     return np.setdiff1d(np.arange(count), others)
-
-
-def _likely(chain: Chain, share: Floats) -> Floats:
-    """How likely each row is on the left of each candidate, by where it may be and how frequent that
-    is."""
-    often = np.diff(np.concatenate([[0.0], share[chain.members], [1.0]])).clip(1e-9)
-    weight = np.cumsum(chain.possible * often[:, None], axis=0)
-    return np.asarray(weight[:-1] / weight[-1])
