@@ -5,6 +5,7 @@ python benchmarks/leakage.py --rows 500 2000 --trees 5 20 --depth 4 6 --json
 python benchmarks/leakage.py --what curve --rows 500 2000 --seed 1 2 3 4 5 --json
 python benchmarks/leakage.py --what labels --rows 5000 --guest-trees 0 1 3 --seed 1 2 3 --mean
 python benchmarks/leakage.py --what residuals
+python benchmarks/leakage.py --what small-nodes --seed 1 2 3 --mean
 
 The sums are those of the plaintext oracle: encryption hides nothing from who has the key. Each host has
 three columns that the label depends on and two that it does not, which models hardly use. The part of
@@ -19,6 +20,9 @@ each of its columns goes; with the labels of a twentieth of the rows as well. Be
 attack gets of labels in random order, its columns of numbers without any training, and the model
 itself.
 --what residuals: the labels that a host of a logistic model gets right from its first gradient.
+--what small-nodes: what the sums of small nodes of one joint tree, after ten of the guest's alone, tell
+of a column that the label does not depend on, by what a host withholds: nothing; nodes whose own rows
+would have more than 0.03 sums each; and nodes of fewer than 300 rows, as by default.
 """
 
 import argparse
@@ -26,8 +30,11 @@ import asyncio
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from rich.console import Console
@@ -35,15 +42,20 @@ from rich.table import Table
 from sklearn.metrics import roc_auc_score
 
 from vfl.arrays import Floats
+from vfl.jobs.alignments import Alignment
+from vfl.jobs.sums_given import SumsGiven
 from vfl.leakage import membership, residuals
 from vfl.leakage.estimate import expected
 from vfl.leakage.model_alone import model_alone
 from vfl.leakage.reconstruction import Effort, compared, reconstruct, success
 from vfl.leakage.recording import Recording, record
 from vfl.leakage.shown import Order
+from vfl.leakage.small_nodes import small_nodes
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
+from vfl.party.sections import PolicySection
+from vfl.party.store import Store
 from vfl.protocols.common.rows import Training
 
 Figures = dict[str, float | int | str]
@@ -178,6 +190,65 @@ def of_numbers(block: Binned, label: Floats) -> float:
     return float(roc_auc_score(label, score))
 
 
+def of_small_nodes(options: argparse.Namespace) -> Iterator[Figures]:
+    """What the sums of small nodes tell, by a host's rules."""
+    for (rows, depth), (name, policy) in product(((1081, 5), (2157, 6)), WITHHELD.items()):
+        for seed in options.seed:
+            recording = one_joint_tree(rows, depth, seed, policy)
+            shown, truth = recording.shown["host"], recording.truth["host"]
+            found, true = small_nodes(shown), compared(shown, truth)
+            right = (found.sides > 0.5) == truth.sides[true]
+            quiet = [1]
+            alone = model_alone(shown, truth, true[np.isin(truth.column[true], quiet)])
+            told = [int(node.rows.sum()) for node in shown.trees[-1].nodes if node.known.any()]
+            yield {
+                "rows": rows,
+                "depth": depth,
+                "withheld": name,
+                "seed": seed,
+                "nodes": float(len(told)),
+                "smallest": float(min(told)),
+                "guessing": alone.guessing,
+                "model": alone.advantage,
+                "sums": success(reconstruct(shown), shown, truth, quiet).advantage,
+                "small_nodes": success(found, shown, truth, quiet).advantage,
+                "certain": float(found.certain.mean()),
+                "certain_right": float(right[found.certain].mean()) if found.certain.any() else 1.0,
+            }
+
+
+WITHHELD: dict[str, PolicySection | None] = {
+    "nothing": None,
+    "above 0.03 in a node": PolicySection(min_summed_rows=1),
+    "and below 300 rows": PolicySection(),
+}
+
+
+def one_joint_tree(rows: int, depth: int, seed: int, policy: PolicySection | None) -> Recording:
+    """The eleventh tree, with default settings otherwise; the host's second column is the quiet one."""
+    draw = np.random.default_rng(seed)
+    own = {f"g{i}": draw.normal(size=rows) for i in range(4)}
+    power, quiet = draw.lognormal(size=rows), draw.normal(size=rows)
+    brand = np.array(["x" if one < 0.5 else "y" for one in draw.random(rows)], dtype=object)
+    risk = own["g0"] + 0.5 * own["g1"] + np.log(power)
+    label = (risk + draw.logistic(size=rows) > np.quantile(risk, 0.75)).astype(np.float64)
+    params = BoostParams(trees=11, guest_trees=10, depth=depth)
+    columns = {"power": power, "quiet": quiet, "brand": brand}
+    blocks = {
+        name: bin_columns(of, params.max_bins, params.min_child_rows)
+        for name, of in (("guest", own), ("host", columns))
+    }
+    every = np.ones(rows, np.bool_)
+    training = Training(label, np.ones(rows), every, ~every, loss_of("binary"))
+    if policy is None:
+        return asyncio.run(record(blocks, training, params))
+    alignment = Alignment("a", "aa", {"guest": "aa"}, ("trim",), "ids", np.arange(rows))
+    with TemporaryDirectory() as folder:
+        budget = SumsGiven(Store(Path(folder)), alignment).reserve(policy, "m", params, 1.0)
+        with closing(budget):
+            return asyncio.run(record(blocks, training, params, counts={"host": budget}))
+
+
 def of_residuals(options: argparse.Namespace) -> Iterator[Figures]:
     """Labels from a gradient, of 300 rows, of which a fifth are ones: means of ten draws."""
     for share in (0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6):
@@ -197,6 +268,7 @@ KINDS: dict[str, Callable[[argparse.Namespace], Iterator[Figures]]] = {
     "curve": of_curve,
     "labels": of_labels,
     "residuals": of_residuals,
+    "small-nodes": of_small_nodes,
 }
 
 

@@ -279,7 +279,7 @@ def test_ordered_is_isotonic_regression(values: list[float]) -> None:
 _keys = st.lists(st.integers(-20, 20), min_size=0, max_size=8)
 
 
-@given(_keys, st.sets(st.integers(0, 7)), st.integers(0, 4))
+@given(_keys, st.sets(st.integers(0, 7)), st.integers(0, 6))
 def test_few_finds_the_only_set(g: list[int], chosen: set[int], most: int) -> None:
     """Against all sets of so many, in plain integers."""
     h = [abs(value) * 7 % 11 for value in g]

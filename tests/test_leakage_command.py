@@ -223,6 +223,16 @@ def test_simulated_tables_have_a_bound(folder: Path, monkeypatch: pytest.MonkeyP
     )
 
 
+def test_small_nodes_are_attacked_where_rules_tell_their_sums(folder: Path) -> None:
+    job(folder, trees=2, depth=2)
+    path = folder / "registry.toml"
+    wide = 'min_summed_rows = 1\nmax_sums_a_row = "unlimited"'
+    for rules, attacked in (("", False), (wide, True)):
+        path.write_text(path.read_text().replace("[policy]", f"[policy]\n{rules}"))
+        found = seen(folder, "registry", "--rows", "60", "--simulate")["simulated"]["successes"]
+        assert attacked == any(one["attack"] == "sums of small nodes" for one in found)
+
+
 def test_an_alignment_under_a_passphrase_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job(folder, trees=5)
     path = folder / "insurer.toml"

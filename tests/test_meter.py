@@ -288,6 +288,8 @@ def test_attacks_on_trees_come_close_to_the_table(of_trees: Measured) -> None:
     assert sums.advantage > alone.advantage + 0.05
     assert by["model alone, rows scored"].success >= by["model alone"].success
     assert by["differences of sums"].success == 0
+    few = by["sums of small nodes"]  # told of all nodes, as no rule of a host is given
+    assert few.guessing < few.success and few.guessing == sums.guessing
     labels = by["node membership"]
     assert (labels.who, labels.about) == ("registry", "guest")
     assert labels.guessing + 0.1 < labels.success < 1
@@ -312,6 +314,7 @@ def test_a_sample_keeps_equations_a_row() -> None:
     assert "a sample of 60 of 240 rows" in found.notes
     assert "sums of 3 trees of 12: as many equations a row as in the whole job" in found.notes
     assert "sums of 1 of 3 columns of registry" in found.notes
+    assert "sums of small nodes were not attacked: a sample has smaller ones" in found.notes
     by = {one.attack: one for one in found.successes}
     assert by["reconstruction"].success >= by["model alone, as sums are of"].success
 
@@ -326,6 +329,20 @@ def test_hosts_alike_share_a_note() -> None:
     for host in both:
         alone = by[host, "model alone, as sums are of"]
         assert by[host, "reconstruction"].success >= alone.success
+
+
+def test_a_rule_of_hosts_about_small_nodes_is_kept_to() -> None:
+    own, y, hosts = tables(240)
+    model = vfl.SecureBoost(id="id", trees=3, guest_trees=2, depth=3, max_bins=8, min_child_rows=10)
+    found = {
+        least: {
+            one.attack: one for one in measure(model, own, y, hosts, min_summed_rows=least).successes
+        }
+        for least in (1, 241, 300)
+    }
+    few = found[1].pop("sums of small nodes"), found[241].pop("sums of small nodes")
+    assert few[0].advantage > 0.02 and few[1].success == few[1].guessing
+    assert found[1] == found[241] == found[300]  # where no node could be small it is left out
 
 
 @pytest.mark.parametrize(
@@ -379,6 +396,7 @@ def test_attacks_on_linear_models() -> None:
     [
         ({"rows": 10}, "rows must be a whole number of at least 50, not 10"),
         ({"candidates": 0}, "candidates must be"),
+        ({"min_summed_rows": 0}, "min_summed_rows must be"),
         ({"seed": True}, "seed must be"),
     ],
 )

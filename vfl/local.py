@@ -84,7 +84,7 @@ def lay_out(scenario: Path, work: Path, parties: Sequence[str]) -> None:
 
 def set_trees(job: Path, trees: int) -> None:
     """Have a job file's trees be so many."""
-    job.write_text(re.sub(r"(?m)^trees = .*$", f"trees = {trees}", job.read_text()))
+    job.write_text(re.sub(r"(?m)^trees = .*", f"trees = {trees}", job.read_text()))
 
 
 def bytes_sent(guest: str, hosts: Sequence[str], results: Sequence[Mapping[str, Any]]) -> dict[str, int]:

@@ -40,7 +40,7 @@ _MOST_COLUMNS = 50  # of a host's
 _TELLING = 0.6  # of a host's simulated columns, that the label depends on
 
 _ATTACKS: Mapping[str, Sequence[str]] = {
-    "table_from_sums": ("reconstruction", "model alone"),
+    "table_from_sums": ("reconstruction", "sums of small nodes", "model alone"),
     "table_from_model": ("model alone",),
     "scored_rows": ("model alone, rows scored",),
     "single_rows_from_differences": ("differences of sums",),
@@ -268,13 +268,23 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
             score += draw.normal() * np.asarray(number, np.float64)
     label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
     tables = kind_of_job(job).tables([guest, *hosts], blank_training(label, job.loss))
-    found = measure_tables(tables, seed=job.params.seed, of_rows=of.rows)
+    policy = PolicySection() if party.role == "guest" else party.policy
+    found = measure_tables(
+        tables, min_summed_rows=_least_summed(policy), seed=job.params.seed, of_rows=of.rows
+    )
     if drawn == columns:
         return found
     fewer = (
         f"{counted(drawn, 'column')} of each host, not {columns:,}: of more columns a model tells less"
     )
     return replace(found, notes=(*found.notes, fewer))
+
+
+def _least_summed(policy: PolicySection) -> int:
+    """The least rows of a node whose sums a host with these rules tells, whatever it told before."""
+    most = policy.max_sums_a_row
+    alone = 1 if isinstance(most, str) else math.ceil(2 / most)
+    return max(policy.min_summed_rows, alone)
 
 
 def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Features:

@@ -70,7 +70,7 @@ def nested(shown: Shown, links: Links, equations: Equations, sides: Floats) -> l
     norm = np.maximum(np.linalg.norm(apart, axis=1), 1e-9)
     correlation = (apart @ apart.T) / np.outer(norm, norm)
     least = equations.known.sum(axis=1)
-    never_above = _never_above(shown, links)
+    below = never_above(shown, links)
     order = np.argsort(share, kind="stable")
     chains: list[Chain] = []
     for c in order.tolist():
@@ -80,7 +80,7 @@ def nested(shown: Shown, links: Links, equations: Equations, sides: Floats) -> l
             odds = share[last] * (1 - share[c]) / (share[c] * (1 - share[last]))
             expected = np.sqrt(min(odds, 1.0))
             slack = _SLACK / np.sqrt(max(1, min(least[c], least[last])))
-            fits = never_above[last, c] and correlation[last, c] >= expected - max(slack, 0.05)
+            fits = below[last, c] and correlation[last, c] >= expected - max(slack, 0.05)
             if fits and correlation[last, c] > max(best, 2.5 * slack / _SLACK):
                 best, found = correlation[last, c], chain
         if found is None:
@@ -92,7 +92,7 @@ def nested(shown: Shown, links: Links, equations: Equations, sides: Floats) -> l
     return chains
 
 
-def _never_above(shown: Shown, links: Links) -> Mask:
+def never_above(shown: Shown, links: Links) -> Mask:
     """[a, b]: whether a's hessian sum is at most b's in every node that shows both."""
     fits = np.ones((links.candidates,) * 2, np.bool_)
     for number, tree in enumerate(shown.trees):

@@ -4,6 +4,7 @@ The training is that of the plaintext oracle, and what its protocol would show i
 key is needed. Time is bounded by taking a sample of rows and of a host's columns:
 
 - of sums as many equations a row are kept as the whole job gives away, by fewer trees;
+- small nodes of a sample are none of the job, and are left alone;
 - of a gradient as many columns a row, by fewer columns;
 - all else is of all trees, over the sampled rows.
 """
@@ -19,10 +20,10 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.errors import ConfigError, VflError
-from vfl.leakage import differences, membership, reconstruction, residuals, scores
+from vfl.leakage import differences, membership, reconstruction, residuals, scores, small_nodes
 from vfl.leakage.model_alone import model_alone
 from vfl.leakage.recording import Recording, record
-from vfl.leakage.shown import Shown, Truth, restricted
+from vfl.leakage.shown import Shown, Truth, of_large_nodes, restricted
 from vfl.leakage.success import Success
 from vfl.learn.binning import bin_columns
 from vfl.learn.design import Matrix
@@ -89,6 +90,7 @@ def measure(
     *,
     rows: int = ROWS,
     candidates: int = CANDIDATES,
+    min_summed_rows: int = 1,
     seed: int = 0,
     **given: object,
 ) -> Measured:
@@ -97,12 +99,18 @@ def measure(
     model: vfl.SecureBoost, SecureBoostRegressor, FederatedGLM or FederatedLogisticRegression, which
     stays as it is. X, y, hosts and further arguments: as of its `fit`. rows: how many of the common rows
     are attacked, at most; candidates: of a host, how many its sums are worked on for, by a sample of its
-    columns. seed: of these samples. The time grows with rows and candidates; at their defaults it is a
-    minute or two.
+    columns. min_summed_rows: of the hosts' [policy], for the attack on small nodes; by default they tell
+    the sums of all nodes. seed: of these samples. The time grows with rows and candidates; at their
+    defaults it is a minute or two.
 
     Raises ConfigError and DataError as `fit` does.
     """
-    for name, value, least in (("rows", rows, 50), ("candidates", candidates, 1), ("seed", seed, 0)):
+    for name, value, least in (
+        ("rows", rows, 50),
+        ("candidates", candidates, 1),
+        ("min_summed_rows", min_summed_rows, 1),
+        ("seed", seed, 0),
+    ):
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise ConfigError(f"{name} must be a whole number of at least {least}, not {value!r}")
     if not hasattr(model, "inspected"):
@@ -112,7 +120,9 @@ def measure(
         )
     seen: list[AnyTables] = []
     model.inspected(seen.append).fit(X, y, hosts=hosts, **given)
-    return measure_tables(seen[-1], rows=rows, candidates=candidates, seed=seed)
+    return measure_tables(
+        seen[-1], rows=rows, candidates=candidates, min_summed_rows=min_summed_rows, seed=seed
+    )
 
 
 def measure_tables(
@@ -120,11 +130,13 @@ def measure_tables(
     *,
     rows: int = ROWS,
     candidates: int = CANDIDATES,
+    min_summed_rows: int = 1,
     seed: int = 0,
     of_rows: int | None = None,
 ) -> Measured:
     """Attack a training on these columns.
 
+    min_summed_rows: the least rows of a node whose sums hosts tell, for the attack on small nodes alone.
     of_rows: the rows of the job that the tables stand for; as many as they have by default.
     """
     started, draw, notes = time.monotonic(), np.random.default_rng(seed), []
@@ -138,7 +150,7 @@ def measure_tables(
     share = len(tables.rows.label) / given
     found: _Trees | _Linear
     if isinstance(tables, BinnedTables):
-        found = _Trees(tables, share, candidates, draw)
+        found = _Trees(tables, share, candidates, min_summed_rows, draw)
     else:
         found = _Linear(tables, share, draw)
     successes = tuple(found.attacks())
@@ -166,12 +178,17 @@ class _Trees:
     """Attacks on a training of trees."""
 
     def __init__(
-        self, tables: BinnedTables, share: float, candidates: int, draw: np.random.Generator
+        self,
+        tables: BinnedTables,
+        share: float,
+        candidates: int,
+        least: int,
+        draw: np.random.Generator,
     ) -> None:
         self.notes: list[str] = []
         self._params, self._training, self._share = tables.params, tables.rows, share
         self._guest = next(iter(tables.blocks))
-        self._most, self._draw = candidates, draw
+        self._most, self._least, self._draw = candidates, least, draw
         self._recording: Recording = _outside_loop(
             lambda: record(tables.blocks, tables.rows, tables.params)
         )
@@ -214,8 +231,23 @@ class _Trees:
             both = reconstruction.success(result, part, theirs, about=host)
             # The guest has the splits, too, and keeps to them where sums are too few to help.
             found.append(replace(both, success=max(both.success, alone.success)))
+            found += self._on_small_nodes(host, part, theirs)
             found.append(self._differences(host, part))
         return [replace(one, who=self._guest) for one in found]
+
+    def _on_small_nodes(self, host: str, shown: Shown, truth: Truth) -> list[Success]:
+        """Where there are any with sums."""
+        # Over the lattice engine hosts see no nodes.
+        least = 1 if self._params.encryption == "lattice" else self._least
+        if least > small_nodes.MOST_ROWS:
+            return []
+        if self._share < 1:
+            self.notes.append("sums of small nodes were not attacked: a sample has smaller ones")
+            return []
+        large = of_large_nodes(shown, least)
+        result = small_nodes.small_nodes(large)
+        found = reconstruction.success(result, large, truth, about=host)
+        return [replace(found, attack="sums of small nodes")]
 
     def _some(self, host: str, at: Integers, truth: Truth) -> Integers:
         """Candidates of a sample of columns, as many as are worked on."""

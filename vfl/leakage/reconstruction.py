@@ -76,7 +76,7 @@ def _reconstruct(shown: Shown, effort: Effort) -> Reconstruction:
         plain = solve_all(chains, equations, links.share, 0)
         chains = nested(shown, links, equations, plain)
     place = {member: (chain, k) for chain in chains for k, member in enumerate(chain.members)}
-    _take_splits(shown, links, place)
+    take_splits(shown, links, place)
     sides = solve_all(chains, equations, links.share, 0)
     failed: set[int] = set()
     if effort.integers:
@@ -102,7 +102,7 @@ def _reconstruct(shown: Shown, effort: Effort) -> Reconstruction:
     return Reconstruction(sides, certain, tuple(tuple(chain.members) for chain in chains))
 
 
-def _take_splits(shown: Shown, links: Links, place: dict[int, tuple[Chain, int]]) -> None:
+def take_splits(shown: Shown, links: Links, place: dict[int, tuple[Chain, int]]) -> None:
     """The sides that won splits tell."""
     for number, tree in enumerate(shown.trees):
         for split in tree.splits:

@@ -13,11 +13,13 @@ from vfl.learn.splits import Candidates, histograms
 from vfl.learn.tree import Frontier, Tree
 from vfl.net.peer import Peer
 from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import UNCOUNTED, SumsCount
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
 from vfl.protocols.trees.draws import draw_columns
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel
+from vfl.protocols.trees.withheld import Withheld
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +37,20 @@ class Recording:
 
 
 async def record(
-    blocks: Mapping[str, Binned], rows: Training, params: BoostParams, order: Order | None = None
+    blocks: Mapping[str, Binned],
+    rows: Training,
+    params: BoostParams,
+    order: Order | None = None,
+    counts: Mapping[str, SumsCount] | None = None,
 ) -> Recording:
     """Train on all blocks, the guest's first, and note what the guest would be shown of the others.
 
-    `order`: how long candidates keep their places; by default as the job's encryption has it.
+    `order`: how long candidates keep their places; by default as the job's encryption has it. `counts`:
+    by host, what it tells sums by; one that is not there tells all.
+
+    Raises Refused as the counts do.
     """
-    recorder = _Recorder(blocks, rows, params, order)
+    recorder = _Recorder(blocks, rows, params, order, counts or {})
     model, score = await recorder.train(lambda step: None, Checkpoints())
     return Recording(
         {host.name: Shown(len(rows.label), host.kept, tuple(host.trees)) for host in recorder.seen},
@@ -62,18 +71,32 @@ class _Host:
     all: Candidates
     offered: Integers  # the candidates that have places, in the order that stays
     draw: np.random.Generator
+    count: SumsCount
     trees: list[ShownTree] = field(default_factory=list)
     order: dict[tuple[int, int], Integers] = field(default_factory=dict)
+    withheld: Withheld = field(init=False)  # nodes of the tree that grows
+
+    def __post_init__(self) -> None:
+        self.withheld = Withheld(self)
 
     @classmethod
-    def of(cls, name: str, block: Binned, kept: Order, params: BoostParams) -> "_Host":
+    def of(cls, name: str, block: Binned, kept: Order, params: BoostParams, count: SumsCount) -> "_Host":
         draw = np.random.default_rng([params.seed, *name.encode()])
         every = Candidates.of(block.columns)
         offered = np.arange(len(every))
         if kept == "fixed":
             counts = histograms(block, every, np.zeros(block.rows, np.int64), 1)
             offered = np.flatnonzero(every.valid(counts, params.min_child_rows)[0])
-        return cls(name, block, kept, every, draw.permutation(offered), draw)
+        return cls(name, block, kept, every, draw.permutation(offered), draw, count)
+
+    def begin_tree(self, drawn: Mask) -> None:
+        """As a host that sees rows under a key, and none over the lattice engine."""
+        self.withheld = Withheld(self)
+        self.count.begin_tree(None if self.kept == "fixed" else drawn)
+
+    async def may_tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        """Of each pair of children whether their sums may be told."""
+        return self.count.tell(pairs)
 
     def places(self, tree: int, node: int, drawn: Integers) -> Integers:
         """The candidate at each place of a node, of those `drawn` for the tree."""
@@ -107,11 +130,14 @@ class _Recorder(Pooled):
         rows: Training,
         params: BoostParams,
         order: Order | None,
+        counts: Mapping[str, SumsCount],
     ) -> None:
         super().__init__(blocks, rows, params)
         kept = order or ("fixed" if params.encryption == "lattice" else "tree")
         hosts = list(blocks.items())[1:]
-        self.seen = [_Host.of(name, block, kept, params) for name, block in hosts]
+        self.seen = [
+            _Host.of(name, block, kept, params, counts.get(name, UNCOUNTED)) for name, block in hosts
+        ]
         self.leaves: list[Integers] = []
         self._tree = -1
         self._g = self._h = np.zeros(0, np.int64)
@@ -124,13 +150,21 @@ class _Recorder(Pooled):
         self._tree, self._g, self._h = number, growth.g, growth.h
         self._nodes = [[] for _ in self.seen]
         self._splits = [[] for _ in self.seen]
+        if number >= self.params.guest_trees:
+            for host in self.seen:
+                host.begin_tree(growth.frontier.active)
         return []
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         await super().sums(parties, growth)
         if len(parties) == 1:  # a tree of the guest alone
             return
-        for host, nodes in zip(self.seen, self._nodes, strict=True):
+        for host, party, nodes in zip(self.seen, parties[1:], self._nodes, strict=True):
+            if host.kept != "fixed":
+                valid = {node: may for node, (_, may) in party.candidates.items()}
+                await host.withheld.leave_out(growth.frontier, valid)
+                sums = {node: left for node, (left, _) in party.candidates.items()}
+                party.candidates = {node: (sums[node], may) for node, may in valid.items()}
             nodes += self._shown(host, growth.frontier)
 
     def _shown(self, host: _Host, frontier: Frontier) -> list[ShownNode]:
@@ -149,6 +183,8 @@ class _Recorder(Pooled):
         nodes = []
         for pair in frontier.pairs:
             both = [node for node in pair if node is not None]
+            if both[0] in host.withheld:
+                valid.update({node: np.zeros_like(valid[node]) for node in both})
             sent = np.logical_or.reduce([valid[node] for node in both]) | (host.kept == "fixed")
             for node in both:
                 places = host.places(self._tree, node, drawn)

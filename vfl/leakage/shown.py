@@ -90,6 +90,24 @@ class Truth:
         return np.asarray(np.maximum(share, 1 - share))
 
 
+def of_large_nodes(shown: Shown, least: int) -> Shown:
+    """What was shown but for the sums of pairs of children of which one has fewer rows, and of nodes
+    below these."""
+    trees = []
+    for tree in shown.trees:
+        rows = {node.number: int(node.rows.sum()) for node in tree.nodes}
+        kept: list[ShownNode] = []
+        told = set[int]()
+        for node in tree.nodes:
+            parent = (node.number - 1) // 2
+            pair = (0,) if node.number == 0 else (2 * parent + 1, 2 * parent + 2)
+            if (not node.number or parent in told) and min(rows[n] for n in pair) >= least:
+                kept.append(node)
+                told.add(node.number)
+        trees.append(replace(tree, nodes=tuple(kept)))
+    return replace(shown, trees=tuple(trees))
+
+
 def restricted(shown: Shown, truth: Truth, candidates: Integers) -> tuple[Shown, Truth]:
     """What was shown of these candidates alone, as if the guest knew which these are."""
     number = np.full(len(truth.sides), -1, np.int64)

@@ -35,81 +35,115 @@ def bits_of(g: Integers, h: Integers) -> float:
     alike = np.unique(h, return_counts=True)[1]
     if len(alike) <= 1:
         alike = np.unique(g, return_counts=True)[1]
-    spread = sum(math.log2(max(float(np.std(values)), 1.0)) for values in (g, h))
-    return min(spread, float(np.log2(alike + 1.0).sum()))
+    return min(spread_of(g, h), float(np.log2(alike + 1.0).sum()))
+
+
+def spread_of(g: Integers, h: Integers) -> float:
+    """How many bits sums of such rows differ in: sets of fewer bits seldom have the same by chance."""
+    return sum(math.log2(max(float(np.std(values)), 1.0)) for values in (g, h))
 
 
 def few(keys: Keys, total: np.uint64, most: int) -> Integers | None:
-    """The one set of at most `most` (up to 4) of the keys that adds up to `total`; None if there is none
-    or more than one."""
-    count = len(keys)
-    if most <= 0 or not count:
-        return np.zeros(0, np.int64) if int(total) == 0 else None
-    half = (most + 1) // 2
-    of = _sets(count, half)
-    padded = np.append(keys, np.uint64(0))  # -1: no row
-    every = padded[of[:, 0]] + padded[of[:, 1]]
-    order = np.argsort(every)
-    every, of = every[order], of[order]
-    # The other part of a set is the smaller one.
-    other = slice(None) if most - half == 2 else of[:, 1] < 0
-    return _only(every, of, every[other], of[other], total, most)
+    """The one set of at most `most` of the keys that adds up to `total`; None if there is none or more
+    than one."""
+    return Few(keys, most).find(total)
 
 
-@lru_cache(64)
-def _sets(count: int, most: int) -> Integers:
-    """All sets of at most `most` (up to 2) of so many, shape (sets, 2), filled up with -1."""
-    none = np.full((1, 2), -1)
-    one = np.stack([np.arange(count), np.full(count, -1)], axis=1)
-    pairs = np.stack(np.triu_indices(count, 1), axis=1)
-    return np.concatenate([none, one, pairs][: most + 1])
+class Few:
+    """Sets of at most `most` (up to 6) of some keys, of which many sums are looked for.
+
+    Each is two sets of half as many, met in the middle.
+    """
+
+    def __init__(self, keys: Keys, most: int) -> None:
+        self._most, half = most, (most + 1) // 2
+        of = _sets(len(keys), half)
+        padded = np.append(keys, np.uint64(0))  # -1: no row
+        sums = np.zeros(len(of), np.uint64)
+        for chosen in of.T:
+            sums += padded[chosen]
+        order = np.argsort(sums)
+        self._sums, self._of = sums[order], of[order]
+        # The other part of a set is the smaller one.
+        smaller = (self._of >= 0).sum(axis=1) <= most - half
+        self._other, self._other_of = self._sums[smaller], self._of[smaller]
+
+    def find(self, total: np.uint64) -> Integers | None:
+        """The one set with this sum; None if there is none or more than one."""
+        hits, first, last = _matches(self._sums, total - self._other)
+        if not len(hits) or (last - first).sum() > _MOST_MATCHES:
+            return None
+        found: set[tuple[int, ...]] = set()
+        for hit, begin, end in zip(hits.tolist(), first.tolist(), last.tolist(), strict=True):
+            for at in range(begin, end):
+                rows = [int(i) for i in (*self._of[at], *self._other_of[hit]) if i >= 0]
+                if len(set(rows)) == len(rows) <= self._most:
+                    found.add(tuple(sorted(rows)))
+        if len(found) != 1:
+            return None
+        return np.array(found.pop(), np.int64)
 
 
-def _only(
-    left: Keys, left_sets: Integers, right: Keys, right_sets: Integers, total: np.uint64, most: int
-) -> Integers | None:
-    """The one union of a left and a right set with this sum; `left` is sorted."""
-    wanted = total - right
-    first = np.searchsorted(left, wanted, side="left")
-    last = np.searchsorted(left, wanted, side="right")
-    hits = np.flatnonzero(last > first)
-    if not len(hits) or (last - first)[hits].sum() > _MOST_MATCHES:
-        return None
-    found: set[tuple[int, ...]] = set()
-    for hit in hits.tolist():
-        for at in range(int(first[hit]), int(last[hit])):
-            rows = [int(i) for i in (*left_sets[at], *right_sets[hit]) if i >= 0]
-            if len(set(rows)) == len(rows) <= most:
-                found.add(tuple(sorted(rows)))
-    if len(found) != 1:
-        return None
-    return np.array(found.pop(), np.int64)
+def _matches(known: Keys, wanted: Keys) -> tuple[Integers, Integers, Integers]:
+    """Which of the wanted keys are known, and from where to where each is among these, which are
+    sorted."""
+    first = np.searchsorted(known, wanted)
+    hits = np.flatnonzero(known[np.minimum(first, len(known) - 1)] == wanted)
+    return hits, first[hits], np.searchsorted(known, wanted[hits], side="right")
+
+
+@lru_cache(32)
+def _sets(count: int, most: int) -> NDArray[np.int16]:
+    """All sets of at most `most` of so many, shape (sets, most), filled up with -1."""
+    last = np.zeros((1, 0), np.int16)
+    found = [np.full((1, most), -1, np.int16)]
+    for size in range(1, most + 1):
+        # Each set of one less, with every key after its last.
+        begin = last[:, -1].astype(np.int64) + 1 if size > 1 else np.zeros(1, np.int64)
+        more = count - begin
+        after = np.arange(more.sum()) - np.repeat(np.cumsum(more) - more - begin, more)
+        last = np.column_stack([np.repeat(last, more, axis=0), after.astype(np.int16)])
+        found.append(np.pad(last, ((0, 0), (0, most - size)), constant_values=-1))
+    return np.concatenate(found)
 
 
 def any_of(keys: Keys, total: np.uint64) -> Integers | None:
     """The one subset, of whatever size, that adds up to `total`; at most MOST_HALVED keys."""
-    count = len(keys)
-    if count > MOST_HALVED:
+    if len(keys) > MOST_HALVED:
         raise ValueError("too many keys to try all subsets")
-    halves = np.array_split(np.arange(count), 2)
-    sums = [_all_sums(keys[half]) for half in halves]
-    order = np.argsort(sums[0])
-    left = sums[0][order]
-    wanted = total - sums[1]
-    first, last = (np.searchsorted(left, wanted, side=side) for side in ("left", "right"))
-    hits = np.flatnonzero(last > first)
-    if len(hits) != 1 or last[hits[0]] - first[hits[0]] != 1:
-        return None
-    chosen = int(order[first[hits[0]]]), int(hits[0])
-    return np.array(
-        [
-            i
-            for half, bits in zip(halves, chosen, strict=True)
-            for n, i in enumerate(half)
-            if bits >> n & 1
-        ],
-        np.int64,
-    )
+    found = Every(keys).find(total)
+    return found[0] if len(found) == 1 else None
+
+
+class Every:
+    """All subsets of a few keys, of which many sums are looked for: each is two, one of each half."""
+
+    def __init__(self, keys: Keys) -> None:
+        self._halves = np.array_split(np.arange(len(keys)), 2)
+        sums = [_all_sums(keys[half]) for half in self._halves]
+        self._order = np.argsort(sums[0])
+        self._left, self._right = sums[0][self._order], sums[1]
+
+    def find(self, total: np.uint64) -> list[Integers]:
+        """The subsets with this sum; two of them if there are more."""
+        found = _matches(self._left, total - self._right)
+        pairs = [
+            (int(self._order[at]), hit)
+            for hit, begin, end in zip(*(part[:2].tolist() for part in found), strict=True)
+            for at in range(begin, min(begin + 2, end))
+        ]
+        return [self._subset(pair) for pair in pairs[:2]]
+
+    def _subset(self, chosen: tuple[int, int]) -> Integers:
+        return np.array(
+            [
+                i
+                for half, bits in zip(self._halves, chosen, strict=True)
+                for n, i in enumerate(half)
+                if bits >> n & 1
+            ],
+            np.int64,
+        )
 
 
 def _all_sums(keys: Keys) -> Keys:

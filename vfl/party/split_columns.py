@@ -107,7 +107,7 @@ def moments_of(text: ArrowColumn) -> Floats:
 
 _MONTH = re.compile(r"(\d{4})-(\d{2})", re.ASCII)
 _QUARTER = re.compile(r"(\d{4})-?Q([1-4])", re.ASCII)
-_DAY_FIRST = re.compile(r"\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}", re.ASCII)
+_DAY_FIRST = re.compile(r"(\d{4}-\d{2}-\d{2}|\d{4}-?W\d{2}).*", re.ASCII | re.DOTALL)
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
@@ -116,7 +116,7 @@ def _seconds(text: str) -> float:
         text = f"{found[1]}-{3 * int(found[2]) - 2:02}-01"
     elif found := _MONTH.fullmatch(text):
         text = f"{text}-01"
-    if _DAY_FIRST.match(text) is None:
+    if _DAY_FIRST.fullmatch(text) is None:
         return np.nan
     try:
         moment = datetime.datetime.fromisoformat(text)

@@ -1,16 +1,25 @@
 """Nodes whose sums a host keeps to itself, as they would be more than it gives about their rows."""
 
+from collections.abc import Sequence
+from typing import Protocol
+
 import numpy as np
 
 from vfl.arrays import Mask
 from vfl.learn.tree import Frontier
-from vfl.protocols.trees.records import Records
+
+
+class Tells(Protocol):
+    """Knows what may be told, as Records does."""
+
+    async def may_tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        """Of each pair of children, by their drawn rows, whether their sums may be told."""
 
 
 class Withheld:
     """Those of a tree under growth."""
 
-    def __init__(self, records: Records) -> None:
+    def __init__(self, records: Tells) -> None:
         self._records, self._nodes = records, set[int]()
 
     def __contains__(self, node: int) -> bool:
