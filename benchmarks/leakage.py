@@ -17,9 +17,9 @@ most, of all columns and of the two quiet ones, beside what `vfl leakage` says.
 --what labels: how well a host tells rows with and without a claim apart (AUC) by the nodes that it is
 told, under a key and over the lattice engine, alone and with the labels of a twentieth of the rows.
 --what residuals: the labels that a host of a logistic model gets right from its first gradient.
---what small-nodes: what the sums of small nodes of one joint tree, after ten of the guest's alone, tell
-of a column that the label does not depend on, by what a host withholds: nothing; nodes whose own rows
-would have more than 0.03 sums each; and nodes of fewer than 300 rows, as by default.
+--what small-nodes: what the sums of one joint tree, after ten of the guest's alone, tell of a column
+that the label does not depend on, by what a host withholds: nothing; nodes whose rows would have more
+than 0.03 sums each; and nodes of fewer than 300 rows, as by default.
 """
 
 import argparse
