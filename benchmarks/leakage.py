@@ -20,9 +20,9 @@ each of its columns goes; with the labels of a twentieth of the rows as well. Be
 attack gets of labels in random order, its columns of numbers without any training, and the model
 itself.
 --what residuals: the labels that a host of a logistic model gets right from its first gradient.
---what small-nodes: what the sums of small nodes of one joint tree, after ten of the guest's alone, tell
-of a column that the label does not depend on, by what a host withholds: nothing; nodes whose own rows
-would have more than 0.03 sums each; and nodes of fewer than 300 rows, as by default.
+--what small-nodes: what the sums of one joint tree, after ten of the guest's alone, tell of a column
+that the label does not depend on, by what a host withholds: nothing; nodes whose rows would have more
+than 0.03 sums each; and nodes of fewer than 300 rows, as by default.
 """
 
 import argparse

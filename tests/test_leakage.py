@@ -1,6 +1,7 @@
 """What parties can work out: every attack on planted cases where the truth is at hand."""
 
 import asyncio
+from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
@@ -27,6 +28,7 @@ from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import equations_a_tree
 from vfl.net.peer import MemoryPeer, together
+from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import lattice, paillier
@@ -83,11 +85,25 @@ def test_shown_sums_are_those_of_the_true_sides(order: Order) -> None:
             assert np.array_equal(side[drawn], split.left[drawn])
 
 
-@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+class LargeNodes:
+    """A host that tells sums of pairs of so many rows at least."""
+
+    def __init__(self, least: int) -> None:
+        self._least = least
+
+    def begin_tree(self, drawn: Mask | None) -> None:
+        return
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        return [min(int(rows.sum()) for rows in pair) >= self._least for pair in pairs]
+
+
+@pytest.mark.parametrize(("encryption", "least"), [("paillier", 1), ("paillier", 20), ("lattice", 1)])
 def test_a_recording_shows_what_the_protocol_shows(
-    encryption: str, monkeypatch: pytest.MonkeyPatch
+    encryption: str, least: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Node by node the same sums, whatever their order, and the same splits."""
+    """Node by node the same sums, whatever their order, and the same splits; also where a host withholds
+    some."""
     blocks, training = parties(60)
     settings = {"trees": 2, "depth": 3, "min_child_rows": 8, "encryption": encryption}
     params = BoostParams.model_validate(settings)
@@ -116,11 +132,14 @@ def test_a_recording_shows_what_the_protocol_shows(
 
     async def both() -> object:
         guest = guest_train([at_guest], {"guest": blocks["guest"]}, training, params, key=key)
-        host = host_train(at_host, blocks["host"], params, own, shown=str)
+        host = host_train(
+            at_host, blocks["host"], params, own, shown=str, course=HostCourse(sums=LargeNodes(least))
+        )
         return (await together([guest, host]))[0]
 
     model, _ = asyncio.run(both())  # type: ignore[misc]
-    recording = asyncio.run(record(blocks, training, params))
+    counts = {"host": LargeNodes(least)}
+    recording = asyncio.run(record(blocks, training, params, counts=counts))
     expected_ = [
         {
             node.number: sorted(
@@ -133,6 +152,8 @@ def test_a_recording_shows_what_the_protocol_shows(
     assert seen == expected_
     assert [tree.leaves for tree in model.trees] == [tree.leaves for tree in recording.model.trees]
     assert any(any(values.values()) for values in seen)
+    withheld = [not sums for values in seen for sums in values.values()]
+    assert any(withheld) == (least > 1) and not all(withheld)
 
 
 def test_a_tree_of_the_guest_alone_shows_nothing() -> None:
