@@ -42,7 +42,8 @@ def main() -> None:
 
 
 def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
-    """All figures, by name; seconds are medians over all trees of a kind but each job's first."""
+    """All figures, by name; seconds are medians over all trees of a kind but each job's first, if it
+    has more."""
     guest, *hosts = split.tables
     folders = {party: work / party for party in (*split.tables, "umpire")}
     extra = {host: [*UNBOUND, f'encryptions = ["{options.encryption}"]'] for host in hosts}
@@ -55,7 +56,8 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
         for _ in range(options.rounds):
             for name, taken in seconds.items():
                 trained = local.run(folders[guest], "train", f"{guest}.toml", f"{name}.toml")
-                taken += [tree["whole tree"] for tree in trained["phases"][1:]]
+                trees = trained["phases"]
+                taken += [tree["whole tree"] for tree in trees[1:] or trees]
     median = {name: statistics.median(taken) for name, taken in seconds.items()}
     return {
         "rows": aligned["rows"],
