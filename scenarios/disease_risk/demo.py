@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import make_data
 import over_columns
 import over_rows
+import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
@@ -126,7 +127,10 @@ def show(part: str, found: pd.DataFrame) -> None:
     for name in found:
         table.add_column(str(name), justify="right")
     for name, values in found.iterrows():
-        cells = [f"{value:,.0f}" if key == "stays" else f"{value:.3f}" for key, value in values.items()]
+        cells = [
+            "" if np.isnan(value) else f"{value:,.0f}" if key == "stays" else f"{value:.3f}"
+            for key, value in values.items()
+        ]
         table.add_row(str(name), *cells, style="bold" if name == over_columns.ALL else "")
     Console(highlight=False).print(table)
 

@@ -84,7 +84,8 @@ def worth(work: Path, model: str) -> pd.DataFrame:
         probability = best.predict_proba(tried.drop(columns="readmitted"))[:, 1]
         lines[hospital] = {
             "stays": len(table),
-            ALONE: half.metrics[f"{hospital} alone"]["auc"],
+            # Of few stays a linear model alone cannot be fitted, as of levels of too few rows.
+            ALONE: half.metrics.get(f"{hospital} alone", {}).get("auc", np.nan),
             FEDERATED: half.metrics["federation"]["auc"],
             POOLED: binary_metrics(tried["readmitted"].to_numpy(float), probability)["auc"],
         }
