@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import make_data
+import numpy as np
 import over_columns
 import over_rows
-import numpy as np
 import pandas as pd
 from rich.console import Console
 from rich.table import Table
