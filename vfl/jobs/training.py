@@ -395,6 +395,7 @@ class _HostTraining:
     table: Table
     columns: PartyColumns  # of the aligned rows
     show: Show
+    given: SumsGiven | None = None  # of a kind that tells sums
     operations: Operations = field(default_factory=Counter)
     others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
     agreement: Agreement | None = None  # once the job is accepted
@@ -443,14 +444,14 @@ class _HostTraining:
 
     async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
-        if (told := self.kind.tells_sums) is None:
+        told, given = self.kind.tells_sums, self.given
+        if told is None or given is None:
             return UNCOUNTED
         policy, name = self.site.party.policy, self.unfinished.name
         share = training_share(self.peer, self.offer, self.alignment, self.job)
         budgets = []
 
         def reserve() -> None:
-            given = SumsGiven(self.store, self.alignment)
             budget = given.reserve(policy, name, told, share, self.offer.done)
             ends.callback(budget.close)
             budgets.append(budget)
@@ -539,6 +540,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     name = known or fresh_name(store, "model", offer.model)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     check_intersection(party.policy, count_known_rows(alignment.rows))
+    given = None
     if (told := kind.tells_sums) is not None:
         share = training_share(peer, offer, alignment, job)
         given = await asyncio.to_thread(SumsGiven, store, alignment)
@@ -562,6 +564,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             table=table,
             columns=replace(columns, features=features),
             show=show,
+            given=given,
         )
         # Of the rows it knows: in a batch there are no others.
         known_features = tidy_levels(table.take(alignment.rows[alignment.rows >= 0]))
