@@ -9,14 +9,12 @@ beside a model of its own rows alone.
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
@@ -155,7 +153,7 @@ class _Leading:
             stayed = await serve_totals(clients, course)
             present = [client for client in clients if client.name in stayed]
             await together([client.recv(Kept) for client in present])
-            led = self._keep(stayed, agreement, Account.of(started, clients, Counter()))
+            led = self._keep(stayed, agreement, Account.of(started, clients))
             # Once they hear of it they go on from nowhere: this party must not ask for that any more.
             await together([_tell_kept(client) for client in present])
         return led
@@ -253,13 +251,12 @@ class _Client:
     levels: Mapping[str, Sequence[str]]  # that were agreed on
     unfinished: Unfinished
     show: Show
-    operations: Operations = field(default_factory=Counter)
 
     async def train(self) -> str:
         """Add up with the others to the end, keep the model; what came of it, in words."""
         site, peer, offer, unfinished = self.site, self.peer, self.offer, self.unfinished
         started = time.monotonic()
-        unfinished.measure = lambda: Account.of(started, [peer], self.operations)
+        unfinished.measure = lambda: Account.of(started, [peer])
         agreement = await accept(site, peer, offer)
         gone: list[str] = []
 
@@ -267,7 +264,7 @@ class _Client:
             gone.extend(names)
             self.show.say(f"note: {' and '.join(names)} left the job: the others go on without its rows")
 
-        participant = site.participant(offer.hosts, offer.run, 1, self.operations)
+        participant = site.participant(offer.hosts, offer.run)
         adder = MaskingAdder(peer, participant, _absences(self.job), left)
         done = await common_step(adder, unfinished.done)
         await self._check_rows(adder)
