@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from vfl.crypto import cores
+from vfl.blocks import cores
 
 
 @pytest.mark.parametrize("rows", [0, 1, cores.LEAST - 1, 2 * cores.LEAST, 7 * cores.LEAST + 5])

@@ -1,0 +1,72 @@
+"""Columns of which one at a time is in memory: each is made when it is asked for."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from functools import partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.generic]
+
+
+class MadeColumns(Mapping[str, Values]):
+    """Columns by name that `make` makes whenever one is asked for, and that are not kept here."""
+
+    def __init__(
+        self, names: Sequence[str], make: Callable[[str], Values], categorical: Collection[str] = ()
+    ) -> None:
+        """categorical: those that are of objects, which is known without making them."""
+        self._names, self._make = dict.fromkeys(names), make
+        self.categorical = frozenset(categorical)
+
+    def __getitem__(self, name: str) -> Values:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._make(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._names
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def change_each(
+    features: Mapping[str, Values], change: Callable[[Values], Values]
+) -> Mapping[str, Values]:
+    """What `change` makes of each column: now, or of columns that are made when they are asked for
+    then."""
+    return change_named(features, lambda name, values: change(values))
+
+
+def change_named(
+    features: Mapping[str, Values], change: Callable[[str, Values], Values]
+) -> Mapping[str, Values]:
+    """As `change_each`, where the change depends on the column's name."""
+    if isinstance(features, MadeColumns):
+        make = partial(_changed, features, change)
+        return MadeColumns(tuple(features), make, features.categorical)
+    return {name: change(name, values) for name, values in features.items()}
+
+
+def choose_columns(features: Mapping[str, Values], names: Sequence[str]) -> Mapping[str, Values]:
+    """Some of the columns, in the order of `names`."""
+    if isinstance(features, MadeColumns):
+        return MadeColumns(names, features.__getitem__, features.categorical & {*names})
+    return {name: features[name] for name in names}
+
+
+def categorical_columns(features: Mapping[str, Values]) -> list[str]:
+    """The names of the columns that are of objects, in their order; no column is made to tell."""
+    if isinstance(features, MadeColumns):
+        return [name for name in features if name in features.categorical]
+    return [name for name, values in features.items() if values.dtype == object]
+
+
+def _changed(
+    features: Mapping[str, Values], change: Callable[[str, Values], Values], name: str
+) -> Values:
+    return change(name, features[name])

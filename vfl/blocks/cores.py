@@ -1,0 +1,79 @@
+"""Work spread over the machine's cores by threads: for code that runs without the interpreter's lock."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from itertools import islice
+from typing import Protocol, TypeVar
+
+LEAST = 4096  # fewer rows than this are not worth a thread, if a row takes less than a microsecond
+
+T = TypeVar("T")
+R = TypeVar("R")
+Done = TypeVar("Done", covariant=True)
+
+
+class Begun(Protocol[Done]):
+    """Work that was begun."""
+
+    def result(self) -> Done:
+        """Wait for its end. Raises what it raises."""
+
+    def cancel(self) -> object:
+        """Let it be, if it has not been taken up yet."""
+
+
+def spread(part: Callable[[int, int], None], rows: int, least: int = LEAST) -> None:
+    """Run `part(start, stop)` over all rows, a slice a core; the first slice to fail is raised.
+
+    No slice has fewer rows than `least`.
+    """
+    most = rows // least
+    slices = min(_cores(), most) if most > 1 else 1
+    if slices == 1:
+        part(0, rows)
+        return
+    edges = [rows * i // slices for i in range(slices + 1)]
+    with ThreadPoolExecutor(slices, thread_name_prefix="rows") as pool:
+        for _ in pool.map(part, edges[:-1], edges[1:]):
+            pass
+
+
+def each(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Results of `work` on each item, in order, few ahead of who takes them. Not to be
+    called from within such work."""
+    return _taken(work, iter(items), deque())
+
+
+def _taken(work: Callable[[T], R], items: Iterator[T], ahead: "deque[Future[R]]") -> Iterator[R]:
+    try:
+        while True:
+            for item in islice(items, 2 * _cores() - len(ahead)):
+                ahead.append(_pool().submit(work, item))
+            if not ahead:
+                return
+            yield ahead.popleft().result()
+    finally:
+        for future in ahead:
+            future.cancel()
+
+
+def begin(work: Callable[..., R], *arguments: object) -> Begun[R]:
+    """Begin `work(*arguments)` beside all else, `each` included."""
+    return _beside().submit(work, *arguments)
+
+
+@lru_cache(maxsize=1)
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="each")
+
+
+@lru_cache(maxsize=1)
+def _beside() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores() + 1, thread_name_prefix="begun")  # one may wait for memory
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
