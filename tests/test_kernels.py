@@ -1,12 +1,18 @@
 """Kernels are compiled whether or not there is a folder for what was compiled."""
 
+import dis
+import importlib
+import os
+import pkgutil
 import subprocess
 import sys
+import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import pytest
 
+import vfl
 from vfl import kernels
 
 
@@ -51,12 +57,63 @@ def test_a_kernel_may_call_others_in_any_order_of_their_first_calls():
     assert _quarter(8.0) == 2.0 and _half(8.0) == 4.0
 
 
-@pytest.mark.parametrize("module", ["alignments", "relativities", "doctor", "diagnosis", "report"])
-def test_what_compiles_nothing_does_not_wait_for_the_compiler(module):
-    names = "('numba', 'llvmlite', 'scipy', 'pandas', 'sklearn')"
-    code = f"import sys, vfl.jobs.{module}; print([n for n in {names} if n in sys.modules])"
+def test_no_thread_gets_a_kernel_before_all_that_it_calls_is_made(monkeypatch):
+    @kernels.inlined
+    def called(x):
+        return x + 1
+
+    monkeypatch.setitem(globals(), "_called_late", called)
+    calling = kernels.kernel(_calls_late)
+    seen, make = [], kernels._compiled
+
+    def look(function, **options):
+        seen.append((calling.is_compiled, called.is_compiled, globals()["_called_late"] is called))
+        return make(function, **options)
+
+    monkeypatch.setattr(kernels, "_compiled", look)
+    assert calling(3.0) == 4.0
+    assert (False, False, True) in seen and set(seen) == {(False, False, True)}
+    assert calling.is_compiled and called.is_compiled and globals()["_called_late"] is called
+
+
+def _calls_late(x):
+    return _called_late(x)  # noqa: F821 - set by the test
+
+
+def test_kernels_call_each_other_by_name():
+    """numba takes one that is had from a module or not, as that module's own came first or not."""
+    through_modules, count = [], 0
+    for module in pkgutil.walk_packages(vfl.__path__, "vfl."):
+        for value in vars(importlib.import_module(module.name)).values():
+            if isinstance(value, kernels._Kernel):
+                count += 1
+                through_modules += _called_through_modules(value._function)
+    assert count > 50 and through_modules == []
+
+
+def _called_through_modules(function):
+    """Names of kernels that a function has from a module which is one of its globals."""
+    module = None
+    for step in dis.get_instructions(function):
+        of_module = isinstance(module, types.ModuleType) and step.opname in ("LOAD_ATTR", "LOAD_METHOD")
+        if of_module and isinstance(vars(module).get(step.argval), kernels._Kernel):
+            yield f"{function.__module__}.{function.__name__}: {module.__name__}.{step.argval}"
+        module = function.__globals__.get(step.argval) if step.opname == "LOAD_GLOBAL" else None
+
+
+def test_what_compiles_nothing_does_not_wait_for_the_compiler():
+    code = """if True:
+        import importlib
+        import sys
+
+        for module in ("alignments", "relativities", "doctor", "diagnosis", "report"):
+            importlib.import_module(f"vfl.jobs.{module}")
+            for name in ("numba", "llvmlite", "scipy", "pandas", "sklearn"):
+                if name in sys.modules:
+                    print(module, "imports", name)
+    """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    assert done.stdout == ""
 
 
 def test_who_waits_for_the_compiler_is_called_once_it_is_there():
@@ -75,3 +132,41 @@ def test_who_waits_for_the_compiler_is_called_once_it_is_there():
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[True, 'at once']\n"
+
+
+TWO = """if True:
+    import sys
+    import numba
+    from vfl.crypto.lattice import randomness
+
+    kernel, drawn = randomness._ternary, randomness.words(bytes(32), "", 4)
+    sys.stdin.readline()
+    print(kernel(drawn).shape, sum(kernel.compiled().stats.cache_misses.values()))
+"""
+
+
+def test_a_kernel_that_two_processes_need_at_once_is_compiled_by_one(tmp_path):
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO],
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for one in both:
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = sorted(one.communicate()[0] for one in both)
+    assert said == ["(4,) 0\n", "(4,) 1\n"]
+
+
+def test_a_kernel_is_compiled_where_its_lock_cannot_be_had(tmp_path, monkeypatch):
+    """A folder in which nothing can be made, and a process that stands still with the lock."""
+    with kernels._alone(tmp_path / "none" / "x.lock"):
+        pass
+    monkeypatch.setattr(kernels, "_PATIENCE", 0.05)
+    with kernels._alone(tmp_path / "x.lock"), kernels._alone(tmp_path / "x.lock"):
+        pass

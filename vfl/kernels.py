@@ -1,20 +1,28 @@
 """Kernels: loops over many rows that numba compiles at their first call, without the interpreter's lock.
 
 They are cached beside the sources or, where that is not allowed, in the user's cache folder; where there
-is neither, each process compiles anew. numba takes a second to import, for which no command has to wait
-that calls no kernel: it is imported at the first call of one.
+is neither, each process compiles anew. Of several processes that need the same kernel at once, one
+compiles it, and the others take it from the cache. numba takes a second to import, for which no command
+has to wait that calls no kernel: it is imported at the first call of one.
 """
 
 import contextlib
+import fcntl
 import functools
+import os
 import sys
 import threading
+import time
+import types
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar, cast
+from pathlib import Path
+from typing import Any, Protocol, TypeVar, cast
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _ONE_BY_ONE = threading.RLock()
+_PATIENCE = 120.0  # seconds for another process that compiles the same kernel
+_PAUSE = 0.02  # seconds between two looks whether it has
 _awaiting: list[Callable[[], None]] = []
 
 
@@ -69,13 +77,32 @@ class _Kernel:
         """What numba makes of it."""
         with _ONE_BY_ONE:
             if self._compiled is None:
-                self._compiled = _compiled(self._function, **self._options)
-                # numba knows only its own functions among those that a kernel calls.
-                known = self._function.__globals__
-                for name, value in list(known.items()):
-                    if isinstance(value, _Kernel):
-                        known[name] = value.compiled()
-        return self._compiled
+                made: dict[_Kernel, Callable[..., object]] = {}
+                self._make(made)
+                # Not before each knows all that it calls: from now on other threads call it as well.
+                for one, compiled in made.items():
+                    one._compiled = compiled
+            return cast(Callable[..., object], self._compiled)
+
+    def _make(self, made: dict["_Kernel", Callable[..., object]]) -> None:
+        """Put numba's functions of it and of the kernels that it may call into `made`."""
+        known = dict(self._function.__globals__)
+        made[self] = _compiled(_with_globals(self._function, known), **self._options)
+        # numba knows only its own functions among those that a kernel calls.
+        for name, value in known.items():
+            if isinstance(value, _Kernel):
+                if value._compiled is None and value not in made:
+                    value._make(made)
+                known[name] = value._compiled or made[value]
+
+
+def _with_globals(function: Callable[..., object], known: dict[str, object]) -> Callable[..., object]:
+    """The function with other globals, so that its module's stay as they are for everybody else."""
+    copied = types.FunctionType(
+        function.__code__, known, function.__name__, function.__defaults__, function.__closure__
+    )
+    copied.__kwdefaults__ = function.__kwdefaults__
+    return functools.update_wrapper(copied, function)
 
 
 def _compiled(function: Callable[..., object], **options: Any) -> Callable[..., object]:
@@ -84,6 +111,58 @@ def _compiled(function: Callable[..., object], **options: Any) -> Callable[..., 
     while _awaiting:
         _awaiting.pop()()
     try:
-        return cast(Callable[..., object], numba.njit(cache=True, nogil=True, **options)(function))
+        made = numba.njit(cache=True, nogil=True, **options)(function)
     except RuntimeError:  # no folder for a cache
         return cast(Callable[..., object], numba.njit(nogil=True, **options)(function))
+    folder = made.stats.cache_path
+    if folder is not None:
+        path = Path(folder, f"{function.__module__}.{function.__name__}.lock")
+        _compile_in_turn(cast(_Compiler, made), path)
+    return cast(Callable[..., object], made)
+
+
+class _Compiler(Protocol):
+    """numba's function, as it is made for types of arguments."""
+
+    compile: Callable[[object], object]
+
+
+def _compile_in_turn(made: _Compiler, path: Path) -> None:
+    """Have it compiled, or taken from the cache, while no other process does the same."""
+    compile_now = made.compile
+
+    def compile_in_turn(signature: object) -> object:
+        with _alone(path):
+            return compile_now(signature)
+
+    made.compile = compile_in_turn
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, after whoever has it, if it can be had: it saves work and no more."""
+    try:
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError:
+        yield
+        return
+    deadline = time.monotonic() + _PATIENCE
+    try:
+        while not _lock(handle) and time.monotonic() < deadline:
+            time.sleep(_PAUSE)
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # for what this process has forked meanwhile as well
+        os.close(handle)
+
+
+def _lock(handle: int) -> bool:
+    """Whether there is nothing to wait for: the lock is held, or cannot be by anybody."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+    return True
