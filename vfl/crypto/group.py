@@ -6,7 +6,9 @@ the machine's cores by threads, without the interpreter's lock:
 
 - many rows: our own kernels, a point in each lane of a vector (`ristretto`), where the processor's
   vectors allow: about ten times as fast as libsodium with AVX-512 IFMA, three times with AVX-512,
-  one and a half times with AVX2. They are compiled once, in a few seconds;
+  one and a half times with AVX2. They are compiled once, in a few seconds; who has them loaded for
+  good (`prepare`) gains by them from some dozen rows on, with eight lanes from three: a block of them
+  takes little longer than libsodium takes for one;
 - few rows, and other processors: libsodium. `rbcl` ships it and checks and copies one element a
   call; we call the same library on slices of one buffer instead.
 
@@ -17,6 +19,7 @@ import contextlib
 import ctypes
 import hashlib
 import secrets
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
@@ -26,7 +29,7 @@ import numpy as np
 import rbcl
 from numpy.typing import NDArray
 
-from vfl.crypto.cores import spread
+from vfl.blocks.cores import spread
 
 if TYPE_CHECKING:
     from vfl.crypto.ristretto import Kernels
@@ -42,8 +45,18 @@ ORDER = 2**252 + 27742317777372353535851937790883648493
 
 _HASH_DOMAIN = b"vfl-v1 hash to ristretto255"
 _SLICE = 64  # fewer rows than this are not worth a thread
+_FEW = 16  # scalars that are checked one by one
 _MANY = 4096  # fewer rows than this are not worth waiting for the compiler
+_LANES = 8  # of kernels that are worth it for a few rows
+_LANES_FILLED = 3  # rows from which on they are
+_ONE = (1).to_bytes(SCALAR, "little")
 _CHUNK = 1024  # rows that a kernel takes at a time, so that its copies of them stay small
+
+_least = _MANY
+"""As many rows go to the kernels: fewer once these are loaded."""
+_side_by_side: "Kernels | None" = None
+"""Kernels that are loaded, of so many lanes that sums of a few elements are theirs."""
+_preparing = threading.Lock()
 
 # rbcl unpacks libsodium into a temporary file at import and leaves it there. Once it is loaded
 # the name is not needed (Windows refuses to remove it; then it stays).
@@ -54,6 +67,12 @@ with contextlib.suppress(OSError):
 _void_p = ctypes.c_void_p
 _scalarmult = ctypes.CFUNCTYPE(ctypes.c_int, _void_p, _void_p, _void_p)(
     ("crypto_scalarmult_ristretto255", rbcl._sodium)
+)
+_base = ctypes.CFUNCTYPE(ctypes.c_int, _void_p, _void_p)(
+    ("crypto_scalarmult_ristretto255_base", rbcl._sodium)
+)
+_add = ctypes.CFUNCTYPE(ctypes.c_int, _void_p, _void_p, _void_p)(
+    ("crypto_core_ristretto255_add", rbcl._sodium)
 )
 _from_hash = ctypes.CFUNCTYPE(ctypes.c_int, _void_p, _void_p)(
     ("crypto_core_ristretto255_from_hash", rbcl._sodium)
@@ -116,6 +135,87 @@ def multiply(points: Points, scalar: bytes) -> Points:
     return _multiply(rows, _reduce(scalar), _kernels(len(rows)))
 
 
+def multiply_each(points: Points, scalars: Points) -> Points:
+    """Each element times a scalar of its own, rows of `scalars`: (n, 32). Raises as `multiply`, also for
+    as many scalars as are not elements."""
+    rows, factors = _rows(points, POINT), _reduce_all(scalars, len(points))
+    return _multiply_each(rows, factors, _kernels(len(rows)))
+
+
+def multiply_base(scalar: bytes) -> bytes:
+    """The generator times a scalar."""
+    product = ctypes.create_string_buffer(POINT)
+    factor = ctypes.create_string_buffer(_reduce(scalar), SCALAR)
+    _base(ctypes.addressof(product), ctypes.addressof(factor))
+    return product.raw
+
+
+def add(one: bytes, other: bytes) -> bytes:
+    """The sum of two elements, which may be the identity. Raises InvalidPoint for what is none."""
+    total = ctypes.create_string_buffer(POINT)
+    buffers = [ctypes.create_string_buffer(element, POINT) for element in (one, other)]
+    if _add(ctypes.addressof(total), *map(ctypes.addressof, buffers)):
+        raise InvalidPoint(0)
+    return total.raw
+
+
+def weighted_sum(points: Points, scalars: Points) -> bytes:
+    """The sum of elements, each times a scalar of its own, rows of `scalars`; it may be the identity.
+
+    Raises as `multiply_each`.
+    """
+    rows, factors = _rows(points, POINT), _reduce_all(scalars, len(points))
+    return _weighted_sum(rows, factors, _kernels(len(rows)))
+
+
+def weighted_sums(sums: Sequence[Sequence[tuple[bytes, bytes]]]) -> list[bytes]:
+    """Several sums at once, each of a few elements, each of these times a scalar of its own: what one
+    sum takes while a lane of the kernels is left for each. A sum may be the identity.
+
+    Raises InvalidPoint with the number of a sum that has what is no element, and as `multiply_each`.
+    """
+    for terms in sums:
+        for element, scalar in terms:
+            _reduce(scalar)
+            if len(element) != POINT:
+                raise ValueError(f"an element is {POINT} bytes")
+    kernels = _side_by_side
+    if kernels is None:
+        return [_sum_of(terms, number) for number, terms in enumerate(sums)]
+    lanes = kernels.layout.lanes
+    return [
+        made
+        for first in range(0, len(sums), lanes)
+        for made in _sums_in_lanes(sums[first : first + lanes], first, kernels)
+    ]
+
+
+def _sum_of(terms: Sequence[tuple[bytes, bytes]], number: int) -> bytes:
+    rows = [
+        np.frombuffer(b"".join(part), np.uint8).reshape(-1, POINT) for part in zip(*terms, strict=True)
+    ]
+    try:
+        return _weighted_sum(rows[0], rows[1], None)
+    except InvalidPoint:
+        raise InvalidPoint(number) from None
+
+
+def _sums_in_lanes(
+    sums: Sequence[Sequence[tuple[bytes, bytes]]], first: int, kernels: "Kernels"
+) -> list[bytes]:
+    # A lane adds up what lies in it, block by block; those that are out of terms add nothing.
+    lanes, blocks = kernels.layout.lanes, max(map(len, sums))
+    points, scalars = [GENERATOR] * (lanes * blocks), [bytes(SCALAR)] * (lanes * blocks)
+    for lane, terms in enumerate(sums):
+        for block, (element, scalar) in enumerate(terms):
+            points[block * lanes + lane], scalars[block * lanes + lane] = element, scalar
+    rows = (np.frombuffer(b"".join(part), np.uint8).reshape(-1, POINT) for part in (points, scalars))
+    made, valid = kernels.sums(*rows)
+    if not valid.all():
+        raise InvalidPoint(first + int(np.argmin(valid)) % lanes)
+    return [row.tobytes() for row in made[: len(sums)]]
+
+
 def _from_uniform(rows: NDArray[np.uint8], kernels: "Kernels | None") -> Points:
     points = np.empty((len(rows), POINT), np.uint8)
     source, target = rows.ctypes.data, points.ctypes.data
@@ -162,14 +262,85 @@ def _multiply(rows: Points, scalar: bytes, kernels: "Kernels | None") -> Points:
     return products
 
 
+def _multiply_each(rows: Points, scalars: Points, kernels: "Kernels | None") -> Points:
+    products = np.empty_like(rows)
+    source, target, by = rows.ctypes.data, products.ctypes.data, scalars.ctypes.data
+
+    def by_libsodium(start: int, stop: int) -> None:
+        for i in range(start, stop):
+            if _scalarmult(target + POINT * i, by + SCALAR * i, source + POINT * i):
+                raise InvalidPoint(i)
+
+    if kernels is None:
+        spread(by_libsodium, len(rows), _SLICE)
+        return products
+
+    def by_kernel(start: int, stop: int) -> None:
+        for chunk in _chunks(start, stop):
+            products[chunk], valid = kernels.multiply_each(rows[chunk], scalars[chunk])
+            if not valid.all():
+                raise InvalidPoint(chunk.start + int(np.argmin(valid)))
+
+    spread(by_kernel, len(rows), _SLICE)
+    return products
+
+
+def _weighted_sum(rows: Points, scalars: Points, kernels: "Kernels | None") -> bytes:
+    if kernels is None:
+        parts = _multiply_each(rows, scalars, None)
+    else:
+        found: list[Points] = []
+
+        def by_kernel(start: int, stop: int) -> None:
+            for chunk in _chunks(start, stop):
+                sums, valid = kernels.sums(rows[chunk], scalars[chunk])
+                if not valid.all():
+                    raise InvalidPoint(chunk.start + int(np.argmin(valid)))
+                found.append(sums)
+
+        spread(by_kernel, len(rows), _SLICE)
+        parts = np.concatenate(found)
+    total: bytes = parts[0].tobytes()
+    for part in parts[1:]:
+        total = add(total, part.tobytes())
+    return total
+
+
 def _chunks(start: int, stop: int) -> Iterator[slice]:
     for i in range(start, stop, _CHUNK):
         yield slice(i, min(i + _CHUNK, stop))
 
 
+def prepare() -> None:
+    """Compile and load the kernels, once, so that from now on fewer rows than else go to them."""
+    global _least, _side_by_side
+    with _preparing:
+        if _least < _MANY:
+            return
+        kernels = _fastest()
+        if kernels is None:
+            _least = _SLICE  # nothing more to be had
+            return
+        points = np.tile(np.frombuffer(multiply_base(_ONE), np.uint8), (_SLICE, 1))
+        scalars = np.tile(np.frombuffer(_ONE, np.uint8), (_SLICE, 1))
+        _from_uniform(np.tile(points, 2), kernels)
+        _multiply(points, _ONE, kernels)
+        _multiply_each(points, scalars, kernels)
+        _weighted_sum(points, scalars, kernels)
+        if kernels.layout.lanes >= _LANES:
+            _least, _side_by_side = _LANES_FILLED, kernels
+        else:
+            _least = _SLICE
+
+
+def would_gain(rows: int) -> bool:
+    """Whether so many rows at a time, again and again, make `prepare` worth its seconds."""
+    return _SLICE <= rows < _MANY and _least >= _MANY
+
+
 def _kernels(rows: int) -> "Kernels | None":
     """What is to take so many rows; None for libsodium."""
-    return _fastest() if rows >= _MANY else None
+    return _fastest() if rows >= min(_least, _MANY) else None
 
 
 @cache
@@ -186,8 +357,31 @@ def _reduce(scalar: bytes) -> bytes:
     return scalar
 
 
+def _reduce_all(scalars: Points, count: int) -> Points:
+    """Rows of scalars. Raises ValueError for one that is none, and for another number of them."""
+    rows = _rows(scalars, SCALAR)
+    if len(rows) != count:
+        raise ValueError("there must be as many scalars as elements")
+    if count <= _FEW:  # one by one, which takes a tenth of what arrays take
+        for row in rows:
+            _reduce(row.tobytes())
+        return rows
+    words = rows.view("<u8")
+    below, equal = np.zeros(count, np.bool_), np.ones(count, np.bool_)
+    for place in (3, 2, 1, 0):
+        limit = np.uint64(ORDER >> 64 * place & (2**64 - 1))
+        below |= equal & (words[:, place] < limit)
+        equal &= words[:, place] == limit
+    if not below.all() or not words.any(axis=1).all():
+        raise ValueError("scalars must be more than 0 and less than the group's order")
+    return rows
+
+
 def _rows(array: NDArray[np.uint8], width: int) -> NDArray[np.uint8]:
     # libsodium reads raw memory: a wrong shape, type or stride must not get there.
     if array.dtype != np.uint8 or array.ndim != 2 or array.shape[1] != width:
         raise ValueError(f"rows of {width} bytes are due, in a uint8 array of shape (n, {width})")
     return np.ascontiguousarray(array)
+
+
+GENERATOR = multiply_base(_ONE)

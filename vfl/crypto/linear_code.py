@@ -14,7 +14,7 @@ import functools
 import numpy as np
 
 from vfl.arrays import Bytes, Words
-from vfl.crypto.cores import spread
+from vfl.blocks.cores import spread
 from vfl.kernels import kernel
 
 LENGTH = 468

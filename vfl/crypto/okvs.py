@@ -20,11 +20,11 @@ of wider slots than `encode` makes, such as a linear image of one (`vfl.protocol
 Given random values the table is uniform whatever the keys are: the equations are independent, each
 solution is as likely as any other. The table's size depends on n alone.
 
-How it can fail: only if the slots of some set of keys cancel, dense ones included. The expected
-number of sets whose sparse slots cancel is below 0.03 for every n (sum over s of C(n, s) times the
-cube of the probability that s balls leave an even number in every bin of a block; 16 spare slots a
-block keep it so for small n), and 64 dense slots then cancel with 2^-64. No second seed is
-therefore ever tried: a retry would tell that the first one failed for these keys.
+How it can fail: only if the slots of some set of keys cancel, dense ones included. The expected number
+of sets whose sparse slots cancel is below 0.03 for every n (sum over s of C(n, s) times the cube of
+the probability that s balls leave an even number in every bin of a block; 16 spare slots a block keep
+it so for small n, at 1.25 slots a key as well as at 1.3), and 64 dense slots then cancel with 2^-64.
+No second seed is therefore ever tried: a retry would tell that the first one failed for these keys.
 
 A million keys take about 0.4 s of a core to encode and 0.15 s to decode.
 """
@@ -37,13 +37,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Words
-from vfl.crypto.cores import spread
+from vfl.blocks.cores import spread
 from vfl.kernels import kernel
 
 VALUE = 16  # bytes of a value, and of a slot
 DENSE = 64
 BLOCKS = 3
-SPARE = 16  # slots a block beyond 1.3 n / 3
+SPARE = 16  # slots a block beyond its share
+SHARE = 1300  # sparse slots for a thousand keys; from 1,250 on, what is said above holds
 
 Slots = NDArray[np.uint32]
 
@@ -52,9 +53,9 @@ class Unsolvable(ValueError):
     """Keys that no table can hold: a key given twice (or bad luck of less than 2^-64)."""
 
 
-def slots(n: int) -> int:
-    """The number of 16-byte slots of a table for n keys."""
-    return BLOCKS * _block(n) + DENSE
+def slots(n: int, share: int = SHARE) -> int:
+    """The number of 16-byte slots of a table for n keys, `share` sparse ones for a thousand of them."""
+    return BLOCKS * _block(n, share) + DENSE
 
 
 def encode(
@@ -62,20 +63,26 @@ def encode(
     values: Bytes,
     seed: bytes,
     entropy: Callable[[int], bytes] = secrets.token_bytes,
+    room: int | None = None,
+    share: int = SHARE,
 ) -> Bytes:
-    """A table (slots(n), 16) from which `decode` at `keys` gives `values`.
+    """A table (slots(room, share), 16) from which `decode` at `keys` gives `values`.
 
     keys: uint8 (n, 16) or (n, 32), distinct, and random or hashes already, for they are mixed but
     not hashed again. values: uint8 (n, 16). seed: any bytes, known to whoever decodes.
-    `entropy(m)` returns m random bytes. Raises Unsolvable for keys that are not distinct.
+    `entropy(m)` returns m random bytes. room: for how many keys the table is, if for more than are
+    given; its size says that alone. Raises Unsolvable for keys that are not distinct.
     """
     n = len(keys)
     if values.shape != (n, VALUE) or values.dtype != np.uint8:
         raise ValueError("values must be a uint8 array of shape (n, 16)")
+    size = n if room is None else room
+    if n > size:
+        raise ValueError("more keys than there is room for")
     slot, chosen = np.empty((n, BLOCKS), np.uint32), np.empty(n, np.uint64)
-    _places(_lanes(keys), _salts(seed), _block(n), slot, chosen)
+    _places(_lanes(keys), _salts(seed), _block(size, share), slot, chosen)
     target = np.array(values).view(np.uint64)
-    table = np.frombuffer(bytearray(entropy(slots(n) * VALUE)), np.uint64).reshape(-1, 2)
+    table = np.frombuffer(bytearray(entropy(slots(size, share) * VALUE)), np.uint64).reshape(-1, 2)
     sparse, dense = table[:-DENSE], table[-DENSE:]
 
     rows, pivots, core = _peel(slot, len(sparse))
@@ -85,27 +92,30 @@ def encode(
     return table.view(np.uint8)
 
 
-def decode(table: Bytes, keys: Bytes, n: int, seed: bytes) -> Bytes:
-    """The values (m, w) of `keys` (m, 16 or 32) in a table (slots(n), w) made for n keys with `seed`.
+def decode(table: Bytes, keys: Bytes, n: int, seed: bytes, share: int = SHARE) -> Bytes:
+    """The values (m, w) of `keys` (m, 16 or 32) in a table (slots(n, share), w) made for n keys with
+    `seed`.
 
     w is a multiple of 8: 16 for what `encode` made.
     """
     width = table.shape[1] if table.ndim == 2 else 0
-    if table.shape != (slots(n), width) or width % 8 or not width or table.dtype != np.uint8:
-        raise ValueError(f"a table for {n} keys is a uint8 array ({slots(n)}, a multiple of 8)")
-    words, lanes, salts, block = table.view(np.uint64), _lanes(keys), _salts(seed), _block(n)
+    if table.shape != (slots(n, share), width) or width % 8 or not width or table.dtype != np.uint8:
+        raise ValueError(f"a table for {n} keys is a uint8 array ({slots(n, share)}, a multiple of 8)")
+    words, lanes, salts, block = table.view(np.uint64), _lanes(keys), _salts(seed), _block(n, share)
     sums = _dense_sums(words[-DENSE:])
     values = np.empty((len(keys), width // 8), np.uint64)
 
+    look_up = _look_up_pairs if width == VALUE else _look_up
+
     def part(start: int, stop: int) -> None:
-        _look_up(words, sums, lanes[start:stop], salts, block, values[start:stop])
+        look_up(words, sums, lanes[start:stop], salts, block, values[start:stop])
 
     spread(part, len(keys))
     return values.view(np.uint8)
 
 
-def _block(n: int) -> int:
-    return -(-13 * n // (10 * BLOCKS)) + SPARE
+def _block(n: int, share: int) -> int:
+    return -(-share * n // (1000 * BLOCKS)) + SPARE
 
 
 def _lanes(keys: Bytes) -> Words:
@@ -245,14 +255,17 @@ def _fill(
     """Set the slots that rows were peeled at, the last one first."""
     for i in range(len(rows) - 1, -1, -1):
         row, pivot = rows[i], pivots[i]
-        for w in range(2):
-            sparse[pivot, w] = 0  # so that the XOR of all three is that of the other two
-            word = target[row, w]
-            for b in range(BLOCKS):
-                word ^= sparse[slot[row, b], w]
-            for byte in range(DENSE // 8):
-                word ^= sums[byte, (chosen[row] >> np.uint64(8 * byte)) & np.uint64(255), w]
-            sparse[pivot, w] = word
+        sparse[pivot, 0] = 0  # so that the XOR of all three is that of the other two
+        sparse[pivot, 1] = 0
+        low, high, picked = target[row, 0], target[row, 1], chosen[row]
+        for b in range(BLOCKS):
+            low ^= sparse[slot[row, b], 0]
+            high ^= sparse[slot[row, b], 1]
+        for byte in range(DENSE // 8):
+            of = (picked >> np.uint64(8 * byte)) & np.uint64(255)
+            low ^= sums[byte, of, 0]
+            high ^= sums[byte, of, 1]
+        sparse[pivot, 0], sparse[pivot, 1] = low, high
 
 
 @kernel
@@ -269,3 +282,22 @@ def _look_up(words: Words, sums: Words, lanes: Words, salts: Words, block: int, 
             of = (chosen >> np.uint64(8 * byte)) & np.uint64(255)
             for w in range(values.shape[1]):
                 values[row, w] ^= sums[byte, of, w]
+
+
+@kernel
+def _look_up_pairs(
+    words: Words, sums: Words, lanes: Words, salts: Words, block: int, values: Words
+) -> None:
+    """The same where a slot is two words."""
+    for row in range(len(lanes)):
+        first = _place(lanes, row, salts, 0, block)
+        second = _place(lanes, row, salts, 1, block)
+        third = _place(lanes, row, salts, 2, block)
+        chosen = _mixed(lanes, row, salts[BLOCKS])
+        low = words[first, 0] ^ words[second, 0] ^ words[third, 0]
+        high = words[first, 1] ^ words[second, 1] ^ words[third, 1]
+        for byte in range(DENSE // 8):
+            of = (chosen >> np.uint64(8 * byte)) & np.uint64(255)
+            low ^= sums[byte, of, 0]
+            high ^= sums[byte, of, 1]
+        values[row, 0], values[row, 1] = low, high

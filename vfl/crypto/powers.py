@@ -23,32 +23,37 @@ class FixedBase:
         entry = modulus.bit_length() // 8
         widest = max(w for w in range(1, 13) if (exponent_bits // w << w) * entry <= _TABLE_BYTES)
         self._base, self._modulus, self._bits = base, modulus, exponent_bits
-        self._windows = [*range(_NARROWEST, widest, 2), widest]
-        self._widen()
+        self._windows = (*range(_NARROWEST, widest, 2), widest)
+        # In one piece, as another thread may widen it.
+        self._made = self._windows[0], self._table(self._windows[0])
+        self._used = 0
 
-    def _widen(self) -> None:
-        """Make the table of the next wider windows."""
+    def _table(self, window: int) -> list[list[mpz]]:
+        """The powers of each window of so many bits."""
         modulus, base = self._modulus, self._base
-        self._window, self._used = self._windows.pop(0), 0
-        self._table: list[list[mpz]] = []
-        for _ in range(-(-self._bits // self._window)):
+        table: list[list[mpz]] = []
+        for _ in range(-(-self._bits // window)):
             powers = [mpz(1)]
-            for _ in range((1 << self._window) - 1):
+            for _ in range((1 << window) - 1):
                 powers.append(powers[-1] * base % modulus)
-            self._table.append(powers)
+            table.append(powers)
             base = powers[-1] * base % modulus
+        return table
 
     def power(self, exponent: int) -> mpz:
         """base ** exponent, for exponents of at most the bits promised."""
-        if self._windows:
+        window, table = self._made
+        if window < self._windows[-1]:
             self._used += 1
             # Two bits more cost 2^(w + 2) / (w + 2) products for each bit of an exponent and save
             # 2 / w (w + 2) a power: as much after 2 w 2^w. Who has made half as many mostly makes more.
-            if self._used > self._window << self._window:
-                self._widen()
-        modulus, window, mask = self._modulus, self._window, (1 << self._window) - 1
+            if self._used > window << window:
+                self._used = 0  # others go on with the table that there is
+                window = next(wider for wider in self._windows if wider > window)
+                self._made = window, table = window, self._table(window)
+        modulus, mask = self._modulus, (1 << window) - 1
         result = mpz(1)
-        for powers in self._table:
+        for powers in table:
             result = result * powers[exponent & mask] % modulus
             exponent >>= window
         return result

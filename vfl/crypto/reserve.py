@@ -74,6 +74,8 @@ class OwnReserve(_Spare[PrivateKey]):
     """Those of the key's owner."""
 
     def __init__(self, workers: Workers[PrivateKey], most: int) -> None:
+        # Where others encrypt they make these as well: to send them there and back takes longer.
+        most = most if workers.elsewhere is None else 0
         super().__init__(workers, most, workers.key.public.width)
 
     def take(self, count: int) -> Ciphertexts | None:
@@ -81,7 +83,7 @@ class OwnReserve(_Spare[PrivateKey]):
         return np.concatenate(self._taken(count)) if 0 < count <= len(self) else None
 
     async def _make(self, most: int) -> list[Ciphertexts]:
-        tasks = [(_OWN,)] * self.workers.machine.workers
+        tasks = [(_OWN,)] * self.workers.width
         return await self.workers.map(_own_obfuscators, tasks)
 
 
@@ -107,7 +109,7 @@ class Reserve(_Spare[PublicKey]):
 
     async def _make(self, most: int) -> list[Ciphertexts]:
         pool = self._powers if len(self._powers) == self._size else None
-        workers = self.workers.machine.workers
+        workers = self.workers.width
         size = min(_POWERS if pool is None else _PRODUCTS, -(-most // workers))
         tasks = [(size, pool)] * min(workers, -(-most // size))
         made = await self.workers.map(_obfuscators, tasks)

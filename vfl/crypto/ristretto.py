@@ -1,7 +1,7 @@
 """Kernels of ristretto255 (RFC 9496) that work on several points at once, one in each vector lane.
 
-`group` is the interface; here are the field, the group's formulas and three loops over blocks of
-points: `multiply_blocks`, `map_blocks`, and `field_blocks` for the tests of the arithmetic.
+`group` is the interface; here are the field, the group's formulas and four loops over blocks of points:
+`multiply_blocks`, `sum_blocks`, `map_blocks`, and `field_blocks` for the tests of the arithmetic.
 
 Field elements modulo p = 2^255 - 19 are `Field`s: vectors of limbs, with as many elements side by
 side as a vector has lanes. There are three layouts:
@@ -72,9 +72,12 @@ Compiled = Callable[..., Any]
 Compiler = Callable[..., Callable[[Compiled], Compiled]]
 
 P = 2**255 - 19
+SCALAR = 32  # bytes
 WINDOWS = 64  # of 4 bits in a scalar
 _TABLE = 8  # entries: one to eight times a point
+_SHARED = 16  # blocks that share their doublings; their tables fit into a cache
 
+_EIGHTS = np.uint64(0x8888888888888888)
 _I64 = ir.IntType(64)
 
 njit: Compiler = numba.njit  # its stub lacks some options
@@ -748,8 +751,9 @@ def _store_words(words: SignedWords, at: int, made: FourLanes) -> None:
 
 
 @_once
-def _choose(layout: Layout, table: SignedWords, size: Lanes, sign: Lanes) -> Point:
-    """The table's entry for a digit: |digit| in `size`, a mask of the negative ones in `sign`.
+def _choose(layout: Layout, table: SignedWords, at: int, size: Lanes, sign: Lanes) -> Point:
+    """The entry for a digit of the table from `at` on: |digit| in `size`, a mask of the negative ones in
+    `sign`.
 
     All entries are read, and none of them depending on the digit.
     """
@@ -757,11 +761,24 @@ def _choose(layout: Layout, table: SignedWords, size: Lanes, sign: Lanes) -> Poi
     less, more, z2, t2d = one, one, _TWO(layout), zero
     for i in range(_TABLE):
         this = _equal(size, i + 1)
-        less = select(this, _load_field(layout, table, 4 * i), less)
-        more = select(this, _load_field(layout, table, 4 * i + 1), more)
-        z2 = select(this, _load_field(layout, table, 4 * i + 2), z2)
-        t2d = select(this, _load_field(layout, table, 4 * i + 3), t2d)
+        less = select(this, _load_field(layout, table, at + 4 * i), less)
+        more = select(this, _load_field(layout, table, at + 4 * i + 1), more)
+        z2 = select(this, _load_field(layout, table, at + 4 * i + 2), z2)
+        t2d = select(this, _load_field(layout, table, at + 4 * i + 3), t2d)
     return select(sign, more, less), select(sign, less, more), z2, select(sign, _negative(t2d), t2d)
+
+
+@_once
+def _fill_table(layout: Layout, table: SignedWords, at: int, p: Point) -> None:
+    """One to eight times a point, as a sum needs them."""
+    prepared = _prepared(layout, p)
+    q = prepared
+    for i in range(_TABLE):
+        for j in range(4):
+            _store(table, at + 4 * i + j, q[j])
+        e, f, g, h = _sum(p, prepared)
+        p = _extended(e, f, g, h)
+        q = _prepared(layout, p)
 
 
 @kernel
@@ -773,22 +790,17 @@ def multiply_blocks(
     products: SignedWords,
     valid: SignedWords,
 ) -> None:
-    """Every point times the scalar of which `digits` (2, 64, lanes) holds sizes and signs.
+    """Every point times its scalar, of which `digits` (blocks, 2, 64, lanes) holds sizes and signs; of
+    a single block of them, all points times the same ones.
 
     `table` is room for 32 field elements, `valid` (blocks, lanes) takes a mask of the points that
     are elements other than the identity; the products of the others mean nothing.
     """
+    step = 2 * WINDOWS if digits.shape[0] > 1 else 0
     for block in range(points.shape[0]):
         good, p = _decode(layout, _words(layout, points, 4 * block))
         _store(valid, block, good)
-        prepared = _prepared(layout, p)
-        q = prepared
-        for i in range(_TABLE):
-            for j in range(4):
-                _store(table, 4 * i + j, q[j])
-            e, f, g, h = _sum(p, prepared)
-            p = _extended(e, f, g, h)
-            q = _prepared(layout, p)
+        _fill_table(layout, table, 0, p)
         e, f, g, h = _ZERO(layout), _ONE(layout), _ONE(layout), _ONE(layout)
         for i in range(WINDOWS):
             for _ in range(4):
@@ -797,11 +809,54 @@ def multiply_blocks(
             entry = _choose(
                 layout,
                 table,
-                _load_lanes(layout, digits, window),
-                _load_lanes(layout, digits, WINDOWS + window),
+                0,
+                _load_lanes(layout, digits, step * block + window),
+                _load_lanes(layout, digits, step * block + WINDOWS + window),
             )
             e, f, g, h = _sum(_extended(e, f, g, h), entry)
         _store_words(products, 4 * block, _encode(layout, _extended(e, f, g, h)))
+
+
+@kernel
+def sum_blocks(
+    layout: Layout,
+    points: SignedWords,
+    digits: SignedWords,
+    tables: SignedWords,
+    sums: SignedWords,
+    valid: SignedWords,
+) -> None:
+    """In each lane the sum of its points, each times its own scalar: `sums` (1, 4, lanes).
+
+    Blocks share their doublings, as many as `tables` (blocks, 32, limbs, lanes) has room for (Straus,
+    American Mathematical Monthly 71, 1964). `digits` and `valid` as in `multiply_blocks`.
+    """
+    room = tables.shape[0]
+    e, f, g, h = _ZERO(layout), _ONE(layout), _ONE(layout), _ONE(layout)
+    total = _extended(e, f, g, h)
+    for first in range(0, points.shape[0], room):
+        count = min(room, points.shape[0] - first)
+        for i in range(count):
+            good, p = _decode(layout, _words(layout, points, 4 * (first + i)))
+            _store(valid, first + i, good)
+            _fill_table(layout, tables, 4 * _TABLE * i, p)
+        e, f, g, h = _ZERO(layout), _ONE(layout), _ONE(layout), _ONE(layout)
+        for j in range(WINDOWS):
+            for _ in range(4):
+                e, f, g, h = _double(e * f, g * h, f * g)
+            for i in range(count):
+                window = 2 * WINDOWS * (first + i) + WINDOWS - 1 - j
+                entry = _choose(
+                    layout,
+                    tables,
+                    4 * _TABLE * i,
+                    _load_lanes(layout, digits, window),
+                    _load_lanes(layout, digits, WINDOWS + window),
+                )
+                e, f, g, h = _sum(_extended(e, f, g, h), entry)
+        e, f, g, h = _sum(total, _prepared(layout, _extended(e, f, g, h)))
+        total = _extended(e, f, g, h)
+    _store_words(sums, 0, _encode(layout, total))
 
 
 @kernel
@@ -840,8 +895,29 @@ class Kernels:
         products = np.empty_like(blocks)
         valid = np.empty((len(blocks), layout.lanes), np.int64)
         table = np.empty((4 * _TABLE, len(layout.bits), layout.lanes), np.int64)
-        multiply_blocks(layout, blocks, digits(layout, scalar), table, products, valid)
+        same = np.frombuffer(scalar, np.uint8).reshape(1, -1)
+        every = np.ascontiguousarray(np.repeat(digits(layout, same)[..., :1], layout.lanes, axis=-1))
+        multiply_blocks(layout, blocks, every, table, products, valid)
         return to_rows(products, len(points)), valid.reshape(-1)[: len(points)] != 0
+
+    def multiply_each(self, points: Bytes, scalars: Bytes) -> tuple[Bytes, NDArray[np.bool_]]:
+        """As `multiply`, each element times a scalar of its own, (n, 32)."""
+        layout, blocks = self.layout, to_blocks(self.layout, points)
+        products = np.empty_like(blocks)
+        valid = np.empty((len(blocks), layout.lanes), np.int64)
+        table = np.empty((4 * _TABLE, len(layout.bits), layout.lanes), np.int64)
+        multiply_blocks(layout, blocks, digits(layout, scalars), table, products, valid)
+        return to_rows(products, len(points)), valid.reshape(-1)[: len(points)] != 0
+
+    def sums(self, points: Bytes, scalars: Bytes) -> tuple[Bytes, NDArray[np.bool_]]:
+        """Elements whose sum is that of all `points`, each times its own scalar: (lanes, 32), among them
+        the identity; and which rows are elements but the identity."""
+        layout, blocks = self.layout, to_blocks(self.layout, points)
+        sums = np.empty((1, 4, layout.lanes), np.int64)
+        valid = np.empty((len(blocks), layout.lanes), np.int64)
+        tables = np.empty((_SHARED, 4 * _TABLE, len(layout.bits), layout.lanes), np.int64)
+        sum_blocks(layout, blocks, digits(layout, scalars), tables, sums, valid)
+        return to_rows(sums, layout.lanes), valid.reshape(-1)[: len(points)] != 0
 
     def from_uniform(self, uniform: Bytes) -> Bytes:
         """The one-way map, (n, 64) to (n, 32)."""
@@ -879,11 +955,26 @@ def to_rows(blocks: SignedWords, rows: int) -> Bytes:
     return words.view(np.uint8).reshape(words.shape[0] * words.shape[1], words.shape[2] * 8)[:rows]
 
 
-def digits(layout: Layout, scalar: bytes) -> SignedWords:
-    """A scalar in 64 digits from -8 to 7, lowest first: their sizes and masks of the negative ones."""
-    # 8 more at every digit, carried, and then 8 less at each without.
-    raised = int.from_bytes(scalar, "little") + int("8" * WINDOWS, 16)
-    pairs = np.frombuffer(raised.to_bytes(WINDOWS // 2, "little"), np.uint8)
-    digits = np.stack([pairs & 15, pairs >> 4], axis=1).reshape(-1).astype(np.int64) - 8
-    both = np.stack([np.abs(digits), digits >> 63])
-    return np.ascontiguousarray(np.broadcast_to(both[:, :, None], (*both.shape, layout.lanes)))
+def digits(layout: Layout, scalars: Bytes) -> SignedWords:
+    """Scalars (n, 32) in 64 digits from -8 to 7, lowest first: their sizes, and masks of the negative
+    ones, shape (blocks, 2, 64, lanes), where the last block is filled up with zeros."""
+    blocks = -(-len(scalars) // layout.lanes)
+    filled = np.zeros((blocks * layout.lanes, SCALAR), np.uint8)
+    filled[: len(scalars)] = scalars
+    # 8 more at every digit, carried from word to word, and then 8 less at each without.
+    words = filled.view("<u8")
+    carry = np.zeros(len(filled), np.uint64)
+    for place in range(words.shape[1]):
+        raised = words[:, place] + _EIGHTS
+        total = raised + carry
+        carry = (raised < _EIGHTS).astype(np.uint64) | (total < carry)
+        words[:, place] = total
+    nibbles = np.empty((len(filled), SCALAR, 2), np.int8)
+    np.bitwise_and(filled, 15, out=nibbles[..., 0], casting="unsafe")
+    np.right_shift(filled, 4, out=nibbles[..., 1], casting="unsafe")
+    nibbles -= 8
+    signed = nibbles.reshape(blocks, layout.lanes, WINDOWS).transpose(0, 2, 1)
+    made = np.empty((blocks, 2, WINDOWS, layout.lanes), np.int64)
+    np.abs(signed, out=made[:, 0])
+    np.right_shift(signed, 7, out=made[:, 1])
+    return made

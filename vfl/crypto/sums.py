@@ -24,7 +24,7 @@ async def sum_rows(
     A cell without rows is 1, the trivial encryption of zero: re-randomise before it leaves this party.
     Each worker sums a part of the rows, which it reads once for all j; the parts are added up.
     """
-    parts = max(1, min(workers.machine.workers, cells.size // (4 * count))) if count else 1
+    parts = max(1, min(workers.width, cells.size // (4 * count))) if count else 1
     bounds = np.linspace(0, len(rows), parts + 1).astype(np.int64).tolist()
     tasks = [(store.handle, rows[a:b], cells[:, a:b], count) for a, b in pairwise(bounds)]
     workers.operations["add"] += cells.size
@@ -41,7 +41,7 @@ async def add_all(workers: Workers[PublicKey], parts: list[Ciphertexts]) -> Ciph
     """Element-wise sum of vectors of ciphertexts of one length."""
     if len(parts) == 1:
         return parts[0]
-    size = max(_TASK, -(-len(parts[0]) // workers.machine.workers))
+    size = max(_TASK, -(-len(parts[0]) // workers.width))
     tasks = [([part[i : i + size] for part in parts],) for i in range(0, len(parts[0]), size)]
     workers.operations["add"] += (len(parts) - 1) * len(parts[0])
     return np.concatenate([parts[0][:0], *await workers.map(_add_all, tasks)])
@@ -68,7 +68,7 @@ async def sum_by_cell(
     workers.operations["add"] += len(rows) - len(filled)
 
     def tasks() -> Iterator[tuple[Ciphertexts, Integers]]:
-        size = max(_TASK, len(rows) // (4 * workers.machine.workers))
+        size = max(_TASK, len(rows) // (4 * workers.width))
         first = 0
         while first < len(ends):
             start = ends[first - 1] if first else 0
@@ -243,7 +243,7 @@ async def decrypt_sums(
 
 async def decrypt(workers: Workers[PrivateKey], ciphertexts: Ciphertexts) -> list[int]:
     """The plaintexts, centred."""
-    size = max(1, -(-len(ciphertexts) // (2 * workers.machine.workers)))
+    size = max(1, -(-len(ciphertexts) // (2 * workers.width)))
     workers.operations["decrypt"] += len(ciphertexts)
     tasks = [(ciphertexts[i : i + size],) for i in range(0, len(ciphertexts), size)]
     return [value for part in await workers.map(_decrypt, tasks) for value in part]

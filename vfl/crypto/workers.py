@@ -1,8 +1,9 @@
 """All cores for big-integer work: a pool of processes, started once a job, that hold the job's key.
 
-A small job is done before the processes would be there: they are started after the first second of work.
-gmpy2 keeps the interpreter's lock, so threads would not do. Ciphertexts travel as fixed-width bytes in
-one piece; those that are read again and again (a tree's encrypted gradients) lie in shared memory. The
+Where the engine of blocks has other processes than this one, these do the work. Else a small job is done
+before the processes would be there: they are started after the first second of work. gmpy2 keeps the
+interpreter's lock, so threads would not do. Ciphertexts travel as fixed-width bytes in one piece; those
+that are read again and again (a tree's encrypted gradients) lie in shared memory. The
 start method is spawn everywhere: a fork would copy the threads' locks of the event loop.
 """
 
@@ -21,8 +22,8 @@ from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, field, replace
+from functools import lru_cache, partial
 from multiprocessing.connection import wait
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
@@ -31,7 +32,8 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
-from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.blocks.disk import NO_ROOM, no_room, take_room
+from vfl.blocks.engine import ENGINE, Shared
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.errors import DataError, VflError
 
@@ -207,9 +209,15 @@ class Workers(Generic[K]):
     """Runs kernels `f(key, *arguments)` in the machine's processes, or in threads when that is one or as
     long as the work is little."""
 
-    def __init__(self, key: K, machine: Machine, operations: Operations | None = None) -> None:
-        """`operations` counts those on ciphertexts by kind."""
+    def __init__(
+        self, key: K, machine: Machine, operations: Operations | None = None, here: bool = False
+    ) -> None:
+        """`operations` counts those on ciphertexts by kind. `here`: on this machine, whatever the engine
+        of blocks is."""
         self.key: K = key
+        self._elsewhere: Shared[Parts[K]] | None = None
+        if ENGINE.apart and not here:
+            self._elsewhere = ENGINE.share(Parts[K](type(key), key.parts()))
         self.machine = machine
         self.operations = Counter() if operations is None else operations
         self._alone = machine.alone
@@ -235,11 +243,21 @@ class Workers(Generic[K]):
     @property
     def beside(self) -> bool:
         """Whether the work is done by other processes than the party's own."""
-        return self.machine.workers > 1 and self._alone <= 0
+        return self._elsewhere is not None or (self.machine.workers > 1 and self._alone <= 0)
+
+    @property
+    def width(self) -> int:
+        """How many tasks are done side by side."""
+        return self.machine.workers if self._elsewhere is None else ENGINE.width
+
+    @property
+    def elsewhere(self) -> "Shared[Parts[K]] | None":
+        """Where the engine of blocks does the work: the key, for its kernels."""
+        return self._elsewhere
 
     def _start(self) -> None:
         """Start the processes, all of them now, once they pay."""
-        if self._pool is not None or not self.beside:
+        if self._pool is not None or not self.beside or self._elsewhere is not None:
             return
         self._pool = ProcessPoolExecutor(
             self.machine.workers,
@@ -264,10 +282,14 @@ class Workers(Generic[K]):
 
     def rows(self, rows: int, width: int) -> SharedRows:
         """Room for ciphertexts that all workers read."""
-        return SharedRows(rows, width, self.machine)
+        alone = self._elsewhere is not None  # whoever works there cannot read them
+        return SharedRows(rows, width, replace(self.machine, workers=1) if alone else self.machine)
 
     async def run(self, kernel: Callable[..., T], *arguments: object) -> T:
         """One task. Raises WorkerDied, and what the kernel raises."""
+        if self._elsewhere is not None:
+            begun = ENGINE.do(partial(_call_elsewhere, self._elsewhere.argument, kernel), *arguments)
+            return await asyncio.to_thread(begun.result)
         if self._pool is None:
             result, seconds = await asyncio.to_thread(_timed, kernel, self.key, *arguments)
             self._alone -= seconds
@@ -291,7 +313,7 @@ class Workers(Generic[K]):
         try:
             for arguments in tasks:
                 under_way.append(asyncio.create_task(self.run(kernel, *arguments)))
-                if len(under_way) >= 2 * self.machine.workers:
+                if len(under_way) >= 2 * self.width:
                     yield await under_way.popleft()
             while under_way:
                 yield await under_way.popleft()
@@ -301,6 +323,24 @@ class Workers(Generic[K]):
 
     def __repr__(self) -> str:
         return f"Workers({self.machine.workers})"
+
+
+@dataclass(frozen=True)
+class Parts(Generic[K]):
+    """A key as it goes to where kernels run."""
+
+    kind: type[K]
+    parts: tuple[int, ...] = field(repr=False)
+
+
+@lru_cache(maxsize=2)
+def key_of(parts: "Parts[K]") -> K:
+    """The key, made once in a process, with its tables."""
+    return parts.kind.from_parts(*parts.parts)
+
+
+def _call_elsewhere(parts: "Parts[K]", kernel: Callable[..., T], *arguments: object) -> T:
+    return kernel(key_of(parts), *arguments)
 
 
 def _timed(kernel: Callable[..., T], *arguments: object) -> tuple[T, float]:

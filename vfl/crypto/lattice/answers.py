@@ -69,6 +69,21 @@ def unsealed_words(
     return (padded.view("<u8").astype(np.uint64).reshape(masks.shape) << np.uint64(p.drop_bits)) + masks
 
 
+def blurred(
+    parameters: Parameters, values: NDArray[np.uint64], entropy: Entropy = secrets.token_bytes
+) -> NDArray[np.uint64]:
+    """Words as who has read them passes them on to who rounds them: each plus a number of its own.
+
+    A host knows its flooding. If it works together with who rounds, they would have hint s to the last
+    bit otherwise, and with it s once it has as many outputs as s has coefficients. The numbers are
+    uniform and below 1/32 of `Parameters.reach`, whatever their sign, so that words can be rounded as
+    before.
+    """
+    bits = max(1, parameters.scale_bits - 6)
+    drawn = words(entropy(KEY), "blur", values.size).reshape(values.shape)
+    return values + (drawn >> np.uint64(MODULUS_BITS - bits)) - np.uint64(1 << bits - 1)
+
+
 def rounded(parameters: Parameters, values: NDArray[np.uint64]) -> NDArray[np.int64]:
     """The sums that words stand for. Raises ValueError for words that are not nearer than
     `Parameters.reach` to one."""

@@ -30,8 +30,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Words
-from vfl.crypto.cores import each
-from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.blocks.cores import each
+from vfl.blocks.disk import NO_ROOM, no_room, take_room
 from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters

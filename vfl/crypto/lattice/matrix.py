@@ -3,27 +3,36 @@
 A matrix is columns of cells (a bin of a column is a 0/1 row of the matrix; a column of values is one
 row of integers) and an exact linear map from cells to outputs. Both the hint and the sums are made by
 cell, and then mapped modulo 2^64: the hint of an output is the same combination of the hints of cells.
+
+Both are sums over rows of whole numbers, which come to the same however rows are cut: so each worker of
+the engine of blocks adds up those rows that it has. A polynomial that is cut between two blocks counts
+in the one with the rows of the one, zeros elsewhere, and in the other with its own.
 """
 
 import hashlib
-import queue
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from itertools import pairwise
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from itertools import groupby, pairwise
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Words
-from vfl.crypto.cores import each
+from vfl.arrays import Bytes, Integers, Words
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE, Array, Rows, overlaps
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
 
 _SLICE = 16  # bins of which transforms are summed at a time: what a core's cache holds
-_FLUSH = 256  # blocks after which sums of transforms of 0/1 rows are rounded ...
+_AT_ONCE = 256  # cells whose hints are made in a pass over the rows: 96 KB of each for every thread
+_CHUNK = 32  # polynomials that are kept in transform domain for a slice after the other
+_FLUSH = 256  # polynomials after which sums of transforms of 0/1 rows are rounded ...
 _FLUSH_VALUES = 16  # ... and of rows of 8-bit values
 _CODES = (np.uint8, np.uint16)
 _VALUES = (np.uint8, np.uint16, np.int8, np.int16)
@@ -33,19 +42,62 @@ _VALUES = (np.uint8, np.uint16, np.int8, np.int16)
 class CodedColumn:
     """A column of the host: each of its `bins` is a cell, or (bins = 0) the sum of its values is one.
 
-    codes: (rows,), uint8 or uint16 and below `bins`; values may be int8 or int16 too.
+    array: its codes, (rows,), uint8 or uint16 and below `bins`; values may be int8 or int16 too. Or
+    those of several columns, (columns, rows), of which this is number `row`.
     """
 
-    codes: NDArray[np.integer] = field(repr=False)
+    array: Rows = field(repr=False)
     bins: int
+    row: int = 0
+    bounds: tuple[int, int] | None = None
+    """The least and the greatest code, which are found where they are not given."""
+    digit: tuple[int, int] | None = None
+    """Where `array` has integers, in two's complement: of which bit on, and of how many, the code is."""
 
     def __post_init__(self) -> None:
+        if self.digit is not None:
+            if not self.bins or np.dtype(self.array.dtype).kind not in "iu" or not self.array.shape[-1]:
+                raise ValueError("a column's digits are those of integers, not of none")
+            if self.bounds is None:
+                object.__setattr__(self, "bounds", (0, (1 << self.digit[1]) - 1))
+            self._check_bins()
+            return
         allowed = _CODES if self.bins else _VALUES
-        if self.codes.ndim != 1 or self.codes.dtype not in allowed or not len(self.codes):
+        if len(self.array.shape) > 2 or self.array.dtype not in allowed or not self.array.shape[-1]:
             kinds = ", ".join(np.dtype(kind).name for kind in allowed)
             raise ValueError(f"a column's codes are one-dimensional, not empty and one of {kinds}")
-        if self.bins and int(self.codes.max()) >= self.bins:
+        if self.bounds is None:
+            low, high = _bounds_of(self.array)
+            object.__setattr__(self, "bounds", (int(low[self.row]), int(high[self.row])))
+        self._check_bins()
+
+    def _check_bins(self) -> None:
+        if self.bins and self._bounds[1] >= self.bins:
             raise ValueError(f"a code is not below the {self.bins} bins of its column")
+
+    @classmethod
+    def all_of(cls, codes: Rows, bins: Sequence[int]) -> "list[CodedColumn]":
+        """All columns of codes of shape (columns, rows)."""
+        bounds = zip(*(each.tolist() for each in _bounds_of(codes)), strict=True) if bins else ()
+        return [
+            cls(codes, cells, row, of) for row, (cells, of) in enumerate(zip(bins, bounds, strict=True))
+        ]
+
+    def blocks(self) -> Iterator[NDArray[np.integer]]:
+        """The codes, block by block."""
+        return ENGINE.results(partial(_codes_of, self.row, self.digit, self.dtype.str), self.array)
+
+    @property
+    def codes(self) -> NDArray[np.integer]:
+        """All codes, here."""
+        return np.concatenate([*self.blocks()])
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """Of the codes."""
+        if self.digit is None:
+            return np.dtype(self.array.dtype)
+        return np.dtype(np.uint8 if self.bins <= 1 << 8 else np.uint16)
 
     @property
     def cells(self) -> int:
@@ -55,7 +107,23 @@ class CodedColumn:
     @property
     def size(self) -> int:
         """No entry of a cell's row is larger."""
-        return 1 if self.bins else max(abs(int(self.codes.max())), abs(int(self.codes.min())))
+        return 1 if self.bins else max(map(abs, self._bounds))
+
+    @property
+    def _bounds(self) -> tuple[int, int]:
+        assert self.bounds is not None  # noqa: S101 - for the type checker
+        return self.bounds
+
+
+def _bounds_of(codes: Rows) -> tuple[Integers, Integers]:
+    """The least and the greatest code of each column."""
+    found = list(ENGINE.results(_block_bounds, codes))
+    return np.min([low for low, _ in found], axis=0), np.max([high for _, high in found], axis=0)
+
+
+def _block_bounds(codes: NDArray[np.integer]) -> tuple[Integers, Integers]:
+    table = np.atleast_2d(codes)
+    return table.min(axis=1).astype(np.int64), table.max(axis=1).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -84,7 +152,7 @@ class CellMatrix:
 
     def __post_init__(self) -> None:
         o = self.outputs
-        if len({len(column.codes) for column in self.columns}) != 1:
+        if len({column.array.shape[-1] for column in self.columns}) != 1:
             raise ValueError("a matrix has columns, all of the same number of rows")
         if (
             len(o) < 1
@@ -98,7 +166,7 @@ class CellMatrix:
     @property
     def rows(self) -> int:
         """Rows of the table: the length of a vector."""
-        return len(self.columns[0].codes)
+        return int(self.columns[0].array.shape[-1])
 
     @property
     def offsets(self) -> Integers:
@@ -142,8 +210,9 @@ class CellMatrix:
         o = self.outputs
         state = hashlib.sha256(f"{self.rows} {len(o)} {int(o.running)} {len(self.columns)}".encode())
         for column in self.columns:
-            state.update(f" {column.bins} {column.codes.dtype.str}".encode())
-            state.update(np.ascontiguousarray(column.codes).data)
+            state.update(f" {column.bins} {column.dtype.str}".encode())
+            for block in column.blocks():
+                state.update(block.data)
         for part in (o.starts, o.at, o.weights):
             state.update(np.ascontiguousarray(part, "<i8").data)
         return state.digest()
@@ -164,42 +233,32 @@ def make_hint(
 ) -> Words:
     """The hint, (outputs, DEGREE): the matrix times the public one, modulo 2^64. All cores.
 
-    Row by row of the matrix, the sum over blocks of its entries times the block's negacyclic matrix:
-    products of transforms, summed before they are rounded. `progress(done, of)` is called from time to
-    time. Memory: 32 KB a cell and 32 KB an output.
+    Row by row of the matrix, the sum over polynomials of its entries times the polynomial's negacyclic
+    matrix: products of transforms, summed before they are rounded. `progress(done, of)` is called from
+    time to time. Memory: 32 KB a cell and 32 KB an output, 24 MB a thread.
     """
     if public.rows != matrix.rows:
         raise ValueError(f"public polynomials for {public.rows:,} rows, a matrix of {matrix.rows:,}")
+    arrays, places = _placed(matrix)
     cells = np.zeros((matrix.cells, DEGREE), np.uint64)
-    pieces = [
-        (column, first, cells[offset + first : offset + min(first + _SLICE, column.cells)])
-        for column, offset in zip(matrix.columns, matrix.offsets.tolist(), strict=False)
-        for first in range(0, column.cells, _SLICE)
-    ]
+    passes = list(_passes(places))
+    for number, slices in enumerate(passes):
+        adder = partial(_Hints, public, tuple(slices))
+        first, last = slices[0].cell, slices[-1].cell + slices[-1].cells
 
-    def hint_of(piece: tuple[CodedColumn, int, Words]) -> None:
-        column, first, out = piece
-        if column.bins:
-            _hint_of_bins(column.codes, first, public, out)
-            return
-        # Digits of 8 bits: longer ones would leave the products too little precision.
-        high = column.codes.astype(np.int32) >> 8
-        _hint_of_values(column.codes.astype(np.int32) - (high << 8), public, out[0])
-        if high.any():
-            top = np.zeros(DEGREE, np.uint64)
-            _hint_of_values(high, public, top)
-            out[0] += top << np.uint64(8)
+        def follow(done: int, of: int, number: int = number) -> None:
+            if progress is not None:
+                progress(number * of + done, len(passes) * of)
 
-    for done, _ in enumerate(each(hint_of, pieces), 1):
-        if progress is not None:
-            progress(done, len(pieces))
+        cells[first:last] = ENGINE.sum_by(adder, *arrays, follow=follow)
     return matrix.map(cells)
 
 
 class Accumulator:
     """The host's sums of `count` encrypted vectors, from pieces of rows in any order. All cores.
 
-    Keeps 8 bytes a cell and vector for each core, whatever the number of rows.
+    A piece is added up where its rows lie. Keeps 8 bytes a cell and vector for each piece under way,
+    whatever the number of rows.
     """
 
     def __init__(self, parameters: Parameters, matrix: CellMatrix, count: int) -> None:
@@ -209,8 +268,11 @@ class Accumulator:
         self._blocks = -(-matrix.rows // DEGREE)
         self._done = np.zeros(self._blocks, np.bool_)
         self._lock = threading.Lock()
-        self._spare: queue.SimpleQueue[Words] = queue.SimpleQueue()
-        self._made: list[Words] = []
+        self._arrays, places = _placed(matrix)
+        self._cuts = ENGINE.cuts(matrix.rows)
+        self._kernel = partial(_sums, parameters, tuple(places), (matrix.cells, count))
+        self._under_way: deque[Begun[Words]] = deque()
+        self._total = np.zeros((matrix.cells, count), np.uint64)
 
     def add(self, start: int, data: bytes | memoryview) -> None:
         """Add the rows from `start` on (VectorEncryption.rows' bytes; start is a multiple of DEGREE).
@@ -229,78 +291,217 @@ class Accumulator:
             if self._done[blocks.start : blocks.stop].any():
                 raise ValueError(f"rows from {start:,} on came twice")
             self._done[blocks.start : blocks.stop] = True
-        view = memoryview(data)
-
-        def add_block(block: int) -> None:
-            first = block * DEGREE
-            last = min(first + DEGREE, self._matrix.rows)
-            part = view[(first - start) * row : (last - start) * row]
-            tile = words.unpack(part, self._parameters.word_bits, (last - first, self._count))
-            sums = self._take()
-            for column, offset in zip(self._matrix.columns, self._matrix.offsets.tolist(), strict=False):
-                codes, out = column.codes[first:last], sums[offset : offset + column.cells]
-                (_add_bins if column.bins else _add_values)(codes, tile, out)
-            self._spare.put(sums)
-
-        for _ in each(add_block, blocks):
-            pass
+        piece = np.frombuffer(data, np.uint8).reshape(-1, row)
+        for place, low, high in overlaps(self._cuts, start, stop):
+            # The polynomials that hold these rows.
+            first, last = low // DEGREE * DEGREE, min(-(-high // DEGREE) * DEGREE, stop)
+            kernel = partial(
+                self._kernel, self._cuts[place].start, low, high, piece[first - start : last - start]
+            )
+            with self._lock:
+                self._under_way.append(ENGINE.begin(kernel, place, *self._arrays))
+        self._take(ENGINE.width)
 
     def result(self) -> Words:
         """The sums, (count, outputs), modulo 2^64. Raises ValueError unless every row was added."""
         if not self._done.all():
             raise ValueError(f"{int(self._done.sum())} of {self._blocks} blocks of rows came")
-        total = np.zeros((self._matrix.cells, self._count), np.uint64)
-        for sums in self._made:
-            total += sums
-        return np.ascontiguousarray(self._matrix.map(total).T)
+        self._take(0)
+        return np.ascontiguousarray(self._matrix.map(self._total).T)
 
-    def _take(self) -> Words:
-        try:
-            return self._spare.get_nowait()
-        except queue.Empty:
-            made = np.zeros((self._matrix.cells, self._count), np.uint64)
-            with self._lock:
-                self._made.append(made)
-            return made
+    def _take(self, left: int) -> None:
+        """Wait for the sums of pieces, but for so many that came last."""
+        with self._lock:
+            while len(self._under_way) > left:
+                self._total += self._under_way.popleft().result()
 
 
-def _hint_of_bins(codes: NDArray[np.integer], first: int, public: PublicRows, out: Words) -> None:
-    """Add to out (bins from `first` on, DEGREE) the hints of 0/1 rows."""
-    sums = np.zeros((len(out), 2, ring.HALF), np.complex128)
-    for block in range(public.blocks):
-        rows = np.zeros((len(out), ring.HALF), np.complex128)
-        _place_bins(codes[block * DEGREE :][:DEGREE], first, ring.TWIST, rows)
-        _gather(public.transforms[block], ring.forward(rows), sums)
-        if (block + 1) % _FLUSH == 0 or block + 1 == public.blocks:
+@dataclass(frozen=True)
+class _Place:
+    """Where a column, or some of its bins, is among the arrays and the cells."""
+
+    array: int
+    row: int  # of the array
+    bins: int  # of the whole column
+    cell: int  # the first
+    first: int = 0  # bin that this cell is of
+    cells: int = 1
+    digit: tuple[int, int] | None = None  # of the array's integers
+
+    def codes(self, integers: NDArray[np.integer]) -> NDArray[np.integer]:
+        """The codes in some rows of the array."""
+        if self.digit is None:
+            return integers
+        low, bits = self.digit
+        kind = np.uint8 if bits <= 8 else np.uint16
+        return ((integers >> low) & ((1 << bits) - 1)).astype(kind)
+
+
+def _placed(matrix: CellMatrix) -> tuple[list[Rows], list[_Place]]:
+    """The arrays that hold a matrix's codes, each once, and where among them its columns are."""
+    arrays: dict[int, Rows] = {}
+    places = []
+    for column, cell in zip(matrix.columns, matrix.offsets.tolist(), strict=False):
+        arrays[id(column.array)] = column.array
+        array = list(arrays).index(id(column.array))
+        digit = column.digit
+        places.append(_Place(array, column.row, column.bins, cell, 0, column.cells, digit))
+    return list(arrays.values()), places
+
+
+def _passes(places: Sequence[_Place]) -> Iterator[list[_Place]]:
+    """Slices of columns, those together whose hints are made in one pass over the rows."""
+    slices = (
+        replace(place, cell=place.cell + first, first=first, cells=min(_SLICE, place.cells - first))
+        for place in places
+        for first in range(0, place.cells, _SLICE)
+    )
+    for _, together in groupby(slices, lambda place: place.cell // _AT_ONCE):
+        yield list(together)
+
+
+def _tables(codes: Sequence[Array]) -> list[NDArray[np.integer]]:
+    """Each array as (columns, rows); `CodedColumn` has checked what they are of."""
+    return [cast(NDArray[np.integer], np.atleast_2d(array)) for array in codes]
+
+
+def _codes_of(
+    row: int, digit: tuple[int, int] | None, kind: str, codes: NDArray[np.integer]
+) -> NDArray[np.integer]:
+    own = _Place(0, row, 0, 0, digit=digit).codes(np.atleast_2d(codes)[row])
+    return np.ascontiguousarray(own, kind)
+
+
+def _sums(
+    parameters: Parameters,
+    places: Sequence[_Place],
+    shape: tuple[int, int],
+    start: int,
+    low: int,
+    high: int,
+    piece: Bytes,
+    *codes: Array,
+) -> Words:
+    """Sums by cell of encrypted vectors, shape (cells, count), over the rows `low` to before `high` of a
+    block that begins with row `start`. `piece` has the rows of the polynomials that hold them."""
+    sums, tables = np.zeros(shape, np.uint64), _tables(codes)
+    begin = low // DEGREE * DEGREE
+    for first in range(begin, high, DEGREE):
+        part = piece[first - begin :][:DEGREE]
+        tile = words.unpack(part.reshape(-1).data, parameters.word_bits, (len(part), shape[1]))
+        rows = slice(max(first, low), min(first + DEGREE, high))
+        tile = tile[rows.start - first : rows.stop - first]
+        for place in places:
+            own = tables[place.array][place.row, rows.start - start : rows.stop - start]
+            out = sums[place.cell : place.cell + place.cells]
+            if place.digit is not None:
+                low_bit, bits = place.digit
+                _add_digits(own, low_bit, (1 << bits) - 1, tile, out)
+            else:
+                (_add_bins if place.bins else _add_values)(own, tile, out)
+    return sums
+
+
+class _Hints:
+    """Hints by cell, (cells, DEGREE), of some slices of columns, over the rows that it was given."""
+
+    def __init__(self, public: PublicRows, slices: Sequence[_Place]) -> None:
+        self._public, self._slices, self._first = public, slices, slices[0].cell
+        cells = slices[-1].cell + slices[-1].cells - self._first
+        self._sums = np.zeros((cells, 2, ring.HALF), np.complex128)  # not rounded yet
+        self._summed = 0  # polynomials
+        self._hints = np.zeros((cells, DEGREE), np.uint64)
+
+    def add(self, start: int, *codes: Array) -> None:
+        """Add the rows of a block, which begins with row `start`."""
+        stop = start + codes[0].shape[-1]
+        tables = _tables(codes)
+        numbers = range(start // DEGREE, -(-stop // DEGREE))
+        for chunk in (numbers[i : i + _CHUNK] for i in range(0, len(numbers), _CHUNK)):
+            if self._summed + len(chunk) > _FLUSH:
+                self._settle()
+            self._summed += len(chunk)
+            transforms = self._public.of(chunk)
+            low = max(start, chunk.start * DEGREE)
+            high = min(stop, chunk.stop * DEGREE)
+            for place in self._slices:
+                own = place.codes(tables[place.array][place.row, low - start : high - start])
+                at = slice(place.cell - self._first, place.cell - self._first + place.cells)
+                if place.bins:
+                    _add_hints_of_bins(own, low % DEGREE, place.first, transforms, self._sums[at])
+                else:
+                    self._hints[at] += _hint_of_values(own, low % DEGREE, transforms)
+
+    def total(self) -> Words:
+        """The hints, modulo 2^64."""
+        self._settle()
+        return self._hints
+
+    def _settle(self) -> None:
+        for place in self._slices if self._summed else ():
+            at = slice(place.cell - self._first, place.cell - self._first + place.cells)
+            if place.bins:
+                self._hints[at] += ring.settle64(self._sums[at])
+                self._sums[at] = 0
+        self._summed = 0
+
+
+def _cut(codes: NDArray[np.integer], offset: int) -> Iterator[tuple[int, NDArray[np.integer]]]:
+    """The codes by polynomial, of which the first begins so far into its own: where each begins."""
+    first = 0
+    while first < len(codes):
+        last = min(first + DEGREE - offset, len(codes))
+        yield offset, codes[first:last]
+        first, offset = last, 0
+
+
+def _add_hints_of_bins(
+    codes: NDArray[np.integer], offset: int, first: int, public: ring.Complexes, sums: ring.Complexes
+) -> None:
+    """Add transforms (bins from `first` on, 2, HALF) of the hints of 0/1 rows, not rounded."""
+    for transform, (at, own) in zip(public, _cut(codes, offset), strict=True):
+        rows = np.zeros((len(sums), ring.HALF), np.complex128)
+        _place_bins(own, at, first, ring.TWIST, rows)
+        _gather(transform, ring.forward(rows), sums)
+
+
+def _hint_of_values(codes: NDArray[np.integer], offset: int, public: ring.Complexes) -> Words:
+    """The hint (1, DEGREE) of one row of integers."""
+    # Digits of 8 bits: longer ones would leave the products too little precision.
+    high = codes.astype(np.int32) >> 8
+    out = _hint_of_digits(codes.astype(np.int32) - (high << 8), offset, public)
+    if high.any():
+        out += _hint_of_digits(high, offset, public) << np.uint64(8)
+    return out
+
+
+def _hint_of_digits(values: NDArray[np.int32], offset: int, public: ring.Complexes) -> Words:
+    """The hint (1, DEGREE) of one row of integers below 2^8 in size."""
+    out = np.zeros((1, DEGREE), np.uint64)
+    sums = np.zeros((1, 2, ring.HALF), np.complex128)
+    for done, (transform, (at, own)) in enumerate(zip(public, _cut(values, offset), strict=True), 1):
+        row = np.zeros(DEGREE, np.int32)
+        row[at : at + len(own)] = own
+        _gather(transform, ring.small(row[np.newaxis]), sums)
+        if done % _FLUSH_VALUES == 0 or done == len(public):
             out += ring.settle64(sums)
             sums = np.zeros_like(sums)
-
-
-def _hint_of_values(values: NDArray[np.int32], public: PublicRows, out: Words) -> None:
-    """Add to out (DEGREE,) the hint of one row of integers below 2^8 in size."""
-    sums = np.zeros((1, 2, ring.HALF), np.complex128)
-    for block in range(public.blocks):
-        row = np.zeros(DEGREE, np.int32)
-        part = values[block * DEGREE :][:DEGREE]
-        row[: len(part)] = part
-        _gather(public.transforms[block], ring.small(row[np.newaxis]), sums)
-        if (block + 1) % _FLUSH_VALUES == 0 or block + 1 == public.blocks:
-            out += ring.settle64(sums)[0]
-            sums = np.zeros_like(sums)
+    return out
 
 
 @kernel
 def _place_bins(
-    codes: NDArray[np.integer], first: int, twist: ring.Complexes, out: ring.Complexes
+    codes: NDArray[np.integer], offset: int, first: int, twist: ring.Complexes, out: ring.Complexes
 ) -> None:
-    """The twisted 0/1 rows (bins, HALF) of a block's codes, for bins from `first` on."""
+    """The twisted 0/1 rows (bins, HALF) of codes from row `offset` of a polynomial on, for bins from
+    `first` on."""
     bins = len(out)
-    for i in range(min(len(codes), ring.HALF)):
-        b = np.int64(codes[i]) - first
+    for i in range(offset, min(offset + len(codes), ring.HALF)):
+        b = np.int64(codes[i - offset]) - first
         if 0 <= b < bins:
             out[b, i] += twist[i]
-    for i in range(len(codes) - ring.HALF):
-        b = np.int64(codes[i + ring.HALF]) - first
+    for i in range(max(offset - ring.HALF, 0), offset + len(codes) - ring.HALF):
+        b = np.int64(codes[i + ring.HALF - offset]) - first
         if 0 <= b < bins:
             out[b, i] += 1j * twist[i]
 
@@ -318,6 +519,14 @@ def _gather(public: ring.Complexes, rows: ring.Complexes, sums: ring.Complexes) 
 def _add_bins(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
     for i in range(len(codes)):
         code = codes[i]
+        for v in range(tile.shape[1]):
+            out[code, v] += tile[i, v]
+
+
+@kernel
+def _add_digits(integers: NDArray[np.integer], low: int, mask: int, tile: Words, out: Words) -> None:
+    for i in range(len(integers)):
+        code = (np.int64(integers[i]) >> low) & mask
         for v in range(tile.shape[1]):
             out[code, v] += tile[i, v]
 

@@ -11,7 +11,9 @@ probability below 2^-70. docs/lattice.md derives every figure here.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 DEGREE = 4096
 MODULUS_BITS = 64  # q, of encrypted vectors
@@ -32,7 +34,10 @@ ERROR_VARIANCE = ERROR_BITS / 2
 SECRET_VARIANCE = 2 / 3
 
 DEVIATIONS = 10  # of noise and flooding below a quarter of a step; the tail beyond is below 2^-70
-MARGIN_BITS = 12.0  # flooding above noise at least, in bits of standard deviations
+WORDS = (48, 56, 64)  # bits of a word of an encrypted vector on the wire
+MARGIN_BITS = (
+    12.0  # flooding above noise at least, in bits of standard deviations, for who knows the errors
+)
 # Kullback-Leibler divergences (nats) at most, over all values that are answered by a hint:
 SUM_LEAK = 2.0**-4  # about the errors' sums M e
 KEY_LEAK = 2.0**-44  # about the host's key and the hint's errors
@@ -68,10 +73,11 @@ class Parameters:
     outputs: int
     queries: int  # vectors of a hint, over all jobs
     weight: int  # the largest |entry| of the host's matrix
-    word_bits: int  # of a ciphertext's word on the wire: 48, 56 or 64
+    word_bits: int  # of a ciphertext's word on the wire, one of WORDS
     scale_bits: int  # a sum is multiplied by 2^scale_bits
     flood: float  # standard deviation of the host's flooding
     drop_bits: int  # low bits of an answer that are not sent
+    errors_known: bool = True  # whether who reads sums has drawn the errors in them
 
     @property
     def noise(self) -> float:
@@ -87,25 +93,30 @@ class Parameters:
     def sum_leak(self) -> float:
         """Divergence (nats) of a hint's answers from ones that are independent of the errors' sums M e.
 
-        By the chain rule over queries and outputs: each value shifts a Gaussian by at most `noise`
-        on average, shift^2 / (2 flood^2). What would leak is M e, for the error e that the guest drew.
+        By the chain rule over queries. Who knows e: and over outputs, each value shifts a Gaussian by at
+        most `noise` on average, shift^2 / (2 flood^2). Who does not sees a Gaussian that is wider, by
+        M M' times an error's variance: docs/lattice.md. What would leak is M e.
         """
-        return self.queries * self.outputs * self._sum_leak
+        return self.queries * self._leak_of(self.outputs)
 
     @property
     def key_leak(self) -> float:
         """Divergence (nats) of a hint's answers from ones that are independent of the host's key."""
         return self.queries * self.outputs * _key_shift() / self.flood**2
 
-    @property
-    def _sum_leak(self) -> float:
-        """Of one value."""
-        return self.noise**2 / (2 * self.flood**2)
+    def _leak_of(self, outputs: int) -> float:
+        """Of one vector's answers."""
+        ratio = (self.noise / self.flood) ** 2
+        if self.errors_known:
+            return outputs * ratio / 2
+        # Of eigenvalues of M M' variance / flood^2, which are no more than all together.
+        most = outputs * ratio
+        return 2 * most**2 / 3 if most <= 1 / 2 else math.inf
 
     def serving(self, outputs: int, most: int) -> "Parameters":
         """The same for another number of outputs, and as many vectors as SUM_LEAK allows these, `most`
         at most."""
-        allowed = math.floor(SUM_LEAK / (max(outputs, 1) * self._sum_leak))
+        allowed = math.floor(SUM_LEAK / self._leak_of(max(outputs, 1)))
         return replace(self, outputs=outputs, queries=min(most, allowed))
 
     @property
@@ -170,6 +181,11 @@ class Parameters:
         """Bytes of one part: about 1.3 MB, the last one less."""
         return len(self.hint_part(part)) * DEGREE * SENT_BITS // 8
 
+    @property
+    def hint_bytes(self) -> int:
+        """Bytes of an encrypted hint, with its header."""
+        return self.hint_header_bytes + self.groups * self.depth * DEGREE * SENT_BITS // 8
+
     def product_bytes(self, count: int) -> int:
         """Bytes of the hint's products with `count` secrets (EncryptedHint.multiply)."""
         return count * (self.groups * DEGREE + self.outputs) * SENT_BITS // 8
@@ -185,17 +201,17 @@ def choose(
     outputs: int,
     queries: int,
     weight: int = 1,
-    margin_bits: float = MARGIN_BITS,
     least: int | None = None,
+    errors_known: bool = True,
+    words: Sequence[int] = WORDS,
 ) -> Parameters:
     """Parameters for `queries` vectors of `rows` signed entries below 2^(value_bits - 1), over the life
     of a hint; with `least`, for fewer if SUM_LEAK allows no more, but so many at least.
 
-    `weight` bounds the entries of the host's matrix (Matrix.weight), of `outputs` rows; `margin_bits`
-    is the least margin of the flooding over the noise M e (0 at least: without any, an answer reveals
-    M e beside M v; whoever takes less than MARGIN_BITS does without SUM_LEAK). Words on the wire are as
-    short as it allows. Raises ValueError, with the numbers, when sums and noise do not fit in 64 bits,
-    or the flooding would not hide what it has to.
+    `weight` bounds the entries of the host's matrix (Matrix.weight), of `outputs` rows; `errors_known`
+    says whether who reads the sums has drawn the errors in them, as a guest has and a coordinator has
+    not. Words on the wire are the first of `words` that will do. Raises ValueError, with the numbers,
+    when sums and noise do not fit in 64 bits, or the flooding would not hide what it has to.
     """
     security_bits(DEGREE, MODULUS_BITS)
     security_bits(DEGREE, HINT_BITS)
@@ -205,18 +221,17 @@ def choose(
         ("bits of a value", value_bits, MODULUS_BITS),
         ("weight", weight, 1 << 40),
         ("queries", queries, 1 << 40),
-        ("bits of margin", margin_bits, MODULUS_BITS),
     ):
-        lowest = 0 if name == "bits of margin" else 1
-        if not lowest <= value <= most:
-            raise ValueError(f"{name}: {value:,} is outside {lowest} to {most:,}")
+        if not 1 <= value <= most:
+            raise ValueError(f"{name}: {value:,} is outside 1 to {most:,}")
     scale_bits = MODULUS_BITS - 1 - _sum_bound(rows, value_bits, weight).bit_length()
     if scale_bits < 1:
         raise ValueError(
             f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} take all 64 bits"
         )
     reach = 2.0 ** (scale_bits - 2)
-    for word_bits in (48, 56, 64):
+    margin_bits = MARGIN_BITS if errors_known else 0.0  # else _leak_of alone says how much it takes
+    for word_bits in words:
         noise = _noise_variance(rows, weight, word_bits)
         room = (reach / DEVIATIONS) ** 2 - noise
         flood = min(math.sqrt(max(room, 0.0)), _MOST_FLOOD)
@@ -225,16 +240,25 @@ def choose(
         flood *= 1 - 2.0**-10
         if flood > 0 and math.log2(flood / math.sqrt(noise)) >= margin_bits:
             chosen = Parameters(
-                rows, value_bits, outputs, queries, weight, word_bits, scale_bits, flood, drop_bits
+                rows,
+                value_bits,
+                outputs,
+                queries,
+                weight,
+                word_bits,
+                scale_bits,
+                flood,
+                drop_bits,
+                errors_known,
             )
-            served = chosen.serving(outputs, queries) if margin_bits >= MARGIN_BITS else chosen
+            served = chosen.serving(outputs, queries)
             enough = served.queries >= (queries if least is None else least)
             if enough and chosen.key_leak <= KEY_LEAK:
                 return served
     raise ValueError(
         f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of 64 "
-        f"bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under flooding 2^{margin_bits:.0f} "
-        f"times as wide at least, for {queries:,} queries of {outputs:,} sums: take fewer bits a value"
+        f"bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under a flooding that hides it, for "
+        f"{queries:,} queries of {outputs:,} sums: take fewer bits a value"
     )
 
 
@@ -243,15 +267,16 @@ def widest(
     outputs: int,
     queries: int,
     weight: int = 1,
-    margin_bits: float = MARGIN_BITS,
     least: int | None = None,
+    errors_known: bool = True,
+    words: Sequence[int] = WORDS,
 ) -> int:
     """The most value_bits that `choose` allows. Raises ValueError when it allows none."""
     bits = 1
-    choose(rows, bits, outputs, queries, weight, margin_bits, least)
+    choose(rows, bits, outputs, queries, weight, least, errors_known, words)
     while bits < MODULUS_BITS:
         try:
-            choose(rows, bits + 1, outputs, queries, weight, margin_bits, least)
+            choose(rows, bits + 1, outputs, queries, weight, least, errors_known, words)
         except ValueError:
             break
         bits += 1
@@ -263,9 +288,10 @@ def _sum_bound(rows: int, value_bits: int, weight: int) -> int:
 
 
 def _noise_variance(rows: int, weight: int, word_bits: int) -> float:
-    # Rounding a word to word_bits adds a uniform error as wide as its last bit, unless none is dropped.
+    # Rounding a word to word_bits adds a uniform error as wide as its last bit, both ends half as often,
+    # unless none is dropped.
     dropped = MODULUS_BITS - word_bits
-    rounding = 4.0**dropped / 12 if dropped else 0.0
+    rounding = (4.0**dropped + 2) / 12 if dropped else 0.0
     return rows * float(weight) ** 2 * (ERROR_VARIANCE + rounding)
 
 
@@ -279,6 +305,7 @@ def _key_shift() -> float:
     return 3 * DEGREE * SECRET_VARIANCE * (ERROR_VARIANCE + rounding) / 4.0 ** (HINT_BITS - MODULUS_BITS)
 
 
+@lru_cache(maxsize=256)
 def _shape(outputs: int) -> tuple[int, int]:
     """Groups and polynomials of each: the split of outputs that costs least."""
 

@@ -7,45 +7,70 @@ are cut into blocks of 4096, a polynomial each; the secret s of a vector serves 
 
 import secrets
 import threading
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.cores import each
+from vfl.arrays import Integers, Words
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE, Array, Rows, Shared, overlaps
 from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
-from vfl.crypto.lattice.randomness import KEY, error, ternary
+from vfl.crypto.lattice.randomness import KEY, derive, error, ternary
 from vfl.crypto.lattice.randomness import words as random_words
+from vfl.crypto.lattice.ring import further
 from vfl.kernels import kernel
 
-_CHUNK = 16  # blocks that are made at a time
 _TILE = 64  # rows that are transposed at a time
 
 
 class PublicRows:
     """The public polynomials of a job's rows, expanded from the joint seed, in transform domain.
 
-    16 bytes a row. Guest and host hold the same; threads may share one.
+    Guest and host have the same; threads may share one. Those that were wanted once are kept, 16 bytes a
+    row; where an object is sent to, they are made anew.
     """
 
     def __init__(self, seed: bytes, rows: int) -> None:
         """`seed`: 32 bytes to which every party contributed. Raises ValueError for another length."""
         if rows < 1:
             raise ValueError(f"{rows} rows have no polynomials")
+        derive(seed, "rows")
         self.seed = seed
         self.rows = rows
         self.blocks = -(-rows // DEGREE)
-        self.transforms = np.empty((self.blocks, 2, ring.HALF), np.complex128)
+        self._kept = np.empty((self.blocks, 2, ring.HALF), np.complex128)  # of memory: what is made
+        self._made = np.zeros(self.blocks, np.bool_)
+        self._shared: Shared[PublicRows] | None = None
 
-        def expand(first: int) -> None:
-            last = min(first + _CHUNK, self.blocks)
-            drawn = random_words(seed, "rows", (last - first) * DEGREE, first * DEGREE)
-            self.transforms[first:last] = ring.words64(drawn.reshape(-1, DEGREE))
+    def of(self, numbers: range) -> ring.Complexes:
+        """These polynomials, shape (numbers, 2, HALF), which are not kept."""
+        first, count = numbers.start, len(numbers)
+        if self._made[first : first + count].all():
+            return np.asarray(self._kept[first : first + count])
+        drawn = random_words(self.seed, "rows", count * DEGREE, first * DEGREE)
+        return ring.words64(drawn.reshape(-1, DEGREE))
 
-        for _ in each(expand, range(0, self.blocks, _CHUNK)):
-            pass
+    def one(self, number: int) -> ring.Complexes:
+        """A polynomial, shape (2, HALF), which is kept."""
+        if not self._made[number]:
+            self._kept[number] = self.of(range(number, number + 1))[0]
+            self._made[number] = True  # last: another thread may look
+        return np.asarray(self._kept[number])
+
+    @property
+    def shared(self) -> Shared["PublicRows"]:
+        """These polynomials where kernels run."""
+        if self._shared is None:
+            self._shared = ENGINE.share(self)
+        return self._shared
+
+    def __reduce__(self) -> tuple[type["PublicRows"], tuple[bytes, int]]:
+        return PublicRows, (self.seed, self.rows)
 
     def within(self, start: int, rows: int) -> range:
         """The blocks of `rows` rows from `start` on. Raises ValueError unless they are whole blocks."""
@@ -74,6 +99,19 @@ class Secrets:
         return len(self.values)
 
 
+Part = bytes | Words
+"""Encrypted rows of a polynomial: all of them, or words (rows, count) of some."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What vectors are encrypted under. Secret."""
+
+    parameters: Parameters
+    secrets: ring.Complexes = field(repr=False)  # transforms
+    errors: bytes = field(repr=False)  # key of their stream
+
+
 class VectorEncryption:
     """Encrypts one vector under each secret, piece by piece of rows; the same bytes serve every host."""
 
@@ -84,10 +122,9 @@ class VectorEncryption:
         drawn: Secrets,
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
-        self._parameters = parameters
         self._public = public
-        self._secrets = ring.small(drawn.values)
-        self._key = entropy(KEY)
+        self._key = _Key(parameters, ring.small(drawn.values), entropy(KEY))
+        self._shared: Shared[_Key] | None = None
         self._done = np.zeros(public.blocks, np.bool_)
         self._lock = threading.Lock()
 
@@ -100,40 +137,114 @@ class VectorEncryption:
         before (a second ciphertext under the same error would give away their difference) and for
         values that are not below 2^(value_bits - 1).
         """
-        count, length = values.shape
-        if count != len(self._secrets):
-            raise ValueError(f"{count} vectors under {len(self._secrets)} secrets")
-        blocks = self._public.within(start, length)
-        bound = 1 << (self._parameters.value_bits - 1)
-        if values.max() >= bound or values.min() <= -bound:
-            raise ValueError(f"a value does not fit in {self._parameters.value_bits} bits")
+        blocks = self._public.within(start, values.shape[1])
+        _check(self._key, values)
+        self._take(blocks)
+        return joined(self._key.parameters, _encrypted(self._key, self._public, start, values))
+
+    def begin(
+        self, start: int, stop: int, values: Callable[..., Integers], *arrays: Rows
+    ) -> list[Begun[list[Part]]]:
+        """Begin with such a piece where the engine of blocks has the rows, for `joined`.
+
+        `values(*blocks)` are the vectors' entries in the rows of these blocks.
+        """
+        self._take(self._public.within(start, stop - start))
+        self._shared = self._shared or ENGINE.share(self._key)
+        key, public = self._shared.argument, self._public.shared.argument
+        begun = []
+        cuts = ENGINE.cuts(self._public.rows)
+        for place, low, high in overlaps(cuts, start, stop):
+            rows = slice(low - cuts[place].start, high - cuts[place].start)
+            kernel = partial(_encrypt, key, public, values, low, rows)
+            begun.append(ENGINE.begin(kernel, place, *arrays))
+        return begun
+
+    def _take(self, blocks: range) -> None:
         with self._lock:
             if self._done[blocks.start : blocks.stop].any():
                 raise ValueError("rows were encrypted before under the same secrets")
             self._done[blocks.start : blocks.stop] = True
-        products = np.empty((count, 2, ring.HALF), np.complex128)
-        return b"".join(
-            self._block(block, values[:, (block - blocks.start) * DEGREE :][:, :DEGREE], products)
-            for block in blocks
-        )
 
-    def _block(self, block: int, values: NDArray[np.int64], products: ring.Complexes) -> bytes:
-        count, length = values.shape
-        _multiply(self._public.transforms[block], self._secrets, products)
-        # An even number of words a block: streams are read from even words on.
-        drawn = random_words(self._key, "errors", count * DEGREE, block * count * DEGREE)
-        out = np.empty((length, count), np.uint64)
-        ring.check(
-            _settle_rows(
-                ring.backward(products),
-                ring.BACK,
-                drawn.reshape(count, DEGREE),
-                np.ascontiguousarray(values, np.int64),
-                self._parameters.scale_bits,
-                out,
-            )
+
+def joined(parameters: Parameters, parts: Iterable[Part]) -> bytes:
+    """The bytes of a piece, of its parts in order: where a polynomial is cut its words are packed."""
+    out: list[bytes] = []
+    cut: list[Words] = []
+    for part in parts:
+        if isinstance(part, bytes):
+            out += [*_packed(parameters, cut), part]
+            cut = []
+        else:
+            cut.append(part)
+            if sum(map(len, cut)) == DEGREE:
+                out += _packed(parameters, cut)
+                cut = []
+    return b"".join([*out, *_packed(parameters, cut)])
+
+
+def _packed(parameters: Parameters, cut: list[Words]) -> list[bytes]:
+    return [words.pack(np.concatenate(cut), parameters.word_bits)] if cut else []
+
+
+def _encrypt(
+    key: _Key,
+    public: PublicRows,
+    values: Callable[..., Integers],
+    start: int,
+    rows: slice,
+    *blocks: Array,
+) -> list[Part]:
+    """Encrypt these rows of a block, the first of which is row `start` of all."""
+    made = values(*(block[..., rows] for block in blocks))
+    _check(key, made)
+    return list(_encrypted(key, public, start, made))
+
+
+def _check(key: _Key, values: Integers) -> None:
+    """Raises ValueError for values that do not fit the key."""
+    if len(values) != len(key.secrets):
+        raise ValueError(f"{len(values)} vectors under {len(key.secrets)} secrets")
+    bound = 1 << (key.parameters.value_bits - 1)
+    if values.max() >= bound or values.min() <= -bound:
+        raise ValueError(f"a value does not fit in {key.parameters.value_bits} bits")
+
+
+def _encrypted(key: _Key, public: PublicRows, start: int, values: Integers) -> Iterator[Part]:
+    """The rows from `start` on by polynomial, in bytes where all of one's are there."""
+    products = np.empty((len(values), 2, ring.HALF), np.complex128)
+    stop = start + values.shape[1]
+    for number in range(start // DEGREE, -(-stop // DEGREE)):
+        first, last = number * DEGREE, min((number + 1) * DEGREE, public.rows)
+        low, high = max(first, start), min(last, stop)
+        own = values[:, low - start : high - start]
+        if low > first:
+            own = np.pad(own, ((0, 0), (low - first, 0)))
+        out = _encrypted_words(key, public.one(number), number, own, products)
+        whole = (low, high) == (first, last)
+        yield words.pack(out, key.parameters.word_bits) if whole else out[low - first :]
+
+
+def _encrypted_words(
+    key: _Key, public: ring.Complexes, number: int, values: Integers, products: ring.Complexes
+) -> Words:
+    """Words (rows, count) of the first rows of a polynomial."""
+    count, length = values.shape
+    _multiply(public, key.secrets, products)
+    # An even number of words a polynomial: streams are read from even words on.
+    drawn = random_words(key.errors, "errors", count * DEGREE, number * count * DEGREE)
+    out = np.empty((length, count), np.uint64)
+    ring.check(
+        _settle_rows(
+            ring.backward(products),
+            ring.BACK,
+            drawn.reshape(count, DEGREE),
+            np.ascontiguousarray(values, np.int64),
+            key.parameters.scale_bits,
+            out,
         )
-        return words.pack(out, self._parameters.word_bits)
+    )
+    return out
 
 
 @kernel
@@ -161,10 +272,10 @@ def _settle_rows(
             for i in range(first, first + _TILE):
                 low, high = products[v, 0, i] * back[i], products[v, 1, i] * back[i]
                 a, b, c, d = np.rint(low.real), np.rint(high.real), np.rint(low.imag), np.rint(high.imag)
-                worst = ring.further(worst, low.real - a)
-                worst = ring.further(worst, high.real - b)
-                worst = ring.further(worst, low.imag - c)
-                worst = ring.further(worst, high.imag - d)
+                worst = further(worst, low.real - a)
+                worst = further(worst, high.real - b)
+                worst = further(worst, low.imag - c)
+                worst = further(worst, high.imag - d)
                 if i < length:
                     word = np.int64(a) + (np.int64(b) << 32) + error(drawn[v, i])
                     out[i, v] = np.uint64(word + (values[v, i] << scale_bits))

@@ -1,6 +1,8 @@
 """Words of 48 to 80 bits as bytes: little-endian planes, so that no word straddles another's bytes.
 
-A plane holds the top bits of all words, the next one the bits below them. What is cut off rounds.
+A plane holds the top bits of all words, the next one the bits below them. What is cut off rounds: of
+vectors' words without a bias, halves to even. A bias would add up over the rows of a sum, to seven times
+the noise of a million, the same for every vector.
 """
 
 import numpy as np
@@ -15,9 +17,12 @@ _CUT = HINT_BITS - SENT_BITS
 
 
 def pack(words: NDArray[np.uint64], bits: int) -> bytes:
-    """The top `bits` bits (48, 56 or 64) of words of any shape, rounded modulo 2^64."""
-    if bits < MODULUS_BITS:
-        words = words + np.uint64(1 << (MODULUS_BITS - bits - 1))
+    """The top `bits` bits (48, 56 or 64) of words of any shape, rounded modulo 2^64, halves to even."""
+    if cut := MODULUS_BITS - bits:
+        up = words >> np.uint64(cut)
+        up &= np.uint64(1)
+        up += np.uint64((1 << cut - 1) - 1)
+        words = np.add(words, up, out=up)
     planes, left = [], MODULUS_BITS
     for width in _PLANES[bits]:
         left -= width
