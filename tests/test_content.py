@@ -74,6 +74,13 @@ def test_a_compressed_csv_is_read(tmp_path: Path, packing: str) -> None:
             read(tmp_path / f"t.csv.{packing}", broken)
 
 
+def test_a_zstd_file_of_several_frames_is_read_whole(tmp_path: Path) -> None:
+    """Some of which are to be skipped, as those that pzstd writes."""
+    skipped = b"\x50\x2a\x4d\x18\x02\0\0\0ab"
+    packed = skipped + zstd(CSV[:7]) + skipped + zstd(CSV[7:])
+    assert features(read(tmp_path / "t.csv.zst", packed)) == X
+
+
 def test_a_gzip_file_of_several_parts_is_read_whole(tmp_path: Path) -> None:
     assert features(read(tmp_path / "t.csv.gz", gzip.compress(CSV[:7]) + gzip.compress(CSV[7:]))) == X
 
@@ -189,10 +196,11 @@ def test_what_is_no_file(tmp_path: Path) -> None:
         read(tmp_path / "pipe.csv", lambda path: None)
     parts = tmp_path / "t.parquet"
     parts.mkdir()
-    with refused("t.parquet cannot be read: Is a directory"):
+    with refused("t.parquet is a folder without files"):
         read(parts, lambda path: None)
     write(parts / "part-0000.parquet", parquet())
-    with refused("t.parquet is a folder of 1 parts: write the table as one file"):
+    (parts / "2026").mkdir()
+    with refused("t.parquet has folders in it (2026): name the files by a pattern, such as"):
         read(parts, lambda path: None)
 
 

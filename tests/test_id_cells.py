@@ -284,3 +284,13 @@ def test_floats_in_data_frames(ids):
 def test_floats_in_data_frames_that_are_no_ids(ids, said):
     with pytest.raises(DataError, match=said):
         fitted([1, 2, 3], ids)
+
+
+@pytest.mark.parametrize("rule", ALL)
+def test_cells_of_thousands_of_digits(rule: tuple[str, ...]) -> None:
+    """Of more than Python reads as a number, or a float holds."""
+    zeros, nines = "0" * 5_000, "9" * 5_000
+    assert clean([f"{zeros}1.50e1", f"{zeros}1.0", f"{zeros}.0"], rule)[0].lstrip("0") == "15"
+    assert clean([nines], rule) == clean([f" {nines} "], (*rule, "trim")) != [""]
+    for lost in (f"{nines}.0", f"{nines}.5e1", f"1.{zeros}e5001"):
+        assert clean([lost], rule) == [""]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.party.reading import Reading
-from vfl.party.sources.numerals import may_be_grouped, parse
+from vfl.party.sources.numerals import GroupSigns, parse
 
 PLAIN = Reading()
 GERMAN = Reading(decimal=",", thousands=".")
@@ -136,8 +136,13 @@ def test_the_locale_does_not_matter() -> None:
     ],
 )
 def test_points_that_may_stand_between_thousands(cells: list[str | None], doubt: bool) -> None:
-    assert may_be_grouped(pa.array(cells), PLAIN) == doubt
-    assert not may_be_grouped(pa.array(cells), GERMAN)
+    for size in (1, len(cells)):  # of pieces
+        plain, german = GroupSigns(PLAIN), GroupSigns(GERMAN)
+        for start in range(0, len(cells), size):
+            plain.look(pa.array(cells[start : start + size], pa.string()))
+            german.look(pa.array(cells[start : start + size], pa.string()))
+        assert plain.may_be_groups == doubt
+        assert not german.may_be_groups
 
 
 def test_a_number_too_large_for_a_float_where_arrow_refuses_it(monkeypatch: pytest.MonkeyPatch) -> None:

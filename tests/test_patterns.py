@@ -176,7 +176,7 @@ def test_no_pattern_of_the_two_files_lets_a_newline_through() -> None:
     words = {
         "registry",
         *("nfkc", "trim", "upper", "digits", "alnum", "nozeros", "vin", "plate", "date", "date:dmy"),
-        *("phone", "phone:33", ";"),
+        *("phone", "phone:33", ";", "tls://scheduler:8786"),
     }
     found: set[str] = set()
 

@@ -22,8 +22,8 @@ read the same cell in the same way.
 
 import re
 import unicodedata
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from decimal import Decimal
 from functools import cache
 from typing import Literal
@@ -115,6 +115,13 @@ class ReadIds:
     negative: list[int]
     fractions: list[int]
     lost: list[int]
+    doubtful: list[int] = field(default_factory=list)
+    """Of a piece of a column, rows with what is lost unless the column is one of codes."""
+
+    def empty_unread(self) -> None:
+        """Take the values of rows that cannot be read for none."""
+        for row in (*self.lost, *self.fractions):
+            self.values[row] = ""
 
 
 def names_of(steps: Collection[str]) -> frozenset[str]:
@@ -123,16 +130,41 @@ def names_of(steps: Collection[str]) -> frozenset[str]:
 
 
 def read_cells(
+    column: Sequence[str | None],
+    steps: Collection[str],
+    decimal: Mark = ".",
+    as_text: bool = False,
+    of_codes: Callable[[], bool] | None = None,
+) -> ReadIds:
+    """The cells of a column under the steps that will clean it.
+
+    of_codes: whether it is a column of codes, where these are not all of its cells.
+    """
+    cells = read_piece(column, steps, decimal, as_text)
+    if cells.doubtful and not (of_codes() if of_codes else _has_words(cells.values, decimal)):
+        cells.lost.extend(cells.doubtful)
+        cells.lost.sort()
+    cells.doubtful.clear()
+    cells.empty_unread()
+    return cells
+
+
+def are_codes(pieces: Iterable[ReadIds], decimal: Mark) -> bool:
+    """Whether a column of these pieces, as `read_piece` reads them, is one of codes: then those of its
+    cells that are doubtful are no numbers."""
+    return any(_has_words(piece.values, decimal) for piece in pieces)
+
+
+def read_piece(
     column: Sequence[str | None], steps: Collection[str], decimal: Mark = ".", as_text: bool = False
 ) -> ReadIds:
-    """The cells of a column under the steps that will clean it."""
+    """Some cells of a column, each by itself: `values` still has what is lost, or no whole number."""
     values = ["" if value is None else value for value in column]
     cells = ReadIds(values, [], [], [])
     if as_text:
         return cells
     names = names_of(steps)
     loose = bool(names & _LOOSE) and not names & _DOMAINS
-    doubtful = []
     for row, value in enumerate(values):
         if value.isdecimal() or not value:
             continue
@@ -149,7 +181,8 @@ def read_cells(
                 cells.fractions.append(row)
             continue
         if found.kind == "doubtful":
-            doubtful.append(row)
+            if "date" not in names:
+                cells.doubtful.append(row)
         elif found.kind == "whole":
             if found.negative and loose:
                 cells.negative.append(row)
@@ -163,11 +196,6 @@ def read_cells(
                 cells.lost.append(row)
             elif loose:
                 cells.fractions.append(row)
-    if doubtful and "date" not in names and not _has_words(values, decimal):
-        cells.lost.extend(doubtful)
-        cells.lost.sort()
-    for row in (*cells.lost, *cells.fractions):
-        values[row] = ""
     return cells
 
 
@@ -282,9 +310,10 @@ def _worth(found: re.Match[str], negative: bool, as_float: bool) -> _Number:
     whole, part = (digits[:point], digits[point:]) if point > 0 else ("0", "1")
     if part.strip("0"):
         return _Number("fraction")
-    if as_float and (len(whole.lstrip("0")) > len(str(EXACT)) or int(whole) >= EXACT):
+    worth = whole.lstrip("0") or "0"  # Python reads no number of more than 4,300 digits
+    if as_float and (len(worth) > len(str(EXACT)) or int(worth) >= EXACT):
         return _Number("lost")
-    return _Number("whole", whole if power == 0 else str(int(whole)), negative, as_float)
+    return _Number("whole", whole if power == 0 else worth, negative, as_float)
 
 
 def _has_words(values: Sequence[str], decimal: Mark) -> bool:

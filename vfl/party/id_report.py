@@ -8,7 +8,8 @@ All checks run over the distinct values of a column, in Arrow.
 """
 
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -16,15 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vfl.arrays import Mask
+from vfl.blocks.scratch import Scratch
 from vfl.party.config_values import Duplicates
 from vfl.party.id_cells import IdReading
-from vfl.party.id_findings import COMMON, Codes, IdFinding, Values, findings_of
-from vfl.party.ids import by_column, digest, in_words
+from vfl.party.id_findings import COMMON, ColumnFindings, Evidence, IdFinding
+from vfl.party.id_values import Codes, Values, WrittenIds
+from vfl.party.ids import NormalisedIds, by_column, digest, in_words, normalise
 from vfl.party.keys import all_keys
 from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
 from vfl.party.sources.arrow import mask_of
-from vfl.party.table import Table, read_table
+from vfl.party.table import Table, Wanted, read_wanted
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
 _LONGEST_SHAPE = 40
@@ -38,6 +41,12 @@ class Counts:
     empty: int
     distinct: int
     repeated: int
+
+    def __add__(self, other: "Counts") -> "Counts":
+        """Of two parts that have no value in common."""
+        return Counts(
+            self.empty + other.empty, self.distinct + other.distinct, self.repeated + other.repeated
+        )
 
 
 @dataclass(frozen=True)
@@ -72,12 +81,12 @@ class IdReport:
     further: list["IdReport"] = field(default_factory=list)  # on further keys
 
 
-def profile_ids(data: DataSection) -> IdReport:
+def profile_ids(data: DataSection, scratch: Scratch = Scratch()) -> IdReport:
     """The report on the id columns of a party's table; no other column is read.
 
     Raises DataError for a table that cannot be read.
     """
-    table = ids_alone(data)
+    table = ids_alone(data, scratch)
     by_key, readings = table.by_key(data), data.id_readings
     reports = [
         profile(
@@ -110,8 +119,10 @@ def find_unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | No
     for key, columns, reading in zip(data.keys, by_key, data.id_readings, strict=True):
         rules = by_column(key.normalise, len(columns))
         for i, (name, cells, steps) in enumerate(zip(key.id, columns, rules, strict=True)):
-            findings = findings_of(Values.of(cells, steps, reading, i), len(columns) == 1, again=False)
-            found = [f"{f.rows:,} {f.what}" for f in findings if not f.mended]
+            findings = ColumnFindings(steps, reading, len(columns) == 1, again=False)
+            for values in WrittenIds(cells, steps, reading, i).parts(alike=False):
+                findings.look(values)
+            found = [f"{f.rows:,} {f.what}" for f in findings.found() if not f.mended]
             if found:
                 lines.append(
                     f"id column '{name}', rows: {'; '.join(found)} (vfl align --dry-run says which and "
@@ -120,10 +131,10 @@ def find_unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | No
     return lines
 
 
-def ids_alone(data: DataSection) -> Table:
+def ids_alone(data: DataSection, scratch: Scratch) -> Table:
     """A party's table with the columns of its ids alone. Raises DataError."""
     alone = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset")))
-    return read_table(alone, role="guest", need_label=False, expect=())
+    return read_wanted(alone, Wanted("guest", False, expect=(), scratch=scratch))
 
 
 def _plan(data: DataSection, empty: int, repeated: int, merged: int) -> list[str]:
@@ -165,7 +176,7 @@ _ENDS: dict[Duplicates, str] = {
 
 
 def profile(
-    columns: dict[str, list[str | None]],
+    columns: dict[str, Sequence[str | None]],
     rule: Sequence[str],
     file: str,
     reading: IdReading = _AS_THEY_ARE,
@@ -177,19 +188,25 @@ def profile(
     not fit the columns.
     """
     rules = by_column(rule, len(columns))
-    made = [
-        _column(name, Values.of(values, steps, reading, place), len(columns) == 1)
-        for place, ((name, values), steps) in enumerate(zip(columns.items(), rules, strict=True))
+    found = [
+        _column(name, WrittenIds(cells, steps, reading, place), len(columns) == 1)
+        for place, ((name, cells), steps) in enumerate(zip(columns.items(), rules, strict=True))
     ]
-    whole, missing = made[0][1], made[0][2]
-    for _, codes, empty in made[1:]:
-        missing = missing | empty
-        whole = np.unique(whole * (codes.max(initial=0) + 1) + codes, return_inverse=True)[1]
-    counts = _counts(whole, missing)
-    found = _with_row_numbers([column for column, _, _ in made], row_numbers)
+    allowed = replace(reading, merging="allow")
+    ids = normalise(list(columns.values()), rule, "first", empties="drop", reading=allowed)
     return IdReport(
-        file=file, rows=len(whole), rule=in_words(rule), digest=digest(rule), columns=found, ids=counts
+        file=file,
+        rows=len(next(iter(columns.values()))),
+        rule=in_words(rule),
+        digest=digest(rule),
+        columns=_with_row_numbers(found, row_numbers),
+        ids=_counts_of(ids),
     )
+
+
+def _counts_of(ids: NormalisedIds) -> Counts:
+    rows = np.bincount(ids.id_of_row[ids.id_of_row >= 0])
+    return Counts(ids.empties, len(ids.ids), int(rows[rows > 1].sum()))
 
 
 def _with_row_numbers(
@@ -197,43 +214,58 @@ def _with_row_numbers(
 ) -> list[IdColumnReport]:
     """The columns with the rows of their findings as people find them: all at once, since a file may
     have to be read for it."""
-    places = sorted({row for column in columns for finding in column.findings for row in finding.first})
+    found = [finding for column in columns for finding in column.findings]
+    places = sorted({int(row) for finding in found for row in finding.first})
     number = dict(zip(places, row_numbers(places), strict=True))
     return [
         replace(
             column,
-            findings=[replace(f, first=[number[row] for row in f.first]) for f in column.findings],
+            findings=[replace(f, first=[number[int(row)] for row in f.first]) for f in column.findings],
         )
         for column in columns
     ]
 
 
-def _column(name: str, values: Values, alone: bool) -> tuple[IdColumnReport, Codes, Mask]:
-    """The report on a column, the code of each row's normalised value, and where that is empty."""
-    again = values.cleaned.dictionary_encode()
-    normalised = again.indices.to_numpy(zero_copy_only=False).astype(np.int64)[values.every]
-    nothing = mask_of(pc.equal(values.cleaned, ""))
-    missing = nothing[values.every] if len(nothing) else np.zeros(0, np.bool_)
-    blank = np.ones(len(values.every), np.bool_)
-    blank[values.rows] = False
-    lengths = pc.utf8_length(values.text).to_numpy(zero_copy_only=False)[values.code]
-    sizes, rows_of_size = np.unique(lengths, return_counts=True)
-    common = np.argsort(-rows_of_size, kind="stable")[:TOP_LENGTHS]
-    shapes = _shapes(values)
-    shown = [(shape, rows) for shape, rows in shapes[:TOP_SHAPES] if rows >= COMMON]
-    column = IdColumnReport(
+def _column(name: str, column: WrittenIds, alone: bool) -> IdColumnReport:
+    """The report on a column."""
+    written, normalised = Counts(0, 0, 0), Counts(0, 0, 0)
+    lengths: Counter[int] = Counter()
+    shapes: dict[str, Evidence] = {}
+    findings = ColumnFindings(column.steps, column.reading, alone, again=True)
+    filled = 0
+    for values in column.parts(alike=True):
+        coded = values.cleaned.dictionary_encode()
+        cleaned = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)[values.every]
+        nothing = mask_of(pc.equal(values.cleaned, ""))
+        missing = nothing[values.every] if len(nothing) else np.zeros(0, np.bool_)
+        blank = mask_of(pc.equal(values.text, ""))[values.every] if len(nothing) else missing
+        written, normalised = (
+            written + _counts(values.every, blank),
+            normalised + _counts(cleaned, missing),
+        )
+        characters = pc.utf8_length(values.text).to_numpy(zero_copy_only=False)[values.code]
+        sizes, rows_of_size = np.unique(characters, return_counts=True)
+        lengths.update(dict(zip(sizes.tolist(), rows_of_size.tolist(), strict=True)))
+        for shape, rows in _shapes(values):
+            shapes[shape] = shapes.get(shape, Evidence()) + rows
+        findings.look(values)
+        filled += len(values.rows)
+    common = sorted(lengths, key=lambda size: (-lengths[size], size))[:TOP_LENGTHS]
+    ordered = sorted(shapes, key=lambda shape: (-shapes[shape].rows, shapes[shape].first))
+    shown = [(shape, shapes[shape].rows) for shape in ordered[:TOP_SHAPES]]
+    shown = [(shape, rows) for shape, rows in shown if rows >= COMMON]
+    return IdColumnReport(
         name=name,
-        rule=in_words(values.steps),
-        written=_counts(values.every, blank),
-        normalised=_counts(normalised, missing),
-        shortest=int(sizes.min(initial=sizes[0])) if len(sizes) else 0,
-        longest=int(sizes.max(initial=0)),
-        lengths=[(int(sizes[i]), int(rows_of_size[i])) for i in common],
+        rule=in_words(column.steps),
+        written=written,
+        normalised=normalised,
+        shortest=min(lengths, default=0),
+        longest=max(lengths, default=0),
+        lengths=[(size, lengths[size]) for size in common],
         shapes=shown,
-        other_shapes=len(values.rows) - sum(rows for _, rows in shown),
-        findings=findings_of(values, alone),
+        other_shapes=filled - sum(rows for _, rows in shown),
+        findings=findings.found(),
     )
-    return column, normalised, missing
 
 
 def _counts(code: Codes, empty: Mask) -> Counts:
@@ -249,8 +281,8 @@ _LETTER[ord("0") : ord("9") + 1] = ord("9")
 _LETTER[list(b"\t\n\r\f\v ")] = ord("_")
 
 
-def _shapes(values: Values) -> list[tuple[str, int]]:
-    """Each shape with its rows, the most common first."""
+def _shapes(values: Values) -> Iterator[tuple[str, Evidence]]:
+    """Each shape with its rows."""
     text = pc.utf8_slice_codeunits(values.text, 0, _LONGEST_SHAPE)
     if values.beyond.any():
         plain = [_ascii_shape(value) for value in text.filter(pa.array(values.beyond)).to_pylist()]
@@ -259,11 +291,15 @@ def _shapes(values: Values) -> list[tuple[str, int]]:
     signs = _LETTER[np.frombuffer(letters or b"", np.uint8)].tobytes()
     shapes = pa.Array.from_buffers(text.type, len(text), [None, offsets, pa.py_buffer(signs)])
     coded = shapes.dictionary_encode()
-    of_value = coded.indices.to_numpy(zero_copy_only=False)
-    rows = np.bincount(of_value[values.code], minlength=len(coded.dictionary))
-    order = np.argsort(-rows, kind="stable")
-    names = coded.dictionary.to_pylist()
-    return [(names[i], int(rows[i])) for i in order.tolist() if rows[i]]
+    of_row = coded.indices.to_numpy(zero_copy_only=False)[values.code]
+    rows = np.bincount(of_row, minlength=len(coded.dictionary))
+    first = np.zeros(len(rows), np.int64)
+    first[of_row[::-1]] = values.rows[::-1]  # of several the one written last stays
+    for name, count, one in zip(
+        coded.dictionary.to_pylist(), rows.tolist(), first.tolist(), strict=True
+    ):
+        if count:
+            yield name, Evidence(count, (one,))
 
 
 def _ascii_shape(value: str) -> str:

@@ -5,6 +5,7 @@ import codecs
 import gzip
 import io
 import lzma
+import os
 import re
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from typing import BinaryIO, Literal, cast
 import pyarrow as pa
 
 from vfl.errors import DataError
+from vfl.party.sources.folders import file_name
 
 HEAD = 1 << 16  # bytes of a file that are looked at
 
@@ -28,27 +30,49 @@ _PACKINGS: dict[bytes, Packing] = {
     **{b"BZh%d1AY&SY" % level: "bzip2" for level in range(1, 10)},
     b"\xfd7zXZ\x00": "xz",
     b"\x28\xb5\x2f\xfd": "zstd",
+    **{bytes((0x50 + kind,)) + b"\x2a\x4d\x18": "zstd" for kind in range(16)},  # of pzstd: skipped
 }
 
 
 @dataclass(frozen=True)
 class Content:
-    """A file's bytes, unpacked; `head` has the first of them."""
+    """A file's bytes, unpacked; `head` has the first of them, `mark` changes when the file does."""
 
     path: Path
     packing: Packing | None
     head: bytes
+    mark: tuple[int, ...] = ()
 
     @classmethod
     def of(cls, path: Path) -> "Content":
         """Of a file. Raises OSError, and DataError for a compressed one that cannot be unpacked."""
         with path.open("rb") as file:
             head = file.read(HEAD)
+            mark = _mark(os.fstat(file.fileno()))
         packing = next((p for magic, p in _PACKINGS.items() if head.startswith(magic)), None)
         if packing is None:
-            return cls(path, None, head)
+            return cls(path, None, head, mark)
         with cls(path, packing, b"").open() as file:
-            return cls(path, packing, file.read(HEAD))
+            return cls(path, packing, file.read(HEAD), mark)
+
+    @property
+    def is_unchanged(self) -> bool:
+        """Whether the file is still the one that was opened, unchanged as far as can be seen."""
+        try:
+            return _mark(self.path.stat()) == self.mark
+        except OSError:
+            return False
+
+    @property
+    def called(self) -> str:
+        """What messages call the file."""
+        return file_name(self.path)
+
+    @property
+    def size(self) -> int:
+        """How many bytes there are unpacked, more or less. Raises OSError."""
+        packed = self.path.stat().st_size
+        return packed if self.packing is None else 5 * packed
 
     @contextmanager
     def open(self) -> Iterator[BinaryIO]:
@@ -62,7 +86,7 @@ class Content:
                 yield file
         except (OSError, EOFError, zlib.error, lzma.LZMAError):
             raise DataError(
-                f"{self.path.name}: the file, compressed with {self.packing}, is damaged or cut short: "
+                f"{self.called}: the file, compressed with {self.packing}, is damaged or cut short: "
                 "copy it anew"
             ) from None
 
@@ -74,6 +98,11 @@ class Content:
         if self.packing == "xz":
             return cast(BinaryIO, lzma.open(self.path, "rb"))
         return cast(BinaryIO, io.BufferedReader(_Zstd(self.path)))
+
+
+def _mark(status: os.stat_result) -> tuple[int, ...]:
+    """Size and time: of a file on a network its number may be another one each time."""
+    return status.st_size, status.st_mtime_ns
 
 
 class _Zstd(io.RawIOBase):
@@ -268,4 +297,4 @@ def _check_text(content: Content) -> None:
 
 
 def _unlike(content: Content, what: str, advice: str) -> DataError:
-    return DataError(f"{content.path.name}: the file is {what}: {advice}")
+    return DataError(f"{content.called}: the file is {what}: {advice}")

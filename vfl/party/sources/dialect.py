@@ -375,4 +375,4 @@ def _plausible(words: list[bytes], encoding: str, latin: bool) -> float:
 
 
 def _error(content: Content, text: str, settings: Settings | None = None) -> TableError:
-    return TableError(f"{content.path.name}: {text}", settings)
+    return TableError(f"{content.called}: {text}", settings)

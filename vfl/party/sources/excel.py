@@ -181,11 +181,11 @@ class Excel(Columnar):
             raise self.error("the sheet has a header but no rows")
         self._cells: dict[str, _ColumnCells] = {}
 
-    def read(self, names: list[str]) -> None:
+    def _read(self, names: list[str]) -> None:
         places = {name: self.names.index(name) for name in names}
         numbers: list[int] = []
         pieces: dict[str, list[_ColumnCells]] = {name: [] for name in names}
-        width = len(self.names)
+        width = len(self.own_names)
         marks = self._marks()
         self._check_merged(marks, set(range(width)), self._header, self._header)
         with self._workbook() as book:

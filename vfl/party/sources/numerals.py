@@ -54,17 +54,29 @@ def _floats(text: ArrowColumn) -> ArrowColumn:
         return pa.array(found, pa.float64())
 
 
-def may_be_grouped(text: ArrowColumn, reading: Reading) -> bool:
-    """Whether points may stand between thousands: all cells are below 1000 or end in a point and three
-    digits, and there are both kinds."""
-    if reading.decimal != "." or reading.thousands is not None:
-        return False
-    for part in (text[:_FEW], text):  # mostly the first cells tell
-        grouped = pc.match_substring_regex(part, r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$")
-        small = pc.match_substring_regex(part, r"^[+-]?[0-9]{1,3}$")
-        if not pc.all(pc.or_(grouped, small)).as_py():
-            return False
-    return bool(pc.any(grouped).as_py() and pc.any(small).as_py())
+class GroupSigns:
+    """Whether points may stand between thousands in a column, which is looked at piece by piece: all
+    cells are below 1000 or end in a point and three digits, and there are both kinds."""
+
+    def __init__(self, reading: Reading) -> None:
+        self._all = reading.decimal == "." and reading.thousands is None
+        self._grouped = self._small = False
+
+    @property
+    def may_be_groups(self) -> bool:
+        """Whether they may, by all pieces."""
+        return self._all and self._grouped and self._small
+
+    def look(self, text: ArrowColumn) -> None:
+        """Look at the next piece."""
+        for part in (text[:_FEW], text):  # mostly the first cells tell
+            if not self._all:
+                return
+            grouped = pc.match_substring_regex(part, r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$")
+            small = pc.match_substring_regex(part, r"^[+-]?[0-9]{1,3}$")
+            self._all = bool(pc.all(pc.or_(grouped, small), min_count=0).as_py())
+        self._grouped = self._grouped or bool(pc.any(grouped).as_py())
+        self._small = self._small or bool(pc.any(small).as_py())
 
 
 def _pointed(text: ArrowColumn, decimal: str) -> ArrowColumn:

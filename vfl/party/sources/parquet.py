@@ -1,8 +1,11 @@
 """Tables whose columns have types: Parquet, and the files of Arrow (Feather)."""
 
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeVar, cast
 
 import numpy as np
 import pyarrow as pa
@@ -10,14 +13,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from vfl.blocks.scratch import IN_MEMORY
+from vfl.blocks.spool import Spooled, gather
+from vfl.blocks.texts import PIECE, Cells
 from vfl.errors import DataError
 from vfl.party.id_cells import float_texts, whole_text
 from vfl.party.reading import DateColumn, Reading
-from vfl.party.sources.arrow import ArrowColumn, float64, is_exact, is_text, without
+from vfl.party.sources.arrow import ArrowColumn, float64, is_exact, is_text, mask_of, without
 from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import misfits, set_it
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.source import Source
+from vfl.party.sources.text import numbers_of_text
 
 
 class Columnar(Source):
@@ -30,35 +37,57 @@ class Columnar(Source):
     def row_labels(self) -> frozenset[str]:
         return super().row_labels | self.indexed
 
-    def ids(self, name: str) -> list[str | None]:
-        column = self._plain(name)
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns with their types as the file has them."""
+        return self.table.schema
+
+    def is_of_folders(self, name: str) -> bool:
+        """Whether the names of folders hold the cells of a column, read as those of a text file are."""
+        return name in self.folders
+
+    def ids(self, name: str) -> Sequence[str | None]:
+        column = self.plain(name)
         kind = column.type
         if pa.types.is_floating(kind):
             return self._whole_ids(name, column)
         if pa.types.is_decimal(kind) and kind.scale > 0:
-            numbers = column.to_pylist()
-            texts = [None if number is None else whole_text(number) for number in numbers]
-            given = np.array([number is not None for number in numbers])
-            self._check_whole(name, given & np.array([text is None for text in texts]))
-            return texts
+            return self.as_whole_numbers(name, column, lambda cell: whole_text(cast(Decimal, cell)))
         if pa.types.is_timestamp(kind):
             column = _moments(column)
             kind = column.type
         if not is_exact(kind):
             raise self.error(f"id column '{name}' is of type {_words(kind)}: write it as text")
-        values = pc.cast(column, pa.string()).to_numpy(zero_copy_only=False)
-        return [value or None for value in values.tolist()]
+        return Cells(pc.cast(column, pa.large_string()))
 
-    def _whole_ids(self, name: str, column: ArrowColumn) -> list[str | None]:
+    def _whole_ids(self, name: str, column: pa.ChunkedArray) -> Cells:
         """Whole numbers that are kept as floats, as pandas keeps those with gaps."""
-        texts, fractions, lost = float_texts(column.to_numpy())
+        texts, fractions, lost = [], np.zeros(len(column), np.bool_), np.zeros(len(column), np.bool_)
+        for start in range(0, len(column), PIECE):
+            some = slice(start, start + PIECE)
+            piece, fractions[some], lost[some] = float_texts(column.slice(start, PIECE).to_numpy())
+            texts.append(pa.array(piece, pa.large_string()))
         self._check_whole(name, fractions)
         if lost.any():
             raise self.error(
                 f"id column '{name}' has a float of which digits are lost {self.in_rows(lost)}: write "
                 "the column anew as text or whole numbers"
             )
-        return texts
+        return Cells(pa.chunked_array(texts, pa.large_string()))
+
+    def as_whole_numbers(
+        self, name: str, column: pa.ChunkedArray, text_of: Callable[[object], str | None]
+    ) -> Cells:
+        """A column of ids whose cells are each a whole number once `text_of` has written them."""
+        texts, bad = [], np.zeros(len(column), np.bool_)
+        for start in range(0, len(column), PIECE):
+            cells = column.slice(start, PIECE).to_pylist()
+            piece = [None if cell is None else text_of(cell) for cell in cells]
+            pairs = zip(cells, piece, strict=True)
+            bad[start : start + PIECE] = [cell is not None and text is None for cell, text in pairs]
+            texts.append(pa.array(piece, pa.large_string()))
+        self._check_whole(name, bad)
+        return Cells(pa.chunked_array(texts, pa.large_string()))
 
     def _check_whole(self, name: str, fractions: NDArray[np.bool_]) -> None:
         if fractions.any():
@@ -69,7 +98,7 @@ class Columnar(Source):
 
     def text(self, name: str, what: str = "") -> ArrowColumn:
         what = what or f"categorical column '{name}'"
-        column = self._plain(name)
+        column = self.plain(name)
         kind = column.type
         if pa.types.is_floating(kind):
             # Whole numbers with gaps are often stored as floats: 3.0 is the category 3.
@@ -87,7 +116,9 @@ class Columnar(Source):
         return without(pc.cast(column, pa.string()), self.missing)
 
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
-        column = self._plain(name)
+        if self.is_of_folders(name):
+            return numbers_of_text(self, self.plain(name), name, what, advice, feature)
+        column = self.plain(name)
         kind = column.type
         if column.null_count == self.rows:
             return np.full(self.rows, np.nan)
@@ -140,7 +171,7 @@ class Columnar(Source):
         return self.error(f"{what} holds text, not numbers: {advice}", settings)
 
     def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
-        column = self._plain(name)
+        column = self.plain(name)
         kind = column.type
         if column.null_count == self.rows:
             return np.full(self.rows, np.nan)
@@ -161,16 +192,69 @@ class Columnar(Source):
         text = without(column, self.missing)
         return self.dates_of(name, what, text, rule)
 
-    def _plain(self, name: str) -> pa.ChunkedArray:
+    def plain_type(self, name: str) -> pa.DataType:
+        """The type of a column as `plain` has it, of which bytes alone are looked at."""
+        if name in self.folders:
+            return pa.string()
+        kind = self.schema.field(name).type
+        if _depends_on_values(kind):
+            self.read([name])
+            return self.plain(name).type
+        return self.plain_of(name, pa.chunked_array([], kind)).type
+
+    def batches(
+        self, schema: pa.Schema, groups: Sequence[int] | None = None
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of columns as `plain` has them, a piece at a time, cast to the types of `schema`.
+
+        groups: those of a Parquet file that are wanted.
+        """
+        names = [name for name in schema.names if name not in self.folders]
+        for batch in self._pieces(names or self.own_names[:1], groups):
+            columns = [
+                pa.repeat(pa.scalar(self.folders[name], kind), batch.num_rows)
+                if name in self.folders
+                else self._cast(name, self.plain_of(name, pa.chunked_array([batch[name]])), kind)
+                for name, kind in zip(schema.names, schema.types, strict=True)
+            ]
+            yield pa.record_batch(columns, schema=schema)
+
+    def _cast(self, name: str, column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+        try:
+            return pc.cast(column.combine_chunks(), kind)
+        except pa.ArrowException:
+            raise self.error(
+                f"column '{name}' is of a type, {column.type}, that has none in common with that of "
+                "other files: write the parts anew with one type"
+            ) from None
+
+    def _pieces(self, names: list[str], groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+        """The rows of columns as the file has them, a piece at a time."""
+        raise NotImplementedError
+
+    def plain(self, name: str) -> pa.ChunkedArray:
         """A column without views, dictionaries, runs and extensions; bytes that are text as text."""
         column = self.table[name]
-        extension = (self.table.schema.field(name).metadata or {}).get(b"ARROW:extension:name")
+        if name in self.folders:
+            return column
+        plain = self.plain_of(name, column)
+        self._check_finite(name, plain)
+        return plain
+
+    def plain_of(self, name: str, column: pa.ChunkedArray) -> pa.ChunkedArray:
+        """Some rows of a column as `plain` has them. Raises TableError."""
+        extension = (self.schema.field(name).metadata or {}).get(b"ARROW:extension:name")
         if extension is not None and extension.decode("utf-8", "replace") not in _EXTENSIONS:
             raise self.error(f"column '{name}' is of a type of its own: write it as text or numbers")
         try:
             for chunk in column.chunks:
                 chunk.validate(full=True)  # Parquet's text may be of another encoding
         except (pa.ArrowException, ValueError):
+            if pa.types.is_decimal(column.type):
+                raise self.error(
+                    f"column '{name}' has a number of more digits than its type, {column.type}, has: "
+                    "make it a floating-point number or text"
+                ) from None
             raise self.error(
                 f"column '{name}' has text that is not UTF-8 or is damaged: write it anew"
             ) from None
@@ -183,8 +267,25 @@ class Columnar(Source):
                 "text or numbers"
             ) from None
 
+    def _check_finite(self, name: str, column: pa.ChunkedArray) -> None:
+        """Raises TableError for the infinite dates of databases, which Arrow takes for days."""
+        kind = column.type
+        dated = pa.types.is_date32(kind) or pa.types.is_timestamp(kind)
+        if not dated or column.null_count == len(column):
+            return
+        whole = pa.int32() if pa.types.is_date32(kind) else pa.int64()
+        ticks = column.cast(whole)
+        most = 2 ** (whole.bit_width - 1) - 1
+        span = pc.min_max(ticks).as_py()
+        if span["min"] <= -most or span["max"] >= most:
+            infinite = mask_of(pc.or_(pc.less_equal(ticks, -most), pc.greater_equal(ticks, most)))
+            raise self.error(
+                f"column '{name}' has an infinite date {self.in_rows(infinite)}: correct it"
+            )
+
 
 T = TypeVar("T")
+
 
 _EXTENSIONS = ("arrow.bool8", "arrow.json", "arrow.uuid")
 _CONTROL = r"[\x00-\x08\x0e-\x1f\x7f]"
@@ -220,6 +321,19 @@ def _plain(array: pa.Array) -> pa.Array:
     return array
 
 
+def _depends_on_values(kind: pa.DataType) -> bool:
+    """Whether a column may be text or not by what is in it."""
+    if pa.types.is_dictionary(kind) or pa.types.is_run_end_encoded(kind):
+        return _depends_on_values(kind.value_type)
+    return not (
+        is_text(kind)
+        or pa.types.is_primitive(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)
+        or pa.types.is_string_view(kind)
+    )
+
+
 def _as_text(array: pa.Array) -> pa.Array:
     """Bytes as text if they all are, as older writers of Parquet leave it; else as they are."""
     try:
@@ -240,19 +354,63 @@ _PARQUET = {
 }
 
 
+_BUFFER = 1 << 16  # bytes of a column that is read in pieces
+_WIDTH = 8  # bytes of a cell, more or less
+
+
+@dataclass(frozen=True)
+class _ColumnByColumn:
+    """A table whose columns are read when they are asked for, and not kept."""
+
+    schema: pa.Schema
+    read: Callable[[list[str]], pa.Table]
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        return self.read([name])[name]
+
+
 class Parquet(Columnar):
-    def __init__(self, content: Content, reading: Reading) -> None:
+    """A Parquet file; with `part` one of several, which may have no rows."""
+
+    def __init__(self, content: Content, reading: Reading, *, part: bool = False) -> None:
         super().__init__(content.path, reading)
         self._file = self._whole(lambda: pq.ParquetFile(self.for_arrow, **_PARQUET))
-        self.names = list(self._file.schema_arrow.names)
-        self.indexed = _index_of(self._file.schema_arrow)
+        self._schema: pa.Schema = self._file.schema_arrow
+        self.names = list(self.schema.names)
+        self.indexed = _index_of(self.schema)
+        self.content = content
         self.rows = self._file.metadata.num_rows
-        if self.rows == 0:
+        if self.rows == 0 and not part:
             raise self.error("the file has columns but no rows")
 
-    def read(self, names: list[str]) -> None:
+    def _read(self, names: list[str]) -> None:
+        if self.rows * len(names) * _WIDTH > IN_MEMORY:
+            self.table = _ColumnByColumn(self._file.schema_arrow, self._columns)
+        else:
+            self.table = self._columns(names)
+
+    def _columns(self, names: list[str]) -> pa.Table:
         # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
-        self.table = self._whole(lambda: self._file.read(columns=names).select(names))
+        read = self._whole(lambda: self._file.read(columns=names).select(names))
+        self.check_unchanged()
+        return read
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def _pieces(self, names: list[str], groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+        # Of its own, as a query may read it at several places.
+        file = self._whole(lambda: pq.ParquetFile(self.for_arrow, buffer_size=_BUFFER, **_PARQUET))
+        batches = self._whole(lambda: file.iter_batches(PIECE, row_groups=groups, columns=names))
+        while (batch := self._whole(lambda: next(batches, None))) is not None:
+            yield batch.select(names)
+        self.check_unchanged()
+
+    def check_intact(self) -> None:
+        """Raise TableError where the file is damaged, or has changed."""
+        self._whole(lambda: [None for _ in self._file.iter_batches()])
+        self.check_unchanged()
 
     def _whole(self, read: Callable[[], T]) -> T:
         try:
@@ -269,32 +427,104 @@ class Parquet(Columnar):
 
 
 class Ipc(Columnar):
-    """Arrow's own format for files, which Feather is, and its streams."""
+    """Arrow's own format for files, which Feather is, and its streams; `part` as of Parquet."""
 
-    def __init__(self, content: Content, reading: Reading, *, stream: bool) -> None:
+    def __init__(self, content: Content, reading: Reading, *, stream: bool, part: bool = False) -> None:
         super().__init__(content.path, reading)
+        self.content = content
+        self._part, self._stream = part, stream
         self._opened = pa.ipc.open_stream if stream else pa.ipc.open_file
-        schema = self._whole(lambda reader: reader.schema)
-        self.names, self.indexed = list(schema.names), _index_of(schema)
+        self.names: list[str] = []
+        self._schema: pa.Schema = self._whole(lambda reader: reader.schema)
+        self.names, self.indexed = list(self._schema.names), _index_of(self._schema)
 
-    def read(self, names: list[str]) -> None:
-        fields = [self.names.index(name) for name in names]
-        self.table = self._whole(lambda reader: reader.read_all(), fields).select(names)
-        try:
-            self.table.validate(full=True)  # nothing in the format says whether its bytes are whole
-        except (pa.ArrowException, ValueError):
-            raise self.error("the file is damaged: write it anew") from None
-        self.rows = self.table.num_rows
-        if self.rows == 0:
+    def _read(self, names: list[str]) -> None:
+        if self._columnwise(names):
+            self.table = _ColumnByColumn(self._schema, self._columns)
+            self.rows = len(self.table[names[0]])
+        else:
+            self.table = self._columns(names)
+            self.rows = self.table.num_rows
+        if self.rows == 0 and not self._part:
             raise self.error("the file has columns but no rows")
 
-    def _whole(self, read: Callable[[pa.RecordBatchReader], T], fields: Sequence[int] = ()) -> T:
-        options = pa.ipc.IpcReadOptions(included_fields=list(fields))
+    def _columnwise(self, names: Sequence[str]) -> bool:
+        """Whether the columns are too large for memory, and can be read one by one."""
+        if self._stream or not names:
+            return False
+        rows = self._whole(_rows_about, [names[0]])
+        return rows * len(names) * _WIDTH > IN_MEMORY
+
+    def _columns(self, names: list[str]) -> pa.Table | Spooled:
+        return self._whole(lambda reader: gather(self.scratch, self._checked(reader)), names)
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def _pieces(self, names: list[str], groups: Sequence[int] | None) -> Iterator[pa.RecordBatch]:
+        with self._reading(names) as reader:
+            for batch in self._checked(reader):
+                yield batch.select(names)
+        self.check_unchanged()
+
+    def check_intact(self) -> None:
+        """Raise TableError where the file is damaged, or has changed."""
+        for _ in self._pieces(self.own_names, None):
+            pass
+
+    def _checked(self, reader: pa.RecordBatchReader) -> pa.RecordBatchReader:
+        """The batches that are left; nothing in the format says whether their bytes are whole."""
+
+        def check() -> Iterator[pa.RecordBatch]:
+            for batch in _batches_of(reader):
+                try:
+                    batch.validate(full=True)
+                except (pa.ArrowException, ValueError):
+                    raise self.error("the file is damaged: write it anew") from None
+                yield _of_its_own(batch)
+
+        return pa.RecordBatchReader.from_batches(reader.schema, check())
+
+    def _whole(self, read: Callable[[pa.RecordBatchReader], T], names: Sequence[str] = ()) -> T:
+        with self._reading(names) as reader:
+            return read(reader)
+
+    @contextmanager
+    def _reading(self, names: Sequence[str]) -> Iterator[pa.RecordBatchReader]:
+        fields = [self.names.index(name) for name in names]
+        options = pa.ipc.IpcReadOptions(included_fields=fields)
         try:
             with self.path.open("rb") as file, self._opened(file, options=options) as reader:
-                return read(reader)
+                yield reader
         except (pa.ArrowException, OSError, ValueError):
             raise self.error("the file is damaged or is no Arrow file: write it anew") from None
+
+
+def _batches_of(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    """The batches of a stream, or of a file, whose reader does not pass through them."""
+    if isinstance(reader, pa.RecordBatchReader):
+        yield from reader
+    else:
+        for number in range(reader.num_record_batches):
+            yield reader.get_batch(number)
+
+
+def _of_its_own(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """A batch that does not keep in memory what was read with it."""
+    columns = [
+        pa.concat_arrays([column])
+        if any(buffer is not None and buffer.parent is not None for buffer in column.buffers())
+        else column
+        for column in batch.columns
+    ]
+    return pa.record_batch(columns, batch.schema)
+
+
+def _rows_about(reader: pa.RecordBatchReader) -> int:
+    """How many rows a file has, more or less, by its first batch."""
+    batches = int(reader.num_record_batches)
+    return batches * int(reader.get_batch(0).num_rows) if batches else 0
 
 
 def _index_of(schema: pa.Schema) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,11 +11,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from vfl.arrays import Mask
+from vfl.blocks.scratch import Scratch
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, Settings, merge
 from vfl.party.rows import RowNumbers, below_header, in_rows
 from vfl.party.sources.arrow import ArrowColumn
+from vfl.party.sources.content import Content
 from vfl.party.sources.dates import become, days_of
+from vfl.party.sources.folders import file_name
 from vfl.party.sources.misfits import Misfit, about_dates
 
 # As pandas and R write an index without a name, and as pandas reads that again.
@@ -42,6 +46,24 @@ def labels_in_words(name: str) -> str:
     return f"{what} the labels of a data frame's rows (its index): left out"
 
 
+@dataclass(frozen=True)
+class _WithFolders:
+    """A table with the columns of its folders' names, which are made when they are asked for."""
+
+    table: pa.Table
+    folders: Mapping[str, str | None]
+    rows: int
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self.table.schema
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        if name not in self.folders:
+            return self.table[name]
+        return pa.chunked_array([pa.repeat(pa.scalar(self.folders[name], pa.string()), self.rows)])
+
+
 class Source:
     """An open file: the names of its columns at first, then the columns asked for."""
 
@@ -49,10 +71,19 @@ class Source:
     rows: int
     shown = 1
     """How many of the rows with a fault an error names."""
+    scratch = Scratch()
+    """Where rows go that are too many for memory."""
     unnamed = False
     """Whether the first row seems to hold cells, which no error may show."""
     doubt: tuple[str, Settings] = ("", {})
     """What may be wrong with the file where a column is not found, and the keys that would mend it."""
+    order = b""
+    """A digest of the ids by which rows were put in order, where the source promises none."""
+    folders: Mapping[str, str | None] = {}
+    """Columns that the names of the folders above the file give (`year=2026`), with their cell."""
+    lacking: Mapping[str, "TableError"] = {}
+    """Columns that some file of several does not have, and what is said of them."""
+    content: Content | None = None
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path
@@ -68,9 +99,45 @@ class Source:
         return row_labels(self.names)
 
     def read(self, names: list[str]) -> None:
+        """Read columns. Raises DataError."""
+        for name in names:
+            if name in self.lacking:
+                raise self.lacking[name]
+        own = [name for name in names if name not in self.folders]
+        try:
+            self._read(own)
+        except TableError:
+            self.check_unchanged()  # if it has, that is why
+            raise
+        if len(own) < len(names):
+            self.table = _WithFolders(self.table, self.folders, self.rows)
+        self.check_unchanged()
+
+    def _read(self, names: list[str]) -> None:
+        """Read columns that the file itself has."""
         raise NotImplementedError
 
-    def ids(self, name: str) -> list[str | None]:
+    @property
+    def called(self) -> str:
+        """What messages call it."""
+        return file_name(self.path)
+
+    @property
+    def own_names(self) -> list[str]:
+        """The columns that the file itself has."""
+        return [name for name in self.names if name not in self.folders]
+
+    def take_folders(self, folders: Mapping[str, str | None]) -> None:
+        """Have the columns of these folders' names, unless the file has such a column itself."""
+        self.folders = {name: cell for name, cell in folders.items() if name not in self.names}
+        self.names = [*self.names, *self.folders]
+
+    def check_unchanged(self) -> None:
+        """Raise TableError where the file is another one than at its opening."""
+        if self.content is not None and not self.content.is_unchanged:
+            raise self.error("the file has changed while it was read: start again")
+
+    def ids(self, name: str) -> Sequence[str | None]:
         """A column of ids as text, exactly as written."""
         raise NotImplementedError
 
@@ -108,7 +175,13 @@ class Source:
         return self.path
 
     def error(self, text: str, settings: Mapping[str, object] | None = None) -> TableError:
-        return TableError(f"{self.path.name}: {text}", settings)
+        return TableError(f"{self.called}: {text}", settings)
+
+    def no_names(self) -> TableError:
+        """The error for a file whose first row holds cells, which are not shown."""
+        return self.error(
+            "the first row seems to hold cells, so write the names of the columns above it"
+        )
 
     def in_rows(self, bad: Mask) -> str:
         """'in row 17 (and 3 more rows)'."""

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from vfl.blocks.spool import Spooled
+from vfl.blocks.texts import PIECE, Cells
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
@@ -29,23 +31,66 @@ from vfl.party.sources.dialect import (
     nul_bytes,
     undecodable,
 )
+from vfl.party.sources.folders import file_name
 from vfl.party.sources.misfits import misfits, set_it
-from vfl.party.sources.numerals import may_be_grouped, parse
+from vfl.party.sources.numerals import GroupSigns, parse
 from vfl.party.sources.source import Source, TableError, heading
 
 csv.field_size_limit(2**31 - 1)  # of a cell, which Arrow reads whatever its length
 
 
-class Csv(Source):
-    def __init__(self, content: Content, reading: Reading) -> None:
+def numbers_of_text(
+    source: Source, text: pa.ChunkedArray, name: str, what: str, advice: str, feature: bool
+) -> NDArray[np.float64]:
+    """The numbers of a column of text, NaN where missing; words and errors as of `Source.numbers`."""
+    values, bad = np.empty(len(text)), np.zeros(len(text), np.bool_)
+    signs = GroupSigns(source.reading)
+    for start in range(0, len(text), PIECE):
+        piece = without(text.slice(start, PIECE), source.missing)
+        here = slice(start, start + len(piece))
+        values[here], bad[here] = parse(piece, source.reading)
+        signs.look(piece)
+    if bad.any():
+        whole = without(text, source.missing)
+        found = misfits(whole, bad, name, source.reading, advice, feature=feature)
+        raise source.no_numbers(what, found)
+    if signs.may_be_groups:
+        source.notes.append(
+            f"{source.called}: {what} has a point before three digits or none: if 1.234 is 1234, "
+            f"{set_it(decimal=',', thousands='.')}"
+        )
+    return values
+
+
+class TextColumns(Source):
+    """Columns that are all text, in which numbers and dates are read as the party file says."""
+
+    def ids(self, name: str) -> Sequence[str | None]:
+        return Cells(self.table[name])
+
+    def text(self, name: str, what: str = "") -> ArrowColumn:
+        return without(self.table[name], self.missing)
+
+    def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
+        return numbers_of_text(self, self.table[name], name, what, advice, feature)
+
+    def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
+        return self.dates_of(name, what, self.text(name), rule)
+
+
+class Csv(TextColumns):
+    """A text file; with `part` one of several, which may have a header alone."""
+
+    def __init__(self, content: Content, reading: Reading, *, part: bool = False) -> None:
         super().__init__(content.path, reading)
-        self.content = content
+        self.content: Content = content
         try:
             self._dialect = dialect_of(content, reading)
             self._records = _Records(content, self._dialect)
             records = self._records.read()
             header, self._blank_lines = next(records)
-            if next(records, None) is None:
+            self._has_rows = next(records, None) is not None
+            if not self._has_rows and not part:
                 raise self.error("the file has a header but no rows")
         except UnicodeDecodeError:
             raise undecodable(content, self._dialect.encoding) from None
@@ -62,15 +107,18 @@ class Csv(Source):
         self.doubt = self._dialect.doubt, self._dialect.settings
         self.unnamed = self._dialect.unnamed
 
-    def read(self, names: list[str]) -> None:
+    def _read(self, names: list[str]) -> None:
         # Everything is read as text, so that what is no number is found and named here.
         encoding = self._dialect.encoding
         blank = [f"\0{number}" for number in range(self._unnamed)]
-        all_names = [*self.names, *blank]
+        all_names = [*self.own_names, *blank]
+        if not self._has_rows:
+            self.table, self.rows = pa.table({name: pa.array([], pa.string()) for name in names}), 0
+            return
         try:
             with self.content.open() as file:
                 text = _Utf8(file, encoding)
-                self.table = pa.csv.read_csv(
+                self.table = self._read_all(
                     text,
                     read_options=pa.csv.ReadOptions(
                         column_names=all_names,
@@ -103,45 +151,27 @@ class Csv(Source):
             raise foreign_signs(self.content, encoding)
         if text.lost:
             self.notes.append(
-                f"{self.path.name}: letters were lost or changed by an earlier conversion: export it "
-                "anew"
+                f"{self.called}: letters were lost or changed by an earlier conversion: export it anew"
             )
         for name in blank:
             if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
-                number = len(self.names) + 1
+                number = len(self.own_names) + 1
                 raise self.error(f"column {number} has no name in the header: name it or remove it")
-        self.table = self.table.select(names)
         # A quote without a partner, or with text behind it, could have swallowed rows unseen.
         more_lines = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
         if text.quotes % 2 or (text.quotes and more_lines and self._has_breaks_in_quotes()):
             self._check_quotes()
 
-    def ids(self, name: str) -> list[str | None]:
-        values = self.table[name].to_numpy(zero_copy_only=False)
-        return [value or None for value in values.tolist()]
-
-    def text(self, name: str, what: str = "") -> ArrowColumn:
-        return without(self.table[name], self.missing)
+    def _read_all(self, text: "_Utf8", **options: object) -> pa.Table | Spooled:
+        """All rows, in a file of the job where they are many."""
+        folder, size = self.scratch.folder, self.content.size
+        if folder is None or not self.scratch.takes(size):
+            return pa.csv.read_csv(text, **options)
+        return Spooled(folder, pa.csv.open_csv(text, **options))
 
     @property
     def row_numbers(self) -> RowNumbers:
         return self._records.numbers
-
-    def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
-        text = self.text(name)
-        values, bad = parse(text, self.reading)
-        if bad.any():
-            found = misfits(text, bad, name, self.reading, advice, feature=feature)
-            raise self.no_numbers(what, found)
-        if may_be_grouped(text, self.reading):
-            self.notes.append(
-                f"{self.path.name}: {what} has a point before three digits or none: if 1.234 is 1234, "
-                f"{set_it(decimal=',', thousands='.')}"
-            )
-        return values
-
-    def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:
-        return self.dates_of(name, what, self.text(name), rule)
 
     def _has_breaks_in_quotes(self) -> bool:
         """Whether there are more lines than rows, blank ones not counted."""
@@ -163,13 +193,13 @@ class Csv(Source):
             raise self._broken() from None
         if joined:
             self.notes.append(
-                f"{self.path.name}: row {joined} has a cell with line breaks and separators in quotes: "
+                f"{self.called}: row {joined} has a cell with line breaks and separators in quotes: "
                 "if one of these quotes is none, rows are joined"
             )
 
     def _broken(self) -> DataError:
         """Why Arrow could not read the file; its own words would quote a row."""
-        due = len(self.names) + self._unnamed
+        due = len(self.own_names) + self._unnamed
         wrong: list[tuple[int, int]] = []  # the rows with another number of cells, and that number
         number = -1
         try:
@@ -195,7 +225,7 @@ class Csv(Source):
         return self.error(text + self._why_uneven(wrong, number + 1))
 
     def _why_uneven(self, wrong: Sequence[tuple[int, int]], last: int) -> str:
-        due = len(self.names) + self._unnamed
+        due = len(self.own_names) + self._unnamed
         sizes = {cells for _, cells in wrong}
         if wrong[-1][0] == last and max(sizes) == 1 < due and last - wrong[0][0] < 5:
             return ": if it is a note at the end of the file, remove it"
@@ -245,7 +275,7 @@ class _Records:
                     found.append(number + 1)
         if len(found) < len(places):
             raise TableError(
-                f"{self.content.path.name}: the file has changed while it was read: start again"
+                f"{file_name(self.content.path)}: the file has changed while it was read: start again"
             )
         return found
 
