@@ -1,0 +1,360 @@
+"""How sure the coefficients of a linear model are: each party learns of its own, and of no other's.
+
+At the optimum w, the expected second derivative of each row's loss, is the guest's. What is wanted is
+the inverse of A = X'WX + the penalty over all parties' columns X, of which each party gets the block of
+its own coefficients: their covariance, up to the dispersion, which the guest knows (learn/inference.py).
+
+All is in whole numbers: w is rounded to 28 bits below its largest, numbers in X to 26 bits below the
+root of the number of rows, which no number in standard deviations is beyond. A is exact in these, and
+what is rounded is the same everywhere.
+
+ 1. The guest sends a public key of Paillier's, and how many columns each party has.
+ 2. With each host, by products that both only share (shared_products.py), which the host puts together
+    under the guest's key: the guest's columns times w with the host's columns; and the host's columns
+    with each other, the products of each two being vectors of the host's, w the guest's column.
+ 3. Each two hosts, through the guest (relayed.py): it splits w into two numbers a row, of which one is
+    uniform below 2^75, and gives each host one. What one host's columns times its part of w come to with
+    the other's columns, both ways, adds up to the block of both. So neither sees w, nor the guest, under
+    whose key the block is, any of it.
+ 4. The first host gets all blocks under encryption, sealed from the guest, each with noise uniform over
+    a unit, in steps of 2^-80. All hosts in turn change the basis of all hosts' columns by a secret one
+    (rotation.py): C = T'AT with T = T1 T2 ... Tk. What whole numbers come to in a basis of whole numbers
+    is a lattice, from which who sees enough of it finds the basis: so each host adds noise again, wide
+    beside the steps of that lattice and less than a unit of A. The last host packs C and the guest's
+    rows with it, hides where they come from, and the guest decrypts.
+ 5. The guest inverts. It reads the block of its own coefficients, and sends that of the hosts, which
+    is in the basis of C, encrypted back to the hosts: in turn they change it back. Each host gets its
+    own block, masks it, has the guest decrypt it, and takes the masks off.
+ 6. Each host says whether some of its columns are aliased, by the size of its block; if any are, nobody
+    has standard errors, and those whose columns are in it are told of each other.
+
+Learned by the guest: the block of its own coefficients; how many columns hosts have, and how many bits
+their largest numbers; and C, with the guest's rows of it. Up to the basis of the hosts' columns, which
+no party knows alone, these are made of the guest's own columns and its own block: so nothing more, but
+for how long the basis makes vectors, which is random.
+
+Learned by a host: the block of its own coefficients, with the dispersion over the sum of weights and the
+freedom of the residuals; how many columns others have, and how many bits their largest numbers. The
+block says how many rows of which weight its columns tell apart: of a Poisson model, about how many
+claims its levels have.
+
+All follow the protocol, and nobody works with others: two hosts that do know w, which is the guest's
+prediction, and the guest with the first host, where blocks are gathered before their basis is changed,
+knows the blocks of all hosts.
+"""
+
+import asyncio
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import gmpy2
+import numpy as np
+
+from vfl.arrays import Floats, Integers
+from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.sums import decrypt
+from vfl.crypto.workers import Workers
+from vfl.learn.glm import Block
+from vfl.learn.inference import Alias, Inference
+from vfl.learn.matrix import Matrix
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer, together
+from vfl.net.wire import MIB
+from vfl.protocols.common.key import generate_key, send_key
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.inference_messages import (
+    FEW_ROWS_BITS,
+    FINER_BITS,
+    MOST_COLUMNS,
+    MOST_FRACTION,
+    PART_BITS,
+    PARTS,
+    WEIGHT_BITS,
+    AliasFound,
+    InferenceEnd,
+    InferenceStart,
+    MaskedCovariance,
+    NoInference,
+    OpenedCovariance,
+    RotatedInformation,
+    WeightPart,
+    aliased_places,
+    coarse,
+    coarse_penalty,
+    information_bits,
+    receive_encrypted,
+    send_encrypted,
+    uniform_parts,
+    units_of,
+)
+from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
+from vfl.protocols.linear.products import unpacked
+from vfl.protocols.linear.relayed import relay
+from vfl.protocols.linear.rotation import (
+    BASIS_BITS,
+    inverse,
+    symmetric,
+    upper,
+)
+from vfl.protocols.linear.shared_products import (
+    Piece,
+    SharedSums,
+    Table,
+    columns_of,
+    share_columns,
+    share_vectors,
+)
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What numbers are multiplied by to be whole."""
+
+    weight: int  # power of two
+    sums: float  # the sum of weights
+
+    @classmethod
+    def of(cls, information: Floats, weight: Floats) -> "_Scale":
+        most = float(information.max(initial=0.0))
+        # As long as a number of so many rows may be, for whom the weights are a column.
+        bits = min(WEIGHT_BITS, FEW_ROWS_BITS + len(information).bit_length() // 2)
+        return cls(bits - (math.frexp(most)[1] if most > 0 else 0), float(weight.sum()))
+
+
+async def guest_inference(
+    hosts: Sequence[Peer],
+    columns: Mapping[str, int],
+    own: Mapping[str, Block],
+    ended: FitEnded,
+    params: GlmParams,
+    resources: Resources,
+    key: PrivateKey | None = None,
+) -> Inferred:
+    """The guest's side; `columns` are those of the hosts. `own` is the guest's block, by its name.
+
+    Raises PeerError when a host breaks the protocol.
+    """
+    ((name, block),) = own.items()
+    summary, free = ended.summary(params), int(params.fit_intercept)
+    with_columns = [host for host in hosts if columns[host.name]]
+    total = ended.columns + free
+    information = ended.rows.information
+    scale = _Scale.of(information, ended.scores.weight)
+    unit, fraction = 0.0, MOST_FRACTION
+    if summary is not None and with_columns and total <= MOST_COLUMNS:
+        unit = scale.sums / summary.dispersion
+        fraction = _fraction(len(with_columns), unit, information)
+    if summary is None or fraction >= MOST_FRACTION:
+        await together([host.send(NoInference()) for host in hosts])
+        return NOTHING if summary is None else Inferred({}, summary)
+    mine = await asyncio.to_thread(coarse, block.matrix, bool(free))
+    names = [host.name for host in with_columns]
+    sizes = [mine.columns, *(columns[name] for name in names)]
+    penalty = params.alpha * scale.sums * 2.0**scale.weight
+    start = InferenceStart(names, sizes, unit, penalty, fraction, summary.residuals)
+    # 1. Key, columns.
+    await together([host.send(start) for host in hosts])
+    if key is None:
+        key = await asyncio.to_thread(generate_key, params)
+    await send_key(with_columns, key)
+    weights = np.rint(information * 2.0**scale.weight).astype(np.int64)
+    async with Workers(key, resources.machine, resources.operations) as workers:
+        guest = _Guest(with_columns, mine, weights, workers, resources)
+        # 2. With each host; 3. each two hosts.
+        await together([guest.share_with(host) for host in with_columns])
+        for i, one in enumerate(with_columns):
+            for other in with_columns[i + 1 :]:
+                await guest.split_weights(one, other)
+        # 4. In a basis that nobody knows.
+        await guest.relay_chain()
+        inverted = await guest.invert(sizes, penalty, free)
+        # 5. Back to their owners.
+        scaled = 2.0 ** (scale.weight + FINER_BITS) * summary.dispersion
+        await guest.give_back(inverted[mine.columns :, mine.columns :], scaled, start.fraction)
+    units = units_of(mine)
+    of_guest = inverted[: mine.columns, : mine.columns]
+    covariance = np.array([[float(entry) for entry in row] for row in of_guest]) * scaled
+    covariance = covariance / np.outer(units, units)
+    # 6. Whose columns others' make up as well.
+    gram = (await asyncio.to_thread(_exact_gram, mine, weights)).astype(np.float64)
+    gram = gram * np.outer(units, units) * 2.0**-scale.weight
+    gram += params.alpha * scale.sums * mine.penalised(free)
+    root = np.linalg.cholesky(gram)
+    places = aliased_places(covariance / summary.dispersion, root, params.alpha)
+    told = await together([host.recv(AliasFound) for host in with_columns])
+    aliased = [host.name for host, said in zip(with_columns, told, strict=True) if said.found]
+    guest_too = [""] if places else []
+    await together([host.send(InferenceEnd([*guest_too, *aliased])) for host in with_columns])
+    if aliased or places:
+        aliases = (Alias(places, tuple(aliased)),) if places else ()
+        return Inferred({name: Inference(None, summary.residuals, aliases, free)}, summary)
+    found = replace(Inference.of(covariance, summary.residuals), constants=free)
+    return Inferred({name: found}, summary)
+
+
+def _fraction(hosts: int, unit: float, information: Floats) -> int:
+    """Bits below the point of covariances: some 60 of the smallest, and what changes of basis cost."""
+    most = float(information.max(initial=0.0)) * len(information)
+    return 132 + hosts * 2 * (BASIS_BITS + 9) + max(0, math.frexp(max(most, unit))[1])
+
+
+def _exact_gram(matrix: Matrix, weights: Integers) -> Table:
+    """X'WX of whole numbers, exactly."""
+    makers = [make for _, make in columns_of(matrix)]
+    found = np.empty((len(makers), len(makers)), object)
+    low, high = weights & 0x3FFF, weights >> 14
+    for i, make in enumerate(makers):
+        own = make()
+        parts = [own * low, own * high]
+        for j in range(i + 1):
+            other = makers[j]()
+            sums = [_exact_product(part, other) for part in parts]
+            found[i, j] = found[j, i] = sums[0] + (sums[1] << 14)
+    return found
+
+
+def _exact_product(a: Integers, b: Integers) -> int:
+    """The inner product of whole numbers below 2^46 and 2^31."""
+    low, high = a & 0xFFFFFF, a >> 24
+    # Of numbers below 2^24 and 2^15 so many sums fit.
+    b_low, b_high = b & 0x7FFF, b >> 15
+    return sum(
+        int(x @ y) << shift
+        for x, y, shift in (
+            (low, b_low, 0),
+            (low, b_high, 15),
+            (high, b_low, 24),
+            (high, b_high, 39),
+        )
+    )
+
+
+class _Guest:
+    def __init__(
+        self,
+        hosts: Sequence[Peer],
+        matrix: Matrix,
+        weights: Integers,
+        workers: Workers[PrivateKey],
+        resources: Resources,
+    ) -> None:
+        self._hosts, self._matrix, self._weights = hosts, matrix, weights
+        self._workers, self._resources = workers, resources
+
+    async def share_with(self, host: Peer) -> None:
+        """2. The blocks of the guest's columns and the host's, and of the host's own."""
+        rows, weights = self._matrix.rows, self._weights
+
+        def times_weight(make: Callable[[], Integers]) -> Callable[[], Integers]:
+            return lambda: make() * weights
+
+        pieces = [
+            Piece(column, 0, bits + WEIGHT_BITS, times_weight(make))
+            for column, (bits, make) in enumerate(columns_of(self._matrix))
+        ]
+        across = await share_vectors(host, pieces, rows, self._resources)
+        await self._send_shares(host, across)
+        column = weights.astype(np.int32)[np.newaxis]
+        own = Matrix(np.zeros((0, rows), np.uint16), (), column)
+        await self._send_shares(host, await share_columns(host, own, self._resources))
+
+    async def _send_shares(self, host: Peer, sums: SharedSums) -> None:
+        total = await asyncio.to_thread(lambda: sums.total)
+        numbers = [*total.ravel().tolist(), *sums.low.ravel().astype(int).tolist()]
+        await send_encrypted(host, await self._encrypted(numbers))
+
+    async def _encrypted(self, numbers: Sequence[int]) -> Ciphertexts:
+        tasks = [([*numbers[i : i + 256]],) for i in range(0, len(numbers), 256)]
+        return np.concatenate(
+            [self._workers.key.public.array([]), *await self._workers.map(_encrypt, tasks)]
+        )
+
+    async def split_weights(self, one: Peer, other: Peer) -> None:
+        """3. A part of each row's weight for either, whose conversation is passed on."""
+        seed = secrets.token_bytes(32)
+        rest = self._weights
+        parts = uniform_parts(seed, len(rest))
+        left = np.empty((PARTS, len(rest)), np.int32)
+        # weight - part, in limbs: the highest has the sign.
+        borrow = np.zeros(len(rest), np.int64)
+        for place in range(PARTS):
+            limb = (rest if place == 0 else 0) - parts[place] + borrow
+            if place < PARTS - 1:
+                left[place] = limb & ((1 << PART_BITS) - 1)
+                borrow = limb >> PART_BITS
+            else:
+                left[place] = limb
+        await one.send(WeightPart(seed))
+        data = left.astype("<i4").tobytes()
+        for first in range(0, len(data), 4 * MIB):
+            await other.send(WeightPart(data[first : first + 4 * MIB]))
+        await relay(one, other)
+
+    async def relay_chain(self) -> None:
+        """4. Hosts gather all blocks at the first, which go from one to the next."""
+        first, *others = self._hosts
+        for other in others:
+            await relay(other, first)
+        for before, after in pairwise(self._hosts):
+            await relay(before, after)
+
+    async def invert(self, sizes: Sequence[int], penalty: float, free: int) -> Table:
+        """The inverse of the whole information, of the guest's columns and the hosts' in their basis."""
+        key, last = self._workers.key, self._hosts[-1]
+        own, theirs = sizes[0], sum(sizes[1:])
+        count = own * theirs + theirs * (theirs + 1) // 2
+        slot = information_bits(self._matrix.rows, len(self._hosts), theirs)
+        slots = (key.public.bits - 2) // slot
+        entries: list[int] = []
+        cts = await receive_encrypted(last, key.public, -(-count // slots), RotatedInformation)
+        try:
+            for plaintext in await decrypt(self._workers, key.public.array(cts)):
+                some = min(slots, count - len(entries))
+                entries += unpacked(plaintext % int(key.public.n), int(key.public.n), slot, some)
+        except ValueError as error:
+            raise last.breach(f"RotatedInformation with {error}") from None
+        whole = np.zeros((own + theirs, own + theirs), object)
+        gram = await asyncio.to_thread(_exact_gram, self._matrix, self._weights)
+        whole[:own, :own] = gram * (1 << FINER_BITS)
+        whole[:own, :own] += coarse_penalty(self._matrix, penalty, free) * (1 << FINER_BITS)
+        across = np.array(entries[: own * theirs], object).reshape(own, theirs)
+        whole[:own, own:], whole[own:, :own] = across, across.T
+        whole[own:, own:] = symmetric(entries[own * theirs :], theirs)
+        try:
+            return await asyncio.to_thread(inverse, whole, 1200)
+        except ValueError as error:
+            raise last.breach(f"RotatedInformation that is {error}") from None
+
+    async def give_back(self, block: Table, scaled: float, fraction: int) -> None:
+        """5. The hosts' block through all hosts, and what each opens of it."""
+        key = self._workers.key
+
+        def whole() -> list[int]:
+            with gmpy2.context(gmpy2.get_context(), precision=1200):
+                size = gmpy2.mul_2exp(gmpy2.mpfr(scaled), fraction)
+                return [int(gmpy2.rint(entry * size)) for entry in upper(block)]
+
+        numbers = await asyncio.to_thread(whole)
+        await send_encrypted(self._hosts[-1], await self._encrypted(numbers))
+        chain = [*reversed(self._hosts)]
+        for before, after in pairwise(chain):
+            await relay(before, after)
+        for host in self._hosts[1:]:
+            await relay(self._hosts[0], host)
+        for host in self._hosts:
+            message = await host.recv(MaskedCovariance)
+            try:
+                masked = key.public.parse(message.ciphertexts)
+                opened = await decrypt(self._workers, masked)
+            except ValueError as error:
+                raise host.breach(f"MaskedCovariance with {error}") from None
+            width, n = key.public.bits // 8, int(key.public.n)
+            data = b"".join((value % n).to_bytes(width, "big") for value in opened)
+            await host.send(OpenedCovariance(data))
+
+
+def _encrypt(key: PrivateKey, numbers: Sequence[int]) -> Ciphertexts:
+    return key.encrypt(numbers)

@@ -1,0 +1,399 @@
+"""A host's side of inference.py."""
+
+import asyncio
+import math
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+
+import gmpy2
+import numpy as np
+from gmpy2 import mpz
+
+from vfl.arrays import Floats, Integers
+from vfl.crypto.paillier import Ciphertexts, PublicKey
+from vfl.crypto.workers import Workers
+from vfl.learn.inference import Alias, Inference
+from vfl.learn.matrix import Matrix
+from vfl.learn.params import GlmParams
+from vfl.net.peer import Peer
+from vfl.protocols.common.key import receive_key
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear.inference_messages import (
+    COVARIANCE_BITS,
+    FINER_BITS,
+    MOST_COLUMNS,
+    MOST_FRACTION,
+    PART_BITS,
+    PARTS,
+    AliasFound,
+    InferenceEnd,
+    InferenceStart,
+    MaskedCovariance,
+    NoInference,
+    OpenedCovariance,
+    RotatedInformation,
+    WeightPart,
+    aliased_places,
+    coarse,
+    coarse_penalty,
+    drowning_bits,
+    information_bits,
+    noise,
+    receive_encrypted,
+    send_encrypted,
+    uniform_parts,
+    units_of,
+)
+from vfl.protocols.linear.products import unpacked
+from vfl.protocols.linear.relayed import RelayedPeer
+from vfl.protocols.linear.rotation import (
+    congruent,
+    secret_basis,
+    symmetric,
+    times,
+    upper,
+)
+from vfl.protocols.linear.shared_products import (
+    Piece,
+    SharedSums,
+    Table,
+    columns_of,
+    share_columns,
+    share_vectors,
+)
+from vfl.protocols.linear.start import HostStart
+
+
+async def host_inference(
+    guest: Peer, begun: HostStart, params: GlmParams, participant: Participant, converged: bool
+) -> Inference | None:
+    """A host's side, at the optimum: what it is to know of its own coefficients.
+
+    None where the job asks for nothing, or the guest infers nothing. Raises PeerError when the guest
+    breaks the protocol.
+    """
+    if not (params.inference and converged):
+        return None
+    block, fellows = begun.block, begun.fellows
+    start = await guest.recv(InferenceStart, NoInference)
+    if isinstance(start, NoInference):
+        return None
+    if not block.matrix.columns:
+        return Inference.of(np.zeros((0, 0)), start.freedom)
+    _check_start(guest, start, block.matrix.columns, participant)
+    key = await receive_key(guest, params)
+    mine = await asyncio.to_thread(coarse, block.matrix)
+    resources = participant.resources
+    async with Workers(key, resources.machine, resources.operations) as workers:
+        host = _Host(guest, participant.name, start, mine, workers, fellows, resources)
+        # 2. With the guest; 3. with each other host.
+        await host.share_with_guest()
+        await host.share_with_fellows()
+        # 4. In a basis that nobody knows.
+        await host.gather()
+        await host.rotate()
+        # 5. Its own block.
+        covariance = await host.covariance()
+    units = units_of(mine)
+    covariance = covariance / np.outer(units, units)
+    # 6. Whether others' columns make up some of them.
+    root = block.root * math.sqrt(start.unit)
+    places = aliased_places(covariance, root, params.alpha)
+    await guest.send(AliasFound(bool(places)))
+    end = await guest.recv(InferenceEnd)
+    if not end.aliased:
+        return Inference.of(covariance, start.freedom)
+    named = tuple(name or guest.name for name in end.aliased if name != participant.name)
+    return Inference(None, start.freedom, (Alias(places, named),) if places else ())
+
+
+def _check_start(guest: Peer, start: InferenceStart, own: int, participant: Participant) -> None:
+    named = dict(zip(start.hosts, start.columns[1:], strict=False))
+    if len(start.columns) != len(start.hosts) + 1 or named.get(participant.name) != own:
+        raise guest.breach("an InferenceStart of other columns than this host's")
+    if len(named) != len(start.hosts) or not set(named) <= {*participant.hosts, participant.name}:
+        raise guest.breach("an InferenceStart of other hosts than the job's")
+    if min(start.columns) < 0 or sum(start.columns) > MOST_COLUMNS:
+        raise guest.breach("an InferenceStart of more columns than there may be")
+    if not (start.unit > 0 and math.isfinite(start.unit) and 0 <= start.penalty < 2.0**200):
+        raise guest.breach("an InferenceStart without a unit, or with a penalty that is none")
+    if not 0 < start.fraction < MOST_FRACTION:
+        raise guest.breach("an InferenceStart of covariances that cannot be told")
+
+
+class _Host:
+    def __init__(
+        self,
+        guest: Peer,
+        name: str,
+        start: InferenceStart,
+        matrix: Matrix,
+        workers: Workers[PublicKey],
+        fellows: Mapping[str, bytes],
+        resources: Resources,
+    ) -> None:
+        self._guest, self._name, self._start = guest, name, start
+        self._matrix, self._workers, self._key = matrix, workers, workers.key
+        self._fellows, self._resources = fellows, resources
+        self._place = start.hosts.index(name)
+        self._basis = secret_basis(sum(start.columns[1:]))
+        self._blocks: dict[tuple[int, int], Table] = {}  # by parties, the guest's 0; encrypted
+        self._across = self._own = np.zeros((0, 0), object)  # of all hosts, at who has them
+
+    def _with(self, place: int, conversation: str) -> RelayedPeer:
+        name = self._start.hosts[place]
+        return RelayedPeer(self._guest, self._name, name, self._fellows[name], conversation)
+
+    async def share_with_guest(self) -> None:
+        """2. The blocks of the guest's columns and this host's, and of this host's own."""
+        guest, party = self._guest, self._place + 1
+        across = await share_columns(guest, self._matrix, self._resources)
+        if across.columns != (self._start.columns[0], self._matrix.columns):
+            raise guest.breach("VectorsFollow of other columns than it said")
+        self._blocks[0, party] = await self._put_together(guest, across)
+
+        makers = columns_of(self._matrix)
+        pairs = _pairs(self._matrix)
+
+        def product(i: int, j: int) -> Callable[[], Integers]:
+            return lambda: makers[i][1]() * makers[j][1]()
+
+        pieces = [
+            Piece(column, 0, max(1, makers[i][0] + makers[j][0]), product(i, j))
+            for column, (i, j) in enumerate(pairs)
+        ]
+        sums = await share_vectors(guest, pieces, self._matrix.rows, self._resources)
+        if sums.columns[1] != 1:
+            raise guest.breach("ColumnsFollow of other columns than the weights")
+        products = await self._put_together(guest, sums)
+        own = np.full((self._matrix.columns, self._matrix.columns), mpz(1), object)
+        for column, (i, j) in enumerate(pairs):
+            own[i, j] = own[j, i] = products[column, 0]
+        self._blocks[party, party] = own
+
+    async def share_with_fellows(self) -> None:
+        """3. The blocks of each two hosts, of which the later one gets the outcome."""
+        for first in range(len(self._start.hosts)):
+            for second in range(first + 1, len(self._start.hosts)):
+                if self._place == first:
+                    await self._share_first(second)
+                elif self._place == second:
+                    await self._share_second(first)
+
+    async def _share_first(self, second: int) -> None:
+        message = await self._guest.recv(WeightPart)
+        if len(message.data) != 32:
+            raise self._guest.breach("a WeightPart that is no seed")
+        fellow = self._with(second, f"products {self._place} {second}")
+        parts = await asyncio.to_thread(uniform_parts, message.data, self._matrix.rows)
+        vectors = await share_vectors(fellow, self._weighted(parts), self._matrix.rows, self._resources)
+        await self._send_shares(fellow, vectors)
+        await self._send_shares(fellow, await share_columns(fellow, self._matrix, self._resources))
+        await fellow.close()
+
+    async def _share_second(self, first: int) -> None:
+        rows, data = self._matrix.rows, b""
+        while len(data) < 4 * PARTS * rows:
+            data += (await self._guest.recv(WeightPart)).data
+        if len(data) != 4 * PARTS * rows:
+            raise self._guest.breach("a WeightPart of another number of rows")
+        parts = [part.astype(np.int64) for part in np.frombuffer(data, "<i4").reshape(PARTS, rows)]
+        fellow = self._with(first, f"products {first} {self._place}")
+        columns = self._start.columns[first + 1]
+        theirs = await share_columns(fellow, self._matrix, self._resources)
+        if theirs.columns[0] != columns:
+            raise self._guest.breach(f"Relayed of other columns of {fellow.name} than it said")
+        one = await self._put_together(fellow, theirs)
+        mine = await share_vectors(fellow, self._weighted(parts), rows, self._resources)
+        if mine.columns[1] != columns:
+            raise self._guest.breach(f"Relayed of other columns of {fellow.name} than it said")
+        other = await self._put_together(fellow, mine)
+        self._blocks[first + 1, self._place + 1] = one * other.T % self._key.n_squared
+        await fellow.close()
+
+    def _weighted(self, parts: Sequence[Integers]) -> list[Piece]:
+        """This host's columns times parts of weights."""
+
+        def times_part(make: Callable[[], Integers], part: Integers) -> Callable[[], Integers]:
+            return lambda: make() * part
+
+        return [
+            Piece(column, PART_BITS * place, bits + PART_BITS, times_part(make, part))
+            for column, (bits, make) in enumerate(columns_of(self._matrix))
+            for place, part in enumerate(parts)
+        ]
+
+    async def _send_shares(self, fellow: Peer, sums: SharedSums) -> None:
+        total = await asyncio.to_thread(lambda: sums.total)
+        numbers = [*total.ravel().tolist(), *sums.low.ravel().astype(int).tolist()]
+        tasks = [([*numbers[i : i + 256]],) for i in range(0, len(numbers), 256)]
+        made = await self._workers.map(_conceal_numbers, tasks)
+        await send_encrypted(fellow, np.concatenate([self._key.array([]), *made]))
+
+    async def _put_together(self, other: Peer, sums: SharedSums) -> Table:
+        (columns, outputs), shape = sums.columns, sums.shares.shape
+        count = columns * outputs
+        cts = await receive_encrypted(other, self._key, count + sums.shares.size)
+        totals = np.array([*cts[:count], None], object)[:-1].reshape(columns, outputs)
+        bits = np.array([*cts[count:], None], object)[:-1].reshape(shape)
+        return await asyncio.to_thread(sums.encrypted_sums, self._key, totals, bits)
+
+    async def gather(self) -> None:
+        """4. All blocks at the first host, each with noise, and the penalty."""
+        hosts, sizes = len(self._start.hosts), self._start.columns
+        mine = {pair: self._noisy(pair, own) for pair, own in self._blocks.items()}
+        if self._place:
+            first = self._with(0, f"gather {self._place}")
+            flat = [entry for j in range(self._place + 1) for entry in mine[j, self._place + 1].ravel()]
+            flat += upper(mine[self._place + 1, self._place + 1])
+            await send_encrypted(first, await self._concealed(flat))
+            await first.close()
+            return
+        for place in range(1, hosts):
+            fellow = self._with(place, f"gather {place}")
+            shapes = [(sizes[j], sizes[place + 1]) for j in range(place + 1)]
+            own = sizes[place + 1]
+            count = sum(a * b for a, b in shapes) + own * (own + 1) // 2
+            cts = await receive_encrypted(fellow, self._key, count)
+            await fellow.close()
+            at = 0
+            for j, (rows, columns) in enumerate(shapes):
+                part = np.array([*cts[at : at + rows * columns], None], object)[:-1]
+                mine[j, place + 1] = part.reshape(rows, columns)
+                at += rows * columns
+            mine[place + 1, place + 1] = symmetric(cts[at:], own)
+        parties = range(1, hosts + 1)
+        self._across = np.hstack([mine[0, k] for k in parties])
+        self._own = np.block(
+            [[mine[j, k] if j <= k else mine[k, j].T for k in parties] for j in parties]
+        )
+
+    def _noisy(self, pair: tuple[int, int], block: Table) -> Table:
+        """A block in finer units, with noise and, if it is of this host's own columns, the penalty."""
+        n, square = self._key.n, self._key.n_squared
+        found = np.empty(block.shape, object)
+        own = coarse_penalty(self._matrix, self._start.penalty) if pair[0] == pair[1] else None
+        for (i, j), c in np.ndenumerate(block):
+            if own is not None and j < i:
+                found[i, j] = found[j, i]
+                continue
+            added = noise(FINER_BITS - 1)
+            if own is not None:
+                added += int(own[i, j]) * (1 << FINER_BITS)
+            finer = gmpy2.powmod(c, 1 << FINER_BITS, square)
+            found[i, j] = finer * (1 + added % n * n) % square
+        return found
+
+    async def rotate(self) -> None:
+        """4. Change the basis, and pass on to the next host, or to the guest."""
+        last, size = len(self._start.hosts) - 1, len(self._basis)
+        rows = self._start.columns[0]
+        if self._place:
+            before = self._with(self._place - 1, f"rotate {self._place}")
+            cts = await receive_encrypted(before, self._key, rows * size + size * (size + 1) // 2)
+            await before.close()
+            self._across = np.array([*cts[: rows * size], None], object)[:-1].reshape(rows, size)
+            self._own = symmetric(cts[rows * size :], size)
+        across = await times(self._workers, self._across, self._basis)
+        own = await congruent(self._workers, self._own, self._basis)
+        flat = [*self._drowned([*across.ravel()], 1), *self._drowned(upper(own), 2)]
+        if self._place < last:
+            after = self._with(self._place + 1, f"rotate {self._place + 1}")
+            await send_encrypted(after, await self._concealed(flat))
+            await after.close()
+            return
+        slot = information_bits(self._matrix.rows, last + 1, size)
+        packed = await self._packed(flat, slot)
+        await send_encrypted(self._guest, packed, RotatedInformation)
+
+    def _drowned(self, entries: Sequence[mpz], changes: int) -> list[mpz]:
+        """With noise, in which no step of the lattice is left that so many changes of basis make."""
+        n, square = self._key.n, self._key.n_squared
+        bits = drowning_bits(len(self._basis), changes)
+        return [c * (1 + noise(bits) % n * n) % square for c in entries]
+
+    async def covariance(self) -> Floats:
+        """5. This host's block of the inverse, shape (columns, columns), in units of its own."""
+        last, size = len(self._start.hosts) - 1, len(self._basis)
+        after: Peer = self._guest
+        if self._place < last:
+            after = self._with(self._place + 1, f"back {self._place}")
+        cts = await receive_encrypted(after, self._key, size * (size + 1) // 2)
+        if self._place < last:
+            await after.close()
+        whole = await congruent(self._workers, symmetric(cts, size), self._basis.T)
+        if self._place:
+            before = self._with(self._place - 1, f"back {self._place - 1}")
+            await send_encrypted(before, await self._concealed(upper(whole)))
+            await before.close()
+            first = self._with(0, f"own {self._place}")
+            columns = self._matrix.columns
+            flat = await receive_encrypted(first, self._key, columns * (columns + 1) // 2)
+            await first.close()
+        else:
+            ends = np.cumsum(self._start.columns[1:]).tolist()
+            for place in range(1, last + 1):
+                part = slice(ends[place - 1], ends[place])
+                fellow = self._with(place, f"own {place}")
+                await send_encrypted(fellow, await self._concealed(upper(whole[part, part])))
+                await fellow.close()
+            flat = upper(whole[: ends[0], : ends[0]])
+        return await self._opened(flat)
+
+    async def _opened(self, flat: Sequence[mpz]) -> Floats:
+        """What the guest decrypts of these under masks."""
+        n, square = self._key.n, self._key.n_squared
+        slot = self._start.fraction + COVARIANCE_BITS
+        slots = max(1, (self._key.bits - 2) // slot)
+        packed = self._key.integers(await self._packed(flat, slot))
+        masks = [secrets.randbelow(int(n)) for _ in packed]
+        masked = [c * (1 + mask * n) % square for c, mask in zip(packed, masks, strict=True)]
+        await self._guest.send(MaskedCovariance(self._key.array(masked).tobytes()))
+        opened = (await self._guest.recv(OpenedCovariance)).plaintexts
+        width = self._key.bits // 8
+        if len(opened) != width * len(masks):
+            raise self._guest.breach("OpenedCovariance of another number than asked for")
+        numbers: list[int] = []
+        try:
+            for place, mask in enumerate(masks):
+                value = int.from_bytes(opened[place * width : (place + 1) * width], "big")
+                count = min(slots, len(flat) - len(numbers))
+                numbers += unpacked((value - mask) % int(n), int(n), slot, count)
+        except ValueError as error:
+            raise self._guest.breach(f"OpenedCovariance with {error}") from None
+        fraction = self._start.fraction
+        entries = [float(gmpy2.mpq(number, 1 << fraction)) for number in numbers]
+        return symmetric(entries, self._matrix.columns).astype(np.float64)
+
+    async def _concealed(self, entries: Sequence[mpz]) -> Ciphertexts:
+        """For another host."""
+        whole = self._key.array([*entries])
+        tasks = [(whole[i : i + 256],) for i in range(0, len(whole), 256)]
+        return np.concatenate([whole[:0], *await self._workers.map(_conceal, tasks)])
+
+    async def _packed(self, entries: Sequence[mpz], slot: int) -> Ciphertexts:
+        """For the guest, who cannot tell where they come from."""
+        slots = max(1, (self._key.bits - 2) // slot)
+        whole = self._key.array([*entries])
+        size = slots * 16
+        tasks = [(whole[i : i + size], slot, slots) for i in range(0, len(whole), size)]
+        return np.concatenate([whole[:0], *await self._workers.map(_pack, tasks)])
+
+
+def _conceal(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:
+    return key.conceal(ciphertexts)
+
+
+def _conceal_numbers(key: PublicKey, numbers: Sequence[int]) -> Ciphertexts:
+    return key.conceal(key.unsafe_encrypt(numbers))
+
+
+def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:
+    return key.rerandomise(key.pack(ciphertexts, slot, slots))
+
+
+def _pairs(matrix: Matrix) -> list[tuple[int, int]]:
+    """The columns of which some row may be in both: no two levels of a factor."""
+    of = [factor for factor, size in enumerate(matrix.levels) for _ in range(size)]
+    of += [-1 - number for number in range(matrix.numbers.shape[0])]
+    return [(i, j) for i in range(len(of)) for j in range(i, len(of)) if i == j or of[i] != of[j]]
