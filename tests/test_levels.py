@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.learn.levels import Levels, count_respellings, levels_of, match_levels, tidy, tidy_levels
+from vfl.learn.levels import (
+    Levels,
+    count_respellings,
+    levels_of,
+    match_levels,
+    spell_as_agreed,
+    tidy,
+    tidy_levels,
+)
 from vfl.party.sections import DataSection
 from vfl.party.table import read_table
 
@@ -132,3 +140,16 @@ def test_the_same_table_as_parquet_and_as_csv(tmp_path, column, written):
     levels = levels_of(tidy_levels(found["parquet"]))
     same, unknown = match_levels(found["csv"], levels)
     assert not unknown and same["x"].tolist() == tidy_levels(found["parquet"])["x"].tolist()
+
+
+def test_agreed_levels_are_found_as_in_a_batch():
+    given = {"zone": texts("North", "north", "south", "east", None), "flag": texts("1", "true", "0")}
+    features = tidy_levels({**given, "other": texts("A", "a")})
+    agreed = {"zone": ("north", "south"), "flag": ("True", "False")}
+    spelled, counts = spell_as_agreed(features, agreed)
+    assert spelled["zone"].tolist() == ["north", "north", "south", "east", None]
+    assert spelled["flag"].tolist() == ["True", "True", "False"]
+    assert spelled["other"].tolist() == ["A", "a"]  # not agreed: two codes
+    assert counts == {"zone": 1, "flag": 3}
+    codes = tidy_levels({"zone": texts("A", "a", "B")})
+    assert spell_as_agreed(codes, {"zone": ("a", "A")})[0]["zone"].tolist() == ["A", "a", "B"]
