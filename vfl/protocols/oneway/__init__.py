@@ -1,0 +1,1 @@
+"""Tables of the guest's sums by the levels of hosts' factors."""
