@@ -1,0 +1,1 @@
+"""SecureBoost: trees of all parties' columns."""
