@@ -1,0 +1,116 @@
+"""What a host counts of lookups: by the minute in its process, by the day in files of its store."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import date
+from weakref import WeakKeyDictionary
+
+from vfl.errors import DayIsFull
+from vfl.jobs.connect import Site
+from vfl.party.policy import check_rate, today
+from vfl.party.sections import PolicySection
+from vfl.protocols.common.checkpoints import to_the_end
+
+_MINUTE = 60.0
+_TOGETHER = 1.0  # seconds: lookups of a moment are counted as one, so that there are few
+
+CountOfDay = Callable[[int, date], None]
+"""Counts so many on a day, or takes them back where they are fewer than none. Raises DayIsFull."""
+
+
+@dataclass
+class Day:
+    """What all sessions of this process take of a count by the day; the store's file counts for all
+    processes. `more` at a time are counted ahead, so that the file is not written for each."""
+
+    more: int
+    ahead: int = 0
+    day: date = date.min  # on which these were counted
+    sessions: int = 0
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    def begin(self) -> None:
+        """A session begins that will take of it."""
+        self.sessions += 1
+
+    async def take(self, count: CountOfDay, many: int) -> None:
+        """Count before it is done. Raises DayIsFull."""
+        async with self.turn:
+            self._begin_day()
+            if self.ahead < many:
+                missing = many - self.ahead
+                try:
+                    await self._count(count, missing + self.more)
+                    self.ahead += missing + self.more
+                except DayIsFull:  # the last of the day are counted one by one
+                    await self._count(count, missing)
+                    self.ahead += missing
+            self.ahead -= many
+
+    async def end(self, count: CountOfDay) -> None:
+        """A session ends. With the last one what was counted ahead today is given back."""
+        async with self.turn:
+            self.sessions -= 1
+            self._begin_day()
+            if self.ahead and not self.sessions:
+                ahead, self.ahead = self.ahead, 0
+                # In no thread: where the whole process ends, one that has not begun never does.
+                count(-ahead, self.day)
+
+    def _begin_day(self) -> None:
+        """What was counted ahead on another day is of no use on this one."""
+        if (on := today()) != self.day:
+            self.day, self.ahead = on, 0
+
+    async def _count(self, count: CountOfDay, many: int) -> None:
+        await to_the_end(count, many, self.day)
+
+
+@dataclass
+class Taken:
+    """Lookups of a moment."""
+
+    first: float
+    last: float
+    many: int
+
+
+class Rates:
+    """How many lookups each guest had in the last minute, over all of its sessions with this process."""
+
+    def __init__(self) -> None:
+        self._taken: dict[str, deque[Taken]] = {}
+
+    def take(self, policy: PolicySection, guest: str, points: int) -> Taken:
+        """Count lookups; with which they are counted. Raises RateIsFull where they would be too many,
+        and then counts nothing."""
+        now, taken = time.monotonic(), self._taken.setdefault(guest, deque())
+        while taken and taken[0].last <= now - _MINUTE:
+            taken.popleft()
+        oldest = taken[0].last if taken else now
+        check_rate(policy, sum(one.many for one in taken) + points, oldest + _MINUTE - now)
+        if not taken or now - taken[-1].first >= _TOGETHER:
+            taken.append(Taken(now, now, 0))
+        taken[-1].last = now
+        taken[-1].many += points
+        return taken[-1]
+
+
+_days: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Day]] = (
+    WeakKeyDictionary()
+)
+_rates: dict[str, Rates] = {}
+
+
+def rates_of(site: Site) -> Rates:
+    """Those of a party: only one process serves from a store."""
+    return _rates.setdefault(str(site.store.root), Rates())
+
+
+def day_of(site: Site, what: str, whose: str, more: int) -> Day:
+    """What the sessions of a party take of one count: what is counted, of whom."""
+    days = _days.setdefault(asyncio.get_running_loop(), {})
+    return days.setdefault((str(site.store.root), what, whose), Day(more))
