@@ -1,0 +1,206 @@
+"""Files drafted from tables: what they say, that they serve, and what a person is asked."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from vfl.cli import init as command
+from vfl.cli import main
+from vfl.jobs.check_result import CheckResult
+from vfl.jobs.draft import likely_ids, open_table
+from vfl.jobs.table_check import check_table
+from vfl.party.config import load_job, load_party
+
+SAMPLES = Path(__file__).parents[1] / "data_samples"
+INSURER = ("--role", "guest", "--host", "registry", "--listen", "127.0.0.1:7443")
+HOST = ("--role", "host", "--guest", "insurer=127.0.0.1:7443")
+
+
+@pytest.fixture(autouse=True)
+def at_home(tmp_path, monkeypatch) -> Path:
+    """A folder of the party's own, without a terminal."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def vfl(*words: str | Path, typed: str | None = None):
+    return CliRunner().invoke(main, ["init", *map(str, words)], input=typed)
+
+
+def drafted(file: str) -> dict:
+    return tomllib.loads(Path(file).read_text())
+
+
+def faults_of(file: str) -> list[str]:
+    """What `vfl doctor` finds wrong with the table."""
+    found: list[CheckResult] = []
+    check_table(load_party(file), found.append)
+    return [one.text for one in found if one.level == "FAIL"]
+
+
+@pytest.mark.parametrize(
+    ("table", "options", "data"),
+    [
+        (
+            "insurer/policies.csv",
+            (*INSURER, "--id", "plate", "--label", "claim"),
+            {"id": "plate", "label": "claim", "categorical": ["area", "region"]},
+        ),
+        (
+            "registry/vehicles.csv",
+            (*HOST, "--id", "registration"),
+            {"id": "registration", "categorical": ["fuel", "brand"]},
+        ),
+    ],
+)
+def test_a_table_as_its_file_is_written(table, options, data):
+    done = vfl("me", *options, "--data", SAMPLES / table)
+    assert done.exit_code == 0, done.stderr
+    own = drafted("me.toml")
+    assert Path(own["data"].pop("path")).resolve() == (SAMPLES / table).resolve()
+    assert own["data"] == data
+    assert faults_of("me.toml") == []
+    assert "vfl keys new me" in done.stdout and "vfl doctor me.toml" in done.stdout
+
+
+def odd_table(rows: int = 300) -> pd.DataFrame:
+    """As a German spreadsheet exports it, with columns that nobody means."""
+    rng = np.random.default_rng(5)
+    return pd.DataFrame(
+        {
+            "nr": [f"K-{n:05d}" for n in rng.permutation(rows)],
+            "betrag": [f"{n % 9 + 1}.{100 + n % 800},{10 + n % 90}" for n in range(rows)],
+            "geboren": [f"{1 + n % 28:02d}.{1 + n % 12:02d}.19{50 + n % 50}" for n in range(rows)],
+            "ort": "Köln",
+            "zeile": range(rows),
+            "klasse": rng.choice([101, 205, 312], rows),
+            "plz": [f"{n:05d}" for n in rng.choice(range(1067, 20000, 211), rows)],
+        }
+    )
+
+
+def test_what_the_file_needs_and_what_nobody_means(at_home):
+    odd_table().to_csv("kunden.csv", sep=";", index=False, encoding="windows-1252")
+    done = vfl("bank", *HOST, "--data", "kunden.csv", "--id", "nr")
+    assert done.exit_code == 0, done.stderr
+    data = drafted("bank.toml")["data"]
+    assert data.pop("encoding").lower() in ("windows-1252", "latin-1")
+    assert data == {
+        "path": "kunden.csv",
+        "id": "nr",
+        "decimal": ",",
+        "thousands": ".",
+        "dates": {"geboren": {"as": "days", "order": "dmy"}},
+        "ignore": ["ort", "zeile"],
+    }
+    text = Path("bank.toml").read_text()
+    assert "# 'ort' has the same value in every row\n# 'zeile' counts the rows\nignore" in text
+    assert "'klasse' has 3 whole numbers: if they are names" in done.stdout
+    assert "'plz' has numbers with a zero in front: if they are names (a code), put it" in done.stdout
+    assert done.stdout.count("a zero in front") == 1
+    assert faults_of("bank.toml") == []
+
+
+def test_what_it_says_as_json(at_home):
+    odd_table().to_csv("kunden.csv", index=False)
+    done = vfl("bank", *HOST, "--data", "kunden.csv", "--id", "nr", "--json")
+    told = json.loads(done.stdout)
+    assert (done.exit_code, told["file"], told["faults"]) == (0, "bank.toml", [])
+    assert any("'klasse'" in note for note in told["notes"])
+
+
+def test_what_has_to_be_corrected_first_is_said(at_home):
+    odd_table().assign(wert=["1"] * 299 + ["1,2,3"]).to_csv("t.csv", index=False)
+    done = vfl("bank", *HOST, "--data", "t.csv", "--id", "nr")
+    assert done.exit_code == 3
+    assert "column 'wert'" in done.stderr and "to correct first" in done.stderr
+    assert drafted("bank.toml")["data"]["id"] == "nr"  # with all else that is known
+
+
+def test_a_column_that_is_not_there():
+    done = vfl(
+        "me", *INSURER, "--id", "plate", "--label", "clam", "--data", SAMPLES / "insurer/policies.csv"
+    )
+    assert done.exit_code == 3 and "no column 'clam' (label)" in done.stderr
+    assert not Path("me.toml").exists()
+
+
+def test_no_file_is_replaced_and_no_name_taken_that_is_none():
+    Path("me.toml").write_text("mine")
+    done = vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration")
+    assert done.exit_code == 2 and "is there already" in done.stderr
+    assert Path("me.toml").read_text() == "mine"
+    done = vfl("My Name", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration")
+    assert done.exit_code == 2 and "is no name" in done.stderr
+
+
+def test_what_a_person_has_to_add_is_said_once_the_file_is_there():
+    data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
+    done = vfl("me", "--role", "guest", "--host", "registry", *data)
+    assert done.exit_code == 2 and "[party] needs listen" in done.stderr
+    assert "next: vfl keys new me" in done.stdout and drafted("me.toml")["party"]["name"] == "me"
+
+
+def test_without_a_terminal_the_missing_option_is_named_with_what_is_likely():
+    done = vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv")
+    assert done.exit_code == 2
+    assert "--id is missing" in done.stderr and "perhaps registration" in done.stderr
+
+
+def test_measurements_are_no_ids(at_home):
+    rng = np.random.default_rng(1)
+    frame = pd.DataFrame({"change": rng.normal(size=80), "tiny": rng.random(80) * 1e-9})
+    frame.assign(key=[f"k{n}" for n in range(80)], share=[f"{n},5" for n in range(80)]).to_csv("t.csv")
+    assert likely_ids(open_table(Path("t.csv")))[-1] == "key"
+    assert not {"change", "tiny", "share"} & {*likely_ids(open_table(Path("t.csv")))}
+
+
+def test_at_a_terminal_it_asks(monkeypatch):
+    monkeypatch.setattr(command, "_at_terminal", lambda: True)
+    table = SAMPLES / "insurer/policies.csv"
+    peers = ("--host", "registry=127.0.0.1:7443")
+    done = vfl("me", *peers, typed=f"guest\n{table}\n\nclaim\n")
+    assert done.exit_code == 0, done.stderr
+    assert "names a row" in done.stderr and "[plate]" in done.stderr
+    own = drafted("me.toml")
+    assert (own["party"]["role"], own["data"]["id"], own["data"]["label"]) == ("guest", "plate", "claim")
+
+
+@pytest.mark.parametrize(
+    ("label", "columns", "tree", "linear"),
+    [
+        ([0, 1], {}, "binary", "logistic"),
+        ([0, 1], {"exposure": 0.5}, "poisson", "poisson"),
+        ([0, 3], {}, "poisson", "poisson"),
+        ([10.5, 2000.0], {}, "gamma", "gamma"),
+        ([0.0, 2000.5], {}, "tweedie", "tweedie"),
+        ([-1.5, 2.0], {}, "squared", "gaussian"),
+    ],
+)
+def test_a_job_by_its_label(label, columns, tree, linear):
+    rows = np.arange(60)
+    frame = pd.DataFrame({"key": [f"a{n}" for n in rows], "age": rows % 7, "y": np.resize(label, 60)})
+    frame.assign(**columns).to_csv("t.csv", index=False)
+    assert vfl("me", *INSURER, "--data", "t.csv", "--id", "key", "--label", "y").exit_code == 0
+    if columns:
+        file = Path("me.toml")
+        file.write_text(file.read_text().replace("[peers", 'exposure = "exposure"\n\n[peers', 1))
+    for model, key, kind in (("secureboost", "objective", tree), ("glm", "family", linear)):
+        done = vfl(f"a-{model}", "--job", "me.toml", "--model", model)
+        assert done.exit_code == 0, done.stderr
+        job = load_job(f"a-{model}.toml")
+        assert (job.job.model, getattr(job.job, key)) == (model, kind)
+
+
+def test_a_host_starts_no_job():
+    assert (
+        vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration").exit_code
+        == 0
+    )
+    done = vfl("claims", "--job", "me.toml")
+    assert done.exit_code == 2 and "a guest starts jobs" in done.stderr
