@@ -1,0 +1,239 @@
+"""What the processes of a party do now, each in a small file of the store: `vfl status` reads them.
+
+A file is written whole, at most once a second, and removed when its process ends. A lock lies beside it,
+which the system lets go of however the process ends: a file whose lock nobody holds was left behind by a
+process that was killed, and goes when the next one begins. None has an id, a value or a key.
+"""
+
+import asyncio
+import contextlib
+import os
+import secrets
+import threading
+import time
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import msgspec
+
+from vfl.jobs.show import Show
+from vfl.party import locks
+from vfl.party.files import unwritable
+from vfl.party.locks import Holder
+from vfl.party.store import Store
+
+_PAUSE = 1.0  # seconds between two writings of a file
+
+
+@dataclass(eq=False)  # each is one of its own
+class JobNow:
+    """A job that a process is at."""
+
+    task: str  # align, train, score, ...
+    parties: list[str] = field(default_factory=list)  # the others
+    about: list[str] = field(default_factory=list)  # the model, the alignment, once they are known
+    since: str = ""  # ISO 8601, UTC
+    step: str = ""
+    done: int = 0
+    of: int | None = None  # None where nobody knows how much there is to do
+    told: str = ""  # when that was so
+
+
+@dataclass(frozen=True)
+class ProcessNow:
+    """A process and its jobs."""
+
+    process: int
+    command: str
+    since: str
+    machine: str
+    jobs: list[JobNow] = field(default_factory=list)
+
+    @property
+    def holder(self) -> Holder:
+        """Who it is."""
+        return Holder(self.process, self.command, self.since, self.machine)
+
+
+_JOB: ContextVar[JobNow | None] = ContextVar("_JOB", default=None)
+
+
+class Activity:
+    """What this process does in a store. Until it is `open` nothing is written."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._file: Path | None = None
+        self._jobs: list[JobNow] = []
+        self._lock = threading.Lock()
+        self._written = -_PAUSE
+        self._due = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    @contextlib.contextmanager
+    def open(self) -> Iterator[None]:
+        """The block, of which others can know. Raises DataError where the store cannot be written."""
+        if self._file is not None:
+            yield
+            return
+        self._loop, self._due = None, False
+        with contextlib.suppress(RuntimeError):  # no loop: a command that works in one go
+            self._loop = asyncio.get_running_loop()
+        folder = self._store.status()
+        _clear(folder)
+        name = f"{os.getpid()}-{secrets.token_hex(4)}"
+        lock = folder / f"{name}.lock"
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(locks.locked(lock))
+            except OSError as error:
+                raise unwritable(f"{lock} cannot be locked", error) from None
+            self._file = file = folder / f"{name}.json"
+            self._note()
+            try:
+                yield
+            finally:
+                with self._lock:
+                    self._file = None
+                for path in (file, _unfinished(file), lock):
+                    with contextlib.suppress(OSError):  # a job that is done does not fail by it
+                        path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def job(
+        self, task: str, show: Show, parties: Collection[str] = (), about: Collection[str | None] = ()
+    ) -> Iterator[Show]:
+        """A job, with a show that notes how far it is."""
+        job = JobNow(task, [*parties], [name for name in about if name], _now())
+        token = _JOB.set(job)
+        with self._lock:
+            self._jobs.append(job)
+        self._note()
+        try:
+            yield _Following(show, self, job)
+        finally:
+            _JOB.reset(token)
+            with self._lock:
+                self._jobs.remove(job)
+            self._note()
+
+    def tell(self, parties: Collection[str] = (), about: Collection[str | None] = ()) -> None:
+        """Note with whom the present job is, and which model and alignment it is about."""
+        job = _JOB.get()
+        if job is None:
+            return
+        with self._lock:
+            job.parties = [*dict.fromkeys([*job.parties, *parties])]
+            job.about = [*dict.fromkeys([*job.about, *(name for name in about if name)])]
+        self._note()
+
+    def follow(self, job: JobNow, step: str, done: int, of: int | None) -> None:
+        """Note how far a job is."""
+        if self._file is None:
+            return
+        with self._lock:
+            # What stands behind a comma may be a figure of the job.
+            job.step, job.done, job.of, job.told = step.partition(",")[0], done, of, _now()
+        self._note()
+
+    def _note(self) -> None:
+        """Write what there is to say, soon."""
+        with self._lock:
+            left = self._written + _PAUSE - time.monotonic()
+            if left <= 0:
+                self._write()
+            elif self._loop is not None and not self._due:
+                with contextlib.suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(self._loop.call_later, left, self._catch_up)
+                    self._due = True
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            self._due = False
+            self._write()
+
+    def _write(self) -> None:
+        """Write the file anew. A job does not end where that fails."""
+        if self._file is None:
+            return
+        self._written = time.monotonic()
+        own = locks.own_holder()
+        now = ProcessNow(own.process, own.command, own.since, own.machine, self._jobs)
+        unfinished = _unfinished(self._file)
+        with contextlib.suppress(OSError):
+            unfinished.touch(mode=0o600)
+            unfinished.write_bytes(msgspec.json.encode(now))
+            unfinished.replace(self._file)
+
+
+class _Following:
+    """A show that notes how far a job is."""
+
+    def __init__(self, show: Show, activity: Activity, job: JobNow) -> None:
+        self._show, self._activity, self._job = show, activity, job
+
+    def say(self, line: str) -> None:
+        """One line for the person at this party."""
+        self._show.say(line)
+
+    def progress(self, what: str, done: int, of: int | None) -> None:
+        """How far a step is."""
+        self._activity.follow(self._job, what, done, of)
+        self._show.progress(what, done, of)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is known of the processes of a store."""
+
+    running: list[ProcessNow]
+    killed: list[ProcessNow]  # that ended without a word
+
+
+def find_processes(store: Store) -> Found:
+    """The processes that work in a store, and those that left something behind, the oldest first."""
+    found = Found([], [])
+    for lock in sorted(store.status(make=False).glob("*.lock")):
+        holder = locks.holder(lock)
+        now = _read(lock.with_suffix(".json"))
+        if holder is not None:
+            at_work = ProcessNow(holder.process, holder.command, holder.since, holder.machine)
+            found.running.append(at_work if now is None else now)
+        elif now is not None:
+            found.killed.append(now)
+    known = {(one.process, one.machine) for one in found.running}
+    for lock in sorted([*store.root.glob("serve.lock"), *store.root.glob("online-*.lock")]):
+        holder = locks.holder(lock)  # of an earlier version
+        if holder is not None and (holder.process, holder.machine) not in known:
+            one = ProcessNow(holder.process, holder.command, holder.since, holder.machine)
+            found.running.append(one)
+    for processes in (found.running, found.killed):
+        processes.sort(key=lambda one: (one.since, one.process))
+    return found
+
+
+def _read(file: Path) -> ProcessNow | None:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=ProcessNow)
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def _clear(folder: Path) -> None:
+    """Remove what processes have left that were killed."""
+    for lock in folder.glob("*.lock"):
+        with contextlib.suppress(OSError):  # it is held
+            locks.forget(lock)
+            for path in (lock.with_suffix(".json"), _unfinished(lock.with_suffix(".json"))):
+                path.unlink(missing_ok=True)
+
+
+def _unfinished(file: Path) -> Path:
+    return file.with_name(f".{file.name}.tmp")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
