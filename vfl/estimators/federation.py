@@ -7,22 +7,25 @@ from typing import ClassVar, Self, cast
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.crypto.workers import PAYS, Machine
 from vfl.errors import ConfigError, DataError
-from vfl.estimators.hosts import Hosts, HostsParameter, as_hosts
+from vfl.estimators.hosts import Hosts, as_hosts, hold_hosts
 from vfl.estimators.learner import (
     Learner,
     Target,
+    check_split,
     column_named,
     translate_errors,
     unmeant_columns,
     warn_of_columns,
     warn_of_model,
 )
+from vfl.estimators.oneway import factors_of
 from vfl.estimators.parameters import (
     check_share,
     check_steps,
@@ -30,6 +33,8 @@ from vfl.estimators.parameters import (
     plain_value,
     shown,
 )
+from vfl.estimators.saved import AnySaved
+from vfl.estimators.shared import SharedParameter
 from vfl.frames.features import (
     FrameTable,
     IdValues,
@@ -42,10 +47,10 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
-from vfl.learn.holdout import SplitColumns
+from vfl.learn.factor_tables import RowTotals
 from vfl.learn.levels import levels_of, tidy_levels
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
-from vfl.models.kind import AnyHostModel, AnyKind, ColumnRules
+from vfl.models.kind import AnyHostModel, ColumnRules
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import NormalisedIds
 from vfl.party.ids import normalise as normalise_ids
@@ -55,9 +60,11 @@ from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.simulate import (
     GUEST,
+    SimulatedTable,
     SimulatedTask,
     StepProgress,
     TrainedLevels,
+    oneway,
     score,
     tables_of,
     train,
@@ -76,7 +83,7 @@ STEPS: tuple[str, ...] = DataSection.model_fields["normalise"].default
 class Federation(Learner):
     """An estimator over the tables of a guest and its hosts."""
 
-    hosts = HostsParameter()
+    hosts = SharedParameter(hold_hosts)
     id: IdColumns | Mapping[str, IdColumns]
     normalise: NormaliseSteps
     workers: int
@@ -89,6 +96,14 @@ class Federation(Learner):
 
     # Groups are most often given for folds, not for fit.
     __metadata_request__fit: ClassVar[dict[str, object]] = {"groups": False, "time": False}
+
+    def _to_save(self) -> AnySaved:
+        return replace(super()._to_save(), halves=self.halves_, aligned=self.n_aligned_)
+
+    def _restore(self, found: AnySaved) -> None:
+        super()._restore(found)
+        self.halves_ = {name: found.halves[name] for name in found.model.parties[1:]}
+        self.n_aligned_ = found.aligned
 
     def inspected(self, look: Look) -> Self:
         """A copy whose `fit` trains nothing and tells what it would train on: the columns of the common
@@ -105,6 +120,9 @@ class Federation(Learner):
 
     def _check_columns(self, tables: Sequence[FrameTable]) -> None:
         """Raises DataError for a parameter that does not fit the parties' columns."""
+
+    def _check_classes(self, classes: NDArray[np.generic]) -> None:
+        """Raises ConfigError for classes of a fit that a parameter does not allow."""
 
     def _guest_frame(self, X: object, hosts: object) -> tuple[Frame, Hosts]:
         """The guest's table for a fit, and the hosts' as they were given."""
@@ -132,7 +150,7 @@ class Federation(Learner):
         check_share("unknown_levels", self.unknown_levels)
         rules = self._rules([GUEST, *hosts])
         kind = self._kind()
-        _check_split(kind, target.split)
+        check_split(kind, target.split)
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
         tables = [
             self._table(name, one, None, hosts, rules[name].named if name in rules else ())
@@ -150,7 +168,9 @@ class Federation(Learner):
         if len(weighing) < len(target.weight):
             own, target = _take_rows(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
-        rows = Training(target.label, target.weight, every, ~every, target.loss, target.offset)
+        rows = Training(
+            *(target.label, target.weight, every, ~every, target.loss, target.offset, target.exposure)
+        )
         if self._look is not None:
             alone = SimulatedTask(kind, rules, rows, engine, machine, lambda step: None, target.split)
             self._look(tables_of(own, others, alone))
@@ -173,6 +193,40 @@ class Federation(Learner):
         self._keep_columns(frames, [own, *others])
         self._publish()
         warn_of_model(trained.idle, trained.doubts)
+
+    # Tables by factors.
+
+    def _table_by_factors(
+        self,
+        X: object,
+        by: str | Sequence[str],
+        totals: RowTotals,
+        hosts: object,
+        least: tuple[int, int],
+    ) -> pd.DataFrame:
+        """A line a cell, the total last, of the rows that the guest and the host of the factors know.
+
+        least: rows of a cell, and bins. Raises ConfigError, DataError and Refused.
+        """
+        others = self._hosts_to_fit(hosts)
+        factors = factors_of(by, [GUEST, *others])
+        wanted = [GUEST, *(name for name in others if name in dict(factors))]
+        among = others if len(wanted) > 1 else Hosts({})
+        frames = {name: frame_of(X if name == GUEST else others[name], name) for name in wanted}
+        tables = [self._table(name, frame, None, among) for name, frame in frames.items()]
+        _check_id_columns(tables)
+        own, *theirs = (replace(table, features=tidy_levels(table.features)) for table in tables)
+        task = SimulatedTable(
+            factors,
+            totals,
+            check_whole("min_cell_rows", least[0], 1),
+            check_whole("bins", least[1], 2),
+            self._engine(),
+            "lattice",
+            Machine(check_whole("workers", self.workers, 1), alone=PAYS),
+        )
+        table = oneway(own, theirs, task)
+        return pd.DataFrame(table.rows, columns=table.heads)
 
     # Scoring.
 
@@ -329,17 +383,8 @@ def _take_rows(table: FrameTable, target: Target, rows: RowIndices) -> tuple[Fra
     left = FrameTable(table.name, ids, of_row, table.id_columns, table.take(rows), len(rows))
     offset = None if target.offset is None else target.offset[rows]
     split = target.split.take(rows)
-    return left, Target(target.label[rows], target.weight[rows], target.loss, offset, split)
-
-
-def _check_split(kind: AnyKind, split: SplitColumns) -> None:
-    """Raises ConfigError for groups or times where no row is kept back."""
-    given = [name for name, one in (("groups", split.group), ("time", split.time)) if one is not None]
-    if given and not kind.validation_share:
-        raise ConfigError(
-            f"{given[0]}= says which rows validation_share keeps back to stop by, and none are: set a "
-            "validation_share (trees have one), or leave it out; folds have groups of their own"
-        )
+    exposure = None if target.exposure is None else target.exposure[rows]
+    return left, Target(target.label[rows], target.weight[rows], target.loss, offset, split, exposure)
 
 
 def _check_id_columns(tables: Sequence[FrameTable]) -> None:

@@ -2,19 +2,19 @@
 
 scikit-learn copies parameters for every fold, compares them by their text and prints them. The tables
 of hosts are too large for the first and too private for the second, so that they are held in a mapping
-that is shared instead of copied and tells no more than how large its tables are.
+that is shared (shared.py) and tells no more than how large its tables are.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Self
 
 from vfl.errors import ConfigError
+from vfl.estimators.shared import Shared
 from vfl.party.ids import NormalisedIds
 from vfl.simulate import GUEST
 from vfl.text import counted
 
 
-class Hosts(Mapping[str, object]):
+class Hosts(Shared, Mapping[str, object]):
     """Tables by the host's name: copies and clones are the same object.
 
     To normalise ids takes longer than many a fit. What is made of each host's is kept for the next fold,
@@ -56,31 +56,10 @@ class Hosts(Mapping[str, object]):
     def __hash__(self) -> int:
         return id(self)
 
-    def __copy__(self) -> Self:
-        return self
 
-    def __deepcopy__(self, memo: object) -> Self:
-        return self
-
-    def __sklearn_clone__(self) -> Self:
-        return self
-
-
-class HostsParameter:
-    """The attribute of an estimator in which a dict of tables becomes Hosts, whoever sets it."""
-
-    def __get__(self, estimator: object, owner: type | None = None) -> object:
-        if estimator is None:
-            return self
-        try:
-            return vars(estimator)["hosts"]
-        except KeyError:
-            raise AttributeError("hosts") from None
-
-    def __set__(self, estimator: object, given: object) -> None:
-        if isinstance(given, Mapping) and not isinstance(given, Hosts):
-            given = Hosts(given)
-        vars(estimator)["hosts"] = given
+def hold_hosts(given: object) -> object:
+    """A dict of tables as Hosts, anything else as it is."""
+    return Hosts(given) if isinstance(given, Mapping) and not isinstance(given, Hosts) else given
 
 
 def as_hosts(given: object) -> Hosts:

@@ -17,18 +17,21 @@ from sklearn.utils.metadata_routing import UNUSED
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, DataError, InputError, ParameterError
+from vfl.errors import ConfigError, DataError, InputError, ModelError, ParameterError
+from vfl.estimators import saved
 from vfl.estimators.bar import watch
-from vfl.estimators.parameters import check_names, choose_seed, shown, validate
+from vfl.estimators.parameters import check_names, choose_seed, plain_parameters, shown, validate
 from vfl.frames.features import FrameTable
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.holdout import SplitColumns
 from vfl.learn.levels import Levels
-from vfl.learn.losses import Loss
+from vfl.learn.losses import Family, Loss, NegativeBinomialLoss, Objective
 from vfl.models.kind import AnyGuestModel, AnyKind, TrainingStep
+from vfl.models.kinds import kind_of_model
 from vfl.party.sources.source import labels_in_words, row_labels
 from vfl.simulate import GUEST, SimulationEngine, StepProgress
+from vfl.version import __version__
 
 P = TypeVar("P", bound=BaseModel)
 
@@ -42,6 +45,18 @@ class Target:
     loss: Loss
     offset: Floats | None = None
     split: SplitColumns = field(default_factory=SplitColumns)  # by which rows are kept back
+    exposure: Floats | None = None  # whose logarithm is in the offset
+
+
+def check_split(kind: AnyKind, split: SplitColumns) -> None:
+    """Raises ConfigError for groups or times where no row is kept back."""
+    columns = {"groups": None if kind.has_folds else split.group, "time": split.time}
+    given = [name for name, one in columns.items() if one is not None]
+    if given and not kind.validation_share:
+        raise ConfigError(
+            f"{given[0]}= says which rows validation_share keeps back to stop by, and none are: set a "
+            "validation_share (trees have one), or leave it out; folds have groups of their own"
+        )
 
 
 @contextmanager
@@ -92,6 +107,8 @@ class Learner(BaseEstimator):  # type: ignore[misc]
     """Settings of the kind of model, which fit checks."""
     _LEFT_OUT: ClassVar[frozenset[str]] = frozenset()
     """Settings without a meaning in one process."""
+    _SAVED: ClassVar[type[saved.SavedTrees] | type[saved.SavedLinear]]
+    """What of it is written to a file."""
     _OWN: ClassVar[str] = GUEST
     """Whose the table of fit and predict is, as errors name it."""
 
@@ -126,10 +143,8 @@ class Learner(BaseEstimator):  # type: ignore[misc]
 
         Raises NotFittedError, DataError when the file cannot be written.
         """
-        from vfl.estimators.saved import write
-
         check_is_fitted(self, "model_")
-        write(self, path)
+        saved.write(self._to_save(), path)
 
     @classmethod
     def load(cls, path: object) -> Self:
@@ -138,9 +153,72 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         Of several parties' columns: its hosts= are None, give the hosts' tables when it predicts, or set
         the parameter. Raises ModelError for a file that is missing, damaged or of another kind.
         """
-        from vfl.estimators.saved import read
 
-        return read(path, cls)
+        def form_of(name: str) -> saved.Form | None:
+            kind = _BY_NAME.get(name)
+            if kind is not None and not issubclass(cls, kind) and not issubclass(kind, cls):
+                raise ModelError(f"holds a {name}, where a {cls.__name__} is due")
+            return kind._form() if kind is not None else None
+
+        found, loss = saved.read(path, form_of)
+        kind = _BY_NAME[found.estimator]
+        estimator = cast(Self, (cls if issubclass(cls, kind) else kind)(**found.parameters))
+        estimator._restore(found)
+        estimator._loss = loss
+        estimator._publish()
+        return estimator
+
+    @classmethod
+    def _form(cls) -> saved.Form:
+        """What a file of it holds."""
+        return saved.Form(
+            cls._SAVED,
+            parameters={*cls().get_params(deep=False)} - {"hosts", "init_model"},
+            guest=cls._OWN,
+            over_rows=False,
+            of_classes=hasattr(cls, "predict_proba"),
+        )
+
+    def _to_save(self) -> saved.AnySaved:
+        loss, losses = self._loss, kind_of_model(self.model_).losses
+        classes = getattr(self, "classes_", None)
+        name = next(name for name, kind in _BY_NAME.items() if isinstance(self, kind))
+        return saved.Saved(
+            vfl=__version__,
+            estimator=name,
+            parameters=plain_parameters(self.get_params(deep=False)),
+            objective=next(
+                cast(Objective | Family, name) for name, of in losses.items() if of is type(loss)
+            ),
+            tweedie_power=getattr(loss, "power", None) or 1.5,
+            theta=loss.theta if isinstance(loss, NegativeBinomialLoss) else 1.0,
+            classes=None if classes is None else saved.Classes.of(classes),
+            with_offset=getattr(self, "with_offset_", False),
+            columns=self._columns,
+            named=self._named,
+            categorical=self._categorical,
+            model=self.model_,
+            halves={},
+            aligned=0,
+            traffic=self.traffic_,
+            log=self.train_log_,
+            levels=self._levels,
+        )
+
+    def _restore(self, found: saved.AnySaved) -> None:
+        """Have what a fit leaves, from a file."""
+        own = found.columns[self._OWN]
+        self.model_ = found.model
+        self.traffic_, self.train_log_ = found.traffic, [*found.log]
+        self._columns, self._named = found.columns, found.named
+        self._categorical, self._levels = found.categorical, found.levels
+        self.n_features_in_ = len(own)
+        if found.named[self._OWN]:
+            self.feature_names_in_ = np.array(own, dtype=object)
+        if found.classes is None:
+            self.with_offset_ = found.with_offset
+        else:
+            self.classes_ = found.classes.array
 
     def _kind(self) -> AnyKind:
         """The kind of model with its settings. Raises ConfigError for impossible ones."""
@@ -243,6 +321,27 @@ class Learner(BaseEstimator):  # type: ignore[misc]
                 told(step)
 
             yield log, done
+
+
+_BY_NAME: dict[str, type[Learner]] = {}
+"""The estimators that files are of, by their names in files."""
+
+L = TypeVar("L", bound=Learner)
+
+
+def saved_by_name(kind: type[L]) -> type[L]:
+    """Write and read files of this estimator by its name."""
+    _BY_NAME[kind.__name__] = kind
+    return kind
+
+
+def load(path: object) -> Learner:
+    """A model that `save` wrote, of whichever estimator; it predicts bit for bit the same.
+
+    Of several parties' columns: its hosts= are None, give the hosts' tables when it predicts, or set the
+    parameter. Raises ModelError for a file that is missing, damaged or of another kind.
+    """
+    return Learner.load(path)
 
 
 def unmeant_columns(party: str, table: pd.DataFrame, meant: Collection[str]) -> list[str]:

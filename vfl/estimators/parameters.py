@@ -38,6 +38,7 @@ _SAME: Mapping[str, tuple[str, ...]] = {
         ("reg_lambda", "alpha"),
     ),
     "reg_lambda": ("alpha",),
+    **dict.fromkeys(("alpha", "lambda_l1", "l1_regularization", "reg_l1"), ("reg_alpha",)),
     **dict.fromkeys(("min_split_loss", "min_gain_to_split", "min_split_gain"), ("gamma",)),
     **dict.fromkeys(
         (
@@ -80,6 +81,7 @@ _SAME: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("weight", "weights"), ("sample_weight",)),
     **dict.fromkeys(("init_score", "base_margin", "baseline", "offsets"), ("offset",)),
     "callbacks": ("progress",),
+    "xgb_model": ("init_model",),
 }
 
 _NO_WEIGHTS = (
@@ -87,7 +89,7 @@ _NO_WEIGHTS = (
     "weights); what predict_proba says is then no longer the share of the classes in the data"
 )
 _NO_DRAWS = "a linear model draws nothing at random"
-_NO_L1 = "there is no L1 penalty; reg_lambda of trees and alpha of linear models is the L2 penalty"
+_NO_L1 = "the L1 penalty is reg_alpha of trees; a linear model has alpha, an L2 penalty, alone"
 _NONE: Mapping[str, str] = {
     **dict.fromkeys(
         (
@@ -112,7 +114,8 @@ _NONE: Mapping[str, str] = {
         ("eval_set", "eval_metric", "eval_names", "metric", "early_stopping_rounds", "validation_data"),
         "the parameters validation_share and early_stopping_rounds stop by rows that are kept back",
     ),
-    **dict.fromkeys(("warm_start", "init_model", "xgb_model"), "each fit begins anew"),
+    "warm_start": "each fit begins anew, or with the trees of a model of trees, init_model=",
+    **dict.fromkeys(("init_model", "xgb_model"), "each fit begins anew"),
     **dict.fromkeys(
         ("exposure", "offset", "init_score", "base_margin"),
         "it is for counts and amounts: SecureBoostRegressor and FederatedGLM have it, over rows "
@@ -209,16 +212,43 @@ def validate(model: type[M], values: Mapping[str, object], where: str = "") -> M
         raise ConfigError(f"{what}; {suggest_name(name, model.model_fields)}")
     if problem["type"] == "value_error":
         raise ConfigError(f"{where}{name}={shown(values[name])}: {problem['ctx']['error']}")
-    words = describe_key(model, name)
+    # Of a dict: the entry.
+    within = [key for key in problem["loc"][1:] if isinstance(key, str) and key in _keys(values[name])]
+    words = describe_key(model, name, *within[:1])
     for in_files, in_python in (("true or false", "True or False"), ("section", "dict")):
         words = words.replace(in_files, in_python)
-    raise ConfigError(f"{where}{name}={shown(values[name])}: must be {words}")
+    of = f"{shown(within[0])} " if within else ""
+    raise ConfigError(f"{where}{name}={shown(values[name])}: {of}must be {words}")
+
+
+def _keys(value: object) -> list[object]:
+    return [*value] if isinstance(value, Mapping) else []
 
 
 def plain_value(value: object) -> object:
     """NumPy's numbers, as parameter searches hand them over, as Python's."""
     if isinstance(value, np.generic) or (isinstance(value, np.ndarray) and value.ndim == 0):
         return value.item()
+    return value
+
+
+def plain_parameters(parameters: Mapping[str, object]) -> dict[str, object]:
+    """What a file can hold of them: no tables of hosts, no model that a fit begins with, no generators,
+    which have no value to keep."""
+    plain = {}
+    for name, value in parameters.items():
+        if name not in ("hosts", "init_model"):
+            generator = isinstance(value, np.random.RandomState | np.random.Generator)
+            plain[name] = None if generator else _of_json(value)
+    return plain
+
+
+def _of_json(value: object) -> object:
+    value = plain_value(value)
+    if isinstance(value, Mapping):
+        return {str(key): _of_json(one) for key, one in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_of_json(one) for one in value]
     return value
 
 

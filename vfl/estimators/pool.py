@@ -15,6 +15,7 @@ from vfl.errors import ConfigError, DataError
 from vfl.estimators.learner import (
     Learner,
     Target,
+    check_split,
     column_named,
     of_parameters,
     translate_errors,
@@ -23,17 +24,19 @@ from vfl.estimators.learner import (
     warn_of_model,
 )
 from vfl.estimators.parameters import check_arguments, check_share, check_whole, plain_value, shown
-from vfl.estimators.tasks import Numbers, TwoClasses, added_scores
+from vfl.estimators.saved import AnySaved, Form
+from vfl.estimators.tasks import Numbers, TwoClasses, added_scores, split_of
 from vfl.frames.features import FrameTable, RowIndices, category_text, features_of, suggest_name
 from vfl.frames.rows import classes_of, drop_given, groups_of, label_of, positive_numbers, weights_of
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.binning import Features, Monotone
-from vfl.learn.levels import Levels, levels_of, tidy, tidy_levels
+from vfl.learn.holdout import SplitColumns, group_draws
+from vfl.learn.levels import Levels, levels_of, spell_as_agreed, tidy, tidy_levels
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.models.held_out import held_out_metrics
-from vfl.models.kind import AnyKind
+from vfl.models.kind import AnyKind, ColumnRules
 from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import MOST_CLIENTS
 from vfl.protocols.pooled.bins import Schema
@@ -54,6 +57,8 @@ class _Rows:
     training: Training
     parties: Mapping[str, RowIndices]
     schema: Schema
+    rules: ColumnRules
+    split: SplitColumns  # by which rows are kept back
     kept: RowIndices  # where they were in the table that was given
 
     def task(
@@ -66,10 +71,15 @@ class _Rows:
         """A training on these rows, or on some of them and by each party alone, too."""
         rows = self.training if train is None else replace(self.training, train=train)
         alone = train is not None
-        return PooledTask(kind, self.schema, self.features, rows, self.parties, engine, progress, alone)
+        columns = self.schema, self.rules, self.features
+        return PooledTask(kind, *columns, rows, self.parties, engine, progress, self.split, alone)
 
     def folds(self, count: int, seed: int) -> Integers:
-        """A fold of each row: each party's rows, of each class, are dealt out evenly."""
+        """A fold of each row: each party's rows, of each class, are dealt out evenly; of groups whole
+        ones, drawn by their names."""
+        if self.split.group is not None:
+            own = group_draws(self.split.group, np.arange(len(self.kept)), seed)
+            return (own * count).astype(np.int64)
         draw = np.random.default_rng([seed, 2]).random(len(self.kept))
         party = np.zeros(len(self.kept), np.int64)
         for number, rows in enumerate(self.parties.values()):
@@ -96,19 +106,38 @@ class Pool(Learner):
     _OWN = POOLED
 
     # Whose a row is means nothing to anything but a fit.
-    __metadata_request__fit: ClassVar[dict[str, object]] = {"parties": True}
+    __metadata_request__fit: ClassVar[dict[str, object]] = {
+        "parties": True,
+        "groups": False,
+        "time": False,
+    }
+
+    # Files.
+
+    @classmethod
+    def _form(cls) -> Form:
+        return replace(super()._form(), over_rows=True)
+
+    def _to_save(self) -> AnySaved:
+        parties = {str(name): int(count) for name, count in self.parties_.items()}
+        return replace(super()._to_save(), parties=parties, aligned=sum(parties.values()))
+
+    def _restore(self, found: AnySaved) -> None:
+        super()._restore(found)
+        self.parties_ = rows_by_party(found.parties)
 
     # Fitting.
 
-    def _ways(self) -> Mapping[str, Monotone]:
-        """How scores may change with numeric columns. Raises ConfigError."""
-        return {}
+    def _rules(self) -> ColumnRules:
+        """Rules for columns of the table. Raises ConfigError."""
+        return ColumnRules()
 
     def _fit(
         self, frame: Frame, parties: object, target: Target, progress: StepProgress | bool | None
     ) -> None:
         engine, kind = self._engine(), self._kind()
         check_share("unknown_levels", self.unknown_levels)
+        check_split(kind, target.split)
         rows = self._rows(frame, parties, target, quiet=False)
         with self._followed(progress, kind) as (log, done):
             trained = train_rows(rows.task(kind, engine, done))
@@ -128,18 +157,22 @@ class Pool(Learner):
         """The rows to train on, and whose they are. quiet: whether columns are not warned of."""
         names, party, own_columns = self._names(frame, parties)
         columns = frame.columns.drop(columns=own_columns)
-        ways, levels = self._ways(), self._given_levels(columns)
-        columns = columns.drop(columns=unmeant_columns(POOLED, columns, {*ways, *levels}))
+        rules, levels = self._rules(), self._given_levels(columns)
+        columns = columns.drop(columns=unmeant_columns(POOLED, columns, {*rules.named, *levels}))
         features = features_of(POOLED, columns, None, levels)
         if not features:
             raise DataError(f"{POOLED}: no column is left to use as a feature")
-        self._check_ways(ways, features)
+        self._check_ways(rules.monotone, features)
         if not quiet:
             order = LabelOrder.of(target.label)
-            warn_of_columns(POOLED, {name: suspicions(one, order) for name, one in features.items()})
+            doubts = {
+                name: suspicions(one, order, agreed=name in levels) for name, one in features.items()
+            }
+            warn_of_columns(POOLED, doubts)
         # A row of weight 0 is as good as none.
         kept = np.flatnonzero(target.weight > 0)
         features = tidy_levels({name: values[kept] for name, values in features.items()})
+        features, _ = spell_as_agreed(features, levels)
         agreed = {name: one.names for name, one in levels_of(features).items()} | levels
         ordered = {name: agreed[name] for name in features if name in agreed}
         offset = None if target.offset is None else target.offset[kept]
@@ -148,10 +181,10 @@ class Pool(Learner):
         training = Training(label, weight, every, ~every, target.loss, offset)
         found = {name: np.flatnonzero(party[kept] == place) for place, name in enumerate(names)}
         found = {name: own for name, own in found.items() if len(own)}
-        schema = Schema(tuple(features), ordered, ways)
+        schema = Schema(tuple(features), ordered, rules.monotone)
         if levels and not quiet:
             _warn_of_levels(schema.unknown_levels(features))
-        return _Rows(features, training, found, schema, kept)
+        return _Rows(features, training, found, schema, rules, target.split.take(kept), kept)
 
     def _names(self, frame: Frame, given: object) -> tuple[list[str], Integers, list[str]]:
         """The parties, sorted; which of them has each row, int64 (rows,); and the columns that say it.
@@ -323,6 +356,8 @@ class PooledClassifier(TwoClasses, Pool):
         parties: object = None,
         sample_weight: object = None,
         progress: StepProgress | bool | None = None,
+        groups: object = None,
+        time: object = None,
     ) -> Self:
         """Train on the rows of all parties.
 
@@ -331,12 +366,13 @@ class PooledClassifier(TwoClasses, Pool):
         row is, shape (rows,), or the column that says it, in place of the constructor's; a column is no
         feature. sample_weight: not negative, shape (rows,); a row of weight 0 does not train.
         progress: a function that is called after each tree or iteration, from another thread; or True or
-        False in place of the parameter.
+        False in place of the parameter. groups, time: of each row, shape (rows,); the rows of
+        validation_share are whole groups, the last times of all parties, or both.
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
         with translate_errors():
-            frame, target, classes = self._target(X, y, parties, sample_weight)
+            frame, target, classes = self._target(X, y, parties, sample_weight, (groups, time))
             self._fit(frame, parties, target, progress)
         self.classes_ = classes
         return self
@@ -363,28 +399,37 @@ class PooledClassifier(TwoClasses, Pool):
         parties: object = None,
         sample_weight: object = None,
         cv: int = 5,
+        groups: object = None,
     ) -> pd.DataFrame:
         """What the federation is worth to each party, beside a model of its own rows alone.
 
         Both are trained with these settings `cv` times, each time without one of as many parts of each
-        party's rows, and score that part. The estimator stays as it is; arguments are as of `fit`.
+        party's rows, and score that part: of whole `groups`, where they are given. The estimator stays
+        as it is; arguments are as of `fit`.
 
         By party: rows, auc_alone, auc_federated, log_loss_alone, log_loss_federated; gain, by how much
         the federation lowers the mean log loss of a row, and gain_error, its standard error. NaN, with a
         warning, where a party cannot train alone. Errors as of fit.
         """
         with translate_errors():
-            frame, target, _ = self._target(X, y, parties, sample_weight)
+            frame, target, _ = self._target(X, y, parties, sample_weight, (groups, None))
             return self._compare(frame, parties, target, None, cv)
 
     def _target(
-        self, X: object, y: object, parties: object, sample_weight: object
+        self,
+        X: object,
+        y: object,
+        parties: object,
+        sample_weight: object,
+        by: tuple[object, object],
     ) -> tuple[Frame, Target, NDArray[np.generic]]:
-        """The table, what its rows are to teach, and the classes."""
-        frame = self._frame_to_fit(X)
+        """The table, what its rows are to teach, and the classes. `by`: groups and times."""
+        frame, (groups, time) = self._frame_to_fit(X), by
         classes, label = classes_of(y, frame.columns, type(self).__name__)
-        target = Target(label, weights_of(sample_weight, frame.columns), LogisticLoss())
-        return drop_given(frame, y=y, sample_weight=sample_weight, parties=parties), target, classes
+        weight, split = weights_of(sample_weight, frame.columns), split_of(frame, groups, time)
+        target = Target(label, weight, LogisticLoss(), split=split)
+        given = {"parties": parties, "groups": groups, "time": time}
+        return drop_given(frame, y=y, sample_weight=sample_weight, **given), target, classes
 
 
 class PooledRegressor(Numbers, Pool):
@@ -400,6 +445,8 @@ class PooledRegressor(Numbers, Pool):
         exposure: object = None,
         offset: object = None,
         progress: StepProgress | bool | None = None,
+        groups: object = None,
+        time: object = None,
     ) -> Self:
         """Train on the rows of all parties.
 
@@ -409,12 +456,14 @@ class PooledRegressor(Numbers, Pool):
         negative, shape (rows,); a row of weight 0 does not train. exposure: time at risk of each row,
         positive, for "poisson" alone. offset: added to each row's score, on the scale of the link.
         progress: a function that is called after each tree or iteration, from another thread; or True or
-        False in place of the parameter.
+        False in place of the parameter. groups, time: of each row, shape (rows,); the rows of
+        validation_share are whole groups, the last times of all parties, or both.
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
         with translate_errors():
-            frame, target = self._target(X, y, parties, sample_weight, exposure, offset)
+            given = {"exposure": exposure, "offset": offset}
+            frame, target = self._target(X, y, parties, sample_weight, given, (groups, time))
             self._fit(frame, parties, target, progress)
         self.with_offset_ = offset is not None
         return self
@@ -451,11 +500,13 @@ class PooledRegressor(Numbers, Pool):
         exposure: object = None,
         offset: object = None,
         cv: int = 5,
+        groups: object = None,
     ) -> pd.DataFrame:
         """What the federation is worth to each party, beside a model of its own rows alone.
 
         Both are trained with these settings `cv` times, each time without one of as many parts of each
-        party's rows, and score that part. The estimator stays as it is; arguments are as of `fit`.
+        party's rows, and score that part: of whole `groups`, where they are given. The estimator stays
+        as it is; arguments are as of `fit`.
 
         By party: rows, gini_alone, gini_federated, d2_alone, d2_federated, deviance_alone,
         deviance_federated; gain, by how much the federation lowers the mean deviance of a row, and
@@ -463,7 +514,8 @@ class PooledRegressor(Numbers, Pool):
         of fit.
         """
         with translate_errors():
-            frame, target = self._target(X, y, parties, sample_weight, exposure, offset)
+            given = {"exposure": exposure, "offset": offset}
+            frame, target = self._target(X, y, parties, sample_weight, given, (groups, None))
             years = None
             if exposure is not None:
                 years = positive_numbers(exposure, frame.columns, "exposure")
@@ -475,13 +527,15 @@ class PooledRegressor(Numbers, Pool):
         y: object,
         parties: object,
         sample_weight: object,
-        exposure: object,
-        offset: object,
+        added: Mapping[str, object],
+        by: tuple[object, object],
     ) -> tuple[Frame, Target]:
-        """The table, and what its rows are to teach."""
-        loss, frame = self._loss_to_fit(), self._frame_to_fit(X)
-        added = added_scores(loss, frame, exposure, offset)
+        """The table, and what its rows are to teach. `added`: exposure and offset; `by`: groups and
+        times."""
+        loss, frame, (groups, time) = self._loss_to_fit(), self._frame_to_fit(X), by
+        offset = added_scores(loss, frame, added["exposure"], added["offset"])
         label = label_of(y, frame.columns, loss)
-        target = Target(label, weights_of(sample_weight, frame.columns), loss, added)
-        given = {"exposure": exposure, "offset": offset, "parties": parties}
+        weight, split = weights_of(sample_weight, frame.columns), split_of(frame, groups, time)
+        target = Target(label, weight, loss, offset, split)
+        given = {**added, "parties": parties, "groups": groups, "time": time}
         return drop_given(frame, y=y, sample_weight=sample_weight, **given), target

@@ -1,7 +1,7 @@
 """Generalised linear models over the rows of several parties (`vfl.protocols.pooled.glm`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,17 +9,19 @@ from scipy.stats import norm
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.errors import ConfigError
-from vfl.estimators.learner import Target
+from vfl.estimators.learner import Target, saved_by_name
 from vfl.estimators.linear import coefficients_of, relativities_of, warn_unless_converged
 from vfl.estimators.parameters import plain_value, shown, validate
 from vfl.estimators.pool import Pool, PooledClassifier, PooledRegressor
+from vfl.estimators.saved import SavedLinear
 from vfl.frames.features import suggest_name
 from vfl.frames.tables import Frame
-from vfl.learn.losses import FAMILIES
+from vfl.learn.losses import FAMILIES, Loss
 from vfl.learn.params import GlmParams
+from vfl.models.kind import ColumnRules
 from vfl.models.linear import Linear
 from vfl.models.relativities import lines
-from vfl.party.sections import GlmSection
+from vfl.party.linear_rules import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm
 from vfl.simulate import SimulationEngine, StepProgress
 
@@ -27,6 +29,7 @@ from vfl.simulate import SimulationEngine, StepProgress
 class _Linear(Pool):
     """What both linear models share."""
 
+    rules: Mapping[str, object] | None
     max_iterations: int
 
     model_: GuestGlm
@@ -40,18 +43,20 @@ class _Linear(Pool):
     converged_: bool
 
     _SETTINGS = GlmParams
+    _SAVED = SavedLinear
     _LEFT_OUT = frozenset(
         {
-            *("scores", "coordinator", "seed", "max_labels"),
+            *("scores", "coordinator", "seed", "max_labels", "inference"),
             *("encryption", "key_bits", "obfuscators"),
+            *("alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"),
         }
     )
 
     def summary(self, confidence: float = 0.95, step: Mapping[str, float] | None = None) -> pd.DataFrame:
         """The coefficients with what is known of them, the intercept first.
 
-        confidence: of the intervals. step: of numeric columns, how many units one is; a standard
-        deviation by default.
+        confidence: of the intervals. step: of numeric columns, how many units one is; by default as
+        rules say, else a standard deviation.
 
         column, level; step, in units, of numeric columns; coefficient, of a level against the base
         level, or of a step; standard_error; z, their quotient, and p, how often chance makes one as far
@@ -89,8 +94,9 @@ class _Linear(Pool):
         return table if self._loss.link == "identity" else table.assign(relativity=relativity)
 
     def _steps(self, step: Mapping[str, float] | None) -> Mapping[str, float]:
-        """The steps of a summary. Raises ConfigError."""
-        units = validate(GlmSection, {"step": {} if step is None else step}).step
+        """The steps of a summary, those of the rules where it names none. Raises ConfigError."""
+        own = self._rules().glm.step
+        units = {**own, **validate(GlmSection, {"step": {} if step is None else step}).step}
         numeric = [one.name for one in self.model_.part.design.covariates]
         for name in units:
             if name not in numeric:
@@ -107,18 +113,27 @@ class _Linear(Pool):
         self.coef_ = coefficients_of(model.part)
         errors = np.full(len(self.coef_), np.nan) if model.errors is None else list(model.errors)
         self.standard_errors_ = pd.Series(errors, self.coef_.index, np.float64, name="standard_error")
-        self.relativities_ = relativities_of(model, self._loss)
+        self.relativities_ = relativities_of(model, self._loss, self._rules().glm.step)
 
     def _fit(
         self, frame: Frame, parties: object, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(frame, parties, target, progress)
+        self._steps(None)
         warn_unless_converged(self.model_, self.max_iterations)
+
+    def _rules(self) -> ColumnRules:
+        if self.rules is None:
+            return ColumnRules()
+        if not isinstance(self.rules, Mapping):
+            raise ConfigError(f"rules must be a dict, not {shown(self.rules)}")
+        return ColumnRules(glm=validate(GlmSection, self.rules, "rules: "))
 
     def _kind(self) -> Linear:
         return Linear(self._params(GlmParams), getattr(self, "family", "logistic"))
 
 
+@saved_by_name
 class PooledGLM(PooledRegressor, _Linear):
     """A regressor by a generalised linear model over the rows of several parties.
 
@@ -141,12 +156,18 @@ class PooledGLM(PooledRegressor, _Linear):
     unknown_levels : float, default=0.1
         share of a batch's rows with a level that was not in training, above which scoring stops; 1:
         never
+    rules : dict, default=None
+        what a job over rows would say of columns under [glm]: binned, bins, missing, bands,
+        group, base, min_level_rows, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" by totals in the clear, which is fastest; "protocol" by the
         messages that the parties and their server would send, masks and all, over memory. The model is
         the same, bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    shrink_to : {'base', 'mean'}, default='base'
+        what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
+        owner's rows or exposure, so that no base level matters
     tweedie_power : float, default=1.5
         of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
     fit_intercept : bool, default=True
@@ -198,7 +219,10 @@ class PooledGLM(PooledRegressor, _Linear):
     >>> model.fit(policies, claims, exposure=years).summary()
     """
 
-    _NAMED, _LOSSES = "family", FAMILIES
+    _NAMED = "family"
+    _LOSSES: ClassVar[Mapping[str, type[Loss]]] = {
+        name: loss for name, loss in FAMILIES.items() if name != "negative_binomial"
+    }
 
     def __init__(
         self,
@@ -207,8 +231,10 @@ class PooledGLM(PooledRegressor, _Linear):
         parties: str | int | None = None,
         levels: Mapping[str, Sequence[object]] | None = None,
         unknown_levels: float = 0.1,
+        rules: Mapping[str, object] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        shrink_to: Literal["base", "mean"] = "base",
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,
         max_iterations: int = 100,
@@ -219,8 +245,10 @@ class PooledGLM(PooledRegressor, _Linear):
         self.parties = parties
         self.levels = levels
         self.unknown_levels = unknown_levels
+        self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.shrink_to = shrink_to
         self.tweedie_power = tweedie_power
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations
@@ -228,6 +256,7 @@ class PooledGLM(PooledRegressor, _Linear):
         self.progress = progress
 
 
+@saved_by_name
 class PooledLogisticRegression(PooledClassifier, _Linear):
     """A logistic regression over the rows of several parties.
 
@@ -247,12 +276,18 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
     unknown_levels : float, default=0.1
         share of a batch's rows with a level that was not in training, above which scoring stops; 1:
         never
+    rules : dict, default=None
+        what a job over rows would say of columns under [glm]: binned, bins, missing, bands,
+        group, base, min_level_rows, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" by totals in the clear, which is fastest; "protocol" by the
         messages that the parties and their server would send, masks and all, over memory. The model is
         the same, bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    shrink_to : {'base', 'mean'}, default='base'
+        what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
+        owner's rows or exposure, so that no base level matters
     tweedie_power : float, default=1.5
         of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
     fit_intercept : bool, default=True
@@ -310,8 +345,10 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
         parties: str | int | None = None,
         levels: Mapping[str, Sequence[object]] | None = None,
         unknown_levels: float = 0.1,
+        rules: Mapping[str, object] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        shrink_to: Literal["base", "mean"] = "base",
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,
         max_iterations: int = 100,
@@ -321,8 +358,10 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
         self.parties = parties
         self.levels = levels
         self.unknown_levels = unknown_levels
+        self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.shrink_to = shrink_to
         self.tweedie_power = tweedie_power
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations

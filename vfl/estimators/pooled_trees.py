@@ -1,7 +1,7 @@
 """Gradient-boosted trees over the rows of several parties (`vfl.protocols.pooled.trees`)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -9,12 +9,15 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError
+from vfl.estimators.learner import saved_by_name
 from vfl.estimators.parameters import shown
 from vfl.estimators.pool import Pool, PooledClassifier, PooledRegressor
+from vfl.estimators.saved import SavedTrees
 from vfl.estimators.trees import shares_of, ways_of
 from vfl.learn.binning import Monotone
-from vfl.learn.losses import OBJECTIVES
+from vfl.learn.losses import OBJECTIVES, Loss, QuantileLoss
 from vfl.learn.params import BoostParams
+from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees
 from vfl.protocols.pooled.trees import POOLED
 from vfl.protocols.trees.model import GuestModel
@@ -29,22 +32,24 @@ class _Trees(Pool):
     model_: GuestModel
 
     _SETTINGS = BoostParams
+    _SAVED = SavedTrees
     _LEFT_OUT = frozenset(
         {
             *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
-            *("encryption", "key_bits", "obfuscators"),
+            *("encryption", "key_bits", "obfuscators", "init_model", "quantile"),
+            "interaction_constraints",
         }
     )
 
     def _kind(self) -> Trees:
         return Trees(self._params(BoostParams))
 
-    def _ways(self) -> Mapping[str, Monotone]:
+    def _rules(self) -> ColumnRules:
         if self.monotone is None:
-            return {}
+            return ColumnRules()
         if not isinstance(self.monotone, Mapping):
             raise ConfigError(f"monotone must be a dict by column, not {shown(self.monotone)}")
-        return ways_of("monotone=", self.monotone)
+        return ColumnRules(ways_of("monotone=", self.monotone))
 
     @property
     def importance_table_(self) -> pd.DataFrame:
@@ -60,6 +65,7 @@ class _Trees(Pool):
         return shares_of(table, self._columns[POOLED], table["gain"].sum())
 
 
+@saved_by_name
 class PooledBoost(PooledClassifier, _Trees):
     """A classifier by gradient-boosted trees over the rows of several parties.
 
@@ -98,6 +104,8 @@ class PooledBoost(PooledClassifier, _Trees):
         least number of rows of a bin
     reg_lambda : float, default=1.0
         L2 penalty on leaf weights
+    reg_alpha : float, default=0.0
+        L1 penalty on leaf weights
     gamma : float, default=0.0
         least gain of a split
     min_child_weight : float, default=1.0
@@ -164,6 +172,7 @@ class PooledBoost(PooledClassifier, _Trees):
         max_bins: int = 32,
         min_bin_rows: int = 3,
         reg_lambda: float = 1.0,
+        reg_alpha: float = 0.0,
         gamma: float = 0.0,
         min_child_weight: float = 1.0,
         min_child_rows: int = 20,
@@ -187,6 +196,7 @@ class PooledBoost(PooledClassifier, _Trees):
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
         self.reg_lambda = reg_lambda
+        self.reg_alpha = reg_alpha
         self.gamma = gamma
         self.min_child_weight = min_child_weight
         self.min_child_rows = min_child_rows
@@ -200,6 +210,7 @@ class PooledBoost(PooledClassifier, _Trees):
         self.progress = progress
 
 
+@saved_by_name
 class PooledBoostRegressor(PooledRegressor, _Trees):
     """A regressor by gradient-boosted trees over the rows of several parties.
 
@@ -241,6 +252,8 @@ class PooledBoostRegressor(PooledRegressor, _Trees):
         least number of rows of a bin
     reg_lambda : float, default=1.0
         L2 penalty on leaf weights
+    reg_alpha : float, default=0.0
+        L1 penalty on leaf weights
     gamma : float, default=0.0
         least gain of a split
     min_child_weight : float, default=1.0
@@ -293,7 +306,10 @@ class PooledBoostRegressor(PooledRegressor, _Trees):
     >>> model.fit(policies, claims, exposure=years).predict(new)
     """
 
-    _NAMED, _LOSSES = "objective", OBJECTIVES
+    _NAMED = "objective"
+    _LOSSES: ClassVar[Mapping[str, type[Loss]]] = {
+        name: kind for name, kind in OBJECTIVES.items() if kind is not QuantileLoss
+    }
 
     def __init__(
         self,
@@ -310,6 +326,7 @@ class PooledBoostRegressor(PooledRegressor, _Trees):
         max_bins: int = 32,
         min_bin_rows: int = 3,
         reg_lambda: float = 1.0,
+        reg_alpha: float = 0.0,
         gamma: float = 0.0,
         min_child_weight: float = 1.0,
         min_child_rows: int = 20,
@@ -334,6 +351,7 @@ class PooledBoostRegressor(PooledRegressor, _Trees):
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
         self.reg_lambda = reg_lambda
+        self.reg_alpha = reg_alpha
         self.gamma = gamma
         self.min_child_weight = min_child_weight
         self.min_child_rows = min_child_rows

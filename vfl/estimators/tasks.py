@@ -1,9 +1,10 @@
 """What a model is for: two classes, or counts, amounts and any numbers."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, Self
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.base import ClassifierMixin, RegressorMixin
 from sklearn.utils import Tags
@@ -13,6 +14,7 @@ from vfl.arrays import Floats
 from vfl.errors import ConfigError
 from vfl.estimators.federation import Federation
 from vfl.estimators.learner import Learner, Target, translate_errors
+from vfl.estimators.oneway import row_totals
 from vfl.estimators.parameters import check_arguments, shown, validate
 from vfl.frames.rows import (
     classes_of,
@@ -29,7 +31,7 @@ from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.holdout import SplitColumns
 from vfl.learn.losses import LogisticLoss, Loss, loss_of
-from vfl.simulate import StepProgress
+from vfl.simulate import GUEST, StepProgress
 
 
 class TwoClasses(ClassifierMixin, Learner):  # type: ignore[misc]
@@ -85,7 +87,8 @@ class Classifier(TwoClasses, Federation):
         with translate_errors():
             guest, others = self._guest_frame(X, hosts)
             classes, label = classes_of(y, guest.columns, type(self).__name__)
-            weight, split = weights_of(sample_weight, guest.columns), _split_of(guest, groups, time)
+            self._check_classes(classes)
+            weight, split = weights_of(sample_weight, guest.columns), split_of(guest, groups, time)
             target = Target(label, weight, LogisticLoss(), split=split)
             guest = drop_given(guest, y=y, sample_weight=sample_weight, groups=groups, time=time)
             self._fit(guest, others, target, progress)
@@ -113,6 +116,37 @@ class Classifier(TwoClasses, Federation):
             label, weight = self._labels(X, y, sample_weight)
         return float(np.average(label == self.predict(X, hosts), weights=weight))
 
+    def oneway(
+        self,
+        X: object,
+        y: object,
+        by: str | Sequence[str],
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
+        min_cell_rows: int = 50,
+        bins: int = 10,
+    ) -> pd.DataFrame:
+        """Rows and ones by the levels of a factor, "PARTY:COLUMN", or of two, as `vfl oneway` has them.
+
+        Where the model is fitted, how many ones it expects as well, each with an interval of 95 %. A
+        line a cell, the total last; missing where a cell of fewer than min_cell_rows rows is withheld.
+        Of the rows that the guest and the host of the factors know; with engine="protocol" the sums are
+        added up under encryption, and are the same. bins: of columns of numbers.
+
+        Raises ConfigError, DataError, and Refused where too few rows are left to tell.
+        """
+        with translate_errors():
+            columns = frame_of(X, GUEST).columns
+            fitted = hasattr(self, "model_")
+            classes, label = classes_of(y, columns, type(self).__name__)
+            expected = None
+            if fitted:
+                classes = self.classes_
+                label = (labels_of(y, columns) == classes[1]).astype(np.float64)
+                expected = self.predict_proba(X, hosts)[:, 1]
+            found = row_totals(label, weights_of(sample_weight, columns), None, expected)
+            return self._table_by_factors(X, by, found, hosts, (min_cell_rows, bins))
+
 
 class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
     """A model of counts, amounts and any numbers."""
@@ -130,8 +164,16 @@ class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
         names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
         if not isinstance(name, str) or name not in names:
             raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
-        power = validate(self._SETTINGS, {"tweedie_power": self.tweedie_power})
-        return loss_of(name, power.tweedie_power)  # type: ignore[arg-type, attr-defined]
+        settings = {"tweedie_power": self.tweedie_power}
+        if "theta" in self.settings():
+            settings["theta"] = getattr(self, "theta", 1.0)
+        known = validate(self._SETTINGS, settings)
+        theta, quantile = getattr(known, "theta", 1.0), self._quantile_to_fit(name)
+        return loss_of(name, known.tweedie_power, theta, quantile)  # type: ignore[arg-type, attr-defined]
+
+    def _quantile_to_fit(self, name: str) -> float | None:
+        """Which quantile of the label is predicted; None where it is the mean. Raises ConfigError."""
+        return None
 
     def _added_to_score(self, guest: Frame, exposure: object, offset: object) -> Floats | None:
         """What is added to the score of each row to predict. Raises ConfigError for an offset where the
@@ -197,11 +239,11 @@ class Regressor(Numbers, Federation):
         Arrow, or an array. y: its label, numbers, shape (rows,). hosts: the other parties' tables by
         name, rows in any order, in place of those given to the constructor; {} trains the guest alone on
         all its rows. sample_weight: not negative, shape (rows,); a row of weight 0 does not train.
-        exposure: time at risk of each row, positive, for "poisson" alone. offset: added to each row's
+        exposure: time at risk of each row, positive, for counts alone. offset: added to each row's
         score, on the scale of the link. progress: a function that is called after each tree or
         iteration, from another thread; or True or False in place of the parameter. groups, time: of each
-        row, shape (rows,); the rows of validation_share are whole groups, the last times, or both, as
-        vfl/learn/holdout.py says.
+        row, shape (rows,); rows of validation_share, and of folds for alphas, are whole groups, those of
+        validation_share the last times, or both, as vfl/learn/holdout.py says.
 
         Raises ConfigError for parameters that cannot be, DataError for tables that cannot be used.
         """
@@ -210,8 +252,9 @@ class Regressor(Numbers, Federation):
             guest, others = self._guest_frame(X, hosts)
             added = added_scores(loss, guest, exposure, offset)
             label = label_of(y, guest.columns, loss)
-            weight, split = weights_of(sample_weight, guest.columns), _split_of(guest, groups, time)
-            target = Target(label, weight, loss, added, split)
+            weight, split = weights_of(sample_weight, guest.columns), split_of(guest, groups, time)
+            years = None if exposure is None else positive_numbers(exposure, guest.columns, "exposure")
+            target = Target(label, weight, loss, added, split, years)
             guest = drop_given(guest, y=y, sample_weight=sample_weight, exposure=exposure, offset=offset)
             guest = drop_given(guest, groups=groups, time=time)
             self._fit(guest, others, target, progress)
@@ -221,7 +264,8 @@ class Regressor(Numbers, Federation):
     def predict(
         self, X: object, hosts: Mapping[str, object] | None = None, offset: object = None
     ) -> Floats:
-        """The mean of the label, per unit of exposure, shape (rows,), at each row's offset.
+        """The mean of the label, per unit of exposure, shape (rows,), at each row's offset; with
+        objective="quantile" its quantile.
 
         Rows and errors as in decision_function; ConfigError for an offset where the training had none,
         or none where it had one.
@@ -237,13 +281,46 @@ class Regressor(Numbers, Federation):
         exposure: object = None,
         offset: object = None,
     ) -> float:
-        """D^2, the share of deviance explained; R^2 with squared errors. Errors as in predict.
+        """D^2, the share of deviance explained; R^2 with squared errors, and with a quantile the share
+        of pinball loss. Errors as in predict.
 
         Where y is the same in every row there is nothing to explain: 1 for predictions without error,
         else 0, as of R^2 in scikit-learn.
         """
         known = exposure, offset
         return self._explained(X, y, sample_weight, known, lambda frame: self._score_rows(frame, hosts))
+
+    def oneway(
+        self,
+        X: object,
+        y: object,
+        by: str | Sequence[str],
+        hosts: Mapping[str, object] | None = None,
+        sample_weight: object = None,
+        exposure: object = None,
+        offset: object = None,
+        min_cell_rows: int = 50,
+        bins: int = 10,
+    ) -> pd.DataFrame:
+        """Rows, exposure and the label by the levels of a factor, "PARTY:COLUMN", or of two, as
+        `vfl oneway` has them.
+
+        Where the model is fitted, what it expects as well, each with an interval of 95 %. A line a cell,
+        the total last; missing where a cell of fewer than min_cell_rows rows is withheld. Of the rows
+        that the guest and the host of the factors know; with engine="protocol" the sums are added up
+        under encryption, and are the same. bins: of columns of numbers.
+
+        Raises ConfigError, DataError, and Refused where too few rows are left to tell.
+        """
+        with translate_errors():
+            columns = frame_of(X, GUEST).columns
+            label = given_numbers(y, columns, "y")
+            years = None if exposure is None else positive_numbers(exposure, columns, "exposure")
+            expected = None
+            if hasattr(self, "model_") and self._loss.quantile is None:
+                expected = self.predict(X, hosts, offset) * (1.0 if years is None else years)
+            found = row_totals(label, weights_of(sample_weight, columns), years, expected)
+            return self._table_by_factors(X, by, found, hosts, (min_cell_rows, bins))
 
 
 _WIDE = 21.0  # of offsets: a factor of a billion on the mean
@@ -270,7 +347,7 @@ def _with(scores: Floats, added: Floats | None) -> Floats:
     return scores if added is None else scores + added
 
 
-def _split_of(guest: Frame, groups: object, time: object) -> SplitColumns:
+def split_of(guest: Frame, groups: object, time: object) -> SplitColumns:
     """The group and the time of each row, where they are given."""
     return SplitColumns(
         None if groups is None else groups_of(groups, guest.columns),

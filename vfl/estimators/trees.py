@@ -8,35 +8,85 @@ from typing import Literal
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps
-from vfl.estimators.parameters import check_by_party, check_parties, shown
+from vfl.estimators.hosts import Hosts
+from vfl.estimators.init_model import BegunModel, hold_model
+from vfl.estimators.learner import Target, saved_by_name
+from vfl.estimators.parameters import check_by_party, check_parties, shown, validate
+from vfl.estimators.saved import SavedTrees
+from vfl.estimators.shared import SharedParameter
 from vfl.estimators.tasks import Classifier, Regressor
 from vfl.frames.features import FrameTable, suggest_name
+from vfl.frames.tables import Frame
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES
 from vfl.learn.params import BoostParams
 from vfl.models.kind import ColumnRules
+from vfl.models.kinds import kind_of_model
 from vfl.models.trees import Trees
-from vfl.protocols.trees.model import GuestModel
-from vfl.simulate import GUEST, SimulationEngine
+from vfl.models.uses import misfit
+from vfl.protocols.trees.model import GuestModel, HostModel
+from vfl.protocols.trees.warm_start import Initial
+from vfl.simulate import GUEST, SimulationEngine, StepProgress
 
 
 class _Trees(Federation):
     """What both tree models share."""
 
     monotone: Mapping[str, Mapping[str, Monotone]] | None
+    init_model = SharedParameter(hold_model)
 
     model_: GuestModel
 
     _SETTINGS = BoostParams
-    _LEFT_OUT = frozenset({"sums", "coordinator"})
+    _SAVED = SavedTrees
+    _LEFT_OUT = frozenset({"sums", "coordinator", "init_model", "quantile"})
 
     def _kind(self) -> Trees:
-        return Trees(self._params(BoostParams))
+        begun = self._begun()
+        initial = None
+        if begun is not None:
+            halves = {n: half for n, half in begun.halves_.items() if isinstance(half, HostModel)}
+            initial = Initial(begun.model_, halves)
+        return Trees(self._params(BoostParams), initial)
+
+    def _begun(self) -> "_Trees | None":
+        """The model that a fit begins with. Raises ConfigError for what cannot be one."""
+        if (given := self.init_model) is None:
+            return None
+        begun = given.estimator if isinstance(given, BegunModel) else given
+        trees = hasattr(self, "predict_proba")
+        if not isinstance(begun, _Trees) or hasattr(begun, "predict_proba") != trees:
+            raise ConfigError(
+                f"init_model= must be a fitted {type(self).__name__}, not {type(begun).__name__}"
+            )
+        if not hasattr(begun, "model_"):
+            raise ConfigError("init_model= is not fitted: fit it first")
+        return begun
+
+    def _fit(
+        self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
+    ) -> None:
+        if (begun := self._begun()) is not None:
+            theirs = [*begun.model_.parties[1:]]
+            if {*theirs} != {*hosts}:
+                raise ConfigError(
+                    f"init_model= was trained with the hosts {sorted(theirs)}, this fit has "
+                    f"{sorted(hosts)}: give the same"
+                )
+            if begun._loss != target.loss:
+                raise ConfigError("init_model= was trained with another objective: give the same")
+        super()._fit(guest, hosts, target, progress)
+
+    def _check_classes(self, classes: NDArray[np.generic]) -> None:
+        known = getattr(self._begun(), "classes_", classes)
+        if [*known] != [*classes]:
+            raise ConfigError("init_model= was trained with other classes of y: give the same")
 
     def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
         by_party = check_by_party("monotone", self.monotone)
@@ -47,8 +97,18 @@ class _Trees(Federation):
         }
 
     def _check_columns(self, tables: Sequence[FrameTable]) -> None:
-        """Raises DataError for a constraint on a column that is not there or has no order."""
+        """Raises DataError for a constraint on a column that is not there or has no order, or a column
+        of init_model= that is missing or of another kind."""
+        begun = self._begun()
         for table in tables:
+            if begun is not None:
+                half = begun.halves_.get(table.name, begun.model_)
+                uses = kind_of_model(half).uses(half)
+                if (missed := misfit(uses, table.features)) is not None:
+                    raise DataError(
+                        f"{table.name}: column '{missed}' of init_model= is missing or of another kind: "
+                        "give the table as it was"
+                    )
             for column, way in (self.monotone or {}).get(table.name, {}).items():
                 if column not in table.features:
                     near = suggest_name(column, table.features)
@@ -96,6 +156,7 @@ def ways_of(what: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
     return ways
 
 
+@saved_by_name
 class SecureBoost(Classifier, _Trees):
     """A classifier by gradient-boosted trees over the columns of several parties.
 
@@ -119,6 +180,9 @@ class SecureBoost(Classifier, _Trees):
     monotone : dict of dicts, default=None
         by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
         score may change with a column's known values, all others being equal
+    init_model : fitted model of the same kind, default=None
+        a model of the same hosts and columns: fit adds its trees to that one's, whose scores it begins
+        with. Clones share it, and save leaves it out, whose trees the saved model has
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -135,6 +199,8 @@ class SecureBoost(Classifier, _Trees):
         least number of rows of a bin
     reg_lambda : float, default=1.0
         L2 penalty on leaf weights
+    reg_alpha : float, default=0.0
+        L1 penalty on leaf weights
     gamma : float, default=0.0
         least gain of a split
     min_child_weight : float, default=1.0
@@ -167,6 +233,8 @@ class SecureBoost(Classifier, _Trees):
         exponents of the guest's encryption; full needs no assumption, five times the work
     seed : int, default=0
         of the row and column draws, not of any key
+    interaction_constraints : list of lists of parties, default=None
+        groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -211,6 +279,7 @@ class SecureBoost(Classifier, _Trees):
         normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
+        init_model: object = None,
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
@@ -218,6 +287,7 @@ class SecureBoost(Classifier, _Trees):
         max_bins: int = 32,
         min_bin_rows: int = 3,
         reg_lambda: float = 1.0,
+        reg_alpha: float = 0.0,
         gamma: float = 0.0,
         min_child_weight: float = 1.0,
         min_child_rows: int = 20,
@@ -233,6 +303,7 @@ class SecureBoost(Classifier, _Trees):
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
+        interaction_constraints: Sequence[Sequence[str]] | None = None,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -242,6 +313,7 @@ class SecureBoost(Classifier, _Trees):
         self.normalise = normalise
         self.unknown_levels = unknown_levels
         self.monotone = monotone
+        self.init_model = init_model
         self.engine = engine
         self.trees = trees
         self.depth = depth
@@ -249,6 +321,7 @@ class SecureBoost(Classifier, _Trees):
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
         self.reg_lambda = reg_lambda
+        self.reg_alpha = reg_alpha
         self.gamma = gamma
         self.min_child_weight = min_child_weight
         self.min_child_rows = min_child_rows
@@ -264,11 +337,13 @@ class SecureBoost(Classifier, _Trees):
         self.key_bits = key_bits
         self.obfuscators = obfuscators
         self.seed = seed
+        self.interaction_constraints = interaction_constraints
         self.random_state = random_state
         self.workers = workers
         self.progress = progress
 
 
+@saved_by_name
 class SecureBoostRegressor(Regressor, _Trees):
     """A regressor by gradient-boosted trees over the columns of several parties.
 
@@ -277,9 +352,9 @@ class SecureBoostRegressor(Regressor, _Trees):
 
     Parameters
     ----------
-    objective : {'squared', 'poisson', 'gamma', 'tweedie'}, default='squared'
+    objective : {'squared', 'poisson', 'gamma', 'tweedie', 'quantile'}, default='squared'
         what the label is: any number; a count, such as claims, with an exposure; an amount above zero;
-        an amount that is zero in many rows
+        an amount that is zero in many rows; any number of which a quantile is predicted, not the mean
     hosts : dict of tables by name, default=None
         the other parties' tables, rows in any order: of pandas, polars, pyarrow or whatever speaks
         Arrow, or arrays. Given here they serve fit, predict and every tool of scikit-learn; clones share
@@ -295,6 +370,9 @@ class SecureBoostRegressor(Regressor, _Trees):
     monotone : dict of dicts, default=None
         by party, the guest being "guest", numeric columns that are "increasing" or "decreasing": how the
         score may change with a column's known values, all others being equal
+    init_model : fitted model of the same kind, default=None
+        a model of the same hosts and columns: fit adds its trees to that one's, whose scores it begins
+        with. Clones share it, and save leaves it out, whose trees the saved model has
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -311,6 +389,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         least number of rows of a bin
     reg_lambda : float, default=1.0
         L2 penalty on leaf weights
+    reg_alpha : float, default=0.0
+        L1 penalty on leaf weights
     gamma : float, default=0.0
         least gain of a split
     min_child_weight : float, default=1.0
@@ -319,6 +399,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         least number of rows of a child
     tweedie_power : float, default=1.5
         of tweedie: variance grows with mean^power; 1 is poisson, 2 gamma
+    quantile : float, default=None
+        of quantile: the share of labels that is to lie below the prediction
     subsample : float, default=1.0
         share of rows drawn for each tree
     goss_top : float, default=0.0
@@ -343,6 +425,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         exponents of the guest's encryption; full needs no assumption, five times the work
     seed : int, default=0
         of the row and column draws, not of any key
+    interaction_constraints : list of lists of parties, default=None
+        groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -380,16 +464,28 @@ class SecureBoostRegressor(Regressor, _Trees):
     """
 
     _NAMED, _LOSSES = "objective", OBJECTIVES
+    _LEFT_OUT = _Trees._LEFT_OUT - {"quantile"}
+
+    quantile: float | None
+
+    def _quantile_to_fit(self, name: str) -> float | None:
+        quantile = validate(BoostParams, {"quantile": self.quantile}).quantile
+        if name == "quantile" and quantile is None:
+            raise ConfigError("objective='quantile' needs quantile=, such as 0.9")
+        if name != "quantile" and quantile is not None:
+            raise ConfigError(f"quantile= is for objective='quantile', not {shown(name)}")
+        return quantile
 
     def __init__(
         self,
         *,
-        objective: Literal["squared", "poisson", "gamma", "tweedie"] = "squared",
+        objective: Literal["squared", "poisson", "gamma", "tweedie", "quantile"] = "squared",
         hosts: Mapping[str, object] | None = None,
         id: IdColumns | Mapping[str, IdColumns] = None,  # noqa: A002
         normalise: NormaliseSteps = STEPS,
         unknown_levels: float = 0.1,
         monotone: Mapping[str, Mapping[str, Monotone]] | None = None,
+        init_model: object = None,
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
@@ -397,10 +493,12 @@ class SecureBoostRegressor(Regressor, _Trees):
         max_bins: int = 32,
         min_bin_rows: int = 3,
         reg_lambda: float = 1.0,
+        reg_alpha: float = 0.0,
         gamma: float = 0.0,
         min_child_weight: float = 1.0,
         min_child_rows: int = 20,
         tweedie_power: float = 1.5,
+        quantile: float | None = None,
         subsample: float = 1.0,
         goss_top: float = 0.0,
         goss_other: float = 0.0,
@@ -412,6 +510,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         key_bits: Literal[2048, 3072, 4096] = 2048,
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
+        interaction_constraints: Sequence[Sequence[str]] | None = None,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -422,6 +521,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.normalise = normalise
         self.unknown_levels = unknown_levels
         self.monotone = monotone
+        self.init_model = init_model
         self.engine = engine
         self.trees = trees
         self.depth = depth
@@ -429,10 +529,12 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
         self.reg_lambda = reg_lambda
+        self.reg_alpha = reg_alpha
         self.gamma = gamma
         self.min_child_weight = min_child_weight
         self.min_child_rows = min_child_rows
         self.tweedie_power = tweedie_power
+        self.quantile = quantile
         self.subsample = subsample
         self.goss_top = goss_top
         self.goss_other = goss_other
@@ -444,6 +546,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.key_bits = key_bits
         self.obfuscators = obfuscators
         self.seed = seed
+        self.interaction_constraints = interaction_constraints
         self.random_state = random_state
         self.workers = workers
         self.progress = progress
