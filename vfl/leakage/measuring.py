@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import ENGINE
 from vfl.errors import ConfigError, VflError
 from vfl.leakage import differences, membership, reconstruction, residuals, scores, small_nodes
 from vfl.leakage.model_alone import model_alone
@@ -26,7 +27,7 @@ from vfl.leakage.recording import Recording, record
 from vfl.leakage.shown import Shown, Truth, of_large_nodes, restricted
 from vfl.leakage.success import Success
 from vfl.learn.binning import bin_columns
-from vfl.learn.design import Matrix
+from vfl.learn.matrix import Matrix
 from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
@@ -310,7 +311,7 @@ class _Linear:
         except VflError as error:
             self.notes.append(f"scores were not attacked, as no model could be fitted: {error}")
         for host in self._hosts:
-            matrix = tables.matrices[host]
+            matrix = tables.matrices[host].take(np.ones(len(tables.rows.label), np.bool_))
             if host in coefficients and matrix.columns:
                 found.append(self._on_columns(host, matrix, coefficients[host]))
             if tables.rows.loss.link == "logit":
@@ -342,8 +343,11 @@ class _Linear:
         """By the guest, from its part of scores: the mean over the host's columns."""
         part = matrix.times(beta)
         known = self._draw.random(len(part)) < _KNOWN
-        numbers = {str(i): values for i, values in enumerate(matrix.numbers)}
-        columns: Sequence[Integers] = [*matrix.codes, *bin_columns(numbers, _BINS, 1).codes]
+        numbers = {str(i): values for i, values in enumerate(matrix.floats)}
+        columns: Sequence[Integers] = [
+            *np.asarray(ENGINE.gather(matrix.codes), np.int64),
+            *bin_columns(numbers, _BINS, 1).codes,
+        ]
         found = [scores.success(part, known, values) for values in columns]
         return replace(
             found[0],
@@ -358,10 +362,10 @@ def _dense(matrix: Matrix) -> Floats:
     """A design matrix with its zeros, shape (columns, rows)."""
     levels = [
         (codes == level).astype(np.float64)
-        for codes, count in zip(matrix.codes, matrix.levels, strict=True)
+        for codes, count in zip(ENGINE.gather(matrix.codes), matrix.levels, strict=True)
         for level in range(1, count + 1)
     ]
-    return np.concatenate([np.array(levels).reshape(-1, matrix.rows), matrix.numbers])
+    return np.concatenate([np.array(levels).reshape(-1, matrix.rows), matrix.floats])
 
 
 def _outside_loop(work: Callable[[], Coroutine[object, None, T]]) -> T:

@@ -41,9 +41,9 @@ def _of_columns(of: Circumstances, params: GlmParams) -> Iterator[Disclosure]:
             of.all_hosts,
             f"combinations of the columns' values, row by row, {whose}: with as many as there are "
             "columns, all that is linear in them",
-            f"how each row's score changes: {steps}",
+            f"how each row's score changes: {steps}{_in_fits(params)}",
             "told",
-            float(params.max_iterations if ran is None else ran),
+            float((params.max_iterations if ran is None else ran) * params.fits),
             "combinations a row",
             lower=(_HIDE, "[policy] max_iterations", *(["more than one host"] if alone else [])),
         )
@@ -104,7 +104,8 @@ def _of_labels(
         host,
         of.guest,
         "labels, by having numbers of its choice opened in place of its gradient",
-        f"what {opener} opens for {counted(count, 'column')} in {counted(iterations, 'iteration')}: "
+        f"what {opener} opens for {counted(count, 'column')} in {counted(iterations, 'iteration')}"
+        f"{_in_fits(params)}: "
         f"{read:,} of {counted(of.rows, 'label')} at most"
         + ("" if params.max_labels is None else f", by max_labels = {params.max_labels:g}")
         + "; the rest it guesses, right as often as the most frequent label is",
@@ -116,6 +117,11 @@ def _of_labels(
         MISSED,
         (*_limit(params), _FEW, "contract, and the ledger"),
     )
+
+
+def _in_fits(params: GlmParams) -> str:
+    """What to add to a number of iterations, where there are several fits."""
+    return "" if params.fits == 1 else f", in each of {params.fits:,} fits at most"
 
 
 def _limit(params: GlmParams) -> list[str]:

@@ -8,9 +8,17 @@ from vfl.text import counted, in_words
 
 
 def of_rows(
-    parties: Sequence[str], server: str, params: BoostParams | GlmParams, steps: int | None = None
+    parties: Sequence[str],
+    server: str,
+    params: BoostParams | GlmParams,
+    steps: int | None = None,
+    *,
+    without: bool = False,
+    times: bool = False,
 ) -> list[Disclosure]:
-    """What each could learn about the others; `steps`: trees or steps, where they are known."""
+    """What each could learn about the others; `steps`: trees or steps, where they are known. `without`:
+    whether the others go on without a party that is gone. `times`: whether rows are held out by
+    times."""
     everybody, others = in_words(parties), "all parties together"
     trees = isinstance(params, BoostParams)
     what = (
@@ -64,16 +72,63 @@ def of_rows(
             "all it passes on lies under masks between the parties, and a pad that it does not have",
             "bound",
         ),
+    ]
+    if times:
+        found.append(_of_times(everybody, others))
+    if len(parties) > 2:
+        found += _of_parties_gone(server) if without else [_of_nobody_gone(server)]
+    return found
+
+
+def _of_times(everybody: str, others: str) -> Disclosure:
+    """How the times are found from which on rows are held out."""
+    return Disclosure(
+        "common_times",
+        "told",
+        everybody,
+        others,
+        "from which times on rows are held out, and how many rows are in spans of time around these",
+        "counts in ever smaller spans, none of 10 rows or fewer; a part of one may be of one row",
+        "told",
+        lower=("time in [job]: leave it out, or use group alone",),
+    )
+
+
+def _of_nobody_gone(server: str) -> Disclosure:
+    """What the server has with a party, where a job ends when one is gone."""
+    return Disclosure(
+        "server_and_party",
+        "cheating",
+        f"{server} with a party",
+        "each other party",
+        "nothing of one party's rows alone, as long as two others do not work with them",
+        "masks are between each two parties, under keys that both have signed",
+        "bound",
+    )
+
+
+def _of_parties_gone(server: str) -> list[Disclosure]:
+    """What is told of a party that is gone, or called so, where the others go on without it."""
+    lower = ("without = true in [rows] of the job: leave it out",)
+    return [
         Disclosure(
             "server_and_party",
             "cheating",
             f"{server} with a party",
             "each other party",
-            "nothing of one party's rows alone, as long as two others do not work with them",
-            "masks are between each two parties, under keys that both have signed",
-            "bound",
+            "what that party's rows alone come to",
+            "it calls a party gone once its part is there, and the others add up the same without it",
+            "told",
+            lower=lower,
+        ),
+        Disclosure(
+            "gone_party",
+            "worked_out",
+            "those that go on",
+            "a party that is gone",
+            "what its rows alone come to: rows by bin, or gradients and second derivatives",
+            "the difference of its last total and the next one without it",
+            "told",
+            lower=lower,
         ),
     ]
-    if len(parties) == 2:
-        found.pop()
-    return found

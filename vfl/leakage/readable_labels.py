@@ -5,9 +5,10 @@ from vfl.protocols.linear import lattice_products, products
 
 
 def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams) -> int:
-    """The most labels of so many rows that a host with so many columns reads in a fit, if it cheats.
+    """The most labels of so many rows that a host with so many columns reads in a job, if it cheats.
 
-    As many as there are bits in what is opened for it, a gradient an iteration and one at the start. A
+    As many as there are bits in what is opened for it, a gradient an iteration and one at the start, in
+    each of the job's fits, which have about as many iterations as the last. A
     coordinator opens whole plaintexts, as many as a host begins with, so that it bounds nothing.
     """
     if params.coordinator is not None:
@@ -16,5 +17,5 @@ def labels_readable(rows: int, columns: int, iterations: int, params: GlmParams)
         most = lattice_products.most_labels(columns, rows)
     else:
         most = products.most_labels(columns, rows)
-    readable = min(rows, most * (iterations + 1))
+    readable = min(rows, most * (iterations + 1) * params.fits)
     return readable if params.max_labels is None else min(readable, int(params.max_labels * rows))

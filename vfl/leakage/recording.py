@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import Rows
 from vfl.leakage.shown import Mask, Order, Shown, ShownNode, ShownSplit, ShownTree, Truth
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
@@ -147,12 +148,13 @@ class _Recorder(Pooled):
     async def begin(
         self, hosts: list[Peer], number: int, growth: Growth, first: int
     ) -> Sequence[HostColumns]:
-        self._tree, self._g, self._h = number, growth.g, growth.h
+        self._tree = number
+        self._g, self._h = np.asarray(growth.g, np.int64), np.asarray(growth.h, np.int64)
         self._nodes = [[] for _ in self.seen]
         self._splits = [[] for _ in self.seen]
         if number >= self.params.guest_trees:
             for host in self.seen:
-                host.begin_tree(growth.frontier.active)
+                host.begin_tree(growth.frontier.drawn)
         return []
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
@@ -175,7 +177,7 @@ class _Recorder(Pooled):
             host.all.left_sums(histograms(host.block, host.all, slots, len(open_), values))
             for values in (self._g, self._h)
         )
-        rows = [frontier.inside(node) & frontier.active for node in open_]
+        rows = [frontier.inside(node) & frontier.drawn for node in open_]
         drawn = self._drawn(host)
         cells = histograms(host.block, host.all, slots, len(open_))
         valid = dict(zip(open_, host.all.valid(cells, self.params.min_child_rows), strict=True))
@@ -210,18 +212,15 @@ class _Recorder(Pooled):
                 continue
             host, splits = self.seen[split.branch.party - 1], self._splits[split.branch.party - 1]
             inside = growth.frontier.inside(node)
-            left = np.zeros_like(inside)
-            left[inside] = split.left
+            left = np.asarray(growth.left({node: split}), np.bool_)
             candidate = self._drawn(host)[split.candidate]
             place = int(np.flatnonzero(host.order[self._tree, node] == candidate)[0])
             splits.append(ShownSplit(node, place, inside, left))
         return taken
 
-    async def grow(
-        self, number: int, gradient: Floats, hessian: Floats, train: Mask
-    ) -> tuple[Tree, Integers]:
-        tree, leaf = await super().grow(number, gradient, hessian, train)
-        self.leaves.append(leaf)
+    async def grow(self, number: int, score: Rows) -> tuple[Tree, Rows]:
+        tree, leaf = await super().grow(number, score)
+        self.leaves.append(np.array(leaf, np.int64))
         for host, nodes, splits in zip(self.seen, self._nodes, self._splits, strict=True):
             host.trees.append(ShownTree(self._g, self._h, tuple(nodes), tuple(splits)))
         return tree, leaf

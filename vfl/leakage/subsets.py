@@ -18,7 +18,8 @@ Keys = NDArray[np.uint64]
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd; any would do
 MOST_HALVED = 26
 """Rows of which every subset is tried."""
-_MOST_MATCHES = 64
+_MOST_MATCHES = 1 << 12
+"""Pairs of halves that are looked at: alike rows make many of one set."""
 
 
 def keys_of(g: Integers, h: Integers) -> Keys:
@@ -69,7 +70,8 @@ class Few:
         self._other, self._other_of = self._sums[smaller], self._of[smaller]
 
     def find(self, total: np.uint64) -> Integers | None:
-        """The one set with this sum; None if there is none or more than one."""
+        """The one set with this sum; None if there is none or more than one, or too many pairs of halves
+        have it."""
         hits, first, last = _matches(self._sums, total - self._other)
         if not len(hits) or (last - first).sum() > _MOST_MATCHES:
             return None
@@ -79,9 +81,9 @@ class Few:
                 rows = [int(i) for i in (*self._of[at], *self._other_of[hit]) if i >= 0]
                 if len(set(rows)) == len(rows) <= self._most:
                     found.add(tuple(sorted(rows)))
-        if len(found) != 1:
-            return None
-        return np.array(found.pop(), np.int64)
+                if len(found) > 1:
+                    return None
+        return np.array(found.pop(), np.int64) if found else None
 
 
 def _matches(known: Keys, wanted: Keys) -> tuple[Integers, Integers, Integers]:

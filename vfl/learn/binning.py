@@ -5,13 +5,17 @@ search); a bin holds at least `min_rows` rows. Missing values have a bin after t
 categories never leave their owner.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from vfl.blocks.engine import ENGINE, Array
+from vfl.blocks.scratch import release_pages
 
 Features = Mapping[str, NDArray[np.generic]]
 """Columns by name: float64 with NaN, or objects (str, None) for categories; all of one length."""
@@ -20,6 +24,7 @@ Monotone = Literal["increasing", "decreasing"]
 """How the score may change with a column's known values, all other columns being equal."""
 
 _FREE: Mapping[str, Monotone] = MappingProxyType({})
+_AT_ONCE = 1 << 17  # values whose bins are found together
 _DISTINCT = 10_000  # distinct values that the greedy search looks at; more are thinned to quantiles
 
 
@@ -45,8 +50,17 @@ class Column:
         """
         return len(self.categories) + 1 if self.edges is None else len(self.edges) + 1
 
-    def codes(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
-        """The bin of each value."""
+    def codes(
+        self, values: NDArray[np.generic], out: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """The bin of each value; written into `out` if it is given."""
+        if out is None:
+            out = np.empty(len(values), np.uint8)
+        for start in range(0, len(values), _AT_ONCE):
+            out[start : start + _AT_ONCE] = self._codes(values[start : start + _AT_ONCE])
+        return out
+
+    def _codes(self, values: NDArray[np.generic]) -> NDArray[np.uint8]:
         if self.edges is not None:
             numbers = values.astype(np.float64)
             codes = np.searchsorted(self.edges, numbers, side="left")
@@ -70,35 +84,69 @@ class Binned:
     def rows(self) -> int:
         return int(self.codes.shape[1])
 
+    @property
+    def sizes(self) -> list[int]:
+        """How many codes each column has, one of them for missing values."""
+        return [column.bins + 1 for column in self.columns]
+
+
+def _room(columns: int, rows: int) -> NDArray[np.uint8]:
+    return np.empty((columns, rows), np.uint8)
+
 
 def bin_columns(
-    features: Features, max_bins: int, min_rows: int, monotone: Mapping[str, Monotone] = _FREE
+    features: Features,
+    max_bins: int,
+    min_rows: int,
+    monotone: Mapping[str, Monotone] = _FREE,
+    room: Callable[[int, int], NDArray[np.uint8]] = _room,
 ) -> Binned:
-    """Choose bins for every column and apply them; `monotone` has the constrained columns by name.
+    """Choose bins for every column and apply them; `monotone` has the constrained columns by name,
+    `room` makes the array of codes, (columns, rows). One column at a time is asked for.
 
     Raises ValueError for a constraint on a categorical column, which has no order.
     """
-    columns, codes = [], []
-    for name, values in features.items():
-        constraint = monotone.get(name)
-        if values.dtype == object:
-            if constraint is not None:
-                raise ValueError(f"column '{name}' is categorical: it cannot be {constraint}")
-            column = _categorical(name, values, max_bins, min_rows)
-        else:
-            column = _numeric(name, values.astype(np.float64), max_bins, min_rows)
-            column = replace(column, monotone=constraint)
+    columns: list[Column] = []
+    codes = room(0, 0)
+    for column, own in ENGINE.columns(partial(_binned, max_bins, min_rows, {**monotone}), features):
+        if not columns:
+            codes = room(len(features), len(own))
+        codes[len(columns)] = own
+        release_pages(codes)
         columns.append(column)
-        codes.append(column.codes(values))
-    rows = len(codes[0]) if codes else 0
-    return Binned(tuple(columns), np.array(codes, np.uint8).reshape(len(codes), rows))
+    return Binned(tuple(columns), codes)
 
 
-def _categorical(name: str, values: NDArray[np.generic], max_bins: int, min_rows: int) -> Column:
-    present = [v for v in values if v is not None]
+def _binned(
+    max_bins: int, min_rows: int, monotone: Mapping[str, Monotone], name: str, parts: Sequence[Array]
+) -> tuple[Column, NDArray[np.uint8]]:
+    """Bins of a column and its codes."""
+    column = choose_bins(name, parts, max_bins, min_rows, monotone.get(name))
+    codes = np.empty(sum(map(len, parts)), np.uint8)
+    start = 0
+    for part in parts:
+        column.codes(part, codes[start : start + len(part)])
+        start += len(part)
+    return column, codes
+
+
+def choose_bins(
+    name: str, parts: Sequence[Array], max_bins: int, min_rows: int, monotone: Monotone | None = None
+) -> Column:
+    """The bins of a column whose rows lie in several arrays, one after the other. Raises as
+    `bin_columns`."""
+    if any(part.dtype == object for part in parts):
+        if monotone is not None:
+            raise ValueError(f"column '{name}' is categorical: it cannot be {monotone}")
+        return _categorical(name, parts, max_bins, min_rows)
+    return replace(_numeric(name, parts, max_bins, min_rows), monotone=monotone)
+
+
+def _categorical(name: str, parts: Sequence[Array], max_bins: int, min_rows: int) -> Column:
+    present = [v for part in parts for v in part if v is not None]
     names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
     kept = most_frequent(names, counts, max_bins, min_rows)
-    return Column(name, None, kept, len(present) < len(values))
+    return Column(name, None, kept, len(present) < sum(map(len, parts)))
 
 
 def most_frequent(
@@ -109,10 +157,22 @@ def most_frequent(
     return tuple(str(names[i]) for i in order[: max_bins - 1] if counts[i] >= min_rows)
 
 
-def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: int) -> Column:
-    present = np.sort(values[~np.isnan(values)])
-    distinct, counts = np.unique(present, return_counts=True)
-    if len(distinct) > _DISTINCT:
+def _numeric(name: str, parts: Sequence[Array], max_bins: int, min_rows: int) -> Column:
+    present, end = np.empty(sum(map(len, parts))), 0
+    for part in parts:
+        for start in range(0, len(part), _AT_ONCE):
+            numbers = part[start : start + _AT_ONCE].astype(np.float64, copy=False)
+            known = numbers[~np.isnan(numbers)]
+            present[end : end + len(known)] = known
+            end += len(known)
+    present = present[:end]
+    present.sort()
+    begins = np.ones(len(present), np.bool_)  # a value that is not the one before it
+    np.not_equal(present[1:], present[:-1], out=begins[1:])
+    if int(begins.sum()) <= _DISTINCT:
+        places = np.flatnonzero(begins)
+        distinct, counts = present[places], np.diff(places, append=len(present))
+    else:
         at = np.linspace(0, len(present) - 1, _DISTINCT).astype(np.int64)
         distinct = np.unique(present[at])
         # Each kept value stands for the values above the one before it; the last is the maximum.
@@ -121,7 +181,7 @@ def _numeric(name: str, values: NDArray[np.float64], max_bins: int, min_rows: in
     low = distinct[groups[:-1] - 1]
     # The next value present, not the next one kept: the rows in between belong above the edge.
     high = present[np.searchsorted(present, low, side="right")]
-    return Column(name, edges_between(low, high), (), len(present) < len(values))
+    return Column(name, edges_between(low, high), (), len(present) < sum(map(len, parts)))
 
 
 def group_values(

@@ -11,6 +11,7 @@ Validation 14, 2020). `judge_drift` holds it against that.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Literal
@@ -19,7 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
-from vfl.learn.binning import Column, Features, bin_columns
+from vfl.blocks.engine import ENGINE, Array
+from vfl.blocks.means import stretches
+from vfl.learn.binning import Column, Features, choose_bins
 from vfl.learn.metrics import LARGE_PSI, MODERATE_PSI, psi
 
 Verdict = Literal["none", "moderate", "large"]
@@ -67,7 +70,7 @@ class Profile:
             raise ValueError(f"the column was {kinds[0]} in training and is {kinds[1]} now")
         if not len(values):
             return 0.0
-        then, now = np.array(self.shares), _shares(self._column, values)
+        then, now = np.array(self.shares), _shares(self._column, [values])
         return psi(
             np.where(then > 0, then, np.minimum(now, 0.5 / self.rows)),
             np.where(now > 0, now, np.minimum(then, 0.5 / len(values))),
@@ -85,15 +88,20 @@ def profile(values: NDArray[np.generic]) -> Profile:
     A group holds 20 rows at least: with fewer values in all, nothing but missing ones is told apart.
     Raises ValueError without rows.
     """
-    if not len(values):
+    return _profile("", [values])
+
+
+def _profile(name: str, parts: Sequence[Array]) -> Profile:
+    """The profile of a column whose rows lie in several arrays, one after the other."""
+    if not (rows := sum(map(len, parts))):
         raise ValueError("no rows to make a profile of")
-    most = _CATEGORIES + 1 if values.dtype == object else _QUANTILES
-    column = bin_columns({"": values}, most, _LEAST_ROWS).columns[0]
+    most = _CATEGORIES + 1 if parts[0].dtype == object else _QUANTILES
+    column = choose_bins("", parts, most, _LEAST_ROWS)
     edges = None if column.edges is None else tuple(column.edges.tolist())
     if edges == ():
-        edges = _around(values.astype(np.float64))
+        edges = _around(parts)
     column = Column("", None if edges is None else np.array(edges), column.categories, has_missing=True)
-    return Profile(edges, column.categories, tuple(_shares(column, values).tolist()), len(values))
+    return Profile(edges, column.categories, tuple(_shares(column, parts).tolist()), rows)
 
 
 def profile_of_scores(scores: Floats) -> Profile:
@@ -123,7 +131,7 @@ def _margin(score: float) -> float:
 
 def profiles(features: Features) -> dict[str, Profile]:
     """The profile of each column."""
-    return {name: profile(values) for name, values in features.items()}
+    return dict(zip(features, ENGINE.columns(_profile, features), strict=True))
 
 
 def judge_drift(psi: float, groups: int, rows_then: int, rows_now: int) -> Verdict:
@@ -150,16 +158,21 @@ def _chi_square(freedom: int) -> float:
     return freedom * (1 - v + z * math.sqrt(v)) ** 3
 
 
-def _around(values: Floats) -> tuple[float, ...]:
+def _around(parts: Sequence[Array]) -> tuple[float, ...]:
     """Edges of a column of one value, so that any other value is in another group; else none."""
-    present = values[~np.isnan(values)]
-    if not len(present) or present.min() < present.max():
+    numbers = (part.astype(np.float64, copy=False) for part in parts)
+    known = [own[~np.isnan(own)] for own in numbers]
+    ends = [(own.min(), own.max()) for own in known if len(own)]
+    if not ends or min(low for low, _ in ends) < max(high for _, high in ends):
         return ()
-    value = float(present[0])
+    value = float(next(own[0] for own in known if len(own)))
     return float(np.nextafter(value, -np.inf)), value
 
 
-def _shares(column: Column, values: NDArray[np.generic]) -> Floats:
+def _shares(column: Column, parts: Sequence[Array]) -> Floats:
     """The share of each group, missing values' last."""
-    counts = np.bincount(column.codes(values), minlength=column.bins + 1)
-    return np.asarray(counts / len(values))
+    counts = np.zeros(column.bins + 1, np.int64)
+    for part in parts:
+        for some in stretches(len(part)):
+            counts += np.bincount(column.codes(part[some]), minlength=column.bins + 1)
+    return np.asarray(counts / sum(map(len, parts)))

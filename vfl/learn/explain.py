@@ -105,6 +105,16 @@ class Explainer:
         self._keep = entries <= _KEPT
         self._tables: dict[int, Floats] = {}
 
+    @property
+    def pieces(self) -> Sequence["_Piece"]:
+        """All trees in pieces, in the order in which what these give is added up."""
+        return self._pieces
+
+    @property
+    def fits_memory(self) -> bool:
+        """Whether the tables of all pieces stay in memory."""
+        return self._keep
+
     def _paths(self, tree: Tree, plane_of: Callable[[Branch], int]) -> dict[int, tuple["_Step", ...]]:
         """The steps from the root to each node."""
         paths: dict[int, tuple[_Step, ...]] = {0: ()}
@@ -154,27 +164,28 @@ class _Piece:
     inner: dict[int, int]  # plane by node
     leaves: list[tuple[float, tuple[_Step, ...]]]  # weight and whole path, from the root of the tree
     players: list[int] = field(init=False)
+    upper: list[int] = field(init=False)  # those above the piece, in the order of their bits
 
     def __post_init__(self) -> None:
-        self._upper = list(dict.fromkeys(step.player for step in self.above))
+        self.upper = list(dict.fromkeys(step.player for step in self.above))
         self.players = list(dict.fromkeys(step.player for _, path in self.leaves for step in path))
-        self.bits = len(self._upper) + len(self.inner)
+        self.bits = len(self.upper) + len(self.inner)
 
     def index(self, planes: Planes, rows: int) -> Integers:
         """The number that each row looks up, shape (rows,)."""
         found = np.full((self.bits, planes.shape[1]), 0xFF, np.uint8)
         for step in self.above:
             plane = planes[step.plane]
-            found[self._upper.index(step.player)] &= plane if step.left else ~plane
-        found[len(self._upper) :] = planes[list(self.inner.values())]
+            found[self.upper.index(step.player)] &= plane if step.left else ~plane
+        found[len(self.upper) :] = planes[list(self.inner.values())]
         return numbers(found, rows)
 
     def table(self) -> Floats:
         """What its leaves give each player, shape (players, 2^bits)."""
         entries = np.arange(1 << self.bits)
         bit = [(entries >> place & 1).astype(np.bool_) for place in reversed(range(self.bits))]
-        upper = dict(zip(self._upper, bit, strict=False))
-        inner = dict(zip(self.inner, bit[len(self._upper) :], strict=True))
+        upper = dict(zip(self.upper, bit, strict=False))
+        inner = dict(zip(self.inner, bit[len(self.upper) :], strict=True))
         table = np.zeros((len(self.players), len(entries)))
         for weight, path in self.leaves:
             share: dict[int, float] = {}

@@ -7,13 +7,17 @@ since directions of hosts come so. Each level of a tree gives a plane of who wen
 of all levels are, row by row, the number of the leaf.
 """
 
-from collections.abc import Callable, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import repeat
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.columns import MadeColumns
+from vfl.blocks.engine import ENGINE, Array
 from vfl.learn.binning import Features
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
@@ -21,7 +25,10 @@ from vfl.learn.tree import Branch, Tree
 Planes = NDArray[np.uint8]
 """Shape (planes, bytes): bits of rows, eight a byte; what fills the last byte has no meaning."""
 
+_Places = NDArray[np.floating] | NDArray[np.unsignedinteger] | NDArray[np.int32]
+
 RowIndex = slice | NDArray[np.integer]
+SideValues = dict[str, _Places]
 
 
 def distinct(splits: Sequence[Split]) -> tuple[list[Split], Integers]:
@@ -39,8 +46,9 @@ def missing_left(splits: Sequence[Split]) -> NDArray[np.bool_]:
 class Sides:
     """Says which way splits send rows; each column is prepared once, whatever its number of splits.
 
-    `features` are the columns of a whole batch. Raises ValueError naming a column that has become
-    categorical or numeric since the splits were made.
+    `features` are the columns of a whole batch. Of those that are made when they are asked for it keeps
+    between which of the splits' thresholds each number is, in place of the number. Raises ValueError
+    naming a column that has become categorical or numeric since the splits were made.
     """
 
     def __init__(self, splits: Sequence[Split], features: Features) -> None:
@@ -49,7 +57,8 @@ class Sides:
         for place, split in enumerate(splits):
             self._of_column.setdefault(split.column, []).append(place)
         self._codes: dict[str, dict[str | None, int]] = {}  # of the categories that splits name
-        self._values: dict[str, NDArray[np.float64] | NDArray[np.int32]] = {}
+        self._numbers: dict[str, _Numbers] = {}
+        self._levels: dict[str, NDArray[np.int32]] = {}
         for column, places in self._of_column.items():
             values, categorical = features[column], splits[places[0]].categorical
             if (values.dtype == object) != categorical:
@@ -60,30 +69,87 @@ class Sides:
                 codes = {name: code for code, name in enumerate(names)}
                 found = map(codes.get, values, repeat(-1))
                 self._codes[column] = codes
-                self._values[column] = np.fromiter(found, np.int32, len(values))
+                self._levels[column] = np.fromiter(found, np.int32, len(values))
             else:
-                self._values[column] = values.astype(np.float64, copy=False)
+                thresholds = [splits[place].threshold for place in places]
+                numbers, made = values.astype(np.float64, copy=False), isinstance(features, MadeColumns)
+                self._numbers[column] = (_Numbers.between if made else _Numbers.of)(numbers, thresholds)
 
     def left(self, rows: RowIndex, count: int) -> Planes:
         """Which of these rows, `count` in number, each split sends left: a plane a split."""
+        return self.left_of(self.values(rows), count)
+
+    def values(self, rows: RowIndex) -> "SideValues":
+        """What splits have to know of these rows, by column."""
+        numbers = {column: numbers.values[rows] for column, numbers in self._numbers.items()}
+        return numbers | {column: levels[rows] for column, levels in self._levels.items()}
+
+    def of_no_rows(self) -> "Sides":
+        """The same without the columns: for `left_of` alone."""
+        rules = copy.copy(self)
+        rules._levels = {}
+        rules._numbers = {
+            column: replace(numbers, values=numbers.values[:0].copy())
+            for column, numbers in self._numbers.items()
+        }
+        return rules
+
+    def left_of(self, found: "SideValues", count: int) -> Planes:
+        """As `left`, of the `values` of so many rows."""
         planes = np.empty((len(self._splits), -(-count // 8)), np.uint8)
         for column, places in self._of_column.items():
-            values = self._values[column][rows]
-            missing = np.isnan(values)
+            values = found[column]
+            if column in self._codes:
+                codes = self._codes[column]
+                for place in places:
+                    planes[place] = np.packbits(values == codes[self._splits[place].category])
+                continue
+            numbers = self._numbers[column]
+            missing = np.isnan(values) if numbers.missing is None else values == numbers.missing
             for place in places:
-                split = self._splits[place]
-                if split.categorical:
-                    left = values == self._codes[column][split.category]
-                elif split.threshold is None:
-                    left = ~missing
-                elif split.above:
-                    left = values > split.threshold
-                else:
-                    left = values <= split.threshold
-                if split.missing_left and not split.categorical:
-                    left |= missing
-                planes[place] = np.packbits(left)
+                planes[place] = np.packbits(_goes_left(self._splits[place], numbers, values, missing))
         return planes
+
+
+@dataclass(frozen=True)
+class _Numbers:
+    """A numeric column as splits see it: its numbers, or the places of numbers among thresholds."""
+
+    values: _Places
+    bounds: Mapping[float | None, float]  # what stands for each threshold
+    missing: int | None = None  # stands for a missing value; None: NaN
+
+    @classmethod
+    def of(cls, values: Floats, thresholds: Sequence[float | None]) -> "_Numbers":
+        """The numbers as they are."""
+        return cls(values, {each: each for each in thresholds if each is not None})
+
+    @classmethod
+    def between(cls, values: Floats, thresholds: Sequence[float | None]) -> "_Numbers":
+        """How many thresholds are below each number: a byte or two in place of eight."""
+        order = np.array(sorted({each for each in thresholds if each is not None}))
+        missing = len(order) + 1
+        places = np.empty(len(values), np.min_scalar_type(missing))
+
+        def place(part: Floats) -> Array:
+            found = np.searchsorted(order, part, side="left")
+            return np.where(np.isnan(part), missing, found).astype(places.dtype)
+
+        ENGINE.fill(places, place, values)
+        return cls(places, {each: i for i, each in enumerate(order.tolist())}, missing)
+
+
+def _goes_left(
+    split: Split, numbers: _Numbers, values: _Places, missing: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Which of some rows of a numeric column a split sends left."""
+    if split.threshold is None:
+        left = ~missing
+    elif split.above:
+        left = (values > numbers.bounds[split.threshold]) & ~missing
+    else:
+        left = values <= numbers.bounds[split.threshold]
+    return left | missing if split.missing_left else left
 
 
 class Forest:
@@ -96,9 +162,10 @@ class Forest:
         self._start = start
         self._trees = [_Walk(tree, plane_of) for tree in trees]
 
-    def scores(self, planes: Planes, rows: int) -> Floats:
-        """The score of each row, shape (rows,): start and trees added up in their order."""
-        scores = np.full(rows, self._start)
+    def scores(self, planes: Planes, rows: int, before: Floats | None = None) -> Floats:
+        """The score of each row, shape (rows,): start and trees added up in their order. `before`: each
+        row's score without any tree, in place of the start."""
+        scores = np.full(rows, self._start) if before is None else np.array(before)
         for walk in self._trees:
             scores += walk.weights.take(walk.leaves(planes, rows))
         return scores

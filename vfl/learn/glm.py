@@ -7,7 +7,8 @@ parties. It minimises, as glum and scikit-learn do,
 
 The intercept is profiled out: f(beta) = min over b0 of F, whose gradient is X^T r + alpha beta with
 r_i = w_i / (sum w) * derivative of d_i / 2 by the score, at the best b0 (where sum r = 0). So a block
-need not centre its columns.
+need not centre its columns. A block may have another penalty, alpha / 2 beta^T P beta with a P of its
+own (shrinkage.py), which is part of its own second derivative.
 
 L-BFGS (Nocedal, Wright, Numerical Optimization, 2006, algorithm 7.4) in its vector-free form (Chen,
 Wang, Zhou, NIPS 2014): steps, changes of the gradient and the gradient are only ever combined linearly,
@@ -32,8 +33,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.learn.design import Matrix
+from vfl.blocks.means import blocks_of, ordered_sums
 from vfl.learn.losses import Loss
+from vfl.learn.matrix import Matrix
 
 PAIRS = 10
 """Steps that L-BFGS remembers."""
@@ -74,8 +76,8 @@ class Move:
     """A direction as a block sees it: the change of each row's score, and what the penalty needs."""
 
     scores: Floats  # X p, shape (rows,)
-    linear: float  # beta . p
-    square: float  # p . p
+    linear: float  # beta . P p, where P is the identity without another penalty
+    square: float  # p . P p
 
 
 @dataclass(frozen=True)
@@ -99,10 +101,12 @@ class Block:
         `curvature`: about the mean second derivative of the loss by the score, the same at all blocks.
         The first `free` columns bear no penalty: an intercept inside of this block.
         """
-        self.matrix = matrix
-        self._alpha = np.where(np.arange(matrix.columns) < free, 0.0, alpha)
+        self.matrix = matrix = matrix.held()
+        self._free = free
+        self._form = None if matrix.shrinkage is None else matrix.penalised(free)
+        self._curved = curvature * _mean_gram(matrix, centred)
         self.beta = np.zeros(matrix.columns)
-        self._to_beta = _inverse_root(matrix, self._alpha, centred, curvature)
+        self._penalise(alpha)
         self._steps: deque[Floats] = deque(maxlen=PAIRS)
         self._changes: deque[Floats] = deque(maxlen=PAIRS)
         self._gradient: Floats | None = None
@@ -116,7 +120,8 @@ class Block:
     def gradient(self, size: float, product: Floats) -> Floats:
         """The gradient so far along the direction, where X^T r is `product`; shape (columns,)."""
         beta = self.beta + size * (self._to_beta @ self._direction)
-        return np.asarray(product + self._alpha * beta)
+        drawn = self._alpha * beta if self._form is None else self._alpha_form @ beta
+        return np.asarray(product + drawn)
 
     def slope(self, gradient: Floats) -> float:
         """This block's part of the loss's derivative along the direction."""
@@ -140,16 +145,35 @@ class Block:
         self._changes.clear()
         self._gradient = None
 
+    def begin_under(self, alpha: float, *, anew: bool) -> None:
+        """Begin a fit under another penalty: from nothing, or from the present coefficients."""
+        self.begin_anew()
+        self._penalise(alpha)
+        if anew:
+            self.beta = np.zeros(self.matrix.columns)
+
+    def _penalise(self, alpha: float) -> None:
+        columns = self.matrix.columns
+        self._alpha = np.where(np.arange(columns) < self._free, 0.0, alpha)
+        self._alpha_form = alpha * self.matrix.penalised(self._free)
+        self._to_beta = _inverse_root(self._curved + self._alpha_form)
+
     def direction(self, weights: Floats) -> Move:
         """The combination of the vectors with these weights, as the next direction."""
         self._direction = weights @ self._vectors()
         p = self._to_beta @ self._direction
-        return Move(self.matrix.times(p), float(self.beta @ p), float(p @ p))
+        penalised = p if self._form is None else self._form @ p
+        return Move(self.matrix.times(p), float(self.beta @ penalised), float(p @ penalised))
 
     def step(self, size: float) -> None:
         """Go so far along the direction."""
         self._step = size * self._direction
         self.beta = self.beta + self._to_beta @ self._step
+
+    @property
+    def root(self) -> Floats:
+        """A root of this block's own part of the second derivative, symmetric."""
+        return np.asarray(np.linalg.inv(self._to_beta))
 
     @property
     def state(self) -> BlockState:
@@ -178,13 +202,18 @@ class Block:
         return np.array([*self._steps, *self._changes, self._gradient])
 
 
-def _inverse_root(matrix: Matrix, alpha: Floats, centred: bool, curvature: float) -> Floats:
-    """C^(-1/2), shape (columns, columns)."""
+def _mean_gram(matrix: Matrix, centred: bool) -> Floats:
+    """X^T X / n, shape (columns, columns), of centred columns if the constant is elsewhere."""
     gram = matrix.gram() / matrix.rows
     if centred:
         mean = matrix.transposed_times(np.ones(matrix.rows)) / matrix.rows
         gram -= np.outer(mean, mean)
-    values, vectors = np.linalg.eigh(curvature * gram + np.diag(alpha))
+    return gram
+
+
+def _inverse_root(matrix: Floats) -> Floats:
+    """C^(-1/2), shape (columns, columns)."""
+    values, vectors = np.linalg.eigh(matrix)
     # Where columns are all but dependent, rounding decides the eigenvalue: the search does the rest.
     values = np.maximum(values, _FLAT * max(values.max(initial=0.0), 1e-300))
     root: Floats = (vectors / np.sqrt(values)) @ vectors.T
@@ -232,17 +261,22 @@ class Scores:
     ) -> "Scores":
         """The model without any column."""
         intercept = loss.start(label, weight, offset) if fit_intercept else 0.0
-        return cls(loss, label, weight, offset + intercept, intercept)
+        same = offset.strides == (0,)  # for all rows, which takes no room
+        score = np.broadcast_to(offset[:1] + intercept, offset.shape) if same else offset + intercept
+        return cls(loss, label, weight, score, intercept)
 
     def residuals(self) -> Floats:
         """The residuals r, shape (rows,)."""
-        gradient, _ = self.loss.gradients(self.score, self.label, self.weight)
-        return np.asarray(gradient / self.weight.sum())
+        residuals, total = np.empty(len(self.score)), self.weight.sum()
+        for out, *own in blocks_of(residuals, self.score, self.label, self.weight):
+            np.divide(self.loss.gradients(*own)[0], total, out=out)
+        return residuals
 
     def curvature(self) -> float:
         """The mean second derivative of the loss by the score, rounded to a power of two."""
-        _, hessian = self.loss.gradients(self.score, self.label, self.weight)
-        mean = float(hessian.sum() / self.weight.sum())
+        own = blocks_of(self.score, self.label, self.weight)
+        hessians = ((self.loss.gradients(*some)[1],) for some in own)
+        mean = float(ordered_sums(hessians, len(self.score))[0] / self.weight.sum())
         return 2.0 ** round(math.log2(mean)) if 0 < mean < math.inf else 1.0
 
     def deviance(self) -> float:
@@ -258,13 +292,16 @@ class Scores:
         size = constant = 0.0
         value = self._value(size, constant, move, alpha)
         total, d = float(self.weight.sum()), move.scores
+        g, h = np.empty_like(d), np.empty_like(d)
         for _ in range(_NEWTON_STEPS):
-            g, h = self.loss.gradients(self.score + size * d + constant, self.label, self.weight)
+            for to_g, to_h, score, way, *own in blocks_of(g, h, self.score, d, self.label, self.weight):
+                to_g[:], to_h[:] = self.loss.gradients(score + size * way + constant, *own)
             slope = float(g @ d) / total + alpha * (move.linear + size * move.square)
-            curvature = float((h * d) @ d) / total + alpha * move.square
             slope0, curvature0 = float(g.sum()) / total, float(h.sum()) / total
             # The two equations of a Newton step, the constant's solved for first.
             mixed = float(h @ d) / total if fit_intercept else 0.0
+            h *= d
+            curvature = float(h @ d) / total + alpha * move.square
             along = _ratio(
                 mixed * _ratio(slope0, curvature0) - slope, curvature - mixed * _ratio(mixed, curvature0)
             )
@@ -280,15 +317,25 @@ class Scores:
             (size, constant), value = at, after
             if -slope * along - slope0 * across <= _DECREMENT * max(1.0, abs(value)):
                 break
-        self.score = self.score + size * d + constant
+        moved, changes = g, [0.0]  # rows are many
+        for out, score, way in blocks_of(moved, self.score, d):
+            np.add(score + size * way, constant, out=out)
+            changes.append(np.abs(size * way + constant).max(initial=0.0))
+        self.score = moved
         self.intercept += constant
-        self.change = float(np.abs(size * d + constant).max(initial=0.0))
+        self.change = float(np.max(changes))
         return size
 
+    def distance(self, score: Floats) -> float:
+        """The most that any score is away from another one."""
+        apart = (np.abs(own - other).max(initial=0.0) for own, other in blocks_of(self.score, score))
+        return float(np.max([0.0, *apart]))
+
     def _value(self, size: float, constant: float, move: Move, alpha: float) -> float:
-        score = self.score + size * move.scores + constant
+        given = blocks_of(self.score, move.scores, self.label, self.weight)
+        moved = ((score + size * way + constant, *own) for score, way, *own in given)
         penalty = alpha * (size * move.linear + size * size * move.square / 2)
-        return self.loss.mean(score, self.label, self.weight) + penalty
+        return self.loss.mean_of(moved, len(self.score)) + penalty
 
 
 def are_apart(scores: Floats, loss: Loss, alpha: float) -> bool:
@@ -299,7 +346,8 @@ def are_apart(scores: Floats, loss: Loss, alpha: float) -> bool:
     """
     if alpha > 0 or loss.link == "identity" or not len(scores):
         return False
-    return float(np.abs(scores - np.median(scores)).max()) > _APART
+    median = np.median(scores)
+    return float(max(scores.max() - median, median - scores.min())) > _APART
 
 
 def _ratio(a: float, b: float) -> float:

@@ -5,14 +5,20 @@ same way, as in scikit-learn's GroupShuffleSplit. With times the latest rows are
 TimeSeriesSplit, and rows of one time go the same way. With both, a model is tried on the latest rows of
 groups that it has not seen: held out are the rows that both rules hold out, and those train that neither
 does. All others are left out, as they are of the same groups, or of the same times.
+
+Where parties have rows of their own, a group is drawn by its name, so that it goes the same way at all
+of them, and the times from which on rows are held out are the same at all (protocols/pooled/times.py).
 """
 
+import hashlib
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.means import stretches
 
 _FEW = 12  # groups that are named
 
@@ -30,16 +36,26 @@ class SplitColumn:
     """A column by whose values rows are split.
 
     place: int64 (rows,), where each row's value is among `words`. words: the values as they are written,
-    of times the earliest first.
+    of times the earliest first. moments: of times, the number of each value, of dates the seconds since
+    1970; `dated`: whether they are dates.
     """
 
     name: str
     place: Integers
     words: Sequence[str]
+    moments: Floats | None = None
+    dated: bool = False
 
     def take(self, rows: Integers) -> "SplitColumn":
         """The column of some rows, in the order given."""
-        return SplitColumn(self.name, self.place[rows], self.words)
+        return replace(self, place=self.place[rows])
+
+    @property
+    def times(self) -> Floats:
+        """The number of each row's time."""
+        if self.moments is None:
+            raise ValueError("a column without times")
+        return np.asarray(self.moments[self.place])
 
 
 @dataclass(frozen=True)
@@ -89,6 +105,26 @@ def draw_split(draw: Floats, holdout: float, validation_share: float) -> RowSpli
     return RowSplit(~held_out & ~validation, validation, held_out)
 
 
+def split_by_draws(
+    seed: Sequence[int],
+    rows: int,
+    chosen: Integers,
+    entities: Integers | None,
+    shares: tuple[float, float],
+) -> RowSplit:
+    """What becomes of the `chosen` of so many rows, by a draw of each row, or, with `entities`, of the
+    row that it names; `shares` are those of `draw_split`."""
+    generator, parts = np.random.default_rng([*seed]), np.empty(rows, np.uint8)
+    for some in stretches(rows):
+        split = draw_split(generator.random(len(parts[some])), *shares)
+        parts[some] = split.validation + 2 * split.held_out
+    found = np.empty(len(chosen), np.uint8)
+    for some in stretches(len(chosen)):
+        own = chosen[some]
+        found[some] = parts[own if entities is None else entities[own]]
+    return RowSplit(found == 0, found == 1, found == 2)
+
+
 def split_by(
     columns: SplitColumns, entity: Integers, draw: Floats, holdout: float, validation_share: float
 ) -> RowSplit:
@@ -107,6 +143,62 @@ def split_by(
     held_out, rest = _keep_back(rules, np.ones(len(entity), np.bool_), holdout)
     validation, train = _keep_back(rules, rest, validation_share)
     return RowSplit(train, validation, held_out)
+
+
+def group_draws(groups: SplitColumn, entity: Integers, seed: int) -> Floats:
+    """A draw from 0 to 1 of each row's group, float64 (rows,), by its name: the same wherever rows of
+    the group are, so that parties that do not know each other's rows hold the same groups out.
+
+    Rows about the same thing go together, with the least draw of their groups.
+    """
+    key = seed.to_bytes(8, "big")
+    drawn = np.array([_draw_of(word, key) for word in groups.words])[groups.place]
+    _, whole = np.unique(join_groups(groups.place, entity), return_inverse=True)
+    least = np.ones(int(whole.max(initial=-1)) + 1)
+    np.minimum.at(least, whole, drawn)
+    return np.asarray(least[whole])
+
+
+def _draw_of(word: str, key: bytes) -> float:
+    digest = hashlib.blake2b(word.encode(), digest_size=8, key=key, person=b"vfl groups").digest()
+    return (int.from_bytes(digest, "big") >> 11) / 2**53
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The times from which on rows are held out, and from which on those of the rest decide when to
+    stop."""
+
+    held_out: float = math.inf
+    validation: float = math.inf
+
+
+def split_at(
+    draw: Floats | None, moments: Floats | None, cuts: Cuts, holdout: float, validation_share: float
+) -> RowSplit:
+    """By each row's draw, its time, or both, where the cuts are known; as `split_by` and `draw_split`.
+
+    draw, moments: float64 (rows,), or None where rows are not split by it.
+    """
+    rows = len(draw if draw is not None else moments if moments is not None else ())
+    every = np.ones(rows, np.bool_)
+
+    def late(first: float, share: float, cut: float) -> list[Mask]:
+        by_draw = [] if draw is None else [(first <= draw) & (draw < first + share)]
+        return [*by_draw, *([] if moments is None else [moments >= cut])]
+
+    held_out, rest = _parted(every, late(0.0, holdout, cuts.held_out) if holdout else None)
+    share = (1 - holdout) * validation_share
+    validation, train = _parted(rest, late(holdout, share, cuts.validation) if share else None)
+    return RowSplit(train, validation, held_out)
+
+
+def _parted(among: Mask, late: Sequence[Mask] | None) -> tuple[Mask, Mask]:
+    """Of these rows those that all masks have, and those that none has; without masks, all are left."""
+    if late is None:
+        return np.zeros(len(among), np.bool_), among
+    both, neither = np.logical_and.reduce(late), ~np.logical_or.reduce(late)
+    return np.asarray(among & both), np.asarray(among & neither)
 
 
 def column_shares(columns: SplitColumns, parts: Mapping[str, Mask]) -> dict[str, ColumnShare]:
@@ -159,15 +251,13 @@ def _keep_back(
     """The rows that all rules keep back, and those that none does."""
     if not share:
         return np.zeros(len(among), np.bool_), among
-    kept, left = among.copy(), among.copy()
+    late = []
     for use, name, place in rules:
         last = _last_share(place[among], share)
         if last is None:
             raise OneValue(use, name)
-        late = place >= last
-        kept &= late
-        left &= ~late
-    return kept, left
+        late.append(place >= last)
+    return _parted(among, late)
 
 
 def _last_share(place: Integers, share: float) -> int | None:

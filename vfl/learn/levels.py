@@ -10,7 +10,8 @@ one) and for how Unicode composes its characters (NFC). Nothing else is joined t
 may be two codes. Later a cell is the level of training that is the same text; if there is none, the
 one that is the same value (a truth value, a number, a day); if there is none, the one that differs in
 case alone. A level is found in these ways only if it is the one that can be meant. All other cells are
-of levels that the model does not know.
+of levels that the model does not know. Where levels are agreed beforehand, cells are found among them in
+training, too, as they will be later.
 
 How many such cells are to be expected follows from training: of a new row, the chance that its level
 was in no row of training is about the share of rows whose level is in one row alone (Good, Biometrika
@@ -21,7 +22,7 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cached_property
@@ -29,6 +30,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.columns import MadeColumns, categorical_columns, change_each, change_named
 from vfl.learn.binning import Features
 
 Objects = NDArray[np.generic]  # of text, None where it is missing
@@ -124,15 +126,18 @@ def tidy(text: str) -> str:
 
 def tidy_levels(features: Features) -> Features:
     """Columns with their categories written as training compares them."""
-    return {
-        name: _each(values, lambda text: tidy(text) or None) if values.dtype == object else values
-        for name, values in features.items()
-    }
+
+    def written_so(values: Objects) -> Objects:
+        if values.dtype != object:
+            return values
+        return _each(values, lambda text: tidy(text) or None)
+
+    return change_each(features, written_so)
 
 
 def levels_of(features: Features) -> dict[str, Levels]:
     """The levels of each categorical column of what `tidy_levels` has made."""
-    return {name: Levels.of(values) for name, values in features.items() if values.dtype == object}
+    return {name: Levels.of(features[name]) for name in categorical_columns(features)}
 
 
 def match_levels(
@@ -142,13 +147,35 @@ def match_levels(
 
     Columns of which there are no levels, as of models of earlier versions, stay as they are.
     """
-    spelled, unknown = dict(features), {}
-    for name, values in features.items():
-        if name in levels and values.dtype == object:
-            spelled[name], rows = levels[name].match(values)
-            if rows.any():
-                unknown[name] = rows
+    unknown: dict[str, NDArray[np.bool_]] = {}
+
+    def match(name: str, values: Objects) -> Objects:
+        if name not in levels or values.dtype != object:
+            return values
+        matched, rows = levels[name].match(values)
+        if rows.any():
+            unknown[name] = rows
+        return matched
+
+    spelled = change_named(features, match)
+    if isinstance(spelled, MadeColumns):
+        for name in categorical_columns(spelled):
+            _ = spelled[name]  # so that its unknown levels are known
     return spelled, unknown
+
+
+def spell_as_agreed(
+    features: Features, agreed: Mapping[str, Sequence[str]]
+) -> tuple[Features, dict[str, int]]:
+    """Columns of what `tidy_levels` has made with the levels that were agreed before training, each
+    found as a batch to score would find it, and by column how many rows spell one in another way."""
+    of = {name: Levels(tuple(names), 0, 0) for name, names in agreed.items()}
+    spelled, _ = match_levels(features, of)
+    counts = {}
+    for name in agreed:
+        pairs = zip(features[name].tolist(), spelled[name].tolist(), strict=True)
+        counts[name] = sum(now is not None and now != before for before, now in pairs)
+    return spelled, {name: count for name, count in counts.items() if count}
 
 
 def count_respellings(values: Objects) -> int:

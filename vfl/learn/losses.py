@@ -8,6 +8,7 @@ Deviances: McCullagh and Nelder, Generalized Linear Models, 1989; Tweedie's as i
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, NamedTuple
 
@@ -15,10 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.means import blocks_of, ordered_sums, weighted_mean
+from vfl.learn.quantiles import weighted_quantile
 
 Link = Literal["logit", "log", "identity"]
-Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared"]
-Family = Literal["logistic", "poisson", "gamma", "tweedie", "gaussian"]
+Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared", "quantile"]
+Family = Literal["logistic", "poisson", "negative_binomial", "gamma", "tweedie", "gaussian"]
 
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
@@ -65,6 +68,16 @@ class Loss(ABC):
         """Variance is proportional to mean^power (Tweedie); None for a 0/1 label."""
         return None
 
+    def variance(self, mean: Floats) -> Floats:
+        """What the variance of a label is proportional to, of a family of powers."""
+        return np.asarray(np.abs(mean) ** (self.power or 0.0))
+
+    @property
+    def quantile(self) -> float | None:
+        """Which quantile of the label is predicted, where it is not the mean. Of trees the leaves are
+        renewed to it (vfl/learn/quantiles.py)."""
+        return None
+
     @abstractmethod
     def check(self, label: Floats) -> None:
         """Raises BadLabel in one line that says what is wrong with the label and what to do."""
@@ -92,8 +105,17 @@ class Loss(ABC):
 
     def mean(self, score: Floats, label: Floats, weight: Floats) -> float:
         """Weighted mean loss: half the mean unit deviance. For a 0/1 label this is the log loss."""
+        return self.mean_of(blocks_of(score, label, weight), len(score))
+
+    def mean_of(self, blocks: Iterable[tuple[Floats, ...]], count: int) -> float:
+        """`mean` of so many rows, whose scores, labels and weights come piece by piece."""
+        found = ((self.half_deviance(score, label), weight) for score, label, weight in blocks)
+        return weighted_mean(found, count)
+
+    def half_deviance(self, score: Floats, label: Floats) -> Floats:
+        """Half the unit deviance of each row."""
         with np.errstate(over="ignore", invalid="ignore"):
-            return float(np.average(self._half_deviance(score, label), weights=weight))
+            return self._half_deviance(score, label)
 
     def losses(self, score: Floats, label: Floats, weight: Floats) -> Floats:
         """Each row's weighted loss."""
@@ -139,19 +161,24 @@ class LogisticLoss(Loss):
     def check(self, label: Floats) -> None:
         other = (label != 0) & (label != 1)
         _refuse(other, "must be 0 or 1 but is something else", "correct it or choose another loss")
-        if len(np.unique(label)) < 2:
+        if not len(label) or label.min() == label.max():
             raise BadLabel("has only one class", "a model needs rows of both")
 
     def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
         # Each class by its own sum: a share of the whole may round to 1.
-        ones, zeros = (float(weight[label == value].sum()) for value in (1, 0))
+        ones, zeros = (_sum_where(label, weight, value) for value in (1, 0))
         odds = math.log(ones) - math.log(zeros)
         # Between what would be right if all offsets were the greatest, and if the least.
         low, high = odds - float(offset.max()), odds - float(offset.min())
-        search = ConstantSearch(odds - float(np.average(offset, weights=weight)), low, high)
+        mean = weighted_mean(_pairs(offset, weight), len(label))
+        search = ConstantSearch(odds - mean, low, high)
         while not search.ended:
-            g, h = self.gradients(offset + search.at, label, weight)
-            search.step(float(g.sum()), float(h.sum()))
+            at = search.at
+            gradients = (
+                self.gradients(base + at, known, of)
+                for base, known, of in blocks_of(offset, label, weight)
+            )
+            search.step(*ordered_sums(gradients, len(label)))
         return search.at
 
     def predict(self, score: Floats) -> Floats:
@@ -181,7 +208,14 @@ class _LogLinkLoss(Loss):
 
     def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
         p = self.power
-        return _log_sum(weight * label, (1 - p) * offset) - _log_sum(weight, (2 - p) * offset)
+
+        def paid() -> Iterator[tuple[Floats, Floats]]:
+            return ((of * known, (1 - p) * base) for of, known, base in blocks_of(weight, label, offset))
+
+        def due() -> Iterator[tuple[Floats, Floats]]:
+            return ((of, (2 - p) * base) for of, base in blocks_of(weight, offset))
+
+        return _log_sum(paid) - _log_sum(due)
 
     def predict(self, score: Floats) -> Floats:
         with np.errstate(over="ignore"):
@@ -223,6 +257,72 @@ class PoissonLoss(_LogLinkLoss):
 
     def _half_deviance(self, score: Floats, label: Floats) -> Floats:
         return np.asarray(label * (_log(label) - score) - label + np.exp(score))
+
+
+@dataclass(frozen=True)
+class NegativeBinomialLoss(_LogLinkLoss):
+    """Negative binomial deviance of counts: claim frequency that varies more than Poisson's, with the
+    variance mean + theta mean^2. log(exposure) belongs to the offset."""
+
+    theta: float = 1.0
+    no_exposure = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a theta of which there is no distribution."""
+        if not 0 < self.theta < math.inf:
+            raise ValueError("theta of the negative binomial loss must be above 0")
+
+    @property
+    def power(self) -> float:
+        """Of small means, whose variance is Poisson's; the dispersion is 1 as well."""
+        return 1.0
+
+    def variance(self, mean: Floats) -> Floats:
+        return mean + self.theta * mean**2
+
+    def check(self, label: Floats) -> None:
+        _refuse_negative(label)
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        def sums(at: float) -> tuple[float, float]:
+            found = (
+                self.gradients(base + at, known, of)
+                for base, known, of in blocks_of(offset, label, weight)
+            )
+            slope, curvature = ordered_sums(found, len(label))
+            return slope, curvature
+
+        at = PoissonLoss().start(label, weight, offset)
+        low = high = at
+        step = 1.0
+        while sums(low)[0] > 0:
+            low, step = low - step, 2 * step
+        step = 1.0
+        while sums(high)[0] < 0:
+            high, step = high + step, 2 * step
+        search = ConstantSearch(at, low, high)
+        while not search.ended:
+            search.step(*sums(search.at))
+        return search.at
+
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        share, rest = self._shares(score)
+        first = share / self.theta - label * rest
+        return first * weight, share * rest * (1 / self.theta + label) * weight
+
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        return np.asarray(self._shares(score)[0] / self.theta * weight)
+
+    def _shares(self, score: Floats) -> tuple[Floats, Floats]:
+        """theta mean / (1 + theta mean), and what is left of 1."""
+        at = score + math.log(self.theta)
+        e = np.exp(-np.abs(at))
+        more, less = 1 / (1 + e), e / (1 + e)
+        return np.where(at >= 0, more, less), np.where(at >= 0, less, more)
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        whole = np.log1p(self.theta * label) - np.logaddexp(0.0, score + math.log(self.theta))
+        return np.asarray(label * (_log(label) - score) - (label + 1 / self.theta) * whole)
 
 
 @dataclass(frozen=True)
@@ -291,7 +391,8 @@ class SquaredLoss(Loss):
         _refuse_infinite(label)
 
     def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
-        return float(np.average(label - offset, weights=weight))
+        residuals = ((known - base, of) for known, base, of in blocks_of(label, offset, weight))
+        return weighted_mean(residuals, len(label))
 
     def predict(self, score: Floats) -> Floats:
         return score
@@ -307,25 +408,83 @@ class SquaredLoss(Loss):
         return np.asarray((score - label) ** 2 / 2)
 
 
+@dataclass(frozen=True)
+class QuantileLoss(Loss):
+    """Pinball loss: a share `quantile` of labels is to lie below the prediction; scores are predictions.
+
+    It has no second derivative: that of trees is 1, as in LightGBM.
+    """
+
+    quantile: float = 0.5
+    link = "identity"
+    measure = "pinball loss"
+    no_exposure = (
+        "is for counts (poisson): a quantile of an amount does not grow with time as a mean does; "
+        "remove the line"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for what is no share."""
+        if not 0 < self.quantile < 1:
+            raise ValueError("a quantile must be above 0 and below 1")
+
+    @property
+    def power(self) -> float:
+        return 0.0
+
+    def check(self, label: Floats) -> None:
+        _refuse_infinite(label)
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        return weighted_quantile(label - offset, weight, self.quantile)
+
+    def predict(self, score: Floats) -> Floats:
+        return score
+
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        with np.errstate(over="ignore"):
+            above = score - label >= 0
+        return np.where(above, 1.0 - self.quantile, -self.quantile) * weight, weight.copy()
+
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        return weight.copy()
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        short = label - score
+        return np.maximum(self.quantile * short, (self.quantile - 1.0) * short)
+
+
 OBJECTIVES: dict[str, type[Loss]] = {
     "binary": LogisticLoss,
     "poisson": PoissonLoss,
     "gamma": GammaLoss,
     "tweedie": TweedieLoss,
     "squared": SquaredLoss,
+    "quantile": QuantileLoss,
 }
 FAMILIES: dict[str, type[Loss]] = {
     "logistic": LogisticLoss,
     "poisson": PoissonLoss,
+    "negative_binomial": NegativeBinomialLoss,
     "gamma": GammaLoss,
     "tweedie": TweedieLoss,
     "gaussian": SquaredLoss,
 }
 
 
-def loss_of(name: Objective | Family, tweedie_power: float = 1.5) -> Loss:
-    """The loss of an objective of trees or a family of linear models."""
+def loss_of(
+    name: Objective | Family,
+    tweedie_power: float = 1.5,
+    theta: float = 1.0,
+    quantile: float | None = None,
+) -> Loss:
+    """The loss of an objective of trees or a family of linear models. `theta`: of the negative binomial
+    family; `quantile`: of the objective of that name, the median if it is not said."""
     kind = OBJECTIVES[name] if name in OBJECTIVES else FAMILIES[name]
+    if kind is NegativeBinomialLoss:
+        return NegativeBinomialLoss(theta)
+    if kind is QuantileLoss:
+        return QuantileLoss() if quantile is None else QuantileLoss(quantile)
     return TweedieLoss(tweedie_power) if kind is TweedieLoss else kind()
 
 
@@ -382,11 +541,27 @@ def _log(label: Floats) -> Floats:
     return np.asarray(np.log(np.where(label > 0, label, 1.0)))
 
 
-def _log_sum(weight: Floats, exponent: Floats) -> float:
+Blocks = Callable[[], Iterator[tuple[Floats, Floats]]]
+
+
+def _log_sum(blocks: Blocks) -> float:
     """log of the sum of weight * exp(exponent), without overflow; some weight is above 0."""
-    exponent = exponent[weight > 0]
-    top = float(exponent.max())
-    return math.log(float((weight[weight > 0] * np.exp(exponent - top)).sum())) + top
+    counted = [(int((of > 0).sum()), exponent[of > 0].max(initial=-np.inf)) for of, exponent in blocks()]
+    top = float(max(largest for _, largest in counted))
+    terms = ((of[of > 0] * np.exp(exponent[of > 0] - top),) for of, exponent in blocks())
+    (total,) = ordered_sums(terms, sum(count for count, _ in counted))
+    return math.log(total) + top
+
+
+def _pairs(values: Floats, weight: Floats) -> Iterator[tuple[Floats, Floats]]:
+    return ((part, of) for part, of in blocks_of(values, weight))
+
+
+def _sum_where(label: Floats, weight: Floats, value: float) -> float:
+    """The weight of the rows with this label."""
+    chosen = ((of[known == value],) for known, of in blocks_of(label, weight))
+    (total,) = ordered_sums(chosen, int((label == value).sum()))
+    return total
 
 
 def _refuse(bad: NDArray[np.bool_], what: str, advice: str) -> None:

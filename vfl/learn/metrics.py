@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
-from vfl.learn.design import MISSING, named_levels, short_edge
+from vfl.learn.factors import named_levels, short_edge
 from vfl.learn.glm import Move, Scores
 from vfl.learn.losses import LogisticLoss, Loss
+from vfl.learn.small_levels import MISSING
 
 MODERATE_PSI, LARGE_PSI = 0.1, 0.25
 """Population stability index: above the first a shift to look into, above the second a large one.
@@ -36,7 +37,7 @@ _POINTS = 500  # of a curve, to be drawn
 
 # Rates that differ by less, relatively, are equal: they are quotients of products, and rounding parts
 # those of equal predictions by some 1e-15.
-_NEAR = 1e-12
+NEAR = 1e-12
 # A spread of log predictions below this, relatively, is rounding, and has no slope.
 _FLAT = 1e-9
 
@@ -72,7 +73,7 @@ def binary_metrics(label: Floats, probability: Floats, weight: Floats | None = N
     """
     weight = np.ones(len(label)) if weight is None else weight
     fpr, tpr = _roc(label, probability, weight)
-    auc = _area(fpr, tpr)
+    auc = area(fpr, tpr)
     tiny = float(np.finfo(np.float64).eps)
     inner = np.clip(probability, tiny, 1 - tiny)
     loss, score = LogisticLoss(), np.log(inner) - np.log1p(-inner)
@@ -122,9 +123,31 @@ def regression_metrics(
         "d2": 1 - deviance / constant if constant > 0 else math.nan,
         "mae": float(np.average(np.abs(label - prediction), weights=weight)),
         "gini": gini(*rows),
-        "actual_expected": _quotient(float(rows.actual.sum()), float(rows.expected.sum())),
+        "actual_expected": quotient(float(rows.actual.sum()), float(rows.expected.sum())),
         "calibration_slope": _slope(loss, label, weight, score - unit, unit),
         "calibration_intercept": loss.start(label, weight, score) if some else math.nan,
+    }
+
+
+def quantile_metrics(
+    loss: Loss, label: Floats, score: Floats, weight: Floats, offset: Floats | None = None
+) -> dict[str, float]:
+    """Metrics of predictions of a quantile, weighted.
+
+    - pinball_loss: mean; d2: the share of it that the model saves, against the best constant added to
+      the offset (scikit-learn's d2_pinball_score where there is none);
+    - coverage: the share of labels that are not above the prediction, which is to be the quantile;
+    - gini: of the order of the predictions, see `gini`.
+    """
+    offset = np.zeros(len(label)) if offset is None else offset
+    prediction = loss.predict(score)
+    pinball = loss.mean(score, label, weight)
+    constant = loss.mean(loss.start(label, weight, offset) + offset, label, weight)
+    return {
+        "pinball_loss": pinball,
+        "d2": 1 - pinball / constant if constant > 0 else math.nan,
+        "coverage": float(np.average(label <= prediction, weights=weight)),
+        "gini": gini(*totals(label, prediction, weight)),
     }
 
 
@@ -165,7 +188,7 @@ def roc(label: Floats, probability: Floats, weight: Floats | None = None) -> tup
 
 
 def _roc(label: Floats, probability: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    order, ends = _ordered(-probability)
+    order, ends = runs_of_equals(-probability)
     weights = weight[order]
     hits = weights * label[order]
     return _cumulated(weights - hits, ends), _cumulated(hits, ends)
@@ -193,14 +216,14 @@ def gini(actual: Floats, expected: Floats, exposure: Floats | None = None) -> fl
     if not float(actual.sum()) > 0:
         return math.nan
     ours, perfect = (
-        1 - 2 * _area(*_lorenz(actual, rate, exposure))
+        1 - 2 * area(*_lorenz(actual, rate, exposure))
         for rate in (expected / exposure, actual / exposure)
     )
-    return ours / perfect if perfect > _NEAR else math.nan
+    return ours / perfect if perfect > NEAR else math.nan
 
 
 def _lorenz(actual: Floats, rate: Floats, exposure: Floats) -> tuple[Floats, Floats]:
-    order, ends = _ordered(rate, _NEAR)
+    order, ends = runs_of_equals(rate, NEAR)
     return _cumulated(exposure[order], ends), _cumulated(actual[order], ends)
 
 
@@ -224,10 +247,10 @@ def lift_table(
     there are fewer than `bins` groups when few rates differ. lift is NaN when nothing happened.
     """
     exposure = np.ones(len(actual)) if exposure is None else exposure
-    sums = _sums(_quantiles(expected / exposure, exposure, bins), exposure, actual, expected)
+    sums = _sums(quantile_groups(expected / exposure, exposure, bins), exposure, actual, expected)
     overall = float(actual.sum() / exposure.sum())
     return [
-        Lift(rows, size, a / size, e / size, _quotient(a / size, overall)) for rows, (size, a, e) in sums
+        Lift(rows, size, a / size, e / size, quotient(a / size, overall)) for rows, (size, a, e) in sums
     ]
 
 
@@ -254,7 +277,7 @@ def double_lift(
     exposure = np.ones(len(actual)) if exposure is None else exposure
     ratio = np.where(ours > 0, np.inf, 1.0)
     np.divide(ours, theirs, out=ratio, where=theirs > 0)
-    sums = _sums(_quantiles(ratio, exposure, bins), exposure, actual, ours, theirs)
+    sums = _sums(quantile_groups(ratio, exposure, bins), exposure, actual, ours, theirs)
     return [DoubleLift(rows, size, a / size, o / size, t / size) for rows, (size, a, o, t) in sums]
 
 
@@ -284,16 +307,23 @@ def actual_against_expected(
     then the others together. Missing values come last. `bins` is at most 254.
     """
     exposure = np.ones(len(actual)) if exposure is None else exposure
-    if values.dtype == object:
-        places, labels = _largest_levels(values, exposure)
-    else:
-        places, labels = _numeric_levels(values.astype(np.float64), exposure, bins)
+    places, labels = places_of_levels(values, exposure, bins)
     sums = _sums(places, exposure, actual, expected)
     shown = [labels[place] for place in np.unique(places).tolist()]
     return [
-        Level(label, rows, size, a / size, e / size, _quotient(a, e))
+        Level(label, rows, size, a / size, e / size, quotient(a, e))
         for label, (rows, (size, a, e)) in zip(shown, sums, strict=True)
     ]
+
+
+def places_of_levels(
+    values: NDArray[np.generic], exposure: Floats, bins: int = 10
+) -> tuple[Integers, list[str]]:
+    """The place of each row's level, and the levels' labels, as `actual_against_expected` has them; not
+    every level has a row."""
+    if values.dtype == object:
+        return _largest_levels(values, exposure)
+    return _numeric_levels(values.astype(np.float64), exposure, bins)
 
 
 def _largest_levels(values: NDArray[np.generic], exposure: Floats) -> tuple[Integers, list[str]]:
@@ -320,7 +350,7 @@ def _numeric_levels(values: Floats, exposure: Floats, bins: int) -> tuple[Intege
         places = np.full(len(values), len(distinct))
         places[known] = inverse
         return places, [*(repr(x).removesuffix(".0") for x in distinct.tolist()), MISSING]
-    group = _quantiles(numbers, exposure[known], bins)
+    group = quantile_groups(numbers, exposure[known], bins)
     lowest, highest = np.full(group.max() + 1, np.inf), np.full(group.max() + 1, -np.inf)
     np.minimum.at(lowest, group, numbers)
     np.maximum.at(highest, group, numbers)
@@ -339,7 +369,7 @@ def psi(expected: Floats, actual: Floats) -> float:
     return float(((a - e) * np.log(a / e)).sum())
 
 
-def _ordered(values: Floats, near: float = 0.0) -> tuple[Integers, Integers]:
+def runs_of_equals(values: Floats, near: float = 0.0) -> tuple[Integers, Integers]:
     """Rows by value, lowest first, and the ends (exclusive) of runs of equal values.
 
     Neighbours are equal when they differ by `near` at most, relatively.
@@ -357,7 +387,7 @@ def _cumulated(parts: Floats, ends: Integers) -> Floats:
     return sums / sums[-1] if sums[-1] != 0 else np.full(len(sums), np.nan)
 
 
-def _area(x: Floats, y: Floats) -> float:
+def area(x: Floats, y: Floats) -> float:
     """The area under a curve, by trapezoids."""
     return float((np.diff(x) * (y[1:] + y[:-1])).sum() / 2)
 
@@ -374,12 +404,12 @@ def _thin(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     return x[kept], y[kept]
 
 
-def _quantiles(values: Floats, exposure: Floats, groups: int) -> Integers:
+def quantile_groups(values: Floats, exposure: Floats, groups: int) -> Integers:
     """The group of each row, 0, 1, ..., of about equal exposure, by value.
 
     Rows of equal values fall into the group in which the middle of their exposure lies.
     """
-    order, ends = _ordered(values, _NEAR)
+    order, ends = runs_of_equals(values, NEAR)
     upper = np.cumsum(exposure[order])[ends - 1]
     middle = (upper + np.concatenate([[0.0], upper[:-1]])) / 2
     # A middle on the edge of two groups belongs to the upper one, whichever way its sum was rounded.
@@ -398,6 +428,6 @@ def _sums(group: Integers, *columns: Floats) -> list[tuple[int, list[float]]]:
     return list(zip(rows[held].tolist(), sums.T.tolist(), strict=True))
 
 
-def _quotient(a: float, b: float) -> float:
+def quotient(a: float, b: float) -> float:
     """a / b, NaN for a b of 0."""
     return a / b if b != 0 else math.nan

@@ -1,9 +1,17 @@
 """The settings of models, each with its one default."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 NO_OU = '"ou" (Okamoto-Uchiyama) was taken out in this version: it needs trust in both directions'
 
@@ -13,6 +21,18 @@ def _not_ou(value: object) -> object:
     if isinstance(value, str) and value == "ou":
         raise ValueError(f'must be "paillier" or "lattice": {NO_OU}')
     return value
+
+
+def _groups(value: Sequence[Sequence[str]] | None) -> Sequence[Sequence[str]] | None:
+    """Raises ValueError for a group of nobody, or one that names a party twice."""
+    if value is None:
+        return None
+    if not value or not all(value):
+        raise ValueError("must be a list of groups of parties, none of them empty")
+    for group in value:
+        if len({*group}) < len(group):
+            raise ValueError("names a party twice in a group")
+    return tuple(tuple(group) for group in value)
 
 
 Encryption = Annotated[Literal["paillier", "lattice"], BeforeValidator(_not_ou)]
@@ -34,6 +54,13 @@ _OBFUSCATORS: Obfuscators = Field(
 )
 _SEED: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
 
+PROFILE_FITS = 10
+"""Fits at most by which the parameter of a variance is found."""
+
+
+UNSAID = ("init_model", "interaction_constraints", "quantile")
+"""Settings of trees that are no part of a job that says nothing of them."""
+
 
 class BoostParams(BaseModel):
     """Settings of gradient-boosted trees, named as in XGBoost and scikit-learn.
@@ -50,10 +77,17 @@ class BoostParams(BaseModel):
     max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
     min_bin_rows: int = Field(3, ge=1, description="least number of rows of a bin")
     reg_lambda: float = Field(1.0, ge=0, description="L2 penalty on leaf weights")
+    reg_alpha: float = Field(0.0, ge=0, description="L1 penalty on leaf weights")
     gamma: float = Field(0.0, ge=0, description="least gain of a split")
     min_child_weight: float = Field(1.0, ge=0, description="least hessian sum of a child")
     min_child_rows: int = Field(20, ge=1, description="least number of rows of a child")
     tweedie_power: float = _TWEEDIE_POWER
+    quantile: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="of quantile: the share of labels that is to lie below the prediction",
+    )
     subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
     goss_top: float = Field(
         0.0,
@@ -93,6 +127,22 @@ class BoostParams(BaseModel):
     key_bits: KeyBits = _KEY_BITS
     obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
+    init_model: str | None = Field(
+        None,
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$",
+        description="full name of a kept model of the same parties, to which the trees are added",
+    )
+    interaction_constraints: Annotated[Sequence[Sequence[str]] | None, AfterValidator(_groups)] = Field(
+        None,
+        description="groups of parties whose columns may meet on a path from the root to a leaf; all "
+        "may if absent",
+    )
+
+    @property
+    def unsaid(self) -> set[str]:
+        """The keys that are no part of a job that says nothing of them."""
+        unsaid = {name for name in UNSAID if getattr(self, name) is None}
+        return unsaid if self.reg_alpha else {*unsaid, "reg_alpha"}
 
     @classmethod
     def of_stored(cls, settings: Mapping[str, object]) -> "BoostParams":
@@ -138,7 +188,40 @@ class GlmParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     alpha: float = Field(0.0, ge=0, description="L2 penalty: alpha / 2 times the sum of squares")
+    shrink_to: Literal["base", "mean"] = Field(
+        "base",
+        description="what alpha draws levels to: the base level, or the mean of the factor's levels, "
+        "weighted by its owner's rows or exposure, so that no base level matters",
+    )
+    alphas: tuple[float, ...] = Field(
+        (),
+        max_length=50,
+        description="penalties in place of alpha, of which the one of least deviance on rows left out "
+        "of fits, by folds, is taken",
+    )
+    folds: int = Field(5, ge=2, le=20, description="parts of the rows that train, for alphas")
+    one_standard_error: bool = Field(
+        False,
+        description="whether to take the greatest of alphas whose deviance is within a standard error "
+        "of the least",
+    )
     tweedie_power: float = _TWEEDIE_POWER
+    theta: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="of negative_binomial: variance is mean + theta mean^2; 0 would be poisson",
+    )
+    profile: bool = Field(
+        False,
+        description="whether tweedie_power, or theta, is the one of the greatest likelihood, found by "
+        "further fits; what is given is where the search begins and what deviances are by",
+    )
+    dispersion: Literal["family", "pearson"] = Field(
+        "family",
+        description="what standard errors are by: the family's, 1 of logistic, poisson and "
+        "negative_binomial, or Pearson's of those, too (quasi-Poisson)",
+    )
     fit_intercept: bool = Field(True, description="whether the model has a constant")
     max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
     tolerance: float = Field(
@@ -149,6 +232,11 @@ class GlmParams(BaseModel):
         gt=0,
         description="share of the labels of rows that train which a host that cheats may read at most: "
         "the fit ends before an iteration that could tell it more",
+    )
+    inference: bool = Field(
+        False,
+        description="whether each party gets standard errors, intervals and tests of its own "
+        "coefficients, from all parties' columns; by sums over lattices, whatever the encryption",
     )
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
@@ -168,13 +256,71 @@ class GlmParams(BaseModel):
     obfuscators: Obfuscators = _OBFUSCATORS
     seed: int = _SEED
 
+    @property
+    def path(self) -> tuple[float, ...]:
+        """The penalties to choose from, the greatest first."""
+        return tuple(sorted({*self.alphas}, reverse=True))
+
+    @property
+    def least_alpha(self) -> float:
+        """The least penalty that a fit may have."""
+        return min(self.alphas, default=self.alpha)
+
+    @property
+    def fits(self) -> int:
+        """How many fits there are, the one that is kept among them."""
+        return 1 + self.folds * len(self.path) + PROFILE_FITS * self.profile
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one fit."""
+        return bool(self.alphas) or self.profile
+
+    @property
+    def iterations(self) -> int:
+        """How many steps all fits have at most."""
+        return self.fits * self.max_iterations
+
+    @property
+    def gradients(self) -> int:
+        """How many gradients all fits have at most."""
+        return self.fits * (self.max_iterations + 1)
+
+    @field_validator("alphas", mode="before")
+    @classmethod
+    def _alphas_of_a_list(cls, values: object) -> object:
+        return tuple(values) if isinstance(values, list) else values
+
+    @model_validator(mode="after")
+    def _of_one_penalty(self) -> "GlmParams":
+        if any(alpha <= 0 for alpha in self.alphas):
+            raise ValueError("alphas must be above 0")
+        if self.alphas and self.alpha:
+            raise ValueError("alphas are in place of alpha: leave one of them out")
+        if self.alphas and self.scores == "hidden":
+            raise ValueError('alphas are for scores = "guest", who compares them: write alpha')
+        if self.one_standard_error and not self.alphas:
+            raise ValueError("one_standard_error is for alphas: name the penalties to choose from")
+        if self.profile and self.scores == "hidden":
+            raise ValueError('profile is for scores = "guest", who knows the likelihood: remove it')
+        return self
+
     @model_validator(mode="after")
     def _coordinated(self) -> "GlmParams":
+        if self.shrink_to == "mean" and not self.fit_intercept:
+            raise ValueError(
+                'shrink_to = "mean" needs fit_intercept: without a constant the base level matters, too'
+            )
         if (self.scores == "hidden") != (self.coordinator is not None):
             raise ValueError('scores = "hidden" and coordinator go together: give both or neither')
         if self.scores == "hidden" and self.max_labels is not None:
             raise ValueError(
                 'max_labels is for scores = "guest": else the coordinator opens what hosts send'
+            )
+        if self.inference and self.scores == "hidden":
+            raise ValueError(
+                'inference is for scores = "guest": with hidden scores nobody knows the rows\' weights '
+                "in it, remove it"
             )
         if self.scores == "hidden" and self.encryption == "lattice":
             raise ValueError(

@@ -14,16 +14,26 @@ column are numbered downwards (learn/binning.py). Who sees sums does not learn w
 """
 
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers
+from vfl.blocks.engine import ENGINE, Rows
 from vfl.kernels import is_compiled, kernel
 from vfl.learn.binning import Binned, Column, Features
 
 _UNCOMPILED = 1 << 20
 """Additions for which to import numba, which takes as long as a hundred million, does not pay."""
+
+
+class Cells(NamedTuple):
+    """The flat histogram of a block."""
+
+    offsets: Integers  # first cell of each column
+    cells: int
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,11 @@ class Candidates:
 
     def __len__(self) -> int:
         return len(self.column)
+
+    @property
+    def flat(self) -> Cells:
+        """The histogram that they are of."""
+        return Cells(self.offsets, self.cells)
 
     @property
     def ordered(self) -> NDArray[np.bool_]:
@@ -138,10 +153,30 @@ class Candidates:
 
     def goes_left(self, index: int, codes: NDArray[np.uint8], missing_left: bool) -> NDArray[np.bool_]:
         """Which rows with these codes in the candidate's column go left."""
-        column, b = self.columns[int(self.column[index])], int(self.bin[index])
-        if column.edges is None:
-            return np.asarray(codes == b)
-        return np.where(codes == column.bins, missing_left, codes <= b)
+        return self.side(index, missing_left).goes_left(codes)
+
+    def side(self, index: int, missing_left: bool) -> "Side":
+        """What a candidate says of codes."""
+        place = int(self.column[index])
+        column = self.columns[place]
+        return Side(place, int(self.bin[index]), column.bins, column.edges is None, missing_left)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Which codes of a column of a block go left."""
+
+    column: int  # its place in the block
+    bin: int
+    missing: int  # the code of a missing value
+    categorical: bool
+    missing_left: bool
+
+    def goes_left(self, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Which of these do."""
+        if self.categorical:
+            return np.asarray(codes == self.bin)
+        return np.where(codes == self.missing, self.missing_left, codes <= self.bin)
 
 
 def _of_column(column: Column) -> list[tuple[int, bool]]:
@@ -160,19 +195,86 @@ def histograms(
     slot_of_row: Integers,
     slots: int,
     weights: Integers | None = None,
+    held: Rows | None = None,
 ) -> Integers:
-    """Sums of `weights` (or row counts) by slot and cell, shape (slots, cells); slot -1 is left out."""
-    sums = np.zeros((slots, candidates.cells), np.int64)
+    """Sums of `weights` (or row counts) by slot and cell, shape (slots, cells); slot -1 is left out.
+
+    `held`: the codes, where the engine has them.
+    """
+    cells, work = candidates.flat, len(binned.codes) * len(slot_of_row)
+    given = [] if weights is None else [weights]
+    own = binned.codes.reshape(len(binned.columns), len(slot_of_row))  # of no column, too
+    codes = own if held is None else held
+    return ENGINE.total(partial(_histogram, cells, slots, work), codes, slot_of_row, *given)
+
+
+def _histogram(
+    cells: Cells, slots: int, work: int, codes: NDArray[np.uint8], slot: Integers, *weight: Integers
+) -> Integers:
+    return block_histograms(codes, cells, slot, slots, weight[0] if weight else None, work)
+
+
+def block_histograms(
+    codes: NDArray[np.uint8],
+    flat: Cells,
+    slot_of_row: Integers,
+    slots: int,
+    weights: Integers | None,
+    work: int,
+) -> Integers:
+    """`histograms` of a block with codes of shape (columns, rows); `work`: additions in all blocks."""
+    sums = np.zeros((slots, flat.cells), np.int64)
     rows = np.flatnonzero(slot_of_row >= 0)
     values = np.ones(1, np.int64) if weights is None else weights
-    if len(rows) * len(binned.codes) > _UNCOMPILED:
-        _add(binned.codes, candidates.offsets, rows, slot_of_row, values, sums)
+    if work > _UNCOMPILED:
+        _add(codes, flat.offsets, rows, slot_of_row, values, sums)
         return sums
     cells = sums.reshape(-1)
-    of_rows, start = (values if weights is None else values[rows]), slot_of_row[rows] * candidates.cells
-    for codes, offset in zip(binned.codes, candidates.offsets, strict=True):
-        np.add.at(cells, start + (offset + codes[rows]), of_rows)
+    of_rows, start = (values if weights is None else values[rows]), slot_of_row[rows] * flat.cells
+    for column, offset in zip(codes, flat.offsets, strict=True):
+        np.add.at(cells, start + (offset + column[rows]), of_rows)
     return sums
+
+
+def level_histograms(
+    codes: NDArray[np.uint8],
+    flat: Cells,
+    slot_of_row: Integers,
+    slots: int,
+    gradients: tuple[Integers, Integers],
+    work: int,
+) -> Integers:
+    """Of a block, sums of gradients, sums of hessians and row counts as `block_histograms` has them one
+    by one, shape (3, slots, cells)."""
+    if work <= _UNCOMPILED:
+        return np.stack(
+            [block_histograms(codes, flat, slot_of_row, slots, of, work) for of in (*gradients, None)]
+        )
+    rows = np.flatnonzero(slot_of_row >= 0)
+    sums = np.zeros((slots, flat.cells, 3), np.int64)
+    g, h = gradients
+    _add_all(codes, flat.offsets, rows, slot_of_row[rows], g[rows], h[rows], sums)
+    return np.ascontiguousarray(np.moveaxis(sums, 2, 0))
+
+
+@kernel
+def _add_all(
+    codes: NDArray[np.uint8],
+    offsets: Integers,
+    rows: Integers,
+    slot: Integers,
+    gradient: Integers,
+    hessian: Integers,
+    sums: Integers,
+) -> None:
+    """Add the gradient, the hessian and one of each of these rows to its cells; slots and gradients are
+    in the order of the rows."""
+    for c in range(len(codes)):
+        for i in range(len(rows)):
+            cell = offsets[c] + codes[c, rows[i]]
+            sums[slot[i], cell, 0] += gradient[i]
+            sums[slot[i], cell, 1] += hessian[i]
+            sums[slot[i], cell, 2] += 1
 
 
 @kernel

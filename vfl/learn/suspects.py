@@ -30,8 +30,13 @@ _GLANCE = 1_000  # rows
 _DIGITS = 7  # of a number that names something
 
 
-def suspicions(values: NDArray[np.generic], label: "LabelOrder | None") -> list[str]:
-    """What speaks against a column as a feature, after its name; `label` None is one that nobody has."""
+def suspicions(
+    values: NDArray[np.generic], label: "LabelOrder | None", *, agreed: bool = False
+) -> list[str]:
+    """What speaks against a column as a feature, after its name; `label` None is one that nobody has.
+
+    agreed: whether it is agreed which levels it has, so that spellings of these are known.
+    """
     if len(values) and _is_constant(values):
         return ["has the same value in every row"]
     suspected = []
@@ -41,7 +46,7 @@ def suspicions(values: NDArray[np.generic], label: "LabelOrder | None") -> list[
                 f"has {counted(levels[0], 'level')} in {counted(levels[1], 'row')}, from which little "
                 "can be learned: if it is an id, ignore it in [data]"
             )
-        if alike := count_respellings(values):
+        if not agreed and (alike := count_respellings(values)):
             suspected.append(
                 f"has {counted(alike, 'level')} different from others only in how they are written, as "
                 "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "

@@ -1,20 +1,23 @@
 """Trees: which split is best, what a leaf weighs, where each row goes.
 
-Gain, leaf weight and regularisation as in XGBoost (Chen and Guestrin, KDD 2016, equations 5 to 7).
+Gain, leaf weight and regularisation as in XGBoost (Chen and Guestrin, KDD 2016, equations 5 to 7; its
+`reg_alpha`, LightGBM's `lambda_l1`, takes its number off the size of every sum of gradients).
 Monotone constraints as LightGBM's `monotone_constraints_method = "basic"`: where a split orders its
 children, the middle of their weights bounds all leaves below them; a side gains what its weight within
 bounds gains. Nodes are numbered as in a heap: the children of i are 2 i + 1 (left) and 2 i + 2 (right).
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from functools import partial
+from typing import Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import ENGINE, Rows
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 
@@ -22,8 +25,18 @@ from vfl.learn.params import BoostParams
 _LEAST_GAIN = 1e-10
 _AT_ONCE = 1 << 18  # gains that are computed together
 
+Nodes = NDArray[np.signedinteger]
+"""Numbers of nodes."""
+
 Obstacle = Literal[
-    "columns", "label", "min_child_rows", "min_child_weight", "reg_lambda", "monotone", "gamma"
+    "columns",
+    "label",
+    "min_child_rows",
+    "min_child_weight",
+    "reg_lambda",
+    "reg_alpha",
+    "monotone",
+    "gamma",
 ]
 """Why a node has no split. "columns": there is no candidate, as of columns with one bin; "label": none
 tells anything about it; else the setting, or the constraints, that stopped those that came furthest."""
@@ -51,10 +64,17 @@ class Sums:
         return Sums(np.asarray(self.gradient[index]), np.asarray(self.hessian[index]))
 
 
-def _score(gradient: Floats, hessian: Floats, reg_lambda: float) -> Floats:
-    denominator = hessian + reg_lambda
+def _shrunk(gradient: Floats, params: BoostParams) -> Floats:
+    """The gradient sums, nearer to 0 by the L1 penalty."""
+    if not params.reg_alpha:
+        return gradient
+    return np.sign(gradient) * np.maximum(np.abs(gradient) - params.reg_alpha, 0.0)
+
+
+def _score(gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
+    denominator, shrunk = hessian + params.reg_lambda, _shrunk(gradient, params)
     safe = np.where(denominator > 0, denominator, 1.0)
-    return np.where(denominator > 0, gradient * gradient / safe, 0.0)
+    return np.where(denominator > 0, shrunk * shrunk / safe, 0.0)
 
 
 @dataclass(frozen=True)
@@ -80,13 +100,14 @@ def _weight(gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
     """The best weight, whatever its bounds."""
     denominator = hessian + params.reg_lambda
     safe = np.where(denominator > 0, denominator, 1.0)
-    return np.where(denominator > 0, -params.learning_rate * gradient / safe, 0.0)
+    return np.where(denominator > 0, -params.learning_rate * _shrunk(gradient, params) / safe, 0.0)
 
 
 def _score_of(weight: Floats, gradient: Floats, hessian: Floats, params: BoostParams) -> Floats:
     """Twice the loss that a side saves by a weight that need not be its best."""
     output = weight / params.learning_rate
-    return -(2 * gradient + (hessian + params.reg_lambda) * output) * output
+    saved = -(2 * gradient + (hessian + params.reg_lambda) * output) * output
+    return saved - 2 * params.reg_alpha * np.abs(output) if params.reg_alpha else saved
 
 
 def gains(
@@ -157,10 +178,10 @@ def _gains(
     for gradient, hessian in ((g_left, h_left), (g_right, h_right)):
         best = _weight(gradient, hessian, params)
         weight = np.clip(best, *bounds)
-        score = _score(gradient, hessian, params.reg_lambda)
+        score = _score(gradient, hessian, params)
         weights.append(weight)
         scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, params)))
-    whole = _score(np.asarray(g), np.asarray(h), params.reg_lambda)
+    whole = _score(np.asarray(g), np.asarray(h), params)
     gain = 0.5 * (scores[0] + scores[1] - whole)
     in_order = weights[0] <= weights[1]
     allowed = (
@@ -191,7 +212,8 @@ def obstacle(
         ("gamma", {"gamma": 0.0}, True),
         ("monotone", {"gamma": 0.0}, False),
         ("min_child_weight", free, False),
-        ("reg_lambda", {**free, "reg_lambda": 0.0}, False),
+        ("reg_alpha", {**free, "reg_alpha": 0.0}, False),
+        ("reg_lambda", {**free, "reg_alpha": 0.0, "reg_lambda": 0.0}, False),
     ]
     for stopped_by, without, in_order in looser:
         held = gains(
@@ -267,19 +289,29 @@ class Frontier:
     Guest and hosts each keep one; both follow the same rule for which child is summed.
     """
 
-    node_of_row: Integers  # every aligned row
-    active: NDArray[np.bool_]  # rows whose gradients count in this tree
+    node_of_row: Rows  # every aligned row
+    active: Rows  # rows whose gradients count in this tree
     pairs: list[tuple[int, int | None]] = field(default_factory=lambda: [(0, None)])
+    _most: int = 0  # no row is in a node of a greater number
+    _by_block: list[Integers] | None = None  # how many rows each node has in each block
+    _counts: Integers | None = None  # how many active rows each node has
 
-    def advance(self, split: list[int], left: NDArray[np.bool_]) -> None:
+    def advance(
+        self, split: list[int], left: Rows, count: Callable[[int], Integers] | None = None
+    ) -> None:
         """Split these nodes of the level; `left` says for each row of them where it goes.
 
-        The pairs become (summed child, its sibling).
+        The pairs become (summed child, its sibling). `count`: as of `count_by`, once rows are in the
+        new nodes.
         """
-        inside = np.isin(self.node_of_row, split)
-        step = np.where(left[inside], 1, 2)
-        self.node_of_row[inside] = 2 * self.node_of_row[inside] + step
-        counts = np.bincount(self.node_of_row[self.active], minlength=2 * max(split, default=0) + 3)
+        splits = np.zeros(max(self._most, *split, 0) + 1, np.bool_)
+        splits[split] = True
+        self.node_of_row = ENGINE.make(partial(_below, splits), self.node_of_row, left)
+        self._most = max(self._most, 2 * max(split, default=-1) + 2)
+        self._by_block = self._counts = None
+        if count is not None:
+            self.count_by(count)
+        counts = self._active_rows()
         self.pairs = [pair_of(n, int(counts[2 * n + 1]), int(counts[2 * n + 2])) for n in split]
 
     @property
@@ -289,18 +321,64 @@ class Frontier:
 
     def covers(self) -> dict[int, int]:
         """How many active rows each open node has."""
-        counts = np.bincount(self.node_of_row[self.active], minlength=max(self.nodes, default=0) + 1)
+        counts = self._active_rows()
         return {node: int(counts[node]) for node in self.nodes}
+
+    def count_by(self, count: Callable[[int], Integers]) -> None:
+        """Have something else count the active rows of so many nodes."""
+        self._counts = count(self._most + 1)
+
+    def _active_rows(self) -> Integers:
+        """How many active rows each node has."""
+        if self._counts is None:
+            kernel = partial(_count_active, self._most + 1)
+            self._counts = ENGINE.total(kernel, self.node_of_row, self.active)
+        return self._counts
+
+    def by_block(self, node: int) -> list[int]:
+        """How many rows each block has in a node, active or not."""
+        if self._by_block is None:
+            self._by_block = [*ENGINE.results(partial(_count, self._most + 1), self.node_of_row)]
+        return [int(counts[node]) for counts in self._by_block]
+
+    @property
+    def drawn(self) -> NDArray[np.bool_]:
+        """The active rows, here, as the following."""
+        return np.asarray(ENGINE.gather(self.active), np.bool_)
 
     def inside(self, node: int) -> NDArray[np.bool_]:
         """Which rows are in the node, active or not."""
-        return np.asarray(self.node_of_row == node)
+        return np.asarray(ENGINE.gather(self.node_of_row) == node)
 
     def slots(self, nodes: list[int]) -> Integers:
         """For each row the position of its node in `nodes`, -1 outside or inactive."""
-        table = np.full(max(int(self.node_of_row.max(initial=0)), *nodes) + 1, -1, np.int64)
+        node_of_row = cast(Nodes, ENGINE.gather(self.node_of_row))
+        return slots_of(self.slot_of_node(nodes), node_of_row, self.drawn)
+
+    def slot_of_node(self, nodes: list[int]) -> Integers:
+        """For the number of each node its position in `nodes`, -1 outside."""
+        table = np.full(max([self._most, *nodes]) + 1, -1, np.int64)
         table[nodes] = np.arange(len(nodes))
-        return np.where(self.active, table[self.node_of_row], -1)
+        return table
+
+
+def slots_of(table: Integers, node_of_row: Nodes, active: NDArray[np.bool_]) -> Integers:
+    """For each row what `slot_of_node` has for its node, -1 where it is inactive."""
+    return np.where(active, table[node_of_row], -1)
+
+
+def _below(splits: NDArray[np.bool_], node: Nodes, goes_left: NDArray[np.bool_]) -> Nodes:
+    """The node of each row after some are split."""
+    below = 2 * node + 2 - goes_left
+    return np.where(splits[node], below, node).astype(node.dtype)
+
+
+def _count(size: int, node: Nodes) -> Integers:
+    return np.bincount(node, minlength=size)
+
+
+def _count_active(size: int, node: Nodes, active: NDArray[np.bool_]) -> Integers:
+    return np.bincount(node[active], minlength=size)
 
 
 @dataclass(frozen=True)
