@@ -45,7 +45,7 @@ class FrameTable:
     """
 
     name: str
-    ids: list[bytes]
+    ids: Sequence[bytes]
     id_of_row: RowIndices
     id_columns: int
     features: Features
@@ -107,8 +107,8 @@ def _categories(values: pd.Series, what: str) -> NDArray[np.object_]:
         raise DataError(f"{what} holds {_kinds(values)}: text or numbers are due") from None
     if len(distinct) > MAX_CATEGORIES:
         raise DataError(
-            f"{what} has {len(distinct):,} categories, over {MAX_CATEGORIES:,}: it looks like an id, "
-            "name it with id= or drop it"
+            f"{what} has {len(distinct):,} categories, over {MAX_CATEGORIES:,}: it looks like an id: "
+            "drop it, or name it with id= where tables are joined"
         )
     if values.dtype == object and not all(
         isinstance(v, str | numbers.Real | np.bool_) for v in distinct

@@ -225,7 +225,11 @@ def times_of(given: object, table: pd.DataFrame) -> SplitColumn:
     values = values_of(given, table, "time")
     _no_gaps(values, "time")
     place, distinct = pd.factorize(_times(values), sort=True)
-    return SplitColumn("time", place.astype(np.int64), [str(value) for value in distinct])
+    words, known = [str(value) for value in distinct], np.asarray(distinct)
+    if known.dtype.kind in "MO":  # moments
+        since = pd.DatetimeIndex(pd.to_datetime(known, utc=True)) - pd.Timestamp(0, tz="UTC")
+        known = since.total_seconds().to_numpy()
+    return SplitColumn("time", place.astype(np.int64), words, known.astype(np.float64))
 
 
 def _times(values: pd.Series) -> NDArray[np.generic]:

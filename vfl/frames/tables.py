@@ -161,6 +161,11 @@ def _plain_kind(kind: pa.DataType, what: str) -> pa.DataType:
 
 
 def _array_of(table: object, party: str) -> NDArray[np.generic]:
+    if isinstance(table, list | tuple) and any(getattr(one, "ndim", 0) == 2 for one in table):
+        raise DataError(
+            f"{party}: one table is due, not a {type(table).__name__} of {len(table)}: join them first, "
+            "as by pandas.concat(tables)"
+        )
     try:
         if isinstance(table, list | tuple):
             array = np.array(table, dtype=object)  # without, a text among numbers makes them all text

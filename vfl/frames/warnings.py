@@ -5,10 +5,9 @@ import sys
 import warnings
 from pathlib import Path
 
-import vfl
 from vfl.errors import VflWarning
 
-_PACKAGE = str(Path(vfl.__file__).parent) + os.sep
+_PACKAGE = str(Path(__file__).parents[1]) + os.sep
 
 
 def warn(text: str, category: type[Warning] = VflWarning) -> None:
