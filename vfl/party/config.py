@@ -9,8 +9,8 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
-from functools import cached_property, lru_cache
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
@@ -24,7 +24,7 @@ from pydantic import (
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.params import UNSAID, BoostParams, GlmParams
 from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
     ColumnName,
@@ -37,16 +37,26 @@ from vfl.party.config_values import (
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
+from vfl.party.label_rules import check_family, check_quantile
+from vfl.party.linear_rules import GlmSection, check_columns_of
+from vfl.party.online_section import OnlineSection
 from vfl.party.relay_file import RelayFile
-from vfl.party.row_sections import MOST_COLUMNS, RowsSection, SharedColumnSection
+from vfl.party.row_sections import (
+    MOST_COLUMNS,
+    JobGlmSection,
+    RowsSection,
+    SharedColumnSection,
+    check_shared_rules,
+)
 from vfl.party.sections import (
     USES,
     AlignSection,
     DataSection,
-    GlmSection,
+    Lookup,
     PartySection,
     PeerSection,
     PolicySection,
+    ScoreSection,
     Section,
 )
 from vfl.text import nearest_file
@@ -55,12 +65,14 @@ MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
-_LABELS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
+LABEL_KEYS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
+"""The key of a job that says what the label is."""
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
 SPLITS = ("group", "time")
-"""Columns of the guest's table by which a job splits rows. No other party is told of them."""
+"""Columns of the guest's table by which a job splits rows, of which no other party is told; over rows of
+each party's."""
 _OF_COLUMNS = frozenset(
     {
         "goss_top",
@@ -68,11 +80,19 @@ _OF_COLUMNS = frozenset(
         "sums",
         "coordinator",
         "guest_trees",
+        *UNSAID,
         "encryption",
         "key_bits",
         "obfuscators",
         "scores",
         "max_labels",
+        "inference",
+        "alphas",
+        "folds",
+        "one_standard_error",
+        "theta",
+        "profile",
+        "dispersion",
     }
 )
 """Settings of models over columns alone."""
@@ -84,8 +104,10 @@ class Party(Section):
     party: PartySection
     section: DataSection | None = Field(default=None, alias="data")
     align: AlignSection = Field(default_factory=AlignSection)
+    score: ScoreSection = Field(default_factory=ScoreSection)
     policy: PolicySection = Field(default_factory=PolicySection)
     glm: GlmSection = Field(default_factory=GlmSection)
+    online: OnlineSection | None = None
     peers: dict[PartyName, PeerSection] = Field(
         default_factory=dict, validate_default=True, description="the parties it works with"
     )
@@ -110,6 +132,10 @@ class Party(Section):
         """The names of peers with which columns are shared, in the party file's order."""
         return [name for name, peer in self.peers.items() if peer.role is None]
 
+    def lookup_at(self, host: str) -> Lookup:
+        """How rows are scored with a host."""
+        return self.peers[host].lookup or self.score.lookup
+
     @property
     def clients(self) -> list[str]:
         """The names of peers that have the same columns and rows of their own."""
@@ -122,12 +148,13 @@ class Party(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> "Party":
+        self._check_online()
         if self.role == "coordinator":
             return self._check_coordinator()
         if self.section is None:
             raise ValueError("section [data] is missing")
         if self.role == "host":
-            for key, name in self.data.guests.items():
+            for key, name in (*self.data.guests.items(), *self.data.for_reports):
                 if name is not None:
                     raise ValueError(
                         f"[data] {key} belongs to the guest: a host has none, remove the line"
@@ -141,9 +168,7 @@ class Party(Section):
         strangers = [name for name in self.policy.guests or () if name not in known]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
-        glm = self.glm
-        for key, columns in (("binned", glm.binned), ("base", glm.base), ("step", glm.step)):
-            self._check_features(key, columns)
+        check_columns_of(self.glm, self.data, is_guest=self.role == "guest")
         if not self.peers:
             other = "host" if self.role == "guest" else "guest"
             raise ValueError(f"[peers] is empty: add a section [peers.NAME] for the {other}")
@@ -176,6 +201,22 @@ class Party(Section):
             )
         return self
 
+    def _check_online(self) -> None:
+        """Raises ValueError for a service of another party than a guest, and for hosts that are none."""
+        for name, peer in self.peers.items():
+            for key, own, other in (("lookup", "guest", "host"), ("online", "host", "guest")):
+                if getattr(peer, key) is not None and (self.role, peer.role) != (own, None):
+                    raise ValueError(f"[peers.{name}] {key} is for a {own}'s {other}: remove the line")
+        if self.online is None:
+            return
+        if self.role != "guest":
+            raise ValueError("[online] belongs to the guest, who scores: remove the section")
+        dialled = [name for name in self.partners if self.peers[name].address is not None]
+        self.online.check_second_address(self.party.listen, len(dialled) == len(self.partners))
+        for name in self.online.hosts:
+            if name not in self.partners:
+                raise ValueError(f"[online.hosts.{name}] is of no host under [peers]: remove it")
+
     def _check_matching(self) -> None:
         """Raises ValueError for what the other role alone can say of ids that come twice."""
         rule = self.data.duplicates
@@ -205,26 +246,6 @@ class Party(Section):
             raise ValueError("[peers] must have a section for the guest and for each host")
         return self
 
-    def _check_features(self, key: str, names: Iterable[str]) -> None:
-        """Raises ValueError when a name of [glm] is no feature of the kind that is due there."""
-        data = self.data
-        for name in names:
-            if name in (*data.id_columns, *data.guests.values(), *(data.ignore or ())) or (
-                data.columns is not None and name not in data.columns
-            ):
-                raise ValueError(f"[glm] {key} names a column that is no feature by [data]")
-            if key in ("binned", "step") and name in data.categorical:
-                raise ValueError(f"[glm] {key} names a column that [data] lists under categorical")
-            if key == "step" and name in self.glm.binned:
-                raise ValueError(
-                    "[glm] step names a column that binned cuts into levels: they have none"
-                )
-            if key == "base" and name not in (*data.categorical, *self.glm.binned):
-                raise ValueError(
-                    "[glm] base names a column without levels: neither [data] categorical nor "
-                    "[glm] binned lists it"
-                )
-
 
 class JobSection(Section):
     """What is to be trained and why."""
@@ -246,10 +267,13 @@ class JobSection(Section):
     )
     group: ColumnName | None = Field(
         default=None,
-        description="column of the guest's table: rows of one value train, or are held out, together",
+        description="column of the guest's table, over rows of each party's: rows of one value train, "
+        "or are held out, together",
     )
     time: ColumnName | None = Field(
-        default=None, description="column of the guest's table: the rows of its last values are held out"
+        default=None,
+        description="column of the guest's table, over rows of each party's: the rows of its last "
+        "values are held out",
     )
     exposure: bool | None = Field(
         default=None,
@@ -265,19 +289,19 @@ class JobSection(Section):
     @property
     def label_key(self) -> str:
         """The key that says what the label is."""
-        return _LABELS[self.model]
+        return LABEL_KEYS[self.model]
 
     @property
     def unsaid(self) -> set[str]:
         """The keys that the job says nothing of, and that are no part of it then."""
-        return {name for name in (*USES, "partition") if getattr(self, name) is None}
+        return {name for name in (*USES, *SPLITS, "partition") if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
         if self.group is not None and self.group == self.time:
             raise ValueError("group and time must be two different columns")
         due = self.label_key
-        for other in _LABELS.values():
+        for other in LABEL_KEYS.values():
             if other != due and getattr(self, other) is not None:
                 raise ValueError(f'{other} is not for model = "{self.model}": write {due}')
         if getattr(self, due) is None:
@@ -291,7 +315,7 @@ class Job(Section):
 
     job: JobSection
     secureboost: BoostParams = Field(default_factory=lambda: BoostParams.model_validate({}))
-    glm: GlmParams = Field(default_factory=lambda: GlmParams.model_validate({}))
+    glm: JobGlmSection = Field(default_factory=lambda: JobGlmSection.model_validate({}))
     columns: dict[ColumnName, SharedColumnSection] | None = Field(
         default=None,
         min_length=1,
@@ -314,6 +338,11 @@ class Job(Section):
                         f'section [{section}] is for partition = "rows" in [job]: add it, or remove the '
                         "section"
                     )
+            if named := [name for name in GlmSection.model_fields if name in self.glm.model_fields_set]:
+                raise ValueError(
+                    f"[glm] {named[0]} is each party's own, in [glm] of its party file: in a job it is "
+                    'for partition = "rows"'
+                )
             return self
         if self.columns is None:
             raise ValueError(
@@ -325,20 +354,14 @@ class Job(Section):
                 f'[{self.job.model}] {unfit[0]} is not for partition = "rows": parties add up numbers '
                 "that nobody sees, remove the line"
             )
-        if by := [key for key in SPLITS if getattr(self.job, key) is not None]:
-            raise ValueError(
-                f"[job] {by[0]} is for a guest's table: each party holds rows of its own out at random"
-            )
+        check_shared_rules(self.columns, self.glm, linear=self.job.model == "glm")
         return self
 
     @model_validator(mode="after")
     def _one_model(self) -> "Job":
-        hidden = self.job.model == "glm" and self.glm.scores == "hidden"
-        if hidden and self.job.family not in ("logistic", "poisson"):
-            raise ValueError(
-                'scores = "hidden" is for family = "logistic" and "poisson": of the others no residual '
-                'can be formed under encryption, use scores = "guest"'
-            )
+        if self.job.model == "glm":
+            check_family(self.job.family, self.linear, over_rows=self.over_rows)
+        check_quantile(self.job.objective, self.secureboost, over_rows=self.over_rows)
         if self.job.exposure and (reason := self.loss.no_exposure):
             raise ValueError(f"[job] exposure {reason}")
         by = [key for key in SPLITS if getattr(self.job, key) is not None]
@@ -347,7 +370,7 @@ class Job(Section):
             raise ValueError(
                 f"[job] {by[0]} splits no row with holdout = 0: set a holdout{stop}, or remove the line"
             )
-        for section in _LABELS.keys() & self.model_fields_set:
+        for section in LABEL_KEYS.keys() & self.model_fields_set:
             if section != self.job.model:
                 raise ValueError(f'section [{section}] is not for model = "{self.job.model}": remove it')
         return self
@@ -357,17 +380,28 @@ class Job(Section):
         return self.job.name
 
     @property
+    def linear(self) -> GlmParams:
+        """The settings of a linear model."""
+        return self.glm.params
+
+    @property
     def params(self) -> BoostParams | GlmParams:
         """The settings of its kind of model."""
-        return self.secureboost if self.job.model == "secureboost" else self.glm
+        return self.secureboost if self.job.model == "secureboost" else self.linear
+
+    @property
+    def objective(self) -> Objective | Family:
+        """What the label is: the objective of trees, the family of a linear model."""
+        said = self.job.objective or self.job.family
+        if said is None:
+            raise ValueError("a job has an objective or a family")
+        return said
 
     @property
     def loss(self) -> Loss:
         """What the model minimises."""
-        label = self.job.objective or self.job.family
-        if label is None:
-            raise ValueError("a job has an objective or a family")
-        return loss_of(label, self.params.tweedie_power)
+        quantile = self.secureboost.quantile
+        return loss_of(self.objective, self.params.tweedie_power, self.linear.theta, quantile)
 
     def uses(self, data: DataSection) -> dict[str, str]:
         """The columns of exposure, offset and weight that the job uses of a guest's, by use.
@@ -404,18 +438,25 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says to all parties, defaults written out, of its own kind of model
-        alone. By which columns the guest splits its rows is not among it."""
+        alone. By which columns a guest splits its rows is not among it."""
+        of_guest = () if self.over_rows else SPLITS
         left_out: dict[str, bool | set[str]] = {
-            "job": {*_LABELS.values(), *self.job.unsaid, *SPLITS} - {self.job.label_key}
+            "job": {*LABEL_KEYS.values(), *self.job.unsaid, *of_guest} - {self.job.label_key}
         }
-        left_out |= dict.fromkeys(_LABELS.keys() - {self.job.model}, True)
+        left_out |= dict.fromkeys(LABEL_KEYS.keys() - {self.job.model}, True)
+        unsaid = self.secureboost.unsaid if self.job.model == "secureboost" else set[str]()
+        left_out[self.job.model] = unsaid
         if self.over_rows:
-            left_out[self.job.model] = set(_OF_COLUMNS)
+            left_out[self.job.model] = {*_OF_COLUMNS, *unsaid}
         else:
             left_out |= dict.fromkeys(("columns", "rows"), True)
+            if self.job.model == "glm":
+                left_out["glm"] = {*GlmSection.model_fields, *self.glm.unsaid_settings}
+        if self.over_rows and self.job.model == "glm":
+            left_out["glm"] = {*_OF_COLUMNS, *self.glm.unsaid, *self.glm.unsaid_settings}
         return self.model_dump(mode="json", exclude=left_out)
 
-    @cached_property
+    @property
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
         return canonical_json(self.settings)
@@ -496,7 +537,7 @@ C = TypeVar("C", Party, Job, RelayFile)
 
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
-    raw = _read_toml(path, kind)
+    raw = read_toml(path, kind)
     other = next((other for other in _MODELS if other in raw), None)
     if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
@@ -506,7 +547,7 @@ def _load(path: Path, model: type[C], kind: FileKind) -> C:
         raise ConfigError(f"{path.name}: {explain_errors(error, model)}") from None
 
 
-def _read_toml(path: Path, kind: FileKind) -> dict[str, object]:
+def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)

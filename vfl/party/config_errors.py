@@ -1,5 +1,6 @@
 """What is wrong with a party file or a job file, in sentences that name the key and say what to do."""
 
+import re
 from collections.abc import Sequence
 
 from pydantic import (
@@ -56,20 +57,32 @@ def _sentence(problem: ErrorDetails, full: Schema) -> str:
     *parents, key = loc
     if key == "[key]":
         return f"[{plain_key(parents[0])}.NAME]: the NAME must be {_PATTERN_WORDS[PARTY_NAME]}"
-    if isinstance(key, int):  # an entry of a list: the list is what the person looks for
+    if isinstance(key, int):
+        if kind == "value_error" and "properties" in _lookup(loc, full):
+            return f"{_section(loc)} {_own(problem)}"
+        # An entry of a list: the list is what the person looks for.
         *parents, key = parents
-    place = ".".join(plain_key(p) for p in parents)
-    here = f"[{place}] {plain_key(key)}" if place else f"section [{plain_key(key)}]"
+    place = _section(parents)
+    here = f"{place} {plain_key(key)}" if place else f"section [{plain_key(key)}]"
     if kind == "extra_forbidden":
         known = _properties(parents, full)
         near = _meant(problem, full)
-        what = f"unknown key '{plain_key(key)}' in [{place}]" if place else f"unknown {here}"
+        what = f"unknown key '{plain_key(key)}' in {place.rstrip(':')}" if place else f"unknown {here}"
         return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{here} is missing"
     if kind == "value_error":
         return f"{here} {_own(problem)}"
     return f"{here} must be {describe_allowed(_lookup((*parents, key), full), full)}"
+
+
+def _section(loc: Sequence[object]) -> str:
+    """A section as its file has it, "" at the top; of several that share a name, which of them it is."""
+    name = ".".join(plain_key(key) for key in loc if not isinstance(key, int))
+    numbers = [key + 1 for key in loc if isinstance(key, int)]
+    if numbers:
+        return f"[[{name}]] number {numbers[-1]}:"
+    return f"[{name}]" if name else ""
 
 
 def _own(problem: ErrorDetails) -> str:
@@ -83,7 +96,11 @@ def _lookup(loc: Sequence[object], full: Schema) -> Schema:
         node = resolve_reference(node, full)
         if "properties" in node:
             node = node["properties"].get(key, {})
+        elif isinstance(key, int):  # one of several sections that share a name
+            node = node.get("items", {})
         else:
+            sections = [one for one in node.get("anyOf", ()) if one.get("type") == "object"]
+            node = sections[0] if sections else node  # sections that may be absent
             # Peers are named freely: their sections share one schema.
             patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
             node = next(iter(patterns.values()))
@@ -94,7 +111,13 @@ def _properties(loc: Sequence[object], full: Schema) -> list[str]:
     return list(_lookup(loc, full).get("properties", {}))
 
 
-def describe_key(model: type[BaseModel], key: str) -> str:
-    """What a key of a section may be, in words: 'a whole number from 1 to 5000'."""
+def check_name(name: str, pattern: str) -> None:
+    """Raises ConfigError for a name that is not of PARTY_NAME or JOB_NAME."""
+    if not re.search(pattern, name):
+        raise ConfigError(f"{name!r} is no name: it must be {_PATTERN_WORDS[pattern]}")
+
+
+def describe_key(model: type[BaseModel], *key: str) -> str:
+    """What a key of a section, or one in it, may be, in words: 'a whole number from 1 to 5000'."""
     full = model.model_json_schema(mode="validation")
-    return describe_allowed(_lookup((key,), full), full)
+    return describe_allowed(_lookup(key, full), full)

@@ -4,22 +4,28 @@ import math
 import os
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, cast
 
 from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainSerializer,
     PlainValidator,
     ValidationInfo,
     WithJsonSchema,
 )
 
+from vfl.learn.curves import MOST_KNOTS
+from vfl.learn.factors import LARGEST
+from vfl.learn.levels import tidy
 from vfl.learn.losses import Family, Objective
 from vfl.learn.params import NO_OU, Encryption
+from vfl.learn.small_levels import EVERY_OTHER, MISSING
 from vfl.net.addresses import SCHEME, is_relay
-from vfl.party.config_words import JOB_NAME, PARTY_NAME, Schema, describe_allowed, plain_key
+from vfl.party.config_words import CLUSTER, JOB_NAME, PARTY_NAME, Schema, describe_allowed, plain_key
 from vfl.party.ids import STEP, compose
 
 
@@ -63,10 +69,80 @@ def _encryptions(value: object) -> object:
     return _as_tuple(value)
 
 
+def _yes_no_or_columns(value: object) -> object:
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, list | tuple) and value and all(isinstance(n, str) and n for n in value):
+        return _distinct(tuple(value))
+    raise ValueError(f"must be {describe_allowed(_YES_NO_OR_COLUMNS, {})}")
+
+
 def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         raise ValueError("must not name anything twice")
     return names
+
+
+def _growing(values: object) -> object:
+    """Numbers in order, as a tuple."""
+    words = "must be a list of numbers, each above the one before"
+    if not isinstance(values, list | tuple) or not values:
+        raise ValueError(words)
+    if not all(isinstance(one, int | float) and not isinstance(one, bool) for one in values):
+        raise ValueError(words)
+    try:
+        numbers = tuple(float(one) + 0.0 for one in values)  # never -0.0
+    except OverflowError:
+        raise ValueError(words) from None
+    known = all(math.isfinite(one) and abs(one) <= LARGEST for one in numbers)
+    if not known or any(high <= low for low, high in pairwise(numbers)):
+        raise ValueError(words)
+    if len(numbers) > _MOST_BANDS:
+        raise ValueError(f"must have at most {_MOST_BANDS} numbers")
+    return numbers
+
+
+def _knots(value: object) -> object:
+    """A number of knots, or where they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        if 1 <= value <= MOST_KNOTS:
+            return value
+        raise ValueError(f"must be {describe_allowed(_KNOTS, {})}")
+    numbers = _growing(value)
+    if len(cast(tuple[float, ...], numbers)) > MOST_KNOTS:
+        raise ValueError(f"must have at most {MOST_KNOTS} knots")
+    return numbers
+
+
+def _group(groups: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """Groups of levels, of which no two have the same one."""
+    if not groups:
+        raise ValueError("must have a group: a name, and a list of levels")
+    taken: set[str] = set()
+    for name, levels in groups.items():
+        one_line(name)
+        if name != tidy(name) or name in (MISSING, EVERY_OTHER):
+            raise ValueError(f"has a group whose name is blank at an end, {MISSING} or {EVERY_OTHER}")
+        for level in levels:
+            if not tidy(level):
+                raise ValueError(f"has a blank level in group '{plain_key(name)}': leave it out")
+            if tidy(level) in taken:
+                raise ValueError(f"has a level twice, the second time in group '{plain_key(name)}'")
+            taken.add(tidy(level))
+    return groups
+
+
+def _pairs(pairs: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    """Pairs of two columns each, none twice."""
+    if any(first == second for first, second in pairs):
+        raise ValueError("must be pairs of two different columns")
+    if len({frozenset(pair) for pair in pairs}) < len(pairs):
+        raise ValueError("must not name a pair of columns twice")
+    return pairs
+
+
+def _as_tuples(value: object) -> object:
+    return tuple(map(_as_tuple, value)) if isinstance(value, list) else value
 
 
 def _endpoint(least_port: int, words: str, or_relay: bool = True) -> AfterValidator:
@@ -111,6 +187,7 @@ def _rule(value: object, info: ValidationInfo) -> object:
     return compose(lists)
 
 
+_MOST_BANDS = 250
 UNLIMITED: Final = "unlimited"
 """What a limit of a host's policy is where it has none."""
 
@@ -135,9 +212,42 @@ _LIMITS: dict[type[int] | type[float], Schema] = {
     float: {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": UNLIMITED}]},
 }
 _STEPS = {"type": "array", "items": {"type": "string", "pattern": f"^({STEP})$"}}
+_YES_NO_OR_COLUMNS: Schema = {
+    "anyOf": [
+        {"type": "boolean"},
+        {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}},
+    ]
+}
 _LIST_OF_TEXT = {"type": "array", "minItems": 1, "items": {"type": "string", "minLength": 1}}
-FileKind = Literal["party", "job", "relay"]
+_KNOTS = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": MOST_KNOTS},
+        {"type": "array", "items": {"type": "number"}},
+    ]
+}
+FileKind = Literal["party", "job", "relay", "tariff"]
 Role = Literal["guest", "host", "coordinator"]
+Growing = Annotated[
+    tuple[float, ...],
+    BeforeValidator(_growing),
+    WithJsonSchema({"type": "array", "items": {"type": "number"}}),
+]
+"""Numbers in order, as those with which bands begin."""
+Knots = Annotated[int | tuple[float, ...], BeforeValidator(_knots), WithJsonSchema(_KNOTS)]
+_Levels = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], ...], BeforeValidator(_as_tuple), Field(min_length=1)
+]
+Groups = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=100)], _Levels], AfterValidator(_group)
+]
+"""Levels of a column by the name of their group."""
+_Pair = Annotated[
+    tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]],
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+]
+ColumnPairs = Annotated[
+    tuple[_Pair, ...], BeforeValidator(_as_tuples), AfterValidator(_pairs), Field(max_length=50)
+]
 Duplicates = Literal["refuse", "first", "keep", "last", "sum", "mean", "max", "min"]
 Aggregate = Literal["first", "last", "sum", "mean", "max", "min", "mode"]
 PartyName = Annotated[str, Field(pattern=PARTY_NAME)]
@@ -164,7 +274,7 @@ Objectives = Annotated[
     tuple[Literal[Objective, Family], ...], Field(min_length=1), BeforeValidator(_as_tuple)
 ]
 Encryptions = Annotated[tuple[Encryption, ...], Field(min_length=1), BeforeValidator(_encryptions)]
-Engine = Literal["ecdh", "ot"]
+Engine = Literal["ecdh", "ot", "vole"]
 JoinKind = Literal["inner", "left"]
 Engines = Annotated[tuple[Engine, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
 Joins = Annotated[tuple[JoinKind, ...], Field(min_length=1), BeforeValidator(_as_tuple)]
@@ -178,8 +288,15 @@ Limit = Annotated[int | Literal["unlimited"], PlainValidator(_limit(int)), WithJ
 FractionLimit = Annotated[
     float | Literal["unlimited"], PlainValidator(_limit(float)), WithJsonSchema(_LIMITS[float])
 ]
+YesNoOrColumns = Annotated[
+    bool | tuple[str, ...],
+    PlainValidator(_yes_no_or_columns),
+    PlainSerializer(lambda value: value if isinstance(value, bool) else list(value)),
+    WithJsonSchema(_YES_NO_OR_COLUMNS),
+]
 LocalPath = Annotated[Path, BeforeValidator(_resolve_path)]
 Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
 _LISTEN = "host:port with a port from 0 (any free one) to 65535"
 Listen = Annotated[str, _endpoint(0, _LISTEN)]
+ClusterAddress = Annotated[str, Field(pattern=CLUSTER)]
 OwnPort = Annotated[str, _endpoint(0, _LISTEN, or_relay=False)]

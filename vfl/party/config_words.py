@@ -9,6 +9,7 @@ from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
 PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
 PLACE = r"^[0-9a-f]{64}$"
 JOB_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+CLUSTER = r"^(tls|tcp)://(\[[0-9a-fA-F:]+\]|[^\[\]/:@\s]+):[0-9]{1,5}$"
 
 
 def plain_key(key: object) -> str:
@@ -21,6 +22,7 @@ _PATTERN_WORDS = {
     PARTY_NAME: "up to 32 lower-case letters, digits and hyphens, starting with a letter",
     JOB_NAME: "up to 64 lower-case letters, digits, dots, hyphens and underscores, "
     "starting with a letter or digit",
+    CLUSTER: "tls://host:port (or tcp://127.0.0.1:port)",
     PLACE: "64 hexadecimal digits in small letters",
     SEPARATOR: SEPARATOR_WORDS,
     f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
@@ -64,6 +66,7 @@ def describe_allowed(node: Schema, full: Schema) -> str:
         return "non-empty text in quotes" if node.get("minLength") else "text in quotes"
     if kind == "array":
         items = describe_allowed(node.get("items", {}), full)
+        items = items.replace("a number", "numbers") if items.startswith("a number") else items
         return f"a list of {items}" if items != "something else" else "a list"
     return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -43,14 +44,51 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         unfinished.unlink(missing_ok=True)
 
 
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """A folder to write files into, which takes the place of `folder` once all are complete and on disk.
+
+    On any failure nothing is left behind and an older folder stays as it was. Readable by its owner
+    alone. Raises DataError when it cannot be written.
+    """
+    made: list[Path] = []
+    try:
+        for _ in range(2):  # the new one, and where an old one goes
+            folder_made = tempfile.mkdtemp(dir=folder.parent, prefix=_unfinished(folder), suffix=".tmp")
+            made.append(Path(folder_made))
+        new, old = made
+        yield new
+        for path in new.iterdir():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+        if folder.exists():
+            folder.replace(old)
+        try:
+            new.replace(folder)
+        except OSError:
+            if not folder.exists() and any(old.iterdir()):
+                old.replace(folder)
+            raise
+        _sync_folder(folder.parent)
+    except OSError as error:
+        raise unwritable(f"{folder} cannot be written", error) from None
+    finally:
+        for path in made:
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def remove_unfinished(path: Path) -> None:
-    """Remove what `replacing` of this path left behind in processes that were killed.
+    """Remove what `replacing` and `replacing_folder` of this path left in processes that were killed.
 
     Only for who knows that no process writes to the path now.
     """
     unfinished = re.compile(re.escape(_unfinished(path)) + r"[^.]{8}\.tmp")  # as mkstemp names it
     for found in path.parent.iterdir():
-        if unfinished.fullmatch(found.name):
+        if not unfinished.fullmatch(found.name):
+            continue
+        if found.is_dir():
+            shutil.rmtree(found, ignore_errors=True)
+        else:
             found.unlink(missing_ok=True)
 
 

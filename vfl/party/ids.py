@@ -35,7 +35,6 @@ import datetime
 import hashlib
 import re
 import unicodedata
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -44,8 +43,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.scratch import Scratch
+from vfl.blocks.texts import Packed, differ, first_places
 from vfl.errors import ConfigError, DataError
-from vfl.party.id_cells import IdReading, Mark, read_cells
+from vfl.party.id_cells import IdReading, Mark
+from vfl.party.id_columns import IdColumn, pack_ids
 from vfl.party.id_merges import are_merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.text import counted, nearest_name
@@ -65,7 +67,7 @@ class NormalisedIds:
     written there differs in more than spelling.
     """
 
-    ids: list[bytes]
+    ids: Packed
     rows: NDArray[np.int64]
     id_of_row: NDArray[np.int64]
     empties: int
@@ -89,6 +91,7 @@ def normalise(
     empties: Literal["refuse", "drop"] = "refuse",
     reading: IdReading = _AS_THEY_ARE,
     row_numbers: RowNumbers = below_header,
+    scratch: Scratch = Scratch(),
 ) -> NormalisedIds:
     """The ids that the rows of `columns` have under `rule`.
 
@@ -97,6 +100,7 @@ def normalise(
     earlier row has. empties: what to do with rows where any column is empty, for part of an id fits
     many; a date or a number that cannot be read is empty. where: the file's name, for errors. reading:
     what the party's file says of cells. row_numbers: by which a person finds the rows in the file.
+    scratch: where ids lie that are too many for memory.
 
     Raises ConfigError for an unknown step, DataError for dates and numbers that cannot be read, empty
     ids, different ids that the rule makes equal and duplicates, with their number and first rows, never
@@ -105,15 +109,15 @@ def normalise(
     rules = by_column(rule, len(columns))
     if len({len(column) for column in columns}) != 1:
         raise ValueError("the columns of an id must have the same length, and there must be one")
-    cleaned = []
-    for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
-        one = _clean_column(column, steps, reading.decimal, i in reading.as_text)
+    cleaned = [
+        column_of(column, steps, reading.decimal, i in reading.as_text)
+        for i, (column, steps) in enumerate(zip(columns, rules, strict=True))
+    ]
+    packed, hashes, has_id = pack_ids(cleaned, scratch)
+    for i, one in enumerate(cleaned):
         if empties == "refuse":
             one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where, row_numbers)
-        cleaned.append(one)
-    values = [one.values for one in cleaned]
-    rows = range(len(values[0]))
-    empty = [i for i in rows if not all(column[i] for column in values)]
+    empty = np.flatnonzero(~has_id).tolist()
     if empty and empties == "refuse":
         raise DataError(
             f"{where}: {counted(len(empty), 'row has', 'rows have')} no id once normalised "
@@ -121,22 +125,13 @@ def normalise(
             f"id or remove the {'row' if len(empty) == 1 else 'rows'}, or say "
             'empty = "drop" in [data]'
         )
-    skipped = set(empty)
-    # Of millions of rows only the distinct ids are held, in one dictionary.
-    place_of: dict[bytes, int] = {}
-    kept, place_of_row, repeats = array("q"), array("q"), []
-    for i in rows:
-        if i in skipped:
-            place_of_row.append(-1)
-            continue
-        joined = b"".join([_with_length(column[i]) for column in values])
-        place = place_of.setdefault(joined, len(kept))
-        place_of_row.append(place)
-        if place == len(kept):
-            kept.append(i)
-        else:
-            repeats.append(i)
-    numbers, places = np.array(kept, np.int64), np.array(place_of_row, np.int64)
+    first = first_places(packed, hashes)
+    is_first = first == np.arange(len(first))
+    numbers, repeats = np.flatnonzero(has_id), np.empty(0, np.int64)
+    places = np.full(len(has_id), -1, np.int64)
+    places[numbers] = (np.cumsum(is_first) - 1)[first]
+    if not is_first.all():
+        packed, repeats, numbers = packed.keep(is_first, scratch), numbers[~is_first], numbers[is_first]
     different = _merged_rows(columns, cleaned, rules, repeats, (numbers, places))
     if different and reading.merging == "refuse":
         raise DataError(
@@ -145,23 +140,24 @@ def normalise(
             "steps (alnum and digits take out the most), mend the rows, or say merging = "
             '"allow" in [data] to take them for spellings of one id'
         )
-    if repeats and duplicates == "refuse":
+    if len(repeats) and duplicates == "refuse":
+        which = rows_in_words(repeats.tolist(), row_numbers)
         raise DataError(
             f"{where}: {counted(len(repeats), 'row repeats', 'rows repeat')} the id of an earlier row "
-            f'({rows_in_words(repeats, row_numbers)}); say duplicates = "first" in [data] to keep the '
+            f'({which}); say duplicates = "first" in [data] to keep the '
             'first row of each id (a guest may say "keep" for all, a host "sum" or another way to make '
             "them one), or clean the file"
         )
     unread = set().union(*(one.unread for one in cleaned))
     counts = {"empties": len(empty), "duplicates": len(repeats), "merged": len(different)}
-    return NormalisedIds(list(place_of), numbers, places, unread=len(unread), **counts)
+    return NormalisedIds(packed, numbers, places, unread=len(unread), **counts)
 
 
 def _merged_rows(
     columns: Sequence[Sequence[str | None]],
-    cleaned: Sequence["_Cleaned"],
+    cleaned: Sequence[IdColumn],
     rules: Sequence[Sequence[str]],
-    repeats: Sequence[int],
+    repeats: NDArray[np.int64],
     found: tuple[NDArray[np.int64], NDArray[np.int64]],
 ) -> list[int]:
     """The rows that share an id with others although they have different ones, all rows of each such id.
@@ -169,27 +165,50 @@ def _merged_rows(
     found: the first row of each id, and the id of each row.
     """
     first_of, place_of = found
-    spellings: dict[int, dict[int, tuple[str, ...]]] = {}  # by id, of each row that is written otherwise
-    for i in repeats:
-        place = int(place_of[i])
-        first = int(first_of[place])
-        if any(column[i] != column[first] for column in columns):
-            rows = spellings.setdefault(place, {first: tuple(one.read[first] for one in cleaned)})
-            rows[i] = tuple(one.read[i] for one in cleaned)
+    firsts = first_of[place_of[repeats]]
+    written = np.zeros(len(repeats), np.bool_)
+    for column in columns:
+        written |= differ(column, repeats, firsts)
+    spellings: dict[int, dict[int, tuple[str, ...]]] = {}  # by first row, of each row written otherwise
+    for i, first in zip(repeats[written].tolist(), firsts[written].tolist(), strict=True):
+        rows = spellings.setdefault(first, {first: tuple(one.read(first) for one in cleaned)})
+        rows[i] = tuple(one.read(i) for one in cleaned)
     return sorted(
         row for rows in spellings.values() if are_merged(set(rows.values()), rules) for row in rows
     )
 
 
 def clean(
-    column: Sequence[str | None], steps: Sequence[str], decimal: Mark = ".", as_text: bool = False
+    column: Sequence[str | None],
+    steps: Sequence[str],
+    decimal: Mark = ".",
+    as_text: bool = False,
+    of_codes: Callable[[], bool] | None = None,
 ) -> list[str]:
     """What the steps make of a column's values, "" for None and for what cannot be read.
 
-    decimal, as_text: as `IdReading` has them. Raises ConfigError for an unknown step.
+    decimal, as_text: as `IdReading` has them. of_codes: whether it is a column of codes, where these
+    are not all of its values. Raises ConfigError for an unknown step.
     """
     check_rule(steps)
-    return _clean_column(column, steps, decimal, as_text).values
+    cleaned = column_of(column, steps, decimal, as_text, of_codes)
+    values = cleaned.clean(0, len(column))
+    cleaned.end()
+    for row in cleaned.emptied:
+        values[row] = ""
+    return values
+
+
+def column_of(
+    cells: Sequence[str | None],
+    steps: Sequence[str],
+    decimal: Mark,
+    as_text: bool,
+    of_codes: Callable[[], bool] | None = None,
+) -> IdColumn:
+    """A column of ids under the steps that clean it."""
+    functions = [(step, _function(without_version(step))) for step in steps]
+    return IdColumn(cells, functions, decimal, as_text, of_codes=of_codes)
 
 
 def compose(columns: Sequence[Sequence[str]]) -> tuple[str, ...]:
@@ -319,71 +338,6 @@ def _version(step: str) -> int:
 def _with_version(step: str) -> str:
     version = _version(step)
     return without_version(step) + (f"@{version}" if version > 1 else "")
-
-
-@dataclass(frozen=True)
-class _Cleaned:
-    """A column as it is read and as it is compared, and the rows that cannot be read, by reason."""
-
-    read: list[str]
-    values: list[str]
-    undated: list[int]
-    fractions: list[int]
-    lost: list[int]
-
-    @property
-    def unread(self) -> set[int]:
-        return {*self.undated, *self.fractions, *self.lost}
-
-    def check(self, where: str, row_numbers: RowNumbers) -> None:
-        """Raises DataError for rows that cannot be read."""
-        for rows, what, todo in (
-            (
-                self.lost,
-                "a number as id of which digits are lost, as spreadsheets and floats have it (4.5E+12)",
-                "export the column anew as text or whole numbers",
-            ),
-            (
-                self.fractions,
-                "an id that is a number with decimals, or has one in it (17.5, P17.0)",
-                "export the column as text or whole numbers; where the sign is no decimal one, name the "
-                "column under as_text in [data]",
-            ),
-            (
-                self.undated,
-                "no date that can be read without doubt",
-                "write dates as 2024-12-31, or name their order in normalise: date:dmy or date:mdy",
-            ),
-        ):
-            if rows:
-                count = counted(len(rows), "row has", "rows have")
-                raise DataError(f"{where}: {count} {what} ({rows_in_words(rows, row_numbers)}); {todo}")
-
-
-def _clean_column(
-    column: Sequence[str | None], steps: Sequence[str], decimal: Mark, as_text: bool
-) -> _Cleaned:
-    cells = read_cells(column, steps, decimal, as_text)
-    values = cells.values
-    undated: list[int] = []
-    for step in steps:
-        before, values = values, list(map(_function(without_version(step)), values))
-        if step.startswith("date"):
-            pairs = enumerate(zip(before, values, strict=True))
-            undated += [i for i, (old, new) in pairs if not new and old.strip()]
-    if cells.negative:
-        read, values = list(cells.values), list(values)
-        for i in cells.negative:
-            read[i] = f"-{read[i]}"
-            values[i] = values[i] and f"-{values[i]}"
-        return _Cleaned(read, values, undated, cells.fractions, cells.lost)
-    return _Cleaned(cells.values, values, undated, cells.fractions, cells.lost)
-
-
-def _with_length(value: str) -> bytes:
-    # surrogatepass: text that is broken in the file is compared as it is.
-    encoded = value.encode("utf-8", "surrogatepass")
-    return len(encoded).to_bytes(4, "big") + encoded
 
 
 def _nfkc(value: str) -> str:

@@ -3,20 +3,21 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.means import stretches
+from vfl.blocks.scratch import Scratch
+from vfl.blocks.texts import PIECE, Packed, TextPlaces, beside, pack_rows, with_lengths
+from vfl.crypto.digests import digests
 from vfl.errors import DataError
 from vfl.party.id_cells import IdReading
 from vfl.party.ids import normalise
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.protocols.align.join import KeyIds
 from vfl.text import counted
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 WIDTH = 16  # bytes of an identity
 
@@ -48,13 +49,15 @@ class TableIds:
         have an id of some key in common, or each has one in common with a third."""
         found = np.arange(len(self.group))
         while True:
-            before = found
+            before = found if len(self.keys) == 1 else found.copy()
             for key in self.keys:
-                has = key.of_row >= 0
                 least = np.full(len(key.ids), len(found))
-                np.minimum.at(least, key.of_row[has], found[has])
-                found = found.copy()
-                found[has] = least[key.of_row[has]]
+                for some in stretches(len(found)):
+                    of, own = key.of_row[some], found[some]
+                    np.minimum.at(least, of[of >= 0], own[of >= 0])
+                for some in stretches(len(found)):
+                    of, own = key.of_row[some], found[some]
+                    own[of >= 0] = least[of[of >= 0]]
             if len(self.keys) == 1 or (found == before).all():
                 return found
 
@@ -63,9 +66,11 @@ class TableIds:
         """SHA-256 in hex of all ids and of which rows have them: tells a changed table from the same."""
         digest = hashlib.sha256()
         for key in self.keys:
-            digest.update(len(key.ids).to_bytes(8, "big") + key.of_row.astype("<i8").tobytes())
-            for one in key.ids:
-                digest.update(one)  # begins with its length
+            digest.update(len(key.ids).to_bytes(8, "big"))
+            for start in range(0, len(key.of_row), PIECE):
+                digest.update(np.ascontiguousarray(key.of_row[start : start + PIECE], "<i8").data)
+            for start in range(0, len(key.ids), PIECE):  # each begins with its length
+                digest.update(key.ids[start : start + PIECE].whole)
         return digest.hexdigest()
 
 
@@ -77,13 +82,14 @@ def all_keys(
     where: str = "the table",
     readings: Sequence[IdReading] = (),
     row_numbers: RowNumbers = below_header,
+    scratch: Scratch = Scratch(),
 ) -> TableIds:
     """What all keys say of the rows of a table.
 
     columns, rules: by key, as `normalise` takes them. duplicates: "refuse" is about the first key
     alone; of "first" and "last", one row stands for all with the same id, by the first key that each
     has. empty: what to do with rows that have no id by any key. readings: by key, what the party's
-    file says of cells. row_numbers: by which a person finds the rows in the file. Raises as `normalise`.
+    file says of cells. row_numbers, scratch: as of `normalise`, which says what is raised.
     """
     several = len(columns) > 1
     found = []
@@ -98,6 +104,7 @@ def all_keys(
                 empties="drop" if several else empty,
                 reading=reading,
                 row_numbers=row_numbers,
+                scratch=scratch,
             )
         )
     rows = len(found[0].id_of_row)
@@ -144,21 +151,36 @@ def all_keys(
             f"{counted(repeated, 'row')} with the id of another row, which stands for "
             f"{'it' if repeated == 1 else 'them'}"
         )
-    keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1)) for key in found)
+    keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1).astype(np.int32)) for key in found)
     return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
 
 
 def identities(
-    ids: TableIds, secret: bytes, rows: NDArray[np.int64], last_key: NDArray[np.int64]
+    ids: TableIds, secret: bytes, rows: NDArray[np.int64], last_key: NDArray[np.integer]
 ) -> NDArray[np.uint8]:
     """A keyed hash of the ids of each of `rows` by all keys up to `last_key` of it, shape (rows, 16).
 
     Of rows with the same hash the matching by these keys comes to the same.
     """
-    made = bytearray()
-    for row, last in zip(rows.tolist(), last_key.tolist(), strict=True):
-        made += _identity(ids.keys[: last + 1], secret, row)
-    return np.frombuffer(made, np.uint8).reshape(-1, WIDTH)
+    made = np.empty((len(rows), WIDTH), np.uint8)
+    for start in range(0, len(rows), PIECE):
+        some, last = rows[start : start + PIECE], last_key[start : start + PIECE]
+        for level in np.unique(last).tolist():
+            at = np.flatnonzero(last == level)
+            texts = beside([with_lengths(_ids_of(key, some[at])) for key in ids.keys[: level + 1]])
+            salt = bytes([level + 1])
+            made[start + at] = digests(texts, domain=b"vfl row", key=secret, salt=salt, size=WIDTH)
+    return made
+
+
+def _ids_of(key: KeyIds, rows: NDArray[np.int64]) -> Packed:
+    """The id of each of a few rows, no bytes for none."""
+    places = key.of_row[rows]
+    there = places >= 0
+    found = key.ids.at(places[there])
+    sizes = np.zeros(len(rows), np.int64)
+    sizes[there] = np.diff(found.ends)
+    return Packed(found.data, np.append(0, np.cumsum(sizes)))
 
 
 @dataclass(frozen=True)
@@ -176,43 +198,28 @@ class FoundRows:
 
 def find_rows(ids: TableIds, secret: bytes, kept: NDArray[np.uint8]) -> FoundRows:
     """The rows that `identities` gave these hashes, in the table as it is now."""
-    import pyarrow.compute as pc  # which commands that read no table do without
-
+    known = TextPlaces(pack_rows(kept), _hashes(kept))
+    code = known.first  # those that are alike have one, the place of the first of them
     rows = np.concatenate([ids.rows, ids.without_id])
-    levels = [np.full(len(rows), last) for last in range(len(ids.keys))]
-    now = _binary(np.concatenate([identities(ids, secret, rows, last) for last in levels]))
-    coded = _binary(kept).dictionary_encode()
-    code = coded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    there = pc.index_in(now, value_set=coded.dictionary).fill_null(-1)
-    # A row is known by one key at most: matching by an earlier one ends it.
     code_of_row = np.full(len(ids.group), -1, np.int64)
-    for part in reversed(np.split(there.to_numpy(zero_copy_only=False).astype(np.int64), len(levels))):
-        code_of_row[rows[part >= 0]] = part[part >= 0]
-    alike = len(coded.dictionary)
-    known = np.flatnonzero(code_of_row >= 0)
-    same = np.bincount(code, minlength=alike) == np.bincount(code_of_row[known], minlength=alike)
-    known = known[same[code_of_row[known]]]
+    # A row is known by one key at most: matching by an earlier one ends it.
+    for last in reversed(range(len(ids.keys))):
+        for start in range(0, len(rows), PIECE):
+            some = rows[start : start + PIECE]
+            now = identities(ids, secret, some, np.full(len(some), last))
+            part = known.find(pack_rows(now), _hashes(now))
+            code_of_row[some[part >= 0]] = part[part >= 0]
+    alike = len(kept)
+    here = np.flatnonzero(code_of_row >= 0)
+    same = np.bincount(code, minlength=alike) == np.bincount(code_of_row[here], minlength=alike)
+    here = here[same[code_of_row[here]]]
     places = np.flatnonzero(same[code])
     row_of = np.full(len(kept), -1, np.int64)
     by_code = places[np.argsort(code[places], kind="stable")]
-    row_of[by_code] = known[np.argsort(code_of_row[known], kind="stable")]
-    first = np.full(alike + 1, -1, np.int64)
-    first[code[::-1]] = np.arange(len(kept))[::-1]
-    first[alike] = -1
-    return FoundRows(row_of, first[code_of_row])
+    row_of[by_code] = here[np.argsort(code_of_row[here], kind="stable")]
+    return FoundRows(row_of, code_of_row)
 
 
-def _identity(keys: Sequence[KeyIds], secret: bytes, row: int) -> bytes:
-    digest = hashlib.blake2b(key=secret, digest_size=WIDTH, person=b"vfl row", salt=bytes([len(keys)]))
-    for key in keys:
-        place = key.of_row[row]
-        one = key.ids[place] if place >= 0 else b""
-        digest.update(len(one).to_bytes(4, "big") + one)
-    return digest.digest()
-
-
-def _binary(rows: NDArray[np.uint8]) -> "pa.Array":
-    import pyarrow as pa
-
-    data = np.ascontiguousarray(rows)
-    return pa.Array.from_buffers(pa.binary(WIDTH), len(data), [None, pa.py_buffer(data.tobytes())])
+def _hashes(rows: NDArray[np.uint8]) -> NDArray[np.int64]:
+    """Of identities, which are hashes, the first half."""
+    return np.ascontiguousarray(np.ascontiguousarray(rows).view(np.int64)[:, 0])

@@ -3,9 +3,22 @@
 from typing import Literal
 
 DocumentKind = Literal[
-    "alignment", "model", "run", "batch", "checkpoint", "hint", "draw", "output", "sums"
+    "alignment",
+    "model",
+    "run",
+    "batch",
+    "checkpoint",
+    "hint",
+    "draw",
+    "output",
+    "sums",
+    "directory",
+    "kept",
+    "cells",
+    "table",
+    "worth",
 ]
-CountKind = Literal["usage", "labels"]
+CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -18,10 +31,33 @@ FOLDERS: dict[DocumentKind, str] = {
     "draw": "draws",
     "output": "outputs",
     "sums": "sums",
+    "directory": "directories",
+    "kept": "kept",
+    "cells": "cells",
+    "table": "tables",
+    "worth": "worth",
 }
-COUNTS: dict[CountKind, str] = {"usage": "usage.json", "labels": "labels.json"}
+COUNTS: dict[CountKind, str] = {
+    "usage": "usage.json",
+    "labels": "labels.json",
+    "fetched": "fetched.json",
+}
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
-    {"alignment", "batch", "checkpoint", "draw", "hint", "sums", "usage", "labels"}
+    {
+        "alignment",
+        "batch",
+        "cells",
+        "checkpoint",
+        "directory",
+        "draw",
+        "fetched",
+        "hint",
+        "kept",
+        "labels",
+        "sums",
+        "table",
+        "usage",
+    }
 )
 """Kinds that no person need read; they are encrypted where the store has a key."""

@@ -33,12 +33,13 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from vfl import __version__
 from vfl.errors import DataError
 from vfl.party.files import replacing
 from vfl.party.identity import Identity
 from vfl.party.locks import Held, locked
+from vfl.version import __version__
 
 Way = Literal["sent", "received"]
 
@@ -90,7 +91,8 @@ class JobEntry(Entry, frozen=True, kw_only=True, tag="job"):
 
 
 class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
-    """A message, of which the ledger holds the size and the digest."""
+    """A message, of which the ledger holds the size and the digest; of lookups, all messages of a type
+    and a session in a minute or less."""
 
     session: int = 0
     peer: str
@@ -101,6 +103,15 @@ class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
     rows: int | None  # that it speaks of, where it can be told
     bytes: int  # of the payload
     sha256: str
+    messages: int | UnsetType = UNSET
+    """How many they are, of a line that stands for several. Then `sha256` is that of the last line of
+    their type, way and session (64 zeros before), followed by that of each payload, one after the
+    other: H = SHA-256(H || SHA-256(payload)), in bytes."""
+
+    @property
+    def count(self) -> int:
+        """How many messages it stands for."""
+        return 1 if isinstance(self.messages, UnsetType) else self.messages
 
 
 class Seal(Entry, frozen=True, kw_only=True, tag="seal"):

@@ -227,7 +227,7 @@ def holder(path: Path) -> Holder | None:
 
 def _sign(handle: int) -> None:
     """Write down who has the lock. On a full disk it is held all the same."""
-    own = _own(os.getpid())
+    own = msgspec.json.encode(own_holder())
     try:
         if os.pread(handle, _MOST, 0) != own:
             os.ftruncate(handle, 0)
@@ -243,16 +243,23 @@ def _read(handle: int) -> Holder | None:
         return None
 
 
+def own_holder() -> Holder:
+    """This process, as it writes itself down."""
+    return _own(os.getpid())
+
+
 @lru_cache(maxsize=1)
-def _own(process: int) -> bytes:
+def _own(process: int) -> Holder:
     since = _STARTED.isoformat(timespec="seconds").replace("+00:00", "Z")
-    return msgspec.json.encode(Holder(process, _command(), since, socket.gethostname()[:64]))
+    return Holder(process, _command(), since, socket.gethostname()[:64])
 
 
 def _command() -> str:
     """How this process was called, as a terminal can take it."""
-    program = Path(sys.argv[0]).name if sys.argv else ""
-    name = "vfl" if program in ("cli.py", "vfl", "") else program
+    program = Path(sys.argv[0] if sys.argv else "")
+    # `python -m vfl.cli` is called by the path of this package.
+    own = program.name in ("vfl", "") or program.parts[-3:] == ("vfl", "cli", "__main__.py")
+    name = "vfl" if own else program.name
     text = " ".join([name, *sys.argv[1:]])
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= _COMMAND else shown[: _COMMAND - 3] + "..."

@@ -24,8 +24,10 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, ModelError
 from vfl.party import rotation
 from vfl.party.config import Party
-from vfl.party.files import remove_unfinished, replacing
+from vfl.party.files import remove_unfinished, replacing, replacing_folder
 from vfl.party.identity import paths
+from vfl.party.sources.arrow import is_text
+from vfl.party.sources.parts import files_of
 from vfl.party.spreadsheet import escaped_column, named
 from vfl.party.store import Store
 from vfl.text import shown
@@ -37,6 +39,7 @@ ScoreCells = Sequence[str | None] | NDArray[np.float64]
 ScoreColumns = Mapping[str, ScoreCells]
 
 _HEAD = 1024 * 1024  # bytes of a file that are looked at to know what it is
+PART_ROWS = 1_000_000  # of a Parquet file of scores, where there are several
 _KNOWN = 2  # outputs of one place that are known: the one before is still there after a kill
 
 
@@ -129,6 +132,14 @@ class OutputPlace:
             yield digested  # type: ignore[misc]
             self.note({"": digested.hexdigest})
 
+    @contextlib.contextmanager
+    def writing_folder(self) -> Iterator[Path]:
+        """A folder to write files into; it takes its place whole or not at all. Raises DataError."""
+        self.check()
+        with replacing_folder(self.place) as folder:
+            yield folder
+            self.note({path.name: _digest(path) for path in folder.iterdir()})
+
     def note(self, digests: Mapping[str, str]) -> None:
         """Keep the digests of what is about to be there: of a file under "", of a folder's by name."""
         if self.store is None:
@@ -163,6 +174,8 @@ class OutputPlace:
             if inside or self.place == path.resolve() or _same(self.place, path):
                 place = f"it lies in {what}" if inside else f"it is {what}"
                 raise _unwritable(self.given, f"{place}: name another one")
+            if self.place.is_dir() and self.place in path.resolve().parents:
+                raise _unwritable(self.given, f"{what} lies in it: name another one")
 
     def _check_replaced(self) -> bool:
         mode = self.place.stat().st_mode
@@ -205,10 +218,22 @@ def belongings(party: Party) -> dict[Path, str]:
         rotation.beside(certificate): "what vouches for its certificate",
     }
     if party.section is not None:
-        found[party.section.path] = f"the table of {party.name}"
+        for path in party.section.files:
+            found |= table_files(path, f"the table of {party.name}")
+        if party.section.password_file is not None:
+            found[party.section.password_file] = "the file of a password"
     for name, peer in party.peers.items():
         found[peer.certificate] = f"the certificate of {name}"
     return found
+
+
+def table_files(path: Path, what: str) -> dict[Path, str]:
+    """The files of a table and their folder, each with what it is."""
+    try:
+        files = files_of(path)
+    except (DataError, OSError, ValueError):  # whoever reads the table says so
+        files = []
+    return {path: what, **dict.fromkeys(files, f"a file of {what}" if files != [path] else what)}
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -287,7 +312,7 @@ def _unwritable(path: Path, why: str) -> DataError:
 def check_scores(path: Path) -> None:
     """Raise DataError for a name that is none of a file of scores."""
     if path.suffix.lower() not in (".csv", ".parquet"):
-        raise _unwritable(path, "its name must end in .csv or .parquet")
+        raise _unwritable(path, "its name must end in .csv or .parquet, or in / as that of a folder")
     try:
         if path.is_dir():
             raise _unwritable(path, "it is a folder")
@@ -308,22 +333,56 @@ def write_scores(file: BinaryIO, kind: str, parts: Iterable[ScoreColumns]) -> di
     with contextlib.ExitStack() as stack:
         writer: pq.ParquetWriter | pa.csv.CSVWriter | None = None
         for columns in parts:
-            arrays = {}
-            for name, values in columns.items():
-                if isinstance(values, np.ndarray):
-                    arrays[name] = pa.array(values, pa.float64(), from_pandas=True)
-                elif parquet:
-                    arrays[name] = pa.array(values, pa.string())
-                else:
-                    array, count = escaped_column(pa.array(values, pa.string()))
-                    arrays[named(name)] = array
-                    changed[name] = changed.get(name, 0) + count
-            part = pa.table(arrays)
+            part = scores_table(columns)
+            if not parquet:
+                arrays = {}
+                for name, column in zip(part.column_names, part.columns, strict=True):
+                    if is_text(column.type):
+                        column, count = escaped_column(column.combine_chunks())
+                        changed[name] = changed.get(name, 0) + count
+                        name = named(name)
+                    arrays[name] = column
+                part = pa.table(arrays)
             if writer is None:
                 make = pq.ParquetWriter if parquet else pa.csv.CSVWriter
                 writer = stack.enter_context(make(file, part.schema))
             writer.write_table(part)
     return {name: count for name, count in changed.items() if count}
+
+
+def scores_table(columns: ScoreColumns) -> pa.Table:
+    """Columns of scores as a table of Arrow: text, and floats of which NaN is null."""
+    return pa.table(
+        {
+            name: pa.array(values, pa.float64(), from_pandas=True)
+            if isinstance(values, np.ndarray)
+            else pa.array(values, pa.string())
+            for name, values in columns.items()
+        }
+    )
+
+
+def write_score_parts(folder: Path, parts: Iterable[ScoreColumns], most: int = PART_ROWS) -> None:
+    """Write the rows of all parts as Parquet files part-00000.parquet, ... of some `most` rows each.
+
+    They are those of `write_scores`, and follow each other in the order of the files' names.
+    """
+    rest = iter(parts)
+    pending = next(rest, None)
+
+    def some() -> Iterator[ScoreColumns]:
+        nonlocal pending
+        rows = 0
+        while pending is not None and rows < most:
+            yield pending
+            rows += len(next(iter(pending.values())))
+            pending = next(rest, None)
+
+    number = 0
+    while pending is not None:
+        with (folder / f"part-{number:05}.parquet").open("wb") as file:
+            write_scores(file, ".parquet", some())
+        number += 1
 
 
 def columns_of(path: Path, kind: str) -> list[str]:

@@ -6,13 +6,15 @@ some is told which. What a host counts by the day lies in its store and outlives
 
 import json
 from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import msgspec
 
-from vfl.errors import ConfigError, DayIsFull, Refused
+from vfl.blocks.columns import choose_columns
+from vfl.errors import ConfigError, DayIsFull, RateIsFull, Refused
 from vfl.learn.binning import Features
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
@@ -32,69 +34,106 @@ LIMITS: dict[Counted, str] = {
 """What is counted by the day, and the rule that limits it."""
 
 
+@dataclass(frozen=True)
+class Sides:
+    """What the two sides of a policy are called: who starts jobs, and who allows them."""
+
+    starts: str
+    allows: str
+
+
+OVER_COLUMNS, OVER_ROWS = Sides("guest", "host"), Sides("server", "party")
+
+
+def sides_of(party: Party) -> Sides:
+    """Those of the jobs that this party allows or refuses."""
+    return OVER_ROWS if party.role == "guest" else OVER_COLUMNS
+
+
 def today() -> date:
     """The day that the rules mean."""
     return datetime.now(UTC).date()
 
 
-def broken_by_any(policy: PolicySection, guest: str | None, on: date) -> list[str]:
+def broken_by_any(
+    policy: PolicySection, guest: str | None, on: date, sides: Sides = OVER_COLUMNS
+) -> list[str]:
     """The rules that any job of this guest breaks on this day, a sentence each; of no guest in
     particular if None."""
     broken = []
     if policy.expires is not None and on > policy.expires:
         rule = f"rule expires = {policy.expires} of [policy]"
-        broken.append(f"the day {on} breaks {rule}: {_REMEDIES['expires']}")
+        broken.append(f"the day {on} breaks {rule}: {_remedy('expires', sides)}")
     if guest is not None and policy.guests is not None and guest not in policy.guests:
-        broken.append(_broken("the guest", guest, policy, "guests"))
+        broken.append(_breach(f"the {sides.starts} {guest}", policy, "guests", sides))
     return broken
 
 
 def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) -> list[str]:
     """The rules that training this job breaks, a sentence each, in the order of [policy]."""
-    broken = broken_by_any(policy, guest, on)
+    sides = OVER_ROWS if job.over_rows else OVER_COLUMNS
+    broken = broken_by_any(policy, guest, on, sides)
     section, params, label = job.job, job.params, job.job.label_key
-    if policy.purposes is not None and not any(
-        fnmatchcase(section.purpose, _literal(pattern)) for pattern in policy.purposes
-    ):
-        broken.append(_broken("purpose", section.purpose, policy, "purposes"))
+    broken += _broken_by_purpose(policy, section.purpose, sides)
     for what, value, rule in (
         ("model", section.model, "models"),
         (label, getattr(section, label), "objectives"),
     ):
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
-            broken.append(_broken(what, value, policy, rule))
+            broken.append(_broken(what, value, policy, rule, sides))
     if job.over_rows:
         if job.rows.without and job.rows.min_parties < policy.min_parties:
-            broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties"))
+            broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties", sides))
+        if job.rows.without and not policy.without:
+            broken.append(_broken("without", True, policy, "without", sides))
         least = ["min_child_rows"]
     else:
         least = ["min_child_rows"] if params.encryption == "lattice" else ["min_child_rows", "key_bits"]
     broken += [
-        _broken(key, getattr(params, key), policy, key)
+        _broken(key, getattr(params, key), policy, key, sides)
         for key in least
         if hasattr(params, key) and getattr(params, key) < getattr(policy, key)
     ]
     if not job.over_rows and params.encryption not in policy.encryptions:
-        broken.append(_broken("encryption", params.encryption, policy, "encryptions"))
-    for key, rule in (("trees", "max_trees"), ("max_iterations", "max_iterations")):
+        broken.append(_broken("encryption", params.encryption, policy, "encryptions", sides))
+    if not job.over_rows and isinstance(params, GlmParams) and params.inference:
+        if not policy.inference:
+            broken.append(_broken("inference", True, policy, "inference", sides))
+        elif "lattice" not in policy.encryptions and params.encryption != "lattice":
+            broken.append(_breach("inference = true", policy, "encryptions", sides))
+    if isinstance(params, GlmParams) and params.fits > 1:
+        if exceeds(params.iterations, policy.max_iterations):
+            all_fits = f"{counted(params.iterations, 'iteration')} in all {params.fits} fits"
+            broken.append(_breach(all_fits, policy, "max_iterations", sides))
+        limits: tuple[tuple[str, str], ...] = ()
+    else:
+        limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
+    for key, rule in limits:
         if hasattr(params, key) and exceeds(getattr(params, key), getattr(policy, rule)):
-            broken.append(_broken(key, getattr(params, key), policy, rule))
+            broken.append(_broken(key, getattr(params, key), policy, rule, sides))
     if job.over_rows:
         return broken
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
-        broken.append(_broken("sums", params.sums, policy, "hidden_sums"))
+        broken.append(_broken("sums", params.sums, policy, "hidden_sums", sides))
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
-        broken.append(_broken("scores", params.scores, policy, "hidden_scores"))
+        broken.append(_broken("scores", params.scores, policy, "hidden_scores", sides))
     return broken
+
+
+def _broken_by_purpose(policy: PolicySection, purpose: str, sides: Sides) -> list[str]:
+    patterns = policy.purposes
+    if patterns is None or any(fnmatchcase(purpose, _literal(pattern)) for pattern in patterns):
+        return []
+    return [_broken("purpose", purpose, policy, "purposes", sides)]
 
 
 def broken_by_pool(policy: PolicySection, parties: int | None, rows: int | None = None) -> list[str]:
     """The rules that a job over the rows of so many parties breaks, of so many rows that train."""
     broken = []
     if parties is not None and parties < policy.min_parties:
-        broken.append(_broken("the number of parties", parties, policy, "min_parties"))
+        broken.append(_broken("the number of parties", parties, policy, "min_parties", OVER_ROWS))
     if rows is not None and rows < policy.min_pooled_rows:
-        broken.append(_broken("the rows of all parties", rows, policy, "min_pooled_rows"))
+        broken.append(_broken("the rows of all parties", rows, policy, "min_pooled_rows", OVER_ROWS))
     return broken
 
 
@@ -137,6 +176,50 @@ def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "e
     if not policy.scoring:
         broken.append(_breach("scoring", policy, "scoring"))
     _refuse(broken + _broken_by_engine(policy, engine))
+
+
+def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that lookups break, and directories to be fetched for them."""
+    broken = broken_by_any(policy, guest, on)
+    for rule, what in (("scoring", "scoring"), ("directories", "a sealed directory")):
+        if not getattr(policy, rule):
+            broken.append(_breach(what, policy, rule))
+    _refuse(broken)
+
+
+def check_oneway(policy: PolicySection, purpose: str, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that a table by this party's factors breaks before it starts."""
+    broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
+    if policy.oneway is False:
+        broken.append(_breach("a table", policy, "oneway"))
+    _refuse(broken)
+
+
+def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that finding out what data is worth to a job breaks."""
+    broken = [] if policy.worth else [_breach("what its data is worth", policy, "worth")]
+    _refuse(broken + broken_by_job(policy, job, guest, on))
+
+
+def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:
+    """Raises Refused for a model of columns that may not enter one any more."""
+    if policy.columns is not None and not set(columns) <= set(policy.columns):
+        raise Refused(
+            f"model {model} has columns that rule columns of [policy] leaves out: train again, or "
+            "the host adds them there"
+        )
+
+
+def limit_breach(what: str, policy: PolicySection, rule: str) -> str:
+    """What breaks a limit, the rule with its value, and what either side can do."""
+    return _breach(what, policy, rule)
+
+
+def check_rate(policy: PolicySection, lookups: int, seconds: float) -> None:
+    """Raises RateIsFull for so many lookups in a minute that has `seconds` left."""
+    if exceeds(lookups, policy.max_lookups_a_minute):
+        what = f"{counted(lookups, 'lookup')} in a minute"
+        raise RateIsFull(_breach(what, policy, "max_lookups_a_minute"), seconds)
 
 
 def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
@@ -210,7 +293,7 @@ def allowed_columns(
     for name in policy.columns:
         if name not in features and name not in faults:
             raise ConfigError(f"[policy] columns has {name!r}, which is no feature of {table}")
-    return {name: column for name, column in features.items() if name in policy.columns}
+    return choose_columns(features, [name for name in features if name in policy.columns])
 
 
 _MORE: dict[Counted, Callable[[int], str]] = {
@@ -236,7 +319,7 @@ def _allows_more(rule: str, value: object, default: object) -> bool:
     if value is None or default is None or rule.startswith("hidden_"):
         return False
     if isinstance(default, bool):
-        return value is True and not default
+        return value is not False and not default
     if isinstance(default, tuple) and isinstance(value, tuple):
         return not set(value) <= set(default)
     if not isinstance(default, int | float):  # no limit
@@ -246,40 +329,50 @@ def _allows_more(rule: str, value: object, default: object) -> bool:
     return value < default if rule.startswith("min_") or rule == "key_bits" else value > default
 
 
-_LIST = "use one of these, or the host adds it there"
-_LOWER = "lower it in the job, or the host raises the rule"
-_RAISE = "raise it in the job, or the host lowers the rule"
-_TOMORROW = "try again tomorrow (UTC), or the host raises the rule"
+_LIST = "use one of these, or the {allows} adds it there"
+_LOWER = "lower it in the job, or the {allows} raises the rule"
+_RAISE = "raise it in the job, or the {allows} lowers the rule"
+_TOMORROW = "try again tomorrow (UTC), or the {allows} raises the rule"
 _REMEDIES = {
-    "guests": "the host adds it there if it may start jobs",
+    "guests": "the {allows} adds it there if it may start jobs",
     "purposes": _LIST,
     "models": _LIST,
     "objectives": _LIST,
-    "min_intersection": "bring more rows that all parties have, or the host lowers the rule",
-    "max_intersection": "bring fewer rows, or the host raises the rule",
-    "max_rows_an_id": 'set duplicates = "first" in [data], or the host raises the rule',
+    "min_intersection": "bring more rows that all parties have, or the {allows} lowers the rule",
+    "max_intersection": "bring fewer rows, or the {allows} raises the rule",
+    "max_rows_an_id": 'set duplicates = "first" in [data], or the {allows} raises the rule',
     "engines": _LIST,
     "joins": _LIST,
     "alignment_days": "run `vfl align` again",
     "max_alignments_a_day": _TOMORROW,
     "max_ids_a_day": _TOMORROW,
     "min_child_rows": _RAISE,
-    "encryptions": "use one of these, or the host adds it there if it trusts the guest with it",
+    "encryptions": "use one of these, or the {allows} adds it there if it trusts the {starts} with it",
     "key_bits": _RAISE,
-    "min_parties": "set min_parties in [rows] to as many, or the party lowers the rule",
-    "min_pooled_rows": "more parties, or more rows, or the party lowers the rule",
+    "inference": "leave it out of [glm], or the {allows} sets it to true, with lattice among its "
+    "encryptions",
+    "min_parties": "as many parties, and min_parties in [rows], or the {allows} lowers the rule",
+    "min_pooled_rows": "more parties, or more rows, or the {allows} lowers the rule",
+    "without": "leave it out of [rows], so that the job ends when a party is gone, or the {allows} sets "
+    "it to true if the others may learn what its rows alone come to",
     "max_trees": _LOWER,
-    "min_summed_rows": "draw more rows, or the host lowers the rule",
+    "min_summed_rows": "draw more rows, or the {allows} lowers the rule",
     "max_iterations": _LOWER,
-    "hidden_sums": 'set sums = "hidden" and a coordinator, or the host takes the rule out',
-    "hidden_scores": 'set scores = "hidden" and a coordinator, or the host takes the rule out',
+    "hidden_sums": 'set sums = "hidden" and a coordinator, or the {allows} takes the rule out',
+    "hidden_scores": 'set scores = "hidden" and a coordinator, or the {allows} takes the rule out',
     "max_jobs_a_day": _TOMORROW,
-    "scoring": "the host sets it to true if its columns may be scored with",
-    "min_scored_rows": "score more rows at a time, or the host lowers the rule",
+    "scoring": "the {allows} sets it to true if its columns may be scored with",
+    "min_scored_rows": "score more rows at a time, or the {allows} lowers the rule",
     "max_scored_rows_a_day": _TOMORROW,
-    "expires": "the host sets a later day if the agreement goes on",
+    "directories": 'set lookup = "aligned" in [score], or in [peers.NAME] for one host, or the {allows} '
+    "sets it to true",
+    "max_fetches_a_day": _TOMORROW,
+    "max_lookups_a_minute": "look up fewer rows at a time, or the {allows} raises the rule",
+    "oneway": "the {allows} sets it to true, or names its columns there, if the {starts} may have them",
+    "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
+    "expires": "the {allows} sets a later day if the agreement goes on",
 }
-"""By rule, what to do about a job that breaks it: the guest, or the host."""
+"""By rule, what to do about a job that breaks it: who starts it, or who allows it."""
 
 _Guests = dict[str, dict[Counted, int]]
 
@@ -301,8 +394,8 @@ class Usage:
     Sessions and processes that share the file count together.
     """
 
-    def __init__(self, store: Store) -> None:
-        remedy = "remove it to count this day anew"
+    def __init__(self, store: Store, sides: Sides = OVER_COLUMNS) -> None:
+        self._sides, remedy = sides, "remove it to count this day anew"
         self._counts = Counts(store, "usage", _DECODER, remedy, "the day's jobs")
 
     def count(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
@@ -314,7 +407,7 @@ class Usage:
             counts = used.guests.setdefault(guest, {})
             if exceeds(counts.get(what, 0) + many, getattr(policy, LIMITS[what])):
                 more = _MORE[what](many)
-                raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what]))
+                raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what], self._sides))
             counts[what] = counts.get(what, 0) + many
             self._counts.write(used)
 
@@ -349,14 +442,19 @@ def _literal(pattern: str) -> str:
     return pattern.replace("[", "[[]").replace("?", "[?]")
 
 
-def _broken(what: str, value: object, policy: PolicySection, rule: str) -> str:
-    shown = f"{what} {value}" if what == "the guest" else f"{what} = {rule_text(value)}"
-    return _breach(shown, policy, rule)
+def _broken(
+    what: str, value: object, policy: PolicySection, rule: str, sides: Sides = OVER_COLUMNS
+) -> str:
+    return _breach(f"{what} = {rule_text(value)}", policy, rule, sides)
 
 
-def _breach(what: str, policy: PolicySection, rule: str) -> str:
+def _breach(what: str, policy: PolicySection, rule: str, sides: Sides = OVER_COLUMNS) -> str:
     """What breaks a rule, the rule with its value, and what either side can do."""
-    return f"{what} breaks {rule_words(policy, rule)}: {_REMEDIES[rule]}"
+    return f"{what} breaks {rule_words(policy, rule)}: {_remedy(rule, sides)}"
+
+
+def _remedy(rule: str, sides: Sides) -> str:
+    return _REMEDIES[rule].format(starts=sides.starts, allows=sides.allows)
 
 
 def rule_words(policy: PolicySection, rule: str) -> str:

@@ -17,14 +17,19 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats
 from vfl.errors import ModelError
 from vfl.party.counts import ANEW
 from vfl.party.keys import TableIds, identities
 from vfl.party.locks import in_turn
 from vfl.party.store import Store
 
+_AT_ONCE = 1 << 20  # rows that are hashed at a time
 _KIND: Literal["sums"] = "sums"
+Places = NDArray[np.signedinteger] | slice
+"""Of rows among those that are known."""
+ALL = slice(None)
+"""The places of all that are known, in their order."""
 _FOR_PEER = "it cannot count the sums that it gives (its log has the details)"
 
 
@@ -46,32 +51,61 @@ class RowSums:
     told: Floats = field(default_factory=lambda: np.zeros(0))
     """Sums about each of these rows."""
 
-    def places(self, rows: NDArray[np.uint64]) -> Integers:
+    def places(self, rows: NDArray[np.uint64]) -> Places:
         """Where rows are among those that are known, -1 for others."""
-        order = np.argsort(self.rows)
+        if np.array_equal(self.rows, rows):
+            return ALL
+        if not len(self.rows):
+            return np.full(len(rows), -1, np.int8)
+        order = None if _ascend(self.rows) else np.argsort(self.rows)
         at = np.searchsorted(self.rows, rows, sorter=order)
-        at = order[np.minimum(at, len(order) - 1)] if len(order) else np.zeros(len(rows), np.int64)
-        known = self.rows[at] == rows if len(order) else np.zeros(len(rows), bool)
-        return np.where(known, at, -1)
+        np.minimum(at, len(self.rows) - 1, out=at)
+        at = at if order is None else order[at]
+        at[self.rows[at] != rows] = -1
+        return at.astype(np.min_scalar_type(-len(self.rows) - 1), copy=False)
 
-    def of(self, places: Integers) -> Floats:
-        """What was told about the rows at these places."""
-        return np.append(self.told, 0.0)[places]
+    def lacks(self, places: Places) -> bool:
+        """Whether any of the rows at these places is not known."""
+        return not isinstance(places, slice) and bool((places < 0).any())
+
+    def of(self, places: Places) -> Floats:
+        """What was told about the rows at these places; not to be written to."""
+        if isinstance(places, slice):
+            return self.told
+        if not len(self.told):
+            return np.zeros(len(places))
+        told = self.told[places]
+        told[places < 0] = 0.0
+        return told
 
     def with_rows(self, rows: NDArray[np.uint64]) -> "RowSums":
         """The same, with rows that were not known."""
-        new = np.unique(rows[self.places(rows) < 0])
+        places = self.places(rows)
+        if isinstance(places, slice):
+            return self
+        unknown = places < 0
+        new = rows if unknown.all() else rows[unknown]
+        if not _ascend(new):
+            new = np.unique(new)
+        if not len(self.rows):
+            return replace(self, rows=new, told=np.zeros(len(new)))
         told = np.concatenate([self.told, np.zeros(len(new))])
         return replace(self, rows=np.concatenate([self.rows, new]), told=told) if len(new) else self
 
-    def with_told(self, places: Integers, told: Floats) -> "RowSums":
+    def with_told(self, places: Places, told: Floats) -> "RowSums":
         """The same, after so much about the rows at these places."""
+        if isinstance(places, slice):
+            return replace(self, told=told)
         after = self.told.copy()
         after[places] = told
         return replace(self, told=after)
 
     def with_job(self, model: str, job: JobSums) -> "RowSums":
         return replace(self, jobs={**self.jobs, model: job})
+
+
+def _ascend(rows: NDArray[np.uint64]) -> bool:
+    return bool((rows[1:] > rows[:-1]).all())
 
 
 def share_out(told: Floats, sums: float) -> Floats:
@@ -108,6 +142,7 @@ class RowSumsFile:
         damaged."""
         if self._peer not in self._store.names(_KIND):
             return RowSums("")
+        arrays: object = None
         try:
             body = self._store.read(_KIND, self._peer)
             arrays = body.pop("arrays", None)
@@ -120,6 +155,8 @@ class RowSumsFile:
             if rows.dtype != np.uint64 or told.dtype != np.float64 or rows.shape != told.shape:
                 raise ModelError(f"{self.path} has arrays that do not fit together")
         except (ModelError, msgspec.ValidationError, KeyError) as error:
+            if self._is_newer_than(arrays):
+                return self.read()
             raise ModelError(
                 f"{self.path} is damaged ({error}): {ANEW}",
                 for_peer=_FOR_PEER,
@@ -127,6 +164,13 @@ class RowSumsFile:
         found = RowSums(key, jobs, rows, told)
         self._last = (arrays, found)
         return found
+
+    def _is_newer_than(self, arrays: object) -> bool:
+        """Whether another job has written it anew meanwhile, and taken away what it said before."""
+        try:
+            return arrays is not None and self._store.read(_KIND, self._peer).get("arrays") != arrays
+        except ModelError:
+            return False
 
     def write(self, sums: RowSums) -> None:
         """Write it, in turn. Raises DataError when it cannot be written."""
@@ -151,9 +195,12 @@ class RowSumsFile:
             if not sums.key:
                 sums = replace(sums, key=secrets.token_hex(32))
                 self.write(sums)
-        last = np.full(len(rows), len(ids.keys) - 1)
-        hashes = identities(ids, bytes.fromhex(sums.key), rows, last)
-        return np.ascontiguousarray(hashes[:, :8]).view("<u8")[:, 0].astype(np.uint64)
+        numbers, key = np.empty(len(rows), np.uint64), bytes.fromhex(sums.key)
+        for start in range(0, len(rows), _AT_ONCE):
+            some = rows[start : start + _AT_ONCE]
+            hashes = identities(ids, key, some, np.full(len(some), len(ids.keys) - 1))
+            numbers[start : start + _AT_ONCE] = hashes.view("<u8")[:, 0]
+        return numbers
 
 
 def numbers_within(name: str, rows: NDArray[np.int64]) -> NDArray[np.uint64]:

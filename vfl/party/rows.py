@@ -6,8 +6,8 @@ from vfl.text import counted
 
 SHOWN = 5  # rows named in an error
 
-RowNumbers = Callable[[Sequence[int]], list[int]]
-"""The numbers of data rows, which are given ascending and from 0."""
+RowNumbers = Callable[[Sequence[int]], Sequence[int | str]]
+"""The numbers of data rows, which are given ascending and from 0: 17, or '17 of part-3.csv'."""
 
 
 def below_header(places: Sequence[int]) -> list[int]:

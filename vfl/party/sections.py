@@ -1,10 +1,11 @@
 """The sections of a party file: what each key means, checked by itself and with its neighbours."""
 
+import ipaddress
 import itertools
 import os
 from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     BaseModel,
@@ -20,6 +21,7 @@ from vfl.party.config_values import (
     UNLIMITED,
     Address,
     Aggregate,
+    ClusterAddress,
     ColumnName,
     ColumnNames,
     Duplicates,
@@ -40,20 +42,33 @@ from vfl.party.config_values import (
     Patterns,
     Role,
     Rule,
+    YesNoOrColumns,
     _as_tuple,
 )
 from vfl.party.config_words import plain_key
 from vfl.party.id_cells import IdReading
-from vfl.party.reading import Reading
+from vfl.party.rows_from import RowsFrom
 
 _STEPS_OF_ID = ("nfkc", "trim", "upper", "alnum")
 _NUMBERS_ALONE = ("sum", "mean", "max", "min")  # rules for repeated ids that names cannot follow
+FOR_REPORTS = frozenset({"current_premium", "premium_per_exposure", "protected", "report_by"})
+"""Keys of [data] that reports alone look at."""
+
 USES = ("exposure", "offset", "weight")
 """Columns of a guest that a job may use, or leave alone."""
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+def _is_this_machine(address: str) -> bool:
+    """Whether nothing that is sent there leaves this machine."""
+    host = address.partition("://")[2].rpartition(":")[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class PartySection(Section):
@@ -93,6 +108,44 @@ class PartySection(Section):
         description="the folders of store, keys and certificates may be writable by other accounts: "
         "where modes mean nothing, or all of them are trusted",
     )
+    cluster: ClusterAddress | None = Field(
+        default=None,
+        description="scheduler of a Dask cluster of this company, with whose workers rows lie",
+    )
+    cluster_ca: LocalPath | None = Field(
+        default=None, description="certificate (PEM) of the authority that alone certifies the cluster"
+    )
+    cluster_certificate: LocalPath | None = Field(
+        default=None, description="certificate (PEM) by which the cluster knows this party"
+    )
+    cluster_key: LocalPath | None = Field(default=None, description="private key (PEM) of it")
+    cluster_in_clear: bool = Field(
+        default=False,
+        description="take tcp:// to other machines: all on the way can read the rows, and run programs "
+        "at the workers and here",
+    )
+
+    @model_validator(mode="after")
+    def _cluster_is_protected(self) -> "PartySection":
+        keys = ("cluster_ca", "cluster_certificate", "cluster_key")
+        given = [key for key in keys if getattr(self, key) is not None]
+        if self.cluster is None:
+            if given or self.cluster_in_clear:
+                key = [*given, "cluster_in_clear"][0]
+                raise ValueError(f"{key} is of a cluster: name it by cluster, or remove the line")
+            return self
+        secure = self.cluster.startswith("tls://")
+        if secure and len(given) < len(keys):
+            lacking = next(key for key in keys if key not in given)
+            raise ValueError(f'cluster = "tls://..." needs {lacking}, a path')
+        if not secure and given:
+            raise ValueError(f'{given[0]} is for cluster = "tls://...": write that, or remove the line')
+        if not secure and not self.cluster_in_clear and not _is_this_machine(self.cluster):
+            raise ValueError(
+                'cluster = "tcp://..." to another machine is not encrypted: write tls://, or set '
+                "cluster_in_clear = true where nobody else is on the way"
+            )
+        return self
 
     @property
     def machine(self) -> Machine:
@@ -110,12 +163,9 @@ class KeySection(Section):
     )
 
 
-class DataSection(Reading):
+class DataSection(RowsFrom):
     """The party's own table, how its file is written and what its columns are."""
 
-    path: LocalPath = Field(
-        description="table: .csv (also .tsv, .txt; compressed as .csv.gz), .parquet, .feather or .xlsx"
-    )
     id: OneOrMoreColumns = Field(description="columns that name a row")
     normalise: Rule = Field(
         default=_STEPS_OF_ID,
@@ -148,6 +198,26 @@ class DataSection(Reading):
     )
     offset: ColumnName | None = Field(
         default=None, description="column added to the score, on the scale of the link (guest)"
+    )
+    current_premium: ColumnName | None = Field(
+        default=None,
+        description="column of the premium by the present tariff, which reports compare the model with; "
+        "never a feature (guest)",
+    )
+    premium_per_exposure: bool = Field(
+        default=False,
+        description="whether current_premium is for a unit of exposure, such as a year; else it is its "
+        "row's in all (guest)",
+    )
+    protected: ColumnNames = Field(
+        default=(),
+        description="columns of protected classes, by which reports look at predictions and premiums; "
+        "never features (guest)",
+    )
+    report_by: ColumnNames = Field(
+        default=(),
+        description="further columns by whose values reports show what happened and what was expected, "
+        "such as the year; never features (guest)",
     )
     categorical: ColumnNames = Field(default=(), description="columns whose values are names")
     unknown_levels: float = Field(
@@ -193,11 +263,25 @@ class DataSection(Reading):
         """The columns that only a guest has, by use; none of them is a feature."""
         return {key: getattr(self, key) for key in ("label", "weight", "exposure", "offset")}
 
+    @property
+    def for_reports(self) -> list[tuple[str, str]]:
+        """The columns that reports alone look at, each with its use; none of them is a feature."""
+        found = [] if self.current_premium is None else [("current_premium", self.current_premium)]
+        found += [("protected", name) for name in self.protected]
+        return found + [("report_by", name) for name in self.report_by]
+
     @model_validator(mode="after")
     def _one_use_a_column(self) -> "DataSection":
         if self.columns is not None and self.ignore is not None:
             raise ValueError("columns and ignore exclude each other: keep one of them")
+        if self.premium_per_exposure and (
+            self.current_premium is None or (self.exposure is None and self.weight is None)
+        ):
+            raise ValueError(
+                "premium_per_exposure is of a current_premium, and of an exposure or a weight: name them"
+            )
         named = [(key, name) for key, name in self.guests.items() if name is not None]
+        named += self.for_reports
         for (key, name), (other, same) in itertools.combinations(named, 2):
             if name == same:
                 raise ValueError(f"{key} and {other} must be two different columns")
@@ -285,10 +369,25 @@ class AlignSection(Section):
     """How a guest matches rows."""
 
     engine: Engine = Field(
-        default="ecdh", description="ecdh sends least, ot takes least time (docs/alignment.md)"
+        default="ecdh",
+        description="how ids are compared: all show the same, at another price (docs/alignment.md)",
     )
     join: JoinKind = Field(
         default="inner", description="inner: rows that all parties know; left: all rows of the guest"
+    )
+
+
+Lookup = Literal["aligned", "sealed"]
+
+
+class ScoreSection(Section):
+    """How a guest scores rows."""
+
+    lookup: Lookup = Field(
+        default="aligned",
+        description="aligned: hosts learn which of their rows are in a batch; sealed: by lookups in "
+        "their "
+        "sealed directories, of which they learn how many there are",
     )
 
 
@@ -325,6 +424,15 @@ class PolicySection(Section):
     max_ids_a_day: Limit = Field(
         default=1_000_000, description="most ids that a guest may ask about in a day (UTC), for any job"
     )
+    kept_key_days: int = Field(
+        default=0,
+        ge=0,
+        description="days for which it answers one guest under the same key, by the engine ecdh and "
+        "without other hosts, so that its ids need not be evaluated again; 0 for a key a job",
+    )
+    max_ids_a_key: Limit = Field(
+        default=1_000_000, description="most ids that the guest may ask about under such a key"
+    )
     min_child_rows: int = Field(
         default=20, ge=1, description="least rows on either side of a split that it offers"
     )
@@ -343,6 +451,11 @@ class PolicySection(Section):
     min_pooled_rows: int = Field(
         default=1000, ge=1, description="least rows that all parties of a job over rows have together"
     )
+    without: bool = Field(
+        default=False,
+        description="jobs over rows may go on without a party that is gone (without = true in [rows]): "
+        "what its rows alone come to is then told to those that go on",
+    )
     max_trees: Limit = Field(default=50, description="most trees of a job")
     max_sums_a_row: FractionLimit = Field(
         default=0.03,
@@ -355,7 +468,15 @@ class PolicySection(Section):
         description="least rows of a node whose sums are told openly; of smaller ones this party offers "
         "no split (under paillier)",
     )
-    max_iterations: Limit = Field(default=100, description="most iterations of a linear model's fit")
+    max_iterations: Limit = Field(
+        default=100, description="most iterations of a linear model, in all its fits"
+    )
+    inference: bool = Field(
+        default=False,
+        description="linear models may have standard errors (inference = true in [glm]), for which "
+        "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
+        "beside this party's columns",
+    )
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
     hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
     max_jobs_a_day: Limit = Field(
@@ -368,6 +489,30 @@ class PolicySection(Section):
     max_scored_rows_a_day: Limit = Field(
         default=50_000, description="most rows scored for a guest in a day (UTC)"
     )
+    directories: bool = Field(
+        default=False,
+        description="the guest may fetch sealed directories and look single rows up in them, of which "
+        "this party learns how many and not which",
+    )
+    directory_days: Limit = Field(
+        default=30,
+        description="days for which a directory is of use, and after which the next one has another key",
+    )
+    min_changed_rows: int = Field(
+        default=512,
+        ge=8,
+        le=512,
+        description="least rows of a directory's parts, on average: a guest sees in which parts "
+        "anything has changed, not in which rows, and fetches these parts anew",
+    )
+    max_fetches_a_day: Limit = Field(
+        default=10,
+        description="how often a guest may fetch a directory in a day (UTC), all of it or as many bytes "
+        "of it; 64 MB are always allowed",
+    )
+    max_lookups_a_minute: Limit = Field(
+        default=10_000, description="most ids that a guest may look up in a minute"
+    )
     show_names: bool = Field(default=False, description="the guest may see column names in importances")
     explain: bool = Field(
         default=False, description="the guest may see what each column adds to a linear model's scores"
@@ -377,6 +522,21 @@ class PolicySection(Section):
         description="the guest may count, on a sample, how many ids match by other rules when few "
         "match; for guests that it trusts to follow the protocol: one that does not can find out which "
         "ids of its choice are in the samples",
+    )
+    oneway: YesNoOrColumns = Field(
+        default=False,
+        description="the guest may have its own numbers added up by the levels of any column, or of the "
+        "columns that are named here",
+    )
+    min_cell_rows: int = Field(
+        default=50,
+        ge=1,
+        description="least rows of a level in such a table, or of a cell by two factors",
+    )
+    worth: bool = Field(
+        default=False,
+        description="the guest may find out what this party's columns add to a job's models, alone and "
+        "beside those of other hosts; nothing is kept, and each training counts as a job",
     )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
@@ -391,41 +551,21 @@ class PolicySection(Section):
         return None if isinstance(self.alignment_days, str) else self.alignment_days
 
 
-class GlmSection(Section):
-    """How this party's columns enter a linear model."""
-
-    binned: ColumnNames = Field(
-        default=(), description="numeric columns cut at quantiles, each bin a level"
-    )
-    bins: int = Field(default=10, ge=2, le=255, description="bins of such a column")
-    missing: Literal["mean", "median", "level"] = Field(
-        default="mean",
-        description="what takes the place of a missing number; level: a column that marks it, too",
-    )
-    base: dict[str, str] = Field(
-        default_factory=dict,
-        description="by column, the level that others are compared with; the most frequent if absent",
-    )
-    min_level_rows: int = Field(
-        default=20, ge=1, description="levels with fewer rows are joined to the base level"
-    )
-    step: dict[str, Annotated[float, Field(gt=0)]] = Field(
-        default_factory=dict,
-        description="by numeric column, of how many units relativities are shown; a standard deviation "
-        "if absent",
-    )
-
-    @property
-    def rules(self) -> dict[str, Any]:
-        """What shapes the model; a step only says how it is shown."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "step"}
-
-
 class PeerSection(Section):
     """Another party: where it is and what proves that it is the one."""
 
     address: Address | None = Field(
         default=None, description="where it listens, if it does, or the relay where it waits"
+    )
+    online: Address | None = Field(
+        default=None,
+        description="at a host that dials its guest: where the guest's `vfl online` waits, which is "
+        "[online] listen_for_hosts of the guest",
+    )
+    lookup: Lookup | None = Field(
+        default=None,
+        description="at a guest: how batches are scored with this host; as [score] lookup says, if "
+        "absent",
     )
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
     role: Literal["coordinator", "client"] | None = Field(
@@ -433,3 +573,16 @@ class PeerSection(Section):
         description="coordinator: it is dialled for jobs that name it, or leads those over rows; "
         "client: it has the same columns and rows of its own, and is never dialled",
     )
+
+    @model_validator(mode="after")
+    def _two_addresses(self) -> "PeerSection":
+        if self.online is not None and self.address is None:
+            raise ValueError(
+                "online is for a guest that is dialled, and it has no address: `vfl online` dials a "
+                "host that listens"
+            )
+        if self.online is not None and self.online == self.address:
+            raise ValueError(
+                "online and address are the same: two commands of the guest cannot listen at one"
+            )
+        return self

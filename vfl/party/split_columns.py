@@ -38,14 +38,14 @@ def read_times(source: Source, name: str, dates: DateColumn | None) -> SplitColu
     Raises DataError where a cell is empty, or cannot be read as a time.
     """
     place, words = _coded(source, name, "time")
-    moments = _moments(source, name, dates)
+    moments, dated = _moments(source, name, dates)
     if not np.isfinite(moments).all():
         raise source.error(
             f"time '{name}' has no finite number {source.in_rows(~np.isfinite(moments))}: {_ADVICE}"
         )
-    _, first, order = np.unique(moments, return_index=True, return_inverse=True)
+    known, first, order = np.unique(moments, return_index=True, return_inverse=True)
     written = [words[at] for at in place[first].tolist()]
-    return SplitColumn(name, order.astype(np.int64), written)
+    return SplitColumn(name, order.astype(np.int64), written, known, dated)
 
 
 def _coded(source: Source, name: str, use: str) -> tuple[Integers, Sequence[str]]:
@@ -64,18 +64,18 @@ def _coded(source: Source, name: str, use: str) -> tuple[Integers, Sequence[str]
     return coded.indices.to_numpy(zero_copy_only=False).astype(np.int64), coded.dictionary.to_pylist()
 
 
-def _moments(source: Source, name: str, dates: DateColumn | None) -> Floats:
-    """A column of times as numbers."""
+def _moments(source: Source, name: str, dates: DateColumn | None) -> tuple[Floats, bool]:
+    """A column of times as numbers, and whether they are dates, in seconds then."""
     what = f"time '{name}'"
     if dates is not None:
-        return source.days(name, what, dates)
+        return source.days(name, what, dates) * 86400, True
     try:
-        return source.numbers(name, what, _ADVICE)
+        return source.numbers(name, what, _ADVICE), False
     except DataError as error:
         text = source.text(name)
         values, bad = parse(text, source.reading)
         if not bad.any():  # text of a column that has types
-            return values
+            return values, False
         moments = moments_of(text)
         bad = np.isnan(moments)
         if bad.all():
@@ -89,7 +89,7 @@ def _moments(source: Source, name: str, dates: DateColumn | None) -> Floats:
             raise source.error(
                 f"{what} has text that is no date as others are {source.in_rows(bad)}: {_ADVICE}"
             ) from None
-        return moments
+        return moments, True
 
 
 def moments_of(text: ArrowColumn) -> Floats:

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.spill import clear_spilled
 from vfl.errors import DataError, ModelError
 from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy, is_encrypted
 from vfl.party.config_words import JOB_NAME
@@ -34,7 +35,8 @@ from vfl.text import nearest_name
 
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
-_LEDGER, _SCRATCH = "ledger", "scratch"
+_LEDGER, _SCRATCH, _STATUS = "ledger", "scratch", "status"
+_FOLDERS = (*FOLDERS.values(), _LEDGER, _SCRATCH, _STATUS)
 _PROBE = 1024  # bytes that must go into a store
 
 
@@ -61,13 +63,19 @@ class Store:
     @property
     def folders(self) -> list[Path]:
         """The folders of the store that are there, its own first."""
-        names = (*FOLDERS.values(), _LEDGER, _SCRATCH)
-        every = [self.root, *(self.root / name for name in names)]
+        every = [self.root, *(self.root / name for name in _FOLDERS)]
         return [folder for folder in every if os.path.isdir(folder)]  # noqa: PTH112 - False, not an error
 
     def scratch(self, *, make: bool = True) -> Path:
         """A folder for files that a job needs while it runs. Raises DataError when it cannot be made."""
-        folder = self.root / _SCRATCH
+        return self._made(_SCRATCH, make)
+
+    def status(self, *, make: bool = True) -> Path:
+        """The folder of what processes do now. Raises as `scratch`."""
+        return self._made(_STATUS, make)
+
+    def _made(self, name: str, make: bool) -> Path:
+        folder = self.root / name
         if not make:
             return folder
         try:
@@ -76,15 +84,21 @@ class Store:
             raise unwritable(f"{folder} cannot be made", error) from None
         return folder
 
+    @property
+    def scratch_at_hand(self) -> Path | None:
+        """The same for a command that makes no store; None without one that can be written."""
+        folder = self.root / _SCRATCH
+        there = folder if folder.is_dir() else self.root
+        return folder if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else None
+
     def check(self) -> None:
         """Raises DataError, naming the cause, unless files can be written and locked in the store, or it
         can be made. Leaves nothing behind, also where another account runs it.
         """
-        names = (*FOLDERS.values(), _LEDGER, _SCRATCH)
         try:
             if os.path.lexists(self.root):
                 _probe(self.root, f"the store {self.root} cannot be written")
-                for folder in (self.root / name for name in names):
+                for folder in (self.root / name for name in _FOLDERS):
                     if os.path.lexists(folder):
                         _probe(folder, f"the store's folder {folder} cannot be written")
                 return
@@ -118,6 +132,7 @@ class Store:
             yield
 
     def _clear_away(self) -> None:
+        clear_spilled(self.scratch(make=False))
         for folder in self.folders:
             documents = {path.stem for path in folder.glob("*.json")}
             for path in folder.iterdir():
@@ -261,22 +276,46 @@ class Store:
         To be called before `write`. Raises DataError when the file cannot be written, ValueError
         for an array of Python objects.
         """
+        return self._write(
+            kind,
+            name,
+            lambda sink: np.lib.format.write_array(cast(BinaryIO, sink), array, allow_pickle=False),
+        )
+
+    def write_bytes(
+        self, kind: DocumentKind, name: str, size: int, pieces: Callable[[], Iterable[bytes]]
+    ) -> ArrayRef:
+        """Write so many bytes, which come in pieces, as the array of them that `read_array` reads.
+
+        They are asked for twice. Raises as `write_array`.
+        """
+        header = {"descr": "|u1", "fortran_order": False, "shape": (size,)}
+
+        def write(sink: Sink) -> None:
+            np.lib.format.write_array_header_1_0(cast(BinaryIO, sink), header)
+            for piece in pieces():
+                sink.write(piece)
+
+        return self._write(kind, name, write)
+
+    def _write(self, kind: DocumentKind, name: str, write: Callable[[Sink], None]) -> ArrayRef:
+        """Write an array's file, of which `write` writes all to where it is told."""
         _check_name(kind, name)
         content = _Sha256()
-        np.lib.format.write_array(cast(BinaryIO, content), array, allow_pickle=False)
+        write(content)
         mark = content.hex[:16]
         if self._key is not None and self.encrypts(kind):
             mark = self._key.name(kind, content.hex)
         ref = ArrayRef(file=f"{name}.{mark}.npy", sha256=content.hex)
         self.make(kind)
         with self.replacing(kind, self.folder(kind) / ref["file"]) as file:
-            np.lib.format.write_array(_Plain(file), array, allow_pickle=False)
+            write(_Plain(file))
         return ref
 
     def write_beside(
-        self, kind: DocumentKind, name: str, extension: Literal["csv"], content: bytes
+        self, kind: DocumentKind, name: str, extension: Literal["csv", "html"], content: bytes
     ) -> Path:
-        """Write a file for a person to read beside the document `name`. Returns its path.
+        """Write a file for a person to read, beside the document `name` if there is one; its path.
 
         Raises DataError when it cannot be written.
         """
@@ -314,15 +353,22 @@ class Store:
 
         For who knows that no other process writes the document now.
         """
+        for path in self.files(kind, name):
+            path.unlink(missing_ok=True)
+
+    def files(self, kind: DocumentKind, name: str) -> list[Path]:
+        """The files of a document: its own, what lies beside it, and what killed processes left."""
         mine = re.compile(
             re.escape(_check_name(kind, name)) + r"\.(json|csv)|" + _ARRAY.format(re.escape(name))
         )
+        found = []
         for path in self.folder(kind).glob("*"):
             document = path.name.removeprefix(".")
             if path.suffix == ".tmp":
                 document = document.rpartition(".")[0].rpartition(".")[0]  # as mkstemp named it
             if mine.fullmatch(document):
-                path.unlink(missing_ok=True)
+                found.append(path)
+        return found
 
     def prune(self, kind: DocumentKind, prefix: str, keep: Collection[str] = ()) -> None:
         """Remove the documents whose names start so, but those to keep, with what belongs to them and

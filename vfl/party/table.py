@@ -18,6 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from vfl.arrays import Floats
+from vfl.blocks.columns import change_each, change_named
+from vfl.blocks.scratch import ColumnFile, Scratch, release_pages
+from vfl.blocks.texts import Cells, CellsWithout
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.holdout import SplitColumn, SplitColumns
@@ -28,7 +32,7 @@ from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
-from vfl.party.sources.opening import open_source
+from vfl.party.sources.places import Place, open_rows
 from vfl.party.sources.source import Source, labels_in_words
 from vfl.party.split_columns import read_groups, read_times
 from vfl.text import counted, nearest_name
@@ -40,16 +44,17 @@ RowChoice = NDArray[np.integer] | slice
 class Table:
     """A table as the protocols need it; every array has `rows` entries.
 
-    `ids` holds a list of text for each id column of all keys (`DataSection.id_columns`), None where the
+    `ids` holds the texts of each id column of all keys (`DataSection.id_columns`), None where the
     cell is empty. A feature is float64 with NaN for missing or, if categorical, objects: text or None.
     `offset` is what is added to the score: the offset column plus log(exposure), None without either
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
     needs them. `row_numbers` says where rows are in the file; it reads that again if it has to. `split`
-    has the columns by which a job splits rows.
+    has the columns by which a job splits rows. `order` is a digest of what rows were put in order by
+    whose source promises none; the same for the same rows.
     """
 
     path: Path
-    ids: list[list[str | None]]
+    ids: list[Sequence[str | None]]
     features: Features
     label: NDArray[np.float64] | None
     weight: NDArray[np.float64] | None
@@ -60,20 +65,25 @@ class Table:
     offset: NDArray[np.float64] | None = None
     row_numbers: RowNumbers = below_header
     split: SplitColumns = field(default_factory=SplitColumns)
+    order: bytes = b""
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
         unknown = None if isinstance(rows, slice) else rows < 0
-        if unknown is None or not unknown.any():
-            return {name: values[rows] for name, values in self.features.items()}
-        taken = {}
-        for name, values in self.features.items():
-            chosen = values[rows]
-            np.putmask(chosen, unknown, np.array(None if values.dtype == object else np.nan))
-            taken[name] = chosen
-        return taken
+        if unknown is not None and not unknown.any():
+            unknown = None
 
-    def by_key(self, data: DataSection) -> list[list[list[str | None]]]:
+        def take(values: NDArray[np.generic]) -> NDArray[np.generic]:
+            chosen = values[rows]
+            if not isinstance(rows, slice):
+                release_pages(rows)
+            if unknown is not None:
+                np.putmask(chosen, unknown, np.array(None if values.dtype == object else np.nan))
+            return chosen
+
+        return change_each(self.features, take)
+
+    def by_key(self, data: DataSection) -> list[list[Sequence[str | None]]]:
         """The id columns of each key, None in a cell that `missing` of [data] says is none.
 
         A spelling that is a number says so of features alone: 999 may be an id.
@@ -81,7 +91,7 @@ class Table:
         number = re.compile(grammar(data.decimal, data.thousands))
         none = frozenset(text.strip() for text in data.missing if not number.match(text.strip()))
         column = {
-            name: cells if name in data.as_text else _without(cells, none)
+            name: cells if name in data.as_text or not none else CellsWithout(cells, none)
             for name, cells in zip(data.id_columns, self.ids, strict=True)
         }
         return [[column[name] for name in key.id] for key in data.keys]
@@ -100,15 +110,17 @@ class Table:
         stands, of = np.unique(group[member], return_inverse=True)
         if len(stands) == len(member) and (stands == member).all():
             return self
-        features = {}
-        for name, values in self.features.items():
-            made = _aggregate(values[member], of, len(stands), own.get(name, rule))
-            features[name] = values.copy()
-            features[name][stands] = made
-        return replace(self, features=features)
+
+        def aggregate(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
+            aggregated = values.copy()
+            aggregated[stands] = _aggregate(values[member], of, len(stands), own.get(name, rule))
+            return aggregated
+
+        return replace(self, features=change_named(self.features, aggregate))
 
 
 _OF_THE_JOB = ("categorical", "columns")
+_BY_THE_JOB = " (named by [columns] of the job)"
 """Keys of [data] that a job over rows writes."""
 
 
@@ -116,17 +128,21 @@ _OF_THE_JOB = ("categorical", "columns")
 class Wanted:
     """What is wanted of a table; see `read_table`. `split` names the columns by which a job splits rows,
     by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
-    says which features there are and of what kind, so that no key of [data] would mend one."""
+    says which features there are and of what kind, so that no key of [data] would mend one. `scratch`:
+    where columns go that are too large for memory. `order`: the columns by which rows without an order
+    are put in one; those of the ids if absent."""
 
     role: Role
     need_label: bool
-    path: Path | None = None
+    path: Place | None = None
     expect: Sequence[str] | None = None
     needed: Collection[str] | None = None
     loss: Loss | None = None
     unused: Collection[str] = ()
     split: Mapping[str, str] = field(default_factory=dict)
     agreed: bool = False
+    scratch: Scratch = Scratch()
+    order: Sequence[str] = ()
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -138,7 +154,7 @@ def read_table(
     *,
     role: Role,
     need_label: bool,
-    path: Path | None = None,
+    path: Place | None = None,
     expect: Sequence[str] | None = None,
     needed: Collection[str] | None = None,
     loss: Loss | None = None,
@@ -182,6 +198,20 @@ def read_wanted(data: DataSection, wanted: Wanted) -> Table:
     return table
 
 
+def feature_names(data: DataSection, role: Role, scratch: Scratch) -> list[str]:
+    """The names of a party's features, in the order of its table, of which no row is read.
+
+    Raises DataError for a table that cannot be opened, or lacks a column that the party file names.
+    """
+    wanted = Wanted(role, False, scratch=scratch)
+    source = open_rows(data, None, data.id_columns, scratch)
+    faults: list[DataError] = []
+    columns = _choose_features(source, data, {}, wanted, faults, {})
+    if faults:
+        raise faults[0]
+    return _meant(source, data, columns, []) if data.columns is None else columns
+
+
 def examine_table(
     data: DataSection, wanted: Wanted, shown: int = 1
 ) -> tuple[Table | None, list[DataError]]:
@@ -189,13 +219,14 @@ def examine_table(
 
     shown: how many rows each of them names.
     """
-    path, expect = wanted.path or data.path, wanted.expect
+    expect = wanted.expect
     faults: list[DataError] = []
     aside: dict[str, DataError] = {}  # of features that nobody needs
     try:
-        source = open_source(path, data)
+        source = open_rows(data, wanted.path, wanted.order or data.id_columns, wanted.scratch)
     except DataError as error:
         return None, [error]
+    path = source.path
     source.shown = shown
     guests = _guests(source, data, wanted)
     columns = _choose_features(source, data, guests, wanted, faults, aside)
@@ -213,12 +244,12 @@ def examine_table(
         source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known])))
     except DataError as error:
         return None, [*faults, error]
-    features: dict[str, NDArray[np.generic]] = {}
+    kept = ColumnFile(wanted.scratch, len(columns), source.rows)
     # A batch may well lack a value in all of its rows, and so may one party of several.
     filled = (expect is None or wanted.role == "host") and not wanted.agreed
     for name in columns:
         try:
-            features[name] = _feature(source, data, name, filled, wanted.agreed)
+            kept.add(name, _feature(source, data, name, filled, wanted.agreed))
         except DataError as error:
             if wanted.needs(name):
                 faults.append(error)
@@ -231,10 +262,7 @@ def examine_table(
             if key == "label" and wanted.loss is not None:
                 _check_label(source, name, found[key], wanted.loss, wanted.agreed)
     split = _split_columns(source, data, wanted, faults)
-    of_ids: list[list[str | None]] = []
-    for name in ids:
-        with _kept(faults):
-            of_ids.append(source.ids(name))
+    of_ids = _ids(source, ids, faults, wanted.scratch)
     if faults:
         return None, faults
     if expect is None:
@@ -242,26 +270,42 @@ def examine_table(
         if label is None and data.label is not None:
             label = _label_if_fine(source, data.label)
         order = None if label is None else LabelOrder.of(label)
-        for name, values in features.items():
-            warnings += [f"{path.name}: column '{name}' {why}" for why in suspicions(values, order)]
-    exposure, offset = found.get("exposure"), found.get("offset")
-    if exposure is not None:
-        offset = np.log(exposure) if offset is None else offset + np.log(exposure)
+        for name, values in kept.features.items():
+            found_in = suspicions(values, order, agreed=wanted.agreed)
+            warnings += [f"{path.name}: column '{name}' {why}" for why in found_in]
     table = Table(
         path=path,
         ids=of_ids,
-        features=features,
+        features=kept.features,
         label=found.get("label"),
         weight=found.get("weight"),
         rows=source.rows,
-        warnings=[*warnings, *source.notes],
+        warnings=[*warnings, *source.notes, *(f"{path.name}: {note}" for note in kept.notes)],
         faults=aside,
-        exposure=exposure,
-        offset=offset,
+        exposure=found.get("exposure"),
+        offset=_added(found.get("offset"), found.get("exposure")),
         row_numbers=source.row_numbers,
         split=split,
+        order=source.order,
     )
     return table, []
+
+
+def _added(offset: Floats | None, exposure: Floats | None) -> Floats | None:
+    """What is added to the scores of rows, on the scale of the link."""
+    if exposure is None:
+        return offset
+    return np.log(exposure) if offset is None else offset + np.log(exposure)
+
+
+def _ids(
+    source: Source, names: Sequence[str], faults: list[DataError], scratch: Scratch
+) -> list[Sequence[str | None]]:
+    found: list[Sequence[str | None]] = []
+    for name in names:
+        with _kept(faults):
+            found.append(Cells.stored(source.ids(name), scratch))
+    return found
 
 
 @contextmanager
@@ -278,7 +322,10 @@ def _first(faults: Sequence[DataError], lists: str) -> DataError:
     more = len(faults) - 1
     if not more:
         return faults[0]
-    return DataError(f"{faults[0]} (and {more} more fault{'s' if more > 1 else ''}{lists})")
+    said = [fault.for_peer for fault in faults if fault.for_peer != DataError.for_peer]
+    for_peer = f"{said[0]} (and {counted(more, 'more fault')})" if said else None
+    text = f"{faults[0]} (and {counted(more, 'more fault')}{lists})"
+    return DataError(text, for_peer=for_peer)
 
 
 def _guests(source: Source, data: DataSection, wanted: Wanted) -> dict[str, str]:
@@ -317,8 +364,10 @@ def _choose_features(
     features: list[tuple[str, Iterable[str]]] = []
     if expect is None:
         for use in ("categorical", "dates", "monotone", "aggregate", "columns", "ignore"):
-            by = "[columns] of the job" if wanted.agreed and use in _OF_THE_JOB else use
-            features.append((f" (named by {by})", getattr(data, use) or ()))
+            by = _BY_THE_JOB if wanted.agreed and use in _OF_THE_JOB else f" (named by {use})"
+            features.append((by, getattr(data, use) or ()))
+        # One that is misspelt would leave the column that was meant among the features.
+        features += [(f" (named by {use})", [name]) for use, name in data.for_reports]
     else:
         features.append((", which the model was trained on", expect))
     told: set[str] = set()
@@ -329,6 +378,8 @@ def _choose_features(
                     continue
                 told.add(name)
                 error = _absent(source, name, use)
+                if wanted.agreed and use.endswith(("of the job)", "in [job])")):
+                    error.for_peer = f"its table has no column '{name}'{use}"
                 if named is due or wanted.needs(name):
                     faults.append(error)
                 else:
@@ -341,6 +392,7 @@ def _choose_features(
     if data.columns is not None:
         return [name for name in data.columns if name not in told]
     other = {*data.id_columns, *data.guests.values(), *(data.ignore or ())}
+    other |= {name for _, name in data.for_reports}
     listed = {*data.categorical, *data.dates, *data.monotone, *data.aggregate}
     other |= set(wanted.split.values()) - listed
     return [name for name in source.names if name not in other]
@@ -412,9 +464,15 @@ def _feature(
 def _numbers(source: Source, name: str, agreed: bool) -> NDArray[np.float64]:
     advice = "correct it, or leave the cell empty where the value is missing"
     what = f"column '{name}'"
-    if agreed:
-        what += " (a number by the job)"
-    return _finite(source, name, what, advice, feature=not agreed)
+    if not agreed:
+        return _finite(source, name, what, advice, feature=True)
+    what += " (a number by the job)"
+    advice += "; dates or query of [data] can make numbers of text"
+    try:
+        return _finite(source, name, what, advice)
+    except DataError as error:
+        error.for_peer = f"in its table column '{name}' is not all numbers, as the job has it"
+        raise
 
 
 def _finite(
@@ -445,13 +503,6 @@ def _categories(source: Source, name: str) -> NDArray[np.object_]:
     codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     objects: NDArray[np.object_] = np.array([*names, None], dtype=object)
     return cast(NDArray[np.object_], objects[codes])
-
-
-def _without(cells: list[str | None], none: Collection[str]) -> list[str | None]:
-    """The cells, None where they are one of these texts."""
-    if not none:
-        return cells
-    return [None if cell is not None and cell.strip() in none else cell for cell in cells]
 
 
 def _aggregate(
@@ -533,7 +584,10 @@ def _check_label(
         if error.rows is None and agreed:
             return  # of all rows together: other parties have others
         where = "" if error.rows is None else f" {source.in_rows(error.rows)}"
-        raise source.error(f"label '{name}' {error.what}{where}: {error.advice}") from None
+        told = source.error(f"label '{name}' {error.what}{where}: {error.advice}")
+        if agreed:
+            told.for_peer = "its label does not fit the job's objective (its log has the details)"
+        raise told from None
 
 
 def _no_gaps(source: Source, what: str, values: NDArray[np.float64]) -> None:

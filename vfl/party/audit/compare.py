@@ -5,6 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from msgspec import UnsetType
+
 from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
@@ -24,6 +26,7 @@ class Comparison:
     messages: int = 0  # in both
     differences: list[str] = field(default_factory=list)
     in_flight: list[str] = field(default_factory=list)  # sent at the end of a session, not received
+    lost: list[str] = field(default_factory=list)  # counted in a minute that was not written down
 
 
 @dataclass
@@ -34,15 +37,48 @@ class _LedgerSession:
     peer: str
     sent: list[MessageEntry] = field(default_factory=list)
     received: list[MessageEntry] = field(default_factory=list)
+    counted: dict[tuple[str, str], "_Counted"] = field(default_factory=dict)  # by direction and type
 
     @property
     def all(self) -> list[MessageEntry]:
         return sorted([*self.sent, *self.received], key=lambda line: line.n)
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether its process may have been killed: then its counts of the last minute are not there."""
+        return bool(self.all) and not any(line.type in _ENDS for line in self.all)
+
+
+_ENDS = ("LookupEnd", "Stop")  # before these it has written its counts down
+_LAST = 2  # lines of one party in which another's last minute is, or what was on the way
+
+
+@dataclass
+class _Counted:
+    """Messages of a type that went one way in a session, of which a ledger has counts."""
+
+    messages: int
+    rows: int
+    bytes: int
+    last: MessageEntry
+    so_far: list[int]  # how many messages there were by each line
+
+    def is_last(self, other: "_Counted | None") -> bool:
+        """Whether what the other ledger lacks of them is no more than the end."""
+        count = 0 if other is None else other.messages
+        return sum(many > count for many in self.so_far) <= _LAST
+
+    @property
+    def key(self) -> tuple[int, int, int, str]:
+        return self.messages, self.rows, self.bytes, self.last.sha256
+
 
 def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
     """Whether two ledgers have the same messages between the two parties, each sent by the one and
     received by the other, in the same order.
+
+    Of lookups both have counts by the minute. A process that was killed has not written its last ones
+    down: what the other has more is lost then, if it is no more than that.
 
     Sessions are told by their greetings, which hold fresh nonces. A message that was sent and not
     received counts as a difference unless it is at the end of its session, where the connection may have
@@ -78,8 +114,9 @@ def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
         if min(line.time for line in (*one.all[:1], *other.all[:1])) < since:
             continue
         found.sessions += 1
-        _compare(found, one, other)
-        _compare(found, other, one)
+        for sender, receiver in ((one, other), (other, one)):
+            _compare(found, sender, receiver)
+            _compare_counts(found, sender, receiver)
     return found
 
 
@@ -97,8 +134,73 @@ def _sessions(ledger: Path, party: str, peer: str) -> list[_LedgerSession]:
         entry = written.entry
         if isinstance(entry, MessageEntry) and entry.peer == peer:
             session = found[entry.session]
+            if not isinstance(entry.messages, UnsetType):
+                _count(session, entry)
+                continue
             (session.sent if entry.direction == "sent" else session.received).append(entry)
     return list(found.values())
+
+
+def _count(session: _LedgerSession, line: MessageEntry) -> None:
+    none = _Counted(0, 0, 0, line, [])
+    before = session.counted.get((line.direction, line.type), none)
+    session.counted[line.direction, line.type] = _Counted(
+        before.messages + line.count,
+        before.rows + (line.rows or 0),
+        before.bytes + line.bytes,
+        line,
+        [*before.so_far, before.messages + line.count],
+    )
+
+
+def _compare_counts(found: Comparison, sender: _LedgerSession, receiver: _LedgerSession) -> None:
+    """Messages of which both ledgers have counts: as many of each type, and the same digest of all."""
+    for direction, kind in [*sender.counted, *receiver.counted]:
+        sent = sender.counted.get(("sent", kind))
+        received = receiver.counted.get(("received", kind))
+        if direction != ("received" if sent is None else "sent"):
+            continue
+        if sent is not None and received is not None and sent.key == received.key:
+            found.messages += sent.messages
+            continue
+        counts = [0 if one is None else one.messages for one in (sent, received)]
+        if sent is not None and counts[0] > counts[1] and sent.is_last(received):
+            # On the way when the connection broke; or received, and not written down any more.
+            text = _told(sender, sent, "sent to", receiver, counts[1])
+            found.in_flight.append(
+                text + (f", or {_killed(receiver)}" if _lacks(receiver, sender) else "")
+            )
+        elif received is not None and counts[1] > counts[0] and sender.is_cut and received.is_last(sent):
+            text = _told(receiver, received, "received from", sender, counts[0])
+            found.lost.append(f"{text}: {_killed(sender)}")
+        elif sent is not None:
+            found.differences.append(_told(sender, sent, "sent to", receiver, counts[1]))
+            continue
+        elif received is not None:
+            found.differences.append(_told(receiver, received, "received from", sender, 0))
+            continue
+        found.messages += min(counts)
+
+
+def _lacks(session: _LedgerSession, other: _LedgerSession) -> bool:
+    """Whether messages are not in a session's counts that it must have sent."""
+    return session.is_cut and any(
+        one.messages > (sent.messages if (sent := session.counted.get(("sent", kind))) else 0)
+        for (direction, kind), one in other.counted.items()
+        if direction == "received"
+    )
+
+
+def _told(session: _LedgerSession, one: _Counted, how: str, other: _LedgerSession, count: int) -> str:
+    return (
+        f"{session.party}'s line {one.last.n} ({one.last.time}): {one.messages:,} {one.last.type} in "
+        f"the session, {counted(one.bytes, 'byte')}, {how} {other.party}, of which its ledger has "
+        f"{count:,}"
+    )
+
+
+def _killed(session: _LedgerSession) -> str:
+    return f"{session.party}'s process ended before it had written its last minute down"
 
 
 def _compare(found: Comparison, sender: _LedgerSession, receiver: _LedgerSession) -> None:

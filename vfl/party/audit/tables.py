@@ -44,6 +44,7 @@ class MessageRow(msgspec.Struct, frozen=True):
     bytes: int
     sha256: str
     hash: str
+    messages: int = 1
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def rows(ledger: Path, choice: MessageFilter | None = None) -> Iterator[MessageR
                 bytes=entry.bytes,
                 sha256=entry.sha256,
                 hash=hash_,
+                messages=entry.count,
             )
 
 
@@ -145,7 +147,7 @@ def totals(messages: Iterable[MessageRow]) -> list[Total]:
         if key not in found:
             found[key] = Total(*key[:4], row.direction, row.peer, row.reveals, first=row.time)
         total = found[key]
-        total.messages += 1
+        total.messages += row.messages
         total.rows += row.rows or 0
         total.bytes += row.bytes
         total.last = row.time
