@@ -2,12 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vfl.arrays import Floats
 from vfl.learn.glm import BlockReport, Move
 from vfl.protocols.linear.masked_numbers import in_fixed_point
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What gradients and scores are measured in."""
+
+    gradient: float
+    score: float
 
 
 def report_in_fixed_point(report: BlockReport, curvature: float, deviance: float) -> list[int]:
@@ -46,8 +55,11 @@ def power_of_two(number: float) -> float:
 
 def total_move(moves: Sequence[Move], rows: int) -> Move:
     """How the scores of so many rows change by all of these, if there are any."""
+    scores = np.zeros(rows)
+    for move in moves:
+        scores += move.scores
     return Move(
-        sum((move.scores for move in moves), start=np.zeros(rows)),
+        scores,
         sum(move.linear for move in moves),
         sum(move.square for move in moves),
     )

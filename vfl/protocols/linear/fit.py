@@ -1,9 +1,11 @@
 """What a fit of a linear model comes to, in each iteration and in the end, and what is kept of it."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from vfl.arrays import Floats
 from vfl.learn.glm import BlockState
+from vfl.learn.inference import FitSummary, Inference
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,32 @@ class IterationDone:
 
 
 @dataclass(frozen=True)
+class PenaltyChoice:
+    """Which penalty was chosen, and by what."""
+
+    alpha: float
+    tried: tuple[tuple[float, float, float], ...]
+    """Penalties, the greatest first, each with the mean deviance of rows left out of fits, and its
+    standard error over folds."""
+    unfinished: int = 0  # fits that did not converge
+
+    @property
+    def deviance(self) -> float:
+        """The mean deviance of rows left out, under the penalty that was chosen."""
+        return next(deviance for alpha, deviance, _ in self.tried if alpha == self.alpha)
+
+
+@dataclass(frozen=True)
+class VarianceProfile:
+    """The parameter of the family's variance that was found by profile likelihood."""
+
+    value: float  # tweedie_power, or theta
+    dispersion: float  # the likeliest as well; 1 of the negative binomial
+    log_likelihood: float
+    settled: bool  # whether it had come to stay
+
+
+@dataclass(frozen=True)
 class Fit:
     """What the guest has at the end."""
 
@@ -31,6 +59,10 @@ class Fit:
     explained: float | None
     gradient: float
     readable: int = 0  # labels that any one host could have read at most, over all attempts
+    inferences: Mapping[str, Inference] = field(default_factory=dict)  # of each block that it sees
+    summary: FitSummary | None = None
+    choice: PenaltyChoice | None = None
+    variance: VarianceProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -43,6 +75,8 @@ class GuestFitState:
     intercept: float
     change: float
     blocks: dict[str, BlockState]
+    choice: PenaltyChoice | None = None
+    variance: VarianceProfile | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +85,7 @@ class HostFit:
 
     coefficients: Floats  # shape (columns,)
     converged: bool
+    inference: Inference | None = None
 
 
 @dataclass(frozen=True)

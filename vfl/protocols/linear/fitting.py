@@ -57,31 +57,30 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats
 from vfl.crypto.paillier import PrivateKey
-from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
+from vfl.learn.likelihood import with_parameter
+from vfl.learn.losses import Loss
+from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
-from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.fellows import relay_keys
-from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.label_count import LabelCount, OneAttempt
-from vfl.protocols.common.participant import Participant, Resources
-from vfl.protocols.common.rows import Training
-from vfl.protocols.common.transcript import Transcript
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.common.rows import Training, chosen_rows
 from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.block_numbers import (
-    penalty_in_fixed_point,
+    Unit,
     power_of_two,
-    report_in_fixed_point,
     report_of,
     told_numbers,
     total_move,
@@ -89,9 +88,9 @@ from vfl.protocols.linear.block_numbers import (
 from vfl.protocols.linear.fit import (
     Fit,
     GuestFitState,
-    HostFit,
-    HostFitState,
     IterationDone,
+    PenaltyChoice,
+    VarianceProfile,
 )
 from vfl.protocols.linear.fitting_messages import (
     Combine,
@@ -99,34 +98,37 @@ from vfl.protocols.linear.fitting_messages import (
     FitKept,
     FitNext,
     InnerProducts,
+    NextPenalty,
     PenaltyProducts,
     Step,
+    receive_numbers,
 )
-from vfl.protocols.linear.heard import APART
-from vfl.protocols.linear.lattice_products import lattice_guest, lattice_host
-from vfl.protocols.linear.masked_numbers import divergence, hidden, received, sums_of
+from vfl.protocols.linear.inference import guest_inference
+from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred, pooled_inferences
+from vfl.protocols.linear.lattice_products import lattice_guest
+from vfl.protocols.linear.masked_numbers import divergence, sums_of
 from vfl.protocols.linear.masked_scores import (
     HeldOutScores,
     ScoreChange,
+    length_of,
+    precision_of,
     receive_scores,
-    send_scores,
     total_of,
 )
+from vfl.protocols.linear.penalty_path import choose_penalty
 from vfl.protocols.linear.products import (
-    Gradient,
     GuestGradients,
     paillier_guest,
-    paillier_host,
 )
 from vfl.protocols.linear.rounding import Rounded, Rounding
 from vfl.protocols.linear.start import (
-    begin_host_fit,
     no_column,
     restore_block,
     separable,
     start_hosts,
     too_many_labels,
 )
+from vfl.protocols.linear.variance_profile import check_profile, profile_variance
 
 WHOLE = "whole iteration"  # the phase that holds all others
 
@@ -135,23 +137,13 @@ _SEPARATED = 30.0  # a score so far from where it started tells of a label that 
 ROW_BITS = {"paillier": products.ROW_BITS, "lattice": lattice_products.ROW_BITS}
 """Bits of a row's rounded residual at most, by encryption."""
 
-_FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
-
-
-@dataclass(frozen=True)
-class _Unit:
-    """What gradients and scores are measured in."""
-
-    gradient: float
-    score: float
-
 
 # --------------------------------------------------------------------------------------- guest
 
 
 async def guest_fit(
     hosts: Sequence[Peer],
-    blocks: Mapping[str, Matrix],
+    blocks: Mapping[str, Whole],
     rows: Training,
     params: GlmParams,
     *,
@@ -167,6 +159,8 @@ async def guest_fit(
     """
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     guest.counted = course.labels or guest.counted
+    guest.fit_progress = course.fit_progress
+    guest.resources, guest.key = resources, key
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
     made: AbstractAsyncContextManager[GuestGradients]
@@ -180,6 +174,17 @@ async def guest_fit(
         return await guest.fit(course.progress, course.checkpoints)
 
 
+@dataclass(frozen=True)
+class Reached:
+    """Where a fit ended."""
+
+    iterations: int
+    converged: bool
+    deviance: float
+    explained: float
+    gradient: float
+
+
 class FitLoop:
     """The guest's iterations, and what it keeps from one to the next.
 
@@ -187,30 +192,35 @@ class FitLoop:
     """
 
     gradients: GuestGradients  # of hosts, if there are any
+    resources = Resources()
+    key: PrivateKey | None = None  # of the job, if it was given one
 
     def __init__(
         self,
         hosts: list[Peer],
-        blocks: Mapping[str, Matrix],
+        blocks: Mapping[str, Whole],
         rows: Training,
         params: GlmParams,
     ) -> None:
         self.hosts, self.rows, self.params = hosts, rows, params
         self.whole = dict(blocks)
-        self.offset = np.zeros(len(rows.label)) if rows.offset is None else rows.offset
-        self.scores = Scores.start(
-            rows.loss,
-            rows.label[rows.train],
-            rows.weight[rows.train],
-            self.offset[rows.train],
-            params.fit_intercept,
+        no_offset = np.broadcast_to(0.0, len(rows.label))
+        self.offset = no_offset if rows.offset is None else rows.offset
+        label, weight, offset = (
+            chosen_rows(of, rows.train) for of in (rows.label, rows.weight, self.offset)
         )
+        self.weight = weight
+        self.scores = Scores.start(rows.loss, label, weight, offset, params.fit_intercept)
         self.curvature = self.scores.curvature()
         self.own = {
             name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept, self.curvature)
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
+        self.fit_progress: Callable[[int, int], None] = lambda done, of: None
+        self.choice: PenaltyChoice | None = None
+        self.variance: VarianceProfile | None = None
+        self._first = self.scores.score
         self._unit = self._label_unit()
         self._deviance = power_of_two(self.scores.deviance())
         self._columns = sum(block.matrix.columns for block in self.own.values())  # of all parties
@@ -218,22 +228,80 @@ class FitLoop:
         self.counted: LabelCount = OneAttempt()
         self._steps = 0
         self._way = 0.0  # the lengths of all steps
+        self._null = self.scores.deviance()
+        self._alone: float | None = None  # deviance of the guest's own fit
 
     async def fit(
         self, progress: Callable[[IterationDone], None], checkpoints: Checkpoints[GuestFitState]
     ) -> Fit:
         """Iterate to the end; returns what the fit came to."""
-        params, scores, last = self.params, self.scores, checkpoints.last
-        null, first = scores.deviance(), scores.score
-
+        last = checkpoints.last
         # 1. The guest's own fit; key, rows, the hosts' keys for each other.
-        if self.joint and last is None:
+        if self.params.profile:
+            check_profile(self.rows.loss)
+        if self.joint and last is None and not self.params.several:
             await self._fit_own()
         if self.hosts:
             await self._start()
-
-        started = time.perf_counter()
+        if self.params.several:
+            await self._choose(last)
         known = None if last is None else await self._restore_block(last)
+        return await self._end(await self.iterate(progress, checkpoints, known))
+
+    async def _choose(self, last: GuestFitState | None) -> None:
+        """Find by further fits, or in the state that was kept, what the job leaves open; then begin the
+        fit that is kept."""
+        alpha = self.params.alpha
+        if self.params.path:
+            self.choice = await choose_penalty(self) if last is None else last.choice
+            if self.choice is None:
+                raise ValueError("the state of a fit without a choice of its penalty")
+            alpha = self.choice.alpha
+        if self.params.profile:
+            self.variance = await profile_variance(self, alpha) if last is None else last.variance
+            if self.variance is None:
+                raise ValueError("the state of a fit without the parameter of its variance")
+            self.take_loss(with_parameter(self.rows.loss, self.variance.value))
+        chosen = NextPenalty(alpha, anew=True, chosen=True)
+        await self.begin(chosen, self.weight, own_first=last is None)
+
+    def take_loss(self, loss: Loss) -> None:
+        """Go on with another parameter of the family's variance."""
+        self.rows = replace(self.rows, loss=loss)
+
+    async def begin(self, penalty: NextPenalty, weight: Floats, *, own_first: bool = True) -> None:
+        """Begin a fit under another penalty, with other weights of the rows; `own_first`: with the
+        guest's own fit, if it begins from nothing."""
+        self.params = self.params.model_copy(update={"alpha": penalty.alpha})
+        await self.tell_penalty(penalty)
+        for block in self.own.values():
+            await asyncio.to_thread(block.begin_under, penalty.alpha, anew=penalty.anew)
+        self.scores = replace(self.scores, loss=self.rows.loss, weight=weight, change=math.inf)
+        self._steps, self._last = 0, None
+        if penalty.anew:
+            offset = chosen_rows(self.offset, self.rows.train)
+            given = self.rows.loss, self.scores.label, weight, offset, self.params.fit_intercept
+            self.scores = Scores.start(*given)
+            self._way, self._first = 0.0, self.scores.score
+            if self.params.profile:  # by the present loss
+                self._null, self._unit = self.scores.deviance(), self._label_unit()
+            if self.joint and own_first:
+                await self._fit_own()
+
+    async def tell_penalty(self, penalty: NextPenalty) -> None:
+        """Have hosts begin such a fit."""
+        await together([host.send(penalty) for host in self.hosts])
+
+    async def iterate(
+        self,
+        progress: Callable[[IterationDone], None] = lambda _: None,
+        checkpoints: Checkpoints[GuestFitState] = Checkpoints(),
+        known: BlockReport | None = None,
+    ) -> Reached:
+        """2. to 6. again and again; returns where they ended. `known`: what all blocks told of their
+        gradient when the checkpoint was kept."""
+        params, scores, null = self.params, self.scores, self._null
+        started = time.perf_counter()
         for iteration in range(max(0, checkpoints.done - 1), params.max_iterations + 1):
             deviance = scores.deviance()
             explained = 1 - deviance / null if null > 0 else 0.0
@@ -246,10 +314,11 @@ class FitLoop:
                 break
             report = known or await self.report(residuals, rounded)
             self._last = report
+            del residuals, rounded  # rows are many
 
             # 4. Small enough?
             length = self._length(report)
-            moved = self._moved(first)
+            moved = self._moved(self._first)
             settled = scores.change <= _SETTLED * max(self._unit.score, moved)
             converged = length <= params.tolerance and settled
             if known is None:
@@ -271,7 +340,7 @@ class FitLoop:
             with self.clock.timed("step"):
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
             await self.step(size, precision)
-        return await self._end(iteration, converged, deviance, explained, length)
+        return Reached(iteration, converged, deviance, explained, length)
 
     @property
     def joint(self) -> bool:
@@ -284,7 +353,7 @@ class FitLoop:
         So fewer iterations are joint, and residuals have many values where the guest's columns tell
         rows apart.
         """
-        scores, params, first = self.scores, self.params, self.scores.score
+        scores, params = self.scores, self.params
         with self.clock.timed("own columns"):
             for _ in range(params.max_iterations):
                 report = BlockReport.total(await self._own_reports(scores.residuals()))
@@ -297,17 +366,19 @@ class FitLoop:
                 size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
                 for block in self.own.values():
                     block.step(size)
-                self._moved(first)
+                self._moved(self._first)
         for block in self.own.values():
             block.begin_anew()
-        scores.change = math.inf
+        scores.change, self._alone = math.inf, scores.deviance()
 
     async def _own_reports(self, residuals: Floats) -> list[BlockReport]:
         return [await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()]
 
     async def _start(self) -> None:
         await self.gradients.greet()
-        columns = await start_hosts(self.hosts, self.rows.train, self.curvature, self._deviance)
+        self._theirs = columns = await start_hosts(
+            self.hosts, self.rows.train, self.curvature, self._deviance
+        )
         self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
             raise no_column()
@@ -322,6 +393,8 @@ class FitLoop:
             self.scores.intercept,
             self.scores.change,
             {name: block.state for name, block in self.own.items()},
+            self.choice,
+            self.variance,
         )
 
     async def _restore_block(self, state: GuestFitState) -> BlockReport:
@@ -377,7 +450,7 @@ class FitLoop:
         """4. What hosts tell of their gradient."""
         vectors = 2 * min(self._steps, PAIRS) + 1
         count = told_numbers(vectors)
-        parts = await together([_receive(host, InnerProducts, count) for host in self.hosts])
+        parts = await together([receive_numbers(host, InnerProducts, count) for host in self.hosts])
         return [self.of_parts(parts, vectors)] if parts else []
 
     def of_parts(self, parts: Sequence[Sequence[int]], vectors: int) -> BlockReport:
@@ -393,7 +466,7 @@ class FitLoop:
         with self.clock.timed("scores"):
             count = len(self.scores.score)
             shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
-            parts = await together([_receive(host, PenaltyProducts, 2) for host in self.hosts])
+            parts = await together([receive_numbers(host, PenaltyProducts, 2) for host in self.hosts])
         return total_move([*moves, *self.hosts_move(shares, parts, precision)], count)
 
     def hosts_move(
@@ -408,16 +481,16 @@ class FitLoop:
     async def step(self, size: float, precision: float) -> None:
         """Go so far along the direction, and tell the hosts."""
         self._steps += 1
-        self._way += _length(size, precision)
+        self._way += length_of(size, precision)
         for block in self.own.values():
             block.step(size)
         await together([host.send(Step(size)) for host in self.hosts])
 
-    async def _end(
-        self, iterations: int, converged: bool, deviance: float, explained: float, gradient: float
-    ) -> Fit:
+    async def _end(self, reached: Reached) -> Fit:
         held_out = ~self.rows.train
-        theirs = await self.end(converged, int(held_out.sum()), _precision(self._way))
+        theirs = await self.end(reached.converged, int(held_out.sum()), precision_of(self._way))
+        found = await self.infer() if reached.converged and self.params.inference else NOTHING
+        await self.kept()
         score = np.empty(len(self.rows.label))
         score[self.rows.train] = self.scores.score
         score[held_out] = self.offset[held_out] + self.scores.intercept + theirs
@@ -427,20 +500,41 @@ class FitLoop:
             self.scores.intercept,
             {name: block.beta for name, block in self.own.items()},
             score,
-            iterations,
-            converged,
-            deviance,
-            explained,
-            gradient,
+            reached.iterations,
+            reached.converged,
+            reached.deviance,
+            reached.explained,
+            reached.gradient,
             max(self.counted.so_far().values(), default=0),
+            found.by_party,
+            found.summary,
+            self.choice,
+            self.variance,
         )
+
+    async def infer(self) -> Inferred:
+        """How sure the coefficients are of each block that is here."""
+        if not self.hosts:
+            return await asyncio.to_thread(pooled_inferences, self.own, self.ended, self.params)
+        own, ended = self.own, self.ended
+        parts = self.hosts, self._theirs, own, ended, self.params, self.resources, self.key
+        return await guest_inference(*parts)
+
+    @property
+    def ended(self) -> FitEnded:
+        """What is inferred from."""
+        own = sum(block.matrix.columns for block in self.own.values())
+        return FitEnded(self.scores, self._columns, own, self._null, self._alone)
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         """The hosts' part of the scores of so many rows held out, shape (held_out,)."""
         await together([host.send(FitEnd(converged)) for host in self.hosts])
         shares = await together([receive_scores(host, HeldOutScores, held_out) for host in self.hosts])
-        await together([host.recv(FitKept) for host in self.hosts])
         return total_of(shares, held_out, precision)
+
+    async def kept(self) -> None:
+        """All hosts have kept their halves."""
+        await together([host.recv(FitKept) for host in self.hosts])
 
     def _length(self, report: BlockReport) -> float:
         """The gradient's length in the label's unit."""
@@ -449,7 +543,7 @@ class FitLoop:
     def _moved(self, first: Floats) -> float:
         """How far any score is from where it was at first. Raises DataError where a finite optimum
         cannot be."""
-        moved = float(np.abs(self.scores.score - first).max(initial=0.0))
+        moved = self.scores.distance(first)
         if not self._settles(moved):
             raise separable()
         return moved
@@ -463,9 +557,9 @@ class FitLoop:
         if not np.isfinite([*weights, square]).all():
             raise divergence("gradients")
         # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
-        return weights, _precision(math.sqrt(max(square, 0.0) / self.curvature))
+        return weights, precision_of(math.sqrt(max(square, 0.0) / self.curvature))
 
-    def _label_unit(self) -> "_Unit":
+    def _label_unit(self) -> Unit:
         """What gradients and scores are measured in, so that a fit ends alike in any unit of the label.
 
         The square of a gradient over the curvature is twice what a step along it gains. So a gradient is
@@ -473,7 +567,7 @@ class FitLoop:
         label's deviation, of which scores are multiples; under other links scores have no unit.
         """
         size = math.sqrt(self.curvature * self.scores.deviance()) or 1.0
-        return _Unit(size, size if self.rows.loss.link == "identity" else 1.0)
+        return Unit(size, size if self.rows.loss.link == "identity" else 1.0)
 
     def _settles(self, moved: float) -> bool:
         """Whether scores are where a finite optimum can be."""
@@ -482,115 +576,3 @@ class FitLoop:
 
 def _own_report(block: Block, residuals: Floats) -> BlockReport:
     return block.report(block.matrix.transposed_times(residuals))
-
-
-async def _receive(
-    host: Peer, kind: type[InnerProducts] | type[PenaltyProducts], count: int
-) -> list[int]:
-    """So many numbers of a host, behind its masks."""
-    message = await host.recv(kind)
-    try:
-        return received(message.products, count)
-    except ValueError as error:
-        raise host.breach(f"{kind.__name__} with {error}") from None
-
-
-# ---------------------------------------------------------------------------------------- host
-
-
-async def host_fit(
-    guest: Peer,
-    rows: int,
-    prepare: Callable[[Mask], Matrix],
-    params: GlmParams,
-    participant: Participant,
-    course: HostCourse[HostFit, HostFitState] = HostCourse(),
-) -> Floats:
-    """A host's coefficients, shape (columns,).
-
-    `prepare` makes the design matrix of all `rows` aligned rows, given which of them train: the
-    participant's `minimum` at least. Raises PeerError when the guest breaks the protocol, Refused for
-    too few rows, what `prepare` raises.
-    """
-    # 1. Key, rows, keys of the other hosts.
-    heard = Transcript(APART)
-    heard.listen(guest)
-    key = None if params.encryption == "lattice" else await receive_key(guest, params)
-    begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
-    block = begun.block
-    iteration, way, known = 0, 0.0, None
-    if (last := course.checkpoints.last) is not None:
-        if last.start != begun.digest:
-            raise guest.breach("a FitStart of other rows than the fit began with")
-        iteration, way, known = last.done - 1, last.way, restore_block(block, last.block)
-        heard.add(last.heard)  # the state is of what was heard before
-
-    made: AbstractAsyncContextManager[Gradient]
-    if key is None:
-        made = lattice_host(
-            guest, block.matrix, params, participant.resources, course.hints, course.hint_progress
-        )
-    else:
-        made = paillier_host(guest, block.matrix, key, participant.resources)
-    async with made as gradient:
-        while True:
-            following = None if known else await guest.recv(FitNext, FitEnd)
-            if isinstance(following, FitEnd):
-                end = following
-                break
-            if iteration > params.max_iterations:
-                raise guest.breach("a FitNext beyond the last iteration")
-            course.progress(iteration, params.max_iterations)
-            if known:
-                report, known = known, None
-            elif following:
-                # 3. The gradient.
-                report = block.report(await gradient(following.bits))
-                await course.checkpoints.keep(
-                    HostFitState(iteration + 1, way, block.state, begun.digest, heard.digest)
-                )
-            # 4. What it says to the others.
-            told = report_in_fixed_point(report, begun.curvature, begun.deviance)
-            await guest.send(InnerProducts(hidden(told, begun.masks)))
-            # 5. and 6. The next direction and step.
-            combine = await guest.recv(Combine, FitEnd)
-            if isinstance(combine, FitEnd):
-                end = combine
-                break
-            weights = np.array(combine.weights)
-            if len(weights) != len(report.products) or not np.isfinite(weights).all():
-                raise guest.breach("Combine of another number of vectors, or none")
-            if not (math.isfinite(combine.precision) and combine.precision > 0):
-                raise guest.breach("Combine without a precision")
-            move = await asyncio.to_thread(block.direction, weights)
-            await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
-            penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
-            await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
-            step = await guest.recv(Step)
-            if not math.isfinite(step.size):
-                raise guest.breach("a Step that is no number")
-            block.step(step.size)
-            way += _length(step.size, combine.precision)
-            iteration += 1
-
-    held_out = begun.held_out.times(block.beta)
-    await send_scores(guest, HeldOutScores, held_out, _precision(way), begun.masks)
-    course.keep(HostFit(block.beta, end.converged))
-    await guest.send(FitKept())
-    return block.beta
-
-
-# ------------------------------------------------------------------------------- what both share
-
-
-def _precision(length: float) -> float:
-    """What scores are multiplied by and rounded that lie along a direction, or a way, of this length.
-
-    In coordinates in which columns have unit variance: there it is about the spread of the scores.
-    """
-    return 2.0 ** (_FIXED_BITS - math.frexp(max(length, 2.0**-450))[1])
-
-
-def _length(size: float, precision: float) -> float:
-    """The length of a step, up to a factor of two, as all parties know it."""
-    return abs(size) * 2.0**_FIXED_BITS / precision

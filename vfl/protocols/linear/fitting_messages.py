@@ -4,7 +4,9 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
+from vfl.protocols.linear.masked_numbers import received
 
 
 class FitNext(Message, frozen=True):
@@ -12,6 +14,15 @@ class FitNext(Message, frozen=True):
     residuals can have, which tells how far residuals are from a gradient's size."""
 
     bits: Annotated[int, msgspec.Meta(ge=2, le=128)] = 2  # of those with columns of 0 and 1
+
+
+class NextPenalty(Message, frozen=True):
+    """guest -> host. Reveals: that another fit begins, with which of the job's penalties, and whether
+    from nothing; of the last one, which of them the guest has chosen by rows left out of the others."""
+
+    alpha: float
+    anew: bool  # from nothing, else from the present coefficients
+    chosen: bool  # whether this is the fit that is kept
 
 
 class InnerProducts(Message, frozen=True):
@@ -53,3 +64,14 @@ class FitEnd(Message, frozen=True):
 
 class FitKept(Message, frozen=True):
     """host -> guest. Reveals: that the host has kept its half of the model."""
+
+
+async def receive_numbers(
+    host: Peer, kind: type[InnerProducts] | type[PenaltyProducts], count: int
+) -> list[int]:
+    """So many numbers of a host, behind its masks."""
+    message = await host.recv(kind)
+    try:
+        return received(message.products, count)
+    except ValueError as error:
+        raise host.breach(f"{kind.__name__} with {error}") from None

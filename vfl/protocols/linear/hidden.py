@@ -61,9 +61,9 @@ from vfl.crypto.paillier import InvalidCiphertext, PrivateKey
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
-from vfl.learn.design import Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, BlockState, combination
 from vfl.learn.losses import LogisticLoss
+from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
@@ -444,7 +444,7 @@ class _Party:
         scale = await self._residuals.form(self._score + size * self._change)
         # 4. Masked, opened by the coordinator, unmasked.
         try:
-            await self._product.sums.add(0, self.block.matrix.rows)
+            await self._product.add_all()
         except InvalidCiphertext as error:
             raise self.coordinator.breach(f"residuals with {error}") from None
         ciphertexts, masks = await self._product.mask()
@@ -468,7 +468,7 @@ class _Party:
 async def hidden_guest_fit(
     coordinator: Peer,
     hosts: Sequence[Peer],
-    matrix: Matrix,
+    matrix: Whole,
     rows: Training,
     params: GlmParams,
     resources: Resources = Resources(),
@@ -507,7 +507,7 @@ async def hidden_guest_fit(
     block = await asyncio.to_thread(
         Block, own, params.alpha, False, curvature, int(params.fit_intercept)
     )
-    async with Workers(key, resources.machine, resources.operations) as pool:
+    async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         store = pool.rows(own.rows, key.width)
         try:
             residuals = GuestResiduals(pool, store, hosts, rows, log_odds)
@@ -528,7 +528,7 @@ async def hidden_host_fit(
     guest: Peer,
     coordinator: Peer,
     rows: int,
-    prepare: Callable[[Mask], Matrix],
+    prepare: Callable[[Mask], Whole],
     params: GlmParams,
     family: str,
     participant: Participant,
@@ -545,7 +545,7 @@ async def hidden_host_fit(
     key, resources = await receive_key(coordinator, params), participant.resources
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     masks = await _receive_secret(guest, participant.name, begun.fellows, heard)
-    async with Workers(key, resources.machine, resources.operations) as pool:
+    async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         store = pool.rows(begun.block.matrix.rows, key.width)
         try:
             followed = GuestCourse[BlindIteration, HiddenState](

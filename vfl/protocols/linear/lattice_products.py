@@ -37,14 +37,15 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Words
+from vfl.blocks.engine import ENGINE
 from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.errors import ConfigError, DataError
-from vfl.learn import design
-from vfl.learn.design import FRACTION_BITS
+from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
@@ -56,11 +57,11 @@ from vfl.protocols.common.lattice_hints import (
     guest_meet,
     host_meet,
 )
-from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, GuestProducts, Query, Shape
+from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Entries, GuestProducts, Query, Shape
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.products import Gradient, GuestGradients, check_lengths, check_products
-from vfl.protocols.linear.rounding import Rounded, bits_of_sums, most_bits, number_bits
+from vfl.protocols.linear.rounding import Rounded, bits_of_sums, largest_size, most_bits, number_bits
 
 ROW_BITS = 40
 """Bits of a row's rounded residual at most, sign not counted: as precise as scores are."""
@@ -68,6 +69,9 @@ ROW_BITS = 40
 _ROUNDED_BITS = 2  # of a sum below its unit: what cutting a word can change
 _UNDER_BITS = _ROUNDED_BITS + 1  # by which digits are shorter than vectors' entries: a spare bit of sums
 
+_AT_ONCE = 1 << 20  # rows that are cut at a time
+_CODE = (0, 16)
+"""Of a factor's code, all bits."""
 _CELL_BITS = 4
 """Of a number, added up by cells: with fewer bits sums take longer, with more the hint."""
 
@@ -126,14 +130,17 @@ class Digits:
             if 2 * greatest < self.base**digits.count or digits.count == self.count
         )
 
-    def cut(self, integers: Integers) -> Integers:
+    def cut(self, integers: Integers) -> NDArray[np.signedinteger]:
         """The digits, the lowest first: (count, rows) of (rows,)."""
-        half, digits = self.base // 2, []
-        for _ in range(self.count):
-            digit = (integers + half) % self.base - half
-            digits.append(digit)
-            integers = (integers - digit) // self.base
-        return np.array(digits)
+        half = self.base // 2
+        digits = np.empty((self.count, len(integers)), np.int32 if self.value_bits <= 32 else np.int64)
+        for first in range(0, len(integers), _AT_ONCE):
+            some = integers[first : first + _AT_ONCE]
+            for part in digits[:, first : first + _AT_ONCE]:
+                digit = (some + half) % self.base - half
+                part[:] = digit
+                some = (some - digit) // self.base
+        return digits
 
     def join(self, sums: Integers) -> list[int]:
         """The sums of whole numbers, from the sums (count, outputs) of their digits."""
@@ -148,12 +155,12 @@ class CutResiduals:
     """Residuals in as many digits as they need."""
 
     rounded: Rounded
-    digits: Integers  # shape (digits, rows)
+    digits: NDArray[np.signedinteger]  # shape (digits, rows)
     bits: int  # of a digit's sums
 
     @classmethod
     def of(cls, rounded: Rounded, most: Digits) -> "CutResiduals":
-        greatest = int(np.abs(rounded.integers).max(initial=0))
+        greatest = int(largest_size(rounded.integers))
         digits = most.of_size(greatest).cut(rounded.integers)
         return cls(rounded, digits, bits_of_sums(digits))
 
@@ -162,7 +169,7 @@ class CutResiduals:
         return outputs * len(self.digits) * (self.bits + _ROUNDED_BITS)
 
 
-def labels_of(matrix: design.Matrix, residuals: Rounded) -> int:
+def labels_of(matrix: Matrix, residuals: Rounded) -> int:
     """How many labels a host with this matrix could read at most."""
     outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits)
     return CutResiduals.of(residuals, Digits.of(matrix.rows)).labels(outputs)
@@ -178,7 +185,7 @@ def most_labels(columns: int, rows: int) -> int:
 def fit_shape(rows: int, params: GlmParams) -> tuple[Digits, Shape]:
     """How residuals are cut, and the vectors of a fit. Raises ConfigError for too many rows."""
     digits = Digits.of(rows)
-    vectors = digits.count * (params.max_iterations + 1)
+    vectors = digits.count * params.gradients
     return digits, Shape(rows, digits.value_bits + _UNDER_BITS, vectors)
 
 
@@ -251,14 +258,13 @@ class _LatticeGuest(GuestGradients):
     async def open(self, residuals: Rounded) -> None:
         if (products := self._products) is None:
             raise ValueError("no hints: hosts were not met")
-        cut = self._cut
+        cut, self._cut = self._cut, None  # rows are many
         if cut is None or cut.rounded is not residuals:
             cut = CutResiduals.of(residuals, self._digits)
         digits, bits = cut.digits, cut.bits
         # a. Encrypted digits.
-        words = await products.query_words(
-            len(digits), lambda start, stop: digits[:, start:stop] << _ROUNDED_BITS
-        )
+        held = await asyncio.to_thread(ENGINE.hold, digits)
+        words = await products.query_words(Entries(len(digits), _shifted, (held,)))
         for host in products.hosts:
             self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
         # c. Decrypted for their host.
@@ -273,13 +279,17 @@ class _LatticeGuest(GuestGradients):
             self._products.end()
 
 
+def _shifted(digits: NDArray[np.signedinteger]) -> Integers:
+    return digits.astype(np.int64) << _ROUNDED_BITS
+
+
 # ---------------------------------------------------------------------------------------- host
 
 
 @asynccontextmanager
 async def lattice_host(
     guest: Peer,
-    matrix: design.Matrix,
+    matrix: Matrix,
     params: GlmParams,
     resources: Resources,
     hints: HostHints,
@@ -291,7 +301,7 @@ async def lattice_host(
     """
     digits, shape = fit_shape(matrix.rows, params)
     try:
-        bits_of = await asyncio.to_thread(_Bits.of, matrix)
+        bits_of = await asyncio.to_thread(BitMatrix.of, matrix)
         check_lengths(matrix)
     except ValueError as error:
         raise DataError(f'columns cannot be used under encryption = "lattice": {error}') from None
@@ -365,7 +375,7 @@ def uncovered(cut: Words, masks: Words, scale_bits: int, bits: int) -> Integers:
 
 
 @dataclass(frozen=True)
-class _Bits:
+class BitMatrix:
     """A design matrix by bits: the matrix of what is summed, and how its sums make a product."""
 
     matrix: CellMatrix
@@ -373,7 +383,7 @@ class _Bits:
     bits: tuple[int, ...]  # of each number, its sign counted
 
     @classmethod
-    def of(cls, own: design.Matrix) -> "_Bits":
+    def of(cls, own: Matrix) -> "BitMatrix":
         """Cut a design matrix. Raises ValueError, with the numbers, for more sums than there may be."""
         most = _most_bits(own.rows)
         if max(own.bits, default=0) >= most:
@@ -387,20 +397,26 @@ class _Bits:
         columns: list[CodedColumn] = []
         cells: list[list[int]] = []  # that each sum adds up
         first = 0
-        for codes, levels in zip(own.codes, own.levels, strict=True):
-            columns.append(_column(codes, levels + 1))
+        for row, levels in enumerate(own.levels):
+            columns.append(CodedColumn(own.codes, levels + 1, row, (0, levels), _CODE))
             cells += [[first + level] for level in range(1, levels + 1)]
             first += levels + 1
-        for integers, width in zip(own.integers, bits, strict=True):
+        integers = own.integers
+        for row, width in enumerate(bits):
             for low in range(0, width, _CELL_BITS):
                 digit = min(_CELL_BITS, width - low)
-                columns.append(_column(integers >> low & ((1 << digit) - 1), 1 << digit))
+                columns.append(CodedColumn(integers, 1 << digit, row, digit=(low, digit)))
                 bins = range(1 << digit)
                 cells += [[first + cell for cell in bins if cell >> bit & 1] for bit in range(digit)]
                 first += 1 << digit
         starts = np.cumsum([0, *map(len, cells)])
         at = np.array([cell for one in cells for cell in one], np.int64)
         return cls(CellMatrix(columns, Outputs(starts, at, np.ones_like(at))), sum(own.levels), bits)
+
+    @property
+    def places(self) -> list[tuple[int, int, int]]:
+        """Of each sum the column that it is of, and by which power of two it counts, with its sign."""
+        return places_of(self.levels, self.bits)
 
     def product(self, sums: Sequence[int], scale: float, bits: int) -> Floats:
         """X^T r, shape (columns,), of all sums of r, which was multiplied by `scale`.
@@ -420,8 +436,12 @@ class _Bits:
         return np.array(values)
 
 
-def _column(codes: Integers, bins: int) -> CodedColumn:
-    return CodedColumn(codes.astype(np.uint8 if bins <= 1 << 8 else np.uint16), bins)
+def places_of(levels: int, bits: Sequence[int]) -> list[tuple[int, int, int]]:
+    """`BitMatrix.places` of so many levels, and numbers of so many bits."""
+    found = [(level, 0, 1) for level in range(levels)]
+    for column, width in enumerate(bits, start=levels):
+        found += [(column, bit, 1) for bit in range(width - 1)] + [(column, width - 1, -1)]
+    return found
 
 
 def _most_bits(rows: int) -> int:

@@ -4,6 +4,7 @@ A host multiplies its scores by a precision that all parties know, rounds them t
 and adds masks that cancel in the sum over all hosts (common/fellows.py). With one host there are none.
 """
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
+from vfl.blocks.means import stretches
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.fellows import Masks
@@ -18,6 +20,7 @@ from vfl.protocols.linear.masked_numbers import divergence
 
 _LARGEST = 2.0**56  # of a host's score as an integer, so that the sum over hosts does not wrap
 _ROWS = 1 << 20  # of a message of scores at most
+_FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative to a direction's length
 
 
 class ScoreChange(Message, frozen=True):
@@ -46,34 +49,54 @@ async def send_scores(
     masks: Masks,
 ) -> None:
     """Scores in fixed point behind masks, in parts."""
-    hidden = fixed_point(scores, precision) + masks.draw(len(scores))
+    hidden = fixed_point(scores, precision)
+    hidden += masks.draw(len(scores))
     for first in range(0, len(hidden), _ROWS):
         await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
 
 
 def fixed_point(scores: Floats, precision: float) -> NDArray[np.uint64]:
     """Multiples of the precision's inverse, modulo 2^64. Raises ConfigError for what is beyond them."""
-    integers = np.rint(scores * precision)
-    if not np.abs(integers).max(initial=0.0) <= _LARGEST:
-        raise divergence("scores")
-    return integers.astype(np.int64).view(np.uint64)
+    integers = np.empty(len(scores), np.int64)
+    for some in stretches(len(scores)):
+        rounded = np.rint(scores[some] * precision)
+        if not np.abs(rounded).max() <= _LARGEST:
+            raise divergence("scores")
+        integers[some] = rounded
+    return integers.view(np.uint64)
 
 
 async def receive_scores(
     host: Peer, kind: type[ScoreChange] | type[HeldOutScores], rows: int
 ) -> NDArray[np.uint64]:
-    parts = [np.zeros(0, np.uint64)]
+    scores = np.empty(rows, np.uint64)
     for first in range(0, rows, _ROWS):
         message = await host.recv(kind)
         if len(message.scores) != 8 * min(_ROWS, rows - first):
             raise host.breach(f"{kind.__name__} of another number of rows than there are")
-        parts.append(np.frombuffer(message.scores, "<u8").astype(np.uint64))
-    return np.concatenate(parts)
+        scores[first : first + _ROWS] = np.frombuffer(message.scores, "<u8")
+    return scores
 
 
 def total_of(shares: Sequence[NDArray[np.uint64]], rows: int, precision: float) -> Floats:
     """The sum of all hosts' scores, in which their masks cancel; shape (rows,)."""
-    total = np.zeros(rows, np.uint64)
-    for share in shares:
-        total = total + share
-    return np.asarray(total.view(np.int64) / precision)
+    total = np.empty(rows)
+    for some in stretches(rows):
+        added = np.zeros(len(total[some]), np.uint64)
+        for share in shares:
+            added += share[some]
+        total[some] = added.view(np.int64) / precision
+    return total
+
+
+def precision_of(length: float) -> float:
+    """What scores are multiplied by and rounded that lie along a direction, or a way, of this length.
+
+    In coordinates in which columns have unit variance: there it is about the spread of the scores.
+    """
+    return 2.0 ** (_FIXED_BITS - math.frexp(max(length, 2.0**-450))[1])
+
+
+def length_of(size: float, precision: float) -> float:
+    """The length of a step, up to a factor of two, as all parties know it."""
+    return abs(size) * 2.0**_FIXED_BITS / precision

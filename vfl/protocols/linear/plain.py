@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import ENGINE
 from vfl.errors import DataError
-from vfl.learn.design import FRACTION_BITS, Matrix
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move
+from vfl.learn.matrix import FRACTION_BITS, Matrix, Whole
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
@@ -27,6 +28,8 @@ from vfl.protocols.linear.block_numbers import (
 )
 from vfl.protocols.linear.fit import Fit, IterationDone
 from vfl.protocols.linear.fitting import FitLoop
+from vfl.protocols.linear.fitting_messages import NextPenalty
+from vfl.protocols.linear.inferred import Inferred, pooled_inferences
 from vfl.protocols.linear.masked_scores import fixed_point, total_of
 from vfl.protocols.linear.rounding import Rounded
 from vfl.protocols.linear.start import check_columns
@@ -41,18 +44,19 @@ class DesignTables:
     """All that a linear fit is of: each party's design matrix of the aligned rows, the guest's first."""
 
     params: GlmParams
-    matrices: Mapping[str, Matrix]
+    matrices: Mapping[str, Whole]
     rows: Training
 
 
 async def plain_fit(
-    own: Mapping[str, Matrix],
-    hosts: Mapping[str, Matrix],
+    own: Mapping[str, Whole],
+    hosts: Mapping[str, Whole],
     rows: Training,
     params: GlmParams,
     progress: Callable[[IterationDone], None] = lambda _: None,
 ) -> tuple[Fit, dict[str, Floats]]:
-    """The guest's fit, and each host's coefficients. The matrices are of all aligned rows.
+    """The guest's fit, and each host's coefficients. The matrices are of all aligned rows. What is
+    inferred is of all parties.
 
     Raises DataError and ConfigError as `guest_fit` and `host_fit` do.
     """
@@ -66,8 +70,8 @@ class _PlainLoop(FitLoop):
 
     def __init__(
         self,
-        own: Mapping[str, Matrix],
-        hosts: Mapping[str, Matrix],
+        own: Mapping[str, Whole],
+        hosts: Mapping[str, Whole],
         rows: Training,
         params: GlmParams,
     ) -> None:
@@ -111,10 +115,18 @@ class _PlainLoop(FitLoop):
         theirs = self.hosts_move(shares, parts, precision)
         return total_move([*own, *theirs], len(self.scores.score))
 
+    async def tell_penalty(self, penalty: NextPenalty) -> None:
+        for block in self.theirs.values():
+            await asyncio.to_thread(block.begin_under, penalty.alpha, anew=penalty.anew)
+
     async def step(self, size: float, precision: float) -> None:
         await super().step(size, precision)
         for block in self.theirs.values():
             block.step(size)
+
+    async def infer(self) -> Inferred:
+        blocks = {**self.own, **self.theirs}
+        return await asyncio.to_thread(pooled_inferences, blocks, self.ended, self.params)
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         shares = [
@@ -131,7 +143,7 @@ class ExactProduct:
         """Raises DataError for numbers too large."""
         self._matrix = matrix
         try:
-            self._integers = matrix.integers
+            self._integers = ENGINE.gather(matrix.integers).astype(np.int64, copy=False)
         except ValueError as error:
             raise DataError(f"a numeric column cannot be used: {error}") from None
 
@@ -144,7 +156,8 @@ class ExactProduct:
     def _of_levels(self, integers: Integers) -> list[int]:
         low, high = integers & ((1 << _HALF_BITS) - 1), integers >> _HALF_BITS
         sums: list[int] = []
-        for codes, levels in zip(self._matrix.codes, self._matrix.levels, strict=True):
+        all_codes = ENGINE.gather(self._matrix.codes)
+        for codes, levels in zip(all_codes, self._matrix.levels, strict=True):
             parts = [np.bincount(codes, half, levels + 1)[1:].tolist() for half in (low, high)]
             sums += [int(a) + (int(b) << _HALF_BITS) for a, b in zip(*parts, strict=True)]
         return sums

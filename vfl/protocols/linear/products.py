@@ -24,22 +24,25 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import ENGINE, Array
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError
-from vfl.learn.design import FRACTION_BITS, Matrix
+from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
 from vfl.protocols.common.clock import Clock, ToldTime
-from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.histograms import CHUNK, HeldSums, JointSums
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.rounding import Rounded, are_standardised, most_bits, number_bits
@@ -321,7 +324,11 @@ class EncryptedProduct:
     """X^T r under encryption, for one X and any number of r."""
 
     def __init__(
-        self, workers: Workers[PublicKey], store: SharedRows, matrix: Matrix, row_bits: int = ROW_BITS
+        self,
+        workers: Workers[PublicKey],
+        store: SharedRows,
+        matrix: Matrix,
+        row_bits: int = ROW_BITS,
     ) -> None:
         """`matrix` has a column at least. `row_bits`: of a row's residual, sign not counted.
 
@@ -330,28 +337,38 @@ class EncryptedProduct:
         self._workers, self._matrix = workers, matrix
         if max(matrix.bits, default=0) > _MOST_BITS:
             raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
-        integers = matrix.integers
         self._numbers: list[_NumericColumn] = []
-        codes = list(matrix.codes)
         sizes = [levels + 1 for levels in matrix.levels]
-        for own in integers:
-            least = min(0, int(own.min(initial=0)))
-            bits = max(1, int((own - least).max(initial=0)).bit_length())
+        integers = matrix.integers
+        found = list(ENGINE.results(_bounds, integers))
+        least = np.min([low for low, _ in found], axis=0, initial=0).tolist()
+        most = np.max([high for _, high in found], axis=0, initial=0).tolist()
+        for low, high in zip(least, most, strict=True):
+            bits = max(1, (high - low).bit_length())
             window = _window(bits, matrix.rows)
             digits = -(-bits // window)
-            self._numbers.append(_NumericColumn(range(len(codes), len(codes) + digits), window, least))
-            for k in range(digits):
-                codes.append(((own - least) >> (k * window) & ((1 << window) - 1)).astype(np.uint16))
-                sizes.append(1 << min(window, bits - k * window))
+            self._numbers.append(_NumericColumn(range(len(sizes), len(sizes) + digits), window, low))
+            sizes += [1 << min(window, bits - k * window) for k in range(digits)]
         self._offsets = np.cumsum([0, *sizes])
-        self._codes = np.array(codes, np.uint16).reshape(len(codes), matrix.rows)
-        self.sums = JointSums(workers, store, sizes, 1)
+        self._codes = ENGINE.make(partial(_coded, self._numbers), matrix.codes, integers)
+        self.sums: JointSums | HeldSums
+        if workers.elsewhere is None:
+            self.sums = JointSums(workers, store, sizes, 1)
+        else:
+            self.sums = HeldSums(workers, store, self._codes, sizes)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
         self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
-        self.sums.group(self._codes, np.zeros(self._matrix.rows, np.int64))
+        if isinstance(self.sums, JointSums):
+            codes = np.asarray(ENGINE.gather(self._codes), np.uint16)
+            self.sums.group(codes, np.zeros(self._matrix.rows, np.int64))
+
+    async def add_all(self) -> None:
+        """Add all rows of the store, which were checked."""
+        if isinstance(self.sums, JointSums):
+            await self.sums.add(0, self._matrix.rows)
 
     async def mask(self, layout: Layout | None = None) -> tuple[Ciphertexts, list[int]]:
         """The product of the rows added to `sums`, packed and masked; and the masks.
@@ -401,13 +418,35 @@ class EncryptedProduct:
         values: list[int] = []
         for plaintext, mask in zip(decrypted, masks, strict=True):
             count = min(slots, self._matrix.columns - len(values))
-            values += _unpack((plaintext - mask) % n, n, slot_bits, count)
+            values += unpacked((plaintext - mask) % n, n, slot_bits, count)
         levels = sum(self._matrix.levels)
         if layout is not None:
             check_products(values[:levels], slot_bits - FRACTION_BITS)
             check_products(values[levels:], slot_bits)
         unit = np.repeat([scale, scale * 2.0**FRACTION_BITS], [levels, len(self._numbers)])
         return np.asarray(np.array([float(value) for value in values]) / unit)
+
+
+def _bounds(integers: Array) -> tuple[Integers, Integers]:
+    """The least and the greatest of each covariate's integers."""
+    return (
+        integers.min(axis=1, initial=0).astype(np.int64),
+        integers.max(axis=1, initial=0).astype(np.int64),
+    )
+
+
+def _coded(
+    numbers: Sequence[_NumericColumn], codes: NDArray[np.uint16], integers: NDArray[np.integer]
+) -> NDArray[np.uint16]:
+    """A block's codes of factors, then the digits of numbers."""
+    own = [codes]
+    for column, values in zip(numbers, integers, strict=True):
+        shifted, window = values.astype(np.int64) - column.least, column.window
+        own += [
+            (shifted >> (k * window) & ((1 << window) - 1)).astype(np.uint16)[np.newaxis]
+            for k in range(len(column.digits))
+        ]
+    return np.concatenate(own)
 
 
 def check_products(products: Sequence[int], bits: int) -> None:
@@ -438,7 +477,7 @@ def _slot_bits(number_bits: int, rows: int, row_bits: int) -> int:
     return row_bits + number_bits + rows.bit_length() + 2
 
 
-def _unpack(plaintext: int, n: int, slot_bits: int, count: int) -> Iterator[int]:
+def unpacked(plaintext: int, n: int, slot_bits: int, count: int) -> Iterator[int]:
     """The signed numbers that lie side by side in a plaintext modulo n."""
     half = 1 << (slot_bits - 1)
     biased = (plaintext if plaintext <= n // 2 else plaintext - n) + sum(

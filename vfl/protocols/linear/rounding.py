@@ -22,11 +22,14 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
-from vfl.learn.design import FRACTION_BITS
+from vfl.blocks.engine import Rows
+from vfl.blocks.means import ordered_sums, stretches
 from vfl.learn.glm import BlockReport
 from vfl.learn.losses import Quantiser
+from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.protocols.linear.masked_numbers import divergence
 
 _PRECISION_BITS = 20
@@ -50,12 +53,23 @@ class Rounded:
         return bits_of_sums(self.integers)
 
 
-def bits_of_sums(integers: Integers) -> int:
+def bits_of_sums(integers: NDArray[np.signedinteger]) -> int:
     """Bits of a sum of any of these integers, or of their product with a column in standard deviations:
     its sign and a spare bit counted. Shape (..., rows): the most of all."""
-    lengths = np.linalg.norm(integers.astype(np.float64), axis=-1)
-    most = float(np.max(lengths, initial=0.0)) * math.sqrt(integers.shape[-1])
+    lengths = [_length(own) for own in np.atleast_2d(integers)]
+    most = max([0.0, *lengths]) * math.sqrt(integers.shape[-1])
     return math.ceil(most * _SLACK).bit_length() + _SPARE_BITS
+
+
+def _length(integers: NDArray[np.signedinteger]) -> float:
+    """The root of the sum of their squares, as NumPy has it."""
+    reals = (integers[some].astype(np.float64) for some in stretches(len(integers)))
+    return math.sqrt(ordered_sums(((part * part,) for part in reals), len(integers))[0])
+
+
+def largest_size(values: Floats | Integers) -> float:
+    """The largest magnitude among them; not a number if one is none."""
+    return float(np.max([0.0, *(np.abs(values[some]).max() for some in stretches(len(values)))]))
 
 
 def most_bits(rows: int, row_bits: int) -> int:
@@ -82,13 +96,16 @@ class Rounding:
 
         Raises ConfigError for infinite ones.
         """
-        greatest = float(np.abs(residuals).max(initial=0.0))
+        greatest = largest_size(residuals)
         if not math.isfinite(greatest):
             raise divergence("residuals")
         finest = Quantiser.for_bound(greatest, self.most_bits).scale
         step = self._step(residuals, last)
         scale = min(finest, 2.0 ** math.ceil(-math.log2(step))) if step > 2.0**-900 else finest
-        return Rounded(np.rint(residuals * scale).astype(np.int64), scale)
+        integers = np.empty(len(residuals), np.int64)
+        for some in stretches(len(residuals)):
+            integers[some] = np.rint(residuals[some] * scale)
+        return Rounded(integers, scale)
 
     def _step(self, residuals: Floats, last: BlockReport | None) -> float:
         rows = len(residuals)
@@ -101,7 +118,8 @@ class Rounding:
         return 2.0**-_PRECISION_BITS * length * math.sqrt(12 / (max(rows, 1) * max(self.columns, 1)))
 
 
-def are_standardised(numbers: Floats) -> bool:
+def are_standardised(numbers: Rows) -> bool:
     """Whether no number of a matrix, shape (numbers, rows), is longer than the bits allow for."""
-    squares = np.einsum("ij,ij->i", numbers, numbers)
-    return bool((squares <= _SLACK * numbers.shape[1]).all())
+    rows = numbers.shape[1]
+    own = Matrix(np.empty((0, rows), np.uint16), (), numbers)
+    return bool((own.squares <= _SLACK * rows).all())

@@ -19,7 +19,7 @@ and its numbers read off in another unit, row by row.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import ClassVar
@@ -30,6 +30,7 @@ from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Relativity
 from vfl.learn.explain import own_name
+from vfl.learn.inference import FitSummary, Inference
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.common.batches import (
@@ -44,7 +45,7 @@ from vfl.protocols.common.batches import (
     request,
     requests,
 )
-from vfl.protocols.linear.fit import Fit
+from vfl.protocols.linear.fit import Fit, PenaltyChoice, VarianceProfile
 
 _BYTES = 8 * MIB  # of a message of parts at most
 _ROUNDING = 1e-9  # by which parts may miss their sum, relative to their size
@@ -95,19 +96,29 @@ class LinearPart:
 
     @property
     def by_column(self) -> dict[str, "LinearPart"]:
-        """Each column with its coefficients."""
+        """Each column, and each interaction of two, with its coefficients."""
         design = self.design
+        factors = {factor.name: factor for factor in design.factors}
         alone = [
-            *((factor.name, Design((factor,), ())) for factor in design.factors),
+            *((name, Design((factor,), ())) for name, factor in factors.items()),
+            *(
+                (one.name, Design(tuple(factors[name] for name in one.columns), (), (), (one,)))
+                for one in design.crossings
+            ),
             *((covariate.name, Design((), (covariate,))) for covariate in design.covariates),
+            *((curve.name, Design((), (), (curve,))) for curve in design.curves),
         ]
-        owners = [column for column, _ in design.coefficients]
+        of = dict(zip(design.coefficients, self.coefficients, strict=True))
         return {
             name: LinearPart(
-                single, tuple(b for b, of in zip(self.coefficients, owners, strict=True) if of == name)
+                single, tuple(of[key] if key[0] == name else 0.0 for key in single.coefficients)
             )
             for name, single in alone
         }
+
+    def taken_from(self, features: Features, rows: slice | Integers | Places = slice(None)) -> Features:
+        """Of these columns' rows what this part needs."""
+        return {name: features[name][rows] for name in self.design.inputs}
 
     def relativities(self) -> list[Relativity]:
         """The coefficients for their owner to read."""
@@ -131,6 +142,11 @@ class GuestGlm:
     errors: tuple[float, ...] | None = None
     intercept_error: float | None = None
     dispersion: float | None = None
+    # Of a model over columns, where the job asks for it.
+    inference: Inference | None = None
+    summary: FitSummary | None = None
+    choice: PenaltyChoice | None = None  # of a job with several penalties
+    variance: VarianceProfile | None = None  # of a job that asks for it
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":
@@ -145,13 +161,19 @@ class GuestGlm:
             fit.explained,
             fit.gradient,
             fit.readable,
+            dispersion=None if fit.summary is None else fit.summary.dispersion,
+            inference=fit.inferences.get(parties[0]),
+            summary=fit.summary,
+            choice=fit.choice,
+            variance=fit.variance,
         )
 
     @property
     def ending(self) -> dict[str, float | None]:
         """How the fit ended, for a document."""
         names = ("iterations", "converged", "deviance", "explained", "gradient")
-        return {name: getattr(self, name) for name in names}
+        ending = {name: getattr(self, name) for name in names}
+        return ending if self.choice is None else {**ending, "alpha": self.choice.alpha}
 
 
 @dataclass(frozen=True)
@@ -160,6 +182,7 @@ class HostGlm:
 
     part: LinearPart
     converged: bool
+    inference: Inference | None = None
 
 
 async def guest_glm_score(
@@ -187,22 +210,16 @@ async def guest_glm_score(
         unknown_levels(host, default.unknown_levels)
     mine = model.part.by_column if explain else {}
     theirs_by_name = [
-        [one_line(f"{host.name}:{column}", 140) for column in default.columns] or [host.name]
-        for host, default in zip(hosts, missing, strict=True)
+        host_players(host.name, default.columns) for host, default in zip(hosts, missing, strict=True)
     ]
-    taken = {*model.parties, *(name for names in theirs_by_name for name in names)}
 
     def terms(part: slice, theirs: Sequence[Floats]) -> dict[str, Floats]:
         """Each column's or host's part of the scores."""
-        term_of = {
-            own_name(name, model.parties[0], taken): column.scores(
-                {name: features[name][part]}, part.stop - part.start
-            )
-            for name, column in mine.items()
+        rows = part.stop - part.start
+        own_terms = {
+            name: column.scores(column.taken_from(features, part), rows) for name, column in mine.items()
         }
-        for names, parts in zip(theirs_by_name, theirs, strict=True):
-            term_of |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
-        return term_of
+        return linear_terms(model, own_terms, theirs_by_name, theirs)
 
     # 2. What each row adds, chunk by chunk.
     rows = len(own)
@@ -215,9 +232,7 @@ async def guest_glm_score(
                     for host, default, place in zip(hosts, missing, places, strict=True)
                 ]
             )
-            scores = model.intercept + own[part]
-            for whole, *_ in theirs:
-                scores += whole
+            scores = add_up(model.intercept, own[part], theirs)
             contributions = await asyncio.to_thread(terms, part, theirs) if explain else None
             progress(part.stop, rows)
             yield ScoredPart(part, scores, contributions, model.intercept if explain else 0.0)
@@ -245,13 +260,15 @@ async def host_glm_score(
     # 1. What a row adds that this host does not know.
     start = await guest.recv(ScoreStart)
     columns = part.by_column if start.explain and show_columns else {}
-    absent = {name: column.missing_score({name: features[name]}) for name, column in columns.items()}
+    absent = {
+        name: column.missing_score(column.taken_from(features)) for name, column in columns.items()
+    }
     await guest.send(MissingScore(missing, absent, unknown_levels))
 
     def terms_of(places: Places) -> bytes:
         parts = [
-            column.scores({name: features[name][places]}, len(places)).astype("<f8").tobytes()
-            for name, column in columns.items()
+            column.scores(column.taken_from(features, places), len(places)).astype("<f8").tobytes()
+            for column in columns.values()
         ]
         return b"".join(parts)
 
@@ -264,6 +281,47 @@ async def host_glm_score(
         await guest.send(PartialScores(own[places].astype("<f8").tobytes(), terms))
         done += len(places)
     return done
+
+
+def add_up(intercept: float, own: Floats, theirs: Sequence[Floats]) -> Floats:
+    """The scores of rows, shape (rows,), of the guest's part and what each host sent, shape (1 +
+    columns, rows): added up in the same order wherever it is done."""
+    scores: Floats = intercept + own
+    for whole, *_ in theirs:
+        scores += whole
+    return scores
+
+
+def host_players(host: str, columns: Collection[str]) -> list[str]:
+    """What a host's parts are called: by its columns where it shows them, else by its name."""
+    return [one_line(f"{host}:{column}", 140) for column in columns] or [host]
+
+
+def linear_terms(
+    model: GuestGlm,
+    mine: Mapping[str, Floats],
+    theirs_by_name: Sequence[Sequence[str]],
+    theirs: Sequence[Floats],
+) -> dict[str, Floats]:
+    """What each of the guest's columns, `mine`, and each host or column of it adds to rows' scores,
+    shape (rows,) each; `theirs` as `add_up`, called `theirs_by_name`."""
+    taken = {*model.parties, *(name for names in theirs_by_name for name in names)}
+    term_of = {own_name(name, model.parties[0], taken): term for name, term in mine.items()}
+    for names, parts in zip(theirs_by_name, theirs, strict=True):
+        term_of |= dict(zip(names, parts[1:] if len(parts) > 1 else parts, strict=True))
+    return term_of
+
+
+def fault_of_parts(parts: Floats) -> str | None:
+    """Why `parts`, shape (1 + columns, rows), are not a whole and, where there are any, the columns'
+    parts of it; None if they are."""
+    if not np.isfinite(parts).all():
+        return "with what is no number"
+    whole, columns = parts[0], parts[1:]
+    off = np.abs(columns.sum(axis=0) - whole)
+    if len(columns) and (off > _ROUNDING * (1 + np.abs(columns).sum(axis=0))).any():
+        return "whose columns do not add up"
+    return None
 
 
 async def _receive_missing(host: Peer, explain: bool) -> MissingScore:
@@ -293,12 +351,6 @@ async def _receive(host: Peer, default: MissingScore, places: Integers) -> Float
 
 
 def _check_parts(host: Peer, message: Message, parts: Floats) -> None:
-    """Raises PeerError unless `parts`, shape (1 + columns, rows), are a whole and, where there are any,
-    the columns' parts of it."""
-    kind = type(message).__name__
-    if not np.isfinite(parts).all():
-        raise host.breach(f"{kind} with what is no number")
-    whole, columns = parts[0], parts[1:]
-    off = np.abs(columns.sum(axis=0) - whole)
-    if len(columns) and (off > _ROUNDING * (1 + np.abs(columns).sum(axis=0))).any():
-        raise host.breach(f"{kind} whose columns do not add up")
+    """Raises PeerError for parts that are none."""
+    if (why := fault_of_parts(parts)) is not None:
+        raise host.breach(f"{type(message).__name__} {why}")

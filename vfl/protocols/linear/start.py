@@ -13,8 +13,8 @@ from typing import ClassVar
 
 from vfl.arrays import Mask
 from vfl.errors import ConfigError, DataError, ModelError, Refused
-from vfl.learn.design import Matrix
 from vfl.learn.glm import Block, BlockReport, BlockState
+from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
@@ -87,7 +87,7 @@ def restore_block(block: Block, state: BlockState) -> BlockReport:
 class HostStart:
     """What a host has once a fit has begun."""
 
-    matrix: Matrix  # of all aligned rows
+    matrix: Whole  # of all aligned rows
     training: Mask  # which of them train
     digest: str  # of FitStart
     block: Block  # of the rows that train
@@ -105,7 +105,7 @@ class HostStart:
 async def begin_host_fit(
     guest: Peer,
     rows: int,
-    prepare: Callable[[Mask], Matrix],
+    prepare: Callable[[Mask], Whole],
     params: GlmParams,
     participant: Participant,
     heard: Transcript,
@@ -155,9 +155,13 @@ def no_column() -> DataError:
     return DataError(f"{told}, only the constant: see columns and ignore in [data]", for_peer=told)
 
 
-def separable() -> DataError:
+class SeparableLabel(DataError):
+    """A fit without a finite optimum."""
+
+
+def separable() -> SeparableLabel:
     """The error of a fit without a finite optimum."""
-    return DataError(
+    return SeparableLabel(
         "the label is separable: some columns tell it apart without error (a level without any claim, "
         "say), so that their best coefficients are infinite: set alpha above 0 in [glm], or join levels",
         for_peer="some columns separate the label without error: the job needs alpha above 0",

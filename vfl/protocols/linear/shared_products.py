@@ -1,0 +1,276 @@
+"""Products of one party's secret vectors with another's secret columns, of which neither learns any.
+
+By the lattice engine (common/lattice_sums.py): one encrypts vectors of whole numbers, cut into digits;
+the other adds them up by its columns, levels and bits of numbers, under masks that are uniform among all
+values that a sum can be read as. So each sum is shared: what the one reads and the mask add up to it
+modulo 2^B. The sums of a vector and a column are put together under Paillier's encryption, where no
+modulus is in the way: with both shares in [0, 2^B), and a sum so small that it takes a quarter of that,
+
+    sum = a + b - 2^B (1 - A B) - bias,    A: whether a < 2^(B - 2), B: whether b is,
+
+since both are small if nothing has wrapped, and never else. Who puts them together, and may not decrypt,
+has one of the shares in the clear and gets the other's bits and what they come to encrypted.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import gmpy2
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.arrays import Integers, Mask
+from vfl.blocks.engine import ENGINE
+from vfl.crypto.lattice.parameters import MODULUS_BITS
+from vfl.crypto.paillier import PublicKey
+from vfl.learn.matrix import Matrix
+from vfl.net.peer import Peer
+from vfl.net.wire import MIB, Message
+from vfl.protocols.common.course import NO_HINTS
+from vfl.protocols.common.lattice_hints import guest_meet, host_meet
+from vfl.protocols.common.lattice_sums import BATCH, LEAST_LIFE, ZEROS, Entries, Query, Shape
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.lattice_products import BitMatrix, places_of
+
+Table = NDArray[np.object_]
+"""Whole numbers of any size, or ciphertexts."""
+
+_MOST_VECTORS = 1 << 15
+_SPARE_BITS = 2  # of an entry, so that sums take a quarter of what they are shared modulo
+_MOST_BITS = 40  # of an entry
+
+
+class VectorsFollow(Message, frozen=True):
+    """Either -> either. Reveals: how many encrypted vectors follow, of which column each is and of which
+    digits: so how many columns its sender has, and how many bits their largest numbers."""
+
+    columns: Annotated[list[int], msgspec.Meta(max_length=_MOST_VECTORS)]
+    shifts: Annotated[list[int], msgspec.Meta(max_length=_MOST_VECTORS)]
+    limit: ClassVar[int] = MIB
+
+
+class ColumnsFollow(Message, frozen=True):
+    """Either -> either. Reveals: how many levels and numbers its sender's columns are, and how many bits
+    the largest of each."""
+
+    levels: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
+    bits: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=63)]], msgspec.Meta(max_length=1 << 16)]
+    limit: ClassVar[int] = MIB
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Whole numbers of the rows, which count 2^shift times in a column's vector."""
+
+    column: int
+    shift: int
+    bits: int  # of a number, its sign not counted
+    values: Callable[[], Integers]
+
+
+@dataclass(frozen=True)
+class SharedSums:
+    """One party's shares of all sums."""
+
+    shares: NDArray[np.uint64]  # shape (vectors, outputs), below 2^bits
+    bits: int
+    less: int  # what each share is too large by
+    vectors: Sequence[tuple[int, int]]  # of each the column and the shift
+    outputs: Sequence[tuple[int, int, int]]  # of each the column, the shift and the sign
+
+    @property
+    def columns(self) -> tuple[int, int]:
+        """Of the vectors, and of the outputs."""
+        return (
+            1 + max((column for column, _ in self.vectors), default=-1),
+            1 + max((column for column, _, _ in self.outputs), default=-1),
+        )
+
+    @property
+    def low(self) -> Mask:
+        """Which shares are below a quarter."""
+        return np.asarray(self.shares < np.uint64(1 << (self.bits - 2)))
+
+    @property
+    def total(self) -> Table:
+        """The shares of each vector's column and output's column put together."""
+        found = np.zeros(self.columns, object)
+        for (column, shift), own in zip(self.vectors, self.shares.tolist(), strict=True):
+            for (other, power, sign), share in zip(self.outputs, own, strict=True):
+                found[column, other] += sign * ((share - self.less) << (shift + power))
+        return found
+
+    def encrypted_sums(self, key: PublicKey, totals: Table, bits: Table) -> Table:
+        """All sums, encrypted, from the other party's `totals` and bits, shape of `shares`."""
+        n, square = key.n, key.n_squared
+        groups: dict[tuple[int, int], list[tuple[int, int, gmpy2.mpz]]] = {}
+        low = self.low
+        for i, (column, shift) in enumerate(self.vectors):
+            for j in np.flatnonzero(low[i]).tolist():
+                other, power, sign = self.outputs[j]
+                groups.setdefault((column, other), []).append((shift + power, sign, bits[i, j]))
+        found = np.empty(self.columns, object)
+        for place, own in np.ndenumerate(self.total):
+            wrapped, at = gmpy2.mpz(1), 0
+            terms = sorted(groups.get((place[0], place[1]), []), key=lambda term: -term[0])
+            for number, (shift, sign, bit) in enumerate(terms):
+                if number:
+                    wrapped = gmpy2.powmod(wrapped, gmpy2.mpz(1) << (at - shift), square)
+                wrapped = wrapped * (bit if sign > 0 else gmpy2.invert(bit, square)) % square
+                at = shift
+            wrapped = gmpy2.powmod(wrapped, gmpy2.mpz(1) << (at + self.bits), square)
+            found[place] = totals[place] * wrapped % square * (1 + own % n * n) % square
+        return found
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """How vectors of so many rows are cut: into signed digits to a base of a power of two."""
+
+    rows: int
+    most: int  # vectors
+
+    @classmethod
+    def of(cls, rows: int, vectors: int) -> "_Cut":
+        few = LEAST_LIFE - ZEROS
+        return cls(rows, few if vectors <= few else _MOST_VECTORS)
+
+    @property
+    def shape(self) -> Shape:
+        return Shape(self.rows, self.entry_bits, self.most)
+
+    @property
+    def entry_bits(self) -> int:
+        return min(Shape.most_bits(self.rows, self.most), _MOST_BITS)
+
+    @property
+    def base_bits(self) -> int:
+        """Of a digit, which is at most half of 2^base_bits, whatever its sign."""
+        return self.entry_bits - _SPARE_BITS
+
+    @property
+    def bias(self) -> int:
+        """No sum of digits is larger."""
+        return self.rows << (self.base_bits - 1)
+
+    @property
+    def modulus_bits(self) -> int:
+        return MODULUS_BITS - self.shape.parameters(1).scale_bits
+
+    def places(self, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
+        """Of each digit of all pieces the column and the shift."""
+        return [
+            (piece.column, piece.shift + place * self.base_bits)
+            for piece in pieces
+            for place in range(self._count(piece))
+        ]
+
+    def digits(self, pieces: Sequence[Piece]) -> Iterator[Integers]:
+        half, mask = 1 << (self.base_bits - 1), (1 << self.base_bits) - 1
+        for piece in pieces:
+            rest = piece.values()
+            for _ in range(self._count(piece)):
+                digit = ((rest + half) & mask) - half
+                rest = (rest - digit) >> self.base_bits
+                yield digit
+
+    def _count(self, piece: Piece) -> int:
+        # Signed digits to a base 2^b reach further than 2^(b count - 2).
+        return max(1, -(-(piece.bits + 2) // self.base_bits))
+
+
+def columns_of(matrix: Matrix) -> list[tuple[int, Callable[[], Integers]]]:
+    """The columns of a matrix of whole numbers: of each the bits by which it makes others longer, and
+    what makes it."""
+    codes = np.asarray(ENGINE.gather(matrix.codes))
+    numbers = np.asarray(ENGINE.gather(matrix.numbers))
+
+    def level(row: int, code: int) -> Callable[[], Integers]:
+        return lambda: (codes[row] == code).astype(np.int64)
+
+    def number(row: int) -> Callable[[], Integers]:
+        return lambda: numbers[row].astype(np.int64)
+
+    levels = [
+        (0, level(row, code)) for row, size in enumerate(matrix.levels) for code in range(1, size + 1)
+    ]
+    return [*levels, *((max(bits, 1), number(row)) for row, bits in enumerate(matrix.bits))]
+
+
+async def share_vectors(
+    other: Peer, pieces: Sequence[Piece], rows: int, resources: Resources
+) -> SharedSums:
+    """The side with vectors. Raises PeerError when the other party breaks the protocol."""
+    cut = _Cut.of(rows, len(_Cut.of(rows, 1).places(pieces)))
+    places = cut.places(pieces)
+    await other.send(VectorsFollow([column for column, _ in places], [shift for _, shift in places]))
+    follow = await other.recv(ColumnsFollow)
+    outputs = places_of(follow.levels, follow.bits)
+
+    def accept(peer: Peer, count: int) -> None:
+        if count != len(outputs):
+            raise peer.breach("HintSums of other sums than its columns have")
+
+    products, _ = await guest_meet([other], cut.shape, operations=resources.operations, accept=accept)
+    shares = [np.zeros((0, len(outputs)), np.uint64)]
+    digits = cut.digits(pieces)
+    try:
+        for first in range(0, len(places), BATCH):
+            count = min(BATCH, len(places) - first)
+            batch = ENGINE.hold(await asyncio.to_thread(_batch, digits, count))
+            (sums,) = await products.query(Entries(count, _whole, (batch,)), hidden=True)
+            shares.append(sums.view(np.uint64))
+    finally:
+        products.end()
+    own = (np.concatenate(shares) + np.uint64(cut.bias)) & _below(cut.modulus_bits)
+    return SharedSums(own, cut.modulus_bits, cut.bias, places, outputs)
+
+
+def _batch(digits: Iterator[Integers], count: int) -> NDArray[np.int64]:
+    return np.array([next(digits) for _ in range(count)], np.int64)
+
+
+def _whole(digits: NDArray[np.int64]) -> Integers:
+    return digits
+
+
+async def share_columns(other: Peer, matrix: Matrix, resources: Resources) -> SharedSums:
+    """The side with columns of whole numbers. Raises PeerError when the other party breaks the
+    protocol."""
+    follow = await other.recv(VectorsFollow)
+    if len(follow.columns) != len(follow.shifts):
+        raise other.breach("VectorsFollow of other shifts than vectors")
+    places = list(zip(follow.columns, follow.shifts, strict=True))
+    if any(not (0 <= column < _MOST_VECTORS and 0 <= shift < 256) for column, shift in places):
+        raise other.breach("VectorsFollow of columns or digits that cannot be")
+    cut = _Cut.of(matrix.rows, len(places))
+    bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
+    await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
+    products = await host_meet(
+        other,
+        lambda secret: bits_of.matrix,
+        len(bits_of.matrix.outputs),
+        cut.shape,
+        hints=NO_HINTS,
+        operations=resources.operations,
+    )
+    masks = [np.zeros((0, len(bits_of.places)), np.uint64)]
+    left = len(places)
+    try:
+        while left > 0:
+            query = await other.recv(Query)
+            if query.vectors > left:
+                raise other.breach("a Query of more vectors than it said")
+            masks.append(await products.serve(query, hidden=True))
+            left -= query.vectors
+    finally:
+        products.end()
+    own = (np.uint64(0) - np.concatenate(masks)) & _below(cut.modulus_bits)
+    return SharedSums(own, cut.modulus_bits, 1 << cut.modulus_bits, places, bits_of.places)
+
+
+def _below(bits: int) -> np.uint64:
+    return np.uint64((1 << bits) - 1)
