@@ -80,6 +80,8 @@ class GuestCourse(Generic[D, S]):
     """Keeps hints for later jobs on the same rows and bins."""
     hint_progress: HintProgress = _quiet
     """Follows the parts of hints as they come in: how many, of how many."""
+    fit_progress: Callable[[int, int], None] = _quiet
+    """Follows the fits by which a penalty is chosen: how many are done, of how many."""
     labels: LabelCount | None = None
     """Counts labels that hosts could have read, over all attempts; without, those of one are counted."""
 

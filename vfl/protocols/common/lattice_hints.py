@@ -1,7 +1,8 @@
 """Hints of the hosts' matrices, which the sums of lattice_sums.py need: agreed on once a job.
 
- 1. The guest names the hint of each host that it keeps from earlier jobs. Each host says whether that is
-    still the hint of its matrix, and gives a random share of a seed.
+ 1. Each host says how many sums of a vector it will give. By these the guest takes the length of words
+    that costs least (Shape.word_bits), and names the hint of each host that it keeps from earlier jobs.
+    Each host says whether that is still the hint of its matrix, and gives a random share of a seed.
  2. If all still are, they are used again. If not the guest sends all shares, its own too: their hash is
     the seed of the public polynomials. Each host makes its hint of them and sends it, encrypted under a
     key of its own.
@@ -33,13 +34,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, ClassVar, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol, cast
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
+from vfl.blocks.engine import Array
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
@@ -51,6 +53,7 @@ from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.lattice_sums import (
     MOST_OUTPUTS,
     ZEROS,
+    Entries,
     GuestProducts,
     HostProducts,
     Query,
@@ -69,18 +72,25 @@ JudgeZeros = Callable[[Peer, Words], Awaitable[None]]
 are its masks, which the judge knows."""
 
 
+class HintSums(Message, frozen=True):
+    """host -> guest. Reveals: how many sums of a vector the host will give."""
+
+    outputs: Annotated[int, msgspec.Meta(ge=0, le=MOST_OUTPUTS)]
+
+
 class HintKnown(Message, frozen=True):
-    """guest -> host. Reveals: which hint of this host the guest keeps from an earlier job, if any."""
+    """guest -> host. Reveals: which hint of this host the guest keeps from an earlier job, if any; how
+    short words may be for the host with the most sums."""
 
     name: bytes  # empty when there is none
+    word_bits: Literal[48, 56, 64]
 
 
 class HintOffered(Message, frozen=True):
-    """host -> guest. Reveals: how many sums of a vector the host will give; whether its columns, their
-    bins and the rows are those of the hint that the guest keeps. The share is random."""
+    """host -> guest. Reveals: whether the host's columns, their bins and the rows are those of the hint
+    that the guest keeps. The share is random."""
 
     known: bool
-    outputs: Annotated[int, msgspec.Meta(ge=0, le=MOST_OUTPUTS)]
     share: bytes
 
 
@@ -191,20 +201,23 @@ async def guest_meet(
     on_shelf = [shelf.known(host.name) for host in hosts]
     seeds = {hint.seed for hint in on_shelf if hint}
     known = [hint if len(seeds) == 1 else None for hint in on_shelf]
-    # 1. What is kept, and shares of a seed.
+    # 1. How many sums, what is kept, and shares of a seed.
+    outputs = [said.outputs for said in await together([host.recv(HintSums) for host in hosts])]
+    for host, count in zip(hosts, outputs, strict=True):
+        accept(host, count)
+        _check_outputs(host, count, shape)
+    word_bits = cast(Literal[48, 56, 64], shape.word_bits(outputs))
+    parameters = [shape.parameters(count, word_bits) for count in outputs]
     await together(
         [
-            host.send(HintKnown(hint.name if hint else b""))
+            host.send(HintKnown(hint.name if hint else b"", word_bits))
             for host, hint in zip(hosts, known, strict=True)
         ]
     )
     offers = await together([host.recv(HintOffered) for host in hosts])
-    for host, hint, offer in zip(hosts, known, offers, strict=True):
-        if len(offer.share) != _SEED or (offer.known and (not hint or hint.outputs != offer.outputs)):
+    for host, hint, offer, count in zip(hosts, known, offers, outputs, strict=True):
+        if len(offer.share) != _SEED or (offer.known and (not hint or hint.outputs != count)):
             raise host.breach("a HintOffered of another size, or of a hint that is not known")
-        accept(host, offer.outputs)
-    outputs = [offer.outputs for offer in offers]
-    parameters = [_parameters(*each, shape) for each in zip(hosts, outputs, strict=True)]
     # 2. The hints.
     opened = [_reopen(shelf, *each) for each in zip(hosts, known, offers, parameters, strict=True)]
     kept = all(hint is not None or not count for hint, count in zip(opened, outputs, strict=True))
@@ -243,11 +256,11 @@ async def guest_meet(
     return products, outputs
 
 
-def _parameters(host: Peer, outputs: int, shape: Shape) -> Parameters:
+def _check_outputs(host: Peer, outputs: int, shape: Shape) -> None:
     try:
-        return shape.parameters(outputs)
+        shape.parameters(outputs)
     except ValueError as error:
-        raise host.breach(f"a HintOffered of more than there may be: {error}") from None
+        raise host.breach(f"HintSums of more than there may be: {error}") from None
 
 
 def _reopen(
@@ -316,20 +329,22 @@ async def _receive_hint(
     return hint, KnownHint(head.name, seed, head.header, parameters.outputs)
 
 
+def _zeros(rows: Array) -> Integers:
+    return np.zeros((ZEROS, len(rows)), np.int64)
+
+
 async def _check_zeros(
     products: GuestProducts, parameters: Sequence[Parameters], judge: JudgeZeros | None = None
 ) -> None:
     """Raises PeerError unless new hints are of matrices: their sums of zeros are the hosts' masks."""
-
-    def zeros(start: int, stop: int) -> Integers:
-        return np.zeros((ZEROS, stop - start), np.int64)
-
+    rows = parameters[0].rows if parameters else 0
+    zeros = Entries(ZEROS, _zeros, (np.broadcast_to(np.int8(0), rows),))
     if judge is not None:
-        words = await products.query_words(ZEROS, zeros)
+        words = await products.query_words(zeros)
         for host, masked in zip(products.hosts, words, strict=True):
             await judge(host, masked)
         return
-    read = await products.query(ZEROS, zeros, hidden=True)
+    read = await products.query(zeros, hidden=True)
     for host, own, sums in zip(products.hosts, parameters, read, strict=True):
         commitment = (await host.recv(ZerosCommitted)).commitment
         digest = _digest(own, sums.view(np.uint64))
@@ -384,12 +399,17 @@ async def host_meet(
     Raises PeerError when the guest breaks the protocol, Refused when no safe parameters hold the sums.
     """
     try:
-        parameters = shape.parameters(outputs)
+        shape.parameters(outputs)
     except ValueError as error:
         raise Refused(f'encryption = "lattice" does not allow this job: {error}') from None
-    serving = HostProducts(guest, shape, parameters, Counter() if operations is None else operations)
-    # 1. What is kept, and a share of the seed.
+    # 1. How many sums, what is kept, and a share of the seed.
+    await guest.send(HintSums(outputs))
     wanted = await guest.recv(HintKnown)
+    try:
+        parameters = shape.parameters(outputs, wanted.word_bits)
+    except ValueError:
+        raise guest.breach("HintKnown of words that are too short for this host's sums") from None
+    serving = HostProducts(guest, shape, parameters, Counter() if operations is None else operations)
     matrix: CellMatrix | None = None
     kept = hints.known()
     reusable = kept is not None and kept.name == wanted.name
@@ -400,7 +420,7 @@ async def host_meet(
         if not same or not await asyncio.to_thread(hints.promise, kept.name, shape.served, life):
             matrix = None
     share = secrets.token_bytes(_SEED)
-    await guest.send(HintOffered(matrix is not None, outputs, share))
+    await guest.send(HintOffered(matrix is not None, share))
     # 2. The hint.
     agreed = await guest.recv(HintAgreed)
     if not agreed.shares:

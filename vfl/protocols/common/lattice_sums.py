@@ -21,6 +21,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
@@ -28,11 +29,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
-from vfl.crypto.lattice.answers import seal, unseal, unsealed_words
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE, Rows
+from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
-from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose, widest
-from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
+from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, WORDS, Parameters, choose, widest
+from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, VectorEncryption, joined
 from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
@@ -52,7 +55,6 @@ _PIECE = 4 * MIB  # of products or vectors in a message, or little more
 _MOST_ROWS = 1 << 17  # of vectors in a message
 _READY = 2  # batches of products made ahead at most
 _QUERIES = 4  # as large as the largest so far, for which products are made ahead
-_AHEAD = 2  # pieces under way beside the one that is sent, or added up
 
 T = TypeVar("T")
 Timed = Callable[[str], AbstractContextManager[None]]
@@ -90,6 +92,16 @@ class VectorSums(Message, frozen=True):
 
 
 @dataclass(frozen=True)
+class Entries:
+    """So many vectors, by what makes their entries: `kernel(*blocks)`, shape (count, rows), of blocks of
+    the arrays' rows, where these lie."""
+
+    count: int
+    kernel: Callable[..., Integers]
+    arrays: tuple[Rows, ...]
+
+
+@dataclass(frozen=True)
 class Shape:
     """What both sides know of the vectors before they meet."""
 
@@ -98,26 +110,65 @@ class Shape:
     vectors: int  # of the job at most, zeros left out
     weight: int = 1  # greatest entry of a host's matrix, whatever its sign
     lifetime: int = 1 << 16  # vectors of a hint over all jobs at most, if this one needs no more
+    errors_known: bool = True  # whether who reads the sums has encrypted the vectors
 
     @classmethod
     def most_bits(cls, rows: int, vectors: int) -> int:
-        """The most bits of an entry. Raises ValueError, with the numbers, when none are safe."""
+        """The most bits of an entry that any host can serve, if that of fewest outputs can at all.
+        Raises ValueError, with the numbers, when none are safe."""
         shape = cls(rows, 1, vectors)
-        return widest(rows, MOST_OUTPUTS, shape._most, least=shape._least(DEGREE))
+        least = -(-shape._least(DEGREE) * DEGREE // MOST_OUTPUTS)
+        return widest(rows, MOST_OUTPUTS, shape._most, least=least)
 
-    def parameters(self, outputs: int) -> Parameters:
-        """The same for every host but for its `outputs` and how many vectors its hint serves by these,
-        so that one encryption serves all of them.
+    def parameters(self, outputs: int, word_bits: int = MODULUS_BITS) -> Parameters:
+        """Those of a host of so many `outputs`, and of vectors with words of so many bits.
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
-        own = self._shared().serving(outputs, self._most)
-        if own.queries < self.served:
-            raise ValueError(
-                f"{outputs:,} sums of a vector over {self.rows:,} rows are too many for {self.served:,} "
-                f"vectors: a hint of so many serves {own.queries:,}"
-            )
-        return own
+        try:
+            return choose(
+                self.rows,
+                self.value_bits,
+                max(outputs, 1),
+                self._most,
+                self.weight,
+                self._least(outputs),
+                self.errors_known,
+                (word_bits,),
+            ).serving(outputs, self._most)
+        except ValueError as error:
+            raise ValueError(f"{outputs:,} sums of each of {self.served:,} vectors: {error}") from None
+
+    def widest(self, outputs: int, word_bits: int) -> int:
+        """The most bits of an entry that a host of so many `outputs` could serve with such words, 0 for
+        none."""
+        most, least = self._most, self._least(outputs)
+        try:
+            return widest(self.rows, outputs, most, self.weight, least, self.errors_known, (word_bits,))
+        except ValueError:
+            return 0
+
+    def word_bits(self, outputs: Sequence[int]) -> int:
+        """Of the words with which every host is served, by their `outputs`, those that cost least: with
+        shorter ones a hint may have to be made anew sooner.
+
+        Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
+        """
+        if not any(outputs):
+            return MODULUS_BITS
+        refused: list[ValueError] = []
+        costs: dict[int, float] = {}
+        for word_bits in WORDS:
+            try:
+                hosts = [self.parameters(count, word_bits) for count in outputs if count]
+            except ValueError as error:
+                refused.append(error)
+                continue
+            hints = sum(own.hint_bytes / own.queries for own in hosts)
+            costs[word_bits] = len(hosts) * self.rows * word_bits / 8 + hints
+        if not costs:
+            raise refused[-1]
+        return min(costs, key=lambda word_bits: (costs[word_bits], word_bits))
 
     @property
     def served(self) -> int:
@@ -129,23 +180,9 @@ class Shape:
         """Vectors that one hint is for, if its outputs are few enough."""
         return max(self.lifetime, self.served)
 
-    def _shared(self) -> Parameters:
-        """Those of MOST_OUTPUTS, such that any host can serve the job if there are any; else such that
-        hosts of fewer can."""
-        try:
-            return self._serving(MOST_OUTPUTS)
-        except ValueError:
-            return self._serving(DEGREE)
-
-    def _serving(self, outputs: int) -> Parameters:
-        rows, bits, least = self.rows, self.value_bits, self._least(outputs)
-        return choose(rows, bits, MOST_OUTPUTS, self._most, self.weight, least=least)
-
     def _least(self, outputs: int) -> int:
-        """Vectors that a hint of MOST_OUTPUTS must serve for one of so many `outputs` to serve the job,
-        and LEAST_LIFE."""
-        own = min(self._most, max(LEAST_LIFE, self.served))
-        return -(-own * outputs // MOST_OUTPUTS)
+        """Vectors that a hint of so many outputs must serve."""
+        return self.served if outputs > DEGREE else min(self._most, max(LEAST_LIFE, self.served))
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -187,62 +224,66 @@ class GuestProducts:
         self._ready: deque[_Batch] = deque()
         self._making: asyncio.Task[None] | None = None
         self.seconds: dict[str, float] = defaultdict(float)  # that hosts say they took, by name
+        self.scale_bits = parameters[0].scale_bits if parameters else 0
+        """Of the first host's words, below its sums."""
 
-    async def query(
-        self, count: int, piece: Callable[[int, int], Integers], hidden: bool = False
-    ) -> list[Integers]:
-        """Every host's matrix times `count` vectors, BATCH at most: by host, shape (count, outputs).
+    async def query(self, entries: Entries, hidden: bool = False) -> list[Integers]:
+        """Every host's matrix times some vectors, BATCH at most: by host, shape (count, outputs).
 
         `hidden`: under masks that only the host can take off (HostProducts.uncover).
 
-        Whoever is to round words that a host has masked whole calls `query_words`.
-
-        `piece(start, stop)` is these rows of the vectors, shape (count, stop - start); it is called in a
-        thread. Raises PeerError for what cannot be such sums.
+        Whoever is to round words that a host has masked whole calls `query_words`. Raises PeerError for
+        what cannot be such sums.
         """
 
         def read(parameters: Parameters, data: bytes, masks: Words) -> Integers:
             return unseal(parameters, data, masks, hidden)
 
-        return await self._query(count, piece, read)
+        return await self._query(entries, read)
 
-    async def query_words(self, count: int, piece: Callable[[int, int], Integers]) -> list[Words]:
+    async def query_words(self, entries: Entries, passed_on: bool = False) -> list[Words]:
         """As `query`, where hosts mask whole words (HostProducts.serve with a stream): what is read is
-        uniform. Whoever knows the masks takes them off, and rounds."""
-        return await self._query(count, piece, unsealed_words)
+        uniform. Whoever knows the masks takes them off, and rounds.
 
-    async def _query(
-        self,
-        count: int,
-        piece: Callable[[int, int], Integers],
-        read: Callable[[Parameters, bytes, Words], T],
-    ) -> list[T]:
+        `passed_on`: to another party than the host, which is to learn no more than the sums even
+        together with it.
+        """
+
+        def read(parameters: Parameters, data: bytes, masks: Words) -> Words:
+            words = unsealed_words(parameters, data, masks)
+            return blurred(parameters, words) if passed_on else words
+
+        return await self._query(entries, read)
+
+    async def _query(self, entries: Entries, read: Callable[[Parameters, bytes, Words], T]) -> list[T]:
         if not self.hosts or self._public is None:
             return []
+        parameters, count = self._parameters[0], entries.count
         drawn, masks = await self._take(count)
-        encryption = VectorEncryption(self._parameters[0], self._public, drawn)
+        encryption = VectorEncryption(parameters, self._public, drawn)
         self._operations["encrypt vector"] += count
 
-        def encrypted(start: int, stop: int) -> bytes:
-            return encryption.rows(start, piece(start, stop))
+        def piece(begun: list[Begun[list[Part]]]) -> bytes:
+            return joined(parameters, (part for one in begun for part in one.result()))
 
-        async def send(task: asyncio.Task[bytes]) -> None:
+        async def send(begun: list[Begun[list[Part]]]) -> None:
             with self._timed("encrypt"):
-                message = Vectors(await task)
+                message = Vectors(await asyncio.to_thread(piece, begun))
             with self._timed("transfer"):
                 await together([host.send(message) for host in self.hosts])
 
-        under_way: deque[asyncio.Task[bytes]] = deque()
+        under_way: deque[list[Begun[list[Part]]]] = deque()
         try:
-            for start, stop in _pieces(self._parameters[0], count):
-                under_way.append(asyncio.create_task(asyncio.to_thread(encrypted, start, stop)))
-                if len(under_way) > _AHEAD:
+            for start, stop in _pieces(parameters, count):
+                begin = partial(encryption.begin, start, stop, entries.kernel, *entries.arrays)
+                under_way.append(await asyncio.to_thread(begin))
+                if len(under_way) > ENGINE.width:
                     await send(under_way.popleft())
             while under_way:
                 await send(under_way.popleft())
         finally:
-            for task in under_way:
-                task.cancel()
+            for part in (part for begun in under_way for part in begun):
+                part.cancel()
         return await together(
             [
                 self._sums(host, parameters, own, read)
@@ -362,6 +403,8 @@ class HostProducts:
         operations: Operations,
     ) -> None:
         self._guest, self._shape, self._parameters = guest, shape, parameters
+        self.scale_bits = parameters.scale_bits
+        """Of words, below sums: those under masks are known modulo 2^64 less these."""
         self._operations = operations
         self._hint: tuple[CellMatrix, HintKey] | None = None
         self.secret = b""

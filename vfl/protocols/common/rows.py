@@ -1,10 +1,14 @@
 """The aligned rows that a model is trained on, as the guest has them."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import ENGINE
+from vfl.blocks.means import weighted_mean
+from vfl.blocks.scratch import Scratch, release_pages
 from vfl.learn.losses import LogisticLoss, Loss
 
 
@@ -12,7 +16,8 @@ from vfl.learn.losses import LogisticLoss, Loss
 class Training:
     """The guest's rows: label, weight, which train the trees, which decide when to stop.
 
-    `offset` is added to every row's score, on the scale of the loss's link; None adds nothing.
+    `offset` is added to every row's score, on the scale of the loss's link; None adds nothing. The
+    logarithm of the time at risk, `exposure`, is in it already.
     """
 
     label: Floats
@@ -21,15 +26,61 @@ class Training:
     validation: Mask
     loss: Loss = field(default_factory=LogisticLoss)
     offset: Floats | None = None
+    exposure: Floats | None = None
+    together: Integers | None = None  # which rows are of one group, or about one thing, by number
+    constant: float | None = None
+    """What scores start with; None: the constant of least loss."""
+
+    @property
+    def sizes(self) -> Floats:
+        """How much each row counts in what is said of a level: its weight, times its time at risk."""
+        return self.weight if self.exposure is None else self.weight * self.exposure
 
     def start(self) -> tuple[float, Floats]:
-        """The constant of least loss on the rows that train, and every row's score with it."""
-        offset = np.zeros(len(self.label)) if self.offset is None else self.offset
-        start = self.loss.start(self.label[self.train], self.weight[self.train], offset[self.train])
+        """The constant with which scores start, and every row's score with it: of least loss on the rows
+        that train, where none is given."""
+        offset = np.broadcast_to(0.0, len(self.label)) if self.offset is None else self.offset
+        if self.constant is None:
+            given = (chosen_rows(values, self.train) for values in (self.label, self.weight, offset))
+            start = self.loss.start(*given)
+        else:
+            start = self.constant
+        if self.offset is None:
+            return start, np.broadcast_to(0.0 + start, len(self.label))
         return start, offset + start
 
     def mean_loss(self, score: Floats, mask: Mask) -> float | None:
         """Mean loss over some rows; None when there are none."""
         if not mask.any():
             return None
-        return self.loss.mean(score[mask], self.label[mask], self.weight[mask])
+        kernel = partial(_half_deviance, self.loss)
+        found = ENGINE.results(kernel, score, self.label, self.weight, mask)
+        mean = weighted_mean(found, int(mask.sum()))
+        self.release_pages()
+        return mean
+
+    def stored(self, scratch: Scratch) -> "Training":
+        """The same, of many rows in files. Raises DataError where the disk has no room for them."""
+        label, weight = scratch.stored(self.label, "labels"), scratch.stored(self.weight, "weights")
+        offset = None if self.offset is None else scratch.stored(self.offset, "offsets")
+        return replace(self, label=label, weight=weight, offset=offset)
+
+    def release_pages(self) -> None:
+        """Let what lies in files leave this process's memory until it is needed."""
+        for values in (self.label, self.weight, self.offset):
+            if values is not None:
+                release_pages(values)
+
+
+def chosen_rows(values: Floats, mask: Mask) -> Floats:
+    """Those of the mask; what is the same for all rows takes no room."""
+    if values.strides == (0,):
+        return np.broadcast_to(values[:1], (int(mask.sum()),)) if len(values) else values
+    return values[mask]
+
+
+def _half_deviance(
+    loss: Loss, score: Floats, label: Floats, weight: Floats, mask: Mask
+) -> tuple[Floats, Floats]:
+    """The loss of each row of the mask, and its weight."""
+    return loss.half_deviance(score[mask], label[mask]), weight[mask]

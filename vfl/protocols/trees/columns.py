@@ -1,20 +1,24 @@
 """A tree under growth, as the guest sees it, and each party's candidates for its splits."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
-from vfl.learn.binning import Binned
-from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Sums
+from vfl.blocks.engine import ENGINE, Pieces, Rows
+from vfl.learn.binning import Column
+from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
+from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
 from vfl.net.wire import MIB, Message, RecordNumber
 from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.trees.paths import Paths
 
 
 class Direction(Message, frozen=True):
@@ -48,16 +52,126 @@ class SplitRows(Message, frozen=True):
 class Growth:
     """A tree under growth, as the guest sees it."""
 
-    g: Integers  # quantised gradient and hessian of every row, 0 where it is not drawn
-    h: Integers
+    g: Rows  # quantised gradient and hessian of every row, 0 where it is not drawn
+    h: Rows
     frontier: Frontier
     totals: dict[int, Sums] = field(default_factory=dict)  # of the open nodes
     bounds: dict[int, Bounds] = field(default_factory=lambda: {0: FREE})
+    paths: Paths = field(default_factory=Paths)
+    _sums: Integers | None = None  # of gradients and hessians, by the number of a node
 
-    def total(self, rows: Mask) -> Sums:
-        """The sums of those of the rows that are drawn."""
-        drawn = self.frontier.active & rows
-        return Sums(np.asarray(self.g[drawn].sum()), np.asarray(self.h[drawn].sum()))
+    @property
+    def rows(self) -> int:
+        """How many there are, drawn or not."""
+        return self.g.shape[-1]
+
+    def find_totals(self) -> None:
+        """The sums of the open nodes."""
+        if self._sums is None:
+            self.frontier.count_by(self._count)
+        assert self._sums is not None  # noqa: S101 - for the type checker
+        g, h = self._sums
+        self.totals = {
+            node: Sums(np.asarray(g[node]), np.asarray(h[node])) for node in self.frontier.nodes
+        }
+
+    def advance(self, split: list[int], left: Rows) -> None:
+        """As of a frontier; the sums of the new nodes are found with their rows."""
+        self.frontier.advance(split, left, self._count)
+
+    def _count(self, nodes: int) -> Integers:
+        """How many drawn rows so many nodes have; their sums are kept."""
+        given = self.frontier.node_of_row, self.frontier.active, self.g, self.h
+        sums = ENGINE.total(partial(_all_sums, nodes), *given)
+        self._sums = sums[1:]
+        return np.asarray(sums[0])
+
+    def left(self, taken: "Mapping[int, Taken]") -> Rows:
+        """Which rows go left where these nodes are split so, none outside them."""
+        if not taken:
+            return ENGINE.make(_nowhere, self.frontier.node_of_row)
+        left: Rows | None = None
+        own: dict[int, tuple[Rows, dict[int, Side]]] = {}
+        told: dict[int, Pieces[Mask]] = {}
+        for node, split in taken.items():
+            if isinstance(split.left, Told):
+                told[node] = split.left.rows
+            else:
+                own.setdefault(split.branch.party, (split.left.codes, {}))[1][node] = split.left.side
+        for codes, sides in own.values():
+            given = [] if left is None else [left]
+            left = ENGINE.make(partial(_own_left, sides), self.frontier.node_of_row, codes, *given)
+        if told or left is None:
+            of_nodes = (rows.of_blocks for rows in told.values())
+            pieces = Pieces([[*of_block] for of_block in zip(*of_nodes, strict=True)])
+            given = [] if left is None else [left]
+            kernel = partial(_told_left, [*told])
+            left = ENGINE.make(kernel, self.frontier.node_of_row, pieces, *given)
+        return left
+
+    def left_sums(self, nodes: Sequence[int], left: Rows) -> dict[int, Sums]:
+        """The sums of the drawn rows of these nodes that go left."""
+        if not nodes:
+            return {}
+        frontier = self.frontier
+        kernel = partial(_left_sums, frontier.slot_of_node([*nodes]), len(nodes))
+        g, h = ENGINE.total(kernel, frontier.node_of_row, frontier.active, self.g, self.h, left)
+        return {node: Sums(np.asarray(g[slot]), np.asarray(h[slot])) for slot, node in enumerate(nodes)}
+
+
+def _nowhere(node: Nodes) -> Mask:
+    return np.zeros(len(node), np.bool_)
+
+
+def _all_sums(nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers) -> Integers:
+    """How many drawn rows each node has, and the sums of gradients and hessians, 0 in the others."""
+    sums, index = np.zeros((3, nodes), np.int64), node.astype(np.intp)
+    sums[0] = np.bincount(index[active], minlength=nodes)
+    for of, values in zip(sums[1:], (g, h), strict=True):
+        np.add.at(of, index, values)
+    return sums
+
+
+def _left_sums(
+    table: Integers, nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Mask
+) -> Integers:
+    slot = slots_of(table, node, active & left)
+    sums = np.zeros((2, nodes + 1), np.int64)
+    for of, values in zip(sums, (g, h), strict=True):
+        np.add.at(of, slot, values)  # -1 is the last one
+    return sums
+
+
+def _own_left(sides: Mapping[int, Side], node: Nodes, codes: NDArray[np.uint8], *before: Mask) -> Mask:
+    """Which rows go left by codes, beside those that others' splits send there."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    for split, side in sides.items():
+        inside = np.flatnonzero(node == split)
+        left[inside] = side.goes_left(codes[side.column][inside])
+    return left
+
+
+def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Mask], *before: Mask) -> Mask:
+    """Which rows go left as hosts say, of each node's rows in their order."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    for split, rows in zip(nodes, told, strict=True):
+        left[node == split] = rows
+    return left
+
+
+@dataclass(frozen=True)
+class Own:
+    """Rows go left by codes that the guest holds."""
+
+    codes: Rows
+    side: Side
+
+
+@dataclass(frozen=True)
+class Told:
+    """Rows go left as a host says."""
+
+    rows: Pieces[Mask]  # an entry a row of the node
 
 
 @dataclass(frozen=True)
@@ -66,7 +180,7 @@ class Taken:
 
     branch: Branch
     ordered: bool  # whether the left must not score higher than the right
-    left: Mask  # an entry a row of the node
+    left: Own | Told
     candidate: int = -1  # its number, where it is known: not of a host's where sums are hidden
 
 
@@ -89,8 +203,8 @@ class HostColumns:
         """The split of a node as the host says it. Raises PeerError for one that cannot be."""
         if answer.node != node or answer.candidate not in choice.candidates:
             raise self.host.breach("a Direction that was not asked for")
-        left, went = self._rows(growth, answer, minimum)
-        if not growth.total(went).equals(self.candidates[node][0].at(answer.candidate)):
+        left, sums = self._rows(growth, answer, minimum)
+        if not sums.equals(self.candidates[node][0].at(answer.candidate)):
             raise self.host.breach("a Direction whose rows do not add up to its sums")
         ordered = bool(self.ordered[answer.candidate])
         return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
@@ -108,30 +222,39 @@ class HostColumns:
         cannot be."""
         if answer.node != node:
             raise self.host.breach("SplitRows that were not asked for")
-        left, went = self._rows(growth, answer, minimum)
-        gain = gain_of(node, growth.total(went), answer.ordered)
+        left, sums = self._rows(growth, answer, minimum)
+        gain = gain_of(node, sums, answer.ordered)
         if gain is None:
             what = "SplitRows of what was named best gain too little for it"
             raise either(self.host, coordinator, what)
         return Taken(self._branch(answer, gain), answer.ordered, left)
 
-    def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Mask, Mask]:
-        """Which rows of the node go left, and which of all."""
-        inside, what = growth.frontier.inside(answer.node), type(answer).__name__
+    def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Told, Sums]:
+        """Which rows of the node go left, and their sums."""
+        frontier, what = growth.frontier, type(answer).__name__
+        counts = frontier.by_block(answer.node)
         try:
-            left = unpack_bits(answer.left, int(inside.sum()))
+            left = unpack_bits(answer.left, sum(counts))
         except ValueError as error:
             raise self.host.breach(f"a {what} with {error}") from None
-        went = np.zeros_like(inside)
-        went[inside] = left
-        active = growth.frontier.active
-        sides = [int((active & rows).sum()) for rows in (went, inside & ~went)]
+        told = Pieces(np.split(left, np.cumsum(counts)[:-1]))
+        kernel = partial(_sides_of, answer.node)
+        given = frontier.node_of_row, frontier.active, growth.g, growth.h, told
+        *sides, g, h = ENGINE.total(kernel, *given)
         if min(sides) < minimum:
             raise self.host.breach(f"a {what} that leaves too few rows on a side")
-        return left, went
+        return Told(told), Sums(np.asarray(g), np.asarray(h))
 
     def _branch(self, answer: Direction | SplitRows, gain: float) -> Branch:
         return Branch(self.party, answer.record, one_line(answer.column, 100), gain)
+
+
+def _sides_of(split: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Mask) -> Integers:
+    """How many drawn rows of a node go left and right, and the sums of those that go left."""
+    inside = np.flatnonzero(node == split)
+    drawn = active[inside]
+    went = inside[left & drawn]
+    return np.array([len(went), int(drawn.sum()) - len(went), g[went].sum(), h[went].sum()])
 
 
 class OwnColumns:
@@ -140,17 +263,19 @@ class OwnColumns:
     def __init__(
         self,
         party: int,
-        block: Binned,
-        gradients: tuple[Integers, Integers],
+        columns: tuple[Column, ...],
+        codes: Rows,
+        gradients: tuple[Rows, Rows],
         minimum: int,
         splits: list[Split],
         clock: Clock,
     ) -> None:
         """`gradients`: of all rows, with the hessians. `minimum`: rows on each side of a split.
         `splits`: the guest's records, to which those are added that are taken."""
-        self.party, self._block = party, block
+        self.party, self._codes = party, codes
         self._gradients, self._minimum, self._splits, self._clock = gradients, minimum, splits, clock
-        self._all = Candidates.of(block.columns)
+        self._all = Candidates.of(columns)
+        self._counts: dict[int, Integers] = {}  # drawn rows by cell, of every open node
         self.ordered = self._all.ordered
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
@@ -160,29 +285,45 @@ class OwnColumns:
             self.candidates = await asyncio.to_thread(self._sums, frontier)
 
     def _sums(self, frontier: Frontier) -> dict[int, tuple[Sums, Mask]]:
-        nodes, block, own = frontier.nodes, self._block, self._all
-        slots = frontier.slots(nodes)
-        left = Sums(
-            *(
-                own.left_sums(histograms(block, own, slots, len(nodes), values))
-                for values in self._gradients
-            )
-        )
-        counts = histograms(block, own, slots, len(nodes))
+        nodes, own, codes = frontier.nodes, self._all, self._codes
+        work = 3 * codes.shape[0] * codes.shape[1]
+        kernel = partial(_histograms, own.flat, frontier.slot_of_node(nodes), len(nodes), work)
+        given = codes, frontier.node_of_row, frontier.active, *self._gradients
+        *sums, counts = ENGINE.total(kernel, *given)
+        self._counts = dict(zip(nodes, counts, strict=True))
+        left = Sums(*map(own.left_sums, sums))
         valid = own.valid(counts, self._minimum)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
 
-    def can_split(self, frontier: Frontier) -> bool:
-        """Whether any candidate parts the drawn rows of the root, be they ever so few."""
-        counts = histograms(self._block, self._all, frontier.slots([0]), 1)
-        return bool(self._all.valid(counts, 1).any())
+    def can_split(self) -> bool:
+        """Whether any candidate parts the drawn rows of the root, the open node, be they ever so few."""
+        return bool(self._all.valid(self._counts[0][np.newaxis], 1).any())
 
-    def take(self, frontier: Frontier, node: int, choice: Choice) -> Taken:
+    def take(self, node: int, choice: Choice) -> Taken:
         """How a node that it won is split."""
-        candidate = choice.candidates[0]
-        split, left = self._all.take(
-            candidate, self._block.codes, frontier.inside(node), frontier.active
-        )
+        candidate, own = choice.candidates[0], self._all
+        place = int(own.column[candidate])
+        first = int(own.offsets[place])
+        counts = self._counts[node][first : first + own.columns[place].bins + 1]
+        missing_left = own.sends_missing_left(candidate, counts)
+        split = own.split(candidate, missing_left)
         branch = Branch(self.party, len(self._splits), split.column, choice.gain)
         self._splits.append(split)
-        return Taken(branch, bool(self.ordered[candidate]), left, candidate)
+        side = own.side(candidate, missing_left)
+        return Taken(branch, bool(self.ordered[candidate]), Own(self._codes, side), candidate)
+
+
+def _histograms(
+    flat: Cells,
+    table: Integers,
+    nodes: int,
+    work: int,
+    codes: NDArray[np.uint8],
+    node: Nodes,
+    active: Mask,
+    *gradients: Integers,
+) -> Integers:
+    """Sums of gradients, of hessians and drawn rows by node and cell."""
+    slot = slots_of(table, node, active)
+    gradient, hessian = gradients
+    return level_histograms(codes, flat, slot, nodes, (gradient, hessian), work)

@@ -2,57 +2,92 @@
 
 import zlib
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import BLOCK, ENGINE, Rows
 from vfl.errors import Refused
 from vfl.learn.binning import Binned
+from vfl.learn.drawing import draw_places, in_order
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import takes_largest
 from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 
 
 def draw_rows(
-    train: Mask, params: BoostParams, tree: int, gradient: Floats, hessian: Floats
+    train: Mask, params: BoostParams, tree: int, size: Callable[[], Floats]
 ) -> tuple[Mask, Floats]:
     """The rows drawn for a tree, and for how many training rows each of them counts.
 
     Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
-    (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest |gradient hessian|, the first among
-    equal ones, and a draw from the others, which counts for all of them. `most_drawn` of told_sums.py
-    bounds how many rows these are.
+    (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest `size`, their |gradient hessian|,
+    the first among equal ones, and a draw from the others, which counts for all of them. `most_drawn` of
+    told_sums.py bounds how many rows these are. Where all are taken `train` itself is what is returned.
     """
-    mask, counts_for = train.copy(), np.ones(len(train))
-    rows = np.flatnonzero(train)
-    generator = np.random.default_rng([params.seed, tree])
-    if takes_largest(params, tree):
-        with np.errstate(over="ignore"):
-            size = np.abs(gradient[rows] * hessian[rows])
-        top = max(1, round(params.goss_top * len(rows)))
-        others = rows[np.argsort(-size, kind="stable")[top:]]
-        count = min(len(others), max(1, round(params.goss_other * len(rows))))
-        drawn = generator.choice(others, count, replace=False)
-        mask[others] = False
-        mask[drawn] = True
-        counts_for[drawn] = len(others) / max(1, count)
-    elif params.subsample < 1:
-        drawn = generator.choice(rows, max(1, round(params.subsample * len(rows))), replace=False)
-        mask[:] = False
-        mask[drawn] = True
+    counts_for = np.broadcast_to(1.0, len(train))
+    largest = takes_largest(params, tree)
+    if not largest and params.subsample >= 1:
+        return train, counts_for
+    seed, rows, mask = [params.seed, tree], int(train.sum()), np.zeros(len(train), np.bool_)
+    if not largest:
+        mask[train] = draw_places(seed, rows, max(1, round(params.subsample * rows)))
+        return mask, counts_for
+    top = max(1, round(params.goss_top * rows))
+    others = rows - top
+    count = min(others, max(1, round(params.goss_other * rows)))
+    drawn, taken, alone = draw_places(seed, others, count), np.zeros(rows, np.bool_), np.ones(rows)
+    keys, start = size()[train], 0
+    np.negative(keys, out=keys)
+    for places in in_order(keys):
+        split = min(max(0, top - start), len(places))
+        taken[places[:split]] = True
+        rest = places[split:]
+        chosen = rest[drawn[start + split - top :][: len(rest)]]
+        taken[chosen] = True
+        alone[chosen] = others / max(1, count)
+        start += len(places)
+    counts_for = np.ones(len(train))
+    mask[train], counts_for[train] = taken, alone
     return mask, counts_for
+
+
+def sizes_of(gradient: Floats, hessian: Floats) -> Floats:
+    """|gradient hessian| of each row."""
+    with np.errstate(over="ignore"):
+        return np.abs(gradient * hessian)
+
+
+def drawn_pairs(g: Rows, h: Rows, active: Mask, count: int) -> Iterator[tuple[Integers, Integers]]:
+    """Gradients and hessians of the drawn rows, `count` at a time."""
+    left = np.empty((2, 0), np.int64)
+    for first in range(0, len(active), BLOCK):
+        last = min(first + BLOCK, len(active))
+        both = np.stack([ENGINE.gather(of, first, last) for of in (g, h)]).astype(np.int64, copy=False)
+        left = np.concatenate([left, both[:, active[first:last]]], axis=1)
+        whole = left.shape[1] if last == len(active) else left.shape[1] // count * count
+        for start in range(0, whole, count):
+            part = left[:, start : min(start + count, whole)]
+            yield part[0], part[1]
+        left = left[:, whole:]
 
 
 def draw_columns(binned: Binned, name: str, params: BoostParams, tree: int) -> Binned:
     """The columns of a party drawn for a tree: each party draws a share of its own, at least one."""
-    total = len(binned.columns)
-    if params.colsample == 1 or not total:
+    drawn = drawn_columns(len(binned.columns), name, params, tree)
+    if drawn is None:
         return binned
+    return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
+
+
+def drawn_columns(total: int, name: str, params: BoostParams, tree: int) -> Integers | None:
+    """The places of the columns that `draw_columns` draws; None: of all."""
+    if params.colsample == 1 or not total:
+        return None
     size = max(1, round(params.colsample * total))
     generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
-    drawn = np.sort(generator.choice(total, size, replace=False))
-    return Binned(tuple(binned.columns[i] for i in drawn), binned.codes[drawn])
+    return np.sort(generator.choice(total, size, replace=False))
 
 
 class Draws:

@@ -5,23 +5,31 @@ who goes left; leaf weights. What is said to hosts is the protocol's own: pailli
 Without hosts this is the plaintext oracle that both equal, bit for bit.
 """
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import ENGINE, Pieces, Rows
+from vfl.blocks.scratch import release_pages
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Quantiser, Scales
+from vfl.learn.losses import Loss, Quantiser, Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiles import LeafRows, renewed_leaves
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
     Branch,
     Choice,
     Frontier,
+    Nodes,
     Obstacle,
     Tree,
     best_split,
@@ -37,8 +45,9 @@ from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
-from vfl.protocols.trees.draws import draw_columns, draw_rows
+from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
 from vfl.protocols.trees.model import GuestModel
+from vfl.protocols.trees.paths import Paths
 from vfl.protocols.trees.quantisation import Quantisation, quantisation_of
 
 WHOLE = "whole tree"  # the phase that holds all others
@@ -71,7 +80,7 @@ class TreeKept(Message, frozen=True):
 
 
 class Finish(Message, frozen=True):
-    """guest -> host. Reveals: how many trees the model keeps."""
+    """guest -> host. Reveals: how many trees of the training the model keeps."""
 
     trees: int
 
@@ -98,7 +107,7 @@ class TreeDone:
 class GuestTrees:
     """What the guest keeps of training after a tree; scores have shape (rows,)."""
 
-    done: int  # trees
+    done: int  # trees, without those of the model that the training began with
     trees: list[Tree]
     splits: list[Split]
     score: Floats
@@ -133,9 +142,14 @@ class Grower(ABC):
         self.names = (*blocks, *(host.name for host in hosts))
         self.splits: list[Split] = []
         self.clock = Clock()
+        self.begun = 0  # trees of the model that the training began with
         self.withheld = Counter[str]()  # in the last tree, by host: nodes whose sums it kept to itself
         self.obstacle: Obstacle | None = None  # of the last tree
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
+        self._held = [ENGINE.hold(block.codes.reshape(-1, len(rows.label))) for block in blocks.values()]
+        self._label, self._weight = ENGINE.hold(rows.label), ENGINE.hold(rows.weight)
+        self._counts_for: Rows  # for how many rows each counts in the tree that grows
+        self._train, self._ones = map(ENGINE.hold, (rows.train, np.broadcast_to(1.0, len(rows.train))))
 
     @abstractmethod
     async def meet(self) -> None:
@@ -159,7 +173,7 @@ class Grower(ABC):
         """The best splits of all open nodes that have any, whose sums are known."""
 
     @abstractmethod
-    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+    async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
         """Tell hosts what they need to know of the next level."""
 
     @abstractmethod
@@ -177,12 +191,14 @@ class Grower(ABC):
         rows, params = self.rows, self.params
         start, score = self.start()
         trees: list[Tree] = []
-        best = (np.inf, 0, score)  # validation loss, trees, score
+        best = (np.inf, 0, np.empty(0))  # validation loss, trees, score
         if (last := checkpoints.last) is not None:
             if last.score.shape != score.shape:
                 raise ValueError("the state of training on other rows")
             trees, self.splits, score = [*last.trees], [*last.splits], last.score
             best = last.best or best
+        begun = self.begun = len(trees) - checkpoints.done
+        held = ENGINE.hold(score)
 
         if self.hosts:
             await self.meet()
@@ -191,12 +207,15 @@ class Grower(ABC):
                 break
             self.clock.seconds.clear()
             self.withheld.clear()
-            gradient, hessian = rows.loss.damped_gradients(score, rows.label, rows.weight)
             with self.clock.timed(WHOLE):
-                tree, node_of_row = await self.grow(number, gradient, hessian, rows.train)
+                tree, node_of_row = await self.grow(number, held)
             trees.append(tree)
-            score = score + tree.weights()[node_of_row]
+            add = partial(_add_leaves, tree.weights())
+            held = await asyncio.to_thread(ENGINE.make, add, held, node_of_row)
+            del node_of_row  # rows are many
+            score = np.asarray(await asyncio.to_thread(ENGINE.keep, held), np.float64)
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
+            release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
             progress(
                 TreeDone(
@@ -216,10 +235,10 @@ class Grower(ABC):
                 await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
         if best[1]:
             _, kept, score = best
-            trees = trees[:kept]
+            trees = trees[: begun + kept]
 
-        await self.finish(len(trees))
-        await together([host.send(Finish(len(trees))) for host in self.hosts])
+        await self.finish(len(trees) - begun)
+        await together([host.send(Finish(len(trees) - begun)) for host in self.hosts])
         await together([host.recv(Finished) for host in self.hosts])
         return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
 
@@ -227,58 +246,51 @@ class Grower(ABC):
         """The hosts that grow a tree."""
         return [] if number < self.params.guest_trees else self.hosts
 
-    async def grow(
-        self, number: int, gradient: Floats, hessian: Floats, train: Mask
-    ) -> tuple[Tree, Integers]:
-        """Grow a tree; returns it and the leaf of every row."""
+    async def grow(self, number: int, score: Rows) -> tuple[Tree, Rows]:
+        """Grow a tree from every row's score so far; returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
-        alone = number < params.guest_trees
-        active, counts_for = self.draw(train, number, gradient, hessian)
-        dithered = self.quantisation.dithered
-        dither = np.random.default_rng([params.seed, number, 0, 0]) if dithered else None
-        g, h = self.quantise(gradient, hessian, active, counts_for, dither)
-
-        held = list(self.blocks.items())[: 1 if alone else None]
-        blocks = [draw_columns(block, name, params, number) for name, block in held]
-        own = [
-            OwnColumns(i, block, (g, h), params.min_child_rows, self.splits, self.clock)
-            for i, block in enumerate(blocks)
-        ]
+        # In threads: of millions of rows each takes seconds, in which hosts must hear something.
+        active, g, h = await asyncio.to_thread(self._gradients, number, score)
+        own = await asyncio.to_thread(self._own_columns, number, (g, h))
         parties: list[OwnColumns | HostColumns] = [*own]
-        growth = Growth(g, h, Frontier(np.zeros(len(g), np.int64), active))
+        growth = Growth(g, h, Frontier(await asyncio.to_thread(ENGINE.make, _at_root, active), active))
+        growth.paths = Paths.of(params.interaction_constraints, self.names)
         parties += await self.begin(hosts, number, growth, len(own))
         frontier, bounds = growth.frontier, growth.bounds
         branches: dict[int, Branch] = {}
+        in_order: list[int] = []  # nodes whose left must not weigh more than their right
         leaves: dict[int, float] = {}
         covers: dict[int, int] = {}
 
         for level in range(params.depth):
+            await asyncio.to_thread(growth.find_totals)
             covers.update(frontier.covers())
-            growth.totals = {node: growth.total(frontier.inside(node)) for node in frontier.nodes}
 
             # Candidate sums of all parties, and the best split of each node.
             await self.sums(parties, growth)
             taken = await self.split(growth, parties)
             if level == 0:
-                self.obstacle = None if taken else self._obstacle(parties, growth)
-            left = np.zeros(len(g), np.bool_)
+                self.obstacle = None if taken else self._obstacle(parties, growth, covers[0])
+            left = await asyncio.to_thread(growth.left, taken)
+            ordered = [node for node, split in taken.items() if split.ordered]
+            in_order += ordered
+            left_sums = await asyncio.to_thread(growth.left_sums, ordered, left)
             for node, total in growth.totals.items():
                 if node not in taken:
                     leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
                     continue
-                split, inside = taken[node], frontier.inside(node)
-                branches[node] = split.branch
-                left[inside] = split.left
+                branches[node] = taken[node].branch
+                growth.paths.split(node, taken[node].branch.party)
                 bounds[2 * node + 1], bounds[2 * node + 2] = child_bounds(
-                    split.ordered,
-                    growth.total(inside & left),
+                    node in left_sums,
+                    left_sums.get(node, total),
                     total,
                     bounds[node],
                     self.scales,
                     params,
                 )
-            frontier.advance(sorted(taken), left)
+            await asyncio.to_thread(growth.advance, sorted(taken), left)
             if not taken or level + 1 == params.depth:
                 break
             await self.advance(hosts, sorted(taken), left)
@@ -286,49 +298,92 @@ class Grower(ABC):
         await self.end_tree(growth)
 
         # Leaf weights; the hosts' splits are kept.
+        await asyncio.to_thread(growth.find_totals)
         covers.update(frontier.covers())
-        for node in frontier.nodes:
+        for node, total in growth.totals.items():
             if node not in leaves:
-                total = growth.total(frontier.inside(node))
                 leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
+        if self.rows.loss.quantile is not None:
+            leaves = await asyncio.to_thread(self._renewed, leaves, in_order, frontier, score)
         await together([host.recv(TreeKept) for host in hosts])
         return Tree(branches, leaves, covers), frontier.node_of_row
+
+    def _own_columns(self, number: int, gradients: tuple[Rows, Rows]) -> list[OwnColumns]:
+        """The columns that the guest holds and that are drawn for a tree."""
+        params, found = self.params, list[OwnColumns]()
+        for (name, block), codes in zip(self.blocks.items(), self._held, strict=True):
+            columns = block.columns
+            if (drawn := drawn_columns(len(columns), name, params, number)) is not None:
+                columns = tuple(columns[i] for i in drawn)
+                codes = ENGINE.make(partial(_chosen, drawn), codes)
+            given = columns, codes, gradients, params.min_child_rows
+            found.append(OwnColumns(len(found), *given, self.splits, self.clock))
+            if number < params.guest_trees:
+                break  # a tree of the guest alone
+        return found
+
+    def _gradients(self, number: int, score: Rows) -> tuple[Rows, Rows, Rows]:
+        """The rows drawn for a tree, and every row's gradient and hessian as integers."""
+        rows = self.rows
+        both = ENGINE.make(partial(_both, rows.loss), score, self._label, self._weight)
+        # Of many rows they stay where they are, unless it is by them that rows are drawn.
+        tree = self.begun + number
+        drawn, counts_for = self.draw(rows.train, tree, partial(_sizes_here, both))
+        active, count = self._train, self._ones
+        if drawn is not rows.train:
+            active, count = ENGINE.hold(drawn), ENGINE.hold(counts_for)
+        seed = [self.params.seed, tree, 0, 0] if self.quantisation.dithered else None
+        self._counts_for = count
+        return active, *self.quantise(both, active, count, seed)
+
+    def _renewed(
+        self, leaves: Iterable[int], in_order: Sequence[int], frontier: Frontier, score: Rows
+    ) -> dict[int, float]:
+        """The weights of the leaves of a tree that predicts a quantile."""
+        own, drawn, quantile = self.rows, frontier.drawn, self.rows.loss.quantile
+        if quantile is None:
+            raise ValueError("leaves of a mean")
+        residual = (own.label - np.asarray(ENGINE.gather(score), np.float64))[drawn]
+        counts_for = np.asarray(ENGINE.gather(self._counts_for), np.float64)
+        weight = (own.weight * counts_for)[drawn]
+        node = np.asarray(ENGINE.gather(frontier.node_of_row), np.int32)[drawn]
+        rows = LeafRows(node, residual, weight)
+        return renewed_leaves(leaves, in_order, rows, quantile, self.params.learning_rate)
 
     def start(self) -> tuple[float, Floats]:
         """The constant with which scores start, and every row's score with it."""
         return self.rows.start()
 
-    def draw(self, train: Mask, number: int, gradient: Floats, hessian: Floats) -> tuple[Mask, Floats]:
+    def draw(self, train: Mask, number: int, size: Callable[[], Floats]) -> tuple[Mask, Floats]:
         """The rows drawn for a tree, and for how many rows each counts, as `draw_rows` has them."""
-        return draw_rows(train, self.params, number, gradient, hessian)
+        return draw_rows(train, self.params, number, size)
 
     def quantise(
-        self,
-        gradient: Floats,
-        hessian: Floats,
-        active: Mask,
-        counts_for: Floats,
-        dither: np.random.Generator | None = None,
-    ) -> tuple[Integers, Integers]:
-        """Round gradients and hessians of the drawn rows to integers, 0 for the others; sets the scales.
+        self, both: Rows, active: Rows, counts_for: Rows, seed: Sequence[int] | None = None
+    ) -> tuple[Rows, Rows]:
+        """Round gradients and hessians, shape (2, rows), of the drawn rows to integers, 0 for the
+        others; sets the scales.
 
-        With `dither` values are rounded up or down at random. Each has the scale that its own largest
+        With a `seed` values are rounded up or down at random. Each has the scale that its own largest
         value allows. Hosts need none of it: what they add up stays within the bits.
         """
-        integers = []
-        scales = []
-        for values in (gradient, hessian):
-            drawn = values[active] * counts_for[active]
-            bound = float(np.abs(drawn).max())
-            if not bound < DIVERGED:  # nor is NaN
-                raise diverges()
-            whole = np.zeros(len(values), np.int64)
-            if dither is None:
-                quantiser = Quantiser.for_bound(bound, self.quantisation.bits)
-                whole[active] = quantiser.integers(drawn)
+        largest = np.max([*ENGINE.results(_largest, both, active, counts_for)], axis=0)
+        if not (largest < DIVERGED).all():  # nor is NaN
+            raise diverges()
+        # Gradients' draws come first, in the order of the rows, then hessians'.
+        counts = [] if seed is None else [*ENGINE.results(_count_drawn, active)]
+        before = [0, *accumulate(counts)]
+        integers, scales = list[Rows](), list[float]()
+        for which, bound in enumerate(largest.tolist()):
+            bits = self.quantisation.bits
+            if seed is None:
+                quantiser = Quantiser.for_bound(bound, bits)
+                whole = ENGINE.make(partial(_whole, quantiser, which), both, active, counts_for)
             else:
-                quantiser = Quantiser.filling(bound, self.quantisation.bits)
-                whole[active] = quantiser.dithered(drawn, dither.random(len(drawn)))
+                quantiser = Quantiser.filling(bound, bits)
+                skipped = Pieces([which * before[-1] + earlier for earlier in before[:-1]])
+                kernel = partial(_dithered, quantiser, which, [*seed])
+                whole = ENGINE.make(kernel, both, active, counts_for, skipped)
             integers.append(whole)
             scales.append(quantiser.scale)
         self.scales = Scales(*scales)
@@ -343,6 +398,9 @@ class Grower(ABC):
         valid = [party.candidates[node][1] for node in nodes]
         totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
         found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
+        for node, of_node in zip(nodes, found, strict=True):
+            if not growth.paths.may_split(node, party.party):
+                of_node[:] = -np.inf
         return dict(zip(nodes, found, strict=True))
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
@@ -355,23 +413,87 @@ class Grower(ABC):
                 choices[node] = choice
         return choices
 
-    def _obstacle(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> Obstacle:
+    def _obstacle(
+        self, parties: Sequence[OwnColumns | HostColumns], growth: Growth, drawn: int
+    ) -> Obstacle:
         """Why nothing was split at the root, as far as the guest can tell."""
         total, params = growth.totals[0], self.params
-        if int(growth.frontier.active.sum()) < 2 * params.min_child_rows:
+        if drawn < 2 * params.min_child_rows:
             return "min_child_rows"
         obstacles: list[Obstacle] = [] if self.told_obstacle is None else [self.told_obstacle]
         for party in parties:
             if self.told_obstacle is not None and isinstance(party, HostColumns):
                 continue
             left, valid = party.candidates[0]
-            if isinstance(party, OwnColumns) and not party.can_split(growth.frontier):
+            if isinstance(party, OwnColumns) and not party.can_split():
                 obstacles.append("columns")
             elif (self.gains(growth, party, [0])[0] > -np.inf).any():
                 obstacles.append("min_child_rows")  # as a host says whom the guest asked
             else:
                 obstacles.append(obstacle(left, total, valid, self.scales, params, party.ordered))
         return furthest(obstacles)
+
+
+def _add_leaves(weights: Floats, score: Floats, node_of_row: Nodes) -> Floats:
+    """Scores with the weight of each row's leaf."""
+    return np.asarray(score + weights[node_of_row])
+
+
+def _at_root(active: Mask) -> Nodes:
+    return np.zeros(len(active), np.int32)
+
+
+def _chosen(columns: Integers, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return codes[columns]
+
+
+def _both(loss: Loss, score: Floats, label: Floats, weight: Floats) -> Floats:
+    """Gradients and hessians, shape (2, rows)."""
+    return np.stack(loss.damped_gradients(score, label, weight))
+
+
+def _sizes_here(both: Rows) -> Floats:
+    """The sizes of all rows' gradients, in this process."""
+    return np.asarray(ENGINE.keep(ENGINE.make(_sizes, both)), np.float64)
+
+
+def _sizes(both: Floats) -> Floats:
+    return sizes_of(*both)
+
+
+def _largest(both: Floats, active: Mask, counts_for: Floats) -> Floats:
+    """The largest of each that are drawn, whatever their sign."""
+    drawn = counts_for[active]
+    return np.array([np.abs(values[active] * drawn).max(initial=0.0) for values in both])
+
+
+def _count_drawn(active: Mask) -> int:
+    return int(active.sum())
+
+
+def _whole(quantiser: Quantiser, which: int, both: Floats, active: Mask, counts_for: Floats) -> Integers:
+    """A block of gradients or hessians as integers, 0 for rows that are not drawn."""
+    whole = np.zeros(len(active), np.int64)
+    whole[active] = quantiser.integers(both[which][active] * counts_for[active])
+    return whole
+
+
+def _dithered(
+    quantiser: Quantiser,
+    which: int,
+    seed: Sequence[int],
+    both: Floats,
+    active: Mask,
+    counts_for: Floats,
+    skipped: int,
+) -> Integers:
+    """The same, up or down at random: `skipped` draws of the seed are of values before these."""
+    draws = np.random.PCG64(np.random.SeedSequence([*seed]))
+    draws.advance(skipped)
+    drawn = both[which][active] * counts_for[active]
+    whole = np.zeros(len(active), np.int64)
+    whole[active] = quantiser.dithered(drawn, np.random.Generator(draws).random(len(drawn)))
+    return whole
 
 
 @dataclass(frozen=True, eq=False)
@@ -409,9 +531,9 @@ class Pooled(Grower):
         chosen = self.best(growth, own)
         # By party, as a protocol takes them: the order of the guest's records.
         ordered = sorted(chosen.items(), key=lambda item: item[1].party)
-        return {n: own[c.party].take(growth.frontier, n, c) for n, c in ordered}
+        return {n: own[c.party].take(n, c) for n, c in ordered}
 
-    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+    async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
         return
 
     async def end_tree(self, growth: Growth) -> None:

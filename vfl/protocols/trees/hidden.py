@@ -15,7 +15,8 @@ For each level:
     plaintexts; under Paillier with as many as all their candidates need, some of masks alone. Meanwhile
     the guest tells the coordinator the sums of each node, the bounds of its weights and the best gain of
     its own columns there. It decrypts what hosts answer, which gives uniform numbers, and passes them
-    on.
+    on; over the lattice engine each plus a number below the rounding, without which a host and the
+    coordinator together would know more than sums (docs/lattice.md).
  4. Under Paillier, where hosts know the nodes, each tells the coordinator which candidates leave
     `min_child_rows` rows on both sides.
  5. The coordinator takes the masks off, gets siblings by subtraction and computes gains by
@@ -45,6 +46,7 @@ Who opens the sums is decided here alone: an argmax of the guest's and the host'
 one) by two-party computation would take the coordinator's place.
 """
 
+import asyncio
 import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, cast, get_args
@@ -289,7 +291,12 @@ class HiddenSums:
             if isinstance(message, NodesWon):
                 break
             asked = [node for about in message.nodes.values() for node in about]
-            places = all(0 <= place < self._hosts for place in message.nodes)
+            places = all(
+                0 <= place < self._hosts and growth.paths.may_split(node, len(own) + place)
+                for place, nodes in message.nodes.items()
+                for node in nodes
+                if node in self._wide
+            )
             if (
                 not places
                 or not asked
@@ -306,7 +313,7 @@ class HiddenSums:
             if node not in chosen or node in taken:
                 raise self.coordinator.breach(f"{what} of nodes that are not the guest's")
             party = own[chosen[node].party]
-            taken[node] = party.take(growth.frontier, node, chosen[node])
+            taken[node] = party.take(node, chosen[node])
         if isinstance(message, NodesWon) and message.obstacle:
             if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
                 raise self.coordinator.breach("NodesWon with an obstacle that is none")
@@ -317,8 +324,8 @@ class HiddenSums:
 
     async def end_tree(self, growth: Growth) -> None:
         """The sums of the nodes that the last splits made."""
-        sums = {node: growth.total(growth.frontier.inside(node)) for node in growth.frontier.nodes}
-        told = {node: (int(total.gradient), int(total.hessian)) for node, total in sums.items()}
+        await asyncio.to_thread(growth.find_totals)
+        told = {node: (int(total.gradient), int(total.hessian)) for node, total in growth.totals.items()}
         await self.coordinator.send(SumsTreeEnd(told))
 
     async def end(self, trees: int) -> None:

@@ -43,6 +43,7 @@ from vfl.protocols.trees.hidden import (
     TreeCandidates,
     ZerosPassed,
 )
+from vfl.protocols.trees.paths import Paths
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.ranking import Ranks
 from vfl.text import counted
@@ -282,6 +283,8 @@ class _Tree:
         self._split: set[int] = set()  # nodes of the level before that were split
         self._totals: dict[int, Sums] = {}  # of the nodes of the level before
         self._level = 0
+        names = [guest.name, *(host.host.name for host in hosts)]
+        self._paths = Paths.of(params.interaction_constraints, names)
 
     async def grow(self) -> None:
         """Level by level, to the end."""
@@ -376,6 +379,8 @@ class _Tree:
                     host.ordered,
                 )
             for told, of_node in zip(wide, found, strict=True):
+                if not self._paths.may_split(told.node, place):
+                    of_node[:] = -np.inf
                 ranked[told.node].append(Ranks(place, of_node))
         return ranked
 
@@ -396,6 +401,7 @@ class _Tree:
                 best = max(ranks, key=Ranks.gain)  # the first of equal ones
                 if best.party == 0:
                     own_nodes.append(node)
+                    self._paths.split(node, 0)
                     del open_[node]
                     continue
                 if named[best.party] >= MOST_NAMED:
@@ -447,6 +453,7 @@ class _Tree:
                 if not any(candidate in group for group in groups):
                     raise host.host.breach("TookCandidates that were not asked about")
                 host.taken[node] = candidate
+                self._paths.split(node, party)
                 split.add(node)
                 del open_[node]
         return split

@@ -39,24 +39,26 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask, Words
+from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, histograms
 from vfl.learn.told_sums import equations_a_tree
-from vfl.learn.tree import Sums
+from vfl.learn.tree import Nodes, Sums, slots_of
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.lattice_hints import guest_meet, host_meet
-from vfl.protocols.common.lattice_sums import BATCH, MOST_OUTPUTS, GuestProducts, Query
+from vfl.protocols.common.lattice_sums import BATCH, MOST_OUTPUTS, Entries, GuestProducts, Query
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
@@ -213,30 +215,20 @@ class _LatticeGrower(Grower):
         pairs, frontier = growth.frontier.pairs, growth.frontier
         for first in range(0, len(pairs), BATCH // 2):
             part = pairs[first : first + BATCH // 2]
-            slot = frontier.slots([summed for summed, _ in part])
-
-            def piece(
-                start: int, stop: int, slot: Integers = slot, count: int = 2 * len(part)
-            ) -> Integers:
-                values = np.zeros((count, stop - start), np.int64)
-                at = np.flatnonzero(slot[start:stop] >= 0)
-                node = 2 * slot[start:stop][at]
-                values[node, at], values[node + 1, at] = (
-                    growth.g[start:stop][at],
-                    growth.h[start:stop][at],
-                )
-                return values
-
+            table = frontier.slot_of_node([summed for summed, _ in part])
+            kernel = partial(_node_vectors, table, 2 * len(part))
+            rows = growth.g, growth.h, frontier.node_of_row, frontier.active
+            entries = Entries(2 * len(part), kernel, rows)
             if self._hidden is not None and told is not None:
-                words = await self.products.query_words(2 * len(part), piece)
+                words = await self.products.query_words(entries, passed_on=True)
                 await told
                 for host, read in zip(self.products.hosts, words, strict=True):
                     await self._hidden.pass_on(self.hosts.index(host), read.astype("<u8").tobytes())
             else:
                 # 4. The sibling's by subtraction.
-                answers = await self.products.query(2 * len(part), piece)
+                answers = await self.products.query(entries)
                 for host, sums in zip(self.products.hosts, answers, strict=True):
-                    parties[host.name].learn(part, sums, len(slot) << self.quantisation.bits)
+                    parties[host.name].learn(part, sums, growth.rows << self.quantisation.bits)
             for host in self.products.hosts:
                 self.clock.seconds[host.name] += self.products.seconds.pop(host.name, 0.0)
 
@@ -277,8 +269,19 @@ class _LatticeGrower(Grower):
         if self._hidden is not None:
             await self._hidden.end(trees)
 
-    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+    async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
         return  # hosts are told of no nodes
+
+
+def _node_vectors(
+    slot_of_node: Integers, count: int, g: Integers, h: Integers, node: Nodes, active: Mask
+) -> Integers:
+    """A block of the `count` vectors of some nodes: the gradients of each, then the hessians."""
+    values = np.zeros((count, len(g)), np.int64)
+    at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
+    first = 2 * slot[at]
+    values[first, at], values[first + 1, at] = g[at], h[at]
+    return values
 
 
 class _LatticeHostColumns(HostColumns):
@@ -333,9 +336,10 @@ async def lattice_host_train(
     hidden = None if coordinator is None else HiddenHost(coordinator)
     if hidden is not None:
         await hidden.begin()
+    codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
     products = await host_meet(
         guest,
-        offered.matrix,
+        lambda secret: offered.matrix(secret, codes),
         len(offered.candidates),
         lattice_shape(binned.rows, params),
         hints=course.hints,
@@ -356,7 +360,7 @@ async def lattice_host_train(
                 await hidden.begin_tree(ordered)
             drawn = draw_columns(binned, participant.name, params, start.tree)
             names = {column.name for column in drawn.columns}
-            answers = Answers(guest, binned, params, offered.all, order, names, records)
+            answers = Answers(guest, binned, codes, params, offered.all, order, names, records)
             vectors = 0
             questions: type[Asked] | type[AskedRows] = Asked if hidden is None else AskedRows
             while not isinstance(message := await guest.recv(Query, questions, TreeEnd), TreeEnd):
@@ -405,12 +409,11 @@ class _Offered:
         stream = hashlib.shake_256(b"vfl candidate order\0" + secret).digest(8 * count)
         return self.candidates[np.argsort(np.frombuffer(stream, "<u8"), kind="stable")]
 
-    def matrix(self, secret: bytes) -> CellMatrix:
-        """The matrix that gives the left sums of the candidates, in the order that the secret makes."""
-        columns = [
-            CodedColumn(codes, column.bins + 1)
-            for codes, column in zip(self.binned.codes, self.all.columns, strict=True)
-        ]
+    def matrix(self, secret: bytes, held: Rows | None = None) -> CellMatrix:
+        """The matrix that gives the left sums of the candidates, in the order that the secret makes.
+        `held` are the codes where the engine has them."""
+        codes = self.binned.codes if held is None else held
+        columns = CodedColumn.all_of(codes, [column.bins + 1 for column in self.all.columns])
         at: list[int] = []
         weights: list[int] = []
         starts = [0]

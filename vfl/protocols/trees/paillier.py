@@ -44,6 +44,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, decrypt_sums, encrypt, pack_and_mask, pack_and_rerandomise
@@ -58,12 +59,12 @@ from vfl.net.peer import Peer, together
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.draw_memory import NO_MEMORY
-from vfl.protocols.common.histograms import CHUNK, JointSums
+from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_drawn, sums_of_nodes
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
-from vfl.protocols.trees.draws import Draws, draw_columns
+from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -146,11 +147,9 @@ class _PaillierGrower(Grower):
 
     async def _send_gradients(self, hosts: list[Peer], number: int, growth: Growth) -> None:
         self.reserve.end()
-        active = growth.frontier.active
+        active = np.asarray(ENGINE.gather(growth.frontier.active), np.bool_)
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
-        rows = np.flatnonzero(active)
-        chunks = [rows[first : first + CHUNK] for first in range(0, len(rows), CHUNK)]
-        pairs = ((growth.g[chunk], growth.h[chunk]) for chunk in chunks)
+        pairs = drawn_pairs(growth.g, growth.h, active, CHUNK)
         encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
         while True:
             with self.clock.timed("encrypt"):
@@ -243,7 +242,7 @@ class _PaillierGrower(Grower):
     ) -> dict[int, Taken]:
         """How each node that a party won is split, as that party says."""
         if isinstance(party, OwnColumns):
-            return {node: party.take(growth.frontier, node, choice) for node, choice in nodes.items()}
+            return {node: party.take(node, choice) for node, choice in nodes.items()}
         if not nodes:
             return {}
         await party.host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
@@ -253,9 +252,9 @@ class _PaillierGrower(Grower):
             taken[node] = party.check_direction(growth, choice, node, answer, self.params.min_child_rows)
         return taken
 
-    async def advance(self, hosts: list[Peer], split: list[int], left: Mask) -> None:
+    async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
         # 7. Everyone learns which rows share a node.
-        message = Advance(split, pack_bits(left))
+        message = Advance(split, pack_bits(np.asarray(ENGINE.gather(left), np.bool_)))
         await together([host.send(message) for host in hosts])
 
 
@@ -372,6 +371,7 @@ async def paillier_host_train(
         check_candidates(candidates, packing_of(binned.rows, params), key.width)
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
+        codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
         reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
         try:
             while True:
@@ -381,7 +381,9 @@ async def paillier_host_train(
                     break
                 records.begin(start.tree, TreeStart)
                 drawn = draw_columns(binned, participant.name, params, start.tree)
-                tree = _HostTree(guest, reserve, store, params, drawn, records, shuffle, hidden)
+                columns = drawn_columns(len(binned.columns), participant.name, params, start.tree)
+                rows = store_for(pool, store, codes, drawn.sizes, columns)
+                tree = _HostTree(guest, reserve, rows, params, drawn, records, shuffle, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -402,7 +404,7 @@ class _HostTree:
         self,
         guest: Peer,
         reserve: Reserve,
-        store: SharedRows,
+        store: SharedRows | HeldSums,
         params: BoostParams,
         binned: Binned,
         records: Records,
@@ -416,7 +418,7 @@ class _HostTree:
         self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
-        self._sizes = [column.bins + 1 for column in binned.columns]  # with a cell of missing values
+        self._sizes = binned.sizes
         shuffle(order := list(range(len(self._candidates))))
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
@@ -426,7 +428,7 @@ class _HostTree:
     async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         active = self._bits(start.active, "a TreeStart")
-        self._frontier.active[:] = active
+        self._frontier.active = active
         expected = int(active.sum())
         if not expected:
             raise self._guest.breach("a TreeStart without rows")
@@ -436,9 +438,7 @@ class _HostTree:
         await self._records.count(active)
         if self._hidden is not None:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
-        joint = JointSums(self._workers, self._store, self._sizes, 1)
-        codes = self._binned.codes[:, active]
-        await asyncio.to_thread(joint.group, codes, np.zeros(expected, np.int64))
+        joint = await sums_of_drawn(self._workers, self._store, self._binned.codes, active, self._sizes)
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
         self._reserve.end()
         with self._time.timed():
@@ -457,19 +457,19 @@ class _HostTree:
         frontier = self._frontier
         with self._time.timed():
             summed = [pair[0] for pair in frontier.pairs]
-            slot = frontier.slots(summed)[frontier.active]
-            rows = np.flatnonzero(slot >= 0)
-            joint = JointSums(self._workers, self._store, self._sizes, len(summed))
-            codes = self._binned.codes[:, frontier.active][:, rows]
-            await asyncio.to_thread(joint.group, codes, slot[rows])
-            await joint.add(0, len(rows), rows)
-            return await joint.histograms()
+            slot = await asyncio.to_thread(frontier.slots, summed)
+            nodes = slot, frontier.drawn, len(summed)
+            return await sums_of_nodes(
+                self._workers, self._store, self._binned.codes, nodes, self._sizes
+            )
 
     async def level(self, sums: list[Ciphertexts]) -> bool:
         """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
         frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
-        counts = histograms(self._binned, own, frontier.slots(nodes), len(nodes))
+        held = self._store.codes if isinstance(self._store, HeldSums) else None
+        slots = await asyncio.to_thread(frontier.slots, nodes)
+        counts = await asyncio.to_thread(histograms, self._binned, own, slots, len(nodes), None, held)
         valid = dict(zip(nodes, own.valid(counts, self._params.min_child_rows), strict=True))
 
         # 4. Shuffled, packed, re-randomised.
@@ -562,7 +562,7 @@ class _HostTree:
             candidate = int(self._order[number])
             if not valid[node][candidate]:
                 raise hidden.breach("BestCandidates with too few rows")
-            inside, active = self._frontier.inside(node), self._frontier.active
+            inside, active = self._frontier.inside(node), self._frontier.drawn
             split, left = self._candidates.take(candidate, self._binned.codes, inside, active)
             ordered = bool(self._candidates.ordered[candidate])
             taken[node] = number
@@ -595,6 +595,6 @@ class _HostTree:
             raise self._guest.breach("Winners of a candidate with too few rows")
         frontier = self._frontier
         split, left = self._candidates.take(
-            candidate, self._binned.codes, frontier.inside(node), frontier.active
+            candidate, self._binned.codes, frontier.inside(node), frontier.drawn
         )
         return self._records.add(node, number, split, left)

@@ -1,12 +1,15 @@
 """How precise gradients are: as precise as the sums of the job's encryption can hold."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vfl.crypto.packing import ROW_BITS, SumPacking
+from vfl.crypto.lattice.parameters import WORDS
+from vfl.crypto.packing import SumPacking
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.lattice_sums import Shape
 
 _LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
+_MOST_BITS = 12  # rounding is then far below what a tree's rows differ by
+_OUTPUTS = (2048, 512)  # sums of a vector that short words are for; a host of more may need longer ones
 
 
 @dataclass(frozen=True)
@@ -37,12 +40,19 @@ def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
-    precise gradients. Raises ValueError, with the numbers, for too many rows."""
+    precise gradients that go into the shortest words. Raises ValueError, with the numbers, for too many
+    rows."""
     vectors = params.trees << params.depth
-    bits = min(ROW_BITS + 1, Shape.most_bits(rows, vectors))
+    bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
     if bits < _LEAST_BITS + 1:
         raise ValueError(
             f"sums over {rows:,} rows and {vectors:,} vectors leave {bits - 1} bits a row, fewer than "
             f"{_LEAST_BITS}"
         )
-    return Shape(rows, bits, vectors)
+    shape = Shape(rows, bits, vectors, errors_known=params.sums == "open")
+    for word_bits in WORDS:
+        for outputs in _OUTPUTS:
+            fitting = shape.widest(outputs, word_bits)
+            if fitting > _LEAST_BITS:
+                return replace(shape, value_bits=min(bits, fitting))
+    return shape

@@ -19,16 +19,19 @@ rows that its split sent there, which rows are drawn does not change. No candida
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.engine import ENGINE, Rows
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Split, histograms
-from vfl.learn.tree import Choice, Frontier
+from vfl.learn.splits import Candidates, Cells, Split, block_histograms
+from vfl.learn.tree import Choice, Frontier, Nodes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
@@ -52,6 +55,7 @@ _MOST_NODES = 1 << 10  # of a tree
 _MOST_ASKED = 1 << 20  # candidates in a question
 
 
+Places = NDArray[np.unsignedinteger]
 Node = Annotated[int, msgspec.Meta(ge=0, lt=_MOST_NODES)]
 Candidate = Annotated[int, msgspec.Meta(ge=0, lt=MOST_OUTPUTS)]
 RankedGroups = Annotated[list[list[Candidate]], msgspec.Meta(min_length=1, max_length=_GROUPS)]
@@ -127,7 +131,7 @@ class Questions:
                 # The first of equal ones, which is the lowest party's.
                 best = max(ranks, key=Ranks.gain)
                 if isinstance(best.columns, OwnColumns):
-                    taken[node] = best.columns.take(growth.frontier, node, best.choices(1)[0])
+                    taken[node] = best.columns.take(node, best.choices(1)[0])
                     del open_[node]
                 else:
                     others = [rank for rank in ranks if rank is not best]
@@ -151,7 +155,8 @@ class Questions:
                 count += sum(map(len, groups[node]))
         party = next(iter(about.values()))[0].columns
         assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
-        question = Asked(*self._rows_of(frontier, party.party, list(groups)), groups)
+        rows = await asyncio.to_thread(self._rows_of, frontier, party.party, list(groups))
+        question = Asked(*rows, groups)
         host, taken = party.host, {}
         with self._clock.timed("transfer"):
             await host.send(question)
@@ -175,11 +180,12 @@ class Questions:
         """Those of the nodes whose rows a host does not know, these rows, and which are drawn."""
         new = [node for node in nodes if node not in self._told[party]]
         self._told[party].update(new)
-        place = np.zeros(max(frontier.nodes) + 1, np.int64)
-        place[new] = np.arange(1, len(new) + 1)
-        rows = place[frontier.node_of_row]
+        place = frontier.slot_of_node(new) + 1
+        kernel = partial(_places, place.astype(np.min_scalar_type(len(new))))
+        found = [*ENGINE.results(kernel, frontier.node_of_row, frontier.active)]
+        rows = np.concatenate([rows for rows, _ in found])
         planes = b"".join(pack_bits(rows >> bit & 1 > 0) for bit in range(len(new).bit_length()))
-        return new, planes, pack_bits(frontier.active[rows > 0])
+        return new, planes, pack_bits(np.concatenate([drawn for _, drawn in found]))
 
     async def ask_rows(
         self,
@@ -192,7 +198,8 @@ class Questions:
         """Where sums are hidden: the splits that a host takes of these nodes, whose candidates it hears
         from the coordinator."""
         host, taken = party.host, {}
-        await host.send(AskedRows(*self._rows_of(growth.frontier, party.party, nodes), [*nodes]))
+        rows = await asyncio.to_thread(self._rows_of, growth.frontier, party.party, nodes)
+        await host.send(AskedRows(*rows, [*nodes]))
         for node in nodes:
             with self._clock.timed(f"{host.name} and transfer"):
                 answer = await host.recv(SplitRows, TooFew)
@@ -201,6 +208,12 @@ class Questions:
             elif answer.node != node:
                 raise host.breach("a TooFew that was not asked for")
         return taken
+
+
+def _places(place: Places, node: Nodes, active: Mask) -> tuple[Places, Mask]:
+    """By row the place of its node among those asked about, 0 outside; and which of them are drawn."""
+    rows = place[node]
+    return rows, active[rows > 0]
 
 
 # ---------------------------------------------------------------------------------------- host
@@ -213,20 +226,24 @@ class Answers:
         self,
         guest: Peer,
         binned: Binned,
+        codes: Rows,
         params: BoostParams,
         candidates: Candidates,
         order: Integers,
         columns: set[str],
         records: Records,
     ) -> None:
-        """`order`: of `candidates`, those at each place on the wire. `columns`: drawn for the tree."""
+        """`codes`: those of `binned`, held. `order`: of `candidates`, those at each place on the wire.
+        `columns`: drawn for the tree."""
         self._guest, self._binned, self._params = guest, binned, params
         self._candidates, self._order, self._records = candidates, order, records
+        self._codes = codes
         drawn = np.array([column.name in columns for column in candidates.columns], np.bool_)
         self._in_tree = drawn[candidates.column[order]]
         rows = binned.rows
         # By level: the node of each row, where it is known, else -1.
-        self._nodes = np.full((params.depth + 1, rows), -1, np.int32)
+        self._kind = np.min_scalar_type(-(2 << params.depth))
+        self._nodes = np.full((params.depth + 1, rows), -1, self._kind)
         self._known = np.zeros(rows, np.bool_)  # rows of which it is known whether they are drawn
         self._drawn = np.zeros(rows, np.bool_)
         self._level = 0  # of the last question
@@ -284,10 +301,10 @@ class Answers:
             raise self._guest.breach(f"{what} about nodes out of turn")
         size = -(-rows // 8)
         try:
-            place = np.zeros(rows, np.int64)
+            place = np.zeros(rows, self._kind)
             for bit in range(planes):
                 part = message.rows[bit * size : (bit + 1) * size]
-                place |= unpack_bits(part, rows).astype(np.int64) << bit
+                place |= unpack_bits(part, rows).astype(self._kind) << bit
             inside = place > 0
             given = unpack_bits(message.drawn, int(inside.sum()))
         except ValueError as error:
@@ -296,7 +313,7 @@ class Answers:
             raise self._guest.breach(f"{what} with rows of no node")
 
         # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
-        node = nodes[place[inside] - 1]
+        node = nodes.astype(self._kind)[place[inside] - 1]
         for above in range(level + 1):
             known = self._nodes[above][inside]
             expected = ((node + 1) >> (level - above)) - 1
@@ -313,8 +330,9 @@ class Answers:
         self._nodes[level][inside] = node
         self._known |= inside
         drawn[inside] = given
-        own, binned = self._candidates, self._binned
-        counts = histograms(binned, own, np.where(drawn & inside, place - 1, -1), len(nodes))
+        own = self._candidates
+        kernel = partial(_counts, own.flat, len(nodes), self._binned.codes.size)
+        counts = ENGINE.total(kernel, self._codes, drawn & inside, place)
         valid = own.valid(counts, self._params.min_child_rows)[:, self._order] & self._in_tree
         self._valid.update(zip(message.nodes, valid, strict=True))
         self._tried.update(
@@ -353,9 +371,29 @@ class Answers:
         number = min(fit, key=lambda i: int(self._order[i]))
         level = (node + 1).bit_length() - 1
         inside = self._nodes[level] == node
-        split, left = self._candidates.take(
-            int(self._order[number]), self._binned.codes, inside, self._drawn
-        )
+        split, left = self._split(int(self._order[number]), inside)
         self._taken.add(node)
         self._nodes[level + 1][inside] = np.where(left, 2 * node + 1, 2 * node + 2)
         return number, split, left
+
+    def _split(self, candidate: int, inside: Mask) -> tuple[Split, Mask]:
+        """A candidate's split of the node of these rows, and which of them go left."""
+        own = self._candidates
+        place = int(own.column[candidate])
+        codes = np.concatenate([*ENGINE.results(partial(_codes_of, place), self._codes, inside)])
+        bins = own.columns[place].bins
+        counts = np.bincount(codes[self._drawn[inside]], minlength=bins + 1)
+        missing_left = own.sends_missing_left(candidate, counts)
+        return own.split(candidate, missing_left), own.goes_left(candidate, codes, missing_left)
+
+
+def _counts(
+    flat: Cells, nodes: int, work: int, codes: NDArray[np.uint8], counts: Mask, place: Nodes
+) -> Integers:
+    """How many rows that count each node has in each cell; places begin with 1."""
+    slot = np.where(counts, place.astype(np.int64) - 1, -1)
+    return block_histograms(codes, flat, slot, nodes, None, work)
+
+
+def _codes_of(column: int, codes: NDArray[np.uint8], inside: Mask) -> NDArray[np.uint8]:
+    return np.asarray(codes[column][inside])

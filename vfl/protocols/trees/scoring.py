@@ -16,17 +16,22 @@ Linear models are scored with the same requests and other answers: protocols/lin
 """
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
+from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Integers, Mask
+from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE
 from vfl.errors import DataError
 from vfl.learn.binning import Features
 from vfl.learn.explain import Explainer, check_covers
-from vfl.learn.forest import Forest, Planes, Sides, distinct, missing_left
+from vfl.learn.forest import Forest, Planes, Sides, SideValues, distinct, missing_left
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch
 from vfl.net.peer import Peer, together
@@ -66,7 +71,7 @@ class Directions(Message, frozen=True):
 _BYTES = 4 * MIB  # of a message of directions at most
 
 
-async def guest_score(
+def guest_score(
     hosts: Sequence[Peer],
     model: GuestModel,
     features: Features,
@@ -84,13 +89,47 @@ async def guest_score(
     Raises what `unknown_levels` does, DataError for columns that are not as they were in training,
     ModelError for an explanation of a model without covers, PeerError when a host breaks the protocol.
     """
-    if explain:
+    batch = _Batch(features, places, rows, explain)
+    return _score(hosts, model, batch, progress, unknown_levels)
+
+
+def guest_score_from(
+    hosts: Sequence[Peer], model: GuestModel, features: Features, before: Floats
+) -> AsyncGenerator[ScoredPart, None]:
+    """The same of rows that all parties have in one order: to each row's score `before`, in place of the
+    model's start, its trees are added in turn."""
+    every = np.arange(len(before))
+    batch = _Batch(features, [every] * len(hosts), len(before), before=before)
+    return _score(hosts, model, batch, lambda done, of: None, lambda host, rows: None)
+
+
+@dataclass(frozen=True, eq=False)
+class _Batch:
+    """What is to be scored."""
+
+    features: Features
+    places: Sequence[Integers]
+    rows: int
+    explain: bool = False
+    before: Floats | None = None  # each row's score without any tree; None: the model's start
+
+
+async def _score(
+    hosts: Sequence[Peer],
+    model: GuestModel,
+    batch: _Batch,
+    progress: Callable[[int, int], None],
+    unknown_levels: UnknownLevels,
+) -> AsyncGenerator[ScoredPart, None]:
+    """The scores of a batch, as `guest_score` says."""
+    places, rows, before = batch.places, batch.rows, batch.before
+    if batch.explain:
         check_covers(model.trees)
 
     # 1. Which splits are the same, and where missing values go.
-    used = [_used(model, party) for party in range(len(hosts) + 1)]
+    used = [used_records(model, party) for party in range(len(hosts) + 1)]
     splits, same = distinct([model.splits[record] for record in used[0]])
-    own = await asyncio.to_thread(_sides, splits, features)
+    own = await asyncio.to_thread(sides_of, splits, batch.features)
     for host, records in zip(hosts, used[1:], strict=True):
         await host.send(ScoreStart(np.array(records, "<u4").tobytes()))
     answers = await together(
@@ -110,15 +149,19 @@ async def guest_score(
         return first[branch.party] + place_of[branch.party][branch.record]
 
     forest = Forest(model.trees, model.start, plane)
-    explainer = Explainer(model, plane) if explain else None
+    explainer = Explainer(model, plane) if batch.explain else None
 
     def walk(part: slice, theirs: Sequence[Planes]) -> ScoredPart:
         count = part.stop - part.start
         planes = np.concatenate([own.left(part, count), *theirs])
-        scores = forest.scores(planes, count)
+        scores = forest.scores(planes, count, None if before is None else before[part])
         if explainer is None:
             return ScoredPart(part, scores, None, 0.0)
         return ScoredPart(part, scores, explainer.contributions(planes, count), explainer.base)
+
+    elsewhere = (
+        _Elsewhere(forest, own) if ENGINE.apart and explainer is None and before is None else None
+    )
 
     # 2. Which way each row goes, chunk by chunk.
     chunk = min(ROWS, 8 * max(1, _BYTES // max([1, *map(len, missing)])))
@@ -131,10 +174,49 @@ async def guest_score(
                     for host, default, place in zip(hosts, missing, places, strict=True)
                 ]
             )
-            scored = await asyncio.to_thread(walk, part, theirs)
-            progress(part.stop, rows)
-            yield scored
+            if elsewhere is None:
+                scored = [await asyncio.to_thread(walk, part, theirs)]
+            else:
+                scored = await elsewhere.walk(part, theirs)
+            for each in scored:
+                progress(each.rows.stop, rows)
+                yield each
+    if elsewhere is not None:
+        for each in await elsewhere.end():
+            progress(each.rows.stop, rows)
+            yield each
     await together([host.send(ScoreEnd()) for host in hosts])
+
+
+class _Elsewhere:
+    """Trees that are walked by an engine of other processes, with several chunks at a time."""
+
+    def __init__(self, forest: Forest, own: Sides) -> None:
+        self._own, self._rules, self._trees = own, ENGINE.share(own.of_no_rows()), ENGINE.share(forest)
+        self._walking: deque[tuple[slice, Begun[Floats]]] = deque()
+
+    async def walk(self, part: slice, theirs: Sequence[Planes]) -> list[ScoredPart]:
+        """Begin with a chunk; what there is of an earlier one, where enough are under way."""
+        self._walking.append((part, await asyncio.to_thread(self._begin, part, theirs)))
+        return [await self._first()] if len(self._walking) > ENGINE.width else []
+
+    async def end(self) -> list[ScoredPart]:
+        """What there is of the last chunks."""
+        return [await self._first() for _ in range(len(self._walking))]
+
+    def _begin(self, part: slice, theirs: Sequence[Planes]) -> Begun[Floats]:
+        count = part.stop - part.start
+        kernel = partial(_walk, self._trees.argument, self._rules.argument, count)
+        return ENGINE.do(kernel, self._own.values(part), *theirs)
+
+    async def _first(self) -> ScoredPart:
+        part, begun = self._walking.popleft()
+        return ScoredPart(part, await asyncio.to_thread(begun.result), None, 0.0)
+
+
+def _walk(forest: Forest, own: Sides, count: int, values: SideValues, *theirs: Planes) -> Floats:
+    """The scores of so many rows, by the guest's values and its hosts' directions."""
+    return forest.scores(np.concatenate([own.left_of(values, count), *theirs]), count)
 
 
 async def host_score(
@@ -162,7 +244,7 @@ async def host_score(
     splits, same = distinct([model.splits[record] for record in asked.tolist()])
     missing = pack_bits(missing_left(splits))
     await guest.send(MissingDirections(same.astype("<u4").tobytes(), missing, unknown_levels))
-    sides = await asyncio.to_thread(_sides, splits, features)
+    sides = await asyncio.to_thread(sides_of, splits, features)
 
     # 2. Which way each row goes.
     done = 0
@@ -175,20 +257,26 @@ async def host_score(
     return done
 
 
-def _used(model: GuestModel, party: int) -> list[int]:
+def used_records(model: GuestModel, party: int) -> list[int]:
     """The records of a party's half that the trees use, ascending."""
     branches = (branch for tree in model.trees for branch in tree.branches.values())
     return sorted({branch.record for branch in branches if branch.party == party})
 
 
-def _sides(splits: Sequence[Split], features: Features) -> Sides:
+def sides_of(splits: Sequence[Split], features: Features) -> Sides:
+    """Which way these splits send rows. Raises DataError for a column that is not as in training."""
     try:
         return Sides(splits, features)
     except ValueError as error:
-        raise DataError(
-            f"{error}: correct categorical in [data]",
-            for_peer="one of its columns is not as it was in training (its log has the details)",
-        ) from None
+        raise changed_column(error) from None
+
+
+def changed_column(error: ValueError) -> DataError:
+    """The error for a column that has become categorical or numeric since the splits were made."""
+    return DataError(
+        f"{error}: correct categorical in [data]",
+        for_peer="one of its columns is not as it was in training (its log has the details)",
+    )
 
 
 async def _receive_missing(host: Peer, splits: int) -> tuple[Integers, Mask, int]:

@@ -36,7 +36,7 @@ class Withheld:
                 self._add(valid, summed, sibling)
             elif valid[summed].any() or valid[sibling].any():
                 asked.append((summed, sibling))
-        inside = {node: frontier.inside(node) & frontier.active for pair in asked for node in pair}
+        inside = {node: frontier.inside(node) & frontier.drawn for pair in asked for node in pair}
         rows = [(inside[summed], inside[sibling]) for summed, sibling in asked]
         for pair, may in zip(asked, await self._records.may_tell(rows), strict=True):
             if not may:
