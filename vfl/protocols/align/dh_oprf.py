@@ -122,34 +122,34 @@ async def host_outputs(
 ) -> Bytes:
     """A host's role: `HostOutputs` of oprf.py."""
     scalar = group.random_scalar(run.entropy)
-    blinded = empty(theirs, group.POINT, run.scratch)
     own = empty(len(ids), OUTPUT, run.scratch)
 
     # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
-    async def serve() -> None:
-        async for start, stop, points in receive_rows(
-            guest, BlindedIds, lambda m: m.points, theirs, CHUNK, group.POINT
-        ):
-            blinded[start:stop] = points
-            try:
-                answer = await asyncio.to_thread(group.multiply, points, scalar)
-            except group.InvalidPoint:
-                raise guest.breach("BlindedIds with an invalid element") from None
-            await guest.send(EvaluatedIds(answer.tobytes()))
-            run.report(f"matching ids with {guest.name}", stop, theirs)
-        # A repeated element is a repeated id, or a try to test what this host does with it.
-        if await asyncio.to_thread(repeats, blinded):
-            raise guest.breach("BlindedIds with an element twice")
-
     async def evaluate() -> None:
         for start, stop in parts(len(ids), CHUNK):
-            own[start:stop] = await asyncio.to_thread(
-                _evaluate_own, ids[start:stop], scalar, run.context
-            )
+            own[start:stop] = await asyncio.to_thread(evaluate_ids, ids[start:stop], scalar, run.context)
             run.report("evaluating own ids", stop, len(ids))
 
-    await together([serve(), evaluate()])
+    await together([answer_ids(guest, theirs, scalar, run), evaluate()])
     return own
+
+
+async def answer_ids(guest: Peer, theirs: int, scalar: bytes, run: OprfRun) -> None:
+    """3. Evaluate the guest's ids. Raises PeerError for a guest that breaks the protocol."""
+    blinded = empty(theirs, group.POINT, run.scratch)
+    async for start, stop, points in receive_rows(
+        guest, BlindedIds, lambda m: m.points, theirs, CHUNK, group.POINT
+    ):
+        blinded[start:stop] = points
+        try:
+            answer = await asyncio.to_thread(group.multiply, points, scalar)
+        except group.InvalidPoint:
+            raise guest.breach("BlindedIds with an invalid element") from None
+        await guest.send(EvaluatedIds(answer.tobytes()))
+        run.report(f"matching ids with {guest.name}", stop, theirs)
+    # A repeated element is a repeated id, or a try to test what this host does with it.
+    if await asyncio.to_thread(repeats, blinded):
+        raise guest.breach("BlindedIds with an element twice")
 
 
 def _random_order(n: int, entropy: Entropy) -> Integers:
@@ -168,8 +168,8 @@ def _evaluate(points: Bytes, inverse: bytes, ids: Sequence[bytes], context: byte
     return _output(ids, group.multiply(points, inverse), context)
 
 
-def _evaluate_own(ids: Sequence[bytes], scalar: bytes, context: bytes) -> Bytes:
-    """F(y), (n, 32), by the host itself."""
+def evaluate_ids(ids: Sequence[bytes], scalar: bytes, context: bytes) -> Bytes:
+    """4. F(y), (n, 32), by the host itself."""
     return _output(ids, group.multiply(group.hash_to_group(ids, context), scalar), context)
 
 

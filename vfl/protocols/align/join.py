@@ -14,7 +14,9 @@ One guest and k >= 1 hosts, each with one or more keys of its rows, the same num
 
 An alignment that is extended begins with what it has: each host says which of its matched rows it no
 longer has (VanishedRows), the guest which are dropped (DroppedRows: those that vanished at any party of
-an inner join), and 1. runs over what is not matched then.
+an inner join), and 1. runs over what is not matched then. A host of one key that keeps its ids as
+evaluated (`kept.py`) runs 1. with all that it keeps: the guest asks about its own open ids alone, and no
+matched id of the host's can be among them.
 
 What each side learns. As in psi.py for each key, so also by which key a row is matched and how many ids
 of each key are still open. Of an inner join of many to one each host learns how often each matched id
@@ -31,11 +33,15 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
+from vfl.blocks.scratch import Scratch
+from vfl.blocks.texts import Packed
 from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols.align.answered import NOTHING_KEPT
 from vfl.protocols.align.oprf import parts
 from vfl.protocols.align.psi import Intersection, PsiSettings, guest_align, host_align
 from vfl.protocols.common.bits import pack_bits, unpack_bits
@@ -94,22 +100,23 @@ class DroppedRows(Message, frozen=True):
 class KeyIds:
     """One key of a table: distinct ids, and of each row the place of its id among them, -1 for none."""
 
-    ids: Sequence[bytes]
-    of_row: Integers
+    ids: Packed
+    of_row: NDArray[np.integer]
 
 
 @dataclass(frozen=True)
 class Matched:
     """Which rows of a table are matched to which ids.
 
-    of_row, key_of_row: int64 (rows,), the number of the matched id of each row and the number of the key
-    it was matched by, -1 for none. by_key: how many ids each key has matched in this run. ambiguous: by
-    key, rows left out since others have the same id. earlier: ids matched before, the first numbers.
-    asked, asked_of: by key of this run, how many ids this party and, by name, each peer asked about.
+    of_row, key_of_row: int32 and int8 (rows,), the number of the matched id of each row and the number
+    of the key it was matched by, -1 for none. by_key: how many ids each key has matched in this run.
+    ambiguous: by key, rows left out since others have the same id. earlier: ids matched before, the
+    first numbers. asked, asked_of: by key of this run, how many ids this party and, by name, each peer
+    asked about.
     """
 
-    of_row: Integers
-    key_of_row: Integers
+    of_row: NDArray[np.int32]
+    key_of_row: NDArray[np.int8]
     earlier: int = 0
     by_key: tuple[int, ...] = ()
     ambiguous: tuple[int, ...] = ()
@@ -119,7 +126,7 @@ class Matched:
     @classmethod
     def none(cls, rows: int) -> "Matched":
         """A table of so many rows, none of which is matched yet."""
-        return cls(np.full(rows, -1, np.int64), np.full(rows, -1, np.int64))
+        return cls(np.full(rows, -1, np.int32), np.full(rows, -1, np.int8))
 
     @property
     def ids(self) -> int:
@@ -158,13 +165,17 @@ async def guest_match(
         if many:
             matched = _attach_rows(matched, key, number)
         asked, ambiguous = _open_ids(matched, key, many)
+        remembers = not number and (start is None or len(keys) == 1)
+        answers = replace(settings.answers, table=key.ids) if remembers else NOTHING_KEPT
         common = await guest_align(
             hosts,
-            _ids_at(key, asked),
+            _ids_at(key, asked, settings),
             context=_of_key(context, number),
             allow_empty=True,
-            settings=settings,
+            settings=replace(settings, answers=answers),
         )
+        if common.kept and matched.earlier:
+            common = _without_earlier(hosts[0], common, matched.earlier)
         matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
         matched = _add_counts(matched, common)
     return matched
@@ -185,13 +196,23 @@ async def host_match(
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
         asked, ambiguous = _open_ids(matched, key, many=False)
+        keeps = None if number else settings.host_keeps
+        matched_ids = np.empty(0, np.int64)
+        if keeps is not None and len(asked) < len(key.ids):
+            if len(keys) == 1 and _one_row_each(key):
+                every = np.arange(len(key.ids))  # are kept; the guest asks about open ones
+                matched_ids, asked = np.setdiff1d(every, asked), every
+            else:
+                keeps = None  # those that are open are others every time
         common = await host_align(
             guest,
-            _ids_at(key, asked),
+            _ids_at(key, asked, settings),
             replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
-            settings=settings,
+            settings=replace(settings, host_keeps=keeps),
         )
+        if np.isin(asked[common.rows], matched_ids).any():
+            raise guest.breach("CommonTags of a row that is matched already")
         matched = _add_matched(matched, key, number, asked[common.rows], ambiguous)
         matched = _add_counts(matched, common)
     return matched
@@ -234,7 +255,7 @@ async def guest_left(
 
     async def tell(host: Peer, own: Matched) -> None:
         await host.send(JoinRows(len(rows)))
-        places = own.of_row[rows]
+        places = own.of_row[rows].astype(np.int64)
         await _send(host, RowPlaces, np.where(places < 0, _NONE, places))
 
     await together([tell(host, own) for host, own in zip(hosts, matched, strict=True)])
@@ -287,20 +308,20 @@ async def host_drop(guest: Peer, matched: Matched) -> Matched:
     return _drop_ids(matched, dropped)
 
 
-def number_values(values: Integers) -> tuple[Integers, Integers]:
-    """Number values by their first occurrence: the number of each entry (-1 for negative ones), and
-    where each number comes first.
+def number_values(values: NDArray[np.integer]) -> tuple[Integers, Integers]:
+    """Number values, which are places of a table, by their first occurrence: the number of each entry
+    (-1 for negative ones), and where each number comes first.
 
     Two parties whose entries are equal at the same places number them alike.
     """
     known = np.flatnonzero(values >= 0)
-    _, first, inverse = np.unique(values[known], return_index=True, return_inverse=True)
-    rank = np.empty(len(first), np.int64)
-    order = np.argsort(first)
-    rank[order] = np.arange(len(first))
+    first_at = np.empty(int(values.max(initial=-1)) + 1, np.int64)
+    first_at[values[known][::-1]] = known[::-1]  # of several the one written last stays
+    first = known[first_at[values[known]] == known]
+    first_at[values[first]] = np.arange(len(first))
     numbers = np.full(len(values), -1, np.int64)
-    numbers[known] = rank[inverse]
-    return numbers, known[first[order]]
+    numbers[known] = first_at[values[known]]
+    return numbers, first
 
 
 # The steps that both sides take alike.
@@ -316,25 +337,45 @@ def _open_ids(matched: Matched, key: KeyIds, many: bool) -> tuple[Integers, int]
     return np.flatnonzero(times == 1), int(times[times > 1].sum())
 
 
-def _ids_at(key: KeyIds, places: Integers) -> Sequence[bytes]:
+def _one_row_each(key: KeyIds) -> bool:
+    """Whether no two rows have the same id."""
+    return bool(np.bincount(key.of_row[key.of_row >= 0]).max(initial=0) <= 1)
+
+
+def _without_earlier(host: Peer, common: Intersection, earlier: int) -> Intersection:
+    """What a host that keeps its ids says of how many there are, without those matched before."""
+    ids = common.ids_of[host.name]
+    if ids < earlier:
+        raise host.breach("AlignKey with fewer ids than are matched")
+    return replace(common, ids_of={host.name: ids - earlier})
+
+
+def _ids_at(key: KeyIds, places: Integers, settings: PsiSettings) -> Packed:
     if len(places) == len(key.ids):
         return key.ids
-    return [key.ids[place] for place in places.tolist()]
+    return key.ids.take(places, Scratch(settings.scratch))
 
 
 def _add_matched(
     matched: Matched, key: KeyIds, number: int, places: Integers, ambiguous: int
 ) -> Matched:
     """Add the ids that a key has matched, at these places, in their order."""
-    id_at = np.full(len(key.ids) + 1, -1, np.int64)  # the last one is for rows without an id
+    id_at = np.full(len(key.ids) + 1, -1, np.int32)  # the last one is for rows without an id
     id_at[places] = matched.ids + np.arange(len(places))
-    new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
+    return replace(
+        _with_ids(matched, id_at, key, number),
+        by_key=(*matched.by_key, len(places)),
+        ambiguous=(*matched.ambiguous, ambiguous),
+    )
+
+
+def _with_ids(matched: Matched, id_at: NDArray[np.int32], key: KeyIds, number: int) -> Matched:
+    """Match rows that are not matched yet by the number of each of a key's ids, -1 for none."""
+    new = np.where(matched.of_row < 0, id_at[key.of_row], np.int32(-1))
     return replace(
         matched,
         of_row=np.where(new >= 0, new, matched.of_row),
-        key_of_row=np.where(new >= 0, number, matched.key_of_row),
-        by_key=(*matched.by_key, len(places)),
-        ambiguous=(*matched.ambiguous, ambiguous),
+        key_of_row=np.where(new >= 0, np.int8(number), matched.key_of_row),
     )
 
 
@@ -350,14 +391,9 @@ def _attach_rows(matched: Matched, key: KeyIds, number: int) -> Matched:
     known = (matched.key_of_row == number) & (key.of_row >= 0)
     if not known.any():
         return matched
-    id_at = np.full(len(key.ids) + 1, -1, np.int64)
+    id_at = np.full(len(key.ids) + 1, -1, np.int32)
     id_at[key.of_row[known]] = matched.of_row[known]
-    new = np.where(matched.of_row < 0, id_at[key.of_row], -1)
-    return replace(
-        matched,
-        of_row=np.where(new >= 0, new, matched.of_row),
-        key_of_row=np.where(new >= 0, number, matched.key_of_row),
-    )
+    return _with_ids(matched, id_at, key, number)
 
 
 def _without_row(matched: Matched) -> Mask:
@@ -369,12 +405,12 @@ def _without_row(matched: Matched) -> Mask:
 
 def _drop_ids(matched: Matched, dropped: Mask) -> Matched:
     """Drop these ids; the others keep their order."""
-    number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1)
+    number = np.append(np.where(dropped, -1, np.cumsum(~dropped) - 1), -1).astype(np.int32)
     of_row = number[matched.of_row]
     return replace(
         matched,
         of_row=of_row,
-        key_of_row=np.where(of_row < 0, -1, matched.key_of_row),
+        key_of_row=np.where(of_row < 0, np.int8(-1), matched.key_of_row),
         earlier=int((~dropped).sum()),
     )
 

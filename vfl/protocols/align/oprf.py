@@ -8,11 +8,12 @@ other's number of ids:
 - `vfl.protocols.align.dh_oprf`, by exponents: few bytes, much computing;
 - `vfl.protocols.align.ot_oprf`, by oblivious transfers: more bytes, little computing.
 
-The guest speaks first in both, and no message of one is a message of the other: a host that was told
-of the other engine refuses the first message.
+A third, `vfl.protocols.align.vole_oprf`, takes ids by buckets (`buckets.py`) instead of all at once.
+
+The guest speaks first in all, and no message of one is a message of the other: a host that was told
+of another engine refuses the first message.
 """
 
-import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,14 +22,14 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from vfl.arrays import Bytes
-from vfl.crypto.disk import NO_ROOM, no_room, take_room
+from vfl.blocks.scratch import StoredRows, empty_rows
+from vfl.crypto import group
 from vfl.crypto.entropy import Entropy
-from vfl.errors import DataError
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 
 OUTPUT = 32  # bytes of F(x)
-IN_MEMORY = 1 << 22  # bytes of an array that is not worth a file
+_WHAT = "an alignment"  # what files are of
 
 OprfProgress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
@@ -86,6 +87,17 @@ async def receive_rows(
         yield start, stop, np.frombuffer(data, np.uint8).reshape(-1, width)
 
 
+def elements_in(peer: Peer, kind: type[Message], points: bytes, count: int) -> Bytes:
+    """The elements of a message, a row each. Raises PeerError for another number of them or one that
+    comes twice: all are made of fresh random numbers."""
+    if len(points) != count * group.POINT:
+        raise peer.breach(f"{kind.__name__} with another number of elements than due")
+    elements = np.frombuffer(points, np.uint8).reshape(count, group.POINT)
+    if repeats(elements):
+        raise peer.breach(f"{kind.__name__} with an element twice")
+    return elements
+
+
 def parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Each chunk of so many rows, as (first, end)."""
     for start in range(0, rows, chunk):
@@ -103,17 +115,10 @@ def repeats(rows: Bytes) -> bool:
 
 
 def empty(rows: int, width: int, scratch: Path | None) -> Bytes:
-    """A uint8 array (rows, width) to be filled: in memory, or a large one in a file of `scratch`.
+    """As `empty_rows`, of an alignment."""
+    return empty_rows(rows, width, scratch, _WHAT)
 
-    The file has no name in the folder and is gone with the array, also if the process is killed. Its
-    room on the disk is taken at once. Raises DataError when there is none.
-    """
-    size = rows * width
-    if scratch is None or size < IN_MEMORY:
-        return np.empty((rows, width), np.uint8)
-    try:
-        with tempfile.TemporaryFile(dir=scratch) as file:
-            take_room(file.fileno(), size)
-            return np.asarray(np.memmap(file, np.uint8, "r+", shape=(rows, width)))
-    except OSError as error:
-        raise DataError(no_room(scratch, size, "an alignment", error), for_peer=NO_ROOM) from None
+
+def stored(rows: int, width: int, scratch: Path | None) -> StoredRows:
+    """As `StoredRows`, of an alignment."""
+    return StoredRows(rows, width, scratch, _WHAT)

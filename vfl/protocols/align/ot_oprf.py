@@ -44,7 +44,7 @@ from vfl.crypto.linear_code import WORD as ROW
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, repeats
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, elements_in, empty, parts
 from vfl.protocols.common.fellows import keyed_hash
 
 BLOCK = 65536  # slots a message
@@ -93,7 +93,7 @@ async def guest_outputs(
         )
         await host.send(TransferKeys(sender.points.tobytes()))
         choices = (await host.recv(TransferChoices)).points
-        elements = _elements(host, TransferChoices, choices, 2 * LENGTH)
+        elements = elements_in(host, TransferChoices, choices, 2 * LENGTH)
         try:
             keys = await asyncio.to_thread(sender.keys, elements.reshape(LENGTH, 2, group.POINT))
         except group.InvalidPoint:
@@ -134,7 +134,7 @@ async def host_outputs(
     # 2. Choose the keys of the transfers by a secret.
     chosen = np.unpackbits(np.frombuffer(run.entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
     points = (await guest.recv(TransferKeys)).points
-    elements = _elements(guest, TransferKeys, points, LENGTH)
+    elements = elements_in(guest, TransferKeys, points, LENGTH)
     receiver = await asyncio.to_thread(
         base_ot.Receiver, chosen.tolist(), _bound(run.context, name), run.entropy
     )
@@ -170,17 +170,6 @@ async def host_outputs(
         )
         run.report("evaluating own ids", stop, len(ids))
     return outputs
-
-
-def _elements(peer: Peer, kind: type[Message], points: bytes, count: int) -> Bytes:
-    """The elements of a message, a row each. Raises PeerError for another number of them or one that
-    comes twice: all are made of fresh random numbers."""
-    if len(points) != count * group.POINT:
-        raise peer.breach(f"{kind.__name__} with another number of elements than due")
-    elements = np.frombuffer(points, np.uint8).reshape(count, group.POINT)
-    if repeats(elements):
-        raise peer.breach(f"{kind.__name__} with an element twice")
-    return elements
 
 
 def _hash_ids(ids: Sequence[bytes], context: bytes) -> Bytes:

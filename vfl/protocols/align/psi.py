@@ -1,8 +1,9 @@
 """Alignment: which rows have an id that all parties know, in one order common to all.
 
 One guest and k >= 1 hosts, each host connected to the guest only. What a host gives of an id is an
-oblivious pseudorandom function of it; two engines compute it, by exponents (`dh_oprf.py`) or by
-oblivious transfers (`ot_oprf.py`), with any number of hosts.
+oblivious pseudorandom function of it; three engines compute it, by exponents (`dh_oprf.py`), by
+oblivious transfers (`ot_oprf.py`) or by vector OLE (`vole_oprf.py`), with any number of hosts. With
+the last steps 2 to 7 are done by buckets of ids (`buckets.py`).
 
   1. The guest names the hosts and says how many ids it has. Each host says how many it has and
      gives a fresh X25519 public key, signed if the caller can sign; the guest relays the keys. Each
@@ -47,100 +48,77 @@ import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Protocol
 
+import msgspec
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from vfl.arrays import Bytes, Integers
-from vfl.crypto import okvs
-from vfl.crypto.digests import digests
+from vfl.arrays import Integers
 from vfl.crypto.entropy import Entropy
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
-from vfl.protocols.align import dh_oprf, ot_oprf
-from vfl.protocols.align.oprf import (
-    GuestOutputs,
-    HostOutputs,
-    OprfProgress,
-    OprfRun,
-    empty,
-    parts,
-    receive_rows,
-)
-from vfl.protocols.common.fellows import keyed_hash, secrets_with_fellows, signature
+from vfl.protocols.align import buckets, dh_oprf, ot_oprf
+from vfl.protocols.align.answered import NOTHING_KEPT, KeptAnswers
+from vfl.protocols.align.buckets import GuestBuckets, HostBuckets
+from vfl.protocols.align.kept import CONTEXT, Asked, GuestKeeps, HostKeeps, KeptStores, prepare
+from vfl.protocols.align.oprf import GuestOutputs, HostOutputs, OprfProgress, OprfRun
+from vfl.protocols.align.star import GuestOfKept, GuestStar, HostOfKept, HostStar
+from vfl.protocols.common.fellows import secrets_with_fellows, signature
 from vfl.protocols.common.participant import Participant
 from vfl.text import counted
 
-SLOTS = 32768  # slots of a store, or tags, a message
 MAX_IDS = 20_000_000
 MAX_HOSTS = 64
 
-HALF = 16  # bytes of a tag, a mask, a share of zero
-
-OprfEngine = Literal["ecdh", "ot"]
+OprfEngine = Literal["ecdh", "ot", "vole"]
 _GUEST: dict[OprfEngine, GuestOutputs] = {"ecdh": dh_oprf.guest_outputs, "ot": ot_oprf.guest_outputs}
 _HOST: dict[OprfEngine, HostOutputs] = {"ecdh": dh_oprf.host_outputs, "ot": ot_oprf.host_outputs}
 
 
-class AlignStart(Message, frozen=True):
-    """guest -> host. Reveals: how many ids the guest has, and who the hosts are."""
+class AlignStart(Message, frozen=True, omit_defaults=True):
+    """guest -> host. Reveals: how many ids the guest has, and who the hosts are.
+
+    To a host that keeps its key, where the guest keeps its answers: under which context, and how many
+    ids it asks about anew; so how many of its ids are new, to within a factor of two, from 1,024 on.
+    """
 
     hosts: list[str]
     ids: int
+    kept_context: bytes = b""
+    new_ids: int = 0
     per_row = ("ids", 1)
 
 
-class AlignKey(Message, frozen=True):
+class AlignKey(Message, frozen=True, omit_defaults=True):
     """host -> guest. Reveals: how many ids the host has. The key is fresh and its signature public.
 
-    The signature is empty when the host was given nothing to sign with.
+    The signature is empty when the host was given nothing to sign with. Of a host that keeps evaluated
+    ids: under which context, the digests of its stores, and how many ids came to each; so when ids came
+    to its table, and how many, since the key was drawn.
     """
 
+    limit: ClassVar[int] = 64 * KIB
     ids: int
     public_key: bytes
     signature: bytes
+    kept_context: bytes = b""
+    kept_stores: list[bytes] = msgspec.field(default_factory=list)
+    kept_sizes: list[int] = msgspec.field(default_factory=list)
     per_row = ("ids", 1)
 
 
-class AlignKeys(Message, frozen=True):
+class AlignKeys(Message, frozen=True, omit_defaults=True):
     """guest -> host, the keys of all hosts in the order of AlignStart. Reveals: nothing of any id.
 
-    Each key is fresh, each signature public.
+    Each key is fresh, each signature public. Of kept stores, the digests of those that the guest has.
     """
 
     limit: ClassVar[int] = MIB
     public_keys: list[bytes]
     signatures: list[bytes]
-
-
-class AlignStore(Message, frozen=True):
-    """host -> guest, slots of the store. Reveals: with those of all hosts, the intersection of all.
-
-    Those of some hosts, or of one of several, look random to the guest.
-    """
-
-    limit: ClassVar[int] = SLOTS * okvs.VALUE + KIB
-    slots: bytes
-
-
-class CommonRows(Message, frozen=True):
-    """guest -> host. Reveals: how many ids all parties have in common."""
-
-    rows: int
-    per_row = ("rows", 1)
-
-
-class CommonTags(Message, frozen=True):
-    """guest -> host, member tags in the common order. Reveals: which of the host's rows are common.
-
-    Tags of any other id would mean nothing to the host.
-    """
-
-    limit: ClassVar[int] = SLOTS * HALF + KIB
-    tags: bytes
-    per_row = ("tags", 8 * HALF)
+    kept_stores: list[bytes] = msgspec.field(default_factory=list)
 
 
 Admit = Callable[[Peer, int], None]
@@ -164,9 +142,23 @@ class PsiSettings:
     scratch: Path | None = None
     """A folder in whose files large arrays of the run may lie, instead of in memory."""
     progress: OprfProgress = _quiet
-    max_ids: int = MAX_IDS
+    max_ids: int | None = None
+    """How many ids a party may have; without it as many as the engine takes."""
     entropy: Entropy = secrets.token_bytes
     admit: Admit = _let_in
+    host_keeps: HostKeeps | None = None
+    """Where this host keeps its ids as evaluated for the guest, if it does: by `ecdh`, it alone."""
+    guest_keeps: GuestKeeps | None = None
+    """Where the guest keeps stores of such a host."""
+    answers: KeptAnswers = NOTHING_KEPT
+    """Where the guest keeps such a host's answers, if it does."""
+
+    @property
+    def limit(self) -> int:
+        """How many ids a party may have."""
+        if self.max_ids is not None:
+            return self.max_ids
+        return buckets.MAX_IDS if self.engine == "vole" else MAX_IDS
 
 
 @dataclass(frozen=True)
@@ -179,6 +171,8 @@ class Intersection:
     """How many ids it announced."""
     ids_of: dict[str, int]
     """How many ids its peers announced, by name."""
+    kept: bool = False
+    """Whether they are those that the one host keeps."""
 
 
 async def guest_align(
@@ -199,37 +193,40 @@ async def guest_align(
     Raises PeerError for a host that breaks the protocol, DataError when no id is common, Refused,
     PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that are not distinct.
     """
-    report, scratch = settings.progress, settings.scratch
-    await asyncio.to_thread(_check_own, ids, settings.max_ids)
+    await asyncio.to_thread(_check_own, ids, settings)
     if not 1 <= len(hosts) <= MAX_HOSTS or len({host.name for host in hosts}) < len(hosts):
         raise ValueError(f"1 to {MAX_HOSTS} hosts of different names are due")
     n = len(ids)
 
     # 1. Sizes, and the hosts' keys for each other.
     names = [host.name for host in hosts]
-    await together([host.send(AlignStart(names, n)) for host in hosts])
-    keys = await together([_receive_key(host, settings) for host in hosts])
-    relayed = AlignKeys([key.public_key for key in keys], [key.signature for key in keys])
+    before = None
+    if settings.engine == "ecdh" and len(hosts) == 1:
+        before = await asyncio.to_thread(settings.answers.before, ids)
+    anew = () if before is None else (before.answers.context, before.number)
+    await together([host.send(AlignStart(names, n, *anew)) for host in hosts])
+    keys = await together([_receive_key(host, settings, len(hosts)) for host in hosts])
+    kept = await _kept_stores(keys[0], settings)
+    relayed = AlignKeys(
+        [key.public_key for key in keys],
+        [key.signature for key in keys],
+        [] if kept is None else list(kept.known),
+    )
     await together([host.send(relayed) for host in hosts])
 
-    # 2. to 4. The hosts' functions at the guest's ids.
-    run = OprfRun(context, settings.entropy, report, scratch)
-    outputs = await _GUEST[settings.engine](hosts, ids, run)
-
-    # 5. and 6. Look all ids up in all stores.
-    async def look_up(host: Peer, size: int, own: Bytes) -> Bytes:
-        store = empty(okvs.slots(size), okvs.VALUE, scratch)
-        async for start, stop, part in receive_rows(
-            host, AlignStore, lambda m: m.slots, len(store), SLOTS, okvs.VALUE
-        ):
-            store[start:stop] = part
-            report(f"receiving the store of {host.name}", stop, len(store))
-        return await asyncio.to_thread(_shares_in, store, size, own, host.name, context)
-
-    shares = await together(
-        [look_up(host, key.ids, own) for host, key, own in zip(hosts, keys, outputs, strict=True)]
+    # 2. to 6. Which ids all hosts have.
+    run, sizes = (
+        OprfRun(context, settings.entropy, settings.progress, settings.scratch),
+        [key.ids for key in keys],
     )
-    common = await asyncio.to_thread(_common, shares)
+    matching: _GuestMatching
+    if settings.engine == "vole":
+        matching = GuestBuckets(hosts, sizes, run)
+    elif kept is not None:
+        matching = GuestOfKept(hosts[0], kept, run, before, settings.answers)
+    else:
+        matching = GuestStar(hosts, sizes, run, _GUEST[settings.engine])
+    common = await matching.find(ids)
     if not len(common) and not allow_empty:
         raise DataError(
             "no id is common to all parties: check that [data] normalise fits how each party writes its "
@@ -240,15 +237,9 @@ async def guest_align(
         _check_minimum(len(common), minimum)
 
     # 7. One order for all.
-    common = await asyncio.to_thread(_in_common_order, common, outputs)
-
-    async def tell(host: Peer, own: Bytes) -> None:
-        await host.send(CommonRows(len(common)))
-        for start, stop in parts(len(common), SLOTS):
-            await host.send(CommonTags(_tags(own[common[start:stop]]).tobytes()))
-
-    await together([tell(host, own) for host, own in zip(hosts, outputs, strict=True)])
-    return Intersection(common, n, {host.name: key.ids for host, key in zip(hosts, keys, strict=True)})
+    await matching.tell()
+    ids_of = {host.name: key.ids for host, key in zip(hosts, keys, strict=True)}
+    return Intersection(common, n, ids_of, kept is not None)
 
 
 async def host_align(
@@ -269,86 +260,125 @@ async def host_align(
     participant's `minimum`, PeerStopped, PeerLost, what `settings.admit` raises; ValueError for ids that
     are not distinct.
     """
-    await asyncio.to_thread(_check_own, ids, settings.max_ids)
-    n, report, entropy = len(ids), settings.progress, settings.entropy
+    await asyncio.to_thread(_check_own, ids, settings)
+    n, entropy = len(ids), settings.entropy
     name, context = participant.name, participant.context
 
     # 1. Sizes, and a key with every other host.
     start = await guest.recv(AlignStart)
     settings.admit(guest, start.ids)
-    _check_start(guest, start, participant, settings.max_ids)
+    _check_start(guest, start, participant, settings)
+    asked = Asked(start.ids, start.kept_context, start.new_ids)
     own_place = replace(participant, hosts=start.hosts)
     private = X25519PrivateKey.from_private_bytes(entropy(32))
     public = private.public_key().public_bytes_raw()
-    await guest.send(AlignKey(n, public, signature(own_place, public)))
+    run = OprfRun(context, entropy, settings.progress, settings.scratch)
+    prepared, keeps = None, settings.host_keeps
+    if keeps is not None and settings.engine == "ecdh" and len(start.hosts) == 1:
+        prepared = await asyncio.to_thread(prepare, keeps, ids, asked, run)
+    signed = signature(own_place, public)
+    if prepared is None:
+        await guest.send(AlignKey(n, public, signed))
+    else:
+        kept = prepared.kept
+        await guest.send(AlignKey(n, public, signed, kept.context, kept.digests, list(kept.sizes)))
     keys = await guest.recv(AlignKeys)
     try:
         pairwise = secrets_with_fellows(private, keys.public_keys, keys.signatures, own_place)
     except ValueError as error:
         raise guest.breach(f"AlignKeys with {error}") from None
 
-    # 2. to 4. This host's function at the guest's ids and its own.
-    run = OprfRun(context, entropy, report, settings.scratch)
-    own = await _HOST[settings.engine](guest, ids, start.ids, name, run)
-
-    # 5. The store of masks and shares of zero.
-    shares = np.zeros((n, HALF), np.uint8)
-    for key in pairwise.values():
-        for first, stop in parts(n, SLOTS):
-            shares[first:stop] ^= await asyncio.to_thread(_share, key, ids[first:stop])
-    store = await asyncio.to_thread(
-        okvs.encode, _tags(own), _masks(own) ^ shares, _store_seed(name, context), entropy
-    )
-    for first, stop in parts(len(store), SLOTS):
-        await guest.send(AlignStore(store[first:stop].tobytes()))
-
-    # 7. The rows, in the common order.
-    common = (await guest.recv(CommonRows)).rows
-    if not 0 <= common <= min(n, start.ids):
-        raise guest.breach("CommonRows with more rows than there are")
+    # 2. to 7. What it has of the guest's ids, and its rows in the common order.
+    matching: _HostMatching
+    if settings.engine == "vole":
+        matching = HostBuckets(guest, name, list(pairwise.values()), run)
+    elif prepared is not None:
+        matching = HostOfKept(guest, prepared, keys.kept_stores, asked, run)
+    else:
+        matching = HostStar(guest, name, list(pairwise.values()), run, _HOST[settings.engine])
+    common = await matching.serve(ids, start.ids)
     if common or not allow_empty:
         _check_minimum(common, participant.minimum)
-    row_of_tag = await asyncio.to_thread(_Tags, _tags(own))
-    rows, taken = np.empty(common, np.int64), np.zeros(n, np.bool_)
-    async for first, stop, tags in receive_rows(
-        guest, CommonTags, lambda m: m.tags, common, SLOTS, HALF
-    ):
-        some = row_of_tag.rows(tags)
-        known = some[some >= 0]
-        if len(known) < len(some) or taken[known].any() or len(np.unique(known)) < len(known):
-            raise guest.breach("CommonTags with a tag that is unknown or repeated")
-        taken[known] = True
-        rows[first:stop] = some
-        report("receiving the common rows", stop, common)
-    return Intersection(rows, n, {guest.name: start.ids})
+    return Intersection(await matching.rows(), n, {guest.name: start.ids})
+
+
+# Steps 2 to 7 of the engines that take all ids at once; those by buckets are in buckets.py.
+
+
+class _GuestMatching(Protocol):
+    """The guest's steps 2 to 7, with whatever engine."""
+
+    async def find(self, ids: Sequence[bytes]) -> Integers:
+        """2. to 6. The rows whose id all parties have, in the common order: int64 (common,)."""
+        ...
+
+    async def tell(self) -> None:
+        """7. Tell each host which of its rows these are."""
+        ...
+
+
+class _HostMatching(Protocol):
+    """A host's steps 2 to 7, with whatever engine."""
+
+    async def serve(self, ids: Sequence[bytes], theirs: int) -> int:
+        """2. to 7. How many of its ids all have, as the guest says, which has `theirs`."""
+        ...
+
+    async def rows(self) -> Integers:
+        """7. The rows of these, in the common order: int64 (common,)."""
+        ...
 
 
 # Checks of what the other side says.
 
 
-async def _receive_key(host: Peer, settings: PsiSettings) -> AlignKey:
+async def _receive_key(host: Peer, settings: PsiSettings, hosts: int) -> AlignKey:
     key = await host.recv(AlignKey)
     settings.admit(host, key.ids)
-    if not 0 <= key.ids <= settings.max_ids:
-        raise host.breach(f"AlignKey with a number of ids that is not 0 to {settings.max_ids:,}")
+    if not 0 <= key.ids <= settings.limit:
+        raise host.breach(f"AlignKey with a number of ids that is not 0 to {settings.limit:,}")
     if len(key.public_key) != 32 or len(key.signature) > 8 * KIB:
         raise host.breach("AlignKey with a key or signature of the wrong size")
+    if key.kept_context or key.kept_stores or key.kept_sizes:
+        if settings.engine != "ecdh" or hosts != 1:
+            raise host.breach("AlignKey with kept stores, which only one host alone has, by ecdh")
+        KeptStores(key.kept_context, key.kept_stores, key.kept_sizes).check(host, key.ids)
     return key
 
 
-def _check_start(guest: Peer, start: AlignStart, own: Participant, max_ids: int) -> None:
-    if not 0 <= start.ids <= max_ids:
-        raise guest.breach(f"AlignStart with a number of ids that is not 0 to {max_ids:,}")
+async def _kept_stores(key: AlignKey, settings: PsiSettings) -> KeptStores | None:
+    """Those of a host that keeps some, with what the guest has of them."""
+    if not key.kept_context:
+        return None
+    stores = KeptStores(key.kept_context, key.kept_stores, key.kept_sizes, settings.guest_keeps)
+    return await stores.with_known()
+
+
+def _check_start(guest: Peer, start: AlignStart, own: Participant, settings: PsiSettings) -> None:
+    if not 0 <= start.ids <= settings.limit:
+        raise guest.breach(f"AlignStart with a number of ids that is not 0 to {settings.limit:,}")
     if len(set(start.hosts)) < len(start.hosts) or len(start.hosts) > MAX_HOSTS:
         raise guest.breach(f"AlignStart with a host twice or more than {MAX_HOSTS} hosts")
     if own.name not in start.hosts or (own.hosts and set(own.hosts) != set(start.hosts)):
         raise guest.breach("AlignStart with other hosts than this job has")
+    if start.kept_context or start.new_ids:
+        if settings.engine != "ecdh" or len(start.hosts) != 1:
+            raise guest.breach("AlignStart with kept answers, which one host alone gives, by ecdh")
+        if len(start.kept_context) != CONTEXT or not 0 <= start.new_ids <= start.ids:
+            raise guest.breach("AlignStart with kept answers that do not fit its ids")
 
 
-def _check_own(ids: Sequence[bytes], max_ids: int) -> None:
-    if len(ids) > max_ids:
-        raise DataError(f"{len(ids):,} ids, more than the {max_ids:,} that an alignment takes")
-    if not _distinct(ids):
+def _check_own(ids: Sequence[bytes], settings: PsiSettings) -> None:
+    if len(ids) > settings.limit:
+        instead = (
+            f': take engine = "vole" in [align], which takes {buckets.MAX_IDS:,} and which every host '
+            "names under engines in its [policy]"
+        )
+        raise DataError(
+            f"{len(ids):,} ids, more than the {settings.limit:,} that the engine {settings.engine} "
+            f"takes{'' if settings.engine == 'vole' else instead}"
+        )
+    if settings.engine != "vole" and not _distinct(ids):  # by buckets it is seen there
         raise ValueError("ids must be distinct: normalise them first")
 
 
@@ -360,17 +390,6 @@ def _check_minimum(rows: int, minimum: int) -> None:
         )
 
 
-# The functions that the parties share.
-
-
-def _tags(outputs: Bytes) -> Bytes:
-    return outputs[:, :HALF]
-
-
-def _masks(outputs: Bytes) -> Bytes:
-    return outputs[:, HALF:]
-
-
 def _distinct(ids: Sequence[bytes]) -> bool:
     """Whether no id comes twice: by Python's hashes, which ids keep once they were computed."""
     hashes = np.fromiter(map(hash, ids), np.int64, len(ids))
@@ -380,59 +399,3 @@ def _distinct(ids: Sequence[bytes]) -> bool:
         return True
     some = [ids[int(row)] for row in np.flatnonzero(np.isin(hashes, suspect))]
     return len(set(some)) == len(some)
-
-
-class _Tags:
-    """The rows of tags, found by sorting: some bytes a tag where a dict would take 150."""
-
-    def __init__(self, tags: Bytes) -> None:
-        self._tags = np.ascontiguousarray(tags).view(np.uint64)
-        self._order = np.argsort(self._tags[:, 0])
-        self._first = self._tags[self._order, 0]
-
-    def rows(self, wanted: Bytes) -> Integers:
-        """The row of each tag, -1 for a tag that is none: int64 (m,)."""
-        words = np.ascontiguousarray(wanted).view(np.uint64)
-        rows = np.full(len(words), -1, np.int64)
-        place = np.searchsorted(self._first, words[:, 0])
-        open_ = np.arange(len(words))  # not found so far: tags may be equal in their first half
-        while len(open_):
-            at = place[open_]
-            open_ = open_[at < len(self._first)]
-            open_ = open_[self._first[place[open_]] == words[open_, 0]]
-            row = self._order[place[open_]]
-            equal = self._tags[row, 1] == words[open_, 1]
-            rows[open_[equal]] = row[equal]
-            open_ = open_[~equal]
-            place[open_] += 1
-        return rows
-
-
-def _share(key: bytes, ids: Sequence[bytes]) -> Bytes:
-    """PRF(k_jl, y), (n, 16). The key is of this context and this pair already."""
-    return digests(ids, domain=b"vfl psi share", key=key, size=HALF)
-
-
-def _shares_in(store: Bytes, size: int, own: Bytes, host: str, context: bytes) -> Bytes:
-    """What is left of a host's store at the guest's ids, (n, 16): shares of zero, or random."""
-    values = okvs.decode(store, _tags(own), size, _store_seed(host, context))
-    return values ^ _masks(own)
-
-
-def _store_seed(host: str, context: bytes) -> bytes:
-    # The store's keys are outputs of F, random to everybody beforehand: a public seed will do.
-    return keyed_hash(b"vfl psi store", context, host.encode()).digest()
-
-
-def _common(shares: Sequence[Bytes]) -> Integers:
-    """The rows where the shares of all hosts cancel."""
-    left = np.bitwise_xor.reduce(shares).view(np.uint64)
-    return np.flatnonzero((left[:, 0] | left[:, 1]) == 0)
-
-
-def _in_common_order(common: Integers, outputs: Sequence[Bytes]) -> Integers:
-    """The common rows sorted by a hash of all that the hosts' functions give there."""
-    joined = np.concatenate([own[common] for own in outputs], axis=1)
-    ranks = digests(rows=joined, domain=b"vfl psi order", size=8)
-    ordered: Integers = common[np.argsort(ranks.view(np.uint64)[:, 0])]
-    return ordered
