@@ -28,8 +28,13 @@ did not get it is gone.
 
 Learned by the server: how many totals there are, how many numbers each has, who is gone and when.
 Learned by a client: the totals. Of two clients each can take its own part off and has the other's; of n
-clients, n - 1 that tell each other their parts have the last one's. A server that shows a client what
-the others do again without one of them makes it the one more total that this client learns.
+clients, n - 1 that tell each other their parts have the last one's.
+
+No client ever gives masks of another away, so that a part which comes late, or of a step that was
+broken off, tells the server nothing: there is no need of a second mask of each client (Bonawitz et al.,
+section 4.2). But where the others go on, two totals that lie close to each other differ by one client:
+those that go on learn about what it added, and a server that works with one of them exactly that, by
+calling a client gone whose part it has. docs/protocols.md says how near; policies have to allow it.
 """
 
 import asyncio

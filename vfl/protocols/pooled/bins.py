@@ -47,7 +47,7 @@ LEAST_ROWS = 10
 """Cells with so many rows, or fewer, are not cut."""
 _FINEST = 0.005  # of the rows that have a value: what a cell may hold
 _CELLS_A_BIN = 8
-_ROUNDS = 32  # from 64 bits, two by two, to none
+ROUNDS = 32  # from 64 bits, two by two, to none
 _SIGN = np.uint64(1 << 63)
 _SPAN = np.array([(1 << width) - 1 for width in range(65)], np.uint64)
 
@@ -122,7 +122,7 @@ async def common_bins(
     await check_same(totals, settings)
     rows, missing, levels = await _counts(totals, features, schema)
     numeric = [name for name in schema.columns if name not in schema.levels]
-    keys = await asyncio.to_thread(lambda: {name: _keys(features[name]) for name in numeric})
+    keys = await asyncio.to_thread(lambda: {name: keys_of(features[name]) for name in numeric})
     present = {name: rows - missing[name] for name in numeric}
     cells = await _refined(totals, keys, present, params.max_bins)
     columns = []
@@ -170,20 +170,20 @@ def _values(values: NDArray[np.generic]) -> "Counter[object]":
 # -------------------------------------------------------------------------------- cells of numbers
 
 
-def _keys(values: NDArray[np.generic]) -> Words:
+def keys_of(values: NDArray[np.generic]) -> Words:
     """Present values as integers of the same order, sorted; -0.0 is 0.0."""
     numbers = values.astype(np.float64)
     bits = (numbers[~np.isnan(numbers)] + 0.0).view(np.uint64)
     return np.sort(np.where(bits & _SIGN, ~bits, bits | _SIGN))
 
 
-def _numbers(keys: Words) -> Floats:
+def numbers_of(keys: Words) -> Floats:
     """The numbers of these integers."""
     return np.where(keys & _SIGN, keys ^ _SIGN, ~keys).view(np.float64)
 
 
 @dataclass(frozen=True, eq=False)
-class _Cells:
+class Cells:
     """The cells of a column that are not empty, in order; arrays have one entry a cell."""
 
     start: Words  # the first integer
@@ -191,20 +191,20 @@ class _Cells:
     count: Integers  # of the rows of all clients
 
     @classmethod
-    def whole(cls, count: int) -> "_Cells":
+    def whole(cls, count: int) -> "Cells":
         """All numbers in one cell, which may be empty."""
         at = slice(1 if count else 0)
         return cls(np.zeros(1, np.uint64)[at], np.full(1, 64)[at], np.full(1, count)[at])
 
-    def of(self, mask: Mask) -> "_Cells":
+    def of(self, mask: Mask) -> "Cells":
         """Some of them."""
-        return _Cells(self.start[mask], self.width[mask], self.count[mask])
+        return Cells(self.start[mask], self.width[mask], self.count[mask])
 
-    def joined(self, other: "_Cells") -> "_Cells":
+    def joined(self, other: "Cells") -> "Cells":
         """These and others, in order."""
         both = [np.concatenate(pair) for pair in zip(self.arrays, other.arrays, strict=True)]
         order = np.argsort(both[0])
-        return _Cells(both[0][order], both[1][order], both[2][order])
+        return Cells(both[0][order], both[1][order], both[2][order])
 
     @property
     def arrays(self) -> tuple[Words, Integers, Integers]:
@@ -220,12 +220,12 @@ class _Cells:
         first = np.searchsorted(keys, self.start, "left")
         return np.searchsorted(keys, self.last, "right") - first
 
-    def parts(self) -> "_Cells":
+    def parts(self) -> "Cells":
         """The quarters of the cells; counts are 0."""
         width = np.repeat(self.width - 2, 4)
         place = np.tile(np.arange(4, dtype=np.uint64), len(self.width))
         start = np.repeat(self.start, 4) + (place << width.astype(np.uint64))
-        return _Cells(start, width, np.zeros(len(width), np.int64))
+        return Cells(start, width, np.zeros(len(width), np.int64))
 
     def edges(self, max_bins: int, min_rows: int) -> Floats:
         """Edges of bins between cells."""
@@ -234,20 +234,20 @@ class _Cells:
         ends = group_values(self.count, max_bins, min_rows, self.width > 0)[:-1]
         # The integer of -0.0 is nobody's: 0.0 must not lie at an edge of that name.
         last = self.last[ends - 1]
-        low = _numbers(last - (last == _SIGN - np.uint64(1)).astype(np.uint64))
-        return edges_between(low, _numbers(self.start[ends]))
+        low = numbers_of(last - (last == _SIGN - np.uint64(1)).astype(np.uint64))
+        return edges_between(low, numbers_of(self.start[ends]))
 
 
 async def _refined(
     totals: Totals, keys: Mapping[str, Words], present: Mapping[str, int], max_bins: int
-) -> dict[str, _Cells]:
+) -> dict[str, Cells]:
     """The cells of each numeric column, none of them with more than its share of the column's rows,
     unless it is a single number."""
     share = min(_FINEST, 1 / (_CELLS_A_BIN * max_bins))
     most = {name: max(LEAST_ROWS, int(share * count)) for name, count in present.items()}
-    cells = {name: _Cells.whole(count) for name, count in present.items()}
+    cells = {name: Cells.whole(count) for name, count in present.items()}
     clients = totals.clients
-    for number in range(1, _ROUNDS + 1):
+    for number in range(1, ROUNDS + 1):
         dense = {name: (own.count > most[name]) & (own.width > 0) for name, own in cells.items()}
         dense = {name: mask for name, mask in dense.items() if mask.any()}
         if not dense:

@@ -26,22 +26,21 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features
-from vfl.learn.design import (
-    MISSING,
-    OTHER,
-    Covariate,
-    Design,
+from vfl.learn.design import Covariate, Design, covariate_of
+from vfl.learn.factors import (
     Factor,
     Rules,
+    band_edges,
     check_size,
-    covariate_of,
     factor_of,
     named_levels,
+    no_base,
     no_bins,
     no_value,
     one_value,
 )
 from vfl.learn.params import BoostParams
+from vfl.learn.small_levels import MISSING, OTHER, Size
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema, common_bins
 from vfl.protocols.pooled.real_totals import ANY, real_totals
@@ -64,11 +63,15 @@ async def pooled_design(adder: Adder, features: Features, schema: Schema, rules:
     """
     schema.check(features)
     _check_rules(schema, rules)
-    binned = {name: features[name].astype(np.float64) for name in schema.columns if name in rules.binned}
-    for name, values in binned.items():
+    cut = {*rules.binned, *rules.bands}
+    numbers = {name: features[name].astype(np.float64) for name in schema.columns if name in cut}
+    for name, values in numbers.items():
         if np.isinf(values).any():
             raise ValueError(f"column '{name}' holds an infinite number")
-    made = _Columns(features, schema, await _edges(adder, binned, rules), rules)
+    binned = {name: values for name, values in numbers.items() if name in rules.binned}
+    edges = {name: band_edges(starts) for name, starts in rules.bands.items()}
+    edges |= await _edges(adder, binned, rules)
+    made = _Columns(features, schema, edges, rules)
     counts = await adder.total(await asyncio.to_thread(made.counts), "rows of levels and numbers")
     made.take_counts(counts.tolist())
     if made.numeric:
@@ -85,15 +88,19 @@ async def pooled_design(adder: Adder, features: Features, schema: Schema, rules:
 
 def _check_rules(schema: Schema, rules: Rules) -> None:
     """Raises ValueError for rules that do not fit the columns."""
-    for name in (*rules.binned, *rules.base):
-        if name not in schema.columns:
-            raise ValueError(f"there is no column '{name}', for which binned or base has a rule")
-    for name in rules.binned:
-        if name in schema.levels:
-            raise ValueError(f"column '{name}' is categorical: only numbers are cut into bins")
+    for kind, named in (
+        ("a spline", rules.splines),
+        ("a polynomial", rules.polynomials),
+        ("an interaction", rules.interactions),
+    ):
+        if named:
+            raise ValueError(f"{kind} is not for a model over rows: leave it out")
+    if rules.min_level_exposure:
+        raise ValueError("min_level_exposure is not for a model over rows: set min_level_rows")
+    rules.check_columns({name: name in schema.levels for name in schema.columns})
     for name in rules.base:
-        if name not in schema.levels and name not in rules.binned:
-            raise ValueError(f"column '{name}' is numeric and not binned: it has no base level")
+        if name not in schema.levels and name not in (*rules.binned, *rules.bands):
+            raise no_base(name)
 
 
 async def _edges(adder: Adder, binned: Mapping[str, Floats], rules: Rules) -> Edges:
@@ -245,7 +252,12 @@ class _Columns:
 
     def design(self) -> Design:
         factors: list[Factor] = [
-            factor_of(name, counts, self._edges.get(name), self._rules)
+            factor_of(
+                name,
+                {level: Size(rows, rows) for level, rows in counts.items()},
+                self._edges.get(name),
+                self._rules,
+            )
             for name, counts in self._counts.items()
         ]
         covariates: list[Covariate] = []

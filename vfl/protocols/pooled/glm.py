@@ -42,10 +42,12 @@ import numpy as np
 from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.learn.binning import Features
-from vfl.learn.design import Design, Matrix, Rules, listed
+from vfl.learn.design import Design, Rules, listed
 from vfl.learn.losses import BadLabel
+from vfl.learn.matrix import Matrix
 from vfl.learn.newton import SIZES, Along, Curvature, product, times
 from vfl.learn.params import GlmParams
+from vfl.learn.shrinkage import stored_sizes, towards_means
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import IterationDone
@@ -157,6 +159,10 @@ class _Fit:
         self._offset = np.zeros(matrix.rows) if rows.offset is None else rows.offset[train]
         free = np.arange(self._matrix.columns) < int(params.fit_intercept)
         self._penalty = np.where(free, 0.0, params.alpha)
+        self._form: Floats | None = None
+        if params.alpha and params.shrink_to == "mean":
+            form = towards_means(design, stored_sizes(design))
+            self._form = params.alpha * np.pad(form, ((int(free.sum()), 0), (int(free.sum()), 0)))
 
     async def fit(self, course: GuestCourse[IterationDone, PooledGlmState]) -> GuestGlm:
         """All steps to the end, from where a checkpoint was kept."""
@@ -291,8 +297,15 @@ class _Fit:
 
     def _penalised(self, sums: _Sums, coefficients: Floats) -> tuple[Floats, Floats]:
         """Gradient and second derivatives of the loss with its penalty, times the sum of weights."""
-        penalty = self._penalty * sums.weight
-        return sums.gradient + penalty * coefficients, sums.hessian + np.diag(penalty)
+        form = np.diag(self._penalty) if self._form is None else self._form
+        gradient = sums.gradient + self._drawn(coefficients, sums.weight)
+        return gradient, sums.hessian + form * sums.weight
+
+    def _drawn(self, coefficients: Floats, weight: float) -> Floats:
+        """The penalty's part of the gradient, times the sum of weights."""
+        if self._form is None:
+            return np.asarray(self._penalty * weight * coefficients)
+        return times(self._form * weight, coefficients[:, np.newaxis])[:, 0]
 
     def _in_errors(self, decrement: float, sums: _Sums) -> float:
         """About the greatest length of the direction in standard errors, for any coefficient."""
@@ -338,9 +351,8 @@ class _Fit:
         self, coefficients: Floats, direction: Floats, sizes: list[float], weight: float
     ) -> Floats:
         """What the penalty adds to slopes and curvatures, shape (2, sizes)."""
-        penalty = self._penalty * weight
-        linear = product(penalty * coefficients, direction)
-        square = product(penalty * direction, direction)
+        linear = product(self._drawn(coefficients, weight), direction)
+        square = product(self._drawn(direction, weight), direction)
         return np.array([[linear + size * square for size in sizes], [square for _ in sizes]])
 
     # --------------------------------------------------------------------------------- the end

@@ -24,7 +24,8 @@ from vfl.arrays import Floats, Integers
 from vfl.errors import DataError
 from vfl.learn.losses import LEAST_EXPONENT, BadLabel, ConstantSearch, Loss, exponent_of
 from vfl.protocols.common.rows import Training
-from vfl.protocols.pooled.totals import ExactSum, Totals, number_of, unfit
+from vfl.protocols.pooled.real_totals import ExactSum, sum_of_words
+from vfl.protocols.pooled.totals import Totals, unfit
 
 _MOST_EXPONENT = 1024
 _MOST_STEPS = 2200  # halving an interval of float64 ends before
@@ -64,7 +65,7 @@ class CommonStart:
 async def numbers(totals: Totals, sums: Sequence[ExactSum], what: str) -> list[float]:
     """The sums over all clients."""
     told = await totals.of([totals.number(own) for own in sums], what)
-    return [number_of(total) for total in told]
+    return [sum_of_words(total) for total in told]
 
 
 async def common_start(totals: Totals, rows: Training) -> CommonStart:
@@ -81,7 +82,7 @@ async def common_start(totals: Totals, rows: Training) -> CommonStart:
     train, validation = of_rows.tolist()
     if train < 0 or validation < 0:
         raise unfit("rows that train", "it is no count")
-    weight, offset, first, second = map(number_of, of_sums)
+    weight, offset, first, second = map(sum_of_words, of_sums)
     if not weight > 0:
         raise DataError("no client has a row that trains, or all of them weigh nothing: give it rows")
     if rows.loss.link == "identity":

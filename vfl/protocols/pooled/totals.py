@@ -3,10 +3,7 @@ whether all have the same.
 
 Each is a part of a total, some words modulo 2^64 of each client; several parts go in one total.
 
-- *Sum of real numbers.* Every float64 is a whole multiple of 2^-1152, so their sum is a whole number of
-  2240 bits, exact whatever the order: the same however rows lie at clients. It goes in digits of 32
-  bits. What digits carry is blurred, so that the total tells the sum and hardly anything more: a carry
-  shows once in some 2^20 / clients times.
+- *Sum of real numbers*, over the rows of all, exact (real_totals.py).
 - *What any has.* A client that has it adds a random word, one that has it not 0: the total is 0 if none
   has, else uniform, and tells nothing of how many have (but once in 2^64 times, when it is 0 by chance).
 - *The same.* All add a digest; the total has to be the digest times the number of clients.
@@ -17,22 +14,16 @@ are for clients that have other settings than the others, or do not follow the p
 
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Integers, Mask
+from vfl.crypto.entropy import Entropy
 from vfl.errors import ConfigError, PeerError
 from vfl.protocols.pooled.adding import Adder
+from vfl.protocols.pooled.real_totals import ExactSum
 
-Entropy = Callable[[int], bytes]
-
-_DIGIT = 32  # bits
-_DIGITS = 70
-_UNIT = 1152  # the least float64 that frexp takes apart is a whole multiple of 2^-1126
-_BLUR = 20  # bits of what is carried at random; 2^11 clients stay within a word
-_MODULUS = 1 << _DIGIT * _DIGITS
-SUM_WORDS = _DIGITS + 1
 DIGEST_WORDS = 4
 
 
@@ -60,14 +51,9 @@ class Totals:
         words = np.frombuffer(self._entropy(8 * len(has)), "<i8")
         return np.where(has, words, 0)
 
-    def number(self, exact: "ExactSum") -> Integers:
+    def number(self, exact: ExactSum) -> Integers:
         """The part of a sum of real numbers, SUM_WORDS words."""
-        digits = np.frombuffer((exact.units % _MODULUS).to_bytes(_DIGIT // 8 * _DIGITS, "little"), "<u4")
-        words = digits.astype(np.int64)
-        blur = np.frombuffer(self._entropy(8 * (_DIGITS - 1)), "<u8") >> np.uint64(64 - _BLUR)
-        words[:-1] += blur.astype(np.int64) << _DIGIT
-        words[1:] -= blur.astype(np.int64)
-        return np.append(words, self.flags(np.array([not exact.finite])))
+        return exact.in_words(self._entropy)
 
     def same(self, digest: bytes) -> Integers:
         """The part of a digest that all have to have alike, DIGEST_WORDS words."""
@@ -87,40 +73,6 @@ async def check_same(totals: Totals, settings: bytes) -> None:
             "the clients' columns, levels or settings of the model differ: compare the job of each",
             for_peer="the clients' columns, levels or settings of the model differ",
         )
-
-
-class ExactSum:
-    """The exact sum of real numbers, as a whole number of units of 2^-1152."""
-
-    def __init__(self, values: Floats) -> None:
-        self.finite = bool(np.isfinite(values).all())
-        """Whether all of them are; the sum is 0 otherwise."""
-        self.units = _units(values) if self.finite else 0
-
-
-def _units(values: Floats) -> int:
-    mantissa, exponent = np.frexp(values)
-    whole = (mantissa * 2.0**53).astype(np.int64)
-    places = exponent.astype(np.int64) + (_UNIT - 53)
-    # By place, in two halves: each sum stays within 63 bits for 2^31 numbers.
-    halves = np.zeros((2, int(places.max(initial=0)) + 1), np.int64)
-    np.add.at(halves[0], places, whole & 0xFFFFFFFF)
-    np.add.at(halves[1], places, whole >> 32)
-    used = np.flatnonzero(halves.any(axis=0)).tolist()
-    return sum((int(halves[0, at]) + (int(halves[1, at]) << 32)) << at for at in used)
-
-
-def number_of(total: Integers) -> float:
-    """The float64 next to a sum, by the total of `Totals.number`; NaN where a number was not finite."""
-    if total[-1]:
-        return float("nan")
-    units = sum(digit << _DIGIT * i for i, digit in enumerate(total[:-1].tolist())) % _MODULUS
-    if units >= _MODULUS // 2:
-        units -= _MODULUS
-    try:
-        return float(units / (1 << _UNIT))
-    except OverflowError:
-        return float("nan")
 
 
 def digest_of(*parts: bytes) -> bytes:

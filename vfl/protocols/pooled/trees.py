@@ -17,8 +17,8 @@ Sums are of integers, and losses exact: on the same bins the model is, bit for b
 alone (trees/grower.py) makes of all rows in one place, however they lie at clients.
 
 A client that is gone takes its rows with it. Where others go on without it, the levels of a tree that
-came before were over its rows as well: the tree ends there, with the leaves that it has. So no sums of
-the same gradients are told once with its rows and once without.
+came before were over its rows as well: the tree ends there, with the leaves that it has. The roots of
+two trees, one with its rows and one without, tell how many it has in each bin (docs/protocols.md).
 
 Learned by all clients: the model; for each tree the powers of two, the counts and sums of 3., which are
 over the rows of all clients together, and the mean losses. A sum over a cell with few rows tells of
@@ -35,8 +35,10 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.entropy import Entropy
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
+from vfl.learn.drawing import draw_places
 from vfl.learn.losses import BadLabel, Quantiser, Scales, exponent_of
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Split, gradient_histograms
@@ -59,6 +61,7 @@ from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema, bin_rows, common_bins
+from vfl.protocols.pooled.real_totals import sum_of_words
 from vfl.protocols.pooled.start import (
     check_own_label,
     common_start,
@@ -66,7 +69,7 @@ from vfl.protocols.pooled.start import (
     largest_exponents,
     mean_losses,
 )
-from vfl.protocols.pooled.totals import Entropy, Totals, number_of, unfit
+from vfl.protocols.pooled.totals import Totals, unfit
 from vfl.protocols.trees.draws import draw_columns
 from vfl.protocols.trees.grower import DIVERGED, WHOLE, TreeDone, diverges, is_enough
 from vfl.protocols.trees.model import GuestModel
@@ -157,13 +160,11 @@ def _row_bits(rows: int, params: BoostParams) -> int:
 
 def draw_own_rows(train: Mask, params: BoostParams, tree: int, name: str) -> Mask:
     """A client's rows drawn for a tree: a share of those that train, at least one if there is any."""
-    rows = np.flatnonzero(train)
-    if params.subsample == 1 or not len(rows):
+    rows = int(train.sum())
+    if params.subsample == 1 or not rows:
         return train
-    generator = np.random.default_rng([params.seed, tree, zlib.crc32(name.encode())])
-    drawn = np.zeros(len(train), np.bool_)
-    count = max(1, round(params.subsample * len(rows)))
-    drawn[generator.choice(rows, count, replace=False)] = True
+    drawn, seed = np.zeros(len(train), np.bool_), [params.seed, tree, zlib.crc32(name.encode())]
+    drawn[train] = draw_places(seed, rows, max(1, round(params.subsample * rows)))
     return drawn
 
 
@@ -485,7 +486,7 @@ class _Client:
         same, *sums = await self._total(parts, "losses")
         if not self.totals.is_same(same, digest):
             raise PeerError(_NOT_SAME, for_peer="the clients do not hold the same trees")
-        train, of_train, validation, of_validation = map(number_of, sums)
+        train, of_train, validation, of_validation = map(sum_of_words, sums)
         return (
             train / of_train if of_train else None,
             validation / of_validation if of_validation else None,
