@@ -22,6 +22,8 @@ _SAME = 1e-9  # of two losses
 TOLD = {
     "flat": "the model's predictions hardly differ: its penalty or its learning rate flattens it",
     "apart": "some predictions are millions of times others: columns may separate the label",
+    "guest_apart": "a level of the guest's own columns tells the label without error, for want of a "
+    "claim, say: its coefficient may have no finite best value",
     "no_split": "many trees have no split",
     "guest_alone": "all trees are of the guest's columns alone (guest_trees)",
     "no_validation_rows": "no row is left to decide when to stop (validation_share)",
@@ -70,7 +72,8 @@ def range_of(score: Floats, rows: Training) -> float | None:
 def known_scores(score: Floats, rows: Training) -> Floats:
     """The scores without offset of the rows where they are known."""
     alone = score if rows.offset is None else score - rows.offset
-    return np.asarray(alone[np.isfinite(alone)])
+    finite = np.isfinite(alone)
+    return alone if finite.all() else np.asarray(alone[finite])  # rows are many
 
 
 # --- The model is weak ----------------------------------------------------------------------------
@@ -107,8 +110,11 @@ def judge_quality(
             if of.get("auc", 1.0) < 0.5:
                 warnings.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
         elif of.get("d2", 0.0) < 0:
-            warnings.append(f"{who} does worse than the mean {many} (D² {of['d2']:.4f})")
+            best_constant = "mean" if rows.loss.quantile is None else "same quantile for all"
+            warnings.append(f"{who} does worse than the {best_constant} {many} (D² {of['d2']:.4f})")
     loss = "log_loss" if isinstance(rows.loss, LogisticLoss) else "deviance"
+    if rows.loss.quantile is not None:
+        loss = "pinball_loss"
     ours, own = (metrics.get(name, {}).get(loss) for name in ("federation", alone))
     if ours is not None and own is not None and ours > own * (1 + _SAME):
         word = loss.replace("_", " ")

@@ -3,9 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 
+from vfl.learn.losses import Family
 from vfl.models.kind import StepReport, TrainingStep
 from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
+from vfl.protocols.linear.scoring import GuestGlm
 from vfl.text import counted
 
 
@@ -41,3 +43,25 @@ def _expected_iterations(done: IterationDone, first: float, tolerance: float) ->
         return None
     needed = done.iteration * math.log(first / tolerance) / math.log(first / done.gradient)
     return min(max(math.ceil(needed), done.iteration + 1), done.of)
+
+
+def said_choice(model: GuestGlm, family: Family) -> str:
+    """What a fit found beside its coefficients, to follow on how it ended: which penalty of several, and
+    the parameter of the variance."""
+    said = ""
+    if (choice := model.choice) is not None:
+        left_out = f"deviance of rows left out {choice.deviance:.4f}"
+        said += f", alpha {choice.alpha:g} of {len(choice.tried)} ({left_out})"
+        ends = {choice.tried[0][0]: "greatest", choice.tried[-1][0]: "least"}
+        if choice.alpha in ends and len(choice.tried) > 1:
+            said += f", the {ends[choice.alpha]} of them: one beyond it may be better"
+        if choice.unfinished:
+            said += f", {counted(choice.unfinished, 'fit')} by which it was chosen did not converge"
+    if (found := model.variance) is not None:
+        if family == "negative_binomial":
+            said += f", theta {found.value:.4g} by profile likelihood"
+        else:
+            said += f", tweedie_power {found.value:.4g} by profile likelihood"
+            said += f" (dispersion {found.dispersion:.4g})"
+        said += "" if found.settled else ", which had not come to stay"
+    return said

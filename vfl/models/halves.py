@@ -13,11 +13,29 @@ from typing import Any, Generic, TypeVar, cast
 from vfl.learn.drift import Profile
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.party.kept_query import KeptQuery
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.protocols.trees.model import GuestModel, HostModel
 
 G = TypeVar("G", bound=GuestModel | GuestGlm, covariant=True)
 H = TypeVar("H", bound=HostModel | HostGlm, covariant=True)
+
+
+@dataclass(frozen=True)
+class Change:
+    """A change of an edited half: a relativity, that of a standard deviation where the level is "", or
+    the base rate, whose column is `BASE`. `rule`: "edit", "cap", "rounding" or "base"; `reason`: of an
+    edit, in its author's words."""
+
+    column: str
+    level: str
+    before: float
+    after: float
+    rule: str
+    reason: str = ""
+
+
+BASE = "(base rate)"
 
 
 @dataclass(frozen=True)
@@ -39,11 +57,20 @@ class GuestHalf(Generic[G]):
     score_profile: Profile | None = None  # of scores without offset, of rows held out if there are any
     fallback: tuple[tuple[str, ...], ...] = ()  # the rules of further keys
     levels: dict[str, Levels] = field(default_factory=dict)  # of the aligned rows, by categorical column
+    query: KeptQuery | None = None  # that made the table
+    edited_from: str = ""  # of an edited half: the name of the model that was trained
+    changes: tuple[Change, ...] = ()  # of all edits since
+
+    @property
+    def trained_name(self) -> str:
+        """The name of the model that was trained, under which the hosts keep their halves."""
+        return self.edited_from or self.name
 
     @property
     def loss(self) -> Loss:
         """What the model minimised, whose link turns scores into predictions."""
-        return loss_of(self.objective, self.tweedie_power)
+        theta = self.job.get("glm", {}).get("theta", 1.0)
+        return loss_of(self.objective, self.tweedie_power, theta, quantile_of(self.job))
 
 
 @dataclass(frozen=True)
@@ -59,10 +86,16 @@ class HostHalf(Generic[H]):
     model: H
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows, by column
     levels: dict[str, Levels] = field(default_factory=dict)  # of these, by categorical column
+    query: KeptQuery | None = None  # that made the table
 
 
 AnyGuestHalf = GuestHalf[GuestModel | GuestGlm]
 AnyHostHalf = HostHalf[HostModel | HostGlm]
+
+
+def quantile_of(job: Mapping[str, Any]) -> float | None:
+    """Which quantile of the label trees predict, by a job's settings; None where it is the mean."""
+    return cast(float | None, job.get("secureboost", {}).get("quantile"))
 
 
 def objective_of(job: Mapping[str, Any]) -> Objective | Family:

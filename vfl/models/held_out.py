@@ -4,7 +4,7 @@ import math
 
 from vfl.arrays import Floats, Mask
 from vfl.learn.losses import LogisticLoss
-from vfl.learn.metrics import binary_metrics, regression_metrics
+from vfl.learn.metrics import binary_metrics, quantile_metrics, regression_metrics
 from vfl.protocols.common.rows import Training
 
 
@@ -18,6 +18,9 @@ def held_out_metrics(
     label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
     if isinstance(loss, LogisticLoss):
         metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
+    elif loss.quantile is not None:
+        offset = None if rows.offset is None else rows.offset[held_out]
+        metrics = quantile_metrics(loss, label, score[held_out], weight, offset)
     else:
         offset = None if rows.offset is None else rows.offset[held_out]
         years = None if exposure is None else exposure[held_out]

@@ -8,21 +8,27 @@ memory.
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Generic, TypeVar
+from types import MappingProxyType
+from typing import Any, ClassVar, Generic, Never, Self, TypeVar
 
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.scratch import Scratch
 from vfl.learn.binning import Features, Monotone
+from vfl.learn.inference import JointTest
 from vfl.learn.losses import Link, Loss
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.dependence import Dependence
 from vfl.models.findings import Finding, NothingTrained, known_scores, range_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf
+from vfl.models.parts import PartsAnswers, PartsPacker, PartsScorer
 from vfl.models.relativities import Line
 from vfl.net.peer import Peer
 from vfl.party.config_values import ModelName
-from vfl.party.sections import GlmSection, PolicySection
+from vfl.party.documents import Body
+from vfl.party.linear_rules import GlmSection
+from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED, SumsCount
@@ -35,6 +41,7 @@ from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
 from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.lookup.layout import PartLayout
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.trees.grower import BinnedTables, TreeDone
@@ -63,7 +70,7 @@ class ColumnRules:
     @property
     def named(self) -> frozenset[str]:
         """The columns that a rule names."""
-        return frozenset((*self.monotone, *self.glm.binned, *self.glm.base, *self.glm.step))
+        return frozenset((*self.monotone, *(name for key in self.glm.named.values() for name in key)))
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,10 @@ class PartyColumns:
     table: str  # as errors name it
     features: Features
     rules: ColumnRules = field(default_factory=ColumnRules)
+    scratch: Scratch = Scratch()  # where what is made of them goes, where it is large
+
+
+NOTHING: Mapping[str, Never] = MappingProxyType({})
 
 
 def _ignore(step: TrainingStep) -> None:
@@ -94,6 +105,7 @@ class GuestRun:
     hints: KeptHints = NoKeptHints()
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None  # the session with the kind's, if it has one
+    fit_progress: Callable[[int, int], None] = _quiet
     labels: LabelCount | None = None  # that hosts could have read, over all attempts
 
 
@@ -215,6 +227,8 @@ class Explanation:
     importance: Sequence[tuple[str, str, int, float]] = ()
     dependence: Mapping[str, Dependence] = field(default_factory=dict)
     no_dependence: str = ""
+    tests: Mapping[str, JointTest] = field(default_factory=dict)  # of a linear model, by column
+    inferred: Sequence[str] = ()  # of it, in sentences
 
 
 # --- Roles ------------------------------------------------------------------------------------------
@@ -295,6 +309,8 @@ class ModelKind(ABC, Generic[G, H]):
     host_half: ClassVar[type[AnyHostHalf]]
     losses: ClassVar[Mapping[str, type[Loss]]]
     """By what the label may be."""
+    first_settings: ClassVar[tuple[str, ...]]
+    """Lines of a job file to begin with."""
     has_relativities: ClassVar[bool] = False
     guest_state: type[Any]
     """What the guest's checkpoints hold."""
@@ -320,6 +336,11 @@ class ModelKind(ABC, Generic[G, H]):
         return 0.0
 
     @property
+    def has_folds(self) -> bool:
+        """Whether training deals rows into folds, rows of one group together."""
+        return False
+
+    @property
     def stops_early(self) -> bool:
         """Whether these rows decide."""
         return False
@@ -341,6 +362,16 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def steps(self, done: int) -> str:
         """So many steps of checkpoints, in words."""
+
+    @property
+    def init_model(self) -> str | None:
+        """The full name of the model that a training begins with, if there is one."""
+        return None
+
+    def begun_with(self, guest: G | None, hosts: Mapping[str, H], training: bytes) -> Self:
+        """The same, which begins with the model of these halves: those that a party has of it.
+        `training`: digest of what the parties of its training signed."""
+        raise NotImplementedError
 
     @property
     def tells_sums(self) -> BoostParams | None:
@@ -434,7 +465,9 @@ class ModelKind(ABC, Generic[G, H]):
         """Why a model of a simulation gives all rows the same score: the parameter at fault, and what to
         do."""
 
-    def doubts(self, model: G, known: Floats, rows: Training) -> str | None:
+    def doubts(
+        self, model: G, known: Floats, rows: Training, halves: Mapping[str, H] = NOTHING
+    ) -> str | None:
         """What to say of a simulation's model by the scores, without offset, that rows get."""
         return None
 
@@ -444,6 +477,15 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     def size(cls, model: G) -> str:
         """How large the model is, or how it came to its end."""
+
+    @classmethod
+    def by_levels(cls, model: G, features: Features) -> Features:
+        """The guest's columns with the levels of the model in place of what they are made of."""
+        return features
+
+    @classmethod
+    def shorten_document(cls, model: Body) -> None:
+        """Leave out of a half's model what earlier versions did not write and nothing is said by."""
 
     @classmethod
     @abstractmethod
@@ -457,6 +499,11 @@ class ModelKind(ABC, Generic[G, H]):
         """The coefficients of a half for their owner to read, with the owner's steps; none of a kind
         without any."""
         return []
+
+    @classmethod
+    def inferred(cls, half: G | H) -> tuple[Mapping[str, JointTest], Sequence[str]]:
+        """Tests of a half's columns, and what is inferred besides, in sentences for its owner."""
+        return {}, []
 
     @classmethod
     def importance(cls, model: G) -> list[tuple[str, str, int, float]]:
@@ -530,6 +577,28 @@ class ModelKind(ABC, Generic[G, H]):
     @abstractmethod
     async def host_parts(cls, guest: Peer, half: H, batch: HostBatch) -> int:
         """A host's part in these; how many rows it was asked for."""
+
+    # Scoring by parts, which sealed directories hold.
+
+    @classmethod
+    @abstractmethod
+    def packer(cls, half: H, features: Features, own: OwnScores, shows_columns: bool) -> PartsPacker:
+        """Packs a host's part for each row of its table, `own` as `own_scores` has it of these rows."""
+
+    @classmethod
+    @abstractmethod
+    def scorer(cls, model: G, layouts: Mapping[str, PartLayout], explain: bool) -> PartsScorer:
+        """Scores rows by hosts' parts, of these layouts by host.
+
+        Raises ModelError where the model cannot be explained, PeerError naming a host whose layout is
+        not that of a half of this model.
+        """
+
+    @classmethod
+    @abstractmethod
+    def answers(cls, host: str, layout: PartLayout) -> PartsAnswers:
+        """What this host would say of rows in `guest_parts`. Raises PeerError for a layout that is
+        none."""
 
 
 AnyKind = ModelKind[Any, Any]

@@ -10,12 +10,15 @@ from vfl.learn.binning import Features
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kind import AnyKind, ColumnRules
 from vfl.models.linear import Linear
+from vfl.models.parts import OwnColumns, Parts
 from vfl.models.trees import Trees
 from vfl.party.config import Job, Party
 from vfl.party.config_values import ModelName
 from vfl.party.documents import convert_document
 from vfl.party.store import Store
+from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
+from vfl.protocols.lookup.layout import PartLayout
 from vfl.protocols.trees.model import GuestModel, HostModel
 
 KINDS: Mapping[ModelName, type[AnyKind]] = {"secureboost": Trees, "glm": Linear}
@@ -26,7 +29,7 @@ def kind_of_job(job: Job) -> AnyKind:
     if job.job.model == "glm":
         if job.job.family is None:
             raise ValueError("a linear model has a family")
-        return Linear(job.glm, job.job.family)
+        return Linear(job.linear, job.job.family)
     return Trees(job.secureboost)
 
 
@@ -45,9 +48,39 @@ def kind_named(name: object, model: str) -> type[AnyKind]:
     raise ModelError(f"model {model} is of a kind that this version of vfl does not know: update vfl")
 
 
+def kind_in(body: Mapping[str, object], model: str) -> type[AnyKind]:
+    """The kind of a half by its document; one of early versions does not name it. Raises ModelError."""
+    return kind_named(body.get("kind", "secureboost"), model)
+
+
 def kind_of_model(model: GuestModel | GuestGlm | HostModel | HostGlm) -> type[AnyKind]:
     """The kind of a half's model."""
     return Linear if isinstance(model, GuestGlm | HostGlm) else Trees
+
+
+def score_from_parts(
+    model: GuestModel | GuestGlm,
+    own: OwnColumns,
+    parts_by_host: Mapping[str, tuple[PartLayout, Parts]],
+    *,
+    explain: bool = False,
+) -> ScoredPart:
+    """The scores of rows, without any offset, from the guest's columns and each host's parts: those of a
+    batch, bit for bit. A row that a host does not know has None there, and is scored as one of which all
+    the host's values are missing.
+
+    For rows again and again make a `scorer` of the kind once. Raises what that and its `score` raise.
+    """
+    layouts = {host: layout for host, (layout, _) in parts_by_host.items()}
+    scorer = kind_of_model(model).scorer(model, layouts, explain)
+    return scorer.score(own, {host: parts for host, (_, parts) in parts_by_host.items()})
+
+
+def rules_of_job(job: Job) -> ColumnRules:
+    """What a job over rows says of the columns that all its parties have."""
+    columns = (job.columns or {}).items()
+    ways = {name: one.monotone for name, one in columns if one.monotone is not None}
+    return ColumnRules(ways, glm=job.glm.of_columns)
 
 
 def rules_of(party: Party) -> ColumnRules:
@@ -71,8 +104,15 @@ def check_levels_of(party: Party, features: Features, table: str) -> None:
 
 def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
     """Keep a half. Raises DataError when the store cannot be written."""
-    kind = kind_of_model(half.model).name
-    store.write("model", half.name, {"kind": kind, **msgspec.to_builtins(half, str_keys=True)})
+    kind = kind_of_model(half.model)
+    body = {"kind": kind.name, **msgspec.to_builtins(half, str_keys=True)}
+    kind.shorten_document(body["model"])
+    if half.query is None:
+        del body["query"]
+    if isinstance(half, GuestHalf) and not half.edited_from:
+        body.pop("edited_from", None)
+        body.pop("changes", None)
+    store.write("model", half.name, body)
 
 
 @overload
@@ -87,7 +127,8 @@ def load_half(
     Raises ModelError when it is missing, damaged, foreign or of a kind that this version lacks.
     """
     body = store.read("model", name)
-    kind = kind_named(body.pop("kind", "secureboost"), name)
+    kind = kind_in(body, name)
+    body.pop("kind", None)
     if role is HostHalf:
         return convert_document(body, kind.host_half, f"model {name}")
     half = convert_document(body, kind.guest_half, f"model {name}")

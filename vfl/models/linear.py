@@ -2,20 +2,25 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from vfl.arrays import Floats, Mask
+from vfl.errors import PeerStopped
 from vfl.learn.binning import Features
-from vfl.learn.design import Design, Matrix
+from vfl.learn.design import Design
 from vfl.learn.glm import APART, are_apart
-from vfl.learn.losses import FAMILIES, Family, Link
+from vfl.learn.inference import JointTest
+from vfl.learn.losses import FAMILIES, Family, Link, loss_of
+from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.models.findings import Finding, NothingTrained, remark_on
-from vfl.models.fit_progress import iteration_done, report_fit
+from vfl.models.fit_progress import iteration_done, report_fit, said_choice
 from vfl.models.halves import GuestHalf, HostHalf
+from vfl.models.inference import column_tests, said_aliases, said_errors, said_inference
 from vfl.models.kind import (
+    NOTHING,
     ColumnRules,
     CoordinatorRole,
     CoordinatorRun,
@@ -35,16 +40,33 @@ from vfl.models.kind import (
     TrainingStep,
 )
 from vfl.models.linear_client import LinearClient
-from vfl.models.linear_columns import check_levels, check_rules, own_scores, prepare_columns
+from vfl.models.linear_columns import (
+    check_levels,
+    check_rules,
+    own_scores,
+    prepare_columns,
+    shorten_design,
+)
+from vfl.models.linear_parts import LinearAnswers, LinearPacker, LinearScorer
 from vfl.models.relativities import Line, lines
+from vfl.models.unbounded import (
+    HELP,
+    name_host_levels,
+    name_own_levels,
+    same_label_levels,
+    unbounded_levels,
+)
+from vfl.models.unbounded import say as say_unbounded
 from vfl.net.peer import Peer
+from vfl.party.documents import Body
+from vfl.party.linear_rules import GlmSection
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import generate_key
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFit, HostFitState, IterationDone
-from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import (
     BlindIteration,
     HiddenState,
@@ -52,6 +74,7 @@ from vfl.protocols.linear.hidden import (
     hidden_guest_fit,
     hidden_host_fit,
 )
+from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.linear.scoring import (
     GuestGlm,
@@ -60,6 +83,8 @@ from vfl.protocols.linear.scoring import (
     guest_glm_score,
     host_glm_score,
 )
+from vfl.protocols.linear.start import SeparableLabel
+from vfl.protocols.lookup.layout import PartLayout
 from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.glm import PooledGlmState
 from vfl.text import counted
@@ -69,17 +94,27 @@ class _LinearGuest(GuestRole[GuestGlm]):
     def __init__(self, kind: "Linear", own: PartyColumns, rows: Training) -> None:
         self._kind, self._params, self._rows, self._party = kind, kind.params, rows, own.party
         self._design, self._matrix = prepare_columns(
-            own.table, own.features, rows.train, own.rules.glm, kind.params.alpha
+            *(own.table, own.features, rows.train, own.rules.glm, kind.params, own.scratch),
+            exposure=rows.sizes,
         )
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestGlm, Floats]:
-        fit = await (self._fit if self._kind.coordinator is None else self._hidden_fit)(hosts, run)
+        try:
+            fit = await (self._fit if self._kind.coordinator is None else self._hidden_fit)(hosts, run)
+        except SeparableLabel as error:
+            names = same_label_levels(self._design, self._matrix, self._rows)
+            raise name_own_levels(error, names) from None
         parties = (self._party, *(host.name for host in hosts))
         return GuestGlm.of(parties, self._design, fit.coefficients[self._party], fit), fit.score
 
     async def _fit(self, hosts: Sequence[Peer], run: GuestRun) -> Fit:
         course = GuestCourse[IterationDone, GuestFitState](
-            run.progress, run.checkpoints, run.hints, run.hint_progress, run.labels
+            run.progress,
+            run.checkpoints,
+            run.hints,
+            run.hint_progress,
+            run.fit_progress,
+            run.labels,
         )
         return await guest_fit(
             hosts,
@@ -130,8 +165,10 @@ class _LinearGuest(GuestRole[GuestGlm]):
         rows = int(self._rows.train.sum())
         if model.readable:
             at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
+        at += said_choice(model, self._kind.family)
         if model.converged:
-            return f"converged after {many}: {at}"
+            ended = f"converged after {many}: {at}"
+            return ended if not self._params.inference else f"{ended}{said_errors(model)}"
         limits = "max_iterations" if self._params.max_labels is None else "max_iterations, max_labels"
         return (
             f"note: not converged after {many}: {at} (tolerance {self._params.tolerance:.1e}); the "
@@ -147,43 +184,72 @@ class _LinearHost(HostRole[HostGlm]):
 
     async def train(self, guest: Peer, run: HostRun[HostGlm]) -> HostOutcome:
         designs: list[Design] = []
+        kept: list[HostGlm] = []
 
-        def prepare(training: Mask) -> Matrix:
+        def prepare(training: Mask) -> Whole:
             run.admit(training)
-            own, alpha = self._own, self._params.alpha
-            design, matrix = prepare_columns(own.table, own.features, training, own.rules.glm, alpha)
+            own = self._own
+            design, matrix = prepare_columns(
+                own.table, own.features, training, own.rules.glm, self._params, own.scratch
+            )
             designs.append(design)
             return matrix
 
         def keep(fit: HostFit) -> None:
             (design,) = designs
-            run.keep(HostGlm(LinearPart(design, tuple(fit.coefficients.tolist())), fit.converged))
+            part = LinearPart(design, tuple(fit.coefficients.tolist()))
+            kept.append(HostGlm(part, fit.converged, fit.inference))
+            run.keep(kept[-1])
 
         def follow(iteration: int, of: int) -> None:
             run.progress(f"fitting {run.job}, at most {counted(of, 'iteration')}", iteration, None)
 
+        reached: list[Floats] = []
+
+        def unbounded(coefficients: Floats) -> list[tuple[str, str]]:
+            link = loss_of(self._kind.family).link
+            return unbounded_levels(designs[0], coefficients.tolist(), link, self._params.least_alpha)
+
+        write = run.checkpoints.write
+
+        def remember(state: HostFitState | HiddenState) -> None:
+            reached[:] = [state.block.beta]
+            if write is not None:
+                write(state)
+
+        run = replace(run, checkpoints=replace(run.checkpoints, write=remember))
+        try:
+            coefficients = await self._fit(guest, run, prepare, keep, follow)
+        except PeerStopped as error:
+            raise name_host_levels(error, unbounded(*reached) if reached else []) from None
+        names = unbounded(coefficients)
+        remark = f"{say_unbounded(names)}: {HELP}" if names else remark_on(coefficients)
+        said = [remark, *(text for half in kept for text in said_aliases(half))]
+        remarks = "; ".join(text for text in said if text) or None
+        return HostOutcome(counted(len(coefficients), "coefficient"), remarks)
+
+    async def _fit(
+        self,
+        guest: Peer,
+        run: HostRun[HostGlm],
+        prepare: Callable[[Mask], Whole],
+        keep: Callable[[HostFit], None],
+        follow: Callable[[int, int], None],
+    ) -> Floats:
+        """The coefficients of this host's columns."""
         params, own = self._params, run.participant
         if self._kind.coordinator is None:
-            course = HostCourse[HostFit, HostFitState](
+            open_course = HostCourse[HostFit, HostFitState](
                 keep, follow, run.checkpoints, run.hints, run.hint_progress
             )
-            coefficients = await host_fit(guest, run.rows, prepare, params, own, course)
-        else:
-            if run.coordinator is None:
-                raise ValueError("hidden scores need a coordinator")
-            followed = HostCourse[HostFit, HiddenState](keep, follow, run.checkpoints)
-            fit = await hidden_host_fit(
-                guest,
-                run.coordinator,
-                run.rows,
-                prepare,
-                params,
-                self._kind.family,
-                own,
-                followed,
-            )
-            coefficients = fit.coefficients
-        return HostOutcome(counted(len(coefficients), "coefficient"), remark_on(coefficients))
+            return await host_fit(guest, run.rows, prepare, params, own, open_course)
+        if run.coordinator is None:
+            raise ValueError("hidden scores need a coordinator")
+        course = HostCourse[HostFit, HiddenState](keep, follow, run.checkpoints)
+        fit = await hidden_host_fit(
+            *(guest, run.coordinator, run.rows, prepare, params, self._kind.family, own, course)
+        )
+        return fit.coefficients
 
 
 @dataclass(frozen=True)
@@ -219,6 +285,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     guest_half = GuestHalf[GuestGlm]
     host_half = HostHalf[HostGlm]
     losses = FAMILIES
+    first_settings = (
+        "alpha = 0.001  # L2 penalty; 0 is the plain maximum of the likelihood",
+        '# encryption = "lattice"  # faster by far, where hosts allow it',
+    )
     has_relativities = True
 
     @property
@@ -240,6 +310,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         return self.params.seed
 
     @property
+    def has_folds(self) -> bool:
+        return bool(self.params.alphas)
+
+    @property
     def tweedie_power(self) -> float:
         return self.params.tweedie_power
 
@@ -248,7 +322,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     @classmethod
     def stored_params(cls, settings: Mapping[str, object]) -> GlmParams:
-        return GlmParams.model_validate(settings)
+        own = {name: value for name, value in settings.items() if name not in GlmSection.model_fields}
+        return GlmParams.model_validate(own)
 
     def steps(self, done: int) -> str:
         return f"iteration {done - 1:,} of at most {self.params.max_iterations:,}"
@@ -281,10 +356,22 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         matrices = {name: matrix for name, (_, matrix) in prepared.items()}
         guest = parties[0].party
         held = {guest: matrices.pop(guest)}
-        fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
+        try:
+            fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
+        except SeparableLabel as error:
+            names = [
+                (column if name == guest else f"{name}:{column}", level)
+                for name, (design, matrix) in prepared.items()
+                for column, level in same_label_levels(design, matrix, rows)
+            ]
+            raise name_own_levels(error, names) from None
         model = GuestGlm.of(tuple(designs), designs[guest], fit.coefficients[guest], fit)
         halves = {
-            name: HostGlm(LinearPart(designs[name], tuple(beta.tolist())), fit.converged)
+            name: HostGlm(
+                LinearPart(designs[name], tuple(beta.tolist())),
+                fit.converged,
+                fit.inferences.get(name),
+            )
             for name, beta in theirs.items()
         }
         return Fitted(model, halves, fit.score)
@@ -296,16 +383,19 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     def _prepared(
         self, parties: Sequence[PartyColumns], rows: Training
-    ) -> dict[str, tuple[Design, Matrix]]:
+    ) -> dict[str, tuple[Design, Whole]]:
         every = np.ones(len(rows.label), np.bool_)
         return {
-            own.party: prepare_columns(own.table, own.features, every, own.rules.glm, self.params.alpha)
-            for own in parties
+            own.party: prepare_columns(
+                *(own.table, own.features, every, own.rules.glm, self.params),
+                exposure=rows.sizes if place == 0 else None,  # the guest's
+            )
+            for place, own in enumerate(parties)
         }
 
     @property
     def flatteners(self) -> str:
-        return f"alpha = {self.params.alpha:g} in [glm]"
+        return self._penalties
 
     @property
     def advice(self) -> str:
@@ -314,10 +404,16 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             "more rows; a larger holdout tells more surely"
         )
 
+    @property
+    def _penalties(self) -> str:
+        if self.params.alphas:
+            return "alphas in [glm]"
+        return f"alpha = {self.params.alpha:g} in [glm]"
+
     def constant(self, model: GuestGlm) -> NothingTrained:
-        if self.params.alpha > 0:
+        if self.params.least_alpha > 0:
             return NothingTrained(
-                f"alpha = {self.params.alpha:g} in [glm] leaves no coefficient: lower it",
+                f"{self._penalties} leaves no coefficient: lower it",
                 "all coefficients vanish (alpha of [glm])",
             )
         if model.iterations == 0:
@@ -333,15 +429,36 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         )
 
     def findings(self, model: GuestGlm, known: Floats, rows: Training) -> list[Finding]:
-        return [Finding("apart", APART)] if are_apart(known, rows.loss, self.params.alpha) else []
+        names = self._unbounded(model, rows.loss.link)
+        if names:
+            return [Finding("guest_apart", f"{say_unbounded(names)}: {HELP}")]
+        if not are_apart(known, rows.loss, self.params.least_alpha):
+            return []
+        apart = f"{APART}; no level of this party's own columns is one, and a host is told of its own"
+        return [Finding("apart", apart)]
+
+    def _unbounded(self, model: GuestGlm | HostGlm, link: Link) -> list[tuple[str, str]]:
+        return unbounded_levels(
+            model.part.design, model.part.coefficients, link, self.params.least_alpha
+        )
 
     async def idle(self, parties: Sequence[PartyColumns], rows: Training, model: GuestGlm) -> str:
+        if self.params.alphas:
+            return "alphas= keep all coefficients at 0: add lower ones"
         if self.params.alpha:
             return f"alpha={self.params.alpha:g} keeps all coefficients at 0: lower it"
         return "no column tells the rows apart by their label"
 
-    def doubts(self, model: GuestGlm, known: Floats, rows: Training) -> str | None:
-        return APART if are_apart(known, rows.loss, self.params.alpha) else None
+    def doubts(
+        self, model: GuestGlm, known: Floats, rows: Training, halves: Mapping[str, HostGlm] = NOTHING
+    ) -> str | None:
+        names = self._unbounded(model, rows.loss.link)
+        for name, half in halves.items():
+            theirs = self._unbounded(half, rows.loss.link)
+            names += [(f"{name}:{column}", level) for column, level in theirs]
+        if names:
+            return f"{say_unbounded(names)}: {HELP}"
+        return APART if are_apart(known, rows.loss, self.params.least_alpha) else None
 
     @classmethod
     def news(cls, step: TrainingStep) -> tuple[str, int, int | None]:
@@ -360,6 +477,21 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         return f"{not_}converged after {counted(model.iterations, 'iteration')}"
 
     @classmethod
+    def by_levels(cls, model: GuestGlm, features: Features) -> Features:
+        made = {one.name: one for one in model.part.design.factors if one.labels or one.grouped}
+        return {
+            name: made[name].named(values) if name in made else values
+            for name, values in features.items()
+        }
+
+    @classmethod
+    def shorten_document(cls, model: Body) -> None:
+        shorten_design(model["part"]["design"])
+        for name in ("choice", "variance"):
+            if model.get(name) is None:
+                model.pop(name, None)
+
+    @classmethod
     def document(cls, model: GuestGlm) -> dict[str, object]:
         return dict(model.ending)
 
@@ -368,6 +500,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         cls, half: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | None = None
     ) -> list[Line]:
         return lines(half, link, steps)
+
+    @classmethod
+    def inferred(cls, half: GuestGlm | HostGlm) -> tuple[Mapping[str, JointTest], Sequence[str]]:
+        return column_tests(half), said_inference(half)
 
     @classmethod
     def ending(cls, model: GuestGlm) -> Mapping[str, float | None]:
@@ -381,18 +517,18 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def explain_guest(
         cls, model: GuestGlm, columns: Collection[str], values: Features, rules: ColumnRules, link: Link
     ) -> Explanation:
-        return Explanation(lines=cls.relativities(model, link, rules.glm.step))
+        return _explained(model, cls.relativities(model, link, rules.glm.step))
 
     @classmethod
     def explain_host(cls, half: HostGlm, rules: ColumnRules, link: Link) -> Explanation:
-        return Explanation(lines=cls.relativities(half, link, rules.glm.step))
+        return _explained(half, cls.relativities(half, link, rules.glm.step))
 
     @classmethod
     def uses(cls, half: GuestGlm | HostGlm) -> Sequence[tuple[str, bool]]:
         """All of them: each has a coefficient."""
         design = half.part.design
         factors = [(factor.name, factor.edges is None) for factor in design.factors]
-        return [*factors, *((covariate.name, False) for covariate in design.covariates)]
+        return [*factors, *((one.name, False) for one in design.numeric)]
 
     @classmethod
     def own_scores(
@@ -427,3 +563,21 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             show_columns=batch.shows_columns,
             unknown_levels=batch.unknown_levels,
         )
+
+    @classmethod
+    def packer(
+        cls, half: HostGlm, features: Features, own: OwnScores, shows_columns: bool
+    ) -> LinearPacker:
+        return LinearPacker(half, features, own, shows_columns)
+
+    @classmethod
+    def scorer(cls, model: GuestGlm, layouts: Mapping[str, PartLayout], explain: bool) -> LinearScorer:
+        return LinearScorer(model, layouts, explain)
+
+    @classmethod
+    def answers(cls, host: str, layout: PartLayout) -> LinearAnswers:
+        return LinearAnswers(host, layout)
+
+
+def _explained(half: GuestGlm | HostGlm, own: Sequence[Line]) -> Explanation:
+    return Explanation(own, tests=column_tests(half), inferred=said_inference(half))

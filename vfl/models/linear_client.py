@@ -33,7 +33,7 @@ class LinearClient(ClientRole[GuestGlm]):
         schema.check(own.features)
         self._params, self._rows, self._alone, self._party = params, rows, alone, own.party
         self._features = {name: own.features[name] for name in schema.columns}
-        self._schema = schema
+        self._schema, self._rules = schema, Rules(**own.rules.glm.rules)
 
     async def add_up(self, adder: Adder, run: ClientRun) -> tuple[GuestGlm, Floats]:
         model, score = await fit_client(
@@ -41,7 +41,7 @@ class LinearClient(ClientRole[GuestGlm]):
             self._features,
             self._rows,
             self._schema,
-            Rules(),
+            self._rules,
             self._params,
             course=GuestCourse[IterationDone, PooledGlmState](run.progress, run.checkpoints),
         )

@@ -2,24 +2,42 @@
 
 from collections.abc import Collection
 
-from vfl.arrays import Mask
+import numpy as np
+
+from vfl.arrays import Floats, Mask
+from vfl.blocks.columns import change_each
+from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.design import MISSING, Design, Matrix, Rules, listed
+from vfl.learn.design import MISSING, OTHER, Design, Rules, listed
+from vfl.learn.levels import Levels
+from vfl.learn.matrix import Whole
+from vfl.learn.params import GlmParams
+from vfl.learn.shrinkage import level_sizes, towards_means
+from vfl.learn.small_levels import EVERY_OTHER
 from vfl.models.kind import OwnScores
-from vfl.party.sections import GlmSection
+from vfl.party.documents import Body
+from vfl.party.linear_rules import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
 from vfl.text import nearest_name
 
 
 def prepare_columns(
-    table: str, features: Features, training: Mask, section: GlmSection, alpha: float
-) -> tuple[Design, Matrix]:
-    """The design fitted to the rows that train, and the matrix of all rows.
+    table: str,
+    features: Features,
+    training: Mask,
+    section: GlmSection,
+    params: GlmParams,
+    scratch: Scratch = Scratch(),
+    exposure: Floats | None = None,
+) -> tuple[Design, Whole]:
+    """The design fitted to the rows that train, and the matrix of all rows, which goes into `scratch`
+    where it is large.
 
-    `training` has an entry a row; `features` may be none, as of a guest with a label alone. Raises
-    DataError naming the table, the column and what to do: for columns that no linear model can use, and
-    with `alpha` = 0 for columns that are linear combinations of others. Peers are told no name.
+    `training`, and `exposure` at the guest, have an entry a row; `features` may be none, as of a guest
+    with a label alone. Raises DataError naming the table, the column and what to do: for columns that no
+    linear model can use, and without a penalty for columns that are linear combinations of others. Peers
+    are told no name.
     """
     rules = Rules(**section.rules)
     for name in section.step:
@@ -29,14 +47,18 @@ def prepare_columns(
                 for_peer="one of its columns cannot enter a linear model (its log has the details)",
             )
     try:
-        design = Design.fit({name: values[training] for name, values in features.items()}, rules)
-        matrix = design.matrix(features, len(training))
+        weights = None if exposure is None or exposure.strides == (0,) else exposure[training]
+        design = Design.fit(change_each(features, lambda values: values[training]), rules, weights)
+        matrix: Whole | None = None
+        if scratch.takes(design.size(len(training))):
+            matrix = design.parted(features, training, scratch)
+        matrix = matrix or design.matrix(features, len(training))
     except ValueError as error:
         raise DataError(
             f"{table}: {error}",
             for_peer="one of its columns cannot enter a linear model (its log has the details)",
         ) from None
-    dependent = [] if alpha else design.dependent(matrix.take(training))
+    dependent = [] if params.least_alpha else design.dependent(matrix.take(training))
     if dependent:
         raise DataError(
             f"{table}: {listed(dependent)} of other columns: leave out columns (ignore), or set the "
@@ -44,12 +66,15 @@ def prepare_columns(
             for_peer="some of its columns are linear combinations of others: it must leave them out, or "
             "the job needs alpha above 0",
         )
+    if params.shrink_to == "mean" and params.least_alpha:
+        sizes = level_sizes(design, matrix.take(training), weights)
+        matrix = matrix.shrunk_by(towards_means(design, sizes))
     return design, matrix
 
 
 def check_rules(section: GlmSection, features: Collection[str], table: str) -> None:
     """Raises ConfigError for a rule of [glm] about a column that the table does not have."""
-    for key, names in (("binned", section.binned), ("base", tuple(section.base))):
+    for key, names in section.named.items():
         for name in names:
             if name not in features:
                 near = nearest_name(name, features)
@@ -60,13 +85,44 @@ def check_rules(section: GlmSection, features: Collection[str], table: str) -> N
 def check_levels(section: GlmSection, features: Features, table: str) -> None:
     """Raises ConfigError for a base level that no row of the table has. Rows that train may lack others,
     which training alone shows."""
+    for name, groups in section.group.items():
+        values = features[name]
+        if values.dtype != object:
+            continue
+        known = Levels(tuple(sorted({*values.tolist()} - {None})), 0, 0)
+        for group, levels in groups.items():
+            named = [level for level in levels if level not in (MISSING, EVERY_OTHER)]
+            _, strange = known.match(np.array(named, dtype=object))
+            if strange.any():
+                raise ConfigError(
+                    f"[glm] group '{group}' of column '{name}' has a level, number "
+                    f"{strange.argmax() + 1} of its list, that no row of {table} has: correct it, or "
+                    "leave it out"
+                )
     for name, level in section.base.items():
         values = features[name]
-        if values.dtype == object and level != MISSING and level not in values:
+        if name in section.group and level in (*section.group[name], OTHER):
+            continue
+        if values.dtype == object and level not in (MISSING, OTHER) and level not in values:
             raise ConfigError(
                 f"[glm] base of column '{name}' is a level that no row of {table} has: correct it, or "
                 "leave it out for the most frequent one"
             )
+
+
+def shorten_design(design: Body) -> None:
+    """Leave out of a design's document what the rules of earlier versions did not make; that of a half
+    that was read has it left out already."""
+    for one, names in (
+        (design, ("curves", "crossings")),
+        *((factor, ("labels", "grouped", "joined_rows", "absent")) for factor in design["factors"]),
+    ):
+        for name in names:
+            if not one.get(name):
+                one.pop(name, None)
+    for factor in design["factors"]:
+        if factor.get("rest") == OTHER:
+            del factor["rest"]
 
 
 def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> OwnScores:
@@ -79,7 +135,12 @@ def own_scores(table: str, part: LinearPart, features: Features, rows: int) -> O
             part.scores(features, rows), part.missing_score(features), part.design.unseen(features)
         )
     except ValueError as error:
-        raise DataError(
-            f"{table}: {error}",
-            for_peer="one of its columns is not as it was in training (its log has the details)",
-        ) from None
+        raise changed_column(table, error) from None
+
+
+def changed_column(table: str, error: ValueError) -> DataError:
+    """The error for a column that is not as it was in training."""
+    return DataError(
+        f"{table}: {error}",
+        for_peer="one of its columns is not as it was in training (its log has the details)",
+    )

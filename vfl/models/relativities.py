@@ -3,10 +3,11 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
-from vfl.learn.design import MISSING, Covariate
+from vfl.learn.design import MISSING, OTHER, Covariate
 from vfl.learn.losses import Link
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.text import OrderKey, level_order
@@ -18,6 +19,9 @@ COLUMNS = (
 )
 """Of the relativities, in the order in which they are written; where they are known, standard errors
 come after them."""
+INFERRED = ("standard_error", "p_value", "low", "high", "relativity_low", "relativity_high")
+"""Of a model whose job asked for inference: low and high are of what a level, or a step, adds to the
+score."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,10 @@ class Line:
     relativity_per_step: float | None = None
     is_deviation: bool = False
     """Whether the step is the standard deviation of the rows that trained."""
-    standard_error: float | None = None  # of the coefficient; of models over rows alone
+    standard_error: float | None = None  # of the coefficient
+    p_value: float | None = None  # that the coefficient is zero
+    low: float | None = None  # of `effect`, at 95 %
+    high: float | None = None
 
     @property
     def place(self) -> str:
@@ -59,15 +66,43 @@ class Line:
         return self.relativity if self.step is None else self.relativity_per_step
 
     @property
+    def relativity_low(self) -> float | None:
+        """Of `factor`, at 95 %."""
+        return self._factor_of(self.low)
+
+    @property
+    def relativity_high(self) -> float | None:
+        return self._factor_of(self.high)
+
+    def _factor_of(self, effect: float | None) -> float | None:
+        if effect is None or self.factor is None:
+            return None
+        try:
+            return math.exp(effect)
+        except OverflowError:
+            return math.inf
+
+    @property
     def effect(self) -> float:
         """What the level, or a step, adds to the score."""
         return self.coefficient if self.per_step is None else self.per_step
 
 
+class Inferred(NamedTuple):
+    """What is inferred of a coefficient."""
+
+    error: float
+    p_value: float
+    low: float
+    high: float
+
+
 def table_of(lines: Sequence[Line]) -> tuple[tuple[str, ...], list[tuple[str | float | None, ...]]]:
     """The columns of all lines, and the cells of each."""
     known = any(line.standard_error is not None for line in lines)
-    columns = (*COLUMNS, "standard_error") if known else COLUMNS
+    columns: tuple[str, ...] = (*COLUMNS, "standard_error") if known else COLUMNS
+    if any(line.p_value is not None for line in lines):
+        columns = (*COLUMNS, *INFERRED)
     return columns, [tuple(getattr(line, name) for name in columns) for line in lines]
 
 
@@ -88,16 +123,61 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
         own_lines = [
             replace(line, standard_error=error_of.get((line.column, line.level))) for line in own_lines
         ]
+    inferred, constant_inferred = _inferred(model)
+    own_lines = [_with(line, inferred.get((line.column, line.level))) for line in own_lines]
     places = {line.column: place for place, line in enumerate(own_lines)}
-    own_lines.sort(key=lambda line: (places[line.column], _level_key(line.level)))
+    design = model.part.design
+    in_order: dict[str, Sequence[str]] = {
+        **{one.name: one.levels for one in design.factors if one.edges is not None},
+        **{one.name: one.levels for one in design.crossings},
+    }
+    own_lines.sort(key=lambda line: (places[line.column], _level_key(line, in_order)))
     if isinstance(model, GuestGlm):
         with np.errstate(over="ignore"):
             factor = float(np.exp(model.intercept))
         constant = Line(INTERCEPT, "", model.intercept, None, factor, None)
-        own_lines.insert(0, replace(constant, standard_error=model.intercept_error))
+        constant = replace(constant, standard_error=model.intercept_error)
+        own_lines.insert(0, _with(constant, constant_inferred))
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
     return own_lines
+
+
+def _inferred(
+    model: GuestGlm | HostGlm,
+) -> tuple[dict[tuple[str, str], Inferred], Inferred | None]:
+    """What is inferred of each coefficient, and of the intercept."""
+    coefficients = np.array(model.part.coefficients, np.float64)
+    names = model.part.design.coefficients
+    own = model.inference
+    if own is None:
+        return {}, None
+    if isinstance(model, GuestGlm) and own.constants:
+        coefficients = np.concatenate([[model.intercept], coefficients])
+        names = [(INTERCEPT, ""), *names]
+    errors, p_values = own.errors, own.p_values(coefficients)
+    intervals = own.intervals(coefficients)
+    if errors is None or p_values is None or intervals is None:
+        return {}, None
+    table = np.array([errors, p_values, *intervals]).T.tolist()
+    by_name = {name: Inferred(*row) for name, row in zip(names, table, strict=True)}
+    return by_name, by_name.pop((INTERCEPT, ""), None)
+
+
+def _with(line: Line, inferred: Inferred | None) -> Line:
+    """The line with what is inferred of its coefficient."""
+    if inferred is None:
+        return line
+    scale = 1.0
+    if line.per_step is not None and line.coefficient:
+        scale = line.per_step / line.coefficient
+    return replace(
+        line,
+        standard_error=inferred.error,
+        p_value=inferred.p_value,
+        low=scale * inferred.low,
+        high=scale * inferred.high,
+    )
 
 
 def _slope(column: Covariate, coefficient: float, relativity: float, step: float | None) -> Line:
@@ -115,6 +195,11 @@ def _slope(column: Covariate, coefficient: float, relativity: float, step: float
     )
 
 
-def _level_key(level: str) -> tuple[int, OrderKey]:
-    """The slope of a column first, missing values last."""
-    return (0, ()) if not level else (2, ()) if level == MISSING else (1, level_order(level))
+def _level_key(line: Line, in_order: Mapping[str, Sequence[str]]) -> tuple[int, OrderKey]:
+    """The slope of a column first, missing values last; bins and bands are in order already."""
+    level = line.level
+    if not level:
+        return 0, ()
+    if level in (OTHER, MISSING):
+        return (2 if level == OTHER else 3), ()
+    return 1, (in_order[line.column].index(level),) if line.column in in_order else level_order(level)

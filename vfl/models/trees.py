@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError
@@ -16,6 +17,7 @@ from vfl.models.dependence import dependence_on
 from vfl.models.findings import Finding, NothingTrained
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kind import (
+    NOTHING,
     ClientRole,
     ClientRun,
     ColumnRules,
@@ -31,48 +33,75 @@ from vfl.models.kind import (
     HostRole,
     HostRun,
     ModelKind,
+    OwnScores,
     PartyColumns,
     StepReport,
     TrainingStep,
 )
+from vfl.models.tree_parts import TreesAnswers, TreesPacker, TreesScorer
 from vfl.models.unsplit import no_split, none_kept, why_unsplit
 from vfl.net.peer import Peer
 from vfl.party.sections import PolicySection
 from vfl.protocols.common.batches import ScoredPart
+from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
+from vfl.protocols.lookup.layout import PartLayout
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.bins import Schema
 from vfl.protocols.pooled.trees import PooledTrees, check_params, grow_client
 from vfl.protocols.trees.grower import BinnedTables, GuestTrees, HostTrees, TreeDone
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
+from vfl.protocols.trees.paths import strangers
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
+from vfl.protocols.trees.warm_start import (
+    Initial,
+    guest_begin,
+    host_begin,
+    pooled_begin,
+    start_from,
+)
 from vfl.text import counted
 
 _MANY = 0.1  # of the trees
 
 
 class _TreesGuest(GuestRole[GuestModel]):
-    def __init__(self, params: BoostParams, own: PartyColumns, rows: Training) -> None:
-        self._params, self._rows = params, rows
+    def __init__(
+        self,
+        params: BoostParams,
+        own: PartyColumns,
+        rows: Training,
+        initial: Initial | None = None,
+    ) -> None:
+        self._params, self._rows, self._initial = params, rows, initial
+        self._begins_with = (own.features if initial else {}), (initial.trees if initial else 0)
         self._own = {own.party: _binned(own, params)}
         self._split = False  # whether any tree has a split
         self._obstacle: Obstacle = "label"  # of the last tree without one
         self._withheld = Counter[str]()  # by host, nodes whose sums it kept to itself
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestModel, Floats]:
-        kept = [] if run.checkpoints.last is None else run.checkpoints.last.trees
+        check_constraints(self._params, [*self._own, *(host.name for host in hosts)])
+        checkpoints, rows = run.checkpoints, self._rows
+        features, begun = self._begins_with
+        kept = [] if checkpoints.last is None else checkpoints.last.trees[begun:]
         self._split = any(tree.branches for tree in kept)
+        if self._initial is not None:
+            rows = start_from(self._initial, rows)
+            if not checkpoints.done:
+                first = await guest_begin(hosts, self._initial, features, rows)
+                checkpoints = replace(checkpoints, last=first)
         course = GuestCourse[TreeDone, GuestTrees](
-            run.progress, run.checkpoints, run.hints, run.hint_progress
+            run.progress, checkpoints, run.hints, run.hint_progress
         )
         return await guest_train(
             hosts,
             self._own,
-            self._rows,
+            rows,
             self._params,
             resources=run.resources,
             course=course,
@@ -80,7 +109,9 @@ class _TreesGuest(GuestRole[GuestModel]):
         )
 
     async def train_alone(self) -> Floats:
-        _, score = await guest_train([], self._own, self._rows, self._params)
+        trees = self._params.trees + self._begins_with[1]  # as many as the model may have
+        params = self._params.model_copy(update={"trees": trees, "interaction_constraints": None})
+        _, score = await guest_train([], self._own, self._rows, params)
         return score
 
     def report(self, step: TrainingStep, curve: Sequence[Mapping[str, float | None]]) -> StepReport:
@@ -107,7 +138,7 @@ class _TreesGuest(GuestRole[GuestModel]):
             raise self._no_split()
 
     def check_model(self, model: GuestModel) -> None:
-        if not any(tree.branches for tree in model.trees):
+        if not any(tree.branches for tree in model.trees[self._begins_with[1] :]):
             raise none_kept() if self._split else self._no_split()
 
     def ending(self, model: GuestModel) -> str | None:
@@ -155,14 +186,21 @@ class _TreesClient(_TreesGuest, ClientRole[GuestModel]):
 
 
 class _TreesHost(HostRole[HostModel]):
-    def __init__(self, params: BoostParams, own: PartyColumns) -> None:
+    def __init__(self, params: BoostParams, own: PartyColumns, initial: Initial | None = None) -> None:
         self._params, self._binned = params, _binned(own, params)
+        self._name, self._initial = own.party, initial
+        self._features = own.features if initial else {}
 
     async def train(self, guest: Peer, run: HostRun[HostModel]) -> HostOutcome:
+        checkpoints, initial = run.checkpoints, self._initial
+        if initial is not None and not checkpoints.done:
+            half = initial.hosts[self._name]
+            first = await host_begin(guest, half, initial.training, self._features, run.rows)
+            checkpoints = replace(checkpoints, last=first)
         course = HostCourse[HostModel, HostTrees](
             keep=run.keep,
             progress=lambda tree, of: run.progress(f"training {run.job}", tree, of),
-            checkpoints=run.checkpoints,
+            checkpoints=checkpoints,
             hints=run.hints,
             hint_progress=run.hint_progress,
             draws=run.draws,
@@ -202,9 +240,10 @@ class _TreesCoordinator(CoordinatorRole):
 
 @dataclass(frozen=True)
 class Trees(ModelKind[GuestModel, HostModel]):
-    """Gradient-boosted trees with these settings."""
+    """Gradient-boosted trees with these settings, which may be added to those of a model."""
 
     params: BoostParams
+    initial: Initial | None = None
 
     name = "secureboost"
     title = "gradient-boosted trees (SecureBoost)"
@@ -213,6 +252,12 @@ class Trees(ModelKind[GuestModel, HostModel]):
     guest_half = GuestHalf[GuestModel]
     host_half = HostHalf[HostModel]
     losses = OBJECTIVES
+    first_settings = (
+        "trees = 50",
+        "depth = 4",
+        "learning_rate = 0.2",
+        '# encryption = "lattice"  # faster by far, where hosts allow it',
+    )
     guest_state = GuestTrees
     host_state = HostTrees
     client_state = PooledTrees
@@ -241,6 +286,15 @@ class Trees(ModelKind[GuestModel, HostModel]):
         return policy.min_child_rows
 
     @property
+    def init_model(self) -> str | None:
+        return self.params.init_model
+
+    def begun_with(
+        self, guest: GuestModel | None, hosts: Mapping[str, HostModel], training: bytes
+    ) -> Self:
+        return replace(self, initial=Initial(guest, hosts, training))
+
+    @property
     def tells_sums(self) -> BoostParams:
         return self.params
 
@@ -255,13 +309,13 @@ class Trees(ModelKind[GuestModel, HostModel]):
         return rules.monotone
 
     def guest(self, own: PartyColumns, rows: Training) -> _TreesGuest:
-        return _TreesGuest(self.params, own, rows)
+        return _TreesGuest(self.params, own, rows, self.initial)
 
     def client(self, own: PartyColumns, rows: Training, schema: Schema) -> _TreesClient:
         return _TreesClient(self.params, own, rows, schema)
 
     def host(self, own: PartyColumns) -> _TreesHost:
-        return _TreesHost(self.params, own)
+        return _TreesHost(self.params, own, self.initial)
 
     def coordinator_role(self) -> CoordinatorRole:
         return _TreesCoordinator(self.params)
@@ -276,9 +330,16 @@ class Trees(ModelKind[GuestModel, HostModel]):
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> tuple[GuestModel, Floats]:
         blocks = self.tables(parties, rows).blocks
-        return await guest_train([], blocks, rows, self.params, course=GuestCourse(progress))
+        checkpoints = Checkpoints[GuestTrees]()
+        if self.initial is not None:
+            rows = start_from(self.initial, rows)
+            features = {own.party: own.features for own in parties}
+            checkpoints = Checkpoints(await pooled_begin(self.initial, features, rows))
+        course = GuestCourse[TreeDone, GuestTrees](progress, checkpoints)
+        return await guest_train([], blocks, rows, self.params, course=course)
 
     def tables(self, parties: Sequence[PartyColumns], rows: Training) -> BinnedTables:
+        check_constraints(self.params, [own.party for own in parties])
         blocks = {own.party: _binned(own, self.params) for own in parties}
         try:
             quantisation_of(len(rows.label), self.params)
@@ -290,10 +351,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     @property
     def flatteners(self) -> str:
-        return (
-            f"learning_rate = {self.params.learning_rate:g} and reg_lambda = {self.params.reg_lambda:g} "
-            "in [secureboost]"
-        )
+        names = ["learning_rate", "reg_lambda", *["reg_alpha"] * (self.params.reg_alpha > 0)]
+        values = [f"{name} = {getattr(self.params, name):g}" for name in names]
+        return f"{' and '.join(values)} in [secureboost]"
 
     @property
     def advice(self) -> str:
@@ -310,7 +370,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
             "all leaves vanish (learning_rate and reg_lambda of [secureboost])",
         )
 
-    def doubts(self, model: GuestModel, known: Floats, rows: Training) -> str | None:
+    def doubts(
+        self, model: GuestModel, known: Floats, rows: Training, halves: Mapping[str, HostModel] = NOTHING
+    ) -> str | None:
         found = [] if (bare := _bare(model)) is None else [bare]
         if self.params.guest_trees >= self.params.trees:
             # In the words of the estimators.
@@ -428,10 +490,34 @@ class Trees(ModelKind[GuestModel, HostModel]):
             unknown_levels=batch.unknown_levels,
         )
 
+    @classmethod
+    def packer(
+        cls, half: HostModel, features: Features, own: OwnScores, shows_columns: bool
+    ) -> TreesPacker:
+        return TreesPacker(half, features)
+
+    @classmethod
+    def scorer(cls, model: GuestModel, layouts: Mapping[str, PartLayout], explain: bool) -> TreesScorer:
+        return TreesScorer(model, layouts, explain)
+
+    @classmethod
+    def answers(cls, host: str, layout: PartLayout) -> TreesAnswers:
+        return TreesAnswers(host, layout)
+
+
+def check_constraints(params: BoostParams, parties: Sequence[str]) -> None:
+    """Raises ConfigError for interaction constraints that are not among these parties."""
+    constraints = params.interaction_constraints
+    if constraints is not None and (why := strangers(constraints, parties)) is not None:
+        raise ConfigError(
+            f"interaction_constraints {why}",
+            for_peer="its interaction_constraints do not fit the parties",
+        )
+
 
 def _binned(own: PartyColumns, params: BoostParams) -> Binned:
     least = max(params.min_bin_rows, own.rules.min_bin_rows)
-    return bin_columns(own.features, params.max_bins, least, own.rules.monotone)
+    return bin_columns(own.features, params.max_bins, least, own.rules.monotone, room=own.scratch.codes)
 
 
 def _tree_done(step: TrainingStep) -> TreeDone:

@@ -24,13 +24,15 @@ def no_split(obstacle: Obstacle, params: BoostParams, rows: int, drawn: int) -> 
         "than any split leaves on both sides: lower it",
         "reg_lambda": f"under reg_lambda = {params.reg_lambda:g} in [secureboost] no split gains "
         "anything: lower it",
+        "reg_alpha": f"under reg_alpha = {params.reg_alpha:g} in [secureboost] no split gains "
+        "anything: lower it",
         "gamma": f"no split gains as much as gamma = {params.gamma:g} in [secureboost]: lower it",
-        "monotone": "no split keeps to the constraints of monotone in [data]: leave some out",
+        "monotone": "no split keeps to the constraints of monotone: leave some out",
         "columns": "no column of any party can be split: each has one value alone in the rows that "
         "train, or too few rows of every other (min_bin_rows in [secureboost])",
         "label": "no column of any party tells anything about the label in the rows that train",
     }
-    where = {"monotone": "monotone of [data]", "columns": "no column can be split"}
+    where = {"monotone": "monotone", "columns": "no column can be split"}
     where |= {"label": "no column tells anything about the label"}
     told = where.get(obstacle, f"{obstacle} of [secureboost]")
     return NothingTrained(
@@ -54,6 +56,7 @@ _MILD: Mapping[str, object] = {
     "gamma": 0.0,
     "min_bin_rows": 1,
     "reg_lambda": 0.0,
+    "reg_alpha": 0.0,
     "subsample": 1.0,
     "colsample": 1.0,
     "guest_trees": 0,
